@@ -1,0 +1,31 @@
+"""Exact metagradients: derivatives of a trained model's output with respect to how it was trained."""
+
+from engine.config import DescentRecipe
+from engine.errors import EngineError
+from engine.metagradients import Metagradient, metagradient
+from engine.metaparameters import Counts, ExampleWeights, LearningRatePoints, Metaparameter
+from engine.optim import Optimizer, adam, adamw, sgd
+from engine.oracle import central_difference, evaluate, train, whole_run_gradient
+from engine.outputs import MeanLoss
+from engine.routine import Routine
+
+__all__ = [
+    "Counts",
+    "DescentRecipe",
+    "EngineError",
+    "ExampleWeights",
+    "LearningRatePoints",
+    "MeanLoss",
+    "Metagradient",
+    "Metaparameter",
+    "Optimizer",
+    "Routine",
+    "adam",
+    "adamw",
+    "central_difference",
+    "evaluate",
+    "metagradient",
+    "sgd",
+    "train",
+    "whole_run_gradient",
+]

@@ -1,0 +1,129 @@
+"""Refusals that cost one step: what can be known about a routine before it is trained.
+
+Each finds a cause of a wrong metagradient that would still look like a number.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.determinism import deterministic
+from engine.errors import ConfigurationError, UndifferentiableError
+from engine.replay import check_losses, seed_adjoint
+from engine.routine import Routine
+from engine.step import plain_step, step_vjp
+from engine.types import Metaparams, Output
+
+
+def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
+    """Try the first step, its product and the output once.
+
+    Args:
+        routine: The run.
+        output: phi.
+        z: Metaparameters.
+
+    Raises:
+        ConfigurationError: If there is no metaparameter, z does not fit, a step is not a pure
+            function, or a buffer changes during training.
+        UndifferentiableError: If the step has no second derivative, a parameter has no part in the
+            loss, or the output does not depend on the model.
+        NonFiniteError: If the first loss or the output is not finite.
+
+    Cost:
+        Two plain steps, one product and one evaluation of the output.
+    """
+    _check_point(routine, z)
+    with deterministic():
+        state = routine.initial_state()
+        for name, row in state.items():
+            if not row.dtype.is_floating_point:
+                raise ConfigurationError(
+                    f"The optimizer keeps {name!r} as {row.dtype}, and the adjoint of an integer "
+                    "does not exist. Derive counters from the step number, which update gets."
+                )
+        _check_parameters_used(routine, state["params"])
+        _check_pure(routine, z)
+        _check_output(routine, output, state["params"])
+        _, cotangent = seed_adjoint(routine, state, output)
+        step_vjp(routine, state, z, 0, cotangent)
+
+
+def _check_point(routine: Routine, z: Metaparams) -> None:
+    if not routine.metaparameters:
+        raise ConfigurationError(
+            "The routine has no metaparameters, so there is nothing to differentiate with respect "
+            "to. Give it some, e.g. metaparameters={'weights': ExampleWeights(torch.ones(n))}."
+        )
+    expected = routine.point()
+    if z.keys() != expected.keys():
+        raise ConfigurationError(
+            f"z has {sorted(z)}, but the routine's metaparameters are {sorted(expected)}. "
+            "Give one tensor for each."
+        )
+    for name, tensor in z.items():
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise ConfigurationError(
+                f"z[{name!r}] is {tensor.dtype} of shape {tuple(tensor.shape)}, but the routine "
+                f"reads floating point of shape {tuple(expected[name].shape)}. Convert it."
+            )
+
+
+def _check_parameters_used(routine: Routine, params: Tensor) -> None:
+    # By name: the views of a flat vector always get a gradient, of zeros where they are not read.
+    leaves = {
+        name: view.detach().requires_grad_() for name, view in routine.layout.views(params).items()
+    }
+    with torch.enable_grad():
+        loss = routine.term_loss(leaves, next(routine.terms(0)), routine.point(), 0)
+    if not loss.requires_grad:
+        raise UndifferentiableError(
+            "The loss does not depend on the parameters, so there is nothing to train. Look for a "
+            "detach(), a .data or a no_grad() in the model or the loss."
+        )
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        if gradient is None:
+            raise UndifferentiableError(
+                f"Parameter {name!r} has no part in the loss of step 0, so its gradient is None. "
+                "Freeze it with requires_grad_(False), or look for a detach() before the loss."
+            )
+
+
+def _check_pure(routine: Routine, z: Metaparams) -> None:
+    buffers = {name: buffer.clone() for name, buffer in routine.model.named_buffers()}
+    first, loss = plain_step(routine, routine.initial_state(), z, 0)
+    check_losses({0: loss}, 0, 1)
+    second, _ = plain_step(routine, routine.initial_state(), z, 0)
+    for name, row in first.items():
+        if not torch.equal(row, second[name]):
+            place = routine.layout.locate(int((row != second[name]).nonzero()[0]))
+            raise ConfigurationError(
+                f"Step 0, run twice, gave two different states: {name} differs first at {place}. "
+                "A replayed step must repeat every bit. Draw random numbers from torch's global "
+                "generator inside the model, or from the generator that augment gets, and keep no "
+                "state outside the parameters."
+            )
+    for name, buffer in routine.model.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            raise ConfigurationError(
+                f"Buffer {name!r} changes during training, outside the state, so a replayed step "
+                "would not read what the step read. Use layers without running statistics."
+            )
+
+
+def _check_output(routine: Routine, output: Output, params: Tensor) -> None:
+    leaf = params.detach().requires_grad_()
+    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    with torch.enable_grad():
+        value = routine.call(next(iter(parts)), leaf, training=False)
+    if not isinstance(value, Tensor) or value.shape != ():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigurationError(
+            f"The output returned {shape}, but a metagradient is that of one scalar tensor. "
+            "Return the mean of the losses, and leave out item() and float()."
+        )
+    if not value.requires_grad:
+        raise UndifferentiableError(
+            "The output does not depend on the model's parameters. Look for a detach(), a no_grad() "
+            "or an argmax in it: accuracy has no derivative, use a loss."
+        )

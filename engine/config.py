@@ -1,0 +1,314 @@
+"""Recipes: frozen models of everything a run is made from, and their digest.
+
+The same models validate a YAML file, make the form in the Prefect UI and name the stages.
+They stay flat, with enums instead of unions, because the UI's form cannot edit a union.
+This module does not know torch.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """Return 64 hex digits that identify a JSON value, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataName(StrEnum):
+    """Data sets with a reader of their own."""
+
+    DIGITS = "digits"
+    FASHION_MNIST = "fashion-mnist"
+
+
+class ModelName(StrEnum):
+    """Models that ship with the engine; ``engine.Routine`` takes any ``nn.Module``."""
+
+    LOGISTIC = "logistic"
+    MLP = "mlp"
+    RESNET = "resnet"
+
+
+class Activation(StrEnum):
+    """Non-linearity; GELU is smooth, so finite differences mean something."""
+
+    GELU = "gelu"
+    RELU = "relu"
+    TANH = "tanh"
+
+
+class Norm(StrEnum):
+    """Normalization before the activation; batch statistics are not offered (see errors)."""
+
+    NONE = "none"
+    LAYER = "layer"
+    GROUP = "group"
+
+
+class OptimizerName(StrEnum):
+    """Differentiable inner optimizers."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    ADAMW = "adamw"
+
+
+class RateSchedule(StrEnum):
+    """Learning rate of each step, before any metaparameter changes it."""
+
+    FLAT = "flat"
+    ONE_CYCLE = "one-cycle"
+
+
+class DType(StrEnum):
+    """Number format of parameters, states and adjoints."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class MetaparameterName(StrEnum):
+    """What is differentiated with respect to."""
+
+    COUNTS = "counts"
+    WEIGHTS = "weights"
+    LEARNING_RATE = "learning-rate"
+
+
+class OuterUpdate(StrEnum):
+    """How metaparameters move along the metagradient; the lower four are ``torch.optim``'s."""
+
+    SIGN = "sign"
+    MASKED_SIGN = "masked-sign"
+    SGD = "SGD"
+    ADAM = "Adam"
+    ADAMW = "AdamW"
+    RMSPROP = "RMSprop"
+
+
+class ScheduleName(StrEnum):
+    """How states are made again in reverse order; changes cost, never the answer."""
+
+    KARY = "k-ary"
+    STORE_ALL = "store-all"
+
+
+class DataConfig(Settings):
+    """Which examples, how they are split, and how many training labels are wrong."""
+
+    name: DataName = DataName.DIGITS
+    """Data set."""
+
+    url: str | None = None
+    """Folder of the data files, any fsspec URL; empty means the data set's own default."""
+
+    num_train: Annotated[int, Field(ge=1)] = 800
+    """Training candidates."""
+
+    num_objective: Annotated[int, Field(ge=1)] = 400
+    """Held-out examples whose mean loss is the output phi that is differentiated."""
+
+    num_validation: Annotated[int, Field(ge=1)] = 200
+    """Held-out examples that choose the iterate; the objective never sees them."""
+
+    num_test: Annotated[int | None, Field(ge=1)] = None
+    """Held-out examples for the final figures; empty means all that are left."""
+
+    flip_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training labels replaced by another class, drawn uniformly."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds the split and the flipped labels."""
+
+
+class ModelConfig(Settings):
+    """A shipped model and the part of the design menu that shapes it."""
+
+    name: ModelName = ModelName.MLP
+    """Architecture."""
+
+    width: Annotated[int, Field(ge=1)] = 64
+    """Units of each hidden layer; channels of the first block of a ResNet."""
+
+    depth: Annotated[int, Field(ge=0)] = 2
+    """Hidden layers of an MLP; residual blocks of a ResNet."""
+
+    activation: Activation = Activation.GELU
+    """Non-linearity."""
+
+    norm: Norm = Norm.NONE
+    """Normalization before each activation: layer for an MLP, group for a ResNet, or none."""
+
+    output_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the logits; a tenth smooths the training of many models."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of hidden units dropped at each step."""
+
+
+class OptimizerConfig(Settings):
+    """Inner optimizer; what does not belong to the chosen one must keep its default."""
+
+    name: OptimizerName = OptimizerName.SGD
+    """Optimizer."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+
+    nesterov: bool = False
+    """Nesterov's momentum, for SGD."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty (SGD, Adam) or decoupled decay (AdamW), per unit of learning rate."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of Adam's first moment."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of Adam's second moment."""
+
+    eps: Annotated[float, Field(ge=0)] = 1e-8
+    """Added outside Adam's square root."""
+
+    eps_root: Annotated[float, Field(ge=0)] = 1e-8
+    """Added inside Adam's square root; 0 makes metagradients infinite where a gradient is 0."""
+
+
+class TrainingConfig(Settings):
+    """The inner run: T steps of one model."""
+
+    num_steps: Annotated[int, Field(ge=1)] = 200
+    """T, optimizer steps in the run."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 100
+    """Examples a step."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Rate of a flat schedule, peak rate of a one-cycle schedule; per step, dimensionless."""
+
+    rate_schedule: RateSchedule = RateSchedule.FLAT
+    """Shape of the learning rate over the run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds the initial parameters, the order of examples and dropout."""
+
+    dtype: DType = DType.FLOAT32
+    """Number format."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    """Torch device: cpu, cuda or cuda:N."""
+
+
+class MetaparametersConfig(Settings):
+    """z: what the run is differentiated with respect to, and where it enters."""
+
+    name: MetaparameterName = MetaparameterName.COUNTS
+    """Kind."""
+
+    injection_step: Annotated[int | None, Field(ge=0)] = None
+    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
+
+    num_key_points: Annotated[int, Field(ge=1)] = 10
+    """Points between which the learning rate is interpolated."""
+
+
+class OuterConfig(Settings):
+    """Metagradient descent: how often and how far z moves."""
+
+    num_steps: Annotated[int, Field(ge=1)] = 5
+    """Outer steps; each trains the model once and reverses the run once."""
+
+    update: OuterUpdate = OuterUpdate.MASKED_SIGN
+    """Rule of the move."""
+
+    step_size: Annotated[float, Field(gt=0)] = 1.0
+    """Length of a sign step, or learning rate of the torch optimizer, in units of z."""
+
+    step_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the step size after every outer step."""
+
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """p, share of the coordinates that a masked sign step moves."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds the mask."""
+
+
+class ReplayConfig(Settings):
+    """How the reverse sweep makes its states again; changes cost, never the answer."""
+
+    schedule: ScheduleName = ScheduleName.KARY
+    """Schedule inside a segment."""
+
+    arity: Annotated[int, Field(ge=2)] = 4
+    """k, children per node of the k-ary tree; larger stores more and replays less."""
+
+    steps_per_segment: Annotated[int, Field(ge=1)] = 100
+    """Steps between two states kept in the store: the unit of caching and retry."""
+
+
+class DescentRecipe(Settings):
+    """Metagradient descent on one set-up."""
+
+    kind: Literal["descent"] = "descent"
+    """Which flow runs this recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name in run names and reports: lower-case letters, digits and hyphens."""
+
+    description: str = ""
+    """One sentence for people."""
+
+    data: DataConfig = DataConfig()
+    """Examples and splits."""
+
+    model: ModelConfig = ModelConfig()
+    """Model."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Inner optimizer."""
+
+    training: TrainingConfig = TrainingConfig()
+    """Inner run."""
+
+    metaparameters: MetaparametersConfig = MetaparametersConfig()
+    """What is optimized."""
+
+    outer: OuterConfig = OuterConfig()
+    """Outer descent."""
+
+    replay: ReplayConfig = ReplayConfig()
+    """Cost of the reverse sweep."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DescentRecipe":
+        kind, steps = self.metaparameters, self.training.num_steps
+        if kind.injection_step is not None and kind.injection_step >= steps:
+            raise ValueError(
+                f"metaparameters.injection_step is {kind.injection_step}, but the run has only "
+                f"{steps} steps, so the counts would never enter it. Use a step below "
+                "training.num_steps."
+            )
+        if self.outer.update is OuterUpdate.MASKED_SIGN and kind.name is not MetaparameterName.COUNTS:
+            raise ValueError(
+                f"outer.update is masked-sign, which moves counts by whole examples, but "
+                f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
+            )
+        return self
+
+    @property
+    def injection_step(self) -> int:
+        """Step k of Algorithm 1, with its default filled in."""
+        chosen = self.metaparameters.injection_step
+        return int(0.7 * self.training.num_steps) if chosen is None else chosen

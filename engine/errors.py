@@ -1,0 +1,53 @@
+"""Every exception that the engine raises on purpose.
+
+A message says what was refused (with the values), why, and what to do about it.
+The second parent is the closest builtin, so that callers may catch either.
+"""
+
+
+class EngineError(Exception):
+    """Base class: catch this to catch anything the engine raises on purpose."""
+
+
+class ConfigurationError(EngineError, ValueError):
+    """A run was asked for that cannot be made; nothing has been trained or written."""
+
+
+class ScheduleError(ConfigurationError):
+    """A schedule was asked for with impossible numbers, or breaks a rule of schedules."""
+
+
+class DataError(ConfigurationError):
+    """Examples are missing, do not fit together, or hold values that are not finite."""
+
+
+class StoreError(EngineError, OSError):
+    """A store cannot be read or written."""
+
+
+class StoreUnavailableError(StoreError, ConfigurationError):
+    """A store cannot be opened or written at all."""
+
+
+class CheckpointMissingError(StoreError, FileNotFoundError):
+    """A row was asked for that is not committed."""
+
+
+class CheckpointCorruptError(StoreError):
+    """A committed row does not hold the bits that were committed."""
+
+
+class CheckpointMismatchError(StoreError):
+    """A store belongs to a trajectory with another configuration."""
+
+
+class UndifferentiableError(ConfigurationError):
+    """A step cannot be differentiated twice, or a part of it is cut out of the graph."""
+
+
+class NonFiniteError(EngineError, ArithmeticError):
+    """A loss, a state or an adjoint became infinite or NaN."""
+
+
+class ReplayMismatchError(EngineError, RuntimeError):
+    """A replayed state differs from the one that the forward sweep made."""

@@ -1,0 +1,222 @@
+"""Figures of a finished run, drawn as PNG images.
+
+Matplotlib is imported when something is drawn: it takes a second, and most runs of ``mgd`` draw
+nothing. Its object interface is used, not pyplot, which keeps every figure in a global list.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from engine.config import MetaparameterName
+from engine.metaparameters import LearningRatePoints
+from engine.runs import RunRecord
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# Okabe and Ito's palette, which people with any colour vision tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+SPLITS = {"objective": (BLUE, "o"), "validation": (ORANGE, "s"), "test": (GREEN, "^")}
+WIDTH = 7.2  # inches; a figure is as wide as the page at 100 %, so its text is 10 point there
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Arrays that figures show and the record does not hold.
+
+    Attributes:
+        initial_value: z_0, as the update moves it: counts or weights, shape (examples,), or
+            natural logarithms of the learning rate at the key points, shape (points,).
+        value: z at the chosen iterate, shaped like ``initial_value``.
+        corrupted: Which training candidates have a wrong label, shape (examples,).
+        losses_before: Batch loss of each training step at z_0.
+        losses_after: The same at the chosen iterate.
+        adjoint_norms: Norm of lambda_t by t, in the first outer step.
+    """
+
+    initial_value: Tensor
+    value: Tensor
+    corrupted: Tensor
+    losses_before: Sequence[float]
+    losses_after: Sequence[float]
+    adjoint_norms: dict[int, float]
+
+
+def figures(record: RunRecord, curves: Curves) -> dict[str, bytes]:
+    """Draw a run as PNG images: ``losses``, ``metaparameters`` and ``training``."""
+    drawn = {
+        "losses": _draw_losses(record),
+        "metaparameters": _draw_rates(record, curves)
+        if record.recipe.metaparameters.name is MetaparameterName.LEARNING_RATE
+        else _draw_values(record, curves),
+        "training": _draw_training(record, curves),
+    }
+    return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def _new_figure(
+    height: float, rows: int = 1
+) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    all_axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, all_axes
+
+
+def _png(figure: "matplotlib.figure.Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * 96, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _whole_numbers(axes: "matplotlib.axes.Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _scale(axes: "matplotlib.axes.Axes", values: list[float], *, log: bool = False) -> None:
+    """Start the y axis at 0, or make it logarithmic: if asked for, or over two powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(values), max(values)
+    if low <= 0 or not (log or high > 100 * low):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high < 20 * low:  # powers of ten alone would leave one tick or none
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_losses(record: RunRecord) -> "matplotlib.figure.Figure":
+    figure, (axes,) = _new_figure(3.4)
+    steps = [iterate.outer_step for iterate in record.iterates]
+    everything = []
+    for split, (colour, marker) in SPLITS.items():
+        losses = [iterate.scores[split]["loss"] for iterate in record.iterates]
+        everything += losses
+        axes.plot(steps, losses, color=colour, marker=marker, markersize=5, label=split)
+    axes.axvline(record.chosen, color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
+    _scale(axes, everything)
+    _whole_numbers(axes)
+    axes.set(xlabel="outer step", ylabel="mean loss (nats)")
+    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure
+
+
+def _draw_values(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    figure, (axes,) = _new_figure(3.2)
+    value = curves.value.to(torch.float64)
+    groups = {"examples": (value, BLUE)}
+    if curves.corrupted.any():
+        groups = {
+            "right label": (value[~curves.corrupted], BLUE),
+            "wrong label": (value[curves.corrupted], ORANGE),
+        }
+    if record.recipe.metaparameters.name is MetaparameterName.COUNTS:
+        _draw_counts(axes, groups)
+        axes.set(xlabel="count (uses in an epoch)", ylabel="number of examples")
+    else:
+        axes.hist(
+            [values.numpy() for values, _ in groups.values()],
+            bins=20,
+            color=[colour for _, colour in groups.values()],
+            label=list(groups),
+        )
+        axes.set(xlabel="weight (factor on the loss)", ylabel="number of examples")
+    if len(groups) > 1:
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure
+
+
+def _draw_counts(axes: "matplotlib.axes.Axes", groups: dict[str, tuple[Tensor, str]]) -> None:
+    most = max(int(values.max()) for values, _ in groups.values() if len(values))
+    width = 0.8 / len(groups)
+    for position, (label, (values, colour)) in enumerate(groups.items()):
+        heights = torch.bincount(values.long(), minlength=most + 1).tolist()
+        offset = (position - (len(groups) - 1) / 2) * width
+        bars = axes.bar(
+            [count + offset for count in range(most + 1)], heights, width, color=colour, label=label
+        )
+        if most < 8:  # more bars leave no room for numbers
+            axes.bar_label(bars, labels=[str(h) if h else "" for h in heights], padding=1)
+    axes.set_xlim(-0.6, max(most, 2) + 0.6)
+    axes.margins(y=0.1)
+    _whole_numbers(axes)
+
+
+def _draw_rates(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    figure, (axes,) = _new_figure(3.2)
+    num_steps = record.recipe.training.num_steps
+    everything = []
+    for (label, colour), points in zip(
+        _series(record), (curves.initial_value, curves.value), strict=False
+    ):
+        z = points.to(torch.float64)
+        kind = LearningRatePoints(z, num_steps=num_steps)
+        rates = [float(kind.hyperparameters(z, t)["learning_rate"]) for t in range(num_steps)]
+        everything += rates
+        axes.plot(range(num_steps), rates, color=colour, label=label)
+        keys = torch.linspace(0, num_steps - 1, len(z), dtype=torch.float64)
+        axes.plot(keys.numpy(), z.exp().numpy(), "o", color=colour, markersize=4)
+        everything += z.exp().tolist()
+    _scale(axes, everything)
+    _whole_numbers(axes)
+    axes.set(xlabel="training step", ylabel="learning rate (per step)")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure
+
+
+def _draw_training(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    figure, (above, below) = _new_figure(4.8, rows=2)
+    below.sharex(above)
+    everything = []
+    for (label, colour), losses in zip(
+        _series(record), (curves.losses_before, curves.losses_after), strict=False
+    ):
+        smooth = _running_mean(losses)
+        everything += smooth
+        if len(smooth) < len(losses):
+            above.plot(losses, color=colour, linewidth=0.7, alpha=0.35)
+        start = (len(losses) - len(smooth)) // 2
+        above.plot(range(start, start + len(smooth)), smooth, color=colour, label=label)
+    _scale(above, everything)
+    above.set(ylabel="training loss (nats)")
+    above.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+
+    norms = {step: norm for step, norm in sorted(curves.adjoint_norms.items()) if norm > 0}
+    if norms:
+        marker = "o" if len(norms) == 1 else ""
+        below.plot(list(norms), list(norms.values()), color="black", marker=marker)
+        _scale(below, list(norms.values()), log=True)
+    below.set_xlim(0, record.recipe.training.num_steps)
+    below.set(xlabel="training step", ylabel="adjoint norm (nats)")
+    _whole_numbers(below)
+    return figure
+
+
+def _series(record: RunRecord) -> list[tuple[str, str]]:
+    """Name and colour the set-ups to compare: two, or one if the first was kept."""
+    if record.chosen:
+        return [("initial set-up", GREY), (f"chosen (outer step {record.chosen})", BLUE)]
+    return [("initial set-up, which was kept", BLUE)]
+
+
+def _running_mean(losses: Sequence[float]) -> list[float]:
+    """Average over neighbours, a fortieth of the run; a run of few steps stays as it is."""
+    width = max(len(losses) // 40, 1)
+    sums = torch.tensor([0.0, *losses], dtype=torch.float64).cumsum(0)
+    return ((sums[width:] - sums[:-width]) / width).tolist()

@@ -1,0 +1,92 @@
+"""Slow and obvious references for a metagradient, which share as little as possible with REPLAY.
+
+``whole_run_gradient`` unrolls the run inside autograd's graph: no schedule, no checkpoint, no
+step-wise products. ``central_difference`` trains twice: no second derivative at all.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.determinism import deterministic
+from engine.replay import check_losses
+from engine.routine import Routine
+from engine.step import plain_step, traced_step
+from engine.types import Metaparams, Output, State
+
+
+def train(routine: Routine, z: Metaparams | None = None) -> State:
+    """Train all T steps at z and return s_T.
+
+    Raises:
+        NonFiniteError: If a loss is infinite or NaN; names the step.
+    """
+    point = routine.point() if z is None else z
+    state, losses = routine.initial_state(), {}
+    with deterministic():
+        for step in range(routine.num_steps):
+            state, losses[step] = plain_step(routine, state, point, step)
+    check_losses(losses, 0, routine.num_steps)
+    return state
+
+
+def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
+    """Return the output of a trained state, a scalar, without a graph."""
+    with torch.no_grad():
+        return routine.call(output, state["params"], training=False)
+
+
+def whole_run_gradient(
+    routine: Routine, output: Output, z: Metaparams | None = None
+) -> tuple[Tensor, Metaparams]:
+    """Differentiate the whole run by autograd, keeping every graph.
+
+    Returns:
+        phi(s_T) and d phi / d z.
+
+    Cost:
+        Memory grows with T: each step's graph is kept, forward and backward.
+    """
+    point = routine.point() if z is None else z
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
+    state = {
+        name: row.detach().requires_grad_() for name, row in routine.initial_state().items()
+    }
+    with deterministic(), torch.enable_grad():
+        for step in range(routine.num_steps):
+            state = traced_step(routine, state, leaves, step)
+        value = routine.call(output, state["params"], training=False)
+        gradients = torch.autograd.grad(value, list(leaves.values()))
+    return value.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def central_difference(
+    routine: Routine,
+    output: Output,
+    direction: Metaparams,
+    *,
+    step_size: float = 1e-5,
+    z: Metaparams | None = None,
+) -> float:
+    """Estimate the derivative of the output along a direction from two trainings.
+
+    (phi(A(z + h v)) - phi(A(z - h v))) / 2h. The truncation error is of order h^2, the rounding
+    error of order eps / h: in float64 both are near 1e-10 at the default h. With a kink in the
+    model (ReLU, max pooling) the run is not differentiable, and the estimate need not agree.
+
+    Args:
+        routine: The run.
+        output: phi.
+        direction: v, one tensor for each metaparameter that moves.
+        step_size: h, in units of z.
+        z: Where; the routine's own point by default.
+    """
+    point = routine.point() if z is None else z
+
+    def value_at(shift: float) -> float:
+        moved = {
+            name: tensor + shift * direction[name].to(tensor) if name in direction else tensor
+            for name, tensor in point.items()
+        }
+        return float(evaluate(routine, train(routine, moved), output))
+
+    return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)

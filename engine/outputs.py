@@ -1,0 +1,54 @@
+"""Outputs phi of a trained model: the scalars whose metagradients are wanted.
+
+Any differentiable function of the model is one. ``MeanLoss`` is the usual one, evaluated in chunks
+so that its memory does not grow with the number of examples.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.types import Loss
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """Mean of the per-example losses over held-out examples.
+
+    Attributes:
+        loss: Maps (model, batch) to per-example losses, shape (batch,).
+        examples: A tuple of tensors with one row for each example, on the model's device.
+        chunk: Examples evaluated at a time; bounds the memory.
+    """
+
+    loss: Loss
+    examples: tuple[Tensor, ...]
+    chunk: int = 1000
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the mean loss, a scalar."""
+        return torch.stack([part(model) for part in self.parts()]).sum()
+
+    def parts(self) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """Yield functions of the model whose sum is the mean loss."""
+        total = len(self.examples[0])
+        for start in range(0, total, self.chunk):
+            batch = tuple(column[start : start + self.chunk] for column in self.examples)
+            yield lambda model, batch=batch: self.loss(model, batch).sum() / total
+
+
+@torch.no_grad()
+def classification_scores(
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, chunk: int = 1000
+) -> dict[str, Any]:
+    """Return mean cross-entropy ``loss`` and ``accuracy`` of a classifier in evaluation mode."""
+    loss, correct = 0.0, 0
+    for start in range(0, len(labels), chunk):
+        logits = model(inputs[start : start + chunk])
+        target = labels[start : start + chunk]
+        loss += float(nn.functional.cross_entropy(logits.double(), target, reduction="sum"))
+        correct += int((logits.argmax(dim=1) == target).sum())
+    return {"loss": loss / len(labels), "accuracy": correct / len(labels)}

@@ -1,0 +1,151 @@
+"""A recipe made concrete: its data, its routine and its output."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from engine.config import (
+    DescentRecipe,
+    MetaparameterName,
+    OptimizerConfig,
+    OptimizerName,
+    RateSchedule,
+    TrainingConfig,
+)
+from engine.data import DataSet, Examples, load_data
+from engine.errors import ConfigurationError
+from engine.metaparameters import Counts, ExampleWeights, LearningRatePoints, Metaparameter
+from engine.models import build_model, per_example_cross_entropy
+from engine.optim import Optimizer, adam, adamw, sgd
+from engine.outputs import MeanLoss
+from engine.routine import Routine
+
+SPLITS = ("objective", "validation", "test")
+"""Held-out splits, in the order in which reports show them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a recipe stands for, on its device.
+
+    Attributes:
+        data: All examples, on the CPU.
+        routine: The run at the initial metaparameters.
+        output: phi, the mean loss over the objective split.
+        held_out: Objective, validation and test examples, on the device.
+    """
+
+    data: DataSet
+    routine: Routine
+    output: MeanLoss
+    held_out: dict[str, Examples]
+
+    @property
+    def kind(self) -> Metaparameter:
+        """The recipe's metaparameter, at its initial value."""
+        (kind,) = self.routine.metaparameters.values()
+        return kind
+
+    def routine_at(self, value: Tensor) -> Routine:
+        """Return the routine at another value of the metaparameter."""
+        (name,) = self.routine.metaparameters
+        return self.routine.with_metaparameters({name: value})
+
+
+@lru_cache(maxsize=2)
+def build_problem(recipe: DescentRecipe) -> Problem:
+    """Read the data and build model, optimizer and metaparameters of a recipe.
+
+    Raises:
+        DataError: If the data cannot be read or do not fit the recipe.
+        ConfigurationError: If the parts of the recipe do not fit together.
+    """
+    device = _device(recipe.training.device)
+    dtype = getattr(torch, recipe.training.dtype.value)
+    data = load_data(recipe.data, dtype)
+    train = data.splits["train"]
+    name = recipe.metaparameters.name.value.replace("-", "_")
+    model = build_model(
+        recipe.model,
+        tuple(train.inputs.shape[1:]),
+        data.num_classes,
+        seed=recipe.training.seed,
+        dtype=dtype,
+    ).to(device)
+    routine = Routine(
+        model=model,
+        loss=per_example_cross_entropy,
+        examples=(train.inputs.to(device), train.labels.to(device)),
+        optimizer=make_optimizer(recipe.optimizer),
+        learning_rate=learning_rates(recipe.training),
+        num_steps=recipe.training.num_steps,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        metaparameters={name: _kind(recipe, len(train), dtype)},
+    )
+    held_out = {
+        name: Examples(data.splits[name].inputs.to(device), data.splits[name].labels.to(device))
+        for name in SPLITS
+    }
+    objective = held_out["objective"]
+    output = MeanLoss(per_example_cross_entropy, (objective.inputs, objective.labels))
+    return Problem(data, routine, output, held_out)
+
+
+def make_optimizer(config: OptimizerConfig) -> Optimizer:
+    """Return the inner optimizer that a recipe asks for."""
+    if config.name is OptimizerName.SGD:
+        return sgd(config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
+    make = adam if config.name is OptimizerName.ADAM else adamw
+    return make(
+        (config.beta1, config.beta2),
+        eps=config.eps,
+        eps_root=config.eps_root,
+        weight_decay=config.weight_decay,
+    )
+
+
+def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
+    """Return the rate of a flat schedule, or the rates of a one-cycle schedule, one a step.
+
+    One cycle rises linearly from half the peak to the peak at a quarter of the run, and falls
+    linearly to a ten-thousandth of it.
+    """
+    if config.rate_schedule is RateSchedule.FLAT:
+        return config.learning_rate
+    last = max(config.num_steps - 1, 1)
+    peak = config.learning_rate
+
+    def rate(step: int) -> float:
+        position = step / last
+        if position < 0.25:
+            return peak * (0.5 + 0.5 * position / 0.25)
+        return peak * (1 - (1 - 1e-4) * (position - 0.25) / 0.75)
+
+    return tuple(rate(step) for step in range(config.num_steps))
+
+
+def _kind(recipe: DescentRecipe, num_examples: int, dtype: torch.dtype) -> Metaparameter:
+    match recipe.metaparameters.name:
+        case MetaparameterName.COUNTS:
+            ones = torch.ones(num_examples, dtype=dtype)
+            return Counts(ones, injection_step=recipe.injection_step)
+        case MetaparameterName.WEIGHTS:
+            return ExampleWeights(torch.ones(num_examples, dtype=dtype))
+        case MetaparameterName.LEARNING_RATE:
+            flat = math.log(recipe.training.learning_rate)
+            points = torch.full((recipe.metaparameters.num_key_points,), flat, dtype=dtype)
+            return LearningRatePoints(points, num_steps=recipe.training.num_steps)
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"training.device is {name}, but torch {torch.__version__} finds no CUDA device. "
+            "Use training.device=cpu, or install a CUDA build of torch on a machine with a GPU."
+        )
+    return device

@@ -1,0 +1,134 @@
+"""Recipes as YAML files: finding, changing and validating them.
+
+A recipe of any kind is read here; its ``kind`` says which model validates it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+import engine
+from engine.config import DescentRecipe
+from engine.errors import ConfigurationError
+
+DEFAULT_RECIPE = "digits-selection"
+"""The main job."""
+
+RECIPES = Path(engine.__file__).parent.parent / "deployments" / "recipes"
+"""Folder of the shipped recipes, in a checkout and in an installed wheel alike."""
+
+Recipe = DescentRecipe
+"""A recipe of any kind."""
+
+KINDS: dict[str, type[Recipe]] = {"descent": DescentRecipe}
+"""Kind to the model that validates it."""
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """Return the shipped recipes by name, validated."""
+    return {path.stem: load_recipe(path.stem) for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
+    """Read a recipe, apply changes and validate the whole.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        changes: Assignments ``dotted.key=value``; the value is read as YAML.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    path = _find(recipe)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML: {error}. Correct the file.") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"{path} holds {type(content).__name__}, but a recipe is a mapping of settings. "
+            f"Start from one of {', '.join(sorted(p.stem for p in RECIPES.glob('*.yaml')))}."
+        )
+    content.setdefault("name", path.stem)
+    for change in changes or []:
+        _assign(content, change)
+    return validate_recipe(content, str(path))
+
+
+def validate_recipe(content: dict[str, Any], origin: str) -> Recipe:
+    """Validate settings as a recipe of their kind.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    kind = content.get("kind", "descent")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigurationError(
+            f"{origin}: kind is {kind!r}, and no flow runs that. Use one of {', '.join(KINDS)}."
+        )
+    model = KINDS[kind]
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        found = "\n".join(_explain(model, each) for each in error.errors())
+        raise ConfigurationError(f"{origin} cannot be run.\n{found}") from None
+
+
+def _find(recipe: str) -> Path:
+    shipped = RECIPES / f"{recipe}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    names = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
+    raise ConfigurationError(
+        f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of {names}, "
+        "or the path of a YAML file."
+    )
+
+
+def _assign(content: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise ConfigurationError(
+            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
+            "e.g. --set outer.num_steps=3."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--set {change!r}: the value is not YAML. Quote it.") from error
+    *parents, last = key.strip().split(".")
+    place = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigurationError(
+                f"--set {change!r}: {parent!r} is a single setting, not a group of settings. "
+                "See the recipe for the names."
+            )
+    place[last] = value
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Say which setting is wrong, its value, why, and what would be right."""
+    *parents, last = [str(part) for part in error["loc"]] or [""]
+    group: Any = model
+    for parent in parents:
+        found = getattr(group, "model_fields", {}).get(parent)
+        group = found.annotation if found is not None else None
+    fields: dict[str, Any] = getattr(group, "model_fields", {})
+    key = ".".join([*parents, last])
+    if error["type"] == "extra_forbidden":
+        return f"  {key}: unknown setting. Settings here: {', '.join(fields)}."
+    if error["type"] == "value_error" and not key:
+        return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
+    if error["type"] == "missing":
+        return f"  {key}: missing. Give it a value."
+    described = fields[last].description if last in fields else None
+    remedy = f" {key} means: {described}" if described else ""
+    return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"

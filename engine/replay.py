@@ -1,0 +1,178 @@
+"""The interpreter of schedules: trains, saves, replays and reverses as the actions say.
+
+One ``match`` carries out every schedule. What a state is saved in (memory, a zarr store) and which
+step is saved when are decided elsewhere.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_never
+
+from engine.errors import NonFiniteError, ScheduleError
+from engine.routine import Routine
+from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier
+from engine.step import plain_step, step_vjp
+from engine.store import StateStore
+from engine.types import Metaparams, Output, State
+
+
+@dataclass
+class Sweep:
+    """Where a run stands while a schedule is carried out, and what it leaves.
+
+    Attributes:
+        state: The working state.
+        adjoint: lambda_t, the cotangent of s_t; empty before it is seeded, and after the first
+            step that reads z, which has no use for it.
+        metagradient: d phi / d z, summed over the steps reversed so far.
+        output: phi(s_T), a scalar, once it is seeded.
+        final: s_T, once the adjoint is seeded there.
+        losses: Batch loss of each step trained, by step; replayed steps say the same again.
+        adjoint_norms: Norm of lambda_t, by t.
+    """
+
+    state: State = field(default_factory=dict)
+    adjoint: State = field(default_factory=dict)
+    metagradient: Metaparams = field(default_factory=dict)
+    output: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    final: State = field(default_factory=dict)
+    losses: dict[int, Tensor] = field(default_factory=dict)
+    adjoint_norms: dict[int, Tensor] = field(default_factory=dict)
+
+
+def replay(
+    actions: Iterable[Action],
+    routine: Routine,
+    z: Metaparams,
+    tiers: Mapping[Tier, StateStore],
+    sweep: Sweep,
+    *,
+    output: Output | None = None,
+) -> Sweep:
+    """Carry out a schedule.
+
+    Args:
+        actions: The schedule. It runs on the CPU side and is consumed one action at a time.
+        routine: The run.
+        z: Metaparameters, on the routine's device.
+        tiers: The states saved so far, in each tier that the schedule names.
+        sweep: Where to start: the working state, or the adjoint at the step after the first
+            ``Reverse``. It is advanced in place.
+        output: phi, if the schedule has a ``Seed``.
+
+    Returns:
+        ``sweep``.
+
+    Raises:
+        NonFiniteError: If a loss or an adjoint is infinite or NaN; names the step.
+        ScheduleError: If a ``Seed`` finds no output, or a ``Reverse`` no adjoint.
+
+    Cost:
+        As ``engine.schedule.measure`` counts it: one plain step for each forward step, three for
+        each reverse step.
+    """
+    for action in actions:
+        match action:
+            case Load(step, tier):
+                loaded = tiers[tier].load(step)
+                sweep.state = {name: row.to(routine.device) for name, row in loaded.items()}
+            case Forward(start, stop):
+                for step in range(start, stop):
+                    sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
+                check_losses(sweep.losses, start, stop)
+            case Save(step, tier):
+                tiers[tier].save(step, sweep.state)
+            case Delete(step, tier):
+                tiers[tier].delete(step)
+            case Seed(_):
+                if output is None:
+                    raise ScheduleError("The schedule seeds an adjoint, but there is no output.")
+                sweep.output, sweep.adjoint = seed_adjoint(routine, sweep.state, output)
+                sweep.final = sweep.state
+            case Reverse(step):
+                if not sweep.adjoint:
+                    raise ScheduleError(f"There is no adjoint to pull back through step {step}.")
+                reverse_step(routine, z, step, sweep)
+            case _:
+                assert_never(action)
+    _check_adjoints(sweep)
+    return sweep
+
+
+def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor, State]:
+    """Evaluate the output at s_T and make its adjoint lambda_T = d phi / d s_T.
+
+    The model is in evaluation mode. An output with a method ``parts`` (see ``engine.outputs``) is
+    differentiated part by part, which bounds the memory.
+
+    Returns:
+        phi(s_T), a scalar, and lambda_T, zero for the optimizer's moments.
+
+    Raises:
+        NonFiniteError: If phi or its derivative is infinite or NaN.
+    """
+    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    params = state["params"].detach().requires_grad_()
+    total = torch.zeros((), dtype=params.dtype, device=params.device)
+    adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
+    for part in parts:
+        with torch.enable_grad():
+            value = routine.call(part, params, training=False)
+        (gradient,) = torch.autograd.grad(value, params)
+        total = total + value.detach()
+        adjoint["params"] = adjoint["params"] + gradient
+    if not torch.isfinite(total) or not torch.isfinite(adjoint["params"]).all():
+        raise NonFiniteError(
+            f"The output at the end of the run is {float(total)}, or its derivative is not finite. "
+            "Use a lower learning rate, or an output that is finite there."
+        )
+    return total, adjoint
+
+
+def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> None:
+    """Pull the sweep's adjoint back through ``step``, and add the step's share."""
+    to_state = step > routine.first_step
+    adjoint, shares = step_vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
+    for name, share in shares.items():
+        known = sweep.metagradient.get(name)
+        sweep.metagradient[name] = share if known is None else known + share
+    sweep.adjoint = adjoint
+    if adjoint:
+        sweep.adjoint_norms[step] = torch.stack([row.norm() for row in adjoint.values()]).norm()
+
+
+def check_losses(losses: Mapping[int, Tensor], start: int, stop: int) -> None:
+    """Raise if a loss of steps ``[start, stop)`` is infinite or NaN, naming the first such step."""
+    steps = [step for step in range(start, stop) if step in losses]
+    finite = torch.isfinite(torch.stack([losses[step] for step in steps]))
+    if not finite.all():
+        step = steps[int((~finite).nonzero()[0])]
+        raise NonFiniteError(
+            f"The loss became {float(losses[step])} in step {step}. Training has diverged: use a "
+            "lower training.learning_rate or a larger optimizer.eps_root, or look for a log(0), "
+            "a division by zero or an overflow in the model or the loss."
+        )
+
+
+def _check_adjoints(sweep: Sweep) -> None:
+    steps = sorted(sweep.adjoint_norms, reverse=True)
+    norms = [sweep.adjoint_norms[step] for step in steps]
+    finite = torch.isfinite(torch.stack(norms)) if norms else torch.ones(1, dtype=torch.bool)
+    if not finite.all():
+        step = steps[int((~finite).nonzero()[0])]
+        raise NonFiniteError(
+            f"The adjoint became infinite or NaN when step {step} was reversed, although the "
+            "training itself is finite. With Adam, set optimizer.eps_root to 1e-8 or more "
+            "(d sqrt(v)/dv is infinite at v = 0); otherwise training is chaotic: lower "
+            "training.learning_rate, or use a smooth activation such as gelu."
+        )
+    for name, total in sweep.metagradient.items():
+        if not torch.isfinite(total).all():
+            raise NonFiniteError(
+                f"The metagradient of {name!r} holds {int((~torch.isfinite(total)).sum())} values "
+                "that are infinite or NaN. With Adam, set optimizer.eps_root to 1e-8 or more."
+            )

@@ -1,0 +1,292 @@
+"""A training routine as a pure function of (state, metaparameters, step).
+
+A routine is data: a model, per-example losses, examples, an optimizer, T. The batch of step t is a
+function of t alone, dropout and augmentation draw from generators seeded by (seed, t), and z enters
+only through the routine's named metaparameters. Same inputs, same bits.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from engine.determinism import generator, seeded
+from engine.errors import ConfigurationError, DataError
+from engine.layout import Layout
+from engine.metaparameters import Metaparameter
+from engine.optim import Hyperparameters, Optimizer
+from engine.order import Order
+from engine.types import Batch, Loss, Metaparams, State
+
+INJECTION_CHUNK = 1000
+"""Examples whose losses are injected at a time; bounds the memory of step k."""
+
+
+class _Call(nn.Module):
+    """Lets ``functional_call`` hand a function the real module with other parameters in it."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, *args: Any) -> Tensor:  # noqa: ANN401 (whatever the function takes)
+        return self.function(self.model, *args)
+
+
+Params = Tensor | dict[str, Tensor]
+"""Parameters as one flat vector, shape (params,), or by name."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted sum of per-example losses that a step's gradient is made of.
+
+    Attributes:
+        indices: Examples, shape (batch,).
+        weights: Maps z to their weights, shape (batch,), or to None for one each.
+        purpose: What its random draws are for, besides the step.
+    """
+
+    indices: Tensor
+    weights: Callable[[Metaparams], Tensor | None]
+    purpose: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Routine:
+    """A training run of T steps, differentiable with respect to its metaparameters.
+
+    Attributes:
+        model: Any module. It is copied, and its parameters are the initial state; those with
+            ``requires_grad=False`` stay constant.
+        loss: Maps (model, batch) to per-example losses, shape (batch,). It gets the module itself,
+            in training mode, with the parameters of the step in it.
+        examples: A tuple of tensors with one row for each example, or any object with ``len`` that
+            returns a batch for a tensor of indices.
+        optimizer: One of ``engine.optim``, or your own ``Optimizer``.
+        learning_rate: One number, or one for each step.
+        num_steps: T.
+        batch_size: B, examples a step.
+        seed: Seeds order, dropout and augmentation.
+        metaparameters: z by name.
+        augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
+
+    Raises:
+        ConfigurationError: If the parts do not fit together.
+    """
+
+    model: nn.Module
+    loss: Loss
+    examples: Any
+    optimizer: Optimizer
+    learning_rate: float | Sequence[float]
+    num_steps: int
+    batch_size: int
+    seed: int = 0
+    metaparameters: dict[str, Metaparameter] = field(default_factory=dict)
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", copy.deepcopy(self.model))
+        _refuse_impossible_numbers(self)
+        _refuse_moving_buffers(self.model)
+        for tensor in self._example_tensors():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DataError(
+                    "The examples hold NaN or infinite values. Training on them makes every "
+                    "number after the first such batch NaN: clean the data first."
+                )
+        for name, kind in self.metaparameters.items():
+            if not any(kind.enters(step) for step in range(self.num_steps)):
+                raise ConfigurationError(
+                    f"Metaparameter {name!r} enters none of the {self.num_steps} steps, so its "
+                    "metagradient would be zero whatever the data. Use an injection_step below "
+                    "num_steps."
+                )
+
+    def with_metaparameters(self, values: Metaparams) -> "Routine":
+        """Return the same routine with other values for its metaparameters."""
+        kinds = {
+            name: kind.with_value(values[name]) if name in values else kind
+            for name, kind in self.metaparameters.items()
+        }
+        return replace(self, metaparameters=kinds)
+
+    @cached_property
+    def trainable(self) -> dict[str, Tensor]:
+        """Parameters that the optimizer moves, by name."""
+        return {
+            name: tensor.detach()
+            for name, tensor in self.model.named_parameters()
+            if tensor.requires_grad
+        }
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each parameter lies in the flat vector."""
+        return Layout.of(self.trainable)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(iter(self.trainable.values())).device
+
+    @cached_property
+    def order(self) -> Order:
+        """Which examples each step draws."""
+        copies = torch.ones(len(self), dtype=torch.int64)
+        for kind in self.metaparameters.values():
+            counted = kind.copies()
+            copies = copies if counted is None else copies * counted
+        return Order(copies, self.batch_size, self.seed)
+
+    def __len__(self) -> int:
+        """Return n, the number of training candidates."""
+        first = self.examples[0] if isinstance(self.examples, tuple) else self.examples
+        return len(first)
+
+    def initial_state(self) -> State:
+        """Return s_0: the model's parameters and the optimizer's moments at zero."""
+        params = self.layout.flatten(self.trainable)
+        return {"params": params, **self.optimizer.init(params)}
+
+    def point(self) -> Metaparams:
+        """Return z where the metagradient is taken, on the routine's device."""
+        return {name: kind.point().to(self.device) for name, kind in self.metaparameters.items()}
+
+    @cached_property
+    def first_step(self) -> int:
+        """Return the first step that reads z; no earlier step has a share in the metagradient."""
+        return min(
+            step
+            for step in range(self.num_steps)
+            if any(kind.enters(step) for kind in self.metaparameters.values())
+        )
+
+    def hyperparameters(self, z: Metaparams, step: int) -> Hyperparameters:
+        """Return what the optimizer reads at ``step``, with z's share in it."""
+        rate = self.learning_rate
+        hyper: dict[str, float | Tensor] = {
+            **self.optimizer.hyperparameters,
+            "learning_rate": rate if isinstance(rate, int | float) else rate[step],
+        }
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                hyper.update(kind.hyperparameters(z[name], step))
+        return hyper
+
+    def terms(self, step: int) -> Iterator[Term]:
+        """Yield the terms of the loss of ``step``: its batch, then what is injected."""
+
+        def batch_weights(z: Metaparams, indices: Tensor) -> Tensor | None:
+            product = None
+            for name, kind in self.metaparameters.items():
+                factor = kind.weights(z[name], indices) if kind.enters(step) else None
+                if factor is not None:
+                    product = factor if product is None else product * factor
+            return product
+
+        indices = self.order.batch(step)
+        yield Term(indices, lambda z: batch_weights(z, indices), ("batch",))
+        for name, kind in self.metaparameters.items():
+            if kind.injected(kind.point(), step) is None:
+                continue
+            for start in range(0, len(self), INJECTION_CHUNK):
+                chunk = torch.arange(start, min(start + INJECTION_CHUNK, len(self)))
+
+                def weights(
+                    z: Metaparams, name: str = name, kind: Metaparameter = kind, i: Tensor = chunk
+                ) -> Tensor | None:
+                    injected = kind.injected(z[name], step)
+                    return None if injected is None else injected[i.to(injected.device)]
+
+                yield Term(chunk, weights, ("injected", name, start))
+
+    def term_losses(self, params: Params, term: Term, step: int) -> Tensor:
+        """Return the per-example losses of a term at ``params``, shape (batch,)."""
+        batch = self._batch(term, step)
+        with seeded(self.seed, "step", step, *term.purpose, device=self.device):
+            losses = self.call(self.loss, params, batch, training=True)
+        if losses.shape != term.indices.shape:
+            raise ConfigurationError(
+                f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "
+                "Metagradients need one loss for each example: use reduction='none', and average "
+                "over tokens or pixels inside the loss."
+            )
+        return losses
+
+    def term_loss(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
+        """Return the scalar sum_i w_i l_i / B of a term."""
+        losses = self.term_losses(params, term, step)
+        weights = term.weights(z)
+        return (losses if weights is None else weights * losses).sum() / self.batch_size
+
+    def call(
+        self, function: Callable[..., Tensor], params: Params, *args: Any, training: bool
+    ) -> Tensor:
+        """Call ``function(model, *args)`` with ``params``, flat or by name, in the model."""
+        if self.model.training != training:
+            self.model.train(training)
+        views = self.layout.views(params) if isinstance(params, Tensor) else params
+        bound = {f"model.{name}": view for name, view in views.items()}
+        return functional_call(_Call(self.model, function), bound, args)
+
+    def _batch(self, term: Term, step: int) -> Batch:
+        if isinstance(self.examples, tuple):
+            batch = tuple(column[term.indices.to(column.device)] for column in self.examples)
+            batch = tuple(column.to(self.device) for column in batch)
+        else:
+            batch = self.examples[term.indices]
+        if self.augment is not None:
+            batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
+        return batch
+
+    def _example_tensors(self) -> list[Tensor]:
+        columns = self.examples if isinstance(self.examples, tuple) else ()
+        lengths = {len(column) for column in columns}
+        if len(lengths) > 1:
+            raise DataError(
+                f"The examples' tensors have {sorted(lengths)} rows, but each example is one row "
+                "of every tensor. Give inputs and labels of the same number."
+            )
+        return [column for column in columns if isinstance(column, Tensor)]
+
+
+def _refuse_impossible_numbers(routine: Routine) -> None:
+    for name in ("num_steps", "batch_size"):
+        if getattr(routine, name) < 1:
+            raise ConfigurationError(
+                f"{name} is {getattr(routine, name)}, but a run has at least one step of one "
+                f"example. Use {name}=1 or more."
+            )
+    if len(routine) == 0:
+        raise DataError("There are no training examples. Give at least one.")
+    rate = routine.learning_rate
+    if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
+        raise ConfigurationError(
+            f"learning_rate has {len(rate)} values for {routine.num_steps} steps. Give one number, "
+            "or one for each step."
+        )
+    for name, kind in routine.metaparameters.items():
+        per_example = kind.copies() is not None or type(kind).weights is not Metaparameter.weights
+        if per_example and len(kind.value) != len(routine):
+            raise ConfigurationError(
+                f"Metaparameter {name!r} has {len(kind.value)} values for {len(routine)} examples. "
+                "Give one for each."
+            )
+
+
+def _refuse_moving_buffers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if getattr(module, "track_running_stats", False):
+            raise ConfigurationError(
+                f"{name!r} ({type(module).__name__}) keeps running statistics outside the state, "
+                "so a replayed step would not read what the step read. Use GroupNorm or "
+                "LayerNorm, or track_running_stats=False."
+            )

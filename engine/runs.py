@@ -1,0 +1,186 @@
+"""What a run leaves for people: its record, its history and where they are.
+
+Layout: ``<store>/runs/<run>/`` holds ``run.json`` (a ``RunRecord``) and ``report.html``. The stages that made it stay where they are and are named by reference.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config import DescentRecipe, MetaparameterName, Settings, digest
+from engine.errors import ConfigurationError
+from engine.location import join, list_folders
+from engine.records import read_record
+from engine.stages import Ref
+
+Scores = dict[str, float]
+"""``loss``, and ``accuracy`` for classifiers."""
+
+
+class Iterate(Settings):
+    """One point of the descent: z_n, and the model trained there."""
+
+    outer_step: int
+    """n; 0 is the set-up that the run started from."""
+
+    value: Ref
+    """z_n."""
+
+    final: Ref
+    """s_T."""
+
+    gradient: Ref | None
+    """Metagradient at z_n; none at the last iterate, from which no step is taken."""
+
+    scores: dict[str, Scores]
+    """Split (objective, validation, test) to scores."""
+
+
+class Selection(Settings):
+    """What a selection of examples did, where the corrupted ones are known."""
+
+    examples: int
+    """Training candidates."""
+
+    corrupted: int
+    """Candidates whose label is wrong."""
+
+    dropped: int
+    """Candidates with a count of 0 at the chosen iterate."""
+
+    dropped_corrupted: int
+    """Those of them whose label is wrong."""
+
+    auc: float | None
+    """How well the first metagradient tells corrupted from clean candidates: 0.5 is chance."""
+
+
+class Stages(Settings):
+    """How the work was done."""
+
+    total: int = 0
+    """Stages of the run."""
+
+    cached: int = 0
+    """Stages whose committed result was used again."""
+
+    retried: int = 0
+    """Stages that took more than one attempt."""
+
+
+class RunRecord(Settings):
+    """Everything that ``mgd show`` and ``mgd run --json`` say about a finished run."""
+
+    run: str
+    """Name of the run."""
+
+    recipe: DescentRecipe
+    """The settings that made it."""
+
+    started: str
+    """UTC, ISO 8601."""
+
+    seconds: float
+    """Wall clock of the flow."""
+
+    iterates: list[Iterate]
+    """z_0, ..., z_N."""
+
+    chosen: int
+    """The outer step whose iterate has the lowest loss on the validation split."""
+
+    selection: Selection | None
+    """For example counts and weights with known corruption."""
+
+    stages: Stages
+    """How many stages, cached and retried."""
+
+    digest: str
+    """SHA-256 of the bits of z_N."""
+
+    environment: dict[str, Any]
+    """What the bits depend on besides the recipe."""
+
+    @property
+    def objective(self) -> list[float]:
+        """Objective loss at the iterate that each outer step started from."""
+        return [step.scores["objective"]["loss"] for step in self.iterates if step.gradient]
+
+    def before_and_after(self, split: str) -> dict[str, Scores]:
+        """Return a split's scores at z_0 and at the chosen iterate."""
+        return {
+            "before": self.iterates[0].scores[split],
+            "after": self.iterates[self.chosen].scores[split],
+        }
+
+
+def run_name(recipe: DescentRecipe) -> str:
+    """Name a run by its recipe: the same settings are the same run, and go on where it stopped."""
+    return f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
+
+
+def run_folder(store: str, run: str) -> str:
+    """Return the URL of a run's folder."""
+    return join(store, "runs", run)
+
+
+def read_run(store: str, run: str) -> RunRecord:
+    """Read a finished run.
+
+    Raises:
+        CheckpointMissingError: If there is none of that name.
+    """
+    return RunRecord.model_validate(read_record(join(run_folder(store, run), "run.json")))
+
+
+def find_run(store: str, run: str) -> RunRecord:
+    """Read a run by its name, or by the beginning of its name if only one run has it.
+
+    Raises:
+        ConfigurationError: If no run, or more than one, has that name.
+    """
+    runs = list_runs(store)
+    found = [run] if run in runs else [name for name in runs if name.startswith(run)]
+    if len(found) != 1:
+        known = ", ".join(found or runs) or "none"
+        raise ConfigurationError(
+            f"{len(found) or 'No'} runs in {store} are named {run!r}. The runs: {known}. "
+            "Name one of them, or another --store."
+        )
+    return read_run(store, found[0])
+
+
+def list_runs(store: str) -> list[str]:
+    """Return the names of the runs in a store."""
+    return list_folders(join(store, "runs"))
+
+
+def choose(iterates: list[Iterate]) -> int:
+    """Return the outer step with the lowest loss on the validation split, the earliest of equals.
+
+    The objective never sees that split, so an iterate that over-fits the objective is not chosen.
+    """
+    losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
+    return losses.index(min(losses))
+
+
+def summarize_selection(
+    recipe: DescentRecipe, value: Tensor, first_gradient: Tensor, corrupted: Tensor
+) -> Selection | None:
+    """Compare the dropped examples with the corrupted ones; None for other metaparameters."""
+    if recipe.metaparameters.name is MetaparameterName.LEARNING_RATE:
+        return None
+    from sklearn.metrics import roc_auc_score  # a second of import that `import engine` can spare
+
+    dropped = value == 0
+    both = corrupted.any() and not corrupted.all()
+    # A positive metagradient says that more of this example raises the loss.
+    auc = float(roc_auc_score(corrupted.numpy(), first_gradient.numpy())) if both else None
+    return Selection(
+        examples=len(value),
+        corrupted=int(corrupted.sum()),
+        dropped=int(dropped.sum()),
+        dropped_corrupted=int(torch.logical_and(dropped, corrupted).sum()),
+        auc=auc,
+    )

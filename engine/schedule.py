@@ -1,0 +1,291 @@
+"""Plans for walking a training trajectory backwards with few saved states.
+
+A schedule is a stream of actions on step numbers. It touches no tensor, file or clock, so one
+simulator on integers (``measure``) checks every schedule, and one interpreter (``engine.replay``)
+runs it.
+
+Convention: step ``t`` maps state ``s_t`` to ``s_{t+1}``; a trajectory of T steps has T + 1 states,
+and ``[start, stop)`` names steps, not states. ``s_start`` is saved before a schedule starts and
+belongs to the caller: a schedule never deletes it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from engine.errors import ScheduleError
+
+
+class Tier(StrEnum):
+    """Where a state is kept."""
+
+    MEMORY = "memory"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Make ``s_step``, which is saved in ``tier``, the working state."""
+
+    step: int
+    tier: Tier = Tier.MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Advance the working state from ``s_start`` to ``s_stop``, over steps start to stop - 1."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Save the working state, which is ``s_step``, in ``tier``."""
+
+    step: int
+    tier: Tier = Tier.MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Free ``s_step`` in ``tier``."""
+
+    step: int
+    tier: Tier = Tier.MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """Make the adjoint of the output at the working state, which is ``s_step``, the last one."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """Pull the adjoint of ``s_{step+1}`` back to ``s_step``, which is the working state."""
+
+    step: int
+
+
+Action = Load | Forward | Save | Delete | Seed | Reverse
+
+
+def kary_schedule(
+    num_steps: int, arity: int, *, start: int = 0, tier: Tier = Tier.MEMORY
+) -> Iterator[Action]:
+    """Plan the reverse sweep as a depth-first walk of a lazy k-ary tree.
+
+    Children are visited last to first, and a subtree's checkpoints exist only while the walk is
+    inside it ("lazy").
+
+    Args:
+        num_steps: T, steps to reverse, at least 1.
+        arity: k, children per node, at least 2. Larger means more storage, less replay; above T
+            it is store-all.
+        start: First step of the range; 0 for a whole trajectory.
+        tier: Where states are kept.
+
+    Returns:
+        Actions in execution order, with one ``Reverse`` for each of start+T-1, ..., start.
+
+    Raises:
+        ScheduleError: If ``num_steps`` or ``arity`` is below its minimum.
+
+    Cost:
+        With d = ceil(log_k T): at most (k - 1) d + 1 saved states, and at most T d steps run
+        forward; T (1 - 1/k) log_k T of them when T is a power of k.
+        ``tests/engine/test_schedule.py`` checks all three.
+
+    References:
+        Engstrom et al. 2025, arXiv:2503.13751, REPLAY (the lazy k-ary tree).
+    """
+    if num_steps < 1:
+        raise ScheduleError(f"num_steps must be at least 1, got {num_steps}. Train for a step.")
+    if arity < 2:
+        raise ScheduleError(
+            f"arity must be at least 2, got {arity}: a tree with one child per node never gets "
+            "shorter. Use arity=2 for the least storage."
+        )
+    return _visit(start, start + num_steps, arity, tier)
+
+
+def _visit(start: int, stop: int, arity: int, tier: Tier) -> Iterator[Action]:
+    """Reverse steps ``[start, stop)``, given that ``s_start`` is saved."""
+    yield Load(start, tier)
+    if stop - start == 1:
+        yield Reverse(start)
+        return
+
+    # Even split: no child is longer than ceil(n / k), so the depth is ceil(log_k T).
+    num_children = min(arity, stop - start)
+    bounds = [start + (stop - start) * i // num_children for i in range(num_children + 1)]
+    children = list(pairwise(bounds))
+
+    for child_start, child_stop in children[:-1]:
+        yield Forward(child_start, child_stop)
+        yield Save(child_stop, tier)
+    for child_start, child_stop in reversed(children):
+        yield from _visit(child_start, child_stop, arity, tier)
+        if child_start != start:  # s_start belongs to our caller
+            yield Delete(child_start, tier)
+
+
+def store_all_schedule(
+    num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY
+) -> Iterator[Action]:
+    """Plan a reverse sweep that keeps every state: the least replay, the most storage.
+
+    Args:
+        num_steps: T, steps to reverse, at least 1.
+        start: First step of the range.
+        tier: Where states are kept.
+
+    Cost:
+        T saved states and T - 1 steps run forward. It is the k-ary tree with k = T.
+    """
+    return kary_schedule(num_steps, max(num_steps, 2), start=start, tier=tier)
+
+
+Plan = Callable[[int, int], Iterator[Action]]
+"""Maps (num_steps, start) to a reverse schedule of that range."""
+
+
+def whole_run(
+    num_steps: int, plan: Plan, *, first_step: int = 0, tier: Tier = Tier.MEMORY
+) -> Iterator[Action]:
+    """Plan training, output and reverse sweep of a run in one stream, from a working state s_0.
+
+    The forward steps that the reverse plan begins with are the training itself: its last leaf runs
+    one step further, to s_T, seeds the adjoint there and goes back. Nothing is saved before it
+    starts, and nothing is left behind.
+
+    Args:
+        num_steps: T.
+        plan: Makes the reverse schedule of steps ``[first_step, T)``, given their number and start.
+        first_step: First step that reads z; the ones before it are only trained.
+        tier: Where ``plan`` keeps its states.
+    """
+    if first_step:
+        yield Forward(0, first_step)
+    yield Save(first_step, tier)
+    seeded = False
+    for action in plan(num_steps - first_step, first_step):
+        if isinstance(action, Reverse) and not seeded:
+            yield Forward(action.step, num_steps)
+            yield Seed(num_steps)
+            yield Load(action.step, tier)
+            seeded = True
+        yield action
+    yield Delete(first_step, tier)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a schedule costs, counted exactly.
+
+    Attributes:
+        forward_steps: Steps run forward, replayed ones included.
+        reverse_steps: Steps reversed.
+        peak_states: Most states alive at once, the working state among them.
+        peak_saved: Most states saved at once in each tier, the caller's ``s_start`` among them.
+        saves: States written, by tier.
+    """
+
+    forward_steps: int
+    reverse_steps: int
+    peak_states: int
+    peak_saved: dict[Tier, int]
+    saves: dict[Tier, int]
+
+
+class _Simulator:
+    """Executes actions on step numbers, and refuses what an interpreter could not do."""
+
+    def __init__(self, start: int | None, tier: Tier) -> None:
+        self.saved: dict[Tier, set[int]] = {each: set() for each in Tier}
+        if start is not None:
+            self.saved[tier].add(start)
+        self.kept = None if start is None else (start, tier)
+        self.working, self.adjoint = start or 0, None
+        self.forward = self.peak = 0
+        self.reversed: list[int] = []
+        self.saves = dict.fromkeys(Tier, 0)
+        self.peak_saved = {each: len(steps) for each, steps in self.saved.items()}
+
+    def do(self, action: Action) -> None:
+        """Carry out one action."""
+        match action:
+            case Load(step, tier):
+                self._require(step in self.saved[tier], action, "the state is not saved there")
+                self.working = step
+            case Forward(start, stop):
+                self._require(self.working == start, action, f"the state is s_{self.working}")
+                self._require(stop > start, action, "the range is empty")
+                self.working, self.forward = stop, self.forward + stop - start
+            case Save(step, tier):
+                self._require(self.working == step, action, f"the state is s_{self.working}")
+                self._require(step not in self.saved[tier], action, "it is saved already")
+                self.saved[tier].add(step)
+                self.saves[tier] += 1
+            case Delete(step, tier):
+                self._require(step in self.saved[tier], action, "the state is not saved there")
+                self._require((step, tier) != self.kept, action, "it belongs to the caller")
+                self.saved[tier].remove(step)
+            case Seed(step):
+                self._require(self.working == step, action, f"the state is s_{self.working}")
+                self.adjoint = step
+            case Reverse(step):
+                self._require(self.working == step, action, f"the state is s_{self.working}")
+                expected = step + 1 if self.adjoint is None else self.adjoint
+                self._require(expected == step + 1, action, f"the adjoint is at {self.adjoint}")
+                self.adjoint = step
+                self.reversed.append(step)
+        self._watch()
+
+    def _watch(self) -> None:
+        distinct = set().union(*self.saved.values(), {self.working})
+        self.peak = max(self.peak, len(distinct))
+        for tier, steps in self.saved.items():
+            self.peak_saved[tier] = max(self.peak_saved[tier], len(steps))
+
+    @staticmethod
+    def _require(holds: bool, action: Action, reason: str) -> None:
+        if not holds:
+            raise ScheduleError(f"{action} cannot be carried out: {reason}. Mend the schedule.")
+
+
+def measure(
+    actions: Iterable[Action], *, start: int | None = None, tier: Tier = Tier.MEMORY
+) -> Cost:
+    """Execute a schedule on step numbers alone, and count what it costs.
+
+    Args:
+        actions: The schedule.
+        start: Step whose state is saved in ``tier`` before it starts, by the caller; None for a
+            whole run, which begins with s_0 as the working state and nothing saved.
+        tier: Where that state is.
+
+    Raises:
+        ScheduleError: If an action is impossible, steps are reversed out of order or more than
+            once, or a state is left behind.
+    """
+    simulator = _Simulator(start, tier)
+    for action in actions:
+        simulator.do(action)
+    left = {(step, each) for each, steps in simulator.saved.items() for step in steps}
+    left.discard(simulator.kept)
+    if left:
+        raise ScheduleError(
+            f"The schedule leaves states {sorted(step for step, _ in left)} behind. "
+            "Delete what it saves."
+        )
+    return Cost(
+        forward_steps=simulator.forward,
+        reverse_steps=len(simulator.reversed),
+        peak_states=simulator.peak,
+        peak_saved=simulator.peak_saved,
+        saves=simulator.saves,
+    )

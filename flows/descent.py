@@ -1,0 +1,95 @@
+"""Metagradient descent: train, reverse the run, move the metaparameters, repeat."""
+
+from datetime import UTC, datetime
+
+from prefect import flow
+
+from engine.config import DescentRecipe
+from engine.location import absolute
+from engine.runs import Iterate, RunRecord
+from engine.stages import Ref, Segment, first_step, segments
+from tasks import reporting, training
+from tasks.progress import Progress
+from tasks.runner import StageRunner
+
+
+@flow(name="descent", flow_run_name="{recipe.name}")
+def descent(recipe: DescentRecipe, store: str = "mgd-store") -> RunRecord:
+    """Descend along the metagradient of a recipe.
+
+    Args:
+        recipe: The set-up, and what to optimize of it.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    started = datetime.now(UTC).isoformat()
+    store = absolute(store)
+    training.check(recipe, store)
+    parts = segments(recipe)
+    reversible = [part for part in parts if part.start >= first_step(recipe)]
+    # Each iterate is trained and evaluated; each but the last is seeded, reversed and moved.
+    num_steps = recipe.outer.num_steps
+    num_stages = 1 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
+    progress = Progress(recipe, num_stages)
+    stages = StageRunner(recipe, store, progress)
+
+    value = stages.run(training.initial_value, "initial metaparameters")
+    iterates: list[Iterate] = []
+    for outer_step in range(num_steps + 1):
+        borders = _train(stages, parts, outer_step, value)
+        is_last = outer_step == num_steps
+        gradient = None if is_last else _reverse(stages, reversible, outer_step, value, borders)
+        final = borders[-1]
+        scores = stages.run(
+            training.evaluate, f"evaluate[{outer_step}]", value=value, final=final
+        )
+        iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
+        progress.iterate_done(iterate, stages.total)
+        iterates.append(iterate)
+        if gradient is not None:
+            value = stages.run(
+                training.update,
+                f"update[{outer_step}]",
+                outer_step=outer_step,
+                value=value,
+                gradient=gradient,
+            )
+    return reporting.conclude(recipe, store, iterates, stages.counts, started)
+
+
+def _train(
+    stages: StageRunner, parts: list[Segment], outer_step: int, value: Ref
+) -> list[Ref | None]:
+    """Train all segments; return what made the state at each border, None for s_0."""
+    borders: list[Ref | None] = [None]
+    for part in parts:
+        name = f"train[{outer_step}] {part.start}-{part.stop}"
+        borders.append(
+            stages.run(
+                training.train_segment, name, segment=part, value=value, start=borders[-1]
+            )
+        )
+    return borders
+
+
+def _reverse(
+    stages: StageRunner,
+    parts: list[Segment],
+    outer_step: int,
+    value: Ref,
+    borders: list[Ref | None],
+) -> Ref:
+    """Reverse the segments, last first, each from its own border; return the metagradient."""
+    *starts, final = borders[-len(parts) - 1 :]
+    adjoint = stages.run(
+        training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
+    )
+    for part, start in zip(reversed(parts), reversed(starts), strict=True):
+        adjoint = stages.run(
+            training.reverse_segment,
+            f"reverse[{outer_step}] {part.start}-{part.stop}",
+            segment=part,
+            value=value,
+            start=start,
+            adjoint=adjoint,
+        )
+    return adjoint

@@ -1,0 +1,1 @@
+"""Prefect tasks: each is one decorator and one engine call."""

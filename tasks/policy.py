@@ -1,0 +1,53 @@
+"""When a finished stage is used again, and when a failed one is tried again."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+
+from engine import stages
+from engine.errors import EngineError, StoreError, StoreUnavailableError
+
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class StagePolicy(CachePolicy):
+    """Keys a task by the engine's stage key, and honours a hit only while its rows are intact.
+
+    The task's parameters besides ``recipe`` and ``store`` are the stage's inputs.
+    """
+
+    stage: str = ""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key; a record whose rows are gone or damaged is made to miss."""
+        del flow_parameters, kwargs
+        rest = {name: value for name, value in inputs.items() if name not in ("recipe", "store")}
+        key = stages.stage_key(self.stage, inputs["recipe"], rest)
+        record = f"{self.stage}-{key}"
+        results = task_ctx.result_store
+        if results.exists(record) and stages.find(self.stage, key, inputs["store"]) is None:
+            # Storages have no delete: a record that has expired does not exist either, and the
+            # body, which then runs, writes it anew.
+            results.write(obj=None, key=record, expiration=_LONG_AGO)
+        return record
+
+
+def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Say whether another attempt may succeed: a store that did not answer, not a wrong number."""
+    del task, task_run
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, EngineError):
+        return isinstance(error, StoreError) and not isinstance(error, StoreUnavailableError)
+    return isinstance(error, OSError)

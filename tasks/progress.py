@@ -1,0 +1,41 @@
+"""What is told of a descent while it goes on: to the UI by Prefect, to a terminal by a logger."""
+
+import logging
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from engine.config import DescentRecipe
+from engine.runs import Iterate
+
+TERMINAL = logging.getLogger("tasks.progress")
+"""INFO for each iterate, DEBUG for each stage. Silent unless somebody adds a handler."""
+
+
+class Progress:
+    """Shows where a descent stands, after every stage and every iterate.
+
+    Args:
+        recipe: The set-up.
+        num_stages: Stages that the run will have.
+    """
+
+    def __init__(self, recipe: DescentRecipe, num_stages: int) -> None:
+        self.num_outer_steps, self.num_stages = recipe.outer.num_steps, num_stages
+        self._artifact: UUID = create_progress_artifact(
+            0.0, key=f"progress-{recipe.name}", description=f"Stages of {recipe.name}"
+        )
+
+    def stage_done(self, name: str, done: int) -> None:
+        """Say that a stage is done, the ``done``-th one."""
+        TERMINAL.debug("%s done, %d of %d stages", name, done, self.num_stages)
+
+    def iterate_done(self, iterate: Iterate, done: int) -> None:
+        """Say what an iterate scores."""
+        update_progress_artifact(self._artifact, round(100.0 * done / self.num_stages, 1))
+        losses = ", ".join(f"{split} {s['loss']:.4f}" for split, s in iterate.scores.items())
+        for logger in (get_run_logger(), TERMINAL):
+            logger.info(
+                "outer step %d of %d: loss %s", iterate.outer_step, self.num_outer_steps, losses
+            )

@@ -1,0 +1,46 @@
+"""What people see of a finished run: the record and the report, and both as Prefect artifacts."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from engine import conclusion, stages
+from engine.config import DescentRecipe
+from engine.report import summary
+from engine.runs import Iterate, RunRecord, Stages
+from engine.stages import Ref
+
+
+@task(task_run_name="read scores {outer_step}")
+def read_iterate(
+    store: str, outer_step: int, value: Ref, final: Ref, gradient: Ref | None, scores: Ref
+) -> Iterate:
+    """Gather what is known of one iterate."""
+    return Iterate(
+        outer_step=outer_step,
+        value=value,
+        final=final,
+        gradient=gradient,
+        scores=stages.read_scalars(store, scores),
+    )
+
+
+@task(task_run_name="report")
+def conclude(
+    recipe: DescentRecipe, store: str, iterates: list[Iterate], counts: Stages, started: str
+) -> RunRecord:
+    """Choose the iterate, write record and report, and show them; see ``engine.conclusion``."""
+    record = conclusion.conclude(recipe, store, iterates, counts, started)
+    rows = [
+        {
+            "outer step": iterate.outer_step,
+            **{f"{split} loss": f"{s['loss']:.4f}" for split, s in iterate.scores.items()},
+            "chosen": "yes" if iterate.outer_step == record.chosen else "",
+        }
+        for iterate in record.iterates
+    ]
+    create_table_artifact(rows, key=f"history-{recipe.name}", description=f"Run {record.run}")
+    lines = [*summary(record), f"Report: {conclusion.report_url(store, record.run)}"]
+    create_markdown_artifact(
+        "\n".join(f"- {line}" for line in lines), key=f"summary-{recipe.name}"
+    )
+    return record

@@ -1,0 +1,68 @@
+"""Runs the stages of one flow run, and keeps count of them."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.filesystems import RemoteFileSystem
+
+from engine.config import DescentRecipe, digest
+from engine.location import join
+from engine.runs import Stages
+from engine.stages import Ref
+from tasks.progress import Progress
+
+
+class StageRunner:
+    """Calls stage tasks with their records on the run's own store, and counts what became of them.
+
+    Args:
+        recipe: The set-up, handed to every stage.
+        store: fsspec URL of the store.
+        progress: Is told of every stage.
+    """
+
+    def __init__(self, recipe: DescentRecipe, store: str, progress: Progress) -> None:
+        self.recipe, self.store, self.progress = recipe, store, progress
+        self.total = self.cached = self.retried = 0
+        self._records = result_storage(store)
+
+    def run(self, stage: Task[..., Ref], name: str, **inputs: Any) -> Ref:
+        """Run one stage under a readable name and return its reference.
+
+        Raises:
+            Exception: Whatever the stage raised, after its retries.
+        """
+        named = stage.with_options(
+            task_run_name=name, result_storage=self._records, on_completion=[self._note_retry]
+        )
+        state = named(self.recipe, self.store, **inputs, return_state=True)
+        self.total += 1
+        self.cached += state.name == "Cached"
+        ref = state.result()
+        self.progress.stage_done(name, self.total)
+        return ref
+
+    @property
+    def counts(self) -> Stages:
+        """How many stages ran so far, how many were cached and how many retried."""
+        return Stages(total=self.total, cached=self.cached, retried=self.retried)
+
+    def _note_retry(self, task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
+        del task, state
+        self.retried += task_run.run_count > 1
+
+
+def result_storage(store: str) -> Any:  # noqa: ANN401 (a Path or a block, as Prefect takes it)
+    """Return where Prefect keeps the records of stages: beside the checkpoints.
+
+    A local folder needs no block. Anything else is a block that has to be saved by name before a
+    task may use it.
+    """
+    folder = join(store, "results")
+    if "://" not in folder:
+        return Path(folder)
+    block = RemoteFileSystem(basepath=folder)
+    block.save(f"mgd-{digest(folder)[:16]}", overwrite=True)
+    return block

@@ -1,0 +1,75 @@
+"""The stages of a metagradient descent as Prefect tasks: one decorator, one engine call each."""
+
+from typing import Any
+
+from prefect import task
+from prefect.tasks import exponential_backoff
+
+from engine import stages
+from engine.config import DescentRecipe
+from engine.stages import Ref, Segment
+from tasks.policy import StagePolicy, is_transient
+
+
+def _options(stage: str) -> dict[str, Any]:
+    return {
+        "cache_policy": StagePolicy(stage=stage),
+        "persist_result": True,
+        "result_serializer": "json",
+        "cache_result_in_memory": False,  # would hide a record that another process has repaired
+        "retries": 3,
+        "retry_delay_seconds": exponential_backoff(2),
+        "retry_jitter_factor": 0.5,
+        "retry_condition_fn": is_transient,
+    }
+
+
+@task
+def check(recipe: DescentRecipe, store: str) -> None:
+    """Refuse an impossible run before anything is trained; see ``engine.stages.prepare``."""
+    stages.prepare(recipe, store)
+
+
+@task(**_options("initial"))
+def initial_value(recipe: DescentRecipe, store: str) -> Ref:
+    """Commit z_0; see ``engine.stages.initial_value``."""
+    return stages.initial_value(recipe, store)
+
+
+@task(**_options("train"))
+def train_segment(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
+) -> Ref:
+    """Train one segment; safe to retry, see ``engine.stages.train_segment``."""
+    return stages.train_segment(recipe, store, segment, value, start)
+
+
+@task(**_options("seed"))
+def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+    """Seed the adjoint at the end of the run; see ``engine.stages.seed``."""
+    return stages.seed(recipe, store, value, final)
+
+
+@task(**_options("reverse"))
+def reverse_segment(
+    recipe: DescentRecipe,
+    store: str,
+    segment: Segment,
+    value: Ref,
+    start: Ref | None,
+    adjoint: Ref,
+) -> Ref:
+    """Reverse one segment; safe to retry, see ``engine.stages.reverse_segment``."""
+    return stages.reverse_segment(recipe, store, segment, value, start, adjoint)
+
+
+@task(**_options("update"))
+def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
+    """Move the metaparameters; see ``engine.stages.update``."""
+    return stages.update(recipe, store, outer_step, value, gradient)
+
+
+@task(**_options("evaluate"))
+def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+    """Score a trained model on the held-out splits; see ``engine.stages.evaluate``."""
+    return stages.evaluate(recipe, store, value, final)

@@ -1,0 +1,381 @@
+"""Data sets: splits, flipped labels, IDX files, and the examples that are refused."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import DataConfig, DataName
+from engine.data import FASHION_MNIST_URL, READERS, Examples, check_examples, fingerprint, load_data
+from engine.errors import DataError
+
+DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
+
+
+def idx_bytes(values):
+    """Write an IDX file the way its description reads, independently of the reader."""
+    header = bytes([0, 0, 8, values.ndim])
+    shape = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + shape + bytes(values.flatten().tolist())
+
+
+def write_fashion(folder, *, num_train=12, num_test=5, compress=gzip.compress, suffix=".gz"):
+    """Write four small files; image i of a file is filled with i and has label i % 10."""
+    for stem, num in (("train", num_train), ("t10k", num_test)):
+        index = torch.arange(num, dtype=torch.uint8)
+        images = index[:, None, None].expand(num, 28, 28)
+        for name, values in (("images-idx3", images), ("labels-idx1", index % 10)):
+            path = Path(folder) / f"{stem}-{name}-ubyte{suffix}"
+            path.write_bytes(compress(idx_bytes(values)))
+    return small_fashion(folder)
+
+
+def small_fashion(url):
+    return DataConfig(
+        name=DataName.FASHION_MNIST, url=str(url), num_train=6, num_objective=3, num_validation=2
+    )
+
+
+def rows(examples):
+    """Each example as a tuple, so that splits can be compared as sets."""
+    return {tuple(row) for row in examples.inputs.flatten(1).tolist()}
+
+
+def test_digits_are_cut_into_four_splits_of_the_sizes_asked_for():
+    """One call gives everything that a run needs: read this to learn the shapes."""
+    data = load_data(DIGITS, torch.float32)
+
+    sizes = {name: len(examples) for name, examples in data.splits.items()}
+    train = data.splits["train"]
+    assert sizes == {"train": 100, "objective": 40, "validation": 30, "test": 20}
+    assert train.inputs.shape == (100, 1, 8, 8)
+    assert train.inputs.dtype == torch.float32
+    assert (train.inputs.min(), train.inputs.max()) == (0, 1)
+    assert data.num_classes == 10
+    assert not data.corrupted.any()
+
+
+def test_num_test_left_empty_takes_all_that_are_left():
+    """Final figures are better on more examples, so none is wasted unless asked."""
+    data = load_data(DIGITS.model_copy(update={"num_test": None}), torch.float32)
+
+    assert len(data.splits["test"]) == 1797 - 100 - 40 - 30
+
+
+def test_splits_share_no_example():
+    """A validation example that was trained on would flatter every descent."""
+    data = load_data(DIGITS, torch.float64)
+
+    num_distinct = len(set.union(*(rows(examples) for examples in data.splits.values())))
+    assert num_distinct == 190  # no two of the digits are equal
+
+
+def test_same_config_gives_the_same_bits():
+    """A retry on another worker must see the same examples."""
+    first = load_data(DIGITS, torch.float32)
+    second = load_data(DIGITS, torch.float32)
+
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first.splits["train"].inputs, second.splits["train"].inputs)
+
+
+def test_loading_leaves_the_global_generator_alone():
+    """The split has a generator of its own, so a user's own draws do not shift."""
+    before = torch.get_rng_state()
+
+    load_data(DIGITS, torch.float32)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"num_test": 21}, {"flip_fraction": 0.01}],
+    ids=["another seed", "one more test example", "one flipped label"],
+)
+def test_fingerprint_changes_with_the_examples(change):
+    """A stage made from other examples must never be reused."""
+    changed = load_data(DIGITS.model_copy(update=change), torch.float32)
+
+    assert changed.fingerprint != load_data(DIGITS, torch.float32).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [
+        (torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1])),
+        (torch.zeros(2, 3, 1), torch.tensor([0, 1])),
+        (torch.full((2, 3), -0.0), torch.tensor([0, 1])),
+        (torch.zeros(2, 3), torch.tensor([1, 0])),
+    ],
+    ids=["dtype", "shape", "one bit", "order of labels"],
+)
+def test_fingerprint_sees_every_difference(inputs, labels):
+    """Equal values are not enough: type, shape and the sign of zero can change a run."""
+    reference = Examples(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+    assert fingerprint({"train": Examples(inputs, labels)}) != fingerprint({"train": reference})
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_names():
+    """A mapping that was read back may list its splits in another order."""
+    one, two = (Examples(torch.full((1,), x), torch.tensor([0])) for x in (1.0, 2.0))
+
+    assert fingerprint({"a": one, "b": two}) == fingerprint({"b": two, "a": one})
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.07, 0.125, 1.0])
+def test_flipped_labels_are_counted_marked_and_wrong(fraction):
+    """Exactly round(fraction * num_train) labels differ from the clean ones, where marked."""
+    clean = load_data(DIGITS, torch.float32)
+
+    flipped = load_data(DIGITS.model_copy(update={"flip_fraction": fraction}), torch.float32)
+
+    is_changed = flipped.splits["train"].labels != clean.splits["train"].labels
+    assert torch.equal(is_changed, flipped.corrupted)
+    assert int(flipped.corrupted.sum()) == round(fraction * 100)
+    assert flipped.splits["train"].labels.unique().tolist() == list(range(10))
+
+
+def test_flips_touch_training_labels_only():
+    """Held-out labels judge the descent, so they stay true."""
+    clean = load_data(DIGITS, torch.float32).splits
+
+    flipped = load_data(DIGITS.model_copy(update={"flip_fraction": 1.0}), torch.float32).splits
+
+    held_out = ("objective", "validation", "test")
+    assert all(torch.equal(clean[name].labels, flipped[name].labels) for name in held_out)
+    assert torch.equal(clean["train"].inputs, flipped["train"].inputs)
+
+
+def test_a_larger_share_of_flips_contains_the_smaller():
+    """Runs at several noise levels differ by the added flips and nothing else."""
+    some, more = (
+        load_data(DIGITS.model_copy(update={"flip_fraction": share}), torch.float32)
+        for share in (0.1, 0.3)
+    )
+
+    kept = some.splits["train"].labels[some.corrupted]
+    assert torch.equal(more.splits["train"].labels[some.corrupted], kept)
+
+
+def test_flipped_labels_are_uniform_over_the_other_classes():
+    """A preferred wrong class would be a different corruption; chi-squared below its 99.9 %."""
+    config = DataConfig(num_train=1790, num_objective=1, num_validation=1, flip_fraction=1.0)
+    flipped = load_data(config, torch.float32).splits["train"].labels
+    clean = load_data(config.model_copy(update={"flip_fraction": 0.0}), torch.float32)
+
+    offsets = (flipped - clean.splits["train"].labels) % 10
+
+    counts = torch.bincount(offsets, minlength=10)[1:].double()
+    expected = 1790 / 9
+    assert ((counts - expected) ** 2 / expected).sum() < 26.1  # 8 degrees of freedom
+
+
+def test_every_data_set_has_a_reader():
+    """A name in the recipe's form without a reader would fail only after the run started."""
+    assert set(READERS) == set(DataName)
+
+
+@pytest.mark.parametrize(
+    ("compress", "suffix"), [(gzip.compress, ".gz"), (bytes, "")], ids=["gz", "plain"]
+)
+def test_fashion_mnist_is_read_from_idx_files(tmp_path, compress, suffix):
+    """Pixels are standardized with fixed constants, and each image keeps its own label."""
+    config = write_fashion(tmp_path, compress=compress, suffix=suffix)
+
+    data = load_data(config, torch.float64)
+
+    train = data.splits["train"]
+    pixels = (train.inputs * 0.3530 + 0.2860) * 255
+    assert train.inputs.shape == (6, 1, 28, 28)
+    torch.testing.assert_close(pixels[:, 0, 0, 0].round().long() % 10, train.labels)
+    torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-12)
+
+
+def test_fashion_mnist_takes_its_test_split_from_the_official_test_files(tmp_path):
+    """Published accuracies are on these images, so they never enter another split."""
+    config = write_fashion(tmp_path, num_train=11, num_test=5)  # 11 = 6 + 3 + 2: all are used
+
+    splits = load_data(config, torch.float32).splits
+    capped = load_data(config.model_copy(update={"num_test": 2}), torch.float32).splits
+
+    assert sorted(splits["test"].labels.tolist()) == [0, 1, 2, 3, 4]
+    assert len(capped["test"]) == 2
+
+
+def test_data_url_takes_any_fsspec_url(tmp_path):
+    """Workers in a cloud have no Debian package; a file URL stands for every protocol here."""
+    config = write_fashion(tmp_path)
+
+    by_url = load_data(small_fashion(tmp_path.as_uri() + "/"), torch.float32)
+
+    assert by_url.fingerprint == load_data(config, torch.float32).fingerprint
+
+
+@pytest.mark.skipif(
+    not Path(FASHION_MNIST_URL).is_dir(),
+    reason="Debian's package dataset-fashion-mnist is not installed",
+)
+def test_the_installed_fashion_mnist_has_the_documented_statistics():
+    """The constants describe the real training images: mean 0 and deviation 1 on a sample."""
+    config = DataConfig(
+        name=DataName.FASHION_MNIST, num_train=2000, num_objective=500, num_validation=500
+    )
+
+    data = load_data(config, torch.float32)
+
+    train = data.splits["train"]
+    assert len(data.splits["test"]) == 10_000
+    assert train.labels.unique().tolist() == list(range(10))
+    # 2000 images with a deviation of 0.7 between image means: 0.06 is four standard errors.
+    assert abs(train.inputs.mean()) < 0.06
+    assert abs(train.inputs.std() - 1) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_train": 5000}, r"= 5090 examples, but digits has only 1797.*Lower data\.num_train"),
+        ({"num_test": 1628}, r"= 1798 examples, but digits has only 1797.*data\.num_test"),
+        ({"num_train": 1727, "num_test": None}, r"1 \(test\) = 1798.*neither empty"),
+        ({"url": "/data"}, r"data\.url is /data.*Leave data\.url empty"),
+    ],
+    ids=["too many to train on", "one too many to test on", "none left to test on", "url"],
+)
+def test_splits_of_digits_that_cannot_be_made_are_refused(change, message):
+    """The message says how many examples there are and which setting to lower."""
+    with pytest.raises(DataError, match=message):
+        load_data(DIGITS.model_copy(update=change), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_train": 8}, r"= 13 examples, but fashion-mnist has only 12.*Lower data\.num_train"),
+        ({"num_test": 6}, r"6 \(test\) = 6 examples.*has only 5.*Lower data\.num_test"),
+    ],
+    ids=["training files", "test files"],
+)
+def test_splits_larger_than_the_files_are_refused(tmp_path, change, message):
+    """Official test images are counted apart from the rest."""
+    config = write_fashion(tmp_path).model_copy(update=change)
+
+    with pytest.raises(DataError, match=message):
+        load_data(config, torch.float32)
+
+
+def test_a_missing_folder_is_refused_with_both_remedies(tmp_path):
+    """Without the files, one either installs Debian's package or points data.url elsewhere."""
+    with pytest.raises(DataError, match=r"nowhere.*package dataset-fashion-mnist.*set data\.url"):
+        load_data(small_fashion(tmp_path / "nowhere"), torch.float32)
+
+
+@pytest.mark.parametrize("url", ["gopher://host/data", "gdrive://data"])
+def test_a_protocol_that_fsspec_cannot_open_is_refused(url):
+    """The message keeps fsspec's reason: unknown, or a package that is not installed."""
+    with pytest.raises(DataError, match=rf"data\.url is {url}.*cannot be opened \(.+\).*protocol"):
+        load_data(small_fashion(url), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda raw: gzip.compress(raw)[:-20], "gzip stream is broken"),
+        (lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "gzip stream is broken"),
+        (lambda raw: raw[:-1], r"needs 9408 bytes, not 9407"),
+        (lambda raw: raw + b"\0", r"needs 9408 bytes, not 9409"),
+        (lambda raw: b"<html>Not found</html>", r"starts with 3c68746d.*has 00000803"),
+        (lambda raw: raw[:2] + b"\x0d" + raw[3:], r"starts with 00000d03"),
+        (lambda raw: raw[:10], "starts with 00000803"),
+        (lambda raw: b"", "starts with nothing"),
+        (
+            lambda raw: idx_bytes(torch.zeros(12, 8, 8, dtype=torch.uint8)),
+            r"shape \(8, 8\) instead of \(28, 28\)",
+        ),
+    ],
+    ids=[
+        "truncated gz",
+        "garbage in gz",
+        "one byte short",
+        "one byte over",
+        "web page",
+        "floats",
+        "header cut off",
+        "empty",
+        "other image size",
+    ],
+)
+def test_a_damaged_idx_file_is_refused_by_name(tmp_path, damage, reason):
+    """A file that is almost right would train on shifted pixels without an error."""
+    config = write_fashion(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(gzip.decompress(path.read_bytes())))
+
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz .*{reason}.*data\.url"):
+        load_data(config, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.arange(11) % 10, r"12 inputs but 11 labels in .*data\.url=.*needs one label"),
+        (torch.arange(12), r"run from 0 to 11.*10 classes.*data\.url="),
+    ],
+    ids=["one label short", "unknown class"],
+)
+def test_label_files_that_do_not_fit_the_images_are_refused(tmp_path, labels, message):
+    """Files of two data sets mixed up are intact one by one, and wrong together."""
+    config = write_fashion(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(labels.to(torch.uint8)))
+
+    with pytest.raises(DataError, match=message):
+        load_data(config, torch.float32)
+
+
+def test_user_tensors_that_fit_pass_the_check():
+    """Targets need not be classes: a regression has float labels of any shape."""
+    check_examples(torch.zeros(3, 5), torch.zeros(3, 2))
+    check_examples(torch.zeros(3), torch.tensor([0, 1, 2]), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2), "3 inputs but 2 labels in my data.*one label"),
+        (torch.zeros(3, 2), torch.tensor(1.0), "3 inputs but 0 labels"),
+        (torch.zeros(0, 2), torch.zeros(0), "no examples in my data.*at least one"),
+        (torch.tensor([0.0, torch.nan]), torch.zeros(2), "1 of 2 .* inputs .* first example 1"),
+        (torch.tensor([torch.inf, 0.0]), torch.zeros(2), "first example 0.*Repair or remove"),
+        (torch.zeros(1), torch.tensor([torch.nan]), "have labels that are NaN"),
+        (torch.zeros(2), torch.tensor([0, 3]), "run from 0 to 3.*number the classes from 0"),
+        (torch.zeros(2), torch.tensor([-1, 0]), "run from -1 to 0"),
+        (torch.zeros(1), torch.tensor([1.0]), r"are torch\.float32.*\.long\(\)"),
+    ],
+    ids=[
+        "number",
+        "scalar label",
+        "no examples",
+        "NaN",
+        "infinity",
+        "NaN label",
+        "class too high",
+        "negative class",
+        "float classes",
+    ],
+)
+def test_user_tensors_that_do_not_fit_are_refused(inputs, labels, message):
+    """Each refusal says what was found, where, and what to do."""
+    with pytest.raises(DataError, match=message):
+        check_examples(inputs, labels, num_classes=3, origin="my data")
+
+
+def test_a_data_set_cannot_be_changed_in_place():
+    """Its fingerprint would no longer tell the truth."""
+    data = load_data(DIGITS, torch.float32)
+
+    with pytest.raises(AttributeError):
+        data.num_classes = 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert replace(data, num_classes=3).num_classes == 3

@@ -1,0 +1,238 @@
+"""Shipped models: initial parameters, settings, and proof that they differentiate twice."""
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from engine.config import Activation, ModelConfig, ModelName, Norm
+from engine.errors import ConfigurationError
+from engine.models import build_model, per_example_cross_entropy
+
+IMAGE = (1, 8, 8)
+EVERY_MODEL = [
+    pytest.param(ModelConfig(name=name, width=4, depth=2, norm=norm, activation=activation), id=tag)
+    for tag, name, norm, activation in [
+        ("logistic", ModelName.LOGISTIC, Norm.NONE, Activation.GELU),
+        ("mlp", ModelName.MLP, Norm.NONE, Activation.TANH),
+        ("mlp with layer norm", ModelName.MLP, Norm.LAYER, Activation.GELU),
+        ("resnet", ModelName.RESNET, Norm.NONE, Activation.TANH),
+        ("resnet with group norm", ModelName.RESNET, Norm.GROUP, Activation.GELU),
+    ]
+]
+
+
+def build(config, input_shape=IMAGE, *, seed=0, dtype=torch.float64):
+    return build_model(config, input_shape, 10, seed=seed, dtype=dtype)
+
+
+def random_batch(input_shape=IMAGE, *, num=5):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(num, *input_shape, dtype=torch.float64, generator=generator)
+    return inputs, torch.arange(num) % 10
+
+
+def random_like(parameters, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, dtype=value.dtype, generator=generator)
+        for name, value in parameters.items()
+    }
+
+
+def gradient(model, parameters, batch, *, create_graph=False):
+    """Gradient of the mean loss at ``parameters``, which the model itself need not hold."""
+    losses = per_example_cross_entropy(lambda x: functional_call(model, parameters, (x,)), batch)
+    grads = torch.autograd.grad(losses.mean(), list(parameters.values()), create_graph=create_graph)
+    return dict(zip(parameters, grads, strict=True))
+
+
+def moved(parameters, direction, length):
+    return {
+        name: (value + length * direction[name]).detach().requires_grad_()
+        for name, value in parameters.items()
+    }
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+@pytest.mark.parametrize("side", [8, 28])
+def test_a_model_maps_images_to_one_logit_per_class(config, side):
+    """The same settings serve digits (8x8) and Fashion-MNIST (28x28)."""
+    model = build(config, (1, side, side))
+
+    logits = model(random_batch((1, side, side))[0])
+
+    assert logits.shape == (5, 10)
+    assert logits.dtype == torch.float64
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_double_backward_agrees_with_central_differences_of_the_gradient(config):
+    """A kernel whose double backward is missing or wrong would poison every metagradient."""
+    # Truncation O(nudge^2) and rounding O(eps / nudge) are near 1e-10 and 1e-11.
+    nudge = 1e-5
+    model, batch = build(config), random_batch()
+    parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    direction = random_like(parameters, seed=2)
+    ahead, behind = (
+        gradient(model, moved(parameters, direction, length), batch) for length in (nudge, -nudge)
+    )
+
+    grads = gradient(model, parameters, batch, create_graph=True)
+    slope = sum((grads[name] * direction[name]).sum() for name in grads)
+    product = torch.autograd.grad(slope, list(parameters.values()))
+
+    for name, value in zip(parameters, product, strict=True):
+        expected = (ahead[name] - behind[name]) / (2 * nudge)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_double_backward_reaches_the_inputs(config):
+    """Poisoned pixels are metaparameters: d/dx of (gradient . direction), by differences too."""
+    nudge = 1e-5
+    model, (inputs, labels) = build(config), random_batch()
+    parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    direction = random_like(parameters, seed=2)
+    shift = random_like({"inputs": inputs}, seed=3)["inputs"]
+
+    def slope(x):
+        grads = gradient(model, parameters, (x, labels), create_graph=True)
+        return torch.stack([(grads[name] * direction[name]).sum() for name in grads]).sum()
+
+    expected = (slope(inputs + nudge * shift) - slope(inputs - nudge * shift)) / (2 * nudge)
+
+    inputs.requires_grad_()
+    (grad_inputs,) = torch.autograd.grad(slope(inputs), inputs)
+
+    torch.testing.assert_close((grad_inputs * shift).sum(), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_parameters_are_a_pure_function_of_the_seed(config):
+    """s_0 is never stored for its own sake: a retry builds it again, bit for bit."""
+    first, second, other = (build(config, seed=seed).state_dict() for seed in (3, 3, 4))
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_building_leaves_the_global_generator_alone_and_ignores_it(config):
+    """A notebook's own random numbers neither shift nor enter the run."""
+    expected = build(config).state_dict()
+    torch.rand(7)
+    before = torch.get_rng_state()
+
+    model = build(config).state_dict()
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+def test_a_float64_twin_starts_from_the_float32_parameters():
+    """An oracle in float64 must answer for the same run, whatever torch's default type is."""
+    config = ModelConfig(name=ModelName.RESNET, width=4)
+    single = build(config, dtype=torch.float32).state_dict()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+
+    try:
+        double = build(config, dtype=torch.float64).state_dict()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(default)
+
+    assert all(torch.equal(single[name].double(), double[name]) for name in single)
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_models_hold_float_parameters_and_no_buffers(config):
+    """Whatever is not a parameter would be missing from the state and its adjoint."""
+    model = build(config)
+
+    assert list(model.buffers()) == []
+    assert all(p.dtype == torch.float64 and p.requires_grad for p in model.parameters())
+
+
+def test_output_scale_multiplies_the_logits():
+    """The design menu's simplest entry, and nothing else about the model changes."""
+    inputs, _ = random_batch()
+
+    plain, scaled = (build(ModelConfig(output_scale=scale)) for scale in (1.0, 0.125))
+
+    torch.testing.assert_close(scaled(inputs), plain(inputs) / 8, rtol=0, atol=0)
+
+
+def test_layer_norm_comes_before_the_activation():
+    """The paper's menu asks for it: after the activation, runs are less smooth."""
+    names = [type(layer).__name__ for layer in build(ModelConfig(norm=Norm.LAYER)).features]
+
+    assert names == ["Flatten"] + ["Linear", "LayerNorm", "GELU"] * 2
+
+
+def test_an_mlp_without_hidden_layers_is_logistic_regression():
+    """depth=0 is the natural end of a sweep over depths."""
+    inputs, _ = random_batch()
+
+    mlp = build(ModelConfig(name=ModelName.MLP, depth=0))
+
+    torch.testing.assert_close(mlp(inputs), build(ModelConfig(name=ModelName.LOGISTIC))(inputs))
+
+
+@pytest.mark.parametrize("name", [ModelName.MLP, ModelName.RESNET])
+def test_dropout_follows_the_global_generator_and_evaluation_drops_nothing(name):
+    """Who seeds the generator per step gets the same units dropped when the step is replayed."""
+    config = ModelConfig(name=name, width=8, dropout=0.5)
+    model, (inputs, _) = build(config), random_batch()
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        first, other = model(inputs), model(inputs)
+        torch.manual_seed(5)
+        again = model(inputs)
+    model.eval()
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(model(inputs), model(inputs))
+
+
+def test_per_example_losses_are_not_averaged():
+    """Example weights multiply these, so each example keeps its own loss: -log softmax."""
+    inputs, labels = random_batch()
+    model = build(ModelConfig())
+
+    losses = per_example_cross_entropy(model, (inputs, labels))
+
+    expected = -model(inputs).softmax(dim=1)[torch.arange(5), labels].log()
+    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "mlp", "norm": "group"}, r"norm is group.*mlp.*Set model\.norm to layer or none"),
+        ({"name": "resnet", "norm": "layer"}, r"norm is layer.*Set model\.norm to group or none"),
+        ({"name": "logistic", "norm": "layer"}, r"logistic.*Set model\.norm to none"),
+        ({"name": "logistic", "dropout": 0.5}, r"dropout is 0\.5.*Set model\.dropout to 0"),
+        ({"name": "resnet", "depth": 4}, r"depth is 4.*8 x 8.*only 3 times.*at most 3"),
+    ],
+    ids=["mlp group", "resnet layer", "logistic layer", "logistic dropout", "resnet too deep"],
+)
+def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
+    """Each refusal names the setting and a value that works; silence would ignore the setting."""
+    with pytest.raises(ConfigurationError, match=message):
+        build(ModelConfig(**settings))
+
+
+def test_a_resnet_refuses_examples_that_are_not_images():
+    """Flat features have no neighbours to convolve over."""
+    with pytest.raises(ConfigurationError, match=r"shape \(64,\).*Set model\.name to mlp"):
+        build(ModelConfig(name=ModelName.RESNET), (64,))
+
+
+def test_a_resnet_may_halve_images_down_to_one_pixel():
+    """The deepest model that fits is not refused by one."""
+    model = build(ModelConfig(name=ModelName.RESNET, width=2, depth=3, norm=Norm.GROUP))
+
+    assert model(random_batch()[0]).shape == (5, 10)

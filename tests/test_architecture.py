@@ -1,0 +1,92 @@
+"""The rules about the repository itself: who imports whom, sizes, public names, set-up commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine.recipes import load_recipe
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("engine", "tasks", "flows")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+RECIPES = sorted((ROOT / "deployments" / "recipes").glob("*.yaml"))
+
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
+RUN_COMMAND = SET_UP + ". && .venv/bin/mgd run"
+TEST_COMMAND = SET_UP + "'.[test]' && .venv/bin/pytest"
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def modules_that_engine_loads():
+    """A fresh process, because this one has loaded everything; shared, because torch is slow."""
+    code = "import sys, engine; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("package", ["prefect", "sklearn", "matplotlib"])
+def test_importing_engine_does_not_load(package, modules_that_engine_loads):
+    """A notebook with the engine alone starts fast and needs none of the pipeline's packages."""
+    assert package not in modules_that_engine_loads
+
+
+def test_import_contracts_hold():
+    """Importing downwards only lets each layer be read, tested and used without those above."""
+    linter = Path(sys.executable).with_name("lint-imports")
+
+    run = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_module_is_read_in_one_sitting(path):
+    """Above 400 lines a module holds more than one concept."""
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_public_name_has_a_docstring():
+    """help() is a notebook user's manual; a dataclass's generated signature does not count."""
+    documents = {name: getattr(engine, name).__doc__ for name in engine.__all__}
+
+    assert [name for name, doc in documents.items() if not doc or doc.startswith(f"{name}(")] == []
+
+
+def test_public_names_are_few():
+    """More than 20 names are not learnt in a sitting."""
+    assert len(engine.__all__) <= 20
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=relative)
+def test_shipped_recipe_is_valid(path):
+    """A recipe that a user copies must not be refused at once."""
+    load_recipe(path.stem)
+
+
+@pytest.mark.parametrize("command", [RUN_COMMAND, TEST_COMMAND], ids=["run", "test"])
+def test_readme_has_the_set_up_command_once(command):
+    """Both commands start from nothing with pinned versions, so they work wherever CI does."""
+    assert (ROOT / "README.md").read_text().splitlines().count(command) == 1
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    """Two copies would drift apart, so CI reads the README's and has no install of its own."""
+    script = (ROOT / ".ci" / "run").read_text()
+    (pattern,) = [line for line in script.splitlines() if "README.md ||" in line]
+
+    extracted = subprocess.run(
+        ["bash", "-c", f"{pattern}; echo $test_command"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert extracted.stdout.strip() == TEST_COMMAND
+    assert "pip install" not in script
