@@ -62,9 +62,13 @@ def first_difference(one: Tensor, other: Tensor) -> int | None:
         one: Any dense tensor.
         other: A tensor of the same dtype and number of elements, on the same device.
     """
-    pair = [tensor.detach().contiguous().reshape(-1, 1) for tensor in (one, other)]
-    differs = (pair[0].view(torch.uint8) != pair[1].view(torch.uint8)).any(dim=1)
-    return int(differs.to(torch.uint8).argmax()) if bool(differs.any()) else None
+    octets = [
+        tensor.detach().contiguous().reshape(-1, 1).view(torch.uint8) for tensor in (one, other)
+    ]
+    if torch.equal(*octets):
+        return None
+    differs = (octets[0] != octets[1]).any(dim=1)
+    return int(differs.to(torch.uint8).argmax())
 
 
 def check_same_bits(row: str, stored: State, state: State) -> None:

@@ -30,12 +30,12 @@ INJECTION_CHUNK = 1000
 class _Call(nn.Module):
     """Lets ``functional_call`` hand a function the real module with other parameters in it."""
 
-    def __init__(self, model: nn.Module, function: Callable[..., Tensor]) -> None:
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.function = function
 
-    def forward(self, *args: Any) -> Tensor:  # noqa: ANN401 (whatever the function takes)
+    def forward(self, *args: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
         return self.function(self.model, *args)
 
 
@@ -228,8 +228,8 @@ class Routine:
         return (losses if weights is None else weights * losses).sum() / self.batch_size
 
     def call(
-        self, function: Callable[..., Tensor], params: Params, *args: Any, training: bool
-    ) -> Tensor:
+        self, function: Callable[..., Any], params: Params, *args: Any, training: bool
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model."""
         if self.model.training != training:
             self.model.train(training)

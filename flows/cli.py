@@ -164,7 +164,7 @@ def _prepare_process(debug: bool) -> None:
     }
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
-        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "60"
+        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     from engine.allocator import keep_freed_memory

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
 from engine import stages
-from engine.errors import EngineError, StoreError, StoreUnavailableError
+from engine.errors import EngineError, StoreError
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -48,6 +48,5 @@ def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> 
     """Say whether another attempt may succeed: a store that did not answer, not a wrong number."""
     del task, task_run
     error = state.result(raise_on_failure=False)
-    if isinstance(error, EngineError):
-        return isinstance(error, StoreError) and not isinstance(error, StoreUnavailableError)
-    return isinstance(error, OSError)
+    # Missing or damaged rows are StoreErrors too, and stay so: only the plain ones are tried again.
+    return type(error) is StoreError if isinstance(error, EngineError) else isinstance(error, OSError)

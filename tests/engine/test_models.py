@@ -31,12 +31,15 @@ def random_batch(input_shape=IMAGE, *, num=5):
     return inputs, torch.arange(num) % 10
 
 
-def random_like(parameters, *, seed):
+def random_direction(tensors, *, seed):
+    """A direction of length 1, so that a nudge along it is as small as it says."""
     generator = torch.Generator().manual_seed(seed)
-    return {
+    direction = {
         name: torch.randn(value.shape, dtype=value.dtype, generator=generator)
-        for name, value in parameters.items()
+        for name, value in tensors.items()
     }
+    length = torch.stack([part.norm() for part in direction.values()]).norm()
+    return {name: part / length for name, part in direction.items()}
 
 
 def gradient(model, parameters, batch, *, create_graph=False):
@@ -68,11 +71,10 @@ def test_a_model_maps_images_to_one_logit_per_class(config, side):
 @pytest.mark.parametrize("config", EVERY_MODEL)
 def test_double_backward_agrees_with_central_differences_of_the_gradient(config):
     """A kernel whose double backward is missing or wrong would poison every metagradient."""
-    # Truncation O(nudge^2) and rounding O(eps / nudge) are near 1e-10 and 1e-11.
-    nudge = 1e-5
+    nudge = 1e-5  # truncation O(nudge^2) is near 1e-10, rounding O(eps / nudge) near 1e-11
     model, batch = build(config), random_batch()
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-    direction = random_like(parameters, seed=2)
+    direction = random_direction(parameters, seed=2)
     ahead, behind = (
         gradient(model, moved(parameters, direction, length), batch) for length in (nudge, -nudge)
     )
@@ -89,11 +91,11 @@ def test_double_backward_agrees_with_central_differences_of_the_gradient(config)
 @pytest.mark.parametrize("config", EVERY_MODEL)
 def test_double_backward_reaches_the_inputs(config):
     """Poisoned pixels are metaparameters: d/dx of (gradient . direction), by differences too."""
-    nudge = 1e-5
+    nudge = 1e-5  # as above
     model, (inputs, labels) = build(config), random_batch()
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-    direction = random_like(parameters, seed=2)
-    shift = random_like({"inputs": inputs}, seed=3)["inputs"]
+    direction = random_direction(parameters, seed=2)
+    shift = random_direction({"inputs": inputs}, seed=3)["inputs"]
 
     def slope(x):
         grads = gradient(model, parameters, (x, labels), create_graph=True)
