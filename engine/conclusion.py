@@ -4,7 +4,6 @@ import hashlib
 from datetime import UTC, datetime
 
 from engine.config import DescentRecipe
-from engine.determinism import environment
 from engine.location import join
 from engine.problem import build_problem
 from engine.records import write_bytes, write_record
@@ -18,7 +17,7 @@ from engine.runs import (
     run_name,
     summarize_selection,
 )
-from engine.stages import Ref, engine_version, lineage, read_rows, read_scalars
+from engine.stages import Ref, engine_version, lineage, read_rows, read_scalars, run_environment
 
 
 def conclude(
@@ -58,7 +57,7 @@ def conclude(
         selection=summarize_selection(recipe, curves.value, first_gradient, curves.corrupted),
         stages=counts,
         digest=hashlib.sha256(last.numpy().tobytes()).hexdigest(),
-        environment={"engine": engine_version(), **environment(recipe.training.device)},
+        environment={"engine": engine_version(), **run_environment(recipe)},
     )
     page = render(record, figures(record, curves))
     write_bytes(report_url(store, record.run), page.encode())

@@ -206,6 +206,10 @@ class TrainingConfig(Settings):
     dtype: DType = DType.FLOAT32
     """Number format."""
 
+    threads: Annotated[int | None, Field(ge=1)] = None
+    """CPU threads, on which the last digits depend; empty means torch's choice. Small models are
+    fastest with one."""
+
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Torch device: cpu, cuda or cuda:N."""
 

@@ -56,7 +56,7 @@ class DataSet:
     """True where the training label was replaced by another class."""
 
     fingerprint: str
-    """SHA-256 of all bits of all splits; see ``fingerprint``."""
+    """SHA-256 of all bits of all splits; see ``examples_fingerprint``."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         name: Examples(_standardize(inputs, source.statistics, dtype), labels)
         for name, (inputs, labels) in stored.items()
     }
-    return DataSet(splits, source.num_classes, corrupted, fingerprint(splits))
+    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits))
 
 
 def check_examples(
@@ -174,7 +174,7 @@ def _check_label_range(labels: Tensor, num_classes: int, origin: str) -> None:
         )
 
 
-def fingerprint(splits: Mapping[str, Examples]) -> str:
+def examples_fingerprint(splits: Mapping[str, Examples]) -> str:
     """Return 64 hex digits that identify examples: equal only for equal bits, types and shapes.
 
     Args:
@@ -345,11 +345,10 @@ def _fetch(url: str, name: str) -> tuple[bytes, str]:
     try:
         filesystem, folder = url_to_fs(url)
     except (ValueError, ImportError) as error:
-        protocols = ", ".join(sorted({"file", "https", "memory", "s3"}))
         raise DataError(
-            f"data.url is {url}, which cannot be opened ({error}). Use a folder, or a URL whose "
-            f"protocol fsspec {fsspec.__version__} knows and has its package for, such as "
-            f"{protocols}."
+            f"data.url is {url}, which cannot be opened ({error}). Set data.url to a folder, or "
+            f"to a URL with a protocol that fsspec {fsspec.__version__} knows, and install the "
+            "package that its protocol needs (s3fs for s3://)."
         ) from error
     prefix = f"{folder.rstrip('/')}/" if folder else ""
     reasons = []

@@ -42,36 +42,47 @@ def seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic(threads: int | None = None) -> Iterator[None]:
     """Switch torch to deterministic algorithms and full precision inside the block.
 
     TF32 is off, because the last digits of a metagradient depend on it; cuBLAS gets the workspace
     setting that its deterministic algorithms need (it must be set before CUDA starts).
+
+    Args:
+        threads: CPU threads inside the block; those that torch has by default.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
-        torch.are_deterministic_algorithms_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.backends.cudnn.benchmark,
         torch.get_float32_matmul_precision(),
         torch.backends.cudnn.allow_tf32,
+        torch.get_num_threads(),
     )
-    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(threads or before[4])
+    # Not use_deterministic_algorithms, which imports the compiler: three seconds.
+    torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         torch.backends.cudnn.benchmark = before[1]
         torch.set_float32_matmul_precision(before[2])
         torch.backends.cudnn.allow_tf32 = before[3]
+        torch.set_num_threads(before[4])
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
     """Describe what the bits of a run depend on besides its inputs.
 
     Stages made in two environments are never mixed: this is part of their key.
+
+    Args:
+        device: Torch device.
+        threads: CPU threads of the run; torch's own number by default.
     """
     kind = torch.device(device)
     cuda = kind.type == "cuda"
@@ -79,6 +90,6 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(kind) if cuda else platform.machine(),
         "capability": None if cuda else torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
     }

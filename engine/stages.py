@@ -87,7 +87,8 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
     """
     problem = build_problem(recipe)
     make_plan(recipe.replay.schedule, recipe.replay.arity)
-    check_routine(problem.routine, problem.output, problem.routine.point())
+    with deterministic(recipe.training.threads):
+        check_routine(problem.routine, problem.output, problem.routine.point())
     check_writable(store)
 
 
@@ -267,7 +268,7 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
             for name, value in inputs.items()
         },
         "engine": engine_version(),
-        "environment": environment(recipe.training.device),
+        "environment": run_environment(recipe),
     }
     return digest(content)[:32]
 
@@ -286,6 +287,11 @@ def find(stage: str, key: str, store: str) -> Ref | None:
     except (StoreError, KeyError, ValueError):
         return None
     return ref if intact else None
+
+
+def run_environment(recipe: DescentRecipe) -> dict[str, Any]:
+    """Describe what the bits of a run depend on besides its inputs."""
+    return environment(recipe.training.device, recipe.training.threads)
 
 
 @lru_cache(maxsize=1)
@@ -316,7 +322,7 @@ def _run_stage(
     folder = _folder(store, stage, key)
     remove_folder(folder)  # what a killed or damaged attempt has left
     started = time.perf_counter()
-    with deterministic():
+    with deterministic(recipe.training.threads):
         rows, scalars = compute(build_problem(recipe))
     rows = {name: row.detach().cpu() for name, row in rows.items()}
     if rows:
@@ -331,7 +337,7 @@ def _run_stage(
             for name, value in inputs.items()
         },
         "seconds": time.perf_counter() - started,
-        "environment": environment(recipe.training.device),
+        "environment": run_environment(recipe),
         "engine": engine_version(),
     }
     write_record(join(folder, "record.json"), record)

@@ -10,14 +10,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from threading import Thread
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
-
-from engine.errors import ConfigurationError, EngineError
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -74,16 +73,18 @@ def run(
         _prepare_process(debug)
         from engine.conclusion import report_url
         from engine.location import absolute
+        from engine.problem import build_problem
         from engine.recipes import load_recipe
         from engine.report import summary
         from engine.stages import prepare
 
         chosen = load_recipe(recipe, changes)
         place = absolute(store)
-        # Before Prefect is even imported: a refusal should take a second, not a server's start.
-        prepare(chosen, place)
-        from flows.registry import FLOWS
-
+        # What is refused is refused here, in one message, before a flow and its server start.
+        build_problem(chosen)
+        with _early_server():
+            prepare(chosen, place)
+            from flows.registry import FLOWS
         with _progress():
             record = FLOWS[chosen.kind](chosen, place)
         for line in summary(record):
@@ -177,11 +178,36 @@ def _one_message(debug: bool) -> Iterator[None]:
     """End with one message and an exit code instead of a traceback."""
     try:
         yield
-    except EngineError as error:
-        if debug:
+    except Exception as error:
+        from engine.errors import ConfigurationError, EngineError
+
+        if debug or not isinstance(error, EngineError):
             raise
         typer.secho(str(error), err=True, fg=typer.colors.RED)
         raise typer.Exit(REFUSED if isinstance(error, ConfigurationError) else FAILED) from None
+
+
+@contextmanager
+def _early_server() -> Iterator[None]:
+    """Let Prefect's own server start while the block runs, if the flow will need one.
+
+    It takes several seconds, and Prefect would only begin when the flow is called.
+    """
+
+
+    def start() -> None:
+        from prefect.settings import get_current_settings
+
+        if get_current_settings().api.url is None:
+            from prefect.server.api.server import SubprocessASGIServer
+
+            SubprocessASGIServer().start()
+
+    # A daemon, so that a refusal inside the block does not wait for a server that nobody needs.
+    starting = Thread(target=start, daemon=True)
+    starting.start()
+    yield
+    starting.join()
 
 
 class _Lines(logging.Handler):

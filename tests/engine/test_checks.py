@@ -45,12 +45,14 @@ class Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values):
+        """Square."""
         ctx.save_for_backward(values)
         return values**2
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
+        """Twice the value."""
         (values,) = ctx.saved_tensors
         return 2 * values * gradient
 
@@ -113,7 +115,7 @@ def test_attention_by_the_recommended_kernel_passes():
     ids=["flash-attention", "once-differentiable"],
 )
 def test_operation_without_double_backward_is_refused_with_the_remedy(forward, reason):
-    """torch's own words come from the middle of a reverse sweep and name no remedy."""
+    """The words of torch come from the middle of a reverse sweep and name no remedy."""
     with pytest.raises(UndifferentiableError, match=rf"Step 0 cannot be .* twice.*{reason}"):
         check(problems.routine(model=body(forward)))
 
@@ -155,7 +157,9 @@ def test_loss_cut_from_all_parameters_is_refused():
 )
 def test_parameter_without_a_part_in_the_loss_is_named(model):
     """A gradient of None becomes zeros in a flat vector, and then nobody sees it any more."""
-    with pytest.raises(UndifferentiableError, match=r"'(spare|encode)\.weight' has no part.*detach"):
+    with pytest.raises(
+        UndifferentiableError, match=r"'(spare|encode)\.weight' has no part.*detach"
+    ):
         check(problems.routine(model=model))
 
 

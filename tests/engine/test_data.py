@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from engine.config import DataConfig, DataName
-from engine.data import FASHION_MNIST_URL, READERS, Examples, check_examples, fingerprint, load_data
+from engine.data import (
+    FASHION_MNIST_URL,
+    READERS,
+    Examples,
+    Source,
+    check_examples,
+    examples_fingerprint,
+    load_data,
+)
 from engine.errors import DataError
 
 DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
@@ -116,14 +124,16 @@ def test_fingerprint_sees_every_difference(inputs, labels):
     """Equal values are not enough: type, shape and the sign of zero can change a run."""
     reference = Examples(torch.zeros(2, 3), torch.tensor([0, 1]))
 
-    assert fingerprint({"train": Examples(inputs, labels)}) != fingerprint({"train": reference})
+    assert examples_fingerprint({"train": Examples(inputs, labels)}) != examples_fingerprint(
+        {"train": reference}
+    )
 
 
 def test_fingerprint_does_not_depend_on_the_order_of_names():
     """A mapping that was read back may list its splits in another order."""
     one, two = (Examples(torch.full((1,), x), torch.tensor([0])) for x in (1.0, 2.0))
 
-    assert fingerprint({"a": one, "b": two}) == fingerprint({"b": two, "a": one})
+    assert examples_fingerprint({"a": one, "b": two}) == examples_fingerprint({"b": two, "a": one})
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.07, 0.125, 1.0])
@@ -193,6 +203,41 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, compress, suffix):
     assert train.inputs.shape == (6, 1, 28, 28)
     torch.testing.assert_close(pixels[:, 0, 0, 0].round().long() % 10, train.labels)
     torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-12)
+
+
+def read_two_clusters(config):
+    """A reader of float features, as another data set would bring."""
+    return Source(
+        pool=(torch.eye(2).repeat(10, 1), torch.arange(20) % 2),
+        num_classes=2,
+        origin=f"the clusters under data.url={config.url}",
+    )
+
+
+def test_another_data_set_is_one_more_reader(monkeypatch):
+    """Split, flips, checks and fingerprint come for free; inputs stay as stored unless asked."""
+    monkeypatch.setitem(READERS, DataName.DIGITS, read_two_clusters)
+    config = DataConfig(num_train=10, num_objective=4, num_validation=3, flip_fraction=0.5)
+
+    data = load_data(config, torch.float32)
+
+    train = data.splits["train"]
+    assert [len(examples) for examples in data.splits.values()] == [10, 4, 3, 3]
+    assert torch.equal(train.inputs.argmax(dim=1) != train.labels, data.corrupted)
+
+
+def test_a_reader_that_returns_nan_is_refused_where_the_data_came_from(monkeypatch):
+    """The same check guards every data set, before a step is trained."""
+
+    def read_broken(config):
+        source = read_two_clusters(config)
+        source.pool[0][7] = torch.nan
+        return source
+
+    monkeypatch.setitem(READERS, DataName.DIGITS, read_broken)
+
+    with pytest.raises(DataError, match=r"1 of 20 .* data\.url=/x .*first example 7.*Repair"):
+        load_data(DataConfig(url="/x"), torch.float32)
 
 
 def test_fashion_mnist_takes_its_test_split_from_the_official_test_files(tmp_path):

@@ -13,9 +13,9 @@ SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1
 
 def numbered(shapes):
     """Tensors of the given shapes that hold 0, 1, 2, ... one after another."""
-    flat = torch.arange(sum(torch.Size(shape).numel() for shape in shapes), dtype=torch.float64)
-    parts = flat.split([torch.Size(shape).numel() for shape in shapes])
-    return {f"t{i}": part.view(shape) for i, (part, shape) in enumerate(zip(parts, shapes))}
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    parts = torch.arange(sum(sizes), dtype=torch.float64).split(sizes)
+    return {f"t{i}": part.view(shapes[i]) for i, part in enumerate(parts)}
 
 
 def test_layout_of_a_small_layer_is_this():

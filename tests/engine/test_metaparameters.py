@@ -93,15 +93,13 @@ def test_counts_enter_one_step_only():
 
 @pytest.mark.parametrize(("num_points", "num_steps"), [(3, 9), (3, 7), (10, 40), (5, 4), (2, 2)])
 def test_learning_rate_is_linear_between_its_points(num_points, num_steps):
-    """numpy's interpolation of exp(value) on evenly spaced points is the definition."""
+    """Interpolation by numpy of exp(value) on evenly spaced points is the definition."""
     value = torch.linspace(-3, -5, num_points, dtype=torch.float64).cos()
     kind = LearningRatePoints(value, num_steps=num_steps)
     at = np.linspace(0, num_steps - 1, num_points)
     expected = np.interp(np.arange(num_steps), at, value.exp().numpy())
 
-    rates = [
-        float(kind.hyperparameters(value, step)["learning_rate"]) for step in range(num_steps)
-    ]
+    rates = [float(kind.hyperparameters(value, step)["learning_rate"]) for step in range(num_steps)]
 
     assert rates == pytest.approx(expected.tolist(), rel=1e-13)
 
@@ -112,9 +110,7 @@ def test_learning_rate_of_one_point_or_one_step_is_the_first_point(num_points, n
     value = torch.linspace(-3, -5, num_points, dtype=torch.float64)
     kind = LearningRatePoints(value, num_steps=num_steps)
 
-    rates = [
-        float(kind.hyperparameters(value, step)["learning_rate"]) for step in range(num_steps)
-    ]
+    rates = [float(kind.hyperparameters(value, step)["learning_rate"]) for step in range(num_steps)]
 
     assert rates == pytest.approx([math.exp(-3)] * num_steps, rel=1e-15)
 

@@ -43,7 +43,7 @@ def same_bits(one, other):
 @pytest.mark.parametrize("start", [0, 1, 4, 8])
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_replayed_states_have_the_bits_of_the_first_pass(optimizer, start):
-    """From any saved state on, with moments and dropout: otherwise the adjoint is that of no run."""
+    """From any saved state on, with moments and dropout; else the adjoint is that of no run."""
     routine = problems.routine(optimizer, "all")
     states = MemoryStates()
     borders = [each for t in range(T) for each in (Save(t), Forward(t, t + 1))]
@@ -78,7 +78,7 @@ def test_replay_from_a_store_has_the_bits_of_memory(tmp_path):
     ("kind", "first"), [("weights", 0), ("counts", problems.INJECTION_STEP), ("all", 0)]
 )
 def test_adjoint_norms_are_those_of_the_steps_they_name(kind, first):
-    """The norm of lambda_t by t is what one looks at when a run explodes; an off-by-one misleads."""
+    """The norm of lambda_t by t shows where a run explodes; an off-by-one misleads."""
     routine = problems.routine("adamw", kind)
     plan = make_plan("k-ary", 3)
 

@@ -49,6 +49,7 @@ class Tied(nn.Module):
         self.decode.weight = self.encode.weight
 
     def forward(self, inputs):
+        """Encode and decode by the same matrix."""
         return self.decode(torch.tanh(self.encode(inputs)))
 
 

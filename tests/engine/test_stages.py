@@ -1,0 +1,423 @@
+"""Stages: the same bits as one call, made once, made again where damaged, named by their inputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import metagradient, stages
+from engine.config import DescentRecipe
+from engine.determinism import deterministic
+from engine.errors import ConfigurationError, StoreError
+from engine.problem import build_problem
+from engine.stages import Ref, Segment
+
+SETTINGS = {
+    "name": "tiny",
+    "data": {"num_train": 60, "num_objective": 30, "num_validation": 10, "num_test": 10},
+    "model": {"width": 5, "depth": 1, "dropout": 0.2},
+    "optimizer": {"name": "adamw", "weight_decay": 0.1},
+    "training": {"num_steps": 12, "batch_size": 7, "learning_rate": 0.02},
+    "metaparameters": {"name": "counts", "injection_step": 5},
+    "outer": {"update": "Adam"},
+    "replay": {"steps_per_segment": 4},
+}
+
+
+def recipe(*changes):
+    """The tiny run with some settings changed, each given as (group, setting, value)."""
+    settings = {
+        name: dict(group) if isinstance(group, dict) else group for name, group in SETTINGS.items()
+    }
+    for group, name, value in changes:
+        settings[group][name] = value
+    return DescentRecipe.model_validate(settings)
+
+
+def kind(name):
+    return ("metaparameters", "name", name), ("metaparameters", "injection_step", None)
+
+
+def train_all(tiny, store, value):
+    """Train segment by segment; what made the state at each border, None for s_0."""
+    borders = [None]
+    for part in stages.segments(tiny):
+        borders.append(stages.train_segment(tiny, store, part, value, borders[-1]))
+    return borders
+
+
+def reverse_all(tiny, store, value, borders):
+    """Seed the adjoint and reverse the segments that z has a part in, last first."""
+    adjoint = stages.seed(tiny, store, value, borders[-1])
+    reversible = [
+        (part, start)
+        for part, start in zip(stages.segments(tiny), borders, strict=False)
+        if part.start >= stages.first_step(tiny)
+    ]
+    for part, start in reversed(reversible):
+        adjoint = stages.reverse_segment(tiny, store, part, value, start, adjoint)
+    return adjoint
+
+
+def metagradient_of(store, ref):
+    (found,) = (
+        row for name, row in stages.read_rows(store, ref).items() if name.startswith("metagradient")
+    )
+    return found
+
+
+def files_of(store, ref):
+    """Every file of a stage with the time at which it was written."""
+    folder = Path(store, "stages", ref.stage, ref.key)
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return str(tmp_path / "store")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        (("replay", "steps_per_segment", 1), ("replay", "schedule", "store-all")),
+        (("replay", "steps_per_segment", 5), ("replay", "arity", 2)),
+        (("replay", "steps_per_segment", 100), ("replay", "arity", 3)),
+        (*kind("weights"), ("replay", "steps_per_segment", 5), ("replay", "arity", 2)),
+        (*kind("learning-rate"), ("optimizer", "name", "sgd")),
+    ],
+    ids=["counts", "one-step-segments", "uneven", "one-segment", "weights", "learning-rate"],
+)
+def test_staged_metagradient_has_the_bits_of_one_call(changes, store):
+    """Segments, schedule and the way through files decide cost; the answer is the notebook's."""
+    tiny = recipe(*changes)
+    problem = build_problem(tiny)
+    expected = metagradient(problem.routine, problem.output, schedule="store-all")
+    value = stages.initial_value(tiny, store)
+
+    borders = train_all(tiny, store, value)
+    gradient = reverse_all(tiny, store, value, borders)
+
+    (name,) = expected.gradient
+    final = stages.read_rows(store, borders[-1])
+    assert torch.equal(metagradient_of(store, gradient), expected[name])
+    assert all(torch.equal(final[row], expected.state[row]) for row in expected.state)
+
+
+def test_records_hold_the_run_that_one_call_made(store):
+    """Loss curve, output and adjoint norms in the report come from the records of the stages."""
+    tiny = recipe(*kind("weights"))
+    problem = build_problem(tiny)
+    expected = metagradient(problem.routine, problem.output)
+    value = stages.initial_value(tiny, store)
+
+    borders = train_all(tiny, store, value)
+    seed = stages.seed(tiny, store, value, borders[-1])
+    last = stages.segments(tiny)[-1]
+    reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], seed)
+
+    losses = [x for ref in borders[1:] for x in stages.read_scalars(store, ref)["losses"]]
+    norms = stages.read_scalars(store, reverse)["adjoint_norms"]
+    assert losses == expected.losses.tolist()
+    assert stages.read_scalars(store, seed)["output"] == expected.output
+    assert norms == {str(step): expected.adjoint_norms[step] for step in range(last.start, 12)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ((), [0, 4, 5, 9]),
+        ((("replay", "steps_per_segment", 5),), [0, 5, 10]),
+        ((("replay", "steps_per_segment", 100),), [0, 5]),
+        ((*kind("weights"), ("replay", "steps_per_segment", 5)), [0, 5, 10]),
+        ((("metaparameters", "injection_step", 11),), [0, 4, 8, 11]),
+        ((("metaparameters", "injection_step", 0),), [0, 4, 8]),
+    ],
+)
+def test_segments_cover_the_run_with_a_border_where_z_enters(changes, starts):
+    """The reverse sweep ends at the first step that reads z, so a segment must start there."""
+    parts = stages.segments(recipe(*changes))
+
+    assert [part.start for part in parts] == starts
+    assert [part.stop for part in parts] == [*starts[1:], 12]
+
+
+def test_finished_stage_is_not_computed_again(store):
+    """A retry, a second run and another worker find the work done: no file is written again."""
+    tiny = recipe()
+    value = stages.initial_value(tiny, store)
+    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    before = files_of(store, first)
+
+    again = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+
+    assert again == first
+    assert files_of(store, again) == before
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("record.json", Path.unlink),
+        ("record.json", lambda path: path.write_text("{")),
+        ("record.json", lambda path: path.write_text(path.read_text().replace("losses", "loss"))),
+        ("params/c/0/0", Path.unlink),
+        ("params/c/0/0", flip_a_byte),
+        ("exp_avg_sq/c/0/0", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("committed/*/zarr.json", Path.unlink),
+        ("zarr.json", Path.unlink),
+    ],
+    ids=[
+        "record-lost",
+        "record-cut",
+        "record-changed",
+        "chunk-lost",
+        "bit-flipped",
+        "moment-cut",
+        "mark-lost",
+        "group-lost",
+    ],
+)
+def test_damaged_stage_is_computed_again_and_gives_the_same_ref(pattern, damage, store):
+    """A cache hit counts only while its bits are intact; what depends on it stays valid."""
+    tiny = recipe()
+    value = stages.initial_value(tiny, store)
+    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    rows = stages.read_rows(store, first)
+    (target,) = Path(store, "stages", first.stage, first.key).glob(pattern)
+    damage(target)
+    assert stages.find(first.stage, first.key, store) is None
+
+    again = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+
+    assert again == first
+    assert stages.find(first.stage, first.key, store) == first
+    assert all(torch.equal(row, rows[name]) for name, row in stages.read_rows(store, again).items())
+
+
+def test_stage_whose_input_is_damaged_stops_with_its_name(store):
+    """Training on from a damaged state would be a run that nobody asked for."""
+    tiny = recipe()
+    value = stages.initial_value(tiny, store)
+    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    flip_a_byte(Path(store, "stages", first.stage, first.key, "params/c/0/0"))
+
+    with pytest.raises(StoreError, match=rf"{first.key}.*'params' fails its checksum"):
+        stages.train_segment(tiny, store, Segment(start=4, stop=5), value, first)
+
+
+def test_failed_stage_is_not_committed(store, monkeypatch):
+    """A worker that dies after its rows and before its record has not finished."""
+    tiny = recipe()
+    value = stages.initial_value(tiny, store)
+    segment = Segment(start=0, stop=4)
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "write_record", die)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train_segment(tiny, store, segment, value, None)
+    monkeypatch.undo()
+    left = list(Path(store, "stages", "train").glob("*/committed/*/zarr.json"))
+    again = stages.train_segment(tiny, store, segment, value, None)
+
+    assert len(left) == 1  # the rows were there
+    assert stages.find(again.stage, again.key, store) == again
+
+
+def train_key(tiny, **inputs):
+    given = {"segment": Segment(start=0, stop=4), "value": None, "start": None}
+    return stages.stage_key("train", tiny, given | inputs)
+
+
+INNER = [
+    ("data", "num_train", 61),
+    ("data", "num_objective", 31),
+    ("data", "num_validation", 11),
+    ("data", "num_test", 11),
+    ("data", "flip_fraction", 0.1),
+    ("data", "seed", 1),
+    ("model", "name", "logistic"),
+    ("model", "width", 6),
+    ("model", "depth", 2),
+    ("model", "activation", "tanh"),
+    ("model", "norm", "layer"),
+    ("model", "output_scale", 0.5),
+    ("model", "dropout", 0.0),
+    ("optimizer", "name", "adam"),
+    ("optimizer", "weight_decay", 0.2),
+    ("optimizer", "beta1", 0.8),
+    ("optimizer", "beta2", 0.99),
+    ("optimizer", "eps", 1e-7),
+    ("optimizer", "eps_root", 1e-7),
+    ("training", "num_steps", 13),
+    ("training", "batch_size", 8),
+    ("training", "learning_rate", 0.03),
+    ("training", "rate_schedule", "one-cycle"),
+    ("training", "seed", 1),
+    ("training", "dtype", "float64"),
+    ("metaparameters", "name", "weights"),
+    ("metaparameters", "injection_step", 6),
+]
+
+
+@pytest.mark.parametrize("change", INNER, ids=lambda change: f"{change[0]}.{change[1]}")
+def test_key_changes_with_every_inner_setting(change):
+    """A changed learning rate must never reuse a state that another one made."""
+    quiet = [("model", "dropout", 0.0)] if change[2] == "logistic" else []
+
+    assert train_key(recipe(*quiet, change)) != train_key(recipe(*quiet))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("outer", "num_steps", 9),
+        ("outer", "step_size", 0.1),
+        ("outer", "update", "sign"),
+        ("outer", "seed", 5),
+        ("replay", "schedule", "store-all"),
+        ("replay", "arity", 7),
+        ("replay", "steps_per_segment", 3),
+    ],
+    ids=lambda change: f"{change[0]}.{change[1]}",
+)
+def test_key_does_not_change_with_what_cannot_change_a_state(change):
+    """One more outer step, or more memory, must find all the work that is done."""
+    assert train_key(recipe(change)) == train_key(recipe())
+
+
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"description": "Another sentence."}])
+def test_key_does_not_change_with_words_for_people(changes):
+    """Renaming a recipe is not a reason to train it again."""
+    assert train_key(recipe().model_copy(update=changes)) == train_key(recipe())
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"segment": Segment(start=0, stop=5)},
+        {"value": Ref(stage="update", key="a", content="b")},
+        {"start": Ref(stage="train", key="a", content="b")},
+    ],
+    ids=["segment", "z", "start"],
+)
+def test_key_changes_with_every_input(inputs):
+    """Another z or another upstream stage is another state."""
+    assert train_key(recipe(), **inputs) != train_key(recipe())
+
+
+def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
+    """The content of an upstream stage counts, not only how it was asked for."""
+    one, other = (Ref(stage="train", key="a", content=content) for content in "bc")
+
+    assert train_key(recipe(), start=one) != train_key(recipe(), start=other)
+    assert stages.stage_key("seed", recipe(), {}) != stages.stage_key("evaluate", recipe(), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        (("outer", "num_steps", 9), True),
+        (("replay", "arity", 7), True),
+        (("outer", "step_size", 0.1), False),
+        (("outer", "step_decay", 0.5), False),
+        (("outer", "update", "sign"), False),
+        (("outer", "probability", 0.5), False),
+        (("outer", "seed", 5), False),
+    ],
+    ids=lambda case: str(case[1]) if isinstance(case, tuple) else "",
+)
+def test_key_of_an_update_counts_the_outer_settings(change, is_same):
+    """A longer descent goes on where it stopped; another step size moves z elsewhere."""
+    key = stages.stage_key("update", recipe(change), {})
+
+    assert (key == stages.stage_key("update", recipe(), {})) is is_same
+
+
+def test_key_depends_on_the_environment(monkeypatch):
+    """Two threads have other bits than one, so their stages are not mixed."""
+    before = train_key(recipe())
+
+    monkeypatch.setattr(stages, "environment", lambda device: {"threads": 99})
+
+    assert train_key(recipe()) != before
+
+
+@pytest.mark.parametrize("update", ["Adam", "RMSprop", "AdamW", "SGD"])
+def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
+    """Its moments and its count of steps travel with z; torch run continuously is the reference."""
+    tiny = recipe(
+        *kind("weights"),
+        ("outer", "update", update),
+        ("outer", "step_size", 0.05),
+        ("training", "num_steps", 2),
+    )
+    value = stages.initial_value(tiny, store)
+    gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
+    theirs = stages.read_rows(store, value)["value"].clone().requires_grad_()
+    reference = getattr(torch.optim, update)([theirs], lr=0.05)
+    theirs.grad = metagradient_of(store, gradient)
+    with deterministic():
+        for _ in range(3):
+            reference.step()
+
+    for outer_step in range(3):  # along one metagradient; another each time would cost trainings
+        value = stages.update(tiny, store, outer_step, value, gradient)
+
+    expected = theirs.detach().clamp(min=0)
+    assert torch.allclose(stages.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
+
+
+def test_update_says_how_many_moved_and_keeps_counts_whole(store):
+    """The report shows how much of the data set a step changed."""
+    tiny = recipe(("outer", "update", "masked-sign"), ("replay", "steps_per_segment", 100))
+    value = stages.initial_value(tiny, store)
+    gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
+
+    moved = stages.update(tiny, store, 0, value, gradient)
+
+    counts = stages.read_rows(store, moved)["value"]
+    assert set(counts.tolist()) <= {0.0, 1.0, 2.0}
+    assert stages.read_scalars(store, moved) == {"moved": int((counts != 1).sum())}
+    assert 0 < int((counts != 1).sum()) < 60
+
+
+def test_evaluation_scores_every_held_out_split(store):
+    """The validation split chooses the iterate, the test split is for the reader."""
+    tiny = recipe()
+    value = stages.initial_value(tiny, store)
+    (*_, final) = train_all(tiny, store, value)
+    problem = build_problem(tiny)
+    params = stages.read_rows(store, final)["params"]
+
+    scores = stages.read_scalars(store, stages.evaluate(tiny, store, value, final))
+
+    expected = float(problem.routine.call(problem.output, params, training=False))
+    assert scores.keys() == {"objective", "validation", "test"}
+    assert scores["objective"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert all(0 <= split["accuracy"] <= 1 for split in scores.values())
+
+
+def test_prepare_leaves_nothing_behind(store):
+    """It runs before every flow, also where the work is done already."""
+    stages.prepare(recipe(), store)
+
+    assert not [path for path in Path(store).rglob("*") if path.is_file()]
+
+
+def test_prepare_refuses_a_store_that_cannot_be_written(tmp_path):
+    """Hours of training must not end at the first save."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigurationError, match="file"):
+        stages.prepare(recipe(), str(tmp_path / "file" / "store"))
