@@ -1,4 +1,4 @@
-"""Exact metagradients: derivatives of a trained model's output with respect to how it was trained."""
+"""Exact metagradients: derivatives of a trained model's output by how it was trained."""
 
 from engine.config import DescentRecipe
 from engine.errors import EngineError

@@ -10,7 +10,7 @@ from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.replay import check_losses, seed_adjoint
 from engine.routine import Routine
-from engine.step import plain_step, step_vjp
+from engine.step import check_twice_differentiable, plain_step, step_vjp
 from engine.types import Metaparams, Output
 
 
@@ -46,6 +46,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         _check_output(routine, output, state["params"])
         _, cotangent = seed_adjoint(routine, state, output)
         step_vjp(routine, state, z, 0, cotangent)
+        check_twice_differentiable(routine, state["params"], z, 0)
 
 
 def _check_point(routine: Routine, z: Metaparams) -> None:
@@ -124,6 +125,6 @@ def _check_output(routine: Routine, output: Output, params: Tensor) -> None:
         )
     if not value.requires_grad:
         raise UndifferentiableError(
-            "The output does not depend on the model's parameters. Look for a detach(), a no_grad() "
-            "or an argmax in it: accuracy has no derivative, use a loss."
+            "The output does not depend on the model's parameters. Look for a detach(), a "
+            "no_grad() or an argmax in it: accuracy has no derivative, use a loss."
         )

@@ -78,5 +78,7 @@ def _losses(store: str, final: Ref) -> list[float]:
 
 def _adjoint_norms(store: str, gradient: Ref) -> dict[int, float]:
     """Return the norm of the adjoint by step."""
-    parts = [read_scalars(store, ref)["adjoint_norms"] for ref in lineage(store, gradient, "adjoint")]
+    parts = [
+        read_scalars(store, ref)["adjoint_norms"] for ref in lineage(store, gradient, "adjoint")
+    ]
     return {int(step): norm for part in parts for step, norm in part.items()}

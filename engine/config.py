@@ -22,7 +22,9 @@ def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataName(StrEnum):
@@ -128,7 +130,7 @@ class DataConfig(Settings):
     flip_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels replaced by another class, drawn uniformly."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the split and the flipped labels."""
 
 
@@ -200,7 +202,7 @@ class TrainingConfig(Settings):
     rate_schedule: RateSchedule = RateSchedule.FLAT
     """Shape of the learning rate over the run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the initial parameters, the order of examples and dropout."""
 
     dtype: DType = DType.FLOAT32
@@ -245,7 +247,7 @@ class OuterConfig(Settings):
     probability: Annotated[float, Field(gt=0, le=1)] = 0.2
     """p, share of the coordinates that a masked sign step moves."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the mask."""
 
 
@@ -304,10 +306,43 @@ class DescentRecipe(Settings):
                 f"{steps} steps, so the counts would never enter it. Use a step below "
                 "training.num_steps."
             )
-        if self.outer.update is OuterUpdate.MASKED_SIGN and kind.name is not MetaparameterName.COUNTS:
+        if (
+            kind.name is MetaparameterName.LEARNING_RATE
+            and self.training.rate_schedule is not RateSchedule.FLAT
+        ):
+            raise ValueError(
+                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"rate of every step, but training.rate_schedule is "
+                f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
+            )
+        if (
+            self.outer.update is OuterUpdate.MASKED_SIGN
+            and kind.name is not MetaparameterName.COUNTS
+        ):
             raise ValueError(
                 f"outer.update is masked-sign, which moves counts by whole examples, but "
                 f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_reads_its_settings(self) -> "DescentRecipe":
+        foreign = (
+            ("beta1", "beta2", "eps", "eps_root")
+            if self.optimizer.name is OptimizerName.SGD
+            else ("momentum", "nesterov")
+        )
+        given = sorted(self.optimizer.model_fields_set & set(foreign))
+        changed = [
+            name
+            for name in given
+            if getattr(self.optimizer, name) != OptimizerConfig.model_fields[name].default
+        ]
+        if changed:
+            raise ValueError(
+                f"optimizer.{changed[0]} is {getattr(self.optimizer, changed[0])}, but "
+                f"{self.optimizer.name.value} does not read it. Remove it, or choose another "
+                "optimizer.name."
             )
         return self
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from engine.checks import check_routine
 from engine.config import ScheduleName
 from engine.determinism import deterministic
+from engine.errors import ScheduleError
 from engine.replay import Sweep, replay
 from engine.routine import Routine
-from engine.errors import ScheduleError
 from engine.schedule import Action, Plan, Tier, kary_schedule, store_all_schedule, whole_run
 from engine.store import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State

@@ -106,6 +106,14 @@ class Counts(Metaparameter):
 
     injection_step: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.value < 0).any() or (self.value != self.value.round()).any():
+            raise ConfigurationError(
+                "Counts say how often each example is used, but some are negative or not whole. "
+                "Round them, or use ExampleWeights."
+            )
+
     def point(self) -> Tensor:
         """Return z = 0, where the surrogate is the real run."""
         dtype = self.value.dtype if self.value.is_floating_point() else torch.get_default_dtype()

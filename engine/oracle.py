@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.determinism import deterministic
+from engine.errors import ConfigurationError
 from engine.replay import check_losses
 from engine.routine import Routine
 from engine.step import plain_step, traced_step
@@ -48,9 +49,7 @@ def whole_run_gradient(
     """
     point = routine.point() if z is None else z
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-    state = {
-        name: row.detach().requires_grad_() for name, row in routine.initial_state().items()
-    }
+    state = {name: row.detach().requires_grad_() for name, row in routine.initial_state().items()}
     with deterministic(), torch.enable_grad():
         for step in range(routine.num_steps):
             state = traced_step(routine, state, leaves, step)
@@ -79,8 +78,17 @@ def central_difference(
         direction: v, one tensor for each metaparameter that moves.
         step_size: h, in units of z.
         z: Where; the routine's own point by default.
+
+    Raises:
+        ConfigurationError: If the direction names something that is not a metaparameter.
     """
     point = routine.point() if z is None else z
+    unknown = sorted(direction.keys() - point.keys())
+    if unknown or not direction:
+        raise ConfigurationError(
+            f"The direction names {unknown or 'nothing'}, but the metaparameters are "
+            f"{sorted(point)}. A direction along none of them would give 0."
+        )
 
     def value_at(shift: float) -> float:
         moved = {

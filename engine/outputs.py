@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.errors import DataError
 from engine.types import Loss
 
 
@@ -27,6 +28,10 @@ class MeanLoss:
     loss: Loss
     examples: tuple[Tensor, ...]
     chunk: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.examples or len(self.examples[0]) == 0:
+            raise DataError("The output has no examples to average over. Give at least one.")
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the mean loss, a scalar."""

@@ -55,14 +55,21 @@ class Problem:
         return self.routine.with_metaparameters({name: value})
 
 
-@lru_cache(maxsize=2)
 def build_problem(recipe: DescentRecipe) -> Problem:
     """Read the data and build model, optimizer and metaparameters of a recipe.
+
+    The last two are kept, because every stage of a run asks for the same one.
 
     Raises:
         DataError: If the data cannot be read or do not fit the recipe.
         ConfigurationError: If the parts of the recipe do not fit together.
     """
+    return _build(recipe.model_dump_json())
+
+
+@lru_cache(maxsize=2)
+def _build(settings: str) -> Problem:
+    recipe = DescentRecipe.model_validate_json(settings)
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
     data = load_data(recipe.data, dtype)

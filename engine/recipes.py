@@ -58,12 +58,17 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
     return validate_recipe(content, str(path))
 
 
-def validate_recipe(content: dict[str, Any], origin: str) -> Recipe:
+def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
     """Validate settings as a recipe of their kind.
 
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        raise ConfigurationError(
+            f"{origin}: the key {strange[0]!r} is not a name. Settings are named by words."
+        )
     kind = content.get("kind", "descent")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigurationError(
@@ -91,7 +96,7 @@ def _find(recipe: str) -> Path:
     )
 
 
-def _assign(content: dict[str, Any], change: str) -> None:
+def _assign(content: dict[Any, Any], change: str) -> None:
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise ConfigurationError(

@@ -7,10 +7,10 @@ step is saved when are decided elsewhere.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 from torch import Tensor
-from typing_extensions import assert_never
 
 from engine.errors import NonFiniteError, ScheduleError
 from engine.routine import Routine
@@ -89,13 +89,8 @@ def replay(
             case Delete(step, tier):
                 tiers[tier].delete(step)
             case Seed(_):
-                if output is None:
-                    raise ScheduleError("The schedule seeds an adjoint, but there is no output.")
-                sweep.output, sweep.adjoint = seed_adjoint(routine, sweep.state, output)
-                sweep.final = sweep.state
+                _seed(routine, sweep, output)
             case Reverse(step):
-                if not sweep.adjoint:
-                    raise ScheduleError(f"There is no adjoint to pull back through step {step}.")
                 reverse_step(routine, z, step, sweep)
             case _:
                 assert_never(action)
@@ -133,8 +128,19 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
     return total, adjoint
 
 
+def _seed(routine: Routine, sweep: Sweep, output: Output | None) -> None:
+    if output is None:
+        raise ScheduleError("The schedule seeds an adjoint, but no output was given to replay.")
+    sweep.output, sweep.adjoint = seed_adjoint(routine, sweep.state, output)
+    sweep.final = sweep.state
+
+
 def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> None:
     """Pull the sweep's adjoint back through ``step``, and add the step's share."""
+    if not sweep.adjoint:
+        raise ScheduleError(
+            f"There is no adjoint to pull back through step {step}. Seed one, or give it."
+        )
     to_state = step > routine.first_step
     adjoint, shares = step_vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     for name, share in shares.items():

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from engine.determinism import generator, seeded
 from engine.errors import ConfigurationError, DataError
 from engine.layout import Layout
-from engine.metaparameters import Metaparameter
+from engine.metaparameters import LearningRatePoints, Metaparameter
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.types import Batch, Loss, Metaparams, State
@@ -111,7 +111,17 @@ class Routine:
                 )
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
-        """Return the same routine with other values for its metaparameters."""
+        """Return the same routine with other values for its metaparameters.
+
+        Raises:
+            ConfigurationError: If a name is not one of the routine's.
+        """
+        unknown = sorted(values.keys() - self.metaparameters.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"There is no metaparameter {unknown[0]!r} to set. The routine has "
+                f"{', '.join(map(repr, self.metaparameters))}."
+            )
         kinds = {
             name: kind.with_value(values[name]) if name in values else kind
             for name, kind in self.metaparameters.items()
@@ -227,9 +237,7 @@ class Routine:
         weights = term.weights(z)
         return (losses if weights is None else weights * losses).sum() / self.batch_size
 
-    def call(
-        self, function: Callable[..., Any], params: Params, *args: Any, training: bool
-    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+    def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model."""
         if self.model.training != training:
             self.model.train(training)
@@ -275,10 +283,16 @@ def _refuse_impossible_numbers(routine: Routine) -> None:
         )
     for name, kind in routine.metaparameters.items():
         per_example = kind.copies() is not None or type(kind).weights is not Metaparameter.weights
-        if per_example and len(kind.value) != len(routine):
+        if per_example and kind.value.shape != (len(routine),):
             raise ConfigurationError(
-                f"Metaparameter {name!r} has {len(kind.value)} values for {len(routine)} examples. "
-                "Give one for each."
+                f"Metaparameter {name!r} has shape {tuple(kind.value.shape)} for {len(routine)} "
+                "examples. Give one value for each."
+            )
+        if isinstance(kind, LearningRatePoints) and kind.num_steps != routine.num_steps:
+            raise ConfigurationError(
+                f"Metaparameter {name!r} spreads its key points over {kind.num_steps} steps, but "
+                f"the run has {routine.num_steps}. Use LearningRatePoints(..., "
+                f"num_steps={routine.num_steps})."
             )
 
 

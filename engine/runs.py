@@ -1,6 +1,7 @@
 """What a run leaves for people: its record, its history and where they are.
 
-Layout: ``<store>/runs/<run>/`` holds ``run.json`` (a ``RunRecord``) and ``report.html``. The stages that made it stay where they are and are named by reference.
+Layout: ``<store>/runs/<run>/`` holds ``run.json`` (a ``RunRecord``) and ``report.html``. The stages
+that made it stay where they are and are named by reference.
 """
 
 from typing import Any

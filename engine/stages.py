@@ -163,7 +163,9 @@ def reverse_segment(
         first = routine.initial_state() if start is None else _rows(store, start, routine.device)
         after = _rows(store, adjoint, routine.device)
         sweep = Sweep(
-            adjoint={name: row for name, row in after.items() if not name.startswith("metagradient_")},
+            adjoint={
+                name: row for name, row in after.items() if not name.startswith("metagradient_")
+            },
             metagradient=_named(after, "metagradient_"),
         )
         states = MemoryStates()
@@ -283,7 +285,9 @@ def find(stage: str, key: str, store: str) -> Ref | None:
     try:
         record = read_record(join(folder, "record.json"))
         ref = Ref.model_validate(record["ref"])
-        intact = ref == Ref(stage=stage, key=key, content=_content(_load(folder), record["scalars"]))
+        intact = ref == Ref(
+            stage=stage, key=key, content=_content(_load(folder), record["scalars"])
+        )
     except (StoreError, KeyError, ValueError):
         return None
     return ref if intact else None

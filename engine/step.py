@@ -17,9 +17,7 @@ from engine.routine import Routine, Term
 from engine.types import Metaparams, State
 
 
-def plain_step(
-    routine: Routine, state: State, z: Metaparams, step: int
-) -> tuple[State, Tensor]:
+def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tuple[State, Tensor]:
     """Train one step, without a graph.
 
     Args:
@@ -119,6 +117,27 @@ def step_vjp(
 
 
 _PARAMS = "params of the model"  # a key beside metaparameter names, which have no spaces
+
+
+def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, step: int) -> None:
+    """Run every node of the graph of a step's gradient backward once.
+
+    ``step_vjp`` asks for the cotangents of named inputs, and torch then runs only the nodes on a
+    path to them. A function marked ``once_differentiable`` has no such path: its part would be
+    missing without an error.
+
+    Raises:
+        UndifferentiableError: If a node cannot be run.
+
+    Cost:
+        As ``step_vjp``.
+    """
+    leaf = params.detach().requires_grad_()
+    first = next(routine.terms(step))
+    with _named_refusals(step):
+        gradient, _ = _gradient(routine, leaf, first, z, step, create_graph=True)
+        torch.autograd.backward(gradient, torch.ones_like(gradient))
+
 
 def _gradient(
     routine: Routine,
@@ -232,7 +251,13 @@ def _named_refusals(step: int) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         text = str(error)
         known = ("derivative for", "not implemented", "once_differentiable", "double backward")
-        if isinstance(error, UndifferentiableError) or not any(word in text for word in known):
+        if "in-place operation" in text:
+            raise UndifferentiableError(
+                f"Step {step} changes a tensor in place that its derivative needs: "
+                f"{text.splitlines()[0]} Return new tensors from the model, the loss and the "
+                "optimizer's update instead."
+            ) from error
+        if not any(word in text for word in known):
             raise
         raise UndifferentiableError(
             f"Step {step} cannot be differentiated twice: {text.splitlines()[0]} "

@@ -194,7 +194,6 @@ def _early_server() -> Iterator[None]:
     It takes several seconds, and Prefect would only begin when the flow is called.
     """
 
-
     def start() -> None:
         from prefect.settings import get_current_settings
 

@@ -35,13 +35,14 @@ def descent(recipe: DescentRecipe, store: str = "mgd-store") -> RunRecord:
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
-        borders = _train(stages, parts, outer_step, value)
-        is_last = outer_step == num_steps
-        gradient = None if is_last else _reverse(stages, reversible, outer_step, value, borders)
-        final = borders[-1]
-        scores = stages.run(
-            training.evaluate, f"evaluate[{outer_step}]", value=value, final=final
-        )
+        starts, final = _train(stages, parts, outer_step, value)
+        gradient = None
+        if outer_step < num_steps:
+            adjoint = stages.run(
+                training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
+            )
+            gradient = _reverse(stages, reversible, outer_step, value, starts, adjoint)
+        scores = stages.run(training.evaluate, f"evaluate[{outer_step}]", value=value, final=final)
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         progress.iterate_done(iterate, stages.total)
         iterates.append(iterate)
@@ -58,17 +59,21 @@ def descent(recipe: DescentRecipe, store: str = "mgd-store") -> RunRecord:
 
 def _train(
     stages: StageRunner, parts: list[Segment], outer_step: int, value: Ref
-) -> list[Ref | None]:
-    """Train all segments; return what made the state at each border, None for s_0."""
-    borders: list[Ref | None] = [None]
+) -> tuple[dict[int, Ref | None], Ref]:
+    """Train all segments; return what made the state at each start (None for s_0), and s_T."""
+    starts: dict[int, Ref | None] = {}
+    state: Ref | None = None
     for part in parts:
-        name = f"train[{outer_step}] {part.start}-{part.stop}"
-        borders.append(
-            stages.run(
-                training.train_segment, name, segment=part, value=value, start=borders[-1]
-            )
+        starts[part.start] = state
+        state = stages.run(
+            training.train_segment,
+            f"train[{outer_step}] {part.start}-{part.stop}",
+            segment=part,
+            value=value,
+            start=state,
         )
-    return borders
+    assert state is not None  # a run has at least one segment
+    return starts, state
 
 
 def _reverse(
@@ -76,20 +81,17 @@ def _reverse(
     parts: list[Segment],
     outer_step: int,
     value: Ref,
-    borders: list[Ref | None],
+    starts: dict[int, Ref | None],
+    adjoint: Ref,
 ) -> Ref:
-    """Reverse the segments, last first, each from its own border; return the metagradient."""
-    *starts, final = borders[-len(parts) - 1 :]
-    adjoint = stages.run(
-        training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
-    )
-    for part, start in zip(reversed(parts), reversed(starts), strict=True):
+    """Reverse the segments, last first, each from its own start; return the metagradient."""
+    for part in reversed(parts):
         adjoint = stages.run(
             training.reverse_segment,
             f"reverse[{outer_step}] {part.start}-{part.stop}",
             segment=part,
             value=value,
-            start=start,
+            start=starts[part.start],
             adjoint=adjoint,
         )
     return adjoint

@@ -1,18 +1,19 @@
 """When a finished stage is used again, and when a failed one is tried again."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.types import DateTime
 
 from engine import stages
 from engine.errors import EngineError, StoreError
 
-_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+_LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -29,7 +30,7 @@ class StagePolicy(CachePolicy):
         task_ctx: TaskRunContext,
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ANN401 (Prefect's signature)
     ) -> str | None:
         """Return the key; a record whose rows are gone or damaged is made to miss."""
         del flow_parameters, kwargs
@@ -49,4 +50,6 @@ def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> 
     del task, task_run
     error = state.result(raise_on_failure=False)
     # Missing or damaged rows are StoreErrors too, and stay so: only the plain ones are tried again.
-    return type(error) is StoreError if isinstance(error, EngineError) else isinstance(error, OSError)
+    return (
+        type(error) is StoreError if isinstance(error, EngineError) else isinstance(error, OSError)
+    )

@@ -1,6 +1,7 @@
 """What is told of a descent while it goes on: to the UI by Prefect, to a terminal by a logger."""
 
 import logging
+from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -23,8 +24,12 @@ class Progress:
 
     def __init__(self, recipe: DescentRecipe, num_stages: int) -> None:
         self.num_outer_steps, self.num_stages = recipe.outer.num_steps, num_stages
-        self._artifact: UUID = create_progress_artifact(
-            0.0, key=f"progress-{recipe.name}", description=f"Stages of {recipe.name}"
+        # Prefect's artifact functions are both sync and async; outside a coroutine they are sync.
+        self._artifact = cast(
+            UUID,
+            create_progress_artifact(
+                0.0, key=f"progress-{recipe.name}", description=f"Stages of {recipe.name}"
+            ),
         )
 
     def stage_done(self, name: str, done: int) -> None:

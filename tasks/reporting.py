@@ -40,7 +40,5 @@ def conclude(
     ]
     create_table_artifact(rows, key=f"history-{recipe.name}", description=f"Run {record.run}")
     lines = [*summary(record), f"Report: {conclusion.report_url(store, record.run)}"]
-    create_markdown_artifact(
-        "\n".join(f"- {line}" for line in lines), key=f"summary-{recipe.name}"
-    )
+    create_markdown_artifact("\n".join(f"- {line}" for line in lines), key=f"summary-{recipe.name}")
     return record

@@ -1,7 +1,7 @@
 """Runs the stages of one flow run, and keeps count of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -28,7 +28,7 @@ class StageRunner:
         self.total = self.cached = self.retried = 0
         self._records = result_storage(store)
 
-    def run(self, stage: Task[..., Ref], name: str, **inputs: Any) -> Ref:
+    def run(self, stage: Task[..., Ref], name: str, **inputs: Any) -> Ref:  # noqa: ANN401 (the stage's)
         """Run one stage under a readable name and return its reference.
 
         Raises:
@@ -37,7 +37,7 @@ class StageRunner:
         named = stage.with_options(
             task_run_name=name, result_storage=self._records, on_completion=[self._note_retry]
         )
-        state = named(self.recipe, self.store, **inputs, return_state=True)
+        state = cast(State[Ref], named(self.recipe, self.store, **inputs, return_state=True))
         self.total += 1
         self.cached += state.name == "Cached"
         ref = state.result()

@@ -80,6 +80,16 @@ def test_deterministic_block_sets_every_switch():
     assert inside == (True, False, "highest", False)
 
 
+def test_deterministic_block_runs_on_the_threads_it_is_given():
+    """The last digits depend on their number, so a recipe may fix it; a block inside keeps it."""
+    before = torch.get_num_threads()
+
+    with deterministic(before + 1), deterministic():
+        inside = torch.get_num_threads()
+
+    assert (inside, torch.get_num_threads()) == (before + 1, before)
+
+
 def test_deterministic_block_gives_the_switches_back_even_after_an_error(monkeypatch):
     """A notebook's other code keeps the speed that its owner chose."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)

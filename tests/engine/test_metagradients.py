@@ -130,7 +130,9 @@ def test_counts_at_zero_train_the_real_run():
         Sweep(state=plain.initial_state()),
     )
 
-    assert torch.equal(metagradient(counted, problems.output).state["params"], sweep.state["params"])
+    assert torch.equal(
+        metagradient(counted, problems.output).state["params"], sweep.state["params"]
+    )
 
 
 def test_candidate_with_count_zero_has_a_metagradient():

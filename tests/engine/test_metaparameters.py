@@ -124,3 +124,10 @@ def test_learning_rate_passes_gradcheck(step):
     assert torch.autograd.gradcheck(
         lambda z: kind.hyperparameters(z, step)["learning_rate"], [value]
     )
+
+
+@pytest.mark.parametrize("value", [vector(1.0, -1.0), vector(0.5, 1.0)], ids=["negative", "half"])
+def test_counts_that_are_no_counts_are_refused(value):
+    """An epoch of -1 copies was once computed without a word, from two rules that disagreed."""
+    with pytest.raises(ConfigurationError, match="negative or not whole"):
+        Counts(value)

@@ -93,7 +93,7 @@ def test_vjp_of_update_passes_gradcheck_with_weight_decay(optimizer, step):
 
 
 def test_eps_root_keeps_the_derivative_finite_where_a_gradient_is_zero():
-    """d sqrt(v)/dv is infinite at v = 0: without eps_root one dead unit makes everything NaN."""
+    """The slope of sqrt(v) is infinite at v = 0: one dead unit would make everything NaN."""
     optimizer = adam(eps_root=1e-8)
     params = torch.zeros(2, dtype=torch.float64)
     gradient = torch.zeros(2, dtype=torch.float64, requires_grad=True)

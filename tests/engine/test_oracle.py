@@ -14,7 +14,7 @@ from engine import (
     train,
     whole_run_gradient,
 )
-from engine.errors import NonFiniteError
+from engine.errors import ConfigurationError, NonFiniteError
 from engine.optim import sgd
 from tests import problems
 
@@ -148,3 +148,10 @@ def test_optimizer_hyperparameters_can_be_differentiated():
     estimate = central_difference(routine, problems.output, {"hyper": direction})
     assert found.tolist() == pytest.approx(unrolled["hyper"].tolist(), rel=1e-12)
     assert float(found @ direction) == pytest.approx(estimate, rel=1e-6)
+
+
+@pytest.mark.parametrize("direction", [{}, {"typo": torch.ones(3)}], ids=["empty", "unknown"])
+def test_central_difference_along_nothing_is_refused(direction):
+    """A direction that moves no metaparameter gave 0.0, which looks like a derivative."""
+    with pytest.raises(ConfigurationError, match="along none of them"):
+        central_difference(problems.routine(), problems.output, direction)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engine.errors import DataError
 from engine.outputs import MeanLoss, classification_scores
 from tests import problems
 
@@ -84,3 +85,9 @@ def test_scores_keep_no_graph():
     classification_scores(Watched(), *problems.examples(7, seed=1))
 
     assert grads == [False]
+
+
+def test_mean_over_no_examples_is_refused():
+    """It would be 0 / 0, or an iterator that ends before it begins."""
+    with pytest.raises(DataError, match="no examples"):
+        MeanLoss(problems.loss, problems.examples(0))

@@ -136,8 +136,18 @@ def test_all_bad_settings_are_named_at_once():
             ["metaparameters.injection_step=50", "training.num_steps=50"],
             "injection_step is 50, but the run has only 50 steps",
         ),
+        (
+            SCHEDULE,
+            ["training.rate_schedule=one-cycle"],
+            "rate_schedule is one-cycle, which would be ignored.*Use flat",
+        ),
+        (
+            SELECTION,
+            ["optimizer.name=adamw", "optimizer.momentum=0.5"],
+            "optimizer.momentum is 0.5, but adamw does not read it",
+        ),
     ],
-    ids=["masked-sign", "beyond-the-run", "run-shortened"],
+    ids=["masked-sign", "beyond-the-run", "run-shortened", "two-schedules", "foreign-setting"],
 )
 def test_settings_that_do_not_fit_together_are_refused(recipe, changes, message):
     """Each is possible by itself; together they would train for hours and move nothing."""

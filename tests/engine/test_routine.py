@@ -8,7 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine import Counts, ExampleWeights, Metaparameter, Routine, evaluate, train
+from engine import (
+    Counts,
+    ExampleWeights,
+    LearningRatePoints,
+    Metaparameter,
+    Routine,
+    evaluate,
+    train,
+)
 from engine.errors import ConfigurationError, DataError
 from engine.optim import sgd
 from engine.step import plain_step
@@ -289,22 +297,26 @@ def test_first_step_is_the_first_that_reads_z(kind, expected):
         ({"learning_rate": [0.1, 0.2]}, "learning_rate has 2 values for 9 steps"),
         (
             {"metaparameters": {"weights": ExampleWeights(torch.ones(11))}},
-            "'weights' has 11 values for 12 examples",
+            r"'weights' has shape \(11,\) for 12 examples",
         ),
         (
             {"metaparameters": {"counts": Counts(torch.ones(13))}},
-            "'counts' has 13 values for 12 examples",
+            r"'counts' has shape \(13,\) for 12 examples",
         ),
         (
             {"metaparameters": {"counts": Counts(torch.ones(12), injection_step=9)}},
             "'counts' enters none of the 9 steps.*injection_step below num_steps",
         ),
         (
+            {"metaparameters": {"rates": LearningRatePoints(-torch.ones(3), num_steps=4)}},
+            "'rates' spreads its key points over 4 steps.*the run has 9.*num_steps=9",
+        ),
+        (
             {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()},
             r"'1' \(BatchNorm1d\) keeps running statistics.*GroupNorm",
         ),
     ],
-    ids=["no-steps", "no-batch", "rates", "weights", "counts", "late", "batch-norm"],
+    ids=["no-steps", "no-batch", "rates", "weights", "counts", "late", "points", "batch-norm"],
 )
 def test_parts_that_do_not_fit_are_refused_before_training(changes, message):
     """What costs hours must not fail, or go wrong in silence, on what is known at the start."""
@@ -364,3 +376,9 @@ def test_kind_of_ones_own_needs_one_value_for_each_example_only_if_it_weights_th
     routine = problems.routine(metaparameters={"decay": Decay(torch.tensor([0.3]))})
 
     assert float(routine.hyperparameters(routine.point(), 2)["weight_decay"]) == pytest.approx(0.3)
+
+
+def test_value_for_an_unknown_metaparameter_is_refused():
+    """A mistyped name would leave the run as it is, and look as if the change had no effect."""
+    with pytest.raises(ConfigurationError, match="no metaparameter 'typo'.*'weights'"):
+        problems.routine().with_metaparameters({"typo": torch.ones(12)})

@@ -265,6 +265,7 @@ INNER = [
     ("training", "rate_schedule", "one-cycle"),
     ("training", "seed", 1),
     ("training", "dtype", "float64"),
+    ("training", "threads", 2),
     ("metaparameters", "name", "weights"),
     ("metaparameters", "injection_step", 6),
 ]
@@ -348,7 +349,7 @@ def test_key_depends_on_the_environment(monkeypatch):
     """Two threads have other bits than one, so their stages are not mixed."""
     before = train_key(recipe())
 
-    monkeypatch.setattr(stages, "environment", lambda device: {"threads": 99})
+    monkeypatch.setattr(stages, "environment", lambda *arguments: {"threads": 99})
 
     assert train_key(recipe()) != before
 
