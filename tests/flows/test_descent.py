@@ -140,7 +140,12 @@ def test_impossible_store_is_refused_before_training(tmp_path):
 @pytest.mark.parametrize("kind", ["weights", "learning-rate"])
 def test_other_metaparameters_descend_with_a_torch_optimizer(kind, tmp_path):
     """Adam's moments travel from one outer step to the next through the store."""
-    recipe = small(f"metaparameters.name={kind}", "outer.update=Adam", "outer.step_size=0.05")
+    recipe = small(
+        f"metaparameters.name={kind}",
+        "training.rate_schedule=flat",
+        "outer.update=Adam",
+        "outer.step_size=0.05",
+    )
 
     record = descent(recipe, str(tmp_path))
 
