@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.filesystems import RemoteFileSystem
 
 from engine.config import DescentRecipe, digest
-from engine.location import join
+from engine.location import filesystem, is_local, join
 from engine.runs import Stages
 from engine.stages import Ref
 from tasks.progress import Progress
@@ -61,8 +61,9 @@ def result_storage(store: str) -> Any:  # noqa: ANN401 (a Path or a block, as Pr
     task may use it.
     """
     folder = join(store, "results")
-    if "://" not in folder:
-        return Path(folder)
+    file_system, path = filesystem(folder)
+    if is_local(file_system):
+        return Path(path)
     block = RemoteFileSystem(basepath=folder)
     block.save(f"mgd-{digest(folder)[:16]}", overwrite=True)
     return block

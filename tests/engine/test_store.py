@@ -8,7 +8,6 @@ import time
 import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -53,24 +52,6 @@ def special_state():
         "params": words.to(torch.int32).view(torch.float32).repeat(5),
         "exp_avg": torch.tensor([torch.nan, -0.0, torch.inf, -torch.inf]).double().repeat(10),
     }
-
-
-@pytest.fixture(scope="session")
-def bucket():
-    """An S3 server of its own on a free port, found through the environment as a real one is."""
-    server_module = pytest.importorskip("moto.server", reason="S3 tests need moto[server]")
-    pytest.importorskip("s3fs", reason="S3 tests need s3fs")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3").mkdir("states")
-        yield "s3://states"
-    server.stop()
 
 
 def root_of(kind, request):

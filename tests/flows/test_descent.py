@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 
 from engine import metagradient, stages
 from engine.errors import ConfigurationError
-from engine.location import join
+from engine.location import join, list_folders
 from engine.problem import build_problem
 from engine.recipes import load_recipe
 from engine.runs import read_run
@@ -152,3 +152,18 @@ def test_other_metaparameters_descend_with_a_torch_optimizer(kind, tmp_path):
     rows = stages.read_rows(str(tmp_path), record.iterates[2].value)
     assert float(rows["outer_step"]) == 2.0
     assert rows["outer_exp_avg"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("protocol", ["file", "s3"])
+def test_store_may_be_any_url(protocol, request, tmp_path):
+    """Another machine reuses stages by the URL alone, so Prefect's records lie there too."""
+    root = request.getfixturevalue("bucket") if protocol == "s3" else f"file://{tmp_path}"
+    recipe = small("outer.num_steps=1", "replay.steps_per_segment=12")
+    store = join(root, "flow")
+
+    first = descent(recipe, store)
+    again = descent(recipe, store)
+
+    assert again.stages.cached == again.stages.total == first.stages.total
+    assert again.digest == first.digest
+    assert "results" in list_folders(store)
