@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError
-from engine.replay import check_losses
+from engine.replay import PerStep, check_losses
 from engine.routine import Routine
 from engine.step import plain_step, traced_step
 from engine.types import Metaparams, Output, State
@@ -22,7 +22,7 @@ def train(routine: Routine, z: Metaparams | None = None) -> State:
         NonFiniteError: If a loss is infinite or NaN; names the step.
     """
     point = routine.point() if z is None else z
-    state, losses = routine.initial_state(), {}
+    state, losses = routine.initial_state(), PerStep()
     with deterministic():
         for step in range(routine.num_steps):
             state, losses[step] = plain_step(routine, state, point, step)

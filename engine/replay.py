@@ -5,7 +5,7 @@ step is saved when are decided elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -18,6 +18,42 @@ from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, 
 from engine.step import plain_step, step_vjp
 from engine.store import StateStore
 from engine.types import Metaparams, Output, State
+
+
+class PerStep(MutableMapping[int, Tensor]):
+    """A number for each step, kept in few tensors on its device.
+
+    A tensor for each number would pin pages all over the heap, so that the memory of a long run
+    grows with T; and reading a number when it is made would stall a GPU at every step.
+    """
+
+    _BLOCK = 1024
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Tensor] = {}
+        self._steps: set[int] = set()
+
+    def __setitem__(self, step: int, value: Tensor) -> None:
+        block, place = divmod(step, self._BLOCK)
+        if block not in self._blocks:
+            self._blocks[block] = value.new_empty(self._BLOCK)
+        self._blocks[block][place] = value
+        self._steps.add(step)
+
+    def __getitem__(self, step: int) -> Tensor:
+        if step not in self._steps:
+            raise KeyError(step)
+        block, place = divmod(step, self._BLOCK)
+        return self._blocks[block][place]
+
+    def __delitem__(self, step: int) -> None:
+        self._steps.remove(step)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._steps))
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
 
 @dataclass
@@ -40,8 +76,8 @@ class Sweep:
     metagradient: Metaparams = field(default_factory=dict)
     output: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     final: State = field(default_factory=dict)
-    losses: dict[int, Tensor] = field(default_factory=dict)
-    adjoint_norms: dict[int, Tensor] = field(default_factory=dict)
+    losses: PerStep = field(default_factory=PerStep)
+    adjoint_norms: PerStep = field(default_factory=PerStep)
 
 
 def replay(

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from threading import Thread
 from typing import Annotated
 
 import typer
@@ -71,21 +70,24 @@ def run(
     """Run a recipe; run again with the same settings, it goes on where it stopped."""
     with _one_message(debug):
         _prepare_process(debug)
+        from flows.local_server import connected, server_if_needed
+
+        server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
         from engine.conclusion import report_url
+        from engine.allocator import keep_freed_memory
         from engine.location import absolute
-        from engine.problem import build_problem
         from engine.recipes import load_recipe
         from engine.report import summary
         from engine.stages import prepare
 
+        keep_freed_memory()
         chosen = load_recipe(recipe, changes)
         place = absolute(store)
-        # What is refused is refused here, in one message, before a flow and its server start.
-        build_problem(chosen)
-        with _early_server():
-            prepare(chosen, place)
-            from flows.registry import FLOWS
-        with _progress():
+        # What is refused is refused here, in one message, before a flow starts.
+        prepare(chosen, place)
+        from flows.registry import FLOWS
+
+        with _progress(), connected(server):
             record = FLOWS[chosen.kind](chosen, place)
         for line in summary(record):
             _say(line, as_json)
@@ -157,20 +159,12 @@ def _say(line: str, as_json: bool) -> None:
 
 def _prepare_process(debug: bool) -> None:
     """Set what Prefect and the C library read at their start."""
-    settings = {
-        # The first start of Prefect's own server migrates its database, which can take longer
-        # than the 20 s that Prefect waits by default.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
+    settings = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    from engine.allocator import keep_freed_memory
-
-    keep_freed_memory()
 
 
 @contextmanager
@@ -185,28 +179,6 @@ def _one_message(debug: bool) -> Iterator[None]:
             raise
         typer.secho(str(error), err=True, fg=typer.colors.RED)
         raise typer.Exit(REFUSED if isinstance(error, ConfigurationError) else FAILED) from None
-
-
-@contextmanager
-def _early_server() -> Iterator[None]:
-    """Let Prefect's own server start while the block runs, if the flow will need one.
-
-    It takes several seconds, and Prefect would only begin when the flow is called.
-    """
-
-    def start() -> None:
-        from prefect.settings import get_current_settings
-
-        if get_current_settings().api.url is None:
-            from prefect.server.api.server import SubprocessASGIServer
-
-            SubprocessASGIServer().start()
-
-    # A daemon, so that a refusal inside the block does not wait for a server that nobody needs.
-    starting = Thread(target=start, daemon=True)
-    starting.start()
-    yield
-    starting.join()
 
 
 class _Lines(logging.Handler):

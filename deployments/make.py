@@ -1,0 +1,142 @@
+"""Writes ``prefect.yaml`` from the recipes, so that the two cannot say different things.
+
+Every recipe becomes one deployment on each kind of work pool. After a change of a recipe:
+``python -m deployments.make``.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from engine.config import DescentRecipe
+from engine.recipes import RECIPES, load_recipe
+from engine.stages import first_step
+from flows.registry import FLOWS
+
+PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
+
+HEADER = """\
+# Written by `python -m deployments.make` from deployments/recipes: change those, or that.
+# To deploy, from the repository root, with MGD_STORE and MGD_IMAGE set:
+#   prefect --no-prompt deploy --prefect-file deployments/prefect.yaml --all
+"""
+
+COSTS = {
+    "fashion-selection": "6 minutes on two CPU cores",
+}
+"""Measured times of whole runs, by recipe."""
+
+ENVIRONMENT = {
+    # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # glibc gives large blocks back after every step, and the page faults cost more than the step.
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+}
+# A machine that is taken away says so by SIGTERM: the run waits for another machine, not crashed.
+SPOT = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
+
+
+class Pool(NamedTuple):
+    """What the deployments on one kind of work pool have in common."""
+
+    variables: list[str]
+    """Environment variables that must be set when it is deployed."""
+
+    job_variables: dict[str, Any]
+    """Variables of the pool's base job template."""
+
+    device: str | None
+    """Torch device; None leaves the recipe's."""
+
+
+POOLS = {
+    "process": Pool(["MGD_STORE"], {"env": ENVIRONMENT}, None),
+    "docker": Pool(
+        ["MGD_STORE", "MGD_IMAGE"],
+        {
+            "image": "{{ $MGD_IMAGE }}",
+            "env": ENVIRONMENT | SPOT,
+            "shm_size": "2g",
+            "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}],
+        },
+        "cuda",
+    ),
+    "kubernetes": Pool(
+        ["MGD_STORE", "MGD_IMAGE"],
+        {
+            "image": "{{ $MGD_IMAGE }}",
+            "env": ENVIRONMENT | SPOT,
+            "gpus": 1,
+            "shm_size": "2Gi",
+            "memory_limit": "16Gi",
+            "deadline_seconds": 86400,
+        },
+        "cuda",
+    ),
+}
+"""Kind of work pool to what runs there; the pool itself is ``mgd-<kind>``."""
+
+
+def cost(recipe: DescentRecipe) -> str:
+    """Say what a run costs, in trainings and sweeps, and in time where that was measured."""
+    outer, inner = recipe.outer.num_steps, recipe.training.num_steps
+    work = (
+        f"{outer + 1} trainings of {inner} steps and {outer} reverse sweeps over "
+        f"{inner - first_step(recipe)} of them"
+    )
+    measured = COSTS.get(recipe.name)
+    return f"Expected cost: {work}, {measured}." if measured else f"Expected cost: {work}."
+
+
+def deployment(path: Path, kind: str) -> dict[str, Any]:
+    """Return the deployment of one recipe on one kind of work pool.
+
+    Only what the recipe's file says becomes a parameter: defaults stay those of the code that runs.
+    """
+    recipe, pool = load_recipe(str(path)), POOLS[kind]
+    content = yaml.safe_load(path.read_text()) | {"name": recipe.name}
+    tags = ["mgd", "auto-resume"]
+    if pool.device is not None:
+        content["training"] = content.get("training", {}) | {"device": pool.device}
+        tags.append("gpu")
+    flow = FLOWS[recipe.kind].fn
+    require = f"sh deployments/require.sh {' '.join(pool.variables)}"
+    return {
+        "name": f"{recipe.name}-{kind}",
+        "description": f"{recipe.description} {cost(recipe)}",
+        "entrypoint": f"{flow.__module__}.{flow.__name__}",
+        "tags": tags,
+        "parameters": {"recipe": content, "store": "{{ $MGD_STORE }}"},
+        "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+        "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "slug": "nightly", "active": False}],
+        "work_pool": {"name": f"mgd-{kind}", "job_variables": pool.job_variables},
+        "build": [{"prefect.deployments.steps.run_shell_script": {"script": require}}],
+    }
+
+
+def text() -> str:
+    """Return what ``prefect.yaml`` has to hold."""
+    recipes = sorted(RECIPES.glob("*.yaml"))
+    content = {
+        "name": "metagradient-descent",
+        # None at all: the packages are in the image or the worker's environment. Without this
+        # line Prefect would make runs change to the folder of whoever deployed.
+        "pull": [],
+        "deployments": [deployment(path, kind) for kind in POOLS for path in recipes],
+    }
+    return HEADER + yaml.dump(
+        content, Dumper=_Plain, sort_keys=False, width=100, default_flow_style=None
+    )
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is shared out in full: a reader should not have to follow anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 (any YAML value)
+        return True
+
+
+if __name__ == "__main__":
+    PREFECT_YAML.write_text(text())

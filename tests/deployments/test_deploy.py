@@ -1,0 +1,277 @@
+"""A real server, a real worker and ``prefect.yaml``: a run that is killed goes on where it stopped.
+
+Everything here goes through the HTTP API, as the UI does.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect import settings
+
+from deployments import automations
+from engine.recipes import load_recipe
+from engine.runs import read_run
+from flows.descent import descent
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENT = "digits-selection-process"
+# Long enough to be killed in the middle; each route of a test has a run of its own.
+SMALL = [
+    "data.num_train=60",
+    "data.num_objective=40",
+    "data.num_validation=40",
+    "data.num_test=50",
+    "model.width=8",
+    "model.depth=1",
+    "training.num_steps=12",
+    "training.batch_size=10",
+    "outer.num_steps=12",
+    "replay.steps_per_segment=5",
+]
+STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
+DATABASES = ["sqlite", "postgresql"]
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(what, condition, seconds):
+    """Return the first true answer of a condition."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := condition():
+            return answer
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not come about in {seconds} s")
+
+
+@contextmanager
+def process(log, *command, **options):
+    """Run a command beside the test, in a process group of its own, and stop that group at the end."""
+    with log.open("w") as output:
+        child = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd="/", start_new_session=True, **options
+        )
+        try:
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+@contextmanager
+def postgresql(folder):
+    """Yield the URL of an empty database; PostgreSQL refuses to run as root, so another user does."""
+    if not POSTGRES:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    port, data = free_port(), folder / "postgresql"
+    data.mkdir()
+    user = {}
+    if os.getuid() == 0:
+        user = {"user": "postgres"}
+        shutil.chown(data, "postgres")
+        reachable(folder)
+    run = {"check": True, "capture_output": True, "cwd": "/", **user}
+    subprocess.run([POSTGRES[-1] / "initdb", "-D", data, "-U", "prefect", "-A", "trust"], **run)
+    command = [
+        POSTGRES[-1] / "postgres",
+        "-D",
+        data,
+        "-p",
+        str(port),
+        "-k",
+        data,
+        "-c",
+        "fsync=off",
+    ]
+    with process(folder / "postgresql.log", *command, **user):
+        ready = [POSTGRES[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
+        wait_for("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 20)
+        subprocess.run(
+            [POSTGRES[-1] / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "mgd"],
+            **run,
+        )
+        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
+
+
+def reachable(folder):
+    """Let other users go through pytest's folders, which are the owner's alone."""
+    for parent in (folder, *folder.parents):
+        if parent.owner() == folder.owner() and parent != Path(parent.anchor):
+            parent.chmod(parent.stat().st_mode | 0o011)
+
+
+class Api:
+    """The few requests that the UI makes."""
+
+    def __init__(self, url):
+        self.url, self._http = url, httpx.Client(base_url=url, timeout=30)
+
+    def is_up(self):
+        try:
+            return self._http.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def get(self, path):
+        return self._http.get(path).raise_for_status().json()
+
+    def post(self, path, **content):
+        return self._http.post(path, json=content).raise_for_status().json()
+
+    def trigger(self, recipe):
+        """Run the deployment with other settings; the store stays that of the deployment."""
+        deployment = self.get(f"/deployments/name/descent/{DEPLOYMENT}")
+        parameters = {"recipe": recipe.model_dump(mode="json")}
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        return self.post(path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
+
+    def state(self, run):
+        return self.get(f"/flow_runs/{run}")["state"]["name"]
+
+    def stages(self, run, state):
+        """Return the names of the stages whose task runs are in a state."""
+        body = {
+            "flow_runs": {"id": {"any_": [run]}},
+            "task_runs": {"state": {"name": {"any_": [state]}}},
+        }
+        names = [each["name"] for each in self.post("/task_runs/filter", **body, limit=200)]
+        return Counter(name for name in names if name.startswith(STAGES))
+
+    def kill(self, run):
+        """Kill the process of a flow run, once ten of its stages are done."""
+        wait_for("ten stages", lambda: self.stages(run, "Completed").total() >= 10, 60)
+        os.kill(int(self.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
+
+
+class Site:
+    """A server with its worker and deployments."""
+
+    def __init__(self, api, store):
+        self.api, self.store = api, store
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def site(request, tmp_path_factory):
+    """Start everything as ``deployments/README.md`` says, on free ports and in an empty folder."""
+    folder = tmp_path_factory.mktemp(request.param)
+    port, store = free_port(), folder / "store"
+    url = f"http://127.0.0.1:{port}/api"
+    environment = os.environ | {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": url,
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "MGD_STORE": str(store),
+        "MGD_IMAGE": "mgd:test",
+    }
+
+    def call(*command):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prefect = [sys.executable, "-m", "prefect"]
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            database = stack.enter_context(postgresql(folder))
+            environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+        server = [*prefect, "server", "start", "--port", str(port), "--no-ui"]
+        stack.enter_context(process(folder / "server.log", *server, env=environment))
+        api = Api(url)
+        wait_for("the server", api.is_up, 60)
+        call("deployments.pools")
+        worker = [*prefect, "worker", "start", "--pool", "mgd-process"]
+        stack.enter_context(process(folder / "worker.log", *worker, env=environment))
+        call(
+            "prefect",
+            "--no-prompt",
+            "deploy",
+            "--prefect-file",
+            "deployments/prefect.yaml",
+            "--all",
+        )
+        yield Site(api, str(store))
+
+
+def recipe(seed):
+    return load_recipe("digits-selection", [*SMALL, f"training.seed={seed}"])
+
+
+def test_every_deployment_arrives_as_written(site):
+    """The server checks job variables by the pool's schema, and fills in what was a template."""
+    found = {each["name"]: each for each in site.api.post("/deployments/filter")}
+
+    assert len(found) == 9
+    assert {each["parameters"]["store"] for each in found.values()} == {site.store}
+    assert {each["job_variables"].get("image") for each in found.values()} == {None, "mgd:test"}
+    assert not any(each["pull_steps"] for each in found.values())
+    assert not any(each["schedules"][0]["active"] for each in found.values())
+
+
+def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
+    """Retry in the UI must cost only the stage that was interrupted, and change no bit."""
+    run = site.api.trigger(recipe(seed=1))
+    site.api.kill(run)
+    wait_for("Crashed", lambda: site.api.state(run) == "Crashed", 20)
+    finished = site.api.stages(run, "Completed")
+
+    retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    site.api.post(f"/flow_runs/{run}/set_state", state=retry, force=True)
+    wait_for("Completed", lambda: site.api.state(run) == "Completed", 60)
+
+    # Task runs reach the database by events, some time after their flow run.
+    wait_for("Cached", lambda: finished <= site.api.stages(run, "Cached"), 10)
+    assert set(site.api.stages(run, "Completed").values()) == {1}
+    assert record(site, seed=1).digest == undisturbed(site, tmp_path).digest
+
+
+def test_killed_run_goes_on_by_itself(site):
+    """Nobody is awake when a rented machine is taken away."""
+    with settings.temporary_settings({settings.PREFECT_API_URL: site.api.url}):
+        automations.main([])
+    run = site.api.trigger(recipe(seed=2))
+    site.api.kill(run)
+
+    wait_for("Completed", lambda: site.api.state(run) == "Completed", 90)
+
+    assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
+    assert record(site, seed=2).stages.cached >= 10
+
+
+def record(site, seed):
+    (found,) = [
+        read_run(site.store, path.name)
+        for path in (Path(site.store) / "runs").iterdir()
+        if read_run(site.store, path.name).recipe.training.seed == seed
+    ]
+    return found
+
+
+def undisturbed(site, folder):
+    without_heartbeats = {settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with settings.temporary_settings({settings.PREFECT_API_URL: site.api.url} | without_heartbeats):
+        return descent(recipe(seed=1), str(folder))

@@ -1,0 +1,141 @@
+"""What ``prefect deploy`` would send to a server is right, as far as no server is needed to say so."""
+
+import asyncio
+import re
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import DeploymentConfig
+from prefect.deployments.steps.core import StepExecutionError, run_steps
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
+
+from deployments import make
+from engine.recipes import list_recipes, load_recipe
+
+CONTENT = yaml.safe_load(make.PREFECT_YAML.read_text())
+DEPLOYMENTS = {deployment["name"]: deployment for deployment in CONTENT["deployments"]}
+SOME_RECIPE = "digits-selection"
+
+each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+
+
+def templates(deployment):
+    """Return the environment variables that Prefect would fill in."""
+    return set(re.findall(r"{{\s*\$(\w+)\s*}}", yaml.safe_dump(deployment)))
+
+
+def refusals():
+    """Return (kind of pool, variable) of each variable that a kind of pool needs."""
+    needed = {kind: templates(DEPLOYMENTS[f"{SOME_RECIPE}-{kind}"]) for kind in make.POOLS}
+    return [(kind, variable) for kind, names in needed.items() for variable in sorted(names)]
+
+
+def check(kind):
+    """Run the steps that ``prefect deploy`` runs before it deploys."""
+    asyncio.run(run_steps(DEPLOYMENTS[f"{SOME_RECIPE}-{kind}"]["build"], {}))
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Everything that ``prefect.yaml`` reads, set to something right."""
+    monkeypatch.setenv("MGD_STORE", "s3://bucket/folder")
+    monkeypatch.setenv("MGD_IMAGE", "registry/mgd:0.1.0")
+
+
+def test_file_is_what_the_recipes_make():
+    """A recipe changed without ``python -m deployments.make`` would run as it was before."""
+    assert make.PREFECT_YAML.read_text() == make.text()
+
+
+def test_every_recipe_is_on_every_kind_of_pool():
+    """Who looks for a recipe in the UI finds it wherever it can run."""
+    expected = {f"{recipe}-{kind}" for recipe in list_recipes() for kind in make.POOLS}
+
+    assert set(DEPLOYMENTS) == expected
+
+
+@each_deployment
+def test_prefect_knows_every_key(deployment):
+    """Prefect ignores a key that it does not know, so a misspelt one would do nothing."""
+    assert set(deployment) <= set(DeploymentConfig.model_fields)
+    assert DeploymentConfig.model_validate(deployment).name == deployment["name"]
+
+
+@each_deployment
+def test_parameters_fit_the_flow(deployment):
+    """The server checks the schema when a run is triggered; the flow checks all when it starts."""
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+
+    validate(deployment["parameters"], parameter_schema(flow).model_dump_for_openapi())
+    validated = flow.validate_parameters(deployment["parameters"])
+
+    shipped = load_recipe(validated["recipe"].name)
+    kind = deployment["name"].removeprefix(f"{shipped.name}-")
+    device = make.POOLS[kind].device or shipped.training.device
+    training = shipped.training.model_copy(update={"device": device})
+    assert validated["recipe"] == shipped.model_copy(update={"training": training})
+
+
+@each_deployment
+def test_no_schedule_is_active(deployment):
+    """A deployment must not start to spend money before somebody says so."""
+    schedules = deployment["schedules"]
+
+    assert schedules
+    assert not any(schedule["active"] for schedule in schedules)
+
+
+@each_deployment
+def test_nothing_is_pulled_and_no_path_of_a_machine_is_named(deployment):
+    """Runs start on other machines: code is installed there, and the store is named from outside."""
+    assert CONTENT["pull"] == []
+    assert "pull" not in deployment
+    assert not re.search(r"(^|\s)/\w+/", yaml.safe_dump(deployment))
+
+
+@each_deployment
+def test_every_template_is_checked(deployment):
+    """Prefect fills in nothing for a variable that is unset, without a word."""
+    kind = deployment["name"].rsplit("-", 1)[1]
+
+    assert deployment["build"] == DEPLOYMENTS[f"{SOME_RECIPE}-{kind}"]["build"]
+    assert templates(deployment) == set(make.POOLS[kind].variables)
+
+
+@pytest.mark.usefixtures("variables")
+@pytest.mark.parametrize(("kind", "variable"), refusals())
+def test_unset_variable_stops_the_deployment(kind, variable, monkeypatch):
+    """Runs without a store would write to a folder that nobody finds, those without image fail."""
+    monkeypatch.delenv(variable)
+
+    with pytest.raises(StepExecutionError) as refusal:
+        check(kind)
+
+    assert variable in str(refusal.value.__cause__)
+
+
+@pytest.mark.parametrize("store", ["", "mgd-store", "./store", "~/store"])
+def test_store_below_a_working_folder_is_refused(store, monkeypatch):
+    """A worker gives each run a folder of its own and deletes it, results and all."""
+    monkeypatch.setenv("MGD_STORE", store)
+
+    with pytest.raises(StepExecutionError) as refusal:
+        check("process")
+
+    assert "s3://bucket/folder" in str(refusal.value.__cause__)
+
+
+@pytest.mark.usefixtures("variables")
+@pytest.mark.parametrize("kind", make.POOLS)
+def test_variables_that_are_set_are_accepted(kind):
+    """The check must not stand in the way of a deployment that is right."""
+    check(kind)
+
+
+def test_local_folder_is_accepted(monkeypatch):
+    """One person's worker and files are on one machine."""
+    monkeypatch.setenv("MGD_STORE", "/data/mgd")
+
+    check("process")
