@@ -73,8 +73,8 @@ def run(
         from flows.local_server import connected, server_if_needed
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
-        from engine.conclusion import report_url
         from engine.allocator import keep_freed_memory
+        from engine.conclusion import report_url
         from engine.location import absolute
         from engine.recipes import load_recipe
         from engine.report import summary

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from prefect import settings
 
 from deployments import automations
 from engine.recipes import load_recipe
-from engine.runs import read_run
+from engine.runs import read_run, run_name
 from flows.descent import descent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -84,41 +85,20 @@ def postgresql(folder):
     """Yield the URL of an empty database; PostgreSQL refuses to run as root, so another user does."""
     if not POSTGRES:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    port, data = free_port(), folder / "postgresql"
-    data.mkdir()
-    user = {}
-    if os.getuid() == 0:
-        user = {"user": "postgres"}
-        shutil.chown(data, "postgres")
-        reachable(folder)
-    run = {"check": True, "capture_output": True, "cwd": "/", **user}
-    subprocess.run([POSTGRES[-1] / "initdb", "-D", data, "-U", "prefect", "-A", "trust"], **run)
-    command = [
-        POSTGRES[-1] / "postgres",
-        "-D",
-        data,
-        "-p",
-        str(port),
-        "-k",
-        data,
-        "-c",
-        "fsync=off",
-    ]
-    with process(folder / "postgresql.log", *command, **user):
-        ready = [POSTGRES[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
-        wait_for("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 20)
-        subprocess.run(
-            [POSTGRES[-1] / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "mgd"],
-            **run,
-        )
-        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
-
-
-def reachable(folder):
-    """Let other users go through pytest's folders, which are the owner's alone."""
-    for parent in (folder, *folder.parents):
-        if parent.owner() == folder.owner() and parent != Path(parent.anchor):
-            parent.chmod(parent.stat().st_mode | 0o011)
+    user = {"user": "postgres"} if os.getuid() == 0 else {}
+    binaries, port = POSTGRES[-1], str(free_port())
+    # Not below pytest's folders, which are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="mgd-postgresql-") as data:
+        shutil.chown(data, *user.values() or [os.getuid()])
+        run = {"check": True, "capture_output": True, "cwd": "/", **user}
+        subprocess.run([binaries / "initdb", "-D", data, "-U", "prefect", "-A", "trust"], **run)
+        command = [binaries / "postgres", "-D", data, "-p", port, "-k", data, "-c", "fsync=off"]
+        with process(folder / "postgresql.log", *command, **user):
+            at = ["-h", "127.0.0.1", "-p", port]
+            ready = [binaries / "pg_isready", *at, "-q"]
+            wait_for("PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode, 20)
+            subprocess.run([binaries / "createdb", *at, "-U", "prefect", "mgd"], **run)
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
 
 
 class Api:
@@ -263,12 +243,7 @@ def test_killed_run_goes_on_by_itself(site):
 
 
 def record(site, seed):
-    (found,) = [
-        read_run(site.store, path.name)
-        for path in (Path(site.store) / "runs").iterdir()
-        if read_run(site.store, path.name).recipe.training.seed == seed
-    ]
-    return found
+    return read_run(site.store, run_name(recipe(seed)))
 
 
 def undisturbed(site, folder):
