@@ -89,7 +89,7 @@ class MetaparameterName(StrEnum):
 
 
 class OuterUpdate(StrEnum):
-    """How metaparameters move along the metagradient; the lower four are ``torch.optim``'s."""
+    """How metaparameters move along the metagradient; all but the first two are torch.optim's."""
 
     SIGN = "sign"
     MASKED_SIGN = "masked-sign"
@@ -97,6 +97,13 @@ class OuterUpdate(StrEnum):
     ADAM = "Adam"
     ADAMW = "AdamW"
     RMSPROP = "RMSprop"
+    ADAGRAD = "Adagrad"
+    ADADELTA = "Adadelta"
+    ADAMAX = "Adamax"
+    NADAM = "NAdam"
+    RADAM = "RAdam"
+    ASGD = "ASGD"
+    RPROP = "Rprop"
 
 
 class ScheduleName(StrEnum):

@@ -15,7 +15,7 @@ from engine.determinism import generator
 from engine.errors import NonFiniteError
 
 OuterState = dict[str, Tensor]
-"""What an update remembers from one outer step to the next, by name."""
+"""What an update remembers from one outer step to the next: vectors by name."""
 
 Move = Callable[[Tensor, Tensor, OuterState, int], tuple[Tensor, OuterState]]
 
@@ -93,10 +93,13 @@ def torch_update(name: str, step_size: float, *, decay: float = 1.0) -> Outer:
         parameter = value.detach().clone().requires_grad_()
         parameter.grad = gradient.to(value)
         optimizer = getattr(torch.optim, name)([parameter], lr=step_size * decay**step)
-        optimizer.state[parameter] = {key: tensor.clone() for key, tensor in state.items()}
+        for key, row in state.items():
+            # Rows of a store are vectors; counters and the like are scalars to torch.
+            shape = value.shape if row.numel() == value.numel() else ()
+            optimizer.state[parameter][key] = row.clone().reshape(shape)
         optimizer.step()
-        kept = {k: v for k, v in optimizer.state[parameter].items() if isinstance(v, Tensor)}
-        return parameter.detach(), kept
+        kept = optimizer.state[parameter].items()
+        return parameter.detach(), {k: v.reshape(-1) for k, v in kept if isinstance(v, Tensor)}
 
     return Outer(move)
 

@@ -188,14 +188,11 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
         before = _rows(store, value)
         (metagradient,) = _named(_rows(store, gradient), "metagradient_").values()
-        known = _named(before, "outer_")
-        # torch.optim counts its steps in a scalar; rows are vectors.
-        memory = {key: row.reshape(()) if key == "step" else row for key, row in known.items()}
         move = make_outer(recipe.outer)
+        memory = _named(before, "outer_")
         moved, memory = move(before["value"], metagradient, memory, outer_step)
         moved = problem.kind.project(moved)
-        rows = {key: row.reshape(-1) for key, row in memory.items()}
-        return {"value": moved, **_prefixed(rows, "outer_")}, {
+        return {"value": moved, **_prefixed(memory, "outer_")}, {
             "moved": int((moved != before["value"]).sum())
         }
 

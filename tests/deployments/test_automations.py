@@ -61,7 +61,7 @@ def test_crashed_run_goes_on(attempt):
     ids=["crashed-too-often", "without-tag", "failed", "cancelled"],
 )
 def test_other_run_stays_as_it_is(other):
-    """What crashes each time would crash for ever, and what failed or was stopped has its reason."""
+    """What crashes each time would crash for ever, and what failed or was stopped is told."""
     assert not trigger(automations.resume_crashed_runs(max_attempts=3)).covers(other)
 
 

@@ -64,7 +64,7 @@ def wait_for(what, condition, seconds):
 
 @contextmanager
 def process(log, *command, **options):
-    """Run a command beside the test, in a process group of its own, and stop that group at the end."""
+    """Run a command beside the test, in a process group of its own, and stop it at the end."""
     with log.open("w") as output:
         child = subprocess.Popen(
             command, stdout=output, stderr=output, cwd="/", start_new_session=True, **options
@@ -82,7 +82,7 @@ def process(log, *command, **options):
 
 @contextmanager
 def postgresql(folder):
-    """Yield the URL of an empty database; PostgreSQL refuses to run as root, so another user does."""
+    """Yield the URL of an empty database, run by another user where root would be refused."""
     if not POSTGRES:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     user = {"user": "postgres"} if os.getuid() == 0 else {}
@@ -108,15 +108,18 @@ class Api:
         self.url, self._http = url, httpx.Client(base_url=url, timeout=30)
 
     def is_up(self):
+        """Say whether the server answers."""
         try:
             return self._http.get("/health").status_code == 200
         except httpx.TransportError:
             return False
 
     def get(self, path):
+        """Return what the server has."""
         return self._http.get(path).raise_for_status().json()
 
     def post(self, path, **content):
+        """Send something, or ask for more than fits in an address."""
         return self._http.post(path, json=content).raise_for_status().json()
 
     def trigger(self, recipe):
@@ -127,6 +130,7 @@ class Api:
         return self.post(path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
 
     def state(self, run):
+        """Return the name of a flow run's state."""
         return self.get(f"/flow_runs/{run}")["state"]["name"]
 
     def stages(self, run, state):

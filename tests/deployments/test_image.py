@@ -98,7 +98,7 @@ def test_service_waits_for_services_that_can_be_waited_for(service):
 
 @each_service
 def test_mount_is_a_declared_volume_or_a_folder_of_the_repository(service):
-    """What has to outlive a container lies in a named volume; nothing lies in a machine's folder."""
+    """What has to outlive a container lies in a named volume, none of it in a folder."""
     sources = {mount.split(":")[0] for mount in service.get("volumes", [])}
 
     assert sources - {"."} <= set(COMPOSE["volumes"])

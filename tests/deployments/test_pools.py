@@ -54,7 +54,7 @@ def test_variables_are_a_json_schema(kind):
 
 @each_kind
 def test_placeholders_are_the_variables(kind):
-    """A placeholder without a variable is left out in silence; a variable without one does nothing."""
+    """A placeholder without a variable is left out in silence; the reverse does nothing."""
     used = {each.name for each in find_placeholders(TEMPLATES[kind]["job_configuration"])}
 
     assert used == set(TEMPLATES[kind]["variables"]["properties"])

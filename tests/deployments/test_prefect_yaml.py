@@ -1,4 +1,4 @@
-"""What ``prefect deploy`` would send to a server is right, as far as no server is needed to say so."""
+"""What ``prefect deploy`` would send to a server, as far as no server is needed to check it."""
 
 import asyncio
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from prefect.cli.deploy._models import DeploymentConfig
-from prefect.deployments.steps.core import StepExecutionError, run_steps
+from prefect.deployments.steps import run_shell_script
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
@@ -33,8 +33,9 @@ def refusals():
 
 
 def check(kind):
-    """Run the steps that ``prefect deploy`` runs before it deploys."""
-    asyncio.run(run_steps(DEPLOYMENTS[f"{SOME_RECIPE}-{kind}"]["build"], {}))
+    """Run the step that ``prefect deploy`` runs before it deploys."""
+    (step,) = DEPLOYMENTS[f"{SOME_RECIPE}-{kind}"]["build"]
+    asyncio.run(run_shell_script(**step["prefect.deployments.steps.run_shell_script"]))
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_no_schedule_is_active(deployment):
 
 @each_deployment
 def test_nothing_is_pulled_and_no_path_of_a_machine_is_named(deployment):
-    """Runs start on other machines: code is installed there, and the store is named from outside."""
+    """Runs start on other machines, where code is installed and the store named from outside."""
     assert CONTENT["pull"] == []
     assert "pull" not in deployment
     assert not re.search(r"(^|\s)/\w+/", yaml.safe_dump(deployment))
@@ -110,10 +111,8 @@ def test_unset_variable_stops_the_deployment(kind, variable, monkeypatch):
     """Runs without a store would write to a folder that nobody finds, those without image fail."""
     monkeypatch.delenv(variable)
 
-    with pytest.raises(StepExecutionError) as refusal:
+    with pytest.raises(RuntimeError, match=variable):
         check(kind)
-
-    assert variable in str(refusal.value.__cause__)
 
 
 @pytest.mark.parametrize("store", ["", "mgd-store", "./store", "~/store"])
@@ -121,10 +120,8 @@ def test_store_below_a_working_folder_is_refused(store, monkeypatch):
     """A worker gives each run a folder of its own and deletes it, results and all."""
     monkeypatch.setenv("MGD_STORE", store)
 
-    with pytest.raises(StepExecutionError) as refusal:
+    with pytest.raises(RuntimeError, match="s3://bucket/folder"):
         check("process")
-
-    assert "s3://bucket/folder" in str(refusal.value.__cause__)
 
 
 @pytest.mark.usefixtures("variables")

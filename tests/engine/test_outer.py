@@ -7,7 +7,7 @@ from engine.config import OuterConfig, OuterUpdate
 from engine.errors import NonFiniteError
 from engine.outer import make_outer, masked_sign_update, sign_update, torch_update
 
-TORCH = ["SGD", "Adam", "AdamW", "RMSprop"]
+TORCH = [update.value for update in OuterUpdate if "sign" not in update.value]
 
 
 def vector(*values):
