@@ -1,7 +1,8 @@
 """What a run leaves for people: its record, its history and where they are.
 
-Layout: ``<store>/runs/<run>/`` holds ``run.json`` (a ``RunRecord``) and ``report.html``. The stages
-that made it stay where they are and are named by reference.
+Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.json`` (a
+``RunRecord``) and ``report.html`` from the end. The stages that made it stay where they are and are
+named by reference.
 """
 
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from engine.config import DescentRecipe, MetaparameterName, Settings, digest
-from engine.errors import ConfigurationError
+from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.location import join, list_folders
-from engine.records import read_record
+from engine.records import read_record, write_record
 from engine.stages import Ref
 
 Scores = dict[str, float]
@@ -130,13 +131,32 @@ def read_run(store: str, run: str) -> RunRecord:
     """Read a finished run.
 
     Raises:
-        CheckpointMissingError: If there is none of that name.
+        ConfigurationError: If it has not finished.
     """
-    return RunRecord.model_validate(read_record(join(run_folder(store, run), "run.json")))
+    try:
+        record = read_record(join(run_folder(store, run), "run.json"))
+    except CheckpointMissingError:
+        raise ConfigurationError(
+            f"Run {run} in {store} has not finished, so there is nothing to show yet. "
+            f"Let it go on with `mgd resume {run}`."
+        ) from None
+    return RunRecord.model_validate(record)
 
 
-def find_run(store: str, run: str) -> RunRecord:
-    """Read a run by its name, or by the beginning of its name if only one run has it.
+def begin_run(recipe: DescentRecipe, store: str) -> None:
+    """Keep the settings of a run, so that it can be found and resumed by its name."""
+    folder = run_folder(store, run_name(recipe))
+    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
+
+
+def read_recipe(store: str, run: str) -> DescentRecipe:
+    """Read the settings of a run, finished or not."""
+    record = read_record(join(run_folder(store, run), "recipe.json"))
+    return DescentRecipe.model_validate(record)
+
+
+def find_run(store: str, run: str) -> str:
+    """Return the name of the one run that is called ``run`` or begins so.
 
     Raises:
         ConfigurationError: If no run, or more than one, has that name.
@@ -149,7 +169,7 @@ def find_run(store: str, run: str) -> RunRecord:
             f"{len(found) or 'No'} runs in {store} are named {run!r}. The runs: {known}. "
             "Name one of them, or another --store."
         )
-    return read_run(store, found[0])
+    return found[0]
 
 
 def list_runs(store: str) -> list[str]:

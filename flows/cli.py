@@ -7,15 +7,20 @@ Flows, torch and Prefect are imported by the commands that need them, so that ``
 import json
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from engine.recipes import Recipe
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -68,46 +73,31 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run a recipe; run again with the same settings, it goes on where it stopped."""
-    with _one_message(debug):
-        _prepare_process(debug)
-        from flows.local_server import connected, server_if_needed
 
-        server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
-        from engine.allocator import keep_freed_memory
-        from engine.conclusion import report_url
-        from engine.location import absolute
+    def load(place: str) -> "Recipe":
+        del place
         from engine.recipes import load_recipe
-        from engine.report import summary
-        from engine.stages import prepare
 
-        keep_freed_memory()
-        chosen = load_recipe(recipe, changes)
-        place = absolute(store)
-        # What is refused is refused here, in one message, before a flow starts.
-        prepare(chosen, place)
-        from flows.registry import FLOWS
+        return load_recipe(recipe, changes)
 
-        with _progress(), connected(server):
-            record = FLOWS[chosen.kind](chosen, place)
-        for line in summary(record):
-            _say(line, as_json)
-        report = report_url(place, record.run)
-        _say(f"Report: {report}", as_json)
-        _say(f"Run: {record.run} in {place}", as_json)
-        if as_json:
-            content = {
-                "run": record.run,
-                "recipe": record.recipe.name,
-                "store": place,
-                "seconds": round(record.seconds, 3),
-                "objective": record.objective,
-                "validation": record.before_and_after("validation"),
-                "test": record.before_and_after("test"),
-                "stages": record.stages.model_dump(),
-                "digest": record.digest,
-                "report": report,
-            }
-            typer.echo(json.dumps(content))
+    _run(load, store, as_json=as_json, debug=debug)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let a run go on from its last finished stage; needs only the store."""
+
+    def load(place: str) -> "Recipe":
+        from engine.runs import find_run, read_recipe
+
+        return read_recipe(place, find_run(place, run))
+
+    _run(load, store, as_json=as_json, debug=debug)
 
 
 @app.command()
@@ -134,10 +124,10 @@ def show(
         from engine.conclusion import report_url
         from engine.location import absolute
         from engine.report import summary
-        from engine.runs import find_run
+        from engine.runs import find_run, read_run
 
         place = absolute(store)
-        record = find_run(place, run)
+        record = read_run(place, find_run(place, run))
         if as_json:
             typer.echo(record.model_dump_json())
             return
@@ -153,6 +143,49 @@ def show(
         console.print(f"Report: {report_url(place, record.run)}", highlight=False, soft_wrap=True)
 
 
+def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: bool) -> None:
+    """Run the recipe that ``load`` finds, given the store, and say what came of it."""
+    with _one_message(debug):
+        _prepare_process(debug)
+        from flows.local_server import connected, server_if_needed
+
+        server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
+        from engine.allocator import keep_freed_memory
+        from engine.conclusion import report_url
+        from engine.location import absolute
+        from engine.report import summary
+        from engine.stages import prepare
+
+        keep_freed_memory()
+        place = absolute(store)
+        recipe = load(place)
+        # What is refused is refused here, in one message, before a flow starts.
+        prepare(recipe, place)
+        from flows.registry import FLOWS
+
+        with _progress(), connected(server):
+            record = FLOWS[recipe.kind](recipe, place)
+        for line in summary(record):
+            _say(line, as_json)
+        report = report_url(place, record.run)
+        _say(f"Report: {report}", as_json)
+        _say(f"Run: {record.run} in {place}", as_json)
+        if as_json:
+            content = {
+                "run": record.run,
+                "recipe": record.recipe.name,
+                "store": place,
+                "seconds": round(record.seconds, 3),
+                "objective": record.objective,
+                "validation": record.before_and_after("validation"),
+                "test": record.before_and_after("test"),
+                "stages": record.stages.model_dump(),
+                "digest": record.digest,
+                "report": report,
+            }
+            typer.echo(json.dumps(content))
+
+
 def _say(line: str, as_json: bool) -> None:
     typer.echo(line, err=as_json)
 
@@ -165,6 +198,8 @@ def _prepare_process(debug: bool) -> None:
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # Python would end on the spot; this way what atexit stops (the server) is stopped.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @contextmanager

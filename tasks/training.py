@@ -7,6 +7,7 @@ from prefect.tasks import exponential_backoff
 
 from engine import stages
 from engine.config import DescentRecipe
+from engine.runs import begin_run
 from engine.stages import Ref, Segment
 from tasks.policy import StagePolicy, is_transient
 
@@ -26,8 +27,12 @@ def _options(stage: str) -> dict[str, Any]:
 
 @task
 def check(recipe: DescentRecipe, store: str) -> None:
-    """Refuse an impossible run before anything is trained; see ``engine.stages.prepare``."""
+    """Refuse an impossible run before anything is trained, and keep the settings of a possible one.
+
+    See ``engine.stages.prepare`` and ``engine.runs.begin_run``.
+    """
     stages.prepare(recipe, store)
+    begin_run(recipe, store)
 
 
 @task(**_options("initial"))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engine import Counts, ExampleWeights, LearningRatePoints, train
+from engine import Counts, ExampleWeights, LearningRatePoints, problem, train
 from engine.config import DescentRecipe, OptimizerConfig, TrainingConfig
 from engine.errors import ConfigurationError
 from engine.problem import SPLITS, build_problem, learning_rates, make_optimizer
@@ -154,7 +154,7 @@ def test_number_format_reaches_every_tensor(dtype):
 def test_same_recipe_is_the_same_run_to_the_bit():
     """Stages of one run are computed by many processes, each of which builds the problem anew."""
     first = train(build_problem(recipe()).routine)["params"]
-    build_problem.cache_clear()
+    problem._build.cache_clear()
 
     again = train(build_problem(recipe()).routine)["params"]
 

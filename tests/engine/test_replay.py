@@ -208,5 +208,5 @@ def test_reverse_before_the_first_step_that_reads_z_is_refused():
 
 def test_seed_without_an_output_is_refused():
     """The schedule and the call must agree on what is differentiated."""
-    with pytest.raises(ScheduleError, match="there is no output"):
+    with pytest.raises(ScheduleError, match="no output was given"):
         carry_out([Seed(0)], problems.routine(), output=None)

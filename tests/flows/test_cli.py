@@ -8,7 +8,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from engine.recipes import load_recipe
 from flows.cli import app
+from flows.descent import descent
 from tests.flows.test_descent import SMALL
 
 runner = CliRunner()
@@ -135,3 +137,30 @@ def test_diverging_run_stops_with_the_step_and_the_remedy(prefect_server, tmp_pa
     assert "in step" in done.stderr
     assert "training.learning_rate" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_run_is_resumed_by_name_with_the_same_bits(prefect_server, tmp_path):
+    """Pre-emption is the usual end of a long run: nothing but the store may be needed to go on."""
+    mgd = [sys.executable, "-m", "flows.cli"]
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
+    killed, undisturbed = str(tmp_path / "killed"), str(tmp_path / "undisturbed")
+    expected = descent(load_recipe("digits-selection", [*SMALL, "outer.num_steps=6"]), undisturbed)
+    command = [*mgd, "run", *small_options(), "--set", "outer.num_steps=6", "--store", killed]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        next(line for line in process.stderr if "outer step 2" in line)
+        process.kill()
+
+    done = subprocess.run(
+        [*mgd, "resume", "digits-sel", "--store", killed, "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    content = json.loads(done.stdout.splitlines()[-1])
+    assert content["digest"] == expected.digest
+    assert content["stages"]["cached"] > 0
