@@ -10,7 +10,14 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
@@ -25,6 +32,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Refuse what Python would read as 0 or 1: a slip, e.g. of ``training.num_steps=yes``."""
+        name = info.field_name or ""
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is neither a number nor a name")
+        return value
 
 
 class DataName(StrEnum):
