@@ -21,14 +21,14 @@ RESUME_TAG = "auto-resume"
 
 _RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 
-# A run that waits, for a place or for a person, sends no heartbeat and is not lost.
-_SIGNS_OF_LIFE = {
-    f"prefect.flow-run.{sign}"
-    for sign in (
-        *("heartbeat", "Scheduled", "AwaitingRetry", "Late", "Pending", "Paused", "Suspended"),
-        *("AwaitingConcurrencySlot", "Completed", "Failed", "Crashed", "Cancelled", "TimedOut"),
+_WAITS = {
+    f"prefect.flow-run.{state}"
+    for state in (
+        *("Scheduled", "AwaitingRetry", "Late", "Pending", "AwaitingConcurrencySlot"),
+        *("Paused", "Suspended", "Resuming"),
     )
 }
+_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def crash_lost_runs(heartbeat_seconds: int) -> AutomationCore:
         description="A run without a heartbeat has lost its machine.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect=_SIGNS_OF_LIFE,
+            # A run that waits, for a place or for a person, sends no heartbeat and is not lost.
+            expect={"prefect.flow-run.heartbeat"} | _WAITS | _ENDS,
             match=ResourceSpecification(_RUN),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -60,19 +61,23 @@ def crash_lost_runs(heartbeat_seconds: int) -> AutomationCore:
     )
 
 
-def resume_crashed_runs(max_attempts: int) -> AutomationCore:
+def resume_crashed_runs(max_attempts: int, wait_seconds: int) -> AutomationCore:
     """Return the automation that schedules a crashed run again; its finished stages are cached.
 
     Args:
         max_attempts: Starts of one run after which it stays ``Crashed``: what kills a run each
             time, such as too little memory, would otherwise kill it for ever.
+        wait_seconds: Time between the crash and the new start, at least 10. A worker reports a
+            crash twice, the second time up to 10 s later, and that would crash a run which by
+            then goes on.
     """
     attempts = [str(attempt) for attempt in range(1, max_attempts)]
     return AutomationCore(
         name="mgd: crashed runs go on",
         description=f"Runs tagged {RESUME_TAG} are started {max_attempts} times at most.",
         trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"},
+            after={"prefect.flow-run.Crashed"},
+            expect=_WAITS | {"prefect.flow-run.Running"},
             match=ResourceSpecification({**_RUN, "prefect.run-count": attempts}),
             match_related=ResourceSpecification(
                 {
@@ -81,8 +86,9 @@ def resume_crashed_runs(max_attempts: int) -> AutomationCore:
                 }
             ),
             for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
+            posture=Posture.Proactive,
             threshold=1,
+            within=timedelta(seconds=wait_seconds),
         ),
         actions=[
             ChangeFlowRunState(
@@ -113,10 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--heartbeat-seconds", type=int, default=180, help="default 180, Prefect's")
     parser.add_argument("--max-attempts", type=int, default=10, help="of one run; default 10")
+    parser.add_argument("--wait-seconds", type=int, default=60, help="after a crash; default 60")
     options = parser.parse_args(arguments)
     with get_client(sync_client=True) as client:
         put(client, crash_lost_runs(options.heartbeat_seconds))
-        put(client, resume_crashed_runs(options.max_attempts))
+        put(client, resume_crashed_runs(options.max_attempts, options.wait_seconds))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine.config import DescentRecipe
+from engine.config import DescentRecipe, MetaparameterName
 from engine.recipes import RECIPES, load_recipe
-from engine.stages import first_step
 from flows.registry import FLOWS
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
@@ -82,9 +81,11 @@ POOLS = {
 def cost(recipe: DescentRecipe) -> str:
     """Say what a run costs, in trainings and sweeps, and in time where that was measured."""
     outer, inner = recipe.outer.num_steps, recipe.training.num_steps
+    counts = recipe.metaparameters.name is MetaparameterName.COUNTS
+    reversed_steps = inner - recipe.injection_step if counts else inner
     work = (
         f"{outer + 1} trainings of {inner} steps and {outer} reverse sweeps over "
-        f"{inner - first_step(recipe)} of them"
+        f"{reversed_steps} of them"
     )
     measured = COSTS.get(recipe.name)
     return f"Expected cost: {work}, {measured}." if measured else f"Expected cost: {work}."

@@ -42,12 +42,16 @@ def test_deployments_carry_the_tag():
     assert all(automations.RESUME_TAG in each for each in tags)
 
 
+RESUME = trigger(automations.resume_crashed_runs(max_attempts=3, wait_seconds=60))
+
+
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_crashed_run_goes_on(attempt):
     """Its finished stages are in the store: going on costs only the one that was interrupted."""
-    resume = trigger(automations.resume_crashed_runs(max_attempts=3))
+    crash = event("Crashed", attempt=attempt)
 
-    assert resume.covers(event("Crashed", attempt=attempt))
+    assert RESUME.covers(crash)
+    assert RESUME.starts_after(crash.event)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,13 @@ def test_crashed_run_goes_on(attempt):
 )
 def test_other_run_stays_as_it_is(other):
     """What crashes each time would crash for ever, and what failed or was stopped is told."""
-    assert not trigger(automations.resume_crashed_runs(max_attempts=3)).covers(other)
+    assert not (RESUME.covers(other) and RESUME.starts_after(other.event))
+
+
+@pytest.mark.parametrize("name", ["AwaitingRetry", "Pending", "Running"])
+def test_run_that_somebody_has_retried_is_not_started_twice(name):
+    """Two processes with one run would both do what is left of it."""
+    assert RESUME.expects(f"prefect.flow-run.{name}")
 
 
 @pytest.mark.parametrize(
