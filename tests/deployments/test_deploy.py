@@ -25,7 +25,7 @@ from engine.recipes import load_recipe
 from engine.runs import read_run, run_name
 from flows.descent import descent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(150)]
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection-process"
@@ -225,7 +225,8 @@ def site(request, tmp_path_factory):
         call("deployments.pools")
         worker = [*prefect, "worker", "start", "--pool", "mgd-process"]
         stack.enter_context(process(folder / "worker.log", *worker, env=environment))
-        call(*"prefect --no-prompt deploy --prefect-file deployments/prefect.yaml --all".split())
+        deploy = ["--prefect-file", "deployments/prefect.yaml", "--all"]
+        call("prefect", "--no-prompt", "deploy", *deploy)
         yield Site(api, str(store))
 
 
