@@ -85,10 +85,17 @@ def connected(server: LocalServer | None) -> Iterator[None]:
     if server is None:
         yield
         return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     server.wait()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
+    # This server ends with the run, so nobody would miss a heartbeat; and the thread that sends
+    # them is waited for, a second at the end of every flow run.
+    settings = {PREFECT_API_URL: server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(settings):
         yield
 
 
