@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_truth_for_a_number(cls, value: Any, info: Any) -> Any:  # noqa: ANN401
+    def _refuse_truth_for_a_number(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 (any input)
         """Refuse what Python would read as 0 or 1: a slip, e.g. of ``training.num_steps=yes``."""
         name = info.field_name or ""
         if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
