@@ -94,8 +94,9 @@ def connected(server: LocalServer | None) -> Iterator[None]:
     server.wait()
     # This server ends with the run, so nobody would miss a heartbeat; and the thread that sends
     # them is waited for, a second at the end of every flow run.
-    settings = {PREFECT_API_URL: server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(settings):
+    with temporary_settings(
+        {PREFECT_API_URL: server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    ):
         yield
 
 
