@@ -2,8 +2,9 @@
 
 from engine.config import DescentRecipe
 from engine.errors import EngineError
+from engine.hyperparameters import LearningRatePoints
 from engine.metagradients import Metagradient, metagradient
-from engine.metaparameters import Counts, ExampleWeights, LearningRatePoints, Metaparameter
+from engine.metaparameters import Counts, ExampleWeights, Metaparameter
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.oracle import central_difference, evaluate, train, whole_run_gradient
 from engine.outputs import MeanLoss

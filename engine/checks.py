@@ -34,7 +34,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
     """
     _check_point(routine, z)
     with deterministic():
-        state = routine.initial_state()
+        state = routine.initial_state(z)
         for name, row in state.items():
             if not row.dtype.is_floating_point:
                 raise ConfigurationError(
@@ -92,9 +92,9 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
 
 def _check_pure(routine: Routine, z: Metaparams) -> None:
     buffers = {name: buffer.clone() for name, buffer in routine.model.named_buffers()}
-    first, loss = plain_step(routine, routine.initial_state(), z, 0)
+    first, loss = plain_step(routine, routine.initial_state(z), z, 0)
     check_losses({0: loss}, 0, 1)
-    second, _ = plain_step(routine, routine.initial_state(), z, 0)
+    second, _ = plain_step(routine, routine.initial_state(z), z, 0)
     for name, row in first.items():
         if not torch.equal(row, second[name]):
             place = routine.layout.locate(int((row != second[name]).nonzero()[0]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.config import MetaparameterName
-from engine.metaparameters import LearningRatePoints
+from engine.hyperparameters import LearningRatePoints
 from engine.runs import RunRecord
 
 if TYPE_CHECKING:

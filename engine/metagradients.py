@@ -80,7 +80,7 @@ def metagradient(
     check_routine(routine, output, point)
     actions = whole_run(routine.num_steps, plan, first_step=routine.first_step, tier=tier)
     with deterministic():
-        sweep = Sweep(state=routine.initial_state())
+        sweep = Sweep(state=routine.initial_state(point))
         replay(actions, routine, point, {tier: _states(routine, store)}, sweep, output=output)
     return Metagradient(
         gradient=sweep.metagradient,

@@ -5,14 +5,16 @@ examples are injected, which hyperparameters change. Everything that z does to a
 these answers, so a kind that enters nowhere by mistake is an error, never a zero gradient.
 """
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.optim import Hyperparameters
+from engine.types import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,17 @@ class Metaparameter:
         """Return the closest feasible value."""
         return value
 
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run that this kind, known there as ``name``, does not fit.
+
+        Raises:
+            ConfigurationError: If there is not one value for each example, where that is needed.
+        """
+        del num_steps
+        per_example = self.copies() is not None or type(self).weights is not Metaparameter.weights
+        if per_example:
+            _check_one_each(name, len(self.value), num_examples)
+
     def enters(self, step: int) -> bool:
         """Say whether ``step`` reads z."""
         del step
@@ -67,6 +80,34 @@ class Metaparameter:
         """Return the hyperparameters of ``step`` that z sets."""
         del z, step
         return {}
+
+    def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
+        """Return keyword arguments of the loss of the examples ``indices``."""
+        del z, indices
+        return {}
+
+    def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
+        """Return the batch of the examples ``indices`` with z's share in it."""
+        del z, indices
+        return batch
+
+    @property
+    def shapes_start(self) -> bool:
+        """Say whether the initial parameters depend on z."""
+        return False
+
+    def initial(self, z: Tensor, params: Tensor) -> Tensor:
+        """Return the initial parameters, given those of the model, shape (params,)."""
+        del z
+        return params
+
+
+def _check_one_each(name: str, found: int, num_examples: int) -> None:
+    if found != num_examples:
+        raise ConfigurationError(
+            f"Metaparameter {name!r} has {found} values for {num_examples} examples. "
+            "Give one value for each."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,30 +178,145 @@ class Counts(Metaparameter):
 
 
 @dataclass(frozen=True, eq=False)
-class LearningRatePoints(Metaparameter):
-    """A learning-rate schedule by key points, evenly spaced over the run.
+class GroupWeights(Metaparameter):
+    """A mixture of groups of examples: sources, classes or clusters.
 
-    The rate at key point j is exp(value_j), and between points it is linear in the step. The
-    logarithm keeps rates positive and makes a step of 0.1 mean 10 %, whatever the rate.
+    Group g has the share p_g = softmax(value)_g of the loss, whatever the number n_g of its
+    examples: example i weighs p_g n / n_g. Equal values are the uniform mixture, and log n_g the
+    proportional one, in which every example weighs 1.
 
     Attributes:
-        value: Natural logarithms of the rates, shape (points,).
-        num_steps: T.
-        bounds: Smallest and largest rate allowed.
+        value: Logits of the shares, shape (groups,).
+        groups: Group of each example, integers from 0, shape (examples,).
     """
 
-    num_steps: int = 1
-    bounds: tuple[float, float] = (1e-6, 1e2)
+    groups: Tensor = torch.empty(0, dtype=torch.int64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = torch.bincount(self.groups, minlength=len(self.value))
+        if len(counts) != len(self.value) or (counts == 0).any():
+            raise ConfigurationError(
+                f"There are {len(self.value)} group weights, but the groups have {counts.tolist()} "
+                "examples. Number the groups from 0, each with at least one example."
+            )
+
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run with another number of examples."""
+        del num_steps
+        _check_one_each(name, len(self.groups), num_examples)
+
+    def proportional(self) -> Tensor:
+        """Return the value at which every example weighs 1, shape (groups,)."""
+        counts = torch.bincount(self.groups, minlength=len(self.value)).to(self.value)
+        return (counts / counts.sum()).log()
+
+    def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
+        """Return the weights of a batch, shape (batch,)."""
+        group = self.groups[indices.to(self.groups.device)].to(z.device)
+        return (torch.log_softmax(z, 0) - self.proportional().to(z))[group].exp()
+
+
+@dataclass(frozen=True, eq=False)
+class TokenWeights(Metaparameter):
+    """One weight for each token of each example, handed to the loss as ``token_weights``.
+
+    Attributes:
+        value: Weights, at least 0, shape (examples, tokens); ones give plain training.
+    """
+
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run with another number of examples."""
+        del num_steps
+        _check_one_each(name, len(self.value), num_examples)
 
     def project(self, value: Tensor) -> Tensor:
-        """Clamp to the allowed rates."""
-        return value.clamp(math.log(self.bounds[0]), math.log(self.bounds[1]))
+        """Clamp to non-negative weights."""
+        return value.clamp(min=0)
 
-    def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
-        """Return the learning rate of ``step``, a scalar tensor."""
-        last = len(z) - 1
-        position = last * step / max(self.num_steps - 1, 1)
-        left = min(int(position), max(last - 1, 0))
-        share = position - left
-        rate = (1 - share) * z[left].exp()
-        return {"learning_rate": rate + share * z[left + 1].exp() if share else rate}
+    def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
+        """Return ``token_weights`` of a batch, shape (batch, tokens)."""
+        return {"token_weights": z[indices.to(z.device)]}
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs(Metaparameter):
+    """Inputs of chosen examples: pixels of images, or embeddings. Their labels stay.
+
+    Attributes:
+        value: The inputs, shape (chosen, ...).
+        chosen: Which examples they replace, shape (chosen,), no example twice.
+        num_examples: n, training candidates.
+        bounds: Smallest and largest value allowed, e.g. of a pixel; None allows all.
+        column: Which tensor of the examples holds the inputs.
+    """
+
+    chosen: Tensor = torch.empty(0, dtype=torch.int64)
+    num_examples: int = 0
+    bounds: tuple[float, float] | None = None
+    column: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.chosen) != len(self.value) or len(self.chosen.unique()) != len(self.chosen):
+            raise ConfigurationError(
+                f"There are {len(self.value)} inputs for {len(self.chosen)} chosen examples, "
+                f"{len(self.chosen.unique())} of them different. Choose each example once."
+            )
+
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run with another number of examples."""
+        del num_steps
+        if self.num_examples != num_examples:
+            raise ConfigurationError(
+                f"Metaparameter {name!r} chooses among {self.num_examples} examples, but the run "
+                f"has {num_examples}. Use Inputs(..., num_examples={num_examples})."
+            )
+
+    def project(self, value: Tensor) -> Tensor:
+        """Clamp to the allowed values."""
+        return value if self.bounds is None else value.clamp(*self.bounds)
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Row of ``value`` for each example, or -1, shape (examples,)."""
+        places = torch.full((self.num_examples,), -1, dtype=torch.int64)
+        places[self.chosen] = torch.arange(len(self.chosen))
+        return places
+
+    def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
+        """Return the batch with the chosen examples' inputs replaced."""
+        column = batch[self.column]
+        place = self._places[indices.cpu()].to(z.device)
+        is_chosen = (place >= 0).reshape(-1, *[1] * (column.ndim - 1))
+        # A batch without a chosen example still depends on z, by zeros: no step is left out.
+        replaced = torch.where(is_chosen, z[place.clamp(min=0)], column)
+        return (*batch[: self.column], replaced, *batch[self.column + 1 :])
+
+
+@dataclass(frozen=True, eq=False)
+class InitialParameters(Metaparameter):
+    """The parameters that training starts from.
+
+    Attributes:
+        value: All trainable parameters in the order of the routine's layout, shape (params,).
+    """
+
+    def enters(self, step: int) -> bool:
+        """Say that no step reads z: only s_0 does."""
+        del step
+        return False
+
+    @property
+    def shapes_start(self) -> bool:
+        """Say that s_0 depends on z."""
+        return True
+
+    def initial(self, z: Tensor, params: Tensor) -> Tensor:
+        """Return z."""
+        if z.shape != params.shape:
+            raise ConfigurationError(
+                f"The initial parameters have shape {tuple(z.shape)}, but the model has "
+                f"{len(params)} trainable ones. Flatten them with routine.layout."
+            )
+        return z.to(params.device)

@@ -115,15 +115,24 @@ def build_model(
 def per_example_cross_entropy(
     model: Callable[[Tensor], Tensor],
     batch: tuple[Shaped[Tensor, "batch ..."], Int64[Tensor, " batch"]],
+    *,
+    label_smoothing: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Return each example's cross-entropy loss in nats, not averaged.
 
     Args:
         model: Maps inputs to logits; an ``nn.Module`` or any function.
         batch: Inputs and labels.
+        label_smoothing: Share of the target that is spread evenly over all classes; none by
+            default. A tensor, because it may be a metaparameter.
     """
     inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels, reduction="none")
+    logits = model(inputs)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    if label_smoothing is None:
+        return losses
+    even = -F.log_softmax(logits, dim=1).mean(dim=1)
+    return (1 - label_smoothing) * losses + label_smoothing * even
 
 
 def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ def train(routine: Routine, z: Metaparams | None = None) -> State:
         NonFiniteError: If a loss is infinite or NaN; names the step.
     """
     point = routine.point() if z is None else z
-    state, losses = routine.initial_state(), PerStep()
+    state, losses = routine.initial_state(point), PerStep()
     with deterministic():
         for step in range(routine.num_steps):
             state, losses[step] = plain_step(routine, state, point, step)
@@ -49,8 +49,10 @@ def whole_run_gradient(
     """
     point = routine.point() if z is None else z
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-    state = {name: row.detach().requires_grad_() for name, row in routine.initial_state().items()}
     with deterministic(), torch.enable_grad():
+        start = routine.initial_state(leaves)
+        # Each step asks for the gradient by its parameters, also where z does not shape the start.
+        state = {n: row if row.requires_grad else row.requires_grad_() for n, row in start.items()}
         for step in range(routine.num_steps):
             state = traced_step(routine, state, leaves, step)
         value = routine.call(output, state["params"], training=False)

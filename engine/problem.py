@@ -17,7 +17,8 @@ from engine.config import (
 )
 from engine.data import DataSet, Examples, load_data
 from engine.errors import ConfigurationError
-from engine.metaparameters import Counts, ExampleWeights, LearningRatePoints, Metaparameter
+from engine.hyperparameters import LearningRatePoints
+from engine.metaparameters import Counts, ExampleWeights, Metaparameter
 from engine.models import build_model, per_example_cross_entropy
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.outputs import MeanLoss

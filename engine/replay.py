@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.errors import NonFiniteError, ScheduleError
 from engine.routine import Routine
 from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier
-from engine.step import plain_step, step_vjp
+from engine.step import initial_vjp, plain_step, step_vjp
 from engine.store import StateStore
 from engine.types import Metaparams, Output, State
 
@@ -177,14 +177,20 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
         raise ScheduleError(
             f"There is no adjoint to pull back through step {step}. Seed one, or give it."
         )
-    to_state = step > routine.first_step
+    to_state = step > routine.first_step or routine.shapes_start
     adjoint, shares = step_vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
-    for name, share in shares.items():
-        known = sweep.metagradient.get(name)
-        sweep.metagradient[name] = share if known is None else known + share
+    _add_shares(sweep, shares)
+    if step == 0 and routine.shapes_start:
+        _add_shares(sweep, initial_vjp(routine, z, adjoint))
     sweep.adjoint = adjoint
     if adjoint:
         sweep.adjoint_norms[step] = torch.stack([row.norm() for row in adjoint.values()]).norm()
+
+
+def _add_shares(sweep: Sweep, shares: Metaparams) -> None:
+    for name, share in shares.items():
+        known = sweep.metagradient.get(name)
+        sweep.metagradient[name] = share if known is None else known + share
 
 
 def check_losses(losses: Mapping[int, Tensor], start: int, stop: int) -> None:

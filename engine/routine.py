@@ -6,6 +6,7 @@ only through the routine's named metaparameters. Same inputs, same bits.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch.func import functional_call
 from engine.determinism import generator, seeded
 from engine.errors import ConfigurationError, DataError
 from engine.layout import Layout
-from engine.metaparameters import LearningRatePoints, Metaparameter
+from engine.metaparameters import Metaparameter
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.types import Batch, Loss, Metaparams, State
@@ -66,7 +67,8 @@ class Routine:
         model: Any module. It is copied, and its parameters are the initial state; those with
             ``requires_grad=False`` stay constant.
         loss: Maps (model, batch) to per-example losses, shape (batch,). It gets the module itself,
-            in training mode, with the parameters of the step in it.
+            in training mode, with the parameters of the step in it; and keyword arguments from
+            metaparameters that enter there, such as ``label_smoothing``.
         examples: A tuple of tensors with one row for each example, or any object with ``len`` that
             returns a batch for a tensor of indices.
         optimizer: One of ``engine.optim``, or your own ``Optimizer``.
@@ -103,7 +105,7 @@ class Routine:
                     "number after the first such batch NaN: clean the data first."
                 )
         for name, kind in self.metaparameters.items():
-            if not any(kind.enters(step) for step in range(self.num_steps)):
+            if not (kind.shapes_start or any(map(kind.enters, range(self.num_steps)))):
                 raise ConfigurationError(
                     f"Metaparameter {name!r} enters none of the {self.num_steps} steps, so its "
                     "metagradient would be zero whatever the data. Use an injection_step below "
@@ -161,10 +163,17 @@ class Routine:
         first = self.examples[0] if isinstance(self.examples, tuple) else self.examples
         return len(first)
 
-    def initial_state(self) -> State:
-        """Return s_0: the model's parameters and the optimizer's moments at zero."""
+    def initial_state(self, z: Metaparams | None = None) -> State:
+        """Return s_0: the model's parameters and the optimizer's moments at zero.
+
+        Args:
+            z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
+        """
         params = self.layout.flatten(self.trainable)
-        return {"params": params, **self.optimizer.init(params)}
+        point = self.point() if z is None else z
+        for name, kind in self.metaparameters.items():
+            params = kind.initial(point[name], params)
+        return {"params": params, **self.optimizer.init(params.detach())}
 
     def point(self) -> Metaparams:
         """Return z where the metagradient is taken, on the routine's device."""
@@ -173,11 +182,18 @@ class Routine:
     @cached_property
     def first_step(self) -> int:
         """Return the first step that reads z; no earlier step has a share in the metagradient."""
+        if self.shapes_start:
+            return 0
         return min(
             step
             for step in range(self.num_steps)
             if any(kind.enters(step) for kind in self.metaparameters.values())
         )
+
+    @property
+    def shapes_start(self) -> bool:
+        """Say whether s_0 depends on z, so that the adjoint is wanted there."""
+        return any(kind.shapes_start for kind in self.metaparameters.values())
 
     def hyperparameters(self, z: Metaparams, step: int) -> Hyperparameters:
         """Return what the optimizer reads at ``step``, with z's share in it."""
@@ -218,11 +234,19 @@ class Routine:
 
                 yield Term(chunk, weights, ("injected", name, start))
 
-    def term_losses(self, params: Params, term: Term, step: int) -> Tensor:
+    def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the per-example losses of a term at ``params``, shape (batch,)."""
-        batch = self._batch(term, step)
+        batch = self._batch(term, z, step)
+        arguments: dict[str, Tensor] = {}
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                arguments.update(kind.loss_arguments(z[name], term.indices))
+
+        def loss(model: nn.Module, batch: Batch) -> Tensor:
+            return self.loss(model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+
         with seeded(self.seed, "step", step, *term.purpose, device=self.device):
-            losses = self.call(self.loss, params, batch, training=True)
+            losses = self.call(loss, params, batch, training=True)
         if losses.shape != term.indices.shape:
             raise ConfigurationError(
                 f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "
@@ -233,7 +257,7 @@ class Routine:
 
     def term_loss(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the scalar sum_i w_i l_i / B of a term."""
-        losses = self.term_losses(params, term, step)
+        losses = self.term_losses(params, term, z, step)
         weights = term.weights(z)
         return (losses if weights is None else weights * losses).sum() / self.batch_size
 
@@ -245,12 +269,15 @@ class Routine:
         bound = {f"model.{name}": view for name, view in views.items()}
         return functional_call(_Call(self.model, function), bound, args)
 
-    def _batch(self, term: Term, step: int) -> Batch:
+    def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
         if isinstance(self.examples, tuple):
             batch = tuple(column[term.indices.to(column.device)] for column in self.examples)
             batch = tuple(column.to(self.device) for column in batch)
         else:
             batch = self.examples[term.indices]
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                batch = kind.batch(z[name], batch, term.indices)
         if self.augment is not None:
             batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
         return batch
@@ -282,18 +309,25 @@ def _refuse_impossible_numbers(routine: Routine) -> None:
             "or one for each step."
         )
     for name, kind in routine.metaparameters.items():
-        per_example = kind.copies() is not None or type(kind).weights is not Metaparameter.weights
-        if per_example and kind.value.shape != (len(routine),):
+        kind.check_fits(name, len(routine), routine.num_steps)
+        if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):
             raise ConfigurationError(
-                f"Metaparameter {name!r} has shape {tuple(kind.value.shape)} for {len(routine)} "
-                "examples. Give one value for each."
+                f"Metaparameter {name!r} replaces inputs of a batch, but the examples are a "
+                f"{type(routine.examples).__name__}, whose batches may be anything. Give them as "
+                "a tuple of tensors."
             )
-        if isinstance(kind, LearningRatePoints) and kind.num_steps != routine.num_steps:
-            raise ConfigurationError(
-                f"Metaparameter {name!r} spreads its key points over {kind.num_steps} steps, but "
-                f"the run has {routine.num_steps}. Use LearningRatePoints(..., "
-                f"num_steps={routine.num_steps})."
-            )
+        _refuse_unread_arguments(routine, name, kind)
+
+
+def _refuse_unread_arguments(routine: Routine, name: str, kind: Metaparameter) -> None:
+    given = kind.loss_arguments(kind.point(), torch.zeros(1, dtype=torch.int64))
+    try:
+        inspect.signature(routine.loss).bind(None, None, **given)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
+            f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
+        ) from error
 
 
 def _refuse_moving_buffers(model: nn.Module) -> None:

@@ -116,6 +116,24 @@ def step_vjp(
     return (adjoint if to_state else {}), shares
 
 
+def initial_vjp(routine: Routine, z: Metaparams, cotangent: State) -> Metaparams:
+    """Pull lambda_0 back through s_0(z): the share of metaparameters that shape the start."""
+    leaves = {
+        name: z[name].detach().requires_grad_()
+        for name, kind in routine.metaparameters.items()
+        if kind.shapes_start
+    }
+    with torch.enable_grad():
+        params = routine.initial_state({**z, **leaves})["params"]
+    if not params.requires_grad:
+        raise UndifferentiableError(
+            f"The metaparameters {sorted(leaves)} should shape the initial parameters, which do "
+            "not depend on them. Look for a detach() or a .data in the kind's initial()."
+        )
+    pulled = torch.autograd.grad(params, list(leaves.values()), cotangent["params"])
+    return dict(zip(leaves, pulled, strict=True))
+
+
 _PARAMS = "params of the model"  # a key beside metaparameter names, which have no spaces
 
 

@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from engine import Counts, ExampleWeights, LearningRatePoints, Metaparameter, Optimizer, Routine
 from engine.determinism import generator
+from engine.hyperparameters import Scalars
+from engine.metaparameters import GroupWeights, InitialParameters, Inputs, TokenWeights
 from engine.optim import adam, adamw, sgd
 
 NUM_EXAMPLES = 12
@@ -31,11 +33,26 @@ def kinds() -> dict[str, dict[str, Metaparameter]]:
     rates = LearningRatePoints(
         torch.tensor([-3.0, -2.5, -4.0], dtype=torch.float64), num_steps=NUM_STEPS
     )
+    groups = torch.arange(NUM_EXAMPLES) % 3
+    mixture = GroupWeights(torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64), groups)
+    tokens = TokenWeights(
+        torch.linspace(0.5, 1.5, 3 * NUM_EXAMPLES, dtype=torch.float64).view(-1, 3)
+    )
+    chosen = torch.tensor([2, 7, 9])
+    inputs = Inputs(examples()[0][chosen], chosen, num_examples=NUM_EXAMPLES)
+    start = InitialParameters(torch.cat([p.detach().reshape(-1) for p in model().parameters()]))
+    smoothing = Scalars.of(torch.float64, weight_decay=0.2, label_smoothing=0.1)
+    everything = {"weights": weights, "counts": counts, "rates": rates, "mixture": mixture}
     return {
         "weights": {"weights": weights},
         "counts": {"counts": counts},
         "learning-rate": {"rates": rates},
-        "all": {"weights": weights, "counts": counts, "rates": rates},
+        "mixture": {"mixture": mixture},
+        "tokens": {"tokens": tokens},
+        "inputs": {"inputs": inputs},
+        "initial": {"start": start},
+        "scalars": {"scalars": smoothing},
+        "all": everything | {"inputs": inputs, "start": start, "scalars": smoothing},
     }
 
 
@@ -55,10 +72,20 @@ def examples(num_examples: int = NUM_EXAMPLES, seed: int = 0) -> tuple[Tensor, T
     return inputs, torch.randint(0, 3, (num_examples,), generator=drawn)
 
 
-def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Per-example cross-entropy."""
+def loss(
+    module: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    *,
+    label_smoothing: Tensor | float = 0.0,
+    token_weights: Tensor | None = None,
+) -> Tensor:
+    """Per-example cross-entropy; the classes stand for tokens."""
     inputs, labels = batch
-    return functional.cross_entropy(module(inputs), labels, reduction="none")
+    logits = module(inputs).log_softmax(dim=1)
+    classes = logits.shape[1]
+    target = functional.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+    losses = -logits * target
+    return (losses if token_weights is None else losses * token_weights).sum(dim=1)
 
 
 def output(module: nn.Module) -> Tensor:

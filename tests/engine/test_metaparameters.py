@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import ConfigurationError
-from engine.metaparameters import Counts, ExampleWeights, LearningRatePoints, Metaparameter
+from engine import metagradient
+from engine.errors import ConfigurationError, UndifferentiableError
+from engine.hyperparameters import LearningRatePoints, Scalars
+from engine.metaparameters import (
+    Counts,
+    ExampleWeights,
+    GroupWeights,
+    Inputs,
+    Metaparameter,
+    TokenWeights,
+)
+from tests import problems
 
 KINDS = [ExampleWeights, Counts, LearningRatePoints]
 
@@ -131,3 +141,102 @@ def test_counts_that_are_no_counts_are_refused(value):
     """An epoch of -1 copies was once computed without a word, from two rules that disagreed."""
     with pytest.raises(ConfigurationError, match="negative or not whole"):
         Counts(value)
+
+
+def mixture(*logits):
+    return GroupWeights(vector(*logits), torch.tensor([0, 0, 0, 1]))
+
+
+def test_proportional_mixture_weighs_every_example_the_same():
+    """Log sizes are the mixture that plain training has: from there a descent starts."""
+    kind = mixture(0, 0)
+
+    weights = kind.weights(kind.proportional(), torch.arange(4))
+
+    assert weights.tolist() == pytest.approx([1, 1, 1, 1])
+
+
+def test_uniform_mixture_gives_each_group_the_same_share():
+    """A group of one example weighs three times as much as each of a group of three."""
+    weights = mixture(0, 0).weights(vector(0, 0), torch.arange(4))
+
+    assert weights.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def test_scalars_are_made_from_the_numbers_that_people_speak_of():
+    """Logarithms and logits are for the descent alone."""
+    kind = Scalars.of(torch.float64, weight_decay=0.01, momentum=0.9)
+
+    numbers = {name: float(value) for name, value in kind.numbers(kind.value).items()}
+
+    assert numbers == pytest.approx({"weight_decay": 0.01, "momentum": 0.9}, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "number"), [("momentum", 1.0), ("weight_decay", 0.0)])
+def test_scalar_at_the_edge_of_its_range_is_refused(name, number):
+    """Its logarithm or logit is infinite, and every step of a descent would be NaN."""
+    with pytest.raises(ConfigurationError, match=rf"{name} starts at {number}.*Start above 0"):
+        Scalars.of(**{name: number})
+
+
+def test_inputs_replace_those_of_the_chosen_examples_only():
+    """Labels, other examples and the order of the batch stay as they were."""
+    batch = (torch.zeros(3, 2), torch.tensor([5, 6, 7]))
+    kind = Inputs(torch.ones(2, 2) * vector(1, 2)[:, None], torch.tensor([4, 1]), num_examples=6)
+
+    inputs, labels = kind.batch(kind.value, batch, torch.tensor([1, 3, 4]))
+
+    assert inputs.tolist() == [[2, 2], [0, 0], [1, 1]]
+    assert labels is batch[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GroupWeights(vector(0, 0), torch.tensor([0, 0])), r"groups have \[2, 0\]"),
+        (lambda: Scalars(vector(0), ("width",)), r"\['width'\].*weight_decay"),
+        (lambda: Scalars(vector(0, 0), ("eps",)), "have 2 values"),
+        (
+            lambda: Inputs(torch.ones(2, 3), torch.tensor([1, 1]), num_examples=4),
+            "each example once",
+        ),
+    ],
+    ids=["empty-group", "unknown-scalar", "scalar-without-name", "chosen-twice"],
+)
+def test_parts_of_a_kind_that_do_not_fit_are_refused(make, message):
+    """Each of these would train something else than what was meant, without an error."""
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (GroupWeights(vector(0), torch.zeros(5, dtype=torch.int64)), "5 values for 12 examples"),
+        (TokenWeights(torch.ones(4, 3).double()), "4 values for 12 examples"),
+        (Inputs(torch.ones(1, 4).double(), torch.tensor([0]), num_examples=9), "num_examples=12"),
+    ],
+    ids=["groups", "tokens", "inputs"],
+)
+def test_kind_for_another_number_of_examples_is_refused(kind, message):
+    """The values of the wrong examples would be read, or none at all."""
+    with pytest.raises(ConfigurationError, match=message):
+        problems.routine(metaparameters={"z": kind})
+
+
+def test_loss_that_does_not_take_what_a_kind_hands_it_is_refused():
+    """Left out in silence, the metagradient by it would be zero."""
+
+    def plain(model, batch):
+        return problems.loss(model, batch)
+
+    with pytest.raises(ConfigurationError, match=r"label_smoothing.*loss\(model, batch, label"):
+        problems.routine(loss=plain, metaparameters={"z": Scalars.of(label_smoothing=0.1)})
+
+
+def test_scalar_that_the_optimizer_does_not_read_is_an_error_and_not_a_zero():
+    """SGD has no beta1; a zero metagradient would look like an answer."""
+    routine = problems.routine("sgd", metaparameters={"z": Scalars.of(torch.float64, beta1=0.9)})
+
+    with pytest.raises(UndifferentiableError, match="nothing that the step computes depends"):
+        metagradient(routine, problems.output)

@@ -30,7 +30,7 @@ def trained(routine):
 def losses_at(routine, step):
     """Per-example losses of the batch of a step, at the initial parameters."""
     term = next(routine.terms(step))
-    return routine.term_losses(routine.initial_state()["params"], term, step)
+    return routine.term_losses(routine.initial_state()["params"], term, routine.point(), step)
 
 
 def same_batch_everywhere(**changes):
@@ -297,11 +297,11 @@ def test_first_step_is_the_first_that_reads_z(kind, expected):
         ({"learning_rate": [0.1, 0.2]}, "learning_rate has 2 values for 9 steps"),
         (
             {"metaparameters": {"weights": ExampleWeights(torch.ones(11))}},
-            r"'weights' has shape \(11,\) for 12 examples",
+            "'weights' has 11 values for 12 examples",
         ),
         (
             {"metaparameters": {"counts": Counts(torch.ones(13))}},
-            r"'counts' has shape \(13,\) for 12 examples",
+            "'counts' has 13 values for 12 examples",
         ),
         (
             {"metaparameters": {"counts": Counts(torch.ones(12), injection_step=9)}},

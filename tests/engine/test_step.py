@@ -73,10 +73,11 @@ def test_vjp_equals_autograd_of_the_whole_step(optimizer, kind, shift):
 
     adjoint, shares = step_vjp(routine, state, z, STEP, cotangent)
 
+    entering = {name for name, each in routine.metaparameters.items() if each.enters(STEP)}
     assert adjoint.keys() == state.keys()
-    assert shares.keys() == z.keys()
+    assert shares.keys() == entering
     assert worst_error(adjoint, expected_adjoint) < 1e-12
-    assert worst_error(shares, expected_shares) < 1e-12
+    assert all(worst_error({n: shares[n]}, {n: expected_shares[n]}) < 1e-12 for n in entering)
 
 
 @pytest.mark.parametrize("kind", problems.kinds())
@@ -169,7 +170,9 @@ def test_loss_of_a_step_is_that_of_its_batch_at_its_start():
     routine, state, z, _ = setting("sgd", "weights")
     term = next(routine.terms(STEP))
     weights = z["weights"][routine.order.batch(STEP)]
-    expected = (weights * routine.term_losses(state["params"], term, STEP)).sum() / 5
+    expected = (
+        weights * routine.term_losses(state["params"], term, routine.point(), STEP)
+    ).sum() / 5
 
     _, loss = plain_step(routine, state, z, STEP)
 
