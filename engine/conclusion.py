@@ -3,7 +3,7 @@
 import hashlib
 from datetime import UTC, datetime
 
-from engine.config import DescentRecipe
+from engine.config import DescentRecipe, run_name
 from engine.location import join
 from engine.problem import build_problem
 from engine.records import write_bytes, write_record
@@ -14,7 +14,6 @@ from engine.runs import (
     Stages,
     choose,
     run_folder,
-    run_name,
     summarize_selection,
 )
 from engine.stages import Ref, engine_version, lineage, read_rows, read_scalars, run_environment

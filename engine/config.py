@@ -286,6 +286,20 @@ class ReplayConfig(Settings):
     """Steps between two states kept in the store: the unit of caching and retry."""
 
 
+class BudgetConfig(Settings):
+    """What a run may spend; it stops at a border between stages, and can go on with more.
+
+    No part of a run's name or of a stage's key: a budget changes what is finished, never a result.
+    """
+
+    max_seconds: Annotated[float | None, Field(gt=0)] = None
+    """Computing time of stages after which the run stops; the next start may spend as much again.
+    Empty means no limit."""
+
+    max_bytes: Annotated[int | None, Field(gt=0)] = None
+    """Bytes of the stages that the run has made after which it stops; empty means no limit."""
+
+
 class DescentRecipe(Settings):
     """Metagradient descent on one set-up."""
 
@@ -318,6 +332,9 @@ class DescentRecipe(Settings):
 
     replay: ReplayConfig = ReplayConfig()
     """Cost of the reverse sweep."""
+
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may spend."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
@@ -373,3 +390,12 @@ class DescentRecipe(Settings):
         """Step k of Algorithm 1, with its default filled in."""
         chosen = self.metaparameters.injection_step
         return int(0.7 * self.training.num_steps) if chosen is None else chosen
+
+
+def run_name(recipe: DescentRecipe) -> str:
+    """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
+
+    A budget is no part of it, so that a run can go on with a larger one.
+    """
+    settings = recipe.model_dump(mode="json", exclude={"budget"})
+    return f"{recipe.name}-{digest(settings)[:8]}"

@@ -51,3 +51,7 @@ class NonFiniteError(EngineError, ArithmeticError):
 
 class ReplayMismatchError(EngineError, RuntimeError):
     """A replayed state differs from the one that the forward sweep made."""
+
+
+class BudgetSpentError(EngineError, RuntimeError):
+    """A run has spent what it may; what is finished stays, and it can go on."""

@@ -93,11 +93,48 @@ def list_folders(url: str, options: dict[str, Any] | None = None) -> list[str]:
     )
 
 
+def list_files(url: str, options: dict[str, Any] | None = None) -> list[str]:
+    """Return the names of the files directly below a location, sorted; none if it is absent."""
+    file_system, path = filesystem(url, options)
+    try:
+        entries = file_system.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(os.path.basename(entry["name"]) for entry in entries if entry["type"] == "file")
+
+
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
     """Remove a folder and all that is in it; one that is not there is left so."""
     file_system, path = filesystem(url, options)
     with suppress(FileNotFoundError):
         file_system.rm(path, recursive=True)
+
+
+def remove_files(url: str, paths: list[str], options: dict[str, Any] | None = None) -> None:
+    """Remove files below a location, and folders that are empty then; what is gone already is fine.
+
+    Args:
+        url: The location.
+        paths: As its filesystem names them, e.g. from ``find``.
+        options: fsspec storage options.
+    """
+    file_system, root = filesystem(url, options)
+    if paths and not isinstance(file_system, LocalFileSystem | MemoryFileSystem):
+        file_system.rm(paths)  # in bulk; an object store does not mind what is not there
+        return
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            file_system.rm_file(path)
+    if is_local(file_system):
+        for folder in sorted({os.path.dirname(path) for path in paths}, key=len, reverse=True):
+            _remove_empty(folder, root)
+
+
+def _remove_empty(folder: str, root: str) -> None:
+    with suppress(OSError):  # not empty, or gone
+        while folder != root and folder.startswith(root):
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
 
 
 def check_writable(url: str, options: dict[str, Any] | None = None) -> None:

@@ -4,7 +4,7 @@ A recipe of any kind is read here; its ``kind`` says which model validates it.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,8 @@ RECIPES = Path(engine.__file__).parent.parent / "deployments" / "recipes"
 
 Recipe = DescentRecipe
 """A recipe of any kind."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 KINDS: dict[str, type[Recipe]] = {"descent": DescentRecipe}
 """Kind to the model that validates it."""
@@ -80,6 +82,19 @@ def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
     except ValidationError as error:
         found = "\n".join(_explain(model, each) for each in error.errors())
         raise ConfigurationError(f"{origin} cannot be run.\n{found}") from None
+
+
+def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (settings of any type)
+    """Make settings of what was typed as options.
+
+    Raises:
+        ConfigurationError: Names each wrong one, its value, the reason and the remedy.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        found = "\n".join(_explain(model, each) for each in error.errors())
+        raise ConfigurationError(f"Impossible settings.\n{found}") from None
 
 
 def _find(recipe: str) -> Path:

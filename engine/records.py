@@ -6,6 +6,7 @@ A reader finds the old content, the new content or nothing, never a part.
 import json
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,38 @@ def read_record(url: str, options: dict[str, Any] | None = None) -> dict[str, An
     if not isinstance(record, dict):
         raise _corrupt(url, f"it holds a {type(record).__name__}")
     return record
+
+
+def read_records(urls: list[str]) -> dict[str, dict[str, Any] | None]:
+    """Return many JSON documents at once, by location; None for one that is damaged.
+
+    Those that are not there are left out: what is read in bulk may go while it is read.
+    """
+    if not urls:
+        return {}
+    file_system, _ = filesystem(urls[0])
+    places = {filesystem(url)[1]: url for url in urls}
+    found: Any = file_system.cat(list(places), on_error="return")
+    records: dict[str, dict[str, Any] | None] = {}
+    for path, content in found.items():
+        if isinstance(content, OSError):
+            if not isinstance(content, FileNotFoundError | NotADirectoryError):
+                raise content
+            continue
+        try:
+            record = json.loads(content)
+        except ValueError:
+            record = None
+        records[places[path]] = record if isinstance(record, dict) else None
+    return records
+
+
+def read_bytes(url: str, options: dict[str, Any] | None = None) -> bytes | None:
+    """Return the content of a file, or None if there is none."""
+    file_system, path = filesystem(url, options)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return bytes(file_system.cat_file(path))
+    return None
 
 
 def write_bytes(url: str, content: bytes, options: dict[str, Any] | None = None) -> None:

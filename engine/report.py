@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
+from engine.quantities import write_duration
 from engine.runs import RunRecord
 
 __all__ = ["Curves", "figures", "render", "summary"]
@@ -46,7 +47,7 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(number=_number, percent=_percent, duration=_duration)
+    pages.filters.update(number=_number, percent=_percent, duration=write_duration)
     sources = {
         name: "data:image/png;base64," + base64.b64encode(image).decode()
         for name, image in images.items()
@@ -234,11 +235,3 @@ def _percent(share: float, digits: int | None = None) -> str:
     if digits is None:
         digits = 0 if share >= 0.1 else 1
     return f"{100 * share:.{digits}f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

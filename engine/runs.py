@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.config import DescentRecipe, MetaparameterName, Settings, digest
+from engine.config import DescentRecipe, MetaparameterName, Settings, run_name
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.location import join, list_folders
 from engine.records import read_record, write_record
@@ -115,11 +115,6 @@ class RunRecord(Settings):
             "before": self.iterates[0].scores[split],
             "after": self.iterates[self.chosen].scores[split],
         }
-
-
-def run_name(recipe: DescentRecipe) -> str:
-    """Name a run by its recipe: the same settings are the same run, and go on where it stopped."""
-    return f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
 
 
 def run_folder(store: str, run: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.checks import check_routine
-from engine.config import DescentRecipe, Settings, digest
+from engine.config import DescentRecipe, Settings, digest, run_name
 from engine.determinism import deterministic, environment
 from engine.errors import CheckpointMissingError, StoreError
 from engine.fingerprint import state_fingerprint
@@ -33,10 +33,10 @@ from engine.schedule import Forward, Tier
 from engine.store import MemoryStates, RowStore
 from engine.types import State
 
-NOT_INNER = {"kind", "name", "description", "outer", "replay"}
+NOT_INNER = {"kind", "name", "description", "outer", "replay", "budget"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
 
-NOT_OUTER = {"kind", "name", "description", "replay"}
+NOT_OUTER = {"kind", "name", "description", "replay", "budget"}
 """Settings that cannot change an outer update, besides ``outer.num_steps``."""
 
 
@@ -306,7 +306,10 @@ def engine_version() -> str:
     return digest({str(path.relative_to(root)): path.read_text() for path in files})[:16]
 
 
-_READERS = {"conclusion.py", "figures.py", "recipes.py", "report.py", "runs.py"}
+_READERS = {
+    *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
+    *("overview.py", "quantities.py", "recipes.py", "report.py", "runs.py"),
+}
 
 
 def _run_stage(
@@ -338,6 +341,8 @@ def _run_stage(
             for name, value in inputs.items()
         },
         "seconds": time.perf_counter() - started,
+        "bytes": sum(row.nbytes for row in rows.values()),
+        "run": run_name(recipe),
         "environment": run_environment(recipe),
         "engine": engine_version(),
     }

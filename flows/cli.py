@@ -35,6 +35,9 @@ REFUSED = 2
 FAILED = 1
 """Exit code: the run stopped; the same command goes on where it stopped."""
 
+SPENT = 3
+"""Exit code: the run has spent its budget; it can go on with more."""
+
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -44,6 +47,16 @@ StoreOption = Annotated[
     ),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
+    ),
+]
+BytesOption = Annotated[
+    int | None,
+    typer.Option("--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
 
@@ -60,7 +73,7 @@ def main(
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 (the options of one command)
     recipe: Annotated[
         str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
     ] = "digits-selection",
@@ -69,6 +82,8 @@ def run(
         typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
     ] = None,
     store: StoreOption = "mgd-store",
+    max_seconds: SecondsOption = None,
+    max_bytes: BytesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -76,9 +91,11 @@ def run(
 
     def load(place: str) -> "Recipe":
         del place
+        from engine.budget import with_budget
         from engine.recipes import load_recipe
 
-        return load_recipe(recipe, changes)
+        loaded = load_recipe(recipe, changes)
+        return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, as_json=as_json, debug=debug)
 
@@ -87,15 +104,19 @@ def run(
 def resume(
     run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
     store: StoreOption = "mgd-store",
+    max_seconds: SecondsOption = None,
+    max_bytes: BytesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Let a run go on from its last finished stage; needs only the store."""
 
     def load(place: str) -> "Recipe":
+        from engine.budget import with_budget
         from engine.runs import find_run, read_recipe
 
-        return read_recipe(place, find_run(place, run))
+        recipe = read_recipe(place, find_run(place, run))
+        return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, as_json=as_json, debug=debug)
 
@@ -114,33 +135,73 @@ def recipes(debug: DebugOption = False) -> None:
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="Name of a run, as `mgd run` printed it.")],
+    run: Annotated[
+        str | None, typer.Argument(help="Name of a run, or the beginning of it; none lists them.")
+    ] = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a finished run: what it did, iterate by iterate."""
+    """Show a run: its iterates, its stages and what they took, and how to go on."""
     with _one_message(debug):
-        from engine.conclusion import report_url
         from engine.location import absolute
-        from engine.report import summary
-        from engine.runs import find_run, read_run
+        from flows import showing
 
         place = absolute(store)
-        record = read_run(place, find_run(place, run))
-        if as_json:
-            typer.echo(record.model_dump_json())
-            return
-        table = Table("outer step", "objective", "validation", "test", "chosen")
-        for iterate in record.iterates:
-            losses = [f"{scores['loss']:.4f}" for scores in iterate.scores.values()]
-            mark = "*" if iterate.outer_step == record.chosen else ""
-            table.add_row(str(iterate.outer_step), *losses, mark)
-        console = Console()
-        console.print(table)
-        for line in summary(record):
-            console.print(line, highlight=False)
-        console.print(f"Report: {report_url(place, record.run)}", highlight=False, soft_wrap=True)
+        if run is None:
+            showing.show_runs(place, as_json=as_json)
+        else:
+            showing.show_run(place, run, as_json=as_json)
+
+
+@app.command()
+def clean(  # noqa: PLR0913 (the options of one command)
+    store: StoreOption = "mgd-store",
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Free all but so many runs, those active last.")
+    ] = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="Free this run. May be repeated.")
+    ] = None,
+    intermediate: Annotated[
+        bool,
+        typer.Option(
+            "--intermediate", help="Free what finished runs keep only to be repeated or continued."
+        ),
+    ] = False,
+    grace: Annotated[
+        str, typer.Option(help="What wrote something within this time is left alone.")
+    ] = "1d",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what no run needs, and free it with --yes.
+
+    Runs go by age, by count (if both are given, those to which both apply) or by name; what no
+    run refers to goes always. A run at work, and what another run uses, stay.
+    """
+    with _one_message(debug):
+        from engine.housekeeping import CleanRules, carry_out, plan_clean
+        from engine.location import absolute
+        from engine.quantities import parse_duration
+        from engine.recipes import validated
+        from flows import showing
+
+        rules = validated(
+            CleanRules,
+            older_than_seconds=None if older_than is None else parse_duration(older_than),
+            keep=keep,
+            runs=run or [],
+            intermediate=intermediate,
+            grace_seconds=parse_duration(grace),
+        )
+        plan = plan_clean(absolute(store), rules)
+        showing.show_clean(carry_out(plan) if yes else plan.report, as_json=as_json)
 
 
 def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: bool) -> None:
@@ -208,12 +269,14 @@ def _one_message(debug: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        from engine.errors import ConfigurationError, EngineError
+        from engine.errors import BudgetSpentError, ConfigurationError, EngineError
 
         if debug or not isinstance(error, EngineError):
             raise
         typer.secho(str(error), err=True, fg=typer.colors.RED)
-        raise typer.Exit(REFUSED if isinstance(error, ConfigurationError) else FAILED) from None
+        codes = {ConfigurationError: REFUSED, BudgetSpentError: SPENT}
+        code = next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
+        raise typer.Exit(code) from None
 
 
 class _Lines(logging.Handler):

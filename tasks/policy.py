@@ -11,6 +11,8 @@ from prefect.context import TaskRunContext
 from prefect.types import DateTime
 
 from engine import stages
+from engine.claims import claim
+from engine.config import run_name
 from engine.errors import EngineError, StoreError
 
 _LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)
@@ -35,10 +37,15 @@ class StagePolicy(CachePolicy):
         """Return the key; a record whose rows are gone or damaged is made to miss."""
         del flow_parameters, kwargs
         rest = {name: value for name, value in inputs.items() if name not in ("recipe", "store")}
-        key = stages.stage_key(self.stage, inputs["recipe"], rest)
+        recipe, store = inputs["recipe"], inputs["store"]
+        key = stages.stage_key(self.stage, recipe, rest)
         record = f"{self.stage}-{key}"
         results = task_ctx.result_store
-        if results.exists(record) and stages.find(self.stage, key, inputs["store"]) is None:
+        cached = results.exists(record)
+        claimed = (store, run_name(recipe), self.stage, key, task_ctx.task_run.name)
+        claim(*claimed, cached=cached)  # before it is looked for: see engine.claims
+        if cached and stages.find(self.stage, key, store) is None:
+            claim(*claimed, cached=False)
             # Storages have no delete: a record that has expired does not exist either, and the
             # body, which then runs, writes it anew.
             results.write(obj=None, key=record, expiration=_LONG_AGO)

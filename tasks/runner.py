@@ -7,7 +7,8 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.filesystems import RemoteFileSystem
 
-from engine.config import DescentRecipe, digest
+from engine.budget import Budget
+from engine.config import DescentRecipe, digest, run_name
 from engine.location import filesystem, is_local, join
 from engine.runs import Stages
 from engine.stages import Ref
@@ -26,12 +27,14 @@ class StageRunner:
     def __init__(self, recipe: DescentRecipe, store: str, progress: Progress) -> None:
         self.recipe, self.store, self.progress = recipe, store, progress
         self.total = self.cached = self.retried = 0
+        self.budget = Budget(recipe.budget, store, run_name(recipe))
         self._records = result_storage(store)
 
     def run(self, stage: Task[..., Ref], name: str, **inputs: Any) -> Ref:  # noqa: ANN401 (the stage's)
         """Run one stage under a readable name and return its reference.
 
         Raises:
+            BudgetSpentError: If that was the last stage that the run may do.
             Exception: Whatever the stage raised, after its retries.
         """
         named = stage.with_options(
@@ -42,6 +45,7 @@ class StageRunner:
         self.cached += state.name == "Cached"
         ref = state.result()
         self.progress.stage_done(name, self.total)
+        self.budget.spend(ref, self.total, self.progress.num_stages)
         return ref
 
     @property

@@ -1,0 +1,137 @@
+"""What a run has spent, and when it has to stop.
+
+Time is that of the stages which the run has computed, over all of its starts: a crash grants
+nothing. A stop for its budget does: whoever starts the run again after that grants the same again.
+Bytes are those of its stages that lie in the store, however often it was started.
+
+Layout: ``<store>/runs/<run>/budget.json`` holds the seconds that had been granted before.
+"""
+
+from typing import Any
+
+from engine.claims import read_claims
+from engine.config import BudgetConfig, DescentRecipe, Settings
+from engine.errors import BudgetSpentError, CheckpointMissingError
+from engine.inventory import stage_record_url
+from engine.location import join
+from engine.recipes import validated
+from engine.records import read_record, read_records, write_record
+from engine.runs import run_folder
+from engine.stages import Ref
+
+
+class Spending(Settings):
+    """What a run has spent."""
+
+    stages: int = 0
+    """Finished stages that it computed itself."""
+
+    seconds: float = 0.0
+    """Their computing time."""
+
+    bytes: int = 0
+    """Their bytes in the store."""
+
+
+class Budget:
+    """Counts what a run spends, stage by stage.
+
+    Args:
+        settings: What it may spend; without a limit nothing is read or written.
+        store: fsspec URL of the store.
+        run: Name of the run.
+    """
+
+    def __init__(self, settings: BudgetConfig, store: str, run: str) -> None:
+        self._settings, self._store, self._run = settings, store, run
+        self._limited = settings.max_seconds is not None or settings.max_bytes is not None
+        self._seen: set[str] = set()
+        self.spent = Spending()
+        self._granted = 0.0
+        if self._limited:
+            self._granted = _granted(store, run)
+            claimed = {stage_record_url(store, c.stage, c.key) for c in read_claims(store, run)}
+            for url, record in read_records(sorted(claimed)).items():
+                self._count(url, record)
+
+    def check(self, done: int, total: int) -> None:
+        """Stop before anything is begun if the budget is spent already; see ``spend``."""
+        reasons = self._exceeded()
+        if not reasons:
+            return
+        # What was granted is used up: the next start gets the same again.
+        write_record(_budget_url(self._store, self._run), {"granted_seconds": self.spent.seconds})
+        raise BudgetSpentError(
+            f"Run {self._run} stops, its budget is spent: {' and '.join(reasons)}. "
+            f"{done} of {total} stages are finished and stay. To go on: "
+            f"mgd resume {self._run} --store {self._store}{self._options()}"
+        )
+
+    def spend(self, ref: Ref, done: int, total: int) -> None:
+        """Count a stage that was committed.
+
+        Args:
+            ref: The stage.
+            done: Stages of the run that are finished.
+            total: Stages that the run has.
+
+        Raises:
+            BudgetSpentError: If that was the last that the run may do; the stage stays.
+        """
+        if not self._limited:
+            return
+        url = stage_record_url(self._store, ref.stage, ref.key)
+        if url not in self._seen:
+            self._count(url, read_record(url))
+        if done < total:
+            self.check(done, total)
+
+    def _count(self, url: str, record: dict[str, Any] | None) -> None:
+        self._seen.add(url)
+        if record is not None and record.get("run") == self._run:
+            self.spent = Spending(
+                stages=self.spent.stages + 1,
+                seconds=self.spent.seconds + record["seconds"],
+                bytes=self.spent.bytes + record["bytes"],
+            )
+
+    def _exceeded(self) -> list[str]:
+        limits, seconds = self._settings, self.spent.seconds - self._granted
+        reasons: list[str] = []
+        if limits.max_seconds is not None and seconds >= limits.max_seconds:
+            reasons.append(
+                f"budget.max_seconds is {limits.max_seconds:g}, and its stages took {seconds:.1f} s"
+            )
+        if limits.max_bytes is not None and self.spent.bytes >= limits.max_bytes:
+            reasons.append(
+                f"budget.max_bytes is {limits.max_bytes}, and its stages take {self.spent.bytes}"
+            )
+        return reasons
+
+    def _options(self) -> str:
+        if self._settings.max_bytes is None or self.spent.bytes < self._settings.max_bytes:
+            return f" (for {self._settings.max_seconds:g} s more, or with --max-seconds)"
+        return f" --max-bytes {2 * self.spent.bytes}"
+
+
+def with_budget(
+    recipe: DescentRecipe, *, max_seconds: float | None = None, max_bytes: int | None = None
+) -> DescentRecipe:
+    """Return a recipe with other limits; one that is None stays as it was."""
+    given = {"max_seconds": max_seconds, "max_bytes": max_bytes}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if not changed:
+        return recipe
+    budget = validated(BudgetConfig, **recipe.budget.model_dump() | changed)
+    return recipe.model_copy(update={"budget": budget})
+
+
+def _granted(store: str, run: str) -> float:
+    try:
+        return float(read_record(_budget_url(store, run))["granted_seconds"])
+    except CheckpointMissingError:
+        return 0.0
+
+
+def _budget_url(store: str, run: str) -> str:
+    return join(run_folder(store, run), "budget.json")

@@ -1,0 +1,33 @@
+"""Times and sizes as people write and read them."""
+
+import re
+
+from engine.errors import ConfigurationError
+
+DAY = 86400.0
+"""Seconds of a day."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of ``90s``, ``30m``, ``12h``, ``7d`` or ``2w``.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if not found:
+        raise ConfigurationError(
+            f"{text!r} is not a time. Write a number and a unit: 90s, 30m, 12h, 7d or 2w."
+        )
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def write_duration(seconds: float) -> str:
+    """Write a time for people, e.g. ``12.3 s``, ``6 min 5 s`` or ``3 h 12 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,119 @@
+"""What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
+
+import json
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from engine.conclusion import report_url
+from engine.housekeeping import CleanReport
+from engine.overview import RunOverview, Standing, list_overviews, overview
+from engine.quantities import write_duration
+from engine.report import summary
+from engine.runs import RunRecord, find_run, read_run
+
+SHOWN = 40
+"""Rows of a long table; JSON has them all."""
+
+
+def show_runs(store: str, *, as_json: bool) -> None:
+    """List the runs of a store, the one that was active last first."""
+    runs = list_overviews(store)
+    if as_json:
+        typer.echo(json.dumps([run.model_dump(mode="json") for run in runs]))
+        return
+    table = Table("run", "standing", "last active (UTC)", "stages")
+    for run in runs:
+        active = run.active.removesuffix("+00:00").replace("T", " ")
+        table.add_row(run.run, run.standing, active, str(run.stages))
+    console = Console()
+    console.print(table if runs else f"There is no run in {store}.", highlight=False)
+
+
+def show_run(store: str, run: str, *, as_json: bool) -> None:
+    """Show a run: what it did so far, its stages, and how to go on."""
+    name = find_run(store, run)
+    view = overview(store, name)
+    record = read_run(store, name) if view.standing is Standing.FINISHED else None
+    if as_json:
+        found = record.model_dump(mode="json") if record else {"run": name}
+        work = view.model_dump(mode="json", exclude={"run", "recipe"})
+        typer.echo(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
+        return
+    console = Console()
+    console.print(_stages(view))
+    console.print(_totals(view), highlight=False)
+    if record is None:
+        console.print(
+            f"Run {name} has not finished; it was active last at {view.active}. Let it go on: "
+            f"mgd resume {name} --store {store}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    console.print(_iterates(record))
+    for line in summary(record):
+        console.print(line, highlight=False)
+    console.print(f"Report: {report_url(store, name)}", highlight=False, soft_wrap=True)
+
+
+def show_clean(report: CleanReport, *, as_json: bool) -> None:
+    """Show what a clean frees, largest first."""
+    if as_json:
+        typer.echo(report.model_dump_json())
+        return
+    console = Console()
+    largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)
+    if largest:
+        table = Table("what", "name", "size", "why")
+        for each in largest[:SHOWN]:
+            table.add_row(each.what, each.name, decimal(each.bytes), each.reason)
+        console.print(table)
+    if len(largest) > SHOWN:
+        console.print(f"... and {len(largest) - SHOWN} smaller ones; --json has them all.")
+    verb, remedy = ("Freed", "") if report.deleted else ("Would free", " Say --yes to delete.")
+    console.print(
+        f"{verb} {decimal(report.bytes)} in {len(largest)} places of {report.store}; "
+        f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} runs stay."
+        f"{remedy if largest else ''}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _stages(view: RunOverview) -> Table:
+    table = Table("stage", "result", "attempts", "size", "seconds", "GPU-seconds")
+    shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
+    for line in shown:
+        result = "cached" if line.cached else "computed"
+        table.add_row(
+            line.name,
+            result if line.committed else "not there",
+            str(line.attempts),
+            decimal(line.bytes),
+            f"{line.seconds:.2f}",
+            f"{line.gpu_seconds:.2f}",
+        )
+    if shown is not view.stages:
+        table.caption = f"the last {SHOWN} of {len(view.stages)}; --json has them all"
+    return table
+
+
+def _totals(view: RunOverview) -> str:
+    total = view.totals
+    return (
+        f"{total.committed} of {total.stages} stages are there, {total.cached} were cached at the "
+        f"last start; {decimal(total.bytes)}, {write_duration(total.seconds)} of computing, "
+        f"{total.gpu_seconds:.1f} GPU-seconds."
+    )
+
+
+def _iterates(record: RunRecord) -> Table:
+    table = Table("outer step", "objective", "validation", "test", "chosen")
+    for iterate in record.iterates:
+        losses = [f"{scores['loss']:.4f}" for scores in iterate.scores.values()]
+        mark = "*" if iterate.outer_step == record.chosen else ""
+        table.add_row(str(iterate.outer_step), *losses, mark)
+    return table

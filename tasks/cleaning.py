@@ -1,0 +1,25 @@
+"""The house-keeping of a store as a Prefect task, and what people see of it."""
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from rich.filesize import decimal
+
+from engine.housekeeping import CleanReport, CleanRules, carry_out, plan_clean
+
+SHOWN = 200
+"""Rows of the artifact: the largest."""
+
+
+@task(task_run_name="clean")
+def clean(store: str, rules: CleanRules, delete: bool) -> CleanReport:
+    """Say what no run needs, and delete it if asked; see ``engine.housekeeping``."""
+    plan = plan_clean(store, rules)
+    report = carry_out(plan) if delete else plan.report
+    largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)[:SHOWN]
+    rows = [each.model_dump(mode="json") for each in largest]
+    verb = "Freed" if delete else "Would free"
+    text = f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {store}"
+    create_table_artifact(rows, key="clean", description=text)
+    get_run_logger().info("%s; %s stay", text, decimal(report.kept_bytes))
+    return report
