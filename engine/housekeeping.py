@@ -258,11 +258,7 @@ def needed_stages(
         if each["gradient"] is not None
     }
     final = iterates[run.record["chosen"]]["final"]
-    training = {
-        name
-        for name in _ancestors([(final["stage"], final["key"])], upstream)
-        if name[0] == final["stage"]
-    }
+    training = _ancestors([(final["stage"], final["key"])], upstream, kind=final["stage"])
     small = {name for name in everything if name[0] not in INTERMEDIATE}
     return small | metagradients | training
 
@@ -299,7 +295,7 @@ def _reason(users: dict[str, str], going: dict[str, str]) -> str:
         return "no run refers to it"
     if users.keys() <= going.keys():
         return f"only {', '.join(users)} used it"
-    return "its run has finished, and the result does not need it"
+    return "only a repetition of its run would use it"
 
 
 def _upstream(store: str, stages: list[StoredStage]) -> dict[StageName, list[StageName]]:
@@ -314,13 +310,14 @@ def _upstream(store: str, stages: list[StoredStage]) -> dict[StageName, list[Sta
 
 
 def _ancestors(
-    names: list[StageName], upstream: dict[StageName, list[StageName]]
+    names: list[StageName], upstream: dict[StageName, list[StageName]], kind: str | None = None
 ) -> set[StageName]:
+    """Return stages and all that they were made from; only those of one kind, if it is given."""
     found: set[StageName] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and kind in (None, name[0]):
             found.add(name)
             waiting.extend(upstream.get(name, []))
     return found

@@ -81,7 +81,8 @@ def read_bytes(url: str, options: dict[str, Any] | None = None) -> bytes | None:
     """Return the content of a file, or None if there is none."""
     file_system, path = filesystem(url, options)
     with suppress(FileNotFoundError, NotADirectoryError):
-        return bytes(file_system.cat_file(path))
+        content: Any = file_system.cat_file(path)
+        return content
     return None
 
 
