@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.claims import claim_url, read_claim
+from engine.claims import claim_url, read_claim, read_claims
 from engine.config import Settings
 from engine.errors import ConfigurationError
 from engine.inventory import (
@@ -214,7 +214,7 @@ def carry_out(plan: CleanPlan) -> CleanReport:
     )
     for run in plan.runs:
         folder = run_folder(store, run.name)
-        if _is_untouched(folder, run):
+        if _is_untouched(store, run):
             remove_files(folder, [file.path for file in run.files])
             remove_folder(folder)
         else:
@@ -358,10 +358,13 @@ def _claims_now(store: str, victims: list[Victim]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _is_untouched(folder: str, run: StoredRun) -> bool:
+def _is_untouched(store: str, run: StoredRun) -> bool:
     """Say whether nothing was written to a run's folder since it was looked at."""
     before = {file.path: file for file in run.files}
-    return all(before.get(file.path) == file for file in list_tree(folder))
+    tokens = {each.token for each in run.claims}  # object stores tell times in whole seconds
+    return all(
+        before.get(file.path) == file for file in list_tree(run_folder(store, run.name))
+    ) and all(each.token in tokens for each in read_claims(store, run.name))
 
 
 def _freed(

@@ -35,8 +35,8 @@ def local(tmp_path):
 def add_stage(store, kind, key, **inputs):
     """Commit a stage whose result is ten bytes; inputs are the stages that it was made from."""
     record = {
-        "ref": {"stage": kind, "key": key, "content": "c"},
-        "inputs": {name: {"stage": a, "key": b, "content": "c"} for name, (a, b) in inputs.items()},
+        "ref": ref((kind, key)),
+        "inputs": {name: ref(each) for name, each in inputs.items()},
     }
     folder = join(store, "stages", kind, key)
     write_bytes(join(folder, "rows", "0"), b"0123456789")
@@ -45,17 +45,20 @@ def add_stage(store, kind, key, **inputs):
     return kind, key
 
 
+def ref(name):
+    return {"stage": name[0], "key": name[1], "content": "c"}
+
+
 def add_run(store, name, *used, finished=None):
-    """Write a run that has claimed stages; ``finished`` are (value, final, gradient) of iterates."""
+    """Write a run that has claimed stages; ``finished``: (value, final, gradient) of iterates."""
     write_record(join(store, "runs", name, "recipe.json"), {"name": name})
     for kind, key in used:
         claim(store, name, kind, key, kind, cached=False)
     if finished is not None:
-        names = ("value", "final", "gradient")
         iterates = [
-            {n: each and {"stage": each[0], "key": each[1]} for n, each in zip(names, refs, strict=True)}
-            for refs in finished
-        ]  # fmt: skip
+            {"value": ref(value), "final": ref(final), "gradient": gradient and ref(gradient)}
+            for value, final, gradient in finished
+        ]
         record = {"iterates": iterates, "chosen": len(iterates) - 1}
         write_record(join(store, "runs", name, "run.json"), record)
 
