@@ -31,6 +31,8 @@ COSTS = {
 ENVIRONMENT = {
     # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # A server that is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
     # glibc gives large blocks back after every step, and the page faults cost more than the step.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",

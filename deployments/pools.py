@@ -13,11 +13,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
+from tasks.runner import GPU_TAG
+
 TEMPLATES = Path(__file__).with_name("pools")
 """One base job template for each kind of pool, named by the kind."""
-
-GPU_TAG = "gpu"
-"""Task runs with this tag share the GPUs."""
 
 logger = logging.getLogger(__name__)
 

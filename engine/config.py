@@ -25,6 +25,10 @@ def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
+"""Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is refused."""
 

@@ -35,7 +35,14 @@ def absolute(url: str) -> str:
     """Return a URL as it is, and a local path absolute, with ``~`` expanded.
 
     Workers run in other folders than the one in which a relative path was typed.
+
+    Raises:
+        StoreUnavailableError: If it is empty, which would be the folder of the process.
     """
+    if not url.strip():
+        raise StoreUnavailableError(
+            f"{url!r} is no location. Give a path or any fsspec URL, e.g. --store s3://bucket/folder."
+        )
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 

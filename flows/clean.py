@@ -5,6 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from engine.config import StoreUrl
 from engine.housekeeping import CleanReport, CleanRules
 from engine.location import absolute
 from tasks import cleaning
@@ -14,7 +15,7 @@ DAY_SECONDS, HOUR_SECONDS = 86400.0, 3600.0
 
 @flow(name="clean")
 def clean(
-    store: str,
+    store: StoreUrl,
     older_than_days: Annotated[float | None, Field(ge=0)] = None,
     keep: Annotated[int | None, Field(ge=0)] = None,
     intermediate: bool = False,

@@ -253,7 +253,12 @@ def _say(line: str, as_json: bool) -> None:
 
 def _prepare_process(debug: bool) -> None:
     """Set what Prefect and the C library read at their start."""
-    settings = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    settings = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # A server that was there and is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
+        # One that was never there is told at once all the same.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
+    }
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.config import DescentRecipe
+from engine.config import DescentRecipe, StoreUrl
 from engine.location import absolute
 from engine.runs import Iterate, RunRecord
 from engine.stages import Ref, Segment, first_step, segments
@@ -14,7 +14,7 @@ from tasks.runner import StageRunner
 
 
 @flow(name="descent", flow_run_name="{recipe.name}")
-def descent(recipe: DescentRecipe, store: str = "mgd-store") -> RunRecord:
+def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
     """Descend along the metagradient of a recipe.
 
     Args:

@@ -1,1 +1,7 @@
 """Prefect tasks: each is one decorator and one engine call."""
+
+import logging
+
+# PREFECT_LOGGING_EXTRA_LOGGERS takes the engine's lines to the UI; without a level of its own it
+# would have the root's, which is WARNING.
+logging.getLogger("engine").setLevel(logging.INFO)

@@ -14,6 +14,9 @@ from engine.runs import Stages
 from engine.stages import Ref
 from tasks.progress import Progress
 
+GPU_TAG = "gpu"
+"""Task runs with this tag share the GPUs, see ``deployments/pools.py``."""
+
 
 class StageRunner:
     """Calls stage tasks with their records on the run's own store, and counts what became of them.
@@ -38,7 +41,10 @@ class StageRunner:
             Exception: Whatever the stage raised, after its retries.
         """
         named = stage.with_options(
-            task_run_name=name, result_storage=self._records, on_completion=[self._note_retry]
+            task_run_name=name,
+            result_storage=self._records,
+            on_completion=[self._note_retry],
+            tags=stage_tags(self.recipe),
         )
         state = cast(State[Ref], named(self.recipe, self.store, **inputs, return_state=True))
         self.total += 1
@@ -56,6 +62,11 @@ class StageRunner:
     def _note_retry(self, task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
         del task, state
         self.retried += task_run.run_count > 1
+
+
+def stage_tags(recipe: DescentRecipe) -> set[str]:
+    """Return what Prefect's limits count stages by: ``gpu`` for those that compute on one."""
+    return {GPU_TAG} if recipe.training.device.startswith("cuda") else set()
 
 
 def result_storage(store: str) -> Any:  # noqa: ANN401 (a Path or a block, as Prefect takes it)

@@ -4,15 +4,11 @@ Everything here goes through the HTTP API, as the UI does.
 """
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -23,6 +19,7 @@ from deployments import make
 from engine.recipes import load_recipe
 from engine.runs import read_run, run_name
 from flows.descent import descent
+from tests.servers import PrefectServer, postgresql, process, wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(150)]
 
@@ -45,62 +42,6 @@ CONTENT = yaml.safe_load(make.PREFECT_YAML.read_text())
 STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
 DEPLOY = ("prefect", "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
 DATABASES = ["sqlite", "postgresql"]
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_for(what, condition, seconds):
-    """Return the first true answer of a condition."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := condition():
-            return answer
-        time.sleep(0.2)
-    pytest.fail(f"{what} did not come about in {seconds} s")
-
-
-@contextmanager
-def process(log, *command, **options):
-    """Run a command beside the test, in a process group of its own, and stop it at the end."""
-    with log.open("w") as output:
-        child = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd="/", start_new_session=True, **options
-        )
-        try:
-            yield child
-        finally:
-            child.terminate()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-
-
-@contextmanager
-def postgresql(folder):
-    """Yield the URL of an empty database, run by another user where root would be refused."""
-    if not POSTGRES:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    user = {"user": "postgres"} if os.getuid() == 0 else {}
-    binaries, port = POSTGRES[-1], str(free_port())
-    # Not below pytest's folders, which are closed to other users.
-    with tempfile.TemporaryDirectory(prefix="mgd-postgresql-") as data:
-        shutil.chown(data, *user.values() or [os.getuid()])
-        run = {"check": True, "capture_output": True, "cwd": "/", **user}
-        subprocess.run([binaries / "initdb", "-D", data, "-U", "prefect", "-A", "trust"], **run)
-        command = [binaries / "postgres", "-D", data, "-p", port, "-k", data, "-c", "fsync=off"]
-        with process(folder / "postgresql.log", *command, **user):
-            at = ["-h", "127.0.0.1", "-p", port]
-            ready = [binaries / "pg_isready", *at, "-q"]
-            wait_for("PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode, 20)
-            subprocess.run([binaries / "createdb", *at, "-U", "prefect", "mgd"], **run)
-            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
 
 
 class Api:
@@ -108,13 +49,6 @@ class Api:
 
     def __init__(self, url):
         self.url, self._http = url, httpx.Client(base_url=url, timeout=30)
-
-    def is_up(self):
-        """Say whether the server answers."""
-        try:
-            return self._http.get("/health").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def get(self, path):
         """Return what the server has."""
@@ -185,39 +119,32 @@ def small(seed):
 def site(request, tmp_path_factory):
     """Start everything as ``deployments/README.md`` says, on free ports and in an empty folder."""
     folder = tmp_path_factory.mktemp(request.param)
-    port, store = free_port(), folder / "store"
-    url = f"http://127.0.0.1:{port}/api"
-    environment = os.environ | {
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_API_URL": url,
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
-        "MGD_STORE": str(store),
-        "MGD_IMAGE": "mgd:test",
-    }
-
-    def call(*command):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    prefect = [sys.executable, "-m", "prefect"]
     with ExitStack() as stack:
-        if request.param == "postgresql":
-            database = stack.enter_context(postgresql(folder))
-            environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-        server = [*prefect, "server", "start", "--port", str(port), "--no-ui"]
-        child = stack.enter_context(process(folder / "server.log", *server, env=environment))
-        api = Api(url)
-        wait_for("the server", lambda: api.is_up() or child.poll() is not None, 90)
-        assert api.is_up(), (folder / "server.log").read_text()
+        on_postgresql = request.param == "postgresql"
+        database = stack.enter_context(postgresql(folder)) if on_postgresql else None
+        server = PrefectServer(folder, database)
+        store = folder / "store"
+        server.environment |= {
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+            "MGD_STORE": str(store),
+            "MGD_IMAGE": "mgd:test",
+        }
+        stack.enter_context(server)
+        api = Api(server.url)
+
+        def call(*command):
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                env=server.environment, cwd=ROOT, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+
         call("deployments.pools")
-        worker = [*prefect, "worker", "start", "--pool", "mgd-process"]
-        stack.enter_context(process(folder / "worker.log", *worker, env=environment))
+        worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "mgd-process"]
+        log = folder / "worker.log"
+        stack.enter_context(process(log, *worker, env=server.environment))
         call(*DEPLOY)
         yield Site(api, str(store), call)
 
