@@ -1,17 +1,18 @@
 """Writes ``prefect.yaml`` from the recipes, so that the two cannot say different things.
 
-Every recipe becomes one deployment on each kind of work pool. After a change of a recipe:
-``python -m deployments.make``.
+Every recipe becomes one deployment on each kind of work pool, and so does every flow of
+house-keeping. After a change of a recipe: ``python -m deployments.make``.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from prefect import Flow
 
 from engine.config import DescentRecipe, MetaparameterName
 from engine.recipes import RECIPES, load_recipe
-from flows.registry import FLOWS
+from flows.registry import FLOWS, HOUSEKEEPING
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 
@@ -53,9 +54,12 @@ class Pool(NamedTuple):
     device: str | None
     """Torch device; None leaves the recipe's."""
 
+    without_gpu: dict[str, Any]
+    """Job variables of a flow that computes nothing."""
+
 
 POOLS = {
-    "process": Pool(["MGD_STORE"], {"env": ENVIRONMENT}, None),
+    "process": Pool(["MGD_STORE"], {"env": ENVIRONMENT}, None, {}),
     "docker": Pool(
         ["MGD_STORE", "MGD_IMAGE"],
         {
@@ -65,6 +69,7 @@ POOLS = {
             "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}],
         },
         "cuda",
+        {"device_requests": []},
     ),
     "kubernetes": Pool(
         ["MGD_STORE", "MGD_IMAGE"],
@@ -77,6 +82,7 @@ POOLS = {
             "deadline_seconds": 86400,
         },
         "cuda",
+        {"gpus": 0, "memory_limit": "2Gi", "memory_request": "1Gi", "deadline_seconds": 14400},
     ),
 }
 """Kind of work pool to what runs there; the pool itself is ``mgd-<kind>``."""
@@ -106,19 +112,59 @@ def deployment(path: Path, kind: str) -> dict[str, Any]:
     if pool.device is not None:
         content["training"] = content.get("training", {}) | {"device": pool.device}
         tags.append("gpu")
-    flow = FLOWS[recipe.kind].fn
-    require = f"sh deployments/require.sh {' '.join(pool.variables)}"
     return {
         "name": f"{recipe.name}-{kind}",
         "description": f"{recipe.description} {cost(recipe)}",
-        "entrypoint": f"{flow.__module__}.{flow.__name__}",
+        "entrypoint": entrypoint(FLOWS[recipe.kind]),
         "tags": tags,
         "parameters": {"recipe": content, "store": "{{ $MGD_STORE }}"},
         "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
         "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "slug": "nightly", "active": False}],
         "work_pool": {"name": f"mgd-{kind}", "job_variables": pool.job_variables},
-        "build": [{"prefect.deployments.steps.run_shell_script": {"script": require}}],
+        "build": build(pool),
     }
+
+
+def housekeeping(name: str, kind: str) -> dict[str, Any]:
+    """Return the deployment of a flow of house-keeping on one kind of work pool.
+
+    Started by hand it only says what it would do; its schedule, once it is switched on, does it.
+    """
+    flow, pool = HOUSEKEEPING[name], POOLS[kind]
+    return {
+        "name": f"{name}-{kind}",
+        "description": f"{(flow.description or '').splitlines()[0]} Reports only, unless told to "
+        "delete; its schedule deletes.",
+        "entrypoint": entrypoint(flow),
+        "tags": ["mgd"],
+        "parameters": {"store": "{{ $MGD_STORE }}", "older_than_days": 30, "delete": False},
+        "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+        "schedules": [
+            {
+                "cron": "0 1 * * 0",
+                "timezone": "UTC",
+                "slug": "weekly",
+                "active": False,
+                "parameters": {"delete": True},
+            }
+        ],
+        "work_pool": {
+            "name": f"mgd-{kind}",
+            "job_variables": pool.job_variables | pool.without_gpu,
+        },
+        "build": build(pool),
+    }
+
+
+def entrypoint(flow: Flow[..., Any]) -> str:
+    """Return where a worker finds a flow: its module is installed, so no path is needed."""
+    return f"{flow.fn.__module__}.{flow.fn.__name__}"
+
+
+def build(pool: Pool) -> list[dict[str, Any]]:
+    """Return the step that stops a deployment while a variable is unset."""
+    require = f"sh deployments/require.sh {' '.join(pool.variables)}"
+    return [{"prefect.deployments.steps.run_shell_script": {"script": require}}]
 
 
 def text() -> str:
@@ -129,7 +175,10 @@ def text() -> str:
         # None at all: the packages are in the image or the worker's environment. Without this
         # line Prefect would make runs change to the folder of whoever deployed.
         "pull": [],
-        "deployments": [deployment(path, kind) for kind in POOLS for path in recipes],
+        "deployments": [
+            *(deployment(path, kind) for kind in POOLS for path in recipes),
+            *(housekeeping(name, kind) for kind in POOLS for name in HOUSEKEEPING),
+        ],
     }
     return HEADER + yaml.dump(
         content, Dumper=_Plain, sort_keys=False, width=100, default_flow_style=None

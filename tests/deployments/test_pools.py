@@ -77,6 +77,12 @@ def test_deployments_job_variables_are_valid(kind):
 
 
 @each_kind
+def test_job_variables_without_a_gpu_are_valid(kind):
+    """House-keeping needs no GPU, and waits for none."""
+    jsonschema.validate(values(kind, **make.POOLS[kind].without_gpu), TEMPLATES[kind]["variables"])
+
+
+@each_kind
 def test_defaults_are_valid(kind):
     """A default is not checked by anybody else."""
     schema = TEMPLATES[kind]["variables"]

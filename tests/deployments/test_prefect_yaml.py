@@ -7,17 +7,24 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import DeploymentConfig
 from prefect.deployments.steps import run_shell_script
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from deployments import make
 from engine.recipes import list_recipes, load_recipe
+from flows import registry
 
 CONTENT = yaml.safe_load(make.PREFECT_YAML.read_text())
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in CONTENT["deployments"]}
 SOME_RECIPE = "digits-selection"
 
+RECIPES = {name: each for name, each in DEPLOYMENTS.items() if "recipe" in each["parameters"]}
+HOUSEKEEPING = {name: each for name, each in DEPLOYMENTS.items() if name not in RECIPES}
+
+each_recipe = pytest.mark.parametrize("deployment", RECIPES.values(), ids=RECIPES)
+each_housekeeping = pytest.mark.parametrize("deployment", HOUSEKEEPING.values(), ids=HOUSEKEEPING)
 each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 
 
@@ -52,9 +59,18 @@ def test_file_is_what_the_recipes_make():
 
 def test_every_recipe_is_on_every_kind_of_pool():
     """Who looks for a recipe in the UI finds it wherever it can run."""
-    expected = {f"{recipe}-{kind}" for recipe in list_recipes() for kind in make.POOLS}
+    assert set(RECIPES) == {f"{recipe}-{kind}" for recipe in list_recipes() for kind in make.POOLS}
 
-    assert set(DEPLOYMENTS) == expected
+
+def test_every_flow_is_deployed():
+    """A flow that is added to the registry and to no deployment cannot be scheduled."""
+    expected = {f"{name}-{kind}" for name in registry.HOUSEKEEPING for kind in make.POOLS}
+    entrypoints = {each["entrypoint"] for each in DEPLOYMENTS.values()}
+
+    assert set(HOUSEKEEPING) == expected
+    assert {make.entrypoint(registry.FLOWS[each.kind]) for each in list_recipes().values()} | {
+        make.entrypoint(flow) for flow in registry.HOUSEKEEPING.values()
+    } == entrypoints
 
 
 @each_deployment
@@ -69,7 +85,16 @@ def test_parameters_fit_the_flow(deployment):
     """The server checks the schema when a run is triggered; the flow checks all when it starts."""
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
 
-    validate(deployment["parameters"], parameter_schema(flow).model_dump_for_openapi())
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    assert validate(deployment["parameters"], schema) == []  # it raises nothing by itself
+    flow.validate_parameters(deployment["parameters"])
+
+
+@each_recipe
+def test_parameters_are_the_recipe_on_the_pools_device(deployment):
+    """What runs from the UI is what ``mgd run`` runs."""
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+
     validated = flow.validate_parameters(deployment["parameters"])
 
     shipped = load_recipe(validated["recipe"].name)
@@ -77,6 +102,27 @@ def test_parameters_fit_the_flow(deployment):
     device = make.POOLS[kind].device or shipped.training.device
     training = shipped.training.model_copy(update={"device": device})
     assert validated["recipe"] == shipped.model_copy(update={"training": training})
+
+
+@each_deployment
+@pytest.mark.parametrize("store", ["", "  "])
+def test_empty_store_is_refused_when_a_run_is_triggered(deployment, store):
+    """The form sends an empty text for a field that somebody has cleared; it names no folder."""
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    parameters = deployment["parameters"] | {"store": store}
+
+    assert validate(parameters, parameter_schema(flow).model_dump_for_openapi())
+    with pytest.raises(ParameterTypeError, match="store"):
+        flow.validate_parameters(parameters)
+
+
+@each_housekeeping
+def test_cleaning_deletes_on_schedule_only(deployment):
+    """Who tries a deployment by hand must not lose a run by it."""
+    (schedule,) = deployment["schedules"]
+
+    assert deployment["parameters"]["delete"] is False
+    assert schedule["parameters"] == {"delete": True}
 
 
 @each_deployment
