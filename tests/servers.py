@@ -90,6 +90,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.url,
             "PREFECT_LOGGING_LEVEL": "INFO",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_API_URL": self.url,  # browsers would ask port 4200
         }
         if database is not None:
             self.environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
