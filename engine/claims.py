@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.config import Settings
+from engine.config import DescentRecipe, Settings, digest
 from engine.location import join, list_files
 from engine.records import read_records, write_record
 
@@ -37,6 +37,15 @@ class Claim(Settings):
 
     token: str
     """New in every claim, so that one made anew is told from an old one."""
+
+
+def run_name(recipe: DescentRecipe) -> str:
+    """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
+
+    A budget is no part of it, so that a run can go on with a larger one.
+    """
+    settings = recipe.model_dump(mode="json", exclude={"budget"})
+    return f"{recipe.name}-{digest(settings)[:8]}"
 
 
 def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool) -> Claim:

@@ -3,7 +3,8 @@
 import hashlib
 from datetime import UTC, datetime
 
-from engine.config import DescentRecipe, run_name
+from engine.claims import run_name
+from engine.config import DescentRecipe
 from engine.location import join
 from engine.problem import build_problem
 from engine.records import write_bytes, write_record

@@ -25,10 +25,6 @@ def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
-"""Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
-
-
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is refused."""
 
@@ -394,12 +390,3 @@ class DescentRecipe(Settings):
         """Step k of Algorithm 1, with its default filled in."""
         chosen = self.metaparameters.injection_step
         return int(0.7 * self.training.num_steps) if chosen is None else chosen
-
-
-def run_name(recipe: DescentRecipe) -> str:
-    """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
-
-    A budget is no part of it, so that a run can go on with a larger one.
-    """
-    settings = recipe.model_dump(mode="json", exclude={"budget"})
-    return f"{recipe.name}-{digest(settings)[:8]}"

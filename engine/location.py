@@ -15,15 +15,19 @@ The ``options`` that functions here take are fsspec's storage options and win ov
 import os
 import uuid
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 import fsspec.config
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from pydantic import Field
 
 from engine.errors import StoreUnavailableError
+
+StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
+"""Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol to the extra of ours that installs its driver
 

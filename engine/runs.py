@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.config import DescentRecipe, MetaparameterName, Settings, run_name
+from engine.claims import run_name
+from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.location import join, list_folders
 from engine.records import read_record, write_record

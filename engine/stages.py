@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from engine.checks import check_routine
-from engine.config import DescentRecipe, Settings, digest, run_name
+from engine.claims import run_name
+from engine.config import DescentRecipe, Settings, digest
 from engine.determinism import deterministic, environment
 from engine.errors import CheckpointMissingError, StoreError
 from engine.fingerprint import state_fingerprint

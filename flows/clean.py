@@ -5,9 +5,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from engine.config import StoreUrl
 from engine.housekeeping import CleanReport, CleanRules
-from engine.location import absolute
+from engine.location import StoreUrl, absolute
 from tasks import cleaning
 
 DAY_SECONDS, HOUR_SECONDS = 86400.0, 3600.0

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.config import DescentRecipe, StoreUrl
-from engine.location import absolute
+from engine.config import DescentRecipe
+from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
 from engine.stages import Ref, Segment, first_step, segments
 from tasks import reporting, training

@@ -11,8 +11,7 @@ from prefect.context import TaskRunContext
 from prefect.types import DateTime
 
 from engine import stages
-from engine.claims import claim
-from engine.config import run_name
+from engine.claims import claim, run_name
 from engine.errors import EngineError, StoreError
 
 _LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)

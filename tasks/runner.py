@@ -8,7 +8,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.filesystems import RemoteFileSystem
 
 from engine.budget import Budget
-from engine.config import DescentRecipe, digest, run_name
+from engine.claims import run_name
+from engine.config import DescentRecipe, digest
 from engine.location import filesystem, is_local, join
 from engine.runs import Stages
 from engine.stages import Ref
