@@ -40,7 +40,7 @@ from engine.runs import find_run, list_runs, run_folder
 
 logger = logging.getLogger(__name__)
 
-INTERMEDIATE = {"train", "seed", "reverse", "trajectory"}
+INTERMEDIATE = {"train", "seed", "reverse", "replay"}
 """Kinds of stages that a result can do without; any other kind is kept, new ones too."""
 
 _BATCH = 64  # stages between two looks at the claims

@@ -8,6 +8,7 @@ Layout: ``<store>/stages/<stage>/<key>/`` holds the rows, and ``record.json``, w
 commits the stage.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,6 +34,8 @@ from engine.replay import Sweep, check_losses, replay, seed_adjoint
 from engine.schedule import Forward, Tier
 from engine.store import MemoryStates, RowStore
 from engine.types import State
+
+logger = logging.getLogger(__name__)
 
 NOT_INNER = {"kind", "name", "description", "outer", "replay", "budget"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
@@ -348,6 +351,7 @@ def _run_stage(
         "engine": engine_version(),
     }
     write_record(join(folder, "record.json"), record)
+    logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
     return ref
 
 

@@ -179,6 +179,9 @@ def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     wait_for("Cached", lambda: finished <= site.api.stages(run, "Cached"), 10)
     assert set(site.api.stages(run, "Completed").values()) == {1}
     assert site.record(small(seed=1)).digest == undisturbed.digest
+    by_run = {"flow_run_id": {"any_": [run]}}
+    lines = [each["message"] for each in site.api.post("/logs/filter", logs=by_run, limit=200)]
+    assert any("committed" in line for line in lines)  # the engine's own, not only the tasks'
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)
