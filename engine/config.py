@@ -128,6 +128,15 @@ class ScheduleName(StrEnum):
     STORE_ALL = "store-all"
 
 
+class BaselineName(StrEnum):
+    """Selections made without a metagradient, trained and scored beside the descent."""
+
+    ALL_DATA = "all-data"
+    RANDOM = "random"
+    LOW_LOSS = "low-loss"
+    GRADIENT_SIMILARITY = "gradient-similarity"
+
+
 class DataConfig(Settings):
     """Which examples, how they are split, and how many training labels are wrong."""
 

@@ -1,0 +1,120 @@
+"""Baselines of data selection: subsets of the candidates chosen without a metagradient.
+
+Each maps a problem, a model trained on all candidates and the number of examples to keep to counts
+of 0 and 1. They are trained and scored by the same stages as the iterates of a descent, so that a
+report compares like with like.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, vmap
+
+from engine.config import BaselineName
+from engine.determinism import generator
+from engine.problem import Problem
+from engine.routine import Routine
+from engine.types import State
+
+CHUNK = 128
+"""Examples whose gradients are alive at a time: each is as large as the model."""
+
+Baseline = Callable[[Problem, State, int, int], Tensor]
+"""Maps (problem, s_T of all candidates, number to keep, seed) to counts, shape (examples,)."""
+
+
+def all_data(
+    problem: Problem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " examples"]:
+    """Keep every candidate once."""
+    del final, num_kept, seed
+    return torch.ones_like(problem.kind.value)
+
+
+def random_subset(
+    problem: Problem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " examples"]:
+    """Keep candidates drawn uniformly, without replacement."""
+    del final
+    drawn = torch.rand(len(problem.kind.value), generator=generator(seed, "random subset"))
+    return _keep_highest(drawn, problem, num_kept)
+
+
+def low_loss(
+    problem: Problem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " examples"]:
+    """Keep the candidates that the trained model finds easiest: loss-based pruning."""
+    del seed
+    return _keep_highest(-example_losses(problem.routine, final), problem, num_kept)
+
+
+def gradient_similarity(
+    problem: Problem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " examples"]:
+    """Keep the candidates whose gradient points most along that of the objective.
+
+    The score of candidate i is the cosine of grad l_i and grad phi at the trained model. LESS
+    averages it over the checkpoints of a warm-up training and preconditions by Adam's moments;
+    this takes the last checkpoint and the plain gradient.
+
+    References:
+        Xia et al. 2024, arXiv:2402.04333 (LESS).
+    """
+    del seed
+    return _keep_highest(gradient_cosines(problem, final), problem, num_kept)
+
+
+BASELINES: dict[BaselineName, Baseline] = {
+    BaselineName.ALL_DATA: all_data,
+    BaselineName.RANDOM: random_subset,
+    BaselineName.LOW_LOSS: low_loss,
+    BaselineName.GRADIENT_SIMILARITY: gradient_similarity,
+}
+
+
+def example_losses(routine: Routine, final: State) -> Float[Tensor, " examples"]:
+    """Return the loss of each candidate at a trained state, in evaluation mode, on the CPU."""
+    parts = []
+    for start in range(0, len(routine), CHUNK):
+        batch = tuple(column[start : start + CHUNK] for column in routine.examples)
+        with torch.no_grad():
+            losses = routine.call(
+                lambda model, batch=batch: routine.loss(model, batch),
+                final["params"],
+                training=False,
+            )
+        parts.append(losses.cpu())
+    return torch.cat(parts)
+
+
+def gradient_cosines(problem: Problem, final: State) -> Float[Tensor, " examples"]:
+    """Return the cosine of each candidate's gradient with the objective's, on the CPU.
+
+    Cost:
+        A forward and a backward pass over all candidates; memory for ``CHUNK`` gradients.
+    """
+    routine, params = problem.routine, final["params"].detach()
+
+    def objective(params: Tensor) -> Tensor:
+        return routine.call(problem.output, params, training=False)
+
+    def example_loss(params: Tensor, *example: Tensor) -> Tensor:
+        batch = tuple(column.unsqueeze(0) for column in example)
+        return routine.call(lambda model: routine.loss(model, batch), params, training=False)[0]
+
+    target = grad(objective)(params)
+    each = vmap(grad(example_loss), in_dims=(None, *[0] * len(routine.examples)))
+    parts = []
+    for start in range(0, len(routine), CHUNK):
+        batch = tuple(column[start : start + CHUNK] for column in routine.examples)
+        parts.append(torch.cosine_similarity(each(params, *batch), target[None], dim=1).cpu())
+    return torch.cat(parts)
+
+
+def _keep_highest(scores: Tensor, problem: Problem, num_kept: int) -> Tensor:
+    counts = torch.zeros_like(problem.kind.value)
+    # Stable, so that ties fall the same way on every machine.
+    counts[torch.argsort(scores, descending=True, stable=True)[:num_kept]] = 1
+    return counts
