@@ -32,16 +32,18 @@ def conclude(
         counts: How the stages were done.
         started: UTC time of the start, ISO 8601.
     """
-    chosen = choose(iterates)
+    chosen = choose(iterates, maximize=recipe.outer.maximize)
     first, best = iterates[0], iterates[chosen]
     if first.gradient is None:
         raise ValueError("A descent has at least one outer step.")
     gradient = read_rows(store, first.gradient)
     (first_gradient,) = (row for name, row in gradient.items() if name.startswith("metagradient_"))
+    problem = build_problem(recipe)
+    kind = problem.kind
     curves = Curves(
-        initial_value=read_rows(store, first.value)["value"],
-        value=read_rows(store, best.value)["value"],
-        corrupted=build_problem(recipe).data.corrupted,
+        initial_value=read_rows(store, first.value)["value"].reshape(kind.value.shape),
+        value=read_rows(store, best.value)["value"].reshape(kind.value.shape),
+        corrupted=problem.data.corrupted,
         losses_before=_losses(store, first.final),
         losses_after=_losses(store, best.final),
         adjoint_norms=_adjoint_norms(store, first.gradient),

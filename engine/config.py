@@ -101,6 +101,20 @@ class MetaparameterName(StrEnum):
     COUNTS = "counts"
     WEIGHTS = "weights"
     LEARNING_RATE = "learning-rate"
+    SCALARS = "scalars"
+    GROUP_WEIGHTS = "group-weights"
+    INPUTS = "inputs"
+    INITIAL_PARAMETERS = "initial-parameters"
+
+
+class ScalarName(StrEnum):
+    """Hyperparameters that hold for the whole run and can be metaparameters."""
+
+    WEIGHT_DECAY = "weight_decay"
+    MOMENTUM = "momentum"
+    BETA1 = "beta1"
+    BETA2 = "beta2"
+    LABEL_SMOOTHING = "label_smoothing"
 
 
 class OuterUpdate(StrEnum):
@@ -233,6 +247,9 @@ class TrainingConfig(Settings):
     rate_schedule: RateSchedule = RateSchedule.FLAT
     """Shape of the learning rate over the run."""
 
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each training target that is spread evenly over all classes."""
+
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the initial parameters, the order of examples and dropout."""
 
@@ -259,6 +276,15 @@ class MetaparametersConfig(Settings):
     num_key_points: Annotated[int, Field(ge=1)] = 10
     """Points between which the learning rate is interpolated."""
 
+    scalars: tuple[ScalarName, ...] = (ScalarName.WEIGHT_DECAY,)
+    """Which numbers are optimized, for the kind scalars; they start from the other settings."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.025
+    """Share of the training candidates whose inputs may change, for the kind inputs."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds which candidates those are."""
+
 
 class OuterConfig(Settings):
     """Metagradient descent: how often and how far z moves."""
@@ -268,6 +294,9 @@ class OuterConfig(Settings):
 
     update: OuterUpdate = OuterUpdate.MASKED_SIGN
     """Rule of the move."""
+
+    maximize: bool = False
+    """Move uphill: how much can this part of the set-up hurt?"""
 
     step_size: Annotated[float, Field(gt=0)] = 1.0
     """Length of a sign step, or learning rate of the torch optimizer, in units of z."""

@@ -58,6 +58,9 @@ class DataSet:
     fingerprint: str
     """SHA-256 of all bits of all splits; see ``examples_fingerprint``."""
 
+    bounds: tuple[float, float] | None = None
+    """Smallest and largest value that an input can have; None where there is no such limit."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -77,6 +80,9 @@ class Source:
 
     statistics: tuple[float, float] | None = None
     """Inputs become (stored - first) / second; None keeps them as stored (token ids)."""
+
+    limits: tuple[float, float] | None = None
+    """Smallest and largest value that can be stored, e.g. 0 and 255 for bytes."""
 
 
 def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
@@ -112,7 +118,12 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         name: Examples(_standardize(inputs, source.statistics, dtype), labels)
         for name, (inputs, labels) in stored.items()
     }
-    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits))
+    bounds = None
+    if source.limits is not None:
+        shift, scale = source.statistics or (0.0, 1.0)
+        low, high = source.limits
+        bounds = ((low - shift) / scale, (high - shift) / scale)
+    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits), bounds)
 
 
 def check_examples(
@@ -265,7 +276,7 @@ def _read_digits(config: DataConfig) -> Source:
         )
     pixels, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
-    return Source((images, labels), 10, "scikit-learn's digits", statistics=(0.0, 16.0))
+    return Source((images, labels), 10, "scikit-learn's digits", None, (0.0, 16.0), (0.0, 16.0))
 
 
 def _read_fashion_mnist(config: DataConfig) -> Source:
@@ -282,7 +293,7 @@ def _read_fashion_mnist(config: DataConfig) -> Source:
         parts.append((images.unsqueeze(1), labels.long()))
     pool, test = parts
     origin = f"the Fashion-MNIST files under data.url={url}"
-    return Source(pool, 10, origin, test, FASHION_MNIST_STATISTICS)
+    return Source(pool, 10, origin, test, FASHION_MNIST_STATISTICS, (0.0, 255.0))
 
 
 READERS: dict[DataName, Callable[[DataConfig], Source]] = {

@@ -5,7 +5,7 @@ nothing. Its object interface is used, not pyplot, which keeps every figure in a
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.config import MetaparameterName
-from engine.hyperparameters import LearningRatePoints
+from engine.hyperparameters import LearningRatePoints, Scalars
 from engine.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Curves:
     """Arrays that figures show and the record does not hold.
 
     Attributes:
-        initial_value: z_0, as the update moves it: counts or weights, shape (examples,), or
-            natural logarithms of the learning rate at the key points, shape (points,).
+        initial_value: z_0, as the update moves it; see the kind of metaparameter.
         value: z at the chosen iterate, shaped like ``initial_value``.
         corrupted: Which training candidates have a wrong label, shape (examples,).
         losses_before: Batch loss of each training step at z_0.
@@ -52,9 +51,7 @@ def figures(record: RunRecord, curves: Curves) -> dict[str, bytes]:
     """Draw a run as PNG images: ``losses``, ``metaparameters`` and ``training``."""
     drawn = {
         "losses": _draw_losses(record),
-        "metaparameters": _draw_rates(record, curves)
-        if record.recipe.metaparameters.name is MetaparameterName.LEARNING_RATE
-        else _draw_values(record, curves),
+        "metaparameters": _DRAWINGS[record.recipe.metaparameters.name](record, curves),
         "training": _draw_training(record, curves),
     }
     return {name: _png(figure) for name, figure in drawn.items()}
@@ -178,6 +175,93 @@ def _draw_rates(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure"
     axes.set(xlabel="training step", ylabel="learning rate (per step)")
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
     return figure
+
+
+def _draw_shares(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    """Draw the share of each group in the mixture, before and after."""
+    figure, (axes,) = _new_figure(3.2)
+    series = list(zip(_series(record), (curves.initial_value, curves.value), strict=False))
+    width = 0.8 / len(series)
+    for position, ((label, colour), logits) in enumerate(series):
+        places = torch.arange(len(logits)) + (position - (len(series) - 1) / 2) * width
+        shares = torch.softmax(logits.to(torch.float64), 0)
+        axes.bar(places.tolist(), shares.tolist(), width, color=colour, label=label)
+    _whole_numbers(axes)
+    axes.set(xlabel="group", ylabel="share of the training loss")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure
+
+
+def _draw_scalars(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    """Draw each number before and after, in a panel of its own: their units differ."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    names = tuple(name.value for name in record.recipe.metaparameters.scalars)
+    points = (curves.initial_value, curves.value)
+    series = list(zip(_series(record), points, strict=False))
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), place + 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        for position, ((label, colour), z) in enumerate(series):
+            kind = Scalars(z.to(torch.float64), names)
+            height = float(kind.numbers(kind.value)[name])
+            bar = axes.bar([position], [height], 0.6, color=colour, label=label)
+            axes.bar_label(bar, fmt="%.4g", padding=1)
+        axes.set(xticks=[], title=name, xlim=(-0.8, 1.8))
+        axes.margins(y=0.15)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        frameon=False,
+        ncols=2,
+        loc="outside upper left",
+    )
+    return figure
+
+
+def _draw_inputs(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    """Draw the images that changed most: before, after and the change."""
+    from matplotlib.figure import Figure
+
+    del record
+    before, after = (z.to(torch.float64) for z in (curves.initial_value, curves.value))
+    change = after - before
+    shown = change.flatten(1).norm(dim=1).argsort(descending=True)[:8]
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    rows = {"before": (before, "gray"), "after": (after, "gray"), "change": (change, "RdBu_r")}
+    for row, (label, (values, colours)) in enumerate(rows.items()):
+        low, high = float(values[shown].min()), float(values[shown].max())
+        if label == "change":
+            high = max(high, -low, 1e-12)
+            low = -high
+        for column, index in enumerate(shown.tolist()):
+            axes = figure.add_subplot(3, len(shown), row * len(shown) + column + 1)
+            image = values[index].reshape(-1, *values.shape[-2:]).mean(dim=0)
+            axes.imshow(image.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(label)
+    return figure
+
+
+def _draw_parameters(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    figure, (axes,) = _new_figure(3.2)
+    change = (curves.value - curves.initial_value).to(torch.float64)
+    axes.hist(change.numpy(), bins=40, color=BLUE)
+    axes.set_yscale("log")
+    axes.set(xlabel="change of an initial parameter", ylabel="number of parameters")
+    return figure
+
+
+_DRAWINGS: dict[MetaparameterName, Callable[[RunRecord, Curves], "matplotlib.figure.Figure"]] = {
+    MetaparameterName.COUNTS: _draw_values,
+    MetaparameterName.WEIGHTS: _draw_values,
+    MetaparameterName.LEARNING_RATE: _draw_rates,
+    MetaparameterName.SCALARS: _draw_scalars,
+    MetaparameterName.GROUP_WEIGHTS: _draw_shares,
+    MetaparameterName.INPUTS: _draw_inputs,
+    MetaparameterName.INITIAL_PARAMETERS: _draw_parameters,
+}
 
 
 def _draw_training(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":

@@ -116,7 +116,7 @@ def per_example_cross_entropy(
     model: Callable[[Tensor], Tensor],
     batch: tuple[Shaped[Tensor, "batch ..."], Int64[Tensor, " batch"]],
     *,
-    label_smoothing: Float[Tensor, ""] | None = None,
+    label_smoothing: Float[Tensor, ""] | float | None = None,
 ) -> Float[Tensor, " batch"]:
     """Return each example's cross-entropy loss in nats, not averaged.
 
@@ -124,7 +124,7 @@ def per_example_cross_entropy(
         model: Maps inputs to logits; an ``nn.Module`` or any function.
         batch: Inputs and labels.
         label_smoothing: Share of the target that is spread evenly over all classes; none by
-            default. A tensor, because it may be a metaparameter.
+            default. It may be a metaparameter.
     """
     inputs, labels = batch
     logits = model(inputs)

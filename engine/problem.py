@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from engine.config import (
     DescentRecipe,
@@ -13,16 +14,26 @@ from engine.config import (
     OptimizerConfig,
     OptimizerName,
     RateSchedule,
+    ScalarName,
     TrainingConfig,
 )
 from engine.data import DataSet, Examples, load_data
+from engine.determinism import generator
 from engine.errors import ConfigurationError
-from engine.hyperparameters import LearningRatePoints
-from engine.metaparameters import Counts, ExampleWeights, Metaparameter
+from engine.hyperparameters import LearningRatePoints, Scalars
+from engine.metaparameters import (
+    Counts,
+    ExampleWeights,
+    GroupWeights,
+    InitialParameters,
+    Inputs,
+    Metaparameter,
+)
 from engine.models import build_model, per_example_cross_entropy
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.outputs import MeanLoss
 from engine.routine import Routine
+from engine.types import Loss
 
 SPLITS = ("objective", "validation", "test")
 """Held-out splits, in the order in which reports show them."""
@@ -51,9 +62,9 @@ class Problem:
         return kind
 
     def routine_at(self, value: Tensor) -> Routine:
-        """Return the routine at another value of the metaparameter."""
-        (name,) = self.routine.metaparameters
-        return self.routine.with_metaparameters({name: value})
+        """Return the routine at another value of the metaparameter, which may be flat."""
+        ((name, kind),) = self.routine.metaparameters.items()
+        return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
 
 
 def build_problem(recipe: DescentRecipe) -> Problem:
@@ -85,14 +96,14 @@ def _build(settings: str) -> Problem:
     ).to(device)
     routine = Routine(
         model=model,
-        loss=per_example_cross_entropy,
+        loss=_training_loss(recipe),
         examples=(train.inputs.to(device), train.labels.to(device)),
         optimizer=make_optimizer(recipe.optimizer),
         learning_rate=learning_rates(recipe.training),
         num_steps=recipe.training.num_steps,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
-        metaparameters={name: _kind(recipe, len(train), dtype)},
+        metaparameters={name: _kind(recipe, data, model)},
     )
     held_out = {
         name: Examples(data.splits[name].inputs.to(device), data.splits[name].labels.to(device))
@@ -136,7 +147,20 @@ def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
     return tuple(rate(step) for step in range(config.num_steps))
 
 
-def _kind(recipe: DescentRecipe, num_examples: int, dtype: torch.dtype) -> Metaparameter:
+def _training_loss(recipe: DescentRecipe) -> Loss:
+    smoothing = recipe.training.label_smoothing
+    metaparameter = (
+        recipe.metaparameters.name is MetaparameterName.SCALARS
+        and ScalarName.LABEL_SMOOTHING in recipe.metaparameters.scalars
+    )
+    if not smoothing or metaparameter:  # then the metaparameter hands it to the loss
+        return per_example_cross_entropy
+    return partial(per_example_cross_entropy, label_smoothing=smoothing)
+
+
+def _kind(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparameter:
+    train, dtype = data.splits["train"], getattr(torch, recipe.training.dtype.value)
+    num_examples = len(train)
     match recipe.metaparameters.name:
         case MetaparameterName.COUNTS:
             ones = torch.ones(num_examples, dtype=dtype)
@@ -147,6 +171,27 @@ def _kind(recipe: DescentRecipe, num_examples: int, dtype: torch.dtype) -> Metap
             flat = math.log(recipe.training.learning_rate)
             points = torch.full((recipe.metaparameters.num_key_points,), flat, dtype=dtype)
             return LearningRatePoints(points, num_steps=recipe.training.num_steps)
+        case MetaparameterName.SCALARS:
+            return Scalars.of(dtype, **_scalars(recipe))
+        case MetaparameterName.GROUP_WEIGHTS:
+            kind = GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
+            return kind.with_value(kind.proportional())
+        case MetaparameterName.INPUTS:
+            drawn = generator(recipe.metaparameters.seed, "chosen inputs")
+            number = max(round(recipe.metaparameters.fraction * num_examples), 1)
+            chosen = torch.randperm(num_examples, generator=drawn)[:number].sort().values
+            return Inputs(train.inputs[chosen], chosen, num_examples, data.bounds)
+        case MetaparameterName.INITIAL_PARAMETERS:
+            return InitialParameters(parameters_to_vector(model.parameters()).detach().cpu())
+
+
+def _scalars(recipe: DescentRecipe) -> dict[str, float]:
+    """Return where the scalars start: the recipe's own settings."""
+    names = recipe.metaparameters.scalars
+    sources = {name: recipe.optimizer for name in names} | {
+        ScalarName.LABEL_SMOOTHING: recipe.training
+    }
+    return {name.value: getattr(sources[name], name.value) for name in names}
 
 
 def _device(name: str) -> torch.device:

@@ -23,6 +23,10 @@ TITLES = {
     MetaparameterName.COUNTS: "Example counts",
     MetaparameterName.WEIGHTS: "Example weights",
     MetaparameterName.LEARNING_RATE: "Learning rate",
+    MetaparameterName.SCALARS: "Hyperparameters",
+    MetaparameterName.GROUP_WEIGHTS: "Mixture",
+    MetaparameterName.INPUTS: "Changed inputs",
+    MetaparameterName.INITIAL_PARAMETERS: "Initial parameters",
 }
 
 
@@ -67,26 +71,29 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
 
 
 def _findings(record: RunRecord) -> list[str]:
-    last = len(record.iterates) - 1
+    last, uphill = len(record.iterates) - 1, record.recipe.outer.maximize
     if record.chosen:
         sentences = [
-            f"Outer step {record.chosen} of {last} was chosen: its validation loss is the lowest.",
+            f"Outer step {record.chosen} of {last} was chosen: its validation loss is the "
+            f"{'highest' if uphill else 'lowest'}.",
             _change(record, "test"),
             _change(record, "validation"),
         ]
     else:
         kept = record.iterates[0].scores
         steps = f"none of the {last} outer steps" if last > 1 else "the outer step did not"
-        lowered = "lowered" if last > 1 else "lower"
+        one, many = ("raise", "raised") if uphill else ("lower", "lowered")
+        lowered = many if last > 1 else one
         sentences = [
-            f"Nothing improved: {steps} {lowered} the validation loss of "
-            f"{_number(kept['validation']['loss'])}, so the initial set-up was kept.",
+            f"Nothing {'changed' if uphill else 'improved'}: {steps} {lowered} the validation loss "
+            f"of {_number(kept['validation']['loss'])}, so the initial set-up was kept.",
             f"Its test loss is {_number(kept['test']['loss'])}{_accuracy(kept['test'])}.",
         ]
     if record.chosen == last:
         sentences.append(
-            "The validation loss was still falling there: with a larger outer.num_steps (now "
-            f"{record.recipe.outer.num_steps}) the run goes on from that step."
+            f"The validation loss was still {'rising' if uphill else 'falling'} there: with a "
+            f"larger outer.num_steps (now {record.recipe.outer.num_steps}) the run goes on from "
+            "that step."
         )
     return [*sentences, *_selection_findings(record)]
 
@@ -151,6 +158,8 @@ def _warnings(record: RunRecord) -> list[str]:
         [iterate.scores[split]["loss"] for iterate in record.iterates]
         for split in ("objective", "validation")
     )
+    if record.recipe.outer.maximize:
+        return []  # an attack that over-fits is a weaker attack, which the test loss shows
     chosen, last = record.chosen, len(record.iterates) - 1
     outer, data = record.recipe.outer, record.recipe.data
     # Counts move by whole examples, so it is the number of moves that is too large.
@@ -206,6 +215,10 @@ def _captions(record: RunRecord) -> dict[str, str]:
         MetaparameterName.COUNTS: values.format("count in an epoch"),
         MetaparameterName.WEIGHTS: values.format("weight in the training loss"),
         MetaparameterName.LEARNING_RATE: "Learning rate of each step; the dots are the key points.",
+        MetaparameterName.SCALARS: "Numbers that hold for the whole run.",
+        MetaparameterName.GROUP_WEIGHTS: "Share of each group in the training loss.",
+        MetaparameterName.INPUTS: "The inputs that changed most, averaged over their channels.",
+        MetaparameterName.INITIAL_PARAMETERS: "How far the descent moved the initial parameters.",
     }
     return {
         "losses": "Mean loss on three held-out splits. The objective is what the metagradient "

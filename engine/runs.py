@@ -91,7 +91,8 @@ class RunRecord(Settings):
     """z_0, ..., z_N."""
 
     chosen: int
-    """The outer step whose iterate has the lowest loss on the validation split."""
+    """The outer step whose iterate has the lowest loss on the validation split, or the highest if
+    the loss is maximized."""
 
     selection: Selection | None
     """For example counts and weights with known corruption."""
@@ -173,20 +174,25 @@ def list_runs(store: str) -> list[str]:
     return list_folders(join(store, "runs"))
 
 
-def choose(iterates: list[Iterate]) -> int:
+def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:
     """Return the outer step with the lowest loss on the validation split, the earliest of equals.
 
     The objective never sees that split, so an iterate that over-fits the objective is not chosen.
+
+    Args:
+        iterates: z_0, ..., z_N.
+        maximize: Whether the descent went uphill, so that the highest loss is looked for.
     """
     losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
-    return losses.index(min(losses))
+    return losses.index(max(losses) if maximize else min(losses))
 
 
 def summarize_selection(
     recipe: DescentRecipe, value: Tensor, first_gradient: Tensor, corrupted: Tensor
 ) -> Selection | None:
     """Compare the dropped examples with the corrupted ones; None for other metaparameters."""
-    if recipe.metaparameters.name is MetaparameterName.LEARNING_RATE:
+    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
+    if recipe.metaparameters.name not in selecting:
         return None
     from sklearn.metrics import roc_auc_score  # a second of import that `import engine` can spare
 

@@ -99,7 +99,11 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0."""
     return _run_stage(
-        "initial", recipe, store, {}, lambda problem: ({"value": problem.kind.value}, {})
+        "initial",
+        recipe,
+        store,
+        {},
+        lambda problem: ({"value": problem.kind.value.reshape(-1)}, {}),
     )
 
 
@@ -170,7 +174,10 @@ def reverse_segment(
             adjoint={
                 name: row for name, row in after.items() if not name.startswith("metagradient_")
             },
-            metagradient=_named(after, "metagradient_"),
+            metagradient={
+                name: row.reshape(routine.metaparameters[name].value.shape)
+                for name, row in _named(after, "metagradient_").items()
+            },
         )
         states = MemoryStates()
         states.save(segment.start, first)
@@ -192,10 +199,12 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
         before = _rows(store, value)
         (metagradient,) = _named(_rows(store, gradient), "metagradient_").values()
+        if recipe.outer.maximize:
+            metagradient = -metagradient
         move = make_outer(recipe.outer)
         memory = _named(before, "outer_")
         moved, memory = move(before["value"], metagradient, memory, outer_step)
-        moved = problem.kind.project(moved)
+        moved = problem.kind.project(moved.reshape(problem.kind.value.shape)).reshape(-1)
         return {"value": moved, **_prefixed(memory, "outer_")}, {
             "moved": int((moved != before["value"]).sum())
         }
@@ -376,7 +385,7 @@ def _rows(store: str, ref: Ref, device: torch.device | None = None) -> State:
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str) -> State:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+    return {prefix + name: tensor.reshape(-1) for name, tensor in tensors.items()}
 
 
 def _named(rows: State, prefix: str) -> dict[str, Tensor]:

@@ -115,6 +115,64 @@ def test_schedule_starts_from_the_recipes_rate():
     assert kind.num_steps == 6
 
 
+def test_scalars_start_from_the_recipes_numbers():
+    """z_0 is the recipe as it stands, so that the first iterate is the baseline."""
+    found = build_problem(
+        recipe(
+            metaparameters={"name": "scalars", "scalars": ["momentum", "label_smoothing"]},
+            training={"num_steps": 6, "batch_size": 8, "label_smoothing": 0.1},
+        )
+    ).kind
+
+    numbers = {name: float(number) for name, number in found.numbers(found.value).items()}
+    assert numbers == pytest.approx({"momentum": 0.9, "label_smoothing": 0.1}, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["group-weights", "inputs", "initial-parameters"])
+def test_kind_at_its_start_trains_the_run_without_it(name):
+    """z_0 of every kind is plain training: to the bit, or to the rounding of weights of 1."""
+    expected = train(build_problem(recipe(metaparameters={"name": "counts"})).routine)
+
+    found = train(build_problem(recipe(metaparameters={"name": name})).routine)
+
+    torch.testing.assert_close(found["params"], expected["params"], rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_are_a_share_of_the_candidates_drawn_by_a_seed_of_their_own():
+    """Another training seed must attack the same examples, or a rerun tests something else."""
+    settings = {"name": "inputs", "fraction": 0.1, "seed": 3}
+
+    one, other = (
+        build_problem(
+            recipe(metaparameters=settings, training={"num_steps": 6, "batch_size": 8, "seed": s})
+        ).kind
+        for s in (0, 1)
+    )
+
+    assert one.value.shape == (4, 1, 8, 8)
+    assert torch.equal(one.chosen, other.chosen)
+    assert one.bounds == (0.0, 1.0)
+
+
+def test_label_smoothing_of_a_recipe_reaches_the_loss():
+    """A setting that is read and dropped would train something else under the same name."""
+    plain, smooth = (
+        build_problem(
+            recipe(training={"num_steps": 6, "batch_size": 8, "label_smoothing": share})
+        ).routine
+        for share in (0.0, 0.2)
+    )
+    inputs, labels = (column[:5] for column in plain.examples)
+    logits = plain.model(inputs)
+
+    found = smooth.loss(lambda _: logits, (inputs, labels))
+
+    expected = torch.nn.functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=0.2
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_counts_are_injected_at_seventy_percent_by_default():
     """Algorithm 1 leaves k open; late enough to matter, early enough to be learnt from."""
     assert build_problem(recipe()).routine.first_step == 4

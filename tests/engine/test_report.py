@@ -25,6 +25,14 @@ KINDS = {
         "metaparameters": {"name": "learning-rate", "num_key_points": 3},
         "outer": {"update": "sign"},
     },
+    "scalars": {
+        "metaparameters": {"name": "scalars", "scalars": ["weight_decay", "momentum"]},
+        "outer": {"update": "sign"},
+    },
+    **{
+        name: {"metaparameters": {"name": name}, "outer": {"update": "sign"}}
+        for name in ("group-weights", "inputs", "initial-parameters")
+    },
 }
 
 
@@ -75,6 +83,10 @@ def make_curves(kind="counts", **fields):
         "counts": (torch.ones(4), torch.tensor([0.0, 1.0, 2.0, 0.0])),
         "weights": (torch.ones(4), torch.tensor([0.0, 0.4, 1.7, 2.0])),
         "learning-rate": (torch.full((3,), -3.0), torch.tensor([-3.0, -1.0, -5.0])),
+        "scalars": (torch.tensor([-5.0, 2.0]), torch.tensor([-6.0, 3.0])),
+        "group-weights": (torch.zeros(3), torch.tensor([0.0, 1.0, -1.0])),
+        "inputs": (torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)),
+        "initial-parameters": (torch.zeros(9), torch.linspace(-1, 1, 9)),
     }[kind]
     losses = [1.0 / (1 + step) for step in range(NUM_STEPS)]
     known = {
@@ -119,6 +131,24 @@ def test_summary_of_a_selection_says_what_was_gained_and_what_was_dropped():
         "The first metagradient tells wrong labels from right ones with an AUC of 0.93 (0.5 is "
         "chance).",
     ]
+
+
+def test_summary_of_an_ascent_speaks_of_rising_losses():
+    """An audit that went uphill is good when the loss rose; nothing of it is over-fitting."""
+    rising = [row for row in reversed(FALLING)]
+    record = make_record(rising, kind="inputs", outer={"update": "sign", "maximize": True})
+
+    first, test, *_ = summary(record.model_copy(update={"chosen": 2}))
+
+    assert first == "Outer step 2 of 2 was chosen: its validation loss is the highest."
+    assert test.startswith("Test loss rose by 89 %")
+
+
+def test_ascent_chooses_the_highest_validation_loss():
+    """The strongest attack is judged on a split that it was not made on."""
+    record = make_record([(0.1, 0.2, 0.2), (0.5, 0.6, 0.5), (0.9, 0.4, 0.5)])
+
+    assert choose(record.iterates, maximize=True) == 1
 
 
 def test_summary_names_the_outer_step_after_which_the_objective_was_over_fitted():

@@ -87,8 +87,28 @@ def store(tmp_path):
         (("replay", "steps_per_segment", 100), ("replay", "arity", 3)),
         (*kind("weights"), ("replay", "steps_per_segment", 5), ("replay", "arity", 2)),
         (*kind("learning-rate"), ("optimizer", "name", "sgd")),
+        *[
+            (*kind(name), ("replay", "steps_per_segment", 5))
+            for name in ("inputs", "initial-parameters", "group-weights")
+        ],
+        (
+            *kind("scalars"),
+            ("metaparameters", "scalars", ["beta1", "label_smoothing"]),
+            ("training", "label_smoothing", 0.1),
+        ),
     ],
-    ids=["counts", "one-step-segments", "uneven", "one-segment", "weights", "learning-rate"],
+    ids=[
+        "counts",
+        "one-step-segments",
+        "uneven",
+        "one-segment",
+        "weights",
+        "learning-rate",
+        "inputs",
+        "initial-parameters",
+        "group-weights",
+        "scalars",
+    ],
 )
 def test_staged_metagradient_has_the_bits_of_one_call(changes, store):
     """Segments, schedule and the way through files decide cost; the answer is the notebook's."""
@@ -102,7 +122,7 @@ def test_staged_metagradient_has_the_bits_of_one_call(changes, store):
 
     (name,) = expected.gradient
     final = stages.read_rows(store, borders[-1])
-    assert torch.equal(metagradient_of(store, gradient), expected[name])
+    assert torch.equal(metagradient_of(store, gradient), expected[name].reshape(-1))
     assert all(torch.equal(final[row], expected.state[row]) for row in expected.state)
 
 
@@ -377,6 +397,37 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
 
     expected = theirs.detach().clamp(min=0)
     assert torch.allclose(stages.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
+
+
+def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
+    """An audit asks how much a set-up can hurt; the sign of the move is all that differs."""
+    tiny = recipe(*kind("weights"), ("outer", "update", "sign"), ("outer", "step_size", 0.25))
+    value = stages.initial_value(tiny, store)
+    gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
+    uphill = recipe(
+        *kind("weights"),
+        ("outer", "update", "sign"),
+        ("outer", "step_size", 0.25),
+        ("outer", "maximize", True),
+    )
+
+    down = stages.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
+    up = stages.read_rows(store, stages.update(uphill, store, 0, value, gradient))["value"]
+
+    assert torch.equal(up - 1, 1 - down)
+    assert (down != 1).any()
+
+
+def test_inputs_stay_inside_what_an_image_can_be(store):
+    """A pixel brighter than white is no attack that anybody could mount."""
+    tiny = recipe(*kind("inputs"), ("outer", "update", "sign"), ("outer", "step_size", 10))
+    value = stages.initial_value(tiny, store)
+    gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
+
+    moved = stages.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
+
+    assert moved.min() == 0
+    assert moved.max() == 1
 
 
 def test_update_says_how_many_moved_and_keeps_counts_whole(store):
