@@ -51,3 +51,11 @@ class NonFiniteError(EngineError, ArithmeticError):
 
 class ReplayMismatchError(EngineError, RuntimeError):
     """A replayed state differs from the one that the forward sweep made."""
+
+
+class WorkerLostError(EngineError, RuntimeError):
+    """The worker of a stage died, again and again."""
+
+
+class MemoryExhaustedError(EngineError, MemoryError):
+    """A stage does not fit into the memory of its device, however it is cut."""

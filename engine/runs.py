@@ -118,8 +118,12 @@ class RunRecord(Settings):
 
 
 def run_name(recipe: DescentRecipe) -> str:
-    """Name a run by its recipe: the same settings are the same run, and go on where it stopped."""
-    return f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
+    """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
+
+    Which workers carry it out does not count: it may go on with others.
+    """
+    settings = recipe.model_dump(mode="json", exclude={"workers"})
+    return f"{recipe.name}-{digest(settings)[:8]}"
 
 
 def run_folder(store: str, run: str) -> str:

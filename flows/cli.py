@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from engine.recipes import Recipe
+    from engine.runs import RunRecord
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -68,6 +69,10 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+    ] = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -80,12 +85,16 @@ def run(
 
         return load_recipe(recipe, changes)
 
-    _run(load, store, as_json=as_json, debug=debug)
+    _run(load, store, seeds, as_json=as_json, debug=debug)
 
 
 @app.command()
 def resume(
     run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Other workers for the rest: workers.key=value."),
+    ] = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -93,9 +102,10 @@ def resume(
     """Let a run go on from its last finished stage; needs only the store."""
 
     def load(place: str) -> "Recipe":
+        from engine.recipes import change_workers
         from engine.runs import find_run, read_recipe
 
-        return read_recipe(place, find_run(place, run))
+        return change_workers(read_recipe(place, find_run(place, run)), changes or [])
 
     _run(load, store, as_json=as_json, debug=debug)
 
@@ -143,7 +153,14 @@ def show(
         console.print(f"Report: {report_url(place, record.run)}", highlight=False, soft_wrap=True)
 
 
-def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: bool) -> None:
+def _run(
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None = None,
+    *,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with _one_message(debug):
         _prepare_process(debug)
@@ -151,9 +168,8 @@ def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: b
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
         from engine.allocator import keep_freed_memory
-        from engine.conclusion import report_url
         from engine.location import absolute
-        from engine.report import summary
+        from engine.recipes import read_seeds
         from engine.stages import prepare
 
         keep_freed_memory()
@@ -161,29 +177,42 @@ def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: b
         recipe = load(place)
         # What is refused is refused here, in one message, before a flow starts.
         prepare(recipe, place)
-        from flows.registry import FLOWS
+        from flows.registry import FLOWS, REPLICAS
 
+        chosen = None if seeds is None else read_seeds(seeds)
         with _progress(), connected(server):
-            record = FLOWS[recipe.kind](recipe, place)
-        for line in summary(record):
-            _say(line, as_json)
-        report = report_url(place, record.run)
-        _say(f"Report: {report}", as_json)
-        _say(f"Run: {record.run} in {place}", as_json)
+            if chosen is None:
+                records = [FLOWS[recipe.kind](recipe, place)]
+            else:
+                records = REPLICAS[recipe.kind](recipe, chosen, place)
+        contents = [_tell(record, place, as_json) for record in records]
         if as_json:
-            content = {
-                "run": record.run,
-                "recipe": record.recipe.name,
-                "store": place,
-                "seconds": round(record.seconds, 3),
-                "objective": record.objective,
-                "validation": record.before_and_after("validation"),
-                "test": record.before_and_after("test"),
-                "stages": record.stages.model_dump(),
-                "digest": record.digest,
-                "report": report,
-            }
-            typer.echo(json.dumps(content))
+            many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
+            typer.echo(json.dumps(contents[0] if chosen is None else many))
+
+
+def _tell(record: "RunRecord", place: str, as_json: bool) -> dict[str, Any]:
+    """Say what came of a run, and return it as the JSON object of ``--json``."""
+    from engine.conclusion import report_url
+    from engine.report import summary
+
+    for line in summary(record):
+        _say(line, as_json)
+    report = report_url(place, record.run)
+    _say(f"Report: {report}", as_json)
+    _say(f"Run: {record.run} in {place}", as_json)
+    return {
+        "run": record.run,
+        "recipe": record.recipe.name,
+        "store": place,
+        "seconds": round(record.seconds, 3),
+        "objective": record.objective,
+        "validation": record.before_and_after("validation"),
+        "test": record.before_and_after("test"),
+        "stages": record.stages.model_dump(),
+        "digest": record.digest,
+        "report": report,
+    }
 
 
 def _say(line: str, as_json: bool) -> None:

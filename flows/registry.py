@@ -5,6 +5,10 @@ from typing import Any
 from prefect import Flow
 
 from flows.descent import descent
+from flows.replicas import replicas
 
 FLOWS: dict[str, Flow[..., Any]] = {"descent": descent}
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
+
+REPLICAS: dict[str, Flow[..., Any]] = {"descent": replicas}
+"""Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""
