@@ -42,9 +42,11 @@ class Claim(Settings):
 def run_name(recipe: DescentRecipe) -> str:
     """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
 
-    A budget is no part of it, so that a run can go on with a larger one.
+    Budget, workers and micro-batch are no part of it: a run may go on with a larger one, with
+    others, and in smaller pieces after its memory ran out.
     """
-    settings = recipe.model_dump(mode="json", exclude={"budget"})
+    cost = {"budget": True, "workers": True, "replay": {"micro_batch"}}
+    settings = recipe.model_dump(mode="json", exclude=cost)
     return f"{recipe.name}-{digest(settings)[:8]}"
 
 

@@ -151,6 +151,14 @@ class BaselineName(StrEnum):
     GRADIENT_SIMILARITY = "gradient-similarity"
 
 
+class RunnerName(StrEnum):
+    """Where the stages of a run are carried out; changes cost, never the answer."""
+
+    LOCAL = "local"
+    DASK = "dask"
+    RAY = "ray"
+
+
 class DataConfig(Settings):
     """Which examples, how they are split, and how many training labels are wrong."""
 
@@ -323,6 +331,53 @@ class ReplayConfig(Settings):
     steps_per_segment: Annotated[int, Field(ge=1)] = 100
     """Steps between two states kept in the store: the unit of caching and retry."""
 
+    micro_batch: Annotated[int | None, Field(ge=1)] = None
+    """Examples of a step reversed at a time, which bounds the memory; empty means all at once."""
+
+
+class WorkersConfig(Settings):
+    """Who carries out the stages; changes cost, never the answer, nor which run it is."""
+
+    runner: RunnerName = RunnerName.LOCAL
+    """One process (local), or the workers of a Dask or a Ray cluster."""
+
+    address: str | None = None
+    """Dask scheduler (tcp://host:8786) or Ray head (ray://host:10001); empty starts a cluster on
+    this machine for the run."""
+
+    num_workers: Annotated[int | None, Field(ge=1)] = None
+    """Processes of the cluster that is started for the run; empty means 2."""
+
+    gpus_per_stage: Annotated[int, Field(ge=0)] = 0
+    """GPUs that a stage takes for itself. Dask workers must offer them: --resources GPU=1."""
+
+    lookahead: Annotated[int | None, Field(ge=0)] = None
+    """Most trajectories of a segment that may be in the store at once, replayed by other workers
+    before the adjoint gets there; empty means 2 on a cluster, none in one process."""
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> "WorkersConfig":
+        cluster = {"address": self.address, "num_workers": self.num_workers}
+        given = [name for name, value in cluster.items() if value is not None]
+        if self.runner is RunnerName.LOCAL and (given or self.gpus_per_stage):
+            name = (given or ["gpus_per_stage"])[0]
+            raise ValueError(
+                f"workers.{name} is {getattr(self, name)}, but workers.runner is local, which is "
+                "one process and would ignore it. Use runner dask or ray, or leave it out."
+            )
+        if len(given) == 2:
+            raise ValueError(
+                f"workers.num_workers is {self.num_workers}, but the cluster at {self.address} "
+                "has its own workers. Leave num_workers out, or address."
+            )
+        return self
+
+    @property
+    def most_trajectories(self) -> int:
+        """``lookahead`` with its default filled in."""
+        default = 0 if self.runner is RunnerName.LOCAL else 2
+        return default if self.lookahead is None else self.lookahead
+
 
 class BudgetConfig(Settings):
     """What a run may spend; it stops at a border between stages, and can go on with more.
@@ -374,6 +429,9 @@ class DescentRecipe(Settings):
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend."""
 
+    workers: WorkersConfig = WorkersConfig()
+    """Where the stages run."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
         kind, steps = self.metaparameters, self.training.num_steps
@@ -399,6 +457,16 @@ class DescentRecipe(Settings):
             raise ValueError(
                 f"outer.update is masked-sign, which moves counts by whole examples, but "
                 f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> "DescentRecipe":
+        if self.workers.runner is not RunnerName.LOCAL and self.training.threads is None:
+            raise ValueError(
+                f"workers.runner is {self.workers.runner.value}, but training.threads is empty, "
+                "which leaves the number of CPU threads, and so the last digits, to each worker. "
+                "Set training.threads."
             )
         return self
 

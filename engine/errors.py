@@ -55,3 +55,11 @@ class ReplayMismatchError(EngineError, RuntimeError):
 
 class BudgetSpentError(EngineError, RuntimeError):
     """A run has spent what it may; what is finished stays, and it can go on."""
+
+
+class WorkerLostError(EngineError, RuntimeError):
+    """The worker of a stage died, again and again."""
+
+
+class MemoryExhaustedError(EngineError, MemoryError):
+    """A stage does not fit into the memory of its device, however it is cut."""

@@ -97,6 +97,58 @@ def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (s
         raise ConfigurationError(f"Impossible settings.\n{found}") from None
 
 
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe with another ``training.seed``.
+
+    Raises:
+        ConfigurationError: If the seed is none.
+    """
+    content = recipe.model_dump(mode="json")
+    content["training"]["seed"] = seed
+    return validate_recipe(content, f"Seed {seed}")
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read seeds as a command line has them: whole numbers, separated by commas.
+
+    Raises:
+        ConfigurationError: If one is no number, or is there twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not word.isdecimal()]
+    twice = [word for word in words if words.count(word) > 1]
+    if wrong or twice:
+        reason = f"{wrong[0]!r} is no seed" if wrong else f"{twice[0]} is there twice"
+        raise ConfigurationError(
+            f"--seeds {text!r}: {reason}. Write different numbers, 0 or more, with commas: 0,1,2."
+        )
+    return [int(word) for word in words]
+
+
+def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
+    """Return the recipe of a run with other workers, which leave it the same run.
+
+    Args:
+        recipe: The settings of the run.
+        changes: Assignments ``workers.key=value``. With any, all other settings of the workers
+            are the defaults.
+
+    Raises:
+        ConfigurationError: If a change is of something else, or cannot be.
+    """
+    content = recipe.model_dump(mode="json")
+    if changes:
+        del content["workers"]
+    for change in changes:
+        if not change.strip().startswith("workers."):
+            raise ConfigurationError(
+                f"--set {change!r}: a run that goes on keeps its settings, except for workers. "
+                "For other settings start another run with `mgd run`; what they share is reused."
+            )
+        _assign(content, change)
+    return validate_recipe(content, f"The recipe of {recipe.name}")
+
+
 def _find(recipe: str) -> Path:
     shipped = RECIPES / f"{recipe}.yaml"
     if shipped.is_file():

@@ -10,7 +10,7 @@ commits the stage.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,18 @@ from engine.outputs import classification_scores
 from engine.problem import SPLITS, Problem, build_problem
 from engine.records import read_record, write_record
 from engine.replay import Sweep, check_losses, replay, seed_adjoint
-from engine.schedule import Forward, Tier
-from engine.store import MemoryStates, RowStore
+from engine.schedule import Forward
+from engine.store import RowStore
+from engine.trajectories import reverse_segment as reverse
+from engine.trajectories import segment_states
 from engine.types import State
 
 logger = logging.getLogger(__name__)
 
-NOT_INNER = {"kind", "name", "description", "outer", "replay", "budget"}
+NOT_INNER = {"kind", "name", "description", "outer", "replay", "workers", "budget"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
 
-NOT_OUTER = {"kind", "name", "description", "replay", "budget"}
+NOT_OUTER = {"kind", "name", "description", "replay", "workers", "budget"}
 """Settings that cannot change an outer update, besides ``outer.num_steps``."""
 
 
@@ -135,6 +137,25 @@ def train_segment(
     )
 
 
+def replay_segment(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
+) -> Ref:
+    """Train ``segment`` again and commit the state before each of its steps, as rows 0, 1, ...
+
+    It needs no adjoint, so it can be done before the adjoint gets there; ``reverse_segment`` then
+    takes its states from here. The arguments are those of ``train_segment``.
+    """
+
+    def compute(problem: Problem) -> tuple[Iterator[State], dict[str, Any]]:
+        routine = problem.routine_at(_rows(store, value)["value"])
+        first = routine.initial_state() if start is None else _rows(store, start, routine.device)
+        return segment_states(routine, segment.start, segment.stop, first), {}
+
+    inputs = {"segment": segment, "value": value, "start": start}
+    num_rows = segment.stop - segment.start
+    return _run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
+
+
 def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Evaluate the output at s_T and commit its adjoint; the record holds ``output``."""
 
@@ -147,13 +168,15 @@ def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     return _run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
 
 
-def reverse_segment(
+def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     recipe: DescentRecipe,
     store: str,
     segment: Segment,
     value: Ref,
     start: Ref | None,
     adjoint: Ref,
+    *,
+    trajectory: Ref | None = None,
 ) -> Ref:
     """Replay and reverse ``segment``; commit the adjoint at its start and the metagradient so far.
 
@@ -164,11 +187,12 @@ def reverse_segment(
         value: z.
         start: The stage that trained up to ``segment.start``; None for s_0.
         adjoint: The stage that made the adjoint at ``segment.stop``.
+        trajectory: The stage that has replayed the segment, to save the work. It is no input: the
+            states are the same bits, and are made here where it is gone.
     """
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(_rows(store, value)["value"])
-        first = routine.initial_state() if start is None else _rows(store, start, routine.device)
         after = _rows(store, adjoint, routine.device)
         sweep = Sweep(
             adjoint={
@@ -179,17 +203,26 @@ def reverse_segment(
                 for name, row in _named(after, "metagradient_").items()
             },
         )
-        states = MemoryStates()
-        states.save(segment.start, first)
-        plan = make_plan(recipe.replay.schedule, recipe.replay.arity)
-        actions = plan(segment.stop - segment.start, segment.start)
-        replay(actions, routine, routine.point(), {Tier.MEMORY: states}, sweep)
+        device = routine.device
+        reverse(
+            routine,
+            range(segment.start, segment.stop),
+            sweep,
+            first=lambda: routine.initial_state() if start is None else _rows(store, start, device),
+            plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
+            trajectory=trajectory and _folder(store, trajectory.stage, trajectory.key),
+        )
         norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}
         return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
             "adjoint_norms": norms
         }
 
-    inputs = {"segment": segment, "value": value, "start": start, "adjoint": adjoint}
+    inputs: dict[str, Any] = {
+        "segment": segment,
+        "value": value,
+        "start": start,
+        "adjoint": adjoint,
+    }
     return _run_stage("reverse", recipe, store, inputs, compute)
 
 
@@ -230,6 +263,20 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
         return {}, scores
 
     return _run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+
+
+def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, Any]) -> Ref | None:
+    """Return a stage if it is committed, without a look at its rows; see ``find`` for one."""
+    folder = _folder(store, stage, stage_key(stage, recipe, inputs))
+    try:
+        return Ref.model_validate(read_record(join(folder, "record.json"))["ref"])
+    except (StoreError, KeyError, ValueError):
+        return None
+
+
+def discard(store: str, ref: Ref) -> None:
+    """Delete what a stage made; nothing happens if it is gone. Its next use makes it again."""
+    remove_folder(_folder(store, ref.stage, ref.key))
 
 
 def read_rows(store: str, ref: Ref) -> State:
@@ -296,7 +343,7 @@ def find(stage: str, key: str, store: str) -> Ref | None:
         record = read_record(join(folder, "record.json"))
         ref = Ref.model_validate(record["ref"])
         intact = ref == Ref(
-            stage=stage, key=key, content=_content(_load(folder), record["scalars"])
+            stage=stage, key=key, content=_content(_fingerprints(folder), record["scalars"])
         )
     except (StoreError, KeyError, ValueError):
         return None
@@ -330,7 +377,9 @@ def _run_stage(
     recipe: DescentRecipe,
     store: str,
     inputs: dict[str, Any],
-    compute: Callable[[Problem], tuple[State, dict[str, Any]]],
+    compute: Callable[[Problem], tuple[State | Iterator[State], dict[str, Any]]],
+    *,
+    num_rows: int = 1,
 ) -> Ref:
     key = stage_key(stage, recipe, inputs)
     found = find(stage, key, store)
@@ -340,12 +389,10 @@ def _run_stage(
     remove_folder(folder)  # what a killed or damaged attempt has left
     started = time.perf_counter()
     with deterministic(recipe.training.threads):
-        rows, scalars = compute(build_problem(recipe))
-    rows = {name: row.detach().cpu() for name, row in rows.items()}
-    if rows:
-        layout = {name: (len(row), row.dtype) for name, row in rows.items()}
-        RowStore.create(folder, layout, 1, attributes={"stage": stage, "key": key}).save(0, rows)
-    ref = Ref(stage=stage, key=key, content=_content(rows, scalars))
+        made, scalars = compute(build_problem(recipe))
+        states = iter([made] if isinstance(made, dict) else made)
+        fingerprints, num_bytes = _save(folder, states, num_rows, {"stage": stage, "key": key})
+    ref = Ref(stage=stage, key=key, content=_content(fingerprints, scalars))
     record = {
         "ref": ref.model_dump(),
         "scalars": scalars,
@@ -354,7 +401,7 @@ def _run_stage(
             for name, value in inputs.items()
         },
         "seconds": time.perf_counter() - started,
-        "bytes": sum(row.nbytes for row in rows.values()),
+        "bytes": num_bytes,
         "run": run_name(recipe),
         "environment": run_environment(recipe),
         "engine": engine_version(),
@@ -364,19 +411,40 @@ def _run_stage(
     return ref
 
 
-def _content(rows: State, scalars: dict[str, Any]) -> str:
-    return digest({"rows": state_fingerprint(rows), "scalars": scalars})[:16]
+def _save(
+    folder: str, states: Iterator[State], num_rows: int, attributes: dict[str, Any]
+) -> tuple[list[dict[str, str]], int]:
+    """Write states as rows 0, 1, ... as they are made; return their fingerprints and bytes."""
+    fingerprints: list[dict[str, str]] = []
+    rows, num_bytes = None, 0
+    for number, state in enumerate(states):
+        if not state:
+            continue  # a stage of numbers alone
+        row = {name: vector.detach().cpu() for name, vector in state.items()}
+        if rows is None:
+            layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}
+            rows = RowStore.create(folder, layout, num_rows, attributes=attributes)
+        rows.save(number, row)
+        fingerprints.append(state_fingerprint(row))
+        num_bytes += sum(vector.nbytes for vector in row.values())
+    return fingerprints, num_bytes
+
+
+def _content(fingerprints: list[dict[str, str]], scalars: dict[str, Any]) -> str:
+    return digest({"rows": fingerprints, "scalars": scalars})[:16]
+
+
+def _fingerprints(folder: str) -> list[dict[str, str]]:
+    """Read every row that a stage has committed."""
+    try:
+        rows = RowStore.open(folder)
+    except CheckpointMissingError:
+        return []
+    return [state_fingerprint(rows.load(number)) for number in rows.steps()]
 
 
 def _folder(store: str, stage: str, key: str) -> str:
     return join(store, "stages", stage, key)
-
-
-def _load(folder: str) -> State:
-    try:
-        return RowStore.open(folder).load(0)
-    except CheckpointMissingError:
-        return {}
 
 
 def _rows(store: str, ref: Ref, device: torch.device | None = None) -> State:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from engine.recipes import Recipe
+    from engine.runs import RunRecord
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -81,6 +82,10 @@ def run(  # noqa: PLR0913 (the options of one command)
         list[str] | None,
         typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+    ] = None,
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
@@ -97,12 +102,16 @@ def run(  # noqa: PLR0913 (the options of one command)
         loaded = load_recipe(recipe, changes)
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, as_json=as_json, debug=debug)
+    _run(load, store, seeds, as_json=as_json, debug=debug)
 
 
 @app.command()
-def resume(
+def resume(  # noqa: PLR0913 (the options of one command)
     run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Other workers for the rest: workers.key=value."),
+    ] = None,
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
@@ -113,9 +122,10 @@ def resume(
 
     def load(place: str) -> "Recipe":
         from engine.budget import with_budget
+        from engine.recipes import change_workers
         from engine.runs import find_run, read_recipe
 
-        recipe = read_recipe(place, find_run(place, run))
+        recipe = change_workers(read_recipe(place, find_run(place, run)), changes or [])
         return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, as_json=as_json, debug=debug)
@@ -204,7 +214,14 @@ def clean(  # noqa: PLR0913 (the options of one command)
         showing.show_clean(carry_out(plan) if yes else plan.report, as_json=as_json)
 
 
-def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: bool) -> None:
+def _run(
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None = None,
+    *,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with _one_message(debug):
         _prepare_process(debug)
@@ -212,9 +229,8 @@ def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: b
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
         from engine.allocator import keep_freed_memory
-        from engine.conclusion import report_url
         from engine.location import absolute
-        from engine.report import summary
+        from engine.recipes import read_seeds
         from engine.stages import prepare
 
         keep_freed_memory()
@@ -222,29 +238,42 @@ def _run(load: "Callable[[str], Recipe]", store: str, *, as_json: bool, debug: b
         recipe = load(place)
         # What is refused is refused here, in one message, before a flow starts.
         prepare(recipe, place)
-        from flows.registry import FLOWS
+        from flows.registry import FLOWS, REPLICAS
 
+        chosen = None if seeds is None else read_seeds(seeds)
         with _progress(), connected(server):
-            record = FLOWS[recipe.kind](recipe, place)
-        for line in summary(record):
-            _say(line, as_json)
-        report = report_url(place, record.run)
-        _say(f"Report: {report}", as_json)
-        _say(f"Run: {record.run} in {place}", as_json)
+            if chosen is None:
+                records = [FLOWS[recipe.kind](recipe, place)]
+            else:
+                records = REPLICAS[recipe.kind](recipe, chosen, place)
+        contents = [_tell(record, place, as_json) for record in records]
         if as_json:
-            content = {
-                "run": record.run,
-                "recipe": record.recipe.name,
-                "store": place,
-                "seconds": round(record.seconds, 3),
-                "objective": record.objective,
-                "validation": record.before_and_after("validation"),
-                "test": record.before_and_after("test"),
-                "stages": record.stages.model_dump(),
-                "digest": record.digest,
-                "report": report,
-            }
-            typer.echo(json.dumps(content))
+            many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
+            typer.echo(json.dumps(contents[0] if chosen is None else many))
+
+
+def _tell(record: "RunRecord", place: str, as_json: bool) -> dict[str, Any]:
+    """Say what came of a run, and return it as the JSON object of ``--json``."""
+    from engine.conclusion import report_url
+    from engine.report import summary
+
+    for line in summary(record):
+        _say(line, as_json)
+    report = report_url(place, record.run)
+    _say(f"Report: {report}", as_json)
+    _say(f"Run: {record.run} in {place}", as_json)
+    return {
+        "run": record.run,
+        "recipe": record.recipe.name,
+        "store": place,
+        "seconds": round(record.seconds, 3),
+        "objective": record.objective,
+        "validation": record.before_and_after("validation"),
+        "test": record.before_and_after("test"),
+        "stages": record.stages.model_dump(),
+        "digest": record.digest,
+        "report": report,
+    }
 
 
 def _say(line: str, as_json: bool) -> None:

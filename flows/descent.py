@@ -8,9 +8,11 @@ from engine.config import DescentRecipe
 from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
 from engine.stages import Ref, Segment, first_step, segments
+from flows.sweep import reverse_sweep
 from tasks import reporting, training
 from tasks.progress import Progress
 from tasks.runner import StageRunner
+from tasks.workers import Workers, open_workers
 
 
 @flow(name="descent", flow_run_name="{recipe.name}")
@@ -21,28 +23,37 @@ def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
         recipe: The set-up, and what to optimize of it.
         store: Folder for checkpoints, results and reports: a path or any fsspec URL.
     """
-    started = datetime.now(UTC).isoformat()
     store = absolute(store)
     training.check(recipe, store)
+    with open_workers(recipe.workers) as workers:
+        return descend(recipe, store, workers)
+
+
+def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
+    """Descend on workers that are there, inside a flow run; several may do so at once."""
+    started = datetime.now(UTC).isoformat()
     parts = segments(recipe)
     reversible = [part for part in parts if part.start >= first_step(recipe)]
     # Each iterate is trained and evaluated; each but the last is seeded, reversed and moved.
     num_steps = recipe.outer.num_steps
     num_stages = 1 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
     progress = Progress(recipe, num_stages)
-    stages = StageRunner(recipe, store, progress)
+    stages = StageRunner(recipe, store, progress, workers)
 
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
         starts, final = _train(stages, parts, outer_step, value)
+        scored = stages.submit(
+            training.evaluate, f"evaluate[{outer_step}]", value=value, final=final
+        )
         gradient = None
         if outer_step < num_steps:
             adjoint = stages.run(
                 training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
             )
-            gradient = _reverse(stages, reversible, outer_step, value, starts, adjoint)
-        scores = stages.run(training.evaluate, f"evaluate[{outer_step}]", value=value, final=final)
+            gradient = reverse_sweep(stages, reversible, outer_step, value, starts, adjoint)
+        scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         progress.iterate_done(iterate, stages.total)
         iterates.append(iterate)
@@ -74,24 +85,3 @@ def _train(
         )
     assert state is not None  # a run has at least one segment
     return starts, state
-
-
-def _reverse(
-    stages: StageRunner,
-    parts: list[Segment],
-    outer_step: int,
-    value: Ref,
-    starts: dict[int, Ref | None],
-    adjoint: Ref,
-) -> Ref:
-    """Reverse the segments, last first, each from its own start; return the metagradient."""
-    for part in reversed(parts):
-        adjoint = stages.run(
-            training.reverse_segment,
-            f"reverse[{outer_step}] {part.start}-{part.stop}",
-            segment=part,
-            value=value,
-            start=starts[part.start],
-            adjoint=adjoint,
-        )
-    return adjoint

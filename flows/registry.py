@@ -6,9 +6,13 @@ from prefect import Flow
 
 from flows.clean import clean
 from flows.descent import descent
+from flows.replicas import replicas
 
 FLOWS: dict[str, Flow[..., Any]] = {"descent": descent}
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 
 HOUSEKEEPING: dict[str, Flow[..., Any]] = {"clean": clean}
 """Flows of a store instead of a recipe; each takes ``store``."""
+
+REPLICAS: dict[str, Flow[..., Any]] = {"descent": replicas}
+"""Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""

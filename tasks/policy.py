@@ -1,5 +1,6 @@
 """When a finished stage is used again, and when a failed one is tried again."""
 
+import errno
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -12,7 +13,11 @@ from prefect.types import DateTime
 
 from engine import stages
 from engine.claims import claim, run_name
+from engine.config import DescentRecipe
 from engine.errors import EngineError, StoreError
+
+COST_ONLY = {"recipe", "store", "trajectory"}
+"""Parameters of tasks that are no inputs: the recipe counts by itself, the others change no bit."""
 
 _LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)
 
@@ -21,7 +26,7 @@ _LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)
 class StagePolicy(CachePolicy):
     """Keys a task by the engine's stage key, and honours a hit only while its rows are intact.
 
-    The task's parameters besides ``recipe`` and ``store`` are the stage's inputs.
+    The task's parameters besides those in ``COST_ONLY`` are the stage's inputs.
     """
 
     stage: str = ""
@@ -35,7 +40,7 @@ class StagePolicy(CachePolicy):
     ) -> str | None:
         """Return the key; a record whose rows are gone or damaged is made to miss."""
         del flow_parameters, kwargs
-        rest = {name: value for name, value in inputs.items() if name not in ("recipe", "store")}
+        rest = {name: value for name, value in inputs.items() if name not in COST_ONLY}
         recipe, store = inputs["recipe"], inputs["store"]
         key = stages.stage_key(self.stage, recipe, rest)
         record = f"{self.stage}-{key}"
@@ -51,11 +56,49 @@ class StagePolicy(CachePolicy):
         return record
 
 
+def stage_name(task: Task[..., Any]) -> str:
+    """Return which stage a task carries out; its own name if it is none of the engine's."""
+    policy = task.cache_policy
+    return policy.stage if isinstance(policy, StagePolicy) else task.name
+
+
+def smaller_pieces(recipe: DescentRecipe) -> DescentRecipe | None:
+    """Return the recipe with half the examples reversed at a time; None if it is one already.
+
+    Sums are made in another order then, so the last bits change, and with them the keys.
+    """
+    size = recipe.replay.micro_batch or recipe.training.batch_size
+    if size == 1:
+        return None
+    replay = recipe.replay.model_copy(update={"micro_batch": size // 2})
+    return recipe.model_copy(update={"replay": replay})
+
+
 def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Say whether another attempt may succeed: a store that did not answer, not a wrong number."""
+    """Say whether the same attempt may succeed later: a store that did not answer.
+
+    A wrong number stays wrong. What a stage needs another worker or smaller pieces for is not
+    tried here but handed in again, see ``tasks.runner``.
+    """
     del task, task_run
     error = state.result(raise_on_failure=False)
-    # Missing or damaged rows are StoreErrors too, and stay so: only the plain ones are tried again.
-    return (
-        type(error) is StoreError if isinstance(error, EngineError) else isinstance(error, OSError)
-    )
+    if isinstance(error, EngineError):
+        # Missing or damaged rows are StoreErrors too, and stay so: only plain ones are tried again.
+        return type(error) is StoreError
+    if isinstance(error, OSError):
+        return not isinstance(error, _LASTING) and error.errno not in _FULL
+    # Clients of object stores raise these, which are no OSErrors; none of them need be installed.
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_UNANSWERED)
+
+
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
+"""What is still there in a minute."""
+
+_UNANSWERED = {
+    "aiohttp.client_exceptions.ClientError",
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "urllib3.exceptions.HTTPError",
+}

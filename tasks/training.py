@@ -18,8 +18,8 @@ def _options(stage: str) -> dict[str, Any]:
         "persist_result": True,
         "result_serializer": "json",
         "cache_result_in_memory": False,  # would hide a record that another process has repaired
-        "retries": 3,
-        "retry_delay_seconds": exponential_backoff(2),
+        "retries": 6,
+        "retry_delay_seconds": exponential_backoff(2),  # 2, 4, ... 64 s: two minutes of patience
         "retry_jitter_factor": 0.5,
         "retry_condition_fn": is_transient,
     }
@@ -55,17 +55,29 @@ def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> R
     return stages.seed(recipe, store, value, final)
 
 
+@task(**_options("replay"))
+def replay_segment(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
+) -> Ref:
+    """Commit the states of one segment; see ``engine.stages.replay_segment``."""
+    return stages.replay_segment(recipe, store, segment, value, start)
+
+
 @task(**_options("reverse"))
-def reverse_segment(
+def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     recipe: DescentRecipe,
     store: str,
     segment: Segment,
     value: Ref,
     start: Ref | None,
     adjoint: Ref,
+    *,
+    trajectory: Ref | None = None,
 ) -> Ref:
     """Reverse one segment; safe to retry, see ``engine.stages.reverse_segment``."""
-    return stages.reverse_segment(recipe, store, segment, value, start, adjoint)
+    return stages.reverse_segment(
+        recipe, store, segment, value, start, adjoint, trajectory=trajectory
+    )
 
 
 @task(**_options("update"))

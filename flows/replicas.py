@@ -1,0 +1,30 @@
+"""Replicas: the same descent for several training seeds, at once where there are workers."""
+
+from functools import partial
+
+from prefect import flow
+
+from engine.config import DescentRecipe
+from engine.location import absolute
+from engine.recipes import with_seed
+from engine.runs import RunRecord
+from flows.descent import descend
+from tasks import training
+from tasks.workers import open_workers
+
+
+@flow(name="replicas", flow_run_name="{recipe.name} for seeds {seeds}")
+def replicas(recipe: DescentRecipe, seeds: list[int], store: str = "mgd-store") -> list[RunRecord]:
+    """Descend once for each training seed; each is a run of its own, with its own report.
+
+    Args:
+        recipe: The set-up, and what to optimize of it.
+        seeds: Takes the place of ``training.seed``, one after the other.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    store = absolute(store)
+    recipes = [with_seed(recipe, seed) for seed in seeds]
+    for each in recipes:
+        training.check(each, store)
+    with open_workers(recipe.workers) as workers:
+        return workers.together([partial(descend, each, store, workers) for each in recipes])
