@@ -80,11 +80,7 @@ def example_losses(routine: Routine, final: State) -> Float[Tensor, " examples"]
     for start in range(0, len(routine), CHUNK):
         batch = tuple(column[start : start + CHUNK] for column in routine.examples)
         with torch.no_grad():
-            losses = routine.call(
-                lambda model, batch=batch: routine.loss(model, batch),
-                final["params"],
-                training=False,
-            )
+            losses = routine.evaluate(lambda model, batch=batch: routine.loss(model, batch), final)
         parts.append(losses.cpu())
     return torch.cat(parts)
 
@@ -98,11 +94,13 @@ def gradient_cosines(problem: Problem, final: State) -> Float[Tensor, " examples
     routine, params = problem.routine, final["params"].detach()
 
     def objective(params: Tensor) -> Tensor:
-        return routine.call(problem.output, params, training=False)
+        return routine.evaluate(problem.output, {**final, "params": params})
 
     def example_loss(params: Tensor, *example: Tensor) -> Tensor:
         batch = tuple(column.unsqueeze(0) for column in example)
-        return routine.call(lambda model: routine.loss(model, batch), params, training=False)[0]
+        return routine.evaluate(
+            lambda model: routine.loss(model, batch), {**final, "params": params}
+        )[0]
 
     target = grad(objective)(params)
     each = vmap(grad(example_loss), in_dims=(None, *[0] * len(routine.examples)))

@@ -6,12 +6,13 @@ Each finds a cause of a wrong metagradient that would still look like a number.
 import torch
 from torch import Tensor
 
+from engine.buffers import BUFFERS
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.replay import check_losses, seed_adjoint
 from engine.routine import Routine
 from engine.step import check_twice_differentiable, plain_step, step_vjp
-from engine.types import Metaparams, Output
+from engine.types import Metaparams, Output, State
 
 
 def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
@@ -43,7 +44,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
                 )
         _check_parameters_used(routine, state["params"])
         _check_pure(routine, z)
-        _check_output(routine, output, state["params"])
+        _check_output(routine, output, state)
         _, cotangent = seed_adjoint(routine, state, output)
         step_vjp(routine, state, z, 0, cotangent)
         check_twice_differentiable(routine, state["params"], z, 0)
@@ -97,7 +98,10 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
     second, _ = plain_step(routine, routine.initial_state(z), z, 0)
     for name, row in first.items():
         if not torch.equal(row, second[name]):
-            place = routine.layout.locate(int((row != second[name]).nonzero()[0]))
+            index = int((row != second[name]).nonzero()[0])
+            statistics = routine.statistics if name == BUFFERS else None
+            layout = routine.layout if statistics is None else statistics.layout
+            place = layout.locate(index)
             raise ConfigurationError(
                 f"Step 0, run twice, gave two different states: {name} differs first at {place}. "
                 "A replayed step must repeat every bit. Draw random numbers from torch's global "
@@ -112,11 +116,11 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
             )
 
 
-def _check_output(routine: Routine, output: Output, params: Tensor) -> None:
-    leaf = params.detach().requires_grad_()
+def _check_output(routine: Routine, output: Output, state: State) -> None:
+    leaf = state["params"].detach().requires_grad_()
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        value = routine.call(next(iter(parts)), leaf, training=False)
+        value = routine.evaluate(next(iter(parts)), {**state, "params": leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(

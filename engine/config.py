@@ -5,41 +5,15 @@ They stay flat, with enums instead of unions, because the UI's form cannot edit 
 This module does not know torch.
 """
 
-import hashlib
-import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from engine.menu import ModelConfig
+from engine.settings import Settings, digest
 
-def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """Return 64 hex digits that identify a JSON value, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_truth_for_a_number(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 (any input)
-        """Refuse what Python would read as 0 or 1: a slip, e.g. of ``training.num_steps=yes``."""
-        name = info.field_name or ""
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
-            raise ValueError(f"{str(value).lower()} is neither a number nor a name")
-        return value
+__all__ = ["ModelConfig", "Settings", "digest"]
 
 
 class DataName(StrEnum):
@@ -47,30 +21,6 @@ class DataName(StrEnum):
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
-
-
-class ModelName(StrEnum):
-    """Models that ship with the engine; ``engine.Routine`` takes any ``nn.Module``."""
-
-    LOGISTIC = "logistic"
-    MLP = "mlp"
-    RESNET = "resnet"
-
-
-class Activation(StrEnum):
-    """Non-linearity; GELU is smooth, so finite differences mean something."""
-
-    GELU = "gelu"
-    RELU = "relu"
-    TANH = "tanh"
-
-
-class Norm(StrEnum):
-    """Normalization before the activation; batch statistics are not offered (see errors)."""
-
-    NONE = "none"
-    LAYER = "layer"
-    GROUP = "group"
 
 
 class OptimizerName(StrEnum):
@@ -185,31 +135,6 @@ class DataConfig(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the split and the flipped labels."""
-
-
-class ModelConfig(Settings):
-    """A shipped model and the part of the design menu that shapes it."""
-
-    name: ModelName = ModelName.MLP
-    """Architecture."""
-
-    width: Annotated[int, Field(ge=1)] = 64
-    """Units of each hidden layer; channels of the first block of a ResNet."""
-
-    depth: Annotated[int, Field(ge=0)] = 2
-    """Hidden layers of an MLP; residual blocks of a ResNet."""
-
-    activation: Activation = Activation.GELU
-    """Non-linearity."""
-
-    norm: Norm = Norm.NONE
-    """Normalization before each activation: layer for an MLP, group for a ResNet, or none."""
-
-    output_scale: Annotated[float, Field(gt=0)] = 1.0
-    """Factor on the logits; a tenth smooths the training of many models."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of hidden units dropped at each step."""
 
 
 class OptimizerConfig(Settings):

@@ -33,7 +33,7 @@ def train(routine: Routine, z: Metaparams | None = None) -> State:
 def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
     """Return the output of a trained state, a scalar, without a graph."""
     with torch.no_grad():
-        return routine.call(output, state["params"], training=False)
+        return routine.evaluate(output, state)
 
 
 def whole_run_gradient(
@@ -55,7 +55,7 @@ def whole_run_gradient(
         state = {n: row if row.requires_grad else row.requires_grad_() for n, row in start.items()}
         for step in range(routine.num_steps):
             state = traced_step(routine, state, leaves, step)
-        value = routine.call(output, state["params"], training=False)
+        value = routine.evaluate(output, state)
         gradients = torch.autograd.grad(value, list(leaves.values()))
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 

@@ -49,11 +49,14 @@ class MeanLoss:
 def classification_scores(
     model: nn.Module, inputs: Tensor, labels: Tensor, *, chunk: int = 1000
 ) -> dict[str, Any]:
-    """Return mean cross-entropy ``loss`` and ``accuracy`` of a classifier in evaluation mode."""
+    """Return mean cross-entropy ``loss`` and ``accuracy`` of a classifier in evaluation mode.
+
+    Both are means over all labels; an example may have one, or one for each of its tokens.
+    """
     loss, correct = 0.0, 0
     for start in range(0, len(labels), chunk):
-        logits = model(inputs[start : start + chunk])
-        target = labels[start : start + chunk]
+        logits = model(inputs[start : start + chunk]).flatten(0, -2)
+        target = labels[start : start + chunk].flatten()
         loss += float(nn.functional.cross_entropy(logits.double(), target, reduction="sum"))
         correct += int((logits.argmax(dim=1) == target).sum())
-    return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+    return {"loss": loss / labels.numel(), "accuracy": correct / labels.numel()}

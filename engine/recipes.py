@@ -202,5 +202,5 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"  {key}: missing. Give it a value."
     described = fields[last].description if last in fields else None
-    remedy = f" {key} means: {described}" if described else ""
+    remedy = f" {key} means: {' '.join(described.split())}" if described else ""
     return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"

@@ -12,7 +12,8 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from engine.errors import NonFiniteError, ScheduleError
+from engine.buffers import BUFFERS
+from engine.errors import NonFiniteError, ScheduleError, UndifferentiableError
 from engine.routine import Routine
 from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier
 from engine.step import initial_vjp, plain_step, step_vjp
@@ -147,16 +148,25 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
         NonFiniteError: If phi or its derivative is infinite or NaN.
     """
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
-    params = state["params"].detach().requires_grad_()
-    total = torch.zeros((), dtype=params.dtype, device=params.device)
+    # The output reads the parameters, and the running statistics where there are any.
+    read = {"params", BUFFERS} & state.keys()
+    leaves = {name: state[name].detach().requires_grad_() for name in sorted(read)}
+    total = torch.zeros((), dtype=leaves["params"].dtype, device=leaves["params"].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
     for part in parts:
         with torch.enable_grad():
-            value = routine.call(part, params, training=False)
-        (gradient,) = torch.autograd.grad(value, params)
+            value = routine.evaluate(part, {**state, **leaves})
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         total = total + value.detach()
-        adjoint["params"] = adjoint["params"] + gradient
-    if not torch.isfinite(total) or not torch.isfinite(adjoint["params"]).all():
+        for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                adjoint[name] = adjoint[name] + gradient
+            elif name == "params":
+                raise UndifferentiableError(
+                    "The output does not depend on the model's parameters. Look for a detach(), "
+                    "a no_grad() or an argmax in it."
+                )
+    if not all(torch.isfinite(found).all() for found in (total, *adjoint.values())):
         raise NonFiniteError(
             f"The output at the end of the run is {float(total)}, or its derivative is not finite. "
             "Use a lower learning rate, or an output that is finite there."

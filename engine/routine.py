@@ -7,7 +7,8 @@ only through the routine's named metaparameters. Same inputs, same bits.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine.buffers import BUFFERS, Call, RunningStatistics
 from engine.determinism import generator, seeded
 from engine.errors import ConfigurationError, DataError
 from engine.layout import Layout
@@ -94,10 +96,12 @@ class Routine:
     metaparameters: dict[str, Metaparameter] = field(default_factory=dict)
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
 
+    _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", copy.deepcopy(self.model))
         _refuse_impossible_numbers(self)
-        _refuse_moving_buffers(self.model)
+        RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         for tensor in self._example_tensors():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DataError(
@@ -145,6 +149,11 @@ class Routine:
         return Layout.of(self.trainable)
 
     @cached_property
+    def statistics(self) -> RunningStatistics | None:
+        """The running statistics of the model's batch normalizations, if it has any."""
+        return RunningStatistics.of(self.model)
+
+    @cached_property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(iter(self.trainable.values())).device
@@ -164,7 +173,7 @@ class Routine:
         return len(first)
 
     def initial_state(self, z: Metaparams | None = None) -> State:
-        """Return s_0: the model's parameters and the optimizer's moments at zero.
+        """Return s_0: parameters, the optimizer's moments at zero, running statistics if any.
 
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
@@ -173,7 +182,8 @@ class Routine:
         point = self.point() if z is None else z
         for name, kind in self.metaparameters.items():
             params = kind.initial(point[name], params)
-        return {"params": params, **self.optimizer.init(params.detach())}
+        state = {"params": params, **self.optimizer.init(params.detach())}
+        return state if self.statistics is None else {**state, BUFFERS: self.statistics.initial()}
 
     def point(self) -> Metaparams:
         """Return z where the metagradient is taken, on the routine's device."""
@@ -261,13 +271,51 @@ class Routine:
         weights = term.weights(z)
         return (losses if weights is None else weights * losses).sum() / self.batch_size
 
+    @contextmanager
+    def reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
+        """Let calls of the model inside the block read the running statistics of ``state``.
+
+        Yields:
+            What the batch normalizations are given inside the block, for ``moved_buffers``.
+        """
+        if self.statistics is None:
+            yield []
+            return
+        before = self._bound.copy()
+        self._bound.update(self.statistics.layout.views(state[BUFFERS]))
+        try:
+            with self.statistics.observed() as calls:
+                yield calls
+        finally:
+            self._bound.clear()
+            self._bound.update(before)
+
+    def moved_buffers(self, state: Mapping[str, Tensor], calls: Sequence[Call], step: int) -> State:
+        """Return the running statistics after ``step`` as a part of the state; empty if none."""
+        if self.statistics is None:
+            return {}
+        return {BUFFERS: self.statistics.moved(state[BUFFERS], calls, step)}
+
+    def evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function(model)`` in evaluation mode, at a state of the run."""
+        with self.reading(state):
+            return self.call(function, state["params"], training=False)
+
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``function(model, *args)`` with ``params``, flat or by name, in the model."""
+        """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.
+
+        Raises:
+            ValueError: If the model has running statistics, is to be evaluated, and nobody said
+                of which state; see ``evaluate``.
+        """
         if self.model.training != training:
             self.model.train(training)
         views = self.layout.views(params) if isinstance(params, Tensor) else params
-        bound = {f"model.{name}": view for name, view in views.items()}
-        return functional_call(_Call(self.model, function), bound, args)
+        if self.statistics is not None and not training and not self._bound:
+            raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
+        bound = {f"model.{name}": view for name, view in {**views, **self._bound}.items()}
+        with self.statistics.written_out() if self.statistics is not None else nullcontext():
+            return functional_call(_Call(self.model, function), bound, args)
 
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
         if isinstance(self.examples, tuple):
@@ -328,13 +376,3 @@ def _refuse_unread_arguments(routine: Routine, name: str, kind: Metaparameter) -
             f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
             f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
         ) from error
-
-
-def _refuse_moving_buffers(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
-            raise ConfigurationError(
-                f"{name!r} ({type(module).__name__}) keeps running statistics outside the state, "
-                "so a replayed step would not read what the step read. Use GroupNorm or "
-                "LayerNorm, or track_running_stats=False."
-            )

@@ -255,10 +255,8 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
         scores: dict[str, Any] = {}
         for name in SPLITS:
             examples = problem.held_out[name]
-            scores[name] = routine.call(
-                lambda model, e=examples: classification_scores(model, e.inputs, e.labels),
-                state["params"],
-                training=False,
+            scores[name] = routine.evaluate(
+                lambda model, e=examples: classification_scores(model, e.inputs, e.labels), state
             )
         return {}, scores
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from engine.buffers import BUFFERS, without_buffers
 from engine.errors import UndifferentiableError
 from engine.routine import Routine, Term
 from engine.types import Metaparams, State
@@ -31,21 +32,28 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
     """
     params = state["params"].detach().requires_grad_()
     first, *injected = routine.terms(step)
-    gradient, loss = _gradient(routine, params, first, z, step)
-    gradient = _add_values(routine, gradient, injected, params, z, step)
+    with routine.reading(state) as calls:
+        gradient, loss = _gradient(routine, params, first, z, step)
+    with routine.reading(state):  # what is injected does not move the running statistics
+        gradient = _add_values(routine, gradient, injected, params, z, step)
     with torch.no_grad():
         hyper = routine.hyperparameters(z, step)
-        return routine.optimizer.update(state, gradient, hyper, step), loss
+        following = routine.optimizer.update(without_buffers(state), gradient, hyper, step)
+        return {**following, **routine.moved_buffers(state, calls, step)}, loss
 
 
 def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> State:
     """Train one step inside autograd's graph, for oracles: memory grows with every step."""
-    gradient = torch.zeros_like(state["params"])
+    gradient, moved = torch.zeros_like(state["params"]), None
     for term in routine.terms(step):
-        loss = routine.term_loss(state["params"], term, z, step)
-        (share,) = torch.autograd.grad(loss, state["params"], create_graph=True)
+        with routine.reading(state) as calls:
+            loss = routine.term_loss(state["params"], term, z, step)
+            (share,) = torch.autograd.grad(loss, state["params"], create_graph=True)
         gradient = gradient + share
-    return routine.optimizer.update(state, gradient, routine.hyperparameters(z, step), step)
+        moved = routine.moved_buffers(state, calls, step) if moved is None else moved
+    hyper = routine.hyperparameters(z, step)
+    following = routine.optimizer.update(without_buffers(state), gradient, hyper, step)
+    return {**following, **(moved or {})}
 
 
 def step_vjp(
@@ -82,6 +90,7 @@ def step_vjp(
         ``tests/bench/bench_reverse.py``.
     """
     params = state["params"].detach().requires_grad_()
+    statistics = {BUFFERS: state[BUFFERS].detach().requires_grad_()} if BUFFERS in state else {}
     leaves = {
         name: z[name].detach().requires_grad_()
         for name, kind in routine.metaparameters.items()
@@ -89,23 +98,34 @@ def step_vjp(
     }
     first, *injected = routine.terms(step)
     with _named_refusals(step):
-        gradient, _ = _gradient(routine, params, first, leaves, step, create_graph=True)
-        total = _add_values(routine, gradient.detach(), injected, params, z, step)
-        adjoint, direction, shares = _pull_update(routine, state, total, leaves, step, cotangent)
+        with routine.reading(statistics) as calls:
+            gradient, _ = _gradient(routine, params, first, leaves, step, create_graph=True)
+        with torch.enable_grad():
+            moved = routine.moved_buffers(statistics, calls, step)
+        with routine.reading(state):
+            total = _add_values(routine, gradient.detach(), injected, params, z, step)
+        adjoint, direction, shares = _pull_update(
+            routine, without_buffers(state), total, leaves, step, cotangent
+        )
 
-        def pull(gradient: Tensor, *, to_params: bool) -> None:
-            inputs = {**leaves, **({_PARAMS: params} if to_params else {})}
-            pulled = _pull_gradient(gradient, inputs, direction, step)
+        def pull(gradient: Tensor, moved: State, *, to_params: bool) -> None:
+            inputs = {**leaves, **({_PARAMS: params, **statistics} if to_params else {})}
+            outputs = {gradient: direction, **{row: cotangent[name] for name, row in moved.items()}}
+            pulled = _pull_gradient(outputs, inputs, step)
             if to_params:
                 adjoint["params"] = adjoint["params"] + pulled.pop(_PARAMS)
+            for name in statistics.keys() & pulled.keys():
+                known, found = adjoint.get(name), pulled.pop(name)
+                adjoint[name] = found if known is None else known + found
             _accumulate(shares, pulled)
 
-        pull(gradient, to_params=to_state)
-        del gradient  # frees its graph before the next term makes one
+        pull(gradient, moved, to_params=to_state)
+        del gradient, moved, calls  # frees their graph before the next term makes one
         for term in injected:
-            share, _ = _gradient(routine, params, term, leaves, step, create_graph=True)
+            with routine.reading(statistics):
+                share, _ = _gradient(routine, params, term, leaves, step, create_graph=True)
             # At z = 0 an injected term has no second derivative in the parameters, only z's share.
-            pull(share, to_params=to_state and _is_active(term, z))
+            pull(share, {}, to_params=to_state and _is_active(term, z))
     missing = sorted(leaves.keys() - shares.keys())
     if missing:
         raise UndifferentiableError(
@@ -235,15 +255,22 @@ def _pull_update(
     return adjoint, pulled[len(sources) - 1], shares
 
 
-def _pull_gradient(
-    gradient: Tensor, inputs: Metaparams, direction: Tensor, step: int
-) -> Metaparams:
-    """Pull the cotangent of a gradient through it; inputs that it does not read are left out."""
+def _pull_gradient(outputs: dict[Tensor, Tensor], inputs: Metaparams, step: int) -> Metaparams:
+    """Pull the cotangents of a gradient, and of the statistics that its loss moved, through them.
+
+    Args:
+        outputs: Each to its cotangent.
+        inputs: Those that no output reads are left out of the result.
+        step: t.
+    """
     if not inputs:
         return {}
+    graphs = {output: cotangent for output, cotangent in outputs.items() if output.requires_grad}
     pulled = (
-        torch.autograd.grad(gradient, list(inputs.values()), direction, allow_unused=True)
-        if gradient.requires_grad
+        torch.autograd.grad(
+            list(graphs), list(inputs.values()), list(graphs.values()), allow_unused=True
+        )
+        if graphs
         else [None] * len(inputs)
     )
     found = {name: t for name, t in zip(inputs, pulled, strict=True) if t is not None}

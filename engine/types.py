@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""s_t: flat vectors by name, ``params`` and the optimizer's moments, each of shape (params,)."""
+"""s_t: flat vectors by name: ``params`` and the optimizer's moments, each of shape (params,), and
+``buffers``, shape (statistics,), if the model keeps running statistics."""
 
 Metaparams = dict[str, Tensor]
 """z: one tensor for each named metaparameter."""

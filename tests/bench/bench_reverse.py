@@ -16,8 +16,8 @@ import time
 import torch
 
 from engine.allocator import keep_freed_memory
-from engine.config import ModelConfig
 from engine.determinism import deterministic, environment
+from engine.menu import ModelConfig
 from engine.metaparameters import Counts, ExampleWeights
 from engine.models import build_model, per_example_cross_entropy
 from engine.optim import adamw, sgd

@@ -4,21 +4,46 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from engine.config import Activation, ModelConfig, ModelName, Norm
+from engine import ExampleWeights, Routine, adamw, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError
+from engine.menu import ModelConfig, ModelName, Norm, NormPosition, Pooling
 from engine.models import build_model, per_example_cross_entropy
+from engine.models.parts import POOLINGS, GlobalPool
 
 IMAGE = (1, 8, 8)
+MENU = {
+    "logistic": {"name": "logistic"},
+    "mlp": {"name": "mlp", "activation": "tanh"},
+    "mlp with layer norm": {"name": "mlp", "norm": "layer"},
+    "mlp with batch norm after": {"name": "mlp", "norm": "batch", "norm_position": "after"},
+    "resnet": {"name": "resnet", "activation": "tanh"},
+    "resnet with group norm": {"name": "resnet", "norm": "group"},
+    "resnet with log-sum-exp": {"name": "resnet", "norm": "layer", "pooling": "log-sum-exp"},
+    "resnet9 as usual": {
+        "name": "resnet9",
+        "norm": "batch",
+        "norm_position": "after",
+        "activation": "relu",
+        "pooling": "max",
+    },
+    "resnet9 as the paper's": {"name": "resnet9", "norm": "batch", "output_scale": 0.125},
+    "resnet9 with log-sum-exp": {"name": "resnet9", "norm": "batch", "pooling": "log-sum-exp"},
+    "resnet9 with group norm": {"name": "resnet9", "norm": "group", "pooling": "max"},
+    "vit": {"name": "vit", "norm": "layer"},
+    "vit with post-norm and max": {
+        "name": "vit",
+        "norm": "layer",
+        "norm_position": "after",
+        "pooling": "max",
+    },
+}
+"""Every model, and every entry of the menu in one of them; a GPT reads tokens, see below."""
+
 EVERY_MODEL = [
-    pytest.param(ModelConfig(name=name, width=4, depth=2, norm=norm, activation=activation), id=tag)
-    for tag, name, norm, activation in [
-        ("logistic", ModelName.LOGISTIC, Norm.NONE, Activation.GELU),
-        ("mlp", ModelName.MLP, Norm.NONE, Activation.TANH),
-        ("mlp with layer norm", ModelName.MLP, Norm.LAYER, Activation.GELU),
-        ("resnet", ModelName.RESNET, Norm.NONE, Activation.TANH),
-        ("resnet with group norm", ModelName.RESNET, Norm.GROUP, Activation.GELU),
-    ]
+    pytest.param(ModelConfig.model_validate({"width": 4, "depth": 2, **settings}), id=name)
+    for name, settings in MENU.items()
 ]
+GPT = ModelConfig(name=ModelName.GPT, width=8, depth=2, heads=2, norm=Norm.LAYER)
 
 
 def build(config, input_shape=IMAGE, *, seed=0, dtype=torch.float64):
@@ -148,11 +173,12 @@ def test_a_float64_twin_starts_from_the_float32_parameters():
 
 
 @pytest.mark.parametrize("config", EVERY_MODEL)
-def test_models_hold_float_parameters_and_no_buffers(config):
-    """Whatever is not a parameter would be missing from the state and its adjoint."""
+def test_models_hold_float_parameters_and_no_buffers_but_running_statistics(config):
+    """Whatever else is not a parameter would be missing from the state and its adjoint."""
     model = build(config)
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
 
-    assert list(model.buffers()) == []
+    assert {name.rpartition(".")[2] for name, _ in model.named_buffers()} <= statistics
     assert all(p.dtype == torch.float64 and p.requires_grad for p in model.parameters())
 
 
@@ -213,13 +239,12 @@ def test_per_example_losses_are_not_averaged():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "mlp", "norm": "group"}, r"norm is group.*mlp.*Set model\.norm to layer or none"),
-        ({"name": "resnet", "norm": "layer"}, r"norm is layer.*Set model\.norm to group or none"),
+        ({"name": "gpt", "norm": "group"}, r"norm is group.*gpt.*Set model\.norm to layer or none"),
         ({"name": "logistic", "norm": "layer"}, r"logistic.*Set model\.norm to none"),
         ({"name": "logistic", "dropout": 0.5}, r"dropout is 0\.5.*Set model\.dropout to 0"),
         ({"name": "resnet", "depth": 4}, r"depth is 4.*8 x 8.*only 3 times.*at most 3"),
     ],
-    ids=["mlp group", "resnet layer", "logistic layer", "logistic dropout", "resnet too deep"],
+    ids=["gpt group", "logistic layer", "logistic dropout", "resnet too deep"],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
     """Each refusal names the setting and a value that works; silence would ignore the setting."""
@@ -238,3 +263,120 @@ def test_a_resnet_may_halve_images_down_to_one_pixel():
     model = build(ModelConfig(name=ModelName.RESNET, width=2, depth=3, norm=Norm.GROUP))
 
     assert model(random_batch()[0]).shape == (5, 10)
+
+
+def token_batch(*, num=4, length=5, num_tokens=6):
+    """Sequences, and for each token the one that follows it."""
+    drawn = torch.randint(
+        0, num_tokens, (num, length + 1), generator=torch.Generator().manual_seed(4)
+    )
+    return drawn[:, :-1], drawn[:, 1:]
+
+
+@pytest.mark.parametrize("position", list(NormPosition))
+def test_a_gpt_reads_no_later_token(position):
+    """Otherwise it would learn to copy its own targets."""
+    config = GPT.model_copy(update={"norm_position": position})
+    model = build_model(config, (5,), 6, seed=0, dtype=torch.float64)
+    tokens, _ = token_batch()
+    other = tokens.clone()
+    other[:, 3] = (other[:, 3] + 1) % 6
+
+    before, after = model(tokens), model(other)
+
+    assert before.shape == (4, 5, 6)
+    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=0, atol=0)
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+def test_the_loss_of_a_sequence_is_the_mean_over_its_tokens():
+    """One loss for each example, as example weights need it."""
+    model = build_model(GPT, (5,), 6, seed=0, dtype=torch.float64)
+    tokens, following = token_batch()
+
+    found = per_example_cross_entropy(model, (tokens, following))
+
+    log_probabilities = model(tokens).log_softmax(dim=-1)
+    expected = -log_probabilities.gather(2, following[..., None]).squeeze(2).mean(dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def run_of(config, examples, *, shape, classes, steps=4):
+    """A short run of a model on random examples, and the mean loss on others."""
+    inputs, labels = examples
+    model = build_model(config, shape, classes, seed=0, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(6)
+    routine = Routine(
+        model,
+        per_example_cross_entropy,
+        (inputs[:-2], labels[:-2]),
+        adamw(eps_root=1e-6),
+        learning_rate=0.01,
+        num_steps=steps,
+        batch_size=4,
+        metaparameters={
+            "weights": ExampleWeights(
+                0.5 + torch.rand(len(labels) - 2, generator=generator, dtype=torch.float64)
+            )
+        },
+    )
+    return routine, lambda net: per_example_cross_entropy(net, (inputs[-2:], labels[-2:])).mean()
+
+
+@pytest.mark.parametrize("config", EVERY_MODEL)
+def test_metagradient_of_every_model_equals_that_of_the_whole_run(config):
+    """Every entry of the menu, through training and evaluation mode, against plain autograd."""
+    routine, output = run_of(config, random_batch(num=10), shape=IMAGE, classes=10)
+    _, expected = whole_run_gradient(routine, output)
+
+    found = metagradient(routine, output, arity=2)
+
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("position", list(NormPosition))
+def test_metagradient_of_a_gpt_equals_that_of_the_whole_run(position):
+    """Attention and embeddings differentiate twice."""
+    config = GPT.model_copy(update={"norm_position": position, "dropout": 0.1})
+    routine, output = run_of(config, token_batch(num=10), shape=(5,), classes=6)
+    _, expected = whole_run_gradient(routine, output)
+
+    found = metagradient(routine, output, arity=2)
+
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "mlp", "pooling": "max"}, "model.pooling is max, which a mlp.*resnet"),
+        ({"name": "resnet9", "depth": 3}, "model.depth is 3, which a resnet9"),
+        ({"name": "gpt"}, "a gpt reads sequences of token ids"),
+        ({"name": "vit", "patch_size": 3}, "whole patches of model.patch_size 3"),
+        ({"name": "vit", "width": 6}, "model.heads is 4, which does not divide model.width 6"),
+        ({"name": "vit", "norm": "batch"}, "Set model.norm to layer or none"),
+    ],
+)
+def test_settings_that_a_model_does_not_read_are_refused(settings, message):
+    """A search over the menu would otherwise compare a model with itself."""
+    with pytest.raises(ConfigurationError, match=message):
+        build(ModelConfig.model_validate(settings))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        (Pooling.AVERAGE, [[2.5]]),
+        (Pooling.MAX, [[4.0]]),
+        (Pooling.LOG_SUM_EXP, [[float(torch.tensor([1.0, 2, 3, 4]).exp().mean().log())]]),
+    ],
+)
+def test_poolings_take_squares_and_leave_out_an_odd_row(pooling, expected):
+    """Between the mean and the maximum lies the smooth maximum."""
+    image = torch.tensor([[[[1.0, 2, 9], [3, 4, 9], [9, 9, 9]]]])
+
+    pooled = POOLINGS[pooling]()(image)
+    whole = GlobalPool(pooling, (-2, -1))(image[..., :2, :2])
+
+    torch.testing.assert_close(pooled, torch.tensor(expected).view(1, 1, 1, 1))
+    torch.testing.assert_close(whole, torch.tensor(expected))
