@@ -10,14 +10,15 @@ Layout: ``<store>/runs/<run>/budget.json`` holds the seconds that had been grant
 from typing import Any
 
 from engine.claims import read_claims
-from engine.config import BudgetConfig, DescentRecipe, Settings
+from engine.config import DescentRecipe, Settings
 from engine.errors import BudgetSpentError, CheckpointMissingError
+from engine.execution import BudgetConfig
 from engine.inventory import stage_record_url
+from engine.keys import Ref
 from engine.location import join
 from engine.recipes import validated
 from engine.records import read_record, read_records, write_record
 from engine.runs import run_folder
-from engine.stages import Ref
 
 
 class Spending(Settings):

@@ -4,7 +4,9 @@ import hashlib
 from datetime import UTC, datetime
 
 from engine.claims import run_name
+from engine.commits import lineage, read_rows, read_scalars
 from engine.config import DescentRecipe
+from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.problem import build_problem
 from engine.records import write_bytes, write_record
@@ -17,7 +19,6 @@ from engine.runs import (
     run_folder,
     summarize_selection,
 )
-from engine.stages import Ref, engine_version, lineage, read_rows, read_scalars, run_environment
 
 
 def conclude(

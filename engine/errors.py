@@ -53,6 +53,14 @@ class ReplayMismatchError(EngineError, RuntimeError):
     """A replayed state differs from the one that the forward sweep made."""
 
 
+class LeaseLostError(EngineError, RuntimeError):
+    """An attempt of a stage was taken for dead, and another one took over."""
+
+
+class StoreFullError(StoreError):
+    """There is no space left for what has to be written."""
+
+
 class BudgetSpentError(EngineError, RuntimeError):
     """A run has spent what it may; what is finished stays, and it can go on."""
 

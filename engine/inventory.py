@@ -60,8 +60,8 @@ class StoredStage:
 
     @property
     def attempts(self) -> int:
-        """Attempts that have left something."""
-        return 1
+        """Times that somebody began to make it."""
+        return sum("/leases/" in file.path for file in self.files)
 
     @property
     def modified(self) -> float:

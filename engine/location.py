@@ -12,9 +12,11 @@ comes from the environment, so that no secret passes through a recipe or a task'
 The ``options`` that functions here take are fsspec's storage options and win over both.
 """
 
+import errno
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import fsspec
@@ -24,7 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
-from engine.errors import StoreUnavailableError
+from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
@@ -119,6 +121,66 @@ def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
     file_system, path = filesystem(url, options)
     with suppress(FileNotFoundError):
         file_system.rm(path, recursive=True)
+
+
+def remove_file(url: str, options: dict[str, Any] | None = None) -> None:
+    """Remove one file; one that is not there is left so."""
+    file_system, path = filesystem(url, options)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        file_system.rm_file(path)
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Name the store where it does not answer or is full, whatever its driver raises.
+
+    Raises:
+        StoreFullError: If there is no space left.
+        StoreError: If it does not answer: this may pass, so whoever asked may try again.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(
+                f"There is no space left in {url}: {error}. Nothing unfinished counts. Free some, "
+                "e.g. with `mgd clean`, and start the same command again."
+            ) from error
+        if isinstance(error, PermissionError) or number == errno.EROFS:
+            raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+        if not is_passing(error):
+            raise
+        raise StoreError(
+            f"The store {url} does not answer: {type(error).__name__}: {error}. What is committed "
+            "stays. Start the same command again when it does."
+        ) from error
+
+
+def is_passing(error: BaseException) -> bool:
+    """Say whether what a store's driver raised may pass by itself: it gave no answer just now."""
+    if isinstance(error, OSError):
+        return not isinstance(error, _LASTING) and error.errno not in _LASTING_NUMBERS
+    # Clients of object stores raise these, which are no OSErrors; none of them need be installed.
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_UNANSWERED)
+
+
+_LASTING = (
+    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
+    PermissionError,
+)
+_LASTING_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
+"""What is still there in a minute."""
+
+_UNANSWERED = {
+    "aiohttp.client_exceptions.ClientError",
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "urllib3.exceptions.HTTPError",
+}
 
 
 def remove_files(url: str, paths: list[str], options: dict[str, Any] | None = None) -> None:

@@ -6,7 +6,8 @@ A reader finds the old content, the new content or nothing, never a part.
 import json
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,39 @@ def write_record(url: str, record: dict[str, Any], options: dict[str, Any] | Non
     Raises:
         ConfigurationError: If a value has no JSON form, as NaN and infinities have none.
     """
+    write_bytes(url, _encoded(url, record), options)
+
+
+def create_record(url: str, record: dict[str, Any], options: dict[str, Any] | None = None) -> bool:
+    """Write a JSON document if nobody has; of several who try at once, one succeeds.
+
+    Local files are linked into place, S3 is asked for it by ``If-None-Match``. On a filesystem
+    whose driver has no exclusive creation, two who try in the same instant may both succeed.
+
+    Returns:
+        Whether it was written; False if there was one.
+
+    Raises:
+        ConfigurationError: If a value has no JSON form, as NaN and infinities have none.
+    """
+    content = _encoded(url, record)
+    file_system, path = filesystem(url, options)
+    try:
+        if is_local(file_system):
+            with _partial(Path(path), content) as partial:
+                os.link(partial, path)  # fails where the target is, unlike a rename
+        else:
+            file_system.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if "precondition" in str(error).lower().replace("-", ""):
+            return False
+        raise
+    return True
+
+
+def _encoded(url: str, record: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(record, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -27,7 +61,7 @@ def write_record(url: str, record: dict[str, Any], options: dict[str, Any] | Non
             f"The record for {url} has no JSON form: {error}. "
             "Write tensors as lists, and None where a number is not finite."
         ) from error
-    write_bytes(url, (text + "\n").encode(), options)
+    return (text + "\n").encode()
 
 
 def read_record(url: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -92,12 +126,18 @@ def write_bytes(url: str, content: bytes, options: dict[str, Any] | None = None)
     if not is_local(file_system):
         file_system.pipe_file(path, content)  # an object appears when its upload is complete
         return
-    target = Path(path)
+    with _partial(Path(path), content) as partial:
+        os.replace(partial, path)
+
+
+@contextmanager
+def _partial(target: Path, content: bytes) -> Iterator[Path]:
+    """Write a file beside its target, in a folder that is created; removed if it is still there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(content)
-        os.replace(partial, target)
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from engine.claims import run_name
 from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
+from engine.keys import Ref
 from engine.location import join, list_folders
 from engine.records import read_record, write_record
-from engine.stages import Ref
 
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""

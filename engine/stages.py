@@ -1,62 +1,31 @@
 """The stages of a metagradient descent: named, content-addressed, verified units of work.
 
 A stage reads what other stages committed and commits its own result under a key that is a digest
-of everything that shapes it. Same key, same bits: a stage that finds its result committed and
-intact does nothing. Between stages travel ``Ref``s, never tensors.
-
-Layout: ``<store>/stages/<stage>/<key>/`` holds the rows, and ``record.json``, written last, which
-commits the stage.
+of everything that shapes it (``engine.keys``). A stage that finds its result committed and intact
+does nothing (``engine.commits``). Between stages travel ``Ref``s, never tensors.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine.checks import check_routine
-from engine.claims import run_name
-from engine.config import DescentRecipe, Settings, digest
-from engine.determinism import deterministic, environment
-from engine.errors import CheckpointMissingError, StoreError
-from engine.fingerprint import state_fingerprint
-from engine.location import check_writable, join, remove_folder
+from engine.commits import read_rows, rows_url, run_stage
+from engine.config import DescentRecipe, Settings
+from engine.determinism import deterministic
+from engine.keys import Ref
+from engine.location import check_writable
 from engine.metagradients import make_plan
 from engine.outer import make_outer
 from engine.outputs import classification_scores
 from engine.problem import SPLITS, Problem, build_problem
-from engine.records import read_record, write_record
 from engine.replay import Sweep, check_losses, replay, seed_adjoint
+from engine.routine import Routine
 from engine.schedule import Forward
-from engine.store import RowStore
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
-
-logger = logging.getLogger(__name__)
-
-NOT_INNER = {"kind", "name", "description", "outer", "replay", "workers", "budget"}
-"""Settings that cannot change a training run; any other counts in its key, new ones too."""
-
-NOT_OUTER = {"kind", "name", "description", "replay", "workers", "budget"}
-"""Settings that cannot change an outer update, besides ``outer.num_steps``."""
-
-
-class Ref(Settings):
-    """Names a committed stage and the bits that it made."""
-
-    stage: str
-    """Kind of stage, e.g. train."""
-
-    key: str
-    """Digest of everything that shaped it, 32 hex digits."""
-
-    content: str
-    """Digest of what it made, 16 hex digits."""
 
 
 class Segment(Settings):
@@ -100,7 +69,7 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
 
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0."""
-    return _run_stage(
+    return run_stage(
         "initial",
         recipe,
         store,
@@ -123,8 +92,8 @@ def train_segment(
     """
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(_rows(store, value)["value"])
-        first = routine.initial_state() if start is None else _rows(store, start, routine.device)
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        first = _start(routine, store, start)
         sweep = Sweep(state=first)
         forward = [Forward(segment.start, segment.stop)]
         replay(forward, routine, routine.point(), {}, sweep)
@@ -132,7 +101,7 @@ def train_segment(
         losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
         return sweep.state, {"losses": losses}
 
-    return _run_stage(
+    return run_stage(
         "train", recipe, store, {"segment": segment, "value": value, "start": start}, compute
     )
 
@@ -147,25 +116,25 @@ def replay_segment(
     """
 
     def compute(problem: Problem) -> tuple[Iterator[State], dict[str, Any]]:
-        routine = problem.routine_at(_rows(store, value)["value"])
-        first = routine.initial_state() if start is None else _rows(store, start, routine.device)
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        first = _start(routine, store, start)
         return segment_states(routine, segment.start, segment.stop, first), {}
 
     inputs = {"segment": segment, "value": value, "start": start}
     num_rows = segment.stop - segment.start
-    return _run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
+    return run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
 
 
 def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Evaluate the output at s_T and commit its adjoint; the record holds ``output``."""
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(_rows(store, value)["value"])
-        state = _rows(store, final, routine.device)
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        state = read_rows(store, final, routine.device)
         output, adjoint = seed_adjoint(routine, state, problem.output)
         return adjoint, {"output": float(output)}
 
-    return _run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
+    return run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
 
 
 def reverse_segment(  # noqa: PLR0913 (what a stage reads)
@@ -192,8 +161,8 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     """
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(_rows(store, value)["value"])
-        after = _rows(store, adjoint, routine.device)
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        after = read_rows(store, adjoint, routine.device)
         sweep = Sweep(
             adjoint={
                 name: row for name, row in after.items() if not name.startswith("metagradient_")
@@ -203,14 +172,13 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 for name, row in _named(after, "metagradient_").items()
             },
         )
-        device = routine.device
         reverse(
             routine,
             range(segment.start, segment.stop),
             sweep,
-            first=lambda: routine.initial_state() if start is None else _rows(store, start, device),
+            first=lambda: _start(routine, store, start),
             plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
-            trajectory=trajectory and _folder(store, trajectory.stage, trajectory.key),
+            trajectory=trajectory and rows_url(store, trajectory),
         )
         norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}
         return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
@@ -223,15 +191,15 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         "start": start,
         "adjoint": adjoint,
     }
-    return _run_stage("reverse", recipe, store, inputs, compute)
+    return run_stage("reverse", recipe, store, inputs, compute)
 
 
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
     """Move z along the metagradient and commit the next one, with the update's own state."""
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        before = _rows(store, value)
-        (metagradient,) = _named(_rows(store, gradient), "metagradient_").values()
+        before = read_rows(store, value)
+        (metagradient,) = _named(read_rows(store, gradient), "metagradient_").values()
         if recipe.outer.maximize:
             metagradient = -metagradient
         move = make_outer(recipe.outer)
@@ -243,7 +211,7 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
         }
 
     inputs = {"outer_step": outer_step, "value": value, "gradient": gradient}
-    return _run_stage("update", recipe, store, inputs, compute)
+    return run_stage("update", recipe, store, inputs, compute)
 
 
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
@@ -251,7 +219,7 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine
-        state = _rows(store, final, routine.device)
+        state = read_rows(store, final, routine.device)
         scores: dict[str, Any] = {}
         for name in SPLITS:
             examples = problem.held_out[name]
@@ -260,194 +228,14 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
             )
         return {}, scores
 
-    return _run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+    return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
 
 
-def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, Any]) -> Ref | None:
-    """Return a stage if it is committed, without a look at its rows; see ``find`` for one."""
-    folder = _folder(store, stage, stage_key(stage, recipe, inputs))
-    try:
-        return Ref.model_validate(read_record(join(folder, "record.json"))["ref"])
-    except (StoreError, KeyError, ValueError):
-        return None
-
-
-def discard(store: str, ref: Ref) -> None:
-    """Delete what a stage made; nothing happens if it is gone. Its next use makes it again."""
-    remove_folder(_folder(store, ref.stage, ref.key))
-
-
-def read_rows(store: str, ref: Ref) -> State:
-    """Return the vectors that a stage committed, on the CPU, verified.
-
-    Raises:
-        StoreError: If they are missing or damaged; names the stage and the vector.
-    """
-    return _rows(store, ref)
-
-
-def read_scalars(store: str, ref: Ref) -> dict[str, Any]:
-    """Return the numbers that a stage recorded."""
-    return read_record(join(_folder(store, ref.stage, ref.key), "record.json"))["scalars"]
-
-
-def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
-    """Return a stage and those of its kind before it, last first.
-
-    Args:
-        store: fsspec URL of the store.
-        ref: Where to begin.
-        upstream: The input that names the stage before, e.g. ``start`` of a train stage.
-    """
-    chain = [ref]
-    while True:
-        record = read_record(join(_folder(store, chain[-1].stage, chain[-1].key), "record.json"))
-        before = record["inputs"].get(upstream)
-        if before is None or before["stage"] != ref.stage:
-            return chain
-        chain.append(Ref.model_validate(before))
-
-
-def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
-    """Return the digest of everything that shapes a stage's result, 32 hex digits.
-
-    Settings are left out by name, so that a new one counts until somebody decides that it cannot
-    change a result.
-    """
-    settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if stage == "update" else NOT_INNER)
-    settings.get("outer", {}).pop("num_steps", None)
-    content = {
-        "stage": stage,
-        "settings": settings,
-        "data": build_problem(recipe).data.fingerprint,
-        "inputs": {
-            name: value.model_dump(mode="json") if isinstance(value, Settings) else value
-            for name, value in inputs.items()
-        },
-        "engine": engine_version(),
-        "environment": run_environment(recipe),
-    }
-    return digest(content)[:32]
-
-
-def find(stage: str, key: str, store: str) -> Ref | None:
-    """Return the stage if it is committed and every bit of it is intact, else None.
-
-    Cost:
-        Reads all of its rows.
-    """
-    folder = _folder(store, stage, key)
-    try:
-        record = read_record(join(folder, "record.json"))
-        ref = Ref.model_validate(record["ref"])
-        intact = ref == Ref(
-            stage=stage, key=key, content=_content(_fingerprints(folder), record["scalars"])
-        )
-    except (StoreError, KeyError, ValueError):
-        return None
-    return ref if intact else None
-
-
-def run_environment(recipe: DescentRecipe) -> dict[str, Any]:
-    """Describe what the bits of a run depend on besides its inputs."""
-    return environment(recipe.training.device, recipe.training.threads)
-
-
-@lru_cache(maxsize=1)
-def engine_version() -> str:
-    """Return the digest of the engine's source files: a changed engine reuses no stage.
-
-    Files that only read what stages made are left out, by name.
-    """
-    root = Path(__file__).parent
-    files = [path for path in sorted(root.rglob("*.py")) if path.name not in _READERS]
-    return digest({str(path.relative_to(root)): path.read_text() for path in files})[:16]
-
-
-_READERS = {
-    *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
-    *("overview.py", "quantities.py", "recipes.py", "report.py", "runs.py"),
-}
-
-
-def _run_stage(
-    stage: str,
-    recipe: DescentRecipe,
-    store: str,
-    inputs: dict[str, Any],
-    compute: Callable[[Problem], tuple[State | Iterator[State], dict[str, Any]]],
-    *,
-    num_rows: int = 1,
-) -> Ref:
-    key = stage_key(stage, recipe, inputs)
-    found = find(stage, key, store)
-    if found is not None:
-        return found
-    folder = _folder(store, stage, key)
-    remove_folder(folder)  # what a killed or damaged attempt has left
-    started = time.perf_counter()
-    with deterministic(recipe.training.threads):
-        made, scalars = compute(build_problem(recipe))
-        states = iter([made] if isinstance(made, dict) else made)
-        fingerprints, num_bytes = _save(folder, states, num_rows, {"stage": stage, "key": key})
-    ref = Ref(stage=stage, key=key, content=_content(fingerprints, scalars))
-    record = {
-        "ref": ref.model_dump(),
-        "scalars": scalars,
-        "inputs": {
-            name: value.model_dump() if isinstance(value, Settings) else value
-            for name, value in inputs.items()
-        },
-        "seconds": time.perf_counter() - started,
-        "bytes": num_bytes,
-        "run": run_name(recipe),
-        "environment": run_environment(recipe),
-        "engine": engine_version(),
-    }
-    write_record(join(folder, "record.json"), record)
-    logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
-    return ref
-
-
-def _save(
-    folder: str, states: Iterator[State], num_rows: int, attributes: dict[str, Any]
-) -> tuple[list[dict[str, str]], int]:
-    """Write states as rows 0, 1, ... as they are made; return their fingerprints and bytes."""
-    fingerprints: list[dict[str, str]] = []
-    rows, num_bytes = None, 0
-    for number, state in enumerate(states):
-        if not state:
-            continue  # a stage of numbers alone
-        row = {name: vector.detach().cpu() for name, vector in state.items()}
-        if rows is None:
-            layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}
-            rows = RowStore.create(folder, layout, num_rows, attributes=attributes)
-        rows.save(number, row)
-        fingerprints.append(state_fingerprint(row))
-        num_bytes += sum(vector.nbytes for vector in row.values())
-    return fingerprints, num_bytes
-
-
-def _content(fingerprints: list[dict[str, str]], scalars: dict[str, Any]) -> str:
-    return digest({"rows": fingerprints, "scalars": scalars})[:16]
-
-
-def _fingerprints(folder: str) -> list[dict[str, str]]:
-    """Read every row that a stage has committed."""
-    try:
-        rows = RowStore.open(folder)
-    except CheckpointMissingError:
-        return []
-    return [state_fingerprint(rows.load(number)) for number in rows.steps()]
-
-
-def _folder(store: str, stage: str, key: str) -> str:
-    return join(store, "stages", stage, key)
-
-
-def _rows(store: str, ref: Ref, device: torch.device | None = None) -> State:
-    rows = RowStore.open(_folder(store, ref.stage, ref.key)).load(0)
-    return rows if device is None else {name: row.to(device) for name, row in rows.items()}
+def _start(routine: Routine, store: str, start: Ref | None) -> State:
+    """Return the state at the start of a segment; s_0 where no stage trained up to it."""
+    if start is None:
+        return routine.initial_state()
+    return read_rows(store, start, routine.device)
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str) -> State:

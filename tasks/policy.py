@@ -1,6 +1,5 @@
 """When a finished stage is used again, and when a failed one is tried again."""
 
-import errno
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -11,10 +10,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.types import DateTime
 
-from engine import stages
+from engine import commits, keys
 from engine.claims import claim, run_name
 from engine.config import DescentRecipe
 from engine.errors import EngineError, StoreError
+from engine.location import is_passing
 
 COST_ONLY = {"recipe", "store", "trajectory"}
 """Parameters of tasks that are no inputs: the recipe counts by itself, the others change no bit."""
@@ -42,13 +42,13 @@ class StagePolicy(CachePolicy):
         del flow_parameters, kwargs
         rest = {name: value for name, value in inputs.items() if name not in COST_ONLY}
         recipe, store = inputs["recipe"], inputs["store"]
-        key = stages.stage_key(self.stage, recipe, rest)
+        key = keys.stage_key(self.stage, recipe, rest)
         record = f"{self.stage}-{key}"
         results = task_ctx.result_store
         cached = results.exists(record)
         claimed = (store, run_name(recipe), self.stage, key, task_ctx.task_run.name)
         claim(*claimed, cached=cached)  # before it is looked for: see engine.claims
-        if cached and stages.find(self.stage, key, store) is None:
+        if cached and commits.find(self.stage, key, store) is None:
             claim(*claimed, cached=False)
             # Storages have no delete: a record that has expired does not exist either, and the
             # body, which then runs, writes it anew.
@@ -85,20 +85,4 @@ def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> 
     if isinstance(error, EngineError):
         # Missing or damaged rows are StoreErrors too, and stay so: only plain ones are tried again.
         return type(error) is StoreError
-    if isinstance(error, OSError):
-        return not isinstance(error, _LASTING) and error.errno not in _FULL
-    # Clients of object stores raise these, which are no OSErrors; none of them need be installed.
-    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
-    return not kinds.isdisjoint(_UNANSWERED)
-
-
-_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
-"""What is still there in a minute."""
-
-_UNANSWERED = {
-    "aiohttp.client_exceptions.ClientError",
-    "botocore.exceptions.ConnectionError",
-    "botocore.exceptions.HTTPClientError",
-    "urllib3.exceptions.HTTPError",
-}
+    return isinstance(error, Exception) and is_passing(error)

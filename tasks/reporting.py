@@ -3,11 +3,11 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine import conclusion, stages
+from engine import commits, conclusion
 from engine.config import DescentRecipe
+from engine.keys import Ref
 from engine.report import summary
 from engine.runs import Iterate, RunRecord, Stages
-from engine.stages import Ref
 
 
 @task(task_run_name="read scores {outer_step}")
@@ -20,7 +20,7 @@ def read_iterate(
         value=value,
         final=final,
         gradient=gradient,
-        scores=stages.read_scalars(store, scores),
+        scores=commits.read_scalars(store, scores),
     )
 
 

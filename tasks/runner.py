@@ -17,15 +17,15 @@ from prefect.exceptions import UnfinishedRun
 from prefect.filesystems import RemoteFileSystem
 from prefect.futures import PrefectFuture
 
-from engine import stages
+from engine import commits
 from engine.allocator import keep_freed_memory
 from engine.budget import Budget
 from engine.claims import run_name
 from engine.config import DescentRecipe, digest
 from engine.errors import MemoryExhaustedError, WorkerLostError
+from engine.keys import Ref
 from engine.location import filesystem, is_local, join
 from engine.runs import Stages
-from engine.stages import Ref
 from tasks.policy import smaller_pieces, stage_name
 from tasks.progress import Progress
 from tasks.workers import Workers
@@ -115,11 +115,11 @@ class StageRunner:
 
     def peek(self, stage: Task[..., Ref], **inputs: Any) -> Ref | None:  # noqa: ANN401 (the stage's)
         """Return the stage's reference if it is committed; does not look at its rows."""
-        return stages.committed(stage_name(stage), self.recipe, self.store, inputs)
+        return commits.committed(stage_name(stage), self.recipe, self.store, inputs)
 
     def discard(self, ref: Ref) -> None:
         """Delete what a stage made and no other stage needs."""
-        stages.discard(self.store, ref)
+        commits.discard(self.store, ref)
 
     @property
     def counts(self) -> Stages:

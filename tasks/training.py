@@ -7,8 +7,9 @@ from prefect.tasks import exponential_backoff
 
 from engine import stages
 from engine.config import DescentRecipe
+from engine.keys import Ref
 from engine.runs import begin_run
-from engine.stages import Ref, Segment
+from engine.stages import Segment
 from tasks.policy import StagePolicy, is_transient
 
 

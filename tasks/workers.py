@@ -16,8 +16,8 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
-from engine.config import RunnerName, WorkersConfig
 from engine.errors import ConfigurationError
+from engine.execution import RunnerName, WorkersConfig
 
 T = TypeVar("T")
 

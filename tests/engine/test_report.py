@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from engine.config import DescentRecipe
+from engine.keys import Ref
 from engine.report import Curves, figures, render, summary
 from engine.runs import Iterate, RunRecord, Selection, Stages, choose
-from engine.stages import Ref
 
 FALLING = [(0.8, 0.9, 0.85), (0.6, 0.7, 0.65), (0.4, 0.5, 0.45)]
 OVER_FITTED = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.7, 0.65), (0.1, 1.2, 1.1)]

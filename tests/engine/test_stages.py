@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import metagradient, stages
+from engine import commits, keys, metagradient, stages
 from engine.config import DescentRecipe
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, StoreError
+from engine.keys import Ref
 from engine.problem import build_problem
-from engine.stages import Ref, Segment
+from engine.stages import Segment
 
 SETTINGS = {
     "name": "tiny",
@@ -61,7 +62,9 @@ def reverse_all(tiny, store, value, borders):
 
 def metagradient_of(store, ref):
     (found,) = (
-        row for name, row in stages.read_rows(store, ref).items() if name.startswith("metagradient")
+        row
+        for name, row in commits.read_rows(store, ref).items()
+        if name.startswith("metagradient")
     )
     return found
 
@@ -121,7 +124,7 @@ def test_staged_metagradient_has_the_bits_of_one_call(changes, store):
     gradient = reverse_all(tiny, store, value, borders)
 
     (name,) = expected.gradient
-    final = stages.read_rows(store, borders[-1])
+    final = commits.read_rows(store, borders[-1])
     assert torch.equal(metagradient_of(store, gradient), expected[name].reshape(-1))
     assert all(torch.equal(final[row], expected.state[row]) for row in expected.state)
 
@@ -138,10 +141,10 @@ def test_records_hold_the_run_that_one_call_made(store):
     last = stages.segments(tiny)[-1]
     reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], seed)
 
-    losses = [x for ref in borders[1:] for x in stages.read_scalars(store, ref)["losses"]]
-    norms = stages.read_scalars(store, reverse)["adjoint_norms"]
+    losses = [x for ref in borders[1:] for x in commits.read_scalars(store, ref)["losses"]]
+    norms = commits.read_scalars(store, reverse)["adjoint_norms"]
     assert losses == expected.losses.tolist()
-    assert stages.read_scalars(store, seed)["output"] == expected.output
+    assert commits.read_scalars(store, seed)["output"] == expected.output
     assert norms == {str(step): expected.adjoint_norms[step] for step in range(last.start, 12)}
 
 
@@ -189,11 +192,11 @@ def flip_a_byte(path):
         ("record.json", Path.unlink),
         ("record.json", lambda path: path.write_text("{")),
         ("record.json", lambda path: path.write_text(path.read_text().replace("losses", "loss"))),
-        ("params/c/0/0", Path.unlink),
-        ("params/c/0/0", flip_a_byte),
-        ("exp_avg_sq/c/0/0", lambda path: path.write_bytes(path.read_bytes()[:-9])),
-        ("committed/*/zarr.json", Path.unlink),
-        ("zarr.json", Path.unlink),
+        ("attempts/*/params/c/0/0", Path.unlink),
+        ("attempts/*/params/c/0/0", flip_a_byte),
+        ("attempts/*/exp_avg_sq/c/0/0", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("attempts/*/committed/*/zarr.json", Path.unlink),
+        ("attempts/*/zarr.json", Path.unlink),
     ],
     ids=[
         "record-lost",
@@ -211,16 +214,17 @@ def test_damaged_stage_is_computed_again_and_gives_the_same_ref(pattern, damage,
     tiny = recipe()
     value = stages.initial_value(tiny, store)
     first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
-    rows = stages.read_rows(store, first)
+    rows = commits.read_rows(store, first)
     (target,) = Path(store, "stages", first.stage, first.key).glob(pattern)
     damage(target)
-    assert stages.find(first.stage, first.key, store) is None
+    assert commits.find(first.stage, first.key, store) is None
 
     again = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
 
     assert again == first
-    assert stages.find(first.stage, first.key, store) == first
-    assert all(torch.equal(row, rows[name]) for name, row in stages.read_rows(store, again).items())
+    assert commits.find(first.stage, first.key, store) == first
+    found = commits.read_rows(store, again)
+    assert all(torch.equal(row, rows[name]) for name, row in found.items())
 
 
 def test_stage_whose_input_is_damaged_stops_with_its_name(store):
@@ -228,7 +232,8 @@ def test_stage_whose_input_is_damaged_stops_with_its_name(store):
     tiny = recipe()
     value = stages.initial_value(tiny, store)
     first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
-    flip_a_byte(Path(store, "stages", first.stage, first.key, "params/c/0/0"))
+    (chunk,) = Path(store, "stages", first.stage, first.key).glob("attempts/*/params/c/0/0")
+    flip_a_byte(chunk)
 
     with pytest.raises(StoreError, match=rf"{first.key}.*'params' fails its checksum"):
         stages.train_segment(tiny, store, Segment(start=4, stop=5), value, first)
@@ -243,20 +248,20 @@ def test_failed_stage_is_not_committed(store, monkeypatch):
     def die(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "write_record", die)
+    monkeypatch.setattr(commits, "_commit", die)
     with pytest.raises(KeyboardInterrupt):
         stages.train_segment(tiny, store, segment, value, None)
     monkeypatch.undo()
-    left = list(Path(store, "stages", "train").glob("*/committed/*/zarr.json"))
+    left = list(Path(store, "stages", "train").glob("*/attempts/*/committed/*/zarr.json"))
     again = stages.train_segment(tiny, store, segment, value, None)
 
     assert len(left) == 1  # the rows were there
-    assert stages.find(again.stage, again.key, store) == again
+    assert commits.find(again.stage, again.key, store) == again
 
 
 def train_key(tiny, **inputs):
     given = {"segment": Segment(start=0, stop=4), "value": None, "start": None}
-    return stages.stage_key("train", tiny, given | inputs)
+    return keys.stage_key("train", tiny, given | inputs)
 
 
 INNER = [
@@ -340,7 +345,7 @@ def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
     one, other = (Ref(stage="train", key="a", content=content) for content in "bc")
 
     assert train_key(recipe(), start=one) != train_key(recipe(), start=other)
-    assert stages.stage_key("seed", recipe(), {}) != stages.stage_key("evaluate", recipe(), {})
+    assert keys.stage_key("seed", recipe(), {}) != keys.stage_key("evaluate", recipe(), {})
 
 
 @pytest.mark.parametrize(
@@ -358,16 +363,16 @@ def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
 )
 def test_key_of_an_update_counts_the_outer_settings(change, is_same):
     """A longer descent goes on where it stopped; another step size moves z elsewhere."""
-    key = stages.stage_key("update", recipe(change), {})
+    key = keys.stage_key("update", recipe(change), {})
 
-    assert (key == stages.stage_key("update", recipe(), {})) is is_same
+    assert (key == keys.stage_key("update", recipe(), {})) is is_same
 
 
 def test_key_depends_on_the_environment(monkeypatch):
     """Two threads have other bits than one, so their stages are not mixed."""
     before = train_key(recipe())
 
-    monkeypatch.setattr(stages, "environment", lambda *arguments: {"threads": 99})
+    monkeypatch.setattr(keys, "environment", lambda *arguments: {"threads": 99})
 
     assert train_key(recipe()) != before
 
@@ -383,7 +388,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
     )
     value = stages.initial_value(tiny, store)
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
-    theirs = stages.read_rows(store, value)["value"].clone().requires_grad_()
+    theirs = commits.read_rows(store, value)["value"].clone().requires_grad_()
     reference = getattr(torch.optim, update)([theirs], lr=0.05)
     theirs.grad = metagradient_of(store, gradient)
     with deterministic():
@@ -394,7 +399,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
         value = stages.update(tiny, store, outer_step, value, gradient)
 
     expected = theirs.detach().clamp(min=0)
-    assert torch.allclose(stages.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
+    assert torch.allclose(commits.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
 
 
 def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
@@ -409,8 +414,8 @@ def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
         ("outer", "maximize", True),
     )
 
-    down = stages.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
-    up = stages.read_rows(store, stages.update(uphill, store, 0, value, gradient))["value"]
+    down = commits.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
+    up = commits.read_rows(store, stages.update(uphill, store, 0, value, gradient))["value"]
 
     assert torch.equal(up - 1, 1 - down)
     assert (down != 1).any()
@@ -422,7 +427,7 @@ def test_inputs_stay_inside_what_an_image_can_be(store):
     value = stages.initial_value(tiny, store)
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
 
-    moved = stages.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
+    moved = commits.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
 
     assert moved.min() == 0
     assert moved.max() == 1
@@ -436,9 +441,9 @@ def test_update_says_how_many_moved_and_keeps_counts_whole(store):
 
     moved = stages.update(tiny, store, 0, value, gradient)
 
-    counts = stages.read_rows(store, moved)["value"]
+    counts = commits.read_rows(store, moved)["value"]
     assert set(counts.tolist()) <= {0.0, 1.0, 2.0}
-    assert stages.read_scalars(store, moved) == {"moved": int((counts != 1).sum())}
+    assert commits.read_scalars(store, moved) == {"moved": int((counts != 1).sum())}
     assert 0 < int((counts != 1).sum()) < 60
 
 
@@ -448,9 +453,9 @@ def test_evaluation_scores_every_held_out_split(store):
     value = stages.initial_value(tiny, store)
     (*_, final) = train_all(tiny, store, value)
     problem = build_problem(tiny)
-    params = stages.read_rows(store, final)["params"]
+    params = commits.read_rows(store, final)["params"]
 
-    scores = stages.read_scalars(store, stages.evaluate(tiny, store, value, final))
+    scores = commits.read_scalars(store, stages.evaluate(tiny, store, value, final))
 
     expected = float(problem.routine.call(problem.output, params, training=False))
     assert scores.keys() == {"objective", "validation", "test"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from prefect.client.orchestration import get_client
 
-from engine import metagradient, stages
+from engine import commits, metagradient
 from engine.errors import ConfigurationError
 from engine.location import join, list_folders
 from engine.problem import build_problem
@@ -47,12 +47,12 @@ def test_descent_takes_the_engines_metagradient_in_every_outer_step(finished):
     problem = build_problem(recipe)
 
     found = [
-        stages.read_rows(store, iterate.gradient)["metagradient_counts"]
+        commits.read_rows(store, iterate.gradient)["metagradient_counts"]
         for iterate in record.iterates
         if iterate.gradient
     ]
 
-    values = [stages.read_rows(store, iterate.value)["value"] for iterate in record.iterates]
+    values = [commits.read_rows(store, iterate.value)["value"] for iterate in record.iterates]
     expected = [
         metagradient(problem.routine_at(value), problem.output)["counts"] for value in values[:-1]
     ]
@@ -108,7 +108,7 @@ def test_damaged_checkpoint_is_made_again_and_nothing_else(tmp_path):
     store = str(tmp_path)
     record = descent(small(), store)
     ref = record.iterates[1].final
-    chunk = tmp_path / "stages" / ref.stage / ref.key / "params" / "c" / "0" / "0"
+    (chunk,) = (tmp_path / "stages" / ref.stage / ref.key).glob("attempts/*/params/c/0/0")
     chunk.write_bytes(b"\0" * chunk.stat().st_size)
 
     again = descent(small(), store)
@@ -149,7 +149,7 @@ def test_other_metaparameters_descend_with_a_torch_optimizer(kind, tmp_path):
 
     record = descent(recipe, str(tmp_path))
 
-    rows = stages.read_rows(str(tmp_path), record.iterates[2].value)
+    rows = commits.read_rows(str(tmp_path), record.iterates[2].value)
     assert float(rows["outer_step"]) == 2.0
     assert rows["outer_exp_avg"].abs().sum() > 0
 

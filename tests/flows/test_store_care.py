@@ -6,7 +6,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from typer.testing import CliRunner
 
-from engine import stages
+from engine import commits
 from engine.budget import with_budget
 from engine.errors import BudgetSpentError, ConfigurationError
 from engine.overview import Standing, overview
@@ -128,9 +128,9 @@ def test_cleaned_run_keeps_its_result_and_can_be_repeated(tmp_path):
     assert {each.name for each in freed.freed} == names
     assert len(committed(tmp_path)) == before - sum(name.count("/") for name in names)
     for iterate in record.iterates:
-        stages.read_rows(store, iterate.value)
-    stages.read_rows(store, record.iterates[0].gradient)
-    stages.read_rows(store, record.iterates[record.chosen].final)
+        commits.read_rows(store, iterate.value)
+    commits.read_rows(store, record.iterates[0].gradient)
+    commits.read_rows(store, record.iterates[record.chosen].final)
     assert overview(store, record.run).standing is Standing.FINISHED
     assert descent(small(), store).digest == record.digest
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from engine import stages
-from engine.config import WorkersConfig
+from engine import commits, stages
+from engine.execution import WorkersConfig
 from engine.location import list_folders
 from engine.runs import Stages, run_name
 from flows.descent import descent
@@ -76,7 +76,7 @@ def test_resumed_sweep_drops_a_trajectory_that_was_used(alone):
     store, expected = alone
     recipe = small(*FINE, "workers.lookahead=2")
     part = stages.segments(recipe)[-2]
-    before = stages.lineage(store, expected.iterates[0].final, "start")[2]
+    before = commits.lineage(store, expected.iterates[0].final, "start")[2]
     stages.replay_segment(recipe, store, part, expected.iterates[0].value, before)
     assert len(trajectories(store)) == 1
 
@@ -104,6 +104,6 @@ def test_metagradient_is_there(alone):
     """All comparisons above would hold of nothing."""
     store, record = alone
 
-    rows = stages.read_rows(store, record.iterates[0].gradient)
+    rows = commits.read_rows(store, record.iterates[0].gradient)
 
     assert torch.count_nonzero(rows["metagradient_counts"]) > 0

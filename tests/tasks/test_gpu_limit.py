@@ -7,8 +7,8 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 
 from engine.config import DescentRecipe
+from engine.keys import Ref
 from engine.recipes import load_recipe
-from engine.stages import Ref
 from tasks.runner import GPU_TAG, StageRunner
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -1,0 +1,81 @@
+"""The names of stages: a digest of everything that shapes what one makes.
+
+Same key, same bits. Prefect's cache, the store's folders and the lineage in a report all use this
+one key, so a changed learning rate can never reuse a stale stage.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engine.config import DescentRecipe, Settings, digest
+from engine.determinism import environment
+from engine.problem import build_problem
+
+NOT_INNER = {"kind", "name", "description", "outer", "replay", "workers", "budget"}
+"""Settings that cannot change a training run; any other counts in its key, new ones too."""
+
+NOT_OUTER = {"kind", "name", "description", "replay", "workers", "budget"}
+"""Settings that cannot change an outer update, besides ``outer.num_steps``."""
+
+_READERS = {
+    *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
+    *("lease.py", "overview.py", "quantities.py", "recipes.py", "report.py", "runs.py"),
+}
+"""Files of the engine that cannot change what a stage makes."""
+
+
+class Ref(Settings):
+    """Names a committed stage and the bits that it made."""
+
+    stage: str
+    """Kind of stage, e.g. train."""
+
+    key: str
+    """Digest of everything that shaped it, 32 hex digits."""
+
+    content: str
+    """Digest of what it made, 16 hex digits."""
+
+
+def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
+    """Return the digest of everything that shapes a stage's result, 32 hex digits.
+
+    Settings are left out by name, so that a new one counts until somebody decides that it cannot
+    change a result.
+    """
+    settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if stage == "update" else NOT_INNER)
+    settings.get("outer", {}).pop("num_steps", None)
+    content = {
+        "stage": stage,
+        "settings": settings,
+        "data": build_problem(recipe).data.fingerprint,
+        "inputs": plain(inputs),
+        "engine": engine_version(),
+        "environment": run_environment(recipe),
+    }
+    return digest(content)[:32]
+
+
+def plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's inputs as JSON values."""
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, Settings) else value
+        for name, value in inputs.items()
+    }
+
+
+def run_environment(recipe: DescentRecipe) -> dict[str, Any]:
+    """Describe what the bits of a run depend on besides its inputs."""
+    return environment(recipe.training.device, recipe.training.threads)
+
+
+@lru_cache(maxsize=1)
+def engine_version() -> str:
+    """Return the digest of the engine's source files: a changed engine reuses no stage.
+
+    Files that only read what stages made are left out, by name.
+    """
+    root = Path(__file__).parent
+    files = [path for path in sorted(root.rglob("*.py")) if path.name not in _READERS]
+    return digest({str(path.relative_to(root)): path.read_text() for path in files})[:16]
