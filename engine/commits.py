@@ -103,7 +103,7 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
 ) -> Ref:
     rows_folder = join(lease.folder, "attempts", lease.attempt)
     started, clock = datetime.now(UTC), time.perf_counter()
-    with deterministic(recipe.training.threads):
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         made, scalars = compute(build_problem(recipe))
         states = iter([made] if isinstance(made, dict) else made)
         attributes = {"stage": stage, "key": key}

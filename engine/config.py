@@ -102,6 +102,24 @@ class BaselineName(StrEnum):
     GRADIENT_SIMILARITY = "gradient-similarity"
 
 
+class VjpMode(StrEnum):
+    """How the product of a step is computed; the answer changes by rounding only."""
+
+    REVERSE_OVER_REVERSE = "reverse-over-reverse"
+    """Graph of the gradient, differentiated once more; the reference."""
+
+    COMPILED = "compiled"
+    """The same as one compiled graph, made once for a run; needs a C++ compiler on a CPU."""
+
+    FORWARD_OVER_REVERSE = "forward-over-reverse"
+    """Derivative of the gradient along a direction, in forward mode; as much memory as the
+    reference in eager torch, and no second derivative of any kernel."""
+
+    AUTO = "auto"
+    """The fastest on this step and machine, measured, compile time included. A clock decides, so
+    a stage that is made again may differ in its last digits."""
+
+
 class DataConfig(Settings):
     """Which examples, how they are split, and how many training labels are wrong."""
 
@@ -186,6 +204,13 @@ class TrainingConfig(Settings):
     """CPU threads, on which the last digits depend; empty means torch's choice. Small models are
     fastest with one."""
 
+    compile: bool = False
+    """Compile the gradient of a batch, in both sweeps; needs a C++ compiler on a CPU."""
+
+    tf32: bool = False
+    """Let a GPU multiply with 10 bits of mantissa; the last digits of a metagradient then mean
+    less."""
+
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Torch device: cpu, cuda or cuda:N."""
 
@@ -238,7 +263,7 @@ class OuterConfig(Settings):
 
 
 class ReplayConfig(Settings):
-    """How the reverse sweep makes its states again; changes cost, never the answer."""
+    """How the reverse sweep is carried out; changes cost, and the answer by rounding at most."""
 
     schedule: ScheduleName = ScheduleName.KARY
     """Schedule inside a segment."""
@@ -248,6 +273,9 @@ class ReplayConfig(Settings):
 
     steps_per_segment: Annotated[int, Field(ge=1)] = 100
     """Steps between two states kept in the store: the unit of caching and retry."""
+
+    vjp: VjpMode = VjpMode.REVERSE_OVER_REVERSE
+    """How the product of a step is computed."""
 
     micro_batch: Annotated[int | None, Field(ge=1)] = None
     """Examples of a step reversed at a time, which bounds the memory; empty means all at once."""

@@ -42,14 +42,15 @@ def seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -
 
 
 @contextmanager
-def deterministic(threads: int | None = None) -> Iterator[None]:
+def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator[None]:
     """Switch torch to deterministic algorithms and full precision inside the block.
 
-    TF32 is off, because the last digits of a metagradient depend on it; cuBLAS gets the workspace
-    setting that its deterministic algorithms need (it must be set before CUDA starts).
+    TF32 is off by default, because the last digits of a metagradient depend on it; cuBLAS gets the
+    workspace setting that its deterministic algorithms need (it must be set before CUDA starts).
 
     Args:
         threads: CPU threads inside the block; those that torch has by default.
+        tf32: Leave TF32 on, for speed on a GPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
@@ -63,8 +64,8 @@ def deterministic(threads: int | None = None) -> Iterator[None]:
     # Not use_deterministic_algorithms, which imports the compiler: three seconds.
     torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     try:
         yield
     finally:

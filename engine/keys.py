@@ -46,6 +46,8 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
     """
     settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if stage == "update" else NOT_INNER)
     settings.get("outer", {}).pop("num_steps", None)
+    if stage == "reverse":  # how a step is reversed changes the last digits
+        settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
     content = {
         "stage": stage,
         "settings": settings,

@@ -30,13 +30,18 @@ class Optimizer:
         init: Maps params, shape (params,), to the moments at step 0, each of shape (params,).
         update: Maps (state, gradient, hyperparameters, step) to the next state. ``state`` holds
             ``params`` and the moments; ``hyperparameters`` holds ``learning_rate`` as well;
-            ``step`` counts from 0. Must be pure and differentiable in all but ``step``.
+            ``step`` counts from 0; in a compiled step it is a scalar tensor. Must be pure and
+            differentiable in all but ``step``.
+        recover: Optional; maps (state, next state, hyperparameters) to the gradient that led from
+            one to the other, to rounding. It saves ``forward-over-reverse`` a pass; SGD needs
+            none, because its update is linear in the gradient.
     """
 
     name: str
     hyperparameters: dict[str, float]
     init: Callable[[Tensor], State]
-    update: Callable[[State, Tensor, Hyperparameters, int], State]
+    update: Callable[[State, Tensor, Hyperparameters, int | Tensor], State]
+    recover: Callable[[State, State, Hyperparameters], Tensor] | None = None
 
 
 def sgd(momentum: float = 0.0, *, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
@@ -54,7 +59,7 @@ def sgd(momentum: float = 0.0, *, nesterov: bool = False, weight_decay: float = 
     def init(params: Tensor) -> State:
         return {"momentum": torch.zeros_like(params)} if momentum else {}
 
-    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int) -> State:
+    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         del step
         params = state["params"]
         gradient = gradient + hyper["weight_decay"] * params
@@ -115,7 +120,7 @@ def _adam(
     def init(params: Tensor) -> State:
         return {"exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
 
-    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int) -> State:
+    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         params, rate = state["params"], hyper["learning_rate"]
         beta1, beta2 = hyper["beta1"], hyper["beta2"]
         if name == "adamw":
@@ -129,6 +134,11 @@ def _adam(
         params = params - (rate / (1 - beta1 ** (step + 1))) * first / scale
         return {"params": params, "exp_avg": first, "exp_avg_sq": second}
 
+    def recover(state: State, following: State, hyper: Hyperparameters) -> Tensor:
+        beta1 = hyper["beta1"]
+        gradient = (following["exp_avg"] - beta1 * state["exp_avg"]) / (1 - beta1)
+        return gradient if name == "adamw" else gradient - hyper["weight_decay"] * state["params"]
+
     hyper = {
         "beta1": betas[0],
         "beta2": betas[1],
@@ -136,4 +146,4 @@ def _adam(
         "eps_root": eps_root,
         "weight_decay": weight_decay,
     }
-    return Optimizer(name, hyper, init, update)
+    return Optimizer(name, hyper, init, update, recover)

@@ -33,7 +33,9 @@ from engine.models import build_model, per_example_cross_entropy
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.outputs import MeanLoss
 from engine.routine import Routine
+from engine.step import StepVjp
 from engine.types import Loss
+from engine.vjp import make_vjp
 
 SPLITS = ("objective", "validation", "test")
 """Held-out splits, in the order in which reports show them."""
@@ -104,6 +106,7 @@ def _build(settings: str) -> Problem:
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         metaparameters={name: _kind(recipe, data, model)},
+        compile=recipe.training.compile,
     )
     held_out = {
         name: Examples(data.splits[name].inputs.to(device), data.splits[name].labels.to(device))
@@ -112,6 +115,17 @@ def _build(settings: str) -> Problem:
     objective = held_out["objective"]
     output = MeanLoss(per_example_cross_entropy, (objective.inputs, objective.labels))
     return Problem(data, routine, output, held_out)
+
+
+def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
+    """Return how a recipe reverses a step.
+
+    Raises:
+        ConfigurationError: If the mode takes no micro-batches, and there are some.
+    """
+    replay, num_reversed = recipe.replay, routine.num_steps - routine.first_step
+    num_uses = num_reversed * recipe.outer.num_steps
+    return make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=num_uses)
 
 
 def make_optimizer(config: OptimizerConfig) -> Optimizer:

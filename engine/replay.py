@@ -5,7 +5,7 @@ step is saved when are decided elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from engine.buffers import BUFFERS
 from engine.errors import NonFiniteError, ScheduleError, UndifferentiableError
+from engine.product import join
 from engine.routine import Routine
 from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier
-from engine.step import initial_vjp, plain_step, step_vjp
+from engine.step import StepVjp, initial_vjp, plain_step, step_vjp
 from engine.store import StateStore
 from engine.types import Metaparams, Output, State
 
@@ -64,12 +65,14 @@ class Sweep:
     Attributes:
         state: The working state.
         adjoint: lambda_t, the cotangent of s_t; empty before it is seeded, and after the first
-            step that reads z, which has no use for it.
+            step that reads z, which has no use for it. With K outputs, its vectors, the
+            metagradient and the output have a leading axis of length K.
         metagradient: d phi / d z, summed over the steps reversed so far.
         output: phi(s_T), a scalar, once it is seeded.
         final: s_T, once the adjoint is seeded there.
         losses: Batch loss of each step trained, by step; replayed steps say the same again.
         adjoint_norms: Norm of lambda_t, by t.
+        vjp: How a step is reversed.
     """
 
     state: State = field(default_factory=dict)
@@ -79,6 +82,7 @@ class Sweep:
     final: State = field(default_factory=dict)
     losses: PerStep = field(default_factory=PerStep)
     adjoint_norms: PerStep = field(default_factory=PerStep)
+    vjp: StepVjp = step_vjp
 
 
 def replay(
@@ -88,7 +92,7 @@ def replay(
     tiers: Mapping[Tier, StateStore],
     sweep: Sweep,
     *,
-    output: Output | None = None,
+    output: Output | Sequence[Output] | None = None,
 ) -> Sweep:
     """Carry out a schedule.
 
@@ -99,7 +103,7 @@ def replay(
         tiers: The states saved so far, in each tier that the schedule names.
         sweep: Where to start: the working state, or the adjoint at the step after the first
             ``Reverse``. It is advanced in place.
-        output: phi, if the schedule has a ``Seed``.
+        output: phi, or several of them, if the schedule has a ``Seed``.
 
     Returns:
         ``sweep``.
@@ -174,10 +178,16 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
     return total, adjoint
 
 
-def _seed(routine: Routine, sweep: Sweep, output: Output | None) -> None:
+def _seed(routine: Routine, sweep: Sweep, output: Output | Sequence[Output] | None) -> None:
     if output is None:
         raise ScheduleError("The schedule seeds an adjoint, but no output was given to replay.")
-    sweep.output, sweep.adjoint = seed_adjoint(routine, sweep.state, output)
+    if isinstance(output, Sequence):
+        values, adjoints = zip(
+            *(seed_adjoint(routine, sweep.state, phi) for phi in output), strict=True
+        )
+        sweep.output, sweep.adjoint = torch.stack(values), join(adjoints)
+    else:
+        sweep.output, sweep.adjoint = seed_adjoint(routine, sweep.state, output)
     sweep.final = sweep.state
 
 
@@ -188,7 +198,7 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
             f"There is no adjoint to pull back through step {step}. Seed one, or give it."
         )
     to_state = step > routine.first_step or routine.shapes_start
-    adjoint, shares = step_vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
+    adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     _add_shares(sweep, shares)
     if step == 0 and routine.shapes_start:
         _add_shares(sweep, initial_vjp(routine, z, adjoint))

@@ -8,7 +8,7 @@ only through the routine's named metaparameters. Same inputs, same bits.
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from engine.buffers import BUFFERS, Call, RunningStatistics
 from engine.determinism import generator, seeded
@@ -24,6 +25,7 @@ from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
+from engine.terms import Term
 from engine.types import Batch, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -38,27 +40,12 @@ class _Call(nn.Module):
         self.model = model
         self.function = function
 
-    def forward(self, *args: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
-        return self.function(self.model, *args)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
+        return self.function(self.model, *args, **kwargs)
 
 
 Params = Tensor | dict[str, Tensor]
 """Parameters as one flat vector, shape (params,), or by name."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A weighted sum of per-example losses that a step's gradient is made of.
-
-    Attributes:
-        indices: Examples, shape (batch,).
-        weights: Maps z to their weights, shape (batch,), or to None for one each.
-        purpose: What its random draws are for, besides the step.
-    """
-
-    indices: Tensor
-    weights: Callable[[Metaparams], Tensor | None]
-    purpose: tuple[str | int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +67,9 @@ class Routine:
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
+        compile: Whether the gradient of a batch is a compiled program, in both sweeps. Its bits
+            are not those of the eager gradient.
+        programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
         ConfigurationError: If the parts do not fit together.
@@ -95,6 +85,8 @@ class Routine:
     seed: int = 0
     metaparameters: dict[str, Metaparameter] = field(default_factory=dict)
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    compile: bool = False
+    programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -132,7 +124,9 @@ class Routine:
             name: kind.with_value(values[name]) if name in values else kind
             for name, kind in self.metaparameters.items()
         }
-        return replace(self, metaparameters=kinds)
+        moved = replace(self, metaparameters=kinds)
+        object.__setattr__(moved, "programs", self.programs)
+        return moved
 
     @cached_property
     def trainable(self) -> dict[str, Tensor]:
@@ -229,7 +223,7 @@ class Routine:
             return product
 
         indices = self.order.batch(step)
-        yield Term(indices, lambda z: batch_weights(z, indices), ("batch",))
+        yield Term(indices, batch_weights, ("batch",))
         for name, kind in self.metaparameters.items():
             if kind.injected(kind.point(), step) is None:
                 continue
@@ -237,7 +231,7 @@ class Routine:
                 chunk = torch.arange(start, min(start + INJECTION_CHUNK, len(self)))
 
                 def weights(
-                    z: Metaparams, name: str = name, kind: Metaparameter = kind, i: Tensor = chunk
+                    z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind
                 ) -> Tensor | None:
                     injected = kind.injected(z[name], step)
                     return None if injected is None else injected[i.to(injected.device)]
@@ -246,16 +240,12 @@ class Routine:
 
     def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the per-example losses of a term at ``params``, shape (batch,)."""
-        batch = self._batch(term, z, step)
-        arguments: dict[str, Tensor] = {}
-        for name, kind in self.metaparameters.items():
-            if kind.enters(step):
-                arguments.update(kind.loss_arguments(z[name], term.indices))
+        batch, arguments = self.loss_inputs(term, z, step)
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return self.loss(model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
 
-        with seeded(self.seed, "step", step, *term.purpose, device=self.device):
+        with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
         if losses.shape != term.indices.shape:
             raise ConfigurationError(
@@ -264,6 +254,10 @@ class Routine:
                 "over tokens or pixels inside the loss."
             )
         return losses
+
+    def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
+        """Seed torch's generators for the random draws of a term inside the block."""
+        return seeded(self.seed, "step", step, *term.purpose, device=self.device)
 
     def term_loss(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the scalar sum_i w_i l_i / B of a term."""
@@ -301,6 +295,24 @@ class Routine:
         with self.reading(state):
             return self.call(function, state["params"], training=False)
 
+    @cached_property
+    def loss_module(self) -> nn.Module:
+        """Model and loss as one module: maps a batch to per-example losses.
+
+        Its parameters' names begin with ``model.``. It is made once, because a compiler knows a
+        module by its identity.
+        """
+        return _Call(self.model, self.loss)
+
+    def loss_inputs(self, term: Term, z: Metaparams, step: int) -> tuple[Batch, dict[str, Tensor]]:
+        """Return the batch of a term and the keyword arguments of the loss, with z in them."""
+        batch = self._batch(term, z, step)
+        arguments: dict[str, Tensor] = {}
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                arguments.update(kind.loss_arguments(z[name], term.indices))
+        return batch, arguments
+
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.
 
@@ -318,17 +330,21 @@ class Routine:
             return functional_call(_Call(self.model, function), bound, args)
 
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
+        indices = term.indices if term.whole is None else term.whole
         if isinstance(self.examples, tuple):
-            batch = tuple(column[term.indices.to(column.device)] for column in self.examples)
+            batch = tuple(column[indices.to(column.device)] for column in self.examples)
             batch = tuple(column.to(self.device) for column in batch)
         else:
-            batch = self.examples[term.indices]
+            batch = self.examples[indices]
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
-                batch = kind.batch(z[name], batch, term.indices)
+                batch = kind.batch(z[name], batch, indices)
         if self.augment is not None:
             batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
-        return batch
+        if term.whole is None:
+            return batch
+        rows = slice(term.start, term.start + len(term.indices))
+        return tree_map(lambda leaf: leaf[rows] if _has_rows(leaf, len(indices)) else leaf, batch)
 
     def _example_tensors(self) -> list[Tensor]:
         columns = self.examples if isinstance(self.examples, tuple) else ()
@@ -339,6 +355,10 @@ class Routine:
                 "of every tensor. Give inputs and labels of the same number."
             )
         return [column for column in columns if isinstance(column, Tensor)]
+
+
+def _has_rows(leaf: object, count: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count
 
 
 def _refuse_impossible_numbers(routine: Routine) -> None:

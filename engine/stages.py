@@ -19,7 +19,7 @@ from engine.location import check_writable
 from engine.metagradients import make_plan
 from engine.outer import make_outer
 from engine.outputs import classification_scores
-from engine.problem import SPLITS, Problem, build_problem
+from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, check_losses, replay, seed_adjoint
 from engine.routine import Routine
 from engine.schedule import Forward
@@ -62,7 +62,8 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
     """
     problem = build_problem(recipe)
     make_plan(recipe.replay.schedule, recipe.replay.arity)
-    with deterministic(recipe.training.threads):
+    make_step_vjp(recipe, problem.routine)
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         check_routine(problem.routine, problem.output, problem.routine.point())
     check_writable(store)
 
@@ -171,6 +172,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 name: row.reshape(routine.metaparameters[name].value.shape)
                 for name, row in _named(after, "metagradient_").items()
             },
+            vjp=make_step_vjp(recipe, routine),
         )
         reverse(
             routine,

@@ -368,6 +368,14 @@ def test_key_of_an_update_counts_the_outer_settings(change, is_same):
     assert (key == keys.stage_key("update", recipe(), {})) is is_same
 
 
+def test_key_of_a_reverse_stage_alone_counts_how_a_step_is_reversed():
+    """Its last digits depend on it, and the states of the run do not."""
+    lean = recipe(("replay", "vjp", "forward-over-reverse"), ("replay", "micro_batch", 3))
+
+    assert stages.stage_key("reverse", lean, {}) != stages.stage_key("reverse", recipe(), {})
+    assert stages.stage_key("train", lean, {}) == stages.stage_key("train", recipe(), {})
+
+
 def test_key_depends_on_the_environment(monkeypatch):
     """Two threads have other bits than one, so their stages are not mixed."""
     before = train_key(recipe())

@@ -1,0 +1,49 @@
+"""The loss of a step as a sum of terms, which can be cut into smaller ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from engine.types import Metaparams
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted sum of per-example losses that a step's gradient is made of.
+
+    Attributes:
+        indices: Examples, shape (batch,).
+        weights_of: Maps z and indices to their weights, shape (batch,), or to None for one each.
+        purpose: What its random draws are for, besides the step.
+        whole: Examples of the term that it was cut from, if it was; they are loaded and augmented
+            together.
+        start: Where it begins in ``whole``.
+    """
+
+    indices: Tensor
+    weights_of: Callable[[Metaparams, Tensor], Tensor | None]
+    purpose: tuple[str | int, ...]
+    whole: Tensor | None = None
+    start: int = 0
+
+    def weights(self, z: Metaparams) -> Tensor | None:
+        """Return the weights of the term's examples at z, shape (batch,), or None."""
+        return self.weights_of(z, self.indices)
+
+    def at(self, indices: Tensor) -> "Term":
+        """Return the same term over other examples."""
+        return replace(self, indices=indices)
+
+    def cut(self, size: int) -> list["Term"]:
+        """Return terms of at most ``size`` examples, whose sum this is."""
+        whole = self.indices if self.whole is None else self.whole
+        return [
+            replace(
+                self,
+                indices=self.indices[start : start + size],
+                whole=whole,
+                start=self.start + start,
+            )
+            for start in range(0, len(self.indices), size)
+        ]

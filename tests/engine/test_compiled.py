@@ -1,0 +1,87 @@
+"""Compiled steps and products against eager ones; run by name, because each compiles for long.
+
+The compiler does not see through the type checks of the default test options, hence
+
+    pytest -o addopts=--import-mode=importlib -m compiler tests/engine/test_compiled.py
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from engine.compiled import CompiledVjp
+from engine.metagradients import metagradient
+from engine.oracle import train, whole_run_gradient
+from tests import problems
+from tests.engine.test_step import STEP, autograd_vjp, setting, worst_error
+
+pytestmark = pytest.mark.compiler
+
+
+@pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
+def test_compiled_product_equals_autograd_of_the_whole_step(optimizer, caplog):
+    """Over four steps of one program, with dropout: masks and batches are inputs."""
+    way = CompiledVjp()
+    routine, state, z, cotangent = setting(optimizer, "weights", shift=0.3)
+
+    for step in (STEP, STEP - 1, STEP - 2, STEP - 3):
+        adjoint, shares = way(routine, state, z, step, cotangent)
+        expected, expected_shares = autograd_vjp(routine, state, z, step, cotangent)
+        assert worst_error(adjoint, expected) < 1e-12
+        assert worst_error(shares, expected_shares) < 1e-12
+
+    assert "not compiled" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", problems.kinds())
+def test_compiled_metagradient_equals_autograd_of_the_whole_run(kind, caplog):
+    """Every kind of z, among them those that enter at one step or shape the start."""
+    routine = problems.routine("adamw", kind)
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(routine, problems.output, vjp="compiled")
+
+    assert worst_error(found.gradient, expected) < 1e-11
+    assert "not compiled" not in caplog.text
+
+
+def test_program_is_compiled_once_for_all_values_of_z(caplog):
+    """An outer step moves z, and with it nothing that a program has built in."""
+    routine = problems.routine("adamw", "weights")
+    metagradient(routine, problems.output, vjp="compiled")
+    program = routine.programs["product"]
+    moved = routine.with_metaparameters({"weights": 2 * routine.point()["weights"]})
+    _, expected = whole_run_gradient(moved, problems.output)
+
+    found = metagradient(moved, problems.output, vjp="compiled")
+
+    assert moved.programs["product"] is program
+    assert worst_error(found.gradient, expected) < 1e-11
+    assert "not compiled" not in caplog.text
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_compiled_steps_repeat_their_bits_and_train_the_eager_run(dropout):
+    """A replayed step must be the step, and the same masks are drawn as without a compiler."""
+    model = problems.model()
+    model[2] = nn.Dropout(dropout)
+    eager = problems.routine("adamw", "weights", model=model)
+    compiled = replace(eager, compile=True)
+
+    first, again = train(compiled), train(compiled)
+
+    assert "gradient" in compiled.programs
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert worst_error(first, train(eager)) < 1e-12
+
+
+def test_metagradient_of_compiled_steps_equals_autograd_of_the_whole_run():
+    """Both sweeps use the compiled gradient, also where the pieces of the product do not."""
+    routine = problems.routine("adamw", "all")
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(replace(routine, compile=True), problems.output)
+
+    assert worst_error(found.gradient, expected) < 1e-11
