@@ -372,8 +372,8 @@ def test_key_of_a_reverse_stage_alone_counts_how_a_step_is_reversed():
     """Its last digits depend on it, and the states of the run do not."""
     lean = recipe(("replay", "vjp", "forward-over-reverse"), ("replay", "micro_batch", 3))
 
-    assert stages.stage_key("reverse", lean, {}) != stages.stage_key("reverse", recipe(), {})
-    assert stages.stage_key("train", lean, {}) == stages.stage_key("train", recipe(), {})
+    assert keys.stage_key("reverse", lean, {}) != keys.stage_key("reverse", recipe(), {})
+    assert keys.stage_key("train", lean, {}) == keys.stage_key("train", recipe(), {})
 
 
 def test_key_depends_on_the_environment(monkeypatch):
