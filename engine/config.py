@@ -116,8 +116,8 @@ class VjpMode(StrEnum):
     reference in eager torch, and no second derivative of any kernel."""
 
     AUTO = "auto"
-    """The fastest on this step and machine, measured, compile time included. A clock decides, so
-    a stage that is made again may differ in its last digits."""
+    """The fastest on this step and machine, measured, compile time included. A clock decides, so no
+    recipe may have it: a stage that is made again could differ in its last digits."""
 
 
 class DataConfig(Settings):
@@ -350,6 +350,12 @@ class DescentRecipe(Settings):
 
     @model_validator(mode="after")
     def _workers_agree(self) -> "DescentRecipe":
+        if self.replay.vjp is VjpMode.AUTO:
+            raise ValueError(
+                "replay.vjp is auto, which measures and chooses, so that two workers might choose "
+                "differently and make other bits under one key. Name the mode; engine.metagradient "
+                "takes vjp='auto' and logs what it measured."
+            )
         if self.workers.runner is not RunnerName.LOCAL and self.training.threads is None:
             raise ValueError(
                 f"workers.runner is {self.workers.runner.value}, but training.threads is empty, "

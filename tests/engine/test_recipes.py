@@ -123,6 +123,7 @@ def test_all_bad_settings_are_named_at_once():
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
+        (SELECTION, ["replay.vjp=auto"], "replay.vjp is auto.*other bits.*Name the mode"),
         (
             SCHEDULE,
             ["outer.update=masked-sign"],
@@ -149,7 +150,14 @@ def test_all_bad_settings_are_named_at_once():
             "optimizer.momentum is 0.5, but adamw does not read it",
         ),
     ],
-    ids=["masked-sign", "beyond-the-run", "run-shortened", "two-schedules", "foreign-setting"],
+    ids=[
+        "auto",
+        "masked-sign",
+        "beyond-the-run",
+        "run-shortened",
+        "two-schedules",
+        "foreign-setting",
+    ],
 )
 def test_settings_that_do_not_fit_together_are_refused(recipe, changes, message):
     """Each is possible by itself; together they would train for hours and move nothing."""
