@@ -302,7 +302,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """Stop at the next instruction of Python, within a step: what is committed is kept."""
     del frame
     # Not typer.echo: a signal may come while a line is being printed.
-    os.write(2, b"\nStopped by SIGTERM. What is finished is kept: the same command goes on there.\n")
+    os.write(
+        2, b"\nStopped by SIGTERM. What is finished is kept: the same command goes on there.\n"
+    )
     sys.exit(128 + number)
 
 

@@ -76,9 +76,7 @@ def sweeps(recipe, folder, rounds):
 def warm_up(recipe, folder, workers: Workers):
     """Let both workers import what they need."""
     runner = StageRunner(recipe, str(folder / "warm"), Progress(recipe, 2), workers)
-    changed = recipe.model_copy(
-        update={"training": recipe.training.model_copy(update={"seed": 1})}
-    )
+    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": 1})})
     other = StageRunner(changed, str(folder / "warm"), Progress(recipe, 2), workers)
     ready = [each.submit(training.initial_value, "warm up") for each in (runner, other)]
     for each in ready:
