@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -294,7 +295,17 @@ def _prepare_process(debug: bool) -> None:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     # Python would end on the spot; this way what atexit stops (the server) is stopped.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Stop at the next instruction of Python, within a step: what is committed is kept."""
+    del frame
+    # Not typer.echo: a signal may come while a line is being printed.
+    os.write(
+        2, b"\nStopped by SIGTERM. What is finished is kept: the same command goes on there.\n"
+    )
+    sys.exit(128 + number)
 
 
 @contextmanager

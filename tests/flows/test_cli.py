@@ -57,6 +57,12 @@ REFUSALS = {
         ["fashion-selection", "--set", "data.url=/nowhere/at/all"],
         ["/nowhere/at/all", "data.url", "dataset-fashion-mnist"],
     ),
+    "no seed": (["--seeds", "0,x"], ["--seeds '0,x'", "'x' is no seed", "0,1,2"]),
+    "seed twice": (["--seeds", "4,4"], ["4 is there twice", "different"]),
+    "threads left open": (
+        ["fashion-selection", "--set", "workers.runner=dask"],
+        ["workers.runner is dask", "training.threads is empty", "Set training.threads"],
+    ),
     "absent gpu": (["--set", "training.device=cuda:7"], ["cuda:7", "training.device"]),
     "unknown protocol": (["--store", "nope://x/y"], ["nope", "--store"]),
 }

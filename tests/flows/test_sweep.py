@@ -13,8 +13,9 @@ from tests.flows.test_descent import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
-# The reverse sweep goes over steps 8 to 12 in segments of one step.
-FINE = ["outer.num_steps=1", "replay.steps_per_segment=1", "metaparameters.injection_step=6"]
+# Six segments, of which the last four are reversed.
+FINE = ["outer.num_steps=1", "replay.steps_per_segment=2", "metaparameters.injection_step=4"]
+LOOKAHEAD = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +29,38 @@ def trajectories(store):
     return list_folders(f"{store}/stages/replay")
 
 
-@pytest.mark.parametrize("lookahead", [1, 2, 4])
-def test_lookahead_changes_neither_a_key_nor_a_bit(lookahead, alone, tmp_path):
-    """Whether states were replayed ahead is cost: keys and contents of all references agree."""
-    _, expected = alone
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory, prefect_server):
+    """The same run looking ahead: its record, and how many trajectories each stage's end found."""
+    store, alive, done = str(tmp_path_factory.mktemp("ahead")), [], Progress.stage_done
 
-    record = descent(small(*FINE, f"workers.lookahead={lookahead}"), str(tmp_path))
+    def look(self, name, number):
+        alive.append(len(trajectories(store)))
+        done(self, name, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "stage_done", look)
+        record = descent(small(*FINE, f"workers.lookahead={LOOKAHEAD}"), store)
+    return store, record, alive
+
+
+def test_lookahead_changes_neither_a_key_nor_a_bit(ahead, alone):
+    """Whether states were replayed ahead is cost: keys and contents of all references agree."""
+    _, record, _ = ahead
+    _, expected = alone
 
     assert record.iterates == expected.iterates
     assert record.digest == expected.digest
     assert record.run == expected.run
     assert record.stages == expected.stages
-    assert trajectories(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize("lookahead", [1, 3])
-def test_no_more_trajectories_are_alive_than_allowed(lookahead, tmp_path, monkeypatch):
+def test_no_more_trajectories_are_alive_than_allowed(ahead):
     """A whole run of states would fill the store; the bound is what makes looking ahead safe."""
-    alive, done = [], Progress.stage_done
+    store, _, alive = ahead
 
-    def look(self, name, number):
-        alive.append(len(trajectories(str(tmp_path))))
-        done(self, name, number)
-
-    monkeypatch.setattr(Progress, "stage_done", look)
-
-    descent(small(*FINE, f"workers.lookahead={lookahead}"), str(tmp_path))
-
-    assert max(alive) == lookahead
+    assert max(alive) == LOOKAHEAD
+    assert trajectories(store) == []
 
 
 def test_nothing_is_replayed_for_segments_that_are_reversed(alone, monkeypatch):
@@ -65,7 +70,7 @@ def test_nothing_is_replayed_for_segments_that_are_reversed(alone, monkeypatch):
     replay = stages.replay_segment
     monkeypatch.setattr(stages, "replay_segment", lambda *a: made.append(a) or replay(*a))
 
-    again = descent(small(*FINE, "workers.lookahead=2"), store)
+    again = descent(small(*FINE, f"workers.lookahead={LOOKAHEAD}"), store)
 
     assert made == []
     assert again.stages.cached == again.stages.total == expected.stages.total
@@ -74,7 +79,7 @@ def test_nothing_is_replayed_for_segments_that_are_reversed(alone, monkeypatch):
 def test_resumed_sweep_drops_a_trajectory_that_was_used(alone):
     """A run killed between a commit and the deletion leaves one behind."""
     store, expected = alone
-    recipe = small(*FINE, "workers.lookahead=2")
+    recipe = small(*FINE, f"workers.lookahead={LOOKAHEAD}")
     part = stages.segments(recipe)[-2]
     before = commits.lineage(store, expected.iterates[0].final, "start")[2]
     stages.replay_segment(recipe, store, part, expected.iterates[0].value, before)
@@ -97,7 +102,7 @@ def test_stages_without_a_trajectory_are_counted_alike(alone):
     """Replaying ahead is a part of reversing, so the counts do not depend on it."""
     _, record = alone
 
-    assert record.stages == Stages(total=1 + 2 * 13 + 6 + 2, cached=0, retried=0)
+    assert record.stages == Stages(total=1 + 2 * (6 + 1) + 4 + 2, cached=0, retried=0)
 
 
 def test_metagradient_is_there(alone):

@@ -1,8 +1,12 @@
 """What is retried: a store that does not answer, never a wrong number."""
 
 import asyncio
+import errno
 
+import aiohttp
+import botocore.exceptions
 import pytest
+import torch
 from prefect import task
 from prefect.states import exception_to_failed_state
 
@@ -32,6 +36,14 @@ def some_task():
         (ConfigurationError("arity"), False),
         (NonFiniteError("NaN"), False),
         (ValueError("bug"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (PermissionError("no write access"), False),
+        (FileNotFoundError("no such bucket"), False),
+        (OSError("503 Slow Down"), True),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://s3"), True),
+        (botocore.exceptions.NoCredentialsError(), False),
+        (aiohttp.ServerDisconnectedError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
