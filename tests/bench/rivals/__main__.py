@@ -1,7 +1,7 @@
 """Our engine beside its rivals, on the same problems, in one run.
 
-Question: what does a whole metagradient cost, in plain trainings, in memory and in bytes stored, and
-how far is it from float64? Every contender runs in a child process with its own Python and says how
+Question: what does a whole metagradient cost, in plain trainings, in memory and in bytes stored,
+and how far is it from float64? Every contender runs in a child process with its own Python and says how
 long it took; rounds go through all of them, forwards and backwards in turn; medians. A contender
 without an environment is left out, with the reason.
 
@@ -99,7 +99,7 @@ def _compare(problem: Problem, folder: Path, arguments: argparse.Namespace) -> s
     with _children(arguments, place, told, rows) as children:
         for turn in range(arguments.rounds):
             fastest = min(
-                (min(row.seconds("whole").values(), default=math.inf) for row in rows.values())
+                min(row.seconds("whole").values(), default=math.inf) for row in rows.values()
             )
             for label in list(children) if turn % 2 == 0 else list(reversed(children)):
                 if (

@@ -40,6 +40,7 @@ class Child:
     """
 
     def __init__(self, entry: Entry, threads: int, log: Path) -> None:
+        """See ``Contender.__init__``."""
         if not entry.python or not Path(entry.python).exists():
             raise ContenderError(
                 f"no Python at {entry.python!r}" if entry.python else "no environment was given"

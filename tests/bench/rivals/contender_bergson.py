@@ -27,10 +27,12 @@ class WeightedLoss(nn.Module):
     """The scalar loss of a batch, which bergson's trainer takes as a model's answer."""
 
     def __init__(self, model: nn.Module) -> None:
+        """See ``Contender.__init__``."""
         super().__init__()
         self.model = model
 
     def forward(self, inputs: Tensor, labels: Tensor, example_weight: Tensor, **_: Any) -> Tensor:
+        """Return the weighted mean loss."""
         return (example_weight * per_example_loss(self.model, (inputs, labels))).mean()
 
 
@@ -38,6 +40,7 @@ class Stream:
     """What bergson's trainer asks of a data stream."""
 
     def __init__(self, problem: TorchProblem) -> None:
+        """See ``Contender.__init__``."""
         self.problem, self.device = problem, problem.device
         self.weights = nn.Parameter(problem.weights.clone())
         # Its loss is divided by the number of marked tokens; one a row gives the batch size.
@@ -45,6 +48,7 @@ class Stream:
 
     @property
     def requires_grad(self) -> bool:
+        """Whether the weights are differentiated."""
         return self.weights.requires_grad
 
     @requires_grad.setter
@@ -68,6 +72,7 @@ class Bergson:
     """Trains with checkpoints, then pulls the output's gradient back; weights are per example."""
 
     def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
         self.problem = TorchProblem(task)
         self.save_mode = task.options["save_mode"]
         self.model = WeightedLoss(self.problem.model)
@@ -81,18 +86,22 @@ class Bergson:
         }
 
     def warm(self) -> None:
+        """See ``Contender.warm``."""
         num_steps, self.problem.num_steps = self.problem.num_steps, 2
         self.whole()
         self.problem.num_steps = num_steps
 
     def plain(self) -> None:
+        """See ``Contender.plain``."""
         self._train(None, "final")
 
     def forward(self) -> None:
+        """Return the weighted mean loss."""
         with _folder() as folder:
             self._train(folder, self.save_mode)
 
     def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
         with _folder() as folder:
             state, stream = self._train(folder, self.save_mode)
             self.stored = sum(path.stat().st_size for path in Path(folder).rglob("*"))

@@ -22,6 +22,7 @@ class Jax:
     """Differentiates one compiled function from the weights to the output."""
 
     def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
         options, content = task.options, task.content
         if jax.default_backend() != ("gpu" if options["device"] == "cuda" else "cpu"):
             raise Unable(f"this environment's JAX runs on {jax.default_backend()}")
@@ -58,16 +59,20 @@ class Jax:
         """Nothing to do: the program is compiled before it is run."""
 
     def plain(self) -> None:
+        """See ``Contender.plain``."""
         jax.block_until_ready(self.compiled_train(self.weights, self.batches))
 
     def forward(self) -> None:
+        """See ``Contender.forward``."""
         raise Unable("its forward sweep is inside the one compiled program")
 
     def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
         output, gradient = self.compiled_whole(self.weights, self.batches)
         return float(output), np.asarray(gradient).reshape(-1)
 
     def stored_bytes(self) -> int:
+        """See ``Contender.stored_bytes``."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state))
         inner = self.inner if self.remat else 0
         return (self.num_steps // self.inner + inner) * size
@@ -196,7 +201,7 @@ def _convolution(params: Params, name: str, x: Any) -> Any:
 
 
 def _convolved(x: Any, kernel: Any) -> Any:
-    """Convolve 3 x 3, same size. On a CPU as one product of patches: XLA's own is 50 times slower."""
+    """Convolve 3 x 3, same size; on a CPU as a product of patches, where XLA's is 50 times slower."""
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(
             x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -26,6 +26,7 @@ class Ours:
     """One mode of the engine, or with ``options["reference"]`` the float64 reference."""
 
     def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
         self.reference = bool(task.options.get("reference"))
         self.problem = TorchProblem(task, torch.float64 if self.reference else torch.float32)
         if self.problem.tf32:
@@ -36,14 +37,17 @@ class Ours:
         return {**versions(), "engine": self.settings, "computes": computes}
 
     def warm(self) -> None:
+        """See ``Contender.warm``."""
         if not self.reference:
             short = replace(self.routine, num_steps=2)
             engine.metagradient(short, self.problem.output, **self.settings)
 
     def plain(self) -> None:
+        """See ``Contender.plain``."""
         train(self.routine)
 
     def forward(self) -> None:
+        """See ``Contender.forward``."""
         actions = takewhile(lambda action: not isinstance(action, Seed), self._actions())
         with deterministic():
             sweep = Sweep(state=self.routine.initial_state())
@@ -51,12 +55,14 @@ class Ours:
             replay(actions, self.routine, self.routine.point(), tiers, sweep)
 
     def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
         found = engine.metagradient(self.routine, self.problem.output, **self.settings)
         if self.reference:
             self._check(found)
         return found.output, found["weights"][self.places].cpu().numpy()
 
     def stored_bytes(self) -> int:
+        """See ``Contender.stored_bytes``."""
         state = self.routine.initial_state()
         size = sum(row.numel() * row.element_size() for row in state.values())
         return sum(measure(self._actions()).peak_saved.values()) * size

@@ -14,6 +14,7 @@ class Plain:
     """Trains with the fused optimizers, and compiled if ``options["compile"]`` says so."""
 
     def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
         self.problem = TorchProblem(task)
         model = self.problem.model
         self.initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -25,9 +26,11 @@ class Plain:
         return {**versions(), "computes": "plain training, no metagradient"}
 
     def warm(self) -> None:
+        """See ``Contender.warm``."""
         self.plain()
 
     def plain(self) -> None:
+        """See ``Contender.plain``."""
         problem = self.problem
         problem.model.load_state_dict(self.initial)
         optimizer = self._optimizer()
@@ -38,12 +41,15 @@ class Plain:
             optimizer.step()
 
     def forward(self) -> None:
+        """See ``Contender.forward``."""
         raise Unable("plain training keeps no states")
 
     def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
         raise Unable("plain training has no metagradient")
 
     def stored_bytes(self) -> int:
+        """See ``Contender.stored_bytes``."""
         return 0
 
     def _optimizer(self) -> torch.optim.Optimizer:

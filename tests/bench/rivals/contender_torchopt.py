@@ -18,6 +18,7 @@ class TorchOpt:
     """Unrolls the whole run in autograd's graph; declines when that does not fit in memory."""
 
     def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
         self.problem = TorchProblem(task)
         self.optimizer = make_optimizer(self.problem.optimizer)
         if self.problem.device.type == "cpu":
@@ -29,16 +30,20 @@ class TorchOpt:
         }
 
     def warm(self) -> None:
+        """See ``Contender.warm``."""
         self._train(self.problem.weights.detach().requires_grad_(), PROBED_STEPS, trace=True)
 
     def plain(self) -> None:
+        """See ``Contender.plain``."""
         self._train(self.problem.weights, self.problem.num_steps, trace=False)
 
     def forward(self) -> None:
+        """See ``Contender.forward``."""
         weights = self.problem.weights.detach().requires_grad_()
         self._train(weights, self.problem.num_steps, trace=True)
 
     def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
         weights = self.problem.weights.detach().requires_grad_()
         params = self._train(weights, self.problem.num_steps, trace=True)
         call = _bound(self.problem.model, params)
@@ -47,6 +52,7 @@ class TorchOpt:
         return float(output), gradient.cpu().numpy()
 
     def stored_bytes(self) -> None:
+        """See ``Contender.stored_bytes``."""
         return None
 
     def _train(self, weights: torch.Tensor, num_steps: int, *, trace: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The two models of the comparison, in plain torch: every torch contender trains these very modules.
+"""The two models of the comparison in plain torch: every torch contender trains these modules.
 
 Imported in the rivals' environments too, so this file knows torch and nothing else. Attention is
 written out, because the fused kernels have no second derivative; nothing is random in a step.
@@ -16,6 +16,7 @@ class Block(nn.Module):
     """A pre-norm transformer block with causal attention."""
 
     def __init__(self, width: int, num_heads: int, length: int) -> None:
+        """See ``Contender.__init__``."""
         super().__init__()
         self.num_heads = num_heads
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -27,6 +28,7 @@ class Block(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return what the class says."""
         batch, length, width = x.shape
         heads = self.attend(self.norm_1(x)).view(batch, length, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
@@ -42,6 +44,7 @@ class GPT(nn.Module):
     def __init__(
         self, vocabulary: int, length: int, width: int, depth: int, num_heads: int
     ) -> None:
+        """See ``Contender.__init__``."""
         super().__init__()
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(length, width)
@@ -56,6 +59,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return what the class says."""
         x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -66,6 +70,7 @@ class Convolution(nn.Sequential):
     """A 3 x 3 convolution, group norm, GELU."""
 
     def __init__(self, num_inputs: int, num_outputs: int) -> None:
+        """See ``Contender.__init__``."""
         convolution = nn.Conv2d(num_inputs, num_outputs, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         super().__init__(convolution, nn.GroupNorm(4, num_outputs), nn.GELU())
@@ -75,6 +80,7 @@ class ResNet9(nn.Module):
     """Maps images (batch, channels, height, width) to logits (batch, 10)."""
 
     def __init__(self, channels: int, width: int) -> None:
+        """See ``Contender.__init__``."""
         super().__init__()
         self.stem = Convolution(channels, width)
         self.down_1 = Convolution(width, 2 * width)
@@ -85,6 +91,7 @@ class ResNet9(nn.Module):
         self.head = nn.Linear(8 * width, 10)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return what the class says."""
         x = F.avg_pool2d(self.down_1(self.stem(images)), 2)
         x = x + self.pair_1(x)
         x = F.avg_pool2d(self.down_2(x), 2)

@@ -65,6 +65,7 @@ class Problem:
 
     @property
     def name(self) -> str:
+        """Name of folder and title."""
         return f"{self.size}-{self.optimizer}-{self.num_steps}"
 
 

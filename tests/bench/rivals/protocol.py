@@ -1,8 +1,8 @@
 """How the driver talks to a contender: one JSON object a line, in and out of a child process.
 
 Imported in the rivals' environments too: the standard library and numpy only, torch where found.
-A contender is an object with ``prepare``, ``warm``, ``plain``, ``forward`` and ``whole``; ``serve`` runs the
-loop. What a contender prints goes to stderr; answers have a descriptor of their own.
+A contender is an object with the methods of ``Contender``; ``serve`` runs the loop. What it prints
+goes to stderr; answers have a descriptor of their own.
 """
 
 import ctypes
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
 
 ANSWERS = 3
 """File descriptor of the answers; ``children.py`` makes it."""
@@ -43,12 +42,15 @@ class Task:
 
     @property
     def content(self) -> dict[str, Any]:
+        """What ``problem.json`` says."""
         return json.loads((self.folder / "problem.json").read_text())
 
     def initial(self) -> dict[str, np.ndarray]:
+        """Return the initial parameters by name."""
         return dict(np.load(self.folder / "initial.npz"))
 
     def data(self) -> dict[str, np.ndarray]:
+        """Return examples, held-out examples and weights."""
         return dict(np.load(self.folder / "data.npz"))
 
 
@@ -89,7 +91,7 @@ def serve(contender: Contender) -> None:
             answer = {"ok": True, **_carry_out(contender, command)}
         except Unable as error:
             answer = {"ok": False, "reason": str(error)}
-        except Exception as error:  # noqa: BLE001 (whatever a rival raises is its row in the table)
+        except Exception as error:
             traceback.print_exc()
             answer = {"ok": False, "reason": f"{type(error).__name__}: {error}"[:300]}
         answers.write(json.dumps(answer) + "\n")

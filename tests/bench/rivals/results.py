@@ -35,6 +35,7 @@ class Row:
     reason: str = ""
 
     def add(self, command: str, turn: int, answer: dict[str, Any]) -> None:
+        """Keep the answer of a round."""
         self.answers.setdefault(command, {})[turn] = answer
 
     def seconds(self, command: str) -> dict[int, float]:

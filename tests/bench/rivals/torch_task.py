@@ -19,6 +19,7 @@ class TorchProblem:
     """
 
     def __init__(self, task: Task, dtype: torch.dtype = torch.float32) -> None:
+        """See ``Contender.__init__``."""
         content, data = task.content, task.data()
         torch.set_num_threads(task.options["threads"])
         self.device = torch.device(task.options["device"])
