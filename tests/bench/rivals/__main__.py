@@ -1,9 +1,9 @@
 """Our engine beside its rivals, on the same problems, in one run.
 
 Question: what does a whole metagradient cost, in plain trainings, in memory and in bytes stored,
-and how far is it from float64? Every contender runs in a child process with its own Python and says how
-long it took; rounds go through all of them, forwards and backwards in turn; medians. A contender
-without an environment is left out, with the reason.
+and how far is it from float64? Every contender runs in a child process with its own Python and
+says how long it took; rounds go through all of them, forwards and backwards in turn; medians. A
+contender without an environment is left out, with the reason.
 
     python -m tests.bench.rivals --steps 36 --bergson-python ~/bergson/bin/python ...
 
@@ -94,7 +94,10 @@ def _compare(problem: Problem, folder: Path, arguments: argparse.Namespace) -> s
     place = folder / problem.name
     write(problem, place)
     told = {name: getattr(arguments, name) for name in ("threads", "device", "precision")}
-    expected = _expected(place, {**told, "precision": "float32"})
+    try:
+        expected, doubt = _expected(place, {**told, "precision": "float32"}), ""
+    except ContenderError as error:
+        expected, doubt = None, f"There are no errors: {error}.\n\n"
     rows: dict[str, Row] = {}
     with _children(arguments, place, told, rows) as children:
         for turn in range(arguments.rounds):
@@ -109,7 +112,9 @@ def _compare(problem: Problem, folder: Path, arguments: argparse.Namespace) -> s
                     _measure(children, rows[label], turn, place)
     title = f"## {problem.name.replace('-', ', ')}"
     about = [f"- {row.label}: {row.about}" for row in rows.values() if row.about]
-    return "\n\n".join([title, table(list(rows.values()), UNIT, expected), "\n".join(about)])
+    return "\n\n".join(
+        [title, doubt + table(list(rows.values()), UNIT, expected), "\n".join(about)]
+    )
 
 
 def _expected(place: Path, told: dict[str, object]) -> np.ndarray:

@@ -201,7 +201,7 @@ def _convolution(params: Params, name: str, x: Any) -> Any:
 
 
 def _convolved(x: Any, kernel: Any) -> Any:
-    """Convolve 3 x 3, same size; on a CPU as a product of patches, where XLA's is 50 times slower."""
+    """Convolve 3 x 3; on a CPU as a product of patches, where XLA's own is 50 times slower."""
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(
             x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

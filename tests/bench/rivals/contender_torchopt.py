@@ -52,8 +52,7 @@ class TorchOpt:
         return float(output), gradient.cpu().numpy()
 
     def stored_bytes(self) -> None:
-        """See ``Contender.stored_bytes``."""
-        return None
+        """See ``Contender.stored_bytes``: its graphs are no states."""
 
     def _train(self, weights: torch.Tensor, num_steps: int, *, trace: bool) -> Any:
         problem = self.problem
