@@ -1,9 +1,9 @@
 """Hidden I/O: rows are written behind the sweep's back, and read ahead of it.
 
-``BackgroundStates`` wraps a store. ``save`` copies the state to host memory (through pinned memory
-from a GPU) and returns; one thread writes the rows in the order in which they were saved and
-deleted. ``prefetch`` starts to read a row that a later ``load`` will want. What is not decided here:
-which rows those are (``announced`` reads it off the schedule, which is data) and how a row is
+``BackgroundStates`` wraps a store. ``save`` copies the state to host memory, pinned if it comes
+from a GPU, and returns; one thread writes the rows in the order in which they were saved and
+deleted. ``prefetch`` starts to read a row that a later ``load`` will want. What is not decided
+here: which rows those are (``announced`` reads it off the schedule, which is data) and how a row is
 written (the store).
 
 At most ``depth`` states wait to be written, and as many are read ahead, so memory is bounded. The

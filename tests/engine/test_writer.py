@@ -25,6 +25,7 @@ class Disk:
         self.gate.set()
 
     def save(self, step, state):
+        """Wait at the gate, fail if broken."""
         self.gate.wait()
         self.log.append(("save", step))
         if step in self.broken:
@@ -32,10 +33,12 @@ class Disk:
         self.rows.save(step, state)
 
     def load(self, step):
+        """Read at any time."""
         self.log.append(("load", step))
         return self.rows.load(step)
 
     def delete(self, step):
+        """Wait at the gate."""
         self.gate.wait()
         self.log.append(("delete", step))
         self.rows.delete(step)
@@ -44,6 +47,7 @@ class Disk:
         return step in self.rows
 
     def steps(self):
+        """List what is there."""
         return self.rows.steps()
 
 
