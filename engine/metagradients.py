@@ -1,6 +1,7 @@
 """The one call that a notebook needs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from engine.schedule import Action, Plan, Tier, kary_schedule, store_all_schedul
 from engine.store import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.vjp import make_vjp
+from engine.writer import BackgroundStates
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def metagradient(  # noqa: PLR0913 (settings by keyword)
         z: Where; the metaparameters' own values by default.
         schedule: ``k-ary`` or ``store-all``; changes cost, never the answer.
         arity: k of the k-ary tree.
-        store: fsspec URL of a folder for the checkpoints; in memory by default. States are
-            deleted as they are consumed, the empty arrays stay.
+        store: fsspec URL of a folder for the checkpoints; in memory by default. They are written
+            and read ahead by threads, and deleted as they are consumed; the empty arrays stay.
         vjp: How a step is reversed, see ``engine.config.VjpMode``; changes cost, and the answer
             by rounding only.
         micro_batch: Examples of a step that are reversed at a time, which bounds the memory; all
@@ -74,6 +76,7 @@ def metagradient(  # noqa: PLR0913 (settings by keyword)
         UndifferentiableError: Before any training, if the step cannot be differentiated twice.
         NonFiniteError: If training or the adjoint diverges; names the step.
         ConfigurationError: If there is no metaparameter, or the schedule is impossible.
+        StoreError: If a checkpoint cannot be written or read back.
 
     Cost:
         With d = ceil(log_k T): at most T d plain steps forward and 3 T for the products, with at
@@ -139,9 +142,9 @@ def metagradients(  # noqa: PLR0913 (settings by keyword)
         check_routine(routine, output, point)
     actions = whole_run(routine.num_steps, plan, first_step=routine.first_step, tier=tier)
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
-    with deterministic():
+    with deterministic(), _states(routine, store) as states:
         sweep = Sweep(state=routine.initial_state(point), vjp=step_vjp)
-        replay(actions, routine, point, {tier: _states(routine, store)}, sweep, output=phi)
+        replay(actions, routine, point, {tier: states}, sweep, output=phi)
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
     several = len(outputs) > 1
@@ -176,8 +179,13 @@ def make_plan(schedule: ScheduleName | str, arity: int = 4, tier: Tier = Tier.ME
     return plan
 
 
-def _states(routine: Routine, store: str | None) -> StateStore:
+@contextmanager
+def _states(routine: Routine, store: str | None) -> Iterator[StateStore]:
+    """Yield where states are kept; those of a store are written and read in the background."""
     if store is None:
-        return MemoryStates()
+        yield MemoryStates()
+        return
     layout = {name: (len(row), row.dtype) for name, row in routine.initial_state().items()}
-    return RowStore.create(store, layout, routine.num_steps + 1, attributes={})
+    rows = RowStore.create(store, layout, routine.num_steps + 1, attributes={})
+    with BackgroundStates(rows) as states:
+        yield states

@@ -20,6 +20,7 @@ from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, 
 from engine.step import StepVjp, initial_vjp, plain_step, step_vjp
 from engine.store import StateStore
 from engine.types import Metaparams, Output, State
+from engine.writer import announced
 
 
 class PerStep(MutableMapping[int, Tensor]):
@@ -97,7 +98,7 @@ def replay(
     """Carry out a schedule.
 
     Args:
-        actions: The schedule. It runs on the CPU side and is consumed one action at a time.
+        actions: The schedule. It runs on the CPU side and is consumed a few actions ahead.
         routine: The run.
         z: Metaparameters, on the routine's device.
         tiers: The states saved so far, in each tier that the schedule names.
@@ -116,7 +117,7 @@ def replay(
         As ``engine.schedule.measure`` counts it: one plain step for each forward step, three for
         each reverse step.
     """
-    for action in actions:
+    for action in announced(actions, tiers):
         match action:
             case Load(step, tier):
                 loaded = tiers[tier].load(step)

@@ -99,6 +99,7 @@ class Visitor(threading.Thread):
     """
 
     def __init__(self, url):
+        """See ``Contender.__init__``."""
         super().__init__(daemon=True)
         self.url, self.seconds, self.done = url, {}, threading.Event()
 

@@ -1,0 +1,129 @@
+"""Our engine, as a notebook calls it; and its float64 reference.
+
+``options["metagradient"]`` are the keyword arguments of ``engine.metagradient``.
+"""
+
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+
+import engine
+from engine.determinism import deterministic
+from engine.metagradients import make_plan
+from engine.oracle import central_difference, train
+from engine.replay import Sweep, replay
+from engine.schedule import Seed, Tier, measure, whole_run
+from engine.store import MemoryStates
+from tests.bench.rivals.models import per_example_loss
+from tests.bench.rivals.protocol import Task, Unable, serve
+from tests.bench.rivals.torch_task import TorchProblem, versions
+
+
+class Ours:
+    """One mode of the engine, or with ``options["reference"]`` the float64 reference."""
+
+    def prepare(self, task: Task) -> dict[str, Any]:
+        """See ``Contender.prepare``."""
+        self.reference = bool(task.options.get("reference"))
+        self.problem = TorchProblem(task, torch.float64 if self.reference else torch.float32)
+        if self.problem.tf32:
+            raise Unable("the engine turns TF32 off, because the last digits depend on it")
+        self.routine, self.places = _routine(self.problem)
+        self.settings = task.options["metagradient"]
+        computes = "exact metagradient, every replayed state bit for bit"
+        return {**versions(), "engine": self.settings, "computes": computes}
+
+    def warm(self) -> None:
+        """See ``Contender.warm``."""
+        if not self.reference:
+            short = replace(self.routine, num_steps=2)
+            engine.metagradient(short, self.problem.output, **self.settings)
+
+    def plain(self) -> None:
+        """See ``Contender.plain``."""
+        train(self.routine)
+
+    def forward(self) -> None:
+        """See ``Contender.forward``."""
+        actions = takewhile(lambda action: not isinstance(action, Seed), self._actions())
+        with deterministic():
+            sweep = Sweep(state=self.routine.initial_state())
+            tiers = {Tier.MEMORY: MemoryStates()}
+            replay(actions, self.routine, self.routine.point(), tiers, sweep)
+
+    def whole(self) -> tuple[float, np.ndarray]:
+        """See ``Contender.whole``."""
+        found = engine.metagradient(self.routine, self.problem.output, **self.settings)
+        if self.reference:
+            self._check(found)
+        return found.output, found["weights"][self.places].cpu().numpy()
+
+    def stored_bytes(self) -> int:
+        """See ``Contender.stored_bytes``."""
+        state = self.routine.initial_state()
+        size = sum(row.numel() * row.element_size() for row in state.values())
+        return sum(measure(self._actions()).peak_saved.values()) * size
+
+    def _actions(self) -> Any:
+        plan = {
+            name: self.settings[name] for name in ("schedule", "arity") if name in self.settings
+        }
+        return whole_run(
+            self.routine.num_steps, make_plan(**plan), first_step=self.routine.first_step
+        )
+
+    def _check(self, found: engine.Metagradient) -> None:
+        """Refuse a reference that two trainings contradict: it shares no product with them."""
+        drawn = torch.Generator().manual_seed(0)
+        weights = found["weights"]
+        direction = torch.randn(len(weights), generator=drawn, dtype=weights.dtype)
+        direction = direction.to(weights.device)
+        expected = central_difference(
+            self.routine, self.problem.output, {"weights": direction}, step_size=1e-6
+        )
+        error = abs(float(weights @ direction) - expected)
+        # For 4 steps of the GPT the two differ by 1e-8 of the norm at this h, and by 100 times more
+        # for an h ten times longer, as truncation does; the rest is room for longer runs.
+        if error > 1e-5 * float(weights.norm()):
+            raise ValueError(f"the float64 reference is off its central difference by {error:.1e}")
+
+
+def _routine(problem: TorchProblem) -> tuple[engine.Routine, torch.Tensor]:
+    """Return the run, and where the examples of the files stand in its weights.
+
+    The engine draws examples in an order of its own. They are laid out so that what it draws for
+    step t is what the files give that step.
+    """
+    settings = dict(problem.optimizer)
+    rate = settings.pop("learning_rate")
+    if settings.pop("name") == "sgd":
+        optimizer = engine.sgd(settings["momentum"], weight_decay=settings["weight_decay"])
+    else:
+        betas = (settings.pop("beta1"), settings.pop("beta2"))
+        optimizer = engine.adamw(betas, **settings)
+
+    def routine(examples: Any, weights: torch.Tensor) -> engine.Routine:
+        return engine.Routine(
+            model=problem.model,
+            loss=per_example_loss,
+            examples=examples,
+            optimizer=optimizer,
+            learning_rate=rate,
+            num_steps=problem.num_steps,
+            batch_size=problem.batch_size,
+            metaparameters={"weights": engine.ExampleWeights(weights)},
+        )
+
+    order = routine(problem.examples, problem.weights).order
+    places = torch.cat([order.batch(step) for step in range(problem.num_steps)])
+    laid_out = [torch.empty_like(column) for column in (*problem.examples, problem.weights)]
+    for column, given in zip(laid_out, (*problem.examples, problem.weights), strict=True):
+        column[places] = given
+    return routine((laid_out[0], laid_out[1]), laid_out[2]), places
+
+
+if __name__ == "__main__":
+    serve(Ours())

@@ -1,0 +1,38 @@
+"""Who takes part. A mode of ours is a set of keyword arguments of ``engine.metagradient``."""
+
+import sys
+
+from tests.bench.rivals.children import Entry
+
+OUR_MODES: dict[str, dict[str, object]] = {
+    "ours, store-all": {"schedule": "store-all"},
+    "ours, k-ary 4": {"schedule": "k-ary", "arity": 4},
+}
+"""A line here is a row of the table."""
+
+UNIT = "plain torch"
+"""The row whose training everybody's time is divided by."""
+
+
+def contenders(bergson: str, jax: str, torchopt: str) -> list[Entry]:
+    """Return all rows, given the Python of each rival's environment; empty for none."""
+    ours = [
+        Entry(label, "contender_ours", sys.executable, {"metagradient": settings})
+        for label, settings in OUR_MODES.items()
+    ]
+    return [
+        Entry(UNIT, "contender_plain", sys.executable),
+        Entry("plain torch, compiled", "contender_plain", sys.executable, {"compile": True}),
+        *ours,
+        Entry("bergson, all", "contender_bergson", bergson, {"save_mode": "all"}),
+        Entry("bergson, sqrt", "contender_bergson", bergson, {"save_mode": "sqrt"}),
+        Entry("torchopt, unrolled", "contender_torchopt", torchopt),
+        Entry("jax, sqrt segments", "contender_jax", jax),
+        Entry("jax, nested", "contender_jax", jax, {"remat_steps": True}),
+    ]
+
+
+def reference() -> Entry:
+    """Return the float64 reference, which checks itself against a central difference."""
+    options = {"reference": True, "metagradient": {"schedule": "store-all"}}
+    return Entry("float64 reference", "contender_ours", sys.executable, options)
