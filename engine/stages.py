@@ -100,7 +100,7 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
 
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0."""
-    return _run_stage(
+    return run_stage(
         "initial",
         recipe,
         store,
@@ -132,7 +132,7 @@ def train_segment(
         losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
         return sweep.state, {"losses": losses}
 
-    return _run_stage(
+    return run_stage(
         "train", recipe, store, {"segment": segment, "value": value, "start": start}, compute
     )
 
@@ -153,7 +153,7 @@ def replay_segment(
 
     inputs = {"segment": segment, "value": value, "start": start}
     num_rows = segment.stop - segment.start
-    return _run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
+    return run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
 
 
 def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
@@ -165,7 +165,7 @@ def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
         output, adjoint = seed_adjoint(routine, state, problem.output)
         return adjoint, {"output": float(output)}
 
-    return _run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
+    return run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
 
 
 def reverse_segment(  # noqa: PLR0913 (what a stage reads)
@@ -223,7 +223,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         "start": start,
         "adjoint": adjoint,
     }
-    return _run_stage("reverse", recipe, store, inputs, compute)
+    return run_stage("reverse", recipe, store, inputs, compute)
 
 
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
@@ -243,7 +243,7 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
         }
 
     inputs = {"outer_step": outer_step, "value": value, "gradient": gradient}
-    return _run_stage("update", recipe, store, inputs, compute)
+    return run_stage("update", recipe, store, inputs, compute)
 
 
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
@@ -260,7 +260,7 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
             )
         return {}, scores
 
-    return _run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+    return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
 
 
 def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, Any]) -> Ref | None:
@@ -367,10 +367,11 @@ def engine_version() -> str:
 _READERS = {
     *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
     *("overview.py", "quantities.py", "recipes.py", "report.py", "runs.py"),
+    *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
 }
 
 
-def _run_stage(
+def run_stage(
     stage: str,
     recipe: DescentRecipe,
     store: str,
@@ -379,6 +380,16 @@ def _run_stage(
     *,
     num_rows: int = 1,
 ) -> Ref:
+    """Commit what ``compute`` makes of the recipe's problem, unless it is committed already.
+
+    Args:
+        stage: Kind of stage.
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        inputs: What else shapes the result.
+        compute: Returns vectors by name, or several such rows, and numbers for the record.
+        num_rows: How many rows it makes.
+    """
     key = stage_key(stage, recipe, inputs)
     found = find(stage, key, store)
     if found is not None:
