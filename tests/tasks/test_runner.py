@@ -5,7 +5,7 @@ import torch
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from engine import stages
+from engine import commits, stages
 from engine.errors import MemoryExhaustedError, NonFiniteError
 from flows.descent import descent
 from tasks import training
@@ -44,8 +44,8 @@ def test_stage_may_be_handed_in_before_what_it_reads(tmp_path):
 
     (final, scores), counts = chain(recipe, store, on_a_thread())
 
-    assert stages.read_rows(store, final)["params"].isfinite().all()
-    assert stages.read_scalars(store, scores).keys() == {"objective", "validation", "test"}
+    assert commits.read_rows(store, final)["params"].isfinite().all()
+    assert commits.read_scalars(store, scores).keys() == {"objective", "validation", "test"}
     assert counts.total == 5
 
 
