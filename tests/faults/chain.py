@@ -48,9 +48,7 @@ def run(store, call=at_once):
     made = [value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
     for part, start in reversed(list(zip(parts, borders, strict=False))):
         if part.start >= stages.first_step(tiny):
-            made.append(
-                call(stages.reverse_segment, tiny, store, part, value, start, made[-1])
-            )
+            made.append(call(stages.reverse_segment, tiny, store, part, value, start, made[-1]))
     made.append(call(stages.update, tiny, store, 0, value, made[-1]))
     made.append(call(stages.evaluate, tiny, store, value, borders[-1]))
     return made
@@ -63,9 +61,7 @@ def name_of(refs):
 
 def content(store, refs):
     """Return every number that a run made: rows and scalars of each stage, read from the store."""
-    rows = [
-        {} if ref.stage == "evaluate" else commits.read_rows(str(store), ref) for ref in refs
-    ]
+    rows = [{} if ref.stage == "evaluate" else commits.read_rows(str(store), ref) for ref in refs]
     return rows, [commits.read_scalars(str(store), ref) for ref in refs]
 
 
@@ -128,5 +124,3 @@ def counted():
         yield computed
     finally:
         commits._attempt = attempt
-
-
