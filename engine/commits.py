@@ -121,6 +121,7 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
         "environment": run_environment(recipe),
         "engine": engine_version(),
     }
+    record["digest"] = digest(record)
     with store_errors(store):
         _commit(lease, ref, record)
     logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
@@ -160,7 +161,7 @@ def find(stage: str, key: str, store: str) -> Ref | None:
     """
     folder = _folder(store, stage, key)
     try:
-        record = read_record(join(folder, "record.json"))
+        record = _intact(folder)
         ref = Ref.model_validate(record["ref"])
         fingerprints = _fingerprints(_rows_folder(folder, record))
         content = _content(fingerprints, record["scalars"])
@@ -200,7 +201,7 @@ def rows_url(store: str, ref: Ref) -> str:
         StoreError: If the stage is not committed, or its record is damaged.
     """
     folder = _folder(store, ref.stage, ref.key)
-    record = read_record(join(folder, "record.json"))
+    record = _intact(folder)
     try:
         return _rows_folder(folder, record)
     except (KeyError, ValueError, TypeError) as error:
@@ -222,8 +223,12 @@ def read_rows(store: str, ref: Ref, device: torch.device | None = None) -> State
 
 
 def read_scalars(store: str, ref: Ref) -> dict[str, Any]:
-    """Return the numbers that a stage recorded."""
-    return read_record(join(_folder(store, ref.stage, ref.key), "record.json"))["scalars"]
+    """Return the numbers that a stage recorded.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged.
+    """
+    return _intact(_folder(store, ref.stage, ref.key))["scalars"]
 
 
 def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
@@ -236,7 +241,7 @@ def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
     """
     chain = [ref]
     while True:
-        record = read_record(join(_folder(store, chain[-1].stage, chain[-1].key), "record.json"))
+        record = _intact(_folder(store, chain[-1].stage, chain[-1].key))
         before = record["inputs"].get(upstream)
         if before is None or before["stage"] != ref.stage:
             return chain
@@ -274,6 +279,20 @@ def _fingerprints(folder: str) -> list[dict[str, str]]:
     except CheckpointMissingError:
         return []
     return [state_fingerprint(rows.load(number)) for number in rows.steps()]
+
+
+def _intact(folder: str) -> dict[str, Any]:
+    """Return what commits a stage, if every value is the one that was committed."""
+    url = join(folder, "record.json")
+    record = read_record(url)
+    expected = record.get("digest")
+    found = digest({name: value for name, value in record.items() if name != "digest"})
+    if found != expected:
+        raise CheckpointCorruptError(
+            f"The record at {url} is damaged: it has the digest {found}, and {expected} was "
+            "committed. Run the stage again."
+        )
+    return record
 
 
 def _record(folder: str) -> dict[str, Any] | None:

@@ -40,6 +40,10 @@ _RENEWALS = 6
 """Renewals within that time: several may fail before anybody else takes over."""
 
 
+_ended: set[str] = set()
+"""Nonces of leases that this process has given up; the store may have been away just then."""
+
+
 class Lease:
     """A token that is held; a context manager that gives it up, whatever happens.
 
@@ -66,6 +70,7 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self._done.set()
+        _ended.add(self.nonce)
         self._thread.join(timeout=5)  # it may hang in a store that is away
         # So that whoever comes next need not wait. A store that is away says nothing now either.
         with suppress(Exception):
@@ -120,7 +125,7 @@ def acquire(folder: str, is_finished: Callable[[], bool]) -> Lease | None:
         silent = time.monotonic() - since
         if token == 0 or _is_over(content) or silent > TTL_SECONDS:
             if token and not (content or {}).get("released"):
-                logger.warning("Attempt %d of %s is given up: its owner died.", token, folder)
+                logger.warning("Attempt %d of %s is given up: its owner has ended.", token, folder)
             url = _lease_url(folder, token + 1)
             created = create_record(url, _content(nonce, 0, False))
             # A store whose answer was lost is asked again by its driver, and finds our own file.
@@ -158,7 +163,7 @@ def _is_over(content: dict[str, Any] | None) -> bool:
     """Whether the owner has given up the lease, or is a dead process of this machine."""
     if content is None:
         return False
-    if content.get("released"):
+    if content.get("released") or content.get("nonce") in _ended:
         return True
     owner = content.get("owner") or {}
     if owner.get("machine") != _this_process()["machine"]:
