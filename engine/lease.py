@@ -40,6 +40,9 @@ _RENEWALS = 6
 """Renewals within that time: several may fail before anybody else takes over."""
 
 
+_LONGEST_PAUSE = 2.0
+"""Seconds between two looks at a stage that somebody else is at work on."""
+
 _ended: set[str] = set()
 """Nonces of leases that this process has given up; the store may have been away just then."""
 
@@ -135,7 +138,7 @@ def acquire(folder: str, is_finished: Callable[[], bool]) -> Lease | None:
         if is_finished():
             return None
         time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(2 * pause, 2.0)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def newest_token(folder: str) -> int:

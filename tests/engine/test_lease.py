@@ -27,6 +27,7 @@ def folder(request, tmp_path):
 def impatient(monkeypatch):
     """Owners are given up after a moment."""
     monkeypatch.setattr(lease, "TTL_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "_LONGEST_PAUSE", 0.1)
 
 
 def never():
@@ -139,3 +140,19 @@ def test_created_lease_whose_answer_was_lost_is_ones_own(tmp_path, monkeypatch):
 
     assert isinstance(acquire(str(tmp_path), lambda: pytest.fail("waits for itself")), Lease)
     assert newest_token(str(tmp_path)) == 1
+
+
+def test_lease_that_could_not_be_given_up_does_not_block_its_own_process(tmp_path, monkeypatch):
+    """The store was away at the end of an attempt; the retry a second later must not wait."""
+
+    def away(*arguments, **options):
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "write_record", away)
+        with acquire(str(tmp_path), never):
+            pass
+
+    taken = acquire(str(tmp_path), lambda: pytest.fail("waits for a lease that has ended"))
+
+    assert taken.token == 2

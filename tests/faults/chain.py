@@ -1,4 +1,4 @@
-"""A small metagradient descent as a chain of stages, without Prefect: what the store's faults hit."""
+"""A small metagradient descent as a chain of stages, without Prefect: what these faults hit."""
 
 import json
 import logging
