@@ -38,7 +38,9 @@ def main() -> None:
     """Measure, print the tables, and write them to a record if asked."""
     arguments = _arguments()
     problems = [
-        Problem(size, optimizer, 4 if arguments.quick else arguments.steps)
+        Problem(size, optimizer, 4, batch_size=4)
+        if arguments.quick
+        else Problem(size, optimizer, arguments.steps)
         for size in arguments.problem or ("gpt", "resnet")
         for optimizer in arguments.optimizer or (OWN_OPTIMIZER[size],)
     ]
@@ -67,7 +69,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", action="append", help="part of a label; the unit is always there")
-    parser.add_argument("--quick", action="store_true", help="T = 4, one round: does it work?")
+    parser.add_argument(
+        "--quick", action="store_true", help="T = 4, batches of 4, one round: do they agree?"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--precision", type=_precision, default="float32", help="float32 or tf32, never mixed"

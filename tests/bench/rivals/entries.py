@@ -6,6 +6,7 @@ from tests.bench.rivals.children import Entry
 
 OUR_MODES: dict[str, dict[str, object]] = {
     "ours, store-all": {"schedule": "store-all"},
+    "ours, store-all, compiled": {"schedule": "store-all", "vjp": "compiled"},
     "ours, k-ary 4": {"schedule": "k-ary", "arity": 4},
 }
 """A line here is a row of the table."""

@@ -56,12 +56,17 @@ NUM_HELD_OUT = 64
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: a size of ``SIZES``, an optimizer of ``OPTIMIZERS``, T and the seed."""
+    """What is trained: a size of ``SIZES``, an optimizer of ``OPTIMIZERS``, T and the seed.
+
+    Attributes:
+        batch_size: Instead of that of the size, if not 0.
+    """
 
     size: str
     optimizer: str
     num_steps: int
     seed: int = 0
+    batch_size: int = 0
 
     @property
     def name(self) -> str:
@@ -76,13 +81,14 @@ def write(problem: Problem, folder: Path) -> None:
     contenders can be given. Weights are drawn around 1, so that a forgotten weight shows.
     """
     size = SIZES[problem.size]
+    batch_size = problem.batch_size or size["batch_size"]
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(problem.seed)
     model = build(size["model"])
     initial = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     np.savez(folder / "initial.npz", **initial)
     drawn = np.random.default_rng(problem.seed)
-    count = problem.num_steps * size["batch_size"]
+    count = problem.num_steps * batch_size
     make = _text if size["model"]["kind"] == "gpt" else _images
     inputs, labels = make(drawn, size, count + NUM_HELD_OUT)
     np.savez(
@@ -96,7 +102,7 @@ def write(problem: Problem, folder: Path) -> None:
     content = {
         "name": problem.name,
         "model": size["model"],
-        "batch_size": size["batch_size"],
+        "batch_size": batch_size,
         "num_steps": problem.num_steps,
         "optimizer": {"name": problem.optimizer, **OPTIMIZERS[problem.optimizer]},
         "num_parameters": sum(array.size for array in initial.values()),
