@@ -386,6 +386,11 @@ class DescentRecipe(Settings):
         return self
 
     @property
+    def descent(self) -> "DescentRecipe":
+        """The recipe that stages are given: itself, or that of a kind with more settings."""
+        return self
+
+    @property
     def injection_step(self) -> int:
         """Step k of Algorithm 1, with its default filled in."""
         chosen = self.metaparameters.injection_step

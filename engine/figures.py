@@ -54,12 +54,13 @@ def figures(record: RunRecord, curves: Curves) -> dict[str, bytes]:
         "metaparameters": _DRAWINGS[record.recipe.metaparameters.name](record, curves),
         "training": _draw_training(record, curves),
     }
-    return {name: _png(figure) for name, figure in drawn.items()}
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
-def _new_figure(
+def new_figure(
     height: float, rows: int = 1
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    """Return a figure as wide as the page, and its axes, one below the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -71,7 +72,8 @@ def _new_figure(
     return figure, all_axes
 
 
-def _png(figure: "matplotlib.figure.Figure") -> bytes:
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    """Return a figure as a PNG image, sharp on screens of twice the usual resolution."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * 96, metadata={"Software": None})
     return buffer.getvalue()
@@ -99,7 +101,7 @@ def _scale(axes: "matplotlib.axes.Axes", values: list[float], *, log: bool = Fal
 
 
 def _draw_losses(record: RunRecord) -> "matplotlib.figure.Figure":
-    figure, (axes,) = _new_figure(3.4)
+    figure, (axes,) = new_figure(3.4)
     steps = [iterate.outer_step for iterate in record.iterates]
     everything = []
     for split, (colour, marker) in SPLITS.items():
@@ -115,7 +117,7 @@ def _draw_losses(record: RunRecord) -> "matplotlib.figure.Figure":
 
 
 def _draw_values(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
-    figure, (axes,) = _new_figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     value = curves.value.to(torch.float64)
     groups = {"examples": (value, BLUE)}
     if curves.corrupted.any():
@@ -156,7 +158,7 @@ def _draw_counts(axes: "matplotlib.axes.Axes", groups: dict[str, tuple[Tensor, s
 
 
 def _draw_rates(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
-    figure, (axes,) = _new_figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     num_steps = record.recipe.training.num_steps
     everything = []
     for (label, colour), points in zip(
@@ -179,7 +181,7 @@ def _draw_rates(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure"
 
 def _draw_shares(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     """Draw the share of each group in the mixture, before and after."""
-    figure, (axes,) = _new_figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     series = list(zip(_series(record), (curves.initial_value, curves.value), strict=False))
     width = 0.8 / len(series)
     for position, ((label, colour), logits) in enumerate(series):
@@ -245,7 +247,7 @@ def _draw_inputs(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure
 
 
 def _draw_parameters(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
-    figure, (axes,) = _new_figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     change = (curves.value - curves.initial_value).to(torch.float64)
     axes.hist(change.numpy(), bins=40, color=BLUE)
     axes.set_yscale("log")
@@ -265,7 +267,7 @@ _DRAWINGS: dict[MetaparameterName, Callable[[RunRecord, Curves], "matplotlib.fig
 
 
 def _draw_training(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
-    figure, (above, below) = _new_figure(4.8, rows=2)
+    figure, (above, below) = new_figure(4.8, rows=2)
     below.sharex(above)
     everything = []
     for (label, colour), losses in zip(

@@ -106,8 +106,7 @@ def metasmoothness(
     Args:
         routine: The run, with at least one metaparameter of any kind.
         output: phi, for Definition 1.
-        settings: Number and kind of directions, and the step h; by default four directions by
-            group if groups are given, else by example, and h = 0.05.
+        settings: Number and kind of directions, and the step h; see ``SmoothnessConfig``.
         groups: Group of each example, for directions by group.
         z: Where; the routine's own point by default.
         trainer: Trains at all points, for instance batched; one after the other by default.
@@ -119,9 +118,7 @@ def metasmoothness(
     Cost:
         1 + 2 x ``settings.directions`` trainings.
     """
-    if settings is None:
-        by = DirectionKind.EXAMPLE if groups is None else DirectionKind.GROUP
-        settings = SmoothnessConfig(by=by)
+    settings = settings or SmoothnessConfig()
     step = settings.step
     point = routine.point() if z is None else z
     points = [point]
@@ -152,8 +149,10 @@ def draw_direction(
     Raises:
         ConfigurationError: If directions by group are asked for, and z has no such groups.
     """
-    drawn = generator(settings.seed, "direction", settings.by.value, index)
-    match settings.by:
+    fitting = DirectionKind.GROUP if _have_groups(z, groups) else DirectionKind.EXAMPLE
+    by = settings.by or fitting
+    drawn = generator(settings.seed, "direction", by.value, index)
+    match by:
         case DirectionKind.EXAMPLE:
             return {name: _normal(tuple(t.shape), drawn).to(t) for name, t in z.items()}
         case DirectionKind.GROUP:
@@ -266,6 +265,10 @@ def _with_spread(score: Score, digits: int | None = None) -> str:
         return f"{value:.3g}" if digits is None else f"{value:.{digits}f}"
 
     return number(score.mean) + ("" if score.spread is None else f" +- {number(score.spread)}")
+
+
+def _have_groups(z: Metaparams, groups: Tensor | None) -> bool:
+    return groups is not None and all(t.ndim and t.shape[0] == len(groups) for t in z.values())
 
 
 def _normal(shape: tuple[int, ...], drawn: torch.Generator) -> Tensor:

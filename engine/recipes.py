@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 import engine
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
+from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
@@ -25,7 +26,11 @@ Recipe = DescentRecipe
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-KINDS: dict[str, type[Recipe]] = {"descent": DescentRecipe}
+KINDS: dict[str, type[Recipe]] = {
+    "descent": DescentRecipe,
+    "metasmoothness": MetasmoothnessRecipe,
+    "smooth-search": SmoothSearchRecipe,
+}
 """Kind to the model that validates it."""
 
 
@@ -106,6 +111,29 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     content = recipe.model_dump(mode="json")
     content["training"]["seed"] = seed
     return validate_recipe(content, f"Seed {seed}")
+
+
+def to_measure(
+    recipe: Recipe, settings: dict[str, Any], changes: list[str]
+) -> MetasmoothnessRecipe:
+    """Return the recipe that measures the metasmoothness of a descent's or another's training.
+
+    Args:
+        recipe: Any recipe that trains.
+        settings: Settings of ``smoothness`` in place of the recipe's own.
+        changes: Assignments ``smoothness.key=value``.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
+    content["kind"] = "metasmoothness"
+    content["smoothness"] = content.get("smoothness", {}) | settings
+    for change in changes:
+        _assign(content, change)
+    made = validate_recipe(content, f"The measurement of {recipe.name}")
+    assert isinstance(made, MetasmoothnessRecipe)  # by its kind
+    return made
 
 
 def read_seeds(text: str) -> list[int]:

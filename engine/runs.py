@@ -15,6 +15,7 @@ from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
 from engine.location import join, list_folders
+from engine.recipes import validate_recipe
 from engine.records import read_record, write_record
 
 Scores = dict[str, float]
@@ -149,7 +150,7 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
 def read_recipe(store: str, run: str) -> DescentRecipe:
     """Read the settings of a run, finished or not."""
     record = read_record(join(run_folder(store, run), "recipe.json"))
-    return DescentRecipe.model_validate(record)
+    return validate_recipe(record, f"The recipe of run {run}")
 
 
 def find_run(store: str, run: str) -> str:

@@ -6,18 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config import (
-    DataConfig,
-    DescentRecipe,
-    MetaparametersConfig,
-    OptimizerConfig,
-    OuterConfig,
-    OuterUpdate,
-    ReplayConfig,
-    TrainingConfig,
-)
-from engine.menu import ModelConfig
-from engine.settings import Settings
+from engine.config import DescentRecipe, OuterConfig, OuterUpdate
+from engine.settings import Settings, digest
 
 
 class DirectionKind(StrEnum):
@@ -42,8 +32,9 @@ class SmoothnessConfig(Settings):
     step: Annotated[float, Field(gt=0)] = 0.05
     """h: the trainings are at z, z + h v and z + 2 h v."""
 
-    by: DirectionKind = DirectionKind.GROUP
-    """Kind of direction. Directions by example measure noise for any routine with many examples."""
+    by: DirectionKind | None = None
+    """Kind of direction; empty means by group (class) where z has one number for each example,
+    else by example. Directions by example are mostly noise where examples are many."""
 
     landscape: Annotated[int, Field(ge=0)] = 6
     """More trainings along the first direction, for the figure."""
@@ -52,56 +43,24 @@ class SmoothnessConfig(Settings):
     """Seeds the directions."""
 
 
-class SmoothRecipe(Settings):
-    """What recipes about smoothness have in common: the training, as a descent has it."""
+class MetasmoothnessRecipe(DescentRecipe):
+    """Metasmoothness of one routine, which is set up as for a descent."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Name in run names and reports: lower-case letters, digits and hyphens."""
-
-    description: str = ""
-    """One sentence for people."""
-
-    data: DataConfig = DataConfig()
-    """Examples and splits."""
-
-    model: ModelConfig = ModelConfig()
-    """Model."""
-
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Inner optimizer."""
-
-    training: TrainingConfig = TrainingConfig()
-    """Inner run."""
-
-    metaparameters: MetaparametersConfig = MetaparametersConfig()
-    """What is perturbed."""
+    kind: Literal["metasmoothness"] = "metasmoothness"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Which flow runs this recipe."""
 
     outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
-    """Outer descent, for the recipe that a search writes; nothing else reads it."""
-
-    replay: ReplayConfig = ReplayConfig()
-    """The size of the stages."""
+    """Outer descent of the recipe that a search writes; measuring does not read it."""
 
     smoothness: SmoothnessConfig = SmoothnessConfig()
     """How metasmoothness is measured."""
 
     @property
     def descent(self) -> DescentRecipe:
-        """The recipe of a descent with the same training."""
-        shared = self.model_dump(include=set(DescentRecipe.model_fields) - {"kind"})
-        return DescentRecipe.model_validate(shared)
-
-    @model_validator(mode="after")
-    def _trains(self) -> "SmoothRecipe":
-        _ = self.descent  # refuses what does not fit together
-        return self
-
-
-class MetasmoothnessRecipe(SmoothRecipe):
-    """Metasmoothness of one routine."""
-
-    kind: Literal["metasmoothness"] = "metasmoothness"
-    """Which flow runs this recipe."""
+        """The recipe of a descent with the same training, under the name of this measurement."""
+        return descent_of(
+            self, f"{self.name}-{digest(self.smoothness.model_dump(mode='json'))[:4]}"
+        )
 
 
 class SearchConfig(Settings):
@@ -122,11 +81,17 @@ class SearchConfig(Settings):
     the lowest."""
 
 
-class SmoothSearchRecipe(SmoothRecipe):
+class SmoothSearchRecipe(DescentRecipe):
     """A search over the design menu, from the settings of this recipe."""
 
-    kind: Literal["smooth-search"] = "smooth-search"
+    kind: Literal["smooth-search"] = "smooth-search"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
+
+    outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
+    """Outer descent of the recipe that is written."""
+
+    smoothness: SmoothnessConfig = SmoothnessConfig(landscape=0)
+    """How metasmoothness is measured."""
 
     search: SearchConfig = SearchConfig()
     """What to try."""
@@ -142,6 +107,18 @@ class SmoothSearchRecipe(SmoothRecipe):
         nominal = self.training.learning_rate
         return self.search.learning_rates or [factor * nominal for factor in (0.5, 1, 2, 4, 8)]
 
+    @property
+    def descent(self) -> DescentRecipe:
+        """The recipe of a descent with the unchanged training, under the name of this search."""
+        settings = self.model_dump(mode="json", include={"smoothness", "search"})
+        return descent_of(self, f"{self.name}-{digest(settings)[:4]}")
+
+    def measurement(self, descent: DescentRecipe) -> MetasmoothnessRecipe:
+        """Return the recipe that measures a routine."""
+        shared = descent.model_dump(mode="json", exclude={"kind"})
+        smoothness = self.smoothness.model_dump(mode="json")
+        return MetasmoothnessRecipe.model_validate({**shared, "smoothness": smoothness})
+
     def routines(self) -> dict[str, DescentRecipe]:
         """Return the routines to try by a name that says what is changed, the unchanged first.
 
@@ -150,15 +127,21 @@ class SmoothSearchRecipe(SmoothRecipe):
         """
         combinations = itertools.product(*self.search.grid.values())
         grid = [dict(zip(self.search.grid, values, strict=True)) for values in combinations]
-        base = self.descent.model_dump(mode="json")
-        found: dict[str, DescentRecipe] = {"baseline": self.descent}
+        unchanged = descent_of(self, self.name)
+        base = unchanged.model_dump(mode="json")
+        found: dict[str, DescentRecipe] = {"baseline": unchanged}
         for changes in [*grid, *self.search.candidates]:
             recipe = DescentRecipe.model_validate(_changed(base, changes))
             if recipe not in found.values():
-                found[
-                    ", ".join(f"{key.split('.')[-1]} {value}" for key, value in changes.items())
-                ] = recipe
+                words = [f"{key.split('.')[-1]} {value}" for key, value in changes.items()]
+                found[", ".join(words)] = recipe
         return found
+
+
+def descent_of(recipe: DescentRecipe, name: str) -> DescentRecipe:
+    """Return the recipe of a descent with the same training, data and cost, by another name."""
+    shared = recipe.model_dump(mode="json", include=set(DescentRecipe.model_fields) - {"kind"})
+    return DescentRecipe.model_validate({**shared, "name": name})
 
 
 def at_rate(recipe: DescentRecipe, learning_rate: float) -> DescentRecipe:

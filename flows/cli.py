@@ -23,6 +23,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from engine.recipes import Recipe
     from engine.runs import RunRecord
+    from engine.smooth_search import SearchRecord
+    from engine.smoothness_runs import SmoothnessRecord
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -104,6 +106,41 @@ def run(  # noqa: PLR0913 (the options of one command)
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, seeds, as_json=as_json, debug=debug)
+
+
+@app.command()
+def smoothness(  # noqa: PLR0913 (the options of one command)
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+    ] = "digits-selection",
+    directions: Annotated[
+        int | None, typer.Option(help="Random directions; two trainings each.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="h: how far z is moved.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Kind of direction: example, group or coordinate.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how smoothly the training of a recipe answers to changes of its set-up."""
+
+    def load(place: str) -> "Recipe":
+        del place
+        from engine.recipes import load_recipe, to_measure
+
+        given = {"directions": directions, "step": step, "by": by}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        own = [change for change in changes or [] if not change.startswith("smoothness.")]
+        more = [change for change in changes or [] if change.startswith("smoothness.")]
+        return to_measure(load_recipe(recipe, own), chosen, more)
+
+    _run(load, store, as_json=as_json, debug=debug)
 
 
 @app.command()
@@ -230,6 +267,7 @@ def _run(
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
         from engine.allocator import keep_freed_memory
+        from engine.errors import ConfigurationError
         from engine.location import absolute
         from engine.recipes import read_seeds
         from engine.stages import prepare
@@ -238,7 +276,7 @@ def _run(
         place = absolute(store)
         recipe = load(place)
         # What is refused is refused here, in one message, before a flow starts.
-        prepare(recipe, place)
+        prepare(recipe.descent, place)
         from flows.registry import FLOWS, REPLICAS
 
         chosen = None if seeds is None else read_seeds(seeds)
@@ -246,6 +284,11 @@ def _run(
             if chosen is None:
                 records = [FLOWS[recipe.kind](recipe, place)]
             else:
+                if recipe.kind not in REPLICAS:
+                    raise ConfigurationError(
+                        f"--seeds {seeds}: a recipe of kind {recipe.kind} is run for one seed. Use "
+                        "--set training.seed=N."
+                    )
                 records = REPLICAS[recipe.kind](recipe, chosen, place)
         contents = [_tell(record, place, as_json) for record in records]
         if as_json:
@@ -253,11 +296,20 @@ def _run(
             typer.echo(json.dumps(contents[0] if chosen is None else many))
 
 
-def _tell(record: "RunRecord", place: str, as_json: bool) -> dict[str, Any]:
+def _tell(
+    record: "RunRecord | SmoothnessRecord | SearchRecord", place: str, as_json: bool
+) -> dict[str, Any]:
     """Say what came of a run, and return it as the JSON object of ``--json``."""
     from engine.conclusion import report_url
     from engine.report import summary
+    from engine.runs import RunRecord
 
+    if not isinstance(record, RunRecord):
+        content = record.content(place)
+        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
+        for line in lines:
+            _say(line, as_json)
+        return content
     for line in summary(record):
         _say(line, as_json)
     report = report_url(place, record.run)

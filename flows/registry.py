@@ -6,9 +6,15 @@ from prefect import Flow
 
 from flows.clean import clean
 from flows.descent import descent
+from flows.metasmoothness import metasmoothness
 from flows.replicas import replicas
+from flows.smooth_search import smooth_search
 
-FLOWS: dict[str, Flow[..., Any]] = {"descent": descent}
+FLOWS: dict[str, Flow[..., Any]] = {
+    "descent": descent,
+    "metasmoothness": metasmoothness,
+    "smooth-search": smooth_search,
+}
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 
 HOUSEKEEPING: dict[str, Flow[..., Any]] = {"clean": clean}

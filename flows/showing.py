@@ -9,10 +9,12 @@ from rich.table import Table
 
 from engine.conclusion import report_url
 from engine.housekeeping import CleanReport
+from engine.location import join
 from engine.overview import RunOverview, Standing, list_overviews, overview
 from engine.quantities import write_duration
+from engine.records import read_record
 from engine.report import summary
-from engine.runs import RunRecord, find_run, read_run
+from engine.runs import RunRecord, find_run, read_recipe, read_run, run_folder
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -36,7 +38,12 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     """Show a run: what it did so far, its stages, and how to go on."""
     name = find_run(store, run)
     view = overview(store, name)
-    record = read_run(store, name) if view.standing is Standing.FINISHED else None
+    finished = view.standing is Standing.FINISHED
+    kind = read_recipe(store, name).kind if finished else "descent"
+    if finished and kind != "descent":
+        _show_other(store, name, view, as_json=as_json)
+        return
+    record = read_run(store, name) if finished else None
     if as_json:
         found = record.model_dump(mode="json") if record else {"run": name}
         work = view.model_dump(mode="json", exclude={"run", "recipe"})
@@ -57,6 +64,20 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     for line in summary(record):
         console.print(line, highlight=False)
     console.print(f"Report: {report_url(store, name)}", highlight=False, soft_wrap=True)
+
+
+def _show_other(store: str, run: str, view: RunOverview, *, as_json: bool) -> None:
+    """Show a finished run of a kind that has no iterates, by its own sentences."""
+    record = read_record(join(run_folder(store, run), "run.json"))
+    if as_json:
+        work = view.model_dump(mode="json", exclude={"run", "recipe"})
+        typer.echo(json.dumps({**record, "standing": work.pop("standing"), "work": work}))
+        return
+    console = Console()
+    console.print(_stages(view))
+    console.print(_totals(view), highlight=False)
+    for line in [*record["summary"], f"Report: {report_url(store, run)}"]:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_clean(report: CleanReport, *, as_json: bool) -> None:

@@ -13,7 +13,8 @@ from engine.stages import Segment
 from tasks.policy import StagePolicy, is_transient
 
 
-def _options(stage: str) -> dict[str, Any]:
+def stage_options(stage: str) -> dict[str, Any]:
+    """Return the options of a task that carries out a stage."""
     return {
         "cache_policy": StagePolicy(stage=stage),
         "persist_result": True,
@@ -36,13 +37,13 @@ def check(recipe: DescentRecipe, store: str) -> None:
     begin_run(recipe, store)
 
 
-@task(**_options("initial"))
+@task(**stage_options("initial"))
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0; see ``engine.stages.initial_value``."""
     return stages.initial_value(recipe, store)
 
 
-@task(**_options("train"))
+@task(**stage_options("train"))
 def train_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
@@ -50,13 +51,13 @@ def train_segment(
     return stages.train_segment(recipe, store, segment, value, start)
 
 
-@task(**_options("seed"))
+@task(**stage_options("seed"))
 def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Seed the adjoint at the end of the run; see ``engine.stages.seed``."""
     return stages.seed(recipe, store, value, final)
 
 
-@task(**_options("replay"))
+@task(**stage_options("replay"))
 def replay_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
@@ -64,7 +65,7 @@ def replay_segment(
     return stages.replay_segment(recipe, store, segment, value, start)
 
 
-@task(**_options("reverse"))
+@task(**stage_options("reverse"))
 def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     recipe: DescentRecipe,
     store: str,
@@ -81,13 +82,13 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     )
 
 
-@task(**_options("update"))
+@task(**stage_options("update"))
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
     """Move the metaparameters; see ``engine.stages.update``."""
     return stages.update(recipe, store, outer_step, value, gradient)
 
 
-@task(**_options("evaluate"))
+@task(**stage_options("evaluate"))
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Score a trained model on the held-out splits; see ``engine.stages.evaluate``."""
     return stages.evaluate(recipe, store, value, final)

@@ -1,0 +1,285 @@
+"""The end of a search over the design menu: table, figure, Pareto set and the chosen recipe."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from engine.config import DescentRecipe
+from engine.errors import NonFiniteError
+from engine.location import join
+from engine.records import write_bytes, write_record
+from engine.runs import run_folder, run_name
+from engine.settings import Settings
+from engine.smooth_recipes import SmoothSearchRecipe, descent_of
+from engine.smoothness_figures import Point, draw_search
+from engine.smoothness_runs import REPORT, SmoothnessRecord, write_page
+
+FIGURE, CHOSEN = "search.png", "chosen.yaml"
+"""Files in the run's folder."""
+
+
+class Measured(Settings):
+    """A routine at one learning rate."""
+
+    learning_rate: float
+    """The rate."""
+
+    validation: float
+    """Validation loss of the training at z."""
+
+    test: float
+    """Test loss."""
+
+    definition_1: float
+    """Mean over the directions; lower is smoother."""
+
+    definition_2: float
+    """Mean over the directions; higher is smoother."""
+
+    run: str
+    """The measurement's own run, with its figure."""
+
+    pareto: bool = False
+    """Whether no other routine is both smoother and better."""
+
+
+class Trial(Settings):
+    """What became of a routine of the menu."""
+
+    name: str
+    """What is changed."""
+
+    nominal: Measured | None
+    """At the learning rate that its settings name; none if the training diverged."""
+
+    rates: dict[str, float | None]
+    """Learning rate to validation loss; none where the training diverged."""
+
+    matched: Measured | None
+    """At the rate whose validation loss is closest to the baseline's."""
+
+    failed: str | None = None
+    """Why there is no measurement."""
+
+
+class SearchRecord(Settings):
+    """Everything that is known of a finished search."""
+
+    run: str
+    """Name of the run."""
+
+    recipe: SmoothSearchRecipe
+    """The settings that made it."""
+
+    started: str
+    """UTC, ISO 8601."""
+
+    seconds: float
+    """Wall clock of the flow."""
+
+    trials: list[Trial]
+    """The routines, the baseline first."""
+
+    target: float
+    """Validation loss that the rates are re-tuned for."""
+
+    chosen: str
+    """Name of the chosen routine."""
+
+    learning_rate: float
+    """Its learning rate."""
+
+    recipe_url: str
+    """The chosen routine as a recipe for ``mgd run``."""
+
+    summary: list[str]
+    """What was found, in sentences."""
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each routine."""
+        return [_row(trial, self.chosen) for trial in self.trials]
+
+    def content(self, store: str) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        folder = run_folder(store, self.run)
+        return {
+            "run": self.run,
+            "recipe": self.recipe.name,
+            "store": store,
+            "seconds": round(self.seconds, 3),
+            "trials": [trial.model_dump(mode="json") for trial in self.trials],
+            "target": self.target,
+            "chosen": self.chosen,
+            "learning_rate": self.learning_rate,
+            "chosen_recipe": self.recipe_url,
+            "report": join(folder, REPORT),
+            "figure": join(folder, FIGURE),
+        }
+
+
+def measured(record: SmoothnessRecord) -> Measured:
+    """Return what a search keeps of a measurement."""
+    return Measured(
+        learning_rate=record.recipe.training.learning_rate,
+        validation=record.scores["validation"]["loss"],
+        test=record.scores["test"]["loss"],
+        definition_1=record.definition_1.mean,
+        definition_2=record.definition_2.mean,
+        run=record.run,
+    )
+
+
+def target_loss(nominal: list[Measured | None]) -> float:
+    """Return the validation loss to match: the baseline's, or the lowest if that diverged.
+
+    Raises:
+        NonFiniteError: If every routine diverged.
+    """
+    found = [each.validation for each in nominal if each is not None]
+    if not found:
+        raise NonFiniteError(
+            "Every routine of the search diverged, or none of its parameters moved. Use a lower "
+            "training.learning_rate."
+        )
+    baseline = nominal[0]
+    return min(found) if baseline is None else baseline.validation
+
+
+def closest_rate(losses: dict[float, float | None], target: float) -> float | None:
+    """Return the rate whose validation loss is closest to the target; None if all diverged."""
+    found = {rate: abs(loss - target) for rate, loss in losses.items() if loss is not None}
+    return min(found, key=lambda rate: found[rate]) if found else None
+
+
+def pareto(points: list[Measured | None]) -> list[bool]:
+    """Say of each point whether no other has a lower loss and is at least as smooth, or the like.
+
+    Loss is that of validation, smoothness Definition 2.
+    """
+
+    def dominated(point: Measured) -> bool:
+        return any(
+            other is not None
+            and other.validation <= point.validation
+            and other.definition_2 >= point.definition_2
+            and (other.validation, other.definition_2) != (point.validation, point.definition_2)
+            for other in points
+        )
+
+    return [point is not None and not dominated(point) for point in points]
+
+
+def choose(trials: list[Trial], tolerance: float) -> tuple[Trial, Measured]:
+    """Return the smoothest routine among those whose validation loss is close to the lowest."""
+    found = [
+        (trial, point)
+        for trial in trials
+        for point in (trial.nominal, trial.matched)
+        if point is not None
+    ]
+    limit = min(point.validation for _, point in found) * (1 + tolerance)
+    close = [(trial, point) for trial, point in found if point.validation <= limit]
+    return max(close, key=lambda pair: (pair[1].definition_2, -pair[1].validation))
+
+
+def conclude(
+    recipe: SmoothSearchRecipe, store: str, trials: list[Trial], started: str
+) -> SearchRecord:
+    """Mark the Pareto sets, choose a routine, and write record, report, figure and recipe."""
+    target = target_loss([trial.nominal for trial in trials])
+    marked = _marked(trials)
+    trial, point = choose(marked, recipe.search.tolerance)
+    run = run_name(recipe.descent)
+    folder = run_folder(store, run)
+    record = SearchRecord(
+        run=run,
+        recipe=recipe,
+        started=started,
+        seconds=(datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds(),
+        trials=marked,
+        target=target,
+        chosen=trial.name,
+        learning_rate=point.learning_rate,
+        recipe_url=join(folder, CHOSEN),
+        summary=_summary(marked, trial, point, target, join(folder, CHOSEN)),
+    )
+    chosen = recipe.routines()[trial.name]
+    write_bytes(record.recipe_url, _as_yaml(chosen, point.learning_rate, recipe.name).encode())
+    nominal, matched = (
+        [
+            Point(each.name, found.validation, found.definition_2, found.pareto)
+            for each in marked
+            if (found := getattr(each, kind)) is not None
+        ]
+        for kind in ("nominal", "matched")
+    )
+    images = {FIGURE: draw_search(nominal, matched, target)}
+    title = f"Search for a smooth routine: {recipe.name}"
+    write_page(folder, title, record.summary, record.table, images, recipe)
+    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
+    return record
+
+
+def _marked(trials: list[Trial]) -> list[Trial]:
+    changes: list[dict[str, Any]] = [{} for _ in trials]
+    for kind in ("nominal", "matched"):
+        points = [getattr(trial, kind) for trial in trials]
+        for change, point, best in zip(changes, points, pareto(points), strict=True):
+            if point is not None:
+                change[kind] = point.model_copy(update={"pareto": best})
+    return [trial.model_copy(update=change) for trial, change in zip(trials, changes, strict=True)]
+
+
+def _as_yaml(recipe: DescentRecipe, learning_rate: float, search: str) -> str:
+    """Write a routine as a recipe; settings that have their default are left out."""
+    named = descent_of(recipe, f"{search}-chosen")
+    content = named.model_dump(mode="json", exclude_defaults=True)
+    content["description"] = f"The routine that the search {search} chose."
+    content.setdefault("training", {})["learning_rate"] = learning_rate
+    return yaml.safe_dump({"kind": "descent", **content}, sort_keys=False)
+
+
+def _summary(
+    trials: list[Trial], chosen: Trial, point: Measured, target: float, url: str
+) -> list[str]:
+    lines = [
+        f"Chosen: {chosen.name}, learning rate {point.learning_rate:g}: metasmoothness "
+        f"{point.definition_2:.3f}, validation loss {point.validation:.4f}.",
+    ]
+    baseline = trials[0]
+    for kind, words in (
+        ("nominal", "At the same learning rate"),
+        ("matched", f"At a validation loss near {target:.4f}"),
+    ):
+        before, after = getattr(baseline, kind), getattr(chosen, kind)
+        if before is not None and after is not None:
+            lines.append(
+                f"{words}: Definition 2 {before.definition_2:.3f} for the baseline and "
+                f"{after.definition_2:.3f} for the chosen routine, Definition 1 "
+                f"{before.definition_1:.3g} and {after.definition_1:.3g}, validation loss "
+                f"{before.validation:.4f} and {after.validation:.4f}."
+            )
+    failed = [trial.name for trial in trials if trial.nominal is None]
+    if failed:
+        lines.append(f"Diverged at their own learning rate: {'; '.join(failed)}.")
+    return [*lines, f"Recipe: {url}"]
+
+
+def _row(trial: Trial, chosen: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"routine": trial.name + (" (chosen)" if trial.name == chosen else "")}
+    for kind in ("nominal", "matched"):
+        point = getattr(trial, kind)
+        values = ("-", "-", "-", "-", "")
+        if point is not None:
+            values = (
+                f"{point.learning_rate:g}",
+                f"{point.validation:.4f}",
+                f"{point.definition_1:.3g}",
+                f"{point.definition_2:.3f}",
+                "yes" if point.pareto else "",
+            )
+        names = ("rate", "validation", "Definition 1", "Definition 2", "Pareto")
+        row |= {f"{kind} {name}": value for name, value in zip(names, values, strict=True)}
+    return row

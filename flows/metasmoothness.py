@@ -1,0 +1,109 @@
+"""Metasmoothness: trainings beside each other, each from a slightly moved set-up, compared."""
+
+from datetime import UTC, datetime
+
+from prefect import flow
+
+from engine.keys import Ref
+from engine.location import StoreUrl, absolute
+from engine.smooth_recipes import MetasmoothnessRecipe
+from engine.smoothness_runs import SmoothnessRecord
+from engine.smoothness_stages import Shift
+from engine.stages import Segment, segments
+from tasks import smoothness, training
+from tasks.progress import Progress
+from tasks.runner import StageFuture, StageRunner
+from tasks.workers import Workers, open_workers
+
+
+@flow(name="metasmoothness", flow_run_name="{recipe.name}")
+def metasmoothness(recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store") -> SmoothnessRecord:
+    """Measure how smoothly a training answers to changes of its set-up.
+
+    Args:
+        recipe: The training, and how to measure.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    store = absolute(store)
+    smoothness.check(recipe, store)
+    with open_workers(recipe.workers) as workers:
+        return measure(recipe, store, workers)
+
+
+def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
+    """Measure on workers that are there, inside a flow run; several may do so at once."""
+    started = datetime.now(UTC).isoformat()
+    settings, descent = recipe.smoothness, recipe.descent
+    parts = segments(descent)
+    extra = landscape_distances(settings.landscape, settings.step)
+    num_points = 2 * settings.directions + len(extra)
+    num_stages = 2 + len(parts) + num_points * (1 + len(parts)) + settings.directions + len(extra)
+    stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
+    value = stages.run(training.initial_value, "initial metaparameters")
+    base = train(stages, parts, value)
+    scores = stages.submit(training.evaluate, "evaluate", value=value, final=base)
+
+    def train_shifted(direction: int, distance: float) -> StageFuture:
+        shift = Shift(by=settings.by, seed=settings.seed, direction=direction, distance=distance)
+        words = f"[{direction}] {distance:+g} v"
+        point = stages.submit(smoothness.perturb, f"perturb{words}", value=value, shift=shift)
+        state: StageFuture | None = None
+        for part in parts:
+            state = stages.submit(
+                smoothness.train_at,
+                f"train{words} {part.start}-{part.stop}",
+                segment=part,
+                value=value,
+                point=point,
+                start=state,
+            )
+        assert state is not None  # a run has at least one segment
+        return state
+
+    # All trainings are handed in before any is waited for.
+    step = settings.step
+    pairs = [
+        (train_shifted(direction, step), train_shifted(direction, 2 * step))
+        for direction in range(settings.directions)
+    ]
+    sights = {distance: train_shifted(0, distance) for distance in extra}
+    comparisons = [
+        stages.submit(
+            smoothness.compare, f"compare[{i}]", at_0=base, at_h=one, at_2h=two, step=step
+        )
+        for i, (one, two) in enumerate(pairs)
+    ]
+    heights = {
+        distance: stages.submit(smoothness.output_at, f"output {distance:+g} v", final=final)
+        for distance, final in sights.items()
+    }
+    return smoothness.conclude(
+        recipe,
+        store,
+        [each.result() for each in comparisons],
+        {distance: each.result() for distance, each in heights.items()},
+        scores.result(),
+        stages.counts,
+        started,
+    )
+
+
+def train(stages: StageRunner, parts: list[Segment], value: Ref) -> StageFuture:
+    """Hand in the training at z, which a descent from the same settings shares."""
+    state: StageFuture | None = None
+    for part in parts:
+        state = stages.submit(
+            training.train_segment,
+            f"train {part.start}-{part.stop}",
+            segment=part,
+            value=value,
+            start=state,
+        )
+    assert state is not None  # a run has at least one segment
+    return state
+
+
+def landscape_distances(count: int, step: float) -> list[float]:
+    """Return distances around 0, h and 2 h, ahead and behind by turns."""
+    steps = [offset for k in range(count) for offset in (3 + k, -1 - k)]
+    return [offset * step for offset in steps[:count]]

@@ -1,0 +1,118 @@
+"""A search over the design menu for a routine that is smooth and good."""
+
+from datetime import UTC, datetime
+from functools import partial
+
+from prefect import flow
+
+from engine.commits import read_scalars
+from engine.config import DescentRecipe
+from engine.errors import NonFiniteError
+from engine.location import StoreUrl, absolute
+from engine.smooth_recipes import SmoothSearchRecipe, at_rate, descent_of
+from engine.smooth_search import (
+    Measured,
+    SearchRecord,
+    Trial,
+    closest_rate,
+    measured,
+    target_loss,
+)
+from engine.stages import segments
+from flows.metasmoothness import measure, train
+from tasks import smoothness, training
+from tasks.progress import Progress
+from tasks.runner import StageRunner
+from tasks.workers import Workers, open_workers
+
+
+@flow(name="smooth-search", flow_run_name="{recipe.name}")
+def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> SearchRecord:
+    """Try the design menu and write the smoothest good routine as a recipe.
+
+    Args:
+        recipe: The training, and what to change of it.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    store = absolute(store)
+    started = datetime.now(UTC).isoformat()
+    smoothness.check(recipe, store)
+    with open_workers(recipe.workers) as workers:
+        trials = _try_all(recipe, store, workers)
+    return smoothness.conclude_search(recipe, store, trials, started)
+
+
+def _try_all(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> list[Trial]:
+    """Measure all routines at their own rate, then at the rates that match the baseline's loss."""
+    routines = {
+        name: descent_of(descent, f"{recipe.name}-{number}")
+        for number, (name, descent) in enumerate(recipe.routines().items())
+    }
+    nominal = workers.together(
+        [partial(_measure, recipe, routine, store, workers) for routine in routines.values()]
+    )
+    target = target_loss([point for point, _ in nominal])
+    pairs = [(routine, rate) for routine in routines.values() for rate in recipe.learning_rates]
+    losses = workers.together(
+        [partial(_score, at_rate(routine, rate), store, workers) for routine, rate in pairs]
+    )
+    width = len(recipe.learning_rates)
+    tuned = [
+        dict(zip(recipe.learning_rates, losses[i : i + width], strict=True))
+        for i in range(0, len(losses), width)
+    ]
+    matched = workers.together(
+        [
+            partial(_match, recipe, routine, store, workers, closest_rate(found, target))
+            for routine, found in zip(routines.values(), tuned, strict=True)
+        ]
+    )
+    return [
+        Trial(
+            name=name,
+            nominal=point,
+            rates={f"{rate:g}": loss for rate, loss in found.items()},
+            matched=match,
+            failed=reason,
+        )
+        for name, (point, reason), found, match in zip(
+            routines, nominal, tuned, matched, strict=True
+        )
+    ]
+
+
+def _measure(
+    recipe: SmoothSearchRecipe, routine: DescentRecipe, store: str, workers: Workers
+) -> tuple[Measured | None, str | None]:
+    """Measure one routine; a training that diverges is an answer, not an end of the search."""
+    measurement = recipe.measurement(routine)
+    try:
+        smoothness.check(measurement, store)
+        return measured(measure(measurement, store, workers)), None
+    except NonFiniteError as error:
+        return None, str(error)
+
+
+def _match(
+    recipe: SmoothSearchRecipe,
+    routine: DescentRecipe,
+    store: str,
+    workers: Workers,
+    rate: float | None,
+) -> Measured | None:
+    if rate is None:
+        return None
+    return _measure(recipe, at_rate(routine, rate), store, workers)[0]
+
+
+def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:
+    """Train once and return the validation loss; None if the training diverges."""
+    parts = segments(routine)
+    stages = StageRunner(routine, store, Progress(routine, len(parts) + 2), workers)
+    value = stages.run(training.initial_value, "initial metaparameters")
+    try:
+        final = train(stages, parts, value)
+        scores = stages.run(training.evaluate, "evaluate", value=value, final=final)
+    except NonFiniteError:
+        return None
+    return read_scalars(store, scores)["validation"]["loss"]

@@ -1,0 +1,80 @@
+"""The stages of metasmoothness as Prefect tasks, and what people see of the results."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from engine import smooth_search, smoothness_runs, smoothness_stages
+from engine.config import DescentRecipe
+from engine.keys import Ref
+from engine.runs import Stages
+from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.smooth_search import SearchRecord, Trial
+from engine.smoothness_runs import SmoothnessRecord
+from engine.smoothness_stages import Shift
+from engine.stages import Segment
+from tasks.training import stage_options
+
+
+@task(**stage_options("perturb"))
+def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
+    """Commit a perturbed point; see ``engine.smoothness_stages.perturb``."""
+    return smoothness_stages.perturb(recipe, store, value, shift)
+
+
+@task(**stage_options("train-at"))
+def train_at(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, point: Ref, start: Ref | None
+) -> Ref:
+    """Train one segment at a perturbed point; see ``engine.smoothness_stages.train_at``."""
+    return smoothness_stages.train_at(recipe, store, segment, value, point, start)
+
+
+@task(**stage_options("output"))
+def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
+    """Evaluate the output at a final state; see ``engine.smoothness_stages.output_at``."""
+    return smoothness_stages.output_at(recipe, store, final)
+
+
+@task(**stage_options("compare"))
+def compare(
+    recipe: DescentRecipe, store: str, at_0: Ref, at_h: Ref, at_2h: Ref, step: float
+) -> Ref:
+    """Compare three trainings; see ``engine.smoothness_stages.compare``."""
+    return smoothness_stages.compare(recipe, store, at_0, at_h, at_2h, step)
+
+
+@task
+def check(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> None:
+    """Refuse what cannot be measured before anything is trained; keep the settings of what can."""
+    smoothness_runs.prepare(recipe, store)
+
+
+@task(task_run_name="metasmoothness of {recipe.name}")
+def conclude(  # noqa: PLR0913 (what a measurement is made of)
+    recipe: MetasmoothnessRecipe,
+    store: str,
+    comparisons: list[Ref],
+    landscape: dict[float, Ref],
+    scores: Ref,
+    counts: Stages,
+    started: str,
+) -> SmoothnessRecord:
+    """Write record, report and figure, and show them; see ``engine.smoothness_runs.conclude``."""
+    record = smoothness_runs.conclude(
+        recipe, store, comparisons, landscape, scores, counts, started
+    )
+    lines = "\n".join(f"- {line}" for line in record.summary)
+    create_markdown_artifact(lines, key=f"smoothness-{recipe.name}", description=record.run)
+    return record
+
+
+@task(task_run_name="search {recipe.name}")
+def conclude_search(
+    recipe: SmoothSearchRecipe, store: str, trials: list[Trial], started: str
+) -> SearchRecord:
+    """Choose the routine, write record, figure and recipe; see ``engine.smooth_search``."""
+    record = smooth_search.conclude(recipe, store, trials, started)
+    create_table_artifact(record.table, key=f"search-{recipe.name}", description=record.run)
+    lines = "\n".join(f"- {line}" for line in record.summary)
+    create_markdown_artifact(lines, key=f"chosen-{recipe.name}", description=record.run)
+    return record
