@@ -117,7 +117,7 @@ def compare(
         with torch.no_grad():
             outputs = [float(routine.evaluate(problem.output, state)) for state in states]
         return {}, {
-            "definition_1": second_difference(*outputs, step),
+            "definition_1": second_difference(outputs[0], outputs[1], outputs[2], step),
             "definition_2": agreement(first, second, third),
             "outputs": outputs,
         }

@@ -54,7 +54,10 @@ def _try_all(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> list[T
     target = target_loss([point for point, _ in nominal])
     pairs = [(routine, rate) for routine in routines.values() for rate in recipe.learning_rates]
     losses = workers.together(
-        [partial(_score, at_rate(routine, rate), store, workers) for routine, rate in pairs]
+        [
+            partial(_score, recipe.measurement(at_rate(routine, rate)).descent, store, workers)
+            for routine, rate in pairs
+        ]
     )
     width = len(recipe.learning_rates)
     tuned = [

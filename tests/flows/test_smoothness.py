@@ -1,0 +1,200 @@
+"""The flows of metasmoothness, on Prefect's own engine, and the recipe that a search writes."""
+
+import pytest
+import torch
+
+from engine.errors import ConfigurationError
+from engine.metasmoothness import metasmoothness as measure_directly
+from engine.problem import build_problem
+from engine.recipes import load_recipe, to_measure, validate_recipe
+from engine.records import read_bytes
+from engine.runs import find_run, read_recipe, run_folder
+from engine.smooth_search import Measured, Trial, choose, closest_rate, pareto
+from engine.stages import prepare
+from flows.metasmoothness import landscape_distances, metasmoothness
+from flows.smooth_search import smooth_search
+from tasks.policy import stage_name
+
+TINY = {
+    "name": "tiny",
+    "data": {"num_train": 60, "num_objective": 30, "num_validation": 30},
+    "model": {"width": 8, "depth": 1},
+    "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "learning_rate": 0.1},
+    "replay": {"steps_per_segment": 4},
+    "outer": {"update": "sign"},
+    "metaparameters": {"name": "weights"},
+}
+
+
+def measurement(**smoothness):
+    content = {**TINY, "kind": "metasmoothness", "smoothness": {"directions": 2, **smoothness}}
+    return validate_recipe(content, "test")
+
+
+def point(validation, definition_2):
+    return Measured(
+        learning_rate=0.1,
+        validation=validation,
+        test=1.0,
+        definition_1=1.0,
+        definition_2=definition_2,
+        run="run",
+    )
+
+
+@pytest.fixture(scope="module")
+def record(prefect_server, tmp_path_factory):
+    """One measurement, and where it is."""
+    store = str(tmp_path_factory.mktemp("store"))
+    return metasmoothness(measurement(landscape=2), store), store
+
+
+@pytest.mark.slow
+def test_the_flow_measures_what_the_engine_measures_in_one_process(record):
+    """Through zarr, segments and stages not a bit is lost."""
+    found, _ = record
+    problem = build_problem(found.recipe.descent)
+    torch.set_num_threads(1)
+
+    expected = measure_directly(
+        problem.routine,
+        problem.output,
+        found.recipe.smoothness,
+        groups=problem.data.splits["train"].labels,
+    )
+
+    assert found.definition_2.model_dump() == expected.definition_2.content()
+    assert found.definition_1.directions == pytest.approx(expected.definition_1.directions)
+
+
+@pytest.mark.slow
+def test_the_same_flow_again_trains_nothing(record):
+    """Every training is named by its content, and so is every comparison."""
+    found, store = record
+
+    again = metasmoothness(found.recipe, store)
+
+    assert again.stages.cached == again.stages.total == found.stages.total
+    assert found.stages.cached == 0
+    assert again.definition_2 == found.definition_2
+
+
+@pytest.mark.slow
+def test_more_directions_reuse_those_that_were_measured(record):
+    """The trainings of a direction do not depend on how many there are."""
+    found, store = record
+
+    more = metasmoothness(measurement(landscape=2, directions=3), store)
+
+    # A perturbed point, two segments each for two trainings, and the comparison.
+    assert more.stages.total - more.stages.cached == 2 * (1 + 2) + 1
+    assert more.definition_2.directions[:2] == found.definition_2.directions
+
+
+@pytest.mark.slow
+def test_a_measurement_leaves_its_figure_and_can_be_found_by_its_name(record):
+    """The landscape has its distances in order and is a PNG image; resume reads the recipe."""
+    found, store = record
+
+    image = read_bytes(run_folder(store, found.run) + "/landscape.png")
+
+    assert [distance for distance, _ in found.landscape] == pytest.approx(
+        [-0.05, 0, 0.05, 0.1, 0.15]
+    )
+    assert image is not None
+    assert image.startswith(b"\x89PNG")
+    assert read_recipe(store, find_run(store, found.run[:11])) == found.recipe
+
+
+@pytest.mark.slow
+def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
+    """What was chosen is handed on as settings, with the rate that was chosen."""
+    content = {
+        **TINY,
+        "kind": "smooth-search",
+        "smoothness": {"directions": 1, "landscape": 0},
+        "search": {
+            "grid": {"model.activation": ["relu", "gelu"]},
+            "candidates": [{"training.learning_rate": 1e9}],
+            "learning_rates": [0.1, 0.5],
+        },
+    }
+
+    found = smooth_search(validate_recipe(content, "test"), str(tmp_path))
+    chosen = load_recipe(found.recipe_url)
+
+    names = [trial.name for trial in found.trials]
+    assert names == ["baseline", "activation relu", "learning_rate 1000000000.0"]
+    assert chosen.kind == "descent"
+    assert chosen.training.learning_rate == found.learning_rate
+    assert chosen.model.activation == ("relu" if found.chosen == "activation relu" else "gelu")
+    prepare(chosen, str(tmp_path))
+    assert (tmp_path / "runs" / found.run / "search.png").is_file()
+    assert any(trial.nominal.pareto for trial in found.trials if trial.nominal)
+
+
+def test_a_point_is_pareto_if_no_other_is_better_in_both():
+    """A routine that diverged is none; equal points are both."""
+    points = [point(1.0, 0.5), point(2.0, 0.9), point(2.0, 0.4), None, point(1.0, 0.5)]
+
+    assert pareto(points) == [True, True, False, False, True]
+
+
+def test_the_rate_that_matches_is_the_one_whose_loss_is_closest():
+    """Equal nominal rates confound smoothness with learning little."""
+    assert closest_rate({0.1: 2.0, 0.2: 1.1, 0.4: None, 0.8: 0.5}, 1.0) == 0.2
+    assert closest_rate({0.1: None}, 1.0) is None
+
+
+def test_the_smoothest_of_the_good_routines_is_chosen():
+    """Smoothness that costs the loss is easy: train nothing."""
+    good, smooth = point(1.0, 0.6), point(1.05, 0.9)
+    idle = point(2.3, 0.99)
+    trials = [
+        Trial(name=str(i), nominal=each, rates={}, matched=None)
+        for i, each in enumerate((good, smooth, idle))
+    ]
+
+    assert choose(trials, 0.1) == (trials[1], smooth)
+    assert choose(trials, 0.01) == (trials[0], good)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"grid": {"model.activaton": ["relu"]}}, "activaton"),
+        ({"grid": {"activation": ["relu"]}}, "'activation', which is no setting of the menu"),
+        ({"candidates": [{"model.width": -1}]}, "greater than or equal to 1"),
+    ],
+)
+def test_a_menu_of_impossible_settings_is_refused(search, message):
+    """Before the first training, with the name of the setting."""
+    with pytest.raises(ConfigurationError, match=message):
+        validate_recipe({**TINY, "kind": "smooth-search", "search": search}, "test")
+
+
+def test_any_recipe_can_be_measured_with_settings_of_its_own():
+    """The command takes a descent's recipe and its options."""
+    descent = load_recipe("digits-selection")
+
+    made = to_measure(descent, {"directions": 3, "by": "example"}, ["smoothness.seed=7"])
+
+    assert (made.smoothness.directions, made.smoothness.seed) == (3, 7)
+    assert made.descent.training == descent.training
+    with pytest.raises(ConfigurationError, match="directions is 0"):
+        to_measure(descent, {"directions": 0}, [])
+
+
+def test_landscape_points_lie_on_both_sides():
+    """Those that the definitions compare are there already."""
+    assert landscape_distances(3, 0.5) == [1.5, -0.5, 2.0]
+    assert landscape_distances(0, 0.5) == []
+
+
+def test_stages_are_keyed_by_the_engine():
+    """A task whose key is not the engine's would be looked for in vain by the engine."""
+    from tasks import smoothness
+
+    tasks = (smoothness.perturb, smoothness.train_at, smoothness.output_at, smoothness.compare)
+
+    assert [stage_name(each) for each in tasks] == ["perturb", "train-at", "output", "compare"]
