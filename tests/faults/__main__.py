@@ -71,8 +71,21 @@ ROWS = {
         20,
         2,
     ),
+    "sigkill-flow": Row(
+        "SIGKILL of the flow process at a random moment",
+        "every resumed result bit-identical, no stage done twice after its commit",
+        "tests.faults.sigkill_flow",
+        200,
+        2,
+    ),
+    "sigkill-worker": Row(
+        "SIGKILL of a Dask worker during a stage",
+        "run completes, bit-identical",
+        "tests.faults.sigkill_worker",
+        50,
+        1,
+    ),
 }
-# After the rows of the workers: "sigkill-flow" (200, 2) and "sigkill-worker" (50, 1).
 
 
 def carry_out(name, count, seed, log):
@@ -82,7 +95,7 @@ def carry_out(name, count, seed, log):
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         if reason := getattr(module, "why_not", lambda folder: None)(Path(folder)):
             return f"| {row.title} | {row.must_hold} | {row.asked} | 0 | skipped: {reason} |", True
-        for trial in module.trials(Path(folder), count, seed):
+        for trial in module.trials(Path(folder), count, seed=seed):
             done, failed = done + 1, failed + (not trial.holds)
             log.write(f"{name} {trial} {'holds' if trial.holds else 'FAILS'}\n")
             log.flush()
