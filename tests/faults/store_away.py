@@ -3,8 +3,8 @@
 A proxy before it refuses connections, answers 503 or says nothing, from a random request on. Every
 stage is tried again as long as the tasks' policy calls its error transient. The run must complete
 with the bits of an undisturbed one, compute at most one stage again for each such error, and raise
-nothing but transient errors. ``python -m tests.faults --row s3-away`` tries it; the server is away for 20 s in
-every tenth trial from the first on, and for 1 to 4 s in the others.
+nothing but transient errors. ``python -m tests.faults --row s3-away`` tries it; the server is away
+for 20 s in every tenth trial from the first on, and for 1 to 4 s in the others.
 """
 
 import logging
