@@ -5,7 +5,6 @@ Flows, torch and Prefect are imported by the commands that need them, so that ``
 """
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -264,6 +262,7 @@ def _run(
     with _one_message(debug):
         _prepare_process(debug)
         from flows.local_server import connected, server_if_needed
+        from flows.terminal import progress
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
         from engine.allocator import keep_freed_memory
@@ -280,7 +279,7 @@ def _run(
         from flows.registry import FLOWS, REPLICAS
 
         chosen = None if seeds is None else read_seeds(seeds)
-        with _progress(), connected(server):
+        with progress(), connected(server):
             if chosen is None:
                 records = [FLOWS[recipe.kind](recipe, place)]
             else:
@@ -374,36 +373,6 @@ def _one_message(debug: bool) -> Iterator[None]:
         codes = {ConfigurationError: REFUSED, BudgetSpentError: SPENT}
         code = next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
         raise typer.Exit(code) from None
-
-
-class _Lines(logging.Handler):
-    """Prints a line for each iterate, and shows the last stage in a status line."""
-
-    def __init__(self, console: Console, status: Status) -> None:
-        super().__init__(logging.DEBUG)
-        self.console, self.status = console, status
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.INFO:
-            self.console.print(record.getMessage(), highlight=False)
-        else:
-            self.status.update(record.getMessage())
-
-
-@contextmanager
-def _progress() -> Iterator[None]:
-    """Show a flow's progress on standard error while it runs."""
-    from tasks.progress import TERMINAL
-
-    console = Console(stderr=True)
-    with console.status("Prefect starts") as status:
-        lines = _Lines(console, status)
-        TERMINAL.addHandler(lines)
-        TERMINAL.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            TERMINAL.removeHandler(lines)
 
 
 if __name__ == "__main__":
