@@ -56,7 +56,6 @@ COST = {
     ("outer", "num_steps"): 9,
     ("replay", "arity"): 7,
     ("replay", "schedule"): "store-all",
-    ("replay", "micro_batch"): 3,
     ("budget", "max_seconds"): 5,
     ("workers", "lookahead"): 3,
     ("workers", "runner"): "dask",

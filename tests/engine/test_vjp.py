@@ -1,8 +1,9 @@
 """Every way to reverse a step, against autograd of the whole step as one piece."""
 
-from dataclasses import replace
+from dataclasses import logging
 
 import pytest
+import replace
 import torch
 from torch import nn
 
@@ -268,7 +269,7 @@ def test_program_that_built_in_its_batch_is_caught_at_the_second_step(caplog, mo
     routine, state, z, cotangent = setting("adamw", "weights")
     way = CompiledVjp()
     way(routine, state, z, STEP, cotangent)
-    assert caplog.text == ""
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
     expected, _ = step_vjp(routine, state, z, STEP - 1, cotangent)
 
     adjoint, _ = way(routine, state, z, STEP - 1, cotangent)
