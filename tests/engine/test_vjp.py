@@ -1,9 +1,9 @@
 """Every way to reverse a step, against autograd of the whole step as one piece."""
 
-from dataclasses import logging
+import logging
+from dataclasses import replace
 
 import pytest
-import replace
 import torch
 from torch import nn
 
