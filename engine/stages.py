@@ -5,6 +5,7 @@ of everything that shapes it (``engine.keys``). A stage that finds its result co
 does nothing (``engine.commits``). Between stages travel ``Ref``s, never tensors.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.checks import check_routine
 from engine.commits import read_rows, rows_url, run_stage
 from engine.config import DescentRecipe, Settings
 from engine.determinism import deterministic
+from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.keys import Ref
 from engine.location import check_writable
 from engine.metagradients import make_plan
@@ -26,6 +28,8 @@ from engine.schedule import Forward
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
+
+logger = logging.getLogger(__name__)
 
 
 class Segment(Settings):
@@ -180,7 +184,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             sweep,
             first=lambda: _start(routine, store, start),
             plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
-            trajectory=trajectory and rows_url(store, trajectory),
+            trajectory=_rows_ahead(store, trajectory),
         )
         norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}
         return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
@@ -231,6 +235,17 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
         return {}, scores
 
     return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+
+
+def _rows_ahead(store: str, trajectory: Ref | None) -> str | None:
+    """Return where a segment was replayed ahead; None if it was not, or what was made is gone."""
+    if trajectory is None:
+        return None
+    try:
+        return rows_url(store, trajectory)
+    except (CheckpointMissingError, CheckpointCorruptError) as error:
+        logger.warning("The segment is replayed here. %s", error)
+        return None
 
 
 def _start(routine: Routine, store: str, start: Ref | None) -> State:

@@ -239,6 +239,23 @@ def test_stage_whose_input_is_damaged_stops_with_its_name(store):
         stages.train_segment(tiny, store, Segment(start=4, stop=5), value, first)
 
 
+def test_trajectory_that_is_gone_is_replayed_to_the_same_bits(store):
+    """A clean or a damaged disk may take what was replayed ahead; it was only ever a saving."""
+    tiny = recipe(*kind("weights"), ("replay", "steps_per_segment", 12))
+    value = stages.initial_value(tiny, store)
+    borders = train_all(tiny, store, value)
+    (part,) = stages.segments(tiny)
+    adjoint = stages.seed(tiny, store, value, borders[-1])
+    ahead = stages.replay_segment(tiny, store, part, value, None)
+    commits.discard(store, ahead)
+
+    found = stages.reverse_segment(tiny, store, part, value, None, adjoint, trajectory=ahead)
+
+    problem = build_problem(tiny)
+    expected = metagradient(problem.routine, problem.output)["weights"]
+    assert torch.equal(metagradient_of(store, found), expected)
+
+
 def test_failed_stage_is_not_committed(store, monkeypatch):
     """A worker that dies after its rows and before its record has not finished."""
     tiny = recipe()
