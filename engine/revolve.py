@@ -1,10 +1,9 @@
-"""Optimal schedules: the binomial one for one tier, and its two-level form for a fast and a slow one.
+"""Optimal schedules: the binomial one for one tier, its two-level form for a fast and a slow one.
 
-The binomial schedule reverses T steps with the fewest replayed steps that s saved states allow. The
-two-level one also weighs what a save to, and a load from, a slow tier costs. Where states may be
-written but not enough are saved, both replay; neither knows graphs that are kept alive, see
-``engine.plans``. Departs from the papers in the convention of ``engine.schedule`` only: s counts
-s_start, which the caller has saved.
+The binomial schedule reverses T steps with the fewest forward steps that s saved states allow; s
+counts s_start, which the caller has saved. The two-level one also weighs what a save to, and a
+load from, a slow tier costs. Both reverse steps one by one; ``engine.schedule.unrolled`` turns them
+into schedules that keep graphs.
 """
 
 from collections.abc import Iterator

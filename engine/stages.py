@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.checks import check_routine
+from engine.checks import check_routine, check_unroll
 from engine.commits import read_rows, rows_url, run_stage
 from engine.config import DescentRecipe, Settings
 from engine.determinism import deterministic
 from engine.keys import Ref
 from engine.location import check_writable
-from engine.metagradients import make_plan
 from engine.outer import make_outer
 from engine.outputs import classification_scores
+from engine.plans import plan_of
 from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, check_losses, replay, seed_adjoint
 from engine.routine import Routine
@@ -61,10 +61,11 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     problem = build_problem(recipe)
-    make_plan(recipe.replay.schedule, recipe.replay.arity)
+    plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         check_routine(problem.routine, problem.output, problem.routine.point())
+        check_unroll(problem.routine, recipe.replay.unroll)
     check_writable(store)
 
 
@@ -179,7 +180,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             range(segment.start, segment.stop),
             sweep,
             first=lambda: _start(routine, store, start),
-            plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
+            plan=plan_of(recipe.replay),
             trajectory=trajectory and rows_url(store, trajectory),
         )
         norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}

@@ -26,50 +26,54 @@ from engine.schedule import (
     Save,
     Tier,
     kary_schedule,
-    measure,
     sqrt_schedule,
     whole_run,
 )
+from engine.simulator import measure
+
+
+def moves(place, num_slots, slow):
+    """All that an interpreter could do next, each with its price.
+
+    A place is (steps left, working state, states in the fast tier, states in the slow one).
+    """
+    left, working, fast, slowly = place
+    yield from ((0, (left, step, fast, slowly)) for step in fast)
+    yield from ((0, (left, working, fast - {step}, slowly)) for step in fast if slow or step)
+    if slow:
+        yield from ((slow.load_cost, (left, step, fast, slowly)) for step in slowly)
+        yield from ((0, (left, working, fast, slowly - {step})) for step in slowly if step)
+    if working is None:
+        return
+    if working < left - 1:
+        yield 1, (left, working + 1, fast, slowly)
+    if working == left - 1:
+        yield 0, (left - 1, working, fast, slowly)
+    if len(fast | {working}) <= num_slots:
+        yield 0, (left, working, fast | {working}, slowly)
+    if slow and (slow.num_slots is None or len(slowly | {working}) <= slow.num_slots + 1):
+        price = 0 if working in slowly else slow.save_cost
+        yield price, (left, working, fast, slowly | {working})
 
 
 def least_cost(num_steps, num_slots, slow=None):
-    """Search all that an interpreter could do, for the cheapest way to reverse ``num_steps``.
+    """Search all orders of actions for the cheapest one that reverses ``num_steps``: Dijkstra.
 
-    Dijkstra over (steps left, working state, states in the fast tier, states in the slow one). The
-    start is in the slow tier if there is one, else in the fast one; both are the caller's.
+    The first state is in the slow tier if there is one, else in the fast one; both are the
+    caller's.
     """
-    kept = frozenset({0})
-    begin = (num_steps, None, frozenset() if slow else kept, kept if slow else frozenset())
+    nowhere, kept = frozenset(), frozenset({0})
     order = count()
-    queue, done = [(0.0, next(order), begin)], set()
-    while queue:
+    queue = [(0.0, next(order), (num_steps, None, *((nowhere, kept) if slow else (kept, nowhere))))]
+    done = set()
+    while True:
         cost, _, place = heapq.heappop(queue)
-        if place in done:
-            continue
-        done.add(place)
-        left, working, fast, slowly = place
-        if left == 0:
+        if place[0] == 0:
             return cost
-        found = [(cost, (left, step, fast, slowly)) for step in fast]
-        found += [(cost, (left, working, fast - {s}, slowly)) for s in fast if slow or s]
-        if slow:
-            found += [(cost + slow.load_cost, (left, s, fast, slowly)) for s in slowly]
-            found += [(cost, (left, working, fast, slowly - {s})) for s in slowly if s]
-        if working is not None:
-            if working < left - 1:
-                found.append((cost + 1, (left, working + 1, fast, slowly)))
-            if working == left - 1:
-                found.append((cost, (left - 1, working, fast, slowly)))
-            if working not in fast and len(fast) < num_slots:
-                found.append((cost, (left, working, fast | {working}, slowly)))
-            room = slow and (slow.num_slots is None or len(slowly) <= slow.num_slots)
-            if room and working not in slowly:
-                more = slowly | {working}
-                found.append((cost + slow.save_cost, (left, working, fast, more)))
-        for price, next_place in found:
-            if next_place not in done:
-                heapq.heappush(queue, (price, next(order), next_place))
-    raise AssertionError("no way to reverse the run")
+        if place not in done:
+            done.add(place)
+            for price, following in moves(place, num_slots, slow):
+                heapq.heappush(queue, (cost + price, next(order), following))
 
 
 def reversed_steps(actions):
