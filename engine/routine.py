@@ -68,8 +68,7 @@ class Routine:
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Whether the gradient of a batch is a compiled program, in both sweeps. Its bits
-            are not those of the eager gradient.
+        compile: Whether a batch's gradient is compiled, in both sweeps; its bits are its own.
         path: Which kernels define the run's states, see ``engine.reversal.StepPath``.
         programs: What was compiled and measured for the step, shared by all values of z.
 

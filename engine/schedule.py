@@ -1,8 +1,8 @@
 """Plans for walking a training trajectory backwards with few saved states.
 
 A schedule is a stream of actions on step numbers. It touches no tensor, file or clock, so one
-simulator on integers (``engine.simulator``) checks every schedule, and one interpreter (``engine.replay``)
-runs it.
+simulator on integers (``engine.simulator``) checks every schedule, and one interpreter
+(``engine.replay``) runs it.
 
 Convention: step ``t`` maps state ``s_t`` to ``s_{t+1}``; a trajectory of T steps has T + 1 states,
 and ``[start, stop)`` names steps, not states. ``s_start`` is saved before a schedule starts and

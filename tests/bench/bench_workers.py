@@ -19,9 +19,9 @@ from pathlib import Path
 from prefect import flow
 
 from engine import stages
-from engine.metagradients import make_plan
+from engine.plans import make_plan
 from engine.recipes import load_recipe
-from engine.schedule import measure
+from engine.simulator import measure
 from flows.local_server import LocalServer, connected
 from flows.sweep import reverse_sweep
 from tasks import training
