@@ -9,7 +9,6 @@ from engine.reversal import ReplayConfig, ScheduleName
 from engine.revolve import SlowTier, binomial_schedule, two_level_schedule
 from engine.schedule import (
     Action,
-    Plan,
     Tier,
     kary_schedule,
     sqrt_schedule,
@@ -128,9 +127,7 @@ def plan_of(replay: ReplayConfig) -> NamedPlan:
         replay.schedule,
         replay.arity,
         num_slots=replay.num_slots,
-        unroll=replay.unroll,
+        # Where memory ran out and steps are cut, graphs of whole steps do not fit either.
+        unroll=replay.unroll if replay.micro_batch is None else 1,
         slow=slow,
     )
-
-
-__all__ = ["NamedPlan", "Plan", "make_plan", "plan_of"]

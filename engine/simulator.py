@@ -1,5 +1,6 @@
 """Schedules carried out on step numbers alone: whether they are possible, and what they cost."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class _Simulator:
         self.saved: dict[Tier, set[int]] = {each: set() for each in Tier}
         if start is not None:
             self.saved[tier].add(start)
+        self.copies = Counter(step for steps in self.saved.values() for step in steps)
         self.kept = None if start is None else (start, tier)
         self.working, self.adjoint = start or 0, None
         self.forward = self.traced = self.peak = self.peak_graphs = 0
@@ -75,12 +77,11 @@ class _Simulator:
             case Save(step, tier):
                 self._require(self.working == step, action, f"the state is s_{self.working}")
                 self._require(step not in self.saved[tier], action, "it is saved already")
-                self.saved[tier].add(step)
-                self.saves[tier] += 1
+                self._keep(step, tier)
             case Delete(step, tier):
                 self._require(step in self.saved[tier], action, "the state is not saved there")
                 self._require((step, tier) != self.kept, action, "it belongs to the caller")
-                self.saved[tier].remove(step)
+                self._free(step, tier)
             case Seed(step):
                 self._require(self.working == step, action, f"the state is s_{self.working}")
                 self.adjoint = step
@@ -97,9 +98,20 @@ class _Simulator:
         if isinstance(action, Reverse) and self.graphs:
             self.graphs.pop()
 
+    def _keep(self, step: int, tier: Tier) -> None:
+        self.saved[tier].add(step)
+        self.copies[step] += 1
+        self.saves[tier] += 1
+
+    def _free(self, step: int, tier: Tier) -> None:
+        self.saved[tier].remove(step)
+        self.copies[step] -= 1
+        if not self.copies[step]:
+            del self.copies[step]
+
     def _watch(self) -> None:
-        distinct = set().union(*self.saved.values(), {self.working})
-        self.peak = max(self.peak, len(distinct))
+        distinct = len(self.copies) + (self.working not in self.copies)
+        self.peak = max(self.peak, distinct)
         self.peak_graphs = max(self.peak_graphs, len(self.graphs))
         for tier, steps in self.saved.items():
             self.peak_saved[tier] = max(self.peak_saved[tier], len(steps))

@@ -9,7 +9,7 @@ from engine import stages
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.runs import begin_run
-from engine.stages import Segment
+from engine.segments import Segment
 from tasks.policy import StagePolicy, is_transient
 
 

@@ -21,6 +21,7 @@ from prefect import flow
 from engine import stages
 from engine.plans import make_plan
 from engine.recipes import load_recipe
+from engine.segments import segments
 from engine.simulator import measure
 from flows.local_server import LocalServer, connected
 from flows.sweep import reverse_sweep
@@ -44,7 +45,7 @@ SETTINGS = [
 
 def trained(recipe, store):
     """Train a run and seed its adjoint in this process; return what a sweep starts from."""
-    parts = stages.segments(recipe)
+    parts = segments(recipe)
     value, state, starts = stages.initial_value(recipe, store), None, {}
     for part in parts:
         starts[part.start] = state
