@@ -6,9 +6,14 @@ from typing import Any
 from engine.claims import run_name
 from engine.config import DescentRecipe, Settings
 from engine.errors import CheckpointMissingError
+from engine.inventory import stage_record_url
 from engine.location import join
-from engine.records import read_record, write_record
+from engine.overview import overview
+from engine.records import read_record, read_records, write_record
 from engine.reversal import ReplayConfig, ScheduleName
+
+STAGE_SECONDS = 0.04
+"""What a stage costs besides its body: Prefect, claims, keys; ``tests/bench/results`` has it."""
 
 
 class Seconds(Settings):
@@ -97,6 +102,30 @@ def read_forecast(store: str, run: str) -> Forecast | None:
     with suppress(CheckpointMissingError, ValueError, OSError):
         return Forecast.model_validate(read_record(_url(store, run)))
     return None
+
+
+def compare(store: str, run: str) -> list[Comparison]:
+    """Return the figures of a run that were predicted, beside what its stages did.
+
+    Seconds are of computing, with what each stage costs besides; stages that another run had made
+    are not counted, so both figures agree only for a run that started from nothing.
+    """
+    predicted = read_forecast(store, run)
+    if predicted is None:
+        return []
+    lines = overview(store, run).stages
+    urls = [stage_record_url(store, line.stage, line.key) for line in lines]
+    made = [record or {} for record in read_records(urls).values()]
+    own = [record for record in made if record.get("run") == run]
+    seconds = sum(float(record.get("seconds", 0.0)) for record in own) + STAGE_SECONDS * len(own)
+    return [
+        Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),
+        Comparison(
+            what="bytes written",
+            predicted=predicted.written_bytes,
+            actual=sum(int(record.get("bytes", 0)) for record in own),
+        ),
+    ]
 
 
 def _url(store: str, run: str) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
-from engine.forecasts import Alternative, Seconds
+from engine.forecasts import STAGE_SECONDS, Alternative, Seconds
 from engine.outer import make_outer
 from engine.plans import NamedPlan, plan_of
 from engine.problem import Problem
@@ -23,9 +23,6 @@ from engine.schedule import Tier
 from engine.segments import Segment, cut
 from engine.simulator import Cost, measure
 from engine.step_costs import StepCosts
-
-STAGE_SECONDS = 0.04
-"""What a stage costs besides its body: Prefect, claims, keys; ``tests/bench/results`` has it."""
 
 _PER_STATE = 3
 """States on the device besides the saved ones: the working state, the adjoint, and the next one."""

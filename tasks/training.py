@@ -29,7 +29,7 @@ def stage_options(stage: str) -> dict[str, Any]:
 
 @task
 def check(recipe: DescentRecipe, store: str) -> None:
-    """Refuse an impossible run before anything is trained; keep settings and plan of a possible one.
+    """Refuse an impossible run before anything is trained; keep settings and plan of another.
 
     See ``engine.stages.prepare``, ``engine.runs.begin_run`` and ``engine.planning.keep_plan``.
     """
