@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process on Linux.
+"""Sets up a process that computes on a CPU: its threads, and its freed memory on Linux.
 
 glibc gives large blocks back to the system as soon as they are freed, and every training step then
 pays for page faults again: on small virtual machines steps were measured 3 to 10 times slower.
@@ -8,10 +8,29 @@ import ctypes
 import logging
 import platform
 
+import torch
+
 _logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 _LARGEST = 2**31 - 1  # mallopt takes an int
+
+
+def prepare_cpu(threads: int | None) -> str:
+    """Set up this process for a run, and say in one line what was set.
+
+    Args:
+        threads: CPU threads of a stage; torch's own number if None. Stages set it themselves, since
+            the last digits depend on it; here it holds for what is outside of them too.
+    """
+    kept = keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    number, source = torch.get_num_threads(), "torch's choice"
+    if threads is not None:
+        source = "training.threads"
+    memory = "glibc keeps freed memory" if kept else "the C library is not glibc and left as it is"
+    return f"CPU: {number} thread{'' if number == 1 else 's'} ({source}); {memory}."
 
 
 def keep_freed_memory() -> bool:

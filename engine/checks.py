@@ -9,7 +9,8 @@ from torch import Tensor
 from engine.buffers import BUFFERS
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
-from engine.replay import check_losses, seed_adjoint
+from engine.replay import check_losses, path_difference, seed_adjoint
+from engine.reversal import StepPath
 from engine.routine import Routine
 from engine.step import check_twice_differentiable, plain_step, step_vjp
 from engine.types import Metaparams, Output, State
@@ -48,6 +49,23 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         _, cotangent = seed_adjoint(routine, state, output)
         step_vjp(routine, state, z, 0, cotangent)
         check_twice_differentiable(routine, state["params"], z, 0)
+
+
+def check_unroll(routine: Routine, unroll: int) -> None:
+    """Refuse to keep graphs where they would lead away from the states that training makes.
+
+    Raises:
+        ConfigurationError: If graphs are kept, and step 0 with its graph makes other bits than the
+            routine's own path.
+
+    Cost:
+        Two plain steps, where there is something to compare.
+    """
+    if unroll > 1 and routine.path is StepPath.PLAIN:
+        point = routine.point()
+        difference = path_difference(routine, routine.initial_state(point), point, 0)
+        if difference:
+            raise ConfigurationError(difference)
 
 
 def _check_point(routine: Routine, z: Metaparams) -> None:

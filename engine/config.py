@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from engine.execution import BudgetConfig, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
+from engine.reversal import ReplayConfig, StepPath, VjpMode
 from engine.settings import Settings, digest
 
 __all__ = ["ModelConfig", "Settings", "digest"]
@@ -86,13 +87,6 @@ class OuterUpdate(StrEnum):
     RPROP = "Rprop"
 
 
-class ScheduleName(StrEnum):
-    """How states are made again in reverse order; changes cost, never the answer."""
-
-    KARY = "k-ary"
-    STORE_ALL = "store-all"
-
-
 class BaselineName(StrEnum):
     """Selections made without a metagradient, trained and scored beside the descent."""
 
@@ -100,24 +94,6 @@ class BaselineName(StrEnum):
     RANDOM = "random"
     LOW_LOSS = "low-loss"
     GRADIENT_SIMILARITY = "gradient-similarity"
-
-
-class VjpMode(StrEnum):
-    """How the product of a step is computed; the answer changes by rounding only."""
-
-    REVERSE_OVER_REVERSE = "reverse-over-reverse"
-    """Graph of the gradient, differentiated once more; the reference."""
-
-    COMPILED = "compiled"
-    """The same as one compiled graph, made once for a run; needs a C++ compiler on a CPU."""
-
-    FORWARD_OVER_REVERSE = "forward-over-reverse"
-    """Derivative of the gradient along a direction, in forward mode; as much memory as the
-    reference in eager torch, and no second derivative of any kernel."""
-
-    AUTO = "auto"
-    """The fastest on this step and machine, measured, compile time included. A clock decides, so no
-    recipe may have it: a stage that is made again could differ in its last digits."""
 
 
 class DataConfig(Settings):
@@ -207,6 +183,10 @@ class TrainingConfig(Settings):
     compile: bool = False
     """Compile the gradient of a batch, in both sweeps; needs a C++ compiler on a CPU."""
 
+    path: StepPath = StepPath.PLAIN
+    """Kernels that define the states, in both sweeps: those of a plain step, or those of a step
+    with its graph, which replay.unroll needs where the two differ."""
+
     tf32: bool = False
     """Let a GPU multiply with 10 bits of mantissa; the last digits of a metagradient then mean
     less."""
@@ -260,25 +240,6 @@ class OuterConfig(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the mask."""
-
-
-class ReplayConfig(Settings):
-    """How the reverse sweep is carried out; changes cost, and the answer by rounding at most."""
-
-    schedule: ScheduleName = ScheduleName.KARY
-    """Schedule inside a segment."""
-
-    arity: Annotated[int, Field(ge=2)] = 4
-    """k, children per node of the k-ary tree; larger stores more and replays less."""
-
-    steps_per_segment: Annotated[int, Field(ge=1)] = 100
-    """Steps between two states kept in the store: the unit of caching and retry."""
-
-    vjp: VjpMode = VjpMode.REVERSE_OVER_REVERSE
-    """How the product of a step is computed."""
-
-    micro_batch: Annotated[int | None, Field(ge=1)] = None
-    """Examples of a step reversed at a time, which bounds the memory; empty means all at once."""
 
 
 class DescentRecipe(Settings):

@@ -20,7 +20,8 @@ NOT_OUTER = {"kind", "name", "description", "replay", "workers", "budget"}
 
 _READERS = {
     *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
-    *("lease.py", "overview.py", "quantities.py", "recipes.py", "report.py", "runs.py"),
+    *("forecasts.py", "lease.py", "overview.py", "planner.py", "planning.py", "quantities.py"),
+    *("recipes.py", "report.py", "runs.py", "step_costs.py"),
     *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
 }
 """Files of the engine that cannot change what a stage makes."""

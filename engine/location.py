@@ -236,6 +236,19 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
         raise _unavailable(url, f"{content!r} was written and {found!r} read back")
 
 
+@contextmanager
+def scratch_folder(url: str) -> Iterator[str]:
+    """Yield the URL of a folder below a location, and leave nothing of it behind."""
+    file_system, path = filesystem(url)
+    created = _missing_folders(file_system, path)
+    folder = join(url, f".probe-{uuid.uuid4().hex}")
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)
+        _remove(file_system, f"{path.rstrip('/')}/.probe", created)
+
+
 def _unavailable(url: str, reason: str) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"Cannot write to {url}: {reason}. Give a folder or a bucket that can be written: "

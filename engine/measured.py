@@ -4,9 +4,9 @@ import logging
 import time
 
 from engine.compiled import CompiledVjp
-from engine.config import VjpMode
 from engine.errors import EngineError
 from engine.product import split
+from engine.reversal import VjpMode
 from engine.routine import Routine
 from engine.step import StepVjp, step_vjp
 from engine.two_stage import TwoStageVjp, pull_forward

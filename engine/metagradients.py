@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from engine.checks import check_routine
-from engine.config import ScheduleName, VjpMode
+from engine.checks import check_routine, check_unroll
 from engine.determinism import deterministic
-from engine.errors import ConfigurationError, ScheduleError
+from engine.errors import ConfigurationError
+from engine.plans import NamedPlan, make_plan
 from engine.replay import Sweep, replay
+from engine.reversal import ScheduleName, VjpMode
+from engine.revolve import SlowTier
 from engine.routine import Routine
-from engine.schedule import Action, Plan, Tier, kary_schedule, store_all_schedule, whole_run
+from engine.schedule import Tier, whole_run
 from engine.store import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.vjp import make_vjp
@@ -43,16 +46,44 @@ class Metagradient:
         return self.gradient[name]
 
 
-def metagradient(  # noqa: PLR0913 (settings by keyword)
+class ReplayOptions(TypedDict, total=False):
+    """How a run is reversed; changes cost, and the answer by rounding at most.
+
+    Attributes:
+        schedule: One of ``engine.reversal.ScheduleName``, ``k-ary`` by default; ``auto`` measures
+            the step and takes the fastest that fits.
+        arity: k of the k-ary tree, 4 by default.
+        num_slots: States kept at once, for ``binomial`` and, in memory, ``two-level``; as many as
+            the k-ary tree of that arity keeps by default.
+        slow_slots: States in the slow tier besides s_0, for ``two-level``; no limit by default.
+        slow_cost: Plain steps that a save to the slow tier takes, and a load from it; 1 by default.
+        unroll: Steps whose graphs are kept at once, 1 by default. Where the path of the routine is
+            plain, a step with its graph must make the bits of a plain step.
+        max_device_bytes: Memory for states and graphs, for ``auto``; half of what is free by
+            default.
+        vjp: How a step is reversed, see ``engine.reversal.VjpMode``.
+        micro_batch: Examples of a step that are reversed at a time, which bounds the memory; all
+            at once by default.
+    """
+
+    schedule: ScheduleName | str
+    arity: int
+    num_slots: int | None
+    slow_slots: int | None
+    slow_cost: float
+    unroll: int
+    max_device_bytes: int | None
+    vjp: VjpMode | str
+    micro_batch: int | None
+
+
+def metagradient(
     routine: Routine,
     output: Output,
     z: Metaparams | None = None,
     *,
-    schedule: ScheduleName | str = ScheduleName.KARY,
-    arity: int = 4,
     store: str | None = None,
-    vjp: VjpMode | str = VjpMode.REVERSE_OVER_REVERSE,
-    micro_batch: int | None = None,
+    **options: Unpack[ReplayOptions],
 ) -> Metagradient:
     """Train a routine and differentiate an output of the trained model through the whole run.
 
@@ -60,14 +91,10 @@ def metagradient(  # noqa: PLR0913 (settings by keyword)
         routine: The run, with at least one metaparameter.
         output: phi: maps the trained model, in evaluation mode, to a scalar.
         z: Where; the metaparameters' own values by default.
-        schedule: ``k-ary`` or ``store-all``; changes cost, never the answer.
-        arity: k of the k-ary tree.
-        store: fsspec URL of a folder for the checkpoints; in memory by default. They are written
-            and read ahead by threads, and deleted as they are consumed; the empty arrays stay.
-        vjp: How a step is reversed, see ``engine.config.VjpMode``; changes cost, and the answer
-            by rounding only.
-        micro_batch: Examples of a step that are reversed at a time, which bounds the memory; all
-            at once by default.
+        store: fsspec URL of a folder for the checkpoints; in memory by default. With the schedule
+            ``two-level`` it is the slow tier. They are written and read ahead by threads, and
+            deleted as they are consumed; the empty arrays stay.
+        **options: How the run is reversed, see ``ReplayOptions``.
 
     Returns:
         The metagradient, exact to rounding.
@@ -80,34 +107,23 @@ def metagradient(  # noqa: PLR0913 (settings by keyword)
 
     Cost:
         With d = ceil(log_k T): at most T d plain steps forward and 3 T for the products, with at
-        most (k - 1) d + 1 states kept; ``store-all`` takes 4 T and keeps T states.
+        most (k - 1) d + 1 states kept; ``store-all`` takes 4 T and keeps T states. A step whose
+        graph is kept takes one step less.
 
     References:
         Engstrom et al. 2025, arXiv:2503.13751 (REPLAY).
     """
-    (found,) = metagradients(
-        routine,
-        [output],
-        z,
-        schedule=schedule,
-        arity=arity,
-        store=store,
-        vjp=vjp,
-        micro_batch=micro_batch,
-    )
+    (found,) = metagradients(routine, [output], z, store=store, **options)
     return found
 
 
-def metagradients(  # noqa: PLR0913 (settings by keyword)
+def metagradients(
     routine: Routine,
     outputs: Sequence[Output],
     z: Metaparams | None = None,
     *,
-    schedule: ScheduleName | str = ScheduleName.KARY,
-    arity: int = 4,
     store: str | None = None,
-    vjp: VjpMode | str = VjpMode.REVERSE_OVER_REVERSE,
-    micro_batch: int | None = None,
+    **options: Unpack[ReplayOptions],
 ) -> list[Metagradient]:
     """Train a routine once and differentiate several outputs in one reverse sweep.
 
@@ -117,11 +133,8 @@ def metagradients(  # noqa: PLR0913 (settings by keyword)
         routine: The run, with at least one metaparameter.
         outputs: phi_1 .. phi_K.
         z: As for ``metagradient``.
-        schedule: As for ``metagradient``.
-        arity: As for ``metagradient``.
         store: As for ``metagradient``.
-        vjp: As for ``metagradient``.
-        micro_batch: As for ``metagradient``.
+        **options: As for ``metagradient``.
 
     Raises:
         ConfigurationError: If there is no output.
@@ -133,18 +146,22 @@ def metagradients(  # noqa: PLR0913 (settings by keyword)
     if not outputs:
         raise ConfigurationError("There are no outputs to differentiate. Give at least one.")
     point = routine.point() if z is None else z
-    tier = Tier.MEMORY if store is None else Tier.STORE
-    plan = make_plan(schedule, arity, tier)
+    plan = _plan(routine, point, store, options)
     step_vjp = make_vjp(
-        vjp, micro_batch=micro_batch, num_uses=routine.num_steps - routine.first_step
+        options.get("vjp", VjpMode.REVERSE_OVER_REVERSE),
+        micro_batch=options.get("micro_batch"),
+        num_uses=routine.num_steps - routine.first_step,
     )
     for output in outputs:
         check_routine(routine, output, point)
-    actions = whole_run(routine.num_steps, plan, first_step=routine.first_step, tier=tier)
+    actions = whole_run(
+        routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
+    )
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
-    with deterministic(), _states(routine, store) as states:
+    with deterministic(), _tiers(routine, store) as tiers:
+        check_unroll(routine, plan.unroll)
         sweep = Sweep(state=routine.initial_state(point), vjp=step_vjp)
-        replay(actions, routine, point, {tier: states}, sweep, output=phi)
+        replay(actions, routine, point, tiers, sweep, output=phi)
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
     several = len(outputs) > 1
@@ -160,32 +177,38 @@ def metagradients(  # noqa: PLR0913 (settings by keyword)
     ]
 
 
-def make_plan(schedule: ScheduleName | str, arity: int = 4, tier: Tier = Tier.MEMORY) -> Plan:
-    """Return the planner of reverse schedules that a name stands for.
-
-    Raises:
-        ConfigurationError: If there is no such schedule, or the arity is below 2.
-    """
-    names = [name.value for name in ScheduleName]
-    if schedule not in names:
-        raise ScheduleError(f"There is no schedule {schedule!r}. Use one of {', '.join(names)}.")
-    kary_schedule(1, arity)  # refuses an impossible arity before anything is trained
-
-    def plan(num_steps: int, start: int) -> Iterator[Action]:
-        if schedule == ScheduleName.STORE_ALL:
-            return store_all_schedule(num_steps, start=start, tier=tier)
-        return kary_schedule(num_steps, arity, start=start, tier=tier)
-
-    return plan
+def _plan(routine: Routine, z: Metaparams, store: str | None, options: ReplayOptions) -> NamedPlan:
+    unroll, mode = options.get("unroll", 1), options.get("vjp", VjpMode.REVERSE_OVER_REVERSE)
+    if unroll > 1 and (mode != VjpMode.REVERSE_OVER_REVERSE or options.get("micro_batch")):
+        raise ConfigurationError(
+            f"unroll is {unroll}, which keeps the graphs of whole steps, but vjp is {mode} and "
+            f"micro_batch is {options.get('micro_batch')}. Use vjp=reverse-over-reverse without "
+            "micro-batches, or unroll=1."
+        )
+    two_levels = options.get("schedule") == ScheduleName.TWO_LEVEL
+    cost = options.get("slow_cost", 1.0)
+    slow_tier = Tier.HOST if store is None else Tier.STORE
+    return make_plan(
+        options.get("schedule", ScheduleName.KARY),
+        options.get("arity", 4),
+        Tier.MEMORY if store is None or two_levels else Tier.STORE,
+        num_slots=options.get("num_slots"),
+        unroll=unroll,
+        slow=SlowTier(cost, cost, options.get("slow_slots"), slow_tier),
+    )
 
 
 @contextmanager
-def _states(routine: Routine, store: str | None) -> Iterator[StateStore]:
+def _tiers(routine: Routine, store: str | None) -> Iterator[dict[Tier, StateStore]]:
     """Yield where states are kept; those of a store are written and read in the background."""
+    memory: dict[Tier, StateStore] = {
+        Tier.MEMORY: MemoryStates(),
+        Tier.HOST: MemoryStates(torch.device("cpu")),
+    }
     if store is None:
-        yield MemoryStates()
+        yield memory
         return
     layout = {name: (len(row), row.dtype) for name, row in routine.initial_state().items()}
     rows = RowStore.create(store, layout, routine.num_steps + 1, attributes={})
     with BackgroundStates(rows) as states:
-        yield states
+        yield {**memory, Tier.STORE: states}

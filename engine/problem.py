@@ -107,6 +107,7 @@ def _build(settings: str) -> Problem:
         seed=recipe.training.seed,
         metaparameters={name: _kind(recipe, data, model)},
         compile=recipe.training.compile,
+        path=recipe.training.path,
     )
     held_out = {
         name: Examples(data.splits[name].inputs.to(device), data.splits[name].labels.to(device))

@@ -13,11 +13,18 @@ import torch
 from torch import Tensor
 
 from engine.buffers import BUFFERS
-from engine.errors import NonFiniteError, ScheduleError, UndifferentiableError
+from engine.errors import (
+    NonFiniteError,
+    ReplayMismatchError,
+    ScheduleError,
+    UndifferentiableError,
+)
+from engine.fingerprint import fingerprint
 from engine.product import join
+from engine.reversal import StepPath
 from engine.routine import Routine
-from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier
-from engine.step import StepVjp, initial_vjp, plain_step, step_vjp
+from engine.schedule import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace
+from engine.step import StepGraph, StepVjp, initial_vjp, open_step, plain_step, step_vjp
 from engine.store import StateStore
 from engine.types import Metaparams, Output, State
 from engine.writer import announced
@@ -74,6 +81,8 @@ class Sweep:
         losses: Batch loss of each step trained, by step; replayed steps say the same again.
         adjoint_norms: Norm of lambda_t, by t.
         vjp: How a step is reversed.
+        graphs: Steps that were run with their graphs and are not reversed yet, by step.
+        paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
     """
 
     state: State = field(default_factory=dict)
@@ -84,6 +93,12 @@ class Sweep:
     losses: PerStep = field(default_factory=PerStep)
     adjoint_norms: PerStep = field(default_factory=PerStep)
     vjp: StepVjp = step_vjp
+    graphs: dict[int, StepGraph] = field(default_factory=dict)
+    paths_agree: bool = False
+
+    def before(self, step: int) -> State:
+        """Return s_step when ``step`` is about to be reversed."""
+        return self.graphs[step].state if step in self.graphs else self.state
 
 
 def replay(
@@ -111,21 +126,22 @@ def replay(
 
     Raises:
         NonFiniteError: If a loss or an adjoint is infinite or NaN; names the step.
-        ScheduleError: If a ``Seed`` finds no output, or a ``Reverse`` no adjoint.
+        ScheduleError: If a ``Seed`` finds no output, a ``Reverse`` no adjoint, or an action would
+            leave graphs behind.
+        ReplayMismatchError: If a step with its graph makes other bits than the run's own.
 
     Cost:
-        As ``engine.schedule.measure`` counts it: one plain step for each forward step, three for
-        each reverse step.
+        As ``engine.simulator.measure`` counts it: one plain step for each forward step, three for
+        each reverse step, of which one is saved where the step's graph was kept.
     """
     for action in announced(actions, tiers):
         match action:
             case Load(step, tier):
+                _refuse_open_graphs(sweep, action)
                 loaded = tiers[tier].load(step)
                 sweep.state = {name: row.to(routine.device) for name, row in loaded.items()}
-            case Forward(start, stop):
-                for step in range(start, stop):
-                    sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
-                check_losses(sweep.losses, start, stop)
+            case Forward() | Trace():
+                _advance(routine, z, action, sweep)
             case Save(step, tier):
                 tiers[tier].save(step, sweep.state)
             case Delete(step, tier):
@@ -138,6 +154,62 @@ def replay(
                 assert_never(action)
     _check_adjoints(sweep)
     return sweep
+
+
+def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sweep) -> None:
+    _refuse_open_graphs(sweep, action)
+    traced = isinstance(action, Trace)
+    if traced and not sweep.paths_agree:
+        check_paths_agree(routine, sweep.state, z, action.start)
+        sweep.paths_agree = True
+    for step in range(action.start, action.stop):
+        if traced:
+            graph = sweep.graphs[step] = open_step(routine, sweep.state, z, step)
+            sweep.state, sweep.losses[step] = graph.following(), graph.loss
+        else:
+            sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
+    check_losses(sweep.losses, action.start, action.stop)
+
+
+def _refuse_open_graphs(sweep: Sweep, action: Action) -> None:
+    """Stop before the working state changes, to which the graphs that are kept lead."""
+    if sweep.graphs:
+        raise ScheduleError(
+            f"{action} cannot be carried out while the graphs of steps {sorted(sweep.graphs)} are "
+            "kept: they would be used with another state. Reverse those steps first."
+        )
+
+
+def path_difference(routine: Routine, state: State, z: Metaparams, step: int) -> str:
+    """Say how a step with its graph leaves the run's own path; empty if the bits are the same.
+
+    Cost:
+        Two plain steps.
+    """
+    plain, _ = plain_step(routine, state, z, step)
+    traced = open_step(routine, state, z, step).following()
+    for name, row in plain.items():
+        if fingerprint(row) != fingerprint(traced[name]):
+            off = float((row - traced[name]).norm() / row.norm())
+            return (
+                f"Step {step} makes other bits of {name!r} with its graph than without (a relative "
+                f"difference of {off:.1e}), so a replay that keeps graphs would leave the "
+                "trajectory that was trained. Use path=graph (training.path in a recipe), which "
+                "trains with the same kernels, or unroll=1 (replay.unroll)."
+            )
+    return ""
+
+
+def check_paths_agree(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+    """Raise unless a step with its graph makes the bits of the run's own path.
+
+    Raises:
+        ReplayMismatchError: Names the vector, and the settings that decide.
+    """
+    # Where the path is that of graphs, plain steps are steps with a graph.
+    difference = "" if routine.path is StepPath.GRAPH else path_difference(routine, state, z, step)
+    if difference:
+        raise ReplayMismatchError(difference)
 
 
 def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor, State]:
@@ -199,7 +271,16 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
             f"There is no adjoint to pull back through step {step}. Seed one, or give it."
         )
     to_state = step > routine.first_step or routine.shapes_start
-    adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
+    if sweep.graphs:
+        if step != max(sweep.graphs):
+            raise ScheduleError(
+                f"Step {step} cannot be reversed: the graphs that are kept are those of steps "
+                f"{sorted(sweep.graphs)}, and the adjoint is at the last of them. Reverse that one "
+                "first."
+            )
+        adjoint, shares = sweep.graphs.pop(step).pull(sweep.adjoint, to_state=to_state)
+    else:
+        adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     _add_shares(sweep, shares)
     if step == 0 and routine.shapes_start:
         _add_shares(sweep, initial_vjp(routine, z, adjoint))

@@ -25,6 +25,7 @@ from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
+from engine.reversal import StepPath
 from engine.terms import Term
 from engine.types import Batch, Loss, Metaparams, State
 
@@ -67,8 +68,8 @@ class Routine:
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Whether the gradient of a batch is a compiled program, in both sweeps. Its bits
-            are not those of the eager gradient.
+        compile: Whether a batch's gradient is compiled, in both sweeps; its bits are its own.
+        path: Which kernels define the run's states, see ``engine.reversal.StepPath``.
         programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
@@ -86,6 +87,7 @@ class Routine:
     metaparameters: dict[str, Metaparameter] = field(default_factory=dict)
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     compile: bool = False
+    path: StepPath = StepPath.PLAIN
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)

@@ -1,15 +1,16 @@
 """Plans for walking a training trajectory backwards with few saved states.
 
 A schedule is a stream of actions on step numbers. It touches no tensor, file or clock, so one
-simulator on integers (``measure``) checks every schedule, and one interpreter (``engine.replay``)
-runs it.
+simulator on integers (``engine.simulator``) checks every schedule, and one interpreter
+(``engine.replay``) runs it.
 
 Convention: step ``t`` maps state ``s_t`` to ``s_{t+1}``; a trajectory of T steps has T + 1 states,
 and ``[start, stop)`` names steps, not states. ``s_start`` is saved before a schedule starts and
 belongs to the caller: a schedule never deletes it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -21,7 +22,13 @@ class Tier(StrEnum):
     """Where a state is kept."""
 
     MEMORY = "memory"
+    """Memory of the run's device."""
+
+    HOST = "host"
+    """Memory of the host, beside a device of its own."""
+
     STORE = "store"
+    """Rows of a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,14 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Advance the working state from ``s_start`` to ``s_stop``, over steps start to stop - 1."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """As ``Forward``, and keep the graph of each step until the step is reversed."""
 
     start: int
     stop: int
@@ -65,12 +80,15 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Reverse:
-    """Pull the adjoint of ``s_{step+1}`` back to ``s_step``, which is the working state."""
+    """Pull the adjoint of ``s_{step+1}`` back to ``s_step``.
+
+    Uses the step's graph if it was kept; else ``s_step`` is the working state.
+    """
 
     step: int
 
 
-Action = Load | Forward | Save | Delete | Seed | Reverse
+Action = Load | Forward | Trace | Save | Delete | Seed | Reverse
 
 
 def kary_schedule(
@@ -133,6 +151,21 @@ def _visit(start: int, stop: int, arity: int, tier: Tier) -> Iterator[Action]:
             yield Delete(child_start, tier)
 
 
+def sqrt_schedule(num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY) -> Iterator[Action]:
+    """Plan a reverse sweep over blocks of about sqrt(T) steps, each kept whole in its turn.
+
+    Args:
+        num_steps: T, steps to reverse, at least 1.
+        start: First step of the range.
+        tier: Where states are kept.
+
+    Cost:
+        With m = ceil(sqrt(T)): at most 2 m - 1 saved states and 2 (T - m) forward steps if T is
+        m^2. It is the k-ary tree with k = m, two levels deep.
+    """
+    return kary_schedule(num_steps, max(math.isqrt(num_steps - 1) + 1, 2), start=start, tier=tier)
+
+
 def store_all_schedule(
     num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY
 ) -> Iterator[Action]:
@@ -153,139 +186,85 @@ Plan = Callable[[int, int], Iterator[Action]]
 """Maps (num_steps, start) to a reverse schedule of that range."""
 
 
+def unrolled(num_steps: int, unroll: int, plan: Plan, *, start: int = 0) -> Iterator[Action]:
+    """Plan a reverse sweep that keeps the graphs of up to ``unroll`` steps alive at once.
+
+    ``plan`` reverses blocks of steps as if each were one step; to reverse a block, its steps are
+    run with their graphs, which serve as their replay.
+
+    Args:
+        num_steps: T, steps to reverse, at least 1.
+        unroll: u, graphs alive at once, at least 1; 1 leaves the plan as it is.
+        plan: Makes the schedule of the ceil(T / u) blocks.
+        start: First step of the range.
+
+    Raises:
+        ScheduleError: If ``unroll`` is below 1.
+
+    Cost:
+        The forward steps of ``plan``, a block being up to u of them, and T traced steps, which
+        the T products do not run again.
+    """
+    if unroll < 1:
+        raise ScheduleError(f"unroll must be at least 1, got {unroll}. Use 1 to keep no graph.")
+    if unroll == 1:
+        yield from plan(num_steps, start)
+        return
+    num_blocks = -(-num_steps // unroll)
+    border = [start + num_steps * i // num_blocks for i in range(num_blocks + 1)]
+    for action in plan(num_blocks, 0):
+        match action:
+            case Forward(first, stop):
+                yield Forward(border[first], border[stop])
+            case Reverse(block):
+                yield Trace(border[block], border[block + 1])
+                yield from map(Reverse, range(border[block + 1] - 1, border[block] - 1, -1))
+            case Load(block, tier) | Save(block, tier) | Delete(block, tier):
+                yield type(action)(border[block], tier)
+            case _:
+                raise ScheduleError(f"{action} cannot be carried out on blocks of steps.")
+
+
 def whole_run(
     num_steps: int, plan: Plan, *, first_step: int = 0, tier: Tier = Tier.MEMORY
 ) -> Iterator[Action]:
     """Plan training, output and reverse sweep of a run in one stream, from a working state s_0.
 
     The forward steps that the reverse plan begins with are the training itself: its last leaf runs
-    one step further, to s_T, seeds the adjoint there and goes back. Nothing is saved before it
-    starts, and nothing is left behind.
+    one step further, to s_T, seeds the adjoint there and goes back; where that leaf starts from a
+    state that the plan does not save, it is saved meanwhile. Nothing is saved before it starts, and
+    nothing is left behind.
 
     Args:
         num_steps: T.
         plan: Makes the reverse schedule of steps ``[first_step, T)``, given their number and start.
         first_step: First step that reads z; the ones before it are only trained.
-        tier: Where ``plan`` keeps its states.
+        tier: Where the plan's first state is.
     """
     if first_step:
         yield Forward(0, first_step)
     yield Save(first_step, tier)
-    seeded = False
-    for action in plan(num_steps - first_step, first_step):
-        if isinstance(action, Reverse) and not seeded:
-            yield Forward(action.step, num_steps)
-            yield Seed(num_steps)
-            yield Load(action.step, tier)
-            seeded = True
+    actions = plan(num_steps - first_step, first_step)
+    before: Action = Save(first_step, tier)
+    for action in actions:
+        if isinstance(action, Reverse):
+            yield from _turn(before, action, num_steps)
+            break
         yield action
+        before = action
+    yield from actions
     yield Delete(first_step, tier)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a schedule costs, counted exactly.
-
-    Attributes:
-        forward_steps: Steps run forward, replayed ones included.
-        reverse_steps: Steps reversed.
-        peak_states: Most states alive at once, the working state among them.
-        peak_saved: Most states saved at once in each tier, the caller's ``s_start`` among them.
-        saves: States written, by tier.
-    """
-
-    forward_steps: int
-    reverse_steps: int
-    peak_states: int
-    peak_saved: dict[Tier, int]
-    saves: dict[Tier, int]
-
-
-class _Simulator:
-    """Executes actions on step numbers, and refuses what an interpreter could not do."""
-
-    def __init__(self, start: int | None, tier: Tier) -> None:
-        self.saved: dict[Tier, set[int]] = {each: set() for each in Tier}
-        if start is not None:
-            self.saved[tier].add(start)
-        self.kept = None if start is None else (start, tier)
-        self.working, self.adjoint = start or 0, None
-        self.forward = self.peak = 0
-        self.reversed: list[int] = []
-        self.saves = dict.fromkeys(Tier, 0)
-        self.peak_saved = {each: len(steps) for each, steps in self.saved.items()}
-
-    def do(self, action: Action) -> None:
-        """Carry out one action."""
-        match action:
-            case Load(step, tier):
-                self._require(step in self.saved[tier], action, "the state is not saved there")
-                self.working = step
-            case Forward(start, stop):
-                self._require(self.working == start, action, f"the state is s_{self.working}")
-                self._require(stop > start, action, "the range is empty")
-                self.working, self.forward = stop, self.forward + stop - start
-            case Save(step, tier):
-                self._require(self.working == step, action, f"the state is s_{self.working}")
-                self._require(step not in self.saved[tier], action, "it is saved already")
-                self.saved[tier].add(step)
-                self.saves[tier] += 1
-            case Delete(step, tier):
-                self._require(step in self.saved[tier], action, "the state is not saved there")
-                self._require((step, tier) != self.kept, action, "it belongs to the caller")
-                self.saved[tier].remove(step)
-            case Seed(step):
-                self._require(self.working == step, action, f"the state is s_{self.working}")
-                self.adjoint = step
-            case Reverse(step):
-                self._require(self.working == step, action, f"the state is s_{self.working}")
-                expected = step + 1 if self.adjoint is None else self.adjoint
-                self._require(expected == step + 1, action, f"the adjoint is at {self.adjoint}")
-                self.adjoint = step
-                self.reversed.append(step)
-        self._watch()
-
-    def _watch(self) -> None:
-        distinct = set().union(*self.saved.values(), {self.working})
-        self.peak = max(self.peak, len(distinct))
-        for tier, steps in self.saved.items():
-            self.peak_saved[tier] = max(self.peak_saved[tier], len(steps))
-
-    @staticmethod
-    def _require(holds: bool, action: Action, reason: str) -> None:
-        if not holds:
-            raise ScheduleError(f"{action} cannot be carried out: {reason}. Mend the schedule.")
-
-
-def measure(
-    actions: Iterable[Action], *, start: int | None = None, tier: Tier = Tier.MEMORY
-) -> Cost:
-    """Execute a schedule on step numbers alone, and count what it costs.
-
-    Args:
-        actions: The schedule.
-        start: Step whose state is saved in ``tier`` before it starts, by the caller; None for a
-            whole run, which begins with s_0 as the working state and nothing saved.
-        tier: Where that state is.
-
-    Raises:
-        ScheduleError: If an action is impossible, steps are reversed out of order or more than
-            once, or a state is left behind.
-    """
-    simulator = _Simulator(start, tier)
-    for action in actions:
-        simulator.do(action)
-    left = {(step, each) for each, steps in simulator.saved.items() for step in steps}
-    left.discard(simulator.kept)
-    if left:
-        raise ScheduleError(
-            f"The schedule leaves states {sorted(step for step, _ in left)} behind. "
-            "Delete what it saves."
-        )
-    return Cost(
-        forward_steps=simulator.forward,
-        reverse_steps=len(simulator.reversed),
-        peak_states=simulator.peak,
-        peak_saved=simulator.peak_saved,
-        saves=simulator.saves,
-    )
+def _turn(before: Action, action: Reverse, num_steps: int) -> Iterator[Action]:
+    """Go on to s_T, seed the adjoint there, come back, and reverse the last step."""
+    if isinstance(before, Trace):  # its graphs lead back
+        yield from (Seed(num_steps), action)
+        return
+    saved = isinstance(before, Load | Save) and before.step == action.step
+    tier = before.tier if isinstance(before, Load | Save) and saved else Tier.MEMORY
+    if not saved:
+        yield Save(action.step, tier)
+    yield from (Forward(action.step, num_steps), Seed(num_steps), Load(action.step, tier), action)
+    if not saved:
+        yield Delete(action.step, tier)

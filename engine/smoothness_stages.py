@@ -15,9 +15,9 @@ from engine.metasmoothness import agreement, draw_direction, second_difference, 
 from engine.problem import Problem
 from engine.replay import Sweep, check_losses, replay
 from engine.schedule import Forward
+from engine.segments import Segment
 from engine.settings import Settings
 from engine.smooth_recipes import DirectionKind, SmoothnessConfig
-from engine.stages import Segment
 from engine.types import Metaparams, State
 
 

@@ -11,51 +11,28 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.checks import check_routine
+from engine.checks import check_routine, check_unroll
 from engine.commits import read_rows, rows_url, run_stage
-from engine.config import DescentRecipe, Settings
+from engine.config import DescentRecipe
 from engine.determinism import deterministic
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.keys import Ref
 from engine.location import check_writable
-from engine.metagradients import make_plan
 from engine.outer import make_outer
 from engine.outputs import classification_scores
+from engine.planning import followed
+from engine.plans import plan_of
 from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, check_losses, replay, seed_adjoint
+from engine.reversal import ScheduleName
 from engine.routine import Routine
 from engine.schedule import Forward
+from engine.segments import Segment
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
 
 logger = logging.getLogger(__name__)
-
-
-class Segment(Settings):
-    """Consecutive steps, half-open."""
-
-    start: int
-    """First step."""
-
-    stop: int
-    """Step after the last one."""
-
-
-def first_step(recipe: DescentRecipe) -> int:
-    """Return the first step that reads z; the reverse sweep ends there."""
-    return build_problem(recipe).routine.first_step
-
-
-def segments(recipe: DescentRecipe) -> list[Segment]:
-    """Cut the run into segments, with a border at the first step that reads z."""
-    length, total = recipe.replay.steps_per_segment, recipe.training.num_steps
-    first = first_step(recipe)
-    starts = [*range(0, first, length), *range(first, total, length)]
-    return [
-        Segment(start=start, stop=stop)
-        for start, stop in zip(starts, [*starts[1:], total], strict=True)
-    ]
 
 
 def prepare(recipe: DescentRecipe, store: str) -> None:
@@ -65,10 +42,12 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     problem = build_problem(recipe)
-    make_plan(recipe.replay.schedule, recipe.replay.arity)
+    if recipe.replay.schedule is not ScheduleName.AUTO:
+        plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         check_routine(problem.routine, problem.output, problem.routine.point())
+        check_unroll(problem.routine, recipe.replay.unroll)
     check_writable(store)
 
 
@@ -183,7 +162,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             range(segment.start, segment.stop),
             sweep,
             first=lambda: _start(routine, store, start),
-            plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
+            plan=plan_of(followed(recipe, store)),
             trajectory=_rows_ahead(store, trajectory),
         )
         norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}

@@ -4,9 +4,15 @@ A step is h_t(s, z) = update(s, g(s, z)), where g is the gradient of the loss. T
 in two stages: through the update, which gives the cotangent v of g, then through g, which is
 reverse over reverse: the graph of a gradient is differentiated once more. g is a sum over terms,
 so each term can be pulled back by itself, and no two graphs need be alive at once.
+
+A step can be run with its graph, and pulled back later (``open_step``): the step is then not run
+again for its product. Torch may use other kernels where a graph is wanted, so the state after it
+may differ in the last digits from that of the step without one. ``Routine.path`` says which of
+the two defines the run.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,6 +31,7 @@ from engine.product import (
     split,
 )
 from engine.programs import compiled_gradient
+from engine.reversal import StepPath
 from engine.routine import Routine
 from engine.terms import Term
 from engine.types import Metaparams, State
@@ -60,6 +67,9 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
     Returns:
         s_{t+1}, and the loss of the step's batch at s_t, a scalar tensor.
     """
+    if routine.path is StepPath.GRAPH:
+        graph = open_step(routine, state, z, step)
+        return graph.following(), graph.loss
     params = state["params"].detach().requires_grad_()
     first, *injected = routine.terms(step)
     with routine.reading(state) as calls:
@@ -120,27 +130,107 @@ def step_vjp(
         Three plain steps: the step with its graph, and twice its products; 1 + 2 K for K
         cotangents. Checked by ``tests/bench/bench_reverse.py`` and ``bench_outputs.py``.
     """
+    return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
+
+
+@dataclass(eq=False)
+class StepGraph:
+    """A step that was run with the graph of its gradient; made by ``open_step``, pulled once.
+
+    Attributes:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+        params: The parameters of s_t, from which the graph starts.
+        statistics: The running statistics of s_t, likewise, if there are any.
+        leaves: The metaparameters that enter the step, likewise.
+        gradient: Of the step's batch, with its graph.
+        moved: The running statistics after the step, with their graph.
+        total: g, the gradient of all terms, without a graph.
+        loss: Of the step's batch, a scalar.
+    """
+
+    routine: Routine
+    state: State
+    z: Metaparams
+    step: int
+    params: Tensor
+    statistics: State
+    leaves: Metaparams
+    gradient: Tensor
+    moved: State
+    total: Tensor
+    loss: Tensor
+
+    def following(self) -> State:
+        """Return s_{t+1}, without a graph."""
+        with torch.no_grad():
+            hyper = self.routine.hyperparameters(self.z, self.step)
+            before = without_buffers(self.state)
+            after = self.routine.optimizer.update(before, self.total, hyper, self.step)
+            return {**after, **{name: row.detach() for name, row in self.moved.items()}}
+
+    def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
+        """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
+        routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
+        _, *injected = routine.terms(step)
+        with named_refusals(step):
+            before = without_buffers(self.state)
+            products = pull_update(routine, before, self.total, leaves, step, cotangent)
+            inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
+            pull_gradient(self.gradient, inputs, products, step, self.moved)
+            del self.gradient, self.moved  # frees their graph before the next term makes one
+            for term in injected:
+                with routine.reading(self.statistics):
+                    share, _ = term_gradient(
+                        routine, self.params, term, leaves, step, create_graph=True
+                    )
+                # At z = 0 an injected term has no second derivative in the parameters.
+                pull_gradient(share, inputs if is_active(term, z) else leaves, products, step)
+        return joined(products, leaves, step, to_state=to_state)
+
+
+def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepGraph:
+    """Run a step with the graph of its gradient, to be pulled back once.
+
+    Args:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+
+    Raises:
+        UndifferentiableError: If a kernel has no second derivative.
+
+    Cost:
+        A plain step; up to a quarter more where torch has another formula for a gradient that is
+        differentiated again. Its graph keeps the state and about what the step computes.
+    """
     params = state["params"].detach().requires_grad_()
     statistics = {BUFFERS: state[BUFFERS].detach().requires_grad_()} if BUFFERS in state else {}
     leaves = entering(routine, z, step)
     first, *injected = routine.terms(step)
     with named_refusals(step):
         with routine.reading(statistics) as calls:
-            gradient, _ = term_gradient(routine, params, first, leaves, step, create_graph=True)
+            gradient, loss = term_gradient(routine, params, first, leaves, step, create_graph=True)
         with torch.enable_grad():
             moved = routine.moved_buffers(statistics, calls, step)
-        with routine.reading(state):
+        with routine.reading(state):  # what is injected does not move the running statistics
             total = _add_values(routine, gradient.detach(), injected, params, z, step)
-        products = pull_update(routine, without_buffers(state), total, leaves, step, cotangent)
-        inputs = {**leaves, **({PARAMS: params, **statistics} if to_state else {})}
-        pull_gradient(gradient, inputs, products, step, moved)
-        del gradient, moved, calls  # frees their graph before the next term makes one
-        for term in injected:
-            with routine.reading(statistics):
-                share, _ = term_gradient(routine, params, term, leaves, step, create_graph=True)
-            # At z = 0 an injected term has no second derivative in the parameters, only z's share.
-            pull_gradient(share, inputs if is_active(term, z) else leaves, products, step)
-    return joined(products, leaves, step, to_state=to_state)
+    return StepGraph(
+        routine=routine,
+        state=state,
+        z=z,
+        step=step,
+        params=params,
+        statistics=statistics,
+        leaves=leaves,
+        gradient=gradient,
+        moved=moved,
+        total=total,
+        loss=loss,
+    )
 
 
 def initial_vjp(routine: Routine, z: Metaparams, cotangent: State) -> Metaparams:

@@ -9,10 +9,13 @@ it finds.
 import logging
 from collections.abc import Callable, Iterator
 
+import torch
+
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
+from engine.plans import NamedPlan
 from engine.replay import Sweep, replay
 from engine.routine import Routine
-from engine.schedule import Action, Forward, Load, Plan, Reverse, Tier
+from engine.schedule import Action, Forward, Load, Reverse, Tier
 from engine.store import MemoryStates, RowStore
 from engine.types import State
 
@@ -38,7 +41,7 @@ def reverse_segment(
     sweep: Sweep,
     *,
     first: Callable[[], State],
-    plan: Plan,
+    plan: NamedPlan,
     trajectory: str | None = None,
 ) -> None:
     """Pull a sweep's adjoint back through a segment.
@@ -65,9 +68,9 @@ def reverse_segment(
             logger.warning("Steps %d to %d are replayed here. %s", steps.start, stop - 1, error)
         else:
             return
-    states = MemoryStates()
-    states.save(steps.start, first())
-    replay(plan(stop - steps.start, steps.start), routine, z, {Tier.MEMORY: states}, sweep)
+    tiers = {Tier.MEMORY: MemoryStates(), Tier.HOST: MemoryStates(torch.device("cpu"))}
+    tiers[plan.first_tier].save(steps.start, first())
+    replay(plan(stop - steps.start, steps.start), routine, z, tiers, sweep)
 
 
 def _walk_back(steps: range) -> Iterator[Action]:

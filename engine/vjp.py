@@ -5,9 +5,9 @@ it at the first step that it reverses, and what does not agree is not used.
 """
 
 from engine.compiled import CompiledVjp
-from engine.config import VjpMode
 from engine.errors import ConfigurationError
 from engine.measured import MeasuredVjp
+from engine.reversal import VjpMode
 from engine.step import StepVjp, step_vjp
 from engine.two_stage import TwoStageVjp, pull_forward, pull_reverse
 

@@ -5,18 +5,16 @@ Flows, torch and Prefect are imported by the commands that need them, so that ``
 """
 
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from flows.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
     from engine.recipes import Recipe
@@ -168,6 +166,36 @@ def resume(  # noqa: PLR0913 (the options of one command)
 
 
 @app.command()
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+    ] = "digits-selection",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    price: Annotated[
+        float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
+    with _one_message(debug):
+        from engine.allocator import prepare_cpu
+        from engine.location import absolute, check_writable
+        from engine.planning import plan as plan_recipe
+        from engine.recipes import load_recipe
+        from flows import showing
+
+        chosen = load_recipe(recipe, changes).descent
+        prepare_cpu(chosen.training.threads)
+        check_writable(absolute(store))
+        showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
+
+
+@app.command()
 def recipes(debug: DebugOption = False) -> None:
     """List the recipes that ship with the project."""
     with _one_message(debug):
@@ -260,20 +288,19 @@ def _run(
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with _one_message(debug):
-        _prepare_process(debug)
+        prepare_process(debug)
         from flows.local_server import connected, server_if_needed
-        from flows.terminal import progress
 
         server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
-        from engine.allocator import keep_freed_memory
+        from engine.allocator import prepare_cpu
         from engine.errors import ConfigurationError
         from engine.location import absolute
         from engine.recipes import read_seeds
         from engine.stages import prepare
 
-        keep_freed_memory()
         place = absolute(store)
         recipe = load(place)
+        typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
         # What is refused is refused here, in one message, before a flow starts.
         prepare(recipe.descent, place)
         from flows.registry import FLOWS, REPLICAS
@@ -330,33 +357,6 @@ def _tell(
 
 def _say(line: str, as_json: bool) -> None:
     typer.echo(line, err=as_json)
-
-
-def _prepare_process(debug: bool) -> None:
-    """Set what Prefect and the C library read at their start."""
-    settings = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A server that was there and is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
-        # One that was never there is told at once all the same.
-        "PREFECT_CLIENT_MAX_RETRIES": "8",
-    }
-    if not debug:
-        # Prefect would print each task and, on an error, tracebacks of what is told in one message.
-        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    # Python would end on the spot; this way what atexit stops (the server) is stopped.
-    signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Stop at the next instruction of Python, within a step: what is committed is kept."""
-    del frame
-    # Not typer.echo: a signal may come while a line is being printed.
-    os.write(
-        2, b"\nStopped by SIGTERM. What is finished is kept: the same command goes on there.\n"
-    )
-    sys.exit(128 + number)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
-from engine.stages import Segment, first_step, segments
+from engine.segments import Segment, first_step, segments
 from flows.sweep import reverse_sweep
 from tasks import reporting, training
 from tasks.progress import Progress

@@ -6,10 +6,10 @@ from prefect import flow
 
 from engine.keys import Ref
 from engine.location import StoreUrl, absolute
+from engine.segments import Segment, segments
 from engine.smooth_recipes import MetasmoothnessRecipe
 from engine.smoothness_runs import SmoothnessRecord
 from engine.smoothness_stages import Shift
-from engine.stages import Segment, segments
 from tasks import smoothness, training
 from tasks.progress import Progress
 from tasks.runner import StageFuture, StageRunner

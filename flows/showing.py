@@ -8,6 +8,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from engine.conclusion import report_url
+from engine.forecasts import Forecast, compare
 from engine.housekeeping import CleanReport
 from engine.location import join
 from engine.overview import RunOverview, Standing, list_overviews, overview
@@ -47,11 +48,18 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     if as_json:
         found = record.model_dump(mode="json") if record else {"run": name}
         work = view.model_dump(mode="json", exclude={"run", "recipe"})
+        work["forecast"] = [each.model_dump() for each in compare(store, name)]
         typer.echo(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
         return
     console = Console()
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
+    compared = compare(store, name)
+    if compared:
+        table = Table("figure", "predicted", "so far" if record is None else "actual")
+        for each in compared:
+            table.add_row(each.what, f"{each.predicted:,.1f}", f"{each.actual:,.1f}")
+        console.print(table)
     if record is None:
         console.print(
             f"Run {name} has not finished; it was active last at {view.active}. Let it go on: "
@@ -78,6 +86,42 @@ def _show_other(store: str, run: str, view: RunOverview, *, as_json: bool) -> No
     console.print(_totals(view), highlight=False)
     for line in [*record["summary"], f"Report: {report_url(store, run)}"]:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def show_plan(forecast: Forecast, *, as_json: bool) -> None:
+    """Show what a planner chose, what it costs, and what else there was."""
+    if as_json:
+        typer.echo(json.dumps(forecast.content()))
+        return
+    console = Console()
+    table = Table(
+        *("schedule", "parts", "unroll", "steps", "memory", "store", "outer step", "run"),
+    )
+    for each in [forecast, *forecast.alternatives]:
+        peak = each.peak_bytes
+        table.add_row(
+            each.schedule,
+            str(each.segments),
+            str(each.unroll),
+            f"{each.forward_steps} + {each.reverse_steps}",
+            decimal(peak["graphs"] + peak["device"] + peak["host"]),
+            decimal(peak["store"]),
+            write_duration(each.seconds.outer_step),
+            write_duration(each.seconds.run),
+        )
+    table.caption = (
+        "the fastest first; steps are those of one outer step; device: states and graphs"
+    )
+    console.print(table)
+    changes = " ".join(f"--set {name}={value}" for name, value in forecast.settings.items())
+    console.print(
+        f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
+        f"{decimal(forecast.written_bytes)} written.",
+        highlight=False,
+    )
+    if forecast.price is not None:
+        console.print(f"Price of the run: {forecast.price:.3g}", highlight=False)
+    console.print(f"To use it: {changes}", highlight=False, soft_wrap=True)
 
 
 def show_clean(report: CleanReport, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from engine.commits import read_scalars
 from engine.config import DescentRecipe
 from engine.errors import NonFiniteError
 from engine.location import StoreUrl, absolute
+from engine.segments import segments
 from engine.smooth_recipes import SmoothSearchRecipe, at_rate, descent_of
 from engine.smooth_search import (
     Measured,
@@ -18,7 +19,6 @@ from engine.smooth_search import (
     measured,
     target_loss,
 )
-from engine.stages import segments
 from flows.metasmoothness import measure, train
 from tasks import smoothness, training
 from tasks.progress import Progress

@@ -1,7 +1,7 @@
 """One reverse sweep over the segments of a run, with other workers ahead of the adjoint."""
 
 from engine.keys import Ref
-from engine.stages import Segment
+from engine.segments import Segment
 from tasks import training
 from tasks.runner import StageFuture, StageRunner
 

@@ -7,11 +7,11 @@ from engine import smooth_search, smoothness_runs, smoothness_stages
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.runs import Stages
+from engine.segments import Segment
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.smooth_search import SearchRecord, Trial
 from engine.smoothness_runs import SmoothnessRecord
 from engine.smoothness_stages import Shift
-from engine.stages import Segment
 from tasks.training import stage_options
 
 

@@ -5,11 +5,11 @@ from typing import Any
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from engine import stages
+from engine import planning, stages
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.runs import begin_run
-from engine.stages import Segment
+from engine.segments import Segment
 from tasks.policy import StagePolicy, is_transient
 
 
@@ -29,12 +29,13 @@ def stage_options(stage: str) -> dict[str, Any]:
 
 @task
 def check(recipe: DescentRecipe, store: str) -> None:
-    """Refuse an impossible run before anything is trained, and keep the settings of a possible one.
+    """Refuse an impossible run before anything is trained; keep settings and plan of another.
 
-    See ``engine.stages.prepare`` and ``engine.runs.begin_run``.
+    See ``engine.stages.prepare``, ``engine.runs.begin_run`` and ``engine.planning.keep_plan``.
     """
     stages.prepare(recipe, store)
     begin_run(recipe, store)
+    planning.keep_plan(recipe, store)
 
 
 @task(**stage_options("initial"))

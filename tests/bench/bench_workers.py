@@ -19,9 +19,10 @@ from pathlib import Path
 from prefect import flow
 
 from engine import stages
-from engine.metagradients import make_plan
+from engine.plans import make_plan
 from engine.recipes import load_recipe
-from engine.schedule import measure
+from engine.segments import segments
+from engine.simulator import measure
 from flows.local_server import LocalServer, connected
 from flows.sweep import reverse_sweep
 from tasks import training
@@ -44,7 +45,7 @@ SETTINGS = [
 
 def trained(recipe, store):
     """Train a run and seed its adjoint in this process; return what a sweep starts from."""
-    parts = stages.segments(recipe)
+    parts = segments(recipe)
     value, state, starts = stages.initial_value(recipe, store), None, {}
     for part in parts:
         starts[part.start] = state

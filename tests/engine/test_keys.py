@@ -14,7 +14,7 @@ from engine.data import examples_fingerprint
 from engine.fingerprint import fingerprint
 from engine.keys import Ref
 from engine.recipes import load_recipe
-from engine.stages import segments
+from engine.segments import segments
 
 TINY = load_recipe(
     "digits-selection",

@@ -7,14 +7,45 @@ import torch
 from torch import nn
 
 from engine import MeanLoss, central_difference, metagradient, whole_run_gradient
-from engine.errors import NonFiniteError, UndifferentiableError
+from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.optim import Optimizer, adam, sgd
 from engine.replay import Sweep, replay
+from engine.reversal import StepPath
 from engine.schedule import Forward, Tier
 from engine.store import MemoryStates, RowStore
 from tests import problems
 
-SCHEDULES = [("k-ary", 2), ("k-ary", 3), ("k-ary", 4), ("k-ary", 100), ("store-all", 2)]
+SCHEDULES = [
+    {"schedule": "k-ary", "arity": 2},
+    {"schedule": "k-ary", "arity": 3},
+    {"schedule": "k-ary", "arity": 4},
+    {"schedule": "k-ary", "arity": 100},
+    {"schedule": "store-all"},
+    {"schedule": "sqrt"},
+    {"schedule": "binomial"},
+    {"schedule": "binomial", "num_slots": 1},
+    {"schedule": "binomial", "num_slots": 3},
+    {"schedule": "two-level", "num_slots": 1},
+    {"schedule": "two-level", "num_slots": 2, "slow_slots": 1, "slow_cost": 0.1},
+    {"schedule": "k-ary", "arity": 2, "unroll": 2},
+    {"schedule": "binomial", "num_slots": 2, "unroll": 3},
+    {"schedule": "two-level", "num_slots": 1, "unroll": 2},
+    {"schedule": "store-all", "unroll": 9},
+]
+
+
+def shown(options):
+    return " ".join(map(str, options.values()))
+
+
+def normalized_net():
+    """Group normalization has another backward formula where a graph is wanted."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Linear(4, 8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(),
+            nn.Linear(8, 3),
+        ).double()  # fmt: skip
 
 
 def relative_error(found, expected):
@@ -46,16 +77,59 @@ def test_metagradient_equals_backpropagation_through_the_whole_run(optimizer, ki
     assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-12
 
 
-@pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
-@pytest.mark.parametrize(("schedule", "arity"), SCHEDULES)
-def test_schedule_decides_cost_and_never_a_bit_of_the_answer(schedule, arity, optimizer):
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+@pytest.mark.parametrize("options", SCHEDULES, ids=shown)
+def test_schedule_decides_cost_and_never_a_bit_of_the_answer(options, optimizer):
     """States are made again bit by bit, so every schedule gives the same bits, for all kinds."""
     routine = problems.routine(optimizer, "all")
     expected = metagradient(routine, problems.output, schedule="k-ary", arity=5)
 
-    found = metagradient(routine, problems.output, schedule=schedule, arity=arity)
+    found = metagradient(routine, problems.output, **options)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected.gradient)
+    assert torch.equal(found.losses, expected.losses)
+
+
+@pytest.mark.parametrize("kind", problems.kinds())
+@pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
+def test_unrolled_steps_give_the_gradient_of_the_whole_run(optimizer, kind):
+    """A graph that is used with another adjoint, or in the wrong order, is wrong without an error.
+
+    1e-12: both are float64 and differ only in the order of sums over 9 steps.
+    """
+    routine = problems.routine(optimizer, kind)
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(routine, problems.output, schedule="sqrt", unroll=3)
+
+    assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_unrolled_steps_of_the_graph_path_give_the_gradient_of_the_whole_run(optimizer):
+    """With the path of graphs in both sweeps, also where torch has another formula for it."""
+    routine = problems.routine(optimizer, "mixture", model=normalized_net(), path=StepPath.GRAPH)
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(routine, problems.output, schedule="binomial", num_slots=2, unroll=3)
+
+    again = metagradient(routine, problems.output)
+    assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-12
+    assert all(torch.equal(found[name], again[name]) for name in expected)
+
+
+def test_unroll_on_the_plain_path_is_refused_where_graphs_make_other_bits():
+    """A state that is off by 1e-17 is off the trajectory; the message names both ways out."""
+    routine = problems.routine("adamw", "weights", model=normalized_net())
+
+    with pytest.raises(ConfigurationError, match=r"'params'.*path=graph.*unroll=1"):
+        metagradient(routine, problems.output, unroll=3)
+
+
+def test_unroll_and_a_product_without_whole_graphs_are_refused_together():
+    """A setting that would be ignored is not accepted."""
+    with pytest.raises(ConfigurationError, match=r"unroll is 2.*micro_batch is 3"):
+        metagradient(problems.routine(), problems.output, unroll=2, micro_batch=3)
 
 
 @pytest.mark.parametrize("kind", problems.kinds())
@@ -77,12 +151,17 @@ def test_metagradient_agrees_with_central_differences(optimizer, kind):
     assert along == pytest.approx(estimate, rel=1e-5, abs=1e-9)
 
 
-def test_metagradient_is_the_same_from_a_store(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [{"arity": 2}, {"schedule": "two-level", "num_slots": 1, "slow_cost": 0.5}],
+    ids=shown,
+)
+def test_metagradient_is_the_same_from_a_store(options, tmp_path):
     """A state that went through zarr must come back with every bit, moments included."""
     routine = problems.routine("adamw", "all")
     expected = metagradient(routine, problems.output, arity=2)
 
-    found = metagradient(routine, problems.output, arity=2, store=str(tmp_path / "states"))
+    found = metagradient(routine, problems.output, store=str(tmp_path / "states"), **options)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected.gradient)
     assert RowStore.open(str(tmp_path / "states")).steps() == []

@@ -1,14 +1,16 @@
 """The interpreter: states are made again bit by bit, and trouble is named by its step."""
 
 import math
+import weakref
 
 import pytest
 import torch
+from torch import nn
 
-from engine.errors import NonFiniteError, ScheduleError
-from engine.metagradients import make_plan
+from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError
+from engine.plans import make_plan
 from engine.replay import Sweep, check_losses, replay, reverse_step, seed_adjoint
-from engine.schedule import Delete, Forward, Load, Reverse, Save, Seed, Tier, whole_run
+from engine.schedule import Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace, whole_run
 from engine.step import plain_step, traced_step
 from engine.store import MemoryStates, RowStore
 from tests import problems
@@ -212,3 +214,49 @@ def test_seed_without_an_output_is_refused():
     """The schedule and the call must agree on what is differentiated."""
     with pytest.raises(ScheduleError, match="no output was given"):
         carry_out([Seed(0)], problems.routine(), output=None)
+
+
+@pytest.mark.parametrize("action", [Load(0), Forward(3, 4), Trace(3, 4), Reverse(1)], ids=str)
+def test_graph_that_is_kept_is_used_before_the_state_changes(action):
+    """A graph leads back to the state that it was made at; with another one it would be wrong."""
+    routine = problems.routine("adamw", "weights")
+    states, sweep = MemoryStates(), Sweep(state=routine.initial_state())
+    states.save(0, sweep.state)
+    _, sweep.adjoint = seed_adjoint(routine, all_states(routine)[3], problems.output)
+
+    with pytest.raises(ScheduleError, match=r"(?s)graphs.*\[0, 1, 2\].*first"):
+        carry_out([Trace(0, 3), action], routine, {Tier.MEMORY: states}, sweep)
+
+
+def test_traced_states_have_the_bits_of_plain_steps():
+    """The state after a traced step is the run's own, or later products belong to no run."""
+    routine = problems.routine("adamw", "all")
+    states = all_states(routine)
+
+    sweep = carry_out([Trace(0, 4)], routine)
+
+    assert same_bits(sweep.state, states[4])
+    assert all(same_bits(sweep.before(step), states[step]) for step in range(4))
+
+
+def test_traced_step_that_leaves_the_trajectory_is_refused_where_it_does():
+    """Step 0 may agree and a later one not; every sweep compares the first step that it traces."""
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    routine = problems.routine("adamw", "weights", model=net.double())
+
+    with pytest.raises(ReplayMismatchError, match=r"Step 2 makes other bits.*path=graph"):
+        carry_out([Forward(0, 2), Trace(2, 4)], routine)
+
+
+def test_graph_is_freed_when_its_step_is_reversed():
+    """Memory of a block of steps goes down as it is reversed, or unroll would mean all of T."""
+    routine = problems.routine("adamw", "weights")
+    sweep = carry_out([Trace(0, T), Seed(T)], routine)
+    graphs = [weakref.ref(sweep.graphs[step]) for step in range(T)]
+
+    carry_out([Reverse(T - 1), Reverse(T - 2)], routine, sweep=sweep)
+
+    assert [ref() is None for ref in graphs] == [False] * (T - 2) + [True] * 2

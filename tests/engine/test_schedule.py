@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ScheduleError
@@ -15,11 +15,14 @@ from engine.schedule import (
     Save,
     Seed,
     Tier,
+    Trace,
     kary_schedule,
-    measure,
+    sqrt_schedule,
     store_all_schedule,
+    unrolled,
     whole_run,
 )
+from engine.simulator import measure
 
 
 def run_cost(num_steps, arity, first_step=0):
@@ -151,9 +154,69 @@ def test_empty_run_is_refused():
         ([Delete(0)], "belongs to the caller"),
         ([Forward(0, 0)], "empty"),
         ([Forward(0, 1), Seed(2)], "the state is s_1"),
+        ([Trace(1, 2)], "the state is s_0"),
+        ([Trace(0, 2), Load(0)], r"graphs of \[0, 1\]"),
+        ([Trace(0, 2), Forward(2, 3)], r"graphs of \[0, 1\]"),
+        ([Trace(0, 2), Reverse(0)], r"graphs are \[0, 1\]"),
+        ([Trace(0, 2), Reverse(1), Reverse(1)], r"graphs are \[0\]"),
+        ([Trace(0, 2), Reverse(1)], r"graphs of steps \[0\] behind"),
     ],
 )
 def test_simulator_refuses_an_impossible_action(broken, reason):
     """The simulator proves schedules only if it can fail."""
     with pytest.raises(ScheduleError, match=reason):
         measure(broken, start=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_steps=st.integers(1, 80),
+    unroll=st.integers(1, 20),
+    arity=st.integers(2, 6),
+    start=st.integers(0, 9),
+)
+def test_unrolled_schedule_traces_each_step_once(num_steps, unroll, arity, start):
+    """The replay of a step is its step with the graph; at most ``unroll`` graphs are alive."""
+
+    def plan(count, first):
+        return kary_schedule(count, arity, start=first)
+
+    cost = measure(unrolled(num_steps, unroll, plan, start=start), start=start)
+
+    blocks = measure(plan(-(-num_steps // unroll), 0), start=0)
+    traced = num_steps if unroll > 1 else 0
+    assert cost.reverse_steps == num_steps
+    assert cost.traced_steps == traced
+    assert cost.peak_graphs <= (unroll if unroll > 1 else 0)
+    assert cost.peak_saved == blocks.peak_saved
+    assert cost.forward_steps - traced <= unroll * blocks.forward_steps
+
+
+def test_unrolled_whole_run_goes_from_the_last_graph_to_the_seed():
+    """The last block is the end of training: its steps are run once in the whole run."""
+
+    def plan(num_steps, start):
+        return unrolled(num_steps, 2, lambda n, s: store_all_schedule(n, start=s), start=start)
+
+    actions = list(whole_run(4, plan))
+
+    assert actions == [
+        Save(0), Load(0), Forward(0, 2), Save(2), Load(2),
+        Trace(2, 4), Seed(4), Reverse(3), Reverse(2), Delete(2),
+        Load(0), Trace(0, 2), Reverse(1), Reverse(0), Delete(0),
+    ]  # fmt: skip
+
+
+@given(side=st.integers(1, 18))
+def test_sqrt_schedule_of_a_square_replays_two_levels(side):
+    """m^2 steps: m blocks are marked, and each block is kept whole in its turn."""
+    cost = measure(sqrt_schedule(side**2), start=0)
+
+    assert cost.forward_steps == (2 * side * (side - 1) if side > 1 else 0)
+    assert cost.peak_saved[Tier.MEMORY] <= max(2 * side - 1, 1)
+
+
+def test_no_graph_at_all_is_asked_for_as_one():
+    """unroll=0 would reverse no step."""
+    with pytest.raises(ScheduleError, match="unroll must be at least 1, got 0"):
+        list(unrolled(5, 0, store_all_schedule))

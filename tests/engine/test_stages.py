@@ -11,7 +11,7 @@ from engine.determinism import deterministic
 from engine.errors import ConfigurationError, StoreError
 from engine.keys import Ref
 from engine.problem import build_problem
-from engine.stages import Segment
+from engine.segments import Segment, first_step, segments
 
 SETTINGS = {
     "name": "tiny",
@@ -42,7 +42,7 @@ def kind(name):
 def train_all(tiny, store, value):
     """Train segment by segment; what made the state at each border, None for s_0."""
     borders = [None]
-    for part in stages.segments(tiny):
+    for part in segments(tiny):
         borders.append(stages.train_segment(tiny, store, part, value, borders[-1]))
     return borders
 
@@ -52,8 +52,8 @@ def reverse_all(tiny, store, value, borders):
     adjoint = stages.seed(tiny, store, value, borders[-1])
     reversible = [
         (part, start)
-        for part, start in zip(stages.segments(tiny), borders, strict=False)
-        if part.start >= stages.first_step(tiny)
+        for part, start in zip(segments(tiny), borders, strict=False)
+        if part.start >= first_step(tiny)
     ]
     for part, start in reversed(reversible):
         adjoint = stages.reverse_segment(tiny, store, part, value, start, adjoint)
@@ -138,7 +138,7 @@ def test_records_hold_the_run_that_one_call_made(store):
 
     borders = train_all(tiny, store, value)
     seed = stages.seed(tiny, store, value, borders[-1])
-    last = stages.segments(tiny)[-1]
+    last = segments(tiny)[-1]
     reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], seed)
 
     losses = [x for ref in borders[1:] for x in commits.read_scalars(store, ref)["losses"]]
@@ -161,7 +161,7 @@ def test_records_hold_the_run_that_one_call_made(store):
 )
 def test_segments_cover_the_run_with_a_border_where_z_enters(changes, starts):
     """The reverse sweep ends at the first step that reads z, so a segment must start there."""
-    parts = stages.segments(recipe(*changes))
+    parts = segments(recipe(*changes))
 
     assert [part.start for part in parts] == starts
     assert [part.stop for part in parts] == [*starts[1:], 12]

@@ -10,6 +10,7 @@ import torch
 from engine import commits, stages
 from engine.config import digest
 from engine.recipes import load_recipe
+from engine.segments import first_step, segments
 
 SMALL = [
     "data.num_train=30",
@@ -42,12 +43,12 @@ def run(store, call=at_once):
     """Carry out all stages of one outer step; return what they made, in order."""
     tiny, store = recipe(), str(store)
     value = call(stages.initial_value, tiny, store)
-    parts, borders = stages.segments(tiny), [None]
+    parts, borders = segments(tiny), [None]
     for part in parts:
         borders.append(call(stages.train_segment, tiny, store, part, value, borders[-1]))
     made = [value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
     for part, start in reversed(list(zip(parts, borders, strict=False))):
-        if part.start >= stages.first_step(tiny):
+        if part.start >= first_step(tiny):
             made.append(call(stages.reverse_segment, tiny, store, part, value, start, made[-1]))
     made.append(call(stages.update, tiny, store, 0, value, made[-1]))
     made.append(call(stages.evaluate, tiny, store, value, borders[-1]))

@@ -7,6 +7,7 @@ from engine import commits, stages
 from engine.execution import WorkersConfig
 from engine.location import list_folders
 from engine.runs import Stages, run_name
+from engine.segments import segments
 from flows.descent import descent
 from tasks.progress import Progress
 from tests.flows.test_descent import small
@@ -80,7 +81,7 @@ def test_resumed_sweep_drops_a_trajectory_that_was_used(alone):
     """A run killed between a commit and the deletion leaves one behind."""
     store, expected = alone
     recipe = small(*FINE, f"workers.lookahead={LOOKAHEAD}")
-    part = stages.segments(recipe)[-2]
+    part = segments(recipe)[-2]
     before = commits.lineage(store, expected.iterates[0].final, "start")[2]
     stages.replay_segment(recipe, store, part, expected.iterates[0].value, before)
     assert len(trajectories(store)) == 1

@@ -7,6 +7,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from engine import commits, stages
 from engine.errors import MemoryExhaustedError, NonFiniteError
+from engine.segments import segments
 from flows.descent import descent
 from tasks import training
 from tasks.progress import Progress
@@ -26,7 +27,7 @@ def chain(recipe, store, workers):
         runner = StageRunner(recipe, store, Progress(recipe, 3), workers)
         value = runner.submit(training.initial_value, "initial")
         state = None
-        for part in stages.segments(recipe):
+        for part in segments(recipe):
             state = runner.submit(
                 training.train_segment, "train", segment=part, value=value, start=state
             )

@@ -12,10 +12,11 @@ import torch
 
 import engine
 from engine.determinism import deterministic
-from engine.metagradients import make_plan
 from engine.oracle import central_difference, train
+from engine.plans import make_plan
 from engine.replay import Sweep, replay
-from engine.schedule import Seed, Tier, measure, whole_run
+from engine.schedule import Seed, Tier, whole_run
+from engine.simulator import measure
 from engine.store import MemoryStates
 from tests.bench.rivals.models import per_example_loss
 from tests.bench.rivals.protocol import Task, Unable, serve

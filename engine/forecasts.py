@@ -1,0 +1,132 @@
+"""What a run was predicted to cost, kept with the run, and beside it what it did cost."""
+
+from contextlib import suppress
+from typing import Any
+
+from engine.claims import run_name
+from engine.config import DescentRecipe, Settings
+from engine.errors import CheckpointMissingError
+from engine.inventory import stage_record_url
+from engine.location import join
+from engine.overview import overview
+from engine.records import read_record, read_records, write_record
+from engine.reversal import ReplayConfig, ScheduleName
+
+STAGE_SECONDS = 0.04
+"""What a stage costs besides its body: Prefect, claims, keys; ``tests/bench/results`` has it."""
+
+
+class Seconds(Settings):
+    """Predicted time."""
+
+    outer_step: float
+    """One outer step: training, evaluation, reverse sweep and update."""
+
+    run: float
+    """The whole run, on one local worker, from nothing."""
+
+
+class Alternative(Settings):
+    """What a run costs with one choice of schedule, segments and unroll."""
+
+    schedule: ScheduleName
+    """Schedule inside a segment."""
+
+    segments: int
+    """Segments of the run."""
+
+    unroll: int
+    """Steps whose graphs are kept at once."""
+
+    forward_steps: int
+    """Steps run forward in one outer step, in training and in the reverse sweep."""
+
+    reverse_steps: int
+    """Steps reversed in one outer step."""
+
+    peak_bytes: dict[str, int]
+    """Most bytes at once: graphs, states on the device, states in host memory, and in the store."""
+
+    written_bytes: int
+    """Bytes of states, adjoints and metaparameters that the run writes."""
+
+    seconds: Seconds
+    """Predicted time."""
+
+    settings: dict[str, str | int | float]
+    """The settings that choose it."""
+
+
+class Forecast(Alternative):
+    """The choice of a planner, and what else there was."""
+
+    alternatives: list[Alternative]
+    """The best of each schedule, the fastest first."""
+
+    price: float | None = None
+    """Seconds of the run at a price per GPU-hour, if one was given."""
+
+    def content(self) -> dict[str, Any]:
+        """Return the JSON object of ``mgd plan --json``."""
+        return self.model_dump(
+            mode="json", exclude={"settings"} | ({"price"} if self.price is None else set())
+        )
+
+    def resolved(self, replay: ReplayConfig) -> ReplayConfig:
+        """Return settings of a replay with the choice filled in."""
+        chosen = {name.removeprefix("replay."): value for name, value in self.settings.items()}
+        del chosen["steps_per_segment"]  # shapes the stages, so it is the recipe's
+        return ReplayConfig.model_validate({**replay.model_dump(), **chosen})
+
+
+class Comparison(Settings):
+    """A figure of a run, predicted and actual."""
+
+    what: str
+    """Name of the figure, with its unit."""
+
+    predicted: float
+    """Before the run."""
+
+    actual: float
+    """After it, over the stages that it computed."""
+
+
+def keep_forecast(recipe: DescentRecipe, store: str, forecast: Forecast) -> None:
+    """Keep a forecast with its run."""
+    write_record(_url(store, run_name(recipe)), forecast.model_dump(mode="json"))
+
+
+def read_forecast(store: str, run: str) -> Forecast | None:
+    """Return the forecast that is kept with a run; None if there is none, or a damaged one."""
+    with suppress(CheckpointMissingError, ValueError, OSError):
+        return Forecast.model_validate(read_record(_url(store, run)))
+    return None
+
+
+def compare(store: str, run: str) -> list[Comparison]:
+    """Return the figures of a run that were predicted, beside what its stages did.
+
+    Seconds are of computing, with what each stage costs besides; stages that another run had made
+    are not counted, so both figures agree only for a run that started from nothing.
+    """
+    predicted = read_forecast(store, run)
+    if predicted is None:
+        return []
+    lines = overview(store, run).stages
+    urls = [stage_record_url(store, line.stage, line.key) for line in lines]
+    made = [record or {} for record in read_records(urls).values()]
+    own = [record for record in made if record.get("run") == run]
+    seconds = sum(float(record.get("seconds", 0.0)) for record in own) + STAGE_SECONDS * len(own)
+    return [
+        Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),
+        Comparison(
+            what="bytes written",
+            predicted=predicted.written_bytes,
+            actual=sum(int(record.get("bytes", 0)) for record in own),
+        ),
+    ]
+
+
+def _url(store: str, run: str) -> str:
+    return join(store, "runs", run, "plan.json")
