@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.borders import Borders
 from engine.checks import check_routine
 from engine.config import ScheduleName, VjpMode
 from engine.determinism import deterministic
@@ -75,6 +76,7 @@ def metagradient(  # noqa: PLR0913 (settings by keyword)
     Raises:
         UndifferentiableError: Before any training, if the step cannot be differentiated twice.
         NonFiniteError: If training or the adjoint diverges; names the step.
+        ReplayMismatchError: If a replayed state differs from the saved one; names step and tensor.
         ConfigurationError: If there is no metaparameter, or the schedule is impossible.
         StoreError: If a checkpoint cannot be written or read back.
 
@@ -143,7 +145,8 @@ def metagradients(  # noqa: PLR0913 (settings by keyword)
     actions = whole_run(routine.num_steps, plan, first_step=routine.first_step, tier=tier)
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic(), _states(routine, store) as states:
-        sweep = Sweep(state=routine.initial_state(point), vjp=step_vjp)
+        start = routine.initial_state(point)
+        sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
         replay(actions, routine, point, {tier: states}, sweep, output=phi)
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
