@@ -6,12 +6,14 @@ does nothing (``engine.commits``). Between stages travel ``Ref``s, never tensors
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from engine.borders import SegmentEnd, differs, refuse_difference
 from engine.checks import check_routine
-from engine.commits import read_rows, rows_url, run_stage
+from engine.commits import read_origin, read_rows, rows_url, run_stage
 from engine.config import DescentRecipe, Settings
 from engine.determinism import deterministic
 from engine.keys import Ref
@@ -19,10 +21,12 @@ from engine.location import check_writable
 from engine.metagradients import make_plan
 from engine.outer import make_outer
 from engine.outputs import classification_scores
+from engine.preflight import check
 from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
-from engine.replay import Sweep, check_losses, replay, seed_adjoint
+from engine.replay import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.routine import Routine
 from engine.schedule import Forward
+from engine.step import plain_step
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
@@ -66,6 +70,17 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         check_routine(problem.routine, problem.output, problem.routine.point())
     check_writable(store)
+
+
+def preflight(recipe: DescentRecipe, store: str) -> Ref:
+    """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
+    return run_stage(
+        "preflight",
+        recipe,
+        store,
+        {},
+        lambda problem: ({}, check(problem.routine, problem.output).model_dump(mode="json")),
+    )
 
 
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
@@ -144,6 +159,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     segment: Segment,
     value: Ref,
     start: Ref | None,
+    end: Ref,
     adjoint: Ref,
     *,
     trajectory: Ref | None = None,
@@ -156,9 +172,14 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         segment: Steps to reverse.
         value: z.
         start: The stage that trained up to ``segment.start``; None for s_0.
+        end: The stage that trained up to ``segment.stop``, which the replay has to meet.
         adjoint: The stage that made the adjoint at ``segment.stop``.
         trajectory: The stage that has replayed the segment, to save the work. It is no input: the
             states are the same bits, and are made here where it is gone.
+
+    Raises:
+        ReplayMismatchError: If the replay meets another state than ``end`` made; names the step,
+            the element and the likely cause.
     """
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
@@ -173,6 +194,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 for name, row in _named(after, "metagradient_").items()
             },
             vjp=make_step_vjp(recipe, routine),
+            watch=SegmentEnd(segment.stop, partial(_compare_end, store, routine, end)),
         )
         reverse(
             routine,
@@ -182,18 +204,28 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             plan=make_plan(recipe.replay.schedule, recipe.replay.arity),
             trajectory=trajectory and rows_url(store, trajectory),
         )
-        norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}
         return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
-            "adjoint_norms": norms
+            "adjoint_norms": as_numbers(sweep.adjoint_norms),
+            "layer_norms": as_numbers(sweep.layer_norms),
+            "share_norms": as_numbers(sweep.share_norms),
         }
 
     inputs: dict[str, Any] = {
         "segment": segment,
         "value": value,
         "start": start,
+        "end": end,
         "adjoint": adjoint,
     }
     return run_stage("reverse", recipe, store, inputs, compute)
+
+
+def _compare_end(store: str, routine: Routine, end: Ref, state: State, step: int) -> None:
+    """Run the last step of a segment again, and compare where it leads with what ``end`` made."""
+    again, _ = plain_step(routine, state, routine.point(), step)
+    fingerprints, made_in = read_origin(store, end)
+    if differs(again, fingerprints):
+        refuse_difference(routine, step + 1, read_rows(store, end), again, made_in)
 
 
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:

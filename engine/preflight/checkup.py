@@ -120,7 +120,7 @@ def _long_checks(routine: Routine, output: Output) -> Iterator[Check]:
     if trained.value is None:
         return
     yield _attempt("adjoint", lambda: check_adjoint(run, output))
-    yield _attempt("metasmoothness", lambda: check_metasmoothness(routine))
+    yield _attempt("metasmoothness", lambda: check_metasmoothness(routine, output))
 
 
 def _attempt(name: str, make: Callable[[], Check]) -> Check:

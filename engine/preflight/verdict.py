@@ -1,9 +1,14 @@
 """What a preflight says: one verdict for each check, with a figure, a cause and a remedy."""
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-from engine.config import Settings
+from pydantic import field_validator
+
+from engine.errors import UntrustworthyError
+from engine.execution import PreflightMode
+from engine.settings import Settings
 
 
 class Verdict(StrEnum):
@@ -36,6 +41,12 @@ class Check(Settings):
     """The cheapest change that helps, as a setting; empty if nothing has to change."""
 
 
+    @field_validator("value", mode="before")
+    @classmethod
+    def _no_number_where_it_is_not_finite(cls, value: float | None) -> float | None:
+        return None if value is None or not math.isfinite(value) else float(value)
+
+
 class CheckReport(Settings):
     """All checks of a routine, and the worst of their verdicts."""
 
@@ -54,6 +65,20 @@ class CheckReport(Settings):
 
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
+
+    def gate(self, mode: PreflightMode) -> list[str]:
+        """Return what did not pass, in sentences; stop a run that is refused, unless told not to.
+
+        Raises:
+            UntrustworthyError: If the verdict is ``refuse`` and the mode ``enforce``.
+        """
+        if self.verdict is Verdict.REFUSE and mode is PreflightMode.ENFORCE:
+            found = [f"{c.name}: {c.cause} {c.remedy}".strip() for c in self.named(Verdict.REFUSE)]
+            raise UntrustworthyError(
+                "The preflight refuses this run, because its metagradient would not mean what it "
+                "should.\n" + "\n".join(found) + "\nTo run it all the same, set preflight=advise."
+            )
+        return self.sentences()
 
     def named(self, verdict: Verdict) -> list[Check]:
         """Return the checks with one verdict."""
