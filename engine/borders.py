@@ -1,4 +1,4 @@
-"""Self-verifying replay: states that the reverse sweep makes again are compared with the first ones.
+"""Self-verifying replay: states made again by the reverse sweep are compared with the first ones.
 
 A schedule replays up to the step before a saved state, never to that state itself. Here one step
 more is taken there, and what it makes is compared, bit by bit, with what was saved. A replay that
@@ -75,9 +75,7 @@ class SegmentEnd:
             self._compare(sweep.before(self._last), self._last)
 
 
-def compare_border(
-    routine: Routine, z: Metaparams, state: State, step: int, stored: State
-) -> None:
+def compare_border(routine: Routine, z: Metaparams, state: State, step: int, stored: State) -> None:
     """Run ``step`` from ``state`` and refuse a result that is not bit for bit ``stored``.
 
     Raises:

@@ -196,6 +196,11 @@ def discard(store: str, ref: Ref) -> None:
     remove_folder(folder)
 
 
+def committed_folder(store: str, ref: Ref) -> str:
+    """Return the folder of a stage."""
+    return _folder(store, ref.stage, ref.key)
+
+
 def rows_url(store: str, ref: Ref) -> str:
     """Return where the rows of a committed stage are.
 

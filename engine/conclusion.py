@@ -26,7 +26,7 @@ from engine.runs import (
 from engine.sweep_figures import draw_sweep
 
 
-def conclude(  # noqa: PLR0913 (what is known of a run)
+def conclude(
     recipe: DescentRecipe,
     store: str,
     iterates: list[Iterate],

@@ -192,7 +192,9 @@ def likely_cause(made_in: Mapping[str, Any], now: Mapping[str, Any]) -> str:
                 "begin again with another --store."
             )
     moved = [
-        f"{name} is {value!r}" for name, value in _switches().items() if value != _SAFE.get(name, value)
+        f"{name} is {value!r}"
+        for name, value in _switches().items()
+        if value != _SAFE.get(name, value)
     ]
     if moved:
         return f"The likely cause is a switch that the user's code moved: {', '.join(moved)}."

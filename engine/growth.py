@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 GROWTH_LIMIT = 1.2
-"""Growth of the adjoint per step, sustained over a window, above which training counts as chaotic.
+"""Growth of the adjoint per step, sustained over a window, above which training is chaotic.
 
 Digits, MLP, T = 200, momentum: rates whose metagradient agrees with central differences reach 1.09,
 the first that does not 1.4.

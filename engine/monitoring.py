@@ -50,6 +50,6 @@ def alarm(growth: list[float]) -> str | None:
     return (
         f"In outer step {growth.index(worst)} the adjoint grew {worst:.2f}-fold at each step "
         "backwards: the learning rate times the curvature of the loss passes 2, where a step "
-        "overshoots by more than it corrects. The training is chaotic there, so its metagradient is "
-        "true and useless. Lower training.learning_rate, or raise training.batch_size."
+        "overshoots by more than it corrects. The training is chaotic there, and its metagradient "
+        "true but useless. Lower training.learning_rate, or raise training.batch_size."
     )

@@ -52,7 +52,9 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(number=_number, percent=_percent, figure=write_figure, duration=write_duration)
+    pages.filters.update(
+        number=_number, percent=_percent, figure=write_figure, duration=write_duration
+    )
     sources = {
         name: "data:image/png;base64," + base64.b64encode(image).decode()
         for name, image in images.items()

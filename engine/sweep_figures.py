@@ -29,8 +29,7 @@ def draw_sweep(
         num_steps: T.
     """
     shown = min(len(layers), MOST_NAMES)
-    figure, (above, below) = new_figure(2.6 + 0.16 * shown, rows=2)
-    above.get_gridspec().set_height_ratios([0.7 + 0.16 * shown, 1.5])
+    figure, (above, below) = new_figure(2.6 + 0.3 * shown, rows=2)
     below.sharex(above)
     if layer_norms:
         _draw_layers(figure, above, layers, layer_norms)

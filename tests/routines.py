@@ -1,4 +1,4 @@
-"""Forty small routines: twenty that are broken on purpose, each in its own way, and twenty sound ones.
+"""Small routines: more than twenty that are broken on purpose, and more than twenty sound ones.
 
 A broken one trains and gives numbers, or would if nobody looked. ``BROKEN`` says which check has to
 find it, and a word that its cause has to hold.
@@ -139,7 +139,10 @@ def in_place_update() -> Routine:
 
     def update(state, gradient, hyper, step):
         state["m"].mul_(hyper["momentum"]).add_(gradient)
-        return {"params": state["params"].sub_(hyper["learning_rate"] * state["m"]), "m": state["m"]}
+        return {
+            "params": state["params"].sub_(hyper["learning_rate"] * state["m"]),
+            "m": state["m"],
+        }
 
     return routine(optimizer=_optimizer("in-place", update))
 
@@ -202,12 +205,14 @@ class Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values):
+        """Keep the values."""
         ctx.save_for_backward(values)
         return values**2
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
+        """Multiply by the slope."""
         (values,) = ctx.saved_tensors
         return 2 * values * gradient
 
@@ -217,11 +222,13 @@ class Constant(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values):
+        """Keep the values."""
         ctx.values = values.detach()
         return values**3 + values
 
     @staticmethod
     def backward(ctx, gradient):
+        """Multiply by the slope."""
         return (3 * ctx.values**2 + 1) * gradient
 
 
@@ -259,6 +266,7 @@ class Detached(ExampleWeights):
     """Weights divided by a sum that is kept out of the graph."""
 
     def weights(self, z: Tensor, indices: Tensor) -> Tensor:
+        """Return the weights of a batch."""
         return len(z) * z[indices] / z.sum().detach()
 
 
@@ -266,6 +274,7 @@ class Ignored(ExampleWeights):
     """Weights whose values count, and whose derivative is lost."""
 
     def weights(self, z: Tensor, indices: Tensor) -> Tensor:
+        """Return the weights of a batch."""
         return z.detach()[indices]
 
 
@@ -273,6 +282,7 @@ class ZeroFilled(ExampleWeights):
     """Weights whose missing derivative somebody filled with zeros."""
 
     def weights(self, z: Tensor, indices: Tensor) -> Tensor:
+        """Return the weights of a batch."""
         return z.detach()[indices] + 0 * z[indices]
 
 

@@ -94,9 +94,10 @@ def _exact_checks(
         found = metagradient_of(twin, twin_output)
         return check_autograd(twin, twin_output, found)
 
-    yield _attempt("whole-run-autograd", compare)
-    if found is None:
-        return
+    compared = _attempt("whole-run-autograd", compare)
+    yield compared
+    if found is None or compared.verdict is Verdict.REFUSE:
+        return  # what is wrong already is not worth many trainings
     exact = found
     yield _attempt(
         "central-differences",

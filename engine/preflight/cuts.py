@@ -1,5 +1,7 @@
 """Where a derivative is cut: the parts of one step, each against its own central difference."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -91,9 +93,8 @@ def _cut_in_metaparameters(
     ]
 
 
-def _is_cut(function: "object", point: Tensor) -> bool:
+def _is_cut(function: Callable[[Tensor], Tensor], point: Tensor) -> bool:
     """Compare a vector-Jacobian product with a central difference along one direction."""
-    assert callable(function)
     drawn = generator(0, "cut", point.numel())
     direction = torch.randn(point.shape, generator=drawn, dtype=point.dtype).to(point.device)
     leaf = point.detach().clone().requires_grad_()

@@ -12,7 +12,7 @@ MOST_STEPS = 12
 
 
 def check_replay(routine: Routine) -> Check:
-    """Train some steps, then run each again from its own start, last first, as a reverse sweep does.
+    """Train some steps, then run each again from its own start, last first.
 
     Running them in another order finds state outside the state: counters, caches, a batch kept
     from the call before, a generator that nobody seeds.

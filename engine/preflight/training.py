@@ -86,9 +86,7 @@ def check_adjoint(run: LongRun, output: Output) -> Check:
         _, adjoint = seed_adjoint(routine, run.states[-1], output)
     except NonFiniteError as error:
         remedy = "Lower training.learning_rate."
-        return Check(
-            **named, value=None, verdict=Verdict.REFUSE, cause=str(error), remedy=remedy
-        )
+        return Check(**named, value=None, verdict=Verdict.REFUSE, cause=str(error), remedy=remedy)
     norms = {routine.num_steps: float(adjoint["params"].norm())}
     for step in reversed(range(routine.num_steps)):
         adjoint, _ = step_vjp(routine, run.states[step], z, step, adjoint)

@@ -3,8 +3,10 @@
 A twin is a routine like any other, so every check runs the code that the run itself will run.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -12,15 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from engine.metaparameters import Counts, ExampleWeights, InitialParameters, Metaparameter
 from engine.hyperparameters import LearningRatePoints, Scalars
-from engine.metaparameters import TokenWeights
+from engine.metaparameters import (
+    Counts,
+    ExampleWeights,
+    InitialParameters,
+    Metaparameter,
+    TokenWeights,
+)
 from engine.outputs import MeanLoss
 from engine.routine import Routine
-from engine.types import Batch, Loss, Output
+from engine.types import Batch, Output
 
 EXACT_STEPS, EXACT_BATCH, EXACT_EXAMPLES = 8, 32, 128
-"""Size of the float64 twin, on which derivatives are compared: small, because it is trained often."""
+"""Size of the float64 twin, on which derivatives are compared: small, as it is trained often."""
 
 LONG_STEPS, LONG_BYTES = 40, 1 << 30
 """Steps of the twin that trains as the run does, and the memory that its states may take."""
@@ -124,14 +131,6 @@ def exact_twin(
     """Return a run of few small steps in another number format, and its output."""
     num_steps = min(routine.num_steps, EXACT_STEPS)
     short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
-    augment = short.augment
-    if augment is not None:
-        original = augment
-
-        def augment(batch: Batch, generator: torch.Generator) -> Batch:
-            with SameNumbers(dtype):
-                return original(batch, generator)
-
     examples: Any = (
         convert(short.examples, dtype)
         if isinstance(short.examples, tuple)
@@ -139,10 +138,10 @@ def exact_twin(
     )
     twin = replace(
         short,
-        model=_converted_model(short.model, dtype),
+        model=copy.deepcopy(short.model).to(dtype),
         loss=_in_format(short.loss, dtype),
         examples=examples,
-        augment=augment,
+        augment=short.augment and _in_format(short.augment, dtype),
         metaparameters={
             name: replace(kind, value=convert(kind.value, dtype))
             for name, kind in short.metaparameters.items()
@@ -151,15 +150,7 @@ def exact_twin(
     return twin, _output_in_format(output, dtype)
 
 
-def _converted_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).to(dtype)
-
-
-def _in_format(function: Loss, dtype: torch.dtype) -> Loss:
-    from functools import wraps
-
+def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
         with SameNumbers(dtype):

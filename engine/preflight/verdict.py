@@ -14,7 +14,7 @@ from engine.settings import Settings
 class Verdict(StrEnum):
     """How far a metagradient may be trusted, best first."""
 
-    PASS = "pass"  # noqa: S105 (not a password)
+    PASS = "pass"
     WARN = "warn"
     REFUSE = "refuse"
 
@@ -39,7 +39,6 @@ class Check(Settings):
 
     remedy: str = ""
     """The cheapest change that helps, as a setting; empty if nothing has to change."""
-
 
     @field_validator("value", mode="before")
     @classmethod

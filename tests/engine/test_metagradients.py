@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from engine import MeanLoss, central_difference, metagradient, whole_run_gradient
-from engine.errors import NonFiniteError, UndifferentiableError
+from engine.errors import NonFiniteError, ReplayMismatchError, UndifferentiableError
 from engine.optim import Optimizer, adam, sgd
 from engine.replay import Sweep, replay
 from engine.schedule import Forward, Tier
