@@ -8,9 +8,11 @@ from engine.metaparameters import Counts, ExampleWeights, Metaparameter
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.oracle import central_difference, evaluate, train, whole_run_gradient
 from engine.outputs import MeanLoss
+from engine.preflight import CheckReport, check
 from engine.routine import Routine
 
 __all__ = [
+    "CheckReport",
     "Counts",
     "DescentRecipe",
     "EngineError",
@@ -24,6 +26,7 @@ __all__ = [
     "adam",
     "adamw",
     "central_difference",
+    "check",
     "evaluate",
     "metagradient",
     "sgd",

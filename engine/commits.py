@@ -20,7 +20,7 @@ import torch
 
 from engine.claims import run_name
 from engine.config import DescentRecipe, digest
-from engine.determinism import deterministic
+from engine.determinism import deterministic, machine
 from engine.errors import (
     CheckpointCorruptError,
     CheckpointMissingError,
@@ -118,7 +118,9 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
         "seconds": time.perf_counter() - clock,
         "bytes": num_bytes,
         "run": run_name(recipe),
+        "fingerprints": fingerprints,
         "environment": run_environment(recipe),
+        "machine": machine(),
         "engine": engine_version(),
     }
     record["digest"] = digest(record)
@@ -194,6 +196,11 @@ def discard(store: str, ref: Ref) -> None:
     remove_folder(folder)
 
 
+def committed_folder(store: str, ref: Ref) -> str:
+    """Return the folder of a stage."""
+    return _folder(store, ref.stage, ref.key)
+
+
 def rows_url(store: str, ref: Ref) -> str:
     """Return where the rows of a committed stage are.
 
@@ -231,6 +238,25 @@ def read_scalars(store: str, ref: Ref) -> dict[str, Any]:
     return _intact(_folder(store, ref.stage, ref.key))["scalars"]
 
 
+def read_origin(store: str, ref: Ref) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the fingerprint of each vector of a stage's first row, and where it was made.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged.
+    """
+    record = _intact(_folder(store, ref.stage, ref.key))
+    return record["fingerprints"][0], {**record["environment"], **record["machine"]}
+
+
+def read_inputs(store: str, ref: Ref) -> dict[str, Any]:
+    """Return what a stage was made from: references and plain values, as JSON has them.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged.
+    """
+    return _intact(_folder(store, ref.stage, ref.key))["inputs"]
+
+
 def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
     """Return a stage and those of its kind before it, last first.
 
@@ -257,13 +283,13 @@ def _save(
     for number, state in enumerate(states):
         if not state:
             continue  # a stage of numbers alone
+        fingerprints.append(state_fingerprint(state))  # on the device that made it
         row = {name: vector.detach().cpu() for name, vector in state.items()}
         with store_errors(store):
             if rows is None:
                 layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}
                 rows = RowStore.create(folder, layout, num_rows, attributes=attributes)
             rows.save(number, row)
-        fingerprints.append(state_fingerprint(row))
         num_bytes += sum(vector.nbytes for vector in row.values())
     return fingerprints, num_bytes
 

@@ -6,8 +6,12 @@ from datetime import UTC, datetime
 from engine.claims import run_name
 from engine.commits import lineage, read_rows, read_scalars
 from engine.config import DescentRecipe
+from engine.determinism import machine
+from engine.figures import png
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
+from engine.monitoring import read_sweep
+from engine.preflight.verdict import CheckReport
 from engine.problem import build_problem
 from engine.records import write_bytes, write_record
 from engine.report import Curves, figures, render
@@ -19,10 +23,16 @@ from engine.runs import (
     run_folder,
     summarize_selection,
 )
+from engine.sweep_figures import draw_sweep
 
 
 def conclude(
-    recipe: DescentRecipe, store: str, iterates: list[Iterate], counts: Stages, started: str
+    recipe: DescentRecipe,
+    store: str,
+    iterates: list[Iterate],
+    counts: Stages,
+    started: str,
+    checks: CheckReport | None = None,
 ) -> RunRecord:
     """Choose the iterate by the validation split and write ``run.json`` and ``report.html``.
 
@@ -32,6 +42,7 @@ def conclude(
         iterates: z_0, ..., z_N.
         counts: How the stages were done.
         started: UTC time of the start, ISO 8601.
+        checks: What the preflight found.
     """
     chosen = choose(iterates, maximize=recipe.outer.maximize)
     first, best = iterates[0], iterates[chosen]
@@ -41,13 +52,17 @@ def conclude(
     (first_gradient,) = (row for name, row in gradient.items() if name.startswith("metagradient_"))
     problem = build_problem(recipe)
     kind = problem.kind
+    sweeps = [read_sweep(store, each.gradient) for each in iterates if each.gradient is not None]
     curves = Curves(
         initial_value=read_rows(store, first.value)["value"].reshape(kind.value.shape),
         value=read_rows(store, best.value)["value"].reshape(kind.value.shape),
         corrupted=problem.data.corrupted,
         losses_before=_losses(store, first.final),
         losses_after=_losses(store, best.final),
-        adjoint_norms=_adjoint_norms(store, first.gradient),
+        adjoint_norms=sweeps[0].adjoint,
+        layers=list(problem.routine.layout.shapes),
+        layer_norms=sweeps[0].layers,
+        share_norms=sweeps[0].shares,
     )
     last = read_rows(store, iterates[-1].value)["value"]
     record = RunRecord(
@@ -60,9 +75,14 @@ def conclude(
         selection=summarize_selection(recipe, curves.value, first_gradient, curves.corrupted),
         stages=counts,
         digest=hashlib.sha256(last.numpy().tobytes()).hexdigest(),
-        environment={"engine": engine_version(), **run_environment(recipe)},
+        environment={"engine": engine_version(), **run_environment(recipe), **machine()},
+        checks=checks,
+        growth=[sweep.growth for sweep in sweeps],
     )
-    page = render(record, figures(record, curves))
+    sweep = draw_sweep(
+        curves.layers, curves.layer_norms, curves.share_norms, recipe.training.num_steps
+    )
+    page = render(record, {**figures(record, curves), "sweep": png(sweep)})
     write_bytes(report_url(store, record.run), page.encode())
     write_record(join(run_folder(store, record.run), "run.json"), record.model_dump(mode="json"))
     return record
@@ -77,11 +97,3 @@ def _losses(store: str, final: Ref) -> list[float]:
     """Return the batch loss of every step that led to a state."""
     parts = [read_scalars(store, ref)["losses"] for ref in lineage(store, final, "start")]
     return [loss for part in reversed(parts) for loss in part]
-
-
-def _adjoint_norms(store: str, gradient: Ref) -> dict[int, float]:
-    """Return the norm of the adjoint by step."""
-    parts = [
-        read_scalars(store, ref)["adjoint_norms"] for ref in lineage(store, gradient, "adjoint")
-    ]
-    return {int(step): norm for part in parts for step, norm in part.items()}

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.execution import BudgetConfig, RunnerName, WorkersConfig
+from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
 from engine.reversal import ReplayConfig, StepPath, VjpMode
 from engine.settings import Settings, digest
@@ -280,6 +280,9 @@ class DescentRecipe(Settings):
 
     workers: WorkersConfig = WorkersConfig()
     """Where the stages run."""
+
+    preflight: PreflightMode = PreflightMode.ENFORCE
+    """Whether a run that the preflight refuses is stopped (enforce), or only says so (advise)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":

@@ -7,11 +7,13 @@ state has to be saved or restored between steps.
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from engine.errors import ConfigurationError, DeterminismError
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -51,29 +53,78 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
     Args:
         threads: CPU threads inside the block; those that torch has by default.
         tf32: Leave TF32 on, for speed on a GPU.
+
+    Raises:
+        ConfigurationError: If the process is set up so that bits cannot repeat.
+        DeterminismError: At the end, if something in the block has moved a switch; names it.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = (
-        torch.get_deterministic_debug_mode(),
-        torch.backends.cudnn.benchmark,
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.get_num_threads(),
-    )
-    torch.set_num_threads(threads or before[4])
-    # Not use_deterministic_algorithms, which imports the compiler: three seconds.
-    torch.set_deterministic_debug_mode("error")
-    torch.backends.cudnn.benchmark = False
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
+    os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])
+    _refuse_hopeless()
+    before = _switches()
+    speed = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
+    _set(before | _SAFE | speed | {"threads": threads or before["threads"]})
+    wanted = _switches()
     try:
         yield
+        _refuse_moved(wanted)
     finally:
-        torch.set_deterministic_debug_mode(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-        torch.set_float32_matmul_precision(before[2])
-        torch.backends.cudnn.allow_tf32 = before[3]
-        torch.set_num_threads(before[4])
+        _set(before)
+
+
+_CUBLAS, _CUBLAS_SAFE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+
+_SAFE: dict[str, Any] = {
+    "deterministic algorithms": 2,  # an error where there is none
+    "cuDNN benchmark": False,
+    "matrix precision": "highest",
+    "cuDNN TF32": False,
+}
+"""Switches by the words for them, as they have to be."""
+
+
+def _switches() -> dict[str, Any]:
+    return {
+        "deterministic algorithms": torch.get_deterministic_debug_mode(),
+        "cuDNN benchmark": torch.backends.cudnn.benchmark,
+        "matrix precision": torch.get_float32_matmul_precision(),
+        "cuDNN TF32": torch.backends.cudnn.allow_tf32,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _set(switches: dict[str, Any]) -> None:
+    # Not use_deterministic_algorithms, which imports the compiler: three seconds.
+    torch.set_deterministic_debug_mode(switches["deterministic algorithms"])
+    torch.backends.cudnn.benchmark = switches["cuDNN benchmark"]
+    torch.set_float32_matmul_precision(switches["matrix precision"])
+    torch.backends.cudnn.allow_tf32 = switches["cuDNN TF32"]
+    if torch.get_num_threads() != switches["threads"]:
+        torch.set_num_threads(switches["threads"])
+
+
+def _refuse_hopeless() -> None:
+    value = os.environ[_CUBLAS]
+    if value not in _CUBLAS_SAFE:
+        raise ConfigurationError(
+            f"{_CUBLAS} is {value!r}, with which cuBLAS does not repeat its bits. Unset it, or set "
+            f"it to {_CUBLAS_SAFE[0]}."
+        )
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            raise ConfigurationError(
+                f"autocast is on for {device}, so a step would compute in half precision, whose "
+                "metagradient is noise. Call the engine outside of torch.autocast."
+            )
+
+
+def _refuse_moved(wanted: dict[str, Any]) -> None:
+    for name, value in _switches().items():
+        if value != wanted[name]:
+            raise DeterminismError(
+                f"The switch for {name} was {wanted[name]!r} when the run began and is {value!r} "
+                "at its end, so some steps ran under other rules and a replay may differ. Look "
+                "for code in the model, the loss, the examples or the output that sets it."
+            )
 
 
 def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
@@ -89,8 +140,66 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, An
     cuda = kind.type == "cuda"
     return {
         "torch": torch.__version__,
+        "build": hashlib.sha256(torch.__config__.show().encode()).hexdigest()[:12],
+        "system": platform.system(),
         "device": torch.cuda.get_device_name(kind) if cuda else platform.machine(),
         "capability": None if cuda else torch.backends.cpu.get_cpu_capability(),
         "threads": threads or torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
     }
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the bits should not depend on, for the record and for guesses at a cause."""
+    import numpy as np
+
+    return {"numpy": np.__version__, "python": platform.python_version(), "processor": _processor()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model n")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+_CAUSES = (
+    (("device", "capability", "system", "processor"), "another kind of hardware"),
+    (("threads",), "another number of threads, which sums in another order"),
+    (("torch", "build", "cuda", "cudnn", "numpy", "python"), "a changed library"),
+)
+
+
+def likely_cause(made_in: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say why two runs of the same step may differ, given where each was made.
+
+    Args:
+        made_in: ``environment`` of the first run, with ``machine`` if it is known.
+        now: The same of the second run.
+    """
+    for names, words in _CAUSES:
+        changed = [
+            f"{name} was {made_in[name]} and is {now[name]}"
+            for name in names
+            if name in made_in and name in now and made_in[name] != now[name]
+        ]
+        if changed:
+            return (
+                f"The likely cause is {words}: {', '.join(changed)}. Go on where the run began, or "
+                "begin again with another --store."
+            )
+    moved = [
+        f"{name} is {value!r}"
+        for name, value in _switches().items()
+        if value != _SAFE.get(name, value)
+    ]
+    if moved:
+        return f"The likely cause is a switch that the user's code moved: {', '.join(moved)}."
+    return (
+        "Hardware, libraries and threads are the same, so the likely cause is in the user's code: "
+        "randomness that nobody seeds, or state outside the state. mgd check looks for it; if it "
+        "finds none, suspect the memory of this machine."
+    )

@@ -71,3 +71,11 @@ class WorkerLostError(EngineError, RuntimeError):
 
 class MemoryExhaustedError(EngineError, MemoryError):
     """A stage does not fit into the memory of its device, however it is cut."""
+
+
+class DeterminismError(EngineError, RuntimeError):
+    """A switch that bits depend on was moved while the engine ran."""
+
+
+class UntrustworthyError(ConfigurationError):
+    """The preflight refuses a run: its metagradient would not mean anything."""

@@ -16,6 +16,13 @@ class RunnerName(StrEnum):
     RAY = "ray"
 
 
+class PreflightMode(StrEnum):
+    """What follows when the preflight refuses a run."""
+
+    ENFORCE = "enforce"
+    ADVISE = "advise"
+
+
 class WorkersConfig(Settings):
     """Who carries out the stages; changes cost, never the answer, nor which run it is."""
 

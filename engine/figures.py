@@ -6,7 +6,7 @@ nothing. Its object interface is used, not pyplot, which keeps every figure in a
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +37,9 @@ class Curves:
         losses_before: Batch loss of each training step at z_0.
         losses_after: The same at the chosen iterate.
         adjoint_norms: Norm of lambda_t by t, in the first outer step.
+        layers: Names of the parameter tensors.
+        layer_norms: Norm of each one's part of lambda_t by t, in the first outer step.
+        share_norms: Norm of step t's share of the metagradient by t, there too.
     """
 
     initial_value: Tensor
@@ -45,6 +48,9 @@ class Curves:
     losses_before: Sequence[float]
     losses_after: Sequence[float]
     adjoint_norms: dict[int, float]
+    layers: Sequence[str] = ()
+    layer_norms: dict[int, list[float]] = field(default_factory=dict)
+    share_norms: dict[int, float] = field(default_factory=dict)
 
 
 def figures(record: RunRecord, curves: Curves) -> dict[str, bytes]:

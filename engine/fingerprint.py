@@ -105,6 +105,12 @@ def check_same_bits(row: str, stored: State, state: State) -> None:
             )
 
 
+def difference(stored: Tensor, other: Tensor) -> tuple[int, str, str] | None:
+    """Return the index of the first element whose bits differ, and both numbers with their bits."""
+    index = first_difference(stored, other.detach().to(stored.device))
+    return None if index is None else (index, _shown(stored, index), _shown(other, index))
+
+
 def _shown(vector: Tensor, index: int) -> str:
     """Return a number and its bits, in which two NaN or two zeros may differ."""
     octets = vector[index].detach().cpu().reshape(1).view(torch.uint8).tolist()

@@ -116,6 +116,15 @@ def list_files(url: str, options: dict[str, Any] | None = None) -> list[str]:
     return sorted(os.path.basename(entry["name"]) for entry in entries if entry["type"] == "file")
 
 
+def copy_folder(source: str, target: str) -> None:
+    """Copy all files of a folder to a folder of this machine."""
+    file_system, path = filesystem(source)
+    for file in file_system.find(path):
+        place = os.path.join(target, os.path.relpath(file, path))
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        file_system.get_file(file, place)
+
+
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
     """Remove a folder and all that is in it; one that is not there is left so."""
     file_system, path = filesystem(url, options)

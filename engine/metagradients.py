@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from engine.borders import Borders
 from engine.checks import check_routine, check_unroll
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError
@@ -102,6 +103,7 @@ def metagradient(
     Raises:
         UndifferentiableError: Before any training, if the step cannot be differentiated twice.
         NonFiniteError: If training or the adjoint diverges; names the step.
+        ReplayMismatchError: If a replayed state differs from the saved one; names step and tensor.
         ConfigurationError: If there is no metaparameter, or the schedule is impossible.
         StoreError: If a checkpoint cannot be written or read back.
 
@@ -160,7 +162,8 @@ def metagradients(
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic(), _tiers(routine, store) as tiers:
         check_unroll(routine, plan.unroll)
-        sweep = Sweep(state=routine.initial_state(point), vjp=step_vjp)
+        start = routine.initial_state(point)
+        sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
         replay(actions, routine, point, tiers, sweep, output=phi)
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}

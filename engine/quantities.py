@@ -31,3 +31,8 @@ def write_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def write_figure(value: float | None) -> str:
+    """Write a measured figure in few digits; empty if there is none."""
+    return "" if value is None else f"{value:.3g}"

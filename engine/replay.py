@@ -5,9 +5,9 @@ step is saved when are decided elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from engine.writer import announced
 
 
 class PerStep(MutableMapping[int, Tensor]):
-    """A number for each step, kept in few tensors on its device.
+    """A number for each step, or a few of them, kept in few tensors on their device.
 
     A tensor for each number would pin pages all over the heap, so that the memory of a long run
     grows with T; and reading a number when it is made would stall a GPU at every step.
@@ -46,7 +46,7 @@ class PerStep(MutableMapping[int, Tensor]):
     def __setitem__(self, step: int, value: Tensor) -> None:
         block, place = divmod(step, self._BLOCK)
         if block not in self._blocks:
-            self._blocks[block] = value.new_empty(self._BLOCK)
+            self._blocks[block] = value.new_empty((self._BLOCK, *value.shape))
         self._blocks[block][place] = value
         self._steps.add(step)
 
@@ -80,9 +80,13 @@ class Sweep:
         final: s_T, once the adjoint is seeded there.
         losses: Batch loss of each step trained, by step; replayed steps say the same again.
         adjoint_norms: Norm of lambda_t, by t.
+        layer_norms: Norm of each parameter tensor's part of lambda_t, by t, in the layout's order.
+        share_norms: Norm of each metaparameter's share of step t, by t, in the routine's order; 0
+            where it does not enter.
         vjp: How a step is reversed.
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
+        watch: Is told of every action before it is carried out; see ``engine.borders``.
     """
 
     state: State = field(default_factory=dict)
@@ -92,9 +96,12 @@ class Sweep:
     final: State = field(default_factory=dict)
     losses: PerStep = field(default_factory=PerStep)
     adjoint_norms: PerStep = field(default_factory=PerStep)
+    layer_norms: PerStep = field(default_factory=PerStep)
+    share_norms: PerStep = field(default_factory=PerStep)
     vjp: StepVjp = step_vjp
     graphs: dict[int, StepGraph] = field(default_factory=dict)
     paths_agree: bool = False
+    watch: "Callable[[Action, Sweep], None] | None" = None
 
     def before(self, step: int) -> State:
         """Return s_step when ``step`` is about to be reversed."""
@@ -135,6 +142,8 @@ def replay(
         each reverse step, of which one is saved where the step's graph was kept.
     """
     for action in announced(actions, tiers):
+        if sweep.watch is not None:
+            sweep.watch(action, sweep)
         match action:
             case Load(step, tier):
                 _refuse_open_graphs(sweep, action)
@@ -282,17 +291,30 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
     else:
         adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     _add_shares(sweep, shares)
+    sweep.share_norms[step] = torch.stack(
+        [
+            shares[name].norm() if name in shares else torch.zeros_like(z[name].sum())
+            for name in routine.metaparameters
+        ]
+    )
     if step == 0 and routine.shapes_start:
         _add_shares(sweep, initial_vjp(routine, z, adjoint))
     sweep.adjoint = adjoint
     if adjoint:
         sweep.adjoint_norms[step] = torch.stack([row.norm() for row in adjoint.values()]).norm()
+        parts = adjoint["params"].split(routine.layout.sizes, dim=-1)
+        sweep.layer_norms[step] = torch.stack([part.norm() for part in parts])
 
 
 def _add_shares(sweep: Sweep, shares: Metaparams) -> None:
     for name, share in shares.items():
         known = sweep.metagradient.get(name)
         sweep.metagradient[name] = share if known is None else known + share
+
+
+def as_numbers(per_step: Mapping[int, Tensor]) -> dict[str, Any]:
+    """Return numbers by step, as JSON takes them."""
+    return {str(step): value.tolist() for step, value in per_step.items()}
 
 
 def check_losses(losses: Mapping[int, Tensor], start: int, stop: int) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
-from engine.quantities import write_duration
+from engine.monitoring import alarm
+from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord
 
 __all__ = ["Curves", "figures", "render", "summary"]
@@ -32,7 +33,7 @@ TITLES = {
 
 def summary(record: RunRecord) -> list[str]:
     """Say in plain sentences what a run achieved, and what a reader should be wary of."""
-    return [*_findings(record), *_warnings(record)]
+    return [*_findings(record), *_trust(record), *_warnings(record)]
 
 
 def render(record: RunRecord, images: dict[str, bytes]) -> str:
@@ -51,7 +52,9 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(number=_number, percent=_percent, duration=write_duration)
+    pages.filters.update(
+        number=_number, percent=_percent, figure=write_figure, duration=write_duration
+    )
     sources = {
         name: "data:image/png;base64," + base64.b64encode(image).decode()
         for name, image in images.items()
@@ -61,7 +64,8 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         recipe=record.recipe,
         started=f"{datetime.fromisoformat(record.started):%Y-%m-%d %H:%M} UTC",
         findings=_findings(record),
-        warnings=_warnings(record),
+        warnings=[*_trust(record), *_warnings(record)],
+        checks=[] if record.checks is None else record.checks.checks,
         has_accuracy="accuracy" in record.iterates[0].scores["test"],
         images=sources,
         captions=_captions(record),
@@ -153,6 +157,13 @@ def _selection_findings(record: RunRecord) -> list[str]:
     return sentences
 
 
+def _trust(record: RunRecord) -> list[str]:
+    """Say what speaks against the metagradients of a run."""
+    found = [] if record.checks is None else record.checks.sentences()
+    grown = alarm(record.growth)
+    return [*(f"Preflight, {sentence}" for sentence in found), *([grown] if grown else [])]
+
+
 def _warnings(record: RunRecord) -> list[str]:
     objective, validation = (
         [iterate.scores[split]["loss"] for iterate in record.iterates]
@@ -221,6 +232,9 @@ def _captions(record: RunRecord) -> dict[str, str]:
         MetaparameterName.INITIAL_PARAMETERS: "How far the descent moved the initial parameters.",
     }
     return {
+        "sweep": "Above: size of the adjoint by parameter tensor and step, as the first reverse "
+        "sweep found it. A row that is much brighter than the others is where training is "
+        "sensitive. Below: how much of the metagradient each step contributes.",
         "losses": "Mean loss on three held-out splits. The objective is what the metagradient "
         "lowers, validation chooses the iterate, and test takes no part.",
         "metaparameters": shown[recipe.metaparameters.name],

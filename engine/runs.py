@@ -15,6 +15,7 @@ from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
 from engine.location import join, list_folders
+from engine.preflight.verdict import CheckReport
 from engine.recipes import validate_recipe
 from engine.records import read_record, write_record
 
@@ -106,6 +107,12 @@ class RunRecord(Settings):
 
     environment: dict[str, Any]
     """What the bits depend on besides the recipe."""
+
+    checks: CheckReport | None = None
+    """What the preflight found."""
+
+    growth: list[float] = []
+    """Fastest sustained growth of the adjoint per step backwards, in each outer step; 1 is none."""
 
     @property
     def objective(self) -> list[float]:

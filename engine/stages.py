@@ -7,12 +7,14 @@ does nothing (``engine.commits``). Between stages travel ``Ref``s, never tensors
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from engine.borders import SegmentEnd, differs, refuse_difference
 from engine.checks import check_routine, check_unroll
-from engine.commits import read_rows, rows_url, run_stage
+from engine.commits import read_origin, read_rows, rows_url, run_stage
 from engine.config import DescentRecipe
 from engine.determinism import deterministic
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
@@ -22,12 +24,14 @@ from engine.outer import make_outer
 from engine.outputs import classification_scores
 from engine.planning import followed
 from engine.plans import plan_of
+from engine.preflight import check
 from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
-from engine.replay import Sweep, check_losses, replay, seed_adjoint
+from engine.replay import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.reversal import ScheduleName
 from engine.routine import Routine
 from engine.schedule import Forward
 from engine.segments import Segment
+from engine.step import plain_step
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
@@ -49,6 +53,17 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
     check_writable(store)
+
+
+def preflight(recipe: DescentRecipe, store: str) -> Ref:
+    """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
+    return run_stage(
+        "preflight",
+        recipe,
+        store,
+        {},
+        lambda problem: ({}, check(problem.routine, problem.output).model_dump(mode="json")),
+    )
 
 
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
@@ -127,6 +142,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     segment: Segment,
     value: Ref,
     start: Ref | None,
+    end: Ref,
     adjoint: Ref,
     *,
     trajectory: Ref | None = None,
@@ -139,9 +155,14 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         segment: Steps to reverse.
         value: z.
         start: The stage that trained up to ``segment.start``; None for s_0.
+        end: The stage that trained up to ``segment.stop``, which the replay has to meet.
         adjoint: The stage that made the adjoint at ``segment.stop``.
         trajectory: The stage that has replayed the segment, to save the work. It is no input: the
             states are the same bits, and are made here where it is gone.
+
+    Raises:
+        ReplayMismatchError: If the replay meets another state than ``end`` made; names the step,
+            the element and the likely cause.
     """
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
@@ -156,6 +177,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 for name, row in _named(after, "metagradient_").items()
             },
             vjp=make_step_vjp(recipe, routine),
+            watch=SegmentEnd(segment.stop, partial(_compare_end, store, routine, end)),
         )
         reverse(
             routine,
@@ -165,18 +187,28 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             plan=plan_of(followed(recipe, store)),
             trajectory=_rows_ahead(store, trajectory),
         )
-        norms = {str(step): float(norm) for step, norm in sweep.adjoint_norms.items()}
         return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
-            "adjoint_norms": norms
+            "adjoint_norms": as_numbers(sweep.adjoint_norms),
+            "layer_norms": as_numbers(sweep.layer_norms),
+            "share_norms": as_numbers(sweep.share_norms),
         }
 
     inputs: dict[str, Any] = {
         "segment": segment,
         "value": value,
         "start": start,
+        "end": end,
         "adjoint": adjoint,
     }
     return run_stage("reverse", recipe, store, inputs, compute)
+
+
+def _compare_end(store: str, routine: Routine, end: Ref, state: State, step: int) -> None:
+    """Run the last step of a segment again, and compare where it leads with what ``end`` made."""
+    again, _ = plain_step(routine, state, routine.point(), step)
+    fingerprints, made_in = read_origin(store, end)
+    if differs(again, fingerprints):
+        refuse_difference(routine, step + 1, read_rows(store, end), again, made_in)
 
 
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:

@@ -32,6 +32,9 @@ app = typer.Typer(
 REFUSED = 2
 """Exit code: nothing was trained; a setting has to change."""
 
+UNTRUSTWORTHY = 3
+"""Exit code: a check or a certificate says that the metagradient cannot be trusted."""
+
 FAILED = 1
 """Exit code: the run stopped; the same command goes on where it stopped."""
 
@@ -137,6 +140,46 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
         return to_measure(load_recipe(recipe, own), chosen, more)
 
     _run(load, store, as_json=as_json, debug=debug)
+
+
+@app.command()
+def check(
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+    ] = "digits-selection",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
+    with _one_message(debug):
+        from engine.recipes import load_recipe
+        from flows import checking
+
+        if checking.check(load_recipe(recipe, changes), store, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses what is made again; drawn by default.")
+    ] = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a random segment and a difference of a finished run again, and keep a certificate."""
+    with _one_message(debug):
+        from flows import checking
+
+        if checking.verify(run, store, seed, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
 
 
 @app.command()

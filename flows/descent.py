@@ -37,14 +37,15 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     reversible = [part for part in parts if part.start >= first_step(recipe)]
     # Each iterate is trained and evaluated; each but the last is seeded, reversed and moved.
     num_steps = recipe.outer.num_steps
-    num_stages = 1 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
+    num_stages = 2 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
     progress = Progress(recipe, num_stages)
     stages = StageRunner(recipe, store, progress, workers)
 
+    checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
-        starts, final = _train(stages, parts, outer_step, value)
+        borders, final = _train(stages, parts, outer_step, value)
         scored = stages.submit(
             training.evaluate, f"evaluate[{outer_step}]", value=value, final=final
         )
@@ -53,7 +54,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
             adjoint = stages.run(
                 training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
             )
-            gradient = reverse_sweep(stages, reversible, outer_step, value, starts, adjoint)
+            gradient = reverse_sweep(stages, reversible, outer_step, value, borders, adjoint)
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         progress.iterate_done(iterate, stages.total)
@@ -66,17 +67,16 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 value=value,
                 gradient=gradient,
             )
-    return reporting.conclude(recipe, store, iterates, stages.counts, started)
+    return reporting.conclude(recipe, store, iterates, stages.counts, started, checks)
 
 
 def _train(
     stages: StageRunner, parts: list[Segment], outer_step: int, value: Ref
 ) -> tuple[dict[int, Ref | None], Ref]:
-    """Train all segments; return what made the state at each start (None for s_0), and s_T."""
-    starts: dict[int, Ref | None] = {}
+    """Train all segments; return what made the state at each border (None for s_0), and s_T."""
+    borders: dict[int, Ref | None] = {0: None}
     state: Ref | None = None
     for part in parts:
-        starts[part.start] = state
         state = stages.run(
             training.train_segment,
             f"train[{outer_step}] {part.start}-{part.stop}",
@@ -84,5 +84,6 @@ def _train(
             value=value,
             start=state,
         )
+        borders[part.stop] = state
     assert state is not None  # a run has at least one segment
-    return starts, state
+    return borders, state

@@ -1,6 +1,7 @@
 """What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
 
 import json
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,6 +17,7 @@ from engine.quantities import write_duration
 from engine.records import read_record
 from engine.report import summary
 from engine.runs import RunRecord, find_run, read_recipe, read_run, run_folder
+from engine.verify import read_certificate
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -46,9 +48,12 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         return
     record = read_run(store, name) if finished else None
     if as_json:
-        found = record.model_dump(mode="json") if record else {"run": name}
+        found: dict[str, Any] = record.model_dump(mode="json") if record else {"run": name}
         work = view.model_dump(mode="json", exclude={"run", "recipe"})
         work["forecast"] = [each.model_dump() for each in compare(store, name)]
+        certificate = read_certificate(store, name)
+        if certificate is not None:
+            found["certificate"] = certificate.model_dump(mode="json")
         typer.echo(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
         return
     console = Console()
@@ -71,6 +76,13 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     console.print(_iterates(record))
     for line in summary(record):
         console.print(line, highlight=False)
+    certificate = read_certificate(store, name)
+    if certificate is None:
+        console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
+    else:
+        console.print(
+            f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.", highlight=False
+        )
     console.print(f"Report: {report_url(store, name)}", highlight=False, soft_wrap=True)
 
 

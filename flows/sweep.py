@@ -11,7 +11,7 @@ def reverse_sweep(
     parts: list[Segment],
     outer_step: int,
     value: Ref,
-    starts: dict[int, Ref | None],
+    borders: dict[int, Ref | None],
     adjoint: Ref,
 ) -> Ref:
     """Reverse the segments, last first, each from its own start; return the metagradient.
@@ -25,14 +25,15 @@ def reverse_sweep(
         parts: The segments to reverse, in the order of training.
         outer_step: n, for the names of stages.
         value: z_n.
-        starts: Start of each segment to the stage that trained up to there; None for s_0.
+        borders: Start or end of each segment to the stage that trained up to there; None for s_0.
         adjoint: The stage that seeded the adjoint.
     """
     order = parts[::-1]
-    inputs = [{"segment": part, "value": value, "start": starts[part.start]} for part in order]
+    inputs = [{"segment": part, "value": value, "start": borders[part.start]} for part in order]
+    ends = [borders[part.stop] for part in order]
     names = [f"[{outer_step}] {part.start}-{part.stop}" for part in order]
     most = stages.recipe.workers.most_trajectories
-    num_done = _count_done(stages, inputs, adjoint) if most else 0
+    num_done = _count_done(stages, inputs, ends, adjoint) if most else 0
     ahead: dict[int, StageFuture] = {}
     for i in range(len(order)):
         trajectory = ahead.pop(i, None)
@@ -40,6 +41,7 @@ def reverse_sweep(
             training.reverse_segment,
             f"reverse{names[i]}",
             **inputs[i],
+            end=ends[i],
             adjoint=adjoint,
             trajectory=trajectory,
         )
@@ -56,12 +58,15 @@ def reverse_sweep(
 
 
 def _count_done(
-    stages: StageRunner, inputs: list[dict[str, Segment | Ref | None]], adjoint: Ref
+    stages: StageRunner,
+    inputs: list[dict[str, Segment | Ref | None]],
+    ends: list[Ref | None],
+    adjoint: Ref,
 ) -> int:
     """Return how many segments are reversed already, and drop what a killed run left of them."""
     for i, each in enumerate(inputs):
         left = stages.peek(training.replay_segment, **each)
-        found = stages.peek(training.reverse_segment, **each, adjoint=adjoint)
+        found = stages.peek(training.reverse_segment, **each, end=ends[i], adjoint=adjoint)
         if found is None:
             return i
         if left is not None:

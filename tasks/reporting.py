@@ -1,13 +1,15 @@
 """What people see of a finished run: the record and the report, and both as Prefect artifacts."""
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine import commits, conclusion
 from engine.config import DescentRecipe
 from engine.keys import Ref
+from engine.preflight import CheckReport
 from engine.report import summary
 from engine.runs import Iterate, RunRecord, Stages
+from tasks.progress import TERMINAL
 
 
 @task(task_run_name="read scores {outer_step}")
@@ -24,12 +26,27 @@ def read_iterate(
     )
 
 
+@task(task_run_name="judge the preflight")
+def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
+    """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
+    report = CheckReport.model_validate(commits.read_scalars(store, checks))
+    for sentence in report.gate(recipe.preflight):
+        for logger in (get_run_logger(), TERMINAL):
+            logger.warning("preflight, %s", sentence)
+    return report
+
+
 @task(task_run_name="report")
 def conclude(
-    recipe: DescentRecipe, store: str, iterates: list[Iterate], counts: Stages, started: str
+    recipe: DescentRecipe,
+    store: str,
+    iterates: list[Iterate],
+    counts: Stages,
+    started: str,
+    checks: CheckReport,
 ) -> RunRecord:
     """Choose the iterate, write record and report, and show them; see ``engine.conclusion``."""
-    record = conclusion.conclude(recipe, store, iterates, counts, started)
+    record = conclusion.conclude(recipe, store, iterates, counts, started, checks)
     rows = [
         {
             "outer step": iterate.outer_step,

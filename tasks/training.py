@@ -38,6 +38,12 @@ def check(recipe: DescentRecipe, store: str) -> None:
     planning.keep_plan(recipe, store)
 
 
+@task(**stage_options("preflight"))
+def preflight(recipe: DescentRecipe, store: str) -> Ref:
+    """Try the run on short twins; see ``engine.stages.preflight``."""
+    return stages.preflight(recipe, store)
+
+
 @task(**stage_options("initial"))
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0; see ``engine.stages.initial_value``."""
@@ -73,13 +79,14 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     segment: Segment,
     value: Ref,
     start: Ref | None,
+    end: Ref,
     adjoint: Ref,
     *,
     trajectory: Ref | None = None,
 ) -> Ref:
     """Reverse one segment; safe to retry, see ``engine.stages.reverse_segment``."""
     return stages.reverse_segment(
-        recipe, store, segment, value, start, adjoint, trajectory=trajectory
+        recipe, store, segment, value, start, end, adjoint, trajectory=trajectory
     )
 
 

@@ -51,12 +51,12 @@ def reverse_all(tiny, store, value, borders):
     """Seed the adjoint and reverse the segments that z has a part in, last first."""
     adjoint = stages.seed(tiny, store, value, borders[-1])
     reversible = [
-        (part, start)
-        for part, start in zip(segments(tiny), borders, strict=False)
+        (part, start, end)
+        for part, start, end in zip(segments(tiny), borders, borders[1:], strict=False)
         if part.start >= first_step(tiny)
     ]
-    for part, start in reversed(reversible):
-        adjoint = stages.reverse_segment(tiny, store, part, value, start, adjoint)
+    for part, start, end in reversed(reversible):
+        adjoint = stages.reverse_segment(tiny, store, part, value, start, end, adjoint)
     return adjoint
 
 
@@ -139,7 +139,7 @@ def test_records_hold_the_run_that_one_call_made(store):
     borders = train_all(tiny, store, value)
     seed = stages.seed(tiny, store, value, borders[-1])
     last = segments(tiny)[-1]
-    reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], seed)
+    reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], borders[-1], seed)
 
     losses = [x for ref in borders[1:] for x in commits.read_scalars(store, ref)["losses"]]
     norms = commits.read_scalars(store, reverse)["adjoint_norms"]
@@ -244,12 +244,14 @@ def test_trajectory_that_is_gone_is_replayed_to_the_same_bits(store):
     tiny = recipe(*kind("weights"), ("replay", "steps_per_segment", 12))
     value = stages.initial_value(tiny, store)
     borders = train_all(tiny, store, value)
-    (part,) = stages.segments(tiny)
+    (part,) = segments(tiny)
     adjoint = stages.seed(tiny, store, value, borders[-1])
     ahead = stages.replay_segment(tiny, store, part, value, None)
     commits.discard(store, ahead)
 
-    found = stages.reverse_segment(tiny, store, part, value, None, adjoint, trajectory=ahead)
+    found = stages.reverse_segment(
+        tiny, store, part, value, None, borders[-1], adjoint, trajectory=ahead
+    )
 
     problem = build_problem(tiny)
     expected = metagradient(problem.routine, problem.output)["weights"]

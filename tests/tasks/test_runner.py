@@ -5,7 +5,7 @@ import torch
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from engine import commits, stages
+from engine import commits, planning, stages
 from engine.errors import MemoryExhaustedError, NonFiniteError
 from engine.segments import segments
 from flows.descent import descent
@@ -62,10 +62,11 @@ def test_nan_is_not_tried_again(tmp_path, monkeypatch):
     """The same NaN six times later would be two minutes of waiting for nothing."""
     tried = []
     train = stages.train_segment
+    monkeypatch.setattr(planning, "keep_plan", lambda *_: None)  # would train some steps itself
     monkeypatch.setattr(stages, "train_segment", lambda *a: tried.append(a) or train(*a))
 
     with pytest.raises(NonFiniteError, match=r"training.learning_rate"):
-        descent(small(*COARSE, "training.learning_rate=1e30"), str(tmp_path))
+        descent(small(*COARSE, "training.learning_rate=1e30", "preflight=advise"), str(tmp_path))
 
     assert len(tried) == 1
 

@@ -1,0 +1,119 @@
+"""Self-verifying replay: states made again by the reverse sweep are compared with the first ones.
+
+A schedule replays up to the step before a saved state, never to that state itself. Here one step
+more is taken there, and what it makes is compared, bit by bit, with what was saved. A replay that
+drifts cannot go unseen past the next border.
+"""
+
+from collections.abc import Callable, Mapping
+
+from engine.determinism import environment, likely_cause, machine
+from engine.errors import ReplayMismatchError
+from engine.fingerprint import difference, state_fingerprint
+from engine.replay import Sweep
+from engine.routine import Routine
+from engine.schedule import Action, Reverse, Save, Seed
+from engine.step import plain_step
+from engine.types import Metaparams, State
+
+Fingerprints = dict[str, str]
+
+
+class Borders:
+    """Compares each state that the forward sweep saves with what the replay makes there.
+
+    Told of every action of a whole run before it is carried out.
+
+    Args:
+        routine: The run.
+        z: Metaparameters.
+
+    Cost:
+        One plain step for each state that the forward sweep saves, and one state kept.
+    """
+
+    def __init__(self, routine: Routine, z: Metaparams) -> None:
+        self._routine, self._z = routine, z
+        self._saved: set[int] = set()
+        self._is_reversing = False
+        self._border: tuple[int, State] | None = None
+
+    def __call__(self, action: Action, sweep: Sweep) -> None:
+        """Compare, if the action reverses the step before a saved state.
+
+        Raises:
+            ReplayMismatchError: If the state comes out otherwise; names step, element and cause.
+        """
+        match action:
+            case Seed():
+                self._is_reversing = True
+            case Save(step, _) if not self._is_reversing:
+                self._saved.add(step)
+            case Reverse(step):
+                state = sweep.before(step)
+                if self._border is not None and self._border[0] == step + 1:
+                    compare_border(self._routine, self._z, state, step, self._border[1])
+                self._border = (step, state) if step in self._saved else None
+            case _:
+                pass
+
+
+class SegmentEnd:
+    """Hands the state before the last step of a segment to a comparison, when that is reversed.
+
+    Args:
+        stop: Step after the last one.
+        compare: Is given s_{stop - 1} and stop - 1.
+    """
+
+    def __init__(self, stop: int, compare: Callable[[State, int], None]) -> None:
+        self._last, self._compare = stop - 1, compare
+
+    def __call__(self, action: Action, sweep: Sweep) -> None:
+        """Compare, if the action reverses the last step."""
+        if isinstance(action, Reverse) and action.step == self._last:
+            self._compare(sweep.before(self._last), self._last)
+
+
+def compare_border(routine: Routine, z: Metaparams, state: State, step: int, stored: State) -> None:
+    """Run ``step`` from ``state`` and refuse a result that is not bit for bit ``stored``.
+
+    Raises:
+        ReplayMismatchError: Names step, element and likely cause.
+    """
+    again, _ = plain_step(routine, state, z, step)
+    refuse_difference(routine, step + 1, stored, again, present(routine))
+
+
+def refuse_difference(
+    routine: Routine, step: int, stored: State, again: State, made_in: Mapping[str, object]
+) -> None:
+    """Refuse a replayed state that differs from the stored one.
+
+    Args:
+        routine: For the names of the parameters.
+        step: t, whose state it is.
+        stored: s_t of the forward sweep.
+        again: s_t of the replay.
+        made_in: ``engine.determinism.environment`` of the forward sweep.
+    """
+    for name, row in stored.items():
+        found = difference(row, again[name])
+        if found is None:
+            continue
+        index, before, after = found
+        raise ReplayMismatchError(
+            f"Step {step - 1}, replayed, made another state {step} than the forward sweep: "
+            f"{routine.layout.locate(index)} of {name} was {before} and is {after} now. "
+            f"{likely_cause(made_in, present(routine))}"
+        )
+
+
+def present(routine: Routine) -> dict[str, object]:
+    """Describe where the routine would run now."""
+    return {**environment(str(routine.device)), **machine()}
+
+
+def differs(state: State, fingerprints: Fingerprints) -> bool:
+    """Say whether a state has other bits than those of the fingerprints; only these leave a GPU."""
+    return state_fingerprint(state) != fingerprints

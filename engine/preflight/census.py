@@ -1,0 +1,232 @@
+"""What the operations of one step are: kinks, low precision, dropout, missing second derivatives.
+
+One gradient is taken, with its graph, while torch tells every operation that it carries out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.preflight.verdict import Check, Verdict
+from engine.routine import Routine
+
+KINKS = {
+    "relu": "ReLU",
+    "threshold": "ReLU",
+    "leaky_relu": "leaky ReLU",
+    "_prelu_kernel": "PReLU",
+    "rrelu_with_noise": "RReLU",
+    "hardtanh": "a hard limit",
+    "hardswish": "hard swish",
+    "hardsigmoid": "hard sigmoid",
+    "max_pool2d_with_indices": "max pooling",
+    "max_pool3d_with_indices": "max pooling",
+    "adaptive_max_pool2d": "max pooling",
+    "amax": "a maximum",
+    "max": "a maximum",
+    "min": "a minimum",
+    "maximum": "a maximum",
+    "minimum": "a minimum",
+    "clamp": "a clamp",
+    "clamp_min": "a clamp",
+    "clamp_max": "a clamp",
+    "abs": "an absolute value",
+    "smooth_l1_loss": "the smooth L1 loss",
+    "huber_loss": "the Huber loss",
+    "topk": "a choice of the largest",
+    "sort": "sorting",
+    "round": "rounding",
+}
+"""Operations whose derivative jumps, by the words for them."""
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Census:
+    """What was seen in one step.
+
+    Attributes:
+        kinks: Words for operations with kinks.
+        low_precision: Names of the number formats of fewer than 32 bits.
+        active: Calls of dropout that dropped units.
+        inert: Calls of dropout that dropped none, although their probability is not 0.
+        missing: Operations without a second derivative.
+    """
+
+    kinks: set[str] = field(default_factory=set)
+    low_precision: set[str] = field(default_factory=set)
+    active: int = 0
+    inert: int = 0
+    missing: set[str] = field(default_factory=set)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, census: Census) -> None:
+        super().__init__()
+        self.census = census
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 (torch's protocol)
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")
+        # The log-softmax of a loss takes a maximum inside its kernel, not as an operation.
+        if name in KINKS:
+            self.census.kinks.add(KINKS[name])
+        if isinstance(result, Tensor) and result.dtype in LOW_PRECISION:
+            self.census.low_precision.add(str(result.dtype).removeprefix("torch."))
+        return result
+
+
+class _Dropout(TorchFunctionMode):
+    _FUNCTIONS = {
+        functional.dropout,
+        functional.dropout1d,
+        functional.dropout2d,
+        functional.dropout3d,
+        functional.alpha_dropout,
+        functional.feature_alpha_dropout,
+    }
+
+    def __init__(self, census: Census) -> None:
+        super().__init__()
+        self.census = census
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,  # noqa: ANN401 (torch's protocol)
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        kwargs = kwargs or {}
+        if function in self._FUNCTIONS:
+            named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+            if named.get("p", 0.5) > 0:
+                if named.get("training", True):
+                    self.census.active += 1
+                else:
+                    self.census.inert += 1
+        return function(*args, **kwargs)
+
+
+def take_census(routine: Routine) -> Census:
+    """Take the gradient of step 0 once, and see which operations it is made of."""
+    census = Census()
+    params = routine.initial_state()["params"].detach().requires_grad_()
+    term = next(routine.terms(0))
+    with torch.enable_grad(), _Dropout(census), _Operations(census):
+        loss = routine.term_loss(params, term, routine.point(), 0)
+        (gradient,) = torch.autograd.grad(loss, params, create_graph=True)
+    census.missing = set(_without_second_derivative(gradient))
+    return census
+
+
+def _without_second_derivative(gradient: Tensor) -> Iterator[str]:
+    """Name the nodes of a gradient's graph that cannot be run."""
+    waiting, seen = [gradient.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        if node.name() in ("torch::autograd::NotImplemented", "torch::autograd::Error"):
+            yield _words_of(node)
+
+
+def _words_of(node: Any) -> str:  # noqa: ANN401 (a node of autograd's graph)
+    """Run a node that can only fail, for its message, which names the operation."""
+    for count in range(1, 9):  # as many gradients as the operation has outputs, which it hides
+        try:
+            node(*[torch.zeros(())] * count)
+        except TypeError:
+            continue
+        except (RuntimeError, NotImplementedError) as error:
+            text = str(error).splitlines()[0]
+            if "once_differentiable" in text:
+                return "a function marked once_differentiable"
+            return text.removeprefix("derivative for ").removesuffix(" is not implemented")
+    return node.name()
+
+
+def check_second_derivatives(census: Census) -> Check:
+    """Refuse operations that can be differentiated only once."""
+    names = sorted(census.missing)
+    if not names:
+        return Check(
+            name="second-derivatives",
+            verdict=Verdict.PASS,
+            value=0,
+            limit=0,
+            cause="Every operation of the step can be differentiated twice.",
+        )
+    attention = any("attention" in name for name in names)
+    return Check(
+        name="second-derivatives",
+        verdict=Verdict.REFUSE,
+        value=len(names),
+        limit=0,
+        cause=f"No second derivative exists for {', '.join(names)}.",
+        remedy="Run attention inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+        if attention
+        else "Write that function with differentiable operations.",
+    )
+
+
+def check_dropout(census: Census) -> Check:
+    """Warn about dropout that drops nothing."""
+    calls = census.active + census.inert
+    share = census.active / calls if calls else None
+    if census.inert:
+        return Check(
+            name="dropout",
+            verdict=Verdict.WARN,
+            value=share,
+            limit=1,
+            cause=f"{census.inert} of {calls} dropout layers drop nothing in a training step, "
+            "although their probability is above 0: something calls eval() on the model.",
+            remedy="Set model.dropout to 0 if that is meant, or leave out eval() in the loss.",
+        )
+    cause = (
+        f"All {calls} dropout layers are active in a training step, seeded by the step."
+        if calls
+        else "The model has no dropout."
+    )
+    return Check(name="dropout", verdict=Verdict.PASS, value=share, limit=1, cause=cause)
+
+
+def check_eps_root(routine: Routine) -> Check | None:
+    """Refuse Adam with nothing inside its square root; None for other optimizers."""
+    if "eps_root" not in routine.optimizer.hyperparameters:
+        return None
+    value = routine.optimizer.hyperparameters["eps_root"]
+    named = {"name": "eps-root", "value": value, "limit": MIN_EPS_ROOT}
+    if value < MIN_EPS_ROOT:
+        return Check(
+            **named,
+            verdict=Verdict.WARN if value > 0 else Verdict.REFUSE,
+            cause=f"Adam's eps_root is {value:g}, and the derivative of its square root is "
+            + ("very large" if value else "infinite")
+            + " where a gradient is 0 (a dead unit, a row of an embedding that is not used).",
+            remedy="Set optimizer.eps_root to 1e-8 or more.",
+        )
+    cause = f"Adam's eps_root is {value:g}, so its square root has a finite derivative everywhere."
+    return Check(**named, verdict=Verdict.PASS, cause=cause)
+
+
+MIN_EPS_ROOT = 1e-10
+"""Below it metagradients of float32 runs overflow or are noise."""

@@ -1,0 +1,140 @@
+"""All checks of a routine, in order: those that cost one step first."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from engine.checks import check_routine
+from engine.determinism import deterministic
+from engine.errors import EngineError, NonFiniteError
+from engine.preflight import census as operations
+from engine.preflight.derivatives import (
+    check_autograd,
+    check_differences,
+    check_format,
+    metagradient_of,
+)
+from engine.preflight.repetition import check_replay
+from engine.preflight.smoothness import check_metasmoothness
+from engine.preflight.training import check_adjoint, check_training, train_twin
+from engine.preflight.twin import exact_twin, long_twin
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.routine import Routine
+from engine.types import Output
+
+
+def check(routine: Routine, output: Output, *, num_directions: int = 20) -> CheckReport:
+    """Try a routine on short twins, and say whether its metagradient may be trusted.
+
+    Args:
+        routine: The run, as ``metagradient`` would get it.
+        output: phi, likewise.
+        num_directions: Random directions for central differences.
+
+    Returns:
+        A verdict with a figure, a cause and a remedy for each check.
+
+    Cost:
+        In plain steps: about 10 of the run's own batch size for each of 40 steps, and about
+        2 x 8 small ones in float64 for each direction.
+    """
+    checks: list[Check] = []
+    with deterministic():
+        for found in _all_checks(routine, output, num_directions):
+            checks.append(found)
+    return CheckReport.of(checks)
+
+
+def _all_checks(routine: Routine, output: Output, num_directions: int) -> Iterator[Check]:
+    first = _attempt("first-step", lambda: _check_first_step(routine, output))
+    yield first
+    long = long_twin(routine)
+    census: operations.Census | None = None
+
+    def take() -> Check:
+        nonlocal census
+        census = operations.take_census(long)
+        return operations.check_second_derivatives(census)
+
+    yield _attempt("second-derivatives", take)
+    if census is not None:
+        yield operations.check_dropout(census)
+    eps_root = operations.check_eps_root(routine)
+    if eps_root is not None:
+        yield eps_root
+    if first.verdict is Verdict.REFUSE or census is None or census.missing:
+        return
+    replayed = _attempt("replay", lambda: check_replay(long))
+    yield replayed
+    if replayed.verdict is Verdict.REFUSE:
+        return  # nothing can be compared with a run that does not repeat
+    yield from _exact_checks(routine, output, census, num_directions)
+    yield from _long_checks(long, output)
+
+
+def _check_first_step(routine: Routine, output: Output) -> Check:
+    check_routine(routine, output, routine.point())
+    return Check(
+        name="first-step",
+        verdict=Verdict.PASS,
+        value=0,
+        limit=0,
+        cause="The first step is a pure function of state, z and t, and reads all of them.",
+    )
+
+
+def _exact_checks(
+    routine: Routine, output: Output, census: operations.Census, num_directions: int
+) -> Iterator[Check]:
+    twin, twin_output = exact_twin(routine, output)
+    found = None
+
+    def compare() -> Check:
+        nonlocal found
+        found = metagradient_of(twin, twin_output)
+        return check_autograd(twin, twin_output, found)
+
+    compared = _attempt("whole-run-autograd", compare)
+    yield compared
+    if found is None or compared.verdict is Verdict.REFUSE:
+        return  # what is wrong already is not worth many trainings
+    exact = found
+    yield _attempt(
+        "central-differences",
+        lambda: check_differences(twin, twin_output, exact, census.kinks, num_directions),
+    )
+    dtype = routine.layout.dtype
+
+    def compare_formats() -> Check:
+        own = exact
+        if dtype != torch.float64:
+            own = metagradient_of(*exact_twin(routine, output, dtype))
+        return check_format(dtype, own, exact, census.low_precision)
+
+    yield _attempt("number-format", compare_formats)
+
+
+def _long_checks(routine: Routine, output: Output) -> Iterator[Check]:
+    run = train_twin(routine)
+    trained = check_training(run)
+    yield trained
+    if trained.value is None:
+        return
+    yield _attempt("adjoint", lambda: check_adjoint(run, output))
+    yield _attempt("metasmoothness", lambda: check_metasmoothness(routine, output))
+
+
+def _attempt(name: str, make: Callable[[], Check]) -> Check:
+    """Make a check; what the engine refuses on the way is its result."""
+    try:
+        return make()
+    except EngineError as error:
+        remedy = "Lower training.learning_rate." if isinstance(error, NonFiniteError) else ""
+        return Check(
+            name=name,
+            verdict=Verdict.REFUSE,
+            value=None,
+            limit=None,
+            cause=str(error),
+            remedy=remedy,
+        )

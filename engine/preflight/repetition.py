@@ -1,0 +1,64 @@
+"""Does a step repeat its bits when the reverse sweep runs it again?"""
+
+import torch
+
+from engine.fingerprint import first_difference
+from engine.preflight.verdict import Check, Verdict
+from engine.routine import Routine
+from engine.step import plain_step
+from engine.types import State
+
+MOST_STEPS = 12
+
+
+def check_replay(routine: Routine) -> Check:
+    """Train some steps, then run each again from its own start, last first.
+
+    Running them in another order finds state outside the state: counters, caches, a batch kept
+    from the call before, a generator that nobody seeds.
+    """
+    z, num_steps = routine.point(), min(routine.num_steps, MOST_STEPS)
+    states = [routine.initial_state(z)]
+    for step in range(num_steps):
+        states.append(plain_step(routine, _copy(states[-1]), z, step)[0])
+    wrong: list[int] = []
+    place = ""
+    for step in reversed(range(num_steps)):
+        again, _ = plain_step(routine, _copy(states[step]), z, step)
+        found = where_they_differ(routine, states[step + 1], again)
+        if found is not None:
+            wrong.append(step)
+            place = found
+    if not wrong:
+        return Check(
+            name="replay",
+            verdict=Verdict.PASS,
+            value=0,
+            limit=0,
+            cause=f"{num_steps} steps, run again last first, repeated every bit.",
+        )
+    return Check(
+        name="replay",
+        verdict=Verdict.REFUSE,
+        value=len(wrong),
+        limit=0,
+        cause=f"{len(wrong)} of {num_steps} steps gave other bits when they were run again; step "
+        f"{wrong[-1]} differs first at {place}. Something that a step reads is neither in the "
+        "state nor made from the step's number: a counter, a cache, a batch kept from the call "
+        "before, or a generator that nobody seeds.",
+        remedy="Draw from the generator that augment gets, or from torch's global one inside the "
+        "model, and keep nothing between two calls.",
+    )
+
+
+def where_they_differ(routine: Routine, one: State, other: State) -> str | None:
+    """Name the first element of two states whose bits differ, or return None."""
+    for name, row in one.items():
+        index = first_difference(row, other[name].to(row.device))
+        if index is not None:
+            return f"{routine.layout.locate(index)} of {name}"
+    return None
+
+
+def _copy(state: State) -> State:
+    return {name: torch.clone(row) for name, row in state.items()}

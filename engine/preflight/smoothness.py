@@ -1,0 +1,28 @@
+"""Metasmoothness along few directions: does a small change of z move the trained model evenly?"""
+
+from engine.metasmoothness import INDEPENDENT, metasmoothness
+from engine.preflight.verdict import Check, Verdict
+from engine.routine import Routine
+from engine.smooth_recipes import SmoothnessConfig
+from engine.types import Output
+
+
+def check_metasmoothness(routine: Routine, output: Output, num_directions: int = 2) -> Check:
+    """Warn if the trained parameters answer a change of z as a random walk would."""
+    settings = SmoothnessConfig(directions=num_directions)
+    score = metasmoothness(routine, output, settings).definition_2
+    named = {"name": "metasmoothness", "value": score.mean, "limit": INDEPENDENT}
+    found = [f"{value:.2f}" for value in score.directions if value is not None]
+    shown = f"{', '.join(found)} along {num_directions} directions"
+    if score.mean < INDEPENDENT:
+        return Check(
+            **named,
+            verdict=Verdict.WARN,
+            cause=f"Metasmoothness is {shown}, where a random walk has {INDEPENDENT:.2f}: the "
+            "trained model does not answer a change of z evenly, so that following the "
+            "metagradient helps little.",
+            remedy="Set model.activation to gelu, model.output_scale to 0.1, or lower "
+            "training.learning_rate.",
+        )
+    cause = f"Metasmoothness is {shown}; a random walk has {INDEPENDENT:.2f}."
+    return Check(**named, verdict=Verdict.PASS, cause=cause)

@@ -1,0 +1,92 @@
+"""What a preflight says: one verdict for each check, with a figure, a cause and a remedy."""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+from pydantic import field_validator
+
+from engine.errors import UntrustworthyError
+from engine.execution import PreflightMode
+from engine.settings import Settings
+
+
+class Verdict(StrEnum):
+    """How far a metagradient may be trusted, best first."""
+
+    PASS = "pass"
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
+class Check(Settings):
+    """One thing that was tried on a short twin of the run."""
+
+    name: str
+    """What was tried: lower-case words with hyphens."""
+
+    verdict: Verdict
+    """What follows from it."""
+
+    value: float | None
+    """The figure that was measured; none if it is not finite, or if nothing could be measured."""
+
+    limit: float | None
+    """The figure beyond which the verdict is not ``pass``."""
+
+    cause: str
+    """What was found, in plain words."""
+
+    remedy: str = ""
+    """The cheapest change that helps, as a setting; empty if nothing has to change."""
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _no_number_where_it_is_not_finite(cls, value: float | None) -> float | None:
+        return None if value is None or not math.isfinite(value) else float(value)
+
+
+class CheckReport(Settings):
+    """All checks of a routine, and the worst of their verdicts."""
+
+    verdict: Verdict
+    """``refuse`` if one check refuses, else ``warn`` if one warns, else ``pass``."""
+
+    checks: list[Check]
+    """In the order in which they were made."""
+
+    @classmethod
+    def of(cls, checks: Sequence[Check]) -> "CheckReport":
+        """Gather checks."""
+        order = list(Verdict)
+        worst = max((check.verdict for check in checks), key=order.index, default=Verdict.PASS)
+        return cls(verdict=worst, checks=list(checks))
+
+    def __getitem__(self, name: str) -> Check:
+        return next(check for check in self.checks if check.name == name)
+
+    def gate(self, mode: PreflightMode) -> list[str]:
+        """Return what did not pass, in sentences; stop a run that is refused, unless told not to.
+
+        Raises:
+            UntrustworthyError: If the verdict is ``refuse`` and the mode ``enforce``.
+        """
+        if self.verdict is Verdict.REFUSE and mode is PreflightMode.ENFORCE:
+            found = [f"{c.name}: {c.cause} {c.remedy}".strip() for c in self.named(Verdict.REFUSE)]
+            raise UntrustworthyError(
+                "The preflight refuses this run, because its metagradient would not mean what it "
+                "should.\n" + "\n".join(found) + "\nTo run it all the same, set preflight=advise."
+            )
+        return self.sentences()
+
+    def named(self, verdict: Verdict) -> list[Check]:
+        """Return the checks with one verdict."""
+        return [check for check in self.checks if check.verdict is verdict]
+
+    def sentences(self) -> list[str]:
+        """Say what did not pass, one sentence or two for each, worst first."""
+        return [
+            f"{check.name}: {check.cause} {check.remedy}".strip()
+            for verdict in (Verdict.REFUSE, Verdict.WARN)
+            for check in self.named(verdict)
+        ]

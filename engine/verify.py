@@ -1,0 +1,275 @@
+"""A certificate of a finished run: parts of it made again, and compared.
+
+One segment, drawn at random, is trained and reversed again in an empty store, and has to give the
+same bits. One central difference, from two whole trainings along a random direction, has to agree
+with the metagradient of one outer step, as far as the number format and the smoothness of the run
+allow.
+"""
+
+import math
+import random
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.commits import committed_folder, lineage, read_inputs, read_rows, read_scalars
+from engine.config import DescentRecipe
+from engine.determinism import deterministic, generator, likely_cause, machine
+from engine.errors import CheckpointMissingError, ConfigurationError
+from engine.fingerprint import difference
+from engine.keys import Ref, engine_version, run_environment
+from engine.location import copy_folder, join
+from engine.oracle import evaluate, train
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.problem import build_problem
+from engine.records import read_record, write_record
+from engine.routine import Routine
+from engine.runs import Iterate, RunRecord, find_run, read_recipe, read_run, run_folder
+from engine.settings import Settings
+from engine.stages import Segment, reverse_segment, train_segment
+from engine.types import Metaparams
+
+CERTIFICATE = "certificate.json"
+
+
+class Certificate(Settings):
+    """What was made again of a run, and how it compared."""
+
+    run: str
+    """Name of the run."""
+
+    verdict: Verdict
+    """``refuse`` if something differs, ``warn`` if it could not be decided, else ``pass``."""
+
+    made: str
+    """UTC, ISO 8601."""
+
+    seed: int
+    """Seeds the choice of outer step, segment and direction."""
+
+    outer_step: int
+    """n, whose metagradient was compared."""
+
+    segment: Segment
+    """Steps that were trained and reversed again."""
+
+    checks: list[Check]
+    """One for the bits of the training, of the reverse sweep, and one for the difference."""
+
+    environment: dict[str, Any]
+    """Where it was made."""
+
+
+def verify_run(store: str, run: str, seed: int | None = None) -> Certificate:
+    """Make a random segment and a central difference of a finished run again; keep a certificate.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Name of the run, or the beginning of it.
+        seed: Chooses what is compared; drawn by default.
+
+    Raises:
+        ConfigurationError: If the run has not finished, or is not a descent.
+        StoreError: If what it is compared with is missing or damaged.
+
+    Cost:
+        One segment trained and reversed, and two trainings.
+    """
+    name = find_run(store, run)
+    recipe = read_recipe(store, name)
+    if recipe.kind != "descent":
+        raise ConfigurationError(
+            f"Run {name} is of kind {recipe.kind}, which leaves no metagradient to verify. Name a "
+            "run of kind descent."
+        )
+    record = read_run(store, name)
+    chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
+    draw = random.Random(chosen)
+    iterate = draw.choice([each for each in record.iterates if each.gradient is not None])
+    assert iterate.gradient is not None
+    reverse = draw.choice(lineage(store, iterate.gradient, "adjoint"))
+    segment = Segment.model_validate(read_inputs(store, reverse)["segment"])
+    checks = [
+        *_check_segment(record, store, reverse, segment),
+        _check_difference(record.recipe, store, iterate, chosen),
+    ]
+    certificate = Certificate(
+        run=name,
+        verdict=CheckReport.of(checks).verdict,
+        made=datetime.now(UTC).isoformat(),
+        seed=chosen,
+        outer_step=iterate.outer_step,
+        segment=segment,
+        checks=checks,
+        environment={"engine": engine_version(), **_present(record.recipe)},
+    )
+    write_record(join(run_folder(store, name), CERTIFICATE), certificate.model_dump(mode="json"))
+    return certificate
+
+
+def read_certificate(store: str, run: str) -> Certificate | None:
+    """Return the last certificate of a run, or None if it has none."""
+    try:
+        content = read_record(join(run_folder(store, run), CERTIFICATE))
+    except CheckpointMissingError:
+        return None
+    return Certificate.model_validate(content)
+
+
+def _present(recipe: DescentRecipe) -> dict[str, Any]:
+    return {**run_environment(recipe), **machine()}
+
+
+def _check_segment(record: RunRecord, store: str, reverse: Ref, segment: Segment) -> list[Check]:
+    """Train and reverse a segment in a store that holds its inputs only."""
+    inputs = read_inputs(store, reverse)
+    refs = {
+        name: None if inputs[name] is None else Ref.model_validate(inputs[name])
+        for name in ("value", "start", "end", "adjoint")
+    }
+    value, start, end, adjoint = (refs[name] for name in ("value", "start", "end", "adjoint"))
+    assert value is not None
+    assert end is not None
+    assert adjoint is not None
+    recipe = record.recipe
+
+    def compare(ref: Ref, inputs: list[Ref | None], make: Callable[[str], Ref]) -> Check:
+        with tempfile.TemporaryDirectory(prefix="mgd-verify-") as scratch:
+            for each in inputs:
+                if each is not None:
+                    copy_folder(committed_folder(store, each), committed_folder(scratch, each))
+            return _compare(record, store, ref, scratch, make(scratch), segment)
+
+    return [
+        compare(end, [value, start], lambda s: train_segment(recipe, s, segment, value, start)),
+        compare(
+            reverse,
+            [value, start, end, adjoint],
+            lambda s: reverse_segment(recipe, s, segment, value, start, end, adjoint),
+        ),
+    ]
+
+
+def _compare(
+    record: RunRecord, store: str, ref: Ref, scratch: str, again: Ref, segment: Segment
+) -> Check:
+    steps = f"Steps {segment.start} to {segment.stop - 1}"
+    verb = "trained" if ref.stage == "train" else "reversed"
+    named = {"name": f"{ref.stage}-segment", "limit": 0}
+    if again.content == ref.content:
+        cause = f"{steps}, {verb} again, gave the same bits."
+        return Check(**named, value=0, verdict=Verdict.PASS, cause=cause)
+    before, after = read_rows(store, ref), read_rows(scratch, again)
+    found = {name: difference(row, after[name]) for name, row in before.items()}
+    places = [(name, each) for name, each in found.items() if each is not None]
+    reason = likely_cause(record.environment, _present(record.recipe))
+    if not places:
+        cause = f"{steps}, {verb} again, gave the same states and other recorded numbers. {reason}"
+        return Check(**named, value=1, verdict=Verdict.REFUSE, cause=cause)
+    name, (index, old, new) = places[0]
+    return Check(
+        **named,
+        value=len(places),
+        verdict=Verdict.REFUSE,
+        cause=f"{steps}, {verb} again, gave other bits: element {index} of {name} was {old} and is "
+        f"{new} now. {reason}",
+        remedy="Verify where the run was made, or run it again here with another --store.",
+    )
+
+
+def _check_difference(recipe: DescentRecipe, store: str, iterate: Iterate, seed: int) -> Check:
+    """Compare <metagradient, v> with two trainings along a random direction v."""
+    assert iterate.gradient is not None
+    problem = build_problem(recipe)
+    routine = problem.routine_at(read_rows(store, iterate.value)["value"])
+    point = routine.point()
+    rows = read_rows(store, iterate.gradient, routine.device)
+    gradient = {name: rows[f"metagradient_{name}"].reshape(z.shape) for name, z in point.items()}
+    direction = _direction(gradient, seed)
+    predicted = sum(float((gradient[n].double() * direction[n].double()).sum()) for n in gradient)
+    (seeded,) = [each for each in _seed_of(store, iterate.gradient)]
+    middle = float(read_scalars(store, seeded)["output"])
+    step = _distance(routine, middle, predicted)
+
+    def value_at(shift: float) -> float:
+        moved = {name: z + shift * direction[name] for name, z in point.items()}
+        return float(evaluate(routine, train(routine, moved), problem.output))
+
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+        above, below = value_at(step), value_at(-step)
+    found = (above - below) / (2 * step)
+    # Rounding: every step rounds, at random, so an output is off by about eps sqrt(T) of itself.
+    # Smoothness: the slope changes by |second difference| h within the distance h; the symmetric
+    # part of that cancels in a smooth run, and not in one that jumps.
+    eps = torch.finfo(routine.layout.dtype).eps
+    rounding = 4 * eps * math.sqrt(routine.num_steps) * max(abs(middle), 1.0) / step
+    bend = abs(above - 2 * middle + below) / step
+    tolerance = rounding + bend + 1e-6 * abs(predicted)
+    return _judge_difference(found, predicted, tolerance, step)
+
+
+def _judge_difference(found: float, predicted: float, tolerance: float, step: float) -> Check:
+    size = max(abs(predicted), 1e-300)
+    error = abs(found - predicted)
+    named = {"name": "central-difference", "value": error / size, "limit": tolerance / size}
+    shown = (
+        f"Two trainings at a distance of {step:.1e} show a slope of {found:.6g}, and the "
+        f"metagradient says {predicted:.6g}"
+    )
+    if error > tolerance:
+        return Check(
+            **named,
+            verdict=Verdict.REFUSE,
+            cause=f"{shown}: further apart than rounding and curvature explain ({tolerance:.1e}).",
+            remedy="Run mgd check, which looks for the term that is cut from the derivative.",
+        )
+    if tolerance > 0.5 * size:
+        return Check(
+            **named,
+            verdict=Verdict.WARN,
+            cause=f"{shown}; rounding and curvature allow {tolerance:.1e}, which is too much to "
+            "decide anything: the run is not smooth enough in z, or its metagradient too small.",
+            remedy="Set training.dtype to float64, or model.activation to gelu.",
+        )
+    cause = f"{shown}, within what rounding and curvature allow ({tolerance:.1e})."
+    return Check(**named, verdict=Verdict.PASS, cause=cause)
+
+
+def _seed_of(store: str, gradient: Ref) -> list[Ref]:
+    """Return the stage that seeded a sweep."""
+    first = lineage(store, gradient, "adjoint")[-1]
+    return [Ref.model_validate(read_inputs(store, first)["adjoint"])]
+
+
+def _direction(gradient: Metaparams, seed: int) -> Metaparams:
+    """Draw v of norm 1 with half of its square along the metagradient.
+
+    A direction that is random throughout is nearly orthogonal to it where z is long, and its slope
+    is then lost in rounding.
+    """
+    drawn = generator(seed, "verify")
+    total = _norm(gradient)
+    noise = {n: torch.randn(g.shape, generator=drawn).to(g) for n, g in gradient.items()}
+    length = _norm(noise)
+    return {
+        n: (noise[n] / length + (g / total if total else 0)) / math.sqrt(2)
+        for n, g in gradient.items()
+    }
+
+
+def _norm(tensors: Metaparams) -> Tensor:
+    return torch.stack([tensor.norm() for tensor in tensors.values()]).norm()
+
+
+def _distance(routine: Routine, output: float, slope: float) -> float:
+    """Return h at which the outputs differ by about the cube root of the number format's eps.
+
+    There truncation (h squared) and rounding (eps / h) are about equal for a smooth run.
+    """
+    eps = torch.finfo(routine.layout.dtype).eps
+    change = eps ** (1 / 3) * max(abs(output), 1e-3)
+    return min(max(change / max(abs(slope), 1e-12), eps ** (1 / 3)), 1.0)

@@ -1,0 +1,66 @@
+"""What ``mgd check`` and ``mgd verify`` do and print: a table for people, JSON for programs.
+
+Neither needs Prefect: each is one stage of work, which is carried out here.
+"""
+
+import json
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.allocator import keep_freed_memory
+from engine.commits import read_scalars
+from engine.location import absolute, check_writable
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.quantities import write_figure
+from engine.recipes import Recipe
+from engine.stages import preflight
+from engine.verify import CERTIFICATE, verify_run
+
+_COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
+
+
+def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
+    """Check a recipe, or show what a check of the same settings has found; return if it is refused.
+
+    The result stays in the store, where a run of the recipe finds it.
+    """
+    keep_freed_memory()
+    place = absolute(store)
+    check_writable(place)
+    ref = preflight(recipe.descent, place)
+    report = CheckReport.model_validate(read_scalars(place, ref))
+    if as_json:
+        typer.echo(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
+    else:
+        show_checks(report.checks, report.verdict, recipe.name)
+    return report.verdict is Verdict.REFUSE
+
+
+def verify(run: str, store: str, seed: int | None, *, as_json: bool) -> bool:
+    """Verify a run and keep its certificate; return whether something differs."""
+    keep_freed_memory()
+    certificate = verify_run(absolute(store), run, seed)
+    if as_json:
+        typer.echo(certificate.model_dump_json())
+    else:
+        show_checks(certificate.checks, certificate.verdict, certificate.run)
+        typer.echo(
+            f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it."
+        )
+    return certificate.verdict is Verdict.REFUSE
+
+
+def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
+    """Print one row for each check, and the verdict."""
+    table = Table("check", "verdict", "found", "limit", "meaning")
+    for each in checks:
+        colour = _COLOURS[each.verdict]
+        meaning = f"{each.cause} {each.remedy}".strip()
+        shown = f"[{colour}]{each.verdict}[/]"
+        table.add_row(each.name, shown, write_figure(each.value), write_figure(each.limit), meaning)
+    console = Console()
+    console.print(table)
+    console.print(f"{what}: [{_COLOURS[verdict]}]{verdict}[/]", highlight=False)
