@@ -4,23 +4,17 @@ Flows, torch and Prefect are imported by the commands that need them, so that ``
 ``--help`` answer at once.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.terminal import prepare_process, progress
-
 if TYPE_CHECKING:
     from engine.recipes import Recipe
-    from engine.runs import RunRecord
-    from engine.smooth_search import SearchRecord
-    from engine.smoothness_runs import SmoothnessRecord
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -38,7 +32,7 @@ UNTRUSTWORTHY = 3
 FAILED = 1
 """Exit code: the run stopped; the same command goes on where it stopped."""
 
-SPENT = 3
+SPENT = 4
 """Exit code: the run has spent its budget; it can go on with more."""
 
 StoreOption = Annotated[
@@ -331,75 +325,9 @@ def _run(
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with _one_message(debug):
-        prepare_process(debug)
-        from flows.local_server import connected, server_if_needed
+        from flows.running import run_recipe
 
-        server = server_if_needed(show_log=debug)  # first: it takes longer than all that follows
-        from engine.allocator import prepare_cpu
-        from engine.errors import ConfigurationError
-        from engine.location import absolute
-        from engine.recipes import read_seeds
-        from engine.stages import prepare
-
-        place = absolute(store)
-        recipe = load(place)
-        typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
-        # What is refused is refused here, in one message, before a flow starts.
-        prepare(recipe.descent, place)
-        from flows.registry import FLOWS, REPLICAS
-
-        chosen = None if seeds is None else read_seeds(seeds)
-        with progress(), connected(server):
-            if chosen is None:
-                records = [FLOWS[recipe.kind](recipe, place)]
-            else:
-                if recipe.kind not in REPLICAS:
-                    raise ConfigurationError(
-                        f"--seeds {seeds}: a recipe of kind {recipe.kind} is run for one seed. Use "
-                        "--set training.seed=N."
-                    )
-                records = REPLICAS[recipe.kind](recipe, chosen, place)
-        contents = [_tell(record, place, as_json) for record in records]
-        if as_json:
-            many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
-            typer.echo(json.dumps(contents[0] if chosen is None else many))
-
-
-def _tell(
-    record: "RunRecord | SmoothnessRecord | SearchRecord", place: str, as_json: bool
-) -> dict[str, Any]:
-    """Say what came of a run, and return it as the JSON object of ``--json``."""
-    from engine.conclusion import report_url
-    from engine.report import summary
-    from engine.runs import RunRecord
-
-    if not isinstance(record, RunRecord):
-        content = record.content(place)
-        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
-        for line in lines:
-            _say(line, as_json)
-        return content
-    for line in summary(record):
-        _say(line, as_json)
-    report = report_url(place, record.run)
-    _say(f"Report: {report}", as_json)
-    _say(f"Run: {record.run} in {place}", as_json)
-    return {
-        "run": record.run,
-        "recipe": record.recipe.name,
-        "store": place,
-        "seconds": round(record.seconds, 3),
-        "objective": record.objective,
-        "validation": record.before_and_after("validation"),
-        "test": record.before_and_after("test"),
-        "stages": record.stages.model_dump(),
-        "digest": record.digest,
-        "report": report,
-    }
-
-
-def _say(line: str, as_json: bool) -> None:
-    typer.echo(line, err=as_json)
+        run_recipe(load, store, seeds, as_json=as_json, debug=debug)
 
 
 @contextmanager
@@ -408,12 +336,21 @@ def _one_message(debug: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        from engine.errors import BudgetSpentError, ConfigurationError, EngineError
+        from engine.errors import (
+            BudgetSpentError,
+            ConfigurationError,
+            EngineError,
+            UntrustworthyError,
+        )
 
         if debug or not isinstance(error, EngineError):
             raise
         typer.secho(str(error), err=True, fg=typer.colors.RED)
-        codes = {ConfigurationError: REFUSED, BudgetSpentError: SPENT}
+        codes = {
+            UntrustworthyError: UNTRUSTWORTHY,  # first: it is a ConfigurationError too
+            ConfigurationError: REFUSED,
+            BudgetSpentError: SPENT,
+        }
         code = next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
         raise typer.Exit(code) from None
 

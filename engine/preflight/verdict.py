@@ -42,7 +42,7 @@ class Check(Settings):
 
     @field_validator("value", mode="before")
     @classmethod
-    def _no_number_where_it_is_not_finite(cls, value: float | None) -> float | None:
+    def _no_number_where_it_is_not_finite(cls, value: float | int | None) -> float | None:
         return None if value is None or not math.isfinite(value) else float(value)
 
 

@@ -46,17 +46,17 @@ SETTINGS = [
 def trained(recipe, store):
     """Train a run and seed its adjoint in this process; return what a sweep starts from."""
     parts = segments(recipe)
-    value, state, starts = stages.initial_value(recipe, store), None, {}
+    value, state, borders = stages.initial_value(recipe, store), None, {0: None}
     for part in parts:
-        starts[part.start] = state
         state = stages.train_segment(recipe, store, part, value, state)
-    return parts, value, starts, stages.seed(recipe, store, value, state)
+        borders[part.stop] = state
+    return parts, value, borders, stages.seed(recipe, store, value, state)
 
 
 @flow
 def sweeps(recipe, folder, rounds):
     """Time sweeps with and without a look-ahead, in turn."""
-    parts, value, starts, adjoint = trained(recipe, str(folder / "trained"))
+    parts, value, borders, adjoint = trained(recipe, str(folder / "trained"))
     seconds, found = {0: [], 2: []}, set()
     with open_workers(recipe.workers) as workers:
         warm_up(recipe, folder, workers)
@@ -68,7 +68,9 @@ def sweeps(recipe, folder, rounds):
                 changed = recipe.model_copy(update={"workers": chosen})
                 runner = StageRunner(changed, str(store), Progress(changed, len(parts)), workers)
                 started = time.perf_counter()
-                found.add(reverse_sweep(runner, parts, 0, value, starts, adjoint).model_dump_json())
+                found.add(
+                    reverse_sweep(runner, parts, 0, value, borders, adjoint).model_dump_json()
+                )
                 seconds[lookahead].append(time.perf_counter() - started)
                 shutil.rmtree(store)
     return seconds, len(found) == 1

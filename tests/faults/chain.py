@@ -47,9 +47,11 @@ def run(store, call=at_once):
     for part in parts:
         borders.append(call(stages.train_segment, tiny, store, part, value, borders[-1]))
     made = [value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
-    for part, start in reversed(list(zip(parts, borders, strict=False))):
+    for part, start, end in reversed(list(zip(parts, borders, borders[1:], strict=False))):
         if part.start >= first_step(tiny):
-            made.append(call(stages.reverse_segment, tiny, store, part, value, start, made[-1]))
+            made.append(
+                call(stages.reverse_segment, tiny, store, part, value, start, end, made[-1])
+            )
     made.append(call(stages.update, tiny, store, 0, value, made[-1]))
     made.append(call(stages.evaluate, tiny, store, value, borders[-1]))
     return made

@@ -118,7 +118,7 @@ def test_run_ends_with_one_json_object_on_stdout(prefect_server, tmp_path):
     assert content["recipe"] == "digits-selection"
     assert len(content["objective"]) == 2
     assert content["test"]["before"].keys() == {"loss", "accuracy"}
-    assert content["stages"] == {"total": 19, "cached": 0, "retried": 0}
+    assert content["stages"] == {"total": 20, "cached": 0, "retried": 0}
     assert os.path.exists(content["report"])
     assert "outer step 2 of 2" in done.stderr
 

@@ -46,7 +46,7 @@ def test_budget_stops_after_the_commit_and_says_how_to_go_on(stopped):
 
     assert len(found) == 1
     assert overview(str(folder), run).totals.committed == 1
-    for words in (run, "budget.max_seconds is 1e-09", "1 of 12 stages", f"mgd resume {run}"):
+    for words in (run, "budget.max_seconds is 1e-09", "1 of 13 stages", f"mgd resume {run}"):
         assert words in message
 
 
@@ -86,7 +86,7 @@ def test_bytes_stop_a_run_until_it_may_take_more(tmp_path):
         with pytest.raises(BudgetSpentError, match=r"budget.max_bytes is 1.*--max-bytes"):
             descent(recipe, str(tmp_path))
 
-    assert len(committed(tmp_path)) == 1
+    assert len(committed(tmp_path)) == 2  # the preflight writes no rows
 
 
 def test_stages_of_another_run_cost_nothing(tmp_path):
@@ -104,7 +104,7 @@ def test_spent_budget_has_an_exit_code_of_its_own(capsys):
     with pytest.raises(Exception) as ended, _one_message(debug=False):  # noqa: PT011 (typer's)
         raise BudgetSpentError("The budget is spent.")
 
-    assert ended.value.exit_code == SPENT == 3
+    assert ended.value.exit_code == SPENT == 4
     assert capsys.readouterr().err.strip() == "The budget is spent."
 
 
@@ -148,7 +148,7 @@ def test_show_tells_stages_and_what_they_took(tmp_path):
     work = shown["work"]
     assert shown["digest"] == record.digest
     assert [line["name"] for line in work["stages"]][:3] == [
-        "initial metaparameters", "train[0] 0-5", "train[0] 5-8",
+        "preflight", "initial metaparameters", "train[0] 0-5",
     ]  # fmt: skip
     assert work["totals"]["stages"] == work["totals"]["cached"] == record.stages.total
     assert work["totals"]["seconds"] == pytest.approx(sum(s["seconds"] for s in work["stages"]))

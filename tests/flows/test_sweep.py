@@ -103,7 +103,7 @@ def test_stages_without_a_trajectory_are_counted_alike(alone):
     """Replaying ahead is a part of reversing, so the counts do not depend on it."""
     _, record = alone
 
-    assert record.stages == Stages(total=1 + 2 * (6 + 1) + 4 + 2, cached=0, retried=0)
+    assert record.stages == Stages(total=2 + 2 * (6 + 1) + 4 + 2, cached=0, retried=0)
 
 
 def test_metagradient_is_there(alone):

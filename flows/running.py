@@ -1,0 +1,101 @@
+"""A recipe run from the command line: the process, its server, the flow, and what came of it.
+
+The engine and Prefect are imported after the server has been started, which takes longer than they.
+"""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.terminal import prepare_process, progress
+
+if TYPE_CHECKING:
+    from engine.recipes import Recipe
+    from engine.runs import RunRecord
+    from engine.smooth_search import SearchRecord
+    from engine.smoothness_runs import SmoothnessRecord
+
+
+def run_recipe(
+    load: "Callable[[str], Recipe]", store: str, seeds: str | None, *, as_json: bool, debug: bool
+) -> None:
+    """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
+
+    Args:
+        load: Returns the recipe, given the store's URL.
+        store: Path or fsspec URL.
+        seeds: Training seeds, comma-separated; one run for each.
+        as_json: End with the object on stdout; all else goes to stderr.
+        debug: Show all log lines.
+    """
+    prepare_process(debug)
+    from flows.local_server import connected, server_if_needed
+
+    server = server_if_needed(show_log=debug)
+    from engine.allocator import prepare_cpu
+    from engine.errors import ConfigurationError
+    from engine.location import absolute
+    from engine.recipes import read_seeds
+    from engine.stages import prepare
+
+    place = absolute(store)
+    recipe = load(place)
+    typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
+    # What is refused is refused here, in one message, before a flow starts.
+    prepare(recipe.descent, place)
+    from flows.registry import FLOWS, REPLICAS
+
+    chosen = None if seeds is None else read_seeds(seeds)
+    with progress(), connected(server):
+        if chosen is None:
+            records = [FLOWS[recipe.kind](recipe, place)]
+        else:
+            if recipe.kind not in REPLICAS:
+                raise ConfigurationError(
+                    f"--seeds {seeds}: a recipe of kind {recipe.kind} is run for one seed. Use "
+                    "--set training.seed=N."
+                )
+            records = REPLICAS[recipe.kind](recipe, chosen, place)
+    contents = [_tell(record, place, as_json) for record in records]
+    if as_json:
+        many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
+        typer.echo(json.dumps(contents[0] if chosen is None else many))
+
+
+def _tell(
+    record: "RunRecord | SmoothnessRecord | SearchRecord", place: str, as_json: bool
+) -> dict[str, Any]:
+    """Say what came of a run, and return it as the JSON object of ``--json``."""
+    from engine.conclusion import report_url
+    from engine.report import summary
+    from engine.runs import RunRecord
+
+    if not isinstance(record, RunRecord):
+        content = record.content(place)
+        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
+        for line in lines:
+            _say(line, as_json)
+        return content
+    for line in summary(record):
+        _say(line, as_json)
+    report = report_url(place, record.run)
+    _say(f"Report: {report}", as_json)
+    _say(f"Run: {record.run} in {place}", as_json)
+    return {
+        "run": record.run,
+        "recipe": record.recipe.name,
+        "store": place,
+        "seconds": round(record.seconds, 3),
+        "objective": record.objective,
+        "validation": record.before_and_after("validation"),
+        "test": record.before_and_after("test"),
+        "stages": record.stages.model_dump(),
+        "digest": record.digest,
+        "report": report,
+    }
+
+
+def _say(line: str, as_json: bool) -> None:
+    typer.echo(line, err=as_json)
