@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,9 +22,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from engine.recipes import Recipe
-    from engine.runs import RunRecord
-    from engine.smooth_search import SearchRecord
-    from engine.smoothness_runs import SmoothnessRecord
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -278,6 +275,7 @@ def _run(
         # What is refused is refused here, in one message, before a flow starts.
         prepare(recipe.descent, place)
         from flows.registry import FLOWS, REPLICAS
+        from flows.showing import tell
 
         chosen = None if seeds is None else read_seeds(seeds)
         with _progress(), connected(server):
@@ -290,47 +288,10 @@ def _run(
                         "--set training.seed=N."
                     )
                 records = REPLICAS[recipe.kind](recipe, chosen, place)
-        contents = [_tell(record, place, as_json) for record in records]
+        contents = [tell(record, place, as_json=as_json) for record in records]
         if as_json:
             many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
             typer.echo(json.dumps(contents[0] if chosen is None else many))
-
-
-def _tell(
-    record: "RunRecord | SmoothnessRecord | SearchRecord", place: str, as_json: bool
-) -> dict[str, Any]:
-    """Say what came of a run, and return it as the JSON object of ``--json``."""
-    from engine.conclusion import report_url
-    from engine.report import summary
-    from engine.runs import RunRecord
-
-    if not isinstance(record, RunRecord):
-        content = record.content(place)
-        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
-        for line in lines:
-            _say(line, as_json)
-        return content
-    for line in summary(record):
-        _say(line, as_json)
-    report = report_url(place, record.run)
-    _say(f"Report: {report}", as_json)
-    _say(f"Run: {record.run} in {place}", as_json)
-    return {
-        "run": record.run,
-        "recipe": record.recipe.name,
-        "store": place,
-        "seconds": round(record.seconds, 3),
-        "objective": record.objective,
-        "validation": record.before_and_after("validation"),
-        "test": record.before_and_after("test"),
-        "stages": record.stages.model_dump(),
-        "digest": record.digest,
-        "report": report,
-    }
-
-
-def _say(line: str, as_json: bool) -> None:
-    typer.echo(line, err=as_json)
 
 
 def _prepare_process(debug: bool) -> None:

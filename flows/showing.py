@@ -1,6 +1,7 @@
 """What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
 
 import json
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,9 +16,40 @@ from engine.quantities import write_duration
 from engine.records import read_record
 from engine.report import summary
 from engine.runs import RunRecord, find_run, read_recipe, read_run, run_folder
+from engine.smooth_search import SearchRecord
+from engine.smoothness_runs import SmoothnessRecord
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
+
+
+def tell(
+    record: RunRecord | SmoothnessRecord | SearchRecord, place: str, *, as_json: bool
+) -> dict[str, Any]:
+    """Say what came of a run, and return it as the JSON object of ``--json``."""
+    if not isinstance(record, RunRecord):
+        content = record.content(place)
+        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
+        for line in lines:
+            typer.echo(line, err=as_json)
+        return content
+    for line in summary(record):
+        typer.echo(line, err=as_json)
+    report = report_url(place, record.run)
+    typer.echo(f"Report: {report}", err=as_json)
+    typer.echo(f"Run: {record.run} in {place}", err=as_json)
+    return {
+        "run": record.run,
+        "recipe": record.recipe.name,
+        "store": place,
+        "seconds": round(record.seconds, 3),
+        "objective": record.objective,
+        "validation": record.before_and_after("validation"),
+        "test": record.before_and_after("test"),
+        "stages": record.stages.model_dump(),
+        "digest": record.digest,
+        "report": report,
+    }
 
 
 def show_runs(store: str, *, as_json: bool) -> None:
