@@ -90,13 +90,15 @@ def problem(settings: dict[str, dict[str, Any]], kind: str, num_examples: int) -
     return build_problem(DescentRecipe.model_validate(content))
 
 
-def smoothness(settings: dict[str, dict[str, Any]], num_examples: int) -> tuple[float, float]:
+def smoothness(
+    settings: dict[str, dict[str, Any]], num_examples: int, directions: int = 4
+) -> tuple[float, float]:
     """Return both definitions by class, with weights."""
     built = problem(settings, "weights", num_examples)
     found = metasmoothness(
         built.routine,
         built.output,
-        SmoothnessConfig(directions=4),
+        SmoothnessConfig(directions=directions),
         groups=built.data.splits["train"].labels,
     )
     return found.definition_1.mean, found.definition_2.mean
@@ -214,7 +216,7 @@ def main() -> None:
     rows = measure(RECIPES)
     correlation = spearman([row["definition_2"] for row in rows], [row["gain"] for row in rows])
     lines = [
-        "| # | recipe | Definition 2 | Definition 1 | test loss before | gain | each draw | finite |",
+        "| # | recipe | Definition 2 | Definition 1 | test loss | gain | each draw | finite |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(
             f"| {number} | {row['recipe']} | {row['definition_2']:.3f} | {row['definition_1']:.3g} "
