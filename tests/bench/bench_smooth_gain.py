@@ -40,7 +40,7 @@ from engine.smooth_recipes import SmoothnessConfig
 
 BASE: dict[str, Any] = {
     "name": "gain",
-    "data": {"num_train": 800, "num_objective": 400, "num_validation": 200, "flip_fraction": 0.4},
+    "data": {"num_train": 1000, "num_objective": 400, "num_validation": 1, "flip_fraction": 0.4},
     "optimizer": {"name": "sgd", "momentum": 0.9},
     "outer": {"num_steps": 5, "update": "masked-sign", "probability": 0.2},
 }
