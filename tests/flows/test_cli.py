@@ -170,3 +170,29 @@ def test_killed_run_is_resumed_by_name_with_the_same_bits(prefect_server, tmp_pa
     content = json.loads(done.stdout.splitlines()[-1])
     assert content["digest"] == expected.digest
     assert content["stages"]["cached"] > 0
+
+
+@pytest.mark.slow
+def test_smoothness_ends_with_both_definitions_on_stdout(prefect_server, tmp_path):
+    """The keys that scripts read, and beside them for people the values that mean nothing."""
+    command = [sys.executable, "-m", "flows.cli", "smoothness", *small_options(), "--json"]
+
+    done = subprocess.run(
+        [*command, "--directions", "2", "--by", "example", "--step", "0.1"]
+        + ["--set", "smoothness.landscape=1", "--store", str(tmp_path)],
+        env={**os.environ, "PREFECT_API_URL": prefect_server},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    content = json.loads(done.stdout.splitlines()[-1])
+    for definition in ("definition_1", "definition_2"):
+        assert content[definition].keys() == {"mean", "spread", "directions"}
+        assert len(content[definition]["directions"]) == 2
+    assert content["step"] == 0.1
+    assert os.path.exists(content["figure"])
+    assert "0.414" in done.stderr
+
+    shown = runner.invoke(app, ["show", content["run"], "--store", str(tmp_path)])
+    assert "0.414" in shown.stdout
