@@ -2,7 +2,8 @@
 
 A schedule replays up to the step before a saved state, never to that state itself. Here one step
 more is taken there, and what it makes is compared, bit by bit, with what was saved. A replay that
-drifts cannot go unseen past the next border.
+drifts cannot go unseen past the next border. Where nothing is replayed (store-all) there is nothing
+to compare.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from engine.errors import ReplayMismatchError
 from engine.fingerprint import difference, state_fingerprint
 from engine.replay import Sweep
 from engine.routine import Routine
-from engine.schedule import Action, Reverse, Save, Seed
+from engine.schedule import Action, Load, Reverse, Save, Seed
 from engine.step import plain_step
 from engine.types import Metaparams, State
 
@@ -29,13 +30,15 @@ class Borders:
         z: Metaparameters.
 
     Cost:
-        One plain step for each state that the forward sweep saves, and one state kept.
+        One plain step for each state that the forward sweep saves and a replay leads to, and one
+        state kept.
     """
 
     def __init__(self, routine: Routine, z: Metaparams) -> None:
         self._routine, self._z = routine, z
         self._saved: set[int] = set()
         self._is_reversing = False
+        self._loaded: int | None = None
         self._border: tuple[int, State] | None = None
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
@@ -49,9 +52,12 @@ class Borders:
                 self._is_reversing = True
             case Save(step, _) if not self._is_reversing:
                 self._saved.add(step)
+            case Load(step, _):
+                self._loaded = step
             case Reverse(step):
                 state = sweep.before(step)
-                if self._border is not None and self._border[0] == step + 1:
+                is_replayed = step != self._loaded or step not in self._saved
+                if is_replayed and self._border is not None and self._border[0] == step + 1:
                     compare_border(self._routine, self._z, state, step, self._border[1])
                 self._border = (step, state) if step in self._saved else None
             case _:

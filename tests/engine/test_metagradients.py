@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine import MeanLoss, central_difference, metagradient, whole_run_gradient
+from engine import MeanLoss, borders, central_difference, metagradient, whole_run_gradient
 from engine.errors import (
     ConfigurationError,
     NonFiniteError,
@@ -284,3 +284,16 @@ def test_diverging_run_names_the_step():
 
     with pytest.raises(NonFiniteError, match=r"in step 5.*learning_rate"):
         metagradient(routine, problems.output)
+
+
+@pytest.mark.parametrize(("schedule", "least", "most"), [("store-all", 0, 0), ("sqrt", 2, 4)])
+def test_only_replayed_borders_are_compared(monkeypatch, schedule, least, most):
+    """A comparison is a plain step: where every state is kept it would be a quarter more work."""
+    compared = []
+    compare = borders.compare_border
+    monkeypatch.setattr(borders, "compare_border", lambda *a: compared.append(a[3]) or compare(*a))
+    routine = problems.routine()
+
+    metagradient(routine, problems.output, schedule=schedule)
+
+    assert least <= len(compared) <= most
