@@ -69,10 +69,18 @@ def make_loss(routine: Routine) -> Callable[[Tensor, Inputs], Tensor]:
     return loss
 
 
-def compiled(function: Callable[..., Any], routine: Routine) -> Callable[..., Any]:
-    """Compile a function for the routine's device, with the eager step's random draws."""
+def compiled(
+    function: Callable[..., Any], routine: Routine, *, capture: bool = True
+) -> Callable[..., Any]:
+    """Compile a function for the routine's device, with the eager step's random draws.
+
+    Args:
+        function: A pure function of tensors.
+        routine: Its device is compiled for.
+        capture: Whether a GPU may capture its kernels as one graph.
+    """
     options: dict[str, Any] = {"fallback_random": True}
-    if routine.device.type == "cuda":
+    if capture and routine.device.type == "cuda":
         options["triton.cudagraphs"] = True
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
@@ -83,11 +91,27 @@ def many_programs() -> AbstractContextManager[None]:
 
 
 def compiled_gradient(
-    routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
+    routine: Routine,
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
+    *,
+    create_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params`` and its loss, by a compiled program.
 
-    It defines the run's states where it is used, so nothing replaces it quietly.
+    It defines the run's states where it is used, so nothing replaces it quietly. With a graph the
+    compiler makes a pair of programs, the second of which is the product: its first two are
+    compared with the eager ones (two, because a batch that was built in agrees once).
+
+    Args:
+        routine: The run.
+        params: Parameters; with a graph, they and what z sets carry it.
+        term: What is differentiated.
+        z: Metaparameters.
+        step: t.
+        create_graph: Whether the result is differentiated again.
 
     Raises:
         ConfigurationError: If it cannot be compiled, or differs from the eager gradient.
@@ -98,29 +122,95 @@ def compiled_gradient(
             "normalization, which a compiled step does not move. Set it to false, or use group or "
             "layer normalization."
         )
-    inputs = step_inputs(routine, term, z, step)
-    made = routine.programs.get("gradient")
-    program = made or compiled(grad_and_value(make_loss(routine)), routine)
+    name = "gradient with graph" if create_graph else "gradient"
+    found = _call_gradient(routine, name, params, term, z, step, create_graph=create_graph)
+    compared = routine.programs.get(f"{name}, compared", 0)
+    if compared < (2 if create_graph else 1):
+        _compare_gradient(routine, found[0], params, term, z, step, create_graph=create_graph)
+        routine.programs[f"{name}, compared"] = compared + 1
+        if create_graph:  # the comparison has used up its graph
+            found = _call_gradient(routine, name, params, term, z, step, create_graph=True)
+    return found
+
+
+def _call_gradient(  # noqa: PLR0913 (as the public function)
+    routine: Routine,
+    name: str,
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
+    *,
+    create_graph: bool,
+) -> tuple[Tensor, Tensor]:
+    with torch.set_grad_enabled(create_graph):
+        inputs = step_inputs(routine, term, z, step)
+    program = routine.programs.get(name) or compiled(
+        # Captured graphs cannot be kept for several steps.
+        grad_and_value(make_loss(routine)),
+        routine,
+        capture=not create_graph,
+    )
     routine.model.train()
     try:
-        with routine.seeded(term, step), torch.no_grad(), many_programs():
-            gradient, loss = program(params.detach(), inputs)
+        with (
+            routine.seeded(term, step),
+            torch.set_grad_enabled(create_graph),
+            many_programs(),
+        ):
+            gradient, loss = program(params if create_graph else params.detach(), inputs)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]} Set training.compile to false, or install what "
             "is missing."
         ) from error
-    if made is None:
-        with torch.enable_grad():
-            leaf = params.detach().requires_grad_()
-            (expected,) = torch.autograd.grad(routine.term_loss(leaf, term, z, step), leaf)
-        error = float((gradient - expected).norm())
-        if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(expected.norm()):
-            raise ConfigurationError(
-                f"The compiled gradient of step {step} is off by {error:.1e}, of norm "
-                f"{float(expected.norm()):.1e}. Set training.compile to false."
+    routine.programs[name] = program
+    if create_graph:
+        return gradient, loss.detach()
+    return gradient.clone(), loss.clone()  # a captured graph writes its next results there
+
+
+def _compare_gradient(  # noqa: PLR0913 (as the public function)
+    routine: Routine,
+    gradient: Tensor,
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
+    *,
+    create_graph: bool,
+) -> None:
+    """Refuse a compiled gradient, or its product with a vector, that is not the eager one."""
+    leaf = params.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = routine.term_loss(leaf, term, z, step)
+        (expected,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+    pairs = [("gradient", gradient.detach(), expected.detach())]
+    if create_graph:
+        leaves = {name: tensor for name, tensor in z.items() if tensor.requires_grad}
+        vector = expected.detach()
+        pairs += [
+            (f"product with respect to {name}", one, other)
+            for name, one, other in zip(
+                ("the parameters", *leaves),
+                _products(gradient, [params, *leaves.values()], vector),
+                _products(expected, [leaf, *leaves.values()], vector),
+                strict=True,
             )
-        routine.programs["gradient"] = program
-    # A captured graph writes its next results in the place of these.
-    return gradient.clone(), loss.clone()
+        ]
+    for name, found, wanted in pairs:
+        error = float((found - wanted).norm())
+        if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(wanted.norm()):
+            raise ConfigurationError(
+                f"The compiled {name} of step {step} is off by {error:.1e}, of norm "
+                f"{float(wanted.norm()):.1e}. Set training.compile to false."
+            )
+
+
+def _products(gradient: Tensor, inputs: list[Tensor], vector: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(gradient, inputs, vector, retain_graph=False, allow_unused=True)
+    return [
+        torch.zeros_like(tensor) if product is None else product
+        for tensor, product in zip(inputs, found, strict=True)
+    ]

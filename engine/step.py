@@ -12,7 +12,7 @@ the two defines the run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -269,6 +269,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
     """
     leaf = params.detach().requires_grad_()
     first = next(routine.terms(step))
+    routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
     with named_refusals(step):
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         torch.autograd.backward(gradient, torch.ones_like(gradient))
@@ -284,8 +285,8 @@ def term_gradient(
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params``, shape (params,), and its loss."""
-    if routine.compile and not create_graph and term.purpose == ("batch",) and term.whole is None:
-        return compiled_gradient(routine, params, term, z, step)
+    if _is_compiled(routine, term, create_graph):
+        return compiled_gradient(routine, params, term, z, step, create_graph=create_graph)
     with torch.enable_grad():
         loss = routine.term_loss(params, term, z, step)
         if not loss.requires_grad:
@@ -295,6 +296,12 @@ def term_gradient(
             )
         (gradient,) = torch.autograd.grad(loss, params, create_graph=create_graph)
     return gradient, loss.detach()
+
+
+def _is_compiled(routine: Routine, term: Term, create_graph: bool) -> bool:
+    """Say whether a gradient is compiled: that of a batch, on the path that defines the run."""
+    on_path = create_graph == (routine.path is StepPath.GRAPH)
+    return routine.compile and on_path and term.purpose == ("batch",) and term.whole is None
 
 
 def is_active(term: Term, z: Metaparams) -> bool:

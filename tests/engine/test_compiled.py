@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from engine import programs
 from engine.compiled import CompiledVjp
+from engine.errors import ConfigurationError
 from engine.metagradients import metagradient
 from engine.oracle import train, whole_run_gradient
+from engine.reversal import StepPath
 from tests import problems
 from tests.engine.test_step import STEP, autograd_vjp, setting, worst_error
 
@@ -85,3 +88,33 @@ def test_metagradient_of_compiled_steps_equals_autograd_of_the_whole_run():
     found = metagradient(replace(routine, compile=True), problems.output)
 
     assert worst_error(found.gradient, expected) < 1e-11
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", "weights"), ("sgd", "all")])
+def test_kept_graphs_of_compiled_steps_equal_autograd_of_the_whole_run(optimizer, kind):
+    """One program makes the states of both sweeps, and its second half the product."""
+    eager = problems.routine(optimizer, kind)
+    _, expected = whole_run_gradient(eager, problems.output)
+    routine = replace(eager, compile=True, path=StepPath.GRAPH)
+
+    kept = metagradient(routine, problems.output, schedule="store-all", unroll=4)
+    again = metagradient(routine, problems.output, schedule="sqrt")
+
+    assert routine.programs["gradient with graph, compared"] == 2
+    assert worst_error(kept.gradient, expected) < 1e-11
+    assert all(torch.equal(kept[name], again[name]) for name in expected)
+
+
+def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch):
+    """Compilers have lost them in silence, and a gradient alone does not show it."""
+    routine = replace(problems.routine(), compile=True, path=StepPath.GRAPH)
+    call = programs._call_gradient
+
+    def cut(*arguments, **named):
+        gradient, loss = call(*arguments, **named)
+        return gradient.detach() + 0 * arguments[2], loss
+
+    monkeypatch.setattr(programs, "_call_gradient", cut)
+
+    with pytest.raises(ConfigurationError, match="compiled product with respect to the parameters"):
+        metagradient(routine, problems.output)

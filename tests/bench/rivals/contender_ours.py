@@ -1,8 +1,10 @@
 """Our engine, as a notebook calls it; and its float64 reference.
 
-``options["metagradient"]`` are the keyword arguments of ``engine.metagradient``.
+``options["metagradient"]`` are the keyword arguments of ``engine.metagradient``, in which "sqrt"
+and "2 log2" stand for numbers that depend on T; ``options["routine"]`` are the routine's fields.
 """
 
+import math
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -15,6 +17,7 @@ from engine.determinism import deterministic
 from engine.oracle import central_difference, train
 from engine.plans import make_plan
 from engine.replay import Sweep, replay
+from engine.reversal import StepPath
 from engine.schedule import Seed, Tier, whole_run
 from engine.simulator import measure
 from engine.store import MemoryStates
@@ -33,14 +36,20 @@ class Ours:
         if self.problem.tf32:
             raise Unable("the engine turns TF32 off, because the last digits depend on it")
         self.routine, self.places = _routine(self.problem)
-        self.settings = task.options["metagradient"]
+        chosen = dict(task.options.get("routine", {}))
+        if "path" in chosen:
+            chosen["path"] = StepPath(chosen["path"])
+        self.routine = replace(self.routine, **chosen)
+        self.settings = _resolved(task.options["metagradient"], self.routine.num_steps)
         computes = "exact metagradient, every replayed state bit for bit"
         return {**versions(), "engine": self.settings, "computes": computes}
 
     def warm(self) -> None:
         """See ``Contender.warm``."""
         if not self.reference:
-            short = replace(self.routine, num_steps=2)
+            # As many steps as graphs are kept, so that what is allocated later is there already.
+            steps = max(2, min(self.settings.get("unroll", 2), self.routine.num_steps))
+            short = replace(self.routine, num_steps=steps)
             engine.metagradient(short, self.problem.output, **self.settings)
 
     def plain(self) -> None:
@@ -69,9 +78,8 @@ class Ours:
         return sum(measure(self._actions()).peak_saved.values()) * size
 
     def _actions(self) -> Any:
-        plan = {
-            name: self.settings[name] for name in ("schedule", "arity") if name in self.settings
-        }
+        names = ("schedule", "arity", "num_slots", "unroll")
+        plan = {name: self.settings[name] for name in names if name in self.settings}
         return whole_run(
             self.routine.num_steps, make_plan(**plan), first_step=self.routine.first_step
         )
@@ -90,6 +98,17 @@ class Ours:
         # for an h ten times longer, as truncation does; the rest is room for longer runs.
         if error > 1e-5 * float(weights.norm()):
             raise ValueError(f"the float64 reference is off its central difference by {error:.1e}")
+
+
+def _resolved(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
+    numbers = {
+        "sqrt": math.ceil(math.sqrt(num_steps)),
+        "2 log2": math.ceil(2 * math.log2(num_steps)),
+    }
+    return {
+        name: numbers.get(value, value) if name != "schedule" else value
+        for name, value in settings.items()
+    }
 
 
 def _routine(problem: TorchProblem) -> tuple[engine.Routine, torch.Tensor]:

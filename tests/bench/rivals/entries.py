@@ -1,15 +1,26 @@
-"""Who takes part. A mode of ours is a set of keyword arguments of ``engine.metagradient``."""
+"""Who takes part. A mode of ours is a set of settings of the engine."""
 
 import sys
 
 from tests.bench.rivals.children import Entry
 
 OUR_MODES: dict[str, dict[str, object]] = {
-    "ours, store-all": {"schedule": "store-all"},
-    "ours, store-all, compiled": {"schedule": "store-all", "vjp": "compiled"},
-    "ours, k-ary 4": {"schedule": "k-ary", "arity": 4},
+    "ours, store-all": {"metagradient": {"schedule": "store-all"}},
+    "ours, sqrt(T) states": {"metagradient": {"schedule": "sqrt"}},
+    "ours, 2 log2(T) states": {"metagradient": {"schedule": "binomial", "num_slots": "2 log2"}},
+    "ours, sqrt(T) graphs": {
+        "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
+        "routine": {"path": "graph"},
+    },
+    "ours, sqrt(T) graphs, compiled": {
+        "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
+        "routine": {"path": "graph", "compile": True},
+    },
 }
-"""A line here is a row of the table."""
+"""A line here is a row of the table: arguments of ``engine.metagradient``, fields of the routine.
+
+``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps.
+"""
 
 UNIT = "plain torch"
 """The row whose training everybody's time is divided by."""
@@ -18,7 +29,7 @@ UNIT = "plain torch"
 def contenders(bergson: str, jax: str, torchopt: str) -> list[Entry]:
     """Return all rows, given the Python of each rival's environment; empty for none."""
     ours = [
-        Entry(label, "contender_ours", sys.executable, {"metagradient": settings})
+        Entry(label, "contender_ours", sys.executable, settings)
         for label, settings in OUR_MODES.items()
     ]
     return [
