@@ -42,10 +42,10 @@ class Claim(Settings):
 def run_name(recipe: DescentRecipe) -> str:
     """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
 
-    Budget, workers and micro-batch are no part of it: a run may go on with a larger one, with
-    others, and in smaller pieces after its memory ran out.
+    Budget, workers, micro-batch and what follows a preflight are no part of it: a run may go on
+    with a larger one, with others, in smaller pieces after its memory ran out, and all the same.
     """
-    cost = {"budget": True, "workers": True, "replay": {"micro_batch"}}
+    cost = {"budget": True, "workers": True, "preflight": True, "replay": {"micro_batch"}}
     settings = recipe.model_dump(mode="json", exclude=cost)
     return f"{recipe.name}-{digest(settings)[:8]}"
 

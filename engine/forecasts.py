@@ -23,7 +23,7 @@ class Seconds(Settings):
     """One outer step: training, evaluation, reverse sweep and update."""
 
     run: float
-    """The whole run, on one local worker, from nothing."""
+    """The whole run but its preflight, on one local worker, from nothing."""
 
 
 class Alternative(Settings):
@@ -117,6 +117,7 @@ def compare(store: str, run: str) -> list[Comparison]:
     urls = [stage_record_url(store, line.stage, line.key) for line in lines]
     made = [record or {} for record in read_records(urls).values()]
     own = [record for record in made if record.get("run") == run]
+    own = [record for record in own if record.get("stage") != "preflight"]
     seconds = sum(float(record.get("seconds", 0.0)) for record in own) + STAGE_SECONDS * len(own)
     return [
         Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),

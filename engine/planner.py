@@ -128,7 +128,9 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     found = [_cost(plan, part.stop - part.start) for part in setting.reversed_parts(length)]
     io = costs.saved + costs.loaded + STAGE_SECONDS
     train = routine.num_steps * costs.plain + len(parts) * io + setting.evaluation + STAGE_SECONDS
-    reverse = sum(_seconds(each, costs) for each in found) + len(found) * (io + costs.loaded)
+    # At the end of a segment one step more is run, to compare with what was trained.
+    border = costs.plain + costs.loaded
+    reverse = sum(_seconds(each, costs) for each in found) + len(found) * (io + border)
     move = costs.seed + io + STAGE_SECONDS
     outer_step = train + reverse + costs.injected + move
     written = written_bytes(setting, parts)
@@ -137,7 +139,7 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
         schedule=replay.schedule,
         segments=len(parts),
         unroll=replay.unroll,
-        forward_steps=routine.num_steps + sum(each.forward_steps for each in found),
+        forward_steps=routine.num_steps + sum(each.forward_steps + 1 for each in found),
         reverse_steps=sum(each.reverse_steps for each in found),
         peak_bytes={
             "graphs": costs.graph_bytes * max(max(each.peak_graphs for each in found), 1),
