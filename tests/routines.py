@@ -40,9 +40,9 @@ class Broken:
     def found_by(self, report: CheckReport) -> Check | None:
         """Return the check that refuses or warns with the right cause, or None."""
         for each in report.checks:
-            if each.name in self.checks and each.verdict is not Verdict.PASS:
-                if self.words in each.cause:
-                    return each
+            is_alarm = each.name in self.checks and each.verdict is not Verdict.PASS
+            if is_alarm and self.words in each.cause:
+                return each
         return None
 
 

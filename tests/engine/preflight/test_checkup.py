@@ -12,7 +12,20 @@ from tests.routines import BROKEN, SOUND, mlp, output, routine
 
 FEW = 1  # directions; the checks are the same ones, in a fraction of the time
 
-SAMPLE = ["dropout, float32", "counts", "convolutions, ReLU, max pool"]
+LONG = {  # found by trainings, not in the first step; one of each kind is always tried
+    "eval() dropout",
+    "bfloat16 autocast",
+    "zero-filled gradients",
+    "wrong denominator",
+    "half-detached moment",
+    "wrong custom backward",
+    "eps_root 0",
+}
+
+
+def always_or_exhaustive(names, always):
+    marks = {name: () if name in always else pytest.mark.exhaustive for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,7 @@ def test_there_are_at_least_twenty_of_each():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", always_or_exhaustive(BROKEN, BROKEN.keys() - LONG))
 def test_a_broken_routine_is_found_with_its_cause(name):
     """It trains and gives numbers; the right check says what is wrong with them."""
     broken = BROKEN[name]
@@ -42,22 +55,13 @@ def test_a_broken_routine_is_found_with_its_cause(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", always_or_exhaustive(SOUND, {"dropout, float32"}))
 def test_a_sound_routine_passes(name):
     """A check that warns of everything is switched off by its users."""
     report = check(SOUND[name](), output, num_directions=FEW)
 
     assert report.verdict is Verdict.PASS, report.sentences()
     assert all(each.verdict is Verdict.PASS for each in report.checks)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("name", SOUND)
-def test_every_sound_routine_passes_along_all_directions(name):
-    """The whole list, as a user would check it."""
-    report = check(SOUND[name](), output)
-
-    assert report.verdict is Verdict.PASS, report.sentences()
 
 
 def test_kinks_are_explained_and_raise_no_alarm(relu):
@@ -68,9 +72,7 @@ def test_kinks_are_explained_and_raise_no_alarm(relu):
 
 def test_differences_that_jump_at_kinks_are_explained_and_not_refused():
     """Many hidden units and a high rate cross a kink at every distance, and no term is missing."""
-    wide = replace(
-        routine(learning_rate=0.3), model=mlp(lambda: nn.Hardtanh(-0.01, 0.01), nn.ReLU)
-    )
+    wide = replace(routine(learning_rate=0.3), model=mlp(lambda: nn.Hardtanh(-0.01, 0.01), nn.ReLU))
 
     found = check(wide, output, num_directions=FEW)["central-differences"]
 
