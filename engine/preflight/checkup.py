@@ -6,7 +6,7 @@ import torch
 
 from engine.checks import check_routine
 from engine.determinism import deterministic
-from engine.errors import EngineError, NonFiniteError
+from engine.errors import EngineError
 from engine.preflight import census as operations
 from engine.preflight.derivatives import (
     check_autograd,
@@ -129,12 +129,18 @@ def _attempt(name: str, make: Callable[[], Check]) -> Check:
     try:
         return make()
     except EngineError as error:
-        remedy = "Lower training.learning_rate." if isinstance(error, NonFiniteError) else ""
+        cause, remedy = _cause_and_remedy(str(error))
         return Check(
             name=name,
             verdict=Verdict.REFUSE,
             value=None,
             limit=None,
-            cause=str(error),
+            cause=cause,
             remedy=remedy,
         )
+
+
+def _cause_and_remedy(message: str) -> tuple[str, str]:
+    """Split a message of the engine, whose last sentence is the remedy (``engine.errors``)."""
+    cause, stop, remedy = message.rpartition(". ")
+    return (f"{cause}.", remedy) if stop else (message, "")

@@ -37,9 +37,14 @@ def test_rank_correlation_knows_order_alone():
 
 @pytest.mark.slow
 def test_a_recipe_is_measured_from_smoothness_to_gain():
-    """One row of the table; a smooth recipe loses nothing to noise and gains."""
-    (row,) = measure({name: RECIPES[name] for name in ["gelu lr 0.05 batch 100"]}, 1_500, seeds=[0])
+    """One row of the table: a smooth recipe whose training has left its start gains.
+
+    Fifty steps are the fewest: over fifteen the test loss stays at log 10, where another order of
+    the batches moves it more than the choice of examples does.
+    """
+    (row,) = measure({name: RECIPES[name] for name in ["gelu lr 0.1 batch 100"]}, 5_000, seeds=[0])
 
     assert row["definition_2"] > 0.9
     assert row["finite"]
-    assert row["gain"] > 0
+    assert row["before"] < 2.25
+    assert row["gain"] > 0.05

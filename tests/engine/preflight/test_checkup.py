@@ -1,0 +1,116 @@
+"""The preflight: routines broken on purpose are found with the right cause, sound ones pass."""
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from engine.optim import adam
+from engine.preflight import check
+from engine.preflight.verdict import Verdict
+from tests.routines import BROKEN, SOUND, mlp, output, routine
+
+FEW = 1  # directions; the checks are the same ones, in a fraction of the time
+
+LONG = {  # found by trainings, not in the first step; one of each kind is always tried
+    "eval() dropout",
+    "bfloat16 autocast",
+    "zero-filled gradients",
+    "wrong denominator",
+    "half-detached moment",
+    "wrong custom backward",
+    "eps_root 0",
+}
+
+
+def always_or_exhaustive(names, always):
+    marks = {name: () if name in always else pytest.mark.exhaustive for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+@pytest.fixture(scope="module")
+def relu():
+    """What the preflight says of a sound network with kinks."""
+    return check(routine(model=mlp(nn.ReLU)), output, num_directions=FEW)
+
+
+def test_there_are_at_least_twenty_of_each():
+    """The counts that are asked for are shares of twenty."""
+    assert len(BROKEN) >= 20
+    assert len(SOUND) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", always_or_exhaustive(BROKEN, BROKEN.keys() - LONG))
+def test_a_broken_routine_is_found_with_its_cause(name):
+    """It trains and gives numbers; the right check says what is wrong with them."""
+    broken = BROKEN[name]
+
+    report = check(broken.make(), output, num_directions=FEW)
+
+    found = broken.found_by(report)
+    assert found is not None, report.sentences()
+    assert report.verdict is not Verdict.PASS
+    assert found.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", always_or_exhaustive(SOUND, {"dropout, float32"}))
+def test_a_sound_routine_passes(name):
+    """A check that warns of everything is switched off by its users."""
+    report = check(SOUND[name](), output, num_directions=FEW)
+
+    assert report.verdict is Verdict.PASS, report.sentences()
+    assert all(each.verdict is Verdict.PASS for each in report.checks)
+
+
+def test_kinks_are_explained_and_raise_no_alarm(relu):
+    """Differences of a ReLU network may fail without a bug; a user is told before it happens."""
+    assert relu.verdict is Verdict.PASS, relu.sentences()
+    assert "ReLU has kinks, where the run jumps" in relu["central-differences"].cause
+
+
+def test_differences_that_jump_at_kinks_are_explained_and_not_refused():
+    """Many hidden units and a high rate cross a kink at every distance, and no term is missing."""
+    wide = replace(routine(learning_rate=0.3), model=mlp(lambda: nn.Hardtanh(-0.01, 0.01), nn.ReLU))
+
+    found = check(wide, output, num_directions=FEW)["central-differences"]
+
+    assert found.verdict is Verdict.PASS
+    assert "kinks" in found.cause
+
+
+def test_a_report_names_what_it_measured(relu):
+    """Each check has a figure and a limit, or its cause says why there is none."""
+    names = [each.name for each in relu.checks]
+
+    assert names == [
+        "first-step",
+        "second-derivatives",
+        "dropout",
+        "replay",
+        "whole-run-autograd",
+        "central-differences",
+        "number-format",
+        "training",
+        "adjoint",
+        "metasmoothness",
+    ]
+    assert relu["whole-run-autograd"].value < relu["whole-run-autograd"].limit
+    assert 0 <= relu["training"].value < 1
+    assert all(each.cause.endswith(".") for each in relu.checks)
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [(0.0, Verdict.REFUSE), (1e-12, Verdict.WARN), (1e-8, Verdict.PASS)],
+)
+def test_eps_root_is_judged_by_its_size(value, verdict):
+    """At 0 the derivative of the root is infinite, close to it the metagradient is noise."""
+    run = routine(optimizer=adam(eps_root=value), learning_rate=0.01, num_steps=2)
+
+    found = check(run, output, num_directions=1)["eps-root"]
+
+    assert found.verdict is verdict
+    assert found.value == value
+    assert ("optimizer.eps_root to 1e-8" in found.remedy) == (verdict is not Verdict.PASS)
