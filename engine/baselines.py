@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vmap
 
-from engine.config import BaselineName
+from engine.comparison import BaselineName
 from engine.determinism import generator
 from engine.problem import Problem
 from engine.routine import Routine

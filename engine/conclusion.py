@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from engine.claims import run_name
 from engine.commits import lineage, read_rows, read_scalars
+from engine.compared import Baseline
+from engine.comparison_figures import draw_comparison
 from engine.config import DescentRecipe
 from engine.determinism import machine
 from engine.figures import png
@@ -23,16 +25,19 @@ from engine.runs import (
     run_folder,
     summarize_selection,
 )
+from engine.selection_file import write_selection
 from engine.sweep_figures import draw_sweep
 
 
-def conclude(
+def conclude(  # noqa: PLR0913 (what a run is made of)
     recipe: DescentRecipe,
     store: str,
     iterates: list[Iterate],
     counts: Stages,
     started: str,
     checks: CheckReport | None = None,
+    *,
+    baselines: list[Baseline] | None = None,
 ) -> RunRecord:
     """Choose the iterate by the validation split and write ``run.json`` and ``report.html``.
 
@@ -43,6 +48,7 @@ def conclude(
         counts: How the stages were done.
         started: UTC time of the start, ISO 8601.
         checks: What the preflight found.
+        baselines: What the run is compared with.
     """
     chosen = choose(iterates, maximize=recipe.outer.maximize)
     first, best = iterates[0], iterates[chosen]
@@ -65,6 +71,7 @@ def conclude(
         share_norms=sweeps[0].shares,
     )
     last = read_rows(store, iterates[-1].value)["value"]
+    folder = run_folder(store, run_name(recipe))
     record = RunRecord(
         run=run_name(recipe),
         recipe=recipe,
@@ -77,14 +84,20 @@ def conclude(
         digest=hashlib.sha256(last.numpy().tobytes()).hexdigest(),
         environment={"engine": engine_version(), **run_environment(recipe), **machine()},
         checks=checks,
+        baselines=baselines or [],
+        files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],
     )
     sweep = draw_sweep(
         curves.layers, curves.layer_norms, curves.share_norms, recipe.training.num_steps
     )
-    page = render(record, {**figures(record, curves), "sweep": png(sweep)})
+    images = {**figures(record, curves), "sweep": png(sweep)}
+    compared = draw_comparison(record)
+    if compared is not None:
+        images["comparison"] = png(compared)
+    page = render(record, images)
     write_bytes(report_url(store, record.run), page.encode())
-    write_record(join(run_folder(store, record.run), "run.json"), record.model_dump(mode="json"))
+    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
     return record
 
 

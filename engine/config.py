@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from engine.comparison import BaselineName, check_baselines
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
 from engine.reversal import ReplayConfig, StepPath, VjpMode
@@ -85,15 +86,6 @@ class OuterUpdate(StrEnum):
     RADAM = "RAdam"
     ASGD = "ASGD"
     RPROP = "Rprop"
-
-
-class BaselineName(StrEnum):
-    """Selections made without a metagradient, trained and scored beside the descent."""
-
-    ALL_DATA = "all-data"
-    RANDOM = "random"
-    LOW_LOSS = "low-loss"
-    GRADIENT_SIMILARITY = "gradient-similarity"
 
 
 class DataConfig(Settings):
@@ -284,6 +276,9 @@ class DescentRecipe(Settings):
     preflight: PreflightMode = PreflightMode.ENFORCE
     """Whether a run that the preflight refuses is stopped (enforce), or only says so (advise)."""
 
+    baselines: tuple[BaselineName, ...] = ()
+    """Set-ups made without a metagradient, trained and scored in the same run and report."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
         kind, steps = self.metaparameters, self.training.num_steps
@@ -310,6 +305,7 @@ class DescentRecipe(Settings):
                 f"outer.update is masked-sign, which moves counts by whole examples, but "
                 f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
             )
+        check_baselines(kind.name.value, self.baselines)
         return self
 
     @model_validator(mode="after")

@@ -61,6 +61,9 @@ class DataSet:
     bounds: tuple[float, float] | None = None
     """Smallest and largest value that an input can have; None where there is no such limit."""
 
+    ids: Int64[Tensor, " train"] | None = None
+    """Position of each training candidate among the examples that the reader returned, from 0."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -113,17 +116,18 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         labels, corrupted = _flip_labels(
             stored["train"][1], config.flip_fraction, source.num_classes, generator
         )
-    stored["train"] = (stored["train"][0], labels)
+    inputs, _, ids = stored["train"]
+    stored["train"] = (inputs, labels, ids)
     splits = {
         name: Examples(_standardize(inputs, source.statistics, dtype), labels)
-        for name, (inputs, labels) in stored.items()
+        for name, (inputs, labels, _) in stored.items()
     }
     bounds = None
     if source.limits is not None:
         shift, scale = source.statistics or (0.0, 1.0)
         low, high = source.limits
         bounds = ((low - shift) / scale, (high - shift) / scale)
-    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits), bounds)
+    return DataSet(splits, source.num_classes, corrupted, examples_fingerprint(splits), bounds, ids)
 
 
 def check_examples(
@@ -203,7 +207,7 @@ def examples_fingerprint(splits: Mapping[str, Examples]) -> str:
 
 def _split(
     source: Source, config: DataConfig, generator: torch.Generator
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Draw the splits; an official test set is capped, otherwise test is cut like the others."""
     sizes = {
         "train": config.num_train,
@@ -225,8 +229,8 @@ def _cut(
     sizes: dict[str, int],
     config: DataConfig,
     generator: torch.Generator,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Draw disjoint splits of the given sizes."""
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Draw disjoint splits of the given sizes, with the positions that they were drawn from."""
     inputs, labels = examples
     num_wanted = sum(sizes.values())
     if num_wanted > len(labels):
@@ -240,7 +244,8 @@ def _cut(
     order = torch.randperm(len(labels), generator=generator)
     parts = order[:num_wanted].split(list(sizes.values()))
     return {
-        name: (inputs[part], labels[part].long()) for name, part in zip(sizes, parts, strict=True)
+        name: (inputs[part], labels[part].long(), part)
+        for name, part in zip(sizes, parts, strict=True)
     }
 
 

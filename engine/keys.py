@@ -12,18 +12,20 @@ from engine.config import DescentRecipe, Settings, digest
 from engine.determinism import environment
 from engine.problem import build_problem
 
-NOT_INNER = {"kind", "name", "description", "outer", "replay", "workers", "budget", "preflight"}
-"""Settings that cannot change a training run; any other counts in its key, new ones too."""
-
-NOT_OUTER = {"kind", "name", "description", "replay", "workers", "budget", "preflight"}
+NOT_OUTER = {
+    *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
+}
 """Settings that cannot change an outer update, besides ``outer.num_steps``."""
+
+NOT_INNER = NOT_OUTER | {"outer"}
+"""Settings that cannot change a training run; any other counts in its key, new ones too."""
 
 _READERS = {
     *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
     *("forecasts.py", "lease.py", "monitoring.py", "overview.py", "planner.py", "planning.py"),
     *("quantities.py", "recipes.py", "report.py", "runs.py", "step_costs.py", "verify.py"),
     *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
-    *("sweep_figures.py",),
+    *("sweep_figures.py", "comparison_figures.py", "comparison_report.py", "selection_file.py"),
 }
 """Files of the engine that cannot change what a stage makes."""
 

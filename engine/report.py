@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from engine.comparison_report import comparison_findings, file_notes
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
 from engine.monitoring import alarm
@@ -33,7 +34,7 @@ TITLES = {
 
 def summary(record: RunRecord) -> list[str]:
     """Say in plain sentences what a run achieved, and what a reader should be wary of."""
-    return [*_findings(record), *_trust(record), *_warnings(record)]
+    return [*_findings(record), *_trust(record), *_warnings(record), *file_notes(record)]
 
 
 def render(record: RunRecord, images: dict[str, bytes]) -> str:
@@ -99,7 +100,7 @@ def _findings(record: RunRecord) -> list[str]:
             f"larger outer.num_steps (now {record.recipe.outer.num_steps}) the run goes on from "
             "that step."
         )
-    return [*sentences, *_selection_findings(record)]
+    return [*sentences, *_selection_findings(record), *comparison_findings(record)]
 
 
 def _change(record: RunRecord, split: str) -> str:
@@ -232,6 +233,7 @@ def _captions(record: RunRecord) -> dict[str, str]:
         MetaparameterName.INITIAL_PARAMETERS: "How far the descent moved the initial parameters.",
     }
     return {
+        "comparison": "Test loss of the set-ups that were trained and scored in this run.",
         "sweep": "Above: size of the adjoint by parameter tensor and step, as the first reverse "
         "sweep found it. A row that is much brighter than the others is where training is "
         "sensitive. Below: how much of the metagradient each step contributes.",

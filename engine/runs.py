@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.claims import run_name
+from engine.compared import Baseline
 from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
@@ -59,6 +60,25 @@ class Selection(Settings):
 
     auc: float | None
     """How well the first metagradient tells corrupted from clean candidates: 0.5 is chance."""
+
+
+class SetUp(Settings):
+    """One row of the comparison: a set-up that was trained and scored."""
+
+    name: str
+    """What it is called."""
+
+    role: str
+    """``initial``, ``descent`` or ``baseline``."""
+
+    scores: dict[str, Scores]
+    """Split to scores."""
+
+    examples: int | None
+    """Examples that it trains on, for selections."""
+
+    corrupted: int | None
+    """Those of them whose label is wrong."""
 
 
 class Stages(Settings):
@@ -111,6 +131,12 @@ class RunRecord(Settings):
     checks: CheckReport | None = None
     """What the preflight found."""
 
+    baselines: list[Baseline] = []
+    """Set-ups made without a metagradient, in the order of the recipe."""
+
+    files: list[str] = []
+    """Files beside the report, for use elsewhere."""
+
     growth: list[float] = []
     """Fastest sustained growth of the adjoint per step backwards, in each outer step; 1 is none."""
 
@@ -125,6 +151,34 @@ class RunRecord(Settings):
             "before": self.iterates[0].scores[split],
             "after": self.iterates[self.chosen].scores[split],
         }
+
+    def set_ups(self) -> list[SetUp]:
+        """Return what is compared: where the descent started, what it chose, the baselines."""
+        first, best, kept = self.iterates[0], self.iterates[self.chosen], self.selection
+        counts = [(None, None)] * 2
+        if kept is not None:
+            wrong = kept.corrupted or None
+            left = None if wrong is None else wrong - kept.dropped_corrupted
+            counts = [(kept.examples, wrong), (kept.examples - kept.dropped, left)]
+        own = [("initial set-up", "initial", first), (f"outer step {self.chosen}", "descent", best)]
+        rows = [
+            SetUp(name=name, role=role, scores=each.scores, examples=n, corrupted=wrong)
+            for (name, role, each), (n, wrong) in zip(own, counts, strict=True)
+        ]
+        same = not self.chosen or any(each.value == first.value for each in self.baselines)
+        return rows[same:] + [
+            SetUp(role="baseline", **each.model_dump(include=set(SetUp.model_fields) - {"role"}))
+            for each in self.baselines
+        ]
+
+    def compared(self) -> dict[str, Any]:
+        """Return what ``mgd run --json`` says of an application, as far as the run has it."""
+        content: dict[str, Any] = {}
+        if self.selection is not None and self.selection.auc is not None:
+            content["auc"] = self.selection.auc
+        if self.baselines:
+            content["baselines"] = {each.name: each.scores["test"] for each in self.baselines}
+        return content
 
 
 def run_folder(store: str, run: str) -> str:

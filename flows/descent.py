@@ -9,6 +9,7 @@ from engine.keys import Ref
 from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
 from engine.segments import Segment, first_step, segments
+from flows.comparison import compare, num_comparison_stages
 from flows.sweep import reverse_sweep
 from tasks import reporting, training
 from tasks.progress import Progress
@@ -38,7 +39,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     # Each iterate is trained and evaluated; each but the last is seeded, reversed and moved.
     num_steps = recipe.outer.num_steps
     num_stages = 2 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
-    progress = Progress(recipe, num_stages)
+    progress = Progress(recipe, num_stages + num_comparison_stages(recipe, len(parts)))
     stages = StageRunner(recipe, store, progress, workers)
 
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
@@ -67,7 +68,8 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 value=value,
                 gradient=gradient,
             )
-    return reporting.conclude(recipe, store, iterates, stages.counts, started, checks)
+    baselines = compare(stages, parts, iterates)
+    return reporting.conclude(recipe, store, iterates, baselines, stages.counts, started, checks)
 
 
 def _train(

@@ -92,6 +92,7 @@ def _tell(
         "validation": record.before_and_after("validation"),
         "test": record.before_and_after("test"),
         "stages": record.stages.model_dump(),
+        **record.compared(),
         "digest": record.digest,
         "report": report,
     }

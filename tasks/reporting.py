@@ -4,6 +4,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine import commits, conclusion
+from engine.compared import Baseline
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.preflight import CheckReport
@@ -37,16 +38,19 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
 
 
 @task(task_run_name="report")
-def conclude(
+def conclude(  # noqa: PLR0913 (what a run is made of)
     recipe: DescentRecipe,
     store: str,
     iterates: list[Iterate],
+    baselines: list[Baseline],
     counts: Stages,
     started: str,
     checks: CheckReport,
 ) -> RunRecord:
     """Choose the iterate, write record and report, and show them; see ``engine.conclusion``."""
-    record = conclusion.conclude(recipe, store, iterates, counts, started, checks)
+    record = conclusion.conclude(
+        recipe, store, iterates, counts, started, checks, baselines=baselines
+    )
     rows = [
         {
             "outer step": iterate.outer_step,

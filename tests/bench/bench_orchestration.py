@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.servers import PrefectServer, postgresql
 
 SMALL = [
+    "baselines=[]",
     "data.num_train=60",
     "data.num_objective=40",
     "data.num_validation=40",

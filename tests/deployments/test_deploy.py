@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection-process"
 # Long enough to be killed in the middle; each route of a test has a run of its own.
 SMALL = [
+    "baselines=[]",
     "data.num_train=60",
     "data.num_objective=40",
     "data.num_validation=40",

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from engine import train
 from engine.baselines import BASELINES, example_losses, gradient_cosines
-from engine.config import BaselineName
+from engine.comparison import SELECTIONS, BaselineName
 from engine.problem import build_problem
 from engine.recipes import load_recipe
 
@@ -21,7 +21,7 @@ def trained():
     return problem, train(problem.routine)
 
 
-@pytest.mark.parametrize("name", BaselineName)
+@pytest.mark.parametrize("name", SELECTIONS)
 def test_baseline_keeps_as_many_as_it_is_told_and_none_twice(name, trained):
     """A comparison at another size would say more about the size than about the choice."""
     counts = BASELINES[name](*trained, KEPT, 0)

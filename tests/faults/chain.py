@@ -13,6 +13,7 @@ from engine.recipes import load_recipe
 from engine.segments import first_step, segments
 
 SMALL = [
+    "baselines=[]",
     "data.num_train=30",
     "data.num_objective=20",
     "data.num_validation=10",

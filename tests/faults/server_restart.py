@@ -23,6 +23,7 @@ from typing import NamedTuple
 from tests.servers import PrefectServer, postgresql
 
 SMALL = [
+    "baselines=[]",
     "data.num_train=60",
     "data.num_objective=40",
     "data.num_validation=40",

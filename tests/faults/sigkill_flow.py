@@ -20,6 +20,7 @@ from engine.recipes import load_recipe
 from tests.servers import PrefectServer
 
 SMALL = [
+    "baselines=[]",
     "data.num_train=60",
     "data.num_objective=40",
     "data.num_validation=40",

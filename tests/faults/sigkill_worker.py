@@ -23,6 +23,7 @@ from tests.servers import PrefectServer, free_port, wait_for
 
 # Segments long enough to be hit.
 SMALL = [
+    "baselines=[]",
     "data.num_train=200",
     "data.num_objective=40",
     "data.num_validation=40",

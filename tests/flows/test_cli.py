@@ -113,7 +113,7 @@ def test_run_ends_with_one_json_object_on_stdout(prefect_server, tmp_path):
     content = json.loads(done.stdout.splitlines()[-1])
     assert content.keys() >= {
         "run", "recipe", "store", "seconds", "objective", "validation", "test", "stages",
-        "digest", "report",
+        "auc", "digest", "report",
     }  # fmt: skip
     assert content["recipe"] == "digits-selection"
     assert len(content["objective"]) == 2

@@ -17,6 +17,7 @@ from flows.descent import descent
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 SMALL = [
+    "baselines=[]",
     "data.num_train=60",
     "data.num_objective=40",
     "data.num_validation=40",

@@ -1,0 +1,44 @@
+"""What a descent is compared with in its own report: set-ups made without a metagradient.
+
+This module does not know torch.
+"""
+
+from enum import StrEnum
+
+
+class BaselineName(StrEnum):
+    """Set-ups made without a metagradient, trained and scored beside the descent."""
+
+    ALL_DATA = "all-data"
+    RANDOM = "random"
+    LOW_LOSS = "low-loss"
+    GRADIENT_SIMILARITY = "gradient-similarity"
+
+
+SELECTIONS = (
+    BaselineName.ALL_DATA,
+    BaselineName.RANDOM,
+    BaselineName.LOW_LOSS,
+    BaselineName.GRADIENT_SIMILARITY,
+)
+
+FITTING: dict[str, tuple[BaselineName, ...]] = {"counts": SELECTIONS, "weights": SELECTIONS}
+"""Kind of metaparameter to the baselines that answer the same question."""
+
+
+def check_baselines(kind: str, names: tuple[BaselineName, ...]) -> None:
+    """Refuse baselines of another question, or one that is named twice.
+
+    Raises:
+        ValueError: With the reason and the remedy.
+    """
+    fitting = FITTING.get(kind, ())
+    foreign = [name for name in names if name not in fitting]
+    if foreign:
+        known = ", ".join(fitting)
+        raise ValueError(
+            f"baselines names {foreign[0].value}, which is no set-up of {kind}. "
+            + (f"Use some of {known}." if known else "Leave baselines empty.")
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"baselines names one twice: {', '.join(names)}. Name each once.")

@@ -1,0 +1,64 @@
+"""The selected subset as files, for use elsewhere: one row for each training candidate.
+
+CSV always; Parquet where pyarrow is installed, which is an extra.
+"""
+
+import csv
+import io
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config import DescentRecipe, MetaparameterName
+from engine.data import DataSet
+from engine.location import join
+from engine.records import write_bytes
+
+
+def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, list[Any]]:
+    """Return the columns of a selection, the candidates in the order of the training split.
+
+    Args:
+        value: Count or weight of each candidate at the chosen iterate, shape (examples,).
+        score: First metagradient; positive where more of a candidate raises the loss.
+        data: The candidates.
+    """
+    train = data.splits["train"]
+    assert data.ids is not None  # of data that were read
+    columns: dict[str, list[Any]] = {"id": data.ids.tolist()}
+    counts = bool((value == value.round()).all())
+    columns["count" if counts else "weight"] = value.to(torch.int64 if counts else None).tolist()
+    columns["score"] = score.to(torch.float64).tolist()
+    if train.labels.ndim == 1:
+        columns["label"] = train.labels.tolist()
+    if data.corrupted.any():
+        columns["corrupted"] = data.corrupted.tolist()
+    return columns
+
+
+def write_selection(
+    folder: str, recipe: DescentRecipe, value: Tensor, score: Tensor, data: DataSet
+) -> list[str]:
+    """Write ``selection.csv`` and ``selection.parquet`` beside the report; return their names.
+
+    Nothing is written for metaparameters that select no examples.
+    """
+    if recipe.metaparameters.name not in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
+        return []
+    columns = selection_columns(value, score, data)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_bytes(join(folder, "selection.csv"), text.getvalue().encode())
+    if find_spec("pyarrow") is None:
+        return ["selection.csv"]
+    # By name, because it is an extra: a second of import that other runs can spare.
+    table = import_module("pyarrow").table(columns)
+    buffer = io.BytesIO()
+    import_module("pyarrow.parquet").write_table(table, buffer)
+    write_bytes(join(folder, "selection.parquet"), buffer.getvalue())
+    return ["selection.csv", "selection.parquet"]
