@@ -13,7 +13,7 @@ from engine.errors import ReplayMismatchError
 from engine.fingerprint import difference, state_fingerprint
 from engine.replay import Sweep
 from engine.routine import Routine
-from engine.schedule import Action, Load, Reverse, Save, Seed
+from engine.schedule import Action, Load, Reverse, Save
 from engine.step import plain_step
 from engine.types import Metaparams, State
 
@@ -21,21 +21,23 @@ Fingerprints = dict[str, str]
 
 
 class Borders:
-    """Compares each state that the forward sweep saves with what the replay makes there.
+    """Compares each state that the first pass saves with what the replay makes there.
 
-    Told of every action of a whole run before it is carried out.
+    Told of every action of a schedule before it is carried out; the first pass ends where the
+    first step is reversed.
 
     Args:
         routine: The run.
         z: Metaparameters.
 
     Cost:
-        One plain step for each state that the forward sweep saves and a replay leads to, and one
+        One plain step for each state that the first pass saves and a replay leads to, and one
         state kept.
     """
 
     def __init__(self, routine: Routine, z: Metaparams) -> None:
         self._routine, self._z = routine, z
+        self._made_in = present(routine)
         self._saved: set[int] = set()
         self._is_reversing = False
         self._loaded: int | None = None
@@ -48,47 +50,74 @@ class Borders:
             ReplayMismatchError: If the state comes out otherwise; names step, element and cause.
         """
         match action:
-            case Seed():
-                self._is_reversing = True
             case Save(step, _) if not self._is_reversing:
                 self._saved.add(step)
             case Load(step, _):
                 self._loaded = step
             case Reverse(step):
+                self._is_reversing = True
                 state = sweep.before(step)
                 is_replayed = step != self._loaded or step not in self._saved
                 if is_replayed and self._border is not None and self._border[0] == step + 1:
-                    compare_border(self._routine, self._z, state, step, self._border[1])
+                    compare_border(
+                        self._routine, self._z, state, step, self._border[1], self._made_in
+                    )
                 self._border = (step, state) if step in self._saved else None
             case _:
                 pass
 
 
-class SegmentEnd:
-    """Hands the state before the last step of a segment to a comparison, when that is reversed.
+class SegmentBorders:
+    """Compares the borders inside a segment, and hands the state before its end to a comparison.
+
+    The state at the end was made by another stage, perhaps on another machine.
 
     Args:
-        stop: Step after the last one.
-        compare: Is given s_{stop - 1} and stop - 1.
+        routine: The run.
+        z: Metaparameters.
+        stop: Step after the segment's last one.
+        compare: Is given s_{stop - 1} and stop - 1, when that step is reversed.
+
+    Cost:
+        That of ``Borders`` and of ``compare``.
     """
 
-    def __init__(self, stop: int, compare: Callable[[State, int], None]) -> None:
+    def __init__(
+        self, routine: Routine, z: Metaparams, stop: int, compare: Callable[[State, int], None]
+    ) -> None:
+        self._inside = Borders(routine, z)
         self._last, self._compare = stop - 1, compare
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
-        """Compare, if the action reverses the last step."""
+        """Compare, if the action reverses the last step or one before a saved state."""
         if isinstance(action, Reverse) and action.step == self._last:
             self._compare(sweep.before(self._last), self._last)
+        self._inside(action, sweep)
 
 
-def compare_border(routine: Routine, z: Metaparams, state: State, step: int, stored: State) -> None:
+def compare_border(
+    routine: Routine,
+    z: Metaparams,
+    state: State,
+    step: int,
+    stored: State,
+    made_in: Mapping[str, object],
+) -> None:
     """Run ``step`` from ``state`` and refuse a result that is not bit for bit ``stored``.
+
+    Args:
+        routine: The run.
+        z: Metaparameters.
+        state: s_t of the replay.
+        step: t.
+        stored: s_{t+1} of the first pass.
+        made_in: ``present`` when that began.
 
     Raises:
         ReplayMismatchError: Names step, element and likely cause.
     """
     again, _ = plain_step(routine, state, z, step)
-    refuse_difference(routine, step + 1, stored, again, present(routine))
+    refuse_difference(routine, step + 1, stored, again, made_in)
 
 
 def refuse_difference(

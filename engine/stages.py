@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.borders import SegmentEnd, differs, refuse_difference
+from engine.borders import SegmentBorders, differs, refuse_difference
 from engine.checks import check_routine, check_unroll
 from engine.commits import read_origin, read_rows, rows_url, run_stage
 from engine.config import DescentRecipe
@@ -177,7 +177,12 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 for name, row in _named(after, "metagradient_").items()
             },
             vjp=make_step_vjp(recipe, routine),
-            watch=SegmentEnd(segment.stop, partial(_compare_end, store, routine, end)),
+            watch=SegmentBorders(
+                routine,
+                routine.point(),
+                segment.stop,
+                partial(_compare_end, store, routine, end),
+            ),
         )
         reverse(
             routine,
