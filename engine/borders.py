@@ -6,7 +6,7 @@ drifts cannot go unseen past the next border. Where nothing is replayed (store-a
 to compare.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from engine.determinism import environment, likely_cause, machine
 from engine.errors import ReplayMismatchError
@@ -20,28 +20,66 @@ from engine.types import Metaparams, State
 Fingerprints = dict[str, str]
 
 
+class _Meetings:
+    """Finds the steps whose end is a saved state that a replay leads to, on step numbers alone.
+
+    Saved is what the first pass saves, and what it starts from. That pass ends where the first
+    step is reversed.
+    """
+
+    def __init__(self) -> None:
+        self._saved: set[int] = set()
+        self._is_reversing = False
+        self._loaded: int | None = None
+
+    def is_saved(self, step: int) -> bool:
+        """Say whether the first pass saves s_step."""
+        return step in self._saved
+
+    def meets(self, action: Action) -> bool:
+        """Say whether ``action``, the next one, reverses such a step."""
+        match action:
+            case Load(step, _):
+                self._loaded = step
+                if not self._is_reversing:
+                    self._saved.add(step)
+            case Save(step, _) if not self._is_reversing:
+                self._saved.add(step)
+            case Reverse(step):
+                is_replayed = step != self._loaded or step not in self._saved
+                is_border = self._is_reversing and step + 1 in self._saved
+                self._is_reversing = True
+                return is_replayed and is_border
+            case _:
+                pass
+        return False
+
+
+def count_borders(actions: Iterable[Action]) -> int:
+    """Return how many saved states ``Borders`` compares in a schedule: a plain step for each."""
+    meetings = _Meetings()
+    return sum(meetings.meets(action) for action in actions)
+
+
 class Borders:
     """Compares each state that the first pass saves with what the replay makes there.
 
-    Told of every action of a schedule before it is carried out; the first pass ends where the
-    first step is reversed.
+    Told of every action of a schedule before it is carried out.
 
     Args:
         routine: The run.
         z: Metaparameters.
 
     Cost:
-        One plain step for each state that the first pass saves and a replay leads to, and one
-        state kept.
+        One plain step for each state that the first pass saves and a replay leads to, see
+        ``count_borders``, and one state kept.
     """
 
     def __init__(self, routine: Routine, z: Metaparams) -> None:
         self._routine, self._z = routine, z
         self._made_in = present(routine)
-        self._saved: set[int] = set()
-        self._is_reversing = False
-        self._loaded: int | None = None
-        self._border: tuple[int, State] | None = None
+        self._meetings = _Meetings()
+        self._stored: State = {}
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
         """Compare, if the action reverses the step before a saved state.
@@ -49,22 +87,13 @@ class Borders:
         Raises:
             ReplayMismatchError: If the state comes out otherwise; names step, element and cause.
         """
-        match action:
-            case Save(step, _) if not self._is_reversing:
-                self._saved.add(step)
-            case Load(step, _):
-                self._loaded = step
-            case Reverse(step):
-                self._is_reversing = True
-                state = sweep.before(step)
-                is_replayed = step != self._loaded or step not in self._saved
-                if is_replayed and self._border is not None and self._border[0] == step + 1:
-                    compare_border(
-                        self._routine, self._z, state, step, self._border[1], self._made_in
-                    )
-                self._border = (step, state) if step in self._saved else None
-            case _:
-                pass
+        meets = self._meetings.meets(action)
+        if not isinstance(action, Reverse):
+            return
+        state = sweep.before(action.step)
+        if meets:
+            compare_border(self._routine, self._z, state, action.step, self._stored, self._made_in)
+        self._stored = state if self._meetings.is_saved(action.step) else {}
 
 
 class SegmentBorders:

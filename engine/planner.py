@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import torch
 
+from engine.borders import count_borders
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.forecasts import STAGE_SECONDS, Alternative, Seconds
@@ -128,9 +129,10 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     found = [_cost(plan, part.stop - part.start) for part in setting.reversed_parts(length)]
     io = costs.saved + costs.loaded + STAGE_SECONDS
     train = routine.num_steps * costs.plain + len(parts) * io + setting.evaluation + STAGE_SECONDS
-    # At the end of a segment one step more is run, to compare with what was trained.
-    border = costs.plain + costs.loaded
-    reverse = sum(_seconds(each, costs) for each in found) + len(found) * (io + border)
+    # Where a replay meets a saved state, or the end of its segment, a step more is run to compare.
+    borders = sum(_num_borders(plan, each.reverse_steps) for each in found)
+    reverse = sum(_seconds(each, costs) for each in found) + borders * costs.plain
+    reverse += len(found) * (io + costs.loaded)
     move = costs.seed + io + STAGE_SECONDS
     outer_step = train + reverse + costs.injected + move
     written = written_bytes(setting, parts)
@@ -139,7 +141,7 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
         schedule=replay.schedule,
         segments=len(parts),
         unroll=replay.unroll,
-        forward_steps=routine.num_steps + sum(each.forward_steps + 1 for each in found),
+        forward_steps=routine.num_steps + sum(each.forward_steps for each in found) + borders,
         reverse_steps=sum(each.reverse_steps for each in found),
         peak_bytes={
             "graphs": costs.graph_bytes * max(max(each.peak_graphs for each in found), 1),
@@ -266,6 +268,11 @@ def _candidates(setting: Setting, length: int) -> Iterator[ReplayConfig]:
 @lru_cache(maxsize=4096)
 def _cost(plan: NamedPlan, length: int) -> Cost:
     return measure(plan(length, 0), start=0, tier=plan.first_tier)
+
+
+@lru_cache(maxsize=4096)
+def _num_borders(plan: NamedPlan, length: int) -> int:
+    return 1 + count_borders(plan(length, 0))
 
 
 def _seconds(cost: Cost, costs: StepCosts) -> float:
