@@ -86,8 +86,15 @@ def test_steps_are_those_that_the_stages_run(tmp_path, monkeypatch, replay):
     assert counts == {"forward": found.forward_steps, "reverse": found.reverse_steps}
 
 
-@pytest.mark.parametrize("update", ["sign", "SGD", "Adam"])
-@pytest.mark.parametrize("name", ["weights", "counts", "learning-rate", "initial-parameters"])
+@pytest.mark.parametrize(
+    ("name", "update"),
+    [
+        ("weights", "sign"),
+        ("counts", "Adam"),
+        ("learning-rate", "SGD"),
+        ("initial-parameters", "Adam"),
+    ],
+)
 def test_bytes_are_those_that_the_stages_write(tmp_path, name, update):
     """They are counted, not measured, so nothing but equality will do."""
     changes = [*kind(name), ("outer", "update", update), ("outer", "num_steps", 2)]
