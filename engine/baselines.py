@@ -1,8 +1,8 @@
 """Baselines: set-ups made without a metagradient.
 
 Each maps a problem, the model of the initial set-up and the number of examples to keep to a value
-of the metaparameter: counts of 0 and 1 for a selection, logits for a mixture. They are trained and scored by the same stages as the iterates of a descent, so that a
-report compares like with like.
+of the metaparameter: counts of 0 and 1 for a selection, logits for a mixture. They are trained and
+scored by the same stages as the iterates of a descent, so that a report compares like with like.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Outer updates: how the metaparameters move along the metagradient.
 
-Sign, masked sign and ranked exchange are the paper's and in no library; everything else is ``torch.optim``. An
-update is a pure function whose state is tensors by name, so it can be stored between outer steps.
+Sign, masked sign and ranked exchange are the paper's and in no library; everything else is
+``torch.optim``. An update is a pure function whose state is tensors by name, so it can be stored
+between outer steps.
 """
 
 from collections.abc import Callable
