@@ -1,8 +1,8 @@
-"""Baselines of data selection: subsets of the candidates chosen without a metagradient.
+"""Baselines: set-ups made without a metagradient.
 
-Each maps a problem, a model trained on all candidates and the number of examples to keep to counts
-of 0 and 1. They are trained and scored by the same stages as the iterates of a descent, so that a
-report compares like with like.
+Each maps a problem, the model of the initial set-up and the number of examples to keep to a value
+of the metaparameter: counts of 0 and 1 for a selection, logits for a mixture. They are trained and
+scored by the same stages as the iterates of a descent, so that a report compares like with like.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 
 from engine.comparison import BaselineName
 from engine.determinism import generator
+from engine.metaparameters import GroupWeights
 from engine.problem import Problem
 from engine.routine import Routine
 from engine.types import State
@@ -22,7 +23,7 @@ CHUNK = 128
 """Examples whose gradients are alive at a time: each is as large as the model."""
 
 Baseline = Callable[[Problem, State, int, int], Tensor]
-"""Maps (problem, s_T of all candidates, number to keep, seed) to counts, shape (examples,)."""
+"""Maps (problem, s_T of z_0, number to keep, seed) to a value of the metaparameter."""
 
 
 def all_data(
@@ -66,12 +67,30 @@ def gradient_similarity(
     return _keep_highest(gradient_cosines(problem, final), problem, num_kept)
 
 
+def uniform(problem: Problem, final: State, num_kept: int, seed: int) -> Float[Tensor, " groups"]:
+    """Give every group the same share of the loss, whatever its size."""
+    del final, num_kept, seed
+    return torch.zeros_like(problem.kind.value)
+
+
+def proportional(
+    problem: Problem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " groups"]:
+    """Give every example the same weight, so that a group counts by its size."""
+    del final, num_kept, seed
+    assert isinstance(problem.kind, GroupWeights)  # the recipe's validation sees to it
+    return problem.kind.proportional()
+
+
 BASELINES: dict[BaselineName, Baseline] = {
     BaselineName.ALL_DATA: all_data,
     BaselineName.RANDOM: random_subset,
     BaselineName.LOW_LOSS: low_loss,
     BaselineName.GRADIENT_SIMILARITY: gradient_similarity,
+    BaselineName.UNIFORM: uniform,
+    BaselineName.PROPORTIONAL: proportional,
 }
+"""How each is made."""
 
 
 def example_losses(routine: Routine, final: State) -> Float[Tensor, " examples"]:

@@ -13,6 +13,8 @@ class BaselineName(StrEnum):
     RANDOM = "random"
     LOW_LOSS = "low-loss"
     GRADIENT_SIMILARITY = "gradient-similarity"
+    UNIFORM = "uniform"
+    PROPORTIONAL = "proportional"
 
 
 SELECTIONS = (
@@ -22,7 +24,13 @@ SELECTIONS = (
     BaselineName.GRADIENT_SIMILARITY,
 )
 
-FITTING: dict[str, tuple[BaselineName, ...]] = {"counts": SELECTIONS, "weights": SELECTIONS}
+MIXTURES = (BaselineName.UNIFORM, BaselineName.PROPORTIONAL)
+
+FITTING: dict[str, tuple[BaselineName, ...]] = {
+    "counts": SELECTIONS,
+    "weights": SELECTIONS,
+    "group-weights": MIXTURES,
+}
 """Kind of metaparameter to the baselines that answer the same question."""
 
 

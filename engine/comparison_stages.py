@@ -33,7 +33,7 @@ def baseline(
         kept = int((read_rows(store, chosen)["value"] > 0).sum())
         state = read_rows(store, final, problem.routine.device)
         value = BASELINES[which](problem, state, kept, recipe.metaparameters.seed)
-        return {"value": value}, {}
+        return {"value": value.reshape(-1)}, {}
 
     inputs = {"which": which.value, "start": start, "final": final, "chosen": chosen}
     return run_stage("baseline", recipe, store, inputs, compute)

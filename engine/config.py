@@ -60,6 +60,13 @@ class MetaparameterName(StrEnum):
     INITIAL_PARAMETERS = "initial-parameters"
 
 
+class GroupName(StrEnum):
+    """What a group of examples is, for group weights."""
+
+    CLASS = "class"
+    CLUSTER = "cluster"
+
+
 class ScalarName(StrEnum):
     """Hyperparameters that hold for the whole run and can be metaparameters."""
 
@@ -71,10 +78,11 @@ class ScalarName(StrEnum):
 
 
 class OuterUpdate(StrEnum):
-    """How metaparameters move along the metagradient; all but the first two are torch.optim's."""
+    """How metaparameters move along the metagradient; all but the first three are torch.optim's."""
 
     SIGN = "sign"
     MASKED_SIGN = "masked-sign"
+    RANKED_EXCHANGE = "ranked-exchange"
     SGD = "SGD"
     ADAM = "Adam"
     ADAMW = "AdamW"
@@ -111,6 +119,9 @@ class DataConfig(Settings):
 
     flip_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels replaced by another class, drawn uniformly."""
+
+    target_classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Keep these classes only in the held-out splits: the task that counts; empty keeps all."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the split and the flipped labels."""
@@ -205,8 +216,17 @@ class MetaparametersConfig(Settings):
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.025
     """Share of the training candidates whose inputs may change, for the kind inputs."""
 
+    kept: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training candidates in the first subset, drawn at random, for counts."""
+
+    groups: GroupName = GroupName.CLASS
+    """What has a weight, for the kind group-weights: classes, or clusters of the inputs."""
+
+    num_groups: Annotated[int, Field(ge=2)] = 10
+    """Clusters that k-means makes of the inputs."""
+
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seeds which candidates those are."""
+    """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
 
 
 class OuterConfig(Settings):
@@ -222,16 +242,20 @@ class OuterConfig(Settings):
     """Move uphill: how much can this part of the set-up hurt?"""
 
     step_size: Annotated[float, Field(gt=0)] = 1.0
-    """Length of a sign step, or learning rate of the torch optimizer, in units of z."""
+    """Length of a sign step, or learning rate of the torch optimizer, in units of z; for a ranked
+    exchange, the share of the examples that is replaced."""
 
     step_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the step size after every outer step."""
 
     probability: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """p, share of the coordinates that a masked sign step moves."""
+    """p, share of the coordinates that a masked sign step or a ranked exchange may move."""
+
+    max_count: Annotated[int | None, Field(ge=1)] = None
+    """Largest count that a ranked exchange gives; 1 makes the counts a subset."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seeds the mask."""
+    """Seeds the mask, that is, which coordinates may move."""
 
 
 class DescentRecipe(Settings):
@@ -297,13 +321,21 @@ class DescentRecipe(Settings):
                 f"rate of every step, but training.rate_schedule is "
                 f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
             )
-        if (
-            self.outer.update is OuterUpdate.MASKED_SIGN
-            and kind.name is not MetaparameterName.COUNTS
-        ):
+        update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
+        if update in whole and kind.name is not MetaparameterName.COUNTS:
             raise ValueError(
-                f"outer.update is masked-sign, which moves counts by whole examples, but "
+                f"outer.update is {update.value}, which moves counts by whole examples, but "
                 f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
+            )
+        if update is OuterUpdate.RANKED_EXCHANGE and self.outer.step_size > 1:
+            raise ValueError(
+                f"outer.step_size is {self.outer.step_size:g}, but a ranked exchange replaces that "
+                "share of the examples. Use 1 or less, e.g. 0.1."
+            )
+        if kind.kept < 1 and kind.name is not MetaparameterName.COUNTS:
+            raise ValueError(
+                f"metaparameters.kept is {kind.kept:g}, but only counts start from a subset. "
+                "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
         return self

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from engine.config import DataConfig, DataName
 from engine.errors import DataError
+from engine.target import keep_target
 
 FASHION_MNIST_URL = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package ``dataset-fashion-mnist`` puts the files."""
@@ -116,6 +117,7 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         labels, corrupted = _flip_labels(
             stored["train"][1], config.flip_fraction, source.num_classes, generator
         )
+    keep_target(stored, config)
     inputs, _, ids = stored["train"]
     stored["train"] = (inputs, labels, ids)
     splits = {

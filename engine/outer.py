@@ -1,7 +1,8 @@
 """Outer updates: how the metaparameters move along the metagradient.
 
-Sign and masked sign are the paper's and in no library; everything else is ``torch.optim``. An
-update is a pure function whose state is tensors by name, so it can be stored between outer steps.
+Sign, masked sign and ranked exchange are the paper's and in no library; everything else is
+``torch.optim``. An update is a pure function whose state is tensors by name, so it can be stored
+between outer steps.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,56 @@ def masked_sign_update(
     return Outer(move)
 
 
+def exchange_update(
+    share: float,
+    probability: float = 1.0,
+    *,
+    decay: float = 1.0,
+    seed: int = 0,
+    max_count: int | None = None,
+) -> Outer:
+    """Replace the examples that hurt most by those that would help most; their number stays.
+
+    Among a random shard of the candidates, those with the highest metagradient lose a use and those
+    with the lowest gain one, pair by pair, while the one that gains is better.
+
+    Args:
+        share: Of the uses, how many are replaced at most.
+        probability: Share of the candidates in the shard.
+        decay: Factor on the share after every outer step.
+        seed: Of the shard.
+        max_count: Uses that one candidate may have; 1 keeps a subset.
+
+    References:
+        Engstrom et al. 2025, arXiv:2503.13751, data selection with a fixed budget (CLIP).
+    """
+
+    def move(
+        value: Tensor, gradient: Tensor, state: OuterState, step: int
+    ) -> tuple[Tensor, OuterState]:
+        shard = torch.rand(value.shape, generator=generator(seed, "shard", step)) < probability
+        room = shard if max_count is None else shard & (value < max_count)
+        worst = _ranked(-gradient, shard & (value > 0))
+        best = _ranked(gradient, room)
+        most = round(share * decay**step * float(value.sum()))
+        number = min(max(most, 1), len(worst), len(best))
+        worst, best = worst[:number], best[:number]
+        # The order is strict along both lists, so no candidate is in both parts that are kept.
+        better = gradient[best] < gradient[worst]
+        moved = value.clone()
+        moved[worst[better]] -= 1
+        moved[best[better]] += 1
+        return moved, state
+
+    return Outer(move)
+
+
+def _ranked(scores: Tensor, allowed: Tensor) -> Tensor:
+    """Return the allowed positions, the lowest score first; stable, so ties fall one way."""
+    order = torch.argsort(scores, stable=True)
+    return order[allowed[order]]
+
+
 def torch_update(name: str, step_size: float, *, decay: float = 1.0) -> Outer:
     """Move by any optimizer of ``torch.optim`` with its default settings.
 
@@ -112,5 +163,13 @@ def make_outer(config: OuterConfig) -> Outer:
     if config.update is OuterUpdate.MASKED_SIGN:
         return masked_sign_update(
             config.step_size, config.probability, decay=decay, seed=config.seed
+        )
+    if config.update is OuterUpdate.RANKED_EXCHANGE:
+        return exchange_update(
+            config.step_size,
+            config.probability,
+            decay=decay,
+            seed=config.seed,
+            max_count=config.max_count,
         )
     return torch_update(config.update.value, config.step_size, decay=decay)

@@ -10,7 +10,9 @@ from torch.nn.utils import parameters_to_vector
 
 from engine.config import (
     DescentRecipe,
+    GroupName,
     MetaparameterName,
+    MetaparametersConfig,
     OptimizerConfig,
     OptimizerName,
     RateSchedule,
@@ -178,8 +180,8 @@ def _kind(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparamet
     num_examples = len(train)
     match recipe.metaparameters.name:
         case MetaparameterName.COUNTS:
-            ones = torch.ones(num_examples, dtype=dtype)
-            return Counts(ones, injection_step=recipe.injection_step)
+            counts = first_subset(recipe.metaparameters, num_examples, dtype)
+            return Counts(counts, injection_step=recipe.injection_step)
         case MetaparameterName.WEIGHTS:
             return ExampleWeights(torch.ones(num_examples, dtype=dtype))
         case MetaparameterName.LEARNING_RATE:
@@ -189,7 +191,7 @@ def _kind(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparamet
         case MetaparameterName.SCALARS:
             return Scalars.of(dtype, **_scalars(recipe))
         case MetaparameterName.GROUP_WEIGHTS:
-            kind = GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
+            kind = group_weights(recipe.metaparameters, data, dtype)
             return kind.with_value(kind.proportional())
         case MetaparameterName.INPUTS:
             drawn = generator(recipe.metaparameters.seed, "chosen inputs")
@@ -198,6 +200,28 @@ def _kind(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparamet
             return Inputs(train.inputs[chosen], chosen, num_examples, data.bounds)
         case MetaparameterName.INITIAL_PARAMETERS:
             return InitialParameters(parameters_to_vector(model.parameters()).detach().cpu())
+
+
+def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.dtype) -> Tensor:
+    """Return the counts that a descent starts from: all once, or a random share once."""
+    counts = torch.zeros(num_examples, dtype=dtype)
+    drawn = generator(config.seed, "first subset")
+    number = max(round(config.kept * num_examples), 1)
+    counts[torch.randperm(num_examples, generator=drawn)[:number]] = 1
+    return counts
+
+
+def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtype) -> GroupWeights:
+    """Return the uniform mixture of the classes, or of clusters of the inputs."""
+    train = data.splits["train"]
+    if config.groups is GroupName.CLASS:
+        return GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
+    from sklearn.cluster import KMeans  # a second of import that other runs can spare
+
+    points = train.inputs.flatten(1).to(torch.float64).numpy()
+    found = KMeans(config.num_groups, n_init=4, random_state=config.seed % 2**32).fit(points)
+    groups = torch.from_numpy(found.labels_).to(torch.int64)
+    return GroupWeights(torch.zeros(config.num_groups, dtype=dtype), groups)
 
 
 def _scalars(recipe: DescentRecipe) -> dict[str, float]:

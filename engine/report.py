@@ -222,7 +222,9 @@ def _captions(record: RunRecord) -> dict[str, str]:
     )
     if recipe.metaparameters.name is MetaparameterName.COUNTS:
         training += f" Counts enter at step {recipe.injection_step}, so the sweep ends there."
-    values = "Examples by their {} at the chosen iterate; at the start every one is 1."
+    kept = recipe.metaparameters.kept
+    start = "every one is 1" if kept == 1 else f"a random {_percent(kept)} are 1, the others 0"
+    values = f"Examples by their {{}} at the chosen iterate; at the start {start}."
     shown = {
         MetaparameterName.COUNTS: values.format("count in an epoch"),
         MetaparameterName.WEIGHTS: values.format("weight in the training loss"),

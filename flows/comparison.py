@@ -8,13 +8,10 @@ from engine.segments import Segment
 from tasks import comparison, training
 from tasks.runner import StageFuture, StageRunner
 
-SHARED = (BaselineName.ALL_DATA,)
-"""Baselines that are the initial set-up, which is trained and scored already."""
-
 
 def num_comparison_stages(recipe: DescentRecipe, num_parts: int) -> int:
     """Return how many stages a comparison has."""
-    return sum(num_parts + 2 for name in recipe.baselines if name not in SHARED)
+    return sum(num_parts + 2 for name in recipe.baselines if not is_initial(name, recipe))
 
 
 def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> list[Baseline]:
@@ -30,11 +27,11 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
     handed = {
         name: _hand_in(stages, parts, name, first, chosen)
         for name in recipe.baselines
-        if name not in SHARED
+        if not is_initial(name, recipe)
     }
     found: list[Baseline] = []
     for name in recipe.baselines:
-        if name in SHARED:
+        if is_initial(name, recipe):
             value, final, scores = first.value, first.final, None
         else:
             value, final, scores = (future.result() for future in handed[name])
@@ -44,6 +41,13 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
             )
         )
     return found
+
+
+def is_initial(name: BaselineName, recipe: DescentRecipe) -> bool:
+    """Say whether a baseline is the initial set-up, which is trained and scored already."""
+    if name is BaselineName.ALL_DATA:
+        return recipe.metaparameters.kept == 1
+    return name is BaselineName.PROPORTIONAL
 
 
 def _hand_in(

@@ -24,12 +24,20 @@ def baseline(name, loss, accuracy):
     [
         (["baselines=[low-loss]"], "low-loss.*learning-rate.*empty"),
         (["baselines=[best]"], "baselines"),
+        (["metaparameters.kept=0.5"], "kept is 0.5.*counts"),
+        (["outer.update=ranked-exchange"], "ranked-exchange.*counts"),
     ],
 )
 def test_baseline_of_another_question_is_refused(changes, named):
     """A schedule has no subset to draw: the user is told before anything is trained."""
     with pytest.raises(ConfigurationError, match=f"(?s){named}"):
         load_recipe("digits-schedule", changes)
+
+
+def test_exchange_of_more_than_everything_is_refused():
+    """The step size of a ranked exchange is a share, where a sign step of 1 is usual."""
+    with pytest.raises(ConfigurationError, match=r"step_size is 1\.5.*0\.1"):
+        load_recipe("digits-exchange", ["outer.step_size=1.5"])
 
 
 def test_baseline_named_twice_is_refused():

@@ -5,9 +5,9 @@ import torch
 
 from engine.config import OuterConfig, OuterUpdate
 from engine.errors import NonFiniteError
-from engine.outer import make_outer, masked_sign_update, sign_update, torch_update
+from engine.outer import exchange_update, make_outer, masked_sign_update, sign_update, torch_update
 
-TORCH = [update.value for update in OuterUpdate if "sign" not in update.value]
+TORCH = [update.value for update in OuterUpdate if update.value[0].isupper()]
 
 
 def vector(*values):
@@ -143,3 +143,55 @@ def test_gradient_that_is_not_finite_is_refused(update, bad):
 
     with pytest.raises(NonFiniteError, match=r"outer step 4.*learning_rate.*eps_root"):
         outer(vector(1, 1), vector(1, bad), {}, 4)
+
+
+def slow_exchange(counts, gradient, number, max_count):
+    """Swap one use at a time, each time the best pair that is left; no uses are moved twice."""
+    counts, touched = list(counts), set()
+    for _ in range(number):
+        inside = [i for i, c in enumerate(counts) if c > 0 and i not in touched]
+        outside = [i for i, c in enumerate(counts) if c < max_count and i not in touched]
+        pairs = [(gradient[i] - gradient[j], i, j) for i in inside for j in outside]
+        gain, worst, best = max(pairs, default=(0, 0, 0))
+        if gain <= 0:
+            break
+        counts[worst] -= 1
+        counts[best] += 1
+        touched |= {worst, best}
+    return counts
+
+
+@pytest.mark.parametrize("max_count", [1, 2, 100])
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_exchange_swaps_the_worst_inside_for_the_best_outside(share, max_count):
+    """Against the same rule carried out pair by pair; the number of uses stays what it is."""
+    draw = torch.Generator().manual_seed(0)
+    counts = torch.randint(0, max_count + 1, (40,), generator=draw).clamp(max=3).double()
+    gradient = torch.randn(40, generator=draw, dtype=torch.float64)
+
+    moved, _ = exchange_update(share, max_count=max_count)(counts, gradient, {}, 0)
+
+    number = round(share * float(counts.sum()))
+    assert moved.tolist() == slow_exchange(counts.tolist(), gradient.tolist(), number, max_count)
+    assert moved.sum() == counts.sum()
+    assert not torch.equal(moved, counts)
+
+
+def test_exchange_stops_where_every_example_is_the_best():
+    """A full exchange of a subset that is already the best one would make it worse."""
+    counts, gradient = vector(1, 1, 0, 0), vector(-2, -1, 1, 2)
+
+    moved, _ = exchange_update(1.0, max_count=1)(counts, gradient, {}, 0)
+
+    assert torch.equal(moved, counts)
+
+
+def test_exchange_touches_a_random_shard_only():
+    """The shard plays the part of the mask: another one in every outer step."""
+    counts, gradient = (torch.arange(2000) % 2).double(), torch.linspace(1, -1, 2000).double()
+    exchange = exchange_update(1.0, 0.2, max_count=1)
+
+    first, second = (exchange(counts, gradient, {}, step)[0] != counts for step in (0, 1))
+
+    assert 0 < int(first.sum()) < 0.25 * 2000
+    assert int((first & second).sum()) < int(first.sum()) / 2
