@@ -50,3 +50,15 @@ def check_baselines(kind: str, names: tuple[BaselineName, ...]) -> None:
         )
     if len(set(names)) < len(names):
         raise ValueError(f"baselines names one twice: {', '.join(names)}. Name each once.")
+
+
+def is_initial(name: BaselineName, kept: float) -> bool:
+    """Say whether a baseline is the initial set-up, which is trained and scored already.
+
+    Args:
+        name: The baseline.
+        kept: Share of the examples that the initial set-up has, ``metaparameters.kept``.
+    """
+    if name is BaselineName.ALL_DATA:
+        return kept == 1
+    return name is BaselineName.PROPORTIONAL

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 
 from engine.borders import count_borders
+from engine.comparison import is_initial
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.forecasts import STAGE_SECONDS, Alternative, Seconds
@@ -137,6 +138,7 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     outer_step = train + reverse + costs.injected + move
     written = written_bytes(setting, parts)
     num_outer = recipe.outer.num_steps
+    compared = num_compared(recipe) * (train + costs.saved + STAGE_SECONDS)
     return Alternative(
         schedule=replay.schedule,
         segments=len(parts),
@@ -151,7 +153,8 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
         },
         written_bytes=written,
         seconds=Seconds(
-            outer_step=outer_step, run=num_outer * outer_step + train + costs.saved + STAGE_SECONDS
+            outer_step=outer_step,
+            run=num_outer * outer_step + train + compared + costs.saved + STAGE_SECONDS,
         ),
         settings=_read_settings(replay),
     )
@@ -179,7 +182,14 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
     reverse = num_adjoints * state + num_metagradients * metagradient
     num_outer = recipe.outer.num_steps
     train = len(parts) * state
-    return (num_outer + 1) * train + num_outer * (state + reverse) + moved
+    compared = num_compared(recipe) * (value.nbytes + train)
+    return (num_outer + 1) * train + num_outer * (state + reverse) + moved + compared
+
+
+def num_compared(recipe: DescentRecipe) -> int:
+    """Return how many baselines are trained beside the descent."""
+    kept = recipe.metaparameters.kept
+    return sum(not is_initial(name, kept) for name in recipe.baselines)
 
 
 def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:

@@ -1,7 +1,7 @@
 """What a descent is compared with: trained and scored by the stages of the descent itself."""
 
 from engine.compared import Baseline
-from engine.comparison import BaselineName
+from engine.comparison import BaselineName, is_initial
 from engine.config import DescentRecipe
 from engine.runs import Iterate, choose
 from engine.segments import Segment
@@ -11,7 +11,11 @@ from tasks.runner import StageFuture, StageRunner
 
 def num_comparison_stages(recipe: DescentRecipe, num_parts: int) -> int:
     """Return how many stages a comparison has."""
-    return sum(num_parts + 2 for name in recipe.baselines if not is_initial(name, recipe))
+    return sum(
+        num_parts + 2
+        for name in recipe.baselines
+        if not is_initial(name, recipe.metaparameters.kept)
+    )
 
 
 def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> list[Baseline]:
@@ -27,11 +31,11 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
     handed = {
         name: _hand_in(stages, parts, name, first, chosen)
         for name in recipe.baselines
-        if not is_initial(name, recipe)
+        if not is_initial(name, recipe.metaparameters.kept)
     }
     found: list[Baseline] = []
     for name in recipe.baselines:
-        if is_initial(name, recipe):
+        if is_initial(name, recipe.metaparameters.kept):
             value, final, scores = first.value, first.final, None
         else:
             value, final, scores = (future.result() for future in handed[name])
@@ -41,13 +45,6 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
             )
         )
     return found
-
-
-def is_initial(name: BaselineName, recipe: DescentRecipe) -> bool:
-    """Say whether a baseline is the initial set-up, which is trained and scored already."""
-    if name is BaselineName.ALL_DATA:
-        return recipe.metaparameters.kept == 1
-    return name is BaselineName.PROPORTIONAL
 
 
 def _hand_in(
