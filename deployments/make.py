@@ -32,6 +32,8 @@ COSTS = {
 ENVIRONMENT = {
     # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # Threads that belong to no run, such as those that renew leases, need not warn of it.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # glibc gives large blocks back after every step, and the page faults cost more than the step.
