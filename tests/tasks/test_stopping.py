@@ -18,9 +18,11 @@ def said(monkeypatch):
     """Collect what is said, and let the signal that Prefect hands on end in nothing."""
     lines = []
     monkeypatch.setattr(stopping, "_say", lines.append)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    handlers = {signal.SIGTERM: lambda *_: None, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield lines
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def stop():
