@@ -223,3 +223,26 @@ def test_killed_run_goes_on_by_itself(site):
 
     assert site.api.get(f"/flow_runs/{run}")["run_count"] >= 2
     assert site.record(small(seed=2)).stages.cached >= 20
+
+
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
+def test_run_that_crashes_each_time_is_given_up(site):
+    """What kills a run each time, such as too little memory, would kill it for ever."""
+    site.call("deployments.automations", "--wait-seconds", "20", "--max-attempts", "2")
+    run = site.killed_run(small(seed=4))
+    first = site.api.get(f"/flow_runs/{run}")["infrastructure_pid"]
+
+    def second():
+        found = site.api.get(f"/flow_runs/{run}")
+        return found["state"]["name"] == "Running" and found["infrastructure_pid"] != first
+
+    wait_for("its second start", second, 300)
+    os.kill(int(site.api.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
+    wait_for("Crashed", lambda: site.api.state(run) == "Crashed", 300)
+    # Another run that crashes after it, for the first time, goes on: the automation has been by.
+    other = site.killed_run(small(seed=5))
+    wait_for("Completed", lambda: site.api.state(other) == "Completed", 300)
+
+    assert site.api.state(run) == "Crashed"
+    assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
+    assert site.api.get(f"/flow_runs/{other}")["run_count"] == 2

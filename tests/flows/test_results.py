@@ -48,8 +48,9 @@ def change_reference(records):
     """Change what each refers to, in a record that is whole."""
     for path in records:
         record = json.loads(path.read_text())
-        record["result"] = record["result"].replace('"content"', '"content": "0", "other"')
-        path.write_text(json.dumps(record))
+        result = json.loads(record["result"])
+        result["data"]["content"] = "0" * 16
+        path.write_text(json.dumps(record | {"result": json.dumps(result)}))
 
 
 @pytest.mark.parametrize("damage", [truncate, delete, garble, swap, change_reference])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.flows.test_descent import SMALL
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 
 
 def mgd(home, *arguments):
