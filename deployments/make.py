@@ -1,7 +1,8 @@
 """Writes ``prefect.yaml`` from the recipes, so that the two cannot say different things.
 
 Every recipe becomes one deployment on each kind of work pool, and so does every flow of
-house-keeping. After a change of a recipe: ``python -m deployments.make``.
+house-keeping; the main recipe has another one for several seeds.
+After a change of a recipe: ``python -m deployments.make``.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from prefect import Flow
 
 from engine.config import DescentRecipe, MetaparameterName
 from engine.recipes import RECIPES, load_recipe
-from flows.registry import FLOWS, HOUSEKEEPING
+from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 
@@ -21,6 +22,9 @@ HEADER = """\
 # To deploy, from the repository root, with MGD_STORE and MGD_IMAGE set:
 #   prefect --no-prompt deploy --prefect-file deployments/prefect.yaml --all
 """
+
+MAIN = "digits-selection"
+"""The recipe that is deployed for several seeds."""
 
 COSTS = {
     "digits-schedule": "1 minute on two CPU cores",
@@ -32,6 +36,8 @@ COSTS = {
 ENVIRONMENT = {
     # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # Threads that belong to no run, such as those that renew leases, need not warn of it.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # glibc gives large blocks back after every step, and the page faults cost more than the step.
@@ -125,6 +131,22 @@ def deployment(path: Path, kind: str) -> dict[str, Any]:
     }
 
 
+def replicas(path: Path, kind: str) -> dict[str, Any]:
+    """Return the deployment that runs one recipe for several seeds on one kind of work pool.
+
+    Another recipe may be given instead in the parameters of a run.
+    """
+    content = deployment(path, kind)
+    recipe = load_recipe(str(path))
+    return content | {
+        "name": f"{recipe.name}-replicas-{kind}",
+        "description": f"{recipe.description} Once for each of three training seeds, at once where "
+        f"there are workers. Each: {cost(recipe)}",
+        "entrypoint": entrypoint(REPLICAS[recipe.kind]),
+        "parameters": content["parameters"] | {"seeds": [0, 1, 2]},
+    }
+
+
 def housekeeping(name: str, kind: str) -> dict[str, Any]:
     """Return the deployment of a flow of house-keeping on one kind of work pool.
 
@@ -177,6 +199,7 @@ def text() -> str:
         "pull": [],
         "deployments": [
             *(deployment(path, kind) for kind in POOLS for path in recipes),
+            *(replicas(RECIPES / f"{MAIN}.yaml", kind) for kind in POOLS),
             *(housekeeping(name, kind) for kind in POOLS for name in HOUSEKEEPING),
         ],
     }

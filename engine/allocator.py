@@ -2,6 +2,9 @@
 
 glibc gives large blocks back to the system as soon as they are freed, and every training step then
 pays for page faults again: on small virtual machines steps were measured 3 to 10 times slower.
+A thread beside the main one gets an arena of its own, whose blocks beyond 64 MiB come from the
+system each time whatever the thresholds say: 100 MiB took 49 ms instead of 9. So there is one
+arena for all threads.
 """
 
 import ctypes
@@ -12,7 +15,7 @@ import torch
 
 _logger = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc, malloc.h
 _LARGEST = 2**31 - 1  # mallopt takes an int
 
 
@@ -41,8 +44,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    told = bool(
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    )
+    settings = {_M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _LARGEST, _M_ARENA_MAX: 1}
+    told = all([libc.mallopt(name, value) for name, value in settings.items()])
     _logger.debug("glibc keeps freed blocks: %s", told)
     return told

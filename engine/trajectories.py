@@ -18,6 +18,7 @@ from engine.routine import Routine
 from engine.schedule import Action, Forward, Load, Reverse, Tier
 from engine.store import MemoryStates, RowStore
 from engine.types import State
+from engine.writer import BackgroundStates
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +57,15 @@ def reverse_segment(
             the segment is replayed, with a warning.
 
     Cost:
-        With a trajectory three plain steps for each step, and one state read; else as ``plan``.
+        With a trajectory three plain steps for each step, and one state read beside them; else as
+        ``plan``.
     """
     stop, z = steps.stop, routine.point()
     if trajectory is not None:
         try:
-            stored = _Shifted(RowStore.open(trajectory), steps.start)
-            replay(_walk_back(steps), routine, z, {Tier.STORE: stored}, sweep)
+            rows = _Shifted(RowStore.open(trajectory), steps.start)
+            with BackgroundStates(rows) as stored:  # reads a state while the one after is reversed
+                replay(_walk_back(steps), routine, z, {Tier.STORE: stored}, sweep)
         except (CheckpointMissingError, CheckpointCorruptError) as error:
             stop = min(sweep.adjoint_norms, default=steps.stop)
             logger.warning("Steps %d to %d are replayed here. %s", steps.start, stop - 1, error)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from rich.console import Console
@@ -19,6 +19,10 @@ def prepare_process(debug: bool) -> None:
         # A server that was there and is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
         # One that was never there is told at once all the same.
         "PREFECT_CLIENT_MAX_RETRIES": "8",
+        # What the engine says of a stage, such as why it is made again, belongs to its run in the
+        # UI; what it says outside of one, in a thread of its own, does not.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
@@ -40,10 +44,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 class _Lines(logging.Handler):
-    """Prints a line for each iterate, and shows the last stage in a status line."""
+    """Prints a line for each iterate and warning, and shows the last stage in a status line."""
 
-    def __init__(self, console: Console, status: Status) -> None:
-        super().__init__(logging.DEBUG)
+    def __init__(self, console: Console, status: Status, level: int) -> None:
+        super().__init__(level)
         self.console, self.status = console, status
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -59,11 +63,14 @@ def progress() -> Iterator[None]:
     from tasks.progress import TERMINAL
 
     console = Console(stderr=True)
-    with console.status("Prefect starts") as status:
-        lines = _Lines(console, status)
-        TERMINAL.addHandler(lines)
+    with console.status("Prefect starts") as status, ExitStack() as stack:
         TERMINAL.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            TERMINAL.removeHandler(lines)
+        for name, level in (
+            (TERMINAL.name, logging.DEBUG),
+            ("engine", logging.WARNING),
+            ("tasks", logging.WARNING),
+        ):
+            logger, lines = logging.getLogger(name), _Lines(console, status, level)
+            logger.addHandler(lines)
+            stack.callback(logger.removeHandler, lines)
+        yield

@@ -1,5 +1,6 @@
 """When a finished stage is used again, and when a failed one is tried again."""
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -8,16 +9,20 @@ from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.results import ResultStore
 from prefect.types import DateTime
 
 from engine import commits, keys
 from engine.claims import claim, run_name
 from engine.config import DescentRecipe
 from engine.errors import EngineError, StoreError
+from engine.keys import Ref
 from engine.location import is_passing
 
 COST_ONLY = {"recipe", "store", "trajectory"}
 """Parameters of tasks that are no inputs: the recipe counts by itself, the others change no bit."""
+
+logger = logging.getLogger(__name__)
 
 _LONG_AGO = DateTime(2000, 1, 1, tzinfo=UTC)
 
@@ -48,12 +53,25 @@ class StagePolicy(CachePolicy):
         cached = results.exists(record)
         claimed = (store, run_name(recipe), self.stage, key, task_ctx.task_run.name)
         claim(*claimed, cached=cached)  # before it is looked for: see engine.claims
-        if cached and commits.find(self.stage, key, store) is None:
+        if cached and not _is_intact(results, record, commits.find(self.stage, key, store)):
             claim(*claimed, cached=False)
             # Storages have no delete: a record that has expired does not exist either, and the
             # body, which then runs, writes it anew.
             results.write(obj=None, key=record, expiration=_LONG_AGO)
         return record
+
+
+def _is_intact(results: ResultStore, record: str, found: Ref | None) -> bool:
+    """Say whether Prefect's record of a stage holds the reference that was found committed."""
+    if found is None:
+        return False  # and why has been said
+    try:
+        recorded = results.read(record).result
+    except Exception as error:  # whatever a storage or a serializer raises
+        recorded = f"{type(error).__name__}: {error}"
+    if recorded != found:
+        logger.warning("Prefect's record %s is made again: it holds %s", record, recorded)
+    return recorded == found
 
 
 def stage_name(task: Task[..., Any]) -> str:

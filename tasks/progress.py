@@ -11,7 +11,12 @@ from engine.config import DescentRecipe
 from engine.runs import Iterate
 
 TERMINAL = logging.getLogger("tasks.progress")
-"""INFO for each iterate, DEBUG for each stage. Silent unless somebody adds a handler."""
+"""INFO for each iterate, DEBUG for each stage. Silent unless somebody adds a handler.
+
+The UI is told by Prefect's own loggers, so that it must not get these lines as well.
+"""
+TERMINAL.propagate = False
+TERMINAL.addHandler(logging.NullHandler())
 
 
 class Progress:

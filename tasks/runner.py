@@ -7,6 +7,7 @@ reads have finished: its inputs may be ``StageFuture``s.
 import logging
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from engine.location import filesystem, is_local, join
 from engine.runs import Stages
 from tasks.policy import smaller_pieces, stage_name
 from tasks.progress import Progress
+from tasks.stopping import to_its_end
 from tasks.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -140,7 +142,10 @@ class StageRunner:
             for name, value in inputs.items()
         }
         lost = shrunk = 0
-        while (state := self._attempt(stage, inputs, handle)) is None or not state.is_completed():
+        while True:
+            state = to_its_end(name, partial(self._attempt, stage, inputs, handle))
+            if state is not None and state.is_completed():
+                break
             handle = None
             if state is not None and state.is_failed():
                 self._shrink(name, stage, state)

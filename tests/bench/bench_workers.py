@@ -1,9 +1,11 @@
 """Is a reverse sweep faster on two workers than on one, and is it the same?
 
 One sweep over the segments of one training run, on a local Dask cluster of two workers with one
-thread each. Without a look-ahead one worker replays and reverses every segment; with it the other
-worker replays the next segments meanwhile. The two alternate; every sweep starts from a fresh copy
-of the trained store. Counted besides time: plain steps that the reversing worker is spared.
+thread each. Segments are long, the tree is binary and a step computes much for the size of its
+state, so that what a segment's replays cost outweighs what its states cost to be stored. Without a
+look-ahead one worker replays and reverses every segment; with it the other worker replays the next
+segments meanwhile. The two alternate; every sweep starts from a fresh copy of the trained store.
+Counted besides time: plain steps that the reversing worker is spared.
 ``python -m tests.bench.bench_workers --rounds 5``
 """
 
@@ -34,10 +36,12 @@ SETTINGS = [
     "metaparameters.name=weights",
     "outer.update=sign",
     "outer.num_steps=1",
-    "model.width=512",
+    "model.width=192",
     "model.depth=3",
     "training.threads=1",
-    "training.batch_size=200",
+    "training.batch_size=600",
+    "training.learning_rate=0.01",
+    "replay.arity=2",
     "workers.runner=dask",
     "workers.num_workers=2",
 ]
@@ -91,8 +95,8 @@ def main():
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--segment", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--segment", type=int, default=64)
     options = parser.parse_args()
     server = LocalServer()
     with connected(server):

@@ -19,9 +19,10 @@ from deployments import make
 from engine.recipes import load_recipe
 from engine.runs import read_run, run_name
 from flows.descent import descent
+from tests.flows.test_resume import LONG, at_work, attempts
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection-process"
@@ -99,7 +100,7 @@ class Site:
         """
         before = self.committed()
         run = self.api.trigger(recipe)
-        wait_for("twenty stages", lambda: self.committed() >= before + 20, 60)
+        wait_for("twenty stages", lambda: self.committed() >= before + 20, 300)
         os.kill(int(self.api.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
         return run
 
@@ -167,14 +168,14 @@ def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     undisturbed = descent(small(seed=1), str(tmp_path))
     run = site.killed_run(small(seed=1))
     # The worker reports a crash twice; the second time would crash a run that goes on again.
-    wait_for("the worker's last word", lambda: site.api.is_put_away(run), 60)
+    wait_for("the worker's last word", lambda: site.api.is_put_away(run), 300)
     assert site.api.state(run) == "Crashed"
     finished = site.api.stages(run, "Completed")
     assert finished.total() >= 10  # the last ones before the kill may have had no time to say so
 
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     site.api.post(f"/flow_runs/{run}/set_state", state=retry, force=True)
-    wait_for("Completed", lambda: site.api.state(run) == "Completed", 60)
+    wait_for("Completed", lambda: site.api.state(run) == "Completed", 300)
 
     # Task runs reach the database by events, some time after their flow run.
     wait_for("Cached", lambda: finished <= site.api.stages(run, "Cached"), 10)
@@ -183,6 +184,29 @@ def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     by_run = {"flow_run_id": {"any_": [run]}}
     lines = [each["message"] for each in site.api.post("/logs/filter", logs=by_run, limit=200)]
     assert any("committed" in line for line in lines)  # the engine's own, not only the tasks'
+
+
+@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
+def test_stopped_run_has_committed_the_stage_at_work(site):
+    """A cluster that takes a machine away sends SIGTERM to the flow run, as Cancel does."""
+    recipe = load_recipe("digits-selection", [*SMALL, *LONG])
+    run = site.api.trigger(recipe)
+    key = wait_for("a stage at work", lambda: at_work(Path(site.store), "train"), 300)
+
+    os.kill(int(site.api.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGTERM)
+    wait_for("the worker's last word", lambda: site.api.is_put_away(run), 300)
+    committed = attempts(Path(site.store))
+    state = site.api.state(run)
+    retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    site.api.post(f"/flow_runs/{run}/set_state", state=retry, force=True)
+    wait_for("Completed", lambda: site.api.state(run) == "Completed", 300)
+
+    assert state == "Crashed"
+    assert key in committed
+    assert attempts(Path(site.store)).items() >= committed.items()
+    by_run = {"flow_run_id": {"any_": [run]}}
+    lines = [each["message"] for each in site.api.post("/logs/filter", logs=by_run, limit=200)]
+    assert any("is at work, and gets 20 s to finish" in line for line in lines)
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)
@@ -195,7 +219,30 @@ def test_killed_run_goes_on_by_itself(site):
 
     run = site.killed_run(small(seed=2))
 
-    wait_for("Completed", lambda: site.api.state(run) == "Completed", 90)
+    wait_for("Completed", lambda: site.api.state(run) == "Completed", 300)
 
     assert site.api.get(f"/flow_runs/{run}")["run_count"] >= 2
     assert site.record(small(seed=2)).stages.cached >= 20
+
+
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
+def test_run_that_crashes_each_time_is_given_up(site):
+    """What kills a run each time, such as too little memory, would kill it for ever."""
+    site.call("deployments.automations", "--wait-seconds", "20", "--max-attempts", "2")
+    run = site.killed_run(small(seed=4))
+    first = site.api.get(f"/flow_runs/{run}")["infrastructure_pid"]
+
+    def second():
+        found = site.api.get(f"/flow_runs/{run}")
+        return found["state"]["name"] == "Running" and found["infrastructure_pid"] != first
+
+    wait_for("its second start", second, 300)
+    os.kill(int(site.api.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
+    wait_for("Crashed", lambda: site.api.state(run) == "Crashed", 300)
+    # Another run that crashes after it, for the first time, goes on: the automation has been by.
+    other = site.killed_run(small(seed=5))
+    wait_for("Completed", lambda: site.api.state(other) == "Completed", 300)
+
+    assert site.api.state(run) == "Crashed"
+    assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
+    assert site.api.get(f"/flow_runs/{other}")["run_count"] == 2

@@ -59,7 +59,8 @@ def test_file_is_what_the_recipes_make():
 
 def test_every_recipe_is_on_every_kind_of_pool():
     """Who looks for a recipe in the UI finds it wherever it can run."""
-    assert set(RECIPES) == {f"{recipe}-{kind}" for recipe in list_recipes() for kind in make.POOLS}
+    names = [*list_recipes(), f"{make.MAIN}-replicas"]
+    assert set(RECIPES) == {f"{name}-{kind}" for name in names for kind in make.POOLS}
 
 
 def test_every_flow_is_deployed():
@@ -68,9 +69,10 @@ def test_every_flow_is_deployed():
     entrypoints = {each["entrypoint"] for each in DEPLOYMENTS.values()}
 
     assert set(HOUSEKEEPING) == expected
-    assert {make.entrypoint(registry.FLOWS[each.kind]) for each in list_recipes().values()} | {
-        make.entrypoint(flow) for flow in registry.HOUSEKEEPING.values()
-    } == entrypoints
+    kinds = {each.kind for each in list_recipes().values()}
+    flows = [*(registry.FLOWS[kind] for kind in kinds), *registry.REPLICAS.values()]
+    flows += registry.HOUSEKEEPING.values()
+    assert {make.entrypoint(flow) for flow in flows} == entrypoints
 
 
 @each_deployment
@@ -98,7 +100,7 @@ def test_parameters_are_the_recipe_on_the_pools_device(deployment):
     validated = flow.validate_parameters(deployment["parameters"])
 
     shipped = load_recipe(validated["recipe"].name)
-    kind = deployment["name"].removeprefix(f"{shipped.name}-")
+    kind = deployment["name"].rsplit("-", 1)[1]
     device = make.POOLS[kind].device or shipped.training.device
     training = shipped.training.model_copy(update={"device": device})
     assert validated["recipe"] == shipped.model_copy(update={"training": training})

@@ -27,7 +27,7 @@ SMALL = [
     "outer.num_steps=1",
     "replay.steps_per_segment=2",
 ]
-NUM_STAGES = 9
+NUM_STAGES = 10
 
 
 def recipe():
@@ -43,11 +43,12 @@ def at_once(stage, *arguments):
 def run(store, call=at_once):
     """Carry out all stages of one outer step; return what they made, in order."""
     tiny, store = recipe(), str(store)
+    checks = call(stages.preflight, tiny, store)
     value = call(stages.initial_value, tiny, store)
     parts, borders = segments(tiny), [None]
     for part in parts:
         borders.append(call(stages.train_segment, tiny, store, part, value, borders[-1]))
-    made = [value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
+    made = [checks, value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
     for part, start, end in reversed(list(zip(parts, borders, borders[1:], strict=False))):
         if part.start >= first_step(tiny):
             made.append(
@@ -65,7 +66,10 @@ def name_of(refs):
 
 def content(store, refs):
     """Return every number that a run made: rows and scalars of each stage, read from the store."""
-    rows = [{} if ref.stage == "evaluate" else commits.read_rows(str(store), ref) for ref in refs]
+    rows = [
+        {} if ref.stage in {"preflight", "evaluate"} else commits.read_rows(str(store), ref)
+        for ref in refs
+    ]
     return rows, [commits.read_scalars(str(store), ref) for ref in refs]
 
 

@@ -37,6 +37,10 @@ SMALL = [
 ]
 
 
+PATIENCE = 1200
+"""Longest wait for workers: so long that a busy machine cannot fail a trial."""
+
+
 class Trial(NamedTuple):
     """What became of one run that lost a worker."""
 
@@ -78,7 +82,7 @@ class Dask:
         from distributed import Client
 
         self.scheduler = self._start("scheduler", "--port", self.address.rsplit(":", 1)[1])
-        self.client = Client(self.address, timeout=60, set_as_default=False)
+        self.client = Client(self.address, timeout=PATIENCE, set_as_default=False)
         self.restore()
         return self
 
@@ -90,7 +94,7 @@ class Dask:
             self.workers[name] = self._start(
                 "worker", self.address, "--no-nanny", "--nthreads", "1", "--name", name
             )
-        wait_for("workers", lambda: set(self._names()) == set(self.workers), 120)
+        wait_for("workers", lambda: set(self._names()) == set(self.workers), PATIENCE)
 
     def _names(self):
         known = self.client.scheduler_info(n_workers=-1)["workers"]

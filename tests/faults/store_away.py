@@ -26,7 +26,8 @@ KEYS = {
 }
 HOW = ["refuses", "answers 503", "says nothing"]
 ANSWER = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-PATIENCE = 120
+PATIENCE = 1800
+"""Seconds for which a stage is tried again: so long that a busy machine cannot fail a trial."""
 BLOCKS = 700
 """Blocks of bytes that an undisturbed run sends, at least; it is away from one of them on."""
 

@@ -40,6 +40,7 @@ def test_full_disk_stops_a_run_that_then_goes_on(tmp_path):
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(1800)
 def test_two_runs_share_the_work(tmp_path):
     """Two people start the same command."""
     done = list(two_flows.trials(tmp_path, 3, seed=1))
@@ -48,6 +49,7 @@ def test_two_runs_share_the_work(tmp_path):
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(1800)
 def test_run_outlives_its_store_being_away(tmp_path):
     """An object store has a bad minute more often than a run of hours ends."""
     pytest.importorskip("moto.server", reason="S3 tests need moto[server]")

@@ -7,7 +7,7 @@ import pytest
 from tests.faults import server_restart
 from tests.servers import postgresql
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])

@@ -41,7 +41,7 @@ def work(barrier, orders, results):
     torch.set_num_threads(1)
     while (order := orders.get()) is not None:
         store, delay = order
-        barrier.wait(120)
+        barrier.wait(3600)
         time.sleep(delay)
         with chain.counted() as computed:
             refs = chain.run(store)
@@ -65,7 +65,7 @@ def trials(folder, count, seed=0):
             late = draw.choice([0, 0, draw.uniform(0, 0.3)])
             for mine, delay in zip(orders, draw.sample([0, late], 2), strict=True):
                 mine.put((str(folder / f"store-{number}"), delay))
-            both = [results.get(timeout=180) for _ in workers]
+            both = [results.get(timeout=3600) for _ in workers]
             yield Trial(
                 number=number,
                 shares=[len(computed) for _, computed in both],

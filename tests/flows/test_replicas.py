@@ -1,0 +1,25 @@
+"""One recipe for several training seeds, as a user starts it."""
+
+import pytest
+
+from tests.flows.test_descent import SMALL
+from tests.flows.test_resume import finish, mgd, run
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+
+
+def test_seeds_are_runs_of_their_own_with_the_bits_of_single_runs(tmp_path):
+    """Replicas are for error bars: each must be the run that its seed alone would have made."""
+    options = [part for change in SMALL for part in ("--set", change)]
+    both = finish(
+        mgd(tmp_path / "both", "run", *options, "--seeds", "0,7",
+            "--store", str(tmp_path / "store"), "--json")
+    )  # fmt: skip
+    alone = finish(run(tmp_path / "alone", tmp_path / "other", "training.seed=7"))
+
+    assert both["seeds"] == [0, 7]
+    first, second = both["runs"]
+    assert first["run"] != second["run"]
+    assert first["digest"] != second["digest"]
+    assert second["digest"] == alone["digest"]
+    assert second["run"] == alone["run"]

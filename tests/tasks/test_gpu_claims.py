@@ -1,0 +1,96 @@
+"""A cluster that has one GPU gives it to one stage at a time; the GPU is a number here."""
+
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prefect import flow, task
+
+from engine.config import WorkersConfig
+from tasks.workers import open_workers
+from tests.servers import free_port, process, wait_for
+
+pytestmark = [pytest.mark.usefixtures("prefect_server")]
+
+
+@task
+def meet(folder: str, name: str, patience: float) -> bool:
+    """Stand in for a stage: say whether another one was at work at the same time."""
+    mine = Path(folder, name)
+    mine.touch()
+    end = time.monotonic() + patience
+    met = False
+    while not met and time.monotonic() < end:
+        met = len(list(Path(folder).iterdir())) == 2
+        time.sleep(0.02)
+    time.sleep(0.1)  # so that the other one sees it too
+    mine.unlink()
+    return met
+
+
+@flow
+def two_stages(config, folder, patience):
+    """Hand in two stages at once; return for each whether it met the other."""
+    with open_workers(config) as workers:
+        handed_in = [
+            workers.submit(meet, {"folder": folder, "name": name, "patience": patience})
+            for name in ("one", "other")
+        ]
+        return [each.result() for each in handed_in]
+
+
+@contextmanager
+def dask(folder):
+    """A cluster of one worker with two threads and one GPU."""
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("prefect_dask")
+    options = {"processes": False, "dashboard_address": None, "silence_logs": "ERROR"}
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, resources={"GPU": 1}, **options
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@contextmanager
+def ray(folder):
+    """A node with two processors and one GPU."""
+    pytest.importorskip("prefect_ray")
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    resources = ["--num-cpus", "2", "--num-gpus", "1", "--include-dashboard", "false"]
+    place = ["--node-ip-address", "127.0.0.1", "--port", str(port)]
+    log = folder / "ray.log"
+    # Not `ray stop`, which ends every cluster of this machine.
+    with process(log, *command, *resources, *place) as child:
+        wait_for(
+            "the Ray node",
+            lambda: "Ray runtime started" in log.read_text() or child.poll() is not None,
+            300,
+        )
+        yield f"127.0.0.1:{port}"
+
+
+CLUSTERS = {"dask": dask, "ray": ray}
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        pytest.param("dask", marks=pytest.mark.slow),
+        pytest.param("ray", marks=[pytest.mark.servers, pytest.mark.timeout(900)]),
+    ],
+)
+def test_stages_that_claim_the_only_gpu_never_overlap(runner, tmp_path):
+    """Two stages on one GPU run out of its memory; without a claim they do overlap here."""
+    stages = tmp_path / "stages"
+    stages.mkdir()
+    with CLUSTERS[runner](tmp_path) as address:
+        config = WorkersConfig(runner=runner, address=address, gpus_per_stage=1)
+        claimed = two_stages(config, str(stages), 1.0)
+        free = config.model_copy(update={"gpus_per_stage": 0})
+        unclaimed = two_stages(free, str(stages), 60.0)
+
+    assert claimed == [False, False]
+    assert unclaimed == [True, True]
