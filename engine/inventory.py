@@ -69,6 +69,10 @@ class StoredStage:
         return max(file.modified for file in self.files)
 
 
+CERTIFICATE = "certificate.json"
+"""File of a run that is written after its end, see ``engine.verify``."""
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """A run as its folder shows it.
@@ -96,7 +100,8 @@ class StoredRun:
     def finished(self) -> bool:
         """Whether it has ended, and no start of it is under way that has claimed a stage since."""
         ended = [file.modified for file in self.files if file.path.endswith("/run.json")]
-        return self.record is not None and bool(ended) and self.active <= ended[0] + 1.0
+        own = [file.modified for file in self.files if not file.path.endswith(f"/{CERTIFICATE}")]
+        return self.record is not None and bool(ended) and max(own) <= ended[0] + 1.0
 
 
 def stored_stages(store: str) -> dict[StageName, StoredStage]:

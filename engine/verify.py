@@ -16,11 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.commits import committed_folder, lineage, read_inputs, read_rows, read_scalars
+from engine.commits import committed_folder, find, lineage, read_inputs, read_rows, read_scalars
 from engine.config import DescentRecipe
 from engine.determinism import deterministic, generator, likely_cause, machine
-from engine.errors import CheckpointMissingError, ConfigurationError
+from engine.errors import (
+    CheckpointCorruptError,
+    CheckpointMissingError,
+    ConfigurationError,
+    ReplayMismatchError,
+)
 from engine.fingerprint import difference
+from engine.inventory import CERTIFICATE
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import copy_folder, join
 from engine.oracle import evaluate, train
@@ -33,7 +39,7 @@ from engine.settings import Settings
 from engine.stages import Segment, reverse_segment, train_segment
 from engine.types import Metaparams
 
-CERTIFICATE = "certificate.json"
+_REMEDY = "Verify where the run was made, or run it again here with another --store."
 
 
 class Certificate(Settings):
@@ -142,7 +148,17 @@ def _check_segment(record: RunRecord, store: str, reverse: Ref, segment: Segment
             for each in inputs:
                 if each is not None:
                     copy_folder(committed_folder(store, each), committed_folder(scratch, each))
-            return _compare(record, store, ref, scratch, make(scratch), segment)
+            try:
+                return _compare(record, store, ref, scratch, make(scratch), segment)
+            except ReplayMismatchError as error:
+                return Check(
+                    name=f"{ref.stage}-segment",
+                    value=None,
+                    limit=0,
+                    verdict=Verdict.REFUSE,
+                    cause=str(error),
+                    remedy=_REMEDY,
+                )
 
     return [
         compare(end, [value, start], lambda s: train_segment(recipe, s, segment, value, start)),
@@ -160,7 +176,13 @@ def _compare(
     steps = f"Steps {segment.start} to {segment.stop - 1}"
     verb = "trained" if ref.stage == "train" else "reversed"
     named = {"name": f"{ref.stage}-segment", "limit": 0}
-    if again.content == ref.content:
+    stored = find(ref.stage, ref.key, store)  # with its own digest made anew from every bit
+    if stored is None:
+        raise CheckpointCorruptError(
+            f"What {ref.stage} {ref.key[:8]} made is damaged, so it cannot be compared. "
+            "`mgd resume` makes it again."
+        )
+    if again.content == ref.content == stored.content:
         cause = f"{steps}, {verb} again, gave the same bits."
         return Check(**named, value=0, verdict=Verdict.PASS, cause=cause)
     before, after = read_rows(store, ref), read_rows(scratch, again)
@@ -169,7 +191,7 @@ def _compare(
     reason = likely_cause(record.environment, _present(record.recipe))
     if not places:
         cause = f"{steps}, {verb} again, gave the same states and other recorded numbers. {reason}"
-        return Check(**named, value=1, verdict=Verdict.REFUSE, cause=cause)
+        return Check(**named, value=1, verdict=Verdict.REFUSE, cause=cause, remedy=_REMEDY)
     name, (index, old, new) = places[0]
     return Check(
         **named,
@@ -177,7 +199,7 @@ def _compare(
         verdict=Verdict.REFUSE,
         cause=f"{steps}, {verb} again, gave other bits: element {index} of {name} was {old} and is "
         f"{new} now. {reason}",
-        remedy="Verify where the run was made, or run it again here with another --store.",
+        remedy=_REMEDY,
     )
 
 

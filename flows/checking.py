@@ -12,12 +12,13 @@ from rich.table import Table
 
 from engine.allocator import keep_freed_memory
 from engine.commits import read_scalars
+from engine.inventory import CERTIFICATE
 from engine.location import absolute, check_writable
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.quantities import write_figure
 from engine.recipes import Recipe
 from engine.stages import preflight
-from engine.verify import CERTIFICATE, verify_run
+from engine.verify import verify_run
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 

@@ -1,0 +1,50 @@
+"""A descent carried out stage by stage in this process, for tests that need a finished run."""
+
+from datetime import UTC, datetime
+
+from engine import commits, stages
+from engine.claims import run_name
+from engine.conclusion import conclude
+from engine.config import DescentRecipe
+from engine.preflight.verdict import CheckReport
+from engine.runs import Iterate, RunRecord, Stages, begin_run
+from engine.segments import first_step, segments
+
+
+def finish(recipe: DescentRecipe, store: str) -> RunRecord:
+    """Do what the flow ``descent`` does, without a server; baselines are left out."""
+    begin_run(recipe, store)
+    started = datetime.now(UTC).isoformat()
+    checks = CheckReport.model_validate(
+        commits.read_scalars(store, stages.preflight(recipe, store))
+    )
+    parts, iterates = segments(recipe), []
+    value = stages.initial_value(recipe, store)
+    for outer_step in range(recipe.outer.num_steps + 1):
+        borders = [None]
+        for part in parts:
+            borders.append(stages.train_segment(recipe, store, part, value, borders[-1]))
+        gradient = None
+        if outer_step < recipe.outer.num_steps:
+            gradient = stages.seed(recipe, store, value, borders[-1])
+            rows = list(zip(parts, borders, borders[1:], strict=False))
+            for part, start, end in reversed(rows):
+                if part.start >= first_step(recipe):
+                    gradient = stages.reverse_segment(
+                        recipe, store, part, value, start, end, gradient
+                    )
+        scores = stages.evaluate(recipe, store, value, borders[-1])
+        iterates.append(
+            Iterate(
+                outer_step=outer_step,
+                value=value,
+                final=borders[-1],
+                gradient=gradient,
+                scores=commits.read_scalars(store, scores),
+            )
+        )
+        if gradient is not None:
+            value = stages.update(recipe, store, outer_step, value, gradient)
+    record = conclude(recipe, store, iterates, Stages(), started, checks)
+    assert record.run == run_name(recipe)
+    return record
