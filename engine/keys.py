@@ -26,6 +26,7 @@ _READERS = {
     *("quantities.py", "recipes.py", "report.py", "runs.py", "step_costs.py", "verify.py"),
     *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
     *("sweep_figures.py", "comparison_figures.py", "comparison_report.py", "selection_file.py"),
+    *("attribution_figures.py", "attribution_recipes.py", "attribution_runs.py", "pages.py"),
 }
 """Files of the engine that cannot change what a stage makes."""
 

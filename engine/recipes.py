@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 import engine
+from engine.attribution_recipes import AttributionRecipe
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
@@ -30,6 +31,7 @@ KINDS: dict[str, type[Recipe]] = {
     "descent": DescentRecipe,
     "metasmoothness": MetasmoothnessRecipe,
     "smooth-search": SmoothSearchRecipe,
+    "attribution": AttributionRecipe,
 }
 """Kind to the model that validates it."""
 

@@ -6,6 +6,7 @@ does nothing (``engine.commits``). Between stages travel ``Ref``s, never tensors
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -149,6 +150,8 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
 ) -> Ref:
     """Replay and reverse ``segment``; commit the adjoint at its start and the metagradient so far.
 
+    An adjoint of several outputs is stored as one row, output by output; so is the metagradient.
+
     Args:
         recipe: The set-up.
         store: fsspec URL of the store.
@@ -170,10 +173,11 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         after = read_rows(store, adjoint, routine.device)
         sweep = Sweep(
             adjoint={
-                name: row for name, row in after.items() if not name.startswith("metagradient_")
+                name: _shaped(after[name], row.shape)
+                for name, row in routine.initial_state().items()
             },
             metagradient={
-                name: row.reshape(routine.metaparameters[name].value.shape)
+                name: _shaped(row, routine.metaparameters[name].value.shape)
                 for name, row in _named(after, "metagradient_").items()
             },
             vjp=make_step_vjp(recipe, routine),
@@ -192,7 +196,8 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             plan=plan_of(followed(recipe, store)),
             trajectory=_rows_ahead(store, trajectory),
         )
-        return {**sweep.adjoint, **_prefixed(sweep.metagradient, "metagradient_")}, {
+        rows = _prefixed(sweep.adjoint, "")
+        return {**rows, **_prefixed(sweep.metagradient, "metagradient_")}, {
             "adjoint_norms": as_numbers(sweep.adjoint_norms),
             "layer_norms": as_numbers(sweep.layer_norms),
             "share_norms": as_numbers(sweep.share_norms),
@@ -269,6 +274,11 @@ def _start(routine: Routine, store: str, start: Ref | None) -> State:
     if start is None:
         return routine.initial_state()
     return read_rows(store, start, routine.device)
+
+
+def _shaped(row: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give a stored row its shape back, with a leading axis if it is that of several outputs."""
+    return row.reshape(shape) if row.numel() == math.prod(shape) else row.reshape(-1, *shape)
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str) -> State:

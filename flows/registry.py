@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import Flow
 
+from flows.attribution import attribution
 from flows.clean import clean
 from flows.descent import descent
 from flows.metasmoothness import metasmoothness
@@ -14,6 +15,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "descent": descent,
     "metasmoothness": metasmoothness,
     "smooth-search": smooth_search,
+    "attribution": attribution,
 }
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 

@@ -12,6 +12,7 @@ import typer
 from flows.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
+    from engine.attribution_runs import AttributionRecord
     from engine.recipes import Recipe
     from engine.runs import RunRecord
     from engine.smooth_search import SearchRecord
@@ -65,7 +66,9 @@ def run_recipe(
 
 
 def _tell(
-    record: "RunRecord | SmoothnessRecord | SearchRecord", place: str, as_json: bool
+    record: "RunRecord | SmoothnessRecord | SearchRecord | AttributionRecord",
+    place: str,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Say what came of a run, and return it as the JSON object of ``--json``."""
     from engine.conclusion import report_url

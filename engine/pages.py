@@ -1,0 +1,75 @@
+"""Reports of applications: sections of sentences, tables and figures on one HTML page."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import DescentRecipe
+from engine.location import join
+from engine.records import write_bytes
+
+REPORT = "report.html"
+"""File in the run's folder."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        heading: Its title; empty for the first one.
+        lines: Sentences, one to a bullet.
+        table: Rows of the same columns.
+        image: A PNG image.
+        caption: What the image shows.
+    """
+
+    heading: str = ""
+    lines: Sequence[str] = ()
+    table: Sequence[dict[str, Any]] = ()
+    image: bytes | None = None
+    caption: str = ""
+
+    @property
+    def source(self) -> str | None:
+        """The image as a page holds it."""
+        if self.image is None:
+            return None
+        return "data:image/png;base64," + base64.b64encode(self.image).decode()
+
+
+def write_page(
+    folder: str,
+    title: str,
+    sections: Sequence[Section],
+    made: dict[str, str],
+    recipe: DescentRecipe,
+) -> None:
+    """Write ``report.html`` into a run's folder.
+
+    Args:
+        folder: URL of the folder.
+        title: Heading of the page.
+        sections: What it says, in order.
+        made: How it was made: a name to a value.
+        recipe: The settings.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = pages.get_template("application.html").render(
+        title=title,
+        description=recipe.description,
+        sections=sections,
+        made=made,
+        settings=recipe.model_dump_json(indent=2, exclude_defaults=True),
+    )
+    write_bytes(join(folder, REPORT), page.encode())

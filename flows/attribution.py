@@ -1,0 +1,143 @@
+"""Attribution: one training, one reverse sweep for all queries, and trainings that judge it."""
+
+from datetime import UTC, datetime
+
+from prefect import flow
+
+from engine.attribution_recipes import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.attribution_runs import AttributionRecord, Found, judged_baselines
+from engine.attribution_stages import Subsets
+from engine.keys import Ref
+from engine.location import StoreUrl, absolute
+from engine.preflight import CheckReport
+from engine.segments import Segment, first_step, segments
+from flows.sweep import reverse_sweep
+from tasks import attribution as work
+from tasks import reporting, training
+from tasks.progress import Progress
+from tasks.runner import StageFuture, StageRunner
+from tasks.workers import Workers, open_workers
+
+
+@flow(name="attribution", flow_run_name="{recipe.name}")
+def attribution(recipe: AttributionRecipe, store: StoreUrl = "mgd-store") -> AttributionRecord:
+    """Attribute the losses of several queries to the training examples, and judge the answer.
+
+    Args:
+        recipe: The training, and what to attribute.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    store = absolute(store)
+    work.check(recipe, store)
+    with open_workers(recipe.workers) as workers:
+        return attribute(recipe, store, workers)
+
+
+def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
+    """Attribute on workers that are there, inside a flow run."""
+    started = datetime.now(UTC).isoformat()
+    settings, descent = recipe.attribution, recipe.descent
+    parts = segments(descent)
+    reversible = [part for part in parts if part.start >= first_step(descent)]
+    chosen = judged_baselines(settings)
+    groups = subsets(settings)
+    num_stages = (
+        4 + bool(settings.trial_subsets) + len(parts) + len(reversible) + len(chosen) + len(groups)
+    )
+    stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
+
+    checks = preflight(stages, settings)
+    value = stages.run(training.initial_value, "initial metaparameters")
+    borders, final = train(stages, parts, value)
+    # All that needs no metagradient is handed in before the sweep, and done beside it by workers.
+    scored = stages.submit(training.evaluate, "evaluate", value=value, final=final)
+    baselines = {name: baseline(stages, name, settings, final) for name in chosen}
+    trainings = [
+        stages.submit(
+            work.retrain,
+            f"train without {each.removals.percent:g} % [{each.start}-{each.stop})",
+            queries=settings.queries,
+            subsets=each,
+            retraining=settings.retraining,
+        )
+        for each in groups
+    ]
+    adjoint = stages.run(
+        work.seed_queries, "seed queries", value=value, final=final, queries=settings.queries
+    )
+    found = Found(
+        final=final,
+        seed=adjoint,
+        gradient=reverse_sweep(stages, reversible, 0, value, borders, adjoint),
+        scores=scored.result(),
+        baselines={name: each.result() for name, each in baselines.items()},
+        trainings=[each.result() for each in trainings],
+    )
+    return work.conclude(recipe, store, found, stages.counts, started, checks)
+
+
+def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:
+    """Try the run on short twins, and a few removals on the run itself."""
+    recipe, store = stages.recipe, stages.store
+    checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
+    if not settings.trial_subsets:
+        return checks
+    queries, removals = settings.trial
+    tried = stages.run(
+        work.trial,
+        "try removals",
+        queries=queries,
+        removals=removals,
+        num_subsets=settings.trial_subsets,
+        retraining=settings.retraining,
+    )
+    return CheckReport.of([*checks.checks, *reporting.judge(recipe, store, tried).checks])
+
+
+def train(
+    stages: StageRunner, parts: list[Segment], value: Ref
+) -> tuple[dict[int, Ref | None], Ref]:
+    """Train at the weights 1; return what made the state at each border, and s_T."""
+    borders: dict[int, Ref | None] = {0: None}
+    for part in parts:
+        borders[part.stop] = stages.run(
+            training.train_segment,
+            f"train {part.start}-{part.stop}",
+            segment=part,
+            value=value,
+            start=borders[part.start],
+        )
+    final = borders[parts[-1].stop]
+    assert final is not None  # a run has at least one segment
+    return borders, final
+
+
+def baseline(
+    stages: StageRunner, name: AttributionBaseline, settings: AttributionConfig, final: Ref
+) -> StageFuture:
+    """Hand in the scores of a baseline."""
+    if name is AttributionBaseline.FINAL_GRADIENT:
+        return stages.submit(
+            work.final_gradients, "final gradients", final=final, queries=settings.queries
+        )
+    return stages.submit(
+        work.trak,
+        "TRAK",
+        final=final,
+        queries=settings.queries,
+        dimension=settings.trak_dimension,
+        seed=settings.seed,
+    )
+
+
+def subsets(settings: AttributionConfig) -> list[Subsets]:
+    """Return the random subsets of each size, in the groups that one stage trains without."""
+    return [
+        Subsets(
+            removals=removals,
+            start=start,
+            stop=min(start + settings.trainings_per_stage, settings.num_subsets),
+        )
+        for removals in settings.removals
+        for start in range(0, settings.num_subsets, settings.trainings_per_stage)
+    ]

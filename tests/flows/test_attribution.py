@@ -1,0 +1,137 @@
+"""The flow of attribution, on Prefect's own engine."""
+
+import csv
+
+import pytest
+import torch
+
+from engine.attribution import query_outputs
+from engine.attribution_runs import OWN
+from engine.batched import train_many
+from engine.metagradients import metagradients
+from engine.problem import build_problem
+from engine.recipes import validate_recipe
+from engine.runs import find_run, read_recipe, run_folder
+from flows.attribution import attribution, subsets
+from tasks.policy import stage_name
+
+TINY = {
+    "kind": "attribution",
+    "name": "tiny",
+    "data": {"num_train": 60, "num_objective": 30, "num_validation": 30},
+    "model": {"width": 4, "depth": 1},
+    "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "dtype": "float64"},
+    "replay": {"steps_per_segment": 4},
+    "attribution": {
+        "num_queries": 3,
+        "drops": [10, 20],
+        "num_subsets": 6,
+        "trainings_per_stage": 4,
+        "trial_subsets": 3,
+        "baselines": ["final-gradient"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return validate_recipe(TINY, "test")
+
+
+@pytest.fixture(scope="module")
+def record(recipe, prefect_server, tmp_path_factory):
+    """One attribution, and where it is."""
+    store = str(tmp_path_factory.mktemp("store"))
+    return attribution(recipe, store), store
+
+
+def read_scores(found, store):
+    with open(run_folder(store, found.run) + "/scores.csv") as file:
+        lines = list(csv.DictReader(file))
+    columns = [[float(line[f"query_{i}"]) for line in lines] for i in range(3)]
+    return torch.tensor(columns, dtype=torch.float64)
+
+
+@pytest.mark.slow
+def test_all_queries_go_through_the_segments_in_one_sweep(record, recipe):
+    """Stored adjoints are flat rows; what comes back has the bits of a run without a store."""
+    found, store = record
+    problem = build_problem(recipe.descent)
+
+    expected = metagradients(problem.routine, query_outputs(problem, recipe.attribution.queries))
+
+    assert torch.equal(
+        read_scores(found, store), torch.stack([each["weights"] for each in expected])
+    )
+
+
+@pytest.mark.slow
+def test_the_judge_is_a_training_at_weight_zero(record, recipe):
+    """LDS of the record against one that is computed here, from trainings one by one."""
+    from scipy.stats import spearmanr
+
+    from engine.attribution import kept_weights
+
+    found, store = record
+    problem = build_problem(recipe.descent)
+    removals = recipe.attribution.removals[1]
+    weights = torch.stack([kept_weights(removals, 60, i) for i in range(6)]).double()
+    states = train_many(problem.routine, [{"weights": w} for w in weights], together="loop")
+    scores = read_scores(found, store)
+
+    expected = []
+    for number, phi in enumerate(query_outputs(problem, recipe.attribution.queries)):
+        losses = [float(problem.routine.evaluate(phi, state)) for state in states]
+        expected.append(spearmanr((weights - 1) @ scores[number], losses)[0])
+
+    assert found.lds[OWN]["20"].mean == pytest.approx(sum(expected) / 3)
+
+
+@pytest.mark.slow
+def test_the_same_flow_again_trains_nothing_and_more_subsets_train_few(record, recipe):
+    """Every training that judges is named by its subset."""
+    found, store = record
+    more = {**TINY["attribution"], "num_subsets": 8}
+
+    again = attribution(recipe, store)
+    larger = attribution(validate_recipe({**TINY, "attribution": more}, "test"), store)
+
+    assert again.stages.cached == again.stages.total == found.stages.total == 14
+    assert again.lds == found.lds
+    # Of each percentage, the first group of four is there; the second one had two.
+    assert larger.stages.total - larger.stages.cached == 2
+
+
+@pytest.mark.slow
+def test_an_attribution_leaves_report_and_figures_and_can_be_found(record, recipe):
+    """And its JSON object has percentages, not methods, under ``lds``."""
+    found, store = record
+
+    content = found.content(store)
+
+    assert read_recipe(store, find_run(store, found.run[:9])) == recipe
+    assert content["lds"].keys() == {"10", "20"}
+    assert content["baselines"]["final-gradient"]["lds"].keys() == {"10", "20"}
+    with open(content["report"]) as file:
+        page = file.read()
+    assert page.count("data:image/png;base64,") == 3
+    assert "removals" in [check.name for check in found.checks.checks]
+
+
+def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):
+    """And together they are all of each percentage."""
+    groups = [
+        (each.removals.percent, each.start, each.stop) for each in subsets(recipe.attribution)
+    ]
+
+    assert groups == [(10, 0, 4), (10, 4, 6), (20, 0, 4), (20, 4, 6)]
+
+
+def test_stages_are_keyed_by_the_engine():
+    """A task whose key is not the engine's would be looked for in vain by the engine."""
+    from tasks import attribution as work
+
+    tasks = (work.trial, work.seed_queries, work.retrain, work.final_gradients, work.trak)
+
+    expected = ["trial", "seed-queries", "retrain", "final-gradients", "trak"]
+    assert [stage_name(each) for each in tasks] == expected
