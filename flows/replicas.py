@@ -5,7 +5,7 @@ from functools import partial
 from prefect import flow
 
 from engine.config import DescentRecipe
-from engine.location import absolute
+from engine.location import StoreUrl, absolute
 from engine.recipes import with_seed
 from engine.runs import RunRecord
 from flows.descent import descend
@@ -14,7 +14,9 @@ from tasks.workers import open_workers
 
 
 @flow(name="replicas", flow_run_name="{recipe.name} for seeds {seeds}")
-def replicas(recipe: DescentRecipe, seeds: list[int], store: str = "mgd-store") -> list[RunRecord]:
+def replicas(
+    recipe: DescentRecipe, seeds: list[int], store: StoreUrl = "mgd-store"
+) -> list[RunRecord]:
     """Descend once for each training seed; each is a run of its own, with its own report.
 
     Args:
