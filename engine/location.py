@@ -27,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
 from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
+from engine.s3 import use_patient_session
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
@@ -70,6 +71,8 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         return LocalFileSystem(auto_mkdir=True, use_listings_cache=False), absolute(url)
     protocol = url.split("://")[0]
     defaults: dict[str, Any] = {"use_listings_cache": False}
+    if protocol in _EXTRAS:
+        use_patient_session()
     if protocol in ("file", "local"):
         defaults["auto_mkdir"] = True
     try:
@@ -226,6 +229,7 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
         StoreUnavailableError: If any of it fails, or the object does not read back.
     """
     if url.startswith(("s3://", "s3a://")):
+        use_patient_session()
         given = fsspec.config.conf.get("s3", {}) | (options or {})
         options = given | {"config_kwargs": _IMPATIENT | given.get("config_kwargs", {})}
     file_system, path = filesystem(url, options)

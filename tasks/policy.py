@@ -17,7 +17,7 @@ from engine.claims import claim, run_name
 from engine.config import DescentRecipe
 from engine.errors import EngineError, StoreError
 from engine.keys import Ref
-from engine.location import is_passing
+from engine.location import filesystem, is_passing
 
 COST_ONLY = {"recipe", "store", "trajectory"}
 """Parameters of tasks that are no inputs: the recipe counts by itself, the others change no bit."""
@@ -49,6 +49,7 @@ class StagePolicy(CachePolicy):
         recipe, store = inputs["recipe"], inputs["store"]
         key = keys.stage_key(self.stage, recipe, rest)
         record = f"{self.stage}-{key}"
+        filesystem(store)  # first, so that Prefect's storage too gets the session that it sets up
         results = task_ctx.result_store
         cached = results.exists(record)
         claimed = (store, run_name(recipe), self.stage, key, task_ctx.task_run.name)

@@ -110,7 +110,12 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client):
-        with client, suppress(OSError), socket.create_connection(self.server) as server:
+        with (
+            client,
+            suppress(OSError),
+            socket.create_connection(self.server) as server,
+            _end(server),
+        ):
             back = threading.Thread(target=self._answer, args=(server, client), daemon=True)
             back.start()
             while block := client.recv(65536):
@@ -134,6 +139,16 @@ class Proxy:
     def close(self):
         """Listen no more."""
         self.listener.close()
+
+
+@contextmanager
+def _end(server):
+    """Let both sides know that a connection is over: its other thread waits for bytes."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
