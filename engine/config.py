@@ -6,11 +6,11 @@ This module does not know torch.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.comparison import BaselineName, check_baselines
+from engine.comparison import BaselineName, check_baselines, rerun_content
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
 from engine.reversal import ReplayConfig, StepPath, VjpMode
@@ -303,6 +303,10 @@ class DescentRecipe(Settings):
     baselines: tuple[BaselineName, ...] = ()
     """Set-ups made without a metagradient, trained and scored in the same run and report."""
 
+    reruns: tuple[dict[str, Any], ...] = ()
+    """Other routines that the first and the chosen z are trained by, to see what carries over:
+    settings of model, optimizer and training, e.g. {training.seed: 1}."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
         kind, steps = self.metaparameters, self.training.num_steps
@@ -338,6 +342,12 @@ class DescentRecipe(Settings):
                 "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_rerun(self) -> "DescentRecipe":
+        for changes in self.reruns:
+            _ = self.rerun(changes)
         return self
 
     @model_validator(mode="after")
@@ -381,6 +391,15 @@ class DescentRecipe(Settings):
     def descent(self) -> "DescentRecipe":
         """The recipe that stages are given: itself, or that of a kind with more settings."""
         return self
+
+    def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
+        """Return the recipe with the routine of a rerun.
+
+        Raises:
+            ValueError: If there is no such routine.
+        """
+        shared = self.model_dump(mode="json", include=set(DescentRecipe.model_fields) - {"kind"})
+        return DescentRecipe.model_validate(rerun_content(shared, changes))
 
     @property
     def injection_step(self) -> int:
