@@ -13,10 +13,16 @@ from pydantic import Field, model_validator
 from engine.comparison import BaselineName, check_baselines, rerun_content
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
+from engine.metaparameter_config import (
+    GroupName,
+    MetaparameterName,
+    MetaparametersConfig,
+    ScalarName,
+)
 from engine.reversal import ReplayConfig, StepPath, VjpMode
 from engine.settings import Settings, digest
 
-__all__ = ["ModelConfig", "Settings", "digest"]
+__all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
 
 
 class DataName(StrEnum):
@@ -46,35 +52,6 @@ class DType(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
-
-
-class MetaparameterName(StrEnum):
-    """What is differentiated with respect to."""
-
-    COUNTS = "counts"
-    WEIGHTS = "weights"
-    LEARNING_RATE = "learning-rate"
-    SCALARS = "scalars"
-    GROUP_WEIGHTS = "group-weights"
-    INPUTS = "inputs"
-    INITIAL_PARAMETERS = "initial-parameters"
-
-
-class GroupName(StrEnum):
-    """What a group of examples is, for group weights."""
-
-    CLASS = "class"
-    CLUSTER = "cluster"
-
-
-class ScalarName(StrEnum):
-    """Hyperparameters that hold for the whole run and can be metaparameters."""
-
-    WEIGHT_DECAY = "weight_decay"
-    MOMENTUM = "momentum"
-    BETA1 = "beta1"
-    BETA2 = "beta2"
-    LABEL_SMOOTHING = "label_smoothing"
 
 
 class OuterUpdate(StrEnum):
@@ -196,37 +173,6 @@ class TrainingConfig(Settings):
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Torch device: cpu, cuda or cuda:N."""
-
-
-class MetaparametersConfig(Settings):
-    """z: what the run is differentiated with respect to, and where it enters."""
-
-    name: MetaparameterName = MetaparameterName.COUNTS
-    """Kind."""
-
-    injection_step: Annotated[int | None, Field(ge=0)] = None
-    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
-
-    num_key_points: Annotated[int, Field(ge=1)] = 10
-    """Points between which the learning rate is interpolated."""
-
-    scalars: tuple[ScalarName, ...] = (ScalarName.WEIGHT_DECAY,)
-    """Which numbers are optimized, for the kind scalars; they start from the other settings."""
-
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.025
-    """Share of the training candidates whose inputs may change, for the kind inputs."""
-
-    kept: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training candidates in the first subset, drawn at random, for counts."""
-
-    groups: GroupName = GroupName.CLASS
-    """What has a weight, for the kind group-weights: classes, or clusters of the inputs."""
-
-    num_groups: Annotated[int, Field(ge=2)] = 10
-    """Clusters that k-means makes of the inputs."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
 
 
 class OuterConfig(Settings):
