@@ -15,6 +15,7 @@ from torch.func import grad, vmap
 from engine.comparison import BaselineName
 from engine.determinism import generator
 from engine.metaparameters import GroupWeights
+from engine.poison_baselines import gradient_cancelling, random_pixels
 from engine.problem import Problem
 from engine.routine import Routine
 from engine.types import State
@@ -89,8 +90,10 @@ BASELINES: dict[BaselineName, Baseline] = {
     BaselineName.GRADIENT_SIMILARITY: gradient_similarity,
     BaselineName.UNIFORM: uniform,
     BaselineName.PROPORTIONAL: proportional,
+    BaselineName.RANDOM_PIXELS: random_pixels,
+    BaselineName.GRADIENT_CANCELLING: gradient_cancelling,
 }
-"""How each is made."""
+"""How each is made that is a value of the metaparameter; flipped labels are none."""
 
 
 def example_losses(routine: Routine, final: State) -> Float[Tensor, " examples"]:

@@ -1,7 +1,8 @@
 """What a run is compared with, as its record holds it."""
 
-from engine.commits import read_rows
+from engine.commits import read_rows, read_scalars
 from engine.config import DescentRecipe, MetaparameterName, Settings
+from engine.errors import NonFiniteError
 from engine.keys import Ref
 from engine.problem import build_problem
 
@@ -26,6 +27,75 @@ class Baseline(Settings):
 
     corrupted: int | None = None
     """Those of them whose label is wrong, for selections."""
+
+
+class Rerun(Settings):
+    """The first and the chosen z, trained by another routine."""
+
+    name: str
+    """What is changed, e.g. seed 1."""
+
+    before: dict[str, dict[str, float]] | None
+    """Split to scores at z_0; None if that training diverged."""
+
+    after: dict[str, dict[str, float]] | None
+    """Split to scores at the chosen z; None if that training diverged."""
+
+    training_loss: tuple[float | None, float | None]
+    """Mean loss over the last tenth of the steps, at z_0 and at the chosen z."""
+
+
+class ChangedImage(Settings):
+    """One training image whose input was changed, and what that did."""
+
+    id: int
+    """Its position in the data set."""
+
+    label: int
+    """Its label, which was not changed."""
+
+    damage: float
+    """Its part of the rise of the objective: the metagradient along the path of its pixels."""
+
+
+class Damage(Settings):
+    """Which images and classes carry what changed inputs do."""
+
+    images: list[ChangedImage]
+    """The changed images, the most harmful first."""
+
+    rise: float
+    """Rise of the objective from z_0 to the chosen z, which the images' parts add up to, but for
+    the error of a sum over finite steps."""
+
+    classes: dict[str, float]
+    """Label of the changed images to their part of it."""
+
+    victims: dict[str, tuple[float, float]]
+    """Class to the accuracy on its test examples, at z_0 and at the chosen z."""
+
+
+def read_scores(store: str, ref: Ref) -> dict[str, dict[str, float]]:
+    """Return the scores by split, of an evaluation or of a training in one stage.
+
+    Raises:
+        NonFiniteError: If that training diverged.
+    """
+    found = read_scalars(store, ref)
+    if "diverged" in found:
+        raise NonFiniteError(found["diverged"])
+    return found.get("splits", found)
+
+
+def read_rerun(store: str, name: str, before: Ref, after: Ref) -> Rerun:
+    """Gather what is known of one rerun."""
+    first, second = read_scalars(store, before), read_scalars(store, after)
+    return Rerun(
+        name=name,
+        before=first.get("splits"),
+        after=second.get("splits"),
+        training_loss=(first.get("training_loss"), second.get("training_loss")),
+    )
 
 
 def count_examples(recipe: DescentRecipe, store: str, value: Ref) -> tuple[int | None, int | None]:

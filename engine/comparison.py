@@ -4,6 +4,7 @@ This module does not know torch.
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class BaselineName(StrEnum):
@@ -15,6 +16,9 @@ class BaselineName(StrEnum):
     GRADIENT_SIMILARITY = "gradient-similarity"
     UNIFORM = "uniform"
     PROPORTIONAL = "proportional"
+    RANDOM_PIXELS = "random-pixels"
+    LABEL_FLIP = "label-flip"
+    GRADIENT_CANCELLING = "gradient-cancelling"
 
 
 SELECTIONS = (
@@ -26,10 +30,17 @@ SELECTIONS = (
 
 MIXTURES = (BaselineName.UNIFORM, BaselineName.PROPORTIONAL)
 
+POISONS = (
+    BaselineName.RANDOM_PIXELS,
+    BaselineName.LABEL_FLIP,
+    BaselineName.GRADIENT_CANCELLING,
+)
+
 FITTING: dict[str, tuple[BaselineName, ...]] = {
     "counts": SELECTIONS,
     "weights": SELECTIONS,
     "group-weights": MIXTURES,
+    "inputs": POISONS,
 }
 """Kind of metaparameter to the baselines that answer the same question."""
 
@@ -62,3 +73,30 @@ def is_initial(name: BaselineName, kept: float) -> bool:
     if name is BaselineName.ALL_DATA:
         return kept == 1
     return name is BaselineName.PROPORTIONAL
+
+
+RERUN_GROUPS = ("model", "optimizer", "training")
+"""Groups of settings that a rerun may change: the routine, but neither data nor z."""
+
+
+def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's settings with those of a rerun, ``{"training.seed": 1}`` for example.
+
+    Raises:
+        ValueError: If a change is of something else than the routine.
+    """
+    changed = {**content, "reruns": [], "baselines": []}
+    for key, value in changes.items():
+        group, _, name = key.partition(".")
+        if not name or group not in RERUN_GROUPS:
+            raise ValueError(
+                f"reruns names {key!r}, which is no setting of the routine. Write it as "
+                f"group.setting with a group of {', '.join(RERUN_GROUPS)}."
+            )
+        changed[group] = {**changed[group], name: value}
+    return changed
+
+
+def name_rerun(changes: dict[str, Any]) -> str:
+    """Return a rerun's name: what is changed."""
+    return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in changes.items())

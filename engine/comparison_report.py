@@ -21,6 +21,8 @@ def comparison_findings(record: RunRecord) -> list[str]:
         sentences.append(f"Its test loss of {found} is {side} than that of {_listed(beaten)}.")
     if others:
         sentences.append(f"Its test loss of {found} is not {side} than that of {_listed(others)}.")
+    if uphill and "accuracy" in own:
+        sentences.append(_points(record))
     ahead = [
         f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
         for each in record.baselines
@@ -31,6 +33,60 @@ def comparison_findings(record: RunRecord) -> list[str]:
             f"In test accuracy ({100 * own['accuracy']:.1f} %) it stays behind {_listed(ahead)}."
         )
     return sentences
+
+
+def _points(record: RunRecord) -> str:
+    """Compare the fall of the accuracy with that under the most harmful baseline."""
+    clean = record.iterates[0].scores["test"]["accuracy"]
+    own = 100 * (clean - record.iterates[record.chosen].scores["test"]["accuracy"])
+    falls = {
+        each.name: 100 * (clean - each.scores["test"]["accuracy"]) for each in record.baselines
+    }
+    name = max(falls, key=lambda each: falls[each])
+    sentence = f"Test accuracy falls by {own:.1f} points, under {name} by {falls[name]:.1f}"
+    return sentence + (f": {own / falls[name]:.1f} times as far." if falls[name] > 0 else ".")
+
+
+def rerun_findings(record: RunRecord) -> list[str]:
+    """Say what the chosen set-up does by other routines, and which of those say nothing."""
+    sentences = []
+    for each in record.reruns:
+        if each.before is None:
+            sentences.append(f"With {each.name} the initial set-up diverges, so it says nothing.")
+            continue
+        if each.after is None:
+            sentences.append(
+                f"With {each.name} the chosen set-up diverges: that is a training that failed, and "
+                "not counted as an effect of the set-up."
+            )
+            continue
+        before, after = each.before["test"], each.after["test"]
+        sentence = f"With {each.name}: test loss {before['loss']:.4f} to {after['loss']:.4f}"
+        if "accuracy" in before:
+            pair = (100 * before["accuracy"], 100 * after["accuracy"])
+            sentence += f", accuracy {pair[0]:.1f} % to {pair[1]:.1f} %"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def damage_findings(record: RunRecord) -> list[str]:
+    """Say how few images and classes carry the damage."""
+    damage = record.damage
+    if damage is None or damage.rise <= 0:
+        return []
+    half, total, parts = 0, 0.0, [image.damage for image in damage.images]
+    while half < len(parts) and total < damage.rise / 2:
+        total += parts[half]
+        half += 1
+    worst = max(damage.classes, key=lambda name: damage.classes[name])
+    hurt = max(damage.victims, key=lambda name: damage.victims[name][0] - damage.victims[name][1])
+    before, after = damage.victims[hurt]
+    return [
+        f"{half} of the {len(parts)} changed images carry half of the rise of the objective; "
+        f"those of class {worst} carry most.",
+        f"Class {hurt} suffers most: its test accuracy falls from {100 * before:.1f} % to "
+        f"{100 * after:.1f} %.",
+    ]
 
 
 def file_notes(record: RunRecord) -> list[str]:

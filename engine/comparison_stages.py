@@ -10,9 +10,17 @@ from engine.baselines import BASELINES
 from engine.commits import read_rows, run_stage
 from engine.comparison import BaselineName
 from engine.config import DescentRecipe
+from engine.errors import NonFiniteError
 from engine.keys import Ref
-from engine.problem import Problem
+from engine.outputs import classification_scores
+from engine.poison_baselines import with_flipped_labels
+from engine.problem import SPLITS, Problem, build_problem
+from engine.replay import Sweep, check_losses, replay
+from engine.schedule import Forward
 from engine.types import State
+
+LAST = 0.1
+"""Share of the steps, at the end, over which the training loss of a rerun is averaged."""
 
 
 def baseline(
@@ -37,3 +45,49 @@ def baseline(
 
     inputs = {"which": which.value, "start": start, "final": final, "chosen": chosen}
     return run_stage("baseline", recipe, store, inputs, compute)
+
+
+def retrain(
+    recipe: DescentRecipe,
+    store: str,
+    value: Ref,
+    changes: dict[str, Any],
+    *,
+    flip_labels: bool = False,
+) -> Ref:
+    """Train and score z by another routine, or on other labels; commit s_T and the scores.
+
+    A training that diverges is a result too: then the record holds ``diverged`` and no scores, so
+    that it can be told from a training that ends well and scores badly.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        value: z.
+        changes: Settings of the routine, see ``DescentRecipe.rerun``.
+        flip_labels: Give the examples whose inputs z sets another label.
+    """
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        other = build_problem(recipe.rerun(changes)) if changes else problem
+        routine = other.routine_at(read_rows(store, value)["value"])
+        if flip_labels:
+            routine = with_flipped_labels(other, routine, recipe.metaparameters.seed)
+        sweep, last = Sweep(state=routine.initial_state()), routine.num_steps
+        try:
+            replay([Forward(0, last)], routine, routine.point(), {}, sweep)
+            check_losses(sweep.losses, 0, last)
+        except NonFiniteError as error:
+            return {}, {"diverged": str(error)}
+        state = sweep.state
+        losses = [float(sweep.losses[step]) for step in range(int((1 - LAST) * last), last)]
+        scores: dict[str, Any] = {"training_loss": sum(losses) / len(losses), "splits": {}}
+        for name in SPLITS:
+            part = other.held_out[name]
+            scores["splits"][name] = routine.evaluate(
+                lambda model, p=part: classification_scores(model, p.inputs, p.labels), state
+            )
+        return state, scores
+
+    inputs = {"value": value, "changes": changes, "flip_labels": flip_labels}
+    return run_stage("retrain", recipe, store, inputs, compute)

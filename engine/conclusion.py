@@ -5,16 +5,19 @@ from datetime import UTC, datetime
 
 from engine.claims import run_name
 from engine.commits import lineage, read_rows, read_scalars
-from engine.compared import Baseline
+from engine.compared import Baseline, Damage, Rerun
 from engine.comparison_figures import draw_comparison
-from engine.config import DescentRecipe
+from engine.config import DescentRecipe, MetaparameterName
+from engine.damage import measure_damage
+from engine.damage_figures import draw_classes, draw_grid
 from engine.determinism import machine
 from engine.figures import png
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.monitoring import read_sweep
+from engine.poison_baselines import chosen_inputs
 from engine.preflight.verdict import CheckReport
-from engine.problem import build_problem
+from engine.problem import Problem, build_problem
 from engine.records import write_bytes, write_record
 from engine.report import Curves, figures, render
 from engine.runs import (
@@ -38,6 +41,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     checks: CheckReport | None = None,
     *,
     baselines: list[Baseline] | None = None,
+    reruns: list[Rerun] | None = None,
 ) -> RunRecord:
     """Choose the iterate by the validation split and write ``run.json`` and ``report.html``.
 
@@ -49,6 +53,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         started: UTC time of the start, ISO 8601.
         checks: What the preflight found.
         baselines: What the run is compared with.
+        reruns: The same by other routines.
     """
     chosen = choose(iterates, maximize=recipe.outer.maximize)
     first, best = iterates[0], iterates[chosen]
@@ -85,6 +90,8 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         environment={"engine": engine_version(), **run_environment(recipe), **machine()},
         checks=checks,
         baselines=baselines or [],
+        reruns=reruns or [],
+        damage=_damage(recipe, store, problem, iterates[: chosen + 1]),
         files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],
     )
@@ -92,13 +99,33 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         curves.layers, curves.layer_norms, curves.share_norms, recipe.training.num_steps
     )
     images = {**figures(record, curves), "sweep": png(sweep)}
-    compared = draw_comparison(record)
-    if compared is not None:
-        images["comparison"] = png(compared)
+    images |= _compared(record, curves, problem)
     page = render(record, images)
     write_bytes(report_url(store, record.run), page.encode())
     write_record(join(folder, "run.json"), record.model_dump(mode="json"))
     return record
+
+
+def _damage(
+    recipe: DescentRecipe, store: str, problem: Problem, iterates: list[Iterate]
+) -> Damage | None:
+    """Attribute the damage of changed inputs; None for anything else, or if none was chosen."""
+    first, last = iterates[0], iterates[-1]
+    if recipe.metaparameters.name is not MetaparameterName.INPUTS or first is last:
+        return None
+    rise = last.scores["objective"]["loss"] - first.scores["objective"]["loss"]
+    path = [(each.value, each.gradient) for each in iterates]
+    return measure_damage(problem, store, path, (first.final, last.final), rise)
+
+
+def _compared(record: RunRecord, curves: Curves, problem: Problem) -> dict[str, bytes]:
+    """Draw what the applications have to show, by name."""
+    drawn = {"comparison": draw_comparison(record)}
+    if record.damage is not None and problem.data.ids is not None:
+        ids = problem.data.ids[chosen_inputs(problem).chosen].tolist()
+        drawn["metaparameters"] = draw_grid(record.damage, curves, ids)
+        drawn["classes"] = draw_classes(record.damage)
+    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
 def report_url(store: str, run: str) -> str:

@@ -6,17 +6,23 @@ This module does not know torch.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.comparison import BaselineName, check_baselines
+from engine.comparison import BaselineName, check_baselines, rerun_content
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.menu import ModelConfig
+from engine.metaparameter_config import (
+    GroupName,
+    MetaparameterName,
+    MetaparametersConfig,
+    ScalarName,
+)
 from engine.reversal import ReplayConfig, StepPath, VjpMode
 from engine.settings import Settings, digest
 
-__all__ = ["ModelConfig", "Settings", "digest"]
+__all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
 
 
 class DataName(StrEnum):
@@ -46,35 +52,6 @@ class DType(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
-
-
-class MetaparameterName(StrEnum):
-    """What is differentiated with respect to."""
-
-    COUNTS = "counts"
-    WEIGHTS = "weights"
-    LEARNING_RATE = "learning-rate"
-    SCALARS = "scalars"
-    GROUP_WEIGHTS = "group-weights"
-    INPUTS = "inputs"
-    INITIAL_PARAMETERS = "initial-parameters"
-
-
-class GroupName(StrEnum):
-    """What a group of examples is, for group weights."""
-
-    CLASS = "class"
-    CLUSTER = "cluster"
-
-
-class ScalarName(StrEnum):
-    """Hyperparameters that hold for the whole run and can be metaparameters."""
-
-    WEIGHT_DECAY = "weight_decay"
-    MOMENTUM = "momentum"
-    BETA1 = "beta1"
-    BETA2 = "beta2"
-    LABEL_SMOOTHING = "label_smoothing"
 
 
 class OuterUpdate(StrEnum):
@@ -198,37 +175,6 @@ class TrainingConfig(Settings):
     """Torch device: cpu, cuda or cuda:N."""
 
 
-class MetaparametersConfig(Settings):
-    """z: what the run is differentiated with respect to, and where it enters."""
-
-    name: MetaparameterName = MetaparameterName.COUNTS
-    """Kind."""
-
-    injection_step: Annotated[int | None, Field(ge=0)] = None
-    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
-
-    num_key_points: Annotated[int, Field(ge=1)] = 10
-    """Points between which the learning rate is interpolated."""
-
-    scalars: tuple[ScalarName, ...] = (ScalarName.WEIGHT_DECAY,)
-    """Which numbers are optimized, for the kind scalars; they start from the other settings."""
-
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.025
-    """Share of the training candidates whose inputs may change, for the kind inputs."""
-
-    kept: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training candidates in the first subset, drawn at random, for counts."""
-
-    groups: GroupName = GroupName.CLASS
-    """What has a weight, for the kind group-weights: classes, or clusters of the inputs."""
-
-    num_groups: Annotated[int, Field(ge=2)] = 10
-    """Clusters that k-means makes of the inputs."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
-
-
 class OuterConfig(Settings):
     """Metagradient descent: how often and how far z moves."""
 
@@ -303,6 +249,10 @@ class DescentRecipe(Settings):
     baselines: tuple[BaselineName, ...] = ()
     """Set-ups made without a metagradient, trained and scored in the same run and report."""
 
+    reruns: tuple[dict[str, Any], ...] = ()
+    """Other routines that the first and the chosen z are trained by, to see what carries over:
+    settings of model, optimizer and training, e.g. {training.seed: 1}."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
         kind, steps = self.metaparameters, self.training.num_steps
@@ -338,6 +288,12 @@ class DescentRecipe(Settings):
                 "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_rerun(self) -> "DescentRecipe":
+        for changes in self.reruns:
+            _ = self.rerun(changes)
         return self
 
     @model_validator(mode="after")
@@ -381,6 +337,15 @@ class DescentRecipe(Settings):
     def descent(self) -> "DescentRecipe":
         """The recipe that stages are given: itself, or that of a kind with more settings."""
         return self
+
+    def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
+        """Return the recipe with the routine of a rerun.
+
+        Raises:
+            ValueError: If there is no such routine.
+        """
+        shared = self.model_dump(mode="json", include=set(DescentRecipe.model_fields) - {"kind"})
+        return DescentRecipe.model_validate(rerun_content(shared, changes))
 
     @property
     def injection_step(self) -> int:

@@ -187,9 +187,9 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
 
 
 def num_compared(recipe: DescentRecipe) -> int:
-    """Return how many baselines are trained beside the descent."""
+    """Return how many baselines and reruns are trained beside the descent."""
     kept = recipe.metaparameters.kept
-    return sum(not is_initial(name, kept) for name in recipe.baselines)
+    return sum(not is_initial(name, kept) for name in recipe.baselines) + 2 * len(recipe.reruns)
 
 
 def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:

@@ -219,7 +219,7 @@ def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtyp
     from sklearn.cluster import KMeans  # a second of import that other runs can spare
 
     points = train.inputs.flatten(1).to(torch.float64).numpy()
-    found = KMeans(config.num_groups, n_init=4, random_state=config.seed % 2**32).fit(points)  # pyright: ignore[reportArgumentType]
+    found = KMeans(config.num_groups, n_init="auto", random_state=config.seed % 2**32).fit(points)
     groups = torch.from_numpy(found.labels_).to(torch.int64)
     return GroupWeights(torch.zeros(config.num_groups, dtype=dtype), groups)
 

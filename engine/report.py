@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from engine.comparison_report import comparison_findings, file_notes
+from engine.comparison_report import (
+    comparison_findings,
+    damage_findings,
+    file_notes,
+    rerun_findings,
+)
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
 from engine.monitoring import alarm
@@ -100,7 +105,13 @@ def _findings(record: RunRecord) -> list[str]:
             f"larger outer.num_steps (now {record.recipe.outer.num_steps}) the run goes on from "
             "that step."
         )
-    return [*sentences, *_selection_findings(record), *comparison_findings(record)]
+    return [
+        *sentences,
+        *_selection_findings(record),
+        *damage_findings(record),
+        *comparison_findings(record),
+        *rerun_findings(record),
+    ]
 
 
 def _change(record: RunRecord, split: str) -> str:
@@ -231,10 +242,13 @@ def _captions(record: RunRecord) -> dict[str, str]:
         MetaparameterName.LEARNING_RATE: "Learning rate of each step; the dots are the key points.",
         MetaparameterName.SCALARS: "Numbers that hold for the whole run.",
         MetaparameterName.GROUP_WEIGHTS: "Share of each group in the training loss.",
-        MetaparameterName.INPUTS: "The inputs that changed most, averaged over their channels.",
+        MetaparameterName.INPUTS: "The changed images that carry most of the damage, with their "
+        "label and their part of the rise of the objective.",
         MetaparameterName.INITIAL_PARAMETERS: "How far the descent moved the initial parameters.",
     }
     return {
+        "classes": "Left: which changed images raise the objective, by label, measured by the "
+        "metagradient along the path of their pixels. Right: on which test examples it shows.",
         "comparison": "Test loss of the set-ups that were trained and scored in this run.",
         "sweep": "Above: size of the adjoint by parameter tensor and step, as the first reverse "
         "sweep found it. A row that is much brighter than the others is where training is "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.claims import run_name
-from engine.compared import Baseline
+from engine.compared import Baseline, Damage, Rerun
 from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
@@ -134,6 +134,12 @@ class RunRecord(Settings):
     baselines: list[Baseline] = []
     """Set-ups made without a metagradient, in the order of the recipe."""
 
+    reruns: list[Rerun] = []
+    """The first and the chosen z, trained by other routines."""
+
+    damage: Damage | None = None
+    """For changed inputs: which images and classes carry it."""
+
     files: list[str] = []
     """Files beside the report, for use elsewhere."""
 
@@ -165,7 +171,7 @@ class RunRecord(Settings):
             SetUp(name=name, role=role, scores=each.scores, examples=n, corrupted=wrong)
             for (name, role, each), (n, wrong) in zip(own, counts, strict=True)
         ]
-        same = not self.chosen or any(each.value == first.value for each in self.baselines)
+        same = not self.chosen or any(each.final == first.final for each in self.baselines)
         return rows[same:] + [
             SetUp(role="baseline", **each.model_dump(include=set(SetUp.model_fields) - {"role"}))
             for each in self.baselines
@@ -178,7 +184,15 @@ class RunRecord(Settings):
             content["auc"] = self.selection.auc
         if self.baselines:
             content["baselines"] = {each.name: each.scores["test"] for each in self.baselines}
+        if self.reruns:
+            content["reruns"] = {each.name: _on_test(each) for each in self.reruns}
         return content
+
+
+def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
+    """Return the figures of a rerun on the test split; None where a training diverged."""
+    pair = {"before": rerun.before, "after": rerun.after}
+    return {name: None if scores is None else scores["test"] for name, scores in pair.items()}
 
 
 def run_folder(store: str, run: str) -> str:

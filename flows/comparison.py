@@ -1,7 +1,7 @@
 """What a descent is compared with: trained and scored by the stages of the descent itself."""
 
-from engine.compared import Baseline
-from engine.comparison import BaselineName, is_initial
+from engine.compared import Baseline, Rerun
+from engine.comparison import BaselineName, is_initial, name_rerun
 from engine.config import DescentRecipe
 from engine.runs import Iterate, choose
 from engine.segments import Segment
@@ -11,11 +11,12 @@ from tasks.runner import StageFuture, StageRunner
 
 def num_comparison_stages(recipe: DescentRecipe, num_parts: int) -> int:
     """Return how many stages a comparison has."""
-    return sum(
-        num_parts + 2
+    baselines = (
+        1 if name is BaselineName.LABEL_FLIP else num_parts + 2
         for name in recipe.baselines
         if not is_initial(name, recipe.metaparameters.kept)
     )
+    return sum(baselines) + 2 * len(recipe.reruns)
 
 
 def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> list[Baseline]:
@@ -27,7 +28,7 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
         iterates: z_0, ..., z_N; the baselines keep as many examples as the chosen one.
     """
     recipe, first = stages.recipe, iterates[0]
-    chosen = iterates[choose(iterates, maximize=recipe.outer.maximize)]
+    chosen = _chosen(stages, iterates)
     handed = {
         name: _hand_in(stages, parts, name, first, chosen)
         for name in recipe.baselines
@@ -36,21 +37,56 @@ def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) 
     found: list[Baseline] = []
     for name in recipe.baselines:
         if is_initial(name, recipe.metaparameters.kept):
-            value, final, scores = first.value, first.final, None
+            value, final, scores = first.value, first.final, first.scores
         else:
-            value, final, scores = (future.result() for future in handed[name])
+            made, trained, scored = handed[name]
+            value = first.value if made is None else made.result()
+            final, scores = trained.result(), scored.result()
         found.append(
-            comparison.read_baseline(
-                recipe, stages.store, name.value, value, final, scores or first.scores
-            )
+            comparison.read_baseline(recipe, stages.store, name.value, value, final, scores)
         )
     return found
 
 
+def rerun(stages: StageRunner, iterates: list[Iterate]) -> list[Rerun]:
+    """Train the first and the chosen z by the other routines of a recipe."""
+    pair = (iterates[0], _chosen(stages, iterates))
+    handed = [
+        [
+            stages.submit(
+                comparison.retrain,
+                f"rerun[{name_rerun(changes)}] of outer step {each.outer_step}",
+                value=each.value,
+                changes=changes,
+                flip_labels=False,
+            )
+            for each in pair
+        ]
+        for changes in stages.recipe.reruns
+    ]
+    return [
+        comparison.read_rerun(stages.store, name_rerun(changes), before.result(), after.result())
+        for changes, (before, after) in zip(stages.recipe.reruns, handed, strict=True)
+    ]
+
+
+def _chosen(stages: StageRunner, iterates: list[Iterate]) -> Iterate:
+    return iterates[choose(iterates, maximize=stages.recipe.outer.maximize)]
+
+
 def _hand_in(
     stages: StageRunner, parts: list[Segment], name: BaselineName, first: Iterate, chosen: Iterate
-) -> tuple[StageFuture, StageFuture, StageFuture]:
-    """Hand in what makes z, s_T and the scores of a baseline."""
+) -> tuple[StageFuture | None, StageFuture, StageFuture]:
+    """Hand in what makes z (None for the initial one), s_T and the scores of a baseline."""
+    if name is BaselineName.LABEL_FLIP:
+        trained = stages.submit(
+            comparison.retrain,
+            f"retrain[{name.value}]",
+            value=first.value,
+            changes={},
+            flip_labels=True,
+        )
+        return None, trained, trained
     value = stages.submit(
         comparison.baseline,
         f"baseline {name.value}",

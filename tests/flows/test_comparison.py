@@ -9,7 +9,10 @@ import torch
 from engine import commits, train
 from engine.comparison import SELECTIONS
 from engine.outputs import classification_scores
+from engine.poison_baselines import with_flipped_labels
 from engine.problem import build_problem
+from engine.recipes import load_recipe
+from engine.report import summary
 from flows.descent import descent
 from tests.flows.test_descent import small
 
@@ -95,3 +98,66 @@ def test_run_leaves_the_selection_and_its_figures(finished):
     assert list(record.compared()["baselines"]) == NAMES
     assert record.compared()["baselines"]["random"].keys() == {"loss", "accuracy"}
     assert all(name in page for name in NAMES)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, prefect_server):
+    """A finished audit with all baselines, one other seed and one routine that diverges."""
+    store = str(tmp_path_factory.mktemp("audit"))
+    changes = [
+        *("data.num_train=60", "data.num_objective=40", "data.num_validation=40"),
+        *("data.num_test=50", "model.width=8", "model.depth=1", "training.num_steps=12"),
+        *("training.batch_size=10", "outer.num_steps=2", "outer.step_size=0.3"),
+        *("metaparameters.fraction=0.1", "replay.steps_per_segment=12", "preflight=advise"),
+        "reruns=[{training.seed: 1}, {training.learning_rate: 1.0e+30}]",
+    ]
+    recipe = load_recipe("digits-poison", changes)
+    return recipe, store, descent(recipe, store)
+
+
+def test_audit_scores_flipped_labels_and_other_seeds_like_plain_trainings(audited):
+    """What is no value of z is trained in one stage: against the engine's own training."""
+    recipe, store, record = audited
+    problem = build_problem(recipe)
+    other = build_problem(recipe.rerun({"training.seed": 1}))
+    chosen = commits.read_rows(store, record.iterates[record.chosen].value)["value"]
+
+    def score(routine, problem):
+        test = problem.held_out["test"]
+        return routine.evaluate(
+            lambda model: classification_scores(model, test.inputs, test.labels), train(routine)
+        )
+
+    flipped = with_flipped_labels(problem, problem.routine, recipe.metaparameters.seed)
+    found = {each.name: each.scores["test"] for each in record.baselines}
+    assert found["label-flip"] == score(flipped, problem)
+    rerun = record.reruns[0]
+    assert rerun.before is not None
+    assert rerun.after is not None
+    assert rerun.before["test"] == score(other.routine, other)
+    assert rerun.after["test"] == score(other.routine_at(chosen), other)
+
+
+def test_diverged_rerun_is_told_and_not_counted(audited):
+    """A training that fails would look like a perfect attack."""
+    _, _, record = audited
+
+    diverged = record.reruns[1]
+
+    assert (diverged.before, diverged.after) == (None, None)
+    assert "diverges, so it says nothing" in " ".join(summary(record))
+    assert record.compared()["reruns"][diverged.name] == {"before": None, "after": None}
+
+
+def test_damage_adds_up_and_names_images_and_classes(audited):
+    """The images' parts are those of the rise; ids find the images in the data set."""
+    recipe, _, record = audited
+    damage, data = record.damage, build_problem(recipe).data
+
+    assert damage is not None
+    assert len(damage.images) == 6
+    total = sum(image.damage for image in damage.images)
+    assert total == pytest.approx(damage.rise, rel=0.2)
+    assert sum(damage.classes.values()) == pytest.approx(total)
+    labels = dict(zip(data.ids.tolist(), data.splits["train"].labels.tolist(), strict=True))
+    assert all(labels[image.id] == image.label for image in damage.images)
