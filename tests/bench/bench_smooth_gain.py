@@ -12,7 +12,7 @@ is that of the iterates before.
 It is here and not among the tests because it takes minutes; a bounded version is
 ``tests/engine/test_smooth_gain.py``.
 
-    python -m tests.bench.bench_smooth_gain [--figure scatter.png] [--markdown table.md]
+    python -m tests.bench.bench_smooth_gain --date 20261124
 """
 
 import argparse
@@ -20,7 +20,6 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from engine.outer import make_outer
 from engine.outputs import classification_scores
 from engine.problem import Problem, build_problem
 from engine.smooth_recipes import SmoothnessConfig
+from tests.bench.record import write_record
 
 BASE: dict[str, Any] = {
     "name": "gain",
@@ -208,14 +208,21 @@ def draw(rows: list[dict[str, Any]], correlation: float) -> bytes:
 def main() -> None:
     """Measure all recipes and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--date", required=True, help="YYYYMMDD, for the name of the record")
+    date = parser.parse_args().date
     keep_freed_memory()
     torch.set_num_threads(1)
     rows = measure(RECIPES)
     correlation = spearman([row["definition_2"] for row in rows], [row["gain"] for row in rows])
+    draws = [
+        spearman([row["definition_2"] for row in rows], [row["gains"][each] for row in rows])
+        for each in range(len(rows[0]["gains"]))
+    ]
     lines = [
+        f"Spearman of Definition 2 and the mean gain: {correlation:.2f} over {len(rows)} recipes "
+        f"(of single draws of the masks: {', '.join(f'{each:.2f}' for each in draws)}). "
+        "Required: 0.5.",
+        "",
         "| # | recipe | Definition 2 | Definition 1 | test loss | gain | each draw | finite |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(
@@ -225,14 +232,15 @@ def main() -> None:
             f"{'yes' if row['finite'] else 'no'} |"
             for number, row in enumerate(rows, start=1)
         ),
-        "",
-        f"Spearman of Definition 2 and gain: {correlation:.2f} over {len(rows)} recipes.",
     ]
-    if arguments.figure:
-        arguments.figure.write_bytes(draw(rows, correlation))
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))  # noqa: T201 (a benchmark's output)
+    place = write_record(
+        "smooth_gain",
+        "Metasmoothness and what metagradient descent gains",
+        "python -m tests.bench.bench_smooth_gain --date 20261124",
+        lines,
+        date,
+    )
+    place.with_suffix(".png").write_bytes(draw(rows, correlation))
 
 
 if __name__ == "__main__":
