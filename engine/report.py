@@ -17,6 +17,7 @@ from engine.comparison_report import (
 )
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
+from engine.growth import GROWTH_LIMIT, WINDOW
 from engine.monitoring import alarm
 from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord
@@ -252,12 +253,21 @@ def _captions(record: RunRecord) -> dict[str, str]:
         "comparison": "Test loss of the set-ups that were trained and scored in this run.",
         "sweep": "Above: size of the adjoint by parameter tensor and step, as the first reverse "
         "sweep found it. A row that is much brighter than the others is where training is "
-        "sensitive. Below: how much of the metagradient each step contributes.",
+        "sensitive. Below: how much of the metagradient each step contributes." + _growth(record),
         "losses": "Mean loss on three held-out splits. The objective is what the metagradient "
         "lowers, validation chooses the iterate, and test takes no part.",
         "metaparameters": shown[recipe.metaparameters.name],
         "training": training,
     }
+
+
+def _growth(record: RunRecord) -> str:
+    if not record.growth:
+        return ""
+    return (
+        f" Backwards the adjoint grew {max(record.growth):.2f}-fold per step at most, over any "
+        f"{WINDOW} steps of any outer step; from {GROWTH_LIMIT:g} on training counts as chaotic."
+    )
 
 
 def _settings(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -37,8 +37,9 @@ def draw_sweep(
         above.set_visible(False)
     total = sum(share_norms.values())
     shares = {step: norm / total for step, norm in sorted(share_norms.items())} if total else {}
-    below.bar(list(shares), list(shares.values()), width=1.0, color=BLUE)
-    below.set_xlim(0, num_steps)
+    below.bar(list(shares), list(shares.values()), width=1.0, align="edge", color=BLUE)
+    # Steps before the first one that reads z are not reversed, and would only be blank.
+    below.set_xlim(min(shares, default=0), num_steps)
     below.set(xlabel="training step", ylabel="share of the metagradient")
     below.set_ylim(bottom=0)
     return figure
