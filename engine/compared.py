@@ -5,6 +5,7 @@ from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import NonFiniteError
 from engine.keys import Ref
 from engine.problem import build_problem
+from engine.schedule_config import Searched
 
 
 class Baseline(Settings):
@@ -73,6 +74,22 @@ class Damage(Settings):
 
     victims: dict[str, tuple[float, float]]
     """Class to the accuracy on its test examples, at z_0 and at the chosen z."""
+
+
+class Comparisons(Settings):
+    """All that a run is compared with."""
+
+    baselines: list[Baseline] = []
+    """Set-ups made without a metagradient, in the order of the recipe."""
+
+    reruns: list[Rerun] = []
+    """The first and the chosen z, trained by other routines."""
+
+    grid: Searched | None = None
+    """For a learning rate: what a grid of one-cycle schedules found."""
+
+    optuna: Searched | None = None
+    """For a learning rate: what Optuna found with as many trainings."""
 
 
 def read_scores(store: str, ref: Ref) -> dict[str, dict[str, float]]:

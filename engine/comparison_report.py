@@ -69,6 +69,32 @@ def rerun_findings(record: RunRecord) -> list[str]:
     return sentences
 
 
+def schedule_findings(record: RunRecord) -> list[str]:
+    """Say where the chosen schedule stands in the grid, and beside Optuna."""
+    own, sentences = record.iterates[record.chosen].scores, []
+    loss = own["validation"]["loss"]
+    if record.grid is not None:
+        rank, size = record.grid.rank(loss), record.grid.trainings
+        sentences.append(
+            f"Among {size} one-cycle schedules the chosen one would be number {rank} by validation "
+            f"loss (best {100 * rank / size:.1f} %): {loss:.4f}, and {record.grid.losses[0]:.4f} "
+            f"for the grid's best; on the test split {own['test']['loss']:.4f} and "
+            f"{record.grid.best['test']:.4f}."
+        )
+    if record.optuna is not None:
+        theirs = record.optuna.best
+        sentences.append(
+            f"Optuna, with as many trainings ({record.optuna.trainings}) and no reverse sweep, "
+            f"reaches {theirs['validation']:.4f} in validation and {theirs['test']:.4f} in test."
+        )
+    elif record.recipe.schedules.optuna:
+        sentences.append(
+            "Optuna was not run, because it is not installed: pip install "
+            "'metagradient-descent[optuna]' and the same command add it."
+        )
+    return sentences
+
+
 def damage_findings(record: RunRecord) -> list[str]:
     """Say how few images and classes carry the damage."""
     damage = record.damage

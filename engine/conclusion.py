@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from engine.claims import run_name
 from engine.commits import lineage, read_rows, read_scalars
-from engine.compared import Baseline, Damage, Rerun
+from engine.compared import Comparisons, Damage
 from engine.comparison_figures import draw_comparison
 from engine.config import DescentRecipe, MetaparameterName
 from engine.damage import measure_damage
@@ -28,6 +28,7 @@ from engine.runs import (
     run_folder,
     summarize_selection,
 )
+from engine.schedule_figures import draw_schedules
 from engine.selection_file import write_selection
 from engine.sweep_figures import draw_sweep
 
@@ -40,8 +41,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     started: str,
     checks: CheckReport | None = None,
     *,
-    baselines: list[Baseline] | None = None,
-    reruns: list[Rerun] | None = None,
+    compared: Comparisons | None = None,
 ) -> RunRecord:
     """Choose the iterate by the validation split and write ``run.json`` and ``report.html``.
 
@@ -52,8 +52,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         counts: How the stages were done.
         started: UTC time of the start, ISO 8601.
         checks: What the preflight found.
-        baselines: What the run is compared with.
-        reruns: The same by other routines.
+        compared: What the run is compared with.
     """
     chosen = choose(iterates, maximize=recipe.outer.maximize)
     first, best = iterates[0], iterates[chosen]
@@ -89,8 +88,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         digest=hashlib.sha256(last.numpy().tobytes()).hexdigest(),
         environment={"engine": engine_version(), **run_environment(recipe), **machine()},
         checks=checks,
-        baselines=baselines or [],
-        reruns=reruns or [],
+        **(compared or Comparisons()).model_dump(),
         damage=_damage(recipe, store, problem, iterates[: chosen + 1]),
         files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],
@@ -120,7 +118,10 @@ def _damage(
 
 def _compared(record: RunRecord, curves: Curves, problem: Problem) -> dict[str, bytes]:
     """Draw what the applications have to show, by name."""
-    drawn = {"comparison": draw_comparison(record)}
+    drawn = {
+        "comparison": draw_comparison(record),
+        "schedules": draw_schedules(record, curves),
+    }
     if record.damage is not None and problem.data.ids is not None:
         ids = problem.data.ids[chosen_inputs(problem).chosen].tolist()
         drawn["metaparameters"] = draw_grid(record.damage, curves, ids)

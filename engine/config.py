@@ -20,6 +20,7 @@ from engine.metaparameter_config import (
     ScalarName,
 )
 from engine.reversal import ReplayConfig, StepPath, VjpMode
+from engine.schedule_config import SchedulesConfig
 from engine.settings import Settings, digest
 
 __all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
@@ -249,6 +250,9 @@ class DescentRecipe(Settings):
     baselines: tuple[BaselineName, ...] = ()
     """Set-ups made without a metagradient, trained and scored in the same run and report."""
 
+    schedules: SchedulesConfig = SchedulesConfig()
+    """Searches that a descent on the learning rate is compared with."""
+
     reruns: tuple[dict[str, Any], ...] = ()
     """Other routines that the first and the chosen z are trained by, to see what carries over:
     settings of model, optimizer and training, e.g. {training.seed: 1}."""
@@ -288,6 +292,13 @@ class DescentRecipe(Settings):
                 "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
+        searched = self.schedules.grid or self.schedules.optuna
+        if searched and kind.name is not MetaparameterName.LEARNING_RATE:
+            raise ValueError(
+                f"schedules asks for other learning rates, but metaparameters.name is "
+                f"{kind.name.value}. Use learning-rate, or schedules.grid=0 and "
+                "schedules.optuna=false."
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from engine.problem import build_problem
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
-    "reruns",
+    *("reruns", "schedules"),
 }
 """Settings that cannot change an outer update, besides ``outer.num_steps``."""
 
@@ -28,7 +28,7 @@ _READERS = {
     *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
     *("sweep_figures.py", "comparison_figures.py", "comparison_report.py", "selection_file.py"),
     *("attribution_figures.py", "attribution_recipes.py", "attribution_runs.py", "pages.py"),
-    *("damage.py", "damage_figures.py"),
+    *("damage.py", "damage_figures.py", "schedule_figures.py", "schedule_results.py"),
 }
 """Files of the engine that cannot change what a stage makes."""
 

@@ -14,6 +14,7 @@ from engine.comparison_report import (
     damage_findings,
     file_notes,
     rerun_findings,
+    schedule_findings,
 )
 from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
@@ -112,6 +113,7 @@ def _findings(record: RunRecord) -> list[str]:
         *damage_findings(record),
         *comparison_findings(record),
         *rerun_findings(record),
+        *schedule_findings(record),
     ]
 
 
@@ -250,6 +252,8 @@ def _captions(record: RunRecord) -> dict[str, str]:
     return {
         "classes": "Left: which changed images raise the objective, by label, measured by the "
         "metagradient along the path of their pixels. Right: on which test examples it shows.",
+        "schedules": "Above: validation losses of the grid, and what the descent and Optuna reach. "
+        "Below: the schedules with the lowest validation loss.",
         "comparison": "Test loss of the set-ups that were trained and scored in this run.",
         "sweep": "Above: size of the adjoint by parameter tensor and step, as the first reverse "
         "sweep found it. A row that is much brighter than the others is where training is "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.claims import run_name
-from engine.compared import Baseline, Damage, Rerun
+from engine.compared import Comparisons, Damage, Rerun
 from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
@@ -94,7 +94,7 @@ class Stages(Settings):
     """Stages that took more than one attempt."""
 
 
-class RunRecord(Settings):
+class RunRecord(Comparisons):
     """Everything that ``mgd show`` and ``mgd run --json`` say about a finished run."""
 
     run: str
@@ -130,12 +130,6 @@ class RunRecord(Settings):
 
     checks: CheckReport | None = None
     """What the preflight found."""
-
-    baselines: list[Baseline] = []
-    """Set-ups made without a metagradient, in the order of the recipe."""
-
-    reruns: list[Rerun] = []
-    """The first and the chosen z, trained by other routines."""
 
     damage: Damage | None = None
     """For changed inputs: which images and classes carry it."""
@@ -186,6 +180,15 @@ class RunRecord(Settings):
             content["baselines"] = {each.name: each.scores["test"] for each in self.baselines}
         if self.reruns:
             content["reruns"] = {each.name: _on_test(each) for each in self.reruns}
+        own = self.iterates[self.chosen].scores["validation"]["loss"]
+        for name, found in (("grid", self.grid), ("optuna", self.optuna)):
+            if found is not None:
+                content[name] = {
+                    "trainings": found.trainings,
+                    "best": found.best["validation"],
+                    "test": {"loss": found.best["test"]},
+                    "rank": found.rank(own),
+                }
         return content
 
 

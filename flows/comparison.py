@@ -1,10 +1,11 @@
 """What a descent is compared with: trained and scored by the stages of the descent itself."""
 
-from engine.compared import Baseline, Rerun
+from engine.compared import Baseline, Comparisons, Rerun
 from engine.comparison import BaselineName, is_initial, name_rerun
 from engine.config import DescentRecipe
 from engine.runs import Iterate, choose
 from engine.segments import Segment
+from flows.schedules import num_schedule_stages, search_schedules
 from tasks import comparison, training
 from tasks.runner import StageFuture, StageRunner
 
@@ -16,10 +17,21 @@ def num_comparison_stages(recipe: DescentRecipe, num_parts: int) -> int:
         for name in recipe.baselines
         if not is_initial(name, recipe.metaparameters.kept)
     )
-    return sum(baselines) + 2 * len(recipe.reruns)
+    return sum(baselines) + 2 * len(recipe.reruns) + num_schedule_stages(recipe)
 
 
-def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> list[Baseline]:
+def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> Comparisons:
+    """Do all that the recipe asks a descent to be compared with, after it has ended."""
+    baselines = train_baselines(stages, parts, iterates)
+    grid, optuna = search_schedules(stages)
+    return Comparisons(
+        baselines=baselines, reruns=rerun(stages, iterates), grid=grid, optuna=optuna
+    )
+
+
+def train_baselines(
+    stages: StageRunner, parts: list[Segment], iterates: list[Iterate]
+) -> list[Baseline]:
     """Train and score the baselines of a recipe, all handed in before any is waited for.
 
     Args:

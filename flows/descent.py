@@ -9,7 +9,7 @@ from engine.keys import Ref
 from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
 from engine.segments import Segment, first_step, segments
-from flows.comparison import compare, num_comparison_stages, rerun
+from flows.comparison import compare, num_comparison_stages
 from flows.sweep import reverse_sweep
 from tasks import reporting, training
 from tasks.progress import Progress
@@ -68,8 +68,8 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 value=value,
                 gradient=gradient,
             )
-    compared = compare(stages, parts, iterates), rerun(stages, iterates)
-    return reporting.conclude(recipe, store, iterates, *compared, stages.counts, started, checks)
+    compared = compare(stages, parts, iterates)
+    return reporting.conclude(recipe, store, iterates, compared, stages.counts, started, checks)
 
 
 def _train(

@@ -4,7 +4,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine import commits, conclusion
-from engine.compared import Baseline, Rerun
+from engine.compared import Comparisons
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.preflight import CheckReport
@@ -42,15 +42,14 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     recipe: DescentRecipe,
     store: str,
     iterates: list[Iterate],
-    baselines: list[Baseline],
-    reruns: list[Rerun],
+    compared: Comparisons,
     counts: Stages,
     started: str,
     checks: CheckReport,
 ) -> RunRecord:
     """Choose the iterate, write record and report, and show them; see ``engine.conclusion``."""
     record = conclusion.conclude(
-        recipe, store, iterates, counts, started, checks, baselines=baselines, reruns=reruns
+        recipe, store, iterates, counts, started, checks, compared=compared
     )
     rows = [
         {

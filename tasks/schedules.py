@@ -1,0 +1,34 @@
+"""The stages that train other learning-rate schedules, as Prefect tasks, and their results."""
+
+from prefect import task
+
+from engine import schedule_results, schedule_stages
+from engine.config import DescentRecipe
+from engine.keys import Ref
+from engine.schedule_config import Searched
+from tasks.training import stage_options
+
+
+@task(**stage_options("schedules"))
+def train_chunk(recipe: DescentRecipe, store: str, start: int, stop: int, grid: int) -> Ref:
+    """Train a chunk of a grid; see ``engine.schedule_stages.train_chunk``."""
+    del grid  # a part of the key: another grid has other schedules at these places
+    return schedule_stages.train_chunk(recipe, store, start, stop)
+
+
+@task(**stage_options("optuna"))
+def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> Ref:
+    """Let Optuna choose; see ``engine.schedule_stages.search_optuna``."""
+    return schedule_stages.search_optuna(recipe, store, trials, seed)
+
+
+@task(task_run_name="read the grid")
+def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:
+    """Gather what the grid found; see ``engine.schedule_results.read_grid``."""
+    return schedule_results.read_grid(recipe, store, chunks)
+
+
+@task(task_run_name="read what Optuna found")
+def read_optuna(recipe: DescentRecipe, store: str, ref: Ref) -> Searched:
+    """Gather what Optuna found; see ``engine.schedule_results.read_optuna``."""
+    return schedule_results.read_optuna(recipe, store, ref)
