@@ -25,7 +25,7 @@ from engine.schedule_config import OneCycle, one_cycles
 from engine.types import State
 
 REACH = 10.0
-"""How far from training.learning_rate Optuna may go, as a factor: as far as the peaks of the grid."""
+"""How far from training.learning_rate Optuna may go, as a factor: as far as the grid's peaks."""
 
 
 def one_cycle_rates(cycle: OneCycle, base: float, num_steps: int) -> Float[Tensor, " steps"]:
