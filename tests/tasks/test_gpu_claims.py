@@ -60,7 +60,7 @@ def ray(folder):
     port = free_port()
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     resources = ["--num-cpus", "2", "--num-gpus", "1", "--include-dashboard", "false"]
-    place = ["--node-ip-address", "127.0.0.1", "--port", str(port)]
+    place = ["--port", str(port)]
     log = folder / "ray.log"
     # Not `ray stop`, which ends every cluster of this machine.
     with process(log, *command, *resources, *place) as child:
