@@ -1,6 +1,5 @@
-"""A cluster that has one GPU gives it to one stage at a time; the GPU is a number here."""
+"""A Dask cluster that has one GPU gives it to one stage at a time; the GPU is a number here."""
 
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from prefect import flow, task
 
 from engine.config import WorkersConfig
 from tasks.workers import open_workers
-from tests.servers import free_port, process, wait_for
 
 pytestmark = [pytest.mark.usefixtures("prefect_server")]
 
@@ -42,7 +40,7 @@ def two_stages(config, folder, patience):
 
 
 @contextmanager
-def dask(folder):
+def dask():
     """A cluster of one worker with two threads and one GPU."""
     distributed = pytest.importorskip("distributed")
     pytest.importorskip("prefect_dask")
@@ -53,41 +51,13 @@ def dask(folder):
         yield cluster.scheduler_address
 
 
-@contextmanager
-def ray(folder):
-    """A node with two processors and one GPU."""
-    pytest.importorskip("prefect_ray")
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    resources = ["--num-cpus", "2", "--num-gpus", "1", "--include-dashboard", "false"]
-    place = ["--port", str(port)]
-    log = folder / "ray.log"
-    # Not `ray stop`, which ends every cluster of this machine.
-    with process(log, *command, *resources, *place) as child:
-        wait_for(
-            "the Ray node",
-            lambda: "Ray runtime started" in log.read_text() or child.poll() is not None,
-            300,
-        )
-        yield f"127.0.0.1:{port}"
-
-
-CLUSTERS = {"dask": dask, "ray": ray}
-
-
-@pytest.mark.parametrize(
-    "runner",
-    [
-        pytest.param("dask", marks=pytest.mark.slow),
-        pytest.param("ray", marks=[pytest.mark.servers, pytest.mark.timeout(900)]),
-    ],
-)
-def test_stages_that_claim_the_only_gpu_never_overlap(runner, tmp_path):
+@pytest.mark.slow
+def test_stages_that_claim_the_only_gpu_never_overlap(tmp_path):
     """Two stages on one GPU run out of its memory; without a claim they do overlap here."""
     stages = tmp_path / "stages"
     stages.mkdir()
-    with CLUSTERS[runner](tmp_path) as address:
-        config = WorkersConfig(runner=runner, address=address, gpus_per_stage=1)
+    with dask() as address:
+        config = WorkersConfig(runner="dask", address=address, gpus_per_stage=1)
         claimed = two_stages(config, str(stages), 1.0)
         free = config.model_copy(update={"gpus_per_stage": 0})
         unclaimed = two_stages(free, str(stages), 60.0)
