@@ -27,6 +27,7 @@ _READERS = {
     *("smooth_recipes.py", "smooth_search.py", "smoothness_figures.py", "smoothness_runs.py"),
     *("sweep_figures.py", "comparison_figures.py", "comparison_report.py", "selection_file.py"),
     *("attribution_figures.py", "attribution_recipes.py", "attribution_runs.py", "pages.py"),
+    *("canary_figures.py", "canary_recipes.py", "canary_runs.py"),
 }
 """Files of the engine that cannot change what a stage makes."""
 
