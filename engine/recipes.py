@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 import engine
 from engine.attribution_recipes import AttributionRecipe
+from engine.canary_recipes import CanariesRecipe
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
@@ -32,6 +33,7 @@ KINDS: dict[str, type[Recipe]] = {
     "metasmoothness": MetasmoothnessRecipe,
     "smooth-search": SmoothSearchRecipe,
     "attribution": AttributionRecipe,
+    "canaries": CanariesRecipe,
 }
 """Kind to the model that validates it."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from prefect import Flow
 
 from flows.attribution import attribution
+from flows.canaries import canaries
 from flows.clean import clean
 from flows.descent import descent
 from flows.metasmoothness import metasmoothness
@@ -16,6 +17,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "metasmoothness": metasmoothness,
     "smooth-search": smooth_search,
     "attribution": attribution,
+    "canaries": canaries,
 }
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 

@@ -13,6 +13,7 @@ from flows.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
     from engine.attribution_runs import AttributionRecord
+    from engine.canary_runs import CanariesRecord
     from engine.recipes import Recipe
     from engine.runs import RunRecord
     from engine.smooth_search import SearchRecord
@@ -66,7 +67,7 @@ def run_recipe(
 
 
 def _tell(
-    record: "RunRecord | SmoothnessRecord | SearchRecord | AttributionRecord",
+    record: "RunRecord | SmoothnessRecord | SearchRecord | AttributionRecord | CanariesRecord",
     place: str,
     as_json: bool,
 ) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Privacy canaries: move their pixels along the metagradient, then audit them beside others."""
+
+from datetime import UTC, datetime
+
+from prefect import flow
+
+from engine.canary_recipes import CanariesRecipe
+from engine.canary_runs import OWN, RANDOM, WRONG, CanariesRecord
+from engine.canary_stages import CanarySet
+from engine.keys import Ref
+from engine.location import StoreUrl, absolute
+from tasks import canaries as work
+from tasks import reporting, training
+from tasks.progress import Progress
+from tasks.runner import StageRunner
+from tasks.workers import Workers, open_workers
+
+
+@flow(name="canaries", flow_run_name="{recipe.name}")
+def canaries(recipe: CanariesRecipe, store: StoreUrl = "mgd-store") -> CanariesRecord:
+    """Optimize canaries for the gap between models that were trained on them and others.
+
+    Args:
+        recipe: The training, which of its examples are canaries, and how they move.
+        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+    """
+    store = absolute(store)
+    work.check(recipe, store)
+    with open_workers(recipe.workers) as workers:
+        return optimize(recipe, store, workers)
+
+
+def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
+    """Optimize and audit on workers that are there, inside a flow run."""
+    started = datetime.now(UTC).isoformat()
+    settings, descent = recipe.canaries, recipe.descent
+    chosen = CanarySet(number=settings.num_canaries, seed=settings.seed)
+    # How many steps there will be changes none of them.
+    rule = recipe.outer.model_copy(update={"num_steps": 1})
+    progress = Progress(descent, 4 + recipe.outer.num_steps)
+    stages = StageRunner(descent, store, progress, workers)
+
+    def audit(name: str, images: Ref | None, *, wrong_labels: bool = False) -> Ref:
+        return stages.run(
+            work.audit_canaries,
+            f"audit {name}",
+            chosen=chosen,
+            images=images,
+            wrong_labels=wrong_labels,
+            num_audits=settings.num_audits,
+            retraining=settings.retraining,
+        )
+
+    checks = reporting.judge(descent, store, stages.run(training.preflight, "preflight"))
+    moved: list[Ref] = []
+    for outer_step in range(recipe.outer.num_steps):
+        moved.append(
+            stages.run(
+                work.move_canaries,
+                f"move[{outer_step}]",
+                chosen=chosen,
+                outer_step=outer_step,
+                before=moved[-1] if moved else None,
+                rule=rule,
+            )
+        )
+    audits = {
+        OWN: audit(OWN, moved[-1]),
+        RANDOM: audit(RANDOM, None),
+        WRONG: audit(WRONG, None, wrong_labels=True),
+    }
+    return work.conclude(recipe, store, moved, audits, stages.counts, started, checks)

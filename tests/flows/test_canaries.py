@@ -1,0 +1,53 @@
+"""The flow of privacy canaries, on Prefect's own engine."""
+
+import pytest
+
+from engine.canary_runs import OWN, RANDOM, WRONG
+from engine.recipes import validate_recipe
+from engine.runs import find_run, read_recipe
+from flows.canaries import canaries
+from tasks.policy import stage_name
+
+TINY = {
+    "kind": "canaries",
+    "name": "tiny",
+    "data": {"num_train": 120, "num_objective": 30, "num_validation": 30},
+    "model": {"width": 16, "depth": 1},
+    "training": {"num_steps": 20, "batch_size": 40, "threads": 1, "learning_rate": 0.3},
+    "outer": {"update": "Adam", "num_steps": 4, "step_size": 0.2},
+    "replay": {"schedule": "store-all"},
+    "canaries": {"num_canaries": 20, "num_audits": 6},
+}
+
+
+@pytest.mark.slow
+def test_canaries_widen_the_gap_on_fresh_trainings(prefect_server, tmp_path):
+    """At a bounded size; one step more reuses those that were made, and so do the baselines."""
+    recipe, store = validate_recipe(TINY, "test"), str(tmp_path)
+
+    found = canaries(recipe, store)
+    more = canaries(
+        validate_recipe({**TINY, "outer": {**TINY["outer"], "num_steps": 5}}, "test"), store
+    )
+
+    assert found.audits.keys() == {OWN, RANDOM, WRONG}
+    assert found.audits[OWN].gap > 2 * found.audits[RANDOM].gap
+    assert more.steps[:4] == found.steps
+    # The fifth step, and the audit of what it made.
+    assert more.stages.total - more.stages.cached == 2
+    content = found.content(store)
+    assert content["gap"] == found.audits[OWN].gap
+    assert content["baselines"].keys() == {RANDOM, WRONG}
+    assert read_recipe(store, find_run(store, found.run)) == recipe
+    with open(content["report"]) as file:
+        assert file.read().count("data:image/png;base64,") == 2
+
+
+def test_stages_are_keyed_by_the_engine():
+    """A task whose key is not the engine's would be looked for in vain by the engine."""
+    from tasks import canaries as work
+
+    assert [stage_name(each) for each in (work.move_canaries, work.audit_canaries)] == [
+        "move-canaries",
+        "audit-canaries",
+    ]
