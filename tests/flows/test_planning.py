@@ -65,7 +65,7 @@ def test_negative_price_is_refused():
     result = cli.invoke(app, ["plan", "--price", "-1"])
 
     assert result.exit_code == 2
-    assert "--price" in result.output
+    assert "price" in result.output  # its hyphens may be in another colour
 
 
 @pytest.mark.slow
