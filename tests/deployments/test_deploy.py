@@ -171,14 +171,14 @@ def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     wait_for("the worker's last word", lambda: site.api.is_put_away(run), 300)
     assert site.api.state(run) == "Crashed"
     finished = site.api.stages(run, "Completed")
-    assert finished.total() >= 10  # the last ones before the kill may have had no time to say so
+    assert finished.total() >= 5  # the last ones before the kill may have had no time to say so
 
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     site.api.post(f"/flow_runs/{run}/set_state", state=retry, force=True)
     wait_for("Completed", lambda: site.api.state(run) == "Completed", 300)
 
     # Task runs reach the database by events, some time after their flow run.
-    wait_for("Cached", lambda: finished <= site.api.stages(run, "Cached"), 10)
+    wait_for("Cached", lambda: finished <= site.api.stages(run, "Cached"), 60)
     assert set(site.api.stages(run, "Completed").values()) == {1}
     assert site.record(small(seed=1)).digest == undisturbed.digest
     by_run = {"flow_run_id": {"any_": [run]}}
