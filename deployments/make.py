@@ -211,7 +211,7 @@ def text() -> str:
 class _Plain(yaml.SafeDumper):
     """Writes what is shared out in full: a reader should not have to follow anchors."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 (any YAML value)
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from engine.errors import DataError
 
+_Context = Any  # what torch hands to the methods of a Function, which it does not type
+
 CHUNK = 256
 """Tokens whose logits are held at a time."""
 
@@ -88,21 +90,21 @@ class _Losses(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401 (torch's)
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         del output
         *tensors, ctx.chunk = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (torch's)
+    def backward(ctx: _Context, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         (cotangent,) = cotangents
         hidden, weight, targets = ctx.saved_tensors
         found = _Gradient.apply(cotangent, hidden, weight, targets, ctx.chunk)
         return (*found, None, None)  # pyright: ignore[reportGeneralTypeIssues]
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # noqa: ANN401 (torch's)
+    def jvp(ctx: _Context, *tangents: Tensor | None) -> Tensor:
         hidden, weight, targets = ctx.saved_tensors
         moved_hidden, moved_weight = _zeros_for_none(tangents[:2], (hidden, weight))
         moved = []
@@ -131,14 +133,16 @@ class _Gradient(torch.autograd.Function):
         return torch.cat(to_hidden), to_weight
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401 (torch's)
+    def setup_context(
+        ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+    ) -> None:
         del output
         *tensors, ctx.chunk = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (torch's)
+    def backward(ctx: _Context, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Differentiate <u, dL/dh> + <U, dL/dW>, which is the loss's derivative along (u, U)."""
         u, big_u = cotangents
         cotangent, hidden, weight, targets = ctx.saved_tensors
@@ -154,7 +158,7 @@ class _Gradient(torch.autograd.Function):
         return torch.cat(to_cotangent), torch.cat(to_hidden), to_weight, None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ANN401 (torch's)
+    def jvp(ctx: _Context, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
         cotangent, hidden, weight, targets = ctx.saved_tensors
         moved_cotangent, moved_hidden, moved_weight = _zeros_for_none(
             tangents[:3], (cotangent, hidden, weight)

@@ -197,6 +197,7 @@ def parsing(url: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ContainsGroupError, ContainsArrayError):
         raise
+    # All that zarr was seen to raise on flipped bytes of its JSON (``tests/faults/corruption.py``).
     except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
         raise CheckpointCorruptError(
             f"The store at {url} is damaged: {what} cannot be used: {error}. "

@@ -10,6 +10,8 @@ from typing import Any
 
 from engine.config import DescentRecipe, Settings, digest
 from engine.determinism import environment
+from engine.fingerprint import fingerprint
+from engine.metaparameters import GroupWeights
 from engine.problem import build_problem
 
 NOT_OUTER = {
@@ -57,10 +59,15 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
     settings.get("outer", {}).pop("num_steps", None)
     if stage == "reverse":  # how a step is reversed changes the last digits
         settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
+    problem = build_problem(recipe)
     content = {
         "stage": stage,
         "settings": settings,
-        "data": build_problem(recipe).data.fingerprint,
+        "data": problem.data.fingerprint,
+        # Clusters are found by a library, and another version of it may find others.
+        "groups": fingerprint(problem.kind.groups)
+        if isinstance(problem.kind, GroupWeights)
+        else "",
         "inputs": plain(inputs),
         "engine": engine_version(),
         "environment": run_environment(recipe),

@@ -1,14 +1,17 @@
-"""Reports of applications: sections of sentences, tables and figures on one HTML page."""
+"""HTML reports: the templates, and pages of sections of sentences, tables and figures."""
 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import DescentRecipe
 from engine.location import join
 from engine.records import write_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 REPORT = "report.html"
 """File in the run's folder."""
@@ -35,9 +38,25 @@ class Section:
     @property
     def source(self) -> str | None:
         """The image as a page holds it."""
-        if self.image is None:
-            return None
-        return "data:image/png;base64," + base64.b64encode(self.image).decode()
+        return None if self.image is None else as_source(self.image)
+
+
+def templates() -> "Environment":
+    """Return the templates of all reports; a name that is not given is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def as_source(image: bytes) -> str:
+    """Return a PNG image as a page holds it that needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def write_page(
@@ -56,20 +75,15 @@ def write_page(
         made: How it was made: a name to a value.
         recipe: The settings.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = pages.get_template("application.html").render(
-        title=title,
-        description=recipe.description,
-        sections=sections,
-        made=made,
-        settings=recipe.model_dump_json(indent=2, exclude_defaults=True),
+    page = (
+        templates()
+        .get_template("application.html")
+        .render(
+            title=title,
+            description=recipe.description,
+            sections=sections,
+            made=made,
+            settings=recipe.model_dump_json(indent=2, exclude_defaults=True),
+        )
     )
     write_bytes(join(folder, REPORT), page.encode())

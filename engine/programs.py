@@ -15,6 +15,7 @@ from torch.func import functional_call, grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
+from engine.reversal import StepPath
 from engine.routine import Routine
 from engine.terms import Term
 from engine.types import Metaparams
@@ -91,27 +92,20 @@ def many_programs() -> AbstractContextManager[None]:
 
 
 def compiled_gradient(
-    routine: Routine,
-    params: Tensor,
-    term: Term,
-    z: Metaparams,
-    step: int,
-    *,
-    create_graph: bool = False,
+    routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params`` and its loss, by a compiled program.
 
-    It defines the run's states where it is used, so nothing replaces it quietly. With a graph the
-    compiler makes a pair of programs, the second of which is the product: its first two are
-    compared with the eager ones (two, because a batch that was built in agrees once).
+    It defines the run's states where it is used, so nothing replaces it quietly. On the path of
+    graphs the compiler makes a pair of programs, the second of which is the product: its first two
+    are compared with the eager ones (two, because a batch that was built in agrees once).
 
     Args:
         routine: The run.
-        params: Parameters; with a graph, they and what z sets carry it.
+        params: Parameters; on the path of graphs, they and what z sets carry one.
         term: What is differentiated.
         z: Metaparameters.
         step: t.
-        create_graph: Whether the result is differentiated again.
 
     Raises:
         ConfigurationError: If it cannot be compiled, or differs from the eager gradient.
@@ -122,72 +116,56 @@ def compiled_gradient(
             "normalization, which a compiled step does not move. Set it to false, or use group or "
             "layer normalization."
         )
-    name = "gradient with graph" if create_graph else "gradient"
-    found = _call_gradient(routine, name, params, term, z, step, create_graph=create_graph)
-    compared = routine.programs.get(f"{name}, compared", 0)
-    if compared < (2 if create_graph else 1):
-        _compare_gradient(routine, found[0], params, term, z, step, create_graph=create_graph)
-        routine.programs[f"{name}, compared"] = compared + 1
-        if create_graph:  # the comparison has used up its graph
-            found = _call_gradient(routine, name, params, term, z, step, create_graph=True)
+    has_graph = routine.path is StepPath.GRAPH
+    found = _call_gradient(routine, params, term, z, step)
+    compared = routine.programs.get("gradient, compared", 0)
+    if compared < (2 if has_graph else 1):
+        _compare_gradient(routine, found[0], params, term, z, step)
+        routine.programs["gradient, compared"] = compared + 1
+        if has_graph:  # the comparison has used it up
+            found = _call_gradient(routine, params, term, z, step)
     return found
 
 
-def _call_gradient(  # noqa: PLR0913 (as the public function)
-    routine: Routine,
-    name: str,
-    params: Tensor,
-    term: Term,
-    z: Metaparams,
-    step: int,
-    *,
-    create_graph: bool,
+def _call_gradient(
+    routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> tuple[Tensor, Tensor]:
-    with torch.set_grad_enabled(create_graph):
+    has_graph = routine.path is StepPath.GRAPH
+    with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
-    program = routine.programs.get(name) or compiled(
+    program = routine.programs.get("gradient") or compiled(
         # Captured graphs cannot be kept for several steps.
         grad_and_value(make_loss(routine)),
         routine,
-        capture=not create_graph,
+        capture=not has_graph,
     )
     routine.model.train()
     try:
-        with (
-            routine.seeded(term, step),
-            torch.set_grad_enabled(create_graph),
-            many_programs(),
-        ):
-            gradient, loss = program(params if create_graph else params.detach(), inputs)
+        with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
+            gradient, loss = program(params if has_graph else params.detach(), inputs)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]} Set training.compile to false, or install what "
             "is missing."
         ) from error
-    routine.programs[name] = program
-    if create_graph:
+    routine.programs["gradient"] = program
+    if has_graph:
         return gradient, loss.detach()
     return gradient.clone(), loss.clone()  # a captured graph writes its next results there
 
 
-def _compare_gradient(  # noqa: PLR0913 (as the public function)
-    routine: Routine,
-    gradient: Tensor,
-    params: Tensor,
-    term: Term,
-    z: Metaparams,
-    step: int,
-    *,
-    create_graph: bool,
+def _compare_gradient(
+    routine: Routine, gradient: Tensor, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> None:
     """Refuse a compiled gradient, or its product with a vector, that is not the eager one."""
+    has_graph = routine.path is StepPath.GRAPH
     leaf = params.detach().requires_grad_()
     with torch.enable_grad():
         loss = routine.term_loss(leaf, term, z, step)
-        (expected,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+        (expected,) = torch.autograd.grad(loss, leaf, create_graph=has_graph)
     pairs = [("gradient", gradient.detach(), expected.detach())]
-    if create_graph:
+    if has_graph:
         leaves = {name: tensor for name, tensor in z.items() if tensor.requires_grad}
         vector = expected.detach()
         pairs += [
@@ -209,7 +187,9 @@ def _compare_gradient(  # noqa: PLR0913 (as the public function)
 
 
 def _products(gradient: Tensor, inputs: list[Tensor], vector: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(gradient, inputs, vector, retain_graph=False, allow_unused=True)
+    found = torch.autograd.grad(gradient, inputs, vector, allow_unused=True)
+    # A rate has no part in a gradient, so it has no product; one that only the program lacks is
+    # a zero that differs from the eager one.
     return [
         torch.zeros_like(tensor) if product is None else product
         for tensor, product in zip(inputs, found, strict=True)

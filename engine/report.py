@@ -4,10 +4,8 @@ The file holds its figures and its style and refers to nothing outside, so that 
 opened offline. Only what the record and the curves say is shown; nothing is computed again.
 """
 
-import base64
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 from engine.comparison_report import (
     comparison_findings,
@@ -20,6 +18,7 @@ from engine.config import MetaparameterName, OuterUpdate, Settings
 from engine.figures import Curves, figures
 from engine.growth import GROWTH_LIMIT, WINDOW
 from engine.monitoring import alarm
+from engine.pages import as_source, templates
 from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord
 
@@ -51,22 +50,10 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         record: What is reported.
         images: PNG images by the names that ``figures`` gives them; those missing are left out.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates()
     pages.filters.update(
         number=_number, percent=_percent, figure=write_figure, duration=write_duration
     )
-    sources = {
-        name: "data:image/png;base64," + base64.b64encode(image).decode()
-        for name, image in images.items()
-    }
     return pages.get_template("report.html").render(
         record=record,
         recipe=record.recipe,
@@ -75,7 +62,7 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         warnings=[*_trust(record), *_warnings(record)],
         checks=[] if record.checks is None else record.checks.checks,
         has_accuracy="accuracy" in record.iterates[0].scores["test"],
-        images=sources,
+        images={name: as_source(image) for name, image in images.items()},
         captions=_captions(record),
         metaparameters=TITLES[record.recipe.metaparameters.name],
         settings=[row for row in _settings(record.recipe) if row[0] != "description"],

@@ -8,12 +8,14 @@ import yaml
 from engine.config import DescentRecipe
 from engine.errors import NonFiniteError
 from engine.location import join
+from engine.pages import REPORT, Section, write_page
+from engine.quantities import write_duration
 from engine.records import write_bytes, write_record
 from engine.runs import run_folder, run_name
 from engine.settings import Settings
 from engine.smooth_recipes import SmoothSearchRecipe, descent_of
 from engine.smoothness_figures import Point, draw_search
-from engine.smoothness_runs import REPORT, SmoothnessRecord, write_page
+from engine.smoothness_runs import SmoothnessRecord
 
 FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
@@ -215,9 +217,18 @@ def conclude(
         ]
         for kind in ("nominal", "matched")
     )
-    images = {FIGURE: draw_search(nominal, matched, target)}
-    title = f"Search for a smooth routine: {recipe.name}"
-    write_page(folder, title, record.summary, record.table, images, recipe)
+    image = draw_search(nominal, matched, target)
+    write_bytes(join(folder, FIGURE), image)
+    caption = (
+        "Metasmoothness against validation loss, at each routine's own rate and at matched loss."
+    )
+    sections = [
+        Section(lines=record.summary),
+        Section(heading="Smoothness and loss", image=image, caption=caption),
+        Section(heading="Routines", table=record.table),
+    ]
+    made = {"Run": record.run, "Took": write_duration(record.seconds)}
+    write_page(folder, f"Search for a smooth routine: {recipe.name}", sections, made, recipe)
     write_record(join(folder, "run.json"), record.model_dump(mode="json"))
     return record
 

@@ -1,15 +1,14 @@
 """What a measurement of metasmoothness leaves: its record, and a report with the landscape."""
 
-import base64
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from engine.commits import read_scalars
-from engine.config import DescentRecipe
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.metasmoothness import Metasmoothness, explain, gather
+from engine.pages import REPORT, Section, write_page
+from engine.quantities import write_duration
 from engine.records import write_bytes, write_record
 from engine.runs import Scores, Stages, run_folder, run_name
 from engine.settings import Settings
@@ -17,8 +16,8 @@ from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.smoothness_figures import draw_landscape
 from engine.stages import prepare as prepare_descent
 
-REPORT, FIGURE = "report.html", "landscape.png"
-"""Files in the run's folder."""
+FIGURE = "landscape.png"
+"""File in the run's folder, beside the report."""
 
 
 class DefinitionRecord(Settings):
@@ -148,45 +147,39 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
         environment={"engine": engine_version(), **run_environment(recipe.descent)},
     )
     folder = run_folder(store, record.run)
-    images = {}
+    image = None
     if record.landscape:
-        images[FIGURE] = draw_landscape(record.landscape, step, recipe.metaparameters.name)
-    write_page(folder, f"Metasmoothness of {recipe.name}", record.summary, [], images, recipe)
+        image = draw_landscape(record.landscape, step, recipe.metaparameters.name)
+        write_bytes(join(folder, FIGURE), image)
+    sections = [
+        Section(lines=record.summary),
+        Section(heading="Directions", table=_directions(record)),
+    ]
+    if image is not None:
+        sections.append(
+            Section(heading="Landscape", image=image, caption="The output along one direction.")
+        )
+    made = {
+        "Run": record.run,
+        "Took": write_duration(record.seconds),
+        "Stages": f"{counts.total}, {counts.cached} of them cached",
+    }
+    write_page(folder, f"Metasmoothness of {recipe.name}", sections, made, recipe)
     write_record(join(folder, "run.json"), record.model_dump(mode="json"))
     return record
 
 
-def write_page(
-    folder: str,
-    title: str,
-    lines: list[str],
-    table: list[dict[str, Any]],
-    images: dict[str, bytes],
-    recipe: DescentRecipe,
-) -> None:
-    """Write images and an HTML report that holds them into a run's folder."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sources = [
-        "data:image/png;base64," + base64.b64encode(image).decode() for image in images.values()
+def _directions(record: SmoothnessRecord) -> list[dict[str, str]]:
+    """Return both definitions along each direction, as a table."""
+    pairs = zip(record.definition_1.directions, record.definition_2.directions, strict=True)
+    return [
+        {
+            "direction": str(number),
+            "Definition 1": "-" if first is None else f"{first:.3g}",
+            "Definition 2": "-" if second is None else f"{second:.3f}",
+        }
+        for number, (first, second) in enumerate(pairs)
     ]
-    page = pages.get_template("smoothness.html").render(
-        title=title,
-        lines=lines,
-        table=table,
-        images=sources,
-        settings=recipe.model_dump_json(indent=2),
-    )
-    for name, image in images.items():
-        write_bytes(join(folder, name), image)
-    write_bytes(join(folder, REPORT), page.encode())
 
 
 def _summary(found: Metasmoothness, scores: dict[str, Scores]) -> list[str]:

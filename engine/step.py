@@ -286,7 +286,7 @@ def term_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params``, shape (params,), and its loss."""
     if _is_compiled(routine, term, create_graph):
-        return compiled_gradient(routine, params, term, z, step, create_graph=create_graph)
+        return compiled_gradient(routine, params, term, z, step)
     with torch.enable_grad():
         loss = routine.term_loss(params, term, z, step)
         if not loss.requires_grad:

@@ -35,6 +35,13 @@ FAILED = 1
 SPENT = 4
 """Exit code: the run has spent its budget; it can go on with more."""
 
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+]
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+]
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -71,13 +78,8 @@ def main(
 
 @app.command()
 def run(  # noqa: PLR0913 (the options of one command)
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
-    ] = "digits-selection",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
-    ] = None,
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
     seeds: Annotated[
         str | None,
         typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
@@ -103,9 +105,7 @@ def run(  # noqa: PLR0913 (the options of one command)
 
 @app.command()
 def smoothness(  # noqa: PLR0913 (the options of one command)
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
-    ] = "digits-selection",
+    recipe: RecipeArgument = "digits-selection",
     directions: Annotated[
         int | None, typer.Option(help="Random directions; two trainings each.")
     ] = None,
@@ -113,10 +113,7 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
     by: Annotated[
         str | None, typer.Option(help="Kind of direction: example, group or coordinate.")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
-    ] = None,
+    changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -138,13 +135,8 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
 
 @app.command()
 def check(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
-    ] = "digits-selection",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
-    ] = None,
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -204,13 +196,8 @@ def resume(  # noqa: PLR0913 (the options of one command)
 
 @app.command()
 def plan(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
-    ] = "digits-selection",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
-    ] = None,
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     price: Annotated[
         float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)

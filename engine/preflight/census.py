@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,11 +75,11 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401 (torch's protocol)
-        types: Any,  # noqa: ANN401
+        func: OpOverload,
+        types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> object:
         del types
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.rstrip("_")
@@ -107,10 +108,10 @@ class _Dropout(TorchFunctionMode):
     def __torch_function__(
         self,
         function: Callable[..., Any],
-        types: Any,  # noqa: ANN401 (torch's protocol)
+        types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> object:
         del types
         kwargs = kwargs or {}
         if function in self._FUNCTIONS:

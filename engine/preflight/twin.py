@@ -54,7 +54,7 @@ class SameNumbers(TorchFunctionMode):
     def __torch_function__(
         self,
         function: Callable[..., Any],
-        types: Any,  # noqa: ANN401 (torch's protocol)
+        types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 (whatever the function returns)

@@ -13,7 +13,9 @@ from engine.determinism import deterministic
 from engine.preflight import check
 from engine.preflight.verdict import Verdict
 from tests.bench.record import write_record
-from tests.routines import BROKEN, SOUND, output
+from tests.broken_routines import BROKEN
+from tests.routines import output
+from tests.sound_routines import SOUND
 
 
 def _broken() -> tuple[list[str], int]:

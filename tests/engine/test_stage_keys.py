@@ -1,11 +1,13 @@
 """Keys of one stage, setting by setting; what depends on a stage is in ``test_keys.py``."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine import keys
 from engine.keys import Ref
 from engine.segments import Segment
-from tests.engine.test_stages import recipe
+from tests.engine.test_stages import kind, recipe
 
 
 def train_key(tiny, **inputs):
@@ -132,3 +134,17 @@ def test_key_depends_on_the_environment(monkeypatch):
     monkeypatch.setattr(keys, "environment", lambda *arguments: {"threads": 99})
 
     assert train_key(recipe()) != before
+
+
+def test_other_clusters_of_the_same_settings_are_other_stages(monkeypatch):
+    """A library finds them, and a run that goes on with another version of it must not mix two."""
+    tiny = recipe(*kind("group-weights"))
+    problem = keys.build_problem(tiny)
+    ((name, found),) = problem.routine.metaparameters.items()
+    moved = {name: replace(found, groups=found.groups.roll(1))}
+    other = replace(problem, routine=replace(problem.routine, metaparameters=moved))
+    before = train_key(tiny)
+
+    monkeypatch.setattr(keys, "build_problem", lambda _: other)
+
+    assert train_key(tiny) != before

@@ -3,16 +3,12 @@
 The same run is started anew until it is done. It must end with the bits of an undisturbed run, and
 no record that was committed before a kill may be written again. All runs share one Prefect server;
 each is a fork of one process, which has imported what takes seconds to import.
-``python -m tests.faults.sigkill_flow --trials 200`` prints a line for each trial and a table row.
 """
 
-import argparse
 import importlib
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -182,29 +178,3 @@ def trials(folder, count, seed=0):
         assert expected[0] == expected[1]  # looking ahead changes nothing
         for number in range(1, count + 1):
             yield once(number, folder / f"store-{number}", server.environment, expected[0], draw)
-
-
-def main():
-    """Try it, and print a line for each trial and the sum."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    done = []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        for trial in trials(Path(name), options.trials, options.seed):
-            done.append(trial)
-            sys.stdout.write(f"{trial} {'holds' if trial.holds else 'FAILS'}\n")
-            sys.stdout.flush()
-    moments = {moment for trial in done for moment in trial.committed}
-    sys.stdout.write(
-        f"| SIGKILL of the flow process at a random moment | {len(done)} runs, "
-        f"{sum(trial.kills for trial in done)} kills with {min(moments)} to {max(moments)} stages "
-        f"committed | {sum(trial.holds for trial in done)} hold |\n"
-    )
-    return 0 if all(trial.holds for trial in done) else 1
-
-
-if __name__ == "__main__":
-    os.environ.pop("PREFECT_API_URL", None)
-    raise SystemExit(main())

@@ -8,7 +8,9 @@ from torch import nn
 from engine.optim import adam
 from engine.preflight import check
 from engine.preflight.verdict import Verdict
-from tests.routines import BROKEN, SOUND, mlp, output, routine
+from tests.broken_routines import BROKEN
+from tests.routines import mlp, output, routine
+from tests.sound_routines import SOUND
 
 FEW = 1  # directions; the checks are the same ones, in a fraction of the time
 
