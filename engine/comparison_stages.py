@@ -12,9 +12,8 @@ from engine.comparison import BaselineName
 from engine.config import DescentRecipe
 from engine.errors import NonFiniteError
 from engine.keys import Ref
-from engine.outputs import classification_scores
 from engine.poison_baselines import with_flipped_labels
-from engine.problem import SPLITS, Problem, build_problem
+from engine.problem import Problem, build_problem
 from engine.replay import Sweep, check_losses, replay
 from engine.schedule import Forward
 from engine.types import State
@@ -81,13 +80,7 @@ def retrain(
             return {}, {"diverged": str(error)}
         state = sweep.state
         losses = [float(sweep.losses[step]) for step in range(int((1 - LAST) * last), last)]
-        scores: dict[str, Any] = {"training_loss": sum(losses) / len(losses), "splits": {}}
-        for name in SPLITS:
-            part = other.held_out[name]
-            scores["splits"][name] = routine.evaluate(
-                lambda model, p=part: classification_scores(model, p.inputs, p.labels), state
-            )
-        return state, scores
+        return state, {"training_loss": sum(losses) / len(losses), "splits": other.scores(state)}
 
     inputs = {"value": value, "changes": changes, "flip_labels": flip_labels}
     return run_stage("retrain", recipe, store, inputs, compute)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,10 @@ from engine.metaparameters import (
 )
 from engine.models import build_model, per_example_cross_entropy
 from engine.optim import Optimizer, adam, adamw, sgd
-from engine.outputs import MeanLoss
+from engine.outputs import MeanLoss, classification_scores
 from engine.routine import Routine
 from engine.step import StepVjp
-from engine.types import Loss
+from engine.types import Loss, State
 from engine.vjp import make_vjp
 
 SPLITS = ("objective", "validation", "test")
@@ -69,6 +70,18 @@ class Problem:
         """Return the routine at another value of the metaparameter, which may be flat."""
         ((name, kind),) = self.routine.metaparameters.items()
         return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
+
+    def scores(self, state: State) -> dict[str, dict[str, Any]]:
+        """Score a trained model on each held-out split; see ``classification_scores``."""
+        return {
+            name: self.routine.evaluate(
+                lambda model, e=self.held_out[name]: classification_scores(
+                    model, e.inputs, e.labels
+                ),
+                state,
+            )
+            for name in SPLITS
+        }
 
 
 def build_problem(recipe: DescentRecipe) -> Problem:

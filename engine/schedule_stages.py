@@ -138,15 +138,7 @@ def _train_finite(
 
 @torch.no_grad()
 def _losses(problem: Problem, state: State | None) -> list[float]:
-    from engine.outputs import classification_scores
-
     if state is None:
         return [math.inf] * len(SPLITS)
-    found = []
-    for name in SPLITS:
-        part = problem.held_out[name]
-        scores = problem.routine.evaluate(
-            lambda model, p=part: classification_scores(model, p.inputs, p.labels), state
-        )
-        found.append(scores["loss"] if math.isfinite(scores["loss"]) else math.inf)
-    return found
+    losses = [scores["loss"] for scores in problem.scores(state).values()]
+    return [loss if math.isfinite(loss) else math.inf for loss in losses]

@@ -22,11 +22,10 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.keys import Ref
 from engine.location import check_writable
 from engine.outer import make_outer
-from engine.outputs import classification_scores
 from engine.planning import followed
 from engine.plans import plan_of
 from engine.preflight import check
-from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
+from engine.problem import Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.reversal import ScheduleName
 from engine.routine import Routine
@@ -245,15 +244,7 @@ def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Score the trained model; the record holds loss and accuracy on each held-out split."""
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine
-        state = read_rows(store, final, routine.device)
-        scores: dict[str, Any] = {}
-        for name in SPLITS:
-            examples = problem.held_out[name]
-            scores[name] = routine.evaluate(
-                lambda model, e=examples: classification_scores(model, e.inputs, e.labels), state
-            )
-        return {}, scores
+        return {}, problem.scores(read_rows(store, final, problem.routine.device))
 
     return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
 
