@@ -1,9 +1,9 @@
 """Self-verifying replay: states made again by the reverse sweep are compared with the first ones.
 
 A schedule replays up to the step before a saved state, never to that state itself. Here one step
-more is taken there, and what it makes is compared, bit by bit, with what was saved. A replay that
-drifts cannot go unseen past the next border. Where nothing is replayed (store-all) there is nothing
-to compare.
+more is taken there, or taken from the graph that was kept of it, and what it makes is compared, bit
+by bit, with what was saved. A replay that drifts cannot go unseen past the next border. Where
+nothing is replayed (store-all) there is nothing to compare.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +13,7 @@ from engine.errors import ReplayMismatchError
 from engine.fingerprint import difference, state_fingerprint
 from engine.replay import Sweep
 from engine.routine import Routine
-from engine.schedule import Action, Load, Reverse, Save
-from engine.step import plain_step
+from engine.schedule import Action, Load, Reverse, Save, Trace
 from engine.types import Metaparams, State
 
 Fingerprints = dict[str, str]
@@ -29,12 +28,17 @@ class _Meetings:
 
     def __init__(self) -> None:
         self._saved: set[int] = set()
+        self._traced: set[int] = set()
         self._is_reversing = False
         self._loaded: int | None = None
 
     def is_saved(self, step: int) -> bool:
         """Say whether the first pass saves s_step."""
         return step in self._saved
+
+    def has_graph(self, step: int) -> bool:
+        """Say whether the graph of a step was kept, at its last replay so far."""
+        return step in self._traced
 
     def meets(self, action: Action) -> bool:
         """Say whether ``action``, the next one, reverses such a step."""
@@ -50,15 +54,28 @@ class _Meetings:
                 is_border = self._is_reversing and step + 1 in self._saved
                 self._is_reversing = True
                 return is_replayed and is_border
+            case Trace(start, stop):
+                self._traced.update(range(start, stop))
             case _:
                 pass
         return False
 
 
-def count_borders(actions: Iterable[Action]) -> int:
-    """Return how many saved states ``Borders`` compares in a schedule: a plain step for each."""
-    meetings = _Meetings()
-    return sum(meetings.meets(action) for action in actions)
+def count_borders(actions: Iterable[Action], stop: int | None = None) -> int:
+    """Return how many plain steps the comparisons take in a schedule.
+
+    One for each saved state that a replay leads to, unless the graph of the step before was kept.
+
+    Args:
+        actions: The schedule.
+        stop: The end of a segment, which ``SegmentBorders`` compares too.
+    """
+    meetings, count = _Meetings(), 0
+    for action in actions:
+        meets = meetings.meets(action)
+        if isinstance(action, Reverse) and not meetings.has_graph(action.step):
+            count += meets or action.step + 1 == stop
+    return count
 
 
 class Borders:
@@ -71,8 +88,8 @@ class Borders:
         z: Metaparameters.
 
     Cost:
-        One plain step for each state that the first pass saves and a replay leads to, see
-        ``count_borders``, and one state kept.
+        One plain step for each state that the first pass saves and a replay leads to without
+        graphs, see ``count_borders``, and one state kept.
     """
 
     def __init__(self, routine: Routine, z: Metaparams) -> None:
@@ -90,14 +107,15 @@ class Borders:
         meets = self._meetings.meets(action)
         if not isinstance(action, Reverse):
             return
-        state = sweep.before(action.step)
         if meets:
-            compare_border(self._routine, self._z, state, action.step, self._stored, self._made_in)
-        self._stored = state if self._meetings.is_saved(action.step) else {}
+            again = sweep.after(self._routine, self._z, action.step)
+            refuse_difference(self._routine, action.step + 1, self._stored, again, self._made_in)
+        is_saved = self._meetings.is_saved(action.step)
+        self._stored = sweep.before(action.step) if is_saved else {}
 
 
 class SegmentBorders:
-    """Compares the borders inside a segment, and hands the state before its end to a comparison.
+    """Compares the borders inside a segment, and hands the state at its end to a comparison.
 
     The state at the end was made by another stage, perhaps on another machine.
 
@@ -105,48 +123,24 @@ class SegmentBorders:
         routine: The run.
         z: Metaparameters.
         stop: Step after the segment's last one.
-        compare: Is given s_{stop - 1} and stop - 1, when that step is reversed.
+        compare: Is given s_stop of the replay, when the step before it is reversed.
 
     Cost:
-        That of ``Borders`` and of ``compare``.
+        That of ``Borders``, likewise for the end, and of ``compare``.
     """
 
     def __init__(
-        self, routine: Routine, z: Metaparams, stop: int, compare: Callable[[State, int], None]
+        self, routine: Routine, z: Metaparams, stop: int, compare: Callable[[State], None]
     ) -> None:
+        self._routine, self._z = routine, z
         self._inside = Borders(routine, z)
         self._last, self._compare = stop - 1, compare
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
         """Compare, if the action reverses the last step or one before a saved state."""
         if isinstance(action, Reverse) and action.step == self._last:
-            self._compare(sweep.before(self._last), self._last)
+            self._compare(sweep.after(self._routine, self._z, self._last))
         self._inside(action, sweep)
-
-
-def compare_border(
-    routine: Routine,
-    z: Metaparams,
-    state: State,
-    step: int,
-    stored: State,
-    made_in: Mapping[str, object],
-) -> None:
-    """Run ``step`` from ``state`` and refuse a result that is not bit for bit ``stored``.
-
-    Args:
-        routine: The run.
-        z: Metaparameters.
-        state: s_t of the replay.
-        step: t.
-        stored: s_{t+1} of the first pass.
-        made_in: ``present`` when that began.
-
-    Raises:
-        ReplayMismatchError: Names step, element and likely cause.
-    """
-    again, _ = plain_step(routine, state, z, step)
-    refuse_difference(routine, step + 1, stored, again, made_in)
 
 
 def refuse_difference(

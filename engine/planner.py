@@ -130,7 +130,8 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     found = [_cost(plan, part.stop - part.start) for part in setting.reversed_parts(length)]
     io = costs.saved + costs.loaded + STAGE_SECONDS
     train = routine.num_steps * costs.plain + len(parts) * io + setting.evaluation + STAGE_SECONDS
-    # Where a replay meets a saved state, or the end of its segment, a step more is run to compare.
+    # Where a replay meets a saved state, or the end of its segment, and has no graph of the step
+    # before, that step is run once more to compare.
     borders = sum(_num_borders(plan, each.reverse_steps) for each in found)
     reverse = sum(_seconds(each, costs) for each in found) + borders * costs.plain
     reverse += len(found) * (io + costs.loaded)
@@ -282,7 +283,7 @@ def _cost(plan: NamedPlan, length: int) -> Cost:
 
 @lru_cache(maxsize=4096)
 def _num_borders(plan: NamedPlan, length: int) -> int:
-    return 1 + count_borders(plan(length, 0))
+    return count_borders(plan(length, 0), length)
 
 
 def _seconds(cost: Cost, costs: StepCosts) -> float:

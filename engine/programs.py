@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as partitioning
 from torch.func import functional_call, grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -91,6 +92,14 @@ def many_programs() -> AbstractContextManager[None]:
     return torch._dynamo.config.patch(recompile_limit=64)  # pyright: ignore[reportPrivateUsage]
 
 
+def few_activations() -> AbstractContextManager[None]:
+    """Let the second program of a pair compute again what is cheap, instead of keeping it.
+
+    Halves the memory of a kept graph; the time is the same, see ``tests/bench/bench_profile.py``.
+    """
+    return partitioning.patch(aggressive_recomputation=True)
+
+
 def compiled_gradient(
     routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> tuple[Tensor, Tensor]:
@@ -141,7 +150,12 @@ def _call_gradient(
     )
     routine.model.train()
     try:
-        with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
+        with (
+            routine.seeded(term, step),
+            torch.set_grad_enabled(has_graph),
+            many_programs(),
+            few_activations(),
+        ):
             gradient, loss = program(params if has_graph else params.detach(), inputs)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(

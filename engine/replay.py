@@ -107,6 +107,16 @@ class Sweep:
         """Return s_step when ``step`` is about to be reversed."""
         return self.graphs[step].state if step in self.graphs else self.state
 
+    def after(self, routine: Routine, z: Metaparams, step: int) -> State:
+        """Return s_{step + 1} as this replay makes it, when ``step`` is about to be reversed.
+
+        Cost:
+            A plain step, or nothing where the graph of the step was kept.
+        """
+        if step in self.graphs:
+            return self.graphs[step].following()
+        return plain_step(routine, self.state, z, step)[0]
+
 
 def replay(
     actions: Iterable[Action],

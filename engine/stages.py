@@ -31,7 +31,6 @@ from engine.reversal import ScheduleName
 from engine.routine import Routine
 from engine.schedule import Forward
 from engine.segments import Segment
-from engine.step import plain_step
 from engine.trajectories import reverse_segment as reverse
 from engine.trajectories import segment_states
 from engine.types import State
@@ -184,7 +183,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
                 routine,
                 routine.point(),
                 segment.stop,
-                partial(_compare_end, store, routine, end),
+                partial(_compare_end, store, routine, end, segment.stop),
             ),
         )
         reverse(
@@ -212,12 +211,11 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     return run_stage("reverse", recipe, store, inputs, compute)
 
 
-def _compare_end(store: str, routine: Routine, end: Ref, state: State, step: int) -> None:
-    """Run the last step of a segment again, and compare where it leads with what ``end`` made."""
-    again, _ = plain_step(routine, state, routine.point(), step)
+def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State) -> None:
+    """Compare where the replay of a segment leads, s_stop, with what ``end`` made."""
     fingerprints, made_in = read_origin(store, end)
     if differs(again, fingerprints):
-        refuse_difference(routine, step + 1, read_rows(store, end), again, made_in)
+        refuse_difference(routine, stop, read_rows(store, end), again, made_in)
 
 
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:

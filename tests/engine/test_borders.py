@@ -332,7 +332,7 @@ def test_borders_inside_a_segment_are_compared_too(trained, monkeypatch):
     long = recipe(*kind("weights"), ("replay", "steps_per_segment", 12), ("replay", "arity", 2))
     borders = train_all(long, store, value)
     kept = []
-    monkeypatch.setattr("engine.borders.compare_border", lambda *given: kept.append(given[3] + 1))
+    monkeypatch.setattr("engine.borders.refuse_difference", lambda *given: kept.append(given[1]))
 
     reverse_all(long, store, value, borders)
 

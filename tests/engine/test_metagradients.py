@@ -290,8 +290,10 @@ def test_diverging_run_names_the_step():
 def test_only_replayed_borders_are_compared(monkeypatch, schedule, least, most):
     """A comparison is a plain step: where every state is kept it would be a quarter more work."""
     compared = []
-    compare = borders.compare_border
-    monkeypatch.setattr(borders, "compare_border", lambda *a: compared.append(a[3]) or compare(*a))
+    compare = borders.refuse_difference
+    monkeypatch.setattr(
+        borders, "refuse_difference", lambda *a: compared.append(a[1]) or compare(*a)
+    )
     routine = problems.routine()
 
     metagradient(routine, problems.output, schedule=schedule)

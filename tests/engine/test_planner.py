@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import borders, planning, stages
+from engine import planning, stages
 from engine import replay as interpreter
 from engine.claims import run_name
 from engine.errors import ConfigurationError
@@ -72,8 +72,7 @@ def test_steps_are_those_that_the_stages_run(tmp_path, monkeypatch, replay):
 
         monkeypatch.setattr(module, name, call)
 
-    for module in (interpreter, stages, borders):
-        counted(module, "plain_step", "forward")
+    counted(interpreter, "plain_step", "forward")
     counted(interpreter, "open_step", "forward")
     counted(interpreter, "reverse_step", "reverse")
     # A plain step that the graph's path is compared with, once for each segment, is not counted.
