@@ -35,7 +35,7 @@ class Ours:
         self.problem = TorchProblem(task, torch.float64 if self.reference else torch.float32)
         if self.problem.tf32:
             raise Unable("the engine turns TF32 off, because the last digits depend on it")
-        self.routine, self.places = _routine(self.problem)
+        self.routine, self.places = lay_out(self.problem)
         chosen = dict(task.options.get("routine", {}))
         if "path" in chosen:
             chosen["path"] = StepPath(chosen["path"])
@@ -111,7 +111,7 @@ def _resolved(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
     }
 
 
-def _routine(problem: TorchProblem) -> tuple[engine.Routine, torch.Tensor]:
+def lay_out(problem: TorchProblem) -> tuple[engine.Routine, torch.Tensor]:
     """Return the run, and where the examples of the files stand in its weights.
 
     The engine draws examples in an order of its own. They are laid out so that what it draws for

@@ -12,6 +12,10 @@ OUR_MODES: dict[str, dict[str, object]] = {
         "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
         "routine": {"path": "graph"},
     },
+    "ours, graphs of 4 steps, compiled": {
+        "metagradient": {"schedule": "store-all", "unroll": 4},
+        "routine": {"path": "graph", "compile": True},
+    },
     "ours, sqrt(T) graphs, compiled": {
         "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
         "routine": {"path": "graph", "compile": True},

@@ -8,7 +8,7 @@ import numpy as np
 
 HEADER = (
     "contender", "plain (s)", "forward (s)", "whole (s)", "least to most", "whole / plain torch",
-    "peak (MB)", "growth (MB)", "stored (MB)", "error", "runs",
+    "peak (MB)", "growth (MB)", "growth in the run (MB)", "stored (MB)", "error", "runs",
 )  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def _cells(row: Row, unit: Row, expected: np.ndarray | None) -> list[str]:
     whole = row.seconds("whole")
     answers = list(row.answers.get("whole", {}).values())
     peak = max((answer["rss_peak"] for answer in answers), default=None)
+    grown = max((each["rss_peak"] - each["rss_before"] for each in answers), default=None)
     stored = answers[-1]["stored"] if answers else None
     error = (
         None if row.gradient is None or expected is None else relative_error(row.gradient, expected)
@@ -92,6 +93,7 @@ def _cells(row: Row, unit: Row, expected: np.ndarray | None) -> list[str]:
         _number(ratio(whole, unit.seconds("plain"))),
         _megabytes(peak),
         _megabytes(None if peak is None else peak - row.start_rss),
+        _megabytes(grown),
         _megabytes(stored),
         "" if error is None else f"{error:.1e}",
         str(len(whole) or len(row.seconds("plain"))),
