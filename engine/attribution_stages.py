@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
+from engine import stages
 from engine.attribution import (
     final_gradient_scores,
     kept_weights,
     query_losses,
     query_outputs,
 )
-from engine.attribution_recipes import Queries, Removals, Retraining
+from engine.attribution_recipes import AttributionRecipe, Queries, Removals, Retraining
 from engine.attribution_trial import try_removals
 from engine.batched import train_many
-from engine.commits import read_rows, run_stage
+from engine.commits import read_rows, read_scalars, run_stage
 from engine.config import DescentRecipe
 from engine.keys import Ref
-from engine.preflight.verdict import CheckReport
+from engine.preflight.verdict import CheckReport, Verdict
 from engine.problem import Problem
 from engine.product import join
 from engine.replay import seed_adjoint
@@ -84,6 +85,20 @@ def trial(
         "retraining": retraining,
     }
     return run_stage("trial", recipe, store, inputs, compute)
+
+
+def preflight(recipe: AttributionRecipe, store: str) -> CheckReport:
+    """Try an attribution as its flow does before the sweep: on short twins, then by a few removals.
+
+    What the twins refuse is not tried by removals.
+    """
+    settings, descent = recipe.attribution, recipe.descent
+    twins = CheckReport.model_validate(read_scalars(store, stages.preflight(descent, store)))
+    if not settings.trial_subsets or twins.verdict is Verdict.REFUSE:
+        return twins
+    ref = trial(descent, store, *settings.trial, settings.trial_subsets, settings.retraining)
+    tried = CheckReport.model_validate(read_scalars(store, ref))
+    return CheckReport.of([*twins.checks, *tried.checks])
 
 
 def retrain(

@@ -19,8 +19,13 @@ from engine.metagradients import metagradients
 from engine.preflight.verdict import Check, Verdict
 from engine.problem import Problem
 
-LIMIT = 0.5
-"""Mean LDS below which a warning is due; runs that can be attributed have 0.9."""
+LIMIT, REFUSAL = 0.5, 0.3
+"""Mean LDS below which a warning is due, and a refusal; runs that can be attributed have 0.9."""
+
+ENOUGH = 12
+"""Trainings from which on a trial may refuse: fewer rank too roughly.
+
+A rank correlation over 12 of them that is 0.9 in truth has a spread of 0.07."""
 
 
 def try_removals(
@@ -57,9 +62,10 @@ def try_removals(
         return Check(
             name="removals", verdict=Verdict.PASS, value=score, limit=LIMIT, cause=f"{shown}."
         )
+    refused = score < REFUSAL and num_subsets >= ENOUGH
     return Check(
         name="removals",
-        verdict=Verdict.WARN,
+        verdict=Verdict.REFUSE if refused else Verdict.WARN,
         value=score,
         limit=LIMIT,
         cause=f"{shown}: the run answers the removal of few examples with chaos, so that its "

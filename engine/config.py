@@ -31,6 +31,7 @@ class DataName(StrEnum):
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
+    CIFAR_10 = "cifar-10"
 
 
 class OptimizerName(StrEnum):
@@ -81,7 +82,11 @@ class DataConfig(Settings):
     """Data set."""
 
     url: str | None = None
-    """Folder of the data files, any fsspec URL; empty means the data set's own default."""
+    """Folder of the data files, or the archive of CIFAR-10, any fsspec URL; empty means the data
+    set's own default."""
+
+    checksum: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
+    """MD5 that the archive must have; empty means that of the official one. CIFAR-10 only."""
 
     num_train: Annotated[int, Field(ge=1)] = 800
     """Training candidates."""

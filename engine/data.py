@@ -7,26 +7,22 @@ Another data set is one more reader in ``READERS``: a function that returns a ``
 The checks, the split, the flips and the fingerprint are the same for all.
 """
 
-import gzip
 import hashlib
-import math
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import fsspec
-import numpy as np
 import torch
-from fsspec.core import url_to_fs
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from engine import cifar
 from engine.config import DataConfig, DataName
 from engine.errors import DataError
+from engine.idx import FASHION_MNIST_URL, read_idx
 from engine.target import keep_target
 
-FASHION_MNIST_URL = "/usr/share/datasets/fashion-mnist"
-"""Where Debian's package ``dataset-fashion-mnist`` puts the files."""
+CIFAR_10_STATISTICS = (0.4734 * 255, 0.2516 * 255)
+"""Mean and standard deviation of all pixels of the 50,000 training images, in bytes."""
 
 FASHION_MNIST_STATISTICS = (0.2860 * 255, 0.3530 * 255)
 """Mean and standard deviation of all pixels of the 60,000 training images, in bytes."""
@@ -106,6 +102,11 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         DataError: If the files are missing or damaged, the examples do not fit together, or the
             splits do not fit into the data set.
     """
+    if config.checksum is not None and config.name is not DataName.CIFAR_10:
+        raise DataError(
+            f"data.checksum is {config.checksum}, but {config.name.value} comes as no archive that "
+            "could have one. Leave it empty."
+        )
     source = READERS[config.name](config)
     check_examples(*source.pool, num_classes=source.num_classes, origin=source.origin)
     if source.test is not None:
@@ -303,80 +304,18 @@ def _read_fashion_mnist(config: DataConfig) -> Source:
     return Source(pool, 10, origin, test, FASHION_MNIST_STATISTICS, (0.0, 255.0))
 
 
+def _read_cifar_10(config: DataConfig) -> Source:
+    """Return CIFAR-10, 50,000 + 10,000 colour images of 32x32 pixels, standardized."""
+    url = cifar.URL if config.url is None else config.url
+    pool, test = cifar.read_archive(url, config.checksum or cifar.CHECKSUM)
+    return Source(
+        pool, 10, f"the CIFAR-10 archive data.url={url}", test, CIFAR_10_STATISTICS, (0.0, 255.0)
+    )
+
+
 READERS: dict[DataName, Callable[[DataConfig], Source]] = {
     DataName.DIGITS: _read_digits,
     DataName.FASHION_MNIST: _read_fashion_mnist,
+    DataName.CIFAR_10: _read_cifar_10,
 }
 """How each data set is read."""
-
-
-def read_idx(url: str, name: str, item_shape: tuple[int, ...]) -> Tensor:
-    """Read one IDX file of bytes, compressed or not.
-
-    Args:
-        url: Folder of the file, any fsspec URL.
-        name: File name without ``.gz``; the compressed file is preferred.
-        item_shape: Shape that one item must have; ``()`` for labels.
-
-    Returns:
-        Bytes of shape ``(items, *item_shape)``.
-
-    Raises:
-        DataError: If there is no such file, or it is not an intact IDX file of this shape.
-
-    References:
-        The format is described by LeCun et al. with MNIST: two zero bytes, a type code, the
-        number of axes, each axis as a big-endian 32-bit number, then the values row by row.
-    """
-    content, path = _fetch(url, name)
-    try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, f"its gzip stream is broken ({error})") from error
-
-    num_axes = 1 + len(item_shape)
-    header_size = 4 + 4 * num_axes
-    magic = bytes([0, 0, 0x08, num_axes])
-    if content[:4] != magic or len(content) < header_size:
-        found = content[:4].hex() or "nothing"
-        raise _damaged(path, f"it starts with {found} where an IDX file has {magic.hex()}")
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", num_axes, offset=4))
-    if shape[1:] != item_shape:
-        raise _damaged(path, f"its items have shape {shape[1:]} instead of {item_shape}")
-    num_bytes = len(content) - header_size
-    if num_bytes != math.prod(shape):
-        raise _damaged(path, f"shape {shape} needs {math.prod(shape)} bytes, not {num_bytes}")
-    values = np.frombuffer(content, np.uint8, offset=header_size)
-    return torch.from_numpy(values.copy()).reshape(shape)  # a copy, because bytes are read-only
-
-
-def _damaged(path: str, reason: str) -> DataError:
-    return DataError(
-        f"{path} is not an intact IDX file: {reason}. Nothing can be trusted in such a file. "
-        "Copy it anew, or point data.url at an intact copy."
-    )
-
-
-def _fetch(url: str, name: str) -> tuple[bytes, str]:
-    """Return a file's bytes and its path; failures that may pass (network) stay OSErrors."""
-    try:
-        filesystem, folder = url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise DataError(
-            f"data.url is {url}, which cannot be opened ({error}). Set data.url to a folder, or "
-            f"to a URL with a protocol that fsspec {fsspec.__version__} knows, and install the "
-            "package that its protocol needs (s3fs for s3://)."
-        ) from error
-    prefix = f"{folder.rstrip('/')}/" if folder else ""
-    reasons = []
-    for path in (f"{prefix}{name}.gz", f"{prefix}{name}"):
-        try:
-            return filesystem.cat_file(path), path
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            reasons.append(type(error).__name__)
-    raise DataError(
-        f"Neither {name}.gz nor {name} can be read under data.url={url} ({', '.join(reasons)}). "
-        f"Install Debian's package dataset-fashion-mnist, which fills {FASHION_MNIST_URL}, or "
-        "set data.url to a folder that holds the four IDX files."
-    )

@@ -20,12 +20,9 @@ from engine.growth import GROWTH_LIMIT, WINDOW
 from engine.monitoring import alarm
 from engine.pages import as_source, templates
 from engine.quantities import write_duration, write_figure
-from engine.runs import RunRecord
+from engine.runs import RunRecord, rose
 
 __all__ = ["Curves", "figures", "render", "summary"]
-
-NOTICEABLE = 0.01
-"""Relative change of a loss below which no warning is given."""
 
 TITLES = {
     MetaparameterName.COUNTS: "Example counts",
@@ -167,10 +164,7 @@ def _trust(record: RunRecord) -> list[str]:
 
 
 def _warnings(record: RunRecord) -> list[str]:
-    objective, validation = (
-        [iterate.scores[split]["loss"] for iterate in record.iterates]
-        for split in ("objective", "validation")
-    )
+    objective, validation = record.losses["objective"], record.losses["validation"]
     if record.recipe.outer.maximize:
         return []  # an attack that over-fits is a weaker attack, which the test loss shows
     chosen, last = record.chosen, len(record.iterates) - 1
@@ -179,7 +173,7 @@ def _warnings(record: RunRecord) -> list[str]:
     masked = outer.update is OuterUpdate.MASKED_SIGN
     length = "probability" if masked else "step_size"
     warnings = []
-    if _rose(validation[chosen], validation[last]) and objective[last] < objective[chosen]:
+    if record.over_fitted:
         warnings.append(
             f"The descent over-fitted the objective split after outer step {chosen}: from there to "
             f"outer step {last} the objective fell from {_number(objective[chosen])} to "
@@ -187,7 +181,7 @@ def _warnings(record: RunRecord) -> list[str]:
             f"{_number(validation[chosen])} to {_number(validation[last])}. "
             f"Raise data.num_objective (now {data.num_objective})."
         )
-    elif _rose(validation[chosen], validation[last]) and _rose(objective[chosen], objective[last]):
+    elif rose(validation[chosen], validation[last]) and rose(objective[chosen], objective[last]):
         warnings.append(
             f"From outer step {chosen} to {last} the objective itself rose, from "
             f"{_number(objective[chosen])} to {_number(objective[last])}: "
@@ -200,16 +194,12 @@ def _warnings(record: RunRecord) -> list[str]:
             f"outer.step_size (now {outer.step_size:g})."
         )
     test = record.before_and_after("test")
-    if chosen and _rose(test["before"]["loss"], test["after"]["loss"]):
+    if chosen and rose(test["before"]["loss"], test["after"]["loss"]):
         warnings.append(
             "The gain on the validation split does not carry over to the test split: the choice "
             f"may be chance. Raise data.num_validation (now {data.num_validation})."
         )
     return warnings
-
-
-def _rose(before: float, after: float) -> bool:
-    return after > before * (1 + NOTICEABLE)
 
 
 def _captions(record: RunRecord) -> dict[str, str]:

@@ -23,6 +23,9 @@ from engine.records import read_record, write_record
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""
 
+NOTICEABLE = 0.01
+"""Relative change of a loss below which nothing is made of it."""
+
 
 class Iterate(Settings):
     """One point of the descent: z_n, and the model trained there."""
@@ -145,6 +148,26 @@ class RunRecord(Comparisons):
         """Objective loss at the iterate that each outer step started from."""
         return [step.scores["objective"]["loss"] for step in self.iterates if step.gradient]
 
+    @property
+    def over_fitted(self) -> bool:
+        """Say whether, after the chosen iterate, the objective fell while validation rose.
+
+        An attack that over-fits is a weaker attack, which the test loss shows; so never uphill.
+        """
+        if self.recipe.outer.maximize:
+            return False
+        objective, validation = self.losses["objective"], self.losses["validation"]
+        fell = objective[-1] < objective[self.chosen]
+        return fell and rose(validation[self.chosen], validation[-1])
+
+    @property
+    def losses(self) -> dict[str, list[float]]:
+        """Split to its loss at each iterate."""
+        return {
+            split: [each.scores[split]["loss"] for each in self.iterates]
+            for split in self.iterates[0].scores
+        }
+
     def before_and_after(self, split: str) -> dict[str, Scores]:
         """Return a split's scores at z_0 and at the chosen iterate."""
         return {
@@ -190,6 +213,11 @@ class RunRecord(Comparisons):
                     "rank": found.rank(own),
                 }
         return content
+
+
+def rose(before: float, after: float) -> bool:
+    """Say whether a loss rose by more than chance and rounding would explain."""
+    return after > before * (1 + NOTICEABLE)
 
 
 def _on_test(rerun: Rerun) -> dict[str, Scores | None]:

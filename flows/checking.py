@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine import attribution_stages
 from engine.allocator import keep_freed_memory
+from engine.attribution_recipes import AttributionRecipe
 from engine.commits import read_scalars
 from engine.inventory import CERTIFICATE
 from engine.location import absolute, check_writable
@@ -31,8 +33,11 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     keep_freed_memory()
     place = absolute(store)
     check_writable(place)
-    ref = preflight(recipe.descent, place)
-    report = CheckReport.model_validate(read_scalars(place, ref))
+    if isinstance(recipe, AttributionRecipe):
+        report = attribution_stages.preflight(recipe, place)
+    else:
+        ref = preflight(recipe.descent, place)
+        report = CheckReport.model_validate(read_scalars(place, ref))
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:

@@ -54,8 +54,8 @@ def test_predictions_hold_in_a_smooth_run_and_not_at_a_far_higher_rate():
 
     assert smooth.verdict is Verdict.PASS
     assert smooth.value > 0.9
-    assert chaotic.verdict is Verdict.WARN
-    assert abs(chaotic.value) < 0.4
+    assert chaotic.verdict is Verdict.REFUSE
+    assert abs(chaotic.value) < 0.3
     assert "learning_rate" in chaotic.remedy
 
 

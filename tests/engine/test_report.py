@@ -162,6 +162,22 @@ def test_summary_names_the_outer_step_after_which_the_objective_was_over_fitted(
     )
 
 
+def test_record_says_over_fitted_only_where_the_objective_fell_and_validation_rose():
+    """Programs read one word; an attack, and a descent that only overshot, are something else."""
+    found = {
+        name: make_record(losses, **settings).over_fitted
+        for name, losses, settings in (
+            ("falling", FALLING, {}),
+            ("over-fitted", OVER_FITTED, {}),
+            ("too long", TOO_LONG, {}),
+            ("uphill", OVER_FITTED, {"outer": {"maximize": True}}),
+        )
+    }
+
+    assert [name for name, over in found.items() if over] == ["over-fitted"]
+    assert make_record(OVER_FITTED).losses["validation"] == [0.9, 0.6, 0.7, 1.2]
+
+
 def test_summary_says_that_nothing_improved_when_the_initial_set_up_is_kept():
     """Equal numbers before and after would read like a result."""
     first, second, warning = summary(make_record(TOO_LONG))
