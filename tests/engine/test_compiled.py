@@ -10,13 +10,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from engine import programs
 from engine.compiled import CompiledVjp
 from engine.errors import ConfigurationError
 from engine.metagradients import metagradient
+from engine.metaparameters import ExampleWeights
+from engine.optim import adamw
 from engine.oracle import train, whole_run_gradient
 from engine.reversal import StepPath
+from engine.routine import Routine
 from tests import problems
 from tests.engine.test_step import STEP, autograd_vjp, setting, worst_error
 
@@ -105,6 +109,21 @@ def test_kept_graphs_of_compiled_steps_equal_autograd_of_the_whole_run(optimizer
     assert all(torch.equal(kept[name], again[name]) for name in expected)
 
 
+def test_kept_graphs_of_compiled_convolutions_equal_autograd_of_the_whole_run():
+    """With dropout, whose mask must not be drawn again where activations are computed again."""
+    routine = _images()
+    _, expected = whole_run_gradient(routine, _images_output)
+
+    kept = metagradient(
+        replace(routine, compile=True, path=StepPath.GRAPH),
+        _images_output,
+        schedule="store-all",
+        unroll=3,
+    )
+
+    assert worst_error(kept.gradient, expected) < 1e-4
+
+
 def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch):
     """Compilers have lost them in silence, and a gradient alone does not show it."""
     routine = replace(problems.routine(), compile=True, path=StepPath.GRAPH)
@@ -118,3 +137,48 @@ def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch)
 
     with pytest.raises(ConfigurationError, match="compiled product with respect to the parameters"):
         metagradient(routine, problems.output)
+
+
+def _images() -> Routine:
+    """Three float32 steps of a small convolutional net with a residual part and dropout."""
+    torch.manual_seed(0)
+
+    def convolution(num_inputs: int, num_outputs: int) -> nn.Module:
+        layer = nn.Conv2d(num_inputs, num_outputs, 3, padding=1, bias=False)
+        return nn.Sequential(layer, nn.GroupNorm(4, num_outputs), nn.GELU())
+
+    model = nn.Sequential(
+        convolution(1, 8),
+        nn.AvgPool2d(2),
+        _Residual(convolution(8, 16), convolution(16, 8)),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    return Routine(
+        model,
+        lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        (torch.randn(18, 1, 12, 12), torch.randint(0, 3, (18,))),
+        adamw(eps_root=1e-6),
+        learning_rate=0.01,
+        num_steps=3,
+        batch_size=6,
+        metaparameters={"weights": ExampleWeights(torch.ones(18))},
+    )
+
+
+def _images_output(model: nn.Module) -> torch.Tensor:
+    drawn = torch.Generator().manual_seed(1)
+    images = torch.randn(12, 1, 12, 12, generator=drawn)
+    return cross_entropy(model(images), torch.arange(12) % 3)
+
+
+class _Residual(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images to images of the same shape."""
+        return x + self.layers(x)
