@@ -64,6 +64,7 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
         "stage": stage,
         "settings": settings,
         "data": problem.data.fingerprint,
+        "origin": problem.origin,
         # Clusters are found by a library, and another version of it may find others.
         "groups": fingerprint(problem.kind.groups)
         if isinstance(problem.kind, GroupWeights)
