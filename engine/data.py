@@ -32,10 +32,10 @@ FASHION_MNIST_STATISTICS = (0.2860 * 255, 0.3530 * 255)
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and their labels, paired by position."""
+    """Inputs and their labels, paired by position; a text has a label for each of its tokens."""
 
     inputs: Shaped[Tensor, "examples ..."]
-    labels: Int64[Tensor, " examples"]
+    labels: Int64[Tensor, "examples ..."]
 
     def __len__(self) -> int:
         return len(self.labels)

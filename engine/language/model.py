@@ -6,6 +6,7 @@ weights are one parameter. Padding stands at the end, where no token that counts
 attention mask is given and the model makes its own causal one.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
@@ -143,6 +144,7 @@ def _pretrained(
     name: str,
     num_positions: int,
 ) -> nn.Module:
+    transformers.logging.disable_progress_bar()  # it would stand between the lines of the run
     try:
         config = _with_dropout(transformers.AutoConfig.from_pretrained(name), model.dropout)
         network = transformers.AutoModelForCausalLM.from_pretrained(
@@ -176,7 +178,9 @@ def _with_adapters(network: nn.Module, model: ModelConfig, language: LanguageCon
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in network.modules()),
     )
     try:
-        return peft.get_peft_model(network, settings)
+        with warnings.catch_warnings():  # of one package about another, which users cannot mend
+            warnings.simplefilter("ignore", FutureWarning)
+            return peft.get_peft_model(network, settings)
     except ValueError as error:
         layers = sorted(
             {

@@ -6,7 +6,7 @@ the label of each is the token that follows it; labels inside the prompt and aft
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,6 @@ from engine.language.extra import extra
 from engine.models import IGNORED
 
 logger = logging.getLogger(__name__)
-
-START, END = "<start>", "<end>"
 
 
 @dataclass(frozen=True)
@@ -44,23 +42,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
     Args:
         texts: What it is trained on.
-        vocabulary: Most tokens that it may have; few texts give fewer.
+        vocabulary: Most tokens that it may have, start and end among them; few texts give fewer.
     """
     tokenizers = extra("tokenizers")
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[START, END],
+        vocab_size=vocabulary - 2,  # start and end are no text, so the tokenizer does not know them
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    return Tokenizer(
-        lambda text: inner.encode(text).ids,
-        inner.get_vocab_size(), inner.token_to_id(START), inner.token_to_id(END)
-    )
+    known = inner.get_vocab_size()
+    return Tokenizer(lambda text: inner.encode(text).ids, known + 2, known, known + 1)
 
 
 def pretrained_tokenizer(name: str) -> Tokenizer:
@@ -93,7 +88,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
 
 
 def encode(
-    splits: dict[str, Sequence[Passage]], tokenizer: Tokenizer, *, separator: str, max_tokens: int
+    splits: Mapping[str, Sequence[Passage]], tokenizer: Tokenizer, *, separator: str, max_tokens: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return inputs and labels of each split, padded at their ends to one length for all.
 
