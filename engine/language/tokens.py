@@ -88,7 +88,11 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
 
 
 def encode(
-    splits: Mapping[str, Sequence[Passage]], tokenizer: Tokenizer, *, separator: str, max_tokens: int
+    splits: Mapping[str, Sequence[Passage]],
+    tokenizer: Tokenizer,
+    *,
+    separator: str,
+    max_tokens: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return inputs and labels of each split, padded at their ends to one length for all.
 
