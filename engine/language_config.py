@@ -39,7 +39,8 @@ class TextConfig(Settings):
 
     sources: tuple[str, ...] = ()
     """Files of candidates, one for each source corpus: paths or fsspec URLs; relative paths are
-    those in data.url, if that is set. A file named .jsonl (or .jsonl.gz) has an object with prompt,
+    those in data.url; if that is empty, in the folder where Debian puts fortunes, if passages says
+    so. A file named .jsonl (or .jsonl.gz) has an object with prompt,
     completion and perhaps source on each line; any other is plain text."""
 
     target: str | None = None

@@ -246,10 +246,18 @@ def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.d
 
 
 def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtype) -> GroupWeights:
-    """Return the uniform mixture of the classes, or of clusters of the inputs."""
+    """Return the uniform mixture of the classes, of clusters of the inputs, or of sources."""
     train = data.splits["train"]
     if config.groups is GroupName.CLASS:
         return GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
+    if config.groups is GroupName.SOURCE:
+        if data.texts is None:
+            raise ConfigurationError(
+                "metaparameters.groups is source, but only texts have sources. Use class or "
+                "cluster, or data.name=text."
+            )
+        of_each = torch.tensor(data.texts.source_of)
+        return GroupWeights(torch.zeros(len(data.texts.sources), dtype=dtype), of_each)
     from sklearn.cluster import KMeans  # a second of import that other runs can spare
 
     points = train.inputs.flatten(1).to(torch.float64).numpy()

@@ -6,8 +6,9 @@ from torch import Tensor
 from engine.config import DataConfig, DescentRecipe
 from engine.data import DataSet, Examples, check_examples, examples_fingerprint
 from engine.errors import DataError
-from engine.language.corpora import Passage, Texts, read_sources
+from engine.language.corpora import FORTUNES, Passage, Texts, read_sources
 from engine.language.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
+from engine.language_config import Passages
 
 HELD_OUT = ("objective", "validation", "test")
 
@@ -26,7 +27,8 @@ def load_texts(recipe: DescentRecipe) -> DataSet:
         DataError: If the texts cannot be read, are damaged, or are too few or too long.
     """
     data, text = recipe.data, recipe.text
-    pool, target = read_sources(text, data.url)
+    own = FORTUNES if text.passages is Passages.FORTUNE else None
+    pool, target = read_sources(text, own if data.url is None else data.url)
     splits, ids = _draw(pool, target, data)
     tokenizer = _tokenizer(recipe, splits["train"])
     columns = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
