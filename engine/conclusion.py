@@ -93,7 +93,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         **(compared or Comparisons()).model_dump(),
         damage=_damage(recipe, store, problem, iterates[: chosen + 1]),
         sources=measure_sources(
-            recipe.metaparameters, problem.data, curves.initial_value, curves.value
+            recipe.metaparameters, problem.data.texts, curves.initial_value, curves.value
         ),
         files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],

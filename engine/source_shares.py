@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from engine.config import MetaparameterName
-from engine.data import DataSet
 from engine.language.corpora import Texts
 from engine.metaparameter_config import GroupName, MetaparametersConfig
 from engine.settings import Settings
@@ -30,17 +29,16 @@ class SourceShare(Settings):
 
 
 def measure_sources(
-    config: MetaparametersConfig, data: DataSet, before: Tensor, after: Tensor
+    config: MetaparametersConfig, texts: Texts | None, before: Tensor, after: Tensor
 ) -> list[SourceShare]:
     """Return the share of each source, in the order of their names; none without sources.
 
     Args:
         config: What z is.
-        data: The candidates.
+        texts: The candidates; None for data without sources.
         before: z_0.
         after: z of the chosen iterate.
     """
-    texts = data.texts
     if texts is None:
         return []
     candidates = torch.bincount(torch.tensor(texts.source_of), minlength=len(texts.sources))

@@ -48,17 +48,35 @@ def write_jsonl(path, pairs, **more):
     return str(path)
 
 
-def documented(names):
-    """Docstrings and source lines of modules of the standard library: two kinds of real text."""
+MODULES = [
+    "argparse",
+    "ast",
+    "asyncio.tasks",
+    "codecs",
+    "dataclasses",
+    "enum",
+    "inspect",
+    "logging",
+]
+
+
+def library_texts(folder):
+    """Write docstrings, code and sums of the standard library; return the group text.
+
+    The docstrings are the task, too.
+    """
     prose, code = [], []
-    for name in names:
+    for name in MODULES:
         source = inspect.getsource(importlib.import_module(name))
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                text = " ".join((ast.get_docstring(node) or "").split())
-                prose += [text] if len(text) > 20 else []
-        code += [line.strip() for line in source.splitlines() if len(line.strip()) > 20]
-    return prose, code
+                words = (ast.get_docstring(node) or "").split()
+                prose += [(words[0], " ".join(words[1:6]))] if len(words) > 1 else []
+        code += [("", line.strip()[:60]) for line in source.splitlines() if len(line.strip()) > 20]
+    sums = [(f"{n} times {n + 3}", f"is {n * (n + 3)}") for n in range(150)]
+    sources = {"prose": prose[:180], "code": code[:150], "sums": sums}
+    paths = [write_jsonl(folder / f"{name}.jsonl", pairs) for name, pairs in sources.items()]
+    return {"sources": paths, "target": paths[0], "max_tokens": 32, "vocabulary": 320}
 
 
 def small_texts(folder):
