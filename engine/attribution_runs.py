@@ -20,6 +20,7 @@ from engine.attribution import (
 from engine.attribution_figures import Examined, draw_datamodeling, draw_examples, draw_prediction
 from engine.attribution_recipes import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.attribution_stages import Subsets
+from engine.attribution_texts import text_sections
 from engine.commits import read_inputs, read_rows, read_scalars
 from engine.determinism import machine
 from engine.keys import Ref, engine_version, run_environment
@@ -219,7 +220,7 @@ def conclude(
     record = record.model_copy(update={"summary": summarize(record)})
     folder = run_folder(store, record.run)
     write_bytes(join(folder, SCORES), as_csv(scores[OWN], problem).encode())
-    sections = _sections(record, problem, scores[OWN], trainings, lds)
+    sections = _sections(record, problem, scores[OWN], base.tolist(), trainings, lds)
     made = {
         "Started": f"{started[:19].replace('T', ' ')} UTC",
         "Took": write_duration(record.seconds),
@@ -308,6 +309,7 @@ def _sections(
     record: AttributionRecord,
     problem: Problem,
     scores: Tensor,
+    losses: list[float],
     trainings: dict[float, tuple[Tensor, Tensor]],
     lds: dict[str, dict[float, Interval]],
 ) -> list[Section]:
@@ -334,8 +336,12 @@ def _sections(
             ),
         ]
     inputs, labels = (column.cpu() for column in problem.routine.examples)
+    texts, queries = problem.data.texts, record.recipe.attribution.queries
+    if texts is not None:
+        asked = texts.splits[queries.split][: min(ROWS, len(scores))]
+        sections += text_sections(texts, asked, scores, losses)
     if inputs.ndim == 4:
-        asked, answers = query_batch(problem, record.recipe.attribution.queries)
+        asked, answers = query_batch(problem, queries)
         shown = [
             Examined(asked[i].cpu(), int(answers[i]), scores[i])
             for i in range(min(ROWS, len(scores)))

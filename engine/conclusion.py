@@ -30,6 +30,8 @@ from engine.runs import (
 )
 from engine.schedule_figures import draw_schedules
 from engine.selection_file import write_selection
+from engine.source_figures import draw_sources
+from engine.source_shares import measure_sources
 from engine.sweep_figures import draw_sweep
 
 
@@ -90,6 +92,9 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         checks=checks,
         **(compared or Comparisons()).model_dump(),
         damage=_damage(recipe, store, problem, iterates[: chosen + 1]),
+        sources=measure_sources(
+            recipe.metaparameters, problem.data.texts, curves.initial_value, curves.value
+        ),
         files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],
     )
@@ -121,6 +126,7 @@ def _compared(record: RunRecord, curves: Curves, problem: Problem) -> dict[str, 
     drawn = {
         "comparison": draw_comparison(record),
         "schedules": draw_schedules(record, curves),
+        "sources": draw_sources(record.sources),
     }
     if record.damage is not None and problem.data.ids is not None:
         ids = problem.data.ids[chosen_inputs(problem).chosen].tolist()

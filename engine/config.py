@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from engine.comparison import BaselineName, check_baselines, rerun_content
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
+from engine.language_config import LanguageConfig, TextConfig, check_language
 from engine.menu import ModelConfig
 from engine.metaparameter_config import (
     GroupName,
@@ -27,11 +28,12 @@ __all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
 
 
 class DataName(StrEnum):
-    """Data sets with a reader of their own."""
+    """Data sets with a reader of their own, and texts, which the group text names."""
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
     CIFAR_10 = "cifar-10"
+    TEXT = "text"
 
 
 class OptimizerName(StrEnum):
@@ -225,8 +227,14 @@ class DescentRecipe(Settings):
     data: DataConfig = DataConfig()
     """Examples and splits."""
 
+    text: TextConfig = TextConfig()
+    """Texts, for data.name=text."""
+
     model: ModelConfig = ModelConfig()
     """Model."""
+
+    language: LanguageConfig = LanguageConfig()
+    """Language model, for model.name=transformers."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """Inner optimizer."""
@@ -297,6 +305,7 @@ class DescentRecipe(Settings):
                 "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
+        check_language(self.data, self.model, self.text, self.language)
         searched = self.schedules.grid or self.schedules.optuna
         if searched and kind.name is not MetaparameterName.LEARNING_RATE:
             raise ValueError(

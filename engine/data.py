@@ -5,6 +5,7 @@ and ``DataSet.fingerprint`` says which bits they were. Order of the batches is n
 
 Another data set is one more reader in ``READERS``: a function that returns a ``Source``.
 The checks, the split, the flips and the fingerprint are the same for all.
+Texts have splits of another kind, see ``engine.language.data``.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from engine import cifar
 from engine.config import DataConfig, DataName
 from engine.errors import DataError
 from engine.idx import FASHION_MNIST_URL, read_idx
+from engine.language.corpora import Texts
 from engine.target import keep_target
 
 CIFAR_10_STATISTICS = (0.4734 * 255, 0.2516 * 255)
@@ -30,10 +32,10 @@ FASHION_MNIST_STATISTICS = (0.2860 * 255, 0.3530 * 255)
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and their labels, paired by position."""
+    """Inputs and their labels, paired by position; a text has a label for each of its tokens."""
 
     inputs: Shaped[Tensor, "examples ..."]
-    labels: Int64[Tensor, " examples"]
+    labels: Int64[Tensor, "examples ..."]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +62,9 @@ class DataSet:
 
     ids: Int64[Tensor, " train"] | None = None
     """Position of each training candidate among the examples that the reader returned, from 0."""
+
+    texts: Texts | None = None
+    """For language models: the passages behind the examples."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ _READERS = {
     *("sweep_figures.py", "comparison_figures.py", "comparison_report.py", "selection_file.py"),
     *("attribution_figures.py", "attribution_recipes.py", "attribution_runs.py", "pages.py"),
     *("damage.py", "damage_figures.py", "schedule_figures.py", "schedule_results.py"),
-    *("canary_figures.py", "canary_recipes.py", "canary_runs.py"),
+    *("canary_figures.py", "canary_recipes.py", "canary_runs.py", "attribution_texts.py"),
+    *("source_figures.py", "source_shares.py"),
 }
 """Files of the engine that cannot change what a stage makes."""
 
@@ -64,6 +65,7 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
         "stage": stage,
         "settings": settings,
         "data": problem.data.fingerprint,
+        "origin": problem.origin,
         # Clusters are found by a library, and another version of it may find others.
         "groups": fingerprint(problem.kind.groups)
         if isinstance(problem.kind, GroupWeights)

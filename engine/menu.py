@@ -25,6 +25,7 @@ class ModelName(StrEnum):
     RESNET9 = "resnet9"
     GPT = "gpt"
     VIT = "vit"
+    TRANSFORMERS = "transformers"
 
 
 class Activation(StrEnum):
@@ -66,11 +67,12 @@ class ModelConfig(Settings):
     """Architecture."""
 
     width: Annotated[int, Field(ge=1)] = 64
-    """Units of each hidden layer; channels of the first block of a ResNet; embedding size of a GPT
-    or a ViT."""
+    """Units of each hidden layer; channels of the first block of a ResNet; embedding size of a GPT,
+    a ViT or a language model of transformers."""
 
     depth: Annotated[int, Field(ge=0)] = 2
-    """Hidden layers of an MLP; residual blocks of a ResNet; blocks of a GPT or a ViT."""
+    """Hidden layers of an MLP; residual blocks of a ResNet; blocks of a GPT, a ViT
+    or a language model of transformers."""
 
     activation: Activation = Activation.GELU
     """Non-linearity."""
@@ -93,7 +95,8 @@ class ModelConfig(Settings):
     """Factor on the logits; a tenth smooths the training of many models."""
 
     heads: Annotated[int, Field(ge=1)] = 4
-    """Attention heads of a GPT or a ViT; must divide the width."""
+    """Attention heads of a GPT, a ViT or a language model of transformers; must divide the
+    width."""
 
     patch_size: Annotated[int, Field(ge=1)] = 4
     """Side of the square patches that a ViT cuts an image into, in pixels."""

@@ -25,6 +25,7 @@ class GroupName(StrEnum):
 
     CLASS = "class"
     CLUSTER = "cluster"
+    SOURCE = "source"
 
 
 class ScalarName(StrEnum):
@@ -59,7 +60,8 @@ class MetaparametersConfig(Settings):
     """Share of the training candidates in the first subset, drawn at random, for counts."""
 
     groups: GroupName = GroupName.CLASS
-    """What has a weight, for the kind group-weights: classes, or clusters of the inputs."""
+    """What has a weight, for the kind group-weights: classes, clusters of the inputs,
+    or sources of texts."""
 
     num_groups: Annotated[int, Field(ge=2)] = 10
     """Clusters that k-means makes of the inputs."""

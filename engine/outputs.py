@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DataError
+from engine.models import IGNORED, per_example_cross_entropy
 from engine.types import Loss
 
 
@@ -51,12 +52,17 @@ def classification_scores(
 ) -> dict[str, Any]:
     """Return mean cross-entropy ``loss`` and ``accuracy`` of a classifier in evaluation mode.
 
-    Both are means over all labels; an example may have one, or one for each of its tokens.
+    Both are means over the examples; an example with a label for each of its tokens has the mean
+    over those that are not ``IGNORED``.
     """
-    loss, correct = 0.0, 0
+    loss, right = 0.0, 0.0
     for start in range(0, len(labels), chunk):
-        logits = model(inputs[start : start + chunk]).flatten(0, -2)
-        target = labels[start : start + chunk].flatten()
-        loss += float(nn.functional.cross_entropy(logits.double(), target, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == target).sum())
-    return {"loss": loss / labels.numel(), "accuracy": correct / labels.numel()}
+        logits = model(inputs[start : start + chunk])
+        target = labels[start : start + chunk]
+        part = per_example_cross_entropy(lambda same: same, (logits.double(), target))
+        loss += float(part.sum())
+        hits, counted = logits.argmax(dim=-1) == target, target != IGNORED
+        if target.ndim > 1:
+            hits, counted = hits.flatten(1).sum(dim=1), counted.flatten(1).sum(dim=1)
+        right += float((hits.double() / counted).sum())
+    return {"loss": loss / len(labels), "accuracy": right / len(labels)}

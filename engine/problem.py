@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from engine.config import (
+    DataName,
     DescentRecipe,
     GroupName,
     MetaparameterName,
@@ -24,6 +25,8 @@ from engine.data import DataSet, Examples, load_data
 from engine.determinism import generator
 from engine.errors import ConfigurationError
 from engine.hyperparameters import LearningRatePoints, Scalars
+from engine.language.data import load_texts
+from engine.language.model import LanguageModel, build_language_model, origin
 from engine.metaparameters import (
     Counts,
     ExampleWeights,
@@ -43,6 +46,9 @@ from engine.vjp import make_vjp
 SPLITS = ("objective", "validation", "test")
 """Held-out splits, in the order in which reports show them."""
 
+TEXTS_TOGETHER = 64
+"""Held-out texts evaluated at a time: each has as many logits as tokens times vocabulary."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -53,12 +59,14 @@ class Problem:
         routine: The run at the initial metaparameters.
         output: phi, the mean loss over the objective split.
         held_out: Objective, validation and test examples, on the device.
+        origin: What the bits depend on besides settings and data, e.g. pretrained weights.
     """
 
     data: DataSet
     routine: Routine
     output: MeanLoss
     held_out: dict[str, Examples]
+    origin: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Metaparameter:
@@ -76,7 +84,7 @@ class Problem:
         return {
             name: self.routine.evaluate(
                 lambda model, e=self.held_out[name]: classification_scores(
-                    model, e.inputs, e.labels
+                    model, e.inputs, e.labels, chunk=self.output.chunk
                 ),
                 state,
             )
@@ -101,16 +109,11 @@ def _build(settings: str) -> Problem:
     recipe = DescentRecipe.model_validate_json(settings)
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
-    data = load_data(recipe.data, dtype)
+    reads_text = recipe.data.name is DataName.TEXT
+    data = load_texts(recipe) if reads_text else load_data(recipe.data, dtype)
     train = data.splits["train"]
     name = recipe.metaparameters.name.value.replace("-", "_")
-    model = build_model(
-        recipe.model,
-        tuple(train.inputs.shape[1:]),
-        data.num_classes,
-        seed=recipe.training.seed,
-        dtype=dtype,
-    ).to(device)
+    model = _model(recipe, data).to(device)
     routine = Routine(
         model=model,
         loss=_training_loss(recipe),
@@ -129,8 +132,26 @@ def _build(settings: str) -> Problem:
         for name in SPLITS
     }
     objective = held_out["objective"]
-    output = MeanLoss(per_example_cross_entropy, (objective.inputs, objective.labels))
-    return Problem(data, routine, output, held_out)
+    chunk = TEXTS_TOGETHER if reads_text else 1000
+    output = MeanLoss(per_example_cross_entropy, (objective.inputs, objective.labels), chunk=chunk)
+    found = origin(recipe.language, model) if isinstance(model, LanguageModel) else ()
+    return Problem(data, routine, output, held_out, found)
+
+
+def _model(recipe: DescentRecipe, data: DataSet) -> nn.Module:
+    dtype = getattr(torch, recipe.training.dtype.value)
+    train, seed = data.splits["train"], recipe.training.seed
+    if recipe.data.name is not DataName.TEXT:
+        shape = tuple(train.inputs.shape[1:])
+        return build_model(recipe.model, shape, data.num_classes, seed=seed, dtype=dtype)
+    return build_language_model(
+        recipe.model,
+        recipe.language,
+        vocabulary=data.num_classes,
+        num_positions=train.inputs.shape[1],
+        seed=seed,
+        dtype=dtype,
+    )
 
 
 def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
@@ -225,10 +246,18 @@ def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.d
 
 
 def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtype) -> GroupWeights:
-    """Return the uniform mixture of the classes, or of clusters of the inputs."""
+    """Return the uniform mixture of the classes, of clusters of the inputs, or of sources."""
     train = data.splits["train"]
     if config.groups is GroupName.CLASS:
         return GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
+    if config.groups is GroupName.SOURCE:
+        if data.texts is None:
+            raise ConfigurationError(
+                "metaparameters.groups is source, but only texts have sources. Use class or "
+                "cluster, or data.name=text."
+            )
+        of_each = torch.tensor(data.texts.source_of)
+        return GroupWeights(torch.zeros(len(data.texts.sources), dtype=dtype), of_each)
     from sklearn.cluster import KMeans  # a second of import that other runs can spare
 
     points = train.inputs.flatten(1).to(torch.float64).numpy()

@@ -21,6 +21,8 @@ from engine.monitoring import alarm
 from engine.pages import as_source, templates
 from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord, rose
+from engine.runs import RunRecord
+from engine.source_shares import source_findings
 
 __all__ = ["Curves", "figures", "render", "summary"]
 
@@ -94,6 +96,7 @@ def _findings(record: RunRecord) -> list[str]:
     return [
         *sentences,
         *_selection_findings(record),
+        *source_findings(record.sources),
         *damage_findings(record),
         *comparison_findings(record),
         *rerun_findings(record),
@@ -229,6 +232,7 @@ def _captions(record: RunRecord) -> dict[str, str]:
     return {
         "classes": "Left: which changed images raise the objective, by label, measured by the "
         "metagradient along the path of their pixels. Right: on which test examples it shows.",
+        "sources": "Share of each source in the training: of all counts or weights together.",
         "schedules": "Above: validation losses of the grid, and what the descent and Optuna reach. "
         "Below: the schedules with the lowest validation loss.",
         "comparison": "Test loss of the set-ups that were trained and scored in this run.",

@@ -19,6 +19,7 @@ from engine.location import join, list_folders
 from engine.preflight.verdict import CheckReport
 from engine.recipes import validate_recipe
 from engine.records import read_record, write_record
+from engine.source_shares import SourceShare
 
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""
@@ -137,6 +138,9 @@ class RunRecord(Comparisons):
     damage: Damage | None = None
     """For changed inputs: which images and classes carry it."""
 
+    sources: list[SourceShare] = []
+    """For texts of several sources: the share of each in training, before and after."""
+
     files: list[str] = []
     """Files beside the report, for use elsewhere."""
 
@@ -199,6 +203,10 @@ class RunRecord(Comparisons):
         content: dict[str, Any] = {}
         if self.selection is not None and self.selection.auc is not None:
             content["auc"] = self.selection.auc
+        if self.sources:
+            content["sources"] = {
+                each.name: {"before": each.before, "after": each.after} for each in self.sources
+            }
         if self.baselines:
             content["baselines"] = {each.name: each.scores["test"] for each in self.baselines}
         if self.reruns:

@@ -34,6 +34,11 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     columns["score"] = score.to(torch.float64).tolist()
     if train.labels.ndim == 1:
         columns["label"] = train.labels.tolist()
+    if data.texts is not None:
+        passages = data.texts.splits["train"]
+        columns["source"] = [passage.source for passage in passages]
+        columns["file"] = [passage.file for passage in passages]
+        columns["line"] = [passage.line for passage in passages]
     if data.corrupted.any():
         columns["corrupted"] = data.corrupted.tolist()
     return columns

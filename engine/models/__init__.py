@@ -28,18 +28,23 @@ NORMS: dict[ModelName, frozenset[Norm]] = {
     ModelName.RESNET9: _EVERY_NORM,
     ModelName.GPT: frozenset({Norm.NONE, Norm.LAYER}),
     ModelName.VIT: frozenset({Norm.NONE, Norm.LAYER}),
+    ModelName.TRANSFORMERS: frozenset({Norm.NONE}),
 }
 """Which normalization each model takes."""
 
 READERS: dict[str, frozenset[ModelName]] = {
-    "norm_position": frozenset(ModelName) - {ModelName.LOGISTIC},
+    "norm_position": frozenset(ModelName) - {ModelName.LOGISTIC, ModelName.TRANSFORMERS},
     "pooling": frozenset({ModelName.RESNET, ModelName.RESNET9, ModelName.VIT}),
-    "heads": frozenset({ModelName.GPT, ModelName.VIT}),
+    "heads": frozenset({ModelName.GPT, ModelName.VIT, ModelName.TRANSFORMERS}),
     "patch_size": frozenset({ModelName.VIT}),
     "depth": frozenset(ModelName) - {ModelName.LOGISTIC, ModelName.RESNET9},
     "dropout": frozenset(ModelName) - {ModelName.LOGISTIC},
 }
 """Which models read a setting; for others it must keep its default."""
+
+
+IGNORED = -100
+"""Label of a token whose loss does not count: a prompt's, or padding; torch's own number."""
 
 
 def build_model(
@@ -70,8 +75,8 @@ def build_model(
         ConfigurationError: If a setting does not fit the architecture, or the architecture the
             examples.
     """
-    _check(config, input_shape)
-    with _initialization(seed):
+    check_model(config, input_shape)
+    with initialization(seed):
         features, num_features = _features(config, input_shape, num_classes)
         head = nn.Linear(num_features, num_classes)
     return Classifier(features, head, config.output_scale).to(dtype)
@@ -85,7 +90,8 @@ def per_example_cross_entropy(
 ) -> Float[Tensor, " batch"]:
     """Return each example's cross-entropy loss in nats, not averaged over examples.
 
-    An example that is a sequence, with a label for each token, has the mean over its tokens.
+    An example that is a sequence, with a label for each token, has the mean over its tokens; those
+    with the label ``IGNORED`` have no part in it.
 
     Args:
         model: Maps inputs to logits; an ``nn.Module`` or any function.
@@ -99,8 +105,12 @@ def per_example_cross_entropy(
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
     if label_smoothing is not None:
         even = -F.log_softmax(logits.flatten(0, -2), dim=1).mean(dim=1)
+        even = torch.where(labels.flatten() == IGNORED, 0.0, even)
         losses = (1 - label_smoothing) * losses + label_smoothing * even
-    return losses if labels.ndim == 1 else losses.view(len(labels), -1).mean(dim=1)
+    if labels.ndim == 1:
+        return losses
+    counted = (labels != IGNORED).flatten(1).sum(dim=1)
+    return losses.view(len(labels), -1).sum(dim=1) / counted
 
 
 def _features(
@@ -120,9 +130,19 @@ def _features(
             return gpt_features(config, input_shape, num_classes)
         case ModelName.VIT:
             return vit_features(config, input_shape)
+        case ModelName.TRANSFORMERS:
+            raise ConfigurationError(
+                "model.name is transformers, whose models read texts. Use data.name=text, or "
+                "another model.name."
+            )
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+def check_model(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+    """Refuse settings that the architecture does not read, or that the examples do not fit.
+
+    Raises:
+        ConfigurationError: With the value, the reason and the remedy.
+    """
     name = config.name.value
     if config.norm not in NORMS[config.name]:
         fitting = " or ".join(sorted(norm.value for norm in NORMS[config.name]))
@@ -149,7 +169,7 @@ def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _initialization(seed: int) -> Iterator[None]:
+def initialization(seed: int) -> Iterator[None]:
     """Make new parameters a function of the seed alone, whatever torch's defaults are."""
     default_dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -76,6 +76,93 @@ def carry_out(row: Row, changes: list[str], store: Path, *, finished: bool) -> R
         return json.loads(place.read_text())
     if finished:
         return None
+
+def points(run: Run) -> float:
+    """Return by how many points the test accuracy falls."""
+    return 100 * (run["test"]["before"]["accuracy"] - run["test"]["after"]["accuracy"])
+
+
+def naive_points(run: Run) -> float:
+    """Return the same of the most harmful naive poison."""
+    clean = run["test"]["before"]["accuracy"]
+    return 100 * max(clean - each["accuracy"] for each in run["baselines"].values())
+
+
+def transferred(run: Run) -> float:
+    """Return the mean fall under other seeds and routines, in points."""
+    pairs = [p for p in run["reruns"].values() if p["before"] and p["after"]]
+    return 100 * statistics.mean(p["before"]["accuracy"] - p["after"]["accuracy"] for p in pairs)
+
+
+def grid_place(run: Run) -> float:
+    """Return the place of the chosen schedule in the grid, in per cent of its size."""
+    return 100 * run["grid"]["rank"] / run["grid"]["trainings"]
+
+
+def beside_optuna(run: Run) -> float:
+    """Return by how much the validation loss is below Optuna's, in per cent."""
+    return 100 * (1 - run["validation"]["after"]["loss"] / run["optuna"]["best"])
+
+
+def task_source(run: Run) -> dict[str, float]:
+    """Return the shares of the source that the task of text-selection is drawn from."""
+    return run["sources"]["refranes"]
+
+
+SELECTION: dict[str, Callable[[Run], float]] = {
+    "objective within five steps, % less (30 or more)": within_five,
+    "test loss, % less": fall,
+    "AUC of wrong labels (above 0.8)": lambda run: run["auc"],
+    "below random, %": ahead_of("random"),
+    "below low loss, %": ahead_of("low-loss"),
+    "below gradient similarity, %": ahead_of("gradient-similarity"),
+}
+POISON: dict[str, Callable[[Run], float]] = {
+    "accuracy falls, points (3 or more)": points,
+    "best naive poison, points (a third or less)": naive_points,
+    "other seeds and ReLU, points": transferred,
+}
+MIXTURE: dict[str, Callable[[Run], float]] = {
+    "test loss, % less": fall,
+    "below uniform, %": ahead_of("uniform"),
+    "below proportional, %": ahead_of("proportional"),
+}
+SCHEDULE: dict[str, Callable[[Run], float]] = {
+    "test loss, % less (50 or more)": fall,
+    "place in the grid, best % (5 or less)": grid_place,
+    "below Optuna in validation, %": beside_optuna,
+}
+TEXT: dict[str, Callable[[Run], float]] = {
+    "test loss, % less": fall,
+    "below all data, % (above 0)": ahead_of("all-data"),
+    "below random, % (above 0)": ahead_of("random"),
+    "below low loss, %": ahead_of("low-loss"),
+    "below gradient similarity, %": ahead_of("gradient-similarity"),
+    "share of the task's source before, %": lambda run: 100 * task_source(run)["before"],
+    "after, % (more)": lambda run: 100 * task_source(run)["after"],
+}
+OVER_FITTED: dict[str, Callable[[Run], float]] = {
+    "objective, % less": lambda run: 100 * (1 - run["objective"][-1] / run["objective"][0]),
+    "test loss of the chosen iterate, % less": fall,
+}
+
+ROWS: dict[str, tuple[str, list[str], dict[str, Callable[[Run], float]]]] = {
+    "digits-selection": ("digits-selection", [], SELECTION),
+    "digits-selection, 20 target examples": ("digits-selection", FEW, OVER_FITTED),
+    "digits-exchange": ("digits-exchange", [], SELECTION),
+    "digits-mixture": ("digits-mixture", [], MIXTURE),
+    "digits-schedule": ("digits-schedule", [], SCHEDULE),
+    "digits-poison": ("digits-poison", [], POISON),
+    "text-selection": ("text-selection", [], TEXT),
+    "fashion-selection": ("fashion-selection", [], SELECTION),
+    "fashion-poison": ("fashion-poison", [], POISON),
+}
+"""Name of a row to its recipe, changed settings and figures."""
+
+
+def measure(name: str, seeds: str, store: str) -> list[Run]:
+    """Run a row for each seed, or read what the store has of it; return the JSON objects."""
+    recipe, changes, _ = ROWS[name]
     options = [part for change in changes for part in ("--set", change)]
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", row.recipe, *options, "--store", str(store),

@@ -1,0 +1,220 @@
+"""Passages: prompts and completions, read from JSONL files and plain texts.
+
+A passage remembers where it stands, so that a file of selected examples can be traced back.
+Nothing here knows tokens or tensors.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+
+from engine.errors import DataError
+from engine.language_config import Passages, TextConfig
+
+FORTUNES = "/usr/share/games/fortunes"
+"""Where Debian's packages ``fortunes``, ``fortunes-de`` and others put their files."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One example of a text.
+
+    Attributes:
+        prompt: What is given; may be empty.
+        completion: What the model is to learn.
+        source: Name of the corpus.
+        file: URL of the file.
+        line: Line of the file on which it begins, from 1.
+    """
+
+    prompt: str
+    completion: str
+    source: str
+    file: str
+    line: int
+
+    @property
+    def text(self) -> tuple[str, str]:
+        """What makes two passages the same."""
+        return self.prompt, self.completion
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"line {self.line} of {self.file}"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The passages behind the examples of a data set.
+
+    Attributes:
+        splits: Split to its passages, in the order of its examples.
+        sources: Names of the corpora that the candidates come from.
+        source_of: Number of each candidate's corpus.
+    """
+
+    splits: dict[str, list[Passage]]
+    sources: tuple[str, ...]
+    source_of: tuple[int, ...]
+
+    @classmethod
+    def of(cls, splits: dict[str, list[Passage]]) -> "Texts":
+        """Number the corpora by name."""
+        sources = tuple(sorted({passage.source for passage in splits["train"]}))
+        numbers = {name: number for number, name in enumerate(sources)}
+        return cls(splits, sources, tuple(numbers[each.source] for each in splits["train"]))
+
+
+def locate(path: str, folder: str | None) -> str:
+    """Return the URL of a file, which is in ``folder`` unless its path is absolute."""
+    if folder is None or "://" in path or path.startswith("/"):
+        return path
+    return f"{folder.rstrip('/')}/{path}"
+
+
+def read_sources(config: TextConfig, folder: str | None) -> tuple[list[Passage], list[Passage]]:
+    """Read the candidates of all sources, and the passages of the task, each text once.
+
+    Returns:
+        The candidates, file by file, and the task's passages. Where the task is one of the
+        sources, its passages are in both.
+
+    Raises:
+        DataError: If a file cannot be read or holds no passage, or a line of it is damaged.
+    """
+    assert config.target is not None  # the recipe's validation sees to it
+    names = _names([locate(path, folder) for path in config.sources])
+    read = {url: _distinct(read_passages(url, name, config)) for url, name in names.items()}
+    url = locate(config.target, folder)
+    target = read.get(url) or _distinct(read_passages(url, "target", config))
+    return [passage for passages in read.values() for passage in passages], target
+
+
+def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
+    """Read one file.
+
+    Args:
+        url: Path or fsspec URL; a name in .gz is decompressed.
+        source: Name of the corpus, for passages that name none.
+        config: How plain text is cut.
+
+    Raises:
+        DataError: If the file cannot be read, holds no passage, or a line of it is damaged.
+    """
+    text = _read(url)
+    if url.removesuffix(".gz").endswith(".jsonl"):
+        found = [
+            _parse(line, Passage("", "", source, url, number))
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip()
+        ]
+    else:
+        found = [
+            Passage("", piece, source, url, number) for number, piece in _cut(text, config.passages)
+        ]
+    if not found:
+        raise DataError(
+            f"{url} holds no passage, so there is nothing to learn from it. Remove it from the "
+            "recipe, or point at a file with text."
+        )
+    return found
+
+
+def _names(urls: list[str]) -> dict[str, str]:
+    """Name each file by its stem, or by its whole path where that names two."""
+    stems = [PurePosixPath(url.removesuffix(".gz")).stem for url in urls]
+    return {
+        url: stem if stems.count(stem) == 1 else url for url, stem in zip(urls, stems, strict=True)
+    }
+
+
+def _distinct(passages: list[Passage]) -> list[Passage]:
+    """Keep the first of equal texts: an example twice in a task would be in two of its splits."""
+    return list({passage.text: passage for passage in reversed(passages)}.values())[::-1]
+
+
+def _read(url: str) -> str:
+    """Return a file's text; failures that may pass (network) stay OSErrors."""
+    try:
+        with fsspec.open(url, "rb", compression="infer") as file:
+            content: bytes = file.read()  # pyright: ignore[reportAttributeAccessIssue] (one file)
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        hint = (
+            "Install Debian's packages fortunes, fortunes-de, fortunes-it, fortunes-es and "
+            "fortunes-cs, or set data.url to a folder that holds this file"
+            if url.startswith(FORTUNES)
+            else "Correct the path in text.sources or text.target, or data.url"
+        )
+        raise DataError(
+            f"The text {url} cannot be read ({type(error).__name__}). {hint}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{url} is not text in UTF-8: byte {error.start} of it is none. Convert it, e.g. with "
+            "iconv."
+        ) from error
+    except (ValueError, ImportError) as error:
+        raise DataError(
+            f"The text {url} cannot be opened ({error}). Use a path, or a URL with a protocol that "
+            f"fsspec {fsspec.__version__} knows, and install the package that its protocol needs "
+            "(s3fs for s3://)."
+        ) from error
+
+
+def _cut(text: str, passages: Passages) -> Iterator[tuple[int, str]]:
+    """Yield the passages of a plain text with the line on which each begins."""
+    lines = list(enumerate(text.split("\n"), start=1))
+    if passages is Passages.LINE:
+        pieces = [[each] for each in lines]
+    else:
+        separator = "%" if passages is Passages.FORTUNE else ""
+        groups = groupby(lines, key=lambda each: each[1].strip() == separator)
+        pieces = [list(group) for ends, group in groups if not ends]
+    for piece in pieces:
+        filled = [number for number, line in piece if line.strip()]
+        if filled:
+            yield filled[0], "\n".join(line for _, line in piece).strip()
+
+
+def _parse(line: str, passage: Passage) -> Passage:
+    """Read one line of JSONL; ``passage`` says where it stands and how its source is called."""
+    try:
+        content: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{passage.place.capitalize()} is not JSON ({error.msg}, column {error.colno}). "
+            "Write one object a line, and nothing else."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{passage.place.capitalize()} is {type(content).__name__}, but an example is an "
+            "object with prompt and completion. Write it as one."
+        )
+    for name in ("prompt", "completion"):
+        if not isinstance(content.get(name), str):
+            reason = "has no" if name not in content else "has no text as its"
+            raise DataError(
+                f"{passage.place.capitalize()} {reason} {name!r}. An example has the fields prompt "
+                "(may be empty) and completion, and perhaps source: add it."
+            )
+    if not content["completion"].strip():
+        raise DataError(
+            f"{passage.place.capitalize()} has an empty completion, and only completions are "
+            "learned. Remove the line."
+        )
+    source = content.get("source", passage.source)
+    if not isinstance(source, str) or not source:
+        raise DataError(
+            f"{passage.place.capitalize()} has {source!r} as its source, which is no name. Give "
+            "it a name, or leave it out."
+        )
+    return replace(
+        passage, prompt=content["prompt"], completion=content["completion"], source=source
+    )

@@ -1,0 +1,23 @@
+"""The packages of the extra ``lm``, imported when they are needed."""
+
+from importlib import import_module
+from typing import Any
+
+from engine.errors import ConfigurationError
+
+
+def extra(name: str) -> Any:  # noqa: ANN401 (a module)
+    """Import a package of the extra.
+
+    Raises:
+        ConfigurationError: If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ConfigurationError(
+            f"data.name is text, which needs the package {name}, and it is not installed. "
+            "Install it: pip install 'metagradient-descent[lm]'."
+        ) from error
