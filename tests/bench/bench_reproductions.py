@@ -77,6 +77,7 @@ def carry_out(row: Row, changes: list[str], store: Path, *, finished: bool) -> R
     if finished:
         return None
 
+
 def points(run: Run) -> float:
     """Return by how many points the test accuracy falls."""
     return 100 * (run["test"]["before"]["accuracy"] - run["test"]["after"]["accuracy"])
