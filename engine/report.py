@@ -21,7 +21,6 @@ from engine.monitoring import alarm
 from engine.pages import as_source, templates
 from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord, rose
-from engine.runs import RunRecord
 from engine.source_shares import source_findings
 
 __all__ = ["Curves", "figures", "render", "summary"]

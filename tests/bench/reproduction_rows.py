@@ -136,6 +136,11 @@ def distrusted(run: Run) -> float:
     return float(run["preflight"] != "pass")
 
 
+def task_source(run: Run) -> dict[str, float]:
+    """Return the shares of the source that the task of text-selection is drawn from."""
+    return run["sources"]["refranes"]
+
+
 SELECTION = [
     at_least("test loss within five steps, % less", 30, within_five),
     above("test loss below all data, %", fall),
@@ -143,6 +148,17 @@ SELECTION = [
     above("below random, %", ahead_of("random")),
     Figure("below low loss, %", ahead_of("low-loss")),
     Figure("below gradient similarity, %", ahead_of("gradient-similarity")),
+]
+TEXT = [
+    above("test loss below all data, %", fall),
+    above("below random, %", ahead_of("random")),
+    Figure("below low loss, %", ahead_of("low-loss")),
+    Figure("below gradient similarity, %", ahead_of("gradient-similarity")),
+    Figure("share of the task's source before, %", lambda run: 100 * task_source(run)["before"]),
+    above(
+        "that share rises, points",
+        lambda run: 100 * (task_source(run)["after"] - task_source(run)["before"]),
+    ),
 ]
 OVER_FITTED = [
     above(
@@ -218,6 +234,7 @@ ROWS = {
         "digits-attribution-logistic", TEN_TIMES, ("training.learning_rate=5", "preflight=advise")
     ),
     "digits-distillation": Row("digits-distillation", DISTILLATION),
+    "text-selection": Row("text-selection", TEXT),
     "fashion-selection": Row("fashion-selection", SELECTION),
     "fashion-schedule, three step sizes": Row("fashion-schedule", SCHEDULE, (), STEP_SIZES),
     "fashion-poison": Row("fashion-poison", POISON),
