@@ -5,20 +5,21 @@ of the metaparameter: counts of 0 and 1 for a selection, logits for a mixture. T
 scored by the same stages as the iterates of a descent, so that a report compares like with like.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from engine.comparison import BaselineName
+from engine.coupled import coupled
 from engine.determinism import generator
 from engine.metaparameters import GroupWeights
 from engine.poison_baselines import gradient_cancelling, random_pixels
 from engine.problem import Problem
 from engine.routine import Routine
-from engine.types import State
+from engine.types import Batch, Output, State
 
 CHUNK = 128
 """Examples whose gradients are alive at a time: each is as large as the model."""
@@ -65,7 +66,9 @@ def gradient_similarity(
         Xia et al. 2024, arXiv:2402.04333 (LESS).
     """
     del seed
-    return _keep_highest(gradient_cosines(problem, final), problem, num_kept)
+    return _keep_highest(
+        gradient_cosines(problem.routine, problem.output, final), problem, num_kept
+    )
 
 
 def uniform(problem: Problem, final: State, num_kept: int, seed: int) -> Float[Tensor, " groups"]:
@@ -97,40 +100,89 @@ BASELINES: dict[BaselineName, Baseline] = {
 
 
 def example_losses(routine: Routine, final: State) -> Float[Tensor, " examples"]:
-    """Return the loss of each candidate at a trained state, in evaluation mode, on the CPU."""
-    parts = []
-    for start in range(0, len(routine), CHUNK):
-        batch = tuple(column[start : start + CHUNK] for column in routine.examples)
+    """Return the loss of each candidate at a trained state, in evaluation mode, on the CPU.
+
+    A coupled loss has a value in a batch only: those of ``candidate_batches``.
+    """
+    found = torch.zeros(len(routine))
+    for indices, num_new in candidate_batches(routine):
+        batch = routine.batch_of(indices)
         with torch.no_grad():
             losses = routine.evaluate(lambda model, batch=batch: routine.loss(model, batch), final)
-        parts.append(losses.cpu())
-    return torch.cat(parts)
+        found = found.to(losses.dtype)
+        found[indices[:num_new]] = losses[:num_new].cpu()
+    return found
 
 
-def gradient_cosines(problem: Problem, final: State) -> Float[Tensor, " examples"]:
+def candidate_batches(routine: Routine) -> Iterator[tuple[Int64[Tensor, " batch"], int]]:
+    """Yield batches in which every candidate is among the first ones exactly once, and how many.
+
+    Where the loss couples examples these are batches of the run's size in a drawn order, the last
+    one filled up by candidates that were there before: with fewer others its losses would be lower.
+    """
+    total = len(routine)
+    if coupled(routine.loss) is None:
+        for start in range(0, total, CHUNK):
+            indices = torch.arange(start, min(start + CHUNK, total))
+            yield indices, len(indices)
+        return
+    order = torch.randperm(total, generator=generator(routine.seed, "candidate batches"))
+    size = min(routine.batch_size, total)
+    for start in range(0, total, size):
+        new = order[start : start + size]
+        yield torch.cat([new, order[: size - len(new)]]), len(new)
+
+
+def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Tensor, " examples"]:
     """Return the cosine of each candidate's gradient with the objective's, on the CPU.
+
+    Where the loss couples examples, a candidate's gradient is that of its loss in a batch, taken
+    through its own embedding while those of the others stay.
 
     Cost:
         A forward and a backward pass over all candidates; memory for ``CHUNK`` gradients.
     """
-    routine, params = problem.routine, final["params"].detach()
+    params = final["params"].detach()
 
     def objective(params: Tensor) -> Tensor:
-        return routine.evaluate(problem.output, {**final, "params": params})
-
-    def example_loss(params: Tensor, *example: Tensor) -> Tensor:
-        batch = tuple(column.unsqueeze(0) for column in example)
-        return routine.evaluate(
-            lambda model: routine.loss(model, batch), {**final, "params": params}
-        )[0]
+        return routine.evaluate(output, {**final, "params": params})
 
     target = grad(objective)(params)
-    each = vmap(grad(example_loss), in_dims=(None, *[0] * len(routine.examples)))
-    parts = []
-    for start in range(0, len(routine), CHUNK):
-        batch = tuple(column[start : start + CHUNK] for column in routine.examples)
-        parts.append(torch.cosine_similarity(each(params, *batch), target[None], dim=1).cpu())
-    return torch.cat(parts)
+    found = torch.zeros(len(routine), dtype=params.dtype)
+    for indices, num_new in candidate_batches(routine):
+        batch = routine.batch_of(indices)
+        each = vmap(grad(_loss_of_one(routine, final, batch)), in_dims=(None, 0, *[0] * len(batch)))
+        for start in range(0, num_new, CHUNK):
+            stop = min(start + CHUNK, num_new)
+            few = tuple(column[start:stop] for column in batch)
+            gradients = each(params, torch.arange(start, stop, device=params.device), *few)
+            cosines = torch.cosine_similarity(gradients, target[None], dim=1)
+            found[indices[start:stop]] = cosines.cpu()
+    return found
+
+
+def _loss_of_one(routine: Routine, final: State, batch: Batch) -> Callable[..., Tensor]:
+    """Return a function of (params, place, *example): the loss of the example at a place."""
+    joined = coupled(routine.loss)
+    known = torch.zeros(0)
+    if joined is not None:
+        with torch.no_grad():
+            known = routine.evaluate(lambda model: joined.embed(model, batch), final)
+
+    def loss_of_one(params: Tensor, place: Tensor, *example: Tensor) -> Tensor:
+        alone = tuple(column.unsqueeze(0) for column in example)
+
+        def loss(model: nn.Module) -> Tensor:
+            if joined is None:
+                return routine.loss(model, alone)[0]
+            is_here = torch.arange(len(known), device=known.device) == place
+            here = is_here.reshape(-1, *[1] * (known.ndim - 1))
+            moved = torch.where(here, joined.embed(model, alone), known)
+            return torch.where(is_here, joined.couple(model, moved), 0).sum()
+
+        return routine.evaluate(loss, {**final, "params": params})
+
+    return loss_of_one
 
 
 def _keep_highest(scores: Tensor, problem: Problem, num_kept: int) -> Tensor:

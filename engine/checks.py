@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.buffers import BUFFERS
+from engine.coupled import coupled
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.replay import check_losses, path_difference, seed_adjoint
@@ -14,6 +15,9 @@ from engine.reversal import StepPath
 from engine.routine import Routine
 from engine.step import check_twice_differentiable, plain_step, step_vjp
 from engine.types import Metaparams, Output, State
+
+_FEW = 8
+"""Examples on which coupling is looked for."""
 
 
 def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
@@ -45,6 +49,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
                 )
         _check_parameters_used(routine, state["params"])
         _check_pure(routine, z)
+        _check_coupling(routine, state)
         _check_output(routine, output, state)
         _, cotangent = seed_adjoint(routine, state, output)
         step_vjp(routine, state, z, 0, cotangent)
@@ -132,6 +137,41 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
                 f"Buffer {name!r} changes during training, outside the state, so a replayed step "
                 "would not read what the step read. Use layers without running statistics."
             )
+
+
+def _check_coupling(routine: Routine, state: State) -> None:
+    """Refuse injected losses that depend on which candidates are injected together.
+
+    Running statistics are left out: an injected chunk is normalized by its own.
+    """
+    kinds, step = routine.metaparameters.values(), routine.first_step
+    injects = any(kind.injected(kind.point(), step) is not None for kind in kinds)
+    joined, first = coupled(routine.loss), next(routine.terms(0))
+    if routine.statistics is not None or len(first.indices) < 2 or not (injects or joined):
+        return
+    indices = first.indices[:_FEW]
+    apart = indices.split((len(indices) + 1) // 2)
+
+    def rows(indices: Tensor) -> Tensor:
+        batch = routine.batch_of(indices)
+        function = routine.loss if joined is None else joined.embed
+        return routine.call(lambda model: function(model, batch), state["params"], training=False)
+
+    with torch.no_grad():
+        whole, parts = rows(indices), torch.cat([rows(part) for part in apart])
+    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
+        return
+    if joined is not None:
+        raise ConfigurationError(
+            f"The embeddings of {len(indices)} examples are others than those of the same examples "
+            "in two halves, so embed compares examples. Write what compares them into couple and "
+            "join, and use group or layer normalization."
+        )
+    raise ConfigurationError(
+        f"The losses of {len(indices)} examples are others than those of the same examples in two "
+        "halves, so the loss of an example depends on its batch, and counts do not say in which "
+        "batch a candidate's loss is injected. Write the loss as an engine.coupled.CoupledLoss."
+    )
 
 
 def _check_output(routine: Routine, output: Output, state: State) -> None:

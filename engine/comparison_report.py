@@ -115,6 +115,22 @@ def damage_findings(record: RunRecord) -> list[str]:
     ]
 
 
+def retrieval_findings(record: RunRecord) -> list[str]:
+    """Say how well captions find images, for pairs; ``accuracy`` is the other way round."""
+    test = record.before_and_after("test")
+    if "text_to_image" not in test["before"]:
+        return []
+    before, after = (100 * test[name]["text_to_image"] for name in ("before", "after"))
+    others = ", ".join(
+        f"{each.name} {100 * each.scores['test']['text_to_image']:.1f} %"
+        for each in record.baselines
+    )
+    return [
+        "Accuracy is that of finding a caption of the right kind for an image. From caption to "
+        f"images (R-precision): {before:.1f} % to {after:.1f} %{'; ' + others if others else ''}."
+    ]
+
+
 def file_notes(record: RunRecord) -> list[str]:
     """Say which files lie beside the report, and what is missing for another one."""
     if not record.files:

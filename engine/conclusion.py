@@ -8,6 +8,7 @@ from engine.commits import lineage, read_rows, read_scalars
 from engine.compared import Comparisons, Damage
 from engine.comparison_figures import draw_comparison
 from engine.config import DescentRecipe, MetaparameterName
+from engine.contrastive.figures import shown_pairs
 from engine.damage import measure_damage
 from engine.damage_figures import draw_classes, draw_grid
 from engine.determinism import machine
@@ -103,7 +104,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     )
     images = {**figures(record, curves), "sweep": png(sweep)}
     images |= _compared(record, curves, problem)
-    page = render(record, images)
+    page = render(record, images, shown_pairs(problem.data, curves.value, first_gradient))
     write_bytes(report_url(store, record.run), page.encode())
     write_record(join(folder, "run.json"), record.model_dump(mode="json"))
     return record

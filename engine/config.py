@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from engine.comparison import BaselineName, check_baselines, rerun_content
+from engine.contrastive.config import ContrastiveConfig, check_pairs
 from engine.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.language_config import LanguageConfig, TextConfig, check_language
 from engine.menu import ModelConfig
@@ -34,6 +35,12 @@ class DataName(StrEnum):
     FASHION_MNIST = "fashion-mnist"
     CIFAR_10 = "cifar-10"
     TEXT = "text"
+    FASHION_CAPTIONS = "fashion-captions"
+    IMAGE_TEXT = "image-text"
+
+
+PAIRS = (DataName.FASHION_CAPTIONS, DataName.IMAGE_TEXT)
+"""Data sets of images with captions, which two towers are trained on."""
 
 
 class OptimizerName(StrEnum):
@@ -103,7 +110,8 @@ class DataConfig(Settings):
     """Held-out examples for the final figures; empty means all that are left."""
 
     flip_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the training labels replaced by another class, drawn uniformly."""
+    """Share of the training labels replaced by another class, drawn uniformly; for pairs, of the
+    training captions that describe something else."""
 
     target_classes: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Keep these classes only in the held-out splits: the task that counts; empty keeps all."""
@@ -175,6 +183,10 @@ class TrainingConfig(Settings):
     """Kernels that define the states, in both sweeps: those of a plain step, or those of a step
     with its graph, which replay.unroll needs where the two differ."""
 
+    piece: Annotated[int | None, Field(ge=1)] = None
+    """Pairs of a contrastive batch that are embedded at a time, in both sweeps, which bounds the
+    memory; empty means all at once."""
+
     tf32: bool = False
     """Let a GPU multiply with 10 bits of mantissa; the last digits of a metagradient then mean
     less."""
@@ -231,7 +243,10 @@ class DescentRecipe(Settings):
     """Texts, for data.name=text."""
 
     model: ModelConfig = ModelConfig()
-    """Model."""
+    """Model; for pairs, the image tower."""
+
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    """For pairs of images and captions: the text tower, and what both are compared by."""
 
     language: LanguageConfig = LanguageConfig()
     """Language model, for model.name=transformers."""
@@ -313,6 +328,11 @@ class DescentRecipe(Settings):
                 f"{kind.name.value}. Use learning-rate, or schedules.grid=0 and "
                 "schedules.optuna=false."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _are_pairs(self) -> "DescentRecipe":
+        check_pairs(self.model_dump(mode="json"), self.data.name in PAIRS)
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ Texts have splits of another kind, see ``engine.language.data``.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64, Shaped
@@ -39,6 +40,18 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> "Examples":
+        """Return the same examples on a device."""
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
+
+    def batches(self, device: torch.device) -> Any:  # noqa: ANN401 (as Routine.examples)
+        """Return the examples as a routine reads them."""
+        return self.inputs.to(device), self.labels.to(device)
+
+    def first(self, number: int) -> "Examples":
+        """Return the first ones."""
+        return replace(self, inputs=self.inputs[:number], labels=self.labels[:number])
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,13 @@ class Forecast(Alternative):
     price: float | None = None
     """Seconds of the run at a price per GPU-hour, if one was given."""
 
+    note: str = ""
+    """What a reader has to know, e.g. that it was counted and not measured."""
+
     def content(self) -> dict[str, Any]:
         """Return the JSON object of ``mgd plan --json``."""
-        return self.model_dump(
-            mode="json", exclude={"settings"} | ({"price"} if self.price is None else set())
-        )
+        absent = {name for name in ("price", "note") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude={"settings"} | absent)
 
     def resolved(self, replay: ReplayConfig) -> ReplayConfig:
         """Return settings of a replay with the choice filled in."""

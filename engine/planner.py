@@ -14,7 +14,7 @@ import torch
 
 from engine.borders import count_borders
 from engine.comparison import is_initial
-from engine.config import DescentRecipe
+from engine.config import DescentRecipe, OuterConfig
 from engine.errors import ConfigurationError
 from engine.forecasts import STAGE_SECONDS, Alternative, Seconds
 from engine.outer import make_outer
@@ -110,6 +110,7 @@ class Setting:
         """Whether graphs of whole steps can be kept without another path or product."""
         replay = self.recipe.replay
         whole = replay.vjp is VjpMode.REVERSE_OVER_REVERSE and replay.micro_batch is None
+        whole = whole and self.recipe.training.piece is None
         paths = self.costs.paths_agree or self.recipe.training.path is StepPath.GRAPH
         return whole and paths
 
@@ -172,19 +173,26 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
     last = max((t for t in range(routine.num_steps) if kind.enters(t)), default=0)
     num_metagradients = sum(first <= part.start <= last for part in parts)
     metagradient = kind.point().nbytes
-    move = make_outer(recipe.outer)
-    flat = value.reshape(-1)
-    memory: dict[str, torch.Tensor] = {}
-    moved = value.nbytes  # z_0
-    for step in range(min(recipe.outer.num_steps, 2)):  # the first move makes the memory
-        _, memory = move(flat, torch.zeros_like(flat), memory, step)
-        size = value.nbytes + sum(row.nbytes for row in memory.values())
-        moved += size if step == 0 else size * (recipe.outer.num_steps - 1)
+    moved = _moved_bytes(recipe.outer.model_dump_json(), value.numel(), value.dtype)
     reverse = num_adjoints * state + num_metagradients * metagradient
     num_outer = recipe.outer.num_steps
     train = len(parts) * state
     compared = num_compared(recipe) * (value.nbytes + train)
     return (num_outer + 1) * train + num_outer * (state + reverse) + moved + compared
+
+
+@lru_cache(maxsize=16)
+def _moved_bytes(settings: str, size: int, dtype: torch.dtype) -> int:
+    """Return the bytes of all values of z, and of what the update remembers beside them."""
+    outer = OuterConfig.model_validate_json(settings)
+    move, flat = make_outer(outer), torch.zeros(size, dtype=dtype)
+    memory: dict[str, torch.Tensor] = {}
+    moved = flat.nbytes  # z_0
+    for step in range(min(outer.num_steps, 2)):  # the first move makes the memory
+        _, memory = move(flat, torch.zeros_like(flat), memory, step)
+        each = flat.nbytes + sum(row.nbytes for row in memory.values())
+        moved += each if step == 0 else each * (outer.num_steps - 1)
+    return moved
 
 
 def num_compared(recipe: DescentRecipe) -> int:

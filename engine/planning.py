@@ -2,9 +2,9 @@
 
 from engine.claims import run_name
 from engine.config import DescentRecipe
+from engine.contrastive.counting import counted_setting, must_be_counted
 from engine.determinism import deterministic
 from engine.forecasts import Alternative, Forecast, keep_forecast, read_forecast
-from engine.outputs import classification_scores
 from engine.planner import Memory, Setting, check_caps, choose, forecast, segment_lengths
 from engine.problem import SPLITS, Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, replay
@@ -19,7 +19,7 @@ _SHARE = 1e-3
 """Share of a run's own steps that measuring each quantity may take before it."""
 
 _CHUNK = 1000
-"""Examples scored at a time, by ``classification_scores``."""
+"""Examples scored at a time."""
 
 
 def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forecast:
@@ -36,10 +36,14 @@ def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forec
     Raises:
         ConfigurationError: If nothing fits into the memory allowed.
     """
-    setting = _measured(recipe, store, _LONGEST)
+    why, note = must_be_counted(recipe), ""
+    if why:
+        setting, note = counted_setting(recipe, why)
+    else:
+        setting = _measured(recipe, store, _LONGEST)
     found = choose(setting, segment_lengths(recipe))
     own = [] if recipe.replay.schedule is ScheduleName.AUTO else [forecast(setting, recipe.replay)]
-    return _forecast(found, own, price)
+    return _forecast(found, own, price).model_copy(update={"note": note})
 
 
 def keep_plan(recipe: DescentRecipe, store: str) -> None:
@@ -94,13 +98,13 @@ def _measured(recipe: DescentRecipe, store: str, seconds: float) -> Setting:
 
 
 def _evaluation_seconds(problem: Problem) -> float:
-    state, total = problem.routine.initial_state(), 0.0
+    state = problem.routine.initial_state()
     examples = max((problem.held_out[name] for name in SPLITS), key=len)
     few = min(len(examples), _CHUNK)
+    some = examples.first(few)
 
     def score() -> None:
-        inputs, labels = examples.inputs[:few], examples.labels[:few]
-        problem.routine.evaluate(lambda model: classification_scores(model, inputs, labels), state)
+        problem.routine.evaluate(lambda model: problem.score(model, some), state)
 
     total = sum(len(problem.held_out[name]) for name in SPLITS)
     return median_seconds(score, problem.routine.device) * total / few

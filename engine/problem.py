@@ -1,6 +1,7 @@
 """A recipe made concrete: its data, its routine and its output."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from engine.config import (
+    PAIRS,
     DataName,
     DescentRecipe,
     GroupName,
@@ -21,6 +23,7 @@ from engine.config import (
     ScalarName,
     TrainingConfig,
 )
+from engine.contrastive.task import pairs_task
 from engine.data import DataSet, Examples, load_data
 from engine.determinism import generator
 from engine.errors import ConfigurationError
@@ -40,6 +43,7 @@ from engine.optim import Optimizer, adam, adamw, sgd
 from engine.outputs import MeanLoss, classification_scores
 from engine.routine import Routine
 from engine.step import StepVjp
+from engine.task import Task
 from engine.types import Loss, State
 from engine.vjp import make_vjp
 
@@ -59,6 +63,7 @@ class Problem:
         routine: The run at the initial metaparameters.
         output: phi, the mean loss over the objective split.
         held_out: Objective, validation and test examples, on the device.
+        score: Maps (model, held-out examples) to its figures, the loss among them.
         origin: What the bits depend on besides settings and data, e.g. pretrained weights.
     """
 
@@ -66,6 +71,7 @@ class Problem:
     routine: Routine
     output: MeanLoss
     held_out: dict[str, Examples]
+    score: Callable[[nn.Module, Any], dict[str, Any]]
     origin: tuple[str, ...] = ()
 
     @property
@@ -80,13 +86,10 @@ class Problem:
         return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
 
     def scores(self, state: State) -> dict[str, dict[str, Any]]:
-        """Score a trained model on each held-out split; see ``classification_scores``."""
+        """Score a trained model on each held-out split."""
         return {
             name: self.routine.evaluate(
-                lambda model, e=self.held_out[name]: classification_scores(
-                    model, e.inputs, e.labels, chunk=self.output.chunk
-                ),
-                state,
+                lambda model, e=self.held_out[name]: self.score(model, e), state
             )
             for name in SPLITS
         }
@@ -109,15 +112,14 @@ def _build(settings: str) -> Problem:
     recipe = DescentRecipe.model_validate_json(settings)
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
-    reads_text = recipe.data.name is DataName.TEXT
-    data = load_texts(recipe) if reads_text else load_data(recipe.data, dtype)
+    task = _task(recipe, dtype)
+    data, model = task.data, task.model.to(device)
     train = data.splits["train"]
     name = recipe.metaparameters.name.value.replace("-", "_")
-    model = _model(recipe, data).to(device)
     routine = Routine(
         model=model,
-        loss=_training_loss(recipe),
-        examples=(train.inputs.to(device), train.labels.to(device)),
+        loss=task.training_loss,
+        examples=train.batches(device),
         optimizer=make_optimizer(recipe.optimizer),
         learning_rate=learning_rates(recipe.training),
         num_steps=recipe.training.num_steps,
@@ -126,16 +128,33 @@ def _build(settings: str) -> Problem:
         metaparameters={name: _kind(recipe, data, model)},
         compile=recipe.training.compile,
         path=recipe.training.path,
+        piece=recipe.training.piece,
     )
-    held_out = {
-        name: Examples(data.splits[name].inputs.to(device), data.splits[name].labels.to(device))
-        for name in SPLITS
-    }
+    held_out = {name: data.splits[name].to(device) for name in SPLITS}
     objective = held_out["objective"]
+    output = MeanLoss(task.loss, (objective.inputs, objective.labels), task.chunk)
+    return Problem(data, routine, output, held_out, task.score, task.origin)
+
+
+def _task(recipe: DescentRecipe, dtype: torch.dtype) -> Task:
+    """Read the examples of a recipe, and build a model for them."""
+    if recipe.data.name in PAIRS:
+        return pairs_task(recipe, dtype)
+    reads_text = recipe.data.name is DataName.TEXT
+    data = load_texts(recipe) if reads_text else load_data(recipe.data, dtype)
+    model = _model(recipe, data)
     chunk = TEXTS_TOGETHER if reads_text else 1000
-    output = MeanLoss(per_example_cross_entropy, (objective.inputs, objective.labels), chunk=chunk)
-    found = origin(recipe.language, model) if isinstance(model, LanguageModel) else ()
-    return Problem(data, routine, output, held_out, found)
+    return Task(
+        data,
+        model,
+        per_example_cross_entropy,
+        _training_loss(recipe),
+        lambda model, examples: classification_scores(
+            model, examples.inputs, examples.labels, chunk=chunk
+        ),
+        chunk,
+        origin(recipe.language, model) if isinstance(model, LanguageModel) else (),
+    )
 
 
 def _model(recipe: DescentRecipe, data: DataSet) -> nn.Module:

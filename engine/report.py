@@ -4,14 +4,16 @@ The file holds its figures and its style and refers to nothing outside, so that 
 opened offline. Only what the record and the curves say is shown; nothing is computed again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from engine.comparison_report import (
     comparison_findings,
     damage_findings,
     file_notes,
     rerun_findings,
+    retrieval_findings,
     schedule_findings,
 )
 from engine.config import MetaparameterName, OuterUpdate, Settings
@@ -22,6 +24,9 @@ from engine.pages import as_source, templates
 from engine.quantities import write_duration, write_figure
 from engine.runs import RunRecord, rose
 from engine.source_shares import source_findings
+
+if TYPE_CHECKING:
+    from engine.contrastive.figures import ShownPair
 
 __all__ = ["Curves", "figures", "render", "summary"]
 
@@ -41,12 +46,17 @@ def summary(record: RunRecord) -> list[str]:
     return [*_findings(record), *_trust(record), *_warnings(record), *file_notes(record)]
 
 
-def render(record: RunRecord, images: dict[str, bytes]) -> str:
+def render(
+    record: RunRecord,
+    images: dict[str, bytes],
+    pairs: "Mapping[str, Sequence[ShownPair]] | None" = None,
+) -> str:
     """Write the report of a run as one HTML file that needs no network.
 
     Args:
         record: What is reported.
         images: PNG images by the names that ``figures`` gives them; those missing are left out.
+        pairs: Training pairs to look at, by the words for them.
     """
     pages = templates()
     pages.filters.update(
@@ -62,6 +72,8 @@ def render(record: RunRecord, images: dict[str, bytes]) -> str:
         has_accuracy="accuracy" in record.iterates[0].scores["test"],
         images={name: as_source(image) for name, image in images.items()},
         captions=_captions(record),
+        pairs=pairs or {},
+        marked=any(each.wrong for shown in (pairs or {}).values() for each in shown),
         metaparameters=TITLES[record.recipe.metaparameters.name],
         settings=[row for row in _settings(record.recipe) if row[0] != "description"],
     )
@@ -98,6 +110,7 @@ def _findings(record: RunRecord) -> list[str]:
         *source_findings(record.sources),
         *damage_findings(record),
         *comparison_findings(record),
+        *retrieval_findings(record),
         *rerun_findings(record),
         *schedule_findings(record),
     ]

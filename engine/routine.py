@@ -6,7 +6,6 @@ only through the routine's named metaparameters. Same inputs, same bits.
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,10 +18,12 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from engine.buffers import BUFFERS, Call, RunningStatistics
+from engine.coupled import coupled
 from engine.determinism import generator, seeded
 from engine.errors import ConfigurationError, DataError
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
+from engine.misfits import refuse_misfits
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.reversal import StepPath
@@ -58,7 +59,8 @@ class Routine:
             ``requires_grad=False`` stay constant.
         loss: Maps (model, batch) to per-example losses, shape (batch,). It gets the module itself,
             in training mode, with the parameters of the step in it; and keyword arguments from
-            metaparameters that enter there, such as ``label_smoothing``.
+            metaparameters that enter there, such as ``label_smoothing``. A loss that compares the
+            examples of a batch with each other is an ``engine.coupled.CoupledLoss``.
         examples: A tuple of tensors with one row for each example, or any object with ``len`` that
             returns a batch for a tensor of indices.
         optimizer: One of ``engine.optim``, or your own ``Optimizer``.
@@ -70,6 +72,8 @@ class Routine:
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
         compile: Whether a batch's gradient is compiled, in both sweeps; its bits are its own.
         path: Which kernels define the run's states, see ``engine.reversal.StepPath``.
+        piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
+            default. It bounds the memory, and its bits are its own.
         programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
@@ -88,13 +92,14 @@ class Routine:
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     compile: bool = False
     path: StepPath = StepPath.PLAIN
+    piece: int | None = None
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", copy.deepcopy(self.model))
-        _refuse_impossible_numbers(self)
+        refuse_misfits(self)
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         for tensor in self._example_tensors():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -224,13 +229,18 @@ class Routine:
                     product = factor if product is None else product * factor
             return product
 
-        indices = self.order.batch(step)
-        yield Term(indices, batch_weights, ("batch",))
+        batch = Term(self.order.batch(step), batch_weights, ("batch",))
+        context = None if coupled(self.loss) is None else batch
+        yield batch
         for name, kind in self.metaparameters.items():
             if kind.injected(kind.point(), step) is None:
                 continue
-            for start in range(0, len(self), INJECTION_CHUNK):
-                chunk = torch.arange(start, min(start + INJECTION_CHUNK, len(self)))
+            # Every chunk embeds the batch that it joins; in pieces that costs time, not memory.
+            size = (
+                INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
+            )
+            for start in range(0, len(self), size):
+                chunk = torch.arange(start, min(start + size, len(self)))
 
                 def weights(
                     z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind
@@ -238,14 +248,18 @@ class Routine:
                     injected = kind.injected(z[name], step)
                     return None if injected is None else injected[i.to(injected.device)]
 
-                yield Term(chunk, weights, ("injected", name, start))
+                yield Term(chunk, weights, ("injected", name, start), context=context)
 
     def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the per-example losses of a term at ``params``, shape (batch,)."""
         batch, arguments = self.loss_inputs(term, z, step)
+        joined = coupled(self.loss)
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return self.loss(model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+            if joined is None or term.context is None:
+                return self.loss(model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+            around = joined.embed(model, self._batch(term.context, z, step))
+            return joined.join(model, around, joined.embed(model, batch), term.context.weights(z))
 
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
@@ -313,7 +327,8 @@ class Routine:
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
                 arguments.update(kind.loss_arguments(z[name], term.indices))
-        return batch, arguments
+        weights = None if coupled(self.loss) is None else term.weights(z)
+        return batch, arguments if weights is None else {**arguments, "multiplicity": weights}
 
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.
@@ -331,13 +346,16 @@ class Routine:
         with self.statistics.written_out() if self.statistics is not None else nullcontext():
             return functional_call(_Call(self.model, function), bound, args)
 
+    def batch_of(self, indices: Tensor) -> Batch:
+        """Return examples as they are stored, on the routine's device."""
+        if not isinstance(self.examples, tuple):
+            return self.examples[indices]
+        batch = tuple(column[indices.to(column.device)] for column in self.examples)
+        return tuple(column.to(self.device) for column in batch)
+
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
         indices = term.indices if term.whole is None else term.whole
-        if isinstance(self.examples, tuple):
-            batch = tuple(column[indices.to(column.device)] for column in self.examples)
-            batch = tuple(column.to(self.device) for column in batch)
-        else:
-            batch = self.examples[indices]
+        batch = self.batch_of(indices)
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
                 batch = kind.batch(z[name], batch, indices)
@@ -361,40 +379,3 @@ class Routine:
 
 def _has_rows(leaf: object, count: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count
-
-
-def _refuse_impossible_numbers(routine: Routine) -> None:
-    for name in ("num_steps", "batch_size"):
-        if getattr(routine, name) < 1:
-            raise ConfigurationError(
-                f"{name} is {getattr(routine, name)}, but a run has at least one step of one "
-                f"example. Use {name}=1 or more."
-            )
-    if len(routine) == 0:
-        raise DataError("There are no training examples. Give at least one.")
-    rate = routine.learning_rate
-    if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
-        raise ConfigurationError(
-            f"learning_rate has {len(rate)} values for {routine.num_steps} steps. Give one number, "
-            "or one for each step."
-        )
-    for name, kind in routine.metaparameters.items():
-        kind.check_fits(name, len(routine), routine.num_steps)
-        if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):
-            raise ConfigurationError(
-                f"Metaparameter {name!r} replaces inputs of a batch, but the examples are a "
-                f"{type(routine.examples).__name__}, whose batches may be anything. Give them as "
-                "a tuple of tensors."
-            )
-        _refuse_unread_arguments(routine, name, kind)
-
-
-def _refuse_unread_arguments(routine: Routine, name: str, kind: Metaparameter) -> None:
-    given = kind.loss_arguments(kind.point(), torch.zeros(1, dtype=torch.int64))
-    try:
-        inspect.signature(routine.loss).bind(None, None, **given)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
-            f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
-        ) from error

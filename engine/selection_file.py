@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.config import DescentRecipe, MetaparameterName
+from engine.contrastive.pairs import Pairs
 from engine.data import DataSet
 from engine.location import join
 from engine.records import write_bytes
@@ -32,7 +33,10 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     counts = bool((value == value.round()).all())
     columns["count" if counts else "weight"] = value.to(torch.int64 if counts else None).tolist()
     columns["score"] = score.to(torch.float64).tolist()
-    if train.labels.ndim == 1:
+    if isinstance(train, Pairs):
+        columns |= {"name": list(train.names)} if train.names else {}
+        columns["caption"] = list(train.captions)
+    elif train.labels.ndim == 1:
         columns["label"] = train.labels.tolist()
     if data.texts is not None:
         passages = data.texts.splits["train"]

@@ -130,7 +130,17 @@ def step_vjp(
         Three plain steps: the step with its graph, and twice its products; 1 + 2 K for K
         cotangents. Checked by ``tests/bench/bench_reverse.py`` and ``bench_outputs.py``.
     """
+    if routine.piece is not None:
+        return _vjp_in_pieces(routine)(routine, state, z, step, cotangent, to_state=to_state)
     return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
+
+
+def _vjp_in_pieces(routine: Routine) -> StepVjp:
+    """Return the product of a run in pieces; one for all of its steps, because it is checked."""
+    from engine.pieces import pull_in_pieces  # these two are written with this module
+    from engine.two_stage import TwoStageVjp
+
+    return routine.programs.setdefault("in pieces", TwoStageVjp(pull_in_pieces))
 
 
 @dataclass(eq=False)
@@ -285,6 +295,10 @@ def term_gradient(
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a term at ``params``, shape (params,), and its loss."""
+    if routine.piece is not None and not create_graph:
+        from engine.pieces import gradient_in_pieces  # written with this module
+
+        return gradient_in_pieces(routine, params, term, z, step)
     if _is_compiled(routine, term, create_graph):
         return compiled_gradient(routine, params, term, z, step)
     with torch.enable_grad():

@@ -19,6 +19,7 @@ class Term:
         whole: Examples of the term that it was cut from, if it was; they are loaded and augmented
             together.
         start: Where it begins in ``whole``.
+        context: The batch that its examples join, if their losses are coupled to one.
     """
 
     indices: Tensor
@@ -26,6 +27,7 @@ class Term:
     purpose: tuple[str | int, ...]
     whole: Tensor | None = None
     start: int = 0
+    context: "Term | None" = None
 
     def weights(self, z: Metaparams) -> Tensor | None:
         """Return the weights of the term's examples at z, shape (batch,), or None."""

@@ -13,7 +13,7 @@ stage is repeated with the true one.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -207,7 +207,7 @@ class TwoStageVjp:
         """Return the metaparameters that a term reads, found by the reference on a few examples."""
         key = (*leaves, *term.purpose[:2])
         if key not in self._read:
-            few = term if len(term.indices) <= _SAMPLE else term.cut(_SAMPLE)[0]
+            few = _few(term)
             piece = Piece(few, step, frozenset({*leaves, PARAMS}))
             try:
                 self._read[key] = _agreed_shares(routine, params, piece, leaves, self._pull)
@@ -307,6 +307,12 @@ def _agree(guessed: Product, found: Product) -> bool:
     difference = (guessed.direction - found.direction).norm()
     limit = ROUNDINGS * torch.finfo(difference.dtype).eps * found.direction.norm()
     return bool(difference <= limit)
+
+
+def _few(term: Term) -> Term:
+    """Return a term over few of its examples, which join few others."""
+    few = term if len(term.indices) <= _SAMPLE else term.cut(_SAMPLE)[0]
+    return few if few.context is None else replace(few, context=_few(few.context))
 
 
 def _agreed_shares(

@@ -131,6 +131,8 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
         f"{decimal(forecast.written_bytes)} written.",
         highlight=False,
     )
+    if forecast.note:
+        console.print(forecast.note, highlight=False)
     if forecast.price is not None:
         console.print(f"Price of the run: {forecast.price:.3g}", highlight=False)
     console.print(f"To use it: {changes}", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from engine.coupled import CoupledLoss, coupled
 from engine.hyperparameters import LearningRatePoints, Scalars
 from engine.metaparameters import (
     Counts,
@@ -150,7 +151,33 @@ def exact_twin(
     return twin, _output_in_format(output, dtype)
 
 
+@dataclass(frozen=True)
+class _CoupledInFormat:
+    """A coupled loss in a number format; as a function it would be taken for an ordinary one."""
+
+    loss: CoupledLoss
+    dtype: torch.dtype
+
+    def __call__(self, model: nn.Module, batch: Batch, **given: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss, self.dtype)(model, batch, **given)
+
+    def embed(self, model: nn.Module, batch: Batch) -> Tensor:
+        return _formatted(self.loss.embed, self.dtype)(model, batch)
+
+    def couple(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss.couple, self.dtype)(*args)
+
+    def join(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss.join, self.dtype)(*args)
+
+
 def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """Return a loss, an output or an augmentation that computes in a number format."""
+    both = coupled(function)
+    return _formatted(function, dtype) if both is None else _CoupledInFormat(both, dtype)
+
+
+def _formatted(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
         with SameNumbers(dtype):
@@ -212,7 +239,8 @@ def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metapara
     """Return the first examples and their metaparameters; all, where a kind needs all."""
     kinds, examples = routine.metaparameters, routine.examples
     known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
-    if len(routine) <= num_examples or not known or not isinstance(examples, tuple):
+    can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
+    if len(routine) <= num_examples or not known or not can_be_cut:
         return examples, kinds
     shorter = {
         name: replace(kind, value=kind.value[:num_examples]) if type(kind) in _ONE_EACH else kind
@@ -220,4 +248,6 @@ def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metapara
     }
     if any(type(kind) is Counts and not kind.value.any() for kind in shorter.values()):
         return examples, kinds
+    if not isinstance(examples, tuple):
+        return examples.first(num_examples), shorter
     return tuple(column[:num_examples] for column in examples), shorter

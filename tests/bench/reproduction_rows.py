@@ -83,6 +83,11 @@ def ahead_of(name: str) -> Callable[[Run], float]:
     return lambda run: 100 * (1 - run["test"]["after"]["loss"] / run["baselines"][name]["loss"])
 
 
+def ahead_in(what: str, name: str) -> Callable[[Run], float]:
+    """Return by how many points a share on the test split is above a baseline's."""
+    return lambda run: 100 * (run["test"]["after"][what] - run["baselines"][name][what])
+
+
 def points(run: Run) -> float:
     """Return by how many points the test accuracy falls."""
     return 100 * (run["test"]["before"]["accuracy"] - run["test"]["after"]["accuracy"])
@@ -212,6 +217,21 @@ CANARIES = [
     Figure("gap, nats", lambda run: run["gap"]),
 ]
 
+CONTRASTIVE = [
+    above("image to caption, above all data, points", ahead_in("accuracy", "all-data")),
+    above("image to caption, above random, points", ahead_in("accuracy", "random")),
+    above("caption to images, above all data, points", ahead_in("text_to_image", "all-data")),
+    above("caption to images, above random, points", ahead_in("text_to_image", "random")),
+    Figure("wrong captions, AUC", lambda run: run["auc"], "above 0.75", lambda r: r["auc"] > 0.75),
+    Figure("image to caption above low loss, points", ahead_in("accuracy", "low-loss")),
+    Figure(
+        "image to caption above gradient similarity, points",
+        ahead_in("accuracy", "gradient-similarity"),
+    ),
+    Figure("image to caption, %", lambda run: 100 * run["test"]["after"]["accuracy"]),
+    Figure("caption to images, %", lambda run: 100 * run["test"]["after"]["text_to_image"]),
+]
+
 STEP_SIZES = tuple((f"outer.step_size={size}",) for size in (0.1, 0.2, 0.4))
 
 ROWS = {
@@ -238,6 +258,7 @@ ROWS = {
     "fashion-selection": Row("fashion-selection", SELECTION),
     "fashion-schedule, three step sizes": Row("fashion-schedule", SCHEDULE, (), STEP_SIZES),
     "fashion-poison": Row("fashion-poison", POISON),
+    "fashion-contrastive": Row("fashion-contrastive", CONTRASTIVE),
     "fashion-canaries": Row("fashion-canaries", CANARIES),
 }
 """Name to row."""

@@ -56,7 +56,7 @@ def test_cosines_are_those_of_gradients_taken_one_by_one(trained):
         value = problem.routine.call(function, params, training=False)
         return torch.autograd.grad(value.sum(), params)[0]
 
-    found = gradient_cosines(problem, final)
+    found = gradient_cosines(problem.routine, problem.output, final)
 
     target = gradient(problem.output)
     for i in (0, 17, 49):

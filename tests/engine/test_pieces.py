@@ -1,0 +1,63 @@
+"""A coupled batch in pieces: the product of the whole batch, to rounding."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import engine
+from engine.contrastive.config import ContrastiveConfig
+from engine.contrastive.towers import build_towers
+from engine.errors import ConfigurationError
+from engine.menu import ModelConfig
+from engine.metaparameters import Counts, ExampleWeights, Inputs
+from engine.models import per_example_cross_entropy
+from tests import pairs
+
+KINDS = {
+    "weights": ExampleWeights(torch.linspace(0.2, 1.5, 20).double()),
+    "counts": Counts(torch.tensor([1.0] * 16 + [0.0] * 3 + [2.0]).double(), injection_step=3),
+}
+TOWERS = {
+    "vit": {"name": "vit", "width": 8, "depth": 1, "heads": 2, "patch_size": 2, "norm": "layer"},
+    "resnet": {"name": "resnet", "width": 4, "depth": 1, "norm": "group"},
+}
+
+
+def towers(name):
+    config = ContrastiveConfig(**(pairs.CONFIG.model_dump() | {"vocabulary": 12}))
+    model = ModelConfig(**TOWERS[name])
+    return build_towers(model, config, (1, 4, 4), 12, seed=0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "optimizer"),
+    [("vit", "counts", "adamw"), ("vit", "weights", "adamw"), ("resnet", "counts", "sgd")],
+)
+def test_metagradient_in_pieces_is_that_of_the_whole_batch(name, kind, optimizer):
+    """Batches of 4,096 fit into no memory at once; a negative left out would be another loss."""
+    chosen = engine.sgd(0.9) if optimizer == "sgd" else engine.adamw(eps_root=1e-6)
+    whole = pairs.routine(KINDS[kind], model=towers(name), optimizer=chosen, num_steps=5)
+
+    found = engine.metagradient(replace(whole, piece=4), pairs.output()).gradient["z"]
+
+    _, expected = engine.whole_run_gradient(whole, pairs.output())
+    assert float((found - expected["z"]).norm() / expected["z"].norm()) < 1e-10
+
+
+REFUSED = {
+    "uncoupled": ({"loss": per_example_cross_entropy}, "use micro_batch"),
+    "compiled": ({"compile": True}, "not compiled"),
+    "none": ({"piece": 0}, "at least one example"),
+    "inputs": (
+        {"metaparameters": {"z": Inputs(pairs.pairs(2)[0], torch.arange(2), 20)}},
+        "do not know a metaparameter",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_pieces_cannot_carry_is_refused(changes, reason):
+    """It would be left out of the product without an error."""
+    with pytest.raises(ConfigurationError, match=reason):
+        pairs.routine(KINDS["weights"], **({"piece": 4} | changes))
