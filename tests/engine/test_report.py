@@ -13,6 +13,7 @@ from engine.runs import Iterate, RunRecord, Selection, Stages, choose
 
 FALLING = [(0.8, 0.9, 0.85), (0.6, 0.7, 0.65), (0.4, 0.5, 0.45)]
 OVER_FITTED = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.7, 0.65), (0.1, 1.2, 1.1)]
+LEVEL = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.603, 0.55)]
 TOO_LONG = [(0.2, 0.21, 0.22), (0.9, 0.95, 0.99)]
 CHANCE = [(0.8, 0.9, 0.8), (0.6, 0.7, 0.9)]
 UNMOVED = [(0.8, 0.9, 0.85), (0.8, 0.9, 0.85)]
@@ -170,6 +171,7 @@ def test_record_says_over_fitted_only_where_the_objective_fell_and_validation_ro
             ("falling", FALLING, {}),
             ("over-fitted", OVER_FITTED, {}),
             ("too long", TOO_LONG, {}),
+            ("level", LEVEL, {}),
             ("uphill", OVER_FITTED, {"outer": {"maximize": True}}),
         )
     }

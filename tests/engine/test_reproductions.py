@@ -123,11 +123,11 @@ def test_schedule_from_flat_gets_into_the_best_twentieth_of_the_grid():
 
     found = descend("digits-schedule", *changes, "outer.num_steps=5", "outer.step_decay=0.9")
 
-    rates = [one_cycle_rates(cycle, 0.1, 20) for cycle in one_cycles(40)]
+    rates = [one_cycle_rates(cycle, 0.1, 20) for cycle in one_cycles(20)]
     grid = sorted(row[1] for row in score_schedules(found.problem, rates))
     validation = found.losses("validation")
     assert validation[found.chosen] < 0.8 * validation[0]
-    assert validation[found.chosen] <= grid[1]
+    assert validation[found.chosen] <= grid[0]
 
 
 def test_poison_hurts_far_more_than_random_pixels():
