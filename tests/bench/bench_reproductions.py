@@ -212,9 +212,7 @@ def main() -> None:
     lines = list(HEADER)
     for name in options.rows or ROWS:
         row = ROWS[name]
-        seeds = given or (
-            FASHION_SEEDS if row.recipe.startswith(("fashion", "text")) else DIGITS_SEEDS
-        )
+        seeds = given or (FASHION_SEEDS if row.recipe.startswith("fashion") else DIGITS_SEEDS)
         runs = []
         for seed in seeds:
             for variant in row.variants:
