@@ -4,7 +4,7 @@ Each finds a cause of a wrong metagradient that would still look like a number.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.buffers import BUFFERS
 from engine.coupled import coupled
@@ -99,7 +99,8 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
         name: view.detach().requires_grad_() for name, view in routine.layout.views(params).items()
     }
     with torch.enable_grad():
-        loss = routine.term_loss(leaves, next(routine.terms(0)), routine.point(), 0)
+        first = routine.first_piece(next(routine.terms(0)))
+        loss = routine.term_loss(leaves, first, routine.point(), 0)
     if not loss.requires_grad:
         raise UndifferentiableError(
             "The loss does not depend on the parameters, so there is nothing to train. Look for a "
@@ -153,9 +154,14 @@ def _check_coupling(routine: Routine, state: State) -> None:
     apart = indices.split((len(indices) + 1) // 2)
 
     def rows(indices: Tensor) -> Tensor:
-        batch = routine.batch_of(indices)
-        function = routine.loss if joined is None else joined.embed
-        return routine.call(lambda model: function(model, batch), state["params"], training=False)
+        batch, given = routine.loss_inputs(first.at(indices), routine.point(), 0)
+
+        def losses(model: nn.Module) -> Tensor:
+            if joined is not None:
+                return joined.embed(model, batch)
+            return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
+
+        return routine.call(losses, state["params"], training=False)
 
     with torch.no_grad():
         whole, parts = rows(indices), torch.cat([rows(part) for part in apart])

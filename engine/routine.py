@@ -250,6 +250,10 @@ class Routine:
 
                 yield Term(chunk, weights, ("injected", name, start), context=context)
 
+    def first_piece(self, term: Term) -> Term:
+        """Return a term, or as much of it as fits into memory with its graph."""
+        return term if self.piece is None else term.cut(self.piece)[0]
+
     def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the per-example losses of a term at ``params``, shape (batch,)."""
         batch, arguments = self.loss_inputs(term, z, step)

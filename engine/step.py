@@ -278,7 +278,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
         As ``step_vjp``.
     """
     leaf = params.detach().requires_grad_()
-    first = next(routine.terms(step))
+    first = routine.first_piece(next(routine.terms(step)))
     routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
     with named_refusals(step):
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)

@@ -7,19 +7,21 @@ nothing is trained and nothing is left behind.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from engine.fingerprint import state_fingerprint
 from engine.location import scratch_folder
+from engine.pieces import pull_in_pieces
 from engine.product import entering, pull_gradient, pull_update
 from engine.replay import Sweep, path_difference, replay, reverse_step, seed_adjoint
 from engine.routine import Routine
 from engine.schedule import Forward
 from engine.step import StepVjp, open_step, term_gradient
 from engine.store import MemoryStates, RowStore
+from engine.two_stage import Piece
 from engine.types import Metaparams, Output, State
 
 _ROUNDS = (3, 25)
@@ -93,10 +95,12 @@ def measure_costs(
     def reverse() -> None:
         reverse_step(routine, z, step, Sweep(state=state, adjoint=cotangent, vjp=vjp))
 
-    graphs = [open_step(routine, state, z, step)]
+    # Where a batch goes through in pieces no graph of a whole step is ever kept.
+    whole = replace(routine, batch_size=routine.piece or routine.batch_size, piece=None)
+    graphs = [open_step(whole, state, z, step)]
 
     def trace() -> None:
-        graphs[:] = [open_step(routine, state, z, step)]
+        graphs[:] = [open_step(whole, state, z, step)]
         graphs[0].following()
 
     traced = timed(trace)
@@ -115,8 +119,8 @@ def measure_costs(
         saved=saved,
         loaded=loaded,
         state_bytes=sum(row.nbytes for row in state.values()),
-        graph_bytes=graph_bytes(routine, state, z, step),
-        paths_agree=not path_difference(routine, state, z, step),
+        graph_bytes=graph_bytes(whole, state, z, step),
+        paths_agree=not path_difference(whole, state, z, step),
     )
 
 
@@ -177,6 +181,13 @@ def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: 
     inner = {name: row for name, row in state.items() if name in cotangent and name != "buffers"}
 
     def pull() -> None:
+        if routine.piece is not None:
+            products = pull_update(
+                routine, inner, torch.zeros_like(params), leaves, step, cotangent
+            )
+            piece = Piece(injected[0], step, frozenset(leaves))
+            pull_in_pieces(routine, params, piece, leaves, products)
+            return
         share, _ = term_gradient(routine, params, injected[0], leaves, step, create_graph=True)
         gradient = torch.zeros_like(params)
         products = pull_update(routine, inner, gradient, leaves, step, cotangent)

@@ -137,6 +137,11 @@ def check_pairs(content: dict[str, Any], are_pairs: bool) -> None:
 
 def _check_pieces(content: dict[str, Any], are_pairs: bool) -> None:
     piece = content["training"]["piece"]
+    if are_pairs and content["replay"]["micro_batch"] is not None:
+        raise ValueError(
+            f"replay.micro_batch is {content['replay']['micro_batch']}, but the pairs of a batch "
+            "are each other's negatives, so pieces have other losses. Use training.piece."
+        )
     if piece is None:
         return
     if not are_pairs:
@@ -146,7 +151,6 @@ def _check_pieces(content: dict[str, Any], are_pairs: bool) -> None:
         )
     for group, name, neutral in (
         ("replay", "vjp", "reverse-over-reverse"),
-        ("replay", "micro_batch", None),
         ("replay", "unroll", 1),
         ("training", "compile", False),
         ("training", "path", "plain"),

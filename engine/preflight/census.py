@@ -128,7 +128,7 @@ def take_census(routine: Routine) -> Census:
     """Take the gradient of step 0 once, and see which operations it is made of."""
     census = Census()
     params = routine.initial_state()["params"].detach().requires_grad_()
-    term = next(routine.terms(0))
+    term = routine.first_piece(next(routine.terms(0)))
     with torch.enable_grad(), _Dropout(census), _Operations(census):
         loss = routine.term_loss(params, term, routine.point(), 0)
         (gradient,) = torch.autograd.grad(loss, params, create_graph=True)

@@ -12,6 +12,8 @@ from engine.errors import ConfigurationError
 from engine.menu import ModelConfig
 from engine.metaparameters import Counts, ExampleWeights, Inputs
 from engine.models import per_example_cross_entropy
+from engine.step import step_vjp
+from engine.step_costs import graph_bytes, measure_costs
 from tests import pairs
 
 KINDS = {
@@ -61,3 +63,19 @@ def test_what_pieces_cannot_carry_is_refused(changes, reason):
     """It would be left out of the product without an error."""
     with pytest.raises(ConfigurationError, match=reason):
         pairs.routine(KINDS["weights"], **({"piece": 4} | changes))
+
+
+def test_costs_of_a_step_in_pieces_are_measured_without_a_graph_of_the_whole(tmp_path):
+    """On the GPU that pieces are for, one graph of the whole batch would be out of memory."""
+    whole = pairs.routine(KINDS["counts"])
+    routine = replace(whole, piece=2)
+
+    costs = measure_costs(routine, pairs.output(), step_vjp, str(tmp_path), seconds=0.01)
+
+    assert costs.graph_bytes < measure_graph(whole)
+    assert costs.injected > 0
+
+
+def measure_graph(routine):
+    z, state = routine.point(), routine.initial_state()
+    return graph_bytes(routine, state, z, routine.first_step + 1)

@@ -166,6 +166,8 @@ REFUSED = {
     ),
     "smoothing": ({"training": {"label_smoothing": 0.1}}, "no labels to smooth"),
     "classes": ({"data": {"name": "fashion-captions", "target_classes": [1]}}, "no classes"),
+    "micro-batch": ({"replay": {"micro_batch": 4}}, "Use training.piece"),
+    "pieces of a graph": ({"training": {"piece": 4, "path": "graph"}}, "not for a batch in pieces"),
     "canaries": ({"kind": "canaries"}, "loss of single examples"),
 }
 
