@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import DataConfig, DataName
+from engine.config import PAIRS, DataConfig, DataName
 from engine.data import (
     FASHION_MNIST_URL,
     READERS,
@@ -186,7 +186,8 @@ def test_flipped_labels_are_uniform_over_the_other_classes():
 
 def test_every_data_set_has_a_reader():
     """A name in the recipe's form without a reader would fail only after the run started."""
-    assert set(READERS) | {DataName.TEXT} == set(DataName)  # texts: engine.language.data
+    # Texts are read in engine.language.data, pairs in engine.contrastive.
+    assert set(READERS) | {DataName.TEXT, *PAIRS} == set(DataName)
 
 
 @pytest.mark.parametrize(
