@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import config as partitioning
 from torch.func import functional_call, grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -95,18 +94,6 @@ def many_programs() -> AbstractContextManager[None]:
     return torch._dynamo.config.patch(recompile_limit=64)  # pyright: ignore[reportPrivateUsage]
 
 
-def few_activations() -> AbstractContextManager[None]:
-    """Let the second program of a pair compute again what is cheap, instead of keeping it.
-
-    A kept graph takes less memory in the same time, see ``tests/bench/bench_profile.py``. Only what
-    is on torch's own list of the recomputable is: without that list (``aggressive_recomputation``)
-    dropout drew another mask, and the product was wrong (torch 2.13).
-    """
-    return partitioning.patch(
-        ban_recompute_used_far_apart=False, ban_recompute_long_fusible_chains=False
-    )
-
-
 def compiled_gradient(
     routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> tuple[Tensor, Tensor]:
@@ -157,12 +144,7 @@ def _call_gradient(
     )
     routine.model.train()
     try:
-        with (
-            routine.seeded(term, step),
-            torch.set_grad_enabled(has_graph),
-            many_programs(),
-            few_activations(),
-        ):
+        with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
             gradient, loss = program(params if has_graph else params.detach(), inputs)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(

@@ -3,13 +3,12 @@
 Question: how low can the time go on this CPU without faster matrix products? Each phase of a step
 (plain; with its graph; the pull through that graph) is timed eager and compiled, in turns, medians,
 and profiled once; what its matrix products and convolutions take alone bounds it from below. The
-memory of one kept graph is there too, with and without recomputing what is cheap.
+memory of one kept graph is there too.
 
     python -m tests.bench.bench_profile [--problem gpt|resnet] [--rounds 7] [--threads 2] [--record]
 """
 
 import argparse
-import contextlib
 import ctypes
 import gc
 import statistics
@@ -24,7 +23,6 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from engine import programs
 from engine.allocator import keep_freed_memory
 from engine.determinism import deterministic
 from engine.reversal import StepPath
@@ -134,7 +132,6 @@ def measure(size: str, rounds: int, threads: int, folder: Path) -> list[str]:
         taken = seconds(ways, rounds)
         products = {way: product_shares(ways[way], rounds) for way in ("eager", "compiled")}
         memory = {way: graph_megabytes(ways[way]) for way in ("eager", "compiled")}
-        memory["compiled, everything kept"] = _without_recomputation(routine)
     unit = taken["plain path", "plain"]
     lines = [
         f"## {size}: a plain step takes {unit * 1e3:.0f} ms",
@@ -149,8 +146,6 @@ def measure(size: str, rounds: int, threads: int, folder: Path) -> list[str]:
             _line(way, whole, f"{memory[way]:.0f}"),
             _line(f"{way}: products and convolutions alone", alone, ""),
         ]
-    kept = memory["compiled, everything kept"]
-    lines.append(f"| compiled, nothing computed again | | | | | {kept:.0f} |")
     return [*lines, ""]
 
 
@@ -159,16 +154,6 @@ def _line(label: str, phases: list[float], memory: str) -> str:
     whole = phases[0] + phases[1] + phases[2]
     numbers = [*phases, whole]
     return f"| {label} | " + " | ".join(f"{number:.2f}" for number in numbers) + f" | {memory} |"
-
-
-def _without_recomputation(routine: Routine) -> float:
-    recomputing = programs.few_activations
-    torch.compiler.reset()  # or the program that is there would serve
-    programs.few_activations = contextlib.nullcontext
-    try:
-        return graph_megabytes(Phases(replace(routine, compile=True)))
-    finally:
-        programs.few_activations = recomputing
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def test_kept_graphs_of_compiled_steps_equal_autograd_of_the_whole_run(optimizer
 
 
 def test_kept_graphs_of_compiled_convolutions_equal_autograd_of_the_whole_run():
-    """With dropout, whose mask must not be drawn again where activations are computed again."""
+    """With dropout, whose mask must not be drawn again where an activation is computed again."""
     routine = _images()
     _, expected = whole_run_gradient(routine, _images_output)
 
