@@ -177,7 +177,8 @@ def main() -> None:
     if arguments.record:
         command = f"python -m tests.bench.bench_profile --rounds {arguments.rounds} --record"
         date = datetime.now(UTC).strftime("%Y%m%d")
-        write_record("profile", "Where the time of a metagradient goes", command, lines, date)
+        title = "Where the time of a metagradient goes"
+        write_record("profile", title, command, lines, date, arguments.threads)
 
 
 if __name__ == "__main__":

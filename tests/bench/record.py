@@ -9,7 +9,9 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_record(name: str, title: str, command: str, lines: Sequence[str], date: str) -> Path:
+def write_record(
+    name: str, title: str, command: str, lines: Sequence[str], date: str, threads: int = 1
+) -> Path:
     """Write ``results/NAME_cpu-2core_DATE.md`` and return where it is."""
     capability = torch.backends.cpu.get_cpu_capability()
     content = [
@@ -19,7 +21,7 @@ def write_record(name: str, title: str, command: str, lines: Sequence[str], date
         "| --- | --- |",
         f"| command | `{command}` |",
         f"| hardware | {platform.machine()} with {capability}, CPU only; shared by other work |",
-        f"| versions | torch {torch.__version__}, 1 thread |",
+        f"| versions | torch {torch.__version__}, {threads} thread(s) |",
         "",
         *lines,
     ]
