@@ -116,8 +116,8 @@ def _obstacle(
     z, states = _stacked(points), _initial_states(runs, points)
     try:
         batched_seconds, (following, _) = _timed(lambda: _batched_step(runs, states, z, 0))
-    # With these vmap says what it cannot carry; an error of the step comes again in the loop.
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, NotImplementedError, ValueError) as error:  # what vmap cannot carry
+        # An error of the step itself comes again in the loop.
         return f"torch.func.vmap stopped at {str(error).splitlines()[0]}"
     for i in (0, len(runs) - 1):  # runs of two seeds draw other noise, so the last one is compared
         single_seconds, (single, _) = _timed(

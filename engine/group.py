@@ -185,6 +185,10 @@ def open_array(url: str, store: Store, name: str, description: Description) -> z
     return array.with_config({"write_empty_chunks": True})
 
 
+_ON_GARBAGE = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+"""What zarr was seen to raise on flipped bytes of its JSON; see ``tests/faults/corruption.py``."""
+
+
 @contextmanager
 def parsing(url: str, what: str) -> Iterator[None]:
     """Turn what zarr raises on garbage into CheckpointCorruptError.
@@ -197,8 +201,7 @@ def parsing(url: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ContainsGroupError, ContainsArrayError):
         raise
-    # All that zarr was seen to raise on flipped bytes of its JSON (``tests/faults/corruption.py``).
-    except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError) as error:
+    except _ON_GARBAGE as error:
         raise CheckpointCorruptError(
             f"The store at {url} is damaged: {what} cannot be used: {error}. "
             "Delete the store, and run the stage that wrote it again."

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 
 from engine.coupled import CoupledLoss, coupled
 from engine.determinism import seeded
+from engine.errors import UndifferentiableError
 from engine.product import PARAMS, Product
 from engine.routine import Routine
 from engine.terms import Term
@@ -97,7 +98,7 @@ def gradient_in_pieces(
     with torch.enable_grad():
         inputs = known.requires_grad_()
         loss = cut.coupled(inputs, leaf, constant)
-        by_embedding, gradient = _grad(loss, [inputs, leaf])
+        by_embedding, gradient = _by_embeddings(loss, inputs, leaf)
         start = 0
         for embed in cut.pieces():
             found = embed(leaf)
@@ -126,7 +127,7 @@ def pull_in_pieces(
         with torch.enable_grad():
             inputs = known.requires_grad_()
             loss = cut.coupled(inputs, leaf, z)
-            by_embedding, by_params = _grad(loss, [inputs, leaf], create_graph=True)
+            by_embedding, by_params = _by_embeddings(loss, inputs, leaf, create_graph=True)
             derivative = (by_embedding * moving).sum() + (by_params * product.direction).sum()
             names = [name for name in z if name in wanted]
             second, curved, *shares = _grad(derivative, [inputs, leaf, *(z[n] for n in names)])
@@ -146,7 +147,12 @@ def _embeddings(cut: _Cut, params: Tensor, direction: Tensor) -> tuple[Tensor, T
         moving = forward_ad.make_dual(params.detach(), direction)
         for embed in cut.pieces():
             primal, tangent = forward_ad.unpack_dual(embed(moving))
-            found.append((primal, torch.zeros_like(primal) if tangent is None else tangent))
+            if tangent is None:
+                raise UndifferentiableError(
+                    "The embeddings of a coupled loss do not depend on the model's parameters. "
+                    "Look for a detach() or a no_grad() in embed()."
+                )
+            found.append((primal, tangent))
         return torch.cat([e for e, _ in found]).clone(), torch.cat([t for _, t in found]).clone()
 
 
@@ -172,7 +178,22 @@ def _grad(
     output: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
     """Return gradients; zeros for what f does not read by itself, as most parameters."""
-    found = torch.autograd.grad(
+    return torch.autograd.grad(
         output, list(inputs), create_graph=create_graph, materialize_grads=True, allow_unused=True
     )
-    return tuple(found)
+
+
+def _by_embeddings(
+    loss: Tensor, embeddings: Tensor, params: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of f by the embeddings, which it has to read, and by the parameters."""
+    (by_embedding,) = torch.autograd.grad(
+        loss, embeddings, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+    if by_embedding is None:
+        raise UndifferentiableError(
+            "A coupled loss does not depend on its embeddings. Look for a detach() or a no_grad() "
+            "in couple() or join()."
+        )
+    (by_params,) = _grad(loss, [params], create_graph=create_graph)
+    return by_embedding, by_params

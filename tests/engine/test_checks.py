@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from engine import ExampleWeights, central_difference, metagradient
@@ -15,6 +14,7 @@ from engine.checks import check_routine
 from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.optim import Optimizer, adam, sgd
 from tests import problems
+from tests.broken_routines import Once
 
 
 def check(routine, output=problems.output, z=None):
@@ -38,23 +38,6 @@ def body(forward, **modules):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Network().double()
-
-
-class Once(torch.autograd.Function):
-    """A fused kernel with a hand-written backward pass, as such kernels usually are."""
-
-    @staticmethod
-    def forward(ctx, values):
-        """Square."""
-        ctx.save_for_backward(values)
-        return values**2
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        """Twice the value."""
-        (values,) = ctx.saved_tensors
-        return 2 * values * gradient
 
 
 def attend(module, features):
