@@ -7,11 +7,13 @@ import torch
 
 import engine
 from engine.contrastive.config import ContrastiveConfig
+from engine.contrastive.loss import ContrastiveLoss
 from engine.contrastive.towers import build_towers
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, UndifferentiableError
 from engine.menu import ModelConfig
 from engine.metaparameters import Counts, ExampleWeights, Inputs
 from engine.models import per_example_cross_entropy
+from engine.pieces import gradient_in_pieces
 from engine.step import step_vjp
 from engine.step_costs import graph_bytes, measure_costs
 from tests import pairs
@@ -63,6 +65,24 @@ def test_what_pieces_cannot_carry_is_refused(changes, reason):
     """It would be left out of the product without an error."""
     with pytest.raises(ConfigurationError, match=reason):
         pairs.routine(KINDS["weights"], **({"piece": 4} | changes))
+
+
+class _CutOff(ContrastiveLoss):
+    """Compares embeddings that lead nowhere, with a temperature that is still learned."""
+
+    def couple(self, model, embeddings, multiplicity=None):
+        """See ``CoupledLoss``."""
+        return super().couple(model, embeddings.detach(), multiplicity)
+
+
+def test_a_loss_that_is_cut_off_from_its_embeddings_is_refused():
+    """Its gradient by the temperature alone would pass for that of the towers."""
+    routine = pairs.routine(KINDS["weights"], loss=_CutOff(), piece=4)
+    (term,) = routine.terms(0)
+    state, z = routine.initial_state(), routine.point()
+
+    with pytest.raises(UndifferentiableError, match="does not depend on its embeddings"):
+        gradient_in_pieces(routine, state["params"], term, z, 0)
 
 
 def test_costs_of_a_step_in_pieces_are_measured_without_a_graph_of_the_whole(tmp_path):
