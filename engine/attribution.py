@@ -162,7 +162,7 @@ def _dot_products(
     """Differentiate <sum_i w_i grad l_i, d> by w, for each direction d."""
     batch = tuple(column[start : start + CHUNK] for column in routine.examples)
     params = state["params"].detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), routine.binding.kept():
         losses = routine.evaluate(
             lambda model: routine.loss(model, batch), {**state, "params": params}
         )

@@ -147,7 +147,8 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     def objective(params: Tensor) -> Tensor:
         return routine.evaluate(output, {**final, "params": params})
 
-    target = grad(objective)(params)
+    with routine.binding.kept():
+        target = grad(objective)(params)
     found = torch.zeros(len(routine), dtype=params.dtype)
     for indices, num_new in candidate_batches(routine):
         batch = routine.batch_of(indices)
@@ -155,7 +156,9 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
         for start in range(0, num_new, CHUNK):
             stop = min(start + CHUNK, num_new)
             few = tuple(column[start:stop] for column in batch)
-            gradients = each(params, torch.arange(start, stop, device=params.device), *few)
+            places = torch.arange(start, stop, device=params.device)
+            with routine.binding.kept():
+                gradients = each(params, places, *few)
             cosines = torch.cosine_similarity(gradients, target[None], dim=1)
             found[indices[start:stop]] = cosines.cpu()
     return found

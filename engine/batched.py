@@ -150,7 +150,7 @@ def _batched_step(
         loss = value if loss is None else loss
 
     def update(state: State, gradient: Tensor, z: Metaparams) -> State:
-        return routine.optimizer.update(state, gradient, routine.hyperparameters(z, step), step)
+        return routine.update(state, gradient, z, step)
 
     assert loss is not None  # a step has a batch
     return vmap(update)(states, gradient, z), loss
@@ -167,7 +167,7 @@ def _batched_gradient(
         return routine.term_loss(params, first.at(indices), z, step)
 
     batched = vmap(grad_and_value(loss), in_dims=(0, 0, None if shared else 0), randomness="same")
-    with torch.no_grad():
+    with torch.no_grad(), routine.binding.kept():
         return batched(params, z, indices)
 
 

@@ -3,6 +3,9 @@
 Each finds a cause of a wrong metagradient that would still look like a number.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,7 @@ from engine.buffers import BUFFERS
 from engine.coupled import coupled
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
+from engine.product import named_refusals
 from engine.replay import check_losses, path_difference, seed_adjoint
 from engine.reversal import StepPath
 from engine.routine import Routine
@@ -39,7 +43,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         Two plain steps, one product and one evaluation of the output.
     """
     _check_point(routine, z)
-    with deterministic():
+    with deterministic(), named_refusals(0):
         state = routine.initial_state(z)
         for name, row in state.items():
             if not row.dtype.is_floating_point:
@@ -94,25 +98,45 @@ def _check_point(routine: Routine, z: Metaparams) -> None:
 
 
 def _check_parameters_used(routine: Routine, params: Tensor) -> None:
+    """Refuse a parameter whose own module was called and that has no part in the loss.
+
+    One whose module was not called may be that of an expert that had nothing to do: its gradient
+    is zero in this step, and need not be in others.
+    """
     # By name: the views of a flat vector always get a gradient, of zeros where they are not read.
     leaves = {
         name: view.detach().requires_grad_() for name, view in routine.layout.views(params).items()
     }
-    with torch.enable_grad():
+    called: set[str] = set()
+    with torch.enable_grad(), routine.binding.kept(), _noting_calls(routine.model, called):
         first = routine.first_piece(next(routine.terms(0)))
         loss = routine.term_loss(leaves, first, routine.point(), 0)
-    if not loss.requires_grad:
-        raise UndifferentiableError(
-            "The loss does not depend on the parameters, so there is nothing to train. Look for a "
-            "detach(), a .data or a no_grad() in the model or the loss."
-        )
-    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        if not loss.requires_grad:
+            raise UndifferentiableError(
+                "The loss does not depend on the parameters, so there is nothing to train. Look "
+                "for a detach(), a .data or a no_grad() in the model or the loss."
+            )
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     for name, gradient in zip(leaves, gradients, strict=True):
-        if gradient is None:
+        if gradient is None and name.rpartition(".")[0] in called:
             raise UndifferentiableError(
                 f"Parameter {name!r} has no part in the loss of step 0, so its gradient is None. "
                 "Freeze it with requires_grad_(False), or look for a detach() before the loss."
             )
+
+
+@contextmanager
+def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
+    """Collect the names of the modules that are called inside the block."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            # Those without parameters of their own have none to answer for.
+            if isinstance(module, torch.jit.ScriptModule):
+                called.add(name)  # takes no hook
+            elif next(iter(module.parameters(recurse=False)), None) is not None:
+                handle = module.register_forward_pre_hook(lambda *_, n=name: called.add(n))
+                stack.callback(handle.remove)
+        yield
 
 
 def _check_pure(routine: Routine, z: Metaparams) -> None:

@@ -115,7 +115,7 @@ def _compiled_product(
     (term,) = routine.terms(step)
     with torch.enable_grad():
         inputs = step_inputs(routine, term, leaves, step)
-    routine.model.train()
+    routine.modes.train()
     from_z = {name: value for name, value in inputs.items() if _depends_on_z(value)}
     others = {name: value for name, value in inputs.items() if name not in from_z}
     with routine.seeded(term, step), torch.no_grad(), many_programs():
@@ -149,7 +149,7 @@ def _product(routine: Routine) -> Program:
         def step(state: State, from_z: Inputs) -> State:
             inputs = {**others, **from_z}
             gradient = grad(loss)(state["params"], inputs)
-            following = update(state, gradient, named(inputs, "hyper "), inputs["step"])
+            following = update(state, routine.hooked(gradient), named(inputs, "hyper "), inputs["step"])
             return {name: following[name] for name in cotangent}
 
         _, pull, *_ = vjp(step, state, from_z)

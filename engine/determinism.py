@@ -7,6 +7,7 @@ state has to be saved or restored between steps.
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 import torch
 
 from engine.errors import ConfigurationError, DeterminismError
+
+
+PROCESS = threading.RLock()
+"""Held by whoever trains: switches and random generators belong to the process, not to a thread."""
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -34,7 +39,7 @@ def seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -
     For code that draws from the global generators, such as ``nn.Dropout``.
     """
     cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with PROCESS, torch.random.fork_rng(devices=[device] if cuda else []):
         value = seed_for(seed, *purpose)
         torch.default_generator.manual_seed(value)
         if cuda:
@@ -49,6 +54,11 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
 
     TF32 is off by default, because the last digits of a metagradient depend on it; cuBLAS gets the
     workspace setting that its deterministic algorithms need (it must be set before CUDA starts).
+    Attention takes the math kernel, because the fused ones have no second derivative; and torch's
+    fast path for encoders is off, because it is taken only where no graph is wanted, and computes
+    another function of padded tokens.
+
+    Blocks of several threads run one after the other, since the switches are those of the process.
 
     Args:
         threads: CPU threads inside the block; those that torch has by default.
@@ -58,17 +68,19 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
         ConfigurationError: If the process is set up so that bits cannot repeat.
         DeterminismError: At the end, if something in the block has moved a switch; names it.
     """
-    os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])
-    _refuse_hopeless()
-    before = _switches()
-    speed = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
-    _set(before | _SAFE | speed | {"threads": threads or before["threads"]})
-    wanted = _switches()
-    try:
-        yield
-        _refuse_moved(wanted)
-    finally:
-        _set(before)
+    with PROCESS:
+        os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])
+        _refuse_hopeless()
+        before = _switches()
+        speed = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
+        _set(before | _SAFE | speed | {"threads": threads or before["threads"]})
+        wanted = _switches()
+        try:
+            with torch.inference_mode(False):  # a graph is wanted, whatever the caller wants
+                yield
+            _refuse_moved(wanted)
+        finally:
+            _set(before)
 
 
 _CUBLAS, _CUBLAS_SAFE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -78,6 +90,11 @@ _SAFE: dict[str, Any] = {
     "cuDNN benchmark": False,
     "matrix precision": "highest",
     "cuDNN TF32": False,
+    "flash attention": False,
+    "memory-efficient attention": False,
+    "cuDNN attention": False,
+    "math attention": True,
+    "fast path of encoders": False,
 }
 """Switches by the words for them, as they have to be."""
 
@@ -88,6 +105,11 @@ def _switches() -> dict[str, Any]:
         "cuDNN benchmark": torch.backends.cudnn.benchmark,
         "matrix precision": torch.get_float32_matmul_precision(),
         "cuDNN TF32": torch.backends.cudnn.allow_tf32,
+        "flash attention": torch.backends.cuda.flash_sdp_enabled(),
+        "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "cuDNN attention": torch.backends.cuda.cudnn_sdp_enabled(),
+        "math attention": torch.backends.cuda.math_sdp_enabled(),
+        "fast path of encoders": torch.backends.mha.get_fastpath_enabled(),
         "threads": torch.get_num_threads(),
     }
 
@@ -98,11 +120,21 @@ def _set(switches: dict[str, Any]) -> None:
     torch.backends.cudnn.benchmark = switches["cuDNN benchmark"]
     torch.set_float32_matmul_precision(switches["matrix precision"])
     torch.backends.cudnn.allow_tf32 = switches["cuDNN TF32"]
+    torch.backends.cuda.enable_flash_sdp(switches["flash attention"])
+    torch.backends.cuda.enable_mem_efficient_sdp(switches["memory-efficient attention"])
+    torch.backends.cuda.enable_cudnn_sdp(switches["cuDNN attention"])
+    torch.backends.cuda.enable_math_sdp(switches["math attention"])
+    torch.backends.mha.set_fastpath_enabled(switches["fast path of encoders"])
     if torch.get_num_threads() != switches["threads"]:
         torch.set_num_threads(switches["threads"])
 
 
 def _refuse_hopeless() -> None:
+    if torch.get_default_device().type == "meta":
+        raise ConfigurationError(
+            "torch's default device is 'meta', whose tensors hold no numbers. Call the engine "
+            "outside of torch.device('meta')."
+        )
     value = os.environ[_CUBLAS]
     if value not in _CUBLAS_SAFE:
         raise ConfigurationError(

@@ -45,6 +45,10 @@ class UndifferentiableError(ConfigurationError):
     """A step cannot be differentiated twice, or a part of it is cut out of the graph."""
 
 
+class WitnessError(UndifferentiableError):
+    """A step that the user's module takes by itself is another one than the engine's."""
+
+
 class NonFiniteError(EngineError, ArithmeticError):
     """A loss, a state or an adjoint became infinite or NaN."""
 

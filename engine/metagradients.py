@@ -21,6 +21,7 @@ from engine.schedule import Tier, whole_run
 from engine.store import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.vjp import make_vjp
+from engine.witness import Witness, testify
 from engine.writer import BackgroundStates
 
 
@@ -35,6 +36,7 @@ class Metagradient:
         losses: Batch loss of each step, shape (T,).
         adjoint_norms: Norm of lambda_t, by t, for the steps that were reversed; with several
             outputs, that of all their adjoints together.
+        witness: What a step that the module took by itself said of the run's.
     """
 
     gradient: Metaparams
@@ -42,6 +44,7 @@ class Metagradient:
     state: State
     losses: Tensor
     adjoint_norms: dict[int, float]
+    witness: Witness
 
     def __getitem__(self, name: str) -> Tensor:
         return self.gradient[name]
@@ -76,6 +79,7 @@ class ReplayOptions(TypedDict, total=False):
     max_device_bytes: int | None
     vjp: VjpMode | str
     micro_batch: int | None
+    witness: bool
 
 
 def metagradient(
@@ -156,6 +160,7 @@ def metagradients(
     )
     for output in outputs:
         check_routine(routine, output, point)
+    witness = testify(routine, outputs, point) if options.get("witness", True) else Witness()
     actions = whole_run(
         routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
     )
@@ -175,6 +180,7 @@ def metagradients(
             state=sweep.final,
             losses=losses,
             adjoint_norms=norms,
+            witness=witness,
         )
         for i in range(len(outputs))
     ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError
+from engine.operations import without_checkpointing
 from engine.replay import PerStep, check_losses
 from engine.routine import Routine
 from engine.step import plain_step, traced_step
@@ -49,7 +50,7 @@ def whole_run_gradient(
     """
     point = routine.point() if z is None else z
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-    with deterministic(), torch.enable_grad():
+    with deterministic(), torch.enable_grad(), without_checkpointing():
         start = routine.initial_state(leaves)
         # Each step asks for the gradient by its parameters, also where z does not shape the start.
         state = {n: row if row.requires_grad else row.requires_grad_() for n, row in start.items()}

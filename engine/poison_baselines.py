@@ -65,10 +65,11 @@ def gradient_cancelling(
 
     def gradient(inputs: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
         leaf = params.clone().requires_grad_()
-        losses = routine.evaluate(
-            lambda model: routine.loss(model, (inputs, labels)), {**final, "params": leaf}
-        )
-        return torch.autograd.grad(losses.sum(), leaf, create_graph=create_graph)[0]
+        with routine.binding.kept():
+            losses = routine.evaluate(
+                lambda model: routine.loss(model, (inputs, labels)), {**final, "params": leaf}
+            )
+            return torch.autograd.grad(losses.sum(), leaf, create_graph=create_graph)[0]
 
     inputs, targets = (column[clean] for column in routine.examples)
     rest = torch.stack(
@@ -78,7 +79,7 @@ def gradient_cancelling(
     pixels = kind.value.to(routine.device).clone().requires_grad_()
     adam = torch.optim.Adam([pixels], lr=0.02 * float(kind.value.max() - kind.value.min()))
     for _ in range(CANCELLING_STEPS):
-        with torch.enable_grad():
+        with torch.enable_grad(), routine.binding.kept():
             left = (fixed + gradient(pixels, labels, create_graph=True)).square().sum()
             (pixels.grad,) = torch.autograd.grad(left, [pixels])
         adam.step()
@@ -93,7 +94,7 @@ def corrupted_parameters(problem: Problem, final: State) -> Float[Tensor, " para
     length = CORRUPTION * float(start.norm()) / CORRUPTION_STEPS
     for _ in range(CORRUPTION_STEPS):
         leaf = params.clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), problem.routine.binding.kept():
             loss = problem.routine.evaluate(problem.output, {**final, "params": leaf})
             (slope,) = torch.autograd.grad(loss, leaf)
         params = params + length * slope / slope.norm()

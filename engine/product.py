@@ -102,8 +102,7 @@ def pull_update(
     inputs = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
     gradient = gradient.detach().requires_grad_()
     with torch.enable_grad():
-        hyper = routine.hyperparameters(z, step)
-        following = routine.optimizer.update(inputs, gradient, hyper, step)
+        following = routine.update(inputs, gradient, z, step)
     if following.keys() != state.keys():
         raise UndifferentiableError(
             f"The optimizer {routine.optimizer.name!r} maps {sorted(state)} to "
@@ -193,11 +192,16 @@ def named_refusals(step: int) -> Iterator[None]:
             "once_differentiable",
             "double backward",
         )
-        if "in-place operation" in text:
+        if "in-place operation" in text or "modified inplace" in text:
             raise UndifferentiableError(
                 f"Step {step} changes a tensor in place that its derivative needs: "
                 f"{text.splitlines()[0]} Return new tensors from the model, the loss and the "
                 "optimizer's update instead."
+            ) from error
+        if "deterministic implementation" in text:
+            raise UndifferentiableError(
+                f"Step {step} uses an operation whose bits do not repeat: {text.splitlines()[0]} "
+                "A replayed step has to make the bits of the first one. Replace that operation."
             ) from error
         if not forward and not any(word in text for word in known):
             raise

@@ -142,7 +142,7 @@ def _call_gradient(
         routine,
         capture=not has_graph,
     )
-    routine.model.train()
+    routine.modes.train()
     try:
         with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
             gradient, loss = program(params if has_graph else params.detach(), inputs)

@@ -250,9 +250,9 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
     total = torch.zeros((), dtype=leaves["params"].dtype, device=leaves["params"].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
     for part in parts:
-        with torch.enable_grad():
+        with torch.enable_grad(), routine.binding.kept():
             value = routine.evaluate(part, {**state, **leaves})
-        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         total = total + value.detach()
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:

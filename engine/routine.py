@@ -5,25 +5,25 @@ function of t alone, dropout and augmentation draw from generators seeded by (se
 only through the routine's named metaparameters. Same inputs, same bits.
 """
 
-import copy
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from engine.buffers import BUFFERS, Call, RunningStatistics
+from engine.buffers import BUFFERS, Call, RunningStatistics, without_buffers
 from engine.coupled import coupled
-from engine.determinism import generator, seeded
-from engine.errors import ConfigurationError, DataError
+from engine.determinism import PROCESS, generator, seeded
+from engine.errors import ConfigurationError, DataError, UndifferentiableError
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.misfits import refuse_misfits
+from engine.modules import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.reversal import StepPath
@@ -35,7 +35,7 @@ INJECTION_CHUNK = 1000
 
 
 class _Call(nn.Module):
-    """Lets ``functional_call`` hand a function the real module with other parameters in it."""
+    """Model and loss as one module, for a compiler."""
 
     def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -56,7 +56,8 @@ class Routine:
 
     Attributes:
         model: Any module. It is copied, and its parameters are the initial state; those with
-            ``requires_grad=False`` stay constant.
+            ``requires_grad=False`` stay constant. Hooks on parameters map their gradients in every
+            step; layers in evaluation mode inside of a module that trains stay frozen.
         loss: Maps (model, batch) to per-example losses, shape (batch,). It gets the module itself,
             in training mode, with the parameters of the step in it; and keyword arguments from
             metaparameters that enter there, such as ``label_smoothing``. A loss that compares the
@@ -96,11 +97,14 @@ class Routine:
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", copy.deepcopy(self.model))
+        object.__setattr__(self, "_given", weakref.ref(self.model))
+        object.__setattr__(self, "model", copied(self.model))
         refuse_misfits(self)
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
+        _ = self.hooks, self.modes, self.binding  # the module as it was handed in
         for tensor in self._example_tensors():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DataError(
@@ -133,7 +137,34 @@ class Routine:
         }
         moved = replace(self, metaparameters=kinds)
         object.__setattr__(moved, "programs", self.programs)
+        object.__setattr__(moved, "_given", self._given)
         return moved
+
+    @property
+    def given(self) -> nn.Module:
+        """The module that the user handed in, or a copy if nobody else holds it any more."""
+        own = None if self._given is None else self._given()
+        return copied(self.model) if own is None else own
+
+    @cached_property
+    def binding(self) -> Binding:
+        """Holds the tensors of a state in the module; see ``engine.modules``."""
+        return Binding(self.model, self.modes)
+
+    @cached_property
+    def modes(self) -> Modes:
+        """Which of the modules train."""
+        return Modes(self.model)
+
+    @cached_property
+    def hooks(self) -> dict[str, tuple[Hook, ...]]:
+        """Hooks of the parameters that have any, by name."""
+        found = {
+            name: gradient_hooks(name, parameter)
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        return {name: hooks for name, hooks in found.items() if hooks}
 
     @cached_property
     def trainable(self) -> dict[str, Tensor]:
@@ -218,6 +249,28 @@ class Routine:
                 hyper.update(kind.hyperparameters(z[name], step))
         return hyper
 
+    def update(self, state: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int) -> State:
+        """Return what the optimizer makes of a gradient, without the running statistics.
+
+        Args:
+            state: s_t.
+            gradient: That of the loss, before the hooks of the parameters.
+            z: Metaparameters.
+            step: t.
+        """
+        hyper = self.hyperparameters(z, step)
+        return self.optimizer.update(without_buffers(state), self.hooked(gradient), hyper, step)
+
+    def hooked(self, gradient: Tensor) -> Tensor:
+        """Return a gradient as the hooks of the parameters leave it, shape (params,)."""
+        if not self.hooks:
+            return gradient
+        parts = {
+            name: hooked(self.hooks.get(name, ()), part)
+            for name, part in self.layout.views(gradient).items()
+        }
+        return self.layout.flatten(parts)
+
     def terms(self, step: int) -> Iterator[Term]:
         """Yield the terms of the loss of ``step``: its batch, then what is injected."""
 
@@ -295,14 +348,15 @@ class Routine:
         if self.statistics is None:
             yield []
             return
-        before = self._bound.copy()
-        self._bound.update(self.statistics.layout.views(state[BUFFERS]))
-        try:
-            with self.statistics.observed() as calls:
-                yield calls
-        finally:
-            self._bound.clear()
-            self._bound.update(before)
+        with PROCESS:
+            before = self._bound.copy()
+            self._bound.update(self.statistics.layout.views(state[BUFFERS]))
+            try:
+                with self.statistics.observed() as calls:
+                    yield calls
+            finally:
+                self._bound.clear()
+                self._bound.update(before)
 
     def moved_buffers(self, state: Mapping[str, Tensor], calls: Sequence[Call], step: int) -> State:
         """Return the running statistics after ``step`` as a part of the state; empty if none."""
@@ -311,8 +365,11 @@ class Routine:
         return {BUFFERS: self.statistics.moved(state[BUFFERS], calls, step)}
 
     def evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``function(model)`` in evaluation mode, at a state of the run."""
-        with self.reading(state):
+        """Call ``function(model)`` in evaluation mode, at a state of the run.
+
+        Random draws of the function are seeded, so that it returns the same at every call.
+        """
+        with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
             return self.call(function, state["params"], training=False)
 
     @cached_property
@@ -337,25 +394,44 @@ class Routine:
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.
 
+        Whoever differentiates what it returns does so inside of ``self.binding.kept()``, around
+        both: code of the model that runs in the backward pass reads the parameters then.
+
         Raises:
             ValueError: If the model has running statistics, is to be evaluated, and nobody said
                 of which state; see ``evaluate``.
+            UndifferentiableError: If a layer replaces its running statistics in training.
         """
-        if self.model.training != training:
-            self.model.train(training)
         views = self.layout.views(params) if isinstance(params, Tensor) else params
         if self.statistics is not None and not training and not self._bound:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
-        bound = {f"model.{name}": view for name, view in {**views, **self._bound}.items()}
-        with self.statistics.written_out() if self.statistics is not None else nullcontext():
-            return functional_call(_Call(self.model, function), bound, args)
+        with self.binding.kept():
+            held = {} if self.statistics is None else self.statistics.bound(self._bound)
+            self.binding.put({**views, **held})
+            self.modes.train()
+            if not training:
+                self.model.train(False)  # its own code, with the tensors of the state in place
+            result = function(self.model, *args)
+            if training and held:
+                self._refuse_replaced(held)
+            return result
+
+    def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
+        for name, statistic in held.items():
+            if statistic is not None and not self.binding.is_bound(name, statistic):
+                raise UndifferentiableError(
+                    f"The forward pass puts another tensor in the place of {name!r}, a running "
+                    "statistic, so the engine cannot tell how it moves. Let the layer call "
+                    "torch.nn.functional.batch_norm with its statistics, or use group or layer "
+                    "normalization."
+                )
 
     def batch_of(self, indices: Tensor) -> Batch:
         """Return examples as they are stored, on the routine's device."""
         if not isinstance(self.examples, tuple):
             return self.examples[indices]
         batch = tuple(column[indices.to(column.device)] for column in self.examples)
-        return tuple(column.to(self.device) for column in batch)
+        return tuple(column.detach().to(self.device) for column in batch)
 
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
         indices = term.indices if term.whole is None else term.whole

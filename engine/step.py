@@ -77,8 +77,7 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
     with routine.reading(state):  # what is injected does not move the running statistics
         gradient = _add_values(routine, gradient, injected, params, z, step)
     with torch.no_grad():
-        hyper = routine.hyperparameters(z, step)
-        following = routine.optimizer.update(without_buffers(state), gradient, hyper, step)
+        following = routine.update(state, gradient, z, step)
         return {**following, **routine.moved_buffers(state, calls, step)}, loss
 
 
@@ -86,13 +85,12 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
     """Train one step inside autograd's graph, for oracles: memory grows with every step."""
     gradient, moved = torch.zeros_like(state["params"]), None
     for term in routine.terms(step):
-        with routine.reading(state) as calls:
+        with routine.reading(state) as calls, routine.binding.kept():
             loss = routine.term_loss(state["params"], term, z, step)
             (share,) = torch.autograd.grad(loss, state["params"], create_graph=True)
         gradient = gradient + share
         moved = routine.moved_buffers(state, calls, step) if moved is None else moved
-    hyper = routine.hyperparameters(z, step)
-    following = routine.optimizer.update(without_buffers(state), gradient, hyper, step)
+    following = routine.update(state, gradient, z, step)
     return {**following, **(moved or {})}
 
 
@@ -159,6 +157,8 @@ class StepGraph:
         moved: The running statistics after the step, with their graph.
         total: g, the gradient of all terms, without a graph.
         loss: Of the step's batch, a scalar.
+        held: What the module held when the graph was made: what it computes again in the backward
+            pass reads that.
     """
 
     routine: Routine
@@ -172,20 +172,20 @@ class StepGraph:
     moved: State
     total: Tensor
     loss: Tensor
+    held: dict[str, Tensor | None]
 
     def following(self) -> State:
         """Return s_{t+1}, without a graph."""
         with torch.no_grad():
-            hyper = self.routine.hyperparameters(self.z, self.step)
-            before = without_buffers(self.state)
-            after = self.routine.optimizer.update(before, self.total, hyper, self.step)
+            after = self.routine.update(self.state, self.total, self.z, self.step)
             return {**after, **{name: row.detach() for name, row in self.moved.items()}}
 
     def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
         """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
         routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
         _, *injected = routine.terms(step)
-        with named_refusals(step):
+        with named_refusals(step), routine.binding.kept():
+            routine.binding.put(self.held)
             before = without_buffers(self.state)
             products = pull_update(routine, before, self.total, leaves, step, cotangent)
             inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
@@ -222,8 +222,9 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
     leaves = entering(routine, z, step)
     first, *injected = routine.terms(step)
     with named_refusals(step):
-        with routine.reading(statistics) as calls:
+        with routine.reading(statistics) as calls, routine.binding.kept():
             gradient, loss = term_gradient(routine, params, first, leaves, step, create_graph=True)
+            held = routine.binding.bound()
         with torch.enable_grad():
             moved = routine.moved_buffers(statistics, calls, step)
         with routine.reading(state):  # what is injected does not move the running statistics
@@ -240,6 +241,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
         moved=moved,
         total=total,
         loss=loss,
+        held=held,
     )
 
 
@@ -280,7 +282,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
     leaf = params.detach().requires_grad_()
     first = routine.first_piece(next(routine.terms(step)))
     routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
-    with named_refusals(step):
+    with named_refusals(step), routine.binding.kept():
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         torch.autograd.backward(gradient, torch.ones_like(gradient))
 
@@ -301,7 +303,7 @@ def term_gradient(
         return gradient_in_pieces(routine, params, term, z, step)
     if _is_compiled(routine, term, create_graph):
         return compiled_gradient(routine, params, term, z, step)
-    with torch.enable_grad():
+    with torch.enable_grad(), routine.binding.kept():
         loss = routine.term_loss(params, term, z, step)
         if not loss.requires_grad:
             raise UndifferentiableError(

@@ -232,9 +232,10 @@ def pull_reverse(
 ) -> Tensor:
     """Pull directions through the gradient of a piece by differentiating its graph."""
     leaf, step = params.detach().requires_grad_(), piece.step
-    gradient, _ = term_gradient(routine, leaf, piece.term, leaves, step, create_graph=True)
-    wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in piece.wanted}
-    pull_gradient(gradient, wanted, products, step)
+    with routine.binding.kept():
+        gradient, _ = term_gradient(routine, leaf, piece.term, leaves, step, create_graph=True)
+        wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in piece.wanted}
+        pull_gradient(gradient, wanted, products, step)
     return gradient.detach()
 
 
@@ -256,7 +257,7 @@ def pull_forward(
     """
     leaf, gradient = params.detach().requires_grad_(), torch.zeros_like(params)
     for product in products:
-        with torch.enable_grad(), forward_ad.dual_level():
+        with torch.enable_grad(), forward_ad.dual_level(), routine.binding.kept():
             moving = forward_ad.make_dual(leaf, product.direction)
             loss = routine.term_loss(moving, piece.term, leaves, piece.step)
             sources = {PARAMS: moving, **{n: z for n, z in leaves.items() if n in piece.wanted}}
@@ -298,7 +299,8 @@ def pull_forward_composite(
     params = params.detach()
     gradient = torch.zeros_like(params)
     for product in products:
-        (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
+        with routine.binding.kept():
+            (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
         product.add({**shares, **({PARAMS: curved} if PARAMS in piece.wanted else {})})
     return gradient.detach()
 

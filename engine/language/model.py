@@ -21,7 +21,7 @@ from engine.language.extra import extra
 from engine.language_config import Architecture, LanguageConfig
 from engine.menu import ModelConfig
 from engine.models import check_model, initialization
-from engine.preflight.twin import SameNumbers
+from engine.number_format import SameNumbers
 
 
 class LanguageModel(nn.Module):

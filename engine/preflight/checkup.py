@@ -17,7 +17,7 @@ from engine.preflight.derivatives import (
 from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
-from engine.preflight.twin import exact_twin, long_twin
+from engine.twins import exact_twin, long_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.routine import Routine
 from engine.types import Output

@@ -42,7 +42,7 @@ def _enters(routine: Routine, step: int) -> bool:
 
 def _gradient(routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
     total = torch.zeros_like(params)
-    with torch.enable_grad():
+    with torch.enable_grad(), routine.binding.kept():
         for term in routine.terms(step):
             leaf = params if params.requires_grad else params.detach().requires_grad_()
             loss = routine.term_loss(leaf, term, z, step)
@@ -60,7 +60,8 @@ def _cut_in_update(routine: Routine, state: State, z: Metaparams, step: int) -> 
 
     def update(moved: dict[str, Tensor]) -> Tensor:
         own = {name: moved[name].clone() for name in state}
-        following = routine.optimizer.update(own, moved["the gradient"], hyper, step)
+        hooked = routine.hooked(moved["the gradient"])
+        following = routine.optimizer.update(own, hooked, hyper, step)
         return torch.cat([following[name] for name in state])
 
     name = f"the update of optimizer {routine.optimizer.name!r}"

@@ -14,7 +14,7 @@ from engine.contrastive.loss import ContrastiveLoss
 from engine.errors import ConfigurationError
 from engine.hyperparameters import Scalars
 from engine.metaparameters import Counts, ExampleWeights
-from engine.preflight.twin import exact_twin
+from engine.twins import exact_twin
 from tests import pairs
 
 COUNTS = Counts(torch.tensor([1.0] * 16 + [0.0] * 3 + [2.0]).double(), injection_step=3)

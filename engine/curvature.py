@@ -1,0 +1,235 @@
+"""Second derivatives beside a finite difference of first ones, in float64, on few examples.
+
+Some operations of torch have a second derivative that is wrong and gives no error, and a hook that
+acts on a gradient acts once more on what is pulled through it. Two gradients know nothing of that.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.determinism import generator
+from engine.modules import Binding
+from engine.product import named_refusals
+from engine.routine import Routine
+from engine.types import Metaparams, State
+
+DISTANCES = (1e-5, 1e-6, 1e-4)
+"""Distances along the direction, relative to the parameters; the first that agrees is enough."""
+
+LIMIT = 1e-4
+"""Of the relative error in float64, where 1e-8 is usual."""
+
+_FEW = 8
+
+Function = Callable[[Sequence[Tensor]], Tensor]
+"""Maps leaves to a scalar."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """One product of the second derivative, twice.
+
+    Attributes:
+        error: Relative error at the best distance.
+        is_wrong: Whether finite differences agree with one another and not with the product.
+    """
+
+    error: float
+    is_wrong: bool
+
+
+def compare(
+    function: Function, leaves: Sequence[Tensor], *, everywhere: bool = True, seed: int = 0
+) -> Curvature:
+    """Compare the second derivative of a scalar function along one direction.
+
+    Args:
+        function: Differentiable twice.
+        leaves: Where, in float64.
+        everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
+            torch's second derivative by some (the row of an embedding that stands for padding) is
+            0 as well, whatever the function.
+        seed: Of the direction and of the weights of the gradient.
+
+    Cost:
+        The function with its graph and its product, and two gradients for a distance; one more
+        where not everything is moved.
+    """
+    drawn = generator(seed, "curvature")
+    rows = [tensor.detach() for tensor in leaves]
+    weights = [_like(row, drawn) for row in rows]
+    direction = [_like(row, drawn) * _scale(row) for row in rows]
+    if not everywhere:
+        slopes = _gradient(function, rows)
+        direction = [v * (g != 0) for v, g in zip(direction, slopes, strict=True)]
+    pulled = _pulled(function, rows, weights)
+    terms = torch.stack([(p * v).sum() for p, v in zip(pulled, direction, strict=True)])
+    norms = [(p * v).square().sum() for p, v in zip(pulled, direction, strict=True)]
+    predicted, scale = float(terms.sum()), float(torch.stack(norms).sum().sqrt())
+    found: list[float] = []
+    for distance in DISTANCES:
+        found.append(_difference(function, rows, weights, direction, distance))
+        if abs(found[-1] - predicted) <= LIMIT * max(scale, abs(found[-1])):
+            break
+    errors = [abs(value - predicted) for value in found]
+    size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
+    best = min(errors)
+    spread = min(
+        (abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf")
+    )
+    return Curvature(best / size, best > LIMIT * size and spread <= 0.1 * best)
+
+
+def _pulled(function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [row.clone().requires_grad_() for row in rows]
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(
+            function(leaves), leaves, create_graph=True, allow_unused=True
+        )
+        used = [
+            (g * w).sum()
+            for g, w in zip(gradients, weights, strict=True)
+            if g is not None and g.requires_grad
+        ]
+        if not used:
+            return [torch.zeros_like(row) for row in rows]
+        pulled = torch.autograd.grad(torch.stack(used).sum(), leaves, allow_unused=True)
+    return [torch.zeros_like(r) if p is None else p for p, r in zip(pulled, rows, strict=True)]
+
+
+def _difference(
+    function: Function,
+    rows: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    distance: float,
+) -> float:
+    def slope(shift: float) -> float:
+        moved = [row + shift * v for row, v in zip(rows, direction, strict=True)]
+        pairs = zip(_gradient(function, moved), weights, strict=True)
+        return sum(float((g * w).sum()) for g, w in pairs)
+
+    return (slope(distance) - slope(-distance)) / (2 * distance)
+
+
+def _gradient(function: Function, rows: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [row.detach().clone().requires_grad_() for row in rows]
+    with torch.enable_grad():
+        found = torch.autograd.grad(function(leaves), leaves, allow_unused=True)
+    return [torch.zeros_like(r) if g is None else g for g, r in zip(found, rows, strict=True)]
+
+
+def _like(row: Tensor, drawn: torch.Generator) -> Tensor:
+    return torch.randn(row.shape, generator=drawn, dtype=row.dtype).to(row.device)
+
+
+def _scale(row: Tensor) -> float:
+    return float(row.square().mean().sqrt()) if row.any() else 1.0
+
+
+def step_curvature(twin: Routine, state: State, z: Metaparams) -> Curvature:
+    """Compare the second derivative of a step's loss over few examples.
+
+    Args:
+        twin: A run in float64.
+        state: Where.
+        z: Its metaparameters.
+
+    Raises:
+        UndifferentiableError: If there is no second derivative.
+    """
+    with twin.reading(state), twin.binding.kept(), named_refusals(0):
+        return compare(
+            lambda leaves: _loss(twin, leaves[0], z),
+            [state["params"]],
+            everywhere=twin.shapes_start,
+        )
+
+
+def _loss(twin: Routine, params: Tensor, z: Metaparams) -> Tensor:
+    term = next(twin.terms(0))
+    few = term if len(term.indices) <= _FEW else term.cut(_FEW)[0]
+    return twin.term_loss(params, few, z, 0)
+
+
+def culprit(twin: Routine, state: State, z: Metaparams) -> str:
+    """Name the module whose second derivative is wrong, with what is known of it.
+
+    Cost:
+        A comparison for each module that has no others inside, so only after a failure.
+    """
+    calls: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
+    removes = []
+    for name, module in twin.model.named_modules():
+        if list(module.children()) and not hasattr(module, "parametrizations"):
+            continue
+
+        def note(
+            module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
+        ) -> None:
+            del output
+            if inputs and all(isinstance(value, Tensor) for value in inputs):
+                calls.append((name, module, tuple(value.detach() for value in inputs)))  # pyright: ignore[reportAttributeAccessIssue]
+
+        removes.append(module.register_forward_hook(note).remove)
+    try:
+        with twin.reading(state), torch.no_grad():
+            _loss(twin, state["params"], z)
+    finally:
+        for remove in removes:
+            remove()
+    for name, module, inputs in calls:
+        with suppress(RuntimeError, NotImplementedError, ValueError, TypeError):
+            if _is_wrong(module, inputs):
+                return _words(name, module)
+    for name, module in twin.model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            return _words(name, module)
+    return (
+        "The fault is in no module by itself: look in the loss and in the forward passes for a "
+        "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
+        "whose own derivative autograd does not see"
+    )
+
+
+def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    parameters = dict(module.named_parameters())
+    names = list(parameters)
+    moving = [value for value in inputs if value.is_floating_point()]
+    leaves = [*moving, *parameters.values()]
+    if not leaves:
+        return False
+    binding, drawn = Binding(module), generator(0, "culprit")
+    weights: list[Tensor] = []
+
+    def function(leaves: Sequence[Tensor]) -> Tensor:
+        given = iter(leaves[: len(moving)])
+        binding.put(dict(zip(names, leaves[len(moving) :], strict=True)))
+        result = module(*[next(given) if v.is_floating_point() else v for v in inputs])
+        if not weights:
+            weights.append(_like(result, drawn))
+        parts = result * weights[0]
+        total = parts.sum() / parts.numel() ** 0.5  # couples the examples of a module to each other
+        return total + total.square() + parts.square().sum()
+
+    with binding.kept():
+        return compare(function, leaves).is_wrong
+
+
+def _words(name: str, module: nn.Module) -> str:
+    shown = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+    if module._backward_hooks or module._backward_pre_hooks:
+        return (
+            f"{shown} has a full backward hook, which acts on a gradient and then once more on "
+            "its derivative. Write it as a hook on a parameter, or as an operation of its own"
+        )
+    if getattr(module, "scale_grad_by_freq", False):
+        return (
+            f"{shown} has scale_grad_by_freq, of which torch's second derivative knows nothing. "
+            "Leave it out, or divide by the counts in the loss"
+        )
+    return f"It is in {shown}. Write that module with other operations"

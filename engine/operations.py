@@ -1,0 +1,144 @@
+"""Operations of torch that a metagradient needs in another form, replaced while a model is called.
+
+Each is replaced by the same function, written so that its second derivative exists and is right.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.utils.checkpoint as checkpointing
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+
+def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
+    """Return what has to be in force while a model is called and differentiated."""
+    found: list[Callable[[], AbstractContextManager[Any]]] = [replaced_functions]
+    if any(map(_has_weight_norm, model.modules())):
+        found.append(WrittenOutWeightNorm)
+    return found
+
+
+def _has_weight_norm(module: nn.Module) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _WeightNorm) or any(isinstance(hook, WeightNorm) for hook in hooks)
+
+
+class WrittenOutWeightNorm(TorchFunctionMode):
+    """Weight normalization g v / |v| by its formula.
+
+    The second derivative of torch's own operation ``torch._weight_norm`` fails gradgradcheck
+    (torch 2.13): the part that goes through the norm is lost.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``func``, or the formula in the place of weight normalization."""
+        del types
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    if dim == -1:
+        return v * (g / v.norm())
+    axes = [axis for axis in range(v.ndim) if axis != dim]
+    return v * (g / (torch.linalg.vector_norm(v, dim=axes, keepdim=True) if axes else v.abs()))
+
+
+class _BySavedTensors:
+    """Takes the place of torch's reentrant checkpoint, which ``autograd.grad`` cannot use."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:  # noqa: ANN401 (as the function)
+        """Checkpoint a function by saved tensors, which can be differentiated twice."""
+        return checkpointing.checkpoint(
+            function, *args, use_reentrant=False, preserve_rng_state=preserve
+        )
+
+
+def _grouped_mm(
+    a: Tensor,
+    b: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Multiply groups of rows by matrices, in float64 too, for which torch has no kernel.
+
+    Mixtures of experts need it: the checks of a run compute in float64.
+    """
+    if a.dtype != torch.float64:
+        return _torch_grouped_mm(a, b, offs=offs, bias=bias, out_dtype=out_dtype)
+    if offs is None:
+        product = a @ b
+    else:
+        stops = offs.tolist()
+        groups = list(zip([0, *stops[:-1]], stops, strict=True))
+        if a.ndim == b.ndim == 2:  # noqa: PLR2004 (matrices)
+            product = torch.stack([a[:, start:stop] @ b[start:stop] for start, stop in groups])
+        elif a.ndim == 2:  # noqa: PLR2004 (a matrix)
+            rows = [a[start:stop] @ b[i] for i, (start, stop) in enumerate(groups)]
+            rest = a.new_zeros(len(a) - stops[-1], b.shape[-1])
+            product = torch.cat([*rows, rest])
+        else:
+            columns = [a[i] @ b[:, start:stop] for i, (start, stop) in enumerate(groups)]
+            product = torch.cat(columns, dim=1)
+    return product if bias is None else product + bias
+
+
+_torch_grouped_mm = torch._grouped_mm
+
+_GROUPED: list[tuple[Any, str, Any]] = [
+    (functional, "grouped_mm", _grouped_mm),
+    (torch, "_grouped_mm", _grouped_mm),
+]
+"""Holder, name and what takes the place of the function, which models look up when they call it."""
+
+_ALL = [*_GROUPED, (checkpointing, "CheckpointFunction", _BySavedTensors)]
+
+
+@contextmanager
+def replaced_functions(replaced: Sequence[tuple[Any, str, Any]] = _ALL) -> Iterator[None]:
+    """Put other functions into torch's modules inside the block."""
+    before = [getattr(holder, name) for holder, name, _ in replaced]
+    for holder, name, function in replaced:
+        setattr(holder, name, function)
+    try:
+        yield
+    finally:
+        for (holder, name, _), function in zip(replaced, before, strict=True):
+            setattr(holder, name, function)
+
+
+def grouped_products() -> AbstractContextManager[None]:
+    """Let groups of rows be multiplied in float64 inside the block, and change nothing else."""
+    return replaced_functions(_GROUPED)
+
+
+@contextmanager
+def without_checkpointing() -> Iterator[None]:
+    """Run what is checkpointed inside the block as it is, and keep its activations.
+
+    For graphs of several steps: what is recomputed reads the parameters that are in the module
+    when the backward pass runs, which are those of one step.
+    """
+
+    def plain(*_: Any, **__: Any) -> Iterator[None]:  # noqa: ANN401 (as the function it replaces)
+        yield
+
+    name = "_checkpoint_without_reentrant_generator"
+    with mock.patch.object(checkpointing, name, plain):
+        yield

@@ -1,0 +1,489 @@
+"""A step of the user's own module beside a step of the engine.
+
+Every reference inside the engine calls the module as the engine does, so all of them agree on a
+run that is not the user's. The witness is outside of it: the module that was handed in takes a step
+in place, by torch's own ``backward``, at a state that is not the first. Gradient, loss, running
+statistics and output have to be the engine's, what is frozen must not move, and every tensor with a
+gradient must be one that the engine knows. A finite difference stands against second derivatives
+that torch itself has wrong.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from engine.buffers import BUFFERS
+from engine.curvature import Curvature, culprit, step_curvature
+from engine.determinism import deterministic, generator, seeded
+from engine.errors import EngineError, UndifferentiableError, WitnessError
+from engine.fingerprint import fingerprint
+from engine.leaves import foreign_leaves, lasting_leaves, words_for
+from engine.operations import grouped_products
+from engine.routine import Routine
+from engine.step import plain_step
+from engine.terms import Term
+from engine.twins import exact_twin
+from engine.types import Metaparams, Output, State
+
+FLOOR = 0.1
+"""Share of the whole gradient below which a tensor's own gradient counts as that much: those that
+cancel to nothing, as of a bias before a normalization, are noise."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a plain step of the handed-in module said of the engine's.
+
+    Attributes:
+        gradient: Largest relative difference of the gradient, over the parameter tensors.
+        loss: Relative difference of the batch's loss.
+        output: Relative difference of the output.
+        curvature: Relative error of the second derivative against a finite difference; None if it
+            could not be taken.
+        note: What was not compared, and why; empty if all was.
+    """
+
+    gradient: float = float("nan")
+    loss: float = float("nan")
+    output: float = float("nan")
+    curvature: float | None = None
+    note: str = ""
+
+    @property
+    def was_asked(self) -> bool:
+        """Say whether there was a witness."""
+        return self.gradient == self.gradient
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, for people."""
+        if not self.was_asked:
+            return (
+                "There was no witness (witness=False): nobody compared this run's step with one "
+                "that the module takes by itself."
+            )
+        curvature = (
+            f"second derivative {self.curvature:.0e} off a finite difference"
+            if self.curvature is not None
+            else "second derivative not compared"
+        )
+        note = f" {self.note}" if self.note else ""
+        return (
+            "A step that the module took by itself agrees with the engine's: gradient "
+            f"{self.gradient:.0e}, loss {self.loss:.0e}, output {self.output:.0e}; {curvature}."
+            f"{note}"
+        )
+
+
+@dataclass
+class _Seen:
+    """One step's numbers, from either side."""
+
+    loss: Tensor
+    gradient: dict[str, Tensor]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+def testify(
+    routine: Routine, outputs: Sequence[Output], z: Metaparams, *, start: State | None = None
+) -> Witness:
+    """Compare the engine's step with one that the handed-in module takes by itself.
+
+    Args:
+        routine: The run.
+        outputs: phi, one or several; none, where a run is only trained.
+        z: Metaparameters.
+        start: s_1, or any other state, if one is at hand.
+
+    Raises:
+        WitnessError: If they differ; says what differs, where that is known, and a remedy.
+
+    Cost:
+        Three plain steps (one of them by the module itself) and two evaluations of each output;
+        the finite difference takes about six gradients of eight examples, in float64.
+    """
+    with deterministic():
+        step = min(1, routine.num_steps - 1)
+        state = _moved(routine, z, start)
+        term = routine.first_piece(next(routine.terms(step)))
+        own = _engine_step(routine, term, z, step, state)
+        given = _given_with(routine)
+        with _in_place(given, routine, state) as frozen:
+            _count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
+            theirs = _own_step(given, routine, term, z, step)
+            moved = frozen.moved()
+        if moved:
+            raise WitnessError(_moves(moved))
+        error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
+        loss_error = _relative(own.loss, theirs.loss)
+        output_error = max((_compare_output(routine, given, o, state) for o in outputs), default=0)
+        curvature, note = _curvature(routine, outputs)
+    return Witness(error, loss_error, output_error, curvature, note)
+
+
+def _given_with(routine: Routine) -> nn.Module:
+    """Return the module that was handed in, if it still has the run's parameters."""
+    given = routine.given
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.named_parameters()}
+    if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
+        return given
+    raise WitnessError(
+        "The module that was handed in has other parameters than when the routine was made. Make "
+        "the routine anew from the module as it is now."
+    )
+
+
+def _moved(routine: Routine, z: Metaparams, start: State | None) -> State:
+    """Return a state at which every tensor differs from the first one, and the loss is finite.
+
+    A rate of a warm-up may be zero at first, so what did not move by itself is moved by 5 %.
+    """
+    first = routine.initial_state(z)
+    after = plain_step(routine, first, z, 0)[0] if start is None else start
+    drawn = generator(routine.seed, "witness")
+    parts = {}
+    before = routine.layout.views(first["params"].detach())
+    for name, value in routine.layout.views(after["params"].detach()).items():
+        noise = torch.rand(value.shape, generator=drawn, dtype=torch.float64).to(value) - 0.5
+        near = (value - before[name]).norm() < 0.01 * before[name].norm()
+        if not value.any():
+            value = 1e-2 * noise  # noqa: PLW2901 (the value to bind)
+        elif near:
+            value = value * (1 + 0.1 * noise)  # noqa: PLW2901 (as above)
+        parts[name] = value
+    moved = {**after, "params": routine.layout.flatten(parts).detach()}
+    term = routine.first_piece(next(routine.terms(min(1, routine.num_steps - 1))))
+    with torch.no_grad(), routine.reading(moved):
+        loss = routine.term_loss(moved["params"], term, z, min(1, routine.num_steps - 1))
+    return moved if torch.isfinite(loss) else after
+
+
+def _engine_step(
+    routine: Routine, term: Term, z: Metaparams, step: int, state: State
+) -> _Seen:
+    """Return what the engine finds, and refuse graphs that begin elsewhere."""
+    params = state["params"].detach().clone().requires_grad_()
+    version, before = params._version, params.detach().clone()
+    frozen = _Frozen(routine.model, routine)
+    with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
+        loss = routine.term_loss(params, term, z, step)
+        known = [params, *z.values()]
+        foreign = loss.requires_grad and foreign_leaves(loss, known)
+        (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
+    if foreign:
+        with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+            _refuse_leaves(routine, "loss", lambda: routine.term_loss(params, term, z, step), known)
+    if params._version != version:
+        changed = [
+            name
+            for name, part in routine.layout.views(params.detach()).items()
+            if not torch.equal(part, routine.layout.views(before)[name])
+        ]
+        raise WitnessError(
+            f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in place "
+            "(an embedding with max_norm does), which no step of the optimizer knows. Leave that "
+            "out, or write it into the optimizer's update."
+        )
+    moved = frozen.moved()
+    if moved:
+        raise WitnessError(_moves(moved))
+    statistics: dict[str, Tensor] = {}
+    if routine.statistics is not None:
+        row = routine.moved_buffers(state, calls, step)[BUFFERS]
+        statistics = routine.statistics.layout.views(row.detach())
+    gradient = routine.layout.views(routine.hooked(flat))
+    return _Seen(loss.detach(), gradient, statistics, Counter(call.name for call in calls))
+
+
+def _refuse_leaves(
+    routine: Routine, where: str, function: Callable[[], Tensor], known: Sequence[Tensor]
+) -> None:
+    leaves = lasting_leaves(function, known)
+    if not leaves:
+        return
+    words = "; ".join(words_for(leaf, routine.given) for leaf in leaves[:3])
+    raise WitnessError(
+        f"The {where} reads {words}. It would stay as it is during the whole run, so the "
+        "metagradient would be that of another run. Read parameters from the module that the "
+        f"{where} is given, make what should be trained a submodule or parameter of it, and "
+        "detach what should stay constant."
+    )
+
+
+def _moves(names: Sequence[str]) -> str:
+    return (
+        f"A step of training changes {', '.join(map(repr, names[:3]))}, which the optimizer does "
+        "not train and the state does not hold, so a replayed step would not read what the step "
+        "read. Keep it constant while the run trains, or compute it from the parameters in every "
+        "step."
+    )
+
+
+class _Frozen:
+    """What training must not change: everything in a module that is in no state."""
+
+    def __init__(self, module: nn.Module, routine: Routine) -> None:
+        self._module = module
+        held = set(routine.layout.shapes)
+        if routine.statistics is not None:
+            held |= set(routine.statistics.layout.shapes)
+        counted = {
+            f"{name}.num_batches_tracked" if name else "num_batches_tracked"
+            for name in (routine.statistics.layers if routine.statistics else {})
+        }
+        self._held = held | counted
+        self._before = self._look()
+
+    def _look(self) -> dict[str, object]:
+        named = [*self._module.named_parameters(), *self._module.named_buffers()]
+        return {
+            name: (tuple(tensor.shape), fingerprint(tensor.detach()))
+            for name, tensor in named
+            if name not in self._held and tensor.numel()
+        }
+
+    def moved(self) -> list[str]:
+        """Return the names of what is not as it was."""
+        now = self._look()
+        return [name for name, seen in self._before.items() if now.get(name) != seen]
+
+
+def _count_batches(given: nn.Module, routine: Routine, calls: Mapping[str, int]) -> None:
+    """Let the layers that average all batches know how many there were."""
+    buffers, counted = dict(given.named_buffers()), dict(routine.model.named_buffers())
+    for name, number in calls.items():
+        key = f"{name}.num_batches_tracked" if name else "num_batches_tracked"
+        if key in buffers and key in counted:
+            buffers[key].copy_(counted[key] + number)
+
+
+@contextmanager
+def _in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[_Frozen]:
+    """Put a state into the handed-in module itself, and leave the module as it was afterwards."""
+    parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
+    values: dict[str, Tensor] = dict(routine.layout.views(state["params"].detach()))
+    own = {**dict(routine.model.named_buffers())}
+    if routine.statistics is not None:
+        own |= routine.statistics.layout.views(state[BUFFERS].detach())
+    values |= {name: value for name, value in own.items() if name in buffers}
+    attributes = [
+        _attributes(module)
+        for module in given.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # holds nothing that a step could add
+    ]
+    flags = [(module, module.training) for module in given.modules()]
+    everything = {**parameters, **buffers}
+    saved = {name: tensor.detach().clone() for name, tensor in everything.items()}
+    gradients = {name: tensor.grad for name, tensor in parameters.items()}
+    try:
+        _write(everything, values)
+        for tensor in parameters.values():
+            tensor.grad = None
+        yield _Frozen(given, routine)
+    finally:
+        for held in attributes:
+            for where, content in held:
+                where.clear()
+                where.update(content)
+        for module, flag in flags:
+            module.training = flag
+        _write(everything, saved)
+        for name, tensor in parameters.items():
+            tensor.grad = gradients[name]
+
+
+def _attributes(module: nn.Module) -> list[tuple[dict[str, object], dict[str, object]]]:
+    """Return what a module holds, so that it can be put back: a step may leave caches in it."""
+    inner = (module._parameters, module._buffers, module._modules)
+    return [(held, dict(held)) for held in (vars(module), *inner)]
+
+
+def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            if name in tensors and tensors[name].shape == value.shape:
+                tensors[name].data.copy_(value)
+
+
+def _own_step(
+    given: nn.Module, routine: Routine, term: Term, z: Metaparams, step: int
+) -> _Seen:
+    """Let the module take a step by itself, as far as its gradient."""
+    batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
+    _train(given, routine)
+    with torch.enable_grad(), routine.seeded(term, step), grouped_products():
+        losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+        weights = term.weights(z)
+        loss = (losses if weights is None else weights.detach() * losses).sum()
+        loss = loss / routine.batch_size
+        if loss.requires_grad:
+            loss.backward()
+    gradient = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().clone()
+        for name, tensor in given.named_parameters()
+        if name in routine.layout.shapes
+    }
+    found: dict[str, Tensor] = {}
+    if routine.statistics is not None:
+        buffers = dict(given.named_buffers())
+        found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
+    return _Seen(loss.detach(), gradient, found)
+
+
+def _train(given: nn.Module, routine: Routine) -> None:
+    """Put the handed-in module into the modes in which the run trains."""
+    flags = routine.modes.flags
+    for name, module in given.named_modules():
+        if name in flags:
+            module.training = flags[name]
+
+
+def _relative(own: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
+    difference = float((own.double() - theirs.double()).norm())
+    size = max(float(theirs.double().norm()), scale)
+    if not difference == difference:
+        return float("inf")
+    return difference / size if size else (0.0 if difference == 0 else float("inf"))
+
+
+def _limit(dtype: torch.dtype) -> float:
+    return 10 * torch.finfo(dtype).eps ** 0.5
+
+
+def _compare(
+    routine: Routine, own: _Seen, theirs: _Seen, again: Callable[[], _Seen]
+) -> float:
+    """Return the largest error of the gradient; refuse what differs, with the likely cause."""
+    limit = _limit(routine.layout.dtype)
+    whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
+    errors = {
+        name: _relative(own.gradient[name], gradient, FLOOR * whole)
+        for name, gradient in theirs.gradient.items()
+    }
+    moved = {
+        name: _relative(own.statistics[name], value, 1e-3)
+        for name, value in theirs.statistics.items()
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    loss_error = _relative(own.loss, theirs.loss, 1e3 * torch.finfo(routine.layout.dtype).eps)
+    if loss_error <= limit and errors[worst] <= limit and max(moved.values(), default=0) <= limit:
+        return errors[worst]
+    repeated = again()
+    if not torch.equal(repeated.loss, own.loss):
+        raise WitnessError(
+            "Two calls of the loss with the same parameters, batch and seed gave "
+            f"{float(own.loss):.8g} and {float(repeated.loss):.8g}, so something that it reads is "
+            "neither in the state nor made from the step's number: a module outside of the run "
+            "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
+            "Keep nothing between two calls, and draw from torch's global generator."
+        )
+    if loss_error > limit:
+        raise WitnessError(
+            f"At the same parameters and batch the module that you handed in has the loss "
+            f"{float(theirs.loss):.8g}, and the engine's copy of it {float(own.loss):.8g}. The "
+            "loss or the forward pass reads something besides the module that it is given: another "
+            "module or a list of parameters that it holds, a detached copy of weights, or a mode "
+            "or attribute that was changed after the routine was made. Read all of it from the "
+            "module that the loss is given."
+        )
+    if errors[worst] > limit:
+        names = sorted((n for n in errors if errors[n] > limit), key=lambda n: -errors[n])
+        raise WitnessError(
+            f"The loss is the same, but its gradient by {', '.join(map(repr, names[:3]))} is off "
+            f"by {errors[worst]:.1e} from the one that the module finds by itself. Code that runs "
+            "in the backward pass (a hook, a custom autograd function, a recomputation) reads or "
+            "changes something that the engine does not carry. Write it with differentiable "
+            "operations of the module's own parameters, or as a hook on a parameter."
+        )
+    name = max(moved, key=lambda n: moved[n])
+    raise WitnessError(
+        f"After one step of its own the module's {name!r} differs by {moved[name]:.1e} from the "
+        "engine's, so the layer moves its running statistics by rules of its own. Let it call "
+        "torch.nn.functional.batch_norm with its statistics, or use group or layer normalization."
+    )
+
+
+def _compare_output(routine: Routine, given: nn.Module, output: Output, state: State) -> float:
+    """Compare the output with a graph, of the engine, with that of the module, without one."""
+    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    part = next(iter(parts))
+    leaves = {name: row.detach().clone().requires_grad_() for name, row in state.items()}
+
+    def evaluated() -> Tensor:
+        with torch.enable_grad(), routine.binding.kept():
+            return routine.evaluate(part, leaves)
+
+    value = evaluated()
+    known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
+    if value.requires_grad and foreign_leaves(value, known):
+        _refuse_leaves(routine, "output", evaluated, known)
+    with _in_place(given, routine, state):
+        given.train(False)
+        with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
+            theirs = _without_graph(part, given)
+    own, limit = value.detach(), _limit(routine.layout.dtype)
+    floor = 1e3 * torch.finfo(routine.layout.dtype).eps ** 0.5
+    error = _relative(own, theirs.to(own.device), floor)
+    if error <= limit:
+        return error
+    again = routine.evaluate(part, leaves).detach()
+    if not torch.equal(again, own):
+        raise WitnessError(
+            f"The output, called twice at the same parameters, is {float(own):.8g} and "
+            f"{float(again):.8g}. Draw random numbers from torch's global generator, which is "
+            "seeded for it, and keep nothing between two calls."
+        )
+    with torch.no_grad():
+        bare = routine.evaluate(part, state)
+    if _relative(bare, own, floor) > limit:
+        raise WitnessError(
+            f"The output is {float(own):.8g} where a graph is wanted and {float(bare):.8g} where "
+            "none is, so its value and its derivative are of two functions. Look for "
+            "is_grad_enabled() or requires_grad in the model or the output, and compute the same "
+            "in both."
+        )
+    raise WitnessError(
+        f"At the same parameters the output of the module that you handed in is "
+        f"{float(theirs):.8g}, and that of the engine's copy {float(own):.8g}. The output reads "
+        "something besides the module that it is given, or the module computes from what was "
+        "there before evaluation began. Read all of it from the module that the output is given."
+    )
+
+
+def _without_graph(output: Output, module: nn.Module) -> Tensor:
+    try:
+        with torch.no_grad():
+            return output(module).detach()
+    except RuntimeError:  # an output that takes derivatives of its own
+        with torch.enable_grad():
+            return output(module).detach()
+
+
+def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | None, str]:
+    """Compare second derivatives in float64; say why not, where that cannot be."""
+    output = outputs[0] if outputs else _no_output
+    try:
+        twin, _ = exact_twin(routine, output)
+        state, z = twin.initial_state(), twin.point()
+        state = _moved(twin, z, state)
+        found: Curvature = step_curvature(twin, state, z)
+    except UndifferentiableError:
+        raise
+    except (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        return None, f"The second derivative was not compared: {words[0]}"
+    if found.is_wrong:
+        raise WitnessError(
+            f"The second derivative of the loss is off by {found.error:.1e} from finite "
+            f"differences of its gradient. {culprit(twin, state, z)}."
+        )
+    return found.error, ""
+
+
+def _no_output(module: nn.Module) -> Tensor:
+    return torch.stack([p.sum() for p in module.parameters()]).sum()
