@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.determinism import generator
-from engine.modules import Binding
+from engine.binding import Binding
 from engine.product import named_refusals
 from engine.routine import Routine
 from engine.types import Metaparams, State

@@ -23,7 +23,7 @@ from engine.errors import ConfigurationError, DataError, UndifferentiableError
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.misfits import refuse_misfits
-from engine.modules import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.reversal import StepPath
@@ -148,7 +148,7 @@ class Routine:
 
     @cached_property
     def binding(self) -> Binding:
-        """Holds the tensors of a state in the module; see ``engine.modules``."""
+        """Holds the tensors of a state in the module; see ``engine.binding``."""
         return Binding(self.model, self.modes)
 
     @cached_property

@@ -20,7 +20,7 @@ from engine.metaparameters import (
     Metaparameter,
     TokenWeights,
 )
-from engine.modules import copied
+from engine.binding import copied
 from engine.number_format import SameNumbers, convert
 from engine.outputs import MeanLoss
 from engine.routine import Routine
