@@ -1,9 +1,8 @@
 """Exact metagradients: derivatives of a trained model's output by how it was trained."""
 
-from engine.config import DescentRecipe
+from engine.differentiate import Metagradient, metagradient, metagradients
 from engine.errors import EngineError
 from engine.hyperparameters import LearningRatePoints
-from engine.metagradients import Metagradient, metagradient
 from engine.metaparameters import Counts, ExampleWeights, Metaparameter
 from engine.optim import Optimizer, adam, adamw, sgd
 from engine.oracle import central_difference, evaluate, train, whole_run_gradient
@@ -14,7 +13,6 @@ from engine.routine import Routine
 __all__ = [
     "CheckReport",
     "Counts",
-    "DescentRecipe",
     "EngineError",
     "ExampleWeights",
     "LearningRatePoints",
@@ -29,6 +27,7 @@ __all__ = [
     "check",
     "evaluate",
     "metagradient",
+    "metagradients",
     "sgd",
     "train",
     "whole_run_gradient",

@@ -250,7 +250,7 @@ def test_adjoint_includes_the_optimizers_moments():
             return {**state, "exp_avg": torch.zeros_like(state["exp_avg"])}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.metagradients.MemoryStates", Forgetful)
+        patch.setattr("engine.differentiate.MemoryStates", Forgetful)
         with pytest.raises(ReplayMismatchError, match=r"Step \d+, replayed, made another state"):
             metagradient(routine, problems.output)
 
