@@ -75,7 +75,7 @@ def trial(
     """Try a few removals on a few queries; the record holds a ``CheckReport``."""
 
     def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
-        found = try_removals(problem, queries, removals, num_subsets, retraining)
+        found = try_removals(problem, queries, removals, num_subsets, retraining, recipe.replay)
         return {}, CheckReport.of([found]).model_dump(mode="json")
 
     inputs = {

@@ -15,9 +15,10 @@ from engine.attribution import (
 )
 from engine.attribution_recipes import Queries, Removals, Retraining
 from engine.batched import train_many
-from engine.metagradients import metagradients
+from engine.differentiate import differentiate
 from engine.preflight.verdict import Check, Verdict
 from engine.problem import Problem
+from engine.reversal import ReplayConfig
 
 LIMIT, REFUSAL = 0.5, 0.3
 """Mean LDS below which a warning is due, and a refusal; runs that can be attributed have 0.9."""
@@ -34,16 +35,17 @@ def try_removals(
     removals: Removals,
     num_subsets: int,
     retraining: Retraining,
+    replay: ReplayConfig,
 ) -> Check:
     """Compare predicted and measured effects of a few removals on a few queries.
 
     Cost:
         The whole run: one training and one reverse sweep for the queries, and ``num_subsets``
-        trainings.
+        trainings. The sweep goes in memory, as one segment, as ``replay`` says.
     """
     routine = problem.routine
     ((name, kind),) = routine.metaparameters.items()
-    found = metagradients(routine, query_outputs(problem, queries))
+    found = differentiate(routine, query_outputs(problem, queries), None, replay)
     scores = torch.stack([each[name] for each in found])
     weights = torch.stack(
         [kept_weights(removals, len(routine), number) for number in range(num_subsets)]

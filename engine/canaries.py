@@ -24,7 +24,7 @@ from engine.attribution_recipes import Retraining
 from engine.batched import train_many
 from engine.config import DescentRecipe
 from engine.determinism import generator, seed_for
-from engine.metagradients import metagradient
+from engine.differentiate import differentiate
 from engine.metaparameters import ExampleWeights, InitialParameters, Inputs
 from engine.models import build_model, per_example_cross_entropy
 from engine.problem import Problem
@@ -122,17 +122,13 @@ def pixel_gradient(
     """Return phi and d phi / d z, through the training and directly.
 
     Cost:
-        One training and one reverse sweep, in memory; the states are those of ``store-all`` or of
-        another schedule, as ``recipe.replay`` says.
+        One training and one reverse sweep, in memory and as one segment, as ``recipe.replay``
+        says.
     """
     training = canary_training(problem, canaries, seed)
     point = point_of(recipe, problem, canaries, inside, seed)
-    found = metagradient(
-        training,
-        lambda model: gap_loss(model, canaries, inside),
-        point,
-        schedule=recipe.replay.schedule,
-        arity=recipe.replay.arity,
+    (found,) = differentiate(
+        training, [lambda model: gap_loss(model, canaries, inside)], point, recipe.replay
     )
     images = canaries.images.detach().requires_grad_()
     with torch.enable_grad():

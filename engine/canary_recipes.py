@@ -59,6 +59,14 @@ class CanariesRecipe(DescentRecipe):
                 f"canaries.num_canaries is {self.canaries.num_canaries}, but data.num_train is "
                 f"{self.data.num_train}, and other examples have to be left. Lower the first."
             )
+        for name in ("steps_per_segment", "max_store_bytes"):
+            value = getattr(self.replay, name)
+            if value != type(self.replay).model_fields[name].default:
+                raise ValueError(
+                    f"replay.{name} is {value}, but each training with canaries is reversed in "
+                    "memory, as one segment. Leave it out; replay.max_device_bytes bounds the "
+                    "memory."
+                )
         return self
 
     @property

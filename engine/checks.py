@@ -13,6 +13,8 @@ from engine.buffers import BUFFERS
 from engine.coupled import coupled
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError, UndifferentiableError
+from engine.fingerprint import fingerprint
+from engine.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
 from engine.product import named_refusals
 from engine.replay import check_losses, path_difference, seed_adjoint
 from engine.reversal import StepPath
@@ -56,7 +58,9 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         _check_coupling(routine, state)
         _check_output(routine, output, state)
         _, cotangent = seed_adjoint(routine, state, output)
-        step_vjp(routine, state, z, 0, cotangent)
+        product = step_vjp(routine, state, z, 0, cotangent)
+        if routine.first_step == 0:  # else this step is never reversed
+            refuse_nonfinite_product(routine, z, state, cotangent, product)
         check_twice_differentiable(routine, state["params"], z, 0)
 
 
@@ -143,6 +147,14 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
     buffers = {name: buffer.clone() for name, buffer in routine.model.named_buffers()}
     first, loss = plain_step(routine, routine.initial_state(z), z, 0)
     check_losses({0: loss}, 0, 1)
+    # Before the comparison: NaN is not equal to itself, and would be told as randomness.
+    refuse_nonfinite_step(routine, z, 0, routine.initial_state(z), first)
+    for name, buffer in routine.model.named_buffers():
+        if fingerprint(buffer) != fingerprint(buffers[name]):
+            raise ConfigurationError(
+                f"Buffer {name!r} changes during training, outside the state, so a replayed step "
+                f"would not read what the step read. {_cure_of_buffer(routine, name)}"
+            )
     second, _ = plain_step(routine, routine.initial_state(z), z, 0)
     for name, row in first.items():
         if not torch.equal(row, second[name]):
@@ -156,12 +168,20 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
                 "generator inside the model, or from the generator that augment gets, and keep no "
                 "state outside the parameters."
             )
-    for name, buffer in routine.model.named_buffers():
-        if not torch.equal(buffer, buffers[name]):
-            raise ConfigurationError(
-                f"Buffer {name!r} changes during training, outside the state, so a replayed step "
-                "would not read what the step read. Use layers without running statistics."
-            )
+
+
+def _cure_of_buffer(routine: Routine, name: str) -> str:
+    owner = routine.model.get_submodule(name.rpartition(".")[0])
+    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
+        return (
+            "Spectral normalization improves its singular vectors at every call in training mode: "
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
+            "norm in the loss."
+        )
+    return (
+        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
+        "running statistics, or make the value from parameters and batch at every call."
+    )
 
 
 def _check_coupling(routine: Routine, state: State) -> None:

@@ -2,11 +2,33 @@
 
 A message says what was refused (with the values), why, and what to do about it.
 The second parent is the closest builtin, so that callers may catch either.
+
+A message speaks of arguments as a notebook has them (``learning_rate``, ``eps_root``). Whoever
+wrote a recipe is told the keys besides, which the error carries apart from its message.
 """
+
+from collections.abc import Sequence
+
+
+def with_settings(message: str, settings: Sequence[str]) -> str:
+    """Return a message with the keys of a recipe that its remedy is about."""
+    return f"{message} (In a recipe: {', '.join(settings)}.)" if settings else message
 
 
 class EngineError(Exception):
-    """Base class: catch this to catch anything the engine raises on purpose."""
+    """Base class: catch this to catch anything the engine raises on purpose.
+
+    Attributes:
+        settings: Keys of a recipe that the remedy is about, e.g. ``training.learning_rate``.
+    """
+
+    def __init__(self, *args: object, settings: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.settings = tuple(settings)
+
+    def in_recipe(self) -> str:
+        """Return the message for somebody who wrote a recipe."""
+        return with_settings(str(self), self.settings)
 
 
 class ConfigurationError(EngineError, ValueError):

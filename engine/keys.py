@@ -23,6 +23,9 @@ NOT_OUTER = {
 NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
 
+_REVERSING = {"reverse", "move-canaries", "trial", "preflight"}
+"""Stages that reverse steps."""
+
 _READERS = {
     *("budget.py", "claims.py", "conclusion.py", "figures.py", "housekeeping.py", "inventory.py"),
     *("forecasts.py", "lease.py", "monitoring.py", "overview.py", "planner.py", "planning.py"),
@@ -58,7 +61,7 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
     """
     settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if stage == "update" else NOT_INNER)
     settings.get("outer", {}).pop("num_steps", None)
-    if stage == "reverse":  # how a step is reversed changes the last digits
+    if stage in _REVERSING:  # how a step is reversed changes the last digits
         settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
     problem = build_problem(recipe)
     content = {

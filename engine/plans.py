@@ -116,18 +116,25 @@ def make_plan(
     return plan
 
 
-def plan_of(replay: ReplayConfig) -> NamedPlan:
-    """Return what the settings of a replay stand for, with states in memory.
+def plan_of(replay: ReplayConfig, *, in_store: bool = False) -> NamedPlan:
+    """Return what the settings of a replay stand for.
+
+    Args:
+        replay: The settings.
+        in_store: Whether states are kept in a store and not in memory; of two-level, those of the
+            slow tier.
 
     Raises:
         ScheduleError: If the schedule is auto, which has to be resolved first.
     """
-    slow = SlowTier(replay.slow_cost, replay.slow_cost, replay.slow_slots, Tier.HOST)
+    two_levels = replay.schedule is ScheduleName.TWO_LEVEL
+    slow = Tier.STORE if in_store else Tier.HOST
     return make_plan(
         replay.schedule,
         replay.arity,
+        Tier.STORE if in_store and not two_levels else Tier.MEMORY,
         num_slots=replay.num_slots,
         # Where memory ran out and steps are cut, graphs of whole steps do not fit either.
         unroll=replay.unroll if replay.micro_batch is None else 1,
-        slow=slow,
+        slow=SlowTier(replay.slow_cost, replay.slow_cost, replay.slow_slots, slow),
     )

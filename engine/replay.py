@@ -20,6 +20,7 @@ from engine.errors import (
     UndifferentiableError,
 )
 from engine.fingerprint import fingerprint
+from engine.nonfinite import refuse_nonfinite_adjoint, refuse_nonfinite_share
 from engine.product import join
 from engine.reversal import StepPath
 from engine.routine import Routine
@@ -171,7 +172,7 @@ def replay(
                 reverse_step(routine, z, step, sweep)
             case _:
                 assert_never(action)
-    _check_adjoints(sweep)
+    _check_adjoints(routine, sweep)
     return sweep
 
 
@@ -213,8 +214,8 @@ def path_difference(routine: Routine, state: State, z: Metaparams, step: int) ->
             return (
                 f"Step {step} makes other bits of {name!r} with its graph than without (a relative "
                 f"difference of {off:.1e}), so a replay that keeps graphs would leave the "
-                "trajectory that was trained. Use path=graph (training.path in a recipe), which "
-                "trains with the same kernels, or unroll=1 (replay.unroll)."
+                'trajectory that was trained. Use path="graph", which trains with the same '
+                "kernels, or unroll=1."
             )
     return ""
 
@@ -262,10 +263,17 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
                     "The output does not depend on the model's parameters. Look for a detach(), "
                     "a no_grad() or an argmax in it."
                 )
-    if not all(torch.isfinite(found).all() for found in (total, *adjoint.values())):
+    if not torch.isfinite(total):
         raise NonFiniteError(
-            f"The output at the end of the run is {float(total)}, or its derivative is not finite. "
-            "Use a lower learning rate, or an output that is finite there."
+            f"The output of the model is {float(total)}. Look for a log(0), a division by zero or "
+            "an overflow in it; if training has diverged by then, use a lower learning_rate.",
+            settings=("training.learning_rate",),
+        )
+    if not all(torch.isfinite(found).all() for found in adjoint.values()):
+        raise NonFiniteError(
+            f"The output of the model is {float(total)}, but its derivative is infinite or NaN. "
+            "Look for a square root, a norm, a logarithm or a power at 0 in the model in "
+            "evaluation mode or in the output, and add a small number inside it."
         )
     return total, adjoint
 
@@ -333,28 +341,41 @@ def check_losses(losses: Mapping[int, Tensor], start: int, stop: int) -> None:
     finite = torch.isfinite(torch.stack([losses[step] for step in steps]))
     if not finite.all():
         step = steps[int((~finite).nonzero()[0])]
+        why = _why_not_finite(losses, step)
         raise NonFiniteError(
-            f"The loss became {float(losses[step])} in step {step}. Training has diverged: use a "
-            "lower training.learning_rate or a larger optimizer.eps_root, or look for a log(0), "
-            "a division by zero or an overflow in the model or the loss."
+            f"The loss became {float(losses[step])} in step {step}. {why}",
+            settings=("training.learning_rate", "optimizer.eps_root"),
         )
 
 
-def _check_adjoints(sweep: Sweep) -> None:
+def _why_not_finite(losses: Mapping[int, Tensor], step: int) -> str:
+    """Say what a loss that is not finite comes from, and what helps."""
+    if step == 0:
+        return (
+            "Nothing is trained by then, so the model or the loss makes it from these examples: "
+            "look for a log(0), a division by zero, an arccos beyond 1 or an overflow."
+        )
+    before = [abs(float(losses[at])) for at in sorted(losses) if at < step]
+    if before and before[-1] <= 10 * max(before[0], 1.0):
+        return (
+            "The losses before it were ordinary, so one gradient was infinite or NaN although its "
+            "loss was finite: look for a square root, a norm or a logarithm at 0 in the model or "
+            "the loss. If there is none, use a lower learning_rate."
+        )
+    return (
+        "Training has diverged: use a lower learning_rate or, with Adam, a larger eps_root, or "
+        "look for an overflow in the model or the loss."
+    )
+
+
+def _check_adjoints(routine: Routine, sweep: Sweep) -> None:
     steps = sorted(sweep.adjoint_norms, reverse=True)
     norms = [sweep.adjoint_norms[step] for step in steps]
     finite = torch.isfinite(torch.stack(norms)) if norms else torch.ones(1, dtype=torch.bool)
     if not finite.all():
         step = steps[int((~finite).nonzero()[0])]
-        raise NonFiniteError(
-            f"The adjoint became infinite or NaN when step {step} was reversed, although the "
-            "training itself is finite. With Adam, set optimizer.eps_root to 1e-8 or more "
-            "(d sqrt(v)/dv is infinite at v = 0); otherwise training is chaotic: lower "
-            "training.learning_rate, or use a smooth activation such as gelu."
+        refuse_nonfinite_adjoint(
+            routine, {at: float(sweep.adjoint_norms[at]) for at in steps}, step
         )
     for name, total in sweep.metagradient.items():
-        if not torch.isfinite(total).all():
-            raise NonFiniteError(
-                f"The metagradient of {name!r} holds {int((~torch.isfinite(total)).sum())} values "
-                "that are infinite or NaN. With Adam, set optimizer.eps_root to 1e-8 or more."
-            )
+        refuse_nonfinite_share(routine, name, total)

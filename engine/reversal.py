@@ -1,13 +1,17 @@
 """Settings of how a run is reversed: schedule, memory, and the product of a step.
 
-They change cost, and the answer by rounding at most. This module does not know torch.
+They change cost, and the answer by rounding at most. A recipe has them as ``replay``, and a
+notebook hands them to ``engine.metagradient`` by name. This module does not know torch.
 """
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from engine.errors import ConfigurationError
 from engine.settings import Settings
 
 
@@ -85,18 +89,20 @@ class ReplayConfig(Settings):
     training.path is plain, both must make the same bits."""
 
     max_device_bytes: Annotated[int | None, Field(gt=0)] = None
-    """Memory for states and graphs on the run's device; empty means half of what is free, for the
-    schedule auto."""
+    """Memory for states and graphs on the run's device. The schedule auto keeps to it, and to half
+    of what is free if it is empty; any other schedule is refused where it needs more."""
 
     max_host_bytes: Annotated[int | None, Field(gt=0)] = None
-    """Memory of the host for states, beside a device of its own; empty means half of what is free,
-    for the schedule auto. On a CPU it bounds the same memory as max_device_bytes."""
+    """Memory of the host for states, beside a device of its own; used as max_device_bytes is. On a
+    CPU it bounds the same memory as max_device_bytes."""
 
     max_store_bytes: Annotated[int | None, Field(gt=0)] = None
-    """Bytes that a run may have in the store; empty means no limit."""
+    """Bytes that a run may have in the store; empty means no limit. Of a call in a notebook it
+    bounds the states that are kept there at once, and asks for a store."""
 
     steps_per_segment: Annotated[int, Field(ge=1)] = 100
-    """Steps between two states kept in the store: the unit of caching and retry."""
+    """Steps between two states kept in the store: the unit of caching and retry of a recipe. A call
+    in a notebook reverses its run as one segment, and refuses it."""
 
     vjp: VjpMode = VjpMode.REVERSE_OVER_REVERSE
     """How the product of a step is computed."""
@@ -117,15 +123,69 @@ class ReplayConfig(Settings):
             value = getattr(self, name)
             if self.schedule not in schedules and value != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"replay.{name} is {value}, but replay.schedule is {self.schedule.value}, "
-                    f"which does not read it. Use {' or '.join(sorted(schedules))}, or leave it "
-                    "out."
+                    f"{name} is {value}, but schedule is {self.schedule.value}, which does not "
+                    f"read it. Use {' or '.join(sorted(schedules))}, or leave it out."
                 )
         whole = self.vjp is VjpMode.REVERSE_OVER_REVERSE and self.micro_batch is None
         if self.unroll > 1 and not whole:
             raise ValueError(
-                f"replay.unroll is {self.unroll}, which keeps the graphs of whole steps, but "
-                f"replay.vjp is {self.vjp.value} and replay.micro_batch is {self.micro_batch}. "
-                "Use vjp reverse-over-reverse without micro-batches, or unroll 1."
+                f"unroll is {self.unroll}, which keeps the graphs of whole steps, but vjp is "
+                f"{self.vjp.value} and micro_batch is {self.micro_batch}. Use "
+                "vjp=reverse-over-reverse without micro-batches, or unroll=1."
             )
         return self
+
+    def caps(self) -> dict[str, int]:
+        """Return the bounds of memory that were given."""
+        names = ("max_device_bytes", "max_host_bytes", "max_store_bytes")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) -> ReplayConfig:
+    """Return the settings that the options of a call in a notebook stand for.
+
+    Args:
+        options: By name; numbers of numpy and torch count as numbers.
+        call: Name of the call, for messages.
+        others: Its arguments that are no options, which may have been meant too.
+
+    Raises:
+        ConfigurationError: If there is no such option, or its value is impossible; says what is.
+    """
+    fields = ReplayConfig.model_fields
+    known = [name for name in fields if name != "steps_per_segment"]
+    for name, value in options.items():
+        if name == "steps_per_segment":
+            raise ConfigurationError(
+                f"steps_per_segment is {value}, but {call} reverses its run as one segment: only "
+                "a recipe cuts it into stages. Leave it out."
+            )
+        if name not in fields:
+            close = get_close_matches(name, [*known, *others], 1)
+            meant = f"Did you mean {close[0]!r}? " if close else ""
+            raise ConfigurationError(
+                f"{call} has no option {name!r}. {meant}Its options are {', '.join(known)}."
+            )
+    plain = {name: _as_number(value) for name, value in options.items()}
+    try:
+        return ReplayConfig.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigurationError(" ".join(map(_explained, error.errors()))) from None
+
+
+def _as_number(value: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
+    """Return what a scalar of numpy or torch holds, and anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _explained(error: Any) -> str:  # noqa: ANN401 (pydantic's own description)
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
+    name = str(error["loc"][0])
+    meaning = " ".join((ReplayConfig.model_fields[name].description or "").split())
+    words = error["msg"].lower()
+    choices = get_close_matches(
+        str(error["input"]), error.get("ctx", {}).get("expected", "").split("'"), 1
+    )
+    meant = f" Did you mean {choices[0]!r}?" if choices else ""
+    return f"{name} is {error['input']!r}: {words}.{meant} {name} means: {meaning}"

@@ -24,7 +24,7 @@ from engine.location import check_writable
 from engine.outer import make_outer
 from engine.planning import followed
 from engine.plans import plan_of
-from engine.preflight import check
+from engine.preflight import checked
 from engine.problem import Problem, build_problem, make_step_vjp
 from engine.replay import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.reversal import ScheduleName
@@ -61,7 +61,10 @@ def preflight(recipe: DescentRecipe, store: str) -> Ref:
         recipe,
         store,
         {},
-        lambda problem: ({}, check(problem.routine, problem.output).model_dump(mode="json")),
+        lambda problem: (
+            {},
+            checked(problem.routine, problem.output, recipe.replay).model_dump(mode="json"),
+        ),
     )
 
 

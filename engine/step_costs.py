@@ -7,7 +7,7 @@ nothing is trained and nothing is left behind.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class StepCosts:
 
 
 def measure_costs(
-    routine: Routine, output: Output, vjp: StepVjp, store: str, *, seconds: float = 0.5
+    routine: Routine, output: Output, vjp: StepVjp, store: str | None, *, seconds: float = 0.5
 ) -> StepCosts:
     """Measure a routine's steps, and a save to a store and a load from it.
 
@@ -75,7 +75,7 @@ def measure_costs(
         routine: The run.
         output: phi.
         vjp: How a step is reversed.
-        store: fsspec URL; nothing is left there.
+        store: fsspec URL; nothing is left there. None if no state is kept in a store.
         seconds: Time for each quantity, after which no further round is begun.
 
     Cost:
@@ -105,7 +105,7 @@ def measure_costs(
 
     traced = timed(trace)
     both = timed(lambda: (trace(), graphs.pop().pull(cotangent)))
-    saved, loaded = _store_seconds(state, store)
+    saved, loaded = (0.0, 0.0) if store is None else _store_seconds(state, store)
     memory, host = MemoryStates(), MemoryStates(torch.device("cpu"))
     return StepCosts(
         plain=timed(lambda: replay(forward, routine, z, {}, Sweep(state=state))) / (stop - step),
@@ -121,6 +121,20 @@ def measure_costs(
         state_bytes=sum(row.nbytes for row in state.values()),
         graph_bytes=graph_bytes(whole, state, z, step),
         paths_agree=not path_difference(whole, state, z, step),
+    )
+
+
+def counted_costs(routine: Routine) -> StepCosts:
+    """Return the bytes of a routine's states and graphs, with no time measured."""
+    state, z = routine.initial_state(), routine.point()
+    step = min(routine.first_step + 1, routine.num_steps - 1)
+    whole = replace(routine, batch_size=routine.piece or routine.batch_size, piece=None)
+    seconds = {each.name: 0.0 for each in fields(StepCosts) if each.type is float}
+    return StepCosts(
+        **seconds,
+        state_bytes=sum(row.nbytes for row in state.values()),
+        graph_bytes=graph_bytes(whole, state, z, step),
+        paths_agree=False,
     )
 
 

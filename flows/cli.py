@@ -332,7 +332,7 @@ def _one_message(debug: bool) -> Iterator[None]:
 
         if debug or not isinstance(error, EngineError):
             raise
-        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        typer.secho(error.in_recipe(), err=True, fg=typer.colors.RED)
         codes = {
             UntrustworthyError: UNTRUSTWORTHY,  # first: it is a ConfigurationError too
             ConfigurationError: REFUSED,

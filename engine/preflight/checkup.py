@@ -1,6 +1,7 @@
 """All checks of a routine, in order: those that cost one step first."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -19,17 +20,26 @@ from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
 from engine.twins import exact_twin, long_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.reversal import ReplayConfig, VjpMode, replay_from
 from engine.routine import Routine
 from engine.types import Output
+from engine.vjp import make_vjp
 
 
-def check(routine: Routine, output: Output, *, num_directions: int = 20) -> CheckReport:
+def check(
+    routine: Routine,
+    output: Output,
+    *,
+    num_directions: int = 20,
+    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+) -> CheckReport:
     """Try a routine on short twins, and say whether its metagradient may be trusted.
 
     Args:
         routine: The run, as ``metagradient`` would get it.
         output: phi, likewise.
         num_directions: Random directions for central differences.
+        **options: How the run will be reversed, as ``metagradient`` would get it.
 
     Returns:
         A verdict with a figure, a cause and a remedy for each check.
@@ -38,14 +48,31 @@ def check(routine: Routine, output: Output, *, num_directions: int = 20) -> Chec
         In plain steps: about 10 of the run's own batch size for each of 40 steps, and about
         2 x 8 small ones in float64 for each direction.
     """
+    replay = replay_from(options, "check", ("num_directions",))
+    return checked(routine, output, replay, num_directions)
+
+
+def checked(
+    routine: Routine, output: Output, replay: ReplayConfig, num_directions: int = 20
+) -> CheckReport:
+    """Carry out ``check`` with settings of the replay that were checked already.
+
+    Steps of the twins are reversed a few examples at a time, and in forward mode, where the run's
+    are. A compiled product is compared with the reference at its first use in every run, so the
+    twins, which are too short to be worth compiling, take the reference.
+    """
+    if replay.vjp in (VjpMode.COMPILED, VjpMode.AUTO):
+        replay = replay.model_copy(update={"vjp": VjpMode.REVERSE_OVER_REVERSE})
     checks: list[Check] = []
     with deterministic():
-        for found in _all_checks(routine, output, num_directions):
+        for found in _all_checks(routine, output, num_directions, replay):
             checks.append(found)
     return CheckReport.of(checks)
 
 
-def _all_checks(routine: Routine, output: Output, num_directions: int) -> Iterator[Check]:
+def _all_checks(
+    routine: Routine, output: Output, num_directions: int, replay: ReplayConfig
+) -> Iterator[Check]:
     first = _attempt("first-step", lambda: _check_first_step(routine, output))
     yield first
     long = long_twin(routine)
@@ -68,8 +95,8 @@ def _all_checks(routine: Routine, output: Output, num_directions: int) -> Iterat
     yield replayed
     if replayed.verdict is Verdict.REFUSE:
         return  # nothing can be compared with a run that does not repeat
-    yield from _exact_checks(routine, output, census, num_directions)
-    yield from _long_checks(long, output)
+    yield from _exact_checks(routine, output, census, num_directions, replay)
+    yield from _long_checks(long, output, replay)
 
 
 def _check_first_step(routine: Routine, output: Output) -> Check:
@@ -84,14 +111,18 @@ def _check_first_step(routine: Routine, output: Output) -> Check:
 
 
 def _exact_checks(
-    routine: Routine, output: Output, census: operations.Census, num_directions: int
+    routine: Routine,
+    output: Output,
+    census: operations.Census,
+    num_directions: int,
+    replay: ReplayConfig,
 ) -> Iterator[Check]:
     twin, twin_output = exact_twin(routine, output)
     found = None
 
     def compare() -> Check:
         nonlocal found
-        found = metagradient_of(twin, twin_output)
+        found = metagradient_of(twin, twin_output, replay)
         return check_autograd(twin, twin_output, found)
 
     compared = _attempt("whole-run-autograd", compare)
@@ -108,19 +139,20 @@ def _exact_checks(
     def compare_formats() -> Check:
         own = exact
         if dtype != torch.float64:
-            own = metagradient_of(*exact_twin(routine, output, dtype))
+            own = metagradient_of(*exact_twin(routine, output, dtype), replay)
         return check_format(dtype, own, exact, census.low_precision)
 
     yield _attempt("number-format", compare_formats)
 
 
-def _long_checks(routine: Routine, output: Output) -> Iterator[Check]:
+def _long_checks(routine: Routine, output: Output, replay: ReplayConfig) -> Iterator[Check]:
     run = train_twin(routine)
     trained = check_training(run)
     yield trained
     if trained.value is None:
         return
-    yield _attempt("adjoint", lambda: check_adjoint(run, output))
+    product = make_vjp(replay.vjp, micro_batch=replay.micro_batch)
+    yield _attempt("adjoint", lambda: check_adjoint(run, output, product))
     yield _attempt("metasmoothness", lambda: check_metasmoothness(routine, output))
 
 

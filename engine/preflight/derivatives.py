@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from engine.determinism import generator
-from engine.metagradients import metagradient
+from engine.differentiate import differentiate
 from engine.oracle import central_difference, whole_run_gradient
 from engine.preflight.cuts import find_cut
 from engine.preflight.verdict import Check, Verdict
+from engine.reversal import ReplayConfig
 from engine.routine import Routine
 from engine.types import Metaparams, Output
 
@@ -220,9 +221,14 @@ def check_format(
     )
 
 
-def metagradient_of(routine: Routine, output: Output) -> Metaparams:
-    """Return the metagradient by REPLAY, with the deepest tree there is."""
-    return metagradient(routine, output, arity=2).gradient
+def metagradient_of(routine: Routine, output: Output, replay: ReplayConfig) -> Metaparams:
+    """Return the metagradient by REPLAY, with the deepest tree there is.
+
+    The product of a step is the run's own; which schedule makes its states again changes no bit.
+    """
+    deep = ReplayConfig(arity=2, vjp=replay.vjp, micro_batch=replay.micro_batch)
+    (found,) = differentiate(routine, [output], None, deep)
+    return found.gradient
 
 
 def norm(gradient: Metaparams) -> Tensor:

@@ -10,7 +10,7 @@ from engine.growth import GROWTH_LIMIT, growth_per_step
 from engine.preflight.verdict import Check, Verdict
 from engine.replay import seed_adjoint
 from engine.routine import Routine
-from engine.step import plain_step, step_vjp
+from engine.step import StepVjp, plain_step
 from engine.types import Output, State
 
 
@@ -78,7 +78,7 @@ def _first_loss(routine: Routine, state: State) -> float:
     return float(losses.mean())
 
 
-def check_adjoint(run: LongRun, output: Output) -> Check:
+def check_adjoint(run: LongRun, output: Output, product: StepVjp) -> Check:
     """Warn if the adjoint grows at every step, refuse if it is not finite."""
     routine, z = run.routine, run.routine.point()
     named = {"name": "adjoint", "limit": GROWTH_LIMIT}
@@ -89,7 +89,7 @@ def check_adjoint(run: LongRun, output: Output) -> Check:
         return Check(**named, value=None, verdict=Verdict.REFUSE, cause=str(error), remedy=remedy)
     norms = {routine.num_steps: float(adjoint["params"].norm())}
     for step in reversed(range(routine.num_steps)):
-        adjoint, _ = step_vjp(routine, run.states[step], z, step, adjoint)
+        adjoint, _ = product(routine, run.states[step], z, step, adjoint)
         norms[step] = float(adjoint["params"].norm())
         if not all(bool(torch.isfinite(row).all()) for row in adjoint.values()):
             return Check(

@@ -17,7 +17,7 @@ from torch import nn
 
 from engine.allocator import keep_freed_memory
 from engine.determinism import deterministic, environment
-from engine.metagradients import make_plan
+from engine.plans import make_plan
 from engine.replay import Sweep, replay
 from engine.routine import Routine
 from engine.schedule import Tier, whole_run

@@ -19,6 +19,7 @@ from engine.errors import ConfigurationError, DataError
 from engine.preflight.verdict import Verdict
 from engine.problem import build_problem
 from engine.recipes import load_recipe, validate_recipe
+from engine.reversal import ReplayConfig
 from engine.trak_baseline import trak_is_installed, trak_scores
 
 TINY = {
@@ -44,7 +45,7 @@ def digits(learning_rate):
 
 def trial(problem):
     settings = Queries(number=3), Removals(percent=5, seed=3)
-    return try_removals(problem, *settings, 12, Retraining.BATCHED)
+    return try_removals(problem, *settings, 12, Retraining.BATCHED, ReplayConfig())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from engine import differentiate
 from engine.attribution_recipes import Retraining
 from engine.batched import train_many
 from engine.canaries import (
@@ -19,6 +20,7 @@ from engine.canaries import (
 )
 from engine.canary_runs import compare
 from engine.errors import ConfigurationError
+from engine.keys import stage_key
 from engine.problem import build_problem
 from engine.recipes import validate_recipe
 
@@ -61,6 +63,68 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
     difference = (gap_at(1e-5) - gap_at(-1e-5)) / 2e-5
     assert phi == pytest.approx(gap_at(0.0), rel=1e-12)
     assert float((gradient * direction).sum()) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        {"vjp": "forward-over-reverse"},
+        {"micro_batch": 3},
+        {"unroll": 4, "schedule": "store-all"},
+        {"schedule": "binomial", "num_slots": 2},
+        {"schedule": "two-level", "num_slots": 1, "slow_slots": 1},
+        {"schedule": "auto"},
+    ],
+    ids=lambda replay: " ".join(replay),
+)
+def test_settings_of_the_replay_are_obeyed(problem, recipe, replay, monkeypatch):
+    """They were ignored without a word: all but two never reached the sweep."""
+    canaries, inside = first_canaries(problem, 6), draw_inside(6, 0, "step", 0)
+    _, expected = pixel_gradient(recipe, problem, canaries, inside, 7)
+    asked, seen = validate_recipe({**TINY, "replay": replay}, "test").descent, []
+
+    def watched(name):
+        function = getattr(differentiate, name)
+
+        def call(first, **named):
+            seen.append((name, first, named))
+            return function(first, **named)
+
+        monkeypatch.setattr(differentiate, name, call)
+
+    watched("make_vjp")
+    watched("plan_of")
+
+    _, found = pixel_gradient(asked, problem, canaries, inside, 7)
+
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
+    products = [(mode, named["micro_batch"]) for name, mode, named in seen if name == "make_vjp"]
+    assert products == [(asked.replay.vjp, asked.replay.micro_batch)]
+    wanted = {name: getattr(asked.replay, name) for name in replay}
+    carried_out = seen[-1][1].model_dump()
+    if wanted == {"schedule": "auto"}:
+        assert carried_out["schedule"] != "auto"
+    else:
+        assert {name: carried_out[name] for name in wanted} == wanted
+
+
+def test_a_cap_on_memory_holds_for_canaries(problem):
+    """The caps are settings of the replay as well."""
+    asked = validate_recipe({**TINY, "replay": {"max_device_bytes": 1}}, "test").descent
+
+    with pytest.raises(ConfigurationError, match="bytes are needed and max_device_bytes is 1"):
+        pixel_gradient(asked, problem, first_canaries(problem, 6), draw_inside(6, 0), 7)
+
+
+@pytest.mark.parametrize("stage", ["move-canaries", "reverse", "trial", "preflight"])
+def test_how_a_step_is_reversed_is_part_of_the_key(stage):
+    """It moves the last digits, and one key has one set of bits."""
+    keys = {
+        stage_key(stage, validate_recipe({**TINY, "replay": replay}, "test").descent, {})
+        for replay in ({}, {"vjp": "forward-over-reverse"}, {"micro_batch": 3})
+    }
+
+    assert len(keys) == 3
 
 
 def test_an_audit_is_a_training_without_those_outside(recipe, problem):
@@ -127,8 +191,10 @@ def test_the_loss_of_the_gap_is_its_negative(problem):
     [
         ({"canaries": {"num_canaries": 40}}, r"num_canaries is 40, but data.num_train is 40"),
         ({"metaparameters": {"name": "inputs"}}, r"metaparameters.name is inputs"),
+        ({"replay": {"steps_per_segment": 5}}, r"replay.steps_per_segment is 5.*one segment"),
+        ({"replay": {"max_store_bytes": 5}}, r"replay.max_store_bytes is 5.*max_device_bytes"),
     ],
-    ids=["no room", "other kind"],
+    ids=["no room", "other kind", "segments", "store"],
 )
 def test_impossible_canaries_are_refused(changes, message):
     """Before anything is trained."""

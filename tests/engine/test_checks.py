@@ -171,7 +171,7 @@ def test_frozen_spare_parameter_passes():
         (
             lambda model: problems.output(model) / 0.0,
             NonFiniteError,
-            "output at the end of the run is inf",
+            "output of the model is inf",
         ),
     ],
     ids=["vector", "detached", "accuracy", "infinite"],

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from engine import programs
 from engine.compiled import CompiledVjp
+from engine.differentiate import metagradient
 from engine.errors import ConfigurationError
-from engine.metagradients import metagradient
 from engine.metaparameters import ExampleWeights
 from engine.optim import adamw
 from engine.oracle import train, whole_run_gradient

@@ -160,7 +160,7 @@ def test_loss_that_becomes_nan_names_its_step_in_a_later_segment():
     rates = [0.05] * 5 + [1e200] + [0.05] * 3
     routine = problems.routine("sgd", learning_rate=rates)
 
-    with pytest.raises(NonFiniteError, match=r"in step 6\..*training\.learning_rate"):
+    with pytest.raises(NonFiniteError, match=r"in step 6\..*lower learning_rate"):
         carry_out([Forward(0, 3), Forward(3, 9)], routine)
 
 
@@ -177,7 +177,7 @@ def test_output_that_is_infinite_is_refused():
     """An adjoint made of it would be NaN at every step, with no step to blame."""
     routine = problems.routine()
 
-    with pytest.raises(NonFiniteError, match=r"output at the end of the run is -?inf"):
+    with pytest.raises(NonFiniteError, match=r"output of the model is -?inf"):
         seed_adjoint(
             routine, routine.initial_state(), lambda model: (0 * model[0].weight).sum().log()
         )
@@ -188,7 +188,7 @@ def test_metagradient_that_is_not_finite_is_named():
     routine = problems.routine("sgd", "weights")
     sweep = Sweep(metagradient={"weights": torch.tensor([1.0, math.nan, math.inf])})
 
-    with pytest.raises(NonFiniteError, match="'weights' holds 2 values.*eps_root"):
+    with pytest.raises(NonFiniteError, match="'weights' holds 2 values.*how it enters"):
         carry_out([], routine, sweep=sweep)
 
 
@@ -247,7 +247,7 @@ def test_traced_step_that_leaves_the_trajectory_is_refused_where_it_does():
     )  # fmt: skip
     routine = problems.routine("adamw", "weights", model=net.double())
 
-    with pytest.raises(ReplayMismatchError, match=r"Step 2 makes other bits.*path=graph"):
+    with pytest.raises(ReplayMismatchError, match=r'Step 2 makes other bits.*path="graph"'):
         carry_out([Forward(0, 2), Trace(2, 4)], routine)
 
 

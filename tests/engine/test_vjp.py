@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from engine.compiled import CompiledVjp
+from engine.differentiate import metagradient, metagradients
 from engine.errors import ConfigurationError, UndifferentiableError
-from engine.metagradients import metagradient, metagradients
 from engine.optim import adamw
 from engine.oracle import whole_run_gradient
 from engine.step import plain_step, step_vjp

@@ -8,7 +8,7 @@ import torch
 
 from engine import metagradient
 from engine.errors import CheckpointMissingError, ReplayMismatchError, StoreError
-from engine.metagradients import make_plan
+from engine.plans import make_plan
 from engine.replay import Sweep, replay
 from engine.schedule import Delete, Load, Reverse, Save, Tier, whole_run
 from engine.store import MemoryStates, RowStore

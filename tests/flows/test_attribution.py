@@ -8,7 +8,7 @@ import torch
 from engine.attribution import query_outputs
 from engine.attribution_runs import OWN
 from engine.batched import train_many
-from engine.metagradients import metagradients
+from engine.differentiate import metagradients
 from engine.problem import build_problem
 from engine.recipes import validate_recipe
 from engine.runs import find_run, read_recipe, run_folder

@@ -1,9 +1,10 @@
 """The one call that a notebook needs."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,11 @@ from engine.borders import Borders
 from engine.checks import check_routine, check_unroll
 from engine.determinism import deterministic
 from engine.errors import ConfigurationError
-from engine.plans import NamedPlan, make_plan
-from engine.replay import Sweep, replay
-from engine.reversal import ScheduleName, VjpMode
-from engine.revolve import SlowTier
+from engine.fastest import settled
+from engine.plans import plan_of
+from engine.replay import Sweep
+from engine.replay import replay as carry_out
+from engine.reversal import ReplayConfig, ScheduleName, replay_from
 from engine.routine import Routine
 from engine.schedule import Tier, whole_run
 from engine.store import MemoryStates, RowStore, StateStore
@@ -50,45 +52,14 @@ class Metagradient:
         return self.gradient[name]
 
 
-class ReplayOptions(TypedDict, total=False):
-    """How a run is reversed; changes cost, and the answer by rounding at most.
-
-    Attributes:
-        schedule: One of ``engine.reversal.ScheduleName``, ``k-ary`` by default; ``auto`` measures
-            the step and takes the fastest that fits.
-        arity: k of the k-ary tree, 4 by default.
-        num_slots: States kept at once, for ``binomial`` and, in memory, ``two-level``; as many as
-            the k-ary tree of that arity keeps by default.
-        slow_slots: States in the slow tier besides s_0, for ``two-level``; no limit by default.
-        slow_cost: Plain steps that a save to the slow tier takes, and a load from it; 1 by default.
-        unroll: Steps whose graphs are kept at once, 1 by default. Where the path of the routine is
-            plain, a step with its graph must make the bits of a plain step.
-        max_device_bytes: Memory for states and graphs, for ``auto``; half of what is free by
-            default.
-        vjp: How a step is reversed, see ``engine.reversal.VjpMode``.
-        micro_batch: Examples of a step that are reversed at a time, which bounds the memory; all
-            at once by default.
-    """
-
-    schedule: ScheduleName | str
-    arity: int
-    num_slots: int | None
-    slow_slots: int | None
-    slow_cost: float
-    unroll: int
-    max_device_bytes: int | None
-    vjp: VjpMode | str
-    micro_batch: int | None
-    witness: bool
-
-
 def metagradient(
     routine: Routine,
     output: Output,
     z: Metaparams | None = None,
     *,
-    store: str | None = None,
-    **options: Unpack[ReplayOptions],
+    store: str | os.PathLike[str] | None = None,
+    witness: bool = True,
+    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
 ) -> Metagradient:
     """Train a routine and differentiate an output of the trained model through the whole run.
 
@@ -99,16 +70,24 @@ def metagradient(
         store: fsspec URL of a folder for the checkpoints; in memory by default. With the schedule
             ``two-level`` it is the slow tier. They are written and read ahead by threads, and
             deleted as they are consumed; the empty arrays stay.
-        **options: How the run is reversed, see ``ReplayOptions``.
+        witness: Whether the module that was handed in takes a step by itself, with which the
+            engine's has to agree; see ``engine.witness``. Without it the result says so.
+        **options: How the run is reversed: any of the settings of ``engine.reversal.ReplayConfig``
+            but ``steps_per_segment``, by name: ``schedule``, ``arity``, ``num_slots``,
+            ``slow_slots``, ``slow_cost``, ``unroll``, ``vjp``, ``micro_batch``, and the caps
+            ``max_device_bytes``, ``max_host_bytes`` and ``max_store_bytes``. With
+            ``schedule="auto"`` the step is measured, and the fastest that fits is taken.
 
     Returns:
         The metagradient, exact to rounding.
 
     Raises:
+        WitnessError: Before any training, if the module's own step is another one.
         UndifferentiableError: Before any training, if the step cannot be differentiated twice.
         NonFiniteError: If training or the adjoint diverges; names the step.
         ReplayMismatchError: If a replayed state differs from the saved one; names step and tensor.
-        ConfigurationError: If there is no metaparameter, or the schedule is impossible.
+        ConfigurationError: If there is no metaparameter, an option is unknown or impossible, or no
+            schedule fits into the memory allowed.
         StoreError: If a checkpoint cannot be written or read back.
 
     Cost:
@@ -119,7 +98,8 @@ def metagradient(
     References:
         Engstrom et al. 2025, arXiv:2503.13751 (REPLAY).
     """
-    (found,) = metagradients(routine, [output], z, store=store, **options)
+    replay = replay_from(options, "metagradient", _OTHERS)
+    (found,) = differentiate(routine, [output], z, replay, store, witness=witness)
     return found
 
 
@@ -128,8 +108,9 @@ def metagradients(
     outputs: Sequence[Output],
     z: Metaparams | None = None,
     *,
-    store: str | None = None,
-    **options: Unpack[ReplayOptions],
+    store: str | os.PathLike[str] | None = None,
+    witness: bool = True,
+    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
 ) -> list[Metagradient]:
     """Train a routine once and differentiate several outputs in one reverse sweep.
 
@@ -140,6 +121,7 @@ def metagradients(
         outputs: phi_1 .. phi_K.
         z: As for ``metagradient``.
         store: As for ``metagradient``.
+        witness: As for ``metagradient``; each output is compared.
         **options: As for ``metagradient``.
 
     Raises:
@@ -149,30 +131,63 @@ def metagradients(
         As ``metagradient``, with 1 + 2 K in place of 3 plain steps for the products of a step.
         Measured in ``tests/bench/bench_outputs.py``.
     """
+    replay = replay_from(options, "metagradients", _OTHERS)
+    return differentiate(routine, outputs, z, replay, store, witness=witness)
+
+
+_OTHERS = ("z", "store", "witness")
+
+
+def differentiate(
+    routine: Routine,
+    outputs: Sequence[Output],
+    z: Metaparams | None,
+    replay: ReplayConfig,
+    store: str | os.PathLike[str] | None = None,
+    *,
+    witness: bool = False,
+) -> list[Metagradient]:
+    """Carry out ``metagradients`` with settings that were checked already, e.g. a recipe's.
+
+    The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
+    default, because the preflight of a recipe has asked one.
+    """
     if not outputs:
         raise ConfigurationError("There are no outputs to differentiate. Give at least one.")
     point = routine.point() if z is None else z
-    plan = _plan(routine, point, store, options)
+    place = None if store is None else os.fspath(store)
+    if replay.schedule is not ScheduleName.AUTO:
+        plan_of(replay)  # refuses what is impossible before anything is tried
     step_vjp = make_vjp(
-        options.get("vjp", VjpMode.REVERSE_OVER_REVERSE),
-        micro_batch=options.get("micro_batch"),
+        replay.vjp,
+        micro_batch=replay.micro_batch,
         num_uses=routine.num_steps - routine.first_step,
     )
     for output in outputs:
         check_routine(routine, output, point)
-    witness = testify(routine, outputs, point) if options.get("witness", True) else Witness()
-    actions = whole_run(
-        routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
-    )
+    seen = testify(routine, outputs, point) if witness else Witness()
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
-    with deterministic(), _tiers(routine, store) as tiers:
+    with deterministic():
+        plan = plan_of(
+            settled(replay, routine, outputs[0], step_vjp, place), in_store=place is not None
+        )
         check_unroll(routine, plan.unroll)
         start = routine.initial_state(point)
         sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
-        replay(actions, routine, point, tiers, sweep, output=phi)
+        actions = whole_run(
+            routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
+        )
+        with _tiers(routine, place) as tiers:
+            carry_out(actions, routine, point, tiers, sweep, output=phi)
+    return _results(routine, sweep, len(outputs), seen)
+
+
+def _results(
+    routine: Routine, sweep: Sweep, number: int, witness: Witness
+) -> list[Metagradient]:
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
-    several = len(outputs) > 1
+    several = number > 1
     return [
         Metagradient(
             gradient={name: g[i] if several else g for name, g in sweep.metagradient.items()},
@@ -182,29 +197,8 @@ def metagradients(
             adjoint_norms=norms,
             witness=witness,
         )
-        for i in range(len(outputs))
+        for i in range(number)
     ]
-
-
-def _plan(routine: Routine, z: Metaparams, store: str | None, options: ReplayOptions) -> NamedPlan:
-    unroll, mode = options.get("unroll", 1), options.get("vjp", VjpMode.REVERSE_OVER_REVERSE)
-    if unroll > 1 and (mode != VjpMode.REVERSE_OVER_REVERSE or options.get("micro_batch")):
-        raise ConfigurationError(
-            f"unroll is {unroll}, which keeps the graphs of whole steps, but vjp is {mode} and "
-            f"micro_batch is {options.get('micro_batch')}. Use vjp=reverse-over-reverse without "
-            "micro-batches, or unroll=1."
-        )
-    two_levels = options.get("schedule") == ScheduleName.TWO_LEVEL
-    cost = options.get("slow_cost", 1.0)
-    slow_tier = Tier.HOST if store is None else Tier.STORE
-    return make_plan(
-        options.get("schedule", ScheduleName.KARY),
-        options.get("arity", 4),
-        Tier.MEMORY if store is None or two_levels else Tier.STORE,
-        num_slots=options.get("num_slots"),
-        unroll=unroll,
-        slow=SlowTier(cost, cost, options.get("slow_slots"), slow_tier),
-    )
 
 
 @contextmanager
