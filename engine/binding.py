@@ -24,6 +24,7 @@ Hook = Callable[[Tensor], Tensor | None]
 Slot = tuple[dict[str, Any], str]
 """Where a module keeps a tensor: one of its dictionaries, and the key in it."""
 
+
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy that keeps what hangs on parameters: their hooks and attributes.
 
@@ -35,7 +36,7 @@ def copied(model: nn.Module) -> nn.Module:
     for module in duplicate.modules():
         if isinstance(module, torch.jit.ScriptModule):
             # Its copies are results of cloning the originals, to which a gradient would flow.
-            for key, tensor in list(module._parameters.items()):
+            for key, tensor in dict(module.named_parameters(recurse=False)).items():
                 own = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
                 module._parameters[key] = own
     copies = dict(duplicate.named_parameters())

@@ -150,7 +150,7 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     )
 
 
-def _normalized(  # noqa: PLR0913 (the formula's terms)
+def _normalized(
     inputs: Tensor,
     mean: Tensor,
     variance: Tensor,

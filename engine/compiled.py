@@ -149,7 +149,9 @@ def _product(routine: Routine) -> Program:
         def step(state: State, from_z: Inputs) -> State:
             inputs = {**others, **from_z}
             gradient = grad(loss)(state["params"], inputs)
-            following = update(state, routine.hooked(gradient), named(inputs, "hyper "), inputs["step"])
+            following = update(
+                state, routine.hooked(gradient), named(inputs, "hyper "), inputs["step"]
+            )
             return {name: following[name] for name in cotangent}
 
         _, pull, *_ = vjp(step, state, from_z)

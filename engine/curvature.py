@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.determinism import generator
 from engine.binding import Binding
+from engine.determinism import generator
 from engine.product import named_refusals
 from engine.routine import Routine
 from engine.types import Metaparams, State
@@ -56,17 +56,15 @@ def compare(
         seed: Of the direction and of the weights of the gradient.
 
     Cost:
-        The function with its graph and its product, and two gradients for a distance; one more
-        where not everything is moved.
+        The function with its graph and its product, and two gradients for a distance.
     """
     drawn = generator(seed, "curvature")
     rows = [tensor.detach() for tensor in leaves]
     weights = [_like(row, drawn) for row in rows]
     direction = [_like(row, drawn) * _scale(row) for row in rows]
+    slopes, pulled = _pulled(function, rows, weights)
     if not everywhere:
-        slopes = _gradient(function, rows)
         direction = [v * (g != 0) for v, g in zip(direction, slopes, strict=True)]
-    pulled = _pulled(function, rows, weights)
     terms = torch.stack([(p * v).sum() for p, v in zip(pulled, direction, strict=True)])
     norms = [(p * v).square().sum() for p, v in zip(pulled, direction, strict=True)]
     predicted, scale = float(terms.sum()), float(torch.stack(norms).sum().sqrt())
@@ -78,27 +76,30 @@ def compare(
     errors = [abs(value - predicted) for value in found]
     size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
     best = min(errors)
-    spread = min(
-        (abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf")
-    )
+    spread = min((abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf"))
     return Curvature(best / size, best > LIMIT * size and spread <= 0.1 * best)
 
 
-def _pulled(function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+def _pulled(
+    function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradient, and its product with the weights pulled back to the leaves."""
     leaves = [row.clone().requires_grad_() for row in rows]
     with torch.enable_grad():
         gradients = torch.autograd.grad(
-            function(leaves), leaves, create_graph=True, allow_unused=True
+            function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        used = [
-            (g * w).sum()
-            for g, w in zip(gradients, weights, strict=True)
-            if g is not None and g.requires_grad
-        ]
-        if not used:
-            return [torch.zeros_like(row) for row in rows]
-        pulled = torch.autograd.grad(torch.stack(used).sum(), leaves, allow_unused=True)
-    return [torch.zeros_like(r) if p is None else p for p, r in zip(pulled, rows, strict=True)]
+        pairs = zip(gradients, weights, strict=True)
+        used = [(g * w).sum() for g, w in pairs if g.requires_grad]
+        zeros = [torch.zeros_like(row) for row in rows]
+        pulled = (
+            torch.autograd.grad(
+                torch.stack(used).sum(), leaves, allow_unused=True, materialize_grads=True
+            )
+            if used
+            else zeros
+        )
+    return [g.detach() for g in gradients], list(pulled)
 
 
 def _difference(
@@ -153,7 +154,7 @@ def step_curvature(twin: Routine, state: State, z: Metaparams) -> Curvature:
 def _loss(twin: Routine, params: Tensor, z: Metaparams) -> Tensor:
     term = next(twin.terms(0))
     few = term if len(term.indices) <= _FEW else term.cut(_FEW)[0]
-    return twin.term_loss(params, few, z, 0)
+    return twin.term_losses(params, few, z, 0).sum() / twin.batch_size
 
 
 def culprit(twin: Routine, state: State, z: Metaparams) -> str:

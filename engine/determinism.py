@@ -16,7 +16,6 @@ import torch
 
 from engine.errors import ConfigurationError, DeterminismError
 
-
 PROCESS = threading.RLock()
 """Held by whoever trains: switches and random generators belong to the process, not to a thread."""
 

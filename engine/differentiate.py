@@ -182,9 +182,7 @@ def differentiate(
     return _results(routine, sweep, len(outputs), seen)
 
 
-def _results(
-    routine: Routine, sweep: Sweep, number: int, witness: Witness
-) -> list[Metagradient]:
+def _results(routine: Routine, sweep: Sweep, number: int, witness: Witness) -> list[Metagradient]:
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
     several = number > 1

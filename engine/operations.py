@@ -46,7 +46,7 @@ class WrittenOutWeightNorm(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``func``, or the formula in the place of weight normalization."""
         del types
-        if func is torch._weight_norm:
+        if func is torch._weight_norm:  # pyright: ignore[reportPrivateImportUsage] (what the layers call)
             return _weight_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -87,9 +87,9 @@ def _grouped_mm(
     else:
         stops = offs.tolist()
         groups = list(zip([0, *stops[:-1]], stops, strict=True))
-        if a.ndim == b.ndim == 2:  # noqa: PLR2004 (matrices)
+        if a.ndim == b.ndim == 2:
             product = torch.stack([a[:, start:stop] @ b[start:stop] for start, stop in groups])
-        elif a.ndim == 2:  # noqa: PLR2004 (a matrix)
+        elif a.ndim == 2:
             rows = [a[start:stop] @ b[i] for i, (start, stop) in enumerate(groups)]
             rest = a.new_zeros(len(a) - stops[-1], b.shape[-1])
             product = torch.cat([*rows, rest])
@@ -99,7 +99,7 @@ def _grouped_mm(
     return product if bias is None else product + bias
 
 
-_torch_grouped_mm = torch._grouped_mm
+_torch_grouped_mm = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage] (what models call)
 
 _GROUPED: list[tuple[Any, str, Any]] = [
     (functional, "grouped_mm", _grouped_mm),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from engine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.buffers import BUFFERS, Call, RunningStatistics, without_buffers
 from engine.coupled import coupled
 from engine.determinism import PROCESS, generator, seeded
@@ -23,7 +24,6 @@ from engine.errors import ConfigurationError, DataError, UndifferentiableError
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.misfits import refuse_misfits
-from engine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.optim import Hyperparameters, Optimizer
 from engine.order import Order
 from engine.reversal import StepPath
@@ -249,7 +249,9 @@ class Routine:
                 hyper.update(kind.hyperparameters(z[name], step))
         return hyper
 
-    def update(self, state: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int) -> State:
+    def update(
+        self, state: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int
+    ) -> State:
         """Return what the optimizer makes of a gradient, without the running statistics.
 
         Args:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.binding import copied
 from engine.coupled import CoupledLoss, coupled
 from engine.hyperparameters import LearningRatePoints, Scalars
 from engine.metaparameters import (
@@ -20,7 +21,6 @@ from engine.metaparameters import (
     Metaparameter,
     TokenWeights,
 )
-from engine.binding import copied
 from engine.number_format import SameNumbers, convert
 from engine.outputs import MeanLoss
 from engine.routine import Routine

@@ -8,21 +8,22 @@ gradient must be one that the engine knows. A finite difference stands against s
 that torch itself has wrong.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from engine.buffers import BUFFERS
+from engine.buffers import BUFFERS, without_buffers
 from engine.curvature import Curvature, culprit, step_curvature
 from engine.determinism import deterministic, generator, seeded
 from engine.errors import EngineError, UndifferentiableError, WitnessError
-from engine.fingerprint import fingerprint
+from engine.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.leaves import foreign_leaves, lasting_leaves, words_for
 from engine.operations import grouped_products
+from engine.product import entering
 from engine.routine import Routine
 from engine.step import plain_step
 from engine.terms import Term
@@ -47,16 +48,16 @@ class Witness:
         note: What was not compared, and why; empty if all was.
     """
 
-    gradient: float = float("nan")
-    loss: float = float("nan")
-    output: float = float("nan")
+    gradient: float = math.nan
+    loss: float = math.nan
+    output: float = math.nan
     curvature: float | None = None
     note: str = ""
 
     @property
     def was_asked(self) -> bool:
         """Say whether there was a witness."""
-        return self.gradient == self.gradient
+        return not math.isnan(self.gradient)
 
     @property
     def sentence(self) -> str:
@@ -79,26 +80,13 @@ class Witness:
         )
 
 
-@dataclass
-class _Seen:
-    """One step's numbers, from either side."""
-
-    loss: Tensor
-    gradient: dict[str, Tensor]
-    statistics: dict[str, Tensor] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-
-
-def testify(
-    routine: Routine, outputs: Sequence[Output], z: Metaparams, *, start: State | None = None
-) -> Witness:
+def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witness:
     """Compare the engine's step with one that the handed-in module takes by itself.
 
     Args:
         routine: The run.
         outputs: phi, one or several; none, where a run is only trained.
         z: Metaparameters.
-        start: s_1, or any other state, if one is at hand.
 
     Raises:
         WitnessError: If they differ; says what differs, where that is known, and a remedy.
@@ -109,42 +97,34 @@ def testify(
     """
     with deterministic():
         step = min(1, routine.num_steps - 1)
-        state = _moved(routine, z, start)
+        after, _ = plain_step(routine, routine.initial_state(z), z, 0)
+        _look_at_update(routine, after, z, step)
+        state = _moved(routine, z, after)
         term = routine.first_piece(next(routine.terms(step)))
         own = _engine_step(routine, term, z, step, state)
-        given = _given_with(routine)
-        with _in_place(given, routine, state) as frozen:
-            _count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
-            theirs = _own_step(given, routine, term, z, step)
+        if not torch.isfinite(own.losses).all():  # 5 % may be too much where a logarithm is near
+            state = after
+            own = _engine_step(routine, term, z, step, state)
+        given = given_module(routine)
+        with in_place(given, routine, state) as frozen:
+            count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
+            theirs = own_step(given, routine, term, z, step)
             moved = frozen.moved()
         if moved:
             raise WitnessError(_moves(moved))
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
-        loss_error = _relative(own.loss, theirs.loss)
+        loss_error = _relative(own.losses, theirs.losses)
         output_error = max((_compare_output(routine, given, o, state) for o in outputs), default=0)
         curvature, note = _curvature(routine, outputs)
     return Witness(error, loss_error, output_error, curvature, note)
 
 
-def _given_with(routine: Routine) -> nn.Module:
-    """Return the module that was handed in, if it still has the run's parameters."""
-    given = routine.given
-    shapes = {name: tuple(tensor.shape) for name, tensor in given.named_parameters()}
-    if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
-        return given
-    raise WitnessError(
-        "The module that was handed in has other parameters than when the routine was made. Make "
-        "the routine anew from the module as it is now."
-    )
-
-
-def _moved(routine: Routine, z: Metaparams, start: State | None) -> State:
-    """Return a state at which every tensor differs from the first one, and the loss is finite.
+def _moved(routine: Routine, z: Metaparams, after: State) -> State:
+    """Return a state at which every tensor differs from the first one.
 
     A rate of a warm-up may be zero at first, so what did not move by itself is moved by 5 %.
     """
     first = routine.initial_state(z)
-    after = plain_step(routine, first, z, 0)[0] if start is None else start
     drawn = generator(routine.seed, "witness")
     parts = {}
     before = routine.layout.views(first["params"].detach())
@@ -156,28 +136,25 @@ def _moved(routine: Routine, z: Metaparams, start: State | None) -> State:
         elif near:
             value = value * (1 + 0.1 * noise)  # noqa: PLW2901 (as above)
         parts[name] = value
-    moved = {**after, "params": routine.layout.flatten(parts).detach()}
-    term = routine.first_piece(next(routine.terms(min(1, routine.num_steps - 1))))
-    with torch.no_grad(), routine.reading(moved):
-        loss = routine.term_loss(moved["params"], term, z, min(1, routine.num_steps - 1))
-    return moved if torch.isfinite(loss) else after
+    return {**after, "params": routine.layout.flatten(parts).detach()}
 
 
-def _engine_step(
-    routine: Routine, term: Term, z: Metaparams, step: int, state: State
-) -> _Seen:
+def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: State) -> Seen:
     """Return what the engine finds, and refuse graphs that begin elsewhere."""
     params = state["params"].detach().clone().requires_grad_()
     version, before = params._version, params.detach().clone()
-    frozen = _Frozen(routine.model, routine)
+    frozen = Frozen(routine.model, routine)
     with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
-        loss = routine.term_loss(params, term, z, step)
+        losses = routine.term_losses(params, term, z, step)
+        loss = losses.sum() / routine.batch_size
         known = [params, *z.values()]
         foreign = loss.requires_grad and foreign_leaves(loss, known)
         (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
     if foreign:
         with routine.reading(state), torch.enable_grad(), routine.binding.kept():
-            _refuse_leaves(routine, "loss", lambda: routine.term_loss(params, term, z, step), known)
+            _refuse_leaves(
+                routine, "loss", lambda: routine.term_losses(params, term, z, step).sum(), known
+            )
     if params._version != version:
         changed = [
             name
@@ -197,7 +174,24 @@ def _engine_step(
         row = routine.moved_buffers(state, calls, step)[BUFFERS]
         statistics = routine.statistics.layout.views(row.detach())
     gradient = routine.layout.views(routine.hooked(flat))
-    return _Seen(loss.detach(), gradient, statistics, Counter(call.name for call in calls))
+    return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls))
+
+
+def _look_at_update(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+    """Refuse an optimizer that reads a tensor with a gradient from elsewhere."""
+    leaves = {name: row.detach().requires_grad_() for name, row in without_buffers(state).items()}
+    gradient = torch.zeros_like(leaves["params"]).requires_grad_()
+    point = entering(routine, z, step)
+    known = [*leaves.values(), gradient, *point.values(), *z.values()]
+
+    def following() -> Tensor:
+        with torch.enable_grad():
+            rows = routine.update(leaves, gradient, {**z, **point}, step)
+            return torch.stack([row.sum() for row in rows.values()]).sum()
+
+    value = following()
+    if value.requires_grad and foreign_leaves(value, known):
+        _refuse_leaves(routine, "optimizer", following, known)
 
 
 def _refuse_leaves(
@@ -224,142 +218,27 @@ def _moves(names: Sequence[str]) -> str:
     )
 
 
-class _Frozen:
-    """What training must not change: everything in a module that is in no state."""
-
-    def __init__(self, module: nn.Module, routine: Routine) -> None:
-        self._module = module
-        held = set(routine.layout.shapes)
-        if routine.statistics is not None:
-            held |= set(routine.statistics.layout.shapes)
-        counted = {
-            f"{name}.num_batches_tracked" if name else "num_batches_tracked"
-            for name in (routine.statistics.layers if routine.statistics else {})
-        }
-        self._held = held | counted
-        self._before = self._look()
-
-    def _look(self) -> dict[str, object]:
-        named = [*self._module.named_parameters(), *self._module.named_buffers()]
-        return {
-            name: (tuple(tensor.shape), fingerprint(tensor.detach()))
-            for name, tensor in named
-            if name not in self._held and tensor.numel()
-        }
-
-    def moved(self) -> list[str]:
-        """Return the names of what is not as it was."""
-        now = self._look()
-        return [name for name, seen in self._before.items() if now.get(name) != seen]
-
-
-def _count_batches(given: nn.Module, routine: Routine, calls: Mapping[str, int]) -> None:
-    """Let the layers that average all batches know how many there were."""
-    buffers, counted = dict(given.named_buffers()), dict(routine.model.named_buffers())
-    for name, number in calls.items():
-        key = f"{name}.num_batches_tracked" if name else "num_batches_tracked"
-        if key in buffers and key in counted:
-            buffers[key].copy_(counted[key] + number)
-
-
-@contextmanager
-def _in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[_Frozen]:
-    """Put a state into the handed-in module itself, and leave the module as it was afterwards."""
-    parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
-    values: dict[str, Tensor] = dict(routine.layout.views(state["params"].detach()))
-    own = {**dict(routine.model.named_buffers())}
-    if routine.statistics is not None:
-        own |= routine.statistics.layout.views(state[BUFFERS].detach())
-    values |= {name: value for name, value in own.items() if name in buffers}
-    attributes = [
-        _attributes(module)
-        for module in given.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # holds nothing that a step could add
-    ]
-    flags = [(module, module.training) for module in given.modules()]
-    everything = {**parameters, **buffers}
-    saved = {name: tensor.detach().clone() for name, tensor in everything.items()}
-    gradients = {name: tensor.grad for name, tensor in parameters.items()}
-    try:
-        _write(everything, values)
-        for tensor in parameters.values():
-            tensor.grad = None
-        yield _Frozen(given, routine)
-    finally:
-        for held in attributes:
-            for where, content in held:
-                where.clear()
-                where.update(content)
-        for module, flag in flags:
-            module.training = flag
-        _write(everything, saved)
-        for name, tensor in parameters.items():
-            tensor.grad = gradients[name]
-
-
-def _attributes(module: nn.Module) -> list[tuple[dict[str, object], dict[str, object]]]:
-    """Return what a module holds, so that it can be put back: a step may leave caches in it."""
-    inner = (module._parameters, module._buffers, module._modules)
-    return [(held, dict(held)) for held in (vars(module), *inner)]
-
-
-def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            if name in tensors and tensors[name].shape == value.shape:
-                tensors[name].data.copy_(value)
-
-
-def _own_step(
-    given: nn.Module, routine: Routine, term: Term, z: Metaparams, step: int
-) -> _Seen:
-    """Let the module take a step by itself, as far as its gradient."""
-    batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
-    _train(given, routine)
-    with torch.enable_grad(), routine.seeded(term, step), grouped_products():
-        losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
-        weights = term.weights(z)
-        loss = (losses if weights is None else weights.detach() * losses).sum()
-        loss = loss / routine.batch_size
-        if loss.requires_grad:
-            loss.backward()
-    gradient = {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().clone()
-        for name, tensor in given.named_parameters()
-        if name in routine.layout.shapes
-    }
-    found: dict[str, Tensor] = {}
-    if routine.statistics is not None:
-        buffers = dict(given.named_buffers())
-        found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
-    return _Seen(loss.detach(), gradient, found)
-
-
-def _train(given: nn.Module, routine: Routine) -> None:
-    """Put the handed-in module into the modes in which the run trains."""
-    flags = routine.modes.flags
-    for name, module in given.named_modules():
-        if name in flags:
-            module.training = flags[name]
-
-
 def _relative(own: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
     difference = float((own.double() - theirs.double()).norm())
     size = max(float(theirs.double().norm()), scale)
-    if not difference == difference:
-        return float("inf")
-    return difference / size if size else (0.0 if difference == 0 else float("inf"))
+    if math.isnan(difference):
+        return math.inf
+    return difference / size if size else (0.0 if difference == 0 else math.inf)
 
 
-def _limit(dtype: torch.dtype) -> float:
-    return 10 * torch.finfo(dtype).eps ** 0.5
+def gradient_limit(routine: Routine) -> float:
+    """Return the relative difference that roundings of the run's number format may make."""
+    return 10 * torch.finfo(routine.layout.dtype).eps ** 0.5
 
 
-def _compare(
-    routine: Routine, own: _Seen, theirs: _Seen, again: Callable[[], _Seen]
-) -> float:
+def _scale(routine: Routine) -> float:
+    """Return the size below which a number counts as that much: a hundred roundings of 1 pass."""
+    return 100 * torch.finfo(routine.layout.dtype).eps / gradient_limit(routine)
+
+
+def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:
     """Return the largest error of the gradient; refuse what differs, with the likely cause."""
-    limit = _limit(routine.layout.dtype)
+    limit = gradient_limit(routine)
     whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
     errors = {
         name: _relative(own.gradient[name], gradient, FLOOR * whole)
@@ -370,14 +249,14 @@ def _compare(
         for name, value in theirs.statistics.items()
     }
     worst = max(errors, key=lambda name: errors[name])
-    loss_error = _relative(own.loss, theirs.loss, 1e3 * torch.finfo(routine.layout.dtype).eps)
+    loss_error = _relative(own.losses, theirs.losses, _scale(routine))
     if loss_error <= limit and errors[worst] <= limit and max(moved.values(), default=0) <= limit:
         return errors[worst]
     repeated = again()
-    if not torch.equal(repeated.loss, own.loss):
+    if not torch.equal(repeated.losses, own.losses):
         raise WitnessError(
             "Two calls of the loss with the same parameters, batch and seed gave "
-            f"{float(own.loss):.8g} and {float(repeated.loss):.8g}, so something that it reads is "
+            f"{float(own.losses.sum()):.8g} and {float(repeated.losses.sum()):.8g}, so something that it reads is "
             "neither in the state nor made from the step's number: a module outside of the run "
             "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
             "Keep nothing between two calls, and draw from torch's global generator."
@@ -385,7 +264,7 @@ def _compare(
     if loss_error > limit:
         raise WitnessError(
             f"At the same parameters and batch the module that you handed in has the loss "
-            f"{float(theirs.loss):.8g}, and the engine's copy of it {float(own.loss):.8g}. The "
+            f"{float(theirs.losses.sum()):.8g}, and the engine's copy of it {float(own.losses.sum()):.8g}. The "
             "loss or the forward pass reads something besides the module that it is given: another "
             "module or a list of parameters that it holds, a detached copy of weights, or a mode "
             "or attribute that was changed after the routine was made. Read all of it from the "
@@ -422,13 +301,12 @@ def _compare_output(routine: Routine, given: nn.Module, output: Output, state: S
     known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
     if value.requires_grad and foreign_leaves(value, known):
         _refuse_leaves(routine, "output", evaluated, known)
-    with _in_place(given, routine, state):
+    with in_place(given, routine, state):
         given.train(False)
         with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
             theirs = _without_graph(part, given)
-    own, limit = value.detach(), _limit(routine.layout.dtype)
-    floor = 1e3 * torch.finfo(routine.layout.dtype).eps ** 0.5
-    error = _relative(own, theirs.to(own.device), floor)
+    own, limit = value.detach(), gradient_limit(routine)
+    error = _relative(own, theirs.to(own.device), _scale(routine))
     if error <= limit:
         return error
     again = routine.evaluate(part, leaves).detach()
@@ -440,7 +318,7 @@ def _compare_output(routine: Routine, given: nn.Module, output: Output, state: S
         )
     with torch.no_grad():
         bare = routine.evaluate(part, state)
-    if _relative(bare, own, floor) > limit:
+    if _relative(bare, own, _scale(routine)) > limit:
         raise WitnessError(
             f"The output is {float(own):.8g} where a graph is wanted and {float(bare):.8g} where "
             "none is, so its value and its derivative are of two functions. Look for "

@@ -18,12 +18,13 @@ from engine.preflight.derivatives import (
 from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
-from engine.twins import exact_twin, long_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reversal import ReplayConfig, VjpMode, replay_from
 from engine.routine import Routine
+from engine.twins import exact_twin, long_twin
 from engine.types import Output
 from engine.vjp import make_vjp
+from engine.witness import gradient_limit, testify
 
 
 def check(
@@ -95,6 +96,7 @@ def _all_checks(
     yield replayed
     if replayed.verdict is Verdict.REFUSE:
         return  # nothing can be compared with a run that does not repeat
+    yield _attempt("witness", lambda: _check_witness(routine, output))
     yield from _exact_checks(routine, output, census, num_directions, replay)
     yield from _long_checks(long, output, replay)
 
@@ -107,6 +109,17 @@ def _check_first_step(routine: Routine, output: Output) -> Check:
         value=0,
         limit=0,
         cause="The first step is a pure function of state, z and t, and reads all of them.",
+    )
+
+
+def _check_witness(routine: Routine, output: Output) -> Check:
+    seen = testify(routine, [output], routine.point())
+    return Check(
+        name="witness",
+        verdict=Verdict.PASS,
+        value=seen.gradient,
+        limit=gradient_limit(routine),
+        cause=seen.sentence,
     )
 
 

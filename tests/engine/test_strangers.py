@@ -1,0 +1,67 @@
+"""Strangers' code: what it is given in return is right, or a refusal that says why."""
+
+import pytest
+
+from engine import EngineError
+from tests.strangers.plain import by_engine, by_trainings
+from tests.strangers.sound import LAYERS, MODULES
+from tests.strangers.wrong import REFUSED
+
+SOUND = {**LAYERS, **MODULES}
+ALWAYS = {
+    "checkpoint",
+    "checkpoint with batch norm",
+    "frozen batch norm by train()",
+    "ghost batch norm with statistics for each",
+    "hook that clips",
+    "experts, some idle",
+    "weight norm",
+    "siamese tower",
+    "scripted module",
+    "outer penalty: norm of one",
+    "constant from the outer module: detached",
+    "trained outside: a head",
+    "a parameter in a list",
+    "teacher by lerp",
+    "teacher outside",
+    "batch norm by own rules: ByData",
+    "second derivative: gradient reversal",
+    "full backward hook on layer 0",
+    "gradients scaled by frequency",
+    "noise of numpy in the output",
+    "another function without a graph (True)",
+}
+"""One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
+
+
+def _cases(names):
+    return [
+        pytest.param(name, marks=() if name in ALWAYS else pytest.mark.exhaustive) for name in names
+    ]
+
+
+def test_there_are_at_least_a_hundred_of_each():
+    """The figure that the engine is held to counts from a hundred on."""
+    assert len(SOUND) >= 100
+    assert len(REFUSED) >= 90
+
+
+@pytest.mark.parametrize("name", _cases(SOUND))
+def test_a_sound_run_is_right(name):
+    """The reference trains the module in place and shares nothing with the engine but the order."""
+    variant = SOUND[name]
+    wanted, value = by_trainings(variant)
+
+    found, output = by_engine(variant)
+
+    assert output == pytest.approx(value, rel=1e-8)
+    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", _cases(REFUSED))
+def test_a_run_that_would_be_wrong_is_refused_by_name(name):
+    """Without the refusal each gives a number that differs from two plain trainings."""
+    variant, words = REFUSED[name]
+
+    with pytest.raises(EngineError, match=words):
+        by_engine(variant)

@@ -1,0 +1,568 @@
+"""Strangers' runs whose metagradient is right, each of them somebody's honest use."""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from tests.strangers.plain import Variant, around, copies, data, loss, mlp
+
+
+def image(hidden: Tensor) -> Tensor:
+    return hidden.reshape(-1, 1, 4, 4)
+
+
+def tokens(hidden: Tensor) -> Tensor:
+    return hidden.reshape(-1, 4, 4)
+
+
+def square(hidden: Tensor) -> Tensor:
+    return tokens(hidden) + 3 * torch.eye(4, dtype=hidden.dtype)
+
+
+def _scattered(reduce: str, shift: float = 0.0) -> Callable[[Tensor], Tensor]:
+    def operation(hidden: Tensor) -> Tensor:
+        places = (torch.arange(16) % 4).expand(len(hidden), 16)
+        start = torch.zeros(len(hidden), 4, dtype=hidden.dtype)
+        return start.scatter_reduce(1, places, hidden + shift, reduce, include_self=False)
+
+    return operation
+
+
+class Experts(nn.Module):
+    """A mixture of experts that calls those with something to do."""
+
+    def __init__(self, number: int = 4) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(16, number), copies(nn.Linear(16, 16), number)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        share, chosen = self.gate(hidden).softmax(1).topk(1, 1)
+        result = torch.zeros_like(hidden)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen[:, 0] == number).nonzero()[:, 0]
+            if len(rows):
+                result = result.index_add(0, rows, share[rows] * torch.tanh(expert(hidden[rows])))
+        return result
+
+
+MASK = torch.rand(16, 16, generator=torch.Generator().manual_seed(3)).gt(0.7).double()
+
+LAYERS: dict[str, Variant] = {
+    "LSTM": around(lambda m, h: m(tokens(h))[0], lambda: nn.LSTM(4, 5, batch_first=True)),
+    "GRU": around(lambda m, h: m(tokens(h))[0], lambda: nn.GRU(4, 5, batch_first=True)),
+    "bidirectional RNN": around(
+        lambda m, h: m(tokens(h))[0],
+        lambda: nn.RNN(4, 5, 2, batch_first=True, bidirectional=True),
+    ),
+    "LSTM cell": around(lambda m, h: m(h)[0], lambda: nn.LSTMCell(16, 5)),
+    "attention with weights": around(
+        lambda m, h: m(tokens(h), tokens(h), tokens(h))[0],
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+    ),
+    "attention without weights": around(
+        lambda m, h: m(tokens(h), tokens(h), tokens(h), need_weights=False)[0],
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+    ),
+    "encoder layer": around(
+        lambda m, h: m(tokens(h)),
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.1, F.gelu, batch_first=True),
+    ),
+    "scaled dot product": around(
+        lambda h: F.scaled_dot_product_attention(tokens(h), tokens(h), tokens(h))
+    ),
+    "causal attention": around(
+        lambda h: F.scaled_dot_product_attention(
+            tokens(h)[:, None], tokens(h)[:, None], tokens(h)[:, None], is_causal=True
+        )
+    ),
+    "bilinear interpolation": around(
+        lambda h: F.interpolate(image(h), scale_factor=1.5, mode="bilinear")
+    ),
+    "pixel shuffle": around(lambda h: F.pixel_shuffle(h.reshape(-1, 4, 2, 2), 2)),
+    "unfold and fold": around(lambda h: F.fold(F.unfold(image(h), 2), (4, 4), 2)),
+    "convolution 3d": around(
+        lambda m, h: m(h.reshape(-1, 1, 4, 2, 2)), lambda: nn.Conv3d(1, 2, (2, 2, 2))
+    ),
+    "transposed convolution": around(
+        lambda m, h: m(image(h)), lambda: nn.ConvTranspose2d(1, 2, 3, stride=2)
+    ),
+    "depthwise dilated convolution": around(
+        lambda m, h: m(image(h).expand(-1, 4, 4, 4)),
+        lambda: nn.Conv2d(4, 4, 2, groups=4, dilation=2),
+    ),
+    "circular convolution": around(
+        lambda m, h: m(tokens(h)), lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular")
+    ),
+    "group norm": around(lambda m, h: m(h), lambda: nn.GroupNorm(4, 16)),
+    "instance norm": around(lambda m, h: m(image(h)), lambda: nn.InstanceNorm2d(1, affine=True)),
+    "RMS norm": around(lambda m, h: m(h), lambda: nn.RMSNorm(16)),
+    "layer norm": around(lambda m, h: m(h), lambda: nn.LayerNorm(16)),
+    "local response norm": around(lambda h: F.local_response_norm(h.reshape(-1, 4, 2, 2), 2)),
+    "normalize": around(F.normalize),
+    "average pooling": around(lambda h: F.avg_pool2d(image(h), 3, ceil_mode=True)),
+    "adaptive pooling": around(lambda h: F.adaptive_avg_pool2d(image(h), 3)),
+    "max pooling": around(lambda h: F.max_pool2d(image(h), 2)),
+    "softplus": around(lambda h: F.softplus(h, beta=3)),
+    "mish": around(F.mish),
+    "SiLU": around(F.silu),
+    "ELU": around(F.elu),
+    "GLU": around(F.glu),
+    "hardswish": around(F.hardswish),
+    "PReLU": around(lambda m, h: m(h), nn.PReLU),
+    "logsigmoid": around(F.logsigmoid),
+    "bilinear": around(lambda m, h: m(h, h), lambda: nn.Bilinear(16, 16, 4)),
+    "einsum": around(lambda h: torch.einsum("bij,bkj->bik", tokens(h), tokens(h))),
+    "cosine similarity": around(lambda h: F.cosine_similarity(tokens(h), tokens(h).flip(1), dim=2)),
+    "complex product": around(
+        lambda h: torch.view_as_real(torch.view_as_complex(h.reshape(-1, 8, 2)) ** 2)
+    ),
+    "Fourier transform": around(lambda h: 0.1 * torch.fft.rfft(h).abs()),
+    "cummax": around(lambda h: h.cummax(1).values),
+    "sort": around(lambda h: h.sort(1).values),
+    "logsumexp": around(lambda h: tokens(h).logsumexp(2)),
+    "matrix exponential": around(lambda h: torch.matrix_exp(0.3 * tokens(h))),
+    "solve": around(lambda h: torch.linalg.solve(square(h), torch.ones(4, 2, dtype=h.dtype))),
+    "cholesky": around(
+        lambda h: torch.linalg.cholesky(tokens(h) @ tokens(h).mT + torch.eye(4, dtype=h.dtype))
+    ),
+    "eigenvalues": around(lambda h: torch.linalg.eigvalsh(tokens(h) + tokens(h).mT)),
+    "singular values": around(lambda h: torch.linalg.svdvals(tokens(h))),
+    "sparse product": around(lambda h: torch.sparse.mm(MASK.to_sparse(), h.T).T),
+    "scattered mean": around(_scattered("mean")),
+    "scattered maximum": around(_scattered("amax")),
+    "relu in place": around(lambda h: (h + 0).relu_()),
+    "product in place": around(lambda h: (h + 0).mul_(2)),
+    "vmap inside": around(lambda h: torch.func.vmap(lambda row: torch.outer(row[:3], row[3:6]))(h)),
+    "jvp inside": around(lambda h: torch.func.jvp(torch.sin, (h,), (h,))[1]),
+    "scripted module": around(
+        lambda m, h: m(h), lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 8), nn.Tanh()))
+    ),
+    "randomized ReLU": around(lambda m, h: m(h), nn.RReLU),
+    "alpha dropout": around(lambda m, h: m(h), lambda: nn.AlphaDropout(0.2)),
+    "dropout in place": around(lambda m, h: m(h + 0), lambda: nn.Dropout(0.2, inplace=True)),
+    "dropout of channels": around(
+        lambda m, h: m(h.reshape(-1, 4, 2, 2)), lambda: nn.Dropout2d(0.3)
+    ),
+    "experts, some idle": around(lambda m, h: m(h), Experts),
+    "experts, most idle": around(lambda m, h: m(h), lambda: Experts(16)),
+}
+"""Operations of torch."""
+
+
+class Norms(nn.Module):
+    """Two normalizations, of which a stranger may freeze or share one."""
+
+    def __init__(self, norm: Callable[[int], nn.Module] = nn.BatchNorm1d, shared: bool = False):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm = norm(8)
+        self.other = self.norm if shared else norm(8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.norm(self.first(inputs)))
+        return self.last(torch.tanh(self.other(self.second(hidden))))
+
+
+class Frozen(Norms):
+    """Fine-tuning with frozen statistics: ``train`` leaves the layers in evaluation mode."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class WithActivation(nn.BatchNorm1d):
+    """Normalization and activation in one, with torch's own forward inside."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.gelu(super().forward(input))
+
+
+class WrittenOut(nn.BatchNorm1d):
+    """The same with a forward pass of its own, as in collections of image models."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        normalized = F.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return F.silu(normalized)
+
+
+class Ghost(nn.BatchNorm1d):
+    """Normalizes the halves of a batch by themselves."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        return torch.cat([super(Ghost, self).forward(half) for half in input.chunk(2)])
+
+
+class GhostStatistics(nn.BatchNorm1d):
+    """The same with statistics for each half, which are averaged when evaluation begins."""
+
+    def __init__(self, channels: int, splits: int = 2) -> None:
+        super().__init__(channels)
+        self.splits = splits
+        self.register_buffer("running_mean", torch.zeros(channels * splits))
+        self.register_buffer("running_var", torch.ones(channels * splits))
+
+    def train(self, mode: bool = True) -> "GhostStatistics":
+        if self.training and not mode:
+            for name in ("running_mean", "running_var"):
+                parts = getattr(self, name).view(self.splits, self.num_features)
+                setattr(self, name, parts.mean(0).repeat(self.splits))
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        size, width = input.shape
+        if not self.training:
+            mean, variance = self.running_mean[:width], self.running_var[:width]
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, eps=self.eps)
+        return F.batch_norm(
+            input.view(-1, width * self.splits),
+            self.running_mean,
+            self.running_var,
+            self.weight.repeat(self.splits),
+            self.bias.repeat(self.splits),
+            True,
+            self.momentum,
+            self.eps,
+        ).view(size, width)
+
+
+class CalledByParent(nn.Module):
+    """The parent normalizes with the statistics of a layer that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        norm = self.norm
+        hidden = F.batch_norm(
+            self.first(inputs),
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            self.training,
+            0.2,
+        )
+        return self.last(torch.tanh(hidden))
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its middle in the backward pass."""
+
+    def __init__(self, how: str, middle: Callable[[], nn.Module] = nn.Tanh) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.inner, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.middle = middle()
+
+    def block(self, hidden: Tensor) -> Tensor:
+        return self.middle(self.inner(F.gelu(hidden)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        if not self.training:
+            return self.last(self.block(hidden))
+        if self.how == "sequential":
+            parts = nn.Sequential(nn.GELU(), self.inner, self.middle)
+            return self.last(checkpoint_sequential(parts, 2, hidden, use_reentrant=False))
+        if self.how == "nested":
+            inner = lambda h: checkpoint(self.block, h, use_reentrant=False)  # noqa: E731
+            return self.last(checkpoint(inner, hidden, use_reentrant=False))
+        return self.last(checkpoint(self.block, hidden, use_reentrant=self.how == "reentrant"))
+
+
+class Siamese(nn.Module):
+    """One tower under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Sequential(nn.Linear(3, 8), nn.Tanh())
+        self.right, self.last = self.left, nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.cat([self.left(inputs[:, :3]), self.right(inputs[:, 3:])], 1))
+
+
+class Tied(nn.Module):
+    """One weight in two layers."""
+
+    def __init__(self, transposed: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.transposed = transposed
+        if not transposed:
+            self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        if self.transposed:
+            return self.last(torch.tanh(F.linear(hidden, self.first.weight.t())))
+        return self.last(torch.tanh(self.second(hidden)))
+
+
+class Symmetric(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.triu() + weight.triu(1).T
+
+
+class Listed(nn.Module):
+    """Parameters in a list and a dictionary, one without axes and one without elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(6, 6) / 3) for _ in range(3)])
+        self.named = nn.ParameterDict({"bias": nn.Parameter(torch.zeros(6))})
+        self.scale, self.empty = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.zeros(0))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for weight in self.weights:
+            inputs = torch.tanh(inputs @ weight + self.named["bias"])
+        return self.last(self.scale * inputs + self.empty.sum())
+
+
+class Cached(nn.Module):
+    """Keeps a table of constants that the first call makes."""
+
+    def __init__(self, as_buffer: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.as_buffer = nn.Linear(6, 8), nn.Linear(8, 3), as_buffer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not hasattr(self, "table"):
+            table = torch.cos(torch.arange(8, dtype=inputs.dtype))
+            if self.as_buffer:
+                self.register_buffer("table", table, persistent=False)
+            else:
+                self.table = table
+        return self.last(torch.tanh(self.first(inputs)) * self.table)
+
+
+def hooked(change: Callable[[Tensor], Tensor | None], name: str = "0.weight") -> nn.Module:
+    """Return a net whose parameter maps its gradient."""
+    net = mlp()
+    net.get_parameter(name).register_hook(change)
+    return net
+
+
+def _in_place(gradient: Tensor) -> None:
+    gradient.mul_(0.5)
+
+
+def frozen_by_hand() -> nn.Module:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    net.train = lambda mode=True: net  # the stranger's loop never calls it
+    net[1].eval()
+    return net
+
+
+def weight_norm(old: bool, dim: int | None = 0) -> nn.Module:
+    apply = nn.utils.weight_norm if old else parametrizations.weight_norm
+    return nn.Sequential(apply(nn.Linear(6, 10), dim=dim), nn.GELU(), nn.Linear(10, 3)).double()
+
+
+def two_hooks() -> nn.Module:
+    net = hooked(lambda g: 2 * g)
+    net[0].weight.register_hook(lambda g: g - g.mean())
+    return net
+
+
+def pruned() -> nn.Module:
+    net = mlp()
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    return net
+
+
+def symmetric() -> nn.Module:
+    net = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)).double()
+    parametrize.register_parametrization(net[0], "weight", Symmetric())
+    return net
+
+
+def orthogonal() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.orthogonal(nn.Linear(6, 6)), nn.GELU(), nn.Linear(6, 3)
+    ).double()
+
+
+def token_data() -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    found = torch.randint(0, 10, (48, 5), generator=drawn)
+    found[:, 0] = found[:, 1]
+    return found, torch.randint(0, 3, (48,), generator=drawn)
+
+
+class Words(nn.Module):
+    """A mean of embeddings, and a head."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 6, **options)
+        self.head = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens).mean(1))
+
+
+class Sampled(nn.Module):
+    """Draws in evaluation too: the output is seeded as a step is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        return self.last(F.dropout(hidden, 0.3, training=True))
+
+
+class InputNeedsGradient(nn.Module):
+    """Tells its input to require a gradient, as adapters of frozen models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs.clone().requires_grad_())
+
+
+def partly(freeze: Callable[[nn.Module], object]) -> nn.Module:
+    net = mlp()
+    freeze(net)
+    return net
+
+
+@contextlib.contextmanager
+def default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def energy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A loss with a derivative of its own inside, as of networks for physics."""
+    inputs = batch[0].clone().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(model(inputs).square().sum(), inputs, create_graph=True)
+    return loss(model, batch) + 0.01 * slope.square().sum(1)
+
+
+MASKED = torch.rand(10, 6, generator=torch.Generator().manual_seed(1)).gt(0.5).double()
+
+MODULES: dict[str, Variant] = {
+    "frozen batch norm by train()": Variant(lambda: Frozen().double()),
+    "frozen batch norm by hand": Variant(frozen_by_hand),
+    "batch norm": Variant(lambda: Norms().double()),
+    "batch norm, plain average": Variant(
+        lambda: Norms(lambda n: nn.BatchNorm1d(n, momentum=None)).double()
+    ),
+    "batch norm without affine": Variant(
+        lambda: Norms(lambda n: nn.BatchNorm1d(n, affine=False)).double()
+    ),
+    "batch norm under two names": Variant(lambda: Norms(shared=True).double()),
+    "batch norm with activation": Variant(lambda: Norms(WithActivation).double()),
+    "batch norm written out": Variant(lambda: Norms(WrittenOut).double()),
+    "ghost batch norm": Variant(lambda: Norms(Ghost).double()),
+    "ghost batch norm with statistics for each": Variant(lambda: Norms(GhostStatistics).double()),
+    "statistics used by the parent": Variant(lambda: CalledByParent().double()),
+    "checkpoint": Variant(lambda: Checkpointed("saved tensors").double()),
+    "checkpoint, reentrant": Variant(lambda: Checkpointed("reentrant").double()),
+    "checkpoint, sequential": Variant(lambda: Checkpointed("sequential").double()),
+    "checkpoint, nested": Variant(lambda: Checkpointed("nested").double()),
+    "checkpoint with dropout": Variant(
+        lambda: Checkpointed("saved tensors", lambda: nn.Dropout(0.3)).double()
+    ),
+    "checkpoint with batch norm": Variant(
+        lambda: Checkpointed("saved tensors", lambda: nn.BatchNorm1d(8)).double()
+    ),
+    "siamese tower": Variant(lambda: Siamese().double()),
+    "one block three times": Variant(
+        lambda: nn.Sequential(
+            *[nn.Sequential(nn.Linear(6, 6), nn.Tanh())] * 3, nn.Linear(6, 3)
+        ).double()
+    ),
+    "one PReLU twice": Variant(
+        lambda: (
+            lambda act: nn.Sequential(nn.Linear(6, 8), act, nn.Linear(8, 8), act, nn.Linear(8, 3))
+        )(nn.PReLU()).double()
+    ),
+    "tied weights": Variant(lambda: Tied().double()),
+    "tied and transposed": Variant(lambda: Tied(transposed=True).double()),
+    "weight norm": Variant(lambda: weight_norm(old=False)),
+    "weight norm by hook": Variant(lambda: weight_norm(old=True)),
+    "weight norm of the whole": Variant(lambda: weight_norm(old=False, dim=None)),
+    "weight norm along the second axis": Variant(lambda: weight_norm(old=False, dim=1)),
+    "orthogonal": Variant(orthogonal),
+    "symmetric": Variant(symmetric),
+    "pruned": Variant(pruned),
+    "lists of parameters": Variant(lambda: Listed().double()),
+    "table as a buffer": Variant(lambda: Cached(as_buffer=True).double()),
+    "table as an attribute": Variant(lambda: Cached(as_buffer=False).double()),
+    "hook that masks": Variant(lambda: hooked(lambda g: g * MASKED)),
+    "hook that clips": Variant(lambda: hooked(lambda g: g * (0.05 / g.norm()).clamp(max=1))),
+    "hook that flips": Variant(lambda: hooked(lambda g: -g)),
+    "hook in place": Variant(lambda: hooked(_in_place)),
+    "hook that looks": Variant(lambda: hooked(lambda g: None)),
+    "hook on a bias": Variant(lambda: hooked(lambda g: 0 * g, "2.bias")),
+    "hook that squares": Variant(lambda: hooked(lambda g: g * g.abs(), "2.weight")),
+    "two hooks on one parameter": Variant(two_hooks),
+    "hook with momentum": Variant(lambda: hooked(lambda g: g * MASKED), momentum=0.9, rate=0.1),
+    "embedding": Variant(lambda: Words().double(), examples=token_data),
+    "embedding with padding": Variant(lambda: Words(padding_idx=3).double(), examples=token_data),
+    "dropout in evaluation": Variant(lambda: Sampled().double()),
+    "input that requires a gradient": Variant(lambda: InputNeedsGradient().double()),
+    "first layer frozen": Variant(lambda: partly(lambda net: net[0].requires_grad_(False))),
+    "biases frozen": Variant(
+        lambda: partly(lambda net: [net[i].bias.requires_grad_(False) for i in (0, 2)])
+    ),
+    "attribute on a parameter": Variant(
+        lambda: partly(lambda net: setattr(net[0].weight, "decay", 0.05)),
+        loss=lambda _: lambda m, b: loss(m, b) + m[0].weight.decay * m[0].weight.square().sum(),
+    ),
+    "penalty over the given module": Variant(
+        mlp,
+        loss=lambda _: (
+            lambda m, b: loss(m, b) + 0.05 * sum(p.square().sum() for p in m.parameters())
+        ),
+    ),
+    "derivative inside the loss": Variant(mlp, loss=lambda _: energy),
+    "layers frozen in the loss": Variant(
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)
+        ).double(),
+        loss=lambda _: lambda m, b: (m[1].eval(), loss(m, b))[1],
+    ),
+    "handed in for evaluation": Variant(lambda: mlp(nn.GELU(), nn.Dropout(0.2)).eval()),
+    "called without a graph": Variant(mlp, context=torch.no_grad),
+    "called in inference mode": Variant(mlp, context=torch.inference_mode),
+    "called with anomaly detection": Variant(mlp, context=torch.autograd.detect_anomaly),
+    "called with another default": Variant(mlp, context=default_dtype),
+    "momentum": Variant(mlp, momentum=0.9, rate=0.1),
+    "module that was trained before": Variant(
+        lambda: partly(lambda net: net(data()[0]).sum().backward())
+    ),
+}
+"""What people do with modules, losses and contexts."""
