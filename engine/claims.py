@@ -68,7 +68,12 @@ def read_claims(store: str, run: str) -> list[Claim]:
     """Return the stages that a run uses, in the order in which it last asked for them."""
     folder = join(store, "runs", run, "stages")
     urls = [join(folder, name) for name in list_files(folder) if name.endswith(".json")]
-    found = [_understood(url, record) for url, record in read_records(urls).items()]
+    return understand_claims(read_records(urls))
+
+
+def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:
+    """Return the claims that documents hold, by location, in the order of their making."""
+    found = [_understood(url, record) for url, record in records.items()]
     return sorted(found, key=lambda each: each.claimed)
 
 
