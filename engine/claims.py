@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.config import DescentRecipe, Settings, digest
 from engine.location import join, list_files
+from engine.names import claimed_label
 from engine.records import read_records, write_record
 
 
@@ -67,7 +68,7 @@ def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool
 def read_claims(store: str, run: str) -> list[Claim]:
     """Return the stages that a run uses, in the order in which it last asked for them."""
     folder = join(store, "runs", run, "stages")
-    urls = [join(folder, name) for name in list_files(folder) if name.endswith(".json")]
+    urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
     return understand_claims(read_records(urls))
 
 

@@ -88,7 +88,7 @@ def seconds_until_last(
     ends = sorted(end for record in made if (end := end_of(record)) is not None)
     times = sorted(starts)
     found: dict[datetime, float] = {}
-    for begin, following in zip(times, [*times[1:], until], strict=True):
+    for begin, following in zip(times, [*times, until][1:], strict=True):
         within = [end for end in ends if end > begin and (following is None or end <= following)]
         found[begin] = (within[-1] - begin).total_seconds() if within else 0.0
     return found
