@@ -4,12 +4,14 @@ Only files of the plan go, which are the engine's own. A folder goes when it is 
 """
 
 import logging
+import os
+from contextlib import suppress
 from itertools import islice
 
 from engine.claims import claim_url, read_claim, read_claims
 from engine.clean_plan import CleanPlan, CleanReport, Victim
 from engine.inventory import StoredRun, stage_record_url, stored_run
-from engine.location import filesystem, join, list_files, remove_files, store_errors
+from engine.location import filesystem, is_local, join, list_files, remove_files, store_errors
 from engine.names import label
 from engine.records import read_bytes, write_bytes
 from engine.runs import list_runs, run_folder
@@ -41,6 +43,7 @@ def _carry_out(plan: CleanPlan) -> CleanReport:
     for run in plan.runs:
         if _is_untouched(store, run):
             remove_files(join(store, "runs"), [file.path for file in run.files])
+            _remove_empty(run_folder(store, run.name))
         else:
             spared.add(run.name)
     for name in sorted(spared):
@@ -76,6 +79,7 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
                 write_bytes(stage_record_url(store, *victim.stage.name), record)
             continue
         remove_files(join(store, "stages"), [file.path for file in victim.stage.files])
+        _remove_empty(join(store, "stages", *victim.stage.name))
         for run in victim.claims:
             url = claim_url(store, run, *victim.stage.name)
             remove_files(store, [filesystem(url)[1]])
@@ -103,3 +107,12 @@ def _is_untouched(store: str, run: StoredRun) -> bool:
     return all(before.get(file.path) == file for file in now.files) and all(
         each.token in tokens for each in read_claims(store, run.name)
     )
+
+
+def _remove_empty(url: str) -> None:
+    """Remove a folder and those in it, as far as they are empty; object stores have none."""
+    file_system, path = filesystem(url)
+    if is_local(file_system):
+        for folder, _, _ in os.walk(path, topdown=False):
+            with suppress(OSError):  # somebody's files are in it, or it is gone
+                os.rmdir(folder)

@@ -46,6 +46,11 @@ def files(store):
     return {str(path.relative_to(store)) for path in Path(store).rglob("*") if path.is_file()}
 
 
+def result(record):
+    """Return what a run says, but for where its files are."""
+    return [line for line in record.ending.summary if not line.startswith("Recipe: ")]
+
+
 def test_every_kind_ends_what_it_claimed_and_leaves_only_known_files(finished):
     """A file that the engine does not know for its own stays for ever."""
     store, records = finished
@@ -131,7 +136,7 @@ def test_every_kind_can_be_made_again_after_a_clean(store, finished, kind):
     FLOWS[kind](recipe_of(kind), store)
     repeated = read_record(url)
 
-    assert again.ending.summary == record.ending.summary
+    assert result(again) == result(record)
     assert again.ending.table == record.ending.table
     assert again.ending.computing_seconds >= record.ending.computing_seconds
     assert [run.name for run in stored_runs(store) if not run.finished] == []
