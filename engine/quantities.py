@@ -44,5 +44,4 @@ def write_figure(value: float | None) -> str:
 def number_in(document: Mapping[str, Any], name: str) -> float:
     """Return a number of a document that may be damaged; 0 if there is none."""
     value = document.get(name)
-    sound = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if sound else 0.0
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
