@@ -69,8 +69,9 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
         # What nobody claims and is new may be claimed in a moment.
         if label(*name) not in needed and (label(*name) in claims or stage.modified <= before)
     ]
-    # Of those that somebody claims it has been asked already.
-    alive = stages_at_work(store, [each.stage for each in victims if not each.claims])
+    # Of those that only runs claim which go, it has been asked already.
+    asked = [each for each in victims if not each.claims or each.claims.keys() - going.keys()]
+    alive = stages_at_work(store, [each.stage for each in asked])
     victims = [each for each in victims if each.stage.name not in alive]
     gone = {label(*victim.stage.name) for victim in victims}
     left = {label(*name) for name in found.stages} - gone
@@ -169,7 +170,7 @@ def _at_work(
 ) -> dict[str, str]:
     """Return the runs that somebody is at work on, and how that shows.
 
-    Only of runs that the rules name, and of finished ones, does anything depend on it.
+    Leases are looked at for runs that the rules name: nothing else depends on them.
     """
     used: dict[str, list[StoredStage]] = {}
     by_label = {label(*name): stage for name, stage in found.stages.items()}
@@ -185,7 +186,7 @@ def _at_work(
                 f"{rules.grace_seconds:.0f} s ago, so it may be at work. Stop it, and say "
                 "--grace 0s to free it all the same."
             )
-        elif run.name in chosen or rules.intermediate:
+        elif run.name in chosen:
             used[run.name] = stages
     every = {stage.name: stage for stages in used.values() for stage in stages}
     alive = stages_at_work(store, every.values())
