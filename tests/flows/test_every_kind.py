@@ -22,7 +22,11 @@ from flows.cli import app
 from flows.registry import FLOWS
 from tests.kinds import recipe_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),  # the first test waits for a run of every kind
+    pytest.mark.usefixtures("prefect_server"),
+]
 
 cli = CliRunner()
 
