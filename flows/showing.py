@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from engine.conclusion import report_url
 from engine.endings import read_ending
 from engine.forecasts import Forecast, compare
 from engine.housekeeping import CleanReport
+from engine.location import join
 from engine.overview import RunOverview, describe, list_overviews
+from engine.pages import REPORT
 from engine.quantities import write_duration
 from engine.runs import find_run
 from engine.verify import read_certificate
@@ -79,7 +80,7 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         )
     elif ending.verifiable:
         console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {report_url(store, name)}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {join(store, 'runs', name, REPORT)}", highlight=False, soft_wrap=True)
 
 
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:
