@@ -21,17 +21,18 @@ from engine.attribution_figures import Examined, draw_datamodeling, draw_example
 from engine.attribution_recipes import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.attribution_stages import Subsets
 from engine.attribution_texts import text_sections
-from engine.commits import read_inputs, read_rows, read_scalars
+from engine.commits import lineage, read_inputs, read_rows, read_scalars
 from engine.determinism import machine
+from engine.endings import Ending, Finished
+from engine.finishing import Needs, finish
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.monitoring import alarm, read_sweep
-from engine.pages import REPORT, Section, write_page
+from engine.pages import REPORT, Section, how_made, write_page
 from engine.preflight.verdict import CheckReport
 from engine.problem import Problem, build_problem
-from engine.quantities import write_duration
-from engine.records import write_bytes, write_record
-from engine.runs import Scores, Stages, run_folder, run_name
+from engine.records import write_bytes
+from engine.runs import Scores, Stages, begin_run, run_folder, run_name
 from engine.settings import Settings
 from engine.stages import prepare as prepare_descent
 from engine.trak_baseline import trak_is_installed
@@ -41,6 +42,9 @@ OWN = "metagradient"
 
 SCORES = "scores.csv"
 """File in the run's folder."""
+
+BULKY = frozenset({"train", "seed-queries", "reverse", "replay"})
+"""Kinds of stages whose states and adjoints only repeat an attribution."""
 
 ROWS = 6
 """Queries that are shown with their examples."""
@@ -81,20 +85,11 @@ class LdsRecord(Settings):
     """Upper end."""
 
 
-class AttributionRecord(Settings):
+class AttributionRecord(Finished):
     """Everything that is known of a finished attribution."""
-
-    run: str
-    """Name of the run."""
 
     recipe: AttributionRecipe
     """The settings that made it."""
-
-    started: str
-    """UTC, ISO 8601."""
-
-    seconds: float
-    """Wall clock of the flow."""
 
     lds: dict[str, dict[str, LdsRecord]]
     """Method to percentage to its LDS, our own method first."""
@@ -164,8 +159,7 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
     query_batch(problem, recipe.attribution.queries)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)
-    folder = run_folder(store, run_name(recipe.descent))
-    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
+    begin_run(recipe, store)
 
 
 def conclude(
@@ -177,6 +171,8 @@ def conclude(
     checks: CheckReport,
 ) -> AttributionRecord:
     """Judge the scores; write ``run.json``, ``scores.csv`` and ``report.html``.
+
+    The result needs all scores, the trained model, and the trainings that judge them.
 
     Args:
         recipe: What was attributed.
@@ -217,20 +213,20 @@ def conclude(
         checks=checks,
         environment={"engine": engine_version(), **run_environment(recipe.descent), **machine()},
     )
-    record = record.model_copy(update={"summary": summarize(record)})
-    folder = run_folder(store, record.run)
-    write_bytes(join(folder, SCORES), as_csv(scores[OWN], problem).encode())
-    sections = _sections(record, problem, scores[OWN], base.tolist(), trainings, lds)
-    made = {
-        "Started": f"{started[:19].replace('T', ' ')} UTC",
-        "Took": write_duration(record.seconds),
-        "Stages": f"{counts.total}, of which {counts.cached} were used again",
-        "Preflight": str(checks.verdict),
-        **{name: str(value) for name, value in record.environment.items() if value is not None},
-    }
-    write_page(folder, f"Attribution: {recipe.name}", sections, made, recipe)
-    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
-    return record
+    lines = summarize(record)
+    record = record.model_copy(update={"summary": lines})
+    record = record.model_copy(update={"ending": Ending(summary=lines, table=record.table)})
+
+    def write_pages(record: AttributionRecord) -> None:
+        folder = run_folder(store, record.run)
+        write_bytes(join(folder, SCORES), as_csv(scores[OWN], problem).encode())
+        sections = _sections(record, problem, scores[OWN], base.tolist(), trainings, lds)
+        made = how_made(record, counts, checks, record.environment)
+        write_page(folder, f"Attribution: {recipe.name}", sections, made, recipe)
+
+    results = [found.gradient, found.scores, *found.baselines.values(), *found.trainings]
+    results += lineage(store, found.final, "start")
+    return finish(store, record, Needs(BULKY, results), write_pages)
 
 
 def read_trainings(

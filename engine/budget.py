@@ -2,20 +2,22 @@
 
 Time is that of the stages which the run has computed, over all of its starts: a crash grants
 nothing. A stop for its budget does: whoever starts the run again after that grants the same again.
-Bytes are those of its stages that lie in the store, however often it was started.
+Bytes are those of the stages that this start has asked for, whichever start has computed them;
+what is left of an older engine's stages is none of them.
 
 Layout: ``<store>/runs/<run>/budget.json`` holds the seconds that had been granted before.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from engine.claims import read_claims
 from engine.config import DescentRecipe, Settings
-from engine.errors import BudgetSpentError, CheckpointMissingError
+from engine.errors import BudgetSpentError
 from engine.execution import BudgetConfig
 from engine.inventory import stage_record_url
 from engine.keys import Ref
 from engine.location import join
+from engine.quantities import number_in
 from engine.recipes import validated
 from engine.records import read_record, read_records, write_record
 from engine.runs import run_folder
@@ -47,13 +49,16 @@ class Budget:
         self._settings, self._store, self._run = settings, store, run
         self._limited = settings.max_seconds is not None or settings.max_bytes is not None
         self._seen: set[str] = set()
+        self._before: set[str] = set()  # attempts whose time is counted already
         self.spent = Spending()
         self._granted = 0.0
         if self._limited:
             self._granted = _granted(store, run)
             claimed = {stage_record_url(store, c.stage, c.key) for c in read_claims(store, run)}
-            for url, record in read_records(sorted(claimed)).items():
-                self._count(url, record)
+            for record in read_records(sorted(claimed)).values():
+                if self._is_own(record):
+                    self.spent = self._added(record, with_bytes=False)
+                    self._before.add(str(record.get("attempt")))
 
     def check(self, done: int, total: int) -> None:
         """Stop before anything is begun if the budget is spent already; see ``spend``."""
@@ -89,12 +94,20 @@ class Budget:
 
     def _count(self, url: str, record: dict[str, Any] | None) -> None:
         self._seen.add(url)
-        if record is not None and record.get("run") == self._run:
-            self.spent = Spending(
-                stages=self.spent.stages + 1,
-                seconds=self.spent.seconds + record["seconds"],
-                bytes=self.spent.bytes + record["bytes"],
-            )
+        if self._is_own(record):
+            self.spent = self._added(record, with_bytes=True)
+
+    def _is_own(self, record: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+        return record is not None and record.get("run") == self._run
+
+    def _added(self, record: dict[str, Any], *, with_bytes: bool) -> Spending:
+        """Return what is spent with a stage; its time counts once, whichever start asks for it."""
+        counted = str(record.get("attempt")) in self._before
+        return Spending(
+            stages=self.spent.stages + (not counted),
+            seconds=self.spent.seconds + (0.0 if counted else number_in(record, "seconds")),
+            bytes=self.spent.bytes + (int(number_in(record, "bytes")) if with_bytes else 0),
+        )
 
     def _exceeded(self) -> list[str]:
         limits, seconds = self._settings, self.spent.seconds - self._granted
@@ -128,10 +141,8 @@ def with_budget(
 
 
 def _granted(store: str, run: str) -> float:
-    try:
-        return float(read_record(_budget_url(store, run))["granted_seconds"])
-    except CheckpointMissingError:
-        return 0.0
+    url = _budget_url(store, run)
+    return number_in(read_records([url]).get(url) or {}, "granted_seconds")
 
 
 def _budget_url(store: str, run: str) -> str:

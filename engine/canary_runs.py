@@ -12,14 +12,14 @@ from engine.canary_recipes import CanariesRecipe
 from engine.canary_stages import read_audit, read_images
 from engine.commits import read_scalars
 from engine.determinism import machine
+from engine.endings import Ending, Finished
+from engine.finishing import Needs, finish
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
-from engine.pages import REPORT, Section, write_page
+from engine.pages import REPORT, Section, how_made, write_page
 from engine.preflight.verdict import CheckReport
 from engine.problem import build_problem
-from engine.quantities import write_duration
-from engine.records import write_record
-from engine.runs import Stages, run_folder, run_name
+from engine.runs import Stages, begin_run, run_folder, run_name
 from engine.settings import Settings
 from engine.stages import prepare as prepare_descent
 
@@ -49,20 +49,11 @@ class GapRecord(Settings):
     """Mean loss of those left out."""
 
 
-class CanariesRecord(Settings):
+class CanariesRecord(Finished):
     """Everything that is known of finished canaries."""
-
-    run: str
-    """Name of the run."""
 
     recipe: CanariesRecipe
     """The settings that made it."""
-
-    started: str
-    """UTC, ISO 8601."""
-
-    seconds: float
-    """Wall clock of the flow."""
 
     audits: dict[str, GapRecord]
     """Kind of canaries to what its audit found, the optimized ones first."""
@@ -120,8 +111,7 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     prepare_descent(recipe.descent, store)
-    folder = run_folder(store, run_name(recipe.descent))
-    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
+    begin_run(recipe, store)
 
 
 def conclude(  # noqa: PLR0913 (what canaries are made of)
@@ -134,6 +124,8 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
     checks: CheckReport,
 ) -> CanariesRecord:
     """Compare the audits; write ``run.json`` and ``report.html``.
+
+    The result needs every stage: pictures and losses are all that canaries keep.
 
     Args:
         recipe: The settings.
@@ -158,22 +150,21 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
         checks=checks,
         environment={"engine": engine_version(), **run_environment(recipe.descent), **machine()},
     )
-    record = record.model_copy(update={"summary": summarize(record)})
+    lines = summarize(record)
+    record = record.model_copy(update={"summary": lines})
+    record = record.model_copy(update={"ending": Ending(summary=lines, table=record.table)})
     problem = build_problem(recipe.descent)
-    before = problem.routine.examples[0][:number].cpu()
-    after = read_images(problem, store, moved[-1], number).cpu()
-    folder = run_folder(store, record.run)
-    made = {
-        "Started": f"{started[:19].replace('T', ' ')} UTC",
-        "Took": write_duration(record.seconds),
-        "Stages": f"{counts.total}, of which {counts.cached} were used again",
-        "Preflight": str(checks.verdict),
-        **{name: str(value) for name, value in record.environment.items() if value is not None},
-    }
-    sections = _sections(record, measured, before, after)
-    write_page(folder, f"Privacy canaries: {recipe.name}", sections, made, recipe)
-    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
-    return record
+
+    def write_pages(record: CanariesRecord) -> None:
+        before = problem.routine.examples[0][:number].cpu()
+        after = read_images(problem, store, moved[-1], number).cpu()
+        made = how_made(record, counts, checks, record.environment)
+        sections = _sections(record, measured, before, after)
+        folder = run_folder(store, record.run)
+        write_page(folder, f"Privacy canaries: {recipe.name}", sections, made, recipe)
+
+    needs = Needs(results=[*moved, *audits.values()])
+    return finish(store, record, needs, write_pages)
 
 
 def compare(losses: Tensor, inside: Tensor) -> GapRecord:

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.config import DescentRecipe, Settings, digest
 from engine.location import join, list_files
+from engine.names import claimed_label
 from engine.records import read_records, write_record
 
 
@@ -67,8 +68,13 @@ def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool
 def read_claims(store: str, run: str) -> list[Claim]:
     """Return the stages that a run uses, in the order in which it last asked for them."""
     folder = join(store, "runs", run, "stages")
-    urls = [join(folder, name) for name in list_files(folder) if name.endswith(".json")]
-    found = [_understood(url, record) for url, record in read_records(urls).items()]
+    urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
+    return understand_claims(read_records(urls))
+
+
+def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:
+    """Return the claims that documents hold, by location, in the order of their making."""
+    found = [_understood(url, record) for url, record in records.items()]
     return sorted(found, key=lambda each: each.claimed)
 
 

@@ -12,15 +12,17 @@ from engine.contrastive.figures import shown_pairs
 from engine.damage import measure_damage
 from engine.damage_figures import draw_classes, draw_grid
 from engine.determinism import machine
+from engine.endings import Ending
 from engine.figures import png
+from engine.finishing import Needs, finish
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.monitoring import read_sweep
 from engine.poison_baselines import chosen_inputs
 from engine.preflight.verdict import CheckReport
 from engine.problem import Problem, build_problem
-from engine.records import write_bytes, write_record
-from engine.report import Curves, figures, render
+from engine.records import write_bytes
+from engine.report import Curves, figures, render, summary
 from engine.runs import (
     Iterate,
     RunRecord,
@@ -35,6 +37,9 @@ from engine.source_figures import draw_sources
 from engine.source_shares import measure_sources
 from engine.sweep_figures import draw_sweep
 
+BULKY = frozenset({"train", "seed", "reverse", "replay"})
+"""Kinds of stages whose states and adjoints only repeat or continue a descent."""
+
 
 def conclude(  # noqa: PLR0913 (what a run is made of)
     recipe: DescentRecipe,
@@ -47,6 +52,9 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     compared: Comparisons | None = None,
 ) -> RunRecord:
     """Choose the iterate by the validation split and write ``run.json`` and ``report.html``.
+
+    The result needs all metaparameters, metagradients and scores, and the training of the chosen
+    iterate.
 
     Args:
         recipe: The set-up.
@@ -99,15 +107,35 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         files=write_selection(folder, recipe, curves.value, first_gradient, problem.data),
         growth=[sweep.growth for sweep in sweeps],
     )
-    sweep = draw_sweep(
-        curves.layers, curves.layer_norms, curves.share_norms, recipe.training.num_steps
+    record = record.model_copy(
+        update={"ending": Ending(summary=summary(record), table=_table(record), verifiable=True)}
     )
-    images = {**figures(record, curves), "sweep": png(sweep)}
-    images |= _compared(record, curves, problem)
-    page = render(record, images, shown_pairs(problem.data, curves.value, first_gradient))
-    write_bytes(report_url(store, record.run), page.encode())
-    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
-    return record
+
+    def write_pages(record: RunRecord) -> None:
+        sweep = draw_sweep(
+            curves.layers, curves.layer_norms, curves.share_norms, recipe.training.num_steps
+        )
+        images = {**figures(record, curves), "sweep": png(sweep)}
+        images |= _compared(record, curves, problem)
+        page = render(record, images, shown_pairs(problem.data, curves.value, first_gradient))
+        write_bytes(report_url(store, record.run), page.encode())
+
+    results = [each.gradient for each in iterates if each.gradient is not None]
+    results += [each.value for each in [*iterates, *record.baselines]]
+    results += lineage(store, best.final, "start")
+    return finish(store, record, Needs(BULKY, results), write_pages)
+
+
+def _table(record: RunRecord) -> list[dict[str, str]]:
+    """Return the loss of each iterate on each split, and which was chosen."""
+    return [
+        {
+            "outer step": str(each.outer_step),
+            **{split: f"{scores['loss']:.4f}" for split, scores in each.scores.items()},
+            "chosen": "*" if each.outer_step == record.chosen else "",
+        }
+        for each in record.iterates
+    ]
 
 
 def _damage(

@@ -6,10 +6,9 @@ from typing import Any
 from engine.claims import run_name
 from engine.config import DescentRecipe, Settings
 from engine.errors import CheckpointMissingError
-from engine.inventory import stage_record_url
 from engine.location import join
-from engine.overview import overview
-from engine.records import read_record, read_records, write_record
+from engine.overview import RunOverview
+from engine.records import read_record, write_record
 from engine.reversal import ReplayConfig, ScheduleName
 
 STAGE_SECONDS = 0.04
@@ -106,27 +105,23 @@ def read_forecast(store: str, run: str) -> Forecast | None:
     return None
 
 
-def compare(store: str, run: str) -> list[Comparison]:
+def compare(store: str, view: RunOverview) -> list[Comparison]:
     """Return the figures of a run that were predicted, beside what its stages did.
 
     Seconds are of computing, with what each stage costs besides; stages that another run had made
     are not counted, so both figures agree only for a run that started from nothing.
     """
-    predicted = read_forecast(store, run)
+    predicted = read_forecast(store, view.run)
     if predicted is None:
         return []
-    lines = overview(store, run).stages
-    urls = [stage_record_url(store, line.stage, line.key) for line in lines]
-    made = [record or {} for record in read_records(urls).values()]
-    own = [record for record in made if record.get("run") == run]
-    own = [record for record in own if record.get("stage") != "preflight"]
-    seconds = sum(float(record.get("seconds", 0.0)) for record in own) + STAGE_SECONDS * len(own)
+    own = [line for line in view.stages if line.own and line.stage != "preflight"]
+    seconds = sum(line.seconds for line in own) + STAGE_SECONDS * len(own)
     return [
         Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),
         Comparison(
             what="bytes written",
             predicted=predicted.written_bytes,
-            actual=sum(int(record.get("bytes", 0)) for record in own),
+            actual=sum(line.written for line in own),
         ),
     ]
 

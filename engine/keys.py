@@ -36,6 +36,8 @@ _READERS = {
     *("damage.py", "damage_figures.py", "schedule_figures.py", "schedule_results.py"),
     *("canary_figures.py", "canary_recipes.py", "canary_runs.py", "attribution_texts.py"),
     *("source_figures.py", "source_shares.py"),
+    *("endings.py", "finishing.py", "life.py", "listing.py", "names.py", "starts.py"),
+    *("store_mark.py",),
 }
 """Files of the engine that cannot change what a stage makes."""
 

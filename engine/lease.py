@@ -92,7 +92,7 @@ class Lease:
         return (_read(self.folder, self.token) or {}).get("nonce") == self.nonce
 
     def _renew(self) -> None:
-        while not self._done.wait(TTL_SECONDS / _RENEWALS):
+        while not self._done.wait(renewal_seconds()):
             self._renewed += 1
             try:
                 self._write(released=False)
@@ -145,6 +145,19 @@ def newest_token(folder: str) -> int:
     """Return the largest token that anybody has taken, or 0."""
     names = [name.removesuffix(".json") for name in list_files(join(folder, "leases"))]
     return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def renewal_seconds() -> float:
+    """Return the pause between two renewals of a lease by an owner that is alive."""
+    return TTL_SECONDS / _RENEWALS
+
+
+def is_held(content: dict[str, Any] | None) -> bool | None:
+    """Say whether somebody holds a lease, by its file; None if only watching it can tell."""
+    if _is_over(content):
+        return False
+    owner = (content or {}).get("owner") or {}
+    return True if owner.get("machine") == _this_process()["machine"] else None
 
 
 def _lease_url(folder: str, token: int) -> str:

@@ -1,13 +1,25 @@
 """Where a run stands: its stages, what they took, and how to go on, finished or not."""
 
+import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from engine.claims import Claim
 from engine.config import Settings
-from engine.inventory import StoredRun, StoredStage, stage_record_url, stored_runs, stored_stages
+from engine.endings import Ending
+from engine.inventory import (
+    StoredRun,
+    StoredStage,
+    stage_record_url,
+    stages_of,
+    stored_run,
+    stored_runs,
+)
+from engine.location import store_errors
+from engine.quantities import number_in
 from engine.records import read_records
+from engine.starts import read_starts, seconds_until_last
 
 
 class Standing(StrEnum):
@@ -50,6 +62,12 @@ class StageLine(Settings):
     device: str
     """Name of the device that computed it; empty while it is not committed."""
 
+    own: bool
+    """Whether this run computed it, and no other."""
+
+    written: int
+    """Bytes of its result, by its record."""
+
 
 class StageTotals(Settings):
     """Sums over stages."""
@@ -76,6 +94,22 @@ class StageTotals(Settings):
     """Computing time on GPUs."""
 
 
+class Spent(Settings):
+    """What a run took, over all of its starts."""
+
+    starts: int
+    """Times that it was started and computed something."""
+
+    started: str
+    """When it was first started: UTC, ISO 8601; empty if that is not known."""
+
+    seconds: float
+    """Wall clock; of a start that was killed, until the last stage that it committed."""
+
+    computing_seconds: float
+    """Computing time of the stages that it computed itself."""
+
+
 class RunOverview(Settings):
     """A run and all of its stages."""
 
@@ -96,6 +130,9 @@ class RunOverview(Settings):
 
     totals: StageTotals
     """Sums over the stages."""
+
+    spent: Spent
+    """What it took, over all of its starts."""
 
 
 class RunLine(Settings):
@@ -118,26 +155,55 @@ class RunLine(Settings):
 
 
 def overview(store: str, run: str) -> RunOverview:
-    """Describe a run that is there; see ``engine.runs.find_run``.
+    """Describe a run that is there; see ``engine.runs.find_run``."""
+    return describe(store, run)[0]
+
+
+def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
+    """Describe a run that is there, and return its record if it has finished.
 
     Cost:
-        Lists the store and reads one small record for each stage; reads no rows.
+        Lists the run and its stages, and reads one small record for each; looks at no other run,
+        and reads no rows.
     """
-    (found,) = (each for each in stored_runs(store) if each.name == run)
-    stored = stored_stages(store)
-    urls = {(c.stage, c.key): stage_record_url(store, c.stage, c.key) for c in found.claims}
-    records = read_records(list(urls.values()))
+    with store_errors(store):
+        found = stored_run(store, run)
+        names = list(dict.fromkeys((each.stage, each.key) for each in found.claims))
+        stored = dict(zip(names, stages_of(store, names), strict=True))
+        urls = {name: stage_record_url(store, *name) for name in names}
+        records = read_records(list(urls.values()))
+    made = {name: records.get(url) for name, url in urls.items()}
     lines = [
-        _line(each, stored.get((each.stage, each.key)), records.get(urls[each.stage, each.key]))
+        _line(each, stored[each.stage, each.key], made[each.stage, each.key], run)
         for each in found.claims
     ]
-    return RunOverview(
+    view = RunOverview(
         run=run,
         recipe=_recipe_name(found),
         standing=_standing(found),
         active=_time(found.active),
         stages=lines,
         totals=total(lines),
+        spent=_spent(store, found, [each for each in made.values() if each is not None]),
+    )
+    return view, found.record if found.finished else None
+
+
+def _spent(store: str, run: StoredRun, made: list[dict[str, Any]]) -> Spent:
+    """Add the starts that the run's record does not count to those that it does."""
+    record, ended = run.record or {}, run.ending or Ending(starts=0)
+    own = [each for each in made if each.get("run") == run.name]
+    starts = [each.started for each in read_starts(store, run.name).values()]
+    lasted = [seconds for seconds in seconds_until_last(starts, own).values() if seconds > 0]
+    computing = ended.computing_seconds
+    if run.ending is None:
+        computing = math.fsum(number_in(each, "seconds") for each in own)
+    first = record.get("started") or min((each.isoformat() for each in starts), default="")
+    return Spent(
+        starts=ended.starts + len(lasted),
+        started=str(first),
+        seconds=math.fsum([number_in(record, "seconds") if run.ending else 0.0, *lasted]),
+        computing_seconds=computing,
     )
 
 
@@ -156,6 +222,8 @@ def total(lines: list[StageLine]) -> StageTotals:
 
 def list_overviews(store: str) -> list[RunLine]:
     """Return the runs of a store, the one that was active last first."""
+    with store_errors(store):
+        runs = stored_runs(store)
     return [
         RunLine(
             run=run.name,
@@ -164,25 +232,28 @@ def list_overviews(store: str) -> list[RunLine]:
             active=_time(run.active),
             stages=len(run.claims),
         )
-        for run in stored_runs(store)
+        for run in runs
     ]
 
 
-def _line(claim: Claim, stored: StoredStage | None, record: dict[str, Any] | None) -> StageLine:
+def _line(claim: Claim, stored: StoredStage, record: dict[str, Any] | None, run: str) -> StageLine:
     made = record or {}
-    where = made.get("environment", {})
-    seconds = float(made.get("seconds", 0.0))
+    where = made.get("environment")
+    where = where if isinstance(where, dict) else {}
+    seconds = number_in(made, "seconds")
     return StageLine(
         stage=claim.stage,
         name=claim.name,
         key=claim.key,
         committed=record is not None,
         cached=claim.cached,
-        attempts=stored.attempts if stored else 0,
-        bytes=stored.bytes if stored else 0,
+        attempts=stored.attempts,
+        bytes=stored.bytes,
         seconds=seconds,
         gpu_seconds=seconds if where.get("cuda") else 0.0,
         device=str(where.get("device", "")),
+        own=made.get("run") == run,
+        written=int(number_in(made, "bytes")),
     )
 
 

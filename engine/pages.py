@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import DescentRecipe
 from engine.location import join
+from engine.quantities import write_duration
 from engine.records import write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from engine.endings import Finished
+    from engine.preflight.verdict import CheckReport
+    from engine.runs import Stages
 
 REPORT = "report.html"
 """File in the run's folder."""
@@ -57,6 +62,29 @@ def templates() -> "Environment":
 def as_source(image: bytes) -> str:
     """Return a PNG image as a page holds it that needs no other file."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def how_made(
+    record: "Finished",
+    counts: "Stages | None" = None,
+    checks: "CheckReport | None" = None,
+    environment: dict[str, Any] | None = None,
+) -> dict[str, str]:
+    """Say how a run was made: when, what all of its starts took, and where."""
+    ending = record.ending
+    made = {
+        "Started": f"{record.started[:19].replace('T', ' ')} UTC",
+        "Took": f"{write_duration(record.seconds)} in {ending.starts} "
+        f"start{'s' * (ending.starts != 1)}",
+        "Computing": write_duration(ending.computing_seconds),
+    }
+    if counts is not None:
+        made["Stages"] = (
+            f"{counts.total}, of which {counts.cached} were there when it was started last"
+        )
+    if checks is not None:
+        made["Preflight"] = str(checks.verdict)
+    return made | {n: str(value) for n, value in (environment or {}).items() if value is not None}
 
 
 def write_page(

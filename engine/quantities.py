@@ -1,6 +1,9 @@
 """Times and sizes as people write and read them."""
 
+import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from engine.errors import ConfigurationError
 
@@ -36,3 +39,9 @@ def write_duration(seconds: float) -> str:
 def write_figure(value: float | None) -> str:
     """Write a measured figure in few digits; empty if there is none."""
     return "" if value is None else f"{value:.3g}"
+
+
+def number_in(document: Mapping[str, Any], name: str) -> float:
+    """Return a number of a document that may be damaged; 0 if there is none."""
+    value = document.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0

@@ -5,6 +5,7 @@ Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.
 named by reference.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -13,13 +14,17 @@ from torch import Tensor
 from engine.claims import run_name
 from engine.compared import Comparisons, Damage, Rerun
 from engine.config import DescentRecipe, MetaparameterName, Settings
+from engine.endings import Finished
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
 from engine.location import join, list_folders
+from engine.names import is_run
 from engine.preflight.verdict import CheckReport
 from engine.recipes import validate_recipe
 from engine.records import read_record, write_record
 from engine.source_shares import SourceShare
+from engine.starts import begin_start
+from engine.store_mark import mark_store
 
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""
@@ -98,20 +103,11 @@ class Stages(Settings):
     """Stages that took more than one attempt."""
 
 
-class RunRecord(Comparisons):
+class RunRecord(Comparisons, Finished):
     """Everything that ``mgd show`` and ``mgd run --json`` say about a finished run."""
-
-    run: str
-    """Name of the run."""
 
     recipe: DescentRecipe
     """The settings that made it."""
-
-    started: str
-    """UTC, ISO 8601."""
-
-    seconds: float
-    """Wall clock of the flow."""
 
     iterates: list[Iterate]
     """z_0, ..., z_N."""
@@ -256,9 +252,14 @@ def read_run(store: str, run: str) -> RunRecord:
 
 
 def begin_run(recipe: DescentRecipe, store: str) -> None:
-    """Keep the settings of a run, so that it can be found and resumed by its name."""
-    folder = run_folder(store, run_name(recipe))
-    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
+    """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
+
+    The store gets its mark if it has none, and the start is noted.
+    """
+    mark_store(store)
+    run = run_name(recipe.descent)
+    begin_start(store, run, datetime.now(UTC))
+    write_record(join(run_folder(store, run), "recipe.json"), recipe.model_dump(mode="json"))
 
 
 def read_recipe(store: str, run: str) -> DescentRecipe:
@@ -273,6 +274,8 @@ def find_run(store: str, run: str) -> str:
     Raises:
         ConfigurationError: If no run, or more than one, has that name.
     """
+    if not run.strip():
+        raise ConfigurationError(f"{run!r} names no run. See their names with `mgd show`.")
     runs = list_runs(store)
     found = [run] if run in runs else [name for name in runs if name.startswith(run)]
     if len(found) != 1:
@@ -286,7 +289,7 @@ def find_run(store: str, run: str) -> str:
 
 def list_runs(store: str) -> list[str]:
     """Return the names of the runs in a store."""
-    return list_folders(join(store, "runs"))
+    return [name for name in list_folders(join(store, "runs")) if is_run(name)]
 
 
 def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:

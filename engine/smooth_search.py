@@ -6,16 +6,20 @@ from typing import Any
 import yaml
 
 from engine.config import DescentRecipe
+from engine.endings import Ending, Finished
 from engine.errors import NonFiniteError
+from engine.finishing import Needs, finish
 from engine.location import join
-from engine.pages import REPORT, Section, write_page
-from engine.quantities import write_duration
-from engine.records import write_bytes, write_record
+from engine.pages import REPORT, Section, how_made, write_page
+from engine.records import write_bytes
 from engine.runs import run_folder, run_name
 from engine.settings import Settings
-from engine.smooth_recipes import SmoothSearchRecipe, descent_of
+from engine.smooth_recipes import SmoothSearchRecipe, at_rate, descent_of
 from engine.smoothness_figures import Point, draw_search
 from engine.smoothness_runs import SmoothnessRecord
+
+BULKY = frozenset({"train"})
+"""Kinds of stages whose states only repeat a search."""
 
 FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
@@ -65,20 +69,11 @@ class Trial(Settings):
     """Why there is no measurement."""
 
 
-class SearchRecord(Settings):
+class SearchRecord(Finished):
     """Everything that is known of a finished search."""
-
-    run: str
-    """Name of the run."""
 
     recipe: SmoothSearchRecipe
     """The settings that made it."""
-
-    started: str
-    """UTC, ISO 8601."""
-
-    seconds: float
-    """Wall clock of the flow."""
 
     trials: list[Trial]
     """The routines, the baseline first."""
@@ -189,12 +184,15 @@ def choose(trials: list[Trial], tolerance: float) -> tuple[Trial, Measured]:
 def conclude(
     recipe: SmoothSearchRecipe, store: str, trials: list[Trial], started: str
 ) -> SearchRecord:
-    """Mark the Pareto sets, choose a routine, and write record, report, figure and recipe."""
+    """Mark the Pareto sets, choose a routine, and write record, report, figure and recipe.
+
+    What was trained to match losses becomes the search's own; measurements are runs by themselves.
+    """
     target = target_loss([trial.nominal for trial in trials])
     marked = _marked(trials)
     trial, point = choose(marked, recipe.search.tolerance)
     run = run_name(recipe.descent)
-    folder = run_folder(store, run)
+    url = join(run_folder(store, run), CHOSEN)
     record = SearchRecord(
         run=run,
         recipe=recipe,
@@ -204,20 +202,51 @@ def conclude(
         target=target,
         chosen=trial.name,
         learning_rate=point.learning_rate,
-        recipe_url=join(folder, CHOSEN),
-        summary=_summary(marked, trial, point, target, join(folder, CHOSEN)),
+        recipe_url=url,
+        summary=_summary(marked, trial, point, target, url),
     )
-    chosen = recipe.routines()[trial.name]
-    write_bytes(record.recipe_url, _as_yaml(chosen, point.learning_rate, recipe.name).encode())
+    record = record.model_copy(
+        update={"ending": Ending(summary=record.summary, table=record.table)}
+    )
+    measurements = [recipe.measurement(each).descent for each in tried_routines(recipe).values()]
+    parts = [run_name(each) for each in [*measurements, *scored_routines(recipe).values()]]
+    needs = Needs(BULKY, parts=parts)
+    return finish(
+        store, record, needs, lambda record: _write_pages(record, store, point.learning_rate)
+    )
+
+
+def tried_routines(recipe: SmoothSearchRecipe) -> dict[str, DescentRecipe]:
+    """Return the routines of a search by what is changed, each under a name of its own."""
+    return {
+        name: descent_of(descent, f"{recipe.name}-{number}")
+        for number, (name, descent) in enumerate(recipe.routines().items())
+    }
+
+
+def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], DescentRecipe]:
+    """Return what a search trains to match losses, by the routine's name and the learning rate."""
+    return {
+        (name, rate): recipe.measurement(at_rate(routine, rate)).descent
+        for name, routine in tried_routines(recipe).items()
+        for rate in recipe.learning_rates
+    }
+
+
+def _write_pages(record: SearchRecord, store: str, learning_rate: float) -> None:
+    """Write the chosen recipe, the figure and the report."""
+    recipe, folder = record.recipe, run_folder(store, record.run)
+    chosen = recipe.routines()[record.chosen]
+    write_bytes(record.recipe_url, _as_yaml(chosen, learning_rate, recipe.name).encode())
     nominal, matched = (
         [
             Point(each.name, found.validation, found.definition_2, found.pareto)
-            for each in marked
+            for each in record.trials
             if (found := getattr(each, kind)) is not None
         ]
         for kind in ("nominal", "matched")
     )
-    image = draw_search(nominal, matched, target)
+    image = draw_search(nominal, matched, record.target)
     write_bytes(join(folder, FIGURE), image)
     caption = (
         "Metasmoothness against validation loss, at each routine's own rate and at matched loss."
@@ -227,10 +256,8 @@ def conclude(
         Section(heading="Smoothness and loss", image=image, caption=caption),
         Section(heading="Routines", table=record.table),
     ]
-    made = {"Run": record.run, "Took": write_duration(record.seconds)}
+    made = {"Run": record.run, **how_made(record)}
     write_page(folder, f"Search for a smooth routine: {recipe.name}", sections, made, recipe)
-    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
-    return record
 
 
 def _marked(trials: list[Trial]) -> list[Trial]:

@@ -4,17 +4,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.commits import read_scalars
+from engine.endings import Ending, Finished
+from engine.finishing import Needs, finish
 from engine.keys import Ref, engine_version, run_environment
 from engine.location import join
 from engine.metasmoothness import Metasmoothness, explain, gather
-from engine.pages import REPORT, Section, write_page
-from engine.quantities import write_duration
-from engine.records import write_bytes, write_record
-from engine.runs import Scores, Stages, run_folder, run_name
+from engine.pages import REPORT, Section, how_made, write_page
+from engine.records import write_bytes
+from engine.runs import Scores, Stages, begin_run, run_folder, run_name
 from engine.settings import Settings
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.smoothness_figures import draw_landscape
 from engine.stages import prepare as prepare_descent
+
+BULKY = frozenset({"train", "train-at"})
+"""Kinds of stages whose states only repeat a measurement."""
 
 FIGURE = "landscape.png"
 """File in the run's folder, beside the report."""
@@ -33,20 +37,11 @@ class DefinitionRecord(Settings):
     """The value along each direction; none where nothing moved."""
 
 
-class SmoothnessRecord(Settings):
+class SmoothnessRecord(Finished):
     """Everything that is known of a finished measurement."""
-
-    run: str
-    """Name of the run."""
 
     recipe: MetasmoothnessRecipe
     """The settings that made it."""
-
-    started: str
-    """UTC, ISO 8601."""
-
-    seconds: float
-    """Wall clock of the flow."""
 
     definition_1: DefinitionRecord
     """Second difference of the output per h^2; lower is smoother."""
@@ -98,8 +93,7 @@ def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> No
     tried = list(recipe.routines().values()) if several else [recipe.descent]
     for descent in tried:
         prepare_descent(descent, store)
-    folder = run_folder(store, run_name(recipe.descent))
-    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
+    begin_run(recipe, store)
 
 
 def conclude(  # noqa: PLR0913 (what a measurement is made of)
@@ -112,6 +106,8 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
     started: str,
 ) -> SmoothnessRecord:
     """Put the measurement together; write ``run.json``, ``report.html`` and ``landscape.png``.
+
+    The result needs the points, comparisons and scores; the trainings only repeat it.
 
     Args:
         recipe: What was measured.
@@ -146,27 +142,27 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
         stages=counts,
         environment={"engine": engine_version(), **run_environment(recipe.descent)},
     )
-    folder = run_folder(store, record.run)
-    image = None
-    if record.landscape:
-        image = draw_landscape(record.landscape, step, recipe.metaparameters.name)
-        write_bytes(join(folder, FIGURE), image)
+    ending = Ending(summary=record.summary, table=_directions(record))
+    record = record.model_copy(update={"ending": ending})
+    needs = Needs(BULKY, [*comparisons, *landscape.values(), scores])
+    return finish(store, record, needs, lambda record: _write_pages(record, store, counts))
+
+
+def _write_pages(record: SmoothnessRecord, store: str, counts: Stages) -> None:
+    """Write the report, and the landscape beside it if there is one."""
+    recipe, folder = record.recipe, run_folder(store, record.run)
     sections = [
         Section(lines=record.summary),
         Section(heading="Directions", table=_directions(record)),
     ]
-    if image is not None:
+    if record.landscape:
+        image = draw_landscape(record.landscape, record.step, recipe.metaparameters.name)
+        write_bytes(join(folder, FIGURE), image)
         sections.append(
             Section(heading="Landscape", image=image, caption="The output along one direction.")
         )
-    made = {
-        "Run": record.run,
-        "Took": write_duration(record.seconds),
-        "Stages": f"{counts.total}, {counts.cached} of them cached",
-    }
+    made = {"Run": record.run, **how_made(record, counts)}
     write_page(folder, f"Metasmoothness of {recipe.name}", sections, made, recipe)
-    write_record(join(folder, "run.json"), record.model_dump(mode="json"))
-    return record
 
 
 def _directions(record: SmoothnessRecord) -> list[dict[str, str]]:

@@ -73,9 +73,15 @@ def _tell(
 ) -> dict[str, Any]:
     """Say what came of a run, and return it as the JSON object of ``--json``."""
     from engine.conclusion import report_url
+    from engine.finishing import nothing_computed
     from engine.report import summary
     from engine.runs import RunRecord
 
+    if nothing_computed(record):
+        _say(
+            f"Nothing was computed: run {record.run} had finished, and all of it was there.",
+            as_json,
+        )
     if not isinstance(record, RunRecord):
         content = record.content(place)
         lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]

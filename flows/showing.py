@@ -8,19 +8,21 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from engine.conclusion import report_url
+from engine.endings import read_ending
 from engine.forecasts import Forecast, compare
 from engine.housekeeping import CleanReport
 from engine.location import join
-from engine.overview import RunOverview, Standing, list_overviews, overview
+from engine.overview import RunOverview, describe, list_overviews
+from engine.pages import REPORT
 from engine.quantities import write_duration
-from engine.records import read_record
-from engine.report import summary
-from engine.runs import RunRecord, find_run, read_recipe, read_run, run_folder
+from engine.runs import find_run
 from engine.verify import read_certificate
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
+
+SHOWN_NAMES = 10
+"""Names in a sentence; JSON has them all."""
 
 
 def show_runs(store: str, *, as_json: bool) -> None:
@@ -38,34 +40,29 @@ def show_runs(store: str, *, as_json: bool) -> None:
 
 
 def show_run(store: str, run: str, *, as_json: bool) -> None:
-    """Show a run: what it did so far, its stages, and how to go on."""
+    """Show a run of any kind: what it did so far, its stages, and how to go on."""
     name = find_run(store, run)
-    view = overview(store, name)
-    finished = view.standing is Standing.FINISHED
-    kind = read_recipe(store, name).kind if finished else "descent"
-    if finished and kind != "descent":
-        _show_other(store, name, view, as_json=as_json)
-        return
-    record = read_run(store, name) if finished else None
+    view, record = describe(store, name)
+    compared, certificate = compare(store, view), read_certificate(store, name)
     if as_json:
-        found: dict[str, Any] = record.model_dump(mode="json") if record else {"run": name}
         work = view.model_dump(mode="json", exclude={"run", "recipe"})
-        work["forecast"] = [each.model_dump() for each in compare(store, name)]
-        certificate = read_certificate(store, name)
+        work["forecast"] = [each.model_dump() for each in compared]
+        found = {**(record or {"run": name}), "standing": work.pop("standing"), "work": work}
         if certificate is not None:
             found["certificate"] = certificate.model_dump(mode="json")
-        typer.echo(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
+        typer.echo(json.dumps(found))
         return
     console = Console()
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
-    compared = compare(store, name)
+    console.print(_spent(view), highlight=False)
     if compared:
         table = Table("figure", "predicted", "so far" if record is None else "actual")
         for each in compared:
             table.add_row(each.what, f"{each.predicted:,.1f}", f"{each.actual:,.1f}")
         console.print(table)
-    if record is None:
+    ending = read_ending(record)
+    if ending is None:
         console.print(
             f"Run {name} has not finished; it was active last at {view.active}. Let it go on: "
             f"mgd resume {name} --store {store}",
@@ -73,31 +70,17 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
             soft_wrap=True,
         )
         return
-    console.print(_iterates(record))
-    for line in summary(record):
-        console.print(line, highlight=False)
-    certificate = read_certificate(store, name)
-    if certificate is None:
-        console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
-    else:
+    if ending.table:
+        console.print(_rows(ending.table))
+    for line in ending.summary:
+        console.print(line, highlight=False, soft_wrap=True)
+    if certificate is not None:
         console.print(
             f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.", highlight=False
         )
-    console.print(f"Report: {report_url(store, name)}", highlight=False, soft_wrap=True)
-
-
-def _show_other(store: str, run: str, view: RunOverview, *, as_json: bool) -> None:
-    """Show a finished run of a kind that has no iterates, by its own sentences."""
-    record = read_record(join(run_folder(store, run), "run.json"))
-    if as_json:
-        work = view.model_dump(mode="json", exclude={"run", "recipe"})
-        typer.echo(json.dumps({**record, "standing": work.pop("standing"), "work": work}))
-        return
-    console = Console()
-    console.print(_stages(view))
-    console.print(_totals(view), highlight=False)
-    for line in [*record["summary"], f"Report: {report_url(store, run)}"]:
-        console.print(line, highlight=False, soft_wrap=True)
+    elif ending.verifiable:
+        console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {join(store, 'runs', name, REPORT)}", highlight=False, soft_wrap=True)
 
 
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:
@@ -160,6 +143,14 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if report.left:
+        more = len(report.left) - SHOWN_NAMES
+        console.print(
+            f"Not made by the engine, and left alone: {', '.join(report.left[:SHOWN_NAMES])}"
+            f"{f' and {more} more' if more > 0 else ''}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _stages(view: RunOverview) -> Table:
@@ -189,10 +180,18 @@ def _totals(view: RunOverview) -> str:
     )
 
 
-def _iterates(record: RunRecord) -> Table:
-    table = Table("outer step", "objective", "validation", "test", "chosen")
-    for iterate in record.iterates:
-        losses = [f"{scores['loss']:.4f}" for scores in iterate.scores.values()]
-        mark = "*" if iterate.outer_step == record.chosen else ""
-        table.add_row(str(iterate.outer_step), *losses, mark)
+def _spent(view: RunOverview) -> str:
+    spent = view.spent
+    times = "once" if spent.starts == 1 else f"{spent.starts} times"
+    return (
+        f"Over all starts: {write_duration(spent.computing_seconds)} of its own computing, "
+        f"{write_duration(spent.seconds)} of wall clock, started {times}."
+    )
+
+
+def _rows(rows: list[dict[str, Any]]) -> Table:
+    """Return rows of the same columns as a table."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in rows[0]))
     return table

@@ -10,14 +10,16 @@ from engine.config import DescentRecipe
 from engine.errors import NonFiniteError
 from engine.location import StoreUrl, absolute
 from engine.segments import segments
-from engine.smooth_recipes import SmoothSearchRecipe, at_rate, descent_of
+from engine.smooth_recipes import SmoothSearchRecipe, at_rate
 from engine.smooth_search import (
     Measured,
     SearchRecord,
     Trial,
     closest_rate,
     measured,
+    scored_routines,
     target_loss,
+    tried_routines,
 )
 from flows.metasmoothness import measure, train
 from tasks import smoothness, training
@@ -44,20 +46,13 @@ def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> 
 
 def _try_all(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> list[Trial]:
     """Measure all routines at their own rate, then at the rates that match the baseline's loss."""
-    routines = {
-        name: descent_of(descent, f"{recipe.name}-{number}")
-        for number, (name, descent) in enumerate(recipe.routines().items())
-    }
+    routines = tried_routines(recipe)
     nominal = workers.together(
         [partial(_measure, recipe, routine, store, workers) for routine in routines.values()]
     )
     target = target_loss([point for point, _ in nominal])
-    pairs = [(routine, rate) for routine in routines.values() for rate in recipe.learning_rates]
     losses = workers.together(
-        [
-            partial(_score, recipe.measurement(at_rate(routine, rate)).descent, store, workers)
-            for routine, rate in pairs
-        ]
+        [partial(_score, each, store, workers) for each in scored_routines(recipe).values()]
     )
     width = len(recipe.learning_rates)
     tuned = [

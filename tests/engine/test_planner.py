@@ -11,6 +11,7 @@ from engine import replay as interpreter
 from engine.claims import run_name
 from engine.errors import ConfigurationError
 from engine.forecasts import compare, read_forecast
+from engine.overview import overview
 from engine.planner import Memory, Setting, check_caps, choose, forecast, segment_lengths
 from engine.problem import build_problem
 from engine.reversal import ReplayConfig, ScheduleName
@@ -214,7 +215,7 @@ def test_measured_plan_holds_what_the_command_prints(tmp_path):
 
 def test_comparison_of_a_run_without_a_plan_is_empty(tmp_path):
     """Runs of other kinds have none, and mgd show must not fail for them."""
-    assert compare(str(tmp_path), "unknown-run") == []
+    assert compare(str(tmp_path), overview(str(tmp_path), "unknown-run")) == []
 
 
 def test_settings_that_a_schedule_does_not_read_are_refused():

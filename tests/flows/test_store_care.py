@@ -173,7 +173,7 @@ def test_show_of_an_unfinished_run_says_how_to_go_on(tmp_path):
 def test_clean_from_the_command_line_looks_first(tmp_path):
     """Nothing is deleted by a command that was only tried."""
     record = descent(small(), str(tmp_path))
-    options = ["clean", "--store", str(tmp_path), "--run", record.run[:10], "--json"]
+    options = ["clean", "--store", str(tmp_path), "--run", record.run, "--json"]
 
     looked = json.loads(cli.invoke(app, options).stdout)
     assert (tmp_path / "runs" / record.run / "run.json").exists()

@@ -1,0 +1,95 @@
+"""The names that the engine gives to what it keeps in a store, and no others.
+
+Ownership goes by name: whatever lies in a store under another name is somebody else's, is counted
+nowhere and is never deleted.
+
+Layout::
+
+    <store>/store.json                          the mark of a store
+    <store>/stages/<stage>/<key>/...            record, leases and attempts of a stage
+    <store>/results/<stage>-<key>               Prefect's record of a stage
+    <store>/runs/<name>-<8 hex digits>/...      a run, with the files that are listed here
+"""
+
+import re
+
+STAGES = frozenset(
+    {
+        *("preflight", "initial", "train", "replay", "seed", "reverse", "update", "evaluate"),
+        *("baseline", "retrain", "schedules", "optuna"),
+        *("seed-queries", "trial", "final-gradients", "trak"),
+        *("perturb", "train-at", "output", "compare"),
+        *("move-canaries", "audit-canaries"),
+    }
+)
+"""Kinds of stages; a test compares them with what the stages say."""
+
+RUN_FILES = frozenset(
+    {
+        *("recipe.json", "plan.json", "budget.json", "run.json", "certificate.json"),
+        *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
+        *("landscape.png", "search.png", "chosen.yaml"),
+    }
+)
+"""Files directly in a run's folder; a test compares them with what runs of each kind leave."""
+
+_KIND = "(?P<stage>" + "|".join(sorted(STAGES)) + ")"
+_KEY = "(?P<key>[0-9a-f]{32})"
+_PARTIAL = r"\.(?P<of>.+)\.[0-9a-f]{32}\.partial"  # of a file that was not written to its end
+_RUN = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}")
+_CLAIM = re.compile(rf"{_KIND}-{_KEY}\.json")
+_START = re.compile(r"[0-9a-f]{32}\.json")
+_RESULT = re.compile(f"{_KIND}-{_KEY}")
+_STAGE = re.compile(f"{_KIND}/{_KEY}/(?P<rest>.+)", re.DOTALL)
+_STAGE_FILE = re.compile(
+    r"record\.json|leases/\d{8,}\.json|attempts/\d{8,}-[0-9a-f]{8}/"
+    r"(?:zarr\.json|committed/(?:zarr\.json|\d+/zarr\.json)|\w+/(?:zarr\.json|c/\d+/\d+))"
+)
+_ZARR_PARTIAL = re.compile(r"attempts/\d{8,}-[0-9a-f]{8}/[\w/]+\.[0-9a-f]{32}\.partial")
+
+
+def label(stage: str, key: str) -> str:
+    """Return the name of a stage in one word, which claims and Prefect's records have."""
+    return f"{stage}-{key}"
+
+
+def own_stage(path: str) -> tuple[str, str] | None:
+    """Return kind and key of the stage that a file below ``stages/`` belongs to, if it is ours."""
+    found = _STAGE.fullmatch(path)
+    if found is None:
+        return None
+    rest = found["rest"]
+    if _STAGE_FILE.fullmatch(_completed(rest)) or _ZARR_PARTIAL.fullmatch(rest):
+        return found["stage"], found["key"]
+    return None
+
+
+def is_result(path: str) -> bool:
+    """Say whether a file below ``results/`` is Prefect's record of a stage."""
+    return _RESULT.fullmatch(path) is not None
+
+
+def is_run(name: str) -> bool:
+    """Say whether a folder below ``runs/`` has the name of a run."""
+    return _RUN.fullmatch(name) is not None
+
+
+def is_run_file(path: str) -> bool:
+    """Say whether a file in a run's folder, by its path below it, is ours."""
+    folder, _, name = _completed(path).rpartition("/")
+    patterns = {"stages": _CLAIM, "starts": _START}
+    if folder in patterns:
+        return patterns[folder].fullmatch(name) is not None
+    return not folder and name in RUN_FILES
+
+
+def claimed_label(name: str) -> str | None:
+    """Return the stage that a claim's file is named by, whatever it holds; None for other files."""
+    return name.removesuffix(".json") if _CLAIM.fullmatch(name) else None
+
+
+def _completed(path: str) -> str:
+    """Return a path, or for a file that was not written to its end what it would have become."""
+    folder, slash, name = path.rpartition("/")
+    partial = re.fullmatch(_PARTIAL, name)
+    return path if partial is None else f"{folder}{slash}{partial['of']}"

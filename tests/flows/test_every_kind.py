@@ -1,0 +1,199 @@
+"""A finished run of every kind, shown, cleaned with each option, and started again.
+
+What keeps house must name no kind: a new one has to work here without a change there.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from engine.housekeeping import CleanRules, carry_out, plan_clean
+from engine.inventory import stored_run, stored_runs, take_inventory
+from engine.names import is_run_file
+from engine.recipes import KINDS
+from engine.records import read_record
+from engine.store_mark import MARK
+from flows.clean import clean
+from flows.cli import app
+from flows.registry import FLOWS
+from tests.kinds import recipe_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),  # the first test waits for a run of every kind
+    pytest.mark.usefixtures("prefect_server"),
+]
+
+cli = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prefect_server):
+    """A store with a finished run of each kind, and their records."""
+    store = str(tmp_path_factory.mktemp("store"))
+    return store, {kind: FLOWS[kind](recipe_of(kind), store) for kind in KINDS}
+
+
+@pytest.fixture
+def store(finished, tmp_path):
+    """A copy of it, without the times, as that of a bucket or of a backup."""
+    copy = str(tmp_path / "store")
+    shutil.copytree(finished[0], copy, copy_function=shutil.copyfile)
+    return copy
+
+
+def files(store):
+    return {str(path.relative_to(store)) for path in Path(store).rglob("*") if path.is_file()}
+
+
+def result(record):
+    """Return what a run says, but for where its files are."""
+    return [line for line in record.ending.summary if not line.startswith("Recipe: ")]
+
+
+def test_every_kind_ends_what_it_claimed_and_leaves_only_known_files(finished):
+    """A file that the engine does not know for its own stays for ever."""
+    store, records = finished
+
+    found = take_inventory(store)
+
+    assert [run.name for run in found.runs if not run.finished] == []
+    assert found.foreign == []
+    assert {record.run for record in records.values()} <= {run.name for run in found.runs}
+    for record in records.values():
+        run = stored_run(store, record.run)
+        folder = Path(store, "runs", record.run)
+        left = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        assert all(map(is_run_file, left))
+        assert run.claims
+        assert record.ending.keeps
+        assert record.ending.summary
+        assert record.ending.computing_seconds > 0
+        assert not list(folder.glob("starts/*"))
+    named = {path for path in os.listdir(store)}
+    assert named == {MARK, "stages", "results", "runs"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_shown_with_what_it_took(finished, kind):
+    """By the sentences that its own record has."""
+    store, records = finished
+    record = records[kind]
+
+    shown = cli.invoke(app, ["show", record.run, "--store", store], env={"COLUMNS": "200"})
+    told = json.loads(cli.invoke(app, ["show", record.run, "--store", store, "--json"]).stdout)
+
+    assert shown.exit_code == 0
+    assert record.ending.summary[0] in shown.stdout
+    assert "of its own computing" in shown.stdout
+    assert told["standing"] == "finished"
+    assert told["work"]["spent"]["seconds"] == pytest.approx(record.seconds)
+    assert told["work"]["spent"]["computing_seconds"] == record.ending.computing_seconds
+    assert told["run"] == record.run
+
+
+OPTIONS = {
+    "nothing": {},
+    "age": {"older_than_seconds": 30 * 86400},
+    "count": {"keep": 100},
+    "intermediate": {"intermediate": True},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_kind_keeps_what_its_result_needs(store, finished, option):
+    """And loses nothing at all unless it is asked to."""
+    before = files(store)
+    notes = [Path(store, "runs", each.run, "notes.md") for each in finished[1].values()]
+    for note in notes:
+        note.write_text("mine")
+        report = note.with_name("report.html")
+        report.write_text(report.read_text() + "<!-- mine -->")
+
+    rules = CleanRules(**OPTIONS[option], grace_seconds=0)
+    carry_out(plan_clean(store, rules))
+
+    assert all(note.read_text() == "mine" for note in notes)
+    gone = before - files(store)
+    assert bool(gone) == (option == "intermediate")
+    for run in stored_runs(store):
+        assert run.finished
+        kept = [Path(store, "stages", name, "record.json") for name in run.ending.keeps]
+        assert all(path.exists() for path in kept)
+        assert Path(store, "runs", run.name, "report.html").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_made_again_after_a_clean(store, finished, kind):
+    """What was freed is computed again, with the same bits; a second time nothing is."""
+    record = finished[1][kind]
+    carry_out(plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)))
+    url = f"{store}/runs/{record.run}/run.json"
+
+    again = FLOWS[kind](recipe_of(kind), store)
+    made = read_record(url)
+    page = Path(store, "runs", record.run, "report.html").read_bytes()
+    FLOWS[kind](recipe_of(kind), store)
+    repeated = read_record(url)
+
+    assert result(again) == result(record)
+    assert again.ending.table == record.ending.table
+    assert again.ending.computing_seconds >= record.ending.computing_seconds
+    assert [run.name for run in stored_runs(store) if not run.finished] == []
+    made["ending"].pop("claims")
+    repeated["ending"].pop("claims")
+    assert repeated == made
+    assert Path(store, "runs", record.run, "report.html").read_bytes() == page
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_freed_by_name(store, finished, kind):
+    """Nothing of it is left, and nothing of another run is gone."""
+    record = finished[1][kind]
+    others = [run for run in stored_runs(store) if run.name != record.run]
+
+    asked = ["clean", "--store", store, "--run", record.run, "--yes", "--json"]
+    told = json.loads(cli.invoke(app, asked).stdout)
+
+    assert told["deleted"]
+    assert not Path(store, "runs", record.run).exists()
+    assert sorted(told["kept_runs"]) == sorted(run.name for run in others)
+    assert all(stored_run(store, run.name).finished for run in others)
+    for run in others:
+        assert all(Path(store, "stages", n, "record.json").exists() for n in run.ending.keeps)
+
+
+def test_the_scheduled_flow_cleans_a_store_with_every_kind(store, finished):
+    """It runs at night, when nobody sees that it fails."""
+    looked = clean(store, intermediate=True, grace_hours=0)
+    freed = clean(store, intermediate=True, grace_hours=0, delete=True)
+
+    assert looked.bytes == freed.bytes > 0
+    assert len(freed.kept_runs) == len(stored_runs(store))
+    gone = clean(store, keep=0, grace_hours=0, delete=True)
+    assert gone.kept_runs == []
+    assert files(store) == {MARK}
+
+
+@pytest.mark.parametrize("name", ["", " ", "tiny", "*"])
+def test_empty_and_partial_names_are_refused(store, name):
+    """``mgd clean --run "$RUN" --yes`` with a variable that is not set."""
+    before = files(store)
+
+    cleaned = cli.invoke(app, ["clean", "--store", store, "--run", name, "--yes"])
+
+    assert cleaned.exit_code == 2
+    assert "--store" in cleaned.stderr
+    assert files(store) == before
+
+
+def test_resume_and_show_refuse_an_empty_name(store):
+    """The beginning of every name is no name."""
+    for command in ("resume", "show"):
+        asked = cli.invoke(app, [command, "", "--store", store])
+        assert asked.exit_code == 2
+        assert "names no run" in asked.stderr
