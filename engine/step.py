@@ -310,7 +310,15 @@ def term_gradient(
                 f"The loss of step {step} does not depend on the parameters, so there is nothing "
                 "to train. Look for a detach(), a .data or a no_grad() in the model or the loss."
             )
-        (gradient,) = torch.autograd.grad(loss, params, create_graph=create_graph)
+        (gradient,) = torch.autograd.grad(
+            loss, params, create_graph=create_graph, allow_unused=True
+        )
+        if gradient is None:
+            raise UndifferentiableError(
+                f"The loss of step {step} does not depend on the parameters of the module that it "
+                "is given, but on others: look for a module of another name in it. Read all "
+                "parameters from the module that the loss is given."
+            )
     return gradient, loss.detach()
 
 

@@ -22,6 +22,7 @@ from engine.metaparameters import (
     TokenWeights,
 )
 from engine.number_format import SameNumbers, convert
+from engine.operations import without_checkpointing
 from engine.outputs import MeanLoss
 from engine.routine import Routine
 from engine.types import Batch, Output
@@ -113,7 +114,8 @@ def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[...
 def _formatted(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
-        with SameNumbers(dtype):
+        # What is checkpointed would be computed again outside of this block, in other numbers.
+        with SameNumbers(dtype), without_checkpointing():
             return function(*args, **kwargs)
 
     return call
