@@ -5,7 +5,6 @@ function of t alone, dropout and augmentation draw from generators seeded by (se
 only through the routine's named metaparameters. Same inputs, same bits.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from engine.buffers import BUFFERS, Call, RunningStatistics
 from engine.coupled import coupled
 from engine.determinism import generator, seeded
 from engine.errors import ConfigurationError, DataError
+from engine.intake import take_in
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.misfits import refuse_misfits
@@ -98,7 +98,7 @@ class Routine:
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", copy.deepcopy(self.model))
+        take_in(self)
         refuse_misfits(self)
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         for tensor in self._example_tensors():
@@ -162,7 +162,7 @@ class Routine:
     @cached_property
     def order(self) -> Order:
         """Which examples each step draws."""
-        copies = torch.ones(len(self), dtype=torch.int64)
+        copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
         for kind in self.metaparameters.values():
             counted = kind.copies()
             copies = copies if counted is None else copies * counted
@@ -240,7 +240,7 @@ class Routine:
                 INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
             )
             for start in range(0, len(self), size):
-                chunk = torch.arange(start, min(start + size, len(self)))
+                chunk = torch.arange(start, min(start + size, len(self)), device="cpu")
 
                 def weights(
                     z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind

@@ -52,6 +52,7 @@ def check(
     return checked(routine, output, replay, num_directions)
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def checked(
     routine: Routine, output: Output, replay: ReplayConfig, num_directions: int = 20
 ) -> CheckReport:

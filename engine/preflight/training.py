@@ -73,8 +73,8 @@ def check_training(run: LongRun) -> Check:
 
 def _first_loss(routine: Routine, state: State) -> float:
     term = next(routine.terms(0))
-    with torch.no_grad():
-        losses = routine.term_losses(state["params"], term, routine.point(), 0)
+    with torch.enable_grad():  # a loss may differentiate inside
+        losses = routine.term_losses(state["params"].detach(), term, routine.point(), 0)
     return float(losses.mean())
 
 
