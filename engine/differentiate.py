@@ -148,15 +148,15 @@ def differentiate(
     place = _place(store)
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
+    with asked_rightly(routine, outputs):
+        refuse_low_precision(routine, point)
+        for output in outputs:
+            check_routine(routine, output, point)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
         num_uses=routine.num_steps - routine.first_step,
     )
-    with asked_rightly(routine, outputs):
-        refuse_low_precision(routine, point)
-        for output in outputs:
-            check_routine(routine, output, point)
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic():
         plan = plan_of(

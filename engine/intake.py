@@ -104,7 +104,7 @@ def rates_from(rate: Any) -> float | tuple[float, ...]:  # noqa: ANN401 (whateve
             "metaparameters={'rate': LearningRatePoints(torch.log(...), num_steps=T)} to "
             "differentiate by it, or learning_rate=rates.tolist()."
         )
-    values = None if isinstance(rate, str | bytes | bool) else _array(rate)
+    values = None if isinstance(rate, str | bytes | bool | None) else _array(rate)
     if values is None or values.ndim > 1:
         raise ConfigurationError(
             f"learning_rate is {rate!r} ({type(rate).__name__}). Give one number, or a list with "

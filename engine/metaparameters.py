@@ -124,7 +124,10 @@ class Metaparameter:
 
 def constant(tensor: Tensor) -> Tensor:
     """Return a tensor as a constant, also one that was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+    if not tensor.is_inference():
+        return tensor.detach()
+    with torch.inference_mode(mode=False):
+        return tensor.clone()
 
 
 def as_column(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
