@@ -34,7 +34,8 @@ class Order:
         if self.epoch_size == 0:
             raise DataError(
                 f"All {len(copies)} counts are zero, so there is nothing left to train on. "
-                "Use a smaller outer.step_size or outer.probability, or fewer outer steps."
+                "Keep some of them above zero.",
+                settings=("outer.step_size", "outer.probability", "outer.num_steps"),
             )
 
     def batch(self, step: int) -> Tensor:

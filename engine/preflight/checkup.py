@@ -170,6 +170,7 @@ def _attempt(name: str, make: Callable[[], Check]) -> Check:
             limit=None,
             cause=cause,
             remedy=remedy,
+            settings=error.settings,
         )
 
 
