@@ -205,9 +205,9 @@ def _check_coupling(routine: Routine, state: State) -> None:
                 return joined.embed(model, batch)
             return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
 
-        return routine.call(losses, state["params"], training=False)
+        return routine.call(losses, state["params"].detach(), training=False)
 
-    with torch.no_grad():
+    with torch.enable_grad():  # a loss may differentiate inside
         whole, parts = rows(indices), torch.cat([rows(part) for part in apart])
     if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
         return

@@ -28,7 +28,7 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a fresh CPU generator for one purpose."""
-    return torch.Generator().manual_seed(seed_for(seed, *purpose))
+    return torch.Generator("cpu").manual_seed(seed_for(seed, *purpose))
 
 
 @contextmanager

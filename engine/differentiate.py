@@ -12,9 +12,12 @@ from torch import Tensor
 from engine.borders import Borders
 from engine.checks import check_routine, check_unroll
 from engine.determinism import deterministic
+from engine.diagnosis import asked_rightly
 from engine.errors import ConfigurationError
 from engine.fastest import settled
+from engine.intake import outputs_from, point_from
 from engine.plans import plan_of
+from engine.precision import refuse_low_precision
 from engine.replay import Sweep
 from engine.replay import replay as carry_out
 from engine.reversal import ReplayConfig, ScheduleName, replay_from
@@ -138,6 +141,7 @@ def metagradients(
 _OTHERS = ("z", "store", "witness")
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def differentiate(
     routine: Routine,
     outputs: Sequence[Output],
@@ -152,19 +156,20 @@ def differentiate(
     The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
     default, because the preflight of a recipe has asked one.
     """
-    if not outputs:
-        raise ConfigurationError("There are no outputs to differentiate. Give at least one.")
-    point = routine.point() if z is None else z
-    place = None if store is None else os.fspath(store)
+    outputs = outputs_from(outputs)
+    point = point_from(routine, z)
+    place = _place(store)
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
+    with asked_rightly(routine, outputs):
+        refuse_low_precision(routine, point)
+        for output in outputs:
+            check_routine(routine, output, point)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
         num_uses=routine.num_steps - routine.first_step,
     )
-    for output in outputs:
-        check_routine(routine, output, point)
     seen = testify(routine, outputs, point) if witness else Witness()
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic():
@@ -180,6 +185,15 @@ def differentiate(
         with _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     return _results(routine, sweep, len(outputs), seen)
+
+
+def _place(store: str | os.PathLike[str] | None) -> str | None:
+    if store is not None and not isinstance(store, str | os.PathLike):
+        raise ConfigurationError(
+            f"store is a {type(store).__name__}. Hand in the URL or the path of a folder, or leave "
+            "it out to keep the states in memory."
+        )
+    return None if store is None else os.fspath(store)
 
 
 def _results(routine: Routine, sweep: Sweep, number: int, witness: Witness) -> list[Metagradient]:

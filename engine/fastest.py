@@ -1,7 +1,5 @@
 """How a call in a notebook reverses its run: the fastest schedule that fits, or the named one."""
 
-import torch
-
 from engine.errors import ConfigurationError
 from engine.plans import plan_of
 from engine.replay import Sweep as Run
@@ -90,5 +88,4 @@ def _measured(routine: Routine, output: Output, vjp: StepVjp, store: str | None)
         lambda: carry_out([Forward(0, 1)], routine, z, {}, Run(state=state)), routine.device
     )
     seconds = min(_LONGEST, _SHARE * routine.num_steps * plain)
-    with torch.no_grad():
-        return measure_costs(routine, output, vjp, store, seconds=seconds)
+    return measure_costs(routine, output, vjp, store, seconds=seconds)

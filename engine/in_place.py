@@ -147,7 +147,7 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
         if loss.requires_grad:
             loss.backward()
     gradient = {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().clone()
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().to_dense()
         for name, tensor in given.named_parameters()
         if name in routine.layout.shapes
     }

@@ -37,17 +37,25 @@ class Layout:
                 "The model has no trainable parameters, so there is nothing to train. "
                 "Set requires_grad on those that the optimizer should move."
             )
-        first = next(iter(tensors.values())).dtype
         for name, tensor in tensors.items():
+            if tensor.dtype.is_complex:
+                raise ConfigurationError(
+                    f"{name!r} is complex, and the flat vector of a state is real. Keep it as two "
+                    "real parameters, and join them by torch.view_as_complex in the forward pass."
+                )
             if not tensor.dtype.is_floating_point:
                 raise ConfigurationError(
                     f"{name!r} has dtype {tensor.dtype}, and a derivative with respect to it does "
                     "not exist. Keep integers out of the state: derive them from the step number."
                 )
+        first = next(iter(tensors.values())).dtype
+        for name, tensor in tensors.items():
             if tensor.dtype != first:
+                formats = {each.dtype for each in tensors.values()}
+                widest = torch.float64 if torch.float64 in formats else torch.float32
                 raise ConfigurationError(
                     f"{name!r} has dtype {tensor.dtype}, but the tensors before it {first}: one "
-                    f"flat vector has one dtype. Convert the model with model.to({first})."
+                    f"flat vector has one dtype. Convert the model with model.to({widest})."
                 )
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()}, first)
 
@@ -78,7 +86,9 @@ class Layout:
         """Say which element of which tensor stands at ``index`` of the flat vector."""
         for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
             if index < size:
-                position = torch.unravel_index(torch.tensor(index), shape) if shape else ()
+                position = (
+                    torch.unravel_index(torch.tensor(index, device="cpu"), shape) if shape else ()
+                )
                 return f"{name}[{', '.join(str(int(axis)) for axis in position)}]"
             index -= size
         raise IndexError(f"{index} elements beyond the end of the layout.")

@@ -8,6 +8,7 @@ these answers, so a kind that enters nowhere by mistake is an error, never a zer
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +29,24 @@ class Metaparameter:
     value: Tensor
 
     def __post_init__(self) -> None:
-        if not torch.isfinite(self.value.to(torch.float64)).all():
+        kind, value = type(self), as_column(type(self).__name__, self.value)
+        object.__setattr__(self, "value", value)
+        # A kind with a point of its own may hold whole numbers, as counts are.
+        if kind.point is Metaparameter.point and not value.is_floating_point():
             raise ConfigurationError(
-                f"A metaparameter of kind {type(self).__name__} holds a value that is not finite. "
-                "Look at outer.step_size: a step too long is the usual cause."
+                f"{kind.__name__} holds {value.dtype}, by which nothing can be differentiated. Use "
+                "floating point, e.g. value.double()."
+            )
+        if value.is_floating_point() and torch.finfo(value.dtype).bits < 32:
+            raise ConfigurationError(
+                f"{kind.__name__} holds {value.dtype}, in which the digits of a metagradient, and "
+                "its signs, are noise. Use value.float() or value.double()."
+            )
+        if not torch.isfinite(value.to(torch.float64)).all():
+            raise ConfigurationError(
+                f"A metaparameter of kind {kind.__name__} holds a value that is not finite. If a "
+                "step of yours led there, it was too long.",
+                settings=("outer.step_size",),
             )
 
     def with_value(self, value: Tensor) -> "Metaparameter":
@@ -54,7 +69,12 @@ class Metaparameter:
         """
         del num_steps
         per_example = self.copies() is not None or type(self).weights is not Metaparameter.weights
-        if per_example:
+        if per_example and type(self).check_fits is Metaparameter.check_fits:
+            if self.value.ndim != 1:
+                raise ConfigurationError(
+                    f"Metaparameter {name!r} has shape {tuple(self.value.shape)}, but there is one "
+                    f"number for each example. Use value.reshape(-1), of length {num_examples}."
+                )
             _check_one_each(name, len(self.value), num_examples)
 
     def enters(self, step: int) -> bool:
@@ -100,6 +120,44 @@ class Metaparameter:
         """Return the initial parameters, given those of the model, shape (params,)."""
         del z
         return params
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return a tensor as a constant, also one that was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    with torch.inference_mode(mode=False):
+        return tensor.clone()
+
+
+def as_column(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
+    """Return numbers as a constant tensor, also those of numpy, a list or a parameter.
+
+    Raises:
+        ConfigurationError: If there are none.
+    """
+    try:
+        tensor = constant(torch.as_tensor(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{what} is given a {type(given).__name__}. Give it a tensor of numbers."
+        ) from error
+    if tensor.ndim == 0:
+        raise ConfigurationError(
+            f"{what} is given one number. Give it a tensor, e.g. torch.full((n,), {tensor.item()})."
+        )
+    return tensor
+
+
+def _whole(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
+    """Return numbers of groups or examples."""
+    numbers = as_column(what, given)
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype is torch.bool:
+        raise ConfigurationError(
+            f"{what} are {numbers.dtype} of shape {tuple(numbers.shape)}, but they are numbers in "
+            "a row. Use whole numbers from 0, shape (n,)."
+        )
+    return numbers.to(torch.int64)
 
 
 def _check_one_each(name: str, found: int, num_examples: int) -> None:
@@ -158,7 +216,7 @@ class Counts(Metaparameter):
     def point(self) -> Tensor:
         """Return z = 0, where the surrogate is the real run."""
         dtype = self.value.dtype if self.value.is_floating_point() else torch.get_default_dtype()
-        return torch.zeros(self.value.shape, dtype=dtype)
+        return torch.zeros(self.value.shape, dtype=dtype, device=self.value.device)
 
     def project(self, value: Tensor) -> Tensor:
         """Round to whole numbers, at least 0."""
@@ -194,6 +252,7 @@ class GroupWeights(Metaparameter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "groups", _whole("The groups of GroupWeights", self.groups))
         counts = torch.bincount(self.groups, minlength=len(self.value))
         if len(counts) != len(self.value) or (counts == 0).any():
             raise ConfigurationError(
@@ -258,6 +317,13 @@ class Inputs(Metaparameter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "chosen", _whole("The chosen examples of Inputs", self.chosen))
+        beyond = (self.chosen < 0) | (self.chosen >= self.num_examples)
+        if beyond.any():
+            raise ConfigurationError(
+                f"Inputs chooses example {int(self.chosen[beyond][0])} of {self.num_examples}. "
+                "Number them from 0, and say num_examples=n."
+            )
         if len(self.chosen) != len(self.value) or len(self.chosen.unique()) != len(self.chosen):
             raise ConfigurationError(
                 f"There are {len(self.value)} inputs for {len(self.chosen)} chosen examples, "
@@ -280,8 +346,8 @@ class Inputs(Metaparameter):
     @cached_property
     def _places(self) -> Tensor:
         """Row of ``value`` for each example, or -1, shape (examples,)."""
-        places = torch.full((self.num_examples,), -1, dtype=torch.int64)
-        places[self.chosen] = torch.arange(len(self.chosen))
+        places = torch.full((self.num_examples,), -1, dtype=torch.int64, device="cpu")
+        places[self.chosen.cpu()] = torch.arange(len(self.chosen), device="cpu")
         return places
 
     def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:

@@ -250,8 +250,8 @@ def _verdict(mean: float) -> str:
     if mean > 0.15:
         return (
             "That is no better than independent increments: not smooth. Metagradients of this "
-            "routine are mostly noise; try model.activation gelu, a lower learning rate, a larger "
-            "batch or a smaller model.output_scale."
+            "routine are mostly noise; try a smooth activation such as gelu, a lower "
+            "learning rate, a larger batch or a smaller output of the last layer."
         )
     return (
         "That is close to chaos: where training ends has little to do with z. A metagradient of "

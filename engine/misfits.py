@@ -48,18 +48,34 @@ def refuse_misfits(routine: "Routine") -> None:
 
 
 def _refuse_unread_arguments(routine: "Routine", name: str, kind: Metaparameter) -> None:
-    given = kind.loss_arguments(kind.point(), torch.zeros(1, dtype=torch.int64))
+    given = kind.loss_arguments(kind.point(), torch.zeros(1, dtype=torch.int64, device="cpu"))
     if given and coupled(routine.loss) is not None:
         raise ConfigurationError(
             f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, but a coupled "
             "loss takes nothing besides the batch. Use weights, counts or another kind."
         )
     try:
-        inspect.signature(routine.loss).bind(None, None, **given)
+        signature = inspect.signature(routine.loss)
+    except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
+        return
+    if not given:
+        _refuse_signature(signature)
+    try:
+        signature.bind(None, None, **given)
     except TypeError as error:
         raise ConfigurationError(
             f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
             f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
+        ) from error
+
+
+def _refuse_signature(signature: inspect.Signature) -> None:
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"The loss is written as loss{signature}, but it is called as loss(model, batch) "
+            f"({error}). Write it with these two arguments."
         ) from error
 
 

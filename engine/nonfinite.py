@@ -4,6 +4,7 @@ A NaN is told apart from randomness (it is not equal to itself) and from chaos (
 grows step by step): one operation at one place has no finite derivative, and is named.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -130,7 +131,9 @@ def refuse_nonfinite_share(routine: Routine, name: str, total: Tensor) -> None:
 
 
 def _is_finite(value: float | Tensor) -> bool:
-    return bool(torch.isfinite(torch.as_tensor(value)).all())
+    if not isinstance(value, Tensor):
+        return math.isfinite(value)
+    return bool(torch.isfinite(value).all())
 
 
 def _made_by(operation: str | None) -> str:

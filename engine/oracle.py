@@ -4,11 +4,16 @@
 step-wise products. ``central_difference`` trains twice: no second derivative at all.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from engine.determinism import deterministic
+from engine.diagnosis import asked_rightly
 from engine.errors import ConfigurationError
+from engine.formats import in_format, output_in_format
+from engine.intake import direction_from, point_from
 from engine.operations import without_checkpointing
 from engine.replay import PerStep, check_losses
 from engine.routine import Routine
@@ -16,27 +21,36 @@ from engine.step import plain_step, traced_step
 from engine.types import Metaparams, Output, State
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def train(routine: Routine, z: Metaparams | None = None) -> State:
     """Train all T steps at z and return s_T.
 
     Raises:
         NonFiniteError: If a loss is infinite or NaN; names the step.
     """
-    point = routine.point() if z is None else z
+    point = point_from(routine, z)
     state, losses = routine.initial_state(point), PerStep()
-    with deterministic():
+    with deterministic(), asked_rightly(routine, []):
         for step in range(routine.num_steps):
             state, losses[step] = plain_step(routine, state, point, step)
     check_losses(losses, 0, routine.num_steps)
     return state
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
-    """Return the output of a trained state, a scalar, without a graph."""
-    with torch.no_grad():
-        return routine.evaluate(output, state)
+    """Return the output of a trained state, a scalar, without a graph.
+
+    An output may differentiate inside, e.g. by the inputs of a physical equation: gradients can be
+    taken there, and only the parameters are constants.
+    """
+    frozen = {name: row.detach() for name, row in state.items()}
+    with asked_rightly(routine, [output]), torch.enable_grad():
+        value = routine.evaluate(output, frozen)
+    return value.detach() if isinstance(value, Tensor) else value
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def whole_run_gradient(
     routine: Routine, output: Output, z: Metaparams | None = None
 ) -> tuple[Tensor, Metaparams]:
@@ -48,7 +62,7 @@ def whole_run_gradient(
     Cost:
         Memory grows with T: each step's graph is kept, forward and backward.
     """
-    point = routine.point() if z is None else z
+    point = point_from(routine, z)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
     with deterministic(), torch.enable_grad(), without_checkpointing():
         start = routine.initial_state(leaves)
@@ -61,6 +75,7 @@ def whole_run_gradient(
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def central_difference(
     routine: Routine,
     output: Output,
@@ -71,9 +86,11 @@ def central_difference(
 ) -> float:
     """Estimate the derivative of the output along a direction from two trainings.
 
-    (phi(A(z + h v)) - phi(A(z - h v))) / 2h. The truncation error is of order h^2, the rounding
-    error of order eps / h: in float64 both are near 1e-10 at the default h. With a kink in the
-    model (ReLU, max pooling) the run is not differentiable, and the estimate need not agree.
+    (phi(A(z + h v)) - phi(A(z - h v))) / 2h, both trainings in float64, whatever format the run
+    has, with the random numbers of the run. The truncation error is of order h^2, the rounding
+    error of order eps / h: in float64 both are near 1e-10 at the default h, and in float32 they
+    would be larger than what is looked for. With a kink in the model (ReLU, max pooling) the run is
+    not differentiable, and the estimate need not agree.
 
     Args:
         routine: The run.
@@ -83,21 +100,22 @@ def central_difference(
         z: Where; the routine's own point by default.
 
     Raises:
-        ConfigurationError: If the direction names something that is not a metaparameter.
+        ConfigurationError: If the direction is not one of the metaparameters.
     """
-    point = routine.point() if z is None else z
-    unknown = sorted(direction.keys() - point.keys())
-    if unknown or not direction:
+    point = point_from(routine, z)
+    vector = direction_from(routine, direction)
+    if not isinstance(step_size, int | float) or not 0 < step_size < math.inf:
         raise ConfigurationError(
-            f"The direction names {unknown or 'nothing'}, but the metaparameters are "
-            f"{sorted(point)}. A direction along none of them would give 0."
+            f"step_size is {step_size!r}, which is no distance. Use a number above 0, e.g. 1e-5."
         )
+    exact, output = in_format(routine, torch.float64), output_in_format(output, torch.float64)
+    point = {name: tensor.to(torch.float64) for name, tensor in point.items()}
 
     def value_at(shift: float) -> float:
         moved = {
-            name: tensor + shift * direction[name].to(tensor) if name in direction else tensor
+            name: tensor + shift * vector[name].to(tensor) if name in vector else tensor
             for name, tensor in point.items()
         }
-        return float(evaluate(routine, train(routine, moved), output))
+        return float(evaluate(exact, train(exact, moved), output))
 
     return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)

@@ -34,13 +34,14 @@ class Order:
         if self.epoch_size == 0:
             raise DataError(
                 f"All {len(copies)} counts are zero, so there is nothing left to train on. "
-                "Use a smaller outer.step_size or outer.probability, or fewer outer steps."
+                "Keep some of them above zero.",
+                settings=("outer.step_size", "outer.probability", "outer.num_steps"),
             )
 
     def batch(self, step: int) -> Tensor:
         """Return the example indices of ``step``, shape (batch,)."""
         start = step * self.batch_size
-        positions = torch.arange(start, start + self.batch_size)
+        positions = torch.arange(start, start + self.batch_size, device="cpu")
         epochs = positions // self.epoch_size
         parts = [
             self._epoch(int(epoch))[positions[epochs == epoch] % self.epoch_size]
@@ -62,6 +63,7 @@ class Order:
                 len(self.copies),
                 generator=generator(self.seed, "order", epoch, copy),
                 dtype=torch.float64,
+                device="cpu",  # also where a notebook has set another default
             )
             present = (self.copies > copy).nonzero().squeeze(1)
             indices.append(present)

@@ -176,6 +176,17 @@ def pull_gradient(
         product.add(found)
 
 
+def cure_of_operations(names: Sequence[str]) -> str:
+    """Say what to do about operations without a second derivative, by torch's names for them."""
+    if any("attention" in name for name in names):
+        return "Run attention inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+    if any("embedding_bag" in name for name in names):
+        return "Use nn.Embedding in place of EmbeddingBag, and sum or average over the tokens."
+    if any("ctc" in name.lower() or "cudnn" in name.lower() for name in names):
+        return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
+    return "Write that function with differentiable operations."
+
+
 @contextmanager
 def named_refusals(step: int) -> Iterator[None]:
     """Turn torch's own words for a missing second derivative into ours."""
@@ -213,6 +224,5 @@ def named_refusals(step: int) -> Iterator[None]:
         raise UndifferentiableError(
             f"Step {step} cannot be differentiated twice: {text.splitlines()[0]} "
             "A metagradient needs the second derivative of every operation of the model and the "
-            "loss. Replace that operation; for attention, run it inside "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+            f"loss. {cure_of_operations([text])}"
         ) from error

@@ -115,9 +115,10 @@ def compiled_gradient(
     """
     if routine.statistics is not None:
         raise ConfigurationError(
-            "training.compile is true, but the model keeps running statistics of batch "
-            "normalization, which a compiled step does not move. Set it to false, or use group or "
-            "layer normalization."
+            "compile is True, but the model keeps running statistics of batch normalization, "
+            "which a compiled step does not move. Use compile=False, or group or layer "
+            "normalization.",
+            settings=("training.compile",),
         )
     has_graph = routine.path is StepPath.GRAPH
     found = _call_gradient(routine, params, term, z, step)
@@ -149,8 +150,9 @@ def _call_gradient(
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]} Set training.compile to false, or install what "
-            "is missing."
+            f"{str(error).strip().splitlines()[0]} Use compile=False, or install what "
+            "is missing.",
+            settings=("training.compile",),
         ) from error
     routine.programs["gradient"] = program
     if has_graph:
@@ -185,7 +187,8 @@ def _compare_gradient(
         if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(wanted.norm()):
             raise ConfigurationError(
                 f"The compiled {name} of step {step} is off by {error:.1e}, of norm "
-                f"{float(wanted.norm()):.1e}. Set training.compile to false."
+                f"{float(wanted.norm()):.1e}. Use compile=False.",
+                settings=("training.compile",),
             )
 
 

@@ -371,7 +371,11 @@ def _why_not_finite(losses: Mapping[int, Tensor], step: int) -> str:
 def _check_adjoints(routine: Routine, sweep: Sweep) -> None:
     steps = sorted(sweep.adjoint_norms, reverse=True)
     norms = [sweep.adjoint_norms[step] for step in steps]
-    finite = torch.isfinite(torch.stack(norms)) if norms else torch.ones(1, dtype=torch.bool)
+    finite = (
+        torch.isfinite(torch.stack(norms))
+        if norms
+        else torch.ones(1, dtype=torch.bool, device="cpu")
+    )
     if not finite.all():
         step = steps[int((~finite).nonzero()[0])]
         refuse_nonfinite_adjoint(

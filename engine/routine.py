@@ -21,6 +21,7 @@ from engine.buffers import BUFFERS, Call, RunningStatistics, without_buffers
 from engine.coupled import coupled
 from engine.determinism import PROCESS, generator, seeded
 from engine.errors import ConfigurationError, DataError, UndifferentiableError
+from engine.intake import take_in
 from engine.layout import Layout
 from engine.metaparameters import Metaparameter
 from engine.misfits import refuse_misfits
@@ -100,8 +101,9 @@ class Routine:
     _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_given", weakref.ref(self.model))
-        object.__setattr__(self, "model", copied(self.model))
+        given = self.model
+        take_in(self)
+        object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
@@ -193,7 +195,7 @@ class Routine:
     @cached_property
     def order(self) -> Order:
         """Which examples each step draws."""
-        copies = torch.ones(len(self), dtype=torch.int64)
+        copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
         for kind in self.metaparameters.values():
             counted = kind.copies()
             copies = copies if counted is None else copies * counted
@@ -295,7 +297,7 @@ class Routine:
                 INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
             )
             for start in range(0, len(self), size):
-                chunk = torch.arange(start, min(start + size, len(self)))
+                chunk = torch.arange(start, min(start + size, len(self)), device="cpu")
 
                 def weights(
                     z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind

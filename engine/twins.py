@@ -3,16 +3,12 @@
 A twin is a routine like any other, so every check runs the code that the run itself will run.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import wraps
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from engine.binding import copied
-from engine.coupled import CoupledLoss, coupled
+from engine.formats import in_format, output_in_format
 from engine.hyperparameters import LearningRatePoints, Scalars
 from engine.metaparameters import (
     Counts,
@@ -21,31 +17,14 @@ from engine.metaparameters import (
     Metaparameter,
     TokenWeights,
 )
-from engine.number_format import SameNumbers, convert
-from engine.operations import without_checkpointing
-from engine.outputs import MeanLoss
 from engine.routine import Routine
-from engine.types import Batch, Output
+from engine.types import Output
 
 EXACT_STEPS, EXACT_BATCH, EXACT_EXAMPLES = 8, 32, 128
 """Size of the float64 twin, on which derivatives are compared: small, as it is trained often."""
 
 LONG_STEPS, LONG_BYTES = 40, 1 << 30
 """Steps of the twin that trains as the run does, and the memory that its states may take."""
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Examples of any kind, whose batches are converted."""
-
-    examples: Any
-    dtype: torch.dtype
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        return convert(self.examples[indices], self.dtype)
 
 
 def long_twin(routine: Routine) -> Routine:
@@ -66,76 +45,7 @@ def exact_twin(
     """Return a run of few small steps in another number format, and its output."""
     num_steps = min(routine.num_steps, EXACT_STEPS)
     short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
-    examples: Any = (
-        convert(short.examples, dtype)
-        if isinstance(short.examples, tuple)
-        else _Examples(short.examples, dtype)
-    )
-    twin = replace(
-        short,
-        model=copied(short.model).to(dtype),
-        loss=_in_format(short.loss, dtype),
-        examples=examples,
-        augment=short.augment and _in_format(short.augment, dtype),
-        metaparameters={
-            name: replace(kind, value=convert(kind.value, dtype))
-            for name, kind in short.metaparameters.items()
-        },
-    )
-    return twin, _output_in_format(output, dtype)
-
-
-@dataclass(frozen=True)
-class _CoupledInFormat:
-    """A coupled loss in a number format; as a function it would be taken for an ordinary one."""
-
-    loss: CoupledLoss
-    dtype: torch.dtype
-
-    def __call__(self, model: nn.Module, batch: Batch, **given: Any) -> Tensor:  # noqa: ANN401 (as the loss)
-        return _formatted(self.loss, self.dtype)(model, batch, **given)
-
-    def embed(self, model: nn.Module, batch: Batch) -> Tensor:
-        return _formatted(self.loss.embed, self.dtype)(model, batch)
-
-    def couple(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
-        return _formatted(self.loss.couple, self.dtype)(*args)
-
-    def join(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
-        return _formatted(self.loss.join, self.dtype)(*args)
-
-
-def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
-    """Return a loss, an output or an augmentation that computes in a number format."""
-    both = coupled(function)
-    return _formatted(function, dtype) if both is None else _CoupledInFormat(both, dtype)
-
-
-def _formatted(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
-        # What is checkpointed would be computed again outside of this block, in other numbers.
-        with SameNumbers(dtype), without_checkpointing():
-            return function(*args, **kwargs)
-
-    return call
-
-
-def _output_in_format(output: Output, dtype: torch.dtype) -> Output:
-    """Wrap an output; of one over many examples, the first part is enough."""
-    if isinstance(output, MeanLoss):
-        few = tuple(convert(column[:EXACT_EXAMPLES], dtype) for column in output.examples)
-        return MeanLoss(_in_format(output.loss, dtype), few)
-    whole: Any = output
-    if hasattr(output, "parts"):
-        parts = list(output.parts())  # pyright: ignore[reportFunctionMemberAccess] (just asked)
-        whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731
-
-    def call(model: nn.Module) -> Tensor:
-        with SameNumbers(dtype):
-            return whole(model)
-
-    return call
+    return in_format(short, dtype), output_in_format(output, dtype, EXACT_EXAMPLES)
 
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:

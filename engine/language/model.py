@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.fingerprint import fingerprint
+from engine.formats import SameNumbers
 from engine.language.extra import extra
 from engine.language_config import Architecture, LanguageConfig
 from engine.menu import ModelConfig
 from engine.models import check_model, initialization
-from engine.number_format import SameNumbers
 
 
 class LanguageModel(nn.Module):

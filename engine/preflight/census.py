@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.preflight.verdict import Check, Verdict
+from engine.product import cure_of_operations
 from engine.routine import Routine
 
 KINKS = {
@@ -175,16 +176,13 @@ def check_second_derivatives(census: Census) -> Check:
             limit=0,
             cause="Every operation of the step can be differentiated twice.",
         )
-    attention = any("attention" in name for name in names)
     return Check(
         name="second-derivatives",
         verdict=Verdict.REFUSE,
         value=len(names),
         limit=0,
         cause=f"No second derivative exists for {', '.join(names)}.",
-        remedy="Run attention inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
-        if attention
-        else "Write that function with differentiable operations.",
+        remedy=cure_of_operations(names),
     )
 
 
@@ -200,7 +198,8 @@ def check_dropout(census: Census) -> Check:
             limit=1,
             cause=f"{census.inert} of {calls} dropout layers drop nothing in a training step, "
             "although their probability is above 0: something calls eval() on the model.",
-            remedy="Set model.dropout to 0 if that is meant, or leave out eval() in the loss.",
+            remedy="Set the dropout to 0 if that is meant, or leave out eval() in the loss.",
+            settings=("model.dropout",),
         )
     cause = (
         f"All {calls} dropout layers are active in a training step, seeded by the step."
@@ -223,7 +222,8 @@ def check_eps_root(routine: Routine) -> Check | None:
             cause=f"Adam's eps_root is {value:g}, and the derivative of its square root is "
             + ("very large" if value else "infinite")
             + " where a gradient is 0 (a dead unit, a row of an embedding that is not used).",
-            remedy="Set optimizer.eps_root to 1e-8 or more.",
+            remedy="Use eps_root=1e-8 or more.",
+            settings=("optimizer.eps_root",),
         )
     cause = f"Adam's eps_root is {value:g}, so its square root has a finite derivative everywhere."
     return Check(**named, verdict=Verdict.PASS, cause=cause)

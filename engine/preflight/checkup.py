@@ -53,6 +53,7 @@ def check(
     return checked(routine, output, replay, num_directions)
 
 
+@torch.inference_mode(mode=False)  # also where a notebook is in it
 def checked(
     routine: Routine, output: Output, replay: ReplayConfig, num_directions: int = 20
 ) -> CheckReport:
@@ -182,6 +183,7 @@ def _attempt(name: str, make: Callable[[], Check]) -> Check:
             limit=None,
             cause=cause,
             remedy=remedy,
+            settings=error.settings,
         )
 
 

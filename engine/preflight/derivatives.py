@@ -59,7 +59,8 @@ def check_autograd(routine: Routine, output: Output, found: Metaparams) -> Check
             verdict=Verdict.REFUSE,
             cause="The metagradient is not what autograd finds through the whole run, relative "
             f"error {error:.1e}: the reverse sweep loses a part that the graph of the run has.",
-            remedy="Run mgd check with --set replay.schedule=store-all and report the difference.",
+            remedy="Compare with schedule='store-all', and report the difference.",
+            settings=("replay.schedule",),
         )
     return Check(
         **named,
@@ -156,14 +157,16 @@ def check_differences(
             cause=f"Along {len(failed)} of {num_directions} directions the differences depend on "
             f"their distance: {words} has kinks, where the run jumps and has no derivative. This "
             "is no error of the metagradient, which autograd through the whole run confirms.",
-            remedy="For a run that differences can prove, set model.activation to gelu.",
+            remedy="For a run that differences can prove, use a smooth activation such as gelu.",
+            settings=("model.activation",),
         )
     return Check(
         **named,
         verdict=Verdict.WARN,
         cause=f"Along {len(failed)} of {num_directions} directions the differences depend on their "
         "distance, although no operation has a kink: the run is chaotic, or rounds or branches.",
-        remedy="Lower training.learning_rate, or raise optimizer.eps_root.",
+        remedy="Lower learning_rate or, with Adam, raise eps_root.",
+        settings=("training.learning_rate", "optimizer.eps_root"),
     )
 
 
@@ -204,7 +207,8 @@ def check_format(
             verdict=Verdict.REFUSE,
             cause=f"The step computes in {' and '.join(sorted(low_precision))}, whose metagradient "
             f"has a relative error of {error:.1e} after a few steps: digits, and signs, are noise.",
-            remedy="Set training.dtype to float32 or float64, and leave out autocast().",
+            remedy="Convert model and examples to float32 or float64, and leave out autocast().",
+            settings=("training.dtype",),
         )
     if dtype == torch.float64:
         cause = "The run itself is in float64."
@@ -217,7 +221,8 @@ def check_format(
         verdict=Verdict.REFUSE if error > FORMAT_REFUSAL else Verdict.WARN,
         cause=f"In {shown} the metagradient has a relative error of {error:.1e} against float64, "
         "after few steps: digits cancel, as where Adam divides by a very small root.",
-        remedy="Set training.dtype to float64, or raise optimizer.eps_root.",
+        remedy="Convert model and examples to float64 or, with Adam, raise eps_root.",
+        settings=("training.dtype", "optimizer.eps_root"),
     )
 
 

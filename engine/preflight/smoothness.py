@@ -21,8 +21,9 @@ def check_metasmoothness(routine: Routine, output: Output, num_directions: int =
             cause=f"Metasmoothness is {shown}, where a random walk has {INDEPENDENT:.2f}: the "
             "trained model does not answer a change of z evenly, so that following the "
             "metagradient helps little.",
-            remedy="Set model.activation to gelu, model.output_scale to 0.1, or lower "
-            "training.learning_rate.",
+            remedy="Use a smooth activation such as gelu, scale the last layer's output by 0.1, or "
+            "lower learning_rate.",
+            settings=("model.activation", "model.output_scale", "training.learning_rate"),
         )
     cause = f"Metasmoothness is {shown}; a random walk has {INDEPENDENT:.2f}."
     return Check(**named, verdict=Verdict.PASS, cause=cause)

@@ -43,7 +43,7 @@ def train_twin(routine: Routine) -> LongRun:
 def check_training(run: LongRun) -> Check:
     """Warn if the loss of the first batch is no lower at the end than at the start."""
     wrong = [step for step, loss in enumerate(run.losses) if not math.isfinite(loss)]
-    remedy = "Lower training.learning_rate."
+    advice = {"remedy": "Lower learning_rate.", "settings": ("training.learning_rate",)}
     if wrong:
         return Check(
             name="training",
@@ -52,7 +52,7 @@ def check_training(run: LongRun) -> Check:
             limit=1,
             cause=f"The training loss is {run.losses[wrong[0]]} in step {wrong[0]}: training "
             "diverged, or the model or the loss divides by 0 or takes log(0) there.",
-            remedy=remedy,
+            **advice,
         )
     before, after = (_first_loss(run.routine, run.states[place]) for place in (0, -1))
     share = after / before if before > 0 else (1.0 if after >= before else 0.0)
@@ -65,7 +65,7 @@ def check_training(run: LongRun) -> Check:
             verdict=Verdict.REFUSE if worse else Verdict.WARN,
             cause=f"{steps} did not lower the loss of the first batch: from {before:.4g} to "
             f"{after:.4g}. A metagradient of such a run says how to disturb it, not how to help.",
-            remedy=remedy,
+            **advice,
         )
     cause = f"{steps} lowered the loss of the first batch from {before:.4g} to {after:.4g}."
     return Check(**named, verdict=Verdict.PASS, cause=cause)
@@ -73,8 +73,8 @@ def check_training(run: LongRun) -> Check:
 
 def _first_loss(routine: Routine, state: State) -> float:
     term = next(routine.terms(0))
-    with torch.no_grad():
-        losses = routine.term_losses(state["params"], term, routine.point(), 0)
+    with torch.enable_grad():  # a loss may differentiate inside
+        losses = routine.term_losses(state["params"].detach(), term, routine.point(), 0)
     return float(losses.mean())
 
 
@@ -85,8 +85,14 @@ def check_adjoint(run: LongRun, output: Output, product: StepVjp) -> Check:
     try:
         _, adjoint = seed_adjoint(routine, run.states[-1], output)
     except NonFiniteError as error:
-        remedy = "Lower training.learning_rate."
-        return Check(**named, value=None, verdict=Verdict.REFUSE, cause=str(error), remedy=remedy)
+        return Check(
+            **named,
+            value=None,
+            verdict=Verdict.REFUSE,
+            cause=str(error),
+            remedy="Lower learning_rate.",
+            settings=("training.learning_rate",),
+        )
     norms = {routine.num_steps: float(adjoint["params"].norm())}
     for step in reversed(range(routine.num_steps)):
         adjoint, _ = product(routine, run.states[step], z, step, adjoint)
@@ -98,8 +104,8 @@ def check_adjoint(run: LongRun, output: Output, product: StepVjp) -> Check:
                 verdict=Verdict.REFUSE,
                 cause=f"The adjoint became infinite or NaN when step {step} was reversed, although "
                 "training is finite there.",
-                remedy="With Adam, set optimizer.eps_root to 1e-8 or more; otherwise lower "
-                "training.learning_rate.",
+                remedy="With Adam, use eps_root=1e-8 or more; otherwise lower learning_rate.",
+                settings=("optimizer.eps_root", "training.learning_rate"),
             )
     growth = growth_per_step(norms)
     steps = f"{routine.num_steps} steps"
@@ -111,7 +117,8 @@ def check_adjoint(run: LongRun, output: Output, product: StepVjp) -> Check:
             cause=f"The adjoint grows {growth:.2f}-fold at each step backwards over {steps}: the "
             "learning rate times the curvature of the loss passes 2, where a step overshoots by "
             "more than it corrects. Training is chaotic, and its metagradient true but useless.",
-            remedy="Lower training.learning_rate, or raise training.batch_size.",
+            remedy="Lower learning_rate, or raise batch_size.",
+            settings=("training.learning_rate", "training.batch_size"),
         )
     cause = f"The adjoint stays finite over {steps} and grows {growth:.3f}-fold at each."
     return Check(**named, value=growth, verdict=Verdict.PASS, cause=cause)

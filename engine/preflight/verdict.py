@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import field_validator
 
-from engine.errors import UntrustworthyError
+from engine.errors import UntrustworthyError, with_settings
 from engine.execution import PreflightMode
 from engine.settings import Settings
 
@@ -38,7 +38,14 @@ class Check(Settings):
     """What was found, in plain words."""
 
     remedy: str = ""
-    """The cheapest change that helps, as a setting; empty if nothing has to change."""
+    """The cheapest change that helps, by arguments of a notebook; empty if none is needed."""
+
+    settings: tuple[str, ...] = ()
+    """Keys of a recipe that the remedy is about."""
+
+    def in_recipe(self) -> str:
+        """Return what was found and what helps, for somebody who wrote a recipe."""
+        return with_settings(f"{self.name}: {self.cause} {self.remedy}".strip(), self.settings)
 
     @field_validator("value", mode="before")
     @classmethod
@@ -72,7 +79,7 @@ class CheckReport(Settings):
             UntrustworthyError: If the verdict is ``refuse`` and the mode ``enforce``.
         """
         if self.verdict is Verdict.REFUSE and mode is PreflightMode.ENFORCE:
-            found = [f"{c.name}: {c.cause} {c.remedy}".strip() for c in self.named(Verdict.REFUSE)]
+            found = [check.in_recipe() for check in self.named(Verdict.REFUSE)]
             raise UntrustworthyError(
                 "The preflight refuses this run, because its metagradient would not mean what it "
                 "should.\n" + "\n".join(found) + "\nTo run it all the same, set preflight=advise."
@@ -86,7 +93,7 @@ class CheckReport(Settings):
     def sentences(self) -> list[str]:
         """Say what did not pass, one sentence or two for each, worst first."""
         return [
-            f"{check.name}: {check.cause} {check.remedy}".strip()
+            check.in_recipe()
             for verdict in (Verdict.REFUSE, Verdict.WARN)
             for check in self.named(verdict)
         ]

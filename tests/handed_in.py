@@ -1,0 +1,453 @@
+"""What people hand in, as a program: ``python -m tests.handed_in`` prints what became of it.
+
+A process of its own, because the tests check every type hint at run time, and a notebook does not.
+"""
+
+import io
+import json
+import sys
+import threading
+import traceback
+import warnings
+from collections import namedtuple
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+import engine
+from engine.errors import EngineError
+from tests import routines
+
+N, STEPS, BATCH = 24, 6, 8
+X, Y = routines.examples(N)
+HELD_OUT = routines.examples(20, seed=1)
+Pair = namedtuple("Pair", ["x", "y"])
+
+
+def loss(model, batch):
+    return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def by_name(model, batch):
+    return functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+
+
+def by_field(model, batch):
+    return functional.cross_entropy(model(batch.x), batch.y, reduction="none")
+
+
+def output(model):
+    return loss(model, HELD_OUT).mean()
+
+
+def weights():
+    return torch.ones(N, dtype=torch.float64)
+
+
+def run(out=output, options=None, z=None, **changes):
+    settings = {
+        "model": routines.mlp(),
+        "loss": loss,
+        "examples": (X, Y),
+        "optimizer": engine.sgd(0.9),
+        "learning_rate": 0.1,
+        "num_steps": STEPS,
+        "batch_size": BATCH,
+        "metaparameters": {"w": engine.ExampleWeights(weights())},
+    }
+    routine = engine.Routine(**(settings | changes))
+    return engine.metagradient(routine, out, z, **(options or {}))["w"].double()
+
+
+class BySample(Dataset):
+    """As torch's documentation has it: one index, one sample."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return X[index], int(Y[index])
+
+
+class BySampleOfDicts(BySample):
+    """Samples by name, as an array and a scalar tensor."""
+
+    def __getitem__(self, index):
+        index = int(index)
+        return {"x": X[index].numpy(), "y": Y[index]}
+
+
+class Plain:
+    """Not a torch Dataset, but asked by index as one."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        if not isinstance(index, int):
+            raise TypeError("list indices must be integers")
+        return X[index], Y[index]
+
+
+class Batches:
+    """What the document has always allowed."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, indices):
+        return {"x": X[indices], "y": Y[indices]}
+
+
+class Table:
+    """As a table of the package ``datasets``: lists of indices, dicts of lists."""
+
+    column_names, features = ("x", "y"), ()
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, indices):
+        assert isinstance(indices, list)
+        return {"x": [X[i].tolist() for i in indices], "y": [int(Y[i]) for i in indices]}
+
+    def select(self, indices):  # noqa: D102
+        return self
+
+
+def float_table_loss(model, batch):
+    return functional.cross_entropy(model(batch["x"].double()), batch["y"], reduction="none")
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return X.clone(), Y.clone()
+
+
+def kinds(value):
+    return {"w": engine.ExampleWeights(value)}
+
+
+FORTY = {"metaparameters": {"w": engine.ExampleWeights(torch.ones(40).double())}}
+
+WORK = {
+    "list of columns": {"examples": [X, Y]},
+    "numpy arrays": {"examples": (X.numpy(), Y.numpy())},
+    "tensor and list of labels": {"examples": (X, Y.tolist())},
+    "TensorDataset": {"examples": TensorDataset(X, Y)},
+    "Subset": {**FORTY, "examples": Subset(TensorDataset(*routines.examples(60)), range(40))},
+    "ConcatDataset": {"examples": TensorDataset(X[:10], Y[:10]) + TensorDataset(X[10:], Y[10:])},
+    "samples by index": {"examples": BySample()},
+    "samples as dicts": {"examples": BySampleOfDicts(), "loss": by_name},
+    "samples of a plain object": {"examples": Plain()},
+    "list of pairs": {"examples": list(zip(X, Y, strict=True))},
+    "list of dicts": {
+        "examples": [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)],
+        "loss": by_name,
+    },
+    "dict of tensors": {"examples": {"x": X, "y": Y}, "loss": by_name},
+    "dict of arrays": {"examples": {"x": X.numpy(), "y": Y.numpy()}, "loss": by_name},
+    "named tuple": {"examples": Pair(X, Y), "loss": by_field},
+    "object of batches": {"examples": Batches(), "loss": by_name},
+    "table": {"examples": Table(), "loss": float_table_loss},
+    "inputs that need gradients": {"examples": (X.clone().requires_grad_(), Y)},
+    "strided inputs": {"examples": (X.T.contiguous().T, Y)},
+    "tensors of inference mode": {"examples": made_in_inference_mode()},
+    "rate of numpy, float64": {"learning_rate": np.float64(0.1)},
+    "rate as a scalar tensor": {"learning_rate": torch.tensor(0.1, dtype=torch.float64)},
+    "rates as a list": {"learning_rate": [0.1] * STEPS},
+    "rates as an array": {"learning_rate": np.full(STEPS, 0.1)},
+    "rates as a tensor": {"learning_rate": torch.full((STEPS,), 0.1, dtype=torch.float64)},
+    "batch size of numpy": {"batch_size": np.int64(BATCH)},
+    "steps as a tensor": {"num_steps": torch.tensor(STEPS)},
+    "weights as an array": {"make": lambda: run(metaparameters=kinds(np.ones(N)))},
+    "weights as a list": {"make": lambda: run(metaparameters=kinds([1.0] * N))},
+    "weights as a parameter": {
+        "metaparameters": {"w": engine.ExampleWeights(nn.Parameter(weights()))}
+    },
+    "z as an array": {"z": {"w": np.ones(N)}},
+    "z as a list": {"z": {"w": [1.0] * N}},
+    "path as a word": {"path": "plain"},
+    "model in eval mode": {"model": routines.mlp().eval()},
+    "loss as an object": {"loss": type("Loss", (), {"__call__": lambda self, m, b: loss(m, b)})()},
+    "loss as a partial": {"loss": partial(lambda scale, m, b: scale * loss(m, b), 1.0)},
+}
+
+
+class WithLock(nn.Sequential):
+    """Holds a lock."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.lock = threading.Lock()
+
+
+class WithFile(nn.Sequential):
+    """Holds an open file."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.log = io.TextIOWrapper(io.FileIO("/dev/null"))
+
+
+class WithGenerator(nn.Sequential):
+    """Holds a generator."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.steps = (number for number in range(3))
+
+
+class Stream(IterableDataset):
+    """Samples without an index."""
+
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+class Trainer:
+    """A class around a module, as frameworks have."""
+
+    def __init__(self):
+        self.network = routines.mlp()
+
+
+def embedding(**settings):
+    return nn.Sequential(nn.Embedding(10, 8, **settings), nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+def frozen():
+    return routines.mlp().requires_grad_(False)
+
+
+def compiled_inside():
+    model = routines.mlp()
+    model[0].compile()
+    return model
+
+
+def scheduler():
+    optimizer = torch.optim.SGD(routines.mlp().parameters(), lr=0.1)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+
+
+def torchs(name, **settings):
+    return getattr(torch.optim, name)(routines.mlp().parameters(), lr=0.01, **settings)
+
+
+def autocast(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss(model, batch).float()
+
+
+REFUSED = {
+    "DataLoader": (
+        {"examples": DataLoader(TensorDataset(X, Y), 8)},
+        "loader.dataset, batch_size=8",
+    ),
+    "iterator": ({"examples": iter([(X, Y)])}, "gives examples once"),
+    "generator": ({"examples": (pair for pair in zip(X, Y, strict=True))}, "gives examples once"),
+    "IterableDataset": ({"examples": Stream()}, "gives examples once"),
+    "no examples": ({"examples": None}, "of which no batch can be made"),
+    "a file name": ({"examples": "data.pt"}, "of which no batch can be made"),
+    "a set": ({"examples": {1, 2, 3}}, "Give a tuple of tensors"),
+    "empty examples": ({"examples": (X[:0], Y[:0])}, "no training examples"),
+    "different lengths": ({"examples": (X, Y[:20])}, "same number"),
+    "different lengths in a dict": ({"examples": {"x": X, "y": Y[:5]}}, "as many labels as inputs"),
+    "ragged lists": ({"examples": ([[1.0], [1.0, 2.0]], [0, 1])}, "no tensor can be made"),
+    "strings": ({"examples": (["a", "b"], [0, 1])}, "no tensor can be made"),
+    "one tensor for each example": ({"examples": list(X)}, "torch.stack"),
+    "one number": ({"examples": (X, 3)}, "one row of every column"),
+    "float32 inputs": ({"examples": (X.float(), Y)}, "different number formats"),
+    "labels int32": ({"examples": (X, Y.int())}, r"labels.long\(\)"),
+    "samples that do not fit": (
+        {"examples": [(X[0], 1)] * 23 + [(X[1, :3], 0)]},
+        "cannot be made|Give a",
+    ),
+    "model class": ({"model": nn.Linear}, r"Linear\(...\)"),
+    "function as a model": ({"model": lambda x: x}, "Hand in a torch.nn.Module"),
+    "object around a model": ({"model": Trainer()}, "Hand in its network"),
+    "state dict": ({"model": routines.mlp().state_dict()}, "Hand in a torch.nn.Module"),
+    "compiled": ({"model": torch.compile(routines.mlp())}, r"Routine\(compile=True\)"),
+    "compiled inside": ({"model": compiled_inside()}, r"Routine\(compile=True\)"),
+    "DataParallel": ({"model": nn.DataParallel(routines.mlp())}, "model.module"),
+    "lazy": ({"model": nn.Sequential(nn.LazyLinear(3))}, "Call the model once"),
+    "all frozen": ({"model": frozen()}, "Set requires_grad"),
+    "no parameters": ({"model": nn.Sequential(nn.ReLU())}, "Set requires_grad"),
+    "max_norm": ({"model": embedding(max_norm=1.0)}, "Leave max_norm out"),
+    "scale_grad_by_freq": ({"model": embedding(scale_grad_by_freq=True)}, "Leave it out"),
+    "lock": ({"model": WithLock(*routines.mlp())}, "'lock' is a lock.*outside of the module"),
+    "file": ({"model": WithFile(*routines.mlp())}, "'log' is a TextIOWrapper"),
+    "generator in the model": ({"model": WithGenerator(*routines.mlp())}, "'steps' is a generator"),
+    "bf16": ({"model": routines.mlp().bfloat16()}, r"model.float\(\)"),
+    "half": ({"model": routines.mlp().half()}, r"model.float\(\)"),
+    "complex": ({"model": nn.Linear(8, 3, dtype=torch.complex64)}, "view_as_complex"),
+    "autocast in the loss": (
+        {"loss": autocast, "model": routines.mlp(dtype=torch.float32), "examples": (X.float(), Y)},
+        "handed_in.py.*autocast",
+    ),
+    "loss in bf16": ({"loss": lambda m, b: loss(m, b).bfloat16()}, "leave out autocast"),
+    "loss module": ({"loss": nn.CrossEntropyLoss()}, "reduction='none'"),
+    "loss function of torch": ({"loss": functional.cross_entropy}, "reduction='none'"),
+    "loss class": ({"loss": nn.CrossEntropyLoss}, "reduction='none'|Call it first"),
+    "loss of three": ({"loss": lambda model, x, y: None}, "these two arguments"),
+    "no loss": ({"loss": None}, "reduction='none'"),
+    "mean loss": ({"loss": lambda m, b: loss(m, b).mean()}, "reduction='none'"),
+    "loss column": ({"loss": lambda m, b: loss(m, b)[:, None]}, "reduction='none'"),
+    "loss tuple": ({"loss": lambda m, b: (loss(m, b), 0)}, "tuple of 2.*reduction='none'"),
+    "loss float": ({"loss": lambda m, b: float(loss(m, b).sum())}, "reduction='none'"),
+    "loss numpy": ({"loss": lambda m, b: loss(m, b).detach().numpy()}, r"detach\(\)"),
+    "loss None": ({"loss": lambda m, b: None}, "reduction='none'"),
+    "loss that fails": ({"loss": lambda m, b: m(b["x"])}, "The loss fails.*handed_in.py"),
+    "optimizer not called": ({"optimizer": engine.adamw}, r"engine.adamw\(\)"),
+    "optimizer as a word": ({"optimizer": "sgd"}, r"engine.sgd\(\)"),
+    "optimizer of torch": (
+        {"optimizer": torchs("AdamW", weight_decay=0.1)},
+        r"engine.adamw\(\(0.9, 0.999\), eps=1e-08, weight_decay=0.1\), learning_rate=0.01",
+    ),
+    "SGD of torch": (
+        {"optimizer": torchs("SGD", momentum=0.9)},
+        r"engine.sgd\(0.9, nesterov=False",
+    ),
+    "RMSprop of torch": ({"optimizer": torchs("RMSprop")}, "pure function"),
+    "optimizer class of torch": ({"optimizer": torch.optim.Adam}, r"engine.adam\(\)"),
+    "no optimizer": ({"optimizer": None}, r"engine.sgd\(\)"),
+    "scheduler": ({"learning_rate": scheduler()}, "get_last_lr"),
+    "rate as a function": ({"learning_rate": lambda t: 0.1}, r"\[rate\(t\) for t in"),
+    "rate as a word": ({"learning_rate": "0.1"}, "Give one number"),
+    "no rate": ({"learning_rate": None}, "Give one number"),
+    "rate NaN": ({"learning_rate": float("nan")}, "Give finite numbers"),
+    "rates with NaN": ({"learning_rate": [0.1] * 5 + [float("inf")]}, "at step 5.*finite"),
+    "rates too few": ({"learning_rate": [0.1] * 5}, "one for each step"),
+    "rates that need gradients": (
+        {"learning_rate": torch.full((STEPS,), 0.1, requires_grad=True)},
+        "LearningRatePoints",
+    ),
+    "batch size 0": ({"batch_size": 0}, "batch_size=1 or more"),
+    "batch size float": ({"batch_size": 8.0}, "batch_size=8"),
+    "batch size None": ({"batch_size": None}, "whole number"),
+    "steps 0": ({"num_steps": 0}, "num_steps=1 or more"),
+    "steps float": ({"num_steps": 6.5}, "whole number"),
+    "steps True": ({"num_steps": True}, "whole number"),
+    "seed None": ({"seed": None}, "seed=0"),
+    "seed float": ({"seed": 1.5}, "whole number"),
+    "path": ({"path": "grahp"}, "'plain' or 'graph'"),
+    "augment": ({"augment": 3}, r"maps \(batch, generator\)"),
+    "no metaparameters": ({"metaparameters": {}}, "Give it some"),
+    "metaparameters None": ({"metaparameters": None}, "Give it some"),
+    "one kind": ({"metaparameters": engine.ExampleWeights(weights())}, "Give it a name"),
+    "list of kinds": ({"metaparameters": [engine.ExampleWeights(weights())]}, "kinds by name"),
+    "tensor as a kind": ({"metaparameters": {"w": weights()}}, r"ExampleWeights\(torch.ones"),
+    "class as a kind": ({"metaparameters": {"w": engine.ExampleWeights}}, "Give it its value"),
+    "z as a tensor": ({"z": weights()}, r"\{'w': ...\}"),
+    "z unknown": ({"z": {"weights": weights()}}, "Use their names"),
+    "z shape": ({"z": {"w": torch.ones(3)}}, "Convert it"),
+    "z whole": ({"z": {"w": torch.ones(N, dtype=torch.int64)}}, "Convert it"),
+    "output float": ({"out": lambda m: float(output(m))}, "leave out item"),
+    "output vector": ({"out": lambda m: loss(m, HELD_OUT)}, "one scalar tensor"),
+    "output None": ({"out": lambda m: None}, "one scalar tensor"),
+    "output a tensor": ({"out": torch.tensor(1.0)}, "Hand in a function"),
+    "output without arguments": ({"out": lambda: 1.0}, r"output\(model\)"),
+    "output in no_grad": ({"out": torch.no_grad()(output)}, "no_grad"),
+    "store": ({"options": {"store": 3}}, "the URL or the path"),
+}
+
+
+def values(make):
+    """A case that makes a metaparameter, or calls something else than ``metagradient``."""
+    return {"make": make}
+
+
+REFUSED |= {
+    "weights int": (
+        values(lambda: engine.ExampleWeights(weights().long())),
+        r"double\(\)",
+    ),
+    "weights bool": (
+        values(lambda: engine.ExampleWeights(weights().bool())),
+        r"double\(\)",
+    ),
+    "weights bf16": (values(lambda: engine.ExampleWeights(torch.ones(N).bfloat16())), r"float\(\)"),
+    "weights a word": (values(lambda: engine.ExampleWeights("ones")), "Give it a tensor"),
+    "weights a number": (values(lambda: engine.ExampleWeights(1.0)), "Give it a tensor"),
+    "counts of fractions": (values(lambda: engine.Counts(torch.full((N,), 0.5))), "Round them"),
+    "weights a column": (
+        {"metaparameters": {"w": engine.ExampleWeights(torch.ones(N, 1))}},
+        "reshape",
+    ),
+    "weights too few": (
+        {"metaparameters": {"w": engine.ExampleWeights(torch.ones(3))}},
+        "for each",
+    ),
+    "outputs a function": (
+        values(lambda: several(output)),
+        "list of functions",
+    ),
+    "outputs none": (
+        values(lambda: several(None)),
+        "list of functions",
+    ),
+    "outputs empty": (values(lambda: several([])), "at least one"),
+    "direction shape": (values(lambda: difference({"weights": torch.ones(3)})), "Convert it"),
+    "direction a tensor": (values(lambda: difference(torch.ones(3))), r"\{'weights': ...\}"),
+    "direction unknown": (values(lambda: difference({"w": torch.ones(96)})), "Use their names"),
+    "direction empty": (values(lambda: difference({})), "along none of them"),
+    "distance 0": (values(lambda: difference({"weights": torch.ones(96)}, step_size=0)), "above 0"),
+    "evaluate, wrong output": (
+        values(
+            lambda: engine.evaluate(
+                routines.routine(), routines.routine().initial_state(), lambda: 1
+            )
+        ),
+        r"output\(model\)",
+    ),
+    "train, loss that fails": (
+        values(lambda: engine.train(routines.routine(loss=lambda m, b: m(b["x"])))),
+        "The loss fails",
+    ),
+}
+
+
+def several(outputs):
+    return engine.metagradients(routines.routine(), outputs)
+
+
+def evaluated(phi):
+    return engine.evaluate(routines.routine(), routines.routine().initial_state(), phi)
+
+
+def difference(direction, **named):
+    return engine.central_difference(routines.routine(), routines.output, direction, **named)
+
+
+def outcome(changes):
+    """Return what became of a case: its numbers, the engine's message, or a raw error."""
+    changes = dict(changes)
+    try:
+        make = changes.pop("make", None)
+        found = run(**changes) if make is None else make()
+        return ["value", found.tolist() if isinstance(found, torch.Tensor) else repr(found)]
+    except EngineError as error:
+        return ["refused", str(error)]
+    except Exception:
+        return ["raw", traceback.format_exc()]
+
+
+def main():
+    """Print a JSON object: what became of each case, and the plain form's numbers."""
+    warnings.simplefilter("ignore")
+    found = {name: outcome(changes) for name, (changes, _) in REFUSED.items()}
+    found |= {name: outcome(changes) for name, changes in WORK.items()}
+    found["plain"] = outcome({})
+    found["Subset, plain"] = outcome(
+        {**FORTY, "examples": tuple(column[:40] for column in routines.examples(60))}
+    )
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
