@@ -38,6 +38,11 @@ class Seen:
     statistics: dict[str, Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def total(self) -> float:
+        """Sum of the losses, for people."""
+        return float(self.losses.sum())
+
 
 def given_module(routine: Routine) -> nn.Module:
     """Return the module that was handed in, if it still has the run's parameters."""

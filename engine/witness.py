@@ -256,7 +256,7 @@ def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen
     if not torch.equal(repeated.losses, own.losses):
         raise WitnessError(
             "Two calls of the loss with the same parameters, batch and seed gave "
-            f"{float(own.losses.sum()):.8g} and {float(repeated.losses.sum()):.8g}, so something that it reads is "
+            f"{own.total:.8g} and {repeated.total:.8g}, so something that it reads is "
             "neither in the state nor made from the step's number: a module outside of the run "
             "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
             "Keep nothing between two calls, and draw from torch's global generator."
@@ -264,7 +264,7 @@ def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen
     if loss_error > limit:
         raise WitnessError(
             f"At the same parameters and batch the module that you handed in has the loss "
-            f"{float(theirs.losses.sum()):.8g}, and the engine's copy of it {float(own.losses.sum()):.8g}. The "
+            f"{theirs.total:.8g}, and the engine's copy of it {own.total:.8g}. The "
             "loss or the forward pass reads something besides the module that it is given: another "
             "module or a list of parameters that it holds, a detached copy of weights, or a mode "
             "or attribute that was changed after the routine was made. Read all of it from the "
