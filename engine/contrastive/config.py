@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from engine.secret_urls import SafeUrl
 from engine.settings import Settings
 
 
@@ -24,7 +25,7 @@ class TokenizerName(StrEnum):
 class ContrastiveConfig(Settings):
     """Pairs of images and captions, and what the image tower of ``model`` is trained beside."""
 
-    target_url: str | None = None
+    target_url: SafeUrl | None = None
     """Folder of clean held-out pairs, in the formats of data.url: the task that counts. Empty
     cuts the held-out splits from the same pairs."""
 

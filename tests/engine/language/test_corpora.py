@@ -88,9 +88,9 @@ def test_sources_are_named_by_their_files_and_read_from_the_folder(tmp_path):
         (b'{"prompt": 3, "completion": "a"}\n', ["line 1", "'prompt'"]),
         (b'{"prompt": "a", "completion": " "}\n', ["line 1", "empty completion"]),
         (b'{"prompt": "", "completion": "a", "source": ""}\n', ["line 1", "source"]),
-        (b"[1]\n", ["line 1", "list"]),
+        (b"[1]\n", ["line 1", "int"]),
         (b"\n\n", ["no passage"]),
-        (b"\xff\xfe", ["UTF-8", "byte 0"]),
+        (b"\xe9t\xe9", ["UTF-8", "byte 0"]),
     ],
 )
 def test_a_damaged_file_is_refused_by_line(tmp_path, content, words):
