@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from fsspec import AbstractFileSystem
-from fsspec.asyn import sync
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 _AT_ONCE = 64
@@ -31,7 +31,7 @@ def read_all(file_system: AbstractFileSystem, paths: Sequence[str]) -> dict[str,
 
 def remove_all(file_system: AbstractFileSystem, paths: Sequence[str]) -> None:
     """Remove files; what is gone already is fine."""
-    if getattr(file_system, "async_impl", False):
+    if isinstance(file_system, AsyncFileSystem):
         sync(file_system.loop, _remove_all, file_system, list(paths))
         return
     for path in paths:
@@ -66,7 +66,7 @@ def remove_below(file_system: AbstractFileSystem, path: str) -> None:
     entries: Any = file_system.find(path, withdirs=True, detail=True)
     kinds = {name: entry.get("type") for name, entry in entries.items()}
     remove_all(file_system, [name for name, kind in kinds.items() if kind != "directory"])
-    if getattr(file_system, "async_impl", False):
+    if isinstance(file_system, AsyncFileSystem):
         return  # object stores have no folders
     folders = {path, *(name for name, kind in kinds.items() if kind == "directory")}
     for folder in sorted(folders, key=len, reverse=True):

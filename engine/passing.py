@@ -25,3 +25,12 @@ _UNANSWERED = {
     "botocore.exceptions.HTTPClientError",
     "urllib3.exceptions.HTTPError",
 }
+
+
+def is_no_answer(error: BaseException) -> bool:
+    """Say whether an error while a file was parsed came from its filesystem, and may pass.
+
+    Parsers raise plain OSErrors too, and seek to where a damaged file sends them.
+    """
+    damage = type(error) is OSError and error.errno in (None, errno.EINVAL, errno.EOVERFLOW)
+    return is_passing(error) and not damage

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -83,5 +84,5 @@ def read_data(what: str, url: str, hint: str) -> bytes:
     """
     file_system, path = open_data(what, url)
     with data_errors(what, hint):
-        content: bytes = file_system.cat_file(path)
+        content: Any = file_system.cat_file(path)
         return content

@@ -36,10 +36,11 @@ class ContrastiveConfig(Settings):
     """Hold all decoded images in memory; false reads each batch from the shards."""
 
     image_column: str = "image"
-    """Column of Parquet files with the images: their bytes, or URLs."""
+    """Column of Parquet files with the images: their bytes, as binary or as numbers, or URLs, see
+    fetch_images."""
 
     caption_column: str = "caption"
-    """Column of Parquet files with the captions."""
+    """Column of Parquet files with the captions; of a list of them the first one counts."""
 
     tokenizer: TokenizerName = TokenizerName.WORDS
     """How a caption becomes token ids."""
@@ -70,6 +71,14 @@ class ContrastiveConfig(Settings):
 
     target_batch: Annotated[int | None, Field(ge=2)] = None
     """Held-out pairs among which a loss is taken; empty means training.batch_size."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = 2**26
+    """Most pixels of an image of shards; one with more counts as broken, so that no small file can
+    fill the memory."""
+
+    fetch_images: bool = False
+    """Fetch the images that cells of Parquet name by http:// or https:// from public addresses, or
+    by s3:// where data.url is there too; false counts such cells as broken."""
 
     max_broken: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the pairs of the shards that may be broken or incomplete; they are left out and

@@ -72,8 +72,8 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
     except Exception as error:  # libraries of three languages read these files
         raise DataError(
             f"language.pretrained is {name}, where no tokenizer can be read "
-            f"({redacted(_first_line(error))}). Name a folder that holds model and tokenizer, or a model of "
-            "the hub that can be reached from here."
+            f"({redacted(_first_line(error))}). Name a folder that holds model and tokenizer, or "
+            "a model of the hub that can be reached from here."
         ) from error
     start = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
     if start is None:
@@ -106,10 +106,10 @@ def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list
 
     def refuse(token: int, where: str) -> None:
         raise DataError(
-            f"The tokenizer of language.pretrained={name} makes token {token} of {where}, but the "
-            f"model has embeddings for tokens 0 to {rows - 1} only. They do not belong together, or "
-            "tokens were added without resize_token_embeddings. Use the tokenizer that the model "
-            "was saved with."
+            f"The tokenizer of language.pretrained={name} makes token {token} of {where}, but "
+            f"the model has embeddings for tokens 0 to {rows - 1} only. They do not belong "
+            "together, or tokens were added without resize_token_embeddings. Use the tokenizer "
+            "that the model was saved with."
         )
 
     for token in (tokenizer.start, tokenizer.end):
