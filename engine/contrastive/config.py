@@ -77,8 +77,8 @@ class ContrastiveConfig(Settings):
     fill the memory."""
 
     fetch_images: bool = False
-    """Fetch the images that cells of Parquet name by http:// or https:// from public addresses, or
-    by s3:// where data.url is there too; false counts such cells as broken."""
+    """Fetch the images that cells of Parquet name: by HTTP from public addresses, and from S3 where
+    data.url is there too; false counts such cells as broken."""
 
     max_broken: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the pairs of the shards that may be broken or incomplete; they are left out and
