@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import fsspec
 import fsspec.config
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
@@ -234,18 +235,23 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
         given = fsspec.config.conf.get("s3", {}) | (options or {})
         options = given | {"config_kwargs": _IMPATIENT | given.get("config_kwargs", {})}
     file_system, path = filesystem(url, options)
-    probe, content = f"{path.rstrip('/')}/.probe-{uuid.uuid4().hex}", b"metagradient"
+    # In a folder of its own, since a store has folders, and not every filesystem makes them.
+    folder = f"{path.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+    probe, content = f"{folder}/probe", b"metagradient"
     # Drivers raise whatever their client library does, botocore's errors being no OSError, so
     # nothing narrower than Exception turns each into a message with a remedy.
     try:
-        created = _missing_folders(file_system, path)
+        created = _missing_folders(file_system, folder)
         try:
             file_system.pipe_file(probe, content)
             found = file_system.cat_file(probe)
         finally:
             _remove(file_system, probe, created)
     except Exception as error:
-        raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        if not isinstance(file_system, LocalFileSystem | MemoryFileSystem | AsyncFileSystem):
+            reason += f" (with {url.split('://')[0]}:// a folder has to be made before a file)"
+        raise _unavailable(url, reason) from error
     if found != content:
         raise _unavailable(url, f"{content!r} was written and {found!r} read back")
 

@@ -51,7 +51,8 @@ class Fetching:
         """
         protocol = urlsplit(url).scheme.lower() if "://" in url else ""
         on_s3 = protocol == "s3" and self.protocol in ("s3", "s3a")
-        if "::" in url or not (protocol in ("http", "https") or on_s3):
+        chained = "::" in (url if on_s3 else url.split("://")[0])
+        if chained or not (protocol in ("http", "https") or on_s3):
             raise NotFetchedError(
                 "with the name of a file in place of an image, which is never opened"
             )

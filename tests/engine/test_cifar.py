@@ -11,7 +11,7 @@ import torch
 from engine.cifar import CHECKSUM, TESTS, TRAINING, read_archive
 from engine.config import DataConfig, DataName
 from engine.data import load_data
-from engine.errors import DataError, StoreError
+from engine.errors import DataError
 from engine.problem import build_problem
 from engine.recipes import load_recipe
 
@@ -122,9 +122,7 @@ def test_other_archive_than_the_official_one_needs_its_checksum(tmp_path):
 
 def test_missing_network_is_one_message_with_the_way_out():
     """Port 9 discards: nothing answers there, as on a machine without a network."""
-    with pytest.raises(
-        StoreError, match=r"cannot be read just now .*fetch .* elsewhere and set data\.url"
-    ):
+    with pytest.raises(DataError, match=r"cannot be read .*fetch .* elsewhere and set data\.url"):
         read_archive("http://127.0.0.1:9/cifar-10-binary.tar.gz", CHECKSUM)
 
 
