@@ -109,13 +109,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
     Raises:
         ConfigurationError: With the reason, in words that follow a colon.
     """
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {}, set())
-        return loader.construct_document(node)
+        return _construct(text)
     except _UnfitError as error:
         raise ConfigurationError(str(error)) from error
     except RecursionError as error:
@@ -131,6 +126,16 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
         raise ConfigurationError(f"{error}{tabs}") from error
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"a value cannot be read ({error})") from error
+
+
+def _construct(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, set())
+        return loader.construct_document(node)
     finally:
         loader.dispose()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import IO, Any
+from typing import Any
 
 from engine.contrastive.fetching import Fetching, NotFetchedError
 from engine.contrastive.found import Found
@@ -20,7 +20,7 @@ class _UnreadableError(Exception):
     """A cell holds what is no image or no caption; the text says why, as in "3 pairs <text>"."""
 
 
-def read_parquet(stream: IO[bytes], path: str, found: Found, fetching: Fetching) -> None:
+def read_parquet(stream: Any, path: str, found: Found, fetching: Fetching) -> None:  # noqa: ANN401 (a file of any library)
     """Read the pairs of a file.
 
     Args:
@@ -54,7 +54,7 @@ def read_parquet(stream: IO[bytes], path: str, found: Found, fetching: Fetching)
             found.add(name, look, text)
 
 
-def _rows(stream: IO[bytes], path: str, columns: list[str]) -> Iterator[tuple[Any, Any]]:
+def _rows(stream: Any, path: str, columns: list[str]) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 (as read_parquet)
     """Yield the cells of each row, which know their own values."""
     try:
         file = import_module("pyarrow.parquet").ParquetFile(stream)

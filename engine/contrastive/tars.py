@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Any
 
 from engine.contrastive.found import Found, Look, Place
 from engine.contrastive.pictures import MAX_BYTES
@@ -35,7 +35,7 @@ class _Sample:
     captions: list[bytes] = field(default_factory=list)
 
 
-def read_tar(stream: IO[bytes], path: str, found: Found, *, keep: bool) -> None:
+def read_tar(stream: Any, path: str, found: Found, *, keep: bool) -> None:  # noqa: ANN401 (a file of any library)
     """Read the pairs of an archive that is not compressed.
 
     Args:
@@ -122,7 +122,7 @@ def _finish(sample: _Sample, name: str, found: Found) -> None:
         found.add(name, sample.images[0], sample.captions[0] if sample.captions else None)
 
 
-def _check_end(stream: IO[bytes], offset: int) -> None:
+def _check_end(stream: Any, offset: int) -> None:  # noqa: ANN401 (as read_tar)
     """Refuse an archive without its end, or with another behind it.
 
     Without its end an archive that was cut off between two members looks whole, and of archives
