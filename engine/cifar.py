@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import tarfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,12 @@ from fsspec.core import url_to_fs
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from engine.content import unpacked
 from engine.errors import DataError
+from engine.extra import how_to_install
+from engine.location import filesystem
+from engine.reading import data_errors
+from engine.secret_urls import refuse_secrets
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 """Where the authors keep it, 162 MB."""
@@ -64,16 +68,39 @@ def read_archive(url: str, checksum: str) -> tuple[Pair, Pair]:
 
 
 def _members(content: bytes, url: str) -> dict[str, bytes]:
-    """Return the files of the archive by their names without folders."""
+    """Return the files of the archive by their names without folders.
+
+    Those of this format are read; the others are named only, with no content.
+    """
+    found: dict[str, bytes] = {}
+    content = unpacked(content, f"The archive data.url={url}")
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as archive:
-            files = ((member, archive.extractfile(member)) for member in archive)
-            return {Path(member.name).name: file.read() for member, file in files if file}
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if member.isfile() and not name.startswith("._"):
+                    found[name] = _read(archive, member, found.get(name), len(content))
+    except Exception as error:  # tarfile raises what its parsing of numbers and names does
+        reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(
-            f"The archive data.url={url} cannot be read as one ({error}). Point data.url at "
+            f"The archive data.url={url} cannot be read as one ({reason}). Point data.url at "
             f"CIFAR-10's binary version, {URL}."
         ) from error
+    return found
+
+
+def _read(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, before: bytes | None, most: int
+) -> bytes:
+    name = Path(member.name).name
+    if name not in (*TRAINING, TESTS):
+        return b""
+    if before is not None:
+        raise tarfile.ReadError(f"{name} is there twice")
+    if member.size > most:  # no file can have more than the archive
+        raise tarfile.ReadError(f"{name} is cut off")
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
 
 
 def _records(members: dict[str, bytes], name: str, url: str) -> Pair:
@@ -96,23 +123,21 @@ def _records(members: dict[str, bytes], name: str, url: str) -> Pair:
 
 def _fetch(url: str) -> bytes:
     """Return the bytes of the archive, from the copy that was kept of it if there is one."""
-    try:
-        filesystem, path = _open(url)
-        with filesystem.open(path, "rb") as file:
+    hint = (
+        f"Without a network, fetch {URL} elsewhere and set data.url to the path of the copy; "
+        f"https:// needs aiohttp. {how_to_install('http')}."
+    )
+    refuse_secrets("data.url", url)
+    with data_errors(f"The archive data.url={url}", hint):
+        file_system, path = _open(url)
+        with file_system.open(path, "rb") as file:
             return file.read()
-    except (OSError, ValueError, ImportError) as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise DataError(
-            f"The archive data.url={url} cannot be opened ({reason}). Without a network, fetch "
-            f"{URL} elsewhere and set data.url to the path of the copy; https:// needs "
-            "`pip install 'metagradient-descent[http]'`."
-        ) from error
 
 
 def _open(url: str) -> tuple[Any, str]:
     """Return the filesystem of a URL, with a kept copy of what is not local, and the path in it."""
     if _is_local(url):
-        return url_to_fs(url)
+        return filesystem(url)
     return url_to_fs(f"filecache::{url}", filecache={"cache_storage": str(_folder())})
 
 
@@ -129,5 +154,5 @@ def _folder() -> Path:
 def _forget(url: str) -> None:
     """Drop the copy of an archive that is not what it should be, so that it is fetched again."""
     if not _is_local(url):
-        filesystem, path = _open(url)
-        filesystem.pop_from_cache(path)
+        file_system, path = _open(url)
+        file_system.pop_from_cache(path)

@@ -23,6 +23,7 @@ from engine.metaparameter_config import (
 )
 from engine.reversal import ReplayConfig, StepPath, VjpMode
 from engine.schedule_config import SchedulesConfig
+from engine.secret_urls import SafeUrl
 from engine.settings import Settings, digest
 
 __all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
@@ -90,7 +91,7 @@ class DataConfig(Settings):
     name: DataName = DataName.DIGITS
     """Data set."""
 
-    url: str | None = None
+    url: SafeUrl | None = None
     """Folder of the data files, or the archive of CIFAR-10, any fsspec URL; empty means the data
     set's own default."""
 
@@ -230,8 +231,8 @@ class DescentRecipe(Settings):
     kind: Literal["descent"] = "descent"
     """Which flow runs this recipe."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Name in run names and reports: lower-case letters, digits and hyphens."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
+    """Name in run names and reports: lower-case letters, digits and hyphens, 100 at most."""
 
     description: str = ""
     """One sentence for people."""

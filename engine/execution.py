@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from engine.secret_urls import SafeUrl
 from engine.settings import Settings
 
 
@@ -29,7 +30,7 @@ class WorkersConfig(Settings):
     runner: RunnerName = RunnerName.LOCAL
     """One process (local), or the workers of a Dask or a Ray cluster."""
 
-    address: str | None = None
+    address: SafeUrl | None = None
     """Dask scheduler (tcp://host:8786) or Ray head (ray://host:10001); empty starts a cluster on
     this machine for the run."""
 

@@ -4,7 +4,6 @@ Matplotlib is imported when something is drawn: it takes a second, and most runs
 nothing. Its object interface is used, not pyplot, which keeps every figure in a global list.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import MetaparameterName
+from engine.drawing import BLUE, GREEN, GREY, ORANGE, WIDTH, new_figure, png
 from engine.hyperparameters import LearningRatePoints, Scalars
 from engine.runs import RunRecord
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# Okabe and Ito's palette, which people with any colour vision tell apart.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 SPLITS = {"objective": (BLUE, "o"), "validation": (ORANGE, "s"), "test": (GREEN, "^")}
-WIDTH = 7.2  # inches; a figure is as wide as the page at 100 %, so its text is 10 point there
 
 
 @dataclass(frozen=True)
@@ -61,28 +58,6 @@ def figures(record: RunRecord, curves: Curves) -> dict[str, bytes]:
         "training": _draw_training(record, curves),
     }
     return {name: png(figure) for name, figure in drawn.items()}
-
-
-def new_figure(
-    height: float, rows: int = 1
-) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
-    """Return a figure as wide as the page, and its axes, one below the other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    all_axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-        axes.set_axisbelow(True)
-    return figure, all_axes
-
-
-def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """Return a figure as a PNG image, sharp on screens of twice the usual resolution."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=2 * 96, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _whole_numbers(axes: "matplotlib.axes.Axes") -> None:

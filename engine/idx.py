@@ -1,16 +1,15 @@
 """IDX files, the format of MNIST and its likes: one array of bytes, compressed or not."""
 
-import gzip
 import math
-import zlib
+from typing import Any
 
-import fsspec
 import numpy as np
 import torch
-from fsspec.core import url_to_fs
 from torch import Tensor
 
+from engine.content import unpacked
 from engine.errors import DataError
+from engine.reading import data_errors, open_data
 
 FASHION_MNIST_URL = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package ``dataset-fashion-mnist`` puts the files."""
@@ -36,10 +35,10 @@ def read_idx(url: str, name: str, item_shape: tuple[int, ...]) -> Tensor:
     """
     content, path = _fetch(url, name)
     try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, f"its gzip stream is broken ({error})") from error
+        content = unpacked(content, path)
+    except DataError as error:
+        reason = f"its compressed stream is broken ({error.__cause__ or error})"
+        raise _damaged(path, reason) from error
 
     num_axes = 1 + len(item_shape)
     header_size = 4 + 4 * num_axes
@@ -65,22 +64,18 @@ def _damaged(path: str, reason: str) -> DataError:
 
 
 def _fetch(url: str, name: str) -> tuple[bytes, str]:
-    """Return a file's bytes and its path; failures that may pass (network) stay OSErrors."""
-    try:
-        filesystem, folder = url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise DataError(
-            f"data.url is {url}, which cannot be opened ({error}). Set data.url to a folder, or "
-            f"to a URL with a protocol that fsspec {fsspec.__version__} knows, and install the "
-            "package that its protocol needs (s3fs for s3://)."
-        ) from error
+    """Return a file's bytes and its path; what may pass (no answer) is a StoreError."""
+    what = f"data.url is {url}, which"
+    filesystem, folder = open_data(what, url)
     prefix = f"{folder.rstrip('/')}/" if folder else ""
     reasons = []
     for path in (f"{prefix}{name}.gz", f"{prefix}{name}"):
         try:
-            return filesystem.cat_file(path), path
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            reasons.append(type(error).__name__)
+            with data_errors(what, "Set data.url to a folder that holds the four IDX files."):
+                content: Any = filesystem.cat_file(path)
+                return content, path
+        except DataError as error:
+            reasons.append(type(error.__cause__).__name__)
     raise DataError(
         f"Neither {name}.gz nor {name} can be read under data.url={url} ({', '.join(reasons)}). "
         f"Install Debian's package dataset-fashion-mnist, which fills {FASHION_MNIST_URL}, or "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from engine.menu import ModelConfig, ModelName
+from engine.secret_urls import SafeUrl
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ class Architecture(StrEnum):
 class TextConfig(Settings):
     """Which texts are trained on, and which ones are the task."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[SafeUrl, ...] = ()
     """Files of candidates, one for each source corpus: paths or fsspec URLs; relative paths are
     those in data.url; if that is empty, in the folder where Debian puts fortunes, if passages says
-    so. A file named .jsonl (or .jsonl.gz) has an object with prompt,
-    completion and perhaps source on each line; any other is plain text."""
+    so. A file of JSON has an object with prompt, completion and perhaps source on each line, or an
+    array of them; any other is plain text. What a file is, and how it is compressed, is seen by its
+    content."""
 
-    target: str | None = None
+    target: SafeUrl | None = None
     """File of the task, from which objective, validation and test examples are drawn; it may be one
     of the sources, and then the candidates are what is left of it."""
 
@@ -67,7 +69,7 @@ class LanguageConfig(Settings):
     architecture: Architecture = Architecture.GPT2
     """Architecture of a new model, whose sizes are width, depth and heads of the model."""
 
-    pretrained: str | None = None
+    pretrained: SafeUrl | None = None
     """Folder or hub name of a pretrained model with its tokenizer; empty builds a new one."""
 
     lora_rank: Annotated[int, Field(ge=0)] = 0

@@ -1,7 +1,9 @@
 """Where things lie: URLs, the filesystem behind one, and whether it can be written.
 
-A location is a local path or any URL that fsspec knows. What a filesystem needs besides the URL
-comes from the environment, so that no secret passes through a recipe or a task's parameters:
+A location is a local path or a URL that fsspec knows. Stores can be written to local folders, to
+``memory://`` and to object stores (S3 is tested), which need no folder before a file; data are read
+from any URL. What a filesystem needs besides the URL comes from the environment, and a URL with a
+secret in it is refused, so that none passes through a recipe or a task's parameters:
 
 - S3, read by botocore whenever a connection is made: ``AWS_ENDPOINT_URL`` (or
   ``AWS_ENDPOINT_URL_S3``), ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
@@ -15,19 +17,24 @@ The ``options`` that functions here take are fsspec's storage options and win ov
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import fsspec
 import fsspec.config
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
 from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
+from engine.extra import how_to_install
+from engine.objects import read_all, remove_all, remove_below
+from engine.passing import is_passing
 from engine.s3 import use_patient_session
+from engine.secret_urls import redacted, refuse_secrets
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
@@ -45,7 +52,9 @@ def absolute(url: str) -> str:
 
     Raises:
         StoreUnavailableError: If it is empty, which would be the folder of the process.
+        ConfigurationError: If it holds a secret.
     """
+    refuse_secrets("The location", url)
     if not url.strip():
         raise StoreUnavailableError(
             f"{url!r} is no location. Give a path or any fsspec URL, e.g. --store s3://bucket/folder."
@@ -66,9 +75,12 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
 
     Raises:
         StoreUnavailableError: If the protocol is unknown or its driver is not installed.
+        StoreError: If it has to be connected to first, and does not answer.
+        ConfigurationError: If the URL holds a secret.
     """
     if "://" not in url:
         return LocalFileSystem(auto_mkdir=True, use_listings_cache=False), absolute(url)
+    refuse_secrets("The location", url)
     protocol = url.split("://")[0]
     defaults: dict[str, Any] = {"use_listings_cache": False}
     if protocol in _EXTRAS:
@@ -79,7 +91,7 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         return fsspec.url_to_fs(url, **(defaults | (options or {})))
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        remedy = f"Run: pip install 'metagradient-descent[{extra}]'." if extra else f"{error}."
+        remedy = f"{how_to_install(extra)}." if extra else f"{error}."
         raise StoreUnavailableError(
             f"Cannot open {url}: the driver for {protocol}:// is not installed. {remedy}"
         ) from error
@@ -87,6 +99,15 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         raise StoreUnavailableError(
             f"Cannot open {url}: {error}. Give a local path or a URL that fsspec knows, "
             "e.g. --store s3://bucket/folder."
+        ) from error
+    except Exception as error:  # some drivers connect at once, and raise what their library does
+        reason = redacted(f"{type(error).__name__}: {error}".rstrip("."))
+        if is_passing(error):
+            raise StoreError(
+                f"{url} does not answer: {reason}. Start the same command again when it does."
+            ) from error
+        raise StoreUnavailableError(
+            f"Cannot open {url}: {reason}. Give a local path or a URL that fsspec can open."
         ) from error
 
 
@@ -130,9 +151,19 @@ def copy_folder(source: str, target: str) -> None:
 
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
     """Remove a folder and all that is in it; one that is not there is left so."""
-    file_system, path = filesystem(url, options)
-    with suppress(FileNotFoundError):
-        file_system.rm(path, recursive=True)
+    remove_below(*filesystem(url, options))
+
+
+def read_many(
+    urls: Sequence[str], options: dict[str, Any] | None = None
+) -> dict[str, bytes | Exception]:
+    """Return the content of many files of one filesystem by location, or what was raised."""
+    if not urls:
+        return {}
+    file_system, _ = filesystem(urls[0], options)
+    places = {url: filesystem(url, options)[1] for url in urls}
+    found = read_all(file_system, list(places.values()))
+    return {url: found[place] for url, place in places.items()}
 
 
 def remove_file(url: str, options: dict[str, Any] | None = None) -> None:
@@ -158,41 +189,17 @@ def store_errors(url: str) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(
-                f"There is no space left in {url}: {error}. Nothing unfinished counts. Free some, "
-                "e.g. with `mgd clean`, and start the same command again."
+                f"There is no space left in {url}: {redacted(str(error))}. Nothing unfinished "
+                "counts. Free some, e.g. with `mgd clean`, and start the same command again."
             ) from error
-        if isinstance(error, PermissionError) or number == errno.EROFS:
+        if isinstance(error, PermissionError) or number in (errno.EROFS, errno.ENAMETOOLONG):
             raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
         if not is_passing(error):
             raise
         raise StoreError(
-            f"The store {url} does not answer: {type(error).__name__}: {error}. What is committed "
-            "stays. Start the same command again when it does."
+            f"The store {url} does not answer: {type(error).__name__}: {redacted(str(error))}. "
+            "What is committed stays. Start the same command again when it does."
         ) from error
-
-
-def is_passing(error: BaseException) -> bool:
-    """Say whether what a store's driver raised may pass by itself: it gave no answer just now."""
-    if isinstance(error, OSError):
-        return not isinstance(error, _LASTING) and error.errno not in _LASTING_NUMBERS
-    # Clients of object stores raise these, which are no OSErrors; none of them need be installed.
-    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
-    return not kinds.isdisjoint(_UNANSWERED)
-
-
-_LASTING = (
-    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
-    PermissionError,
-)
-_LASTING_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG}
-"""What is still there in a minute."""
-
-_UNANSWERED = {
-    "aiohttp.client_exceptions.ClientError",
-    "botocore.exceptions.ConnectionError",
-    "botocore.exceptions.HTTPClientError",
-    "urllib3.exceptions.HTTPError",
-}
 
 
 def remove_files(url: str, paths: list[str], options: dict[str, Any] | None = None) -> None:
@@ -204,12 +211,7 @@ def remove_files(url: str, paths: list[str], options: dict[str, Any] | None = No
         options: fsspec storage options.
     """
     file_system, root = filesystem(url, options)
-    if paths and not isinstance(file_system, LocalFileSystem | MemoryFileSystem):
-        file_system.rm(paths)  # in bulk; an object store does not mind what is not there
-        return
-    for path in paths:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            file_system.rm_file(path)
+    remove_all(file_system, paths)
     if is_local(file_system):
         for folder in sorted({os.path.dirname(path) for path in paths}, key=len, reverse=True):
             _remove_empty(folder, root)
@@ -233,18 +235,23 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
         given = fsspec.config.conf.get("s3", {}) | (options or {})
         options = given | {"config_kwargs": _IMPATIENT | given.get("config_kwargs", {})}
     file_system, path = filesystem(url, options)
-    probe, content = f"{path.rstrip('/')}/.probe-{uuid.uuid4().hex}", b"metagradient"
+    # In a folder of its own, since a store has folders, and not every filesystem makes them.
+    folder = f"{path.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+    probe, content = f"{folder}/probe", b"metagradient"
     # Drivers raise whatever their client library does, botocore's errors being no OSError, so
     # nothing narrower than Exception turns each into a message with a remedy.
     try:
-        created = _missing_folders(file_system, path)
+        created = _missing_folders(file_system, folder)
         try:
             file_system.pipe_file(probe, content)
             found = file_system.cat_file(probe)
         finally:
             _remove(file_system, probe, created)
     except Exception as error:
-        raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        if not isinstance(file_system, LocalFileSystem | MemoryFileSystem | AsyncFileSystem):
+            reason += f" (with {url.split('://')[0]}:// a folder has to be made before a file)"
+        raise _unavailable(url, reason) from error
     if found != content:
         raise _unavailable(url, f"{content!r} was written and {found!r} read back")
 
@@ -264,8 +271,8 @@ def scratch_folder(url: str) -> Iterator[str]:
 
 def _unavailable(url: str, reason: str) -> StoreUnavailableError:
     return StoreUnavailableError(
-        f"Cannot write to {url}: {reason}. Give a folder or a bucket that can be written: "
-        "--store URL."
+        f"Cannot write to {redacted(url)}: {redacted(reason)}. Give a local folder, or a bucket of "
+        "an object store that can be written: --store URL."
     )
 
 

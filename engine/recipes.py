@@ -3,10 +3,10 @@
 A recipe of any kind is read here; its ``kind`` says which model validates it.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -15,6 +15,8 @@ from engine.attribution_recipes import AttributionRecipe
 from engine.canary_recipes import CanariesRecipe
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
+from engine.recipe_files import parse_yaml, read_text, says_nothing
+from engine.secret_urls import redacted
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 
 DEFAULT_RECIPE = "digits-selection"
@@ -40,7 +42,7 @@ KINDS: dict[str, type[Recipe]] = {
 
 def list_recipes() -> dict[str, Recipe]:
     """Return the shipped recipes by name, validated."""
-    return {path.stem: load_recipe(path.stem) for path in sorted(RECIPES.glob("*.yaml"))}
+    return {name: load_recipe(name) for name in _names()}
 
 
 def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
@@ -54,19 +56,35 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
     path = _find(recipe)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not YAML: {error}. Correct the file.") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(
-            f"{path} holds {type(content).__name__}, but a recipe is a mapping of settings. "
-            f"Start from one of {', '.join(sorted(p.stem for p in RECIPES.glob('*.yaml')))}."
-        )
+    content = _read(path)
     content.setdefault("name", path.stem)
     for change in changes or []:
         _assign(content, change)
     return validate_recipe(content, str(path))
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """Return the settings of a file, not yet validated."""
+    try:
+        content = parse_yaml(read_text(path.read_bytes()))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{path} is not YAML of a recipe: {error}. Correct the file."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"The recipe {path} cannot be read ({type(error).__name__}: {error}). Name a file that "
+            "can."
+        ) from error
+    if not isinstance(content, dict) or says_nothing(content):
+        found = "nothing" if content is None else type(content).__name__
+        held = "names no setting" if isinstance(content, dict) else f"holds {found}"
+        raise ConfigurationError(
+            f"{path} {held}, but a recipe is a mapping of settings: it needs at least its kind, "
+            f"one of {', '.join(KINDS)}, and what differs from the defaults, e.g. data, model and "
+            f"training. Start from one of {_shipped()}."
+        )
+    return content
 
 
 def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
@@ -90,7 +108,7 @@ def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
         return model.model_validate(content)
     except ValidationError as error:
         found = "\n".join(_explain(model, each) for each in error.errors())
-        raise ConfigurationError(f"{origin} cannot be run.\n{found}") from None
+        raise ConfigurationError(redacted(f"{origin} cannot be run.\n{found}")) from None
 
 
 def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (settings of any type)
@@ -103,7 +121,7 @@ def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (s
         return model.model_validate(content)
     except ValidationError as error:
         found = "\n".join(_explain(model, each) for each in error.errors())
-        raise ConfigurationError(f"Impossible settings.\n{found}") from None
+        raise ConfigurationError(redacted(f"Impossible settings.\n{found}")) from None
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -182,17 +200,24 @@ def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
 
 
 def _find(recipe: str) -> Path:
-    shipped = RECIPES / f"{recipe}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = Path(recipe).expanduser()
-    if path.is_file():
-        return path
-    names = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
+    if recipe in _names():
+        return RECIPES / f"{recipe}.yaml"
+    with suppress(OSError, ValueError, RuntimeError):  # no file can have such a name
+        path = Path(recipe).expanduser()
+        if path.is_file():
+            return path
     raise ConfigurationError(
-        f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of {names}, "
-        "or the path of a YAML file."
+        f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of "
+        f"{_shipped()}, or the path of a YAML file."
     )
+
+
+def _names() -> list[str]:
+    return sorted(each.stem for each in RECIPES.glob("*.yaml"))
+
+
+def _shipped() -> str:
+    return ", ".join(_names())
 
 
 def _assign(content: dict[Any, Any], change: str) -> None:
@@ -203,9 +228,11 @@ def _assign(content: dict[Any, Any], change: str) -> None:
             "e.g. --set outer.num_steps=3."
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"--set {change!r}: the value is not YAML. Quote it.") from error
+        value = parse_yaml(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            redacted(f"--set {change!r}: the value is not YAML ({error}). Quote it.")
+        ) from error
     *parents, last = key.strip().split(".")
     place = content
     for parent in parents:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
-from engine.location import filesystem, is_local
+from engine.location import filesystem, is_local, read_many
 
 
 def write_record(url: str, record: dict[str, Any], options: dict[str, Any] | None = None) -> None:
@@ -92,22 +92,17 @@ def read_records(urls: list[str]) -> dict[str, dict[str, Any] | None]:
 
     Those that are not there are left out: what is read in bulk may go while it is read.
     """
-    if not urls:
-        return {}
-    file_system, _ = filesystem(urls[0])
-    places = {filesystem(url)[1]: url for url in urls}
-    found: Any = file_system.cat(list(places), on_error="return")
     records: dict[str, dict[str, Any] | None] = {}
-    for path, content in found.items():
-        if isinstance(content, OSError):
-            if not isinstance(content, FileNotFoundError | NotADirectoryError):
-                raise content
+    for url, content in read_many(urls).items():
+        if isinstance(content, FileNotFoundError | NotADirectoryError):
             continue
+        if isinstance(content, Exception):
+            raise content
         try:
             record = json.loads(content)
         except ValueError:
             record = None
-        records[places[path]] = record if isinstance(record, dict) else None
+        records[url] = record if isinstance(record, dict) else None
     return records
 
 

@@ -1,6 +1,7 @@
 """The selected subset as files, for use elsewhere: one row for each training candidate.
 
-CSV always; Parquet where pyarrow is installed, which is an extra.
+CSV always; Parquet where pyarrow is installed, which is an extra. Texts of the CSV file that a
+spreadsheet would take for a formula begin with an apostrophe there; Parquet has them as they are.
 """
 
 import csv
@@ -48,6 +49,17 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     return columns
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a formula begins with in some spreadsheet, in wide letters too."""
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401 (a value of any column)
+    """Return a value as CSV has it: a text from outside must not be run where it is opened."""
+    if isinstance(value, str) and value.lstrip(" \ufeff").startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
 def write_selection(
     folder: str, recipe: DescentRecipe, value: Tensor, score: Tensor, data: DataSet
 ) -> list[str]:
@@ -61,7 +73,8 @@ def write_selection(
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    safe = [[_cell(value) for value in column] for column in columns.values()]
+    writer.writerows(zip(*safe, strict=True))
     write_bytes(join(folder, "selection.csv"), text.getvalue().encode())
     if find_spec("pyarrow") is None:
         return ["selection.csv"]

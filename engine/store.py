@@ -7,7 +7,6 @@ This module does not know which rows are worth keeping, and starts no threads of
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -29,6 +28,7 @@ from engine.group import (
 )
 from engine.location import absolute, filesystem, join
 from engine.marks import corrupt_row, mark_path, marked_steps, read_mark, write_mark
+from engine.objects import remove_below
 from engine.types import State
 
 logger = logging.getLogger(__name__)
@@ -218,8 +218,7 @@ class RowStore:
         """Delete a row: its commit mark first, so that no half of it ever counts."""
         folders = [f"{name}/c/{step}" for name in self._arrays]
         for folder in (mark_path(step), *folders):
-            with suppress(FileNotFoundError):
-                self._files.rm(join(self._path, folder), recursive=True)
+            remove_below(self._files, join(self._path, folder))
 
     def __contains__(self, step: int) -> bool:
         return self._files.exists(join(self._path, mark_path(step), "zarr.json"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from engine.secret_urls import SafeUrl
 from engine.settings import Settings
 
 
@@ -24,7 +25,7 @@ class TokenizerName(StrEnum):
 class ContrastiveConfig(Settings):
     """Pairs of images and captions, and what the image tower of ``model`` is trained beside."""
 
-    target_url: str | None = None
+    target_url: SafeUrl | None = None
     """Folder of clean held-out pairs, in the formats of data.url: the task that counts. Empty
     cuts the held-out splits from the same pairs."""
 
@@ -35,10 +36,11 @@ class ContrastiveConfig(Settings):
     """Hold all decoded images in memory; false reads each batch from the shards."""
 
     image_column: str = "image"
-    """Column of Parquet files with the images: their bytes, or URLs."""
+    """Column of Parquet files with the images: their bytes, as binary or as numbers, or URLs, see
+    fetch_images."""
 
     caption_column: str = "caption"
-    """Column of Parquet files with the captions."""
+    """Column of Parquet files with the captions; of a list of them the first one counts."""
 
     tokenizer: TokenizerName = TokenizerName.WORDS
     """How a caption becomes token ids."""
@@ -69,6 +71,14 @@ class ContrastiveConfig(Settings):
 
     target_batch: Annotated[int | None, Field(ge=2)] = None
     """Held-out pairs among which a loss is taken; empty means training.batch_size."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = 2**26
+    """Most pixels of an image of shards; one with more counts as broken, so that no small file can
+    fill the memory."""
+
+    fetch_images: bool = False
+    """Fetch the images that cells of Parquet name: by HTTP from public addresses, and from S3 where
+    data.url is there too; false counts such cells as broken."""
 
     max_broken: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the pairs of the shards that may be broken or incomplete; they are left out and

@@ -1,54 +1,21 @@
-"""Images of shards as tensors: decoded by Pillow, scaled, cropped; held, or read when asked for."""
+"""Images of shards as tensors: held, or read when a batch asks for them."""
 
-import io
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from fsspec.core import url_to_fs
 from torch import Tensor
 
-from engine.errors import ConfigurationError, DataError
+from engine.contrastive.pictures import decode
+from engine.errors import DataError
+from engine.reading import data_errors, open_data
 from engine.types import Batch
 
 SHIFT, SCALE = 127.5, 63.75
 """Bytes become (byte - shift) / scale."""
-
-
-def readable(content: bytes) -> bool:
-    """Say whether bytes begin as an image that Pillow knows, and are whole as far as that shows."""
-    pillow = _pillow()
-    try:
-        with pillow.open(io.BytesIO(content)) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError):
-        return False
-    return True
-
-
-def decode(content: bytes, size: int, name: str) -> np.ndarray:
-    """Return an image as bytes of shape (3, size, size): its middle square, scaled.
-
-    Raises:
-        DataError: If it cannot be decoded.
-    """
-    pillow = _pillow()
-    try:
-        with pillow.open(io.BytesIO(content)) as image:
-            colours = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise DataError(
-            f"The image of {name} cannot be decoded ({error}). Repair it, or take the pair away."
-        ) from error
-    side = min(colours.size)
-    left, top = ((length - side) // 2 for length in colours.size)
-    box = (left, top, left + side, top + side)
-    scaled = colours.crop(box).resize((size, size), pillow.Resampling.BICUBIC)
-    return np.asarray(scaled, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def standardized(stored: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
@@ -63,15 +30,19 @@ class ShardImages:
     Attributes:
         places: Where each lies.
         names: What each is called in messages.
+        digests: SHA-256 of each one's bytes when they were first read.
         url: Folder of the shards.
         size: Height and width.
+        max_pixels: Most pixels of one.
         dtype: Number format.
     """
 
     places: Sequence[Any]
     names: Sequence[str]
+    digests: Sequence[bytes]
     url: str
     size: int
+    max_pixels: int
     dtype: torch.dtype
 
     def __len__(self) -> int:
@@ -85,22 +56,29 @@ class ShardImages:
     def __getitem__(self, indices: Tensor | slice) -> Any:  # noqa: ANN401 (images, or fewer of them unread)
         """Return the images at indices, read; for a slice, fewer of them, not read."""
         if isinstance(indices, slice):
-            return ShardImages(
-                self.places[indices], self.names[indices], self.url, self.size, self.dtype
-            )
-        filesystem, _ = url_to_fs(self.url)
-        rows = indices.tolist()
+            kept = {name: getattr(self, name)[indices] for name in ("places", "names", "digests")}
+            return replace(self, **kept)
+        what, rows = f"The shards under {self.url}", indices.tolist()
+        filesystem, _ = open_data(what, self.url)
         chosen = [self.places[row] for row in rows]
-        contents = filesystem.cat_ranges(
-            [place.shard for place in chosen],
-            [place.offset for place in chosen],
-            [place.offset + place.size for place in chosen],
-        )
-        images = [
-            decode(content, self.size, str(self.names[row]))
-            for row, content in zip(rows, contents, strict=True)
-        ]
+        with data_errors(what, "They are read while the run goes on, so they have to stay."):
+            contents: Any = filesystem.cat_ranges(
+                [place.shard for place in chosen],
+                [place.offset for place in chosen],
+                [place.offset + place.size for place in chosen],
+                on_error="raise",
+            )
+        images = [self._decoded(row, content) for row, content in zip(rows, contents, strict=True)]
         return standardized(images, self.dtype)
+
+    def _decoded(self, row: int, content: bytes) -> np.ndarray:
+        name = str(self.names[row])
+        if hashlib.sha256(content).digest() != self.digests[row]:
+            raise DataError(
+                f"The image of {name} under {self.url} is not the one that was there when the run "
+                "began: the shard was changed or cut off. Put it back, or start the run anew."
+            )
+        return decode(content, self.size, name, self.max_pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +100,3 @@ class PairBatches:
     def first(self, number: int) -> "PairBatches":
         """Return the first pairs, for twins of a run."""
         return PairBatches(self.images[:number], self.tokens[:number], self.device)
-
-
-def _pillow() -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
-    if find_spec("PIL") is None:
-        raise ConfigurationError(
-            "The images of data.name=image-text need the package pillow. "
-            "pip install 'metagradient-descent[clip]'."
-        )
-    return import_module("PIL.Image")

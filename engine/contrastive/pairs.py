@@ -20,8 +20,9 @@ from engine.contrastive.captions import (
     class_captions,
     train_tokenizer,
 )
-from engine.contrastive.images import PairBatches, ShardImages, decode, standardized
-from engine.contrastive.shards import Found, Place, read_files
+from engine.contrastive.found import Found, Place
+from engine.contrastive.images import PairBatches, ShardImages, standardized
+from engine.contrastive.shards import read_files
 from engine.data import DataSet, Examples, load_data
 from engine.determinism import generator
 from engine.errors import DataError
@@ -136,7 +137,7 @@ def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tok
             hasher.update(found.digests[row])
         numbers = {text: number for number, text in enumerate(dict.fromkeys(captions[name]))}
         splits[name] = Pairs(
-            _images(found, rows, recipe, dtype),
+            _images(found, rows, recipe, dtype, on_demand=name == "train"),
             tokenizer(captions[name]),
             torch.tensor([numbers[text] for text in captions[name]]),
             tuple(captions[name]),
@@ -148,19 +149,26 @@ def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tok
 
 
 def _images(
-    found: Found, rows: Sequence[int], recipe: DescentRecipe, dtype: torch.dtype
+    found: Found, rows: Sequence[int], recipe: DescentRecipe, dtype: torch.dtype, *, on_demand: bool
 ) -> Tensor | ShardImages:
-    """Return images decoded, or where they lie, if they are not to be held."""
-    size, names = recipe.contrastive.image_size, [found.names[row] for row in rows]
-    kept = [found.images[row] for row in rows]
-    if isinstance(kept[0], Place):
-        return ShardImages(kept, names, recipe.data.url or "", size, dtype)
-    decoded = [
-        decode(image, size, name)
-        for image, name in zip(kept, names, strict=True)
-        if isinstance(image, bytes)
-    ]
-    return standardized(decoded, dtype)
+    """Return images decoded, or where they lie, if they are not to be held.
+
+    Held-out images are few and are needed whole, so they are always held.
+    """
+    settings, kept = recipe.contrastive, [found.images[row] for row in rows]
+    pixels = [each for each in kept if not isinstance(each, Place)]
+    if pixels:
+        return standardized(pixels, dtype)
+    images = ShardImages(
+        kept,
+        [found.names[row] for row in rows],
+        [found.digests[row] for row in rows],
+        recipe.data.url or "",
+        settings.image_size,
+        settings.max_pixels,
+        dtype,
+    )
+    return images if on_demand else images[torch.arange(len(images))]
 
 
 def cut_places(

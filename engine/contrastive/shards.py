@@ -1,107 +1,42 @@
 """Pairs of images and captions in files: tar shards of webdataset, and Parquet, by URL.
 
-A tar shard has members ``key.jpg`` (or png, webp) and ``key.txt``; other members are left alone. A
-Parquet file has a column of images, as bytes or as URLs, and a column of captions. Files are read
-in the order of their names, pairs in the order of the file. What is no whole pair is left out and
-counted, and too many of these are refused.
+What a file is, is seen by its first bytes: a tar archive, which may be compressed, has members
+``key.jpg`` and ``key.txt``; a Parquet file has a column of images and one of captions. Files are
+read in the order of their names, pairs in the order of the file. What is no whole pair is left out
+and counted, and too many of these are refused; all else that is left out is counted and named.
 """
 
-import hashlib
-import logging
-import tarfile
-from collections.abc import Iterator
+import io
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
-import fsspec
-from fsspec.core import url_to_fs
-
+from engine.content import HEAD, compression, is_tar, unpacked
 from engine.contrastive.config import ContrastiveConfig
-from engine.contrastive.images import readable
+from engine.contrastive.fetching import Fetching
+from engine.contrastive.found import Found
+from engine.contrastive.parquet import read_parquet
+from engine.contrastive.tars import read_tar
 from engine.errors import DataError
+from engine.reading import data_errors, open_data
 
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
-"""Endings of images in a tar shard."""
+PARQUET, TAR = "Parquet", "tar"
 
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the bytes of an image lie in a shard."""
-
-    shard: str
-    offset: int
-    size: int
+_PACKED_HEAD = 2**21  # a block of bzip2 is unpacked as a whole
 
 
 @dataclass
-class Found:
-    """The whole pairs of some files, in order.
+class Listing:
+    """The files of a folder.
 
     Attributes:
-        names: File and key of each.
-        captions: As they are written, without space around them.
-        digests: SHA-256 of each image's bytes.
-        images: Bytes of each image; a place where they are not to be kept.
-        broken: What was left out: reason to the names.
+        file_system: Where they are.
+        shards: Path to what the file is by its first bytes, in the order of the names.
+        others: Names of what is no shard.
     """
 
-    names: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    images: list[bytes | Place] = field(default_factory=list)
-    broken: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(
-        self, name: str, image: bytes, caption: str | bytes | None, place: Place | None
-    ) -> None:
-        """Take a pair, or count why not."""
-        try:
-            text = caption.decode() if isinstance(caption, bytes) else caption
-        except UnicodeDecodeError:
-            return self.leave_out(name, "with a caption that is no UTF-8")
-        text = " ".join((text or "").split())
-        if not text:
-            return self.leave_out(name, "without a caption")
-        if not image or not readable(image):
-            return self.leave_out(name, "with an image that cannot be read")
-        self.names.append(name)
-        self.captions.append(text)
-        self.digests.append(hashlib.sha256(image).digest())
-        self.images.append(image if place is None else place)
-        return None
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Count a pair that is none."""
-        self.broken.setdefault(reason, []).append(name)
-
-    def check(self, setting: str, url: str, most: float) -> None:
-        """Refuse too many broken pairs, or none that is whole; say what was left out.
-
-        Raises:
-            DataError: With the counts, and the first name of each kind.
-        """
-        wrong = sum(map(len, self.broken.values()))
-        total = wrong + len(self.names)
-        counted = ", ".join(
-            f"{len(names)} {reason} (first {names[0]})" for reason, names in self.broken.items()
-        )
-        if not self.names:
-            raise DataError(
-                f"There is no whole pair of an image and a caption under {setting}={url}"
-                f"{': ' + counted if counted else ''}. A tar shard needs key.jpg (png, webp) and "
-                "key.txt, a Parquet file columns of images and captions."
-            )
-        if wrong > most * total:
-            raise DataError(
-                f"{wrong} of {total} pairs under {setting}={url} cannot be used: {counted}. Repair "
-                f"them, or let them be left out by contrastive.max_broken, which is {most:g}."
-            )
-        if wrong:
-            _logger.warning("%d of %d pairs under %s are left out: %s.", wrong, total, url, counted)
+    file_system: Any
+    shards: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
 
 def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool) -> Found:
@@ -110,148 +45,116 @@ def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool)
     Args:
         setting: Name of the setting that has the URL, for messages.
         url: Folder, any fsspec URL.
-        config: Columns of Parquet, and the share of broken pairs that is let pass.
-        keep: Keep the images' bytes; otherwise their places, for which shards must be tar.
+        config: How images are read, columns of Parquet, and the share of broken pairs that is let
+            pass.
+        keep: Keep the images; otherwise their places, for which shards must be tar.
 
     Raises:
         DataError: If there are no files, one is damaged or empty, or too many pairs are broken.
     """
-    filesystem, paths = list_files(setting, url)
-    found = Found()
-    for path in paths:
-        before = len(found.names) + sum(map(len, found.broken.values()))
-        if path.endswith(".tar"):
-            _read_tar(filesystem, path, found, keep=keep)
-        elif keep:
-            _read_parquet(filesystem, path, found, config)
-        else:
-            raise DataError(
-                f"{path} is Parquet, from which single images cannot be read, but "
-                "contrastive.in_memory is false. Use tar shards, or contrastive.in_memory=true."
-            )
-        if len(found.names) + sum(map(len, found.broken.values())) == before:
+    listing = list_files(setting, url)
+    found = Found(config)
+    protocol = url.split("://")[0] if "://" in url else ""
+    for name in listing.others:
+        found.pass_over(name, "files that are neither tar nor Parquet")
+    for path, kind in listing.shards.items():
+        before = found.seen + sum(map(len, found.passed.values()))
+        with data_errors(f"{path}, under {setting}={url},", "Load it again, or take it away."):
+            if not keep and kind != TAR:
+                raise DataError(
+                    f"{path} is {kind}, from which single images cannot be read, but "
+                    "contrastive.in_memory is false. Use tar shards that are not compressed, or "
+                    "contrastive.in_memory=true."
+                )
+            if kind == PARQUET:
+                with listing.file_system.open(path, "rb") as stream:
+                    read_parquet(stream, path, found, Fetching(config.fetch_images, protocol))
+            elif kind == TAR:
+                with listing.file_system.open(path, "rb") as stream:
+                    read_tar(stream, path, found, keep=keep)
+            else:
+                content = unpacked(listing.file_system.cat_file(path), path)
+                read_tar(io.BytesIO(content), path, found, keep=keep)
+        if found.seen + sum(map(len, found.passed.values())) == before:
             raise DataError(
                 f"{path}, under {setting}={url}, holds no image and no caption. An empty shard is "
                 "what an interrupted download leaves: load it again, or take the file away."
             )
-    found.check(setting, url, config.max_broken)
+    found.check(setting, url)
     return found
 
 
-def list_files(setting: str, url: str) -> tuple[Any, list[str]]:
-    """Return the filesystem of a folder, and the paths of its shards and Parquet files.
+def list_files(setting: str, url: str) -> Listing:
+    """Return the shards and Parquet files of a folder, and what else is there.
 
     Raises:
         DataError: If it cannot be opened, or has none.
     """
+    file_system, folder = open_data(f"{setting}={url}", url)
+    hint = "Set it to a folder that holds tar shards or Parquet files."
     try:
-        filesystem, folder = url_to_fs(url)
-        listed = sorted(filesystem.ls(folder, detail=False))
-    except (ValueError, ImportError) as error:
-        raise DataError(
-            f"{setting} is {url}, which cannot be opened ({error}). Set it to a folder, or to a "
-            f"URL with a protocol that fsspec {fsspec.__version__} knows, and install the package "
-            "that its protocol needs (s3fs for s3://)."
-        ) from error
+        entries = file_system.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise DataError(
-            f"{setting} is {url}, which cannot be listed ({type(error).__name__}). Set it to a "
-            "folder that holds tar shards or Parquet files."
+            f"{setting} is {url}, which cannot be listed ({type(error).__name__}). {hint}"
         ) from error
-    paths = [path for path in listed if path.endswith((".tar", ".parquet"))]
-    if not paths:
+    except Exception:
+        with data_errors(f"{setting}={url}", hint):
+            raise
+    listing = Listing(file_system)
+    with data_errors(f"{setting}={url}", hint):
+        for path, head in _heads(file_system, entries).items():
+            kind = None if head is None else _kind(file_system, path, head)
+            if kind is None:
+                listing.others.append(path.rsplit("/", 1)[-1])
+            else:
+                listing.shards[path] = kind
+    if not listing.shards:
+        few = ", ".join(listing.others[:5])
         raise DataError(
-            f"{setting} is {url}, where none of the {len(listed)} files ends in .tar or .parquet. "
-            "Set it to a folder that holds tar shards or Parquet files."
+            f"{setting} is {url}, where none of the {len(listing.others)} files ({few}) is a tar "
+            f"archive or Parquet. {hint}"
         )
-    return filesystem, paths
+    return listing
 
 
-def _read_tar(filesystem: Any, path: str, found: Found, *, keep: bool) -> None:  # noqa: ANN401 (fsspec has no types)
+def _heads(file_system: Any, entries: list[dict[str, Any]]) -> dict[str, bytes | None]:  # noqa: ANN401 (fsspec has no types)
+    """Return how files begin, by path and in the order of the names; None for folders and such."""
+    sizes = {
+        entry["name"].rstrip("/"): None if entry["type"] == "directory" else entry["size"]
+        for entry in sorted(entries, key=lambda each: each["name"])
+    }
+    # No range can be asked for of an empty object; hidden files are the file system's own.
+    full = [
+        path for path, size in sizes.items() if size and not path.rsplit("/", 1)[-1].startswith(".")
+    ]
+    heads = dict(zip(full, file_system.cat_ranges(full, 0, HEAD, on_error="raise"), strict=True))
+    hidden = {path for path in sizes if path.rsplit("/", 1)[-1].startswith(".")}
+    return {
+        path: None if size is None or path in hidden else heads.get(path, b"")
+        for path, size in sizes.items()
+    }
+
+
+def _kind(file_system: Any, path: str, head: bytes) -> str | None:  # noqa: ANN401 (fsspec has no types)
+    """Return what a file is: by its content, where that is damaged by its name; None if else."""
+    name = path.lower()
+    if head.startswith(b"PAR1"):
+        return PARQUET
+    if is_tar(head):
+        return TAR
+    packed = compression(head)
+    if packed is not None:
+        named = name.endswith((".tgz", ".tbz2", ".txz", ".tzst", ".tar")) or ".tar." in name
+        return f"{packed} of a tar archive" if named or _packs_tar(file_system, path) else None
+    # A file that is damaged at its head is refused by the reader that its name calls for.
+    if name.endswith((".parquet", ".pq")):
+        return PARQUET
+    return TAR if name.endswith(".tar") else None
+
+
+def _packs_tar(file_system: Any, path: str) -> bool:  # noqa: ANN401 (fsspec has no types)
     try:
-        with filesystem.open(path, "rb") as stream, tarfile.open(fileobj=stream) as archive:
-            for key, parts in _samples(archive):
-                name = f"{path.rsplit('/', 1)[-1]}/{key}"
-                images = [ending for ending in parts if ending in IMAGES]
-                if len(images) != 1:
-                    reason = "without an image" if not images else "with several images"
-                    found.leave_out(name, reason)
-                    continue
-                image, offset = parts[images[0]]
-                place = None if keep else Place(path, offset, len(image))
-                found.add(name, image, parts.get("txt", (None, 0))[0], place)
-            stream.seek(archive.offset)
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                # Without its end an archive that was cut off between two members looks whole.
-                raise tarfile.ReadError("it has no end")
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{path} is not an intact tar file ({error}). Load it again, or take it away."
-        ) from error
-
-
-def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tuple[bytes, int]]]]:
-    """Yield (key, ending to bytes and their offset) of members that belong together.
-
-    As webdataset has it, these follow one another, and the ending begins at the first dot.
-    """
-    known: str | None = None
-    parts: dict[str, tuple[bytes, int]] = {}
-    for member in archive:
-        if not member.isfile():
-            continue
-        folder, _, file = member.name.rpartition("/")
-        stem, _, ending = file.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
-        if key != known and parts and known is not None:
-            yield known, parts
-        if key != known:
-            known, parts = key, {}
-        if ending.lower() in IMAGES | {"txt"}:
-            stream = archive.extractfile(member)
-            content = b"" if stream is None else stream.read()
-            if len(content) != member.size:
-                raise tarfile.ReadError(f"{member.name} is cut off")
-            parts[ending.lower()] = (content, member.offset_data)
-    if parts and known is not None:
-        yield known, parts
-
-
-def _read_parquet(filesystem: Any, path: str, found: Found, config: ContrastiveConfig) -> None:  # noqa: ANN401 (fsspec has no types)
-    if find_spec("pyarrow") is None:
-        raise DataError(
-            f"{path} is Parquet, but the package pyarrow is not installed. "
-            "pip install 'metagradient-descent[clip]', or use tar shards."
-        )
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    wanted = [config.image_column, config.caption_column]
-    try:
-        with filesystem.open(path, "rb") as stream:
-            file = parquet.ParquetFile(stream)
-            missing = [name for name in wanted if name not in file.schema_arrow.names]
-            if missing:
-                raise DataError(
-                    f"{path} has no column {missing[0]!r}, but {', '.join(file.schema_arrow.names)}"
-                    ". Set contrastive.image_column and contrastive.caption_column."
-                )
-            rows = file.read(columns=wanted).to_pylist()
-    except arrow.ArrowInvalid as error:
-        raise DataError(
-            f"{path} is not an intact Parquet file ({error}). Load it again, or take it away."
-        ) from error
-    for number, row in enumerate(rows):
-        name = f"{path.rsplit('/', 1)[-1]}/{number}"
-        found.add(name, _image_bytes(row[config.image_column]), row[config.caption_column], None)
-
-
-def _image_bytes(value: Any) -> bytes:  # noqa: ANN401 (what a column holds)
-    """Return the bytes of an image; none where there is no image, or none at its URL."""
-    if isinstance(value, dict):  # as the package datasets writes images
-        value = value.get("bytes") or value.get("path")
-    if not isinstance(value, str):
-        return value or b""
-    try:
-        with fsspec.open(value, "rb") as stream:
-            return stream.read()  # pyright: ignore[reportAttributeAccessIssue] (one file, not several)
-    except (OSError, ValueError):
-        return b""
+        return is_tar(unpacked(file_system.cat_file(path, 0, _PACKED_HEAD), path, HEAD))
+    except DataError:
+        return False

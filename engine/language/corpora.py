@@ -1,20 +1,20 @@
-"""Passages: prompts and completions, read from JSONL files and plain texts.
+"""Passages: prompts and completions, read from files of JSON and plain texts.
 
 A passage remembers where it stands, so that a file of selected examples can be traced back.
 Nothing here knows tokens or tensors.
 """
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
+from engine.content import decoded, unpacked
 from engine.errors import DataError
+from engine.language.json_lines import holds_json, read_json, stem
 from engine.language_config import Passages, TextConfig
+from engine.reading import read_data
 
 FORTUNES = "/usr/share/games/fortunes"
 """Where Debian's packages ``fortunes``, ``fortunes-de`` and others put their files."""
@@ -97,10 +97,10 @@ def read_sources(config: TextConfig, folder: str | None) -> tuple[list[Passage],
 
 
 def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
-    """Read one file.
+    """Read one file; what is in it is seen by its content, not by its name.
 
     Args:
-        url: Path or fsspec URL; a name in .gz is decompressed.
+        url: Path or fsspec URL; what is compressed is unpacked.
         source: Name of the corpus, for passages that name none.
         config: How plain text is cut.
 
@@ -108,13 +108,13 @@ def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
         DataError: If the file cannot be read, holds no passage, or a line of it is damaged.
     """
     text = _read(url)
-    if url.removesuffix(".gz").endswith(".jsonl"):
+    if holds_json(text, url):
         found = [
-            _parse(line, Passage("", "", source, url, number))
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
+            _parse(value, Passage("", "", source, url, line))
+            for line, value in read_json(text, url)
         ]
     else:
+        _refuse_table(text, url)
         found = [
             Passage("", piece, source, url, number) for number, piece in _cut(text, config.passages)
         ]
@@ -126,9 +126,22 @@ def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
     return found
 
 
+def _refuse_table(text: str, url: str) -> None:
+    """Refuse a table whose columns are fields of examples, which would be learned as lines."""
+    heading = text.lstrip().split("\n", maxsplit=1)[0].lower()
+    for separator, kind in ((",", "CSV"), ("\t", "TSV"), (";", "CSV")):
+        columns = {name.strip("\"' ") for name in heading.split(separator)}
+        if {"prompt", "completion"} <= columns:
+            raise DataError(
+                f"{url} looks like a table ({kind}) with the columns prompt and completion, and "
+                "would be learned line by line, commas and all. Write it as JSONL: one object with "
+                "prompt and completion on each line."
+            )
+
+
 def _names(urls: list[str]) -> dict[str, str]:
     """Name each file by its stem, or by its whole path where that names two."""
-    stems = [PurePosixPath(url.removesuffix(".gz")).stem for url in urls]
+    stems = [stem(url) for url in urls]
     return {
         url: stem if stems.count(stem) == 1 else url for url, stem in zip(urls, stems, strict=True)
     }
@@ -140,32 +153,17 @@ def _distinct(passages: list[Passage]) -> list[Passage]:
 
 
 def _read(url: str) -> str:
-    """Return a file's text; failures that may pass (network) stay OSErrors."""
-    try:
-        with fsspec.open(url, "rb", compression="infer") as file:
-            content: bytes = file.read()  # pyright: ignore[reportAttributeAccessIssue] (one file)
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        hint = (
-            "Install Debian's packages fortunes, fortunes-de, fortunes-it, fortunes-es and "
-            "fortunes-cs, or set data.url to a folder that holds this file"
-            if url.startswith(FORTUNES)
-            else "Correct the path in text.sources or text.target, or data.url"
-        )
-        raise DataError(
-            f"The text {url} cannot be read ({type(error).__name__}). {hint}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{url} is not text in UTF-8: byte {error.start} of it is none. Convert it, e.g. with "
-            "iconv."
-        ) from error
-    except (ValueError, ImportError) as error:
-        raise DataError(
-            f"The text {url} cannot be opened ({error}). Use a path, or a URL with a protocol that "
-            f"fsspec {fsspec.__version__} knows, and install the package that its protocol needs "
-            "(s3fs for s3://)."
-        ) from error
+    """Return a file's text, its lines ended by one line feed, whatever ended them."""
+    hint = (
+        "Install Debian's packages fortunes, fortunes-de, fortunes-it, fortunes-es and "
+        "fortunes-cs, or set data.url to a folder that holds this file."
+        if url.startswith(FORTUNES)
+        else "Correct the path in text.sources or text.target, or data.url."
+    )
+    content = read_data(f"The text {url}", url, hint)
+    text = decoded(unpacked(content, url), url)
+    # Texts that were put together have a mark of byte order at the head of each part.
+    return re.sub(r"\r+\n|\r", "\n", text).replace("\n\ufeff", "\n")
 
 
 def _cut(text: str, passages: Passages) -> Iterator[tuple[int, str]]:
@@ -183,38 +181,51 @@ def _cut(text: str, passages: Passages) -> Iterator[tuple[int, str]]:
             yield filled[0], "\n".join(line for _, line in piece).strip()
 
 
-def _parse(line: str, passage: Passage) -> Passage:
-    """Read one line of JSONL; ``passage`` says where it stands and how its source is called."""
-    try:
-        content: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{passage.place.capitalize()} is not JSON ({error.msg}, column {error.colno}). "
-            "Write one object a line, and nothing else."
-        ) from error
+def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON value)
+    """Read one example; ``passage`` says where it stands and how its source is called."""
+    place = passage.place.capitalize()
     if not isinstance(content, dict):
         raise DataError(
-            f"{passage.place.capitalize()} is {type(content).__name__}, but an example is an "
+            f"{place} is {type(content).__name__}, but an example is an "
             "object with prompt and completion. Write it as one."
         )
     for name in ("prompt", "completion"):
         if not isinstance(content.get(name), str):
             reason = "has no" if name not in content else "has no text as its"
             raise DataError(
-                f"{passage.place.capitalize()} {reason} {name!r}. An example has the fields prompt "
-                "(may be empty) and completion, and perhaps source: add it."
+                f"{place} {reason} {name!r}. An example has the fields prompt "
+                f"(may be empty) and completion, and perhaps source: add it.{_fields(content)}"
             )
-    if not content["completion"].strip():
-        raise DataError(
-            f"{passage.place.capitalize()} has an empty completion, and only completions are "
-            "learned. Remove the line."
-        )
     source = content.get("source", passage.source)
     if not isinstance(source, str) or not source:
         raise DataError(
-            f"{passage.place.capitalize()} has {source!r} as its source, which is no name. Give "
+            f"{place} has {source!r} as its source, which is no name. Give "
             "it a name, or leave it out."
+        )
+    for name, text in (("prompt", content["prompt"]), ("completion", content["completion"])):
+        _check_characters(text, name, place)
+    _check_characters(source, "source", place)
+    if not content["completion"].strip():
+        raise DataError(
+            f"{place} has an empty completion, and only completions are learned. Remove the line."
         )
     return replace(
         passage, prompt=content["prompt"], completion=content["completion"], source=source
     )
+
+
+def _fields(content: dict[str, Any]) -> str:
+    names = [name[:40] for name in content][:8]
+    return f" It has {', '.join(map(repr, names))}." if names else " It has no field at all."
+
+
+def _check_characters(text: str, name: str, place: str) -> None:
+    """Refuse halves of characters, which JSON can write and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError(
+            f"{place} has {half} in its {name}, which is half of a character, as is left where an "
+            "emoji was cut in two. Remove it, or the line."
+        ) from error

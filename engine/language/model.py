@@ -22,6 +22,7 @@ from engine.language.extra import extra
 from engine.language_config import Architecture, LanguageConfig
 from engine.menu import ModelConfig
 from engine.models import check_model, initialization
+from engine.secret_urls import redacted
 
 
 class LanguageModel(nn.Module):
@@ -147,16 +148,27 @@ def _pretrained(
     transformers.logging.disable_progress_bar()  # it would stand between the lines of the run
     try:
         config = _with_dropout(transformers.AutoConfig.from_pretrained(name), model.dropout)
-        network = transformers.AutoModelForCausalLM.from_pretrained(
-            name, config=config, attn_implementation="eager", dtype=torch.float32
+        network, found = transformers.AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # libraries of three languages read these files
+        reason = redacted((str(error).strip() or type(error).__name__).splitlines()[0])
         raise ConfigurationError(
             f"language.pretrained is {name}, where no causal language model can be read "
             f"({reason}). Name a folder that save_pretrained has filled, or a model of the hub "
             "that can be reached from here."
         ) from error
+    if found["missing_keys"]:
+        lost = sorted(found["missing_keys"])
+        raise ConfigurationError(
+            f"language.pretrained is {name}, whose files lack {len(lost)} of the model's weights, "
+            f"{lost[0]} first, which would begin as random numbers. Copy it anew, or name a "
+            "model that was saved whole, with its head for causal language modelling."
+        )
     known = getattr(config, "max_position_embeddings", None)
     if known is not None and num_positions > known:
         raise ConfigurationError(

@@ -7,7 +7,8 @@ the label of each is the token that follows it; labels inside the prompt and aft
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from engine.errors import DataError
 from engine.language.corpora import Passage
 from engine.language.extra import extra
 from engine.models import IGNORED
+from engine.secret_urls import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +69,11 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
     transformers = extra("transformers")
     try:
         inner = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # libraries of three languages read these files
         raise DataError(
             f"language.pretrained is {name}, where no tokenizer can be read "
-            f"({_first_line(error)}). Name a folder that holds model and tokenizer, or a model of "
-            "the hub that can be reached from here."
+            f"({redacted(_first_line(error))}). Name a folder that holds model and tokenizer, or "
+            "a model of the hub that can be reached from here."
         ) from error
     start = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
     if start is None:
@@ -79,12 +81,48 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
             f"The tokenizer of {name} has neither a token for the start of a text nor one for its "
             "end, so the first token of a completion has nothing to follow. Use another model."
         )
-    return Tokenizer(
+    rows = _rows(transformers, name)
+    found = Tokenizer(
         lambda text: inner(text, add_special_tokens=False)["input_ids"],
         len(inner),
         start,
         inner.eos_token_id,
     )
+    return found if rows is None else replace(found, encode=_checked(found, name, rows))
+
+
+def _rows(transformers: Any, name: str) -> int | None:  # noqa: ANN401 (a module)
+    """Return how many tokens a pretrained model has embeddings for, if its settings say so."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        return getattr(config.get_text_config(), "vocab_size", None)
+    except Exception:  # what is wrong with it is said where the model is read
+        logger.debug("The settings of %s cannot be read.", name, exc_info=True)
+        return None
+
+
+def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list[int]]:
+    """Return the tokenizer's function; a token without an embedding is refused."""
+
+    def refuse(token: int, where: str) -> None:
+        raise DataError(
+            f"The tokenizer of language.pretrained={name} makes token {token} of {where}, but "
+            f"the model has embeddings for tokens 0 to {rows - 1} only. They do not belong "
+            "together, or tokens were added without resize_token_embeddings. Use the tokenizer "
+            "that the model was saved with."
+        )
+
+    for token in (tokenizer.start, tokenizer.end):
+        if token is not None and token >= rows:
+            refuse(token, "the start or the end of a text")
+
+    def encode(text: str) -> list[int]:
+        tokens = tokenizer.encode(text)
+        if max(tokens, default=0) >= rows:
+            refuse(max(tokens), repr(text[:60]))
+        return tokens
+
+    return encode
 
 
 def encode(

@@ -122,7 +122,7 @@ def test_other_archive_than_the_official_one_needs_its_checksum(tmp_path):
 
 def test_missing_network_is_one_message_with_the_way_out():
     """Port 9 discards: nothing answers there, as on a machine without a network."""
-    with pytest.raises(DataError, match=r"cannot be opened .*fetch .* elsewhere and set data\.url"):
+    with pytest.raises(DataError, match=r"cannot be read .*fetch .* elsewhere and set data\.url"):
         read_archive("http://127.0.0.1:9/cifar-10-binary.tar.gz", CHECKSUM)
 
 

@@ -128,8 +128,8 @@ def test_a_protocol_that_fsspec_cannot_open_is_refused(url):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda raw: gzip.compress(raw)[:-20], "gzip stream is broken"),
-        (lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "gzip stream is broken"),
+        (lambda raw: gzip.compress(raw)[:-20], "compressed stream is broken"),
+        (lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "compressed stream is broken"),
         (lambda raw: raw[:-1], r"needs 9408 bytes, not 9407"),
         (lambda raw: raw + b"\0", r"needs 9408 bytes, not 9409"),
         (lambda raw: b"<html>Not found</html>", r"starts with 3c68746d.*has 00000803"),

@@ -1,5 +1,7 @@
 """Recipes: found, changed, validated, and refused in words that say what to do."""
 
+from itertools import pairwise
+
 import pytest
 
 from engine.config import DescentRecipe, MetaparameterName, OuterUpdate
@@ -186,7 +188,7 @@ def test_unknown_recipe_lists_those_there_are(tmp_path):
         ("outer: [1", r"own\.yaml is not YAML.*Correct"),
         ("- a\n- b", r"own\.yaml holds list.*mapping.*digits-selection"),
         ("just words", r"own\.yaml holds str.*mapping"),
-        ("", r"own\.yaml holds NoneType.*mapping"),
+        ("", r"own\.yaml holds nothing.*mapping"),
         ("!!python/object:os.system {}", r"own\.yaml is not YAML"),
     ],
     ids=["broken", "list", "words", "empty", "code"],
@@ -202,7 +204,7 @@ def test_file_that_is_no_recipe_is_refused(text, message, tmp_path):
 def test_file_that_is_not_text_is_refused(tmp_path):
     """The wrong file by tab completion, e.g. a checkpoint, must not end in a decoder's trace."""
     path = tmp_path / "own.yaml"
-    path.write_bytes(b"\xff\xfe\x80\x81")
+    path.write_bytes(b"\x80\x04\x95\x81")
 
     with pytest.raises(ConfigurationError, match="is not YAML"):
         load_recipe(str(path))
@@ -220,3 +222,136 @@ def test_recipe_cannot_be_changed():
 
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.num_steps = 3
+
+
+TRAINING = "kind: descent\nname: tiny\ntraining:\n  num_steps: 8\n  learning_rate: 0.01\n"
+
+REFUSED = {
+    "a group twice": (TRAINING + "training: {seed: 3}\n", "'training' stands twice.*3 and 6"),
+    "a setting twice": (TRAINING + "  num_steps: 9\n", "'num_steps' stands twice.*4 and 6"),
+    "twice, quoted": (TRAINING + '  "num_steps": 9\n', "'num_steps' stands twice"),
+    "twice in one line": ("training: {seed: 1, seed: 2}", "'seed' stands twice.*on line 1"),
+    "twice, deep in a list": ("reruns: [{a: {b: 1, b: 1}}]", "'b' stands twice"),
+    "empty": ("", "holds nothing.*needs at least its kind"),
+    "only comments": ("# nothing\n# at all\n", "holds nothing.*needs at least its kind"),
+    "an empty mapping": ("{}", "names no setting.*needs at least its kind"),
+    "a name alone": ("name: x\ndescription: y\n", "names no setting.*needs at least its kind"),
+    "empty groups alone": ("training:\ndata: {}\n", "names no setting.*needs at least"),
+    "null": ("null", "holds nothing.*needs at least its kind"),
+    "a number": ("3", "holds int.*needs at least its kind"),
+    "a list": ("- a\n- b\n", "holds list.*needs at least its kind"),
+    "two documents": (TRAINING + "---\n" + TRAINING, "several documents"),
+    "an empty second document": (TRAINING + "---\n", "several documents"),
+    "a tab": ("training:\n\tseed: 1\n", "Indent by spaces, never by tabs"),
+    "a tag of Python": ("a: !!python/object/apply:os.system [echo]", "python/object.*no tags"),
+    "a tag of its own": ("kind: !mine descent", "!mine.*no tags"),
+    "many laughs": (
+        "a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in pairwise("abcdefgh")),
+        "more than 100000 values",
+    ),
+    "merges that grow": (
+        "a: &a {x: 1}\n"
+        + "".join(
+            f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, c in pairwise("abcdefgh")
+        ),
+        "more than 100000 values",
+    ),
+    "an anchor in itself": ("a: &a [*a]", "holds itself"),
+    "too deep": ("a: " + "[" * 20_000, "nested too deeply"),
+    "a long number": (f"training: {{seed: {'9' * 5000}}}", "is too long"),
+    "the base 8": ("training: {seed: 010}", "begins with 0"),
+    "too large": ("a: " + "x" * 2**20, "which no recipe has"),
+    "Latin 1": ("kind: descent\ndescription: caf\u00e9".encode("latin-1"), "byte 30, on line 2"),
+    "a control character": ("kind: descent\x0b", "special characters"),
+    "a key that is a list": ("? [a]\n: 1\n", "is no name"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_file_that_loses_explodes_or_says_nothing_is_refused(content, message, tmp_path):
+    """A learning rate that is quietly the default again is a run of something else."""
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_recipe(str(path))
+
+    assert refusal.match(f"(?s)own\\.yaml .*{message}")
+
+
+READ = {
+    "mark of byte order": ("\ufeff" + TRAINING).encode(),
+    "UTF-16": TRAINING.encode("utf-16"),
+    "UTF-32": TRAINING.encode("utf-32"),
+    "CRLF": TRAINING.replace("\n", "\r\n").encode(),
+    "JSON": b'{"kind": "descent", "name": "tiny", "training": {"num_steps": 8, "learning_rate":1e-2}}',
+    "exponents": TRAINING.replace("0.01", "1e-2").replace("8", "8e0").encode(),
+    "a merge that is overridden": (
+        TRAINING.replace("training:\n", "training:\n  <<: {num_steps: 99, learning_rate: 0.5}\n")
+    ).encode(),
+    "an anchor": TRAINING.replace("num_steps: 8", "num_steps: &n 8\n  batch_size: *n").encode(),
+    "one document with its marks": f"---\n{TRAINING}...\n".encode(),
+}
+
+
+@pytest.mark.parametrize("content", READ.values(), ids=READ)
+def test_file_is_read_however_its_editor_wrote_it(content, tmp_path):
+    """What is the same recipe for its writer is the same recipe."""
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+
+    recipe = load_recipe(str(path))
+
+    assert (recipe.name, recipe.training.num_steps) == ("tiny", 8)
+    assert recipe.training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("name=no", lambda recipe: recipe.name == "no"),
+        ("name=2024-01-01", lambda recipe: recipe.name == "2024-01-01"),
+        ("name=on", lambda recipe: recipe.name == "on"),
+        ("optimizer.nesterov=yes", lambda recipe: recipe.optimizer.nesterov is True),
+        ("optimizer.nesterov=off", lambda recipe: recipe.optimizer.nesterov is False),
+        ("training.num_steps=1e3", lambda recipe: recipe.training.num_steps == 1000),
+        ("training.num_steps=1_000", lambda recipe: recipe.training.num_steps == 1000),
+        ("training.num_steps=0x20", lambda recipe: recipe.training.num_steps == 32),
+        ("training.learning_rate=1e-05", lambda recipe: recipe.training.learning_rate == 1e-5),
+        ("training.learning_rate=.5", lambda recipe: recipe.training.learning_rate == 0.5),
+        ("data.url=~", lambda recipe: recipe.data.url is None),
+    ],
+)
+def test_words_and_numbers_mean_what_they_look_like(change, read):
+    """YAML 1.1 took ``no`` for false, ``1e3`` for a word and ``1:30`` for 90."""
+    changes = ["metaparameters.injection_step=3", change]
+
+    assert read(load_recipe(SELECTION, changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.num_steps=1:30",
+        "training.num_steps=010",
+        "training.num_steps=1e400",
+        "training.learning_rate=1e400",
+        "training.learning_rate=nan",
+        "training.seed={a: 1, a: 2}",
+        "name=" + "x" * 101,
+    ],
+)
+def test_values_that_look_like_numbers_and_are_none_are_refused(change):
+    """Another number than the one that was typed would train without a word."""
+    with pytest.raises(ConfigurationError):
+        load_recipe(SELECTION, [change])
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "a\0b", "~nobody-here/x", "../recipes/digits-selection"]
+)
+def test_name_that_no_file_can_have_is_refused(name):
+    """The system's own error would be a traceback."""
+    with pytest.raises(ConfigurationError, match="There is no recipe"):
+        load_recipe(name)

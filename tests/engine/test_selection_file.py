@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from engine.problem import build_problem
 from engine.recipes import load_recipe
-from engine.selection_file import selection_columns, write_selection
+from engine.selection_file import _cell, selection_columns, write_selection
 
 RECIPE = load_recipe("digits-selection", ["data.num_train=50"])
 
@@ -64,3 +64,11 @@ def test_schedule_selects_nothing(tmp_path):
 
     assert write_selection(str(tmp_path), recipe, torch.ones(10), torch.ones(10), data) == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d"])
+def test_text_that_a_spreadsheet_would_run_is_marked_in_csv(sign):
+    """A corpus of the Internet may name itself ``=cmd|...``; numbers stay numbers."""
+    assert _cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
+    assert _cell(-1.5) == -1.5
+    assert _cell("plain = text") == "plain = text"

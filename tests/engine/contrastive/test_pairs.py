@@ -10,6 +10,7 @@ import torch
 from engine.config import DescentRecipe
 from engine.contrastive.captions import BEGIN, END, UNKNOWN, train_tokenizer
 from engine.contrastive.config import ContrastiveConfig
+from engine.contrastive.images import ShardImages
 from engine.contrastive.pairs import exchange_captions, load_pairs
 from engine.data import FASHION_MNIST_URL
 from engine.errors import ConfigurationError, DataError
@@ -181,3 +182,21 @@ def test_setting_without_meaning_for_pairs_is_refused(content, reason):
 
     with pytest.raises(ConfigurationError, match=reason):
         validate_recipe(named | content, "the test")
+
+
+def test_images_are_read_on_demand_from_the_same_shards_as_the_task(tmp_path):
+    """Held-out pairs of the same folder are held, and everything else is as if all were."""
+    url = shards(tmp_path, 15)
+    held = recipe(url)
+    lazy = held.model_copy(
+        update={"contrastive": held.contrastive.model_copy(update={"in_memory": False})}
+    )
+
+    expected, found = (load_pairs(each, torch.float64)[0] for each in (held, lazy))
+
+    assert isinstance(found.splits["train"].inputs, ShardImages)
+    for name, pairs in expected.splits.items():
+        images = found.splits[name].inputs
+        images = images[torch.arange(len(images))] if name == "train" else images
+        assert torch.equal(images, pairs.inputs)
+    assert found.fingerprint == expected.fingerprint

@@ -1,6 +1,9 @@
 """Passages of JSONL files and plain texts, and the files that are refused."""
 
+import bz2
 import gzip
+import json
+import lzma
 
 import pytest
 
@@ -88,9 +91,9 @@ def test_sources_are_named_by_their_files_and_read_from_the_folder(tmp_path):
         (b'{"prompt": 3, "completion": "a"}\n', ["line 1", "'prompt'"]),
         (b'{"prompt": "a", "completion": " "}\n', ["line 1", "empty completion"]),
         (b'{"prompt": "", "completion": "a", "source": ""}\n', ["line 1", "source"]),
-        (b"[1]\n", ["line 1", "list"]),
+        (b"[1]\n", ["line 1", "int"]),
         (b"\n\n", ["no passage"]),
-        (b"\xff\xfe", ["UTF-8", "byte 0"]),
+        (b"\xe9t\xe9", ["UTF-8", "byte 0"]),
     ],
 )
 def test_a_damaged_file_is_refused_by_line(tmp_path, content, words):
@@ -113,3 +116,157 @@ def test_a_source_that_does_not_exist_is_refused(url):
         read_passages(url, "mine", config())
 
     assert url in str(refused.value)
+
+
+ROWS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(6)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+AS_JSON = {
+    "named .jsonl": ("a.jsonl", LINES.encode()),
+    "named .json": ("a.json", LINES.encode()),
+    "named .ndjson": ("a.ndjson", LINES.encode()),
+    "named .JSONL": ("a.JSONL", LINES.encode()),
+    "named .txt": ("a.txt", LINES.encode()),
+    "without an ending": ("a", LINES.encode()),
+    "an array": ("a.txt", json.dumps(ROWS).encode()),
+    "an array over many lines": ("a.json", json.dumps(ROWS, indent=2).encode()),
+    "objects over many lines": ("a", "\n".join(json.dumps(r, indent=1) for r in ROWS).encode()),
+    "a sequence with its marks": ("a", ("\x1e" + LINES.replace("\n", "\n\x1e")).encode()),
+    "empty lines first": ("a", b"\n \n" + LINES.encode()),
+    "mark of byte order": ("a", b"\xef\xbb\xbf" + LINES.encode()),
+    "two marks of byte order": ("a", (b"\xef\xbb\xbf" + LINES.encode()) * 2),
+    "UTF-16": ("a", LINES.encode("utf-16")),
+    "UTF-16, the other order": ("a", b"\xfe\xff" + LINES.encode("utf-16-be")),
+    "UTF-32": ("a", LINES.encode("utf-32")),
+    "CRLF": ("a", LINES.replace("\n", "\r\n").encode()),
+    "CR": ("a", LINES.replace("\n", "\r").encode()),
+    "CR CR LF": ("a", LINES.replace("\n", "\r\r\n").encode()),
+    "gzip": ("a.jsonl.gz", gzip.compress(LINES.encode())),
+    "gzip without its name": ("a.jsonl", gzip.compress(LINES.encode())),
+    "name of gzip without it": ("a.jsonl.gz", LINES.encode()),
+    "two members of gzip": ("a.gz", gzip.compress(LINES.encode()) * 2),
+    "gzip twice": ("a.gz", gzip.compress(gzip.compress(LINES.encode()))),
+    "bzip2": ("a.bz2", bz2.compress(LINES.encode())),
+    "xz": ("a.txt.xz", lzma.compress(LINES.encode())),
+    "a field with a number of 5000 digits": (
+        "a", LINES.replace("}", ', "n": ' + "9" * 5000 + "}").encode(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), AS_JSON.values(), ids=AS_JSON)
+def test_json_is_read_as_json_whatever_its_file_is_called(name, content, tmp_path):
+    """Under another name its braces and all were learned, with no sign of it."""
+    (tmp_path / name).write_bytes(content)
+
+    found = read_passages(str(tmp_path / name), "x", config())
+
+    expected = [(row["prompt"], row["completion"]) for row in ROWS]
+    assert [passage.text for passage in found[:6]] == expected
+
+
+def test_zstandard_is_read_where_a_library_knows_it(tmp_path):
+    """Python has it from 3.14 on, and pyarrow brings it before."""
+    arrow = pytest.importorskip("pyarrow", reason="needs a library for Zstandard")
+    packed = arrow.compress(LINES.encode(), codec="zstd", asbytes=True)
+    (tmp_path / "a.zst").write_bytes(packed)
+
+    assert len(read_passages(str(tmp_path / "a.zst"), "x", config())) == 6
+    (tmp_path / "a.zst").write_bytes(packed[:-9])
+    with pytest.raises(DataError):
+        read_passages(str(tmp_path / "a.zst"), "x", config())
+
+
+def test_values_of_an_array_know_their_lines(tmp_path):
+    """A selected example is looked for in the file."""
+    (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
+
+    found = read_passages(str(tmp_path / "a.json"), "x", config())
+
+    assert [passage.line for passage in found[:3]] == [2, 6, 10]
+
+
+PLAIN = {
+    "a bracket first": "[1] A footnote\nand more of it\nto be read\n",
+    "a brace first": "{ a word in braces }\nand more\n",
+    "one object among prose": "Send this:\n" + LINES.split("\n")[0] + "\nand wait\nfor it\n",
+    "marks that are words": "BZhang said\nGIF89 is old\n",
+    "a table of other things": "name,age\nann,3\n",
+    "a percent sign": "%PDF is how they begin\nyes\n",
+    "zeros": "one\0two\nthree\0\n",
+}
+
+
+@pytest.mark.parametrize("text", PLAIN.values(), ids=PLAIN)
+def test_plain_text_stays_plain_text(text, tmp_path):
+    """Looking at the content must not refuse what merely has brackets in it."""
+    (tmp_path / "a.txt").write_text(text)
+
+    found = read_passages(str(tmp_path / "a.txt"), "x", config())
+
+    assert [passage.completion for passage in found] == text.strip("\n").split("\n")
+
+
+REFUSED = {
+    "cut-off gzip": (gzip.compress(LINES.encode() * 50)[:-20], "a.jsonl.gz", "cut off or damaged"),
+    "wrong checksum": (gzip.compress(b"x" * 99)[:-8] + bytes(8), "a.gz", "cut off or damaged"),
+    "cut-off bzip2": (bz2.compress(LINES.encode())[:-9], "a.bz2", "cut off or damaged"),
+    "cut-off xz": (lzma.compress(LINES.encode())[:-9], "a.xz", "cut off or damaged"),
+    "compressed three times": (
+        gzip.compress(gzip.compress(gzip.compress(b"x"))), "a.gz", "more than 2 times over",
+    ),
+    "half of a character in a prompt": (
+        b'{"prompt": "p \\ud83d", "completion": "c"}', "a", "half of a character",
+    ),
+    "half of a character in a completion": (
+        b'{"prompt": "p", "completion": "\\ude00"}', "a", "half of a character",
+    ),
+    "too deep": (
+        b'{"prompt": "p", "completion": "c", "x": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "a",
+        "too deep",
+    ),
+    "a field twice": (
+        b'{"prompt": "x", "completion": "1", "completion": "2"}', "a", "'completion' twice",
+    ),
+    "an array that is cut off": (json.dumps(ROWS).encode()[:-20], "a", "is not JSON"),
+    "a comma in place of a bracket": (json.dumps(ROWS).encode()[:-1], "a", "end of the file"),
+    "a heading before the objects": (b"# my data\n" + LINES.encode(), "a.txt", "is not JSON"),
+    "Python's own notation": (b"{'prompt': 'a', 'completion': 'b'}\n", "a.txt", "is not JSON"),
+    "other fields": (b'{"instruction": "x", "output": "y"}', "a.txt", "It has 'instruction'"),
+    "chats": (b'[{"messages": []}]', "a.txt", "It has 'messages'"),
+    "a list of texts": (b'["one", "two"]', "a.txt", "is str"),
+    "CSV": (b"prompt,completion\na,b\n", "a.csv", "looks like a table .CSV"),
+    "TSV": (b"id\tPrompt\tCompletion\n1\ta\tb\n", "a", "looks like a table .TSV"),
+    "ZIP": (b"PK\x03\x04" + bytes(99), "a.jsonl.zip", "ZIP archive"),
+    "Parquet": (b"PAR1" + bytes(99), "a.jsonl", "Parquet"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), "a.txt", "PNG picture"),
+    "Latin 1": ("one\ncaf\u00e9".encode("latin-1"), "a.txt", "byte 7, on line 2"),
+    "UTF-16 without its mark": (LINES.encode("utf-16-le"), "a.jsonl", "UTF-16LE"),
+    "not JSON under its name": (b"some words", "a.json", "is not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "name", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_meant_is_refused_with_the_place(content, name, reason, tmp_path):
+    """Each of these ended in a traceback, in the word "Aborted.", or in other data than meant."""
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(DataError, match=reason) as refused:
+        read_passages(str(tmp_path / name), "x", config())
+
+    assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_name_that_is_too_long_is_refused():
+    """The system's own error would be a traceback."""
+    with pytest.raises(DataError, match="File name too long"):
+        read_passages("/tmp/" + "x" * 300, "x", config())
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "a*.txt", "a?.txt", "a::b.txt", "a b#1 %20.txt"])
+def test_names_with_signs_are_names(name, tmp_path):
+    """Patterns and chains of fsspec are no files of the user's."""
+    (tmp_path / name).write_text("mine\n")
+    (tmp_path / "a1.txt").write_text("another\n")
+
+    assert [p.completion for p in read_passages(str(tmp_path / name), "x", config())] == ["mine"]

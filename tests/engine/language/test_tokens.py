@@ -3,11 +3,18 @@
 import pytest
 import torch
 
-from engine.errors import DataError
+from engine.errors import DataError, EngineError
 from engine.language.corpora import Passage
-from engine.language.tokens import Tokenizer, encode, train_tokenizer
+from engine.language.model import build_language_model
+from engine.language.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
+from engine.language_config import LanguageConfig
+from engine.menu import ModelConfig
 from engine.models import IGNORED
 from tests.language import PAIRS
+
+transformers = pytest.importorskip("transformers", reason="language models need the extra lm")
+tokenizers = pytest.importorskip("tokenizers", reason="language models need the extra lm")
+safetensors = pytest.importorskip("safetensors.torch", reason="comes with transformers")
 
 LETTERS = Tokenizer(lambda text: [ord(letter) for letter in text], 130, start=128, end=129)
 """A token for each letter, so that expected rows can be written down."""
@@ -89,3 +96,79 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
 
     assert long[0].shape[1] > 4 * short[0].shape[1]
     torch.testing.assert_close(padded, alone, rtol=1e-13, atol=0)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A tiny pretrained model with its tokenizer in a folder, as ``save_pretrained`` leaves them."""
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 2}, "<s>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="<s>", unk_token="<s>"
+    )
+    config = transformers.GPT2Config(vocab_size=3, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path, tokenizer
+
+
+def test_a_token_without_an_embedding_is_refused_with_the_text(pretrained):
+    """It ended in an IndexError in the middle of a training, or in a device's assertion."""
+    folder, tokenizer = pretrained
+    assert pretrained_tokenizer(str(folder)).encode("a b") == [1, 2]
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save_pretrained(folder)
+
+    known = pretrained_tokenizer(str(folder))
+
+    assert known.encode("a b") == [1, 2]
+    with pytest.raises(DataError, match="makes token 3 of 'a extra'.*tokens 0 to 2 only"):
+        known.encode("a extra")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.safetensors", lambda content: content[:-40]),
+        ("model.safetensors", lambda content: content[:20]),
+        ("model.safetensors", lambda content: b""),
+        ("model.safetensors", lambda content: b"\xff" * 200),
+        ("config.json", lambda content: content[:30]),
+        ("config.json", lambda content: b"[" * 100000),
+        ("config.json", lambda content: content.replace(b'"n_embd": 4', b'"n_embd": 6')),
+        ("tokenizer.json", lambda content: content[:30]),
+        ("tokenizer.json", lambda content: b"{}"),
+    ],
+)
+def test_a_damaged_pretrained_folder_is_refused_in_one_message(pretrained, file, damage):
+    """Libraries of three languages read these files, each with errors of its own."""
+    folder, _ = pretrained
+    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+
+    with pytest.raises(EngineError, match=r"language\.pretrained is .*can be read"):
+        build(folder)
+
+
+def test_a_pretrained_model_without_some_of_its_weights_is_refused(pretrained):
+    """They would begin as random numbers, with a warning among others."""
+    folder, _ = pretrained
+    loaded = safetensors.load_file(folder / "model.safetensors")
+    name = next(name for name in loaded if name.endswith("mlp.c_fc.weight"))
+    del loaded[name]
+    safetensors.save_file(loaded, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(EngineError, match=r"lack 1 of the model's weights, .*mlp\.c_fc\.weight"):
+        build(folder)
+
+
+def build(folder):
+    """Read tokenizer and model, as a recipe does."""
+    pretrained_tokenizer(str(folder))
+    return build_language_model(
+        ModelConfig(name="transformers"),
+        LanguageConfig(pretrained=str(folder)),
+        vocabulary=3,
+        num_positions=4,
+        seed=0,
+        dtype=torch.float32,
+    )

@@ -1,0 +1,76 @@
+"""What every figure has: its width and its colours, and that none of its texts is a formula."""
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.axis
+    import matplotlib.figure
+
+# Okabe and Ito's palette, which people with any colour vision tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+
+WIDTH = 7.2  # inches; a figure is as wide as the page at 100 %, so its text is 10 point there
+
+_SMALL = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def new_figure(
+    height: float, rows: int = 1
+) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    """Return a figure as wide as the page, and its axes, one below the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    all_axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, all_axes
+
+
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    """Return a figure as a PNG image, sharp on screens of twice the usual resolution.
+
+    No text of it is read as a formula: names come from outside, and a ``$`` in one is a sign like
+    any other.
+    """
+    import matplotlib as mpl
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue] (it is a Text)
+        text.set_usetex(False)  # pyright: ignore[reportAttributeAccessIssue]
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            _write_powers(axis)
+    buffer = io.BytesIO()
+    # For the labels of ticks, which are made when the figure is drawn.
+    with mpl.rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure.savefig(buffer, format="png", dpi=2 * 96, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _write_powers(axis: "matplotlib.axis.Axis") -> None:
+    """Let a logarithmic axis write its powers of ten as text, not as formulas."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter, LogFormatterMathtext
+
+    for formatter, put in (
+        (axis.get_major_formatter(), axis.set_major_formatter),
+        (axis.get_minor_formatter(), axis.set_minor_formatter),
+    ):
+        if isinstance(formatter, LogFormatterMathtext):
+            plain = LogFormatter(labelOnlyBase=formatter.labelOnlyBase)
+            plain.set_axis(axis)
+            put(FuncFormatter(lambda value, place, plain=plain: _power(value, plain(value, place))))
+
+
+def _power(value: float, shown: str) -> str:
+    """Return ``10`` with a small exponent for a power of ten that is shown; else what is shown."""
+    exponent = math.log10(value) if value > 0 else math.nan
+    if not shown or not exponent.is_integer():
+        return shown and f"{value:g}"
+    return "10" + str(int(exponent)).translate(_SMALL)

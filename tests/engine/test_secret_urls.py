@@ -1,0 +1,116 @@
+"""No password and no signed link is kept or printed; everything else of a URL is."""
+
+import pytest
+from pydantic import ValidationError
+
+from engine.config import DataConfig
+from engine.contrastive.config import ContrastiveConfig
+from engine.errors import ConfigurationError
+from engine.language_config import LanguageConfig, TextConfig
+from engine.location import absolute, check_writable, filesystem, store_errors
+from engine.recipes import load_recipe
+from engine.secret_urls import redacted, secret_in
+
+SECRET = "S3CRET%2Fvalue"
+
+WITH_SECRETS = [
+    f"http://alice:{SECRET}@host/data",
+    f"https://alice:{SECRET}@host:8080/data?x=1",
+    f"ftp://alice:{SECRET}@host/a@b",
+    f"ftp://alice:{SECRET}/with/slash@host/a",
+    f"s3://AKIAEXAMPLE:{SECRET}/b+c@bucket/key",
+    f"https://{SECRET}@host/data",
+    f"simplecache::http://alice:{SECRET}@host/data",
+    f"zip://inner.csv::https://alice:{SECRET}@host/a.zip",
+    f"https://host/a.tar?X-Amz-Algorithm=A&X-Amz-Signature={SECRET}",
+    f"https://host/a.tar?x-amz-security-token={SECRET}&b=1",
+    f"https://host/a.tar?AWSAccessKeyId=AKIA&Signature={SECRET}&Expires=1",
+    f"https://account.blob.core.windows.net/c/a?sv=2022&sig={SECRET}&se=1",
+    f"https://storage.googleapis.com/b/a?X-Goog-Credential=x&X-Goog-Signature={SECRET}",
+    f"https://bucket.oss.com/a?OSSAccessKeyId=x&Expires=1&Signature={SECRET}",
+    f"https://host/a?token={SECRET}",
+    f"https://host/a?access_token={SECRET}",
+    f"https://host/a?private-token={SECRET}",
+    f"https://host/a?api_key={SECRET}",
+    f"https://host/a?X%2DAmz%2DSignature={SECRET}",
+    f"https://host/a#access_token={SECRET}",
+    f"https://host/a?b=1;password={SECRET}",
+]
+
+WITHOUT = [
+    "/data/my:folder@home/x?sig=1&token=2",
+    "C:/data?token=1",
+    "s3://bucket/key:with@signs",
+    "s3://bucket/a?versionId=abc",
+    "http://host:8080/a@b",
+    "http://[::1]:8080/a@b?page=2",
+    "https://host/a?design=1&assignment=2&key=train.tar&sort=name",
+    "abfs://container@account.dfs.core.windows.net/folder",
+    "sftp://alice@host/data",
+    "hf://datasets/user/name@main/data",
+    "zip://a.csv::s3://bucket/x@y.zip",
+    "memory://a:b",
+    "gpt2",
+    "https://host/a?token=",
+]
+
+
+@pytest.mark.parametrize("url", WITH_SECRETS)
+def test_a_url_with_a_secret_is_refused_without_printing_it(url):
+    """A recipe is kept in the store, in the report and in a database; so are the messages."""
+    settings = [
+        lambda: DataConfig(url=url),
+        lambda: TextConfig(sources=(url,), target="x"),
+        lambda: TextConfig(sources=("x",), target=url),
+        lambda: LanguageConfig(pretrained=url),
+        lambda: ContrastiveConfig(target_url=url),
+    ]
+    for make in settings:
+        with pytest.raises(ValidationError, match="holds"):
+            make()
+    for open_it in (absolute, filesystem, check_writable):
+        with pytest.raises(ConfigurationError, match=r"holds .*environment") as refused:
+            open_it(url)
+        assert SECRET not in str(refused.value)
+    for change in (f"data.url='{url}'", f"text.sources=['{url}']", f"data={{url: '{url}', x: 1}}"):
+        with pytest.raises(ConfigurationError) as refused:
+            load_recipe("digits-selection", [change])
+        assert SECRET not in str(refused.value)
+    assert SECRET not in redacted(f"Cannot read '{url}': error of {url}.")
+
+
+@pytest.mark.parametrize("url", WITHOUT)
+def test_a_url_without_a_secret_is_left_as_it_is(url):
+    """Ports, versions, accounts and file names look like secrets, and are none."""
+    assert secret_in(url) is None
+    assert DataConfig(url=url).url == url
+    if "://" in url and "token" not in url:
+        assert redacted(f"of {url}.") == f"of {url}."
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("s3://key:word@bucket/x", "AWS_SECRET_ACCESS_KEY"),
+        ("ftp://me:word@host/x", "FSSPEC_FTP_PASSWORD"),
+        ("https://host/x?sig=1a", "FSSPEC_HTTP"),
+        ("az://c/x?sig=1a", "AZURE_STORAGE_SAS_TOKEN"),
+        ("gs://b/x?token=1a", "GOOGLE_APPLICATION_CREDENTIALS"),
+    ],
+)
+def test_the_refusal_says_where_the_secret_belongs(url, place):
+    """The environment reaches the driver and nothing else."""
+    with pytest.raises(ConfigurationError, match=place):
+        absolute(url)
+
+
+def test_a_driver_that_names_a_signed_link_is_not_repeated():
+    """Client libraries put the whole address into their errors."""
+
+    def fail():
+        with store_errors("s3://bucket"):
+            raise ConnectionError(f"GET https://host/a?X-Amz-Signature={SECRET} failed")
+
+    with pytest.raises(Exception, match="X-Amz-Signature") as caught:
+        fail()
+    assert SECRET not in str(caught.value)
