@@ -29,6 +29,10 @@ class StoreUnavailableError(StoreError, ConfigurationError):
     """A store cannot be opened or written at all."""
 
 
+class StoreRefusedError(StoreError):
+    """A store that a run or a command is at work on may not be read or written (any more)."""
+
+
 class CheckpointMissingError(StoreError, FileNotFoundError):
     """A row was asked for that is not committed."""
 

@@ -12,6 +12,7 @@ from engine.config import DescentRecipe, Settings, digest
 from engine.determinism import environment
 from engine.fingerprint import fingerprint
 from engine.metaparameters import GroupWeights
+from engine.names import ContentDigest, StageKey, StageKind
 from engine.problem import build_problem
 
 NOT_OUTER = {
@@ -40,13 +41,13 @@ _READERS = {
 class Ref(Settings):
     """Names a committed stage and the bits that it made."""
 
-    stage: str
+    stage: StageKind
     """Kind of stage, e.g. train."""
 
-    key: str
+    key: StageKey
     """Digest of everything that shaped it, 32 hex digits."""
 
-    content: str
+    content: ContentDigest
     """Digest of what it made, 16 hex digits."""
 
 

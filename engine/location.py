@@ -26,7 +26,14 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
-from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
+from engine import names
+from engine.errors import (
+    EngineError,
+    StoreError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from engine.s3 import use_patient_session
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -54,9 +61,14 @@ def absolute(url: str) -> str:
 
 
 def join(url: str, *parts: str) -> str:
-    """Return the location of ``parts``, one below the other, under ``url``."""
+    """Return the location of ``parts``, one below the other, under ``url``.
+
+    Raises:
+        CheckpointCorruptError: If a part would lead to another place, see ``engine.names``.
+    """
     root = url if url.endswith("://") else url.rstrip("/") + "/"
-    return root + "/".join(part.strip("/") for part in parts)
+    below = [name for part in parts for name in part.strip("/").split("/")]
+    return root + "/".join(names.part(name) for name in below)
 
 
 def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:
@@ -120,10 +132,18 @@ def list_files(url: str, options: dict[str, Any] | None = None) -> list[str]:
 
 
 def copy_folder(source: str, target: str) -> None:
-    """Copy all files of a folder to a folder of this machine."""
+    """Copy all files of a folder to a folder of this machine.
+
+    Raises:
+        CheckpointCorruptError: If the listing names a file that would be written elsewhere: keys
+            of an object store may hold ``..`` as it stands.
+    """
     file_system, path = filesystem(source)
-    for file in file_system.find(path):
-        place = os.path.join(target, os.path.relpath(file, path))
+    root = path.rstrip("/") + "/"
+    found = file_system.find(path)
+    # All of them first: nothing is written if one of them is refused.
+    places = {file: join(target, file.removeprefix(root)) for file in found if file != path}
+    for file, place in places.items():
         os.makedirs(os.path.dirname(place), exist_ok=True)
         file_system.get_file(file, place)
 
@@ -148,6 +168,7 @@ def store_errors(url: str) -> Iterator[None]:
 
     Raises:
         StoreFullError: If there is no space left.
+        StoreRefusedError: If it may not be read or written: this does not pass by itself.
         StoreError: If it does not answer: this may pass, so whoever asked may try again.
     """
     try:
@@ -162,7 +183,10 @@ def store_errors(url: str) -> Iterator[None]:
                 "e.g. with `mgd clean`, and start the same command again."
             ) from error
         if isinstance(error, PermissionError) or number == errno.EROFS:
-            raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+            raise StoreRefusedError(
+                f"The store {url} refuses to be read or written: {type(error).__name__}: {error}. "
+                "What is committed stays. Mend its permissions, and start the same command again."
+            ) from error
         if not is_passing(error):
             raise
         raise StoreError(
