@@ -37,6 +37,13 @@ def is_run_name(name: str) -> bool:
     return _RUN.fullmatch(name) is not None
 
 
+def is_part(name: str) -> bool:
+    """Say whether a name stands for one file or folder, see ``part``."""
+    inside = name not in ("", ".", "..") and not set(name) & {"/", "\\"}
+    # Lone surrogates stand for bytes that are no text; they do not print either.
+    return inside and name.isprintable() and len(name.encode()) <= _LONGEST
+
+
 def part(name: str) -> str:
     """Return a name that stands for one file or folder, and for nothing above or below it.
 
@@ -44,9 +51,7 @@ def part(name: str) -> str:
         CheckpointCorruptError: If it is empty, ``.`` or ``..``, or holds a separator, a character
             that does not print, or more than a filesystem takes.
     """
-    inside = name not in ("", ".", "..") and not set(name) & {"/", "\\"}
-    # Lone surrogates stand for bytes that are no text; they do not print either.
-    if not (inside and name.isprintable() and len(name.encode()) <= _LONGEST):
+    if not is_part(name):
         raise CheckpointCorruptError(
             f"{name[:80]!r} is no name of a file or folder, and would lead to another place. "
             "Something in the store was changed from outside: do not use this store."
