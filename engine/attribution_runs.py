@@ -31,7 +31,7 @@ from engine.preflight.verdict import CheckReport
 from engine.problem import Problem, build_problem
 from engine.quantities import write_duration
 from engine.records import write_bytes, write_record
-from engine.runs import Scores, Stages, begin_run, run_folder, run_name
+from engine.runs import Scores, Stages, run_folder, run_name
 from engine.settings import Settings
 from engine.stages import prepare as prepare_descent
 from engine.trak_baseline import trak_is_installed
@@ -164,7 +164,8 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
     query_batch(problem, recipe.attribution.queries)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)
-    begin_run(recipe, store)
+    folder = run_folder(store, run_name(recipe.descent))
+    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
 
 
 def conclude(

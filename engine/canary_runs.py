@@ -19,7 +19,7 @@ from engine.preflight.verdict import CheckReport
 from engine.problem import build_problem
 from engine.quantities import write_duration
 from engine.records import write_record
-from engine.runs import Stages, begin_run, run_folder, run_name
+from engine.runs import Stages, run_folder, run_name
 from engine.settings import Settings
 from engine.stages import prepare as prepare_descent
 
@@ -120,7 +120,8 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     prepare_descent(recipe.descent, store)
-    begin_run(recipe, store)
+    folder = run_folder(store, run_name(recipe.descent))
+    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
 
 
 def conclude(  # noqa: PLR0913 (what canaries are made of)

@@ -31,6 +31,7 @@ from engine.fingerprint import state_fingerprint
 from engine.keys import Ref, engine_version, plain, run_environment, stage_key
 from engine.lease import Lease, acquire
 from engine.location import join, list_folders, remove_file, remove_folder, store_errors
+from engine.memory_errors import memory_errors
 from engine.problem import Problem, build_problem
 from engine.records import create_record, read_bytes, understood
 from engine.stage_records import Recorded, StageRecord, any_record, intact_record, stage_folder
@@ -88,7 +89,8 @@ def run_stage(
                 if damaged is not None and lease.is_newest():
                     remove_file(record_url)
             try:
-                return _attempt(stage, key, recipe, store, inputs, compute, lease, num_rows)
+                with memory_errors(f"{stage} {key[:8]}"):
+                    return _attempt(stage, key, recipe, store, inputs, compute, lease, num_rows)
             except LeaseLostError as error:
                 logger.warning("%s", error)
 

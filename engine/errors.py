@@ -83,3 +83,7 @@ class DeterminismError(EngineError, RuntimeError):
 
 class UntrustworthyError(ConfigurationError):
     """The preflight refuses a run: its metagradient would not mean anything."""
+
+
+class OutputError(EngineError, OSError):
+    """What a command has to say cannot be written where it was sent to."""

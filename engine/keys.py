@@ -12,8 +12,8 @@ from engine.config import DescentRecipe, Settings, digest
 from engine.determinism import environment
 from engine.fingerprint import fingerprint
 from engine.metaparameters import GroupWeights
-from engine.names import ContentDigest, StageKey, StageKind
 from engine.problem import build_problem
+from engine.safe_names import ContentDigest, StageKey, StageKind
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),

@@ -26,7 +26,6 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
-from engine import names
 from engine.errors import (
     EngineError,
     StoreError,
@@ -35,6 +34,7 @@ from engine.errors import (
     StoreUnavailableError,
 )
 from engine.s3 import use_patient_session
+from engine.safe_names import part as one_part
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
@@ -64,11 +64,11 @@ def join(url: str, *parts: str) -> str:
     """Return the location of ``parts``, one below the other, under ``url``.
 
     Raises:
-        CheckpointCorruptError: If a part would lead to another place, see ``engine.names``.
+        CheckpointCorruptError: If a part would lead to another place, see ``engine.safe_names``.
     """
     root = url if url.endswith("://") else url.rstrip("/") + "/"
     below = [name for part in parts for name in part.strip("/").split("/")]
-    return root + "/".join(names.part(name) for name in below)
+    return root + "/".join(one_part(name) for name in below)
 
 
 def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:

@@ -17,11 +17,11 @@ from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
 from engine.location import join, list_folders
-from engine.names import is_part
 from engine.preflight.verdict import CheckReport
 from engine.problem import SPLITS
 from engine.recipes import validate_recipe
 from engine.records import read_model, read_record, write_record
+from engine.safe_names import is_part
 from engine.source_shares import SourceShare
 
 Scores = dict[str, float]

@@ -10,7 +10,7 @@ from engine.metasmoothness import Metasmoothness, explain, gather
 from engine.pages import REPORT, Section, write_page
 from engine.quantities import write_duration
 from engine.records import write_bytes, write_record
-from engine.runs import Scores, Stages, begin_run, run_folder, run_name
+from engine.runs import Scores, Stages, run_folder, run_name
 from engine.settings import Settings
 from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.smoothness_figures import draw_landscape
@@ -98,7 +98,8 @@ def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> No
     tried = list(recipe.routines().values()) if several else [recipe.descent]
     for descent in tried:
         prepare_descent(descent, store)
-    begin_run(recipe, store)
+    folder = run_folder(store, run_name(recipe.descent))
+    write_record(join(folder, "recipe.json"), recipe.model_dump(mode="json"))
 
 
 def conclude(  # noqa: PLR0913 (what a measurement is made of)

@@ -11,8 +11,8 @@ from pydantic import Field
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.keys import Ref
 from engine.location import join
-from engine.names import AttemptName
 from engine.records import read_model, read_record, understood
+from engine.safe_names import AttemptName
 from engine.settings import Settings, digest
 
 

@@ -3,10 +3,8 @@
 import json
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.conclusion import report_url
 from engine.forecasts import Forecast, compare
@@ -18,6 +16,7 @@ from engine.records import read_record
 from engine.report import summary
 from engine.runs import RunRecord, find_run, read_recipe, read_run, run_folder
 from engine.verify import read_certificate
+from flows.screen import Screen, say
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -27,13 +26,14 @@ def show_runs(store: str, *, as_json: bool) -> None:
     """List the runs of a store, the one that was active last first."""
     runs = list_overviews(store)
     if as_json:
-        typer.echo(json.dumps([run.model_dump(mode="json") for run in runs]))
+        say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
-    table = Table("run", "standing", "last active (UTC)", "stages")
+    # A name that is cut off could not be copied into the next command.
+    table = Table(Column("run", overflow="fold"), "standing", "last active (UTC)", "stages")
     for run in runs:
         active = run.active.removesuffix("+00:00").replace("T", " ")
         table.add_row(run.run, run.standing, active, str(run.stages))
-    console = Console()
+    console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
 
@@ -54,9 +54,9 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         certificate = read_certificate(store, name)
         if certificate is not None:
             found["certificate"] = certificate.model_dump(mode="json")
-        typer.echo(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
+        say(json.dumps({**found, "standing": work.pop("standing"), "work": work}))
         return
-    console = Console()
+    console = Screen()
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
     compared = compare(store, name)
@@ -91,9 +91,9 @@ def _show_other(store: str, run: str, view: RunOverview, *, as_json: bool) -> No
     record = read_record(join(run_folder(store, run), "run.json"))
     if as_json:
         work = view.model_dump(mode="json", exclude={"run", "recipe"})
-        typer.echo(json.dumps({**record, "standing": work.pop("standing"), "work": work}))
+        say(json.dumps({**record, "standing": work.pop("standing"), "work": work}))
         return
-    console = Console()
+    console = Screen()
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
     for line in [*record["summary"], f"Report: {report_url(store, run)}"]:
@@ -103,9 +103,9 @@ def _show_other(store: str, run: str, view: RunOverview, *, as_json: bool) -> No
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:
     """Show what a planner chose, what it costs, and what else there was."""
     if as_json:
-        typer.echo(json.dumps(forecast.content()))
+        say(json.dumps(forecast.content()))
         return
-    console = Console()
+    console = Screen()
     table = Table(
         *("schedule", "parts", "unroll", "steps", "memory", "store", "outer step", "run"),
     )
@@ -141,9 +141,9 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
 def show_clean(report: CleanReport, *, as_json: bool) -> None:
     """Show what a clean frees, largest first."""
     if as_json:
-        typer.echo(report.model_dump_json())
+        say(json.dumps(report.model_dump(mode="json")))
         return
-    console = Console()
+    console = Screen()
     largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)
     if largest:
         table = Table("what", "name", "size", "why")
