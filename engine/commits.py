@@ -33,7 +33,7 @@ from engine.lease import Lease, acquire
 from engine.location import join, list_folders, remove_file, remove_folder, store_errors
 from engine.memory_errors import memory_errors
 from engine.problem import Problem, build_problem
-from engine.records import create_record, read_bytes, understood
+from engine.records import Model, create_record, read_bytes, understood
 from engine.stage_records import Recorded, StageRecord, any_record, intact_record, stage_folder
 from engine.store import RowStore
 from engine.types import State
@@ -236,6 +236,16 @@ def read_scalars(store: str, ref: Ref) -> dict[str, Any]:
             number is asked for that is not there.
     """
     return Recorded(ref, _read(store, ref).scalars)
+
+
+def read_scalars_as(store: str, ref: Ref, model: type[Model]) -> Model:
+    """Return the numbers that a stage recorded, as what they should be.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged or another version's.
+    """
+    found = dict(read_scalars(store, ref))
+    return understood(f"{store} ({ref.stage} {ref.key[:8]})", found, model)
 
 
 def read_origin(store: str, ref: Ref) -> tuple[dict[str, str], dict[str, Any]]:

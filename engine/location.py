@@ -14,6 +14,7 @@ The ``options`` that functions here take are fsspec's storage options and win ov
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
 from engine.errors import (
+    CheckpointCorruptError,
     EngineError,
     StoreError,
     StoreFullError,
@@ -107,6 +109,10 @@ def is_local(file_system: AbstractFileSystem) -> bool:
     return isinstance(file_system, LocalFileSystem)
 
 
+_LARGEST_COPIED = 128 << 20
+"""Bytes; chunks and records are smaller."""
+
+
 def list_folders(url: str, options: dict[str, Any] | None = None) -> list[str]:
     """Return the names of the folders directly below a location, sorted; none if it is absent."""
     file_system, path = filesystem(url, options)
@@ -136,16 +142,29 @@ def copy_folder(source: str, target: str) -> None:
 
     Raises:
         CheckpointCorruptError: If the listing names a file that would be written elsewhere: keys
-            of an object store may hold ``..`` as it stands.
+            of an object store may hold ``..`` as it stands. Also if something in it is no file,
+            or larger than any of ours.
     """
     file_system, path = filesystem(source)
     root = path.rstrip("/") + "/"
-    found = file_system.find(path)
+    found: Any = file_system.find(path, detail=True)
     # All of them first: nothing is written if one of them is refused.
     places = {file: join(target, file.removeprefix(root)) for file in found if file != path}
+    for file, entry in found.items():
+        if entry["type"] != "file" or entry["size"] > _LARGEST_COPIED:
+            raise CheckpointCorruptError(
+                f"{file} is no file of {_LARGEST_COPIED} bytes at most, and a stage has no others. "
+                "Remove it, and run the stage again."
+            )
     for file, place in places.items():
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        file_system.get_file(file, place)
+        try:
+            file_system.get_file(file, place)
+        except (FileNotFoundError, IsADirectoryError, shutil.SpecialFileError) as error:
+            raise CheckpointCorruptError(
+                f"{file} is listed, and cannot be read: {error}. Remove it, and run the stage "
+                "again."
+            ) from error
 
 
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:

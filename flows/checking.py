@@ -12,7 +12,7 @@ from rich.text import Text
 from engine import attribution_stages
 from engine.allocator import keep_freed_memory
 from engine.attribution_recipes import AttributionRecipe
-from engine.commits import read_scalars
+from engine.commits import read_scalars_as
 from engine.inventory import CERTIFICATE
 from engine.location import absolute, check_writable, store_errors
 from engine.preflight.verdict import Check, CheckReport, Verdict
@@ -38,7 +38,7 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
         report = attribution_stages.preflight(recipe, place)
     else:
         ref = preflight(recipe.descent, place)
-        report = CheckReport.model_validate(read_scalars(place, ref))
+        report = read_scalars_as(place, ref, CheckReport)
     if as_json:
         say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:
