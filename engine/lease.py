@@ -35,7 +35,7 @@ from pydantic import Field
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.location import join, list_files
-from engine.records import SMALL, create_record, read_bytes, read_model, write_record
+from engine.records import SMALL, create_record, read_bytes, read_model, understood, write_record
 from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Lease:
         return own is not None and own.nonce == self.nonce
 
     def _renew(self) -> None:
-        while not self._done.wait(TTL_SECONDS / _RENEWALS):
+        while not self._done.wait(renewal_seconds()):
             self._renewed += 1
             try:
                 self._write(released=False)
@@ -193,6 +193,23 @@ def newest_token(folder: str) -> int:
     """Return the largest token that anybody has taken, as far as the listing knows, or 0."""
     found = [_TOKEN.fullmatch(name) for name in list_files(join(folder, "leases"))]
     return max((int(each[1]) for each in found if each is not None), default=0)
+
+
+def renewal_seconds() -> float:
+    """Return the pause between two renewals of a lease by an owner that is alive."""
+    return TTL_SECONDS / _RENEWALS
+
+
+def is_held(content: dict[str, Any] | None) -> bool | None:
+    """Say whether somebody holds a lease, by its file; None if only watching it can tell."""
+    record = None
+    with suppress(CheckpointCorruptError):
+        record = None if content is None else understood("a lease", content, LeaseRecord)
+    if record is None:
+        return None  # damaged: its owner, if there is one, writes it again
+    if _is_over(record):
+        return False
+    return True if record.owner.machine == _machine() else None
 
 
 def _is_there(folder: str, token: int) -> bool:

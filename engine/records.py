@@ -259,12 +259,16 @@ def _cat(file_system: AbstractFileSystem, path: str, largest: int) -> bytes:
 
 
 def _cat_local(path: str, largest: int) -> bytes:
-    # A pipe in the place of a file would be waited for, for ever, without O_NONBLOCK.
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise CheckpointCorruptError(f"{path} is no file, where a file should be. Remove it.")
-        return file.read(largest + 1)
+    try:
+        # A pipe in the place of a file would be waited for, for ever, without O_NONBLOCK.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(number, "rb") as file:
+            if stat.S_ISREG(os.fstat(number).st_mode):
+                return file.read(largest + 1)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise
+    raise CheckpointCorruptError(f"{path} is no file, where a file should be. Remove it.")
 
 
 def _is_empty(answer: Any) -> bool:  # noqa: ANN401 (content or error)

@@ -33,7 +33,7 @@ from engine.errors import CheckpointMissingError, EngineError
 from engine.execution import BudgetConfig
 from engine.forecasts import read_forecast
 from engine.housekeeping import CleanRules
-from engine.location import copy_folder, join
+from engine.location import copy_folder, join, store_errors
 from engine.preflight import CheckReport
 from engine.readable import check_readable
 from engine.recipes import change_workers, load_recipe
@@ -349,6 +349,8 @@ def kind_of(path: Path) -> str:
         return "group" if parts[-3] == "attempts" else "array"
     if "c" in parts:
         return "chunk"
+    if len(parts) == 1:
+        return path.name
     if parts[-2] in ("leases", "starts"):
         return parts[-2]
     return "claim" if parts[0] == "runs" and parts[-2] == "stages" else path.name
@@ -406,7 +408,9 @@ def _try(read: Callable[[], object], count: Count, what: str) -> None:
     began = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        # A command reads inside of store_errors.
+        printed = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
+        with printed[0], printed[1], store_errors("the store"):
             read()
     except EngineError as error:
         count.errors[type(error).__name__] += 1
