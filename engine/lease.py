@@ -195,6 +195,14 @@ def newest_token(folder: str) -> int:
     return max((int(each[1]) for each in found if each is not None), default=0)
 
 
+def _is_there(folder: str, token: int) -> bool:
+    """Whether a token is taken: asked by name, so that a listing that lags does not matter."""
+    try:
+        return read_bytes(_lease_url(folder, token), largest=SMALL) is not None
+    except CheckpointCorruptError:
+        return True
+
+
 def renewal_seconds() -> float:
     """Return the pause between two renewals of a lease by an owner that is alive."""
     return TTL_SECONDS / _RENEWALS
@@ -210,14 +218,6 @@ def is_held(content: dict[str, Any] | None) -> bool | None:
     if _is_over(record):
         return False
     return True if record.owner.machine == _machine() else None
-
-
-def _is_there(folder: str, token: int) -> bool:
-    """Whether a token is taken: asked by name, so that a listing that lags does not matter."""
-    try:
-        return read_bytes(_lease_url(folder, token), largest=SMALL) is not None
-    except CheckpointCorruptError:
-        return True
 
 
 def _lease_url(folder: str, token: int) -> str:
