@@ -12,7 +12,9 @@ the root first and what is missing afterwards, the same bytes whoever writes the
 number of workers may create it at once. A missing chunk reads as NaN, never as zeros.
 """
 
+import errno
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -144,10 +146,17 @@ class Bounded(WrapperStore[Store]):
 
 
 def _refuse_pipe(path: Path) -> None:
-    """Refuse what would be waited for, for ever."""
-    with suppress(OSError):
-        if not (path.is_file() or path.is_dir()) and path.exists():
-            raise ValueError(f"{path} is neither a file nor a folder")
+    """Refuse what is no file: some of it would be waited for, for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        mode = 0
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is no file")
 
 
 def create_group(

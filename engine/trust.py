@@ -11,7 +11,6 @@ from typing import Any
 from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.recipes import RECIPES, load_recipe
-from engine.smooth_recipes import SmoothSearchRecipe
 
 PLACES = (
     *("data.url", "text.sources", "text.target"),
@@ -25,11 +24,9 @@ def foreign_places(recipe: DescentRecipe) -> dict[str, str]:
     known: dict[str, Any] = dict.fromkeys(PLACES)
     if (RECIPES / f"{recipe.name}.yaml").is_file():
         known = _places(load_recipe(recipe.name))
-    searched = recipe.routines().values() if isinstance(recipe, SmoothSearchRecipe) else ()
     return {
         name: ", ".join(value) if isinstance(value, tuple) else str(value)
-        for each in (recipe, *searched)
-        for name, value in _places(each).items()
+        for name, value in _places(recipe).items()
         if value and value != known[name]
     }
 
