@@ -19,7 +19,7 @@ from engine.attribution import (
 from engine.attribution_recipes import AttributionRecipe, Queries, Removals, Retraining
 from engine.attribution_trial import try_removals
 from engine.batched import train_many
-from engine.commits import read_rows, read_scalars, run_stage
+from engine.commits import read_rows, read_scalars_as, run_stage
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.preflight.verdict import CheckReport, Verdict
@@ -93,11 +93,11 @@ def preflight(recipe: AttributionRecipe, store: str) -> CheckReport:
     What the twins refuse is not tried by removals.
     """
     settings, descent = recipe.attribution, recipe.descent
-    twins = CheckReport.model_validate(read_scalars(store, stages.preflight(descent, store)))
+    twins = read_scalars_as(store, stages.preflight(descent, store), CheckReport)
     if not settings.trial_subsets or twins.verdict is Verdict.REFUSE:
         return twins
     ref = trial(descent, store, *settings.trial, settings.trial_subsets, settings.retraining)
-    tried = CheckReport.model_validate(read_scalars(store, ref))
+    tried = read_scalars_as(store, ref, CheckReport)
     return CheckReport.of([*twins.checks, *tried.checks])
 
 

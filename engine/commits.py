@@ -31,12 +31,15 @@ from engine.fingerprint import state_fingerprint
 from engine.keys import Ref, engine_version, plain, run_environment, stage_key
 from engine.lease import Lease, acquire
 from engine.location import join, list_folders, remove_file, remove_folder, store_errors
+from engine.memory_errors import memory_errors
 from engine.problem import Problem, build_problem
-from engine.records import create_record, read_bytes, read_record
+from engine.records import Model, create_record, read_bytes, understood
+from engine.stage_records import Recorded, StageRecord, any_record, intact_record, stage_folder
 from engine.store import RowStore
 from engine.types import State
 
 logger = logging.getLogger(__name__)
+
 
 Made = tuple[State | Iterator[State], dict[str, Any]]
 """What a stage makes: one state or many, as rows 0, 1, ..., and numbers for its record."""
@@ -67,7 +70,7 @@ def run_stage(
         StoreError: If the store does not answer or is full.
     """
     key = stage_key(stage, recipe, inputs)
-    folder = _folder(store, stage, key)
+    folder = stage_folder(store, stage, key)
     record_url = join(folder, "record.json")
     while True:
         with store_errors(store):
@@ -86,7 +89,8 @@ def run_stage(
                 if damaged is not None and lease.is_newest():
                     remove_file(record_url)
             try:
-                return _attempt(stage, key, recipe, store, inputs, compute, lease, num_rows)
+                with memory_errors(f"{stage} {key[:8]}"):
+                    return _attempt(stage, key, recipe, store, inputs, compute, lease, num_rows)
             except LeaseLostError as error:
                 logger.warning("%s", error)
 
@@ -138,18 +142,21 @@ def _commit(lease: Lease, ref: Ref, record: dict[str, Any]) -> None:
             "one took over. What it made is dropped."
         )
     if not create_record(join(lease.folder, "record.json"), record):
-        other = _record(lease.folder) or {}
-        if other.get("ref") != ref.model_dump():
+        other = any_record(lease.folder)
+        if other is None or other.ref != ref:
+            content = None if other is None else other.ref.content
             raise ReplayMismatchError(
                 f"Two attempts of {ref.stage} {ref.key[:8]} made different bits from the same "
-                f"inputs: {other.get('ref')} and {ref.content}. Something that shapes them is no "
+                f"inputs: {content} and {ref.content}. Something that shapes them is no "
                 "input: look for unseeded random numbers, or workers with other libraries."
             )
     # Older attempts are fenced off: none of them can commit any more. A newer one may be at work.
     attempts = join(lease.folder, "attempts")
-    kept = (_record(lease.folder) or record)["attempt"]
+    other = any_record(lease.folder)
+    kept = record["attempt"] if other is None else other.attempt
     for name in list_folders(attempts):
-        if name < f"{lease.token:08d}" and name != kept:
+        token = name.partition("-")[0]
+        if token.isdecimal() and int(token) < lease.token and name != kept:
             remove_folder(join(attempts, name))
 
 
@@ -161,20 +168,19 @@ def find(stage: str, key: str, store: str) -> Ref | None:
     Cost:
         Reads all of its rows.
     """
-    folder = _folder(store, stage, key)
+    folder = stage_folder(store, stage, key)
     try:
-        record = _intact(folder)
-        ref = Ref.model_validate(record["ref"])
-        fingerprints = _fingerprints(_rows_folder(folder, record))
-        content = _content(fingerprints, record["scalars"])
-        if ref == Ref(stage=stage, key=key, content=content):
-            return ref
-        reason = f"its bits have the digest {content}, and {ref.content} was committed"
+        record = intact_record(folder)
+        fingerprints = _fingerprints(_rows_folder(folder, record), len(record.fingerprints))
+        content = _content(fingerprints, record.scalars)
+        if record.ref == Ref(stage=stage, key=key, content=content):
+            return record.ref
+        reason = f"its bits have the digest {content}, and {record.ref.content} was committed"
     except CheckpointMissingError as error:
-        if _record(folder) is None:
+        if any_record(folder) is None:
             return None  # not committed, which is no damage
         reason = str(error)
-    except (CheckpointCorruptError, KeyError, ValueError, TypeError) as error:
+    except CheckpointCorruptError as error:
         reason = str(error)
     logger.warning("%s %s is made again: %s", stage, key[:8], reason)
     return None
@@ -182,23 +188,23 @@ def find(stage: str, key: str, store: str) -> Ref | None:
 
 def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, Any]) -> Ref | None:
     """Return a stage if it is committed, without a look at its rows; see ``find`` for one."""
-    record = _record(_folder(store, stage, stage_key(stage, recipe, inputs)))
-    try:
-        return None if record is None else Ref.model_validate(record["ref"])
-    except (KeyError, ValueError):
+    key = stage_key(stage, recipe, inputs)
+    record = any_record(stage_folder(store, stage, key))
+    if record is None or (record.ref.stage, record.ref.key) != (stage, key):
         return None
+    return record.ref
 
 
 def discard(store: str, ref: Ref) -> None:
     """Delete what a stage made; nothing happens if it is gone. Its next use makes it again."""
-    folder = _folder(store, ref.stage, ref.key)
+    folder = stage_folder(store, ref.stage, ref.key)
     remove_file(join(folder, "record.json"))  # first: a half of it must not be found
     remove_folder(folder)
 
 
 def committed_folder(store: str, ref: Ref) -> str:
     """Return the folder of a stage."""
-    return _folder(store, ref.stage, ref.key)
+    return stage_folder(store, ref.stage, ref.key)
 
 
 def rows_url(store: str, ref: Ref) -> str:
@@ -207,15 +213,8 @@ def rows_url(store: str, ref: Ref) -> str:
     Raises:
         StoreError: If the stage is not committed, or its record is damaged.
     """
-    folder = _folder(store, ref.stage, ref.key)
-    record = _intact(folder)
-    try:
-        return _rows_folder(folder, record)
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointCorruptError(
-            f"The record of {ref.stage} {ref.key[:8]} names no attempt: {error}. "
-            "Run the stage again."
-        ) from error
+    folder = stage_folder(store, ref.stage, ref.key)
+    return _rows_folder(folder, intact_record(folder))
 
 
 def read_rows(store: str, ref: Ref, device: torch.device | None = None) -> State:
@@ -233,28 +232,54 @@ def read_scalars(store: str, ref: Ref) -> dict[str, Any]:
     """Return the numbers that a stage recorded.
 
     Raises:
-        StoreError: If the stage is not committed, or its record is damaged.
+        StoreError: If the stage is not committed, or its record is damaged; also later, where a
+            number is asked for that is not there.
     """
-    return _intact(_folder(store, ref.stage, ref.key))["scalars"]
+    return Recorded(ref, _read(store, ref).scalars)
+
+
+def read_scalars_as(store: str, ref: Ref, model: type[Model]) -> Model:
+    """Return the numbers that a stage recorded, as what they should be.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged or another version's.
+    """
+    found = dict(read_scalars(store, ref))
+    return understood(f"{store} ({ref.stage} {ref.key[:8]})", found, model)
 
 
 def read_origin(store: str, ref: Ref) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the fingerprint of each vector of a stage's first row, and where it was made.
+    """Return the fingerprints of a stage's vectors, and the environment that made them.
 
     Raises:
         StoreError: If the stage is not committed, or its record is damaged.
     """
-    record = _intact(_folder(store, ref.stage, ref.key))
-    return record["fingerprints"][0], {**record["environment"], **record["machine"]}
+    record = _read(store, ref)
+    if not record.fingerprints:
+        raise CheckpointCorruptError(
+            f"The record of {ref.stage} {ref.key[:8]} names no vector. Run the stage again."
+        )
+    return record.fingerprints[0], {**record.environment, **record.machine}
 
 
 def read_inputs(store: str, ref: Ref) -> dict[str, Any]:
-    """Return what a stage was made from: references and plain values, as JSON has them.
+    """Return what a stage was made from: references and plain values.
 
     Raises:
-        StoreError: If the stage is not committed, or its record is damaged.
+        StoreError: If the stage is not committed, or its record is damaged; also later, where an
+            input is asked for that is not there.
     """
-    return _intact(_folder(store, ref.stage, ref.key))["inputs"]
+    return Recorded(ref, _read(store, ref).inputs)
+
+
+def read_input(store: str, ref: Ref, name: str) -> Ref | None:
+    """Return the stage that another one was made from; None where it had none.
+
+    Raises:
+        StoreError: If the stage is not committed, or its record is damaged or names no stage.
+    """
+    given = read_inputs(store, ref)[name]
+    return None if given is None else understood(f"{store} ({ref.stage} {ref.key[:8]})", given, Ref)
 
 
 def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
@@ -264,14 +289,24 @@ def lineage(store: str, ref: Ref, upstream: str) -> list[Ref]:
         store: fsspec URL of the store.
         ref: Where to begin.
         upstream: The input that names the stage before, e.g. ``start`` of a train stage.
+
+    Raises:
+        StoreError: If one of them is not committed, or its record is damaged.
     """
-    chain = [ref]
+    chain, seen = [ref], {(ref.stage, ref.key)}
     while True:
-        record = _intact(_folder(store, chain[-1].stage, chain[-1].key))
-        before = record["inputs"].get(upstream)
-        if before is None or before["stage"] != ref.stage:
+        if upstream not in _read(store, chain[-1]).inputs:
             return chain
-        chain.append(Ref.model_validate(before))
+        before = read_input(store, chain[-1], upstream)
+        if before is None or before.stage != ref.stage:
+            return chain
+        if (before.stage, before.key) in seen:
+            raise CheckpointCorruptError(
+                f"{before.stage} {before.key[:8]} is recorded as made from itself, which cannot "
+                "be. The record was changed from outside: delete the stage, and run it again."
+            )
+        seen.add((before.stage, before.key))
+        chain.append(before)
 
 
 def _save(
@@ -298,40 +333,17 @@ def _content(fingerprints: list[dict[str, str]], scalars: dict[str, Any]) -> str
     return digest({"rows": fingerprints, "scalars": scalars})[:16]
 
 
-def _fingerprints(folder: str) -> list[dict[str, str]]:
-    """Read every row that an attempt has written; none if it wrote none."""
-    try:
-        rows = RowStore.open(folder)
-    except CheckpointMissingError:
+def _fingerprints(folder: str, num_rows: int) -> list[dict[str, str]]:
+    """Read the rows that an attempt has committed, by their names: listings may lag."""
+    if not num_rows:
         return []
-    return [state_fingerprint(rows.load(number)) for number in rows.steps()]
+    rows = RowStore.open(folder)
+    return [state_fingerprint(rows.load(number)) for number in range(num_rows)]
 
 
-def _intact(folder: str) -> dict[str, Any]:
-    """Return what commits a stage, if every value is the one that was committed."""
-    url = join(folder, "record.json")
-    record = read_record(url)
-    expected = record.get("digest")
-    found = digest({name: value for name, value in record.items() if name != "digest"})
-    if found != expected:
-        raise CheckpointCorruptError(
-            f"The record at {url} is damaged: it has the digest {found}, and {expected} was "
-            "committed. Run the stage again."
-        )
-    return record
+def _read(store: str, ref: Ref) -> StageRecord:
+    return intact_record(stage_folder(store, ref.stage, ref.key))
 
 
-def _record(folder: str) -> dict[str, Any] | None:
-    """Return what commits a stage, or None if nothing does, or it is damaged."""
-    try:
-        return read_record(join(folder, "record.json"))
-    except (CheckpointMissingError, CheckpointCorruptError):
-        return None
-
-
-def _rows_folder(folder: str, record: dict[str, Any]) -> str:
-    return join(folder, "attempts", str(record["attempt"]))
-
-
-def _folder(store: str, stage: str, key: str) -> str:
-    return join(store, "stages", stage, key)
+def _rows_folder(folder: str, record: StageRecord) -> str:
+    return join(folder, "attempts", record.attempt)

@@ -51,6 +51,10 @@ class StoreUnavailableError(StoreError, ConfigurationError):
     """A store cannot be opened or written at all."""
 
 
+class StoreRefusedError(StoreError):
+    """A store that a run or a command is at work on may not be read or written (any more)."""
+
+
 class CheckpointMissingError(StoreError, FileNotFoundError):
     """A row was asked for that is not committed."""
 
@@ -105,3 +109,7 @@ class DeterminismError(EngineError, RuntimeError):
 
 class UntrustworthyError(ConfigurationError):
     """The preflight refuses a run: its metagradient would not mean anything."""
+
+
+class OutputError(EngineError, OSError):
+    """What a command has to say cannot be written where it was sent to."""

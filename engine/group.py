@@ -12,18 +12,22 @@ the root first and what is missing afterwards, the same bytes whoever writes the
 number of workers may create it at once. A missing chunk reads as NaN, never as zeros.
 """
 
+import errno
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import zarr
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.codecs import Crc32cCodec
-from zarr.errors import ContainsArrayError, ContainsGroupError, NodeNotFoundError
-from zarr.storage import FsspecStore, LocalStore
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.errors import ContainsArrayError, ContainsGroupError
+from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore
 
 from engine.errors import (
     CheckpointCorruptError,
@@ -31,11 +35,14 @@ from engine.errors import (
     CheckpointMissingError,
     ConfigurationError,
 )
-from engine.location import filesystem, is_local
+from engine.location import filesystem, is_local, join
+from engine.records import SMALL, read_record
 
 COMMITTED = "committed"
 
 _CHUNK_BYTES = 32 << 20
+_LARGEST_FILE = 2 * _CHUNK_BYTES
+_MOST = 1 << 40  # rows, and elements of a row
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -92,12 +99,15 @@ class Description:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Description":
-        """Read the root's attributes; raises KeyError, TypeError or ValueError on garbage."""
+        """Read the root's attributes; raises KeyError, TypeError or ValueError on garbage.
+
+        Names are checked like those that are stored: they become folders.
+        """
         layout = {
-            name: (int(entry["size"]), _DTYPES[entry["dtype"]])
+            name: (_counted(entry["size"]), _DTYPES[entry["dtype"]])
             for name, entry in content["layout"].items()
         }
-        return cls(layout, int(content["num_rows"]), dict(content["attributes"]))
+        return cls.checked(layout, _counted(content["num_rows"]), dict(content["attributes"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` reads."""
@@ -112,13 +122,46 @@ def open_zarr(url: str, options: dict[str, Any] | None) -> Store:
     """Return zarr's store for a location: files are renamed into place, objects put whole."""
     file_system, path = filesystem(url, options)
     if is_local(file_system):
-        return LocalStore(path)
-    return FsspecStore.from_url(
-        url, storage_options={"use_listings_cache": False, **(options or {})}
+        return Bounded(LocalStore(path))
+    return Bounded(
+        FsspecStore.from_url(url, storage_options={"use_listings_cache": False, **(options or {})})
     )
 
 
-def create_group(url: str, store: Store, description: Description) -> None:
+class Bounded(WrapperStore[Store]):
+    """A store of which no file is read that is larger than any of ours: it may be anything."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return a part of a file, or the whole; raises ValueError if that is too much."""
+        if byte_range is not None:
+            return await self._store.get(key, prototype, byte_range)
+        if isinstance(self._store, LocalStore):
+            _refuse_pipe(self._store.root / key)
+        found = await self._store.get(key, prototype, RangeByteRequest(0, _LARGEST_FILE + 1))
+        if found is not None and len(found) > _LARGEST_FILE:
+            raise ValueError(f"{key} has more than {_LARGEST_FILE} bytes, and no chunk has")
+        return found
+
+
+def _refuse_pipe(path: Path) -> None:
+    """Refuse what is no file: some of it would be waited for, for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        mode = 0
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is no file")
+
+
+def create_group(
+    url: str, store: Store, description: Description, options: dict[str, Any] | None = None
+) -> None:
     """Write the root and the arrays, as far as they are not there yet.
 
     Raises:
@@ -127,7 +170,7 @@ def create_group(url: str, store: Store, description: Description) -> None:
     """
     with suppress(ContainsGroupError), parsing(url, "the description of the group"):
         zarr.create_group(store, attributes=description.to_json(), zarr_format=3)
-    found = read_description(url, store)
+    found = read_description(url, options)
     if found != description:
         raise CheckpointMismatchError(
             f"The states at {url} belong to another trajectory: {_difference(found, description)}. "
@@ -140,7 +183,7 @@ def create_group(url: str, store: Store, description: Description) -> None:
                 store,
                 name=name,
                 shape=(description.num_rows, size),
-                chunks=(1, _chunk_length(size, dtype)),
+                chunks=(1, chunk_length(size, dtype)),
                 dtype=str(dtype).removeprefix("torch."),
                 fill_value=float("nan"),
                 compressors=[Crc32cCodec()],
@@ -148,7 +191,7 @@ def create_group(url: str, store: Store, description: Description) -> None:
             )
 
 
-def read_description(url: str, store: Store) -> Description:
+def read_description(url: str, options: dict[str, Any] | None) -> Description:
     """Read the root of a group.
 
     Raises:
@@ -157,35 +200,95 @@ def read_description(url: str, store: Store) -> Description:
     """
     try:
         with parsing(url, "the description of the group"):
-            root = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
-            return Description.from_json(root.attrs.asdict())
-    except FileNotFoundError as error:
+            content = _read_node(url, "group", options)
+            return Description.from_json(content["attributes"])
+    except CheckpointMissingError as error:
         raise CheckpointMissingError(
             f"There are no states at {url}. Run the stage that writes them first, or check --store."
         ) from error
 
 
-def open_array(url: str, store: Store, name: str, description: Description) -> zarr.Array[Any]:
+def open_array(
+    url: str, store: Store, name: str, description: Description, options: dict[str, Any] | None
+) -> zarr.Array[Any]:
     """Open the array of one vector.
 
+    What is stored of it is compared with what ``create_group`` writes, and used for nothing else:
+    a codec, a chunk or a shape of somebody's choice could take any time or memory.
+
     Raises:
-        CheckpointCorruptError: If it is missing, cannot be read, or has another shape or dtype
-            than the root says.
+        CheckpointCorruptError: If it is missing, cannot be read, or is not what the root implies.
     """
     size, dtype = description.layout[name]
-    expected = ((description.num_rows, size), str(dtype).removeprefix("torch."))
+    expected = _array_document(description.num_rows, size, dtype)
     with parsing(url, f"the description of vector {name!r}"):
         try:
-            array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
-        except NodeNotFoundError as error:
+            found = _read_node(join(url, name), "array", options)
+        except CheckpointMissingError as error:
             raise ValueError("it is missing") from error
-        if (array.shape, str(array.dtype)) != expected:
-            raise ValueError(f"it says {(array.shape, str(array.dtype))}, the root {expected}")
+        given = _normal(found)
+        wrong = [key for key in given if given[key] != expected.get(key)]
+        wrong += [key for key in expected if key not in given]
+        if wrong:
+            raise ValueError(
+                f"its {wrong[0]} is {str(given.get(wrong[0]))[:200]}, and by the root "
+                f"{expected.get(wrong[0])}"
+            )
+        array = zarr.Array.from_dict(StorePath(store, name), expected)
     # A chunk that is all NaN is written too, so that a missing one always means a loss.
     return array.with_config({"write_empty_chunks": True})
 
 
-_ON_GARBAGE = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+def _array_document(num_rows: int, size: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what ``create_group`` writes of an array, without what is empty."""
+    chunk = [1, chunk_length(size, dtype)]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [num_rows, size],
+        "data_type": str(dtype).removeprefix("torch."),
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN",
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+    }
+
+
+def _normal(found: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is empty, which versions of zarr write or do not."""
+    content = {key: value for key, value in found.items() if value not in (None, {}, [])}
+    content.pop("attributes", None)
+    if isinstance(content.get("codecs"), list):
+        content["codecs"] = [
+            {key: value for key, value in codec.items() if value not in (None, {})}
+            if isinstance(codec, dict)
+            else codec
+            for codec in content["codecs"]
+        ]
+    return content
+
+
+def _read_node(
+    url: str, node_type: Literal["group", "array"], options: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the document of a zarr node; raises ValueError if it is none of that type."""
+    content = read_record(join(url, "zarr.json"), options, largest=SMALL)
+    found = content.get("zarr_format"), content.get("node_type")
+    if found != (3, node_type):
+        raise ValueError(f"it is of the format and type {found}, and not {(3, node_type)}")
+    return content
+
+
+def _counted(value: Any) -> int:  # noqa: ANN401 (any JSON value)
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"{str(value)[:40]} is no number of rows or elements")
+    return value
+
+
+_ON_GARBAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, NotImplementedError),
+    RecursionError,
+)
 """What zarr was seen to raise on flipped bytes of its JSON; see ``tests/faults/corruption.py``."""
 
 
@@ -199,17 +302,23 @@ def parsing(url: str, what: str) -> Iterator[None]:
     """
     try:
         yield
+    except (CheckpointCorruptError, IsADirectoryError, NotADirectoryError) as error:
+        raise _damaged(url, what, error.__cause__ or error) from error
     except (OSError, ContainsGroupError, ContainsArrayError):
         raise
     except _ON_GARBAGE as error:
-        raise CheckpointCorruptError(
-            f"The store at {url} is damaged: {what} cannot be used: {error}. "
-            "Delete the store, and run the stage that wrote it again."
-        ) from error
+        raise _damaged(url, what, error) from error
 
 
-def _chunk_length(size: int, dtype: torch.dtype) -> int:
-    """Split a row evenly, for zarr pads the last chunk to the length of the others."""
+def _damaged(url: str, what: str, error: BaseException) -> CheckpointCorruptError:
+    return CheckpointCorruptError(
+        f"The store at {url} is damaged: {what} cannot be used: {error}. "
+        "Delete the store, and run the stage that wrote it again."
+    )
+
+
+def chunk_length(size: int, dtype: torch.dtype) -> int:
+    """Return the elements of a chunk: rows are split evenly, for zarr pads the last chunk."""
     num_chunks = -(-size * dtype.itemsize // _CHUNK_BYTES)
     return -(-size // num_chunks)
 

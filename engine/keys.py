@@ -13,6 +13,7 @@ from engine.determinism import environment
 from engine.fingerprint import fingerprint
 from engine.metaparameters import GroupWeights
 from engine.problem import build_problem
+from engine.safe_names import ContentDigest, StageKey, StageKind
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
@@ -45,13 +46,13 @@ _READERS = {
 class Ref(Settings):
     """Names a committed stage and the bits that it made."""
 
-    stage: str
+    stage: StageKind
     """Kind of stage, e.g. train."""
 
-    key: str
+    key: StageKey
     """Digest of everything that shaped it, 32 hex digits."""
 
-    content: str
+    content: ContentDigest
     """Digest of what it made, 16 hex digits."""
 
 

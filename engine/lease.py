@@ -10,12 +10,16 @@ A lease saves work and decides nothing. An owner that was only asleep finds a ne
 commits, and stops; should it be between that look and its commit, the commit is still created
 exclusively, so one of the two wins and both have the same bits (``engine.commits``).
 
+Listings may lag, for a minute on some network filesystems. So they only say where to begin: whether
+a token is taken is asked by name, and who lost one goes on from there.
+
 Layout: ``<folder>/leases/<token>.json``. The newest file counts; older ones are the history.
 """
 
 import logging
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -25,11 +29,14 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.location import join, list_files
-from engine.records import create_record, read_record, write_record
+from engine.records import SMALL, create_record, read_bytes, read_model, understood, write_record
+from engine.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +52,38 @@ _LONGEST_PAUSE = 2.0
 
 _ended: set[str] = set()
 """Nonces of leases that this process has given up; the store may have been away just then."""
+
+
+_TOKEN = re.compile(r"([0-9]{8,12})\.json")
+
+
+class Owner(Settings):
+    """Who holds a lease."""
+
+    machine: str
+    """Machine since its start, with the namespace of its process numbers."""
+
+    pid: Annotated[int, Field(ge=1)]
+    """Number of the process."""
+
+    start: int | None
+    """When it was started, in ticks of its machine."""
+
+
+class LeaseRecord(Settings):
+    """What the file of a lease says."""
+
+    owner: Owner
+    """Who holds it."""
+
+    nonce: str
+    """Drawn by the owner."""
+
+    renewed: int
+    """How often it has been renewed."""
+
+    released: bool
+    """Whether it was given up."""
 
 
 class Lease:
@@ -86,10 +125,11 @@ class Lease:
         return f"{self.token:08d}-{self.nonce}"
 
     def is_newest(self) -> bool:
-        """Say whether nobody has taken over."""
-        if newest_token(self.folder) != self.token:
+        """Say whether nobody has taken over: tokens are taken one after the other."""
+        if _is_there(self.folder, self.token + 1):
             return False
-        return (_read(self.folder, self.token) or {}).get("nonce") == self.nonce
+        own = _read(self.folder, self.token)
+        return own is not None and own.nonce == self.nonce
 
     def _renew(self) -> None:
         while not self._done.wait(renewal_seconds()):
@@ -118,33 +158,49 @@ def acquire(folder: str, is_finished: Callable[[], bool]) -> Lease | None:
         A listing and a small file when nobody else is at work.
     """
     nonce = uuid.uuid4().hex[:8]
-    seen: tuple[int, dict[str, Any] | None] | None = None
+    seen: tuple[int, LeaseRecord | None] | None = None
     since, pause = time.monotonic(), 0.05
+    known = 0  # taken for certain, whatever a listing says
     while True:
-        token = newest_token(folder)
+        token = max(newest_token(folder), known)
         content = _read(folder, token) if token else None
         if (token, content) != seen:
             seen, since = (token, content), time.monotonic()
         silent = time.monotonic() - since
         if token == 0 or _is_over(content) or silent > TTL_SECONDS:
-            if token and not (content or {}).get("released"):
+            if token and not (content is not None and content.released):
                 logger.warning("Attempt %d of %s is given up: its owner has ended.", token, folder)
-            url = _lease_url(folder, token + 1)
-            created = create_record(url, _content(nonce, 0, False))
-            # A store whose answer was lost is asked again by its driver, and finds our own file.
-            if created or (_read(folder, token + 1) or {}).get("nonce") == nonce:
+            if _create(folder, token + 1, nonce):
                 return Lease(folder, token + 1, nonce)
-            continue  # somebody was faster
+            # Somebody was faster, or was there before and the listing does not show it yet.
+            known = token + 1 if _is_there(folder, token + 1) else 0
         if is_finished():
             return None
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def _create(folder: str, token: int, nonce: str) -> bool:
+    """Take a token, if nobody has."""
+    if create_record(_lease_url(folder, token), _content(nonce, 0, False)):
+        return True
+    # A store whose answer was lost is asked again by its driver, and finds our own file.
+    found = _read(folder, token)
+    return found is not None and found.nonce == nonce
+
+
 def newest_token(folder: str) -> int:
-    """Return the largest token that anybody has taken, or 0."""
-    names = [name.removesuffix(".json") for name in list_files(join(folder, "leases"))]
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    """Return the largest token that anybody has taken, as far as the listing knows, or 0."""
+    found = [_TOKEN.fullmatch(name) for name in list_files(join(folder, "leases"))]
+    return max((int(each[1]) for each in found if each is not None), default=0)
+
+
+def _is_there(folder: str, token: int) -> bool:
+    """Whether a token is taken: asked by name, so that a listing that lags does not matter."""
+    try:
+        return read_bytes(_lease_url(folder, token), largest=SMALL) is not None
+    except CheckpointCorruptError:
+        return True
 
 
 def renewal_seconds() -> float:
@@ -154,10 +210,14 @@ def renewal_seconds() -> float:
 
 def is_held(content: dict[str, Any] | None) -> bool | None:
     """Say whether somebody holds a lease, by its file; None if only watching it can tell."""
-    if _is_over(content):
+    record = None
+    with suppress(CheckpointCorruptError):
+        record = None if content is None else understood("a lease", content, LeaseRecord)
+    if record is None:
+        return None  # damaged: its owner, if there is one, writes it again
+    if _is_over(record):
         return False
-    owner = (content or {}).get("owner") or {}
-    return True if owner.get("machine") == _this_process()["machine"] else None
+    return True if record.owner.machine == _machine() else None
 
 
 def _lease_url(folder: str, token: int) -> str:
@@ -168,23 +228,22 @@ def _content(nonce: str, renewed: int, released: bool) -> dict[str, Any]:
     return {"owner": _this_process(), "nonce": nonce, "renewed": renewed, "released": released}
 
 
-def _read(folder: str, token: int) -> dict[str, Any] | None:
+def _read(folder: str, token: int) -> LeaseRecord | None:
     try:
-        return read_record(_lease_url(folder, token))
+        return read_model(_lease_url(folder, token), LeaseRecord, largest=SMALL)
     except (CheckpointMissingError, CheckpointCorruptError):
         return None  # its owner will write it again, or is dead
 
 
-def _is_over(content: dict[str, Any] | None) -> bool:
+def _is_over(content: LeaseRecord | None) -> bool:
     """Whether the owner has given up the lease, or is a dead process of this machine."""
     if content is None:
         return False
-    if content.get("released") or content.get("nonce") in _ended:
+    if content.released or content.nonce in _ended:
         return True
-    owner = content.get("owner") or {}
-    if owner.get("machine") != _this_process()["machine"]:
+    if content.owner.machine != _machine():
         return False
-    return _process_start(owner.get("pid", 0)) != owner.get("start")
+    return _process_start(content.owner.pid) != content.owner.start
 
 
 @lru_cache(maxsize=1)

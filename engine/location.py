@@ -16,6 +16,7 @@ The ``options`` that functions here take are fsspec's storage options and win ov
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,11 +30,19 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
-from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
+from engine.errors import (
+    CheckpointCorruptError,
+    EngineError,
+    StoreError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from engine.extra import how_to_install
 from engine.objects import read_all, remove_all, remove_below
 from engine.passing import is_passing
 from engine.s3 import use_patient_session
+from engine.safe_names import part as one_part
 from engine.secret_urls import redacted, refuse_secrets
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -63,9 +72,14 @@ def absolute(url: str) -> str:
 
 
 def join(url: str, *parts: str) -> str:
-    """Return the location of ``parts``, one below the other, under ``url``."""
+    """Return the location of ``parts``, one below the other, under ``url``.
+
+    Raises:
+        CheckpointCorruptError: If a part would lead to another place, see ``engine.safe_names``.
+    """
     root = url if url.endswith("://") else url.rstrip("/") + "/"
-    return root + "/".join(part.strip("/") for part in parts)
+    below = [name for part in parts for name in part.strip("/").split("/")]
+    return root + "/".join(one_part(name) for name in below)
 
 
 def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:
@@ -116,6 +130,10 @@ def is_local(file_system: AbstractFileSystem) -> bool:
     return isinstance(file_system, LocalFileSystem)
 
 
+_LARGEST_COPIED = 128 << 20
+"""Bytes; chunks and records are smaller."""
+
+
 def list_folders(url: str, options: dict[str, Any] | None = None) -> list[str]:
     """Return the names of the folders directly below a location, sorted; none if it is absent."""
     file_system, path = filesystem(url, options)
@@ -141,12 +159,33 @@ def list_files(url: str, options: dict[str, Any] | None = None) -> list[str]:
 
 
 def copy_folder(source: str, target: str) -> None:
-    """Copy all files of a folder to a folder of this machine."""
+    """Copy all files of a folder to a folder of this machine.
+
+    Raises:
+        CheckpointCorruptError: If the listing names a file that would be written elsewhere: keys
+            of an object store may hold ``..`` as it stands. Also if something in it is no file,
+            or larger than any of ours.
+    """
     file_system, path = filesystem(source)
-    for file in file_system.find(path):
-        place = os.path.join(target, os.path.relpath(file, path))
+    root = path.rstrip("/") + "/"
+    found: Any = file_system.find(path, detail=True)
+    # All of them first: nothing is written if one of them is refused.
+    places = {file: join(target, file.removeprefix(root)) for file in found if file != path}
+    for file, entry in found.items():
+        if entry["type"] != "file" or entry["size"] > _LARGEST_COPIED:
+            raise CheckpointCorruptError(
+                f"{file} is no file of {_LARGEST_COPIED} bytes at most, and a stage has no others. "
+                "Remove it, and run the stage again."
+            )
+    for file, place in places.items():
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        file_system.get_file(file, place)
+        try:
+            file_system.get_file(file, place)
+        except (FileNotFoundError, IsADirectoryError, shutil.SpecialFileError) as error:
+            raise CheckpointCorruptError(
+                f"{file} is listed, and cannot be read: {error}. Remove it, and run the stage "
+                "again."
+            ) from error
 
 
 def remove_folder(url: str, options: dict[str, Any] | None = None) -> None:
@@ -179,6 +218,7 @@ def store_errors(url: str) -> Iterator[None]:
 
     Raises:
         StoreFullError: If there is no space left.
+        StoreRefusedError: If it may not be read or written: this does not pass by itself.
         StoreError: If it does not answer: this may pass, so whoever asked may try again.
     """
     try:
@@ -192,8 +232,14 @@ def store_errors(url: str) -> Iterator[None]:
                 f"There is no space left in {url}: {redacted(str(error))}. Nothing unfinished "
                 "counts. Free some, e.g. with `mgd clean`, and start the same command again."
             ) from error
-        if isinstance(error, PermissionError) or number in (errno.EROFS, errno.ENAMETOOLONG):
+        if number == errno.ENAMETOOLONG:
             raise _unavailable(url, f"{type(error).__name__}: {error}".rstrip(".")) from error
+        if isinstance(error, PermissionError) or number == errno.EROFS:
+            raise StoreRefusedError(
+                f"The store {redacted(url)} refuses to be read or written: "
+                f"{type(error).__name__}: {redacted(str(error))}. What is committed stays. Mend "
+                "its permissions, and start the same command again."
+            ) from error
         if not is_passing(error):
             raise
         raise StoreError(

@@ -5,13 +5,16 @@ A mark is an empty zarr group whose attributes hold the fingerprint of each vect
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import zarr
 from zarr.abc.store import Store
-from zarr.errors import ContainsGroupError, GroupNotFoundError
+from zarr.errors import ContainsGroupError
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.group import COMMITTED, parsing
+from engine.location import join
+from engine.records import SMALL, read_record
 
 
 def mark_path(step: int) -> str:
@@ -43,7 +46,9 @@ def write_mark(url: str, store: Store, step: int, fingerprints: dict[str, str]) 
     return True
 
 
-def read_mark(url: str, store: Store, step: int, names: Iterable[str]) -> dict[str, str]:
+def read_mark(
+    url: str, step: int, names: Iterable[str], options: dict[str, Any] | None = None
+) -> dict[str, str]:
     """Return the fingerprint of each of the named vectors of a row.
 
     Raises:
@@ -51,22 +56,20 @@ def read_mark(url: str, store: Store, step: int, names: Iterable[str]) -> dict[s
         CheckpointCorruptError: If its mark is garbage, or that of another row.
     """
     try:
-        with parsing(url, f"the commit mark of row {step}"):
-            mark = zarr.open_group(
-                store, path=mark_path(step), mode="r", zarr_format=3, use_consolidated=False
-            )
-    except GroupNotFoundError as error:
+        mark = read_record(join(url, mark_path(step), "zarr.json"), options, largest=SMALL)
+    except CheckpointMissingError as error:
         raise CheckpointMissingError(
             f"Row {step} of {url} is not committed. Run the stage that writes it first."
         ) from error
     except CheckpointCorruptError as error:
         raise corrupt_row(
-            url, step, f"its commit mark cannot be read: {error.__cause__}"
+            url, step, f"its commit mark cannot be read: {error.__cause__ or error}"
         ) from error
-    content = mark.attrs.asdict()
+    content = mark.get("attributes")
+    content = content if isinstance(content, dict) else {}
     fingerprints = content.get("fingerprints")
     if content.get("step") != step or not isinstance(fingerprints, dict):
-        raise corrupt_row(url, step, f"its commit mark says {content}")
+        raise corrupt_row(url, step, f"its commit mark says {str(mark)[:200]}")
     missing = [name for name in names if name not in fingerprints]
     if missing:
         raise corrupt_row(url, step, f"its commit mark has no fingerprint of {missing}")

@@ -9,19 +9,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from engine.claims import run_name
 from engine.compared import Comparisons, Damage, Rerun
 from engine.config import DescentRecipe, MetaparameterName, Settings
 from engine.endings import Finished
-from engine.errors import CheckpointMissingError, ConfigurationError
+from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.keys import Ref
 from engine.location import join, list_folders
 from engine.names import is_run
 from engine.preflight.verdict import CheckReport
+from engine.problem import SPLITS
 from engine.recipes import validate_recipe
-from engine.records import read_record, write_record
+from engine.records import read_model, read_record, write_record
+from engine.safe_names import is_part
 from engine.source_shares import SourceShare
 from engine.starts import begin_start
 from engine.store_mark import mark_store
@@ -143,6 +146,17 @@ class RunRecord(Comparisons, Finished):
     growth: list[float] = []
     """Fastest sustained growth of the adjoint per step backwards, in each outer step; 1 is none."""
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> "RunRecord":
+        """Refuse a record of whose figures nothing could be shown."""
+        if not 0 <= self.chosen < len(self.iterates):
+            raise ValueError(f"chosen is {self.chosen}, of {len(self.iterates)} iterates")
+        for step in self.iterates:
+            lacking = [name for name in SPLITS if "loss" not in step.scores.get(name, {})]
+            if lacking:
+                raise ValueError(f"iterate {step.outer_step} has no loss of {lacking[0]}")
+        return self
+
     @property
     def objective(self) -> list[float]:
         """Objective loss at the iterate that each outer step started from."""
@@ -240,32 +254,60 @@ def read_run(store: str, run: str) -> RunRecord:
 
     Raises:
         ConfigurationError: If it has not finished.
+        CheckpointCorruptError: If its record is damaged, or that of another version or run.
     """
+    url = join(run_folder(store, run), "run.json")
     try:
-        record = read_record(join(run_folder(store, run), "run.json"))
+        record = read_model(url, RunRecord)
     except CheckpointMissingError:
         raise ConfigurationError(
             f"Run {run} in {store} has not finished, so there is nothing to show yet. "
             f"Let it go on with `mgd resume {run}`."
         ) from None
-    return RunRecord.model_validate(record)
+    if record.run != run:
+        raise CheckpointCorruptError(
+            f"The record at {url} is that of run {record.run[:80]}. Delete it, and let the run go "
+            f"on with `mgd resume {run}`, which writes it again."
+        )
+    return record
 
 
 def begin_run(recipe: DescentRecipe, store: str) -> None:
     """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
 
-    The store gets its mark if it has none, and the start is noted.
+    The store gets its mark if it has none, and the start is noted. Who carries it out and what it
+    may spend is said anew at each start: where code runs must not be read from data.
     """
     mark_store(store)
     run = run_name(recipe.descent)
     begin_start(store, run, datetime.now(UTC))
-    write_record(join(run_folder(store, run), "recipe.json"), recipe.model_dump(mode="json"))
+    content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
+    write_record(join(run_folder(store, run), "recipe.json"), content)
+
+
+OF_A_START = ("workers", "budget")
+"""Settings that are those of a start, and not of a run."""
 
 
 def read_recipe(store: str, run: str) -> DescentRecipe:
-    """Read the settings of a run, finished or not."""
-    record = read_record(join(run_folder(store, run), "recipe.json"))
-    return validate_recipe(record, f"The recipe of run {run}")
+    """Read the settings of a run, finished or not.
+
+    Raises:
+        CheckpointMissingError: If there is none.
+        ConfigurationError: If it cannot be run, or is no recipe of that run.
+    """
+    url = join(run_folder(store, run), "recipe.json")
+    content = read_record(url)
+    for name in OF_A_START:
+        content.pop(name, None)
+    recipe = validate_recipe(content, f"The recipe of run {run}")
+    if run_name(recipe.descent) != run:
+        raise ConfigurationError(
+            f"The recipe at {url} is not that of run {run}, but of {run_name(recipe.descent)}. It "
+            "was changed, or written by another version of this program. Put the old one back, or "
+            "start the settings that you want with `mgd run`; what they share is reused."
+        )
+    return recipe
 
 
 def find_run(store: str, run: str) -> str:
@@ -277,7 +319,7 @@ def find_run(store: str, run: str) -> str:
     if not run.strip():
         raise ConfigurationError(f"{run!r} names no run. See their names with `mgd show`.")
     runs = list_runs(store)
-    found = [run] if run in runs else [name for name in runs if name.startswith(run)]
+    found = [run] if run in runs else [name for name in runs if run and name.startswith(run)]
     if len(found) != 1:
         known = ", ".join(found or runs) or "none"
         raise ConfigurationError(
@@ -288,8 +330,8 @@ def find_run(store: str, run: str) -> str:
 
 
 def list_runs(store: str) -> list[str]:
-    """Return the names of the runs in a store."""
-    return [name for name in list_folders(join(store, "runs")) if is_run(name)]
+    """Return the names of the runs in a store; a folder that no run can be called is none."""
+    return [name for name in list_folders(join(store, "runs")) if is_run(name) and is_part(name)]
 
 
 def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:

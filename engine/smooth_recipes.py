@@ -1,6 +1,7 @@
 """Settings of metasmoothness: how it is measured, and the search for a smooth routine."""
 
 import itertools
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,10 @@ class SmoothnessConfig(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the directions."""
+
+
+_MOST_ROUTINES = 1000
+"""Combinations of a grid; they are all validated when a recipe is read."""
 
 
 class MetasmoothnessRecipe(DescentRecipe):
@@ -125,6 +130,12 @@ class SmoothSearchRecipe(DescentRecipe):
         Raises:
             ValueError: If a change is of no setting, or to an impossible value.
         """
+        number = math.prod(len(values) for values in self.search.grid.values())
+        if number > _MOST_ROUTINES:
+            raise ValueError(
+                f"search.grid has {number} combinations, each of which is trained several times. "
+                f"Name fewer values: at most {_MOST_ROUTINES} combinations."
+            )
         combinations = itertools.product(*self.search.grid.values())
         grid = [dict(zip(self.search.grid, values, strict=True)) for values in combinations]
         unchanged = descent_of(self, self.name)

@@ -6,6 +6,7 @@ This module does not know which rows are worth keeping, and starts no threads of
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -121,9 +122,10 @@ class RowStore:
         self.url = absolute(url)
         self._files, self._path = filesystem(self.url, options)
         self._zarr = open_zarr(self.url, options)
-        self._description = read_description(self.url, self._zarr)
+        self._options = options
+        self._description = read_description(self.url, options)
         self._arrays = {
-            name: open_array(self.url, self._zarr, name, self._description)
+            name: open_array(self.url, self._zarr, name, self._description, options)
             for name in self._description.layout
         }
 
@@ -152,7 +154,7 @@ class RowStore:
             ConfigurationError: If the layout cannot be stored.
         """
         description = Description.checked(layout, num_rows, attributes)
-        create_group(absolute(url), open_zarr(absolute(url), options), description)
+        create_group(absolute(url), open_zarr(absolute(url), options), description, options)
         return cls(url, options)
 
     @classmethod
@@ -211,7 +213,7 @@ class RowStore:
             CheckpointMissingError: If the row is not committed.
             CheckpointCorruptError: If its bits are not those that were committed.
         """
-        fingerprints = read_mark(self.url, self._zarr, step, self._arrays)
+        fingerprints = read_mark(self.url, step, self._arrays, self._options)
         return {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
 
     def delete(self, step: int) -> None:
@@ -248,24 +250,46 @@ class RowStore:
                 )
 
     def _read(self, step: int, name: str, expected: str) -> Tensor:
+        self._check_parts(step, name)
         try:
             vector = torch.from_numpy(self._arrays[name][step])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
             raise corrupt_row(
                 self.url, step, f"vector {name!r} fails its checksum: {error}"
             ) from error
         found = fingerprint(vector)
         if found != expected:
-            missing = self._missing_chunks(step, name)
+            missing = self._lacks(step, name)
             reason = (
-                f"lacks the chunk {missing[0]}"
+                f"lacks the chunk {missing}"
                 if missing
-                else f"has the fingerprint {found}, and {expected} was committed"
+                else f"has the fingerprint {found}, and {expected[:64]} was committed"
             )
             raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
         return vector
 
-    def _missing_chunks(self, step: int, name: str) -> list[str]:
+    def _check_parts(self, step: int, name: str) -> None:
+        """Refuse a row of which not every part is there, before memory is taken for the whole.
+
+        A size is only what the store says. Up to one chunk it is harmless, and not looked after.
+        """
+        size, dtype = self._description.layout[name]
+        width = self._arrays[name].chunks[1]
+        if size == width:
+            return
+        if size * dtype.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise corrupt_row(
+                self.url, step, f"vector {name!r} has {size} elements, more than fit into memory"
+            )
+        missing = self._lacks(step, name)
+        if missing:
+            raise corrupt_row(self.url, step, f"vector {name!r} lacks the chunk {missing}")
+
+    def _lacks(self, step: int, name: str) -> str | None:
+        """Return the first chunk of a row that is not there, asked for by name."""
         length, width = self._arrays[name].shape[1], self._arrays[name].chunks[1]
-        chunks = [f"{name}/c/{step}/{part}" for part in range(-(-length // width))]
-        return [chunk for chunk in chunks if not self._files.exists(join(self._path, chunk))]
+        for part in range(-(-length // width)):
+            chunk = f"{name}/c/{step}/{part}"
+            if not self._files.exists(join(self._path, chunk)):
+                return chunk
+        return None

@@ -16,7 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.commits import committed_folder, find, lineage, read_inputs, read_rows, read_scalars
+from engine.claims import run_name
+from engine.commits import (
+    committed_folder,
+    find,
+    lineage,
+    read_input,
+    read_inputs,
+    read_rows,
+    read_scalars,
+)
 from engine.config import DescentRecipe
 from engine.determinism import deterministic, generator, likely_cause, machine
 from engine.errors import (
@@ -32,12 +41,13 @@ from engine.location import copy_folder, join
 from engine.oracle import evaluate, train
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problem import build_problem
-from engine.records import read_record, write_record
+from engine.records import read_model, understood, write_record
 from engine.routine import Routine
 from engine.runs import Iterate, RunRecord, find_run, read_recipe, read_run, run_folder
 from engine.settings import Settings
 from engine.stages import Segment, reverse_segment, train_segment
-from engine.types import Metaparams
+from engine.trust import check_places
+from engine.types import Metaparams, State
 
 _REMEDY = "Verify where the run was made, or run it again here with another --store."
 
@@ -70,16 +80,19 @@ class Certificate(Settings):
     """Where it was made."""
 
 
-def verify_run(store: str, run: str, seed: int | None = None) -> Certificate:
+def verify_run(
+    store: str, run: str, seed: int | None = None, *, trusted: bool = False
+) -> Certificate:
     """Make a random segment and a central difference of a finished run again; keep a certificate.
 
     Args:
         store: fsspec URL of the store.
         run: Name of the run, or the beginning of it.
         seed: Chooses what is compared; drawn by default.
+        trusted: Whether the places that the store's recipe names are known to be harmless.
 
     Raises:
-        ConfigurationError: If the run has not finished, or is not a descent.
+        ConfigurationError: If the run has not finished, is not a descent, or names places.
         StoreError: If what it is compared with is missing or damaged.
 
     Cost:
@@ -93,12 +106,25 @@ def verify_run(store: str, run: str, seed: int | None = None) -> Certificate:
             "run of kind descent."
         )
     record = read_run(store, name)
+    if run_name(record.recipe) != name:
+        raise CheckpointCorruptError(
+            f"The record of run {name} holds other settings than those of its recipe, so it was "
+            f"changed. Let it go on with `mgd resume {name}`, which writes it again."
+        )
+    if not trusted:
+        check_places(record.recipe, name, store)
     chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
     draw = random.Random(chosen)
-    iterate = draw.choice([each for each in record.iterates if each.gradient is not None])
+    with_gradient = [each for each in record.iterates if each.gradient is not None]
+    if not with_gradient:
+        raise CheckpointCorruptError(
+            f"The record of run {name} names no metagradient. Let it go on with "
+            f"`mgd resume {name}`, which writes it again."
+        )
+    iterate = draw.choice(with_gradient)
     assert iterate.gradient is not None
     reverse = draw.choice(lineage(store, iterate.gradient, "adjoint"))
-    segment = Segment.model_validate(read_inputs(store, reverse)["segment"])
+    segment = read_segment(store, reverse)
     checks = [
         *_check_segment(record, store, reverse, segment),
         _check_difference(record.recipe, store, iterate, chosen),
@@ -120,10 +146,19 @@ def verify_run(store: str, run: str, seed: int | None = None) -> Certificate:
 def read_certificate(store: str, run: str) -> Certificate | None:
     """Return the last certificate of a run, or None if it has none."""
     try:
-        content = read_record(join(run_folder(store, run), CERTIFICATE))
+        return read_model(join(run_folder(store, run), CERTIFICATE), Certificate)
     except CheckpointMissingError:
         return None
-    return Certificate.model_validate(content)
+
+
+def read_segment(store: str, reverse: Ref) -> Segment:
+    """Return the steps that a stage has reversed.
+
+    Raises:
+        StoreError: If its record is missing or damaged.
+    """
+    given = read_inputs(store, reverse)["segment"]
+    return understood(f"{store} ({reverse.stage} {reverse.key[:8]})", given, Segment)
 
 
 def _present(recipe: DescentRecipe) -> dict[str, Any]:
@@ -132,15 +167,14 @@ def _present(recipe: DescentRecipe) -> dict[str, Any]:
 
 def _check_segment(record: RunRecord, store: str, reverse: Ref, segment: Segment) -> list[Check]:
     """Train and reverse a segment in a store that holds its inputs only."""
-    inputs = read_inputs(store, reverse)
-    refs = {
-        name: None if inputs[name] is None else Ref.model_validate(inputs[name])
-        for name in ("value", "start", "end", "adjoint")
-    }
-    value, start, end, adjoint = (refs[name] for name in ("value", "start", "end", "adjoint"))
-    assert value is not None
-    assert end is not None
-    assert adjoint is not None
+    value, start, end, adjoint = (
+        read_input(store, reverse, name) for name in ("value", "start", "end", "adjoint")
+    )
+    if value is None or end is None or adjoint is None:
+        raise CheckpointCorruptError(
+            f"The record of {reverse.stage} {reverse.key[:8]} does not say what it was made from. "
+            "Run the stage again."
+        )
     recipe = record.recipe
 
     def compare(ref: Ref, inputs: list[Ref | None], make: Callable[[str], Ref]) -> Check:
@@ -210,11 +244,10 @@ def _check_difference(recipe: DescentRecipe, store: str, iterate: Iterate, seed:
     routine = problem.routine_at(read_rows(store, iterate.value)["value"])
     point = routine.point()
     rows = read_rows(store, iterate.gradient, routine.device)
-    gradient = {name: rows[f"metagradient_{name}"].reshape(z.shape) for name, z in point.items()}
+    gradient = {name: _metagradient(rows, name, z.shape) for name, z in point.items()}
     direction = _direction(gradient, seed)
     predicted = sum(float((gradient[n].double() * direction[n].double()).sum()) for n in gradient)
-    (seeded,) = [each for each in _seed_of(store, iterate.gradient)]
-    middle = float(read_scalars(store, seeded)["output"])
+    middle = _output(store, iterate.gradient)
     step = _distance(routine, middle, predicted)
 
     def value_at(shift: float) -> float:
@@ -261,10 +294,26 @@ def _judge_difference(found: float, predicted: float, tolerance: float, step: fl
     return Check(**named, verdict=Verdict.PASS, cause=cause)
 
 
-def _seed_of(store: str, gradient: Ref) -> list[Ref]:
-    """Return the stage that seeded a sweep."""
+def _metagradient(rows: State, name: str, shape: torch.Size) -> Tensor:
+    row = rows.get(f"metagradient_{name}")
+    if row is None or row.numel() != shape.numel():
+        raise CheckpointCorruptError(
+            f"The stage that should hold the metagradient has none of {name}. Run it again."
+        )
+    return row.reshape(shape)
+
+
+def _output(store: str, gradient: Ref) -> float:
+    """Return the output that a sweep was seeded with."""
     first = lineage(store, gradient, "adjoint")[-1]
-    return [Ref.model_validate(read_inputs(store, first)["adjoint"])]
+    seeded = read_input(store, first, "adjoint")
+    output = None if seeded is None else read_scalars(store, seeded)["output"]
+    if not isinstance(output, int | float):
+        raise CheckpointCorruptError(
+            f"The record of what seeded {first.stage} {first.key[:8]} has no output, but "
+            f"{str(output)[:40]}. Run it again."
+        )
+    return float(output)
 
 
 def _direction(gradient: Metaparams, seed: int) -> Metaparams:

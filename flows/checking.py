@@ -6,21 +6,22 @@ Neither needs Prefect: each is one stage of work, which is carried out here.
 import json
 from collections.abc import Sequence
 
-import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engine import attribution_stages
 from engine.allocator import keep_freed_memory
 from engine.attribution_recipes import AttributionRecipe
-from engine.commits import read_scalars
+from engine.commits import read_scalars_as
 from engine.inventory import CERTIFICATE
-from engine.location import absolute, check_writable
+from engine.location import absolute, check_writable, store_errors
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.quantities import write_figure
+from engine.readable import check_readable
 from engine.recipes import Recipe
 from engine.stages import preflight
 from engine.verify import verify_run
+from flows.screen import Screen, say, text
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 
@@ -37,25 +38,26 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
         report = attribution_stages.preflight(recipe, place)
     else:
         ref = preflight(recipe.descent, place)
-        report = CheckReport.model_validate(read_scalars(place, ref))
+        report = read_scalars_as(place, ref, CheckReport)
     if as_json:
-        typer.echo(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
+        say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:
         show_checks(report.checks, report.verdict, recipe.name)
     return report.verdict is Verdict.REFUSE
 
 
-def verify(run: str, store: str, seed: int | None, *, as_json: bool) -> bool:
+def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bool) -> bool:
     """Verify a run and keep its certificate; return whether something differs."""
     keep_freed_memory()
-    certificate = verify_run(absolute(store), run, seed)
+    place = absolute(store)
+    check_readable(place)
+    with store_errors(place):
+        certificate = verify_run(place, run, seed, trusted=trusted)
     if as_json:
-        typer.echo(certificate.model_dump_json())
+        say(json.dumps(certificate.model_dump(mode="json")))
     else:
         show_checks(certificate.checks, certificate.verdict, certificate.run)
-        typer.echo(
-            f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it."
-        )
+        say(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
     return certificate.verdict is Verdict.REFUSE
 
 
@@ -65,8 +67,8 @@ def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
     for each in checks:
         colour = _COLOURS[each.verdict]
         meaning = f"{each.cause} {each.remedy}".strip()
-        shown = f"[{colour}]{each.verdict}[/]"
+        shown = Text(each.verdict, style=colour)
         table.add_row(each.name, shown, write_figure(each.value), write_figure(each.limit), meaning)
-    console = Console()
+    console = Screen()
     console.print(table)
-    console.print(f"{what}: [{_COLOURS[verdict]}]{verdict}[/]", highlight=False)
+    console.print(Text.assemble(text(what), ": ", (verdict.value, _COLOURS[verdict])))

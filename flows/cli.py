@@ -4,14 +4,13 @@ Flows, torch and Prefect are imported by the commands that need them, so that ``
 ``--help`` answer at once.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from flows.one_message import UNTRUSTWORTHY, one_message
 
 if TYPE_CHECKING:
     from engine.recipes import Recipe
@@ -22,18 +21,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-REFUSED = 2
-"""Exit code: nothing was trained; a setting has to change."""
-
-UNTRUSTWORTHY = 3
-"""Exit code: a check or a certificate says that the metagradient cannot be trusted."""
-
-FAILED = 1
-"""Exit code: the run stopped; the same command goes on where it stopped."""
-
-SPENT = 4
-"""Exit code: the run has spent its budget; it can go on with more."""
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
@@ -60,6 +47,14 @@ SecondsOption = Annotated[
 BytesOption = Annotated[
     int | None,
     typer.Option("--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-store",
+        help="Read and connect to the places (data.url, text.sources, ...) that the store's recipe "
+        "names; without it, only to those of the shipped recipe of that name.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
@@ -142,7 +137,7 @@ def check(
     debug: DebugOption = False,
 ) -> None:
     """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
-    with _one_message(debug):
+    with one_message(debug):
         from engine.recipes import load_recipe
         from flows import checking
 
@@ -157,14 +152,15 @@ def verify(
         int | None, typer.Option(help="Chooses what is made again; drawn by default.")
     ] = None,
     store: StoreOption = "mgd-store",
+    trusted: TrustOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
-    with _one_message(debug):
+    with one_message(debug):
         from flows import checking
 
-        if checking.verify(run, store, seed, as_json=as_json):
+        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json):
             raise typer.Exit(UNTRUSTWORTHY)
 
 
@@ -178,17 +174,30 @@ def resume(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
+    trusted: TrustOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Let a run go on from its last finished stage; needs only the store."""
+    """Let a run go on from its last finished stage; needs only the store.
+
+    Workers and budget are not kept with a run: without --set workers... it goes on in one process.
+    """
 
     def load(place: str) -> "Recipe":
         from engine.budget import with_budget
+        from engine.location import store_errors
+        from engine.readable import check_readable
         from engine.recipes import change_workers
         from engine.runs import find_run, read_recipe
+        from engine.trust import check_places
 
-        recipe = change_workers(read_recipe(place, find_run(place, run)), changes or [])
+        check_readable(place)
+        with store_errors(place):
+            name = find_run(place, run)
+            recipe = read_recipe(place, name)
+        if not trusted:
+            check_places(recipe, name, place)
+        recipe = change_workers(recipe, changes or [])
         return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, as_json=as_json, debug=debug)
@@ -206,7 +215,7 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
-    with _one_message(debug):
+    with one_message(debug):
         from engine.allocator import prepare_cpu
         from engine.location import absolute, check_writable
         from engine.planning import plan as plan_recipe
@@ -222,13 +231,16 @@ def plan(
 @app.command()
 def recipes(debug: DebugOption = False) -> None:
     """List the recipes that ship with the project."""
-    with _one_message(debug):
+    with one_message(debug):
+        from rich.table import Table
+
         from engine.recipes import list_recipes
+        from flows.screen import Screen
 
         table = Table("recipe", "kind", "what it does")
         for name, recipe in list_recipes().items():
             table.add_row(name, recipe.kind, recipe.description)
-        Console().print(table)
+        Screen().print(table)
 
 
 @app.command()
@@ -241,15 +253,18 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """Show a run: its iterates, its stages and what they took, and how to go on."""
-    with _one_message(debug):
-        from engine.location import absolute
+    with one_message(debug):
+        from engine.location import absolute, store_errors
+        from engine.readable import check_readable
         from flows import showing
 
         place = absolute(store)
-        if run is None:
-            showing.show_runs(place, as_json=as_json)
-        else:
-            showing.show_run(place, run, as_json=as_json)
+        check_readable(place)
+        with store_errors(place):
+            if run is None:
+                showing.show_runs(place, as_json=as_json)
+            else:
+                showing.show_run(place, run, as_json=as_json)
 
 
 @app.command()
@@ -283,10 +298,11 @@ def clean(  # noqa: PLR0913 (the options of one command)
     Runs go by age, by count (if both are given, those to which both apply) or by name; what no
     run refers to goes always. A run at work, and what another run uses, stay.
     """
-    with _one_message(debug):
+    with one_message(debug):
         from engine.housekeeping import CleanRules, carry_out, plan_clean
-        from engine.location import absolute
+        from engine.location import absolute, store_errors
         from engine.quantities import parse_duration
+        from engine.readable import check_readable
         from engine.recipes import validated
         from flows import showing
 
@@ -298,8 +314,12 @@ def clean(  # noqa: PLR0913 (the options of one command)
             intermediate=intermediate,
             grace_seconds=parse_duration(grace),
         )
-        plan = plan_clean(absolute(store), rules)
-        showing.show_clean(carry_out(plan) if yes else plan.report, as_json=as_json)
+        place = absolute(store)
+        check_readable(place)
+        with store_errors(place):
+            plan = plan_clean(place, rules)
+            report = carry_out(plan) if yes else plan.report
+        showing.show_clean(report, as_json=as_json)
 
 
 def _run(
@@ -311,35 +331,10 @@ def _run(
     debug: bool,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
-    with _one_message(debug):
+    with one_message(debug):
         from flows.running import run_recipe
 
         run_recipe(load, store, seeds, as_json=as_json, debug=debug)
-
-
-@contextmanager
-def _one_message(debug: bool) -> Iterator[None]:
-    """End with one message and an exit code instead of a traceback."""
-    try:
-        yield
-    except Exception as error:
-        from engine.errors import (
-            BudgetSpentError,
-            ConfigurationError,
-            EngineError,
-            UntrustworthyError,
-        )
-
-        if debug or not isinstance(error, EngineError):
-            raise
-        typer.secho(error.in_recipe(), err=True, fg=typer.colors.RED)
-        codes = {
-            UntrustworthyError: UNTRUSTWORTHY,  # first: it is a ConfigurationError too
-            ConfigurationError: REFUSED,
-            BudgetSpentError: SPENT,
-        }
-        code = next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)
-        raise typer.Exit(code) from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows.screen import say
 from flows.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run_recipe(
     contents = [_tell(record, place, as_json) for record in records]
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
-        typer.echo(json.dumps(contents[0] if chosen is None else many))
+        say(json.dumps(contents[0] if chosen is None else many))
 
 
 def _tell(
@@ -112,4 +113,4 @@ def _tell(
 
 
 def _say(line: str, as_json: bool) -> None:
-    typer.echo(line, err=as_json)
+    say(line, err=as_json)

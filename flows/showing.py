@@ -3,10 +3,8 @@
 import json
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.endings import read_ending
 from engine.forecasts import Forecast, compare
@@ -17,6 +15,7 @@ from engine.pages import REPORT
 from engine.quantities import write_duration
 from engine.runs import find_run
 from engine.verify import read_certificate
+from flows.screen import Screen, say
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -29,13 +28,14 @@ def show_runs(store: str, *, as_json: bool) -> None:
     """List the runs of a store, the one that was active last first."""
     runs = list_overviews(store)
     if as_json:
-        typer.echo(json.dumps([run.model_dump(mode="json") for run in runs]))
+        say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
-    table = Table("run", "standing", "last active (UTC)", "stages")
+    # A name that is cut off could not be copied into the next command.
+    table = Table(Column("run", overflow="fold"), "standing", "last active (UTC)", "stages")
     for run in runs:
         active = run.active.removesuffix("+00:00").replace("T", " ")
         table.add_row(run.run, run.standing, active, str(run.stages))
-    console = Console()
+    console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
 
@@ -50,9 +50,9 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         found = {**(record or {"run": name}), "standing": work.pop("standing"), "work": work}
         if certificate is not None:
             found["certificate"] = certificate.model_dump(mode="json")
-        typer.echo(json.dumps(found))
+        say(json.dumps(found))
         return
-    console = Console()
+    console = Screen()
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
     console.print(_spent(view), highlight=False)
@@ -86,9 +86,9 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:
     """Show what a planner chose, what it costs, and what else there was."""
     if as_json:
-        typer.echo(json.dumps(forecast.content()))
+        say(json.dumps(forecast.content()))
         return
-    console = Console()
+    console = Screen()
     table = Table(
         *("schedule", "parts", "unroll", "steps", "memory", "store", "outer step", "run"),
     )
@@ -124,9 +124,9 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
 def show_clean(report: CleanReport, *, as_json: bool) -> None:
     """Show what a clean frees, largest first."""
     if as_json:
-        typer.echo(report.model_dump_json())
+        say(json.dumps(report.model_dump(mode="json")))
         return
-    console = Console()
+    console = Screen()
     largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)
     if largest:
         table = Table("what", "name", "size", "why")

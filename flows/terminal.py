@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from rich.console import Console
 from rich.status import Status
+
+from flows.screen import Screen, text
 
 
 def prepare_process(debug: bool) -> None:
@@ -46,15 +47,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Lines(logging.Handler):
     """Prints a line for each iterate and warning, and shows the last stage in a status line."""
 
-    def __init__(self, console: Console, status: Status, level: int) -> None:
+    def __init__(self, console: Screen, status: Status, level: int) -> None:
         super().__init__(level)
         self.console, self.status = console, status
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.INFO:
-            self.console.print(record.getMessage(), highlight=False)
+            self.console.print(record.getMessage())
         else:
-            self.status.update(record.getMessage())
+            self.status.update(text(record.getMessage()))
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def progress() -> Iterator[None]:
     """Show a flow's progress on standard error while it runs."""
     from tasks.progress import TERMINAL
 
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with console.status("Prefect starts") as status, ExitStack() as stack:
         TERMINAL.setLevel(logging.DEBUG)
         for name, level in (

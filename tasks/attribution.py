@@ -11,10 +11,10 @@ from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.preflight import CheckReport
 from engine.runs import Stages
-from tasks.training import stage_options
+from tasks.stage_task import stage_task
 
 
-@task(**stage_options("seed-queries"))
+@stage_task("seed-queries")
 def seed_queries(
     recipe: DescentRecipe, store: str, value: Ref, final: Ref, queries: Queries
 ) -> Ref:
@@ -22,7 +22,7 @@ def seed_queries(
     return attribution_stages.seed_queries(recipe, store, value, final, queries)
 
 
-@task(**stage_options("trial"))
+@stage_task("trial")
 def trial(
     recipe: DescentRecipe,
     store: str,
@@ -35,7 +35,7 @@ def trial(
     return attribution_stages.trial(recipe, store, queries, removals, num_subsets, retraining)
 
 
-@task(**stage_options("retrain"))
+@stage_task("retrain")
 def retrain(
     recipe: DescentRecipe, store: str, queries: Queries, subsets: Subsets, retraining: Retraining
 ) -> Ref:
@@ -43,13 +43,13 @@ def retrain(
     return attribution_stages.retrain(recipe, store, queries, subsets, retraining)
 
 
-@task(**stage_options("final-gradients"))
+@stage_task("final-gradients")
 def final_gradients(recipe: DescentRecipe, store: str, final: Ref, queries: Queries) -> Ref:
     """Score by final gradients; see ``engine.attribution_stages.final_gradients``."""
     return attribution_stages.final_gradients(recipe, store, final, queries)
 
 
-@task(**stage_options("trak"))
+@stage_task("trak")
 def trak(
     recipe: DescentRecipe, store: str, final: Ref, queries: Queries, dimension: int, seed: int
 ) -> Ref:

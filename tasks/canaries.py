@@ -12,10 +12,10 @@ from engine.config import DescentRecipe, OuterConfig
 from engine.keys import Ref
 from engine.preflight import CheckReport
 from engine.runs import Stages
-from tasks.training import stage_options
+from tasks.stage_task import stage_task
 
 
-@task(**stage_options("move-canaries"))
+@stage_task("move-canaries")
 def move_canaries(
     recipe: DescentRecipe,
     store: str,
@@ -28,7 +28,7 @@ def move_canaries(
     return canary_stages.move_canaries(recipe, store, chosen, outer_step, before, rule)
 
 
-@task(**stage_options("audit-canaries"))
+@stage_task("audit-canaries")
 def audit_canaries(  # noqa: PLR0913 (what a stage reads)
     recipe: DescentRecipe,
     store: str,

@@ -10,10 +10,10 @@ from engine.comparison import BaselineName
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.runs import Scores
-from tasks.training import stage_options
+from tasks.stage_task import stage_task
 
 
-@task(**stage_options("baseline"))
+@stage_task("baseline")
 def baseline(
     recipe: DescentRecipe, store: str, which: BaselineName, start: Ref, final: Ref, chosen: Ref
 ) -> Ref:
@@ -21,7 +21,7 @@ def baseline(
     return comparison_stages.baseline(recipe, store, which, start, final, chosen)
 
 
-@task(**stage_options("retrain"))
+@stage_task("retrain")
 def retrain(
     recipe: DescentRecipe, store: str, value: Ref, changes: dict[str, Any], flip_labels: bool
 ) -> Ref:

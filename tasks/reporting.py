@@ -30,7 +30,7 @@ def read_iterate(
 @task(task_run_name="judge the preflight")
 def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
-    report = CheckReport.model_validate(commits.read_scalars(store, checks))
+    report = commits.read_scalars_as(store, checks, CheckReport)
     for sentence in report.gate(recipe.preflight):
         for logger in (get_run_logger(), TERMINAL):
             logger.warning("preflight, %s", sentence)

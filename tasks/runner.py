@@ -8,27 +8,25 @@ import logging
 import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import UnfinishedRun
-from prefect.filesystems import RemoteFileSystem
 from prefect.futures import PrefectFuture
 
 from engine import commits
 from engine.allocator import keep_freed_memory
 from engine.budget import Budget
 from engine.claims import run_name
-from engine.config import DescentRecipe, digest
+from engine.config import DescentRecipe
 from engine.errors import MemoryExhaustedError, WorkerLostError
 from engine.keys import Ref
-from engine.location import filesystem, is_local, join
 from engine.runs import Stages
-from tasks.policy import smaller_pieces, stage_name
+from tasks.policy import smaller_pieces
 from tasks.progress import Progress
+from tasks.stage_task import CACHED, stage_name
 from tasks.stopping import to_its_end
 from tasks.workers import Workers
 
@@ -61,7 +59,7 @@ GPU_TAG = "gpu"
 
 
 class StageRunner:
-    """Hands stages to workers with their records on the run's own store, and counts them.
+    """Hands stages to workers, and counts them.
 
     Args:
         recipe: The set-up, handed to every stage. After a stage that ran out of GPU memory it is
@@ -78,7 +76,6 @@ class StageRunner:
         self.workers = workers or Workers()
         self.total = self.cached = self.retried = 0
         self.budget = Budget(recipe.budget, store, run_name(recipe))
-        self._records = result_storage(store)
 
     def run(self, stage: Task[..., Ref], name: str, **inputs: Any) -> Ref:  # noqa: ANN401 (the stage's)
         """Run one stage under a readable name and return its reference; see ``submit``."""
@@ -99,7 +96,6 @@ class StageRunner:
         """
         named = stage.with_options(
             task_run_name=name,
-            result_storage=self._records,
             tags=stage_tags(self.recipe),
             on_running=[_prepare_process],
             on_completion=[_note_attempts],
@@ -162,7 +158,7 @@ class StageRunner:
         # A trajectory is a part of the reverse stage that uses it, done elsewhere.
         if stage_name(stage) != "replay":
             self.total += 1
-            self.cached += state.name == "Cached"
+            self.cached += state.name == CACHED
             self.retried += bool(lost or shrunk or (state.message or "").endswith(_ATTEMPTS))
             self.progress.stage_done(name, self.total)
             self.budget.spend(ref, self.total, self.progress.num_stages)
@@ -228,18 +224,3 @@ def _free_memory(task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> 
 def stage_tags(recipe: DescentRecipe) -> set[str]:
     """Return what Prefect's limits count stages by: ``gpu`` for those that compute on one."""
     return {GPU_TAG} if recipe.training.device.startswith("cuda") else set()
-
-
-def result_storage(store: str) -> Any:  # noqa: ANN401 (a Path or a block, as Prefect takes it)
-    """Return where Prefect keeps the records of stages: beside the checkpoints.
-
-    A local folder needs no block. Anything else is a block that has to be saved by name before a
-    task may use it.
-    """
-    folder = join(store, "results")
-    file_system, path = filesystem(folder)
-    if is_local(file_system):
-        return Path(path)
-    block = RemoteFileSystem(basepath=folder)
-    block.save(f"mgd-{digest(folder)[:16]}", overwrite=True)
-    return block

@@ -6,17 +6,17 @@ from engine import schedule_results, schedule_stages
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.schedule_config import Searched
-from tasks.training import stage_options
+from tasks.stage_task import stage_task
 
 
-@task(**stage_options("schedules"))
+@stage_task("schedules")
 def train_chunk(recipe: DescentRecipe, store: str, start: int, stop: int, grid: int) -> Ref:
     """Train a chunk of a grid; see ``engine.schedule_stages.train_chunk``."""
     del grid  # a part of the key: another grid has other schedules at these places
     return schedule_stages.train_chunk(recipe, store, start, stop)
 
 
-@task(**stage_options("optuna"))
+@stage_task("optuna")
 def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> Ref:
     """Let Optuna choose; see ``engine.schedule_stages.search_optuna``."""
     return schedule_stages.search_optuna(recipe, store, trials, seed)

@@ -12,16 +12,16 @@ from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.smooth_search import SearchRecord, Trial
 from engine.smoothness_runs import SmoothnessRecord
 from engine.smoothness_stages import Shift
-from tasks.training import stage_options
+from tasks.stage_task import stage_task
 
 
-@task(**stage_options("perturb"))
+@stage_task("perturb")
 def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
     """Commit a perturbed point; see ``engine.smoothness_stages.perturb``."""
     return smoothness_stages.perturb(recipe, store, value, shift)
 
 
-@task(**stage_options("train-at"))
+@stage_task("train-at")
 def train_at(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, point: Ref, start: Ref | None
 ) -> Ref:
@@ -29,13 +29,13 @@ def train_at(
     return smoothness_stages.train_at(recipe, store, segment, value, point, start)
 
 
-@task(**stage_options("output"))
+@stage_task("output")
 def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
     """Evaluate the output at a final state; see ``engine.smoothness_stages.output_at``."""
     return smoothness_stages.output_at(recipe, store, final)
 
 
-@task(**stage_options("compare"))
+@stage_task("compare")
 def compare(
     recipe: DescentRecipe, store: str, at_0: Ref, at_h: Ref, at_2h: Ref, step: float
 ) -> Ref:

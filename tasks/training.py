@@ -1,30 +1,13 @@
 """The stages of a metagradient descent as Prefect tasks: one decorator, one engine call each."""
 
-from typing import Any
-
 from prefect import task
-from prefect.tasks import exponential_backoff
 
 from engine import planning, stages
 from engine.config import DescentRecipe
 from engine.keys import Ref
 from engine.runs import begin_run
 from engine.segments import Segment
-from tasks.policy import StagePolicy, is_transient
-
-
-def stage_options(stage: str) -> dict[str, Any]:
-    """Return the options of a task that carries out a stage."""
-    return {
-        "cache_policy": StagePolicy(stage=stage),
-        "persist_result": True,
-        "result_serializer": "json",
-        "cache_result_in_memory": False,  # would hide a record that another process has repaired
-        "retries": 6,
-        "retry_delay_seconds": exponential_backoff(2),  # 2, 4, ... 64 s: two minutes of patience
-        "retry_jitter_factor": 0.5,
-        "retry_condition_fn": is_transient,
-    }
+from tasks.stage_task import stage_task
 
 
 @task
@@ -38,19 +21,19 @@ def check(recipe: DescentRecipe, store: str) -> None:
     planning.keep_plan(recipe, store)
 
 
-@task(**stage_options("preflight"))
+@stage_task("preflight")
 def preflight(recipe: DescentRecipe, store: str) -> Ref:
     """Try the run on short twins; see ``engine.stages.preflight``."""
     return stages.preflight(recipe, store)
 
 
-@task(**stage_options("initial"))
+@stage_task("initial")
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
     """Commit z_0; see ``engine.stages.initial_value``."""
     return stages.initial_value(recipe, store)
 
 
-@task(**stage_options("train"))
+@stage_task("train")
 def train_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
@@ -58,13 +41,13 @@ def train_segment(
     return stages.train_segment(recipe, store, segment, value, start)
 
 
-@task(**stage_options("seed"))
+@stage_task("seed")
 def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Seed the adjoint at the end of the run; see ``engine.stages.seed``."""
     return stages.seed(recipe, store, value, final)
 
 
-@task(**stage_options("replay"))
+@stage_task("replay")
 def replay_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
@@ -72,7 +55,7 @@ def replay_segment(
     return stages.replay_segment(recipe, store, segment, value, start)
 
 
-@task(**stage_options("reverse"))
+@stage_task("reverse")
 def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     recipe: DescentRecipe,
     store: str,
@@ -90,13 +73,13 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     )
 
 
-@task(**stage_options("update"))
+@stage_task("update")
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
     """Move the metaparameters; see ``engine.stages.update``."""
     return stages.update(recipe, store, outer_step, value, gradient)
 
 
-@task(**stage_options("evaluate"))
+@stage_task("evaluate")
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Score a trained model on the held-out splits; see ``engine.stages.evaluate``."""
     return stages.evaluate(recipe, store, value, final)

@@ -163,5 +163,5 @@ def test_array_that_contradicts_the_root_is_damage(tmp_path):
     metadata = json.loads(file.read_text())
     file.write_text(json.dumps(metadata | {"shape": [3, 4]}))
 
-    with pytest.raises(CheckpointCorruptError, match=r"'params'.*\(3, 4\).*\(3, 5\)"):
+    with pytest.raises(CheckpointCorruptError, match=r"'params'.*\[3, 4\].*\[3, 5\]"):
         RowStore.open(str(tmp_path))

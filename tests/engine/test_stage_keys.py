@@ -81,8 +81,8 @@ def test_key_does_not_change_with_words_for_people(changes):
     "inputs",
     [
         {"segment": Segment(start=0, stop=5)},
-        {"value": Ref(stage="update", key="a", content="b")},
-        {"start": Ref(stage="train", key="a", content="b")},
+        {"value": Ref(stage="update", key="a" * 32, content="b" * 16)},
+        {"start": Ref(stage="train", key="a" * 32, content="b" * 16)},
     ],
     ids=["segment", "z", "start"],
 )
@@ -93,7 +93,7 @@ def test_key_changes_with_every_input(inputs):
 
 def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
     """The content of an upstream stage counts, not only how it was asked for."""
-    one, other = (Ref(stage="train", key="a", content=content) for content in "bc")
+    one, other = (Ref(stage="train", key="a" * 32, content=content * 16) for content in "bc")
 
     assert train_key(recipe(), start=one) != train_key(recipe(), start=other)
     assert keys.stage_key("seed", recipe(), {}) != keys.stage_key("evaluate", recipe(), {})

@@ -13,7 +13,7 @@ from engine.problem import build_problem
 from engine.recipes import validate_recipe
 from engine.runs import find_run, read_recipe, run_folder
 from flows.attribution import attribution, subsets
-from tasks.policy import stage_name
+from tasks.stage_task import stage_name
 
 TINY = {
     "kind": "attribution",

@@ -6,7 +6,7 @@ from engine.canary_runs import OWN, RANDOM, WRONG
 from engine.recipes import validate_recipe
 from engine.runs import find_run, read_recipe
 from flows.canaries import canaries
-from tasks.policy import stage_name
+from tasks.stage_task import stage_name
 
 TINY = {
     "kind": "canaries",

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from engine.errors import UntrustworthyError
-from flows.cli import UNTRUSTWORTHY, _one_message, app
+from flows.cli import app
+from flows.one_message import UNTRUSTWORTHY, one_message
 from tests.engine.test_verify import forge, moved, settings
 from tests.finished import finish
 from tests.flows.test_descent import SMALL
@@ -110,7 +111,7 @@ def test_verify_of_a_changed_run_exits_with_3(finished):
 
 def test_a_refusal_by_the_preflight_has_an_exit_code_of_its_own():
     """It is a kind of refusal too; scripts tell it from a setting that is impossible."""
-    with pytest.raises(BaseException) as caught, _one_message(debug=False):  # noqa: PT011
+    with pytest.raises(BaseException) as caught, one_message(debug=False):  # noqa: PT011
         raise UntrustworthyError("The preflight refuses this run.")
 
     assert caught.value.exit_code == UNTRUSTWORTHY

@@ -13,7 +13,7 @@ from engine.smooth_search import Measured, Trial, choose, closest_rate, pareto
 from engine.stages import prepare
 from flows.metasmoothness import landscape_distances, metasmoothness
 from flows.smooth_search import smooth_search
-from tasks.policy import stage_name
+from tasks.stage_task import stage_name
 
 TINY = {
     "name": "tiny",

@@ -13,7 +13,8 @@ from engine.overview import Standing, overview
 from engine.recipes import load_recipe
 from engine.runs import run_name
 from flows.clean import clean
-from flows.cli import SPENT, _one_message, app
+from flows.cli import app
+from flows.one_message import SPENT, one_message
 from flows.descent import descent
 from tests.flows.test_descent import SMALL
 
@@ -101,7 +102,7 @@ def test_stages_of_another_run_cost_nothing(tmp_path):
 
 def test_spent_budget_has_an_exit_code_of_its_own(capsys):
     """A script that starts runs again must tell it from a failure."""
-    with pytest.raises(Exception) as ended, _one_message(debug=False):  # noqa: PT011 (typer's)
+    with pytest.raises(Exception) as ended, one_message(debug=False):  # noqa: PT011 (typer's)
         raise BudgetSpentError("The budget is spent.")
 
     assert ended.value.exit_code == SPENT == 4

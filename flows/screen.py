@@ -1,0 +1,120 @@
+"""What is printed: text as it is, without what a terminal or Rich would obey.
+
+Names, sentences and errors may come from a store, a recipe or a data set that somebody else has
+written. An escape sequence in one would write to the clipboard or move the cursor, and brackets are
+markup to Rich, which leaves them out or refuses them.
+"""
+
+import os
+import re
+import sys
+import unicodedata
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from engine.errors import OutputError
+
+# OSC, DCS, SOS, PM and APC with all that they hold, then CSI, then what else begins with ESC.
+_SEQUENCES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Controls, formats such as those that turn the direction of writing, and what is no character."""
+
+_KEPT = {"\n", "\t"}
+
+
+def plain(text: str) -> str:
+    """Return a text without escape sequences and without characters that do not show."""
+    if text.isascii() and text.isprintable():
+        return text
+    text = _SEQUENCES.sub("", text.replace("\r\n", "\n"))
+    return "".join(
+        each for each in text if each in _KEPT or unicodedata.category(each) not in _HIDDEN
+    )
+
+
+class Screen(Console):
+    """A console that shows every string as it is; colours are given as styles, never as markup.
+
+    Args:
+        stderr: Write to standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ANN401 (Rich's)
+        """Return what stands for a string, wherever Rich is given one: lines, cells, headings."""
+        options.update(markup=False, emoji=False)
+        return super().render_str(plain(text), **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 (Rich's)
+        """Print, as Rich does.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            raise  # whoever read it has seen enough
+        except OSError as error:
+            raise cannot_write(error) from error
+
+
+def text(words: str) -> Text:
+    """Return a string for where Rich would look for markup in it whatever the console says."""
+    return Text(plain(words))
+
+
+def say(words: str, *, err: bool = False) -> None:
+    """Print a line to standard output, or to standard error.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        typer.echo(plain(words), err=err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise cannot_write(error) from error
+
+
+def flush() -> None:
+    """Write out what has been printed.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise cannot_write(error) from error
+
+
+def cannot_write(error: Exception) -> "OutputError":
+    """Return the error of output that cannot be written, and give up the rest of it.
+
+    Python would try again at its end, and print what it thinks of that.
+    """
+    from engine.errors import OutputError  # imports torch, for which nobody should wait
+
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OutputError(
+        f"The output cannot be written: {error}. What the command did is done; say it again with "
+        "its output elsewhere."
+    )
