@@ -24,6 +24,7 @@ def flow_run_name() -> str:
     """Return the name of the flow run that is about to start, for ``@flow(flow_run_name=...)``."""
     context = FlowRunContext.get()
     assert context is not None  # Prefect asks inside of it
+    assert context.flow is not None
     given = context.flow_run.name if context.flow_run is not None else ""
     if given and not is_drawn(given):
         return given

@@ -1,4 +1,4 @@
-"""What the UI's log says of a failure: the sentence that explains it, and not fifty lines of frames.
+"""What the UI's log says of a failure: the sentence that explains it, without the frames.
 
 An ``EngineError`` says what is wrong, where, and what to do; the frames of Prefect and of the flow
 that Prefect logs with it, once for the task and once for the flow, would only hide that.
