@@ -22,6 +22,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from engine.errors import DataError
+from engine.extras import install
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 """Where the authors keep it, 162 MB."""
@@ -104,8 +105,8 @@ def _fetch(url: str) -> bytes:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise DataError(
             f"The archive data.url={url} cannot be opened ({reason}). Without a network, fetch "
-            f"{URL} elsewhere and set data.url to the path of the copy; https:// needs "
-            "`pip install 'metagradient-descent[http]'`."
+            f"{URL} elsewhere and set data.url to the path of the copy; https:// needs: "
+            f"{install('http')}."
         ) from error
 
 

@@ -27,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
 from engine.errors import EngineError, StoreError, StoreFullError, StoreUnavailableError
+from engine.extras import install
 from engine.s3 import use_patient_session
 
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -79,7 +80,7 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         return fsspec.url_to_fs(url, **(defaults | (options or {})))
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        remedy = f"Run: pip install 'metagradient-descent[{extra}]'." if extra else f"{error}."
+        remedy = f"Run: {install(extra)}." if extra else f"{error}."
         raise StoreUnavailableError(
             f"Cannot open {url}: the driver for {protocol}:// is not installed. {remedy}"
         ) from error

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.contrastive.config import ContrastiveConfig, TokenizerName
 from engine.errors import ConfigurationError
+from engine.extras import install
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
 
@@ -93,7 +94,7 @@ def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     if find_spec("tokenizers") is None:
         raise ConfigurationError(
             "contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
-            "pip install 'metagradient-descent[clip]', or use contrastive.tokenizer=words."
+            f"Use contrastive.tokenizer=words, or run: {install('clip')}."
         )
     package = import_module("tokenizers")  # by name, because it is an extra
     special = ["<padding>", "<begin>", "<end>", "<unknown>"]

@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from torch import Tensor
 
 from engine.errors import ConfigurationError, DataError
+from engine.extras import install
 from engine.types import Batch
 
 SHIFT, SCALE = 127.5, 63.75
@@ -127,7 +128,6 @@ class PairBatches:
 def _pillow() -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
     if find_spec("PIL") is None:
         raise ConfigurationError(
-            "The images of data.name=image-text need the package pillow. "
-            "pip install 'metagradient-descent[clip]'."
+            f"The images of data.name=image-text need the package pillow. Run: {install('clip')}."
         )
     return import_module("PIL.Image")

@@ -21,6 +21,7 @@ from fsspec.core import url_to_fs
 from engine.contrastive.config import ContrastiveConfig
 from engine.contrastive.images import readable
 from engine.errors import DataError
+from engine.extras import install
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 """Endings of images in a tar shard."""
@@ -221,7 +222,7 @@ def _read_parquet(filesystem: Any, path: str, found: Found, config: ContrastiveC
     if find_spec("pyarrow") is None:
         raise DataError(
             f"{path} is Parquet, but the package pyarrow is not installed. "
-            "pip install 'metagradient-descent[clip]', or use tar shards."
+            f"Use tar shards, or run: {install('clip')}."
         )
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     wanted = [config.image_column, config.caption_column]

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from engine.errors import ConfigurationError
+from engine.extras import install
 
 
 def extra(name: str) -> Any:  # noqa: ANN401 (a module)
@@ -19,5 +20,5 @@ def extra(name: str) -> Any:  # noqa: ANN401 (a module)
             raise
         raise ConfigurationError(
             f"data.name is text, which needs the package {name}, and it is not installed. "
-            "Install it: pip install 'metagradient-descent[lm]'."
+            f"Run: {install('lm')}."
         ) from error
