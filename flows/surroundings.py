@@ -71,8 +71,10 @@ def pass_by_proxies() -> None:
     import httpx
 
     listed = urllib.request.getproxies_environment().get("no", "")
-    hosts = [host for host in listed.split(",") if host.strip()]
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
     together = ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
+    if "*" in hosts:
+        together = "*"  # all; beside others, urllib would not know it
     os.environ |= {"no_proxy": together, "NO_PROXY": together}
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
         url = os.environ[name]
