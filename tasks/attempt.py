@@ -8,7 +8,6 @@ each takes a lease of the flow run, in the store, which sees dead owners and clo
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -30,17 +29,16 @@ from prefect.states import Crashed
 
 from engine.claims import run_name
 from engine.config import DescentRecipe
-from engine.lease import TTL_SECONDS, acquire
+from engine.errors import StoreError
+from engine.lease import acquire, newest_token
 from engine.location import join, remove_folder
+from engine.records import read_record
 from engine.runs import run_folder
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "at-work"
 """In the folder of a run: the leases of the flow runs that carry it out."""
-
-_PATIENCE_SECONDS = 1.25 * TTL_SECONDS
-"""An owner who has died is found out within ``TTL_SECONDS``; who holds on longer is alive."""
 
 
 @contextmanager
@@ -58,8 +56,7 @@ def one_process(recipe: DescentRecipe, store: str) -> Iterator[None]:
         yield
         return
     folder = join(run_folder(store, run_name(recipe.descent)), FOLDER, run.id.hex)
-    limit = time.monotonic() + _PATIENCE_SECONDS
-    lease = acquire(folder, lambda: time.monotonic() > limit)
+    lease = acquire(folder, _Owner(folder).lives)
     if lease is None:
         get_run_logger().warning(
             "Another process is at work on this flow run; this one ends and leaves it to that one."
@@ -73,6 +70,29 @@ def one_process(recipe: DescentRecipe, store: str) -> Iterator[None]:
             _close(run.id, before=context.start_time)
     with suppress(Exception):  # nothing depends on it
         remove_folder(folder)
+
+
+class _Owner:
+    """Whoever holds a lease, seen from outside: it renews the lease while it lives.
+
+    Args:
+        folder: URL of what the lease is of.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._seen: tuple[int, int] | None = None
+
+    def lives(self) -> bool:
+        """Say whether the lease was renewed, or taken by another one, since the first look."""
+        token = newest_token(self.folder)
+        try:
+            content = read_record(join(self.folder, "leases", f"{token:08d}.json"))
+        except StoreError:
+            return False  # given up in between, or about to be written again
+        found = (token, content.get("renewed", 0))
+        self._seen = self._seen or found
+        return found != self._seen and not content.get("released")
 
 
 def _close(run: UUID, before: datetime) -> None:

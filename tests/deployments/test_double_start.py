@@ -17,7 +17,7 @@ def test_second_process_of_one_run_ends_at_once(site):
     What it does a minute after a crash is done here by hand, at the worst moment: while the process
     that Retry has started is at work.
     """
-    run = site.killed_run(small(40, "outer.num_steps=40"))
+    run = site.killed_run(small(40, "outer.num_steps=100"))
     wait_for("the worker's last word", lambda: site.api.is_put_away(run), 300)
 
     site.api.retry(run)
