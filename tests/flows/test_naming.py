@@ -49,7 +49,7 @@ def test_name_with_many_changes_stays_short():
     keys = ["num_steps=100", "seed=7", "batch_size=50", "learning_rate=0.2", "threads=1"]
     name = name_of(load_recipe("digits-selection", [f"training.{key}" for key in keys]))
 
-    assert name.endswith("and 2 more")
+    assert name.endswith("and 1 more")
     assert len(name) < 160
 
 
