@@ -2,14 +2,21 @@
 
 A run that has crashed is started again by an automation and by whoever presses Retry, and nothing
 in Prefect stops both: the automation may set the state of a run that a worker has just taken up, so
-that another worker takes it up as well. Both processes would compute side by side to the end. So
-each takes a lease of the flow run, in the store, which sees dead owners and clocks that differ
-(``engine.lease``); a process that finds a living owner ends, and says nothing to Prefect.
+that a worker takes it up once more. Both processes would compute side by side, until Prefect found
+that the first one has lost its place in the limit of its deployment, and let the run crash.
+
+So a process that starts writes its name into the store, in place of the one before, and each looks
+every few seconds whether its name is still there. The newest goes on: it is the one that Prefect
+counts, cancels and watches. The older one ends, gives up the stage at work, and says nothing to
+Prefect; what it has committed is found by the other.
 """
 
 import logging
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from uuid import UUID
 
@@ -29,70 +36,92 @@ from prefect.states import Crashed
 
 from engine.claims import run_name
 from engine.config import DescentRecipe
-from engine.errors import StoreError
-from engine.lease import acquire, newest_token
-from engine.location import join, remove_folder
-from engine.records import read_record
+from engine.location import join, remove_file
+from engine.records import read_record, write_record
 from engine.runs import run_folder
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "at-work"
-"""In the folder of a run: the leases of the flow runs that carry it out."""
+"""In the folder of a run: for each flow run that carries it out, the process that does."""
+
+LOOK_SECONDS = 5.0
+"""Time between two looks; a second process that is started needs longer to begin."""
+
+
+class Attempt:
+    """This process, as the one that carries out a flow run.
+
+    Args:
+        url: Of the record that names the process.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self.name = url, uuid.uuid4().hex
+        write_record(url, {"process": self.name})
+        self._looked = time.monotonic()
+
+    def is_the_newest(self) -> bool:
+        """Say whether no other process has taken the flow run over; a store that is away: yes."""
+        self._looked = time.monotonic()
+        try:
+            return read_record(self.url).get("process") == self.name
+        except Exception as error:  # of a store that does not answer the stages tell
+            logger.warning("It cannot be seen whether this is the only process: %s", error)
+            return True
+
+    def go_on(self) -> None:
+        """End this process if another one has taken the flow run over.
+
+        Raises:
+            Abort: Ends the flow without a word to Prefect about its state.
+        """
+        if time.monotonic() - self._looked < LOOK_SECONDS or self.is_the_newest():
+            return
+        words = "Another process is at work on this flow run; this one ends and leaves it to that."
+        get_run_logger().warning(words)
+        raise Abort(words)
+
+    def end(self) -> None:
+        """Take the record away, if it is still ours; nothing depends on it."""
+        with suppress(Exception):
+            if self.is_the_newest():
+                remove_file(self.url)
+
+
+_current: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
+
+
+def go_on() -> None:
+    """End this process if another one carries out its flow run; see ``Attempt.go_on``."""
+    attempt = _current.get()
+    if attempt is not None:
+        attempt.go_on()
 
 
 @contextmanager
 def one_process(recipe: DescentRecipe, store: str) -> Iterator[None]:
-    """Carry out a flow run inside the block, unless another process does so already.
+    """Carry out a flow run inside the block, in place of any process that has begun to.
 
     Only runs of deployments are started by others than the person who waits for them.
-
-    Raises:
-        Abort: If another process does; Prefect then ends this one and leaves the state as it is.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     if context is None or run is None or run.deployment_id is None:
         yield
         return
-    folder = join(run_folder(store, run_name(recipe.descent)), FOLDER, run.id.hex)
-    lease = acquire(folder, _Owner(folder).lives)
-    if lease is None:
-        get_run_logger().warning(
-            "Another process is at work on this flow run; this one ends and leaves it to that one."
-        )
-        raise Abort("Another process is at work on this flow run.")
-    with lease:
+    folder = run_folder(store, run_name(recipe.descent))
+    attempt = Attempt(join(folder, FOLDER, f"{run.id.hex}.json"))
+    token = _current.set(attempt)
+    try:
         if run.run_count > 1:
             _close(run.id, before=context.start_time)
         yield
         if run.run_count > 1:  # by now the server has heard of the last ones
             _close(run.id, before=context.start_time)
-    with suppress(Exception):  # nothing depends on it
-        remove_folder(folder)
-
-
-class _Owner:
-    """Whoever holds a lease, seen from outside: it renews the lease while it lives.
-
-    Args:
-        folder: URL of what the lease is of.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._seen: tuple[int, int] | None = None
-
-    def lives(self) -> bool:
-        """Say whether the lease was renewed, or taken by another one, since the first look."""
-        token = newest_token(self.folder)
-        try:
-            content = read_record(join(self.folder, "leases", f"{token:08d}.json"))
-        except StoreError:
-            return False  # given up in between, or about to be written again
-        found = (token, content.get("renewed", 0))
-        self._seen = self._seen or found
-        return found != self._seen and not content.get("released")
+    finally:
+        _current.reset(token)
+        attempt.end()
 
 
 def _close(run: UUID, before: datetime) -> None:

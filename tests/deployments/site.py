@@ -1,5 +1,6 @@
 """A server, a worker and the deployments of ``prefect.yaml``, through the HTTP API like the UI."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -107,10 +108,10 @@ class Api:
         """Return the names of the stages whose task runs are in a state."""
         return Counter(name for name in self.task_runs(run, state) if name.startswith(STAGES))
 
-    def logs(self, run):
-        """Return the lines that the UI shows of a flow run and its task runs."""
-        by_run = {"flow_run_id": {"any_": [run]}}
-        lines = self.post("/logs/filter", logs=by_run, limit=200, sort="TIMESTAMP_ASC")
+    def logs(self, run, level=logging.INFO):
+        """Return lines that the UI shows of a flow run and its task runs, the first ones first."""
+        wanted = {"flow_run_id": {"any_": [run]}, "level": {"ge_": level}}
+        lines = self.post("/logs/filter", logs=wanted, limit=200, sort="TIMESTAMP_ASC")
         return [each["message"] for each in lines]
 
     def progress(self, run):

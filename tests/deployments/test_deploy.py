@@ -3,6 +3,7 @@
 Everything here goes through the HTTP API, as the UI does.
 """
 
+import logging
 import signal
 from pathlib import Path
 
@@ -75,7 +76,10 @@ def test_stopped_run_has_committed_the_stage_at_work(site):
     assert state == "Crashed"
     assert key in committed
     assert attempts(Path(site.store)).items() >= committed.items()
-    assert any("is at work, and gets 20 s to finish" in line for line in site.api.logs(run))
+    assert any(
+        "is at work, and gets 20 s to finish" in line
+        for line in site.api.logs(run, logging.WARNING)
+    )
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)

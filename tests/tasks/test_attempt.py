@@ -1,6 +1,5 @@
-"""One process carries a flow run out: what a second one sees of the first."""
+"""One process carries a flow run out: what the older of two sees, and what it leaves behind."""
 
-import threading
 import time
 import uuid
 from types import SimpleNamespace
@@ -8,11 +7,9 @@ from types import SimpleNamespace
 import pytest
 from prefect.exceptions import Abort
 
-from engine import lease
-from engine.lease import acquire
 from engine.recipes import load_recipe
 from engine.runs import run_folder, run_name
-from tasks import attempt
+from tasks import attempt, stopping
 
 RECIPE = load_recipe("digits-selection")
 
@@ -23,64 +20,95 @@ def flow_run(monkeypatch):
     run = SimpleNamespace(id=uuid.uuid4(), deployment_id=uuid.uuid4(), run_count=1)
     context = SimpleNamespace(flow_run=run, start_time=None)
     monkeypatch.setattr(attempt, "FlowRunContext", SimpleNamespace(get=lambda: context))
-    monkeypatch.setattr(attempt, "get_run_logger", lambda: attempt.logger)
-    monkeypatch.setattr(lease, "TTL_SECONDS", 3.0)  # renewed every half second
+    for module in (attempt, stopping):
+        monkeypatch.setattr(module, "get_run_logger", lambda: attempt.logger)
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
     return run
 
 
-def folder(store, run):
-    return f"{run_folder(str(store), run_name(RECIPE))}/{attempt.FOLDER}/{run.id.hex}"
+def another(store, run):
+    """Let another process of a flow run begin."""
+    folder = f"{run_folder(str(store), run_name(RECIPE))}/{attempt.FOLDER}"
+    return attempt.Attempt(f"{folder}/{run.id.hex}.json")
 
 
-def test_second_process_ends_while_the_first_one_lives(flow_run, tmp_path):
-    """Both would compute side by side to the end, on two GPUs."""
-    first = acquire(folder(tmp_path, flow_run), lambda: False)
-    assert first is not None
-
-    with (
-        first,
-        pytest.raises(Abort, match="Another process"),
-        attempt.one_process(RECIPE, str(tmp_path)),
-    ):
-        pytest.fail("two processes carry out one flow run")
+def records(store):
+    return list(store.glob(f"runs/*/{attempt.FOLDER}/*"))
 
 
-def test_process_goes_on_after_one_that_died(flow_run, tmp_path, monkeypatch):
-    """A machine that is lost gives nothing up, and its lease is never renewed."""
-    monkeypatch.setattr(lease, "_this_process", lambda: {"machine": "lost", "pid": 1, "start": 1})
-    assert acquire(folder(tmp_path, flow_run), lambda: False) is not None
-    monkeypatch.undo()
-    monkeypatch.setattr(lease, "TTL_SECONDS", 3.0)
-    context = SimpleNamespace(flow_run=flow_run, start_time=None)
-    monkeypatch.setattr(attempt, "FlowRunContext", SimpleNamespace(get=lambda: context))
+def test_older_process_ends_between_two_stages(flow_run, tmp_path):
+    """Both would compute side by side, on two GPUs."""
+    done = []
+    with attempt.one_process(RECIPE, str(tmp_path)):
+        stopping.to_its_end("first", lambda: done.append("first"))
+        newer = another(tmp_path, flow_run)
+        time.sleep(0.2)
+        with pytest.raises(Abort):
+            stopping.to_its_end("second", lambda: done.append("second"))
+
+    assert done == ["first"]
+    assert newer.is_the_newest()  # the record of the other one stays
+
+
+def test_older_process_ends_within_a_long_stage(flow_run, tmp_path):
+    """A stage of an hour is not waited for: Prefect would let the run crash meanwhile."""
+    ended = []
+
+    def stage():
+        another(tmp_path, flow_run)
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            ended.append("given up")
+
+    began = time.monotonic()
+    with pytest.raises(Abort), attempt.one_process(RECIPE, str(tmp_path)):
+        stopping.to_its_end("long", stage)
+
+    assert time.monotonic() - began < 5
+    assert ended == ["given up"]
+
+
+def test_only_process_goes_on_and_leaves_nothing(flow_run, tmp_path):
+    """A record that stays would be one for ever."""
+    with attempt.one_process(RECIPE, str(tmp_path)):
+        assert len(records(tmp_path)) == 1
+        stopping.to_its_end("stage", lambda: time.sleep(0.5))
+
+    assert records(tmp_path) == []
+
+
+def test_process_after_a_dead_one_need_not_wait(flow_run, tmp_path):
+    """A machine that is lost leaves its name; whoever comes next writes another."""
+    another(tmp_path, flow_run)
 
     began = time.monotonic()
     with attempt.one_process(RECIPE, str(tmp_path)):
-        waited = time.monotonic() - began
+        time.sleep(0.2)
+        attempt.go_on()
 
-    assert 2 < waited < 30
-
-
-def test_process_goes_on_after_one_that_gave_up(flow_run, tmp_path):
-    """A run that was rescheduled starts on the next machine at once."""
-    with attempt.one_process(RECIPE, str(tmp_path)):
-        pass
-
-    began = time.monotonic()
-    with attempt.one_process(RECIPE, str(tmp_path)):
-        assert time.monotonic() - began < 2
-
-    assert not list((tmp_path / "runs").rglob("leases"))  # nothing is left behind
+    assert time.monotonic() - began < 2
 
 
 def test_two_flow_runs_of_one_recipe_do_not_stop_each_other(flow_run, tmp_path):
     """They share stages, and each has somebody who waits for it."""
-    other = SimpleNamespace(id=uuid.uuid4())
-    first = acquire(folder(tmp_path, other), lambda: False)
-    assert first is not None
+    with attempt.one_process(RECIPE, str(tmp_path)):
+        another(tmp_path, SimpleNamespace(id=uuid.uuid4()))
+        time.sleep(0.2)
+        attempt.go_on()
 
-    with first, attempt.one_process(RECIPE, str(tmp_path)):
-        pass
+
+def test_store_that_is_away_ends_nobody(flow_run, tmp_path, monkeypatch):
+    """Stages have patience with a store; what looks after them must have it too."""
+
+    def away(url):
+        raise OSError("the store does not answer")
+
+    with attempt.one_process(RECIPE, str(tmp_path)):
+        monkeypatch.setattr(attempt, "read_record", away)
+        time.sleep(0.2)
+        attempt.go_on()
 
 
 def test_run_of_a_command_is_not_guarded(flow_run, tmp_path):
@@ -88,18 +116,6 @@ def test_run_of_a_command_is_not_guarded(flow_run, tmp_path):
     flow_run.deployment_id = None
 
     with attempt.one_process(RECIPE, str(tmp_path)):
-        assert not list(tmp_path.iterdir())
+        attempt.go_on()
 
-
-def test_release_of_the_owner_is_no_sign_of_life(flow_run, tmp_path):
-    """Who ends while another one waits leaves the run to it."""
-    first = acquire(folder(tmp_path, flow_run), lambda: False)
-    assert first is not None
-    entered = threading.Event()
-    with first:
-        ends = threading.Timer(0.2, first.__exit__, (None, None, None))
-        ends.start()
-        with attempt.one_process(RECIPE, str(tmp_path)):
-            entered.set()
-
-    assert entered.is_set()
+    assert not list(tmp_path.iterdir())
