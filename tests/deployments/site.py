@@ -104,6 +104,11 @@ class Api:
         }
         return [each["name"] for each in self.post("/task_runs/filter", **body, limit=200)]
 
+    def named(self, run, name):
+        """Return the states of the task runs of a name."""
+        body = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"name": {"any_": [name]}}}
+        return [each["state"]["name"] for each in self.post("/task_runs/filter", **body)]
+
     def stages(self, run, state):
         """Return the names of the stages whose task runs are in a state."""
         return Counter(name for name in self.task_runs(run, state) if name.startswith(STAGES))
