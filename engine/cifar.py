@@ -22,7 +22,7 @@ from torch import Tensor
 
 from engine.content import unpacked
 from engine.errors import DataError
-from engine.extra import how_to_install
+from engine.extras import install
 from engine.location import filesystem
 from engine.reading import data_errors
 from engine.secret_urls import refuse_secrets
@@ -125,7 +125,7 @@ def _fetch(url: str) -> bytes:
     """Return the bytes of the archive, from the copy that was kept of it if there is one."""
     hint = (
         f"Without a network, fetch {URL} elsewhere and set data.url to the path of the copy; "
-        f"https:// needs aiohttp. {how_to_install('http')}."
+        f"https:// needs aiohttp. Run: {install('http')}."
     )
     refuse_secrets("data.url", url)
     with data_errors(f"The archive data.url={url}", hint):

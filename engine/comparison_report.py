@@ -1,5 +1,6 @@
 """Sentences on how a run compares with set-ups made without a metagradient."""
 
+from engine.extras import install
 from engine.runs import RunRecord
 
 
@@ -89,8 +90,8 @@ def schedule_findings(record: RunRecord) -> list[str]:
         )
     elif record.recipe.schedules.optuna:
         sentences.append(
-            "Optuna was not run, because it is not installed: pip install "
-            "'metagradient-descent[optuna]' and the same command add it."
+            f"Optuna was not run, because it is not installed: {install('optuna')} and the same "
+            "command add it."
         )
     return sentences
 
@@ -138,8 +139,8 @@ def file_notes(record: RunRecord) -> list[str]:
     note = f"The examples with their scores are beside the report: {_listed(record.files)}."
     if record.files == ["selection.csv"]:
         note += (
-            " There is no Parquet file because pyarrow is not installed: pip install "
-            "'metagradient-descent[parquet]' and the same command add it."
+            " There is no Parquet file because pyarrow is not installed: "
+            f"{install('parquet')} and the same command add it."
         )
     return [note]
 

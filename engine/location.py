@@ -38,7 +38,7 @@ from engine.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from engine.extra import how_to_install
+from engine.extras import install
 from engine.objects import read_all, remove_all, remove_below
 from engine.passing import is_passing
 from engine.s3 import use_patient_session
@@ -105,7 +105,7 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
         return fsspec.url_to_fs(url, **(defaults | (options or {})))
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        remedy = f"{how_to_install(extra)}." if extra else f"{error}."
+        remedy = f"Run: {install(extra)}." if extra else f"{error}."
         raise StoreUnavailableError(
             f"Cannot open {url}: the driver for {protocol}:// is not installed. {remedy}"
         ) from error

@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.attribution import CHUNK, query_batch
 from engine.attribution_recipes import Queries
 from engine.errors import ConfigurationError
+from engine.extras import install
 from engine.problem import Problem
 from engine.types import State
 
@@ -42,8 +43,8 @@ def trak_scores(
     inputs, labels = routine.examples
     if labels.ndim != 1 or not trak_is_installed():
         raise ConfigurationError(
-            "attribution.baselines has trak, which needs a classifier and the package traker "
-            "(pip install '.[attribution]'). Leave it out."
+            "attribution.baselines has trak, which needs a classifier and the package traker. "
+            f"Leave it out, or run: {install('attribution')}."
         )
     trak, projectors = import_module("trak"), import_module("trak.projectors")
 

@@ -11,15 +11,17 @@ from engine.keys import Ref
 from engine.location import StoreUrl, absolute
 from engine.preflight import CheckReport
 from engine.segments import Segment, first_step, segments
+from flows.naming import flow_run_name
 from flows.sweep import reverse_sweep
 from tasks import attribution as work
 from tasks import reporting, training
+from tasks.attempt import one_process
 from tasks.progress import Progress
 from tasks.runner import StageFuture, StageRunner
 from tasks.workers import Workers, open_workers
 
 
-@flow(name="attribution", flow_run_name="{recipe.name}")
+@flow(name="attribution", flow_run_name=flow_run_name)
 def attribution(recipe: AttributionRecipe, store: StoreUrl = "mgd-store") -> AttributionRecord:
     """Attribute the losses of several queries to the training examples, and judge the answer.
 
@@ -29,7 +31,7 @@ def attribution(recipe: AttributionRecipe, store: StoreUrl = "mgd-store") -> Att
     """
     store = absolute(store)
     work.check(recipe, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return attribute(recipe, store, workers)
 
 
@@ -73,7 +75,9 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
         baselines={name: each.result() for name, each in baselines.items()},
         trainings=[each.result() for each in trainings],
     )
-    return work.conclude(recipe, store, found, stages.counts, started, checks)
+    record = work.conclude(recipe, store, found, stages.counts, started, checks)
+    stages.progress.finish()
+    return record
 
 
 def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:

@@ -9,14 +9,16 @@ from engine.canary_runs import OWN, RANDOM, WRONG, CanariesRecord
 from engine.canary_stages import CanarySet
 from engine.keys import Ref
 from engine.location import StoreUrl, absolute
+from flows.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
+from tasks.attempt import one_process
 from tasks.progress import Progress
 from tasks.runner import StageRunner
 from tasks.workers import Workers, open_workers
 
 
-@flow(name="canaries", flow_run_name="{recipe.name}")
+@flow(name="canaries", flow_run_name=flow_run_name)
 def canaries(recipe: CanariesRecipe, store: StoreUrl = "mgd-store") -> CanariesRecord:
     """Optimize canaries for the gap between models that were trained on them and others.
 
@@ -26,7 +28,7 @@ def canaries(recipe: CanariesRecipe, store: StoreUrl = "mgd-store") -> CanariesR
     """
     store = absolute(store)
     work.check(recipe, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return optimize(recipe, store, workers)
 
 
@@ -69,4 +71,6 @@ def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRe
         RANDOM: audit(RANDOM, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
-    return work.conclude(recipe, store, moved, audits, stages.counts, started, checks)
+    record = work.conclude(recipe, store, moved, audits, stages.counts, started, checks)
+    progress.finish()
+    return record

@@ -10,14 +10,16 @@ from engine.location import StoreUrl, absolute
 from engine.runs import Iterate, RunRecord
 from engine.segments import Segment, first_step, segments
 from flows.comparison import compare, num_comparison_stages
+from flows.naming import flow_run_name
 from flows.sweep import reverse_sweep
 from tasks import reporting, training
+from tasks.attempt import one_process
 from tasks.progress import Progress
 from tasks.runner import StageRunner
 from tasks.workers import Workers, open_workers
 
 
-@flow(name="descent", flow_run_name="{recipe.name}")
+@flow(name="descent", flow_run_name=flow_run_name)
 def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
     """Descend along the metagradient of a recipe.
 
@@ -27,7 +29,7 @@ def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
     """
     store = absolute(store)
     training.check(recipe, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return descend(recipe, store, workers)
 
 
@@ -58,7 +60,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
             gradient = reverse_sweep(stages, reversible, outer_step, value, borders, adjoint)
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
-        progress.iterate_done(iterate, stages.total)
+        progress.iterate_done(iterate)
         iterates.append(iterate)
         if gradient is not None:
             value = stages.run(
@@ -69,7 +71,9 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 gradient=gradient,
             )
     compared = compare(stages, parts, iterates)
-    return reporting.conclude(recipe, store, iterates, compared, stages.counts, started, checks)
+    record = reporting.conclude(recipe, store, iterates, compared, stages.counts, started, checks)
+    progress.finish()
+    return record
 
 
 def _train(

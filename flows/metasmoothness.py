@@ -10,13 +10,15 @@ from engine.segments import Segment, segments
 from engine.smooth_recipes import MetasmoothnessRecipe
 from engine.smoothness_runs import SmoothnessRecord
 from engine.smoothness_stages import Shift
+from flows.naming import flow_run_name
 from tasks import smoothness, training
+from tasks.attempt import one_process
 from tasks.progress import Progress
 from tasks.runner import StageFuture, StageRunner
 from tasks.workers import Workers, open_workers
 
 
-@flow(name="metasmoothness", flow_run_name="{recipe.name}")
+@flow(name="metasmoothness", flow_run_name=flow_run_name)
 def metasmoothness(recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store") -> SmoothnessRecord:
     """Measure how smoothly a training answers to changes of its set-up.
 
@@ -26,7 +28,7 @@ def metasmoothness(recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store") 
     """
     store = absolute(store)
     smoothness.check(recipe, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return measure(recipe, store, workers)
 
 
@@ -77,7 +79,7 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
         distance: stages.submit(smoothness.output_at, f"output {distance:+g} v", final=final)
         for distance, final in sights.items()
     }
-    return smoothness.conclude(
+    record = smoothness.conclude(
         recipe,
         store,
         [each.result() for each in comparisons],
@@ -86,6 +88,8 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
         stages.counts,
         started,
     )
+    stages.progress.finish()
+    return record
 
 
 def train(stages: StageRunner, parts: list[Segment], value: Ref) -> StageFuture:

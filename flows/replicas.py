@@ -9,11 +9,13 @@ from engine.location import StoreUrl, absolute
 from engine.recipes import with_seed
 from engine.runs import RunRecord
 from flows.descent import descend
+from flows.naming import flow_run_name
 from tasks import training
+from tasks.attempt import one_process
 from tasks.workers import open_workers
 
 
-@flow(name="replicas", flow_run_name="{recipe.name} for seeds {seeds}")
+@flow(name="replicas", flow_run_name=flow_run_name)
 def replicas(
     recipe: DescentRecipe, seeds: list[int], store: StoreUrl = "mgd-store"
 ) -> list[RunRecord]:
@@ -28,5 +30,5 @@ def replicas(
     recipes = [with_seed(recipe, seed) for seed in seeds]
     for each in recipes:
         training.check(each, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipes[0], store), open_workers(recipe.workers) as workers:
         return workers.together([partial(descend, each, store, workers) for each in recipes])

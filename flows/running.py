@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.screen import say
+from flows.signals import goes_on
 from flows.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
@@ -45,12 +46,16 @@ def run_recipe(
 
     place = absolute(store)
     recipe = load(place)
+    chosen = None if seeds is None else read_seeds(seeds)
     typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
     # What is refused is refused here, in one message, before a flow starts.
     prepare(recipe.descent, place)
+    runs = _runs(recipe, chosen)
+    for run in runs:
+        typer.echo(f"Run: {run} in {place}", err=True)
+    goes_on(runs, place)
     from flows.registry import FLOWS, REPLICAS
 
-    chosen = None if seeds is None else read_seeds(seeds)
     with progress(), connected(server):
         if chosen is None:
             records = [FLOWS[recipe.kind](recipe, place)]
@@ -65,6 +70,16 @@ def run_recipe(
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
         say(json.dumps(contents[0] if chosen is None else many))
+
+
+def _runs(recipe: "Recipe", seeds: list[int] | None) -> list[str]:
+    """Name the runs that a recipe makes, as the store will know them."""
+    from engine.claims import run_name
+    from engine.recipes import with_seed
+
+    if seeds is None:
+        return [run_name(recipe.descent)]
+    return [run_name(with_seed(recipe, seed).descent) for seed in seeds]
 
 
 def _tell(

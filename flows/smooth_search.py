@@ -22,13 +22,15 @@ from engine.smooth_search import (
     tried_routines,
 )
 from flows.metasmoothness import measure, train
+from flows.naming import flow_run_name
 from tasks import smoothness, training
+from tasks.attempt import one_process
 from tasks.progress import Progress
 from tasks.runner import StageRunner
 from tasks.workers import Workers, open_workers
 
 
-@flow(name="smooth-search", flow_run_name="{recipe.name}")
+@flow(name="smooth-search", flow_run_name=flow_run_name)
 def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> SearchRecord:
     """Try the design menu and write the smoothest good routine as a recipe.
 
@@ -39,7 +41,7 @@ def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> 
     store = absolute(store)
     started = datetime.now(UTC).isoformat()
     smoothness.check(recipe, store)
-    with open_workers(recipe.workers) as workers:
+    with one_process(recipe, store), open_workers(recipe.workers) as workers:
         trials = _try_all(recipe, store, workers)
     return smoothness.conclude_search(recipe, store, trials, started)
 
@@ -113,4 +115,5 @@ def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None
         scores = stages.run(training.evaluate, "evaluate", value=value, final=final)
     except NonFiniteError:
         return None
+    stages.progress.finish()
     return read_scalars(store, scores)["validation"]["loss"]

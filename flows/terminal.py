@@ -2,21 +2,22 @@
 
 import logging
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 
 from rich.status import Status
 
 from flows.screen import Screen, text
+from flows.signals import stop_on_signals
+from flows.surroundings import SAFE_PATH
 
 
 def prepare_process(debug: bool) -> None:
     """Set what Prefect and the C library read at their start."""
     settings = {
+        # Both of Prefect's ways to send what is done here elsewhere, and the notice of the second.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         # A server that was there and is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
         # One that was never there is told at once all the same.
         "PREFECT_CLIENT_MAX_RETRIES": "8",
@@ -28,20 +29,9 @@ def prepare_process(debug: bool) -> None:
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    for name, value in settings.items():
+    for name, value in (settings | SAFE_PATH).items():
         os.environ.setdefault(name, value)
-    # Python would end on the spot; this way what atexit stops (the server) is stopped.
-    signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Stop at the next instruction of Python, within a step: what is committed is kept."""
-    del frame
-    # Not typer.echo: a signal may come while a line is being printed.
-    os.write(
-        2, b"\nStopped by SIGTERM. What is finished is kept: the same command goes on there.\n"
-    )
-    sys.exit(128 + number)
+    stop_on_signals()
 
 
 class _Lines(logging.Handler):

@@ -18,6 +18,7 @@ from typing import TypeVar
 from prefect import get_run_logger
 from prefect.exceptions import TerminationSignal
 
+from tasks.attempt import LOOK_SECONDS, go_on
 from tasks.progress import TERMINAL
 
 T = TypeVar("T")
@@ -32,13 +33,15 @@ _END_SECONDS = 5.0
 def to_its_end(name: str, stage: Callable[[], T]) -> T:
     """Carry out a stage; on SIGTERM wait for it, then raise what the signal raised.
 
-    A second signal, the end of ``GRACE_SECONDS`` and Ctrl-C stop the stage at the next instruction
-    of Python, within a step. Other threads than the main one get no signals and need no help.
+    A second signal, the end of ``GRACE_SECONDS``, Ctrl-C and another process of the same flow run
+    (``tasks.attempt``) stop the stage at the next instruction of Python, within a step. Other
+    threads than the main one get no signals and need no help.
 
     Args:
         name: Of the stage, for people.
         stage: Carries it out.
     """
+    go_on()
     if threading.current_thread() is not threading.main_thread():
         return stage()
     done: Future[T] = Future()
@@ -46,7 +49,8 @@ def to_its_end(name: str, stage: Callable[[], T]) -> T:
     thread = threading.Thread(target=target, args=(_settle, done, stage), name=name, daemon=True)
     try:
         thread.start()  # inside: a signal may come while it starts
-        wait([done])
+        while not wait([done], LOOK_SECONDS).done:
+            go_on()
     except TerminationSignal:
         try:
             _wait_once_more(name, done)

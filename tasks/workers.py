@@ -18,6 +18,7 @@ from prefect.task_runners import TaskRunner
 
 from engine.errors import ConfigurationError
 from engine.execution import RunnerName, WorkersConfig
+from engine.extras import install
 
 T = TypeVar("T")
 
@@ -171,7 +172,7 @@ def _missing(config: WorkersConfig, error: ImportError) -> ConfigurationError:
     name = config.runner.value
     return ConfigurationError(
         f"workers.runner is {name}, but {error.name or 'its package'} is not installed here. "
-        f"Install it with: pip install 'metagradient-descent[{name}]'."
+        f"Run: {install(name)}."
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.contrastive.config import ContrastiveConfig, TokenizerName
 from engine.errors import ConfigurationError
-from engine.extra import how_to_install
+from engine.extras import install
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
 
@@ -94,7 +94,7 @@ def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     if find_spec("tokenizers") is None:
         raise ConfigurationError(
             "contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
-            f"{how_to_install('clip')}. Or use contrastive.tokenizer=words."
+            f"Run: {install('clip')}. Or use contrastive.tokenizer=words."
         )
     package = import_module("tokenizers")  # by name, because it is an extra
     special = ["<padding>", "<begin>", "<end>", "<unknown>"]

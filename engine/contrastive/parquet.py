@@ -9,7 +9,7 @@ from engine.contrastive.fetching import Fetching, NotFetchedError
 from engine.contrastive.found import Found
 from engine.contrastive.pictures import MAX_BYTES
 from engine.errors import DataError, EngineError
-from engine.extra import how_to_install
+from engine.extras import install
 from engine.passing import is_no_answer
 
 _ROWS = 64
@@ -35,7 +35,7 @@ def read_parquet(stream: Any, path: str, found: Found, fetching: Fetching) -> No
     if find_spec("pyarrow") is None:
         raise DataError(
             f"{path} is Parquet, but the package pyarrow is not installed. "
-            f"{how_to_install('clip')}. Or use tar shards."
+            f"Run: {install('clip')}. Or use tar shards."
         )
     config, file = found.config, path.rsplit("/", 1)[-1]
     columns = [config.image_column, config.caption_column]

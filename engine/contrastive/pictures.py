@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ConfigurationError, DataError
-from engine.extra import how_to_install
+from engine.extras import install
 
 MAX_BYTES = 2**28
 """Most bytes of one file of a picture or a caption."""
@@ -175,6 +175,6 @@ def _formats() -> tuple[str, ...]:
 def _pillow() -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
     if find_spec("PIL") is None:
         raise ConfigurationError(
-            f"The images of data.name=image-text need the package pillow. {how_to_install('clip')}."
+            f"The images of data.name=image-text need the package pillow. Run: {install('clip')}."
         )
     return import_module("PIL.Image")

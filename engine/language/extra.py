@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from engine.errors import ConfigurationError
-from engine.extra import how_to_install
+from engine.extras import install
 
 
 def extra(name: str) -> Any:  # noqa: ANN401 (a module)
@@ -20,5 +20,5 @@ def extra(name: str) -> Any:  # noqa: ANN401 (a module)
             raise
         raise ConfigurationError(
             f"data.name is text, which needs the package {name}, and it is not installed. "
-            f"{how_to_install('lm')}."
+            f"Run: {install('lm')}."
         ) from error

@@ -1,5 +1,6 @@
 """Dockerfile and compose file, as far as they can be checked without building or starting them."""
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deployments import make
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "deployments"
@@ -16,12 +21,19 @@ DOCKERFILE = (HERE / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 COMPOSE_TEXT = (HERE / "compose.yaml").read_text()
 COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES = COMPOSE["services"]
+EXAMPLE_TEXT = (HERE / ".env.example").read_text()
 EXAMPLE = dict(
-    line.split("=", 1)
-    for line in (HERE / ".env.example").read_text().splitlines()
-    if line and not line.startswith("#")
+    line.split("=", 1) for line in EXAMPLE_TEXT.splitlines() if line and not line.startswith("#")
 )
-SECRETS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD"}
+SECRETS = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "MINIO_ROOT_PASSWORD",
+    "MINIO_ROOT_USER",
+    "POSTGRES_PASSWORD",
+    "PREFECT_API_AUTH_STRING",
+}
+ROOT_KEY = {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"}
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 
@@ -62,17 +74,69 @@ def test_image_does_not_run_as_root_and_hands_signals_on():
     assert json.loads(instructions("ENTRYPOINT")[0]) == ["tini", "--"]
 
 
-def test_base_image_is_the_only_choice_of_a_build():
-    """Everything else is decided by the commit that is built."""
-    assert [line.split("=")[0] for line in instructions("ARG")] == ["BASE_IMAGE"]
+def test_base_images_are_the_only_choice_of_a_build():
+    """Everything else is decided by the commit that is built; a digest can be given with each."""
+    assert [line.split("=")[0] for line in instructions("ARG")] == ["PYTHON_IMAGE", "BASE_IMAGE"]
+    assert all(line.startswith("${") for line in instructions("FROM"))
 
 
-def test_image_installs_the_locked_versions():
-    """Other versions may compute other bits, and some FastAPI stop Prefect's server."""
-    installs = [line for line in instructions("RUN") if "/wheel/*.whl" in line]
+def test_image_installs_nothing_that_is_not_locked_by_its_hash():
+    """A package index that is broken into serves other files under the same names."""
+    installs = [
+        each.strip()
+        for line in instructions("RUN")
+        for each in re.split(r"&&|;|\bthen\b|\belse\b", line)
+        if "pip install" in each
+    ]
+    unlocked = [each for each in installs if "--require-hashes" not in each]
 
-    assert len(installs) == 1
-    assert "-c /opt/constraints.txt" in installs[0]
+    assert len(installs) == 5
+    assert all("--no-deps" in each for each in installs)
+    # The wheel that was made here, and torch's build without CUDA, whose hashes PyPI does not have.
+    assert sorted("/wheel/" in each for each in unlocked) == [False, True]
+    assert sum("download.pytorch.org" in each for each in unlocked) == 1
+
+
+def locked(name):
+    """Return version and number of hashes of each package of a file of locked versions."""
+    text = (HERE / "locks" / f"{name}.txt").read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line]
+    for line in lines:
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in line[1:]), line[0]
+    return {line[0].split("==")[0]: (line[0].split("==")[1], len(line) - 1) for line in lines}
+
+
+@pytest.mark.parametrize("name", ["image", "torch", "build"])
+def test_every_locked_package_has_hashes(name):
+    """Pip refuses the whole file for the sake of one that has none."""
+    assert all(count > 0 for _, count in locked(name).values())
+
+
+def test_image_has_the_versions_that_the_tests_run_with():
+    """Other versions may compute other bits, and some stop Prefect's server or its schedules."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if "==" in line and line[0] != "#"]
+    pins = {canonicalize_name(name): version for name, version in pairs}
+    image = {name: version for name, (version, _) in locked("image").items()}
+
+    assert {name: pins[name] for name in image} == image
+    assert locked("torch")["torch"][0] == pins["torch"]
+
+
+def test_image_has_all_that_the_core_and_s3_need():
+    """With --no-deps nothing else is installed, and what is missing shows on a cluster."""
+    found, waiting = set(), {("metagradient-descent", "s3"), ("metagradient-descent", "")}
+    seen = set()
+    while waiting:
+        name, extra = each = waiting.pop()
+        seen.add(each)
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                found.add(canonicalize_name(needed.name))
+                waiting |= {(needed.name, more) for more in ["", *needed.extras]} - seen
+
+    assert found - set(locked("image")) - set(locked("torch")) == set()
 
 
 def test_compose_has_the_whole_platform():
@@ -96,19 +160,64 @@ def test_service_waits_for_services_that_can_be_waited_for(service):
     assert all(SERVICES[name]["restart"] == "no" for name in ended)
 
 
-@each_service
-def test_mount_is_a_declared_volume_or_a_folder_of_the_repository(service):
-    """What has to outlive a container lies in a named volume, none of it in a folder."""
-    sources = {mount.split(":")[0] for mount in service.get("volumes", [])}
+def mounts(service):
+    return [mount.split(":") for mount in service.get("volumes", [])]
 
-    assert sources - {"."} <= set(COMPOSE["volumes"])
+
+@each_service
+def test_mount_is_a_declared_volume_or_a_file_of_the_repository(service):
+    """What outlives a container lies in a named volume; a folder would also show ``.env``."""
+    for source, *_ in mounts(service):
+        assert source in COMPOSE["volumes"] or (HERE / source).exists()
+        assert source != "."
+        assert not source.startswith("./.")
 
 
 def test_every_volume_is_mounted():
     """A volume that nothing mounts is a slip in a name."""
-    mounts = [mount for each in SERVICES.values() for mount in each.get("volumes", [])]
+    sources = {source for each in SERVICES.values() for source, *_ in mounts(each)}
 
-    assert {mount.split(":")[0] for mount in mounts} - {"."} == set(COMPOSE["volumes"])
+    assert {source for source in sources if source[0] != "."} == set(COMPOSE["volumes"])
+
+
+def test_setup_has_all_that_its_commands_read():
+    """It is given single files, so one that a script imports may be forgotten."""
+    given = {target for _, target, *_ in mounts(SERVICES["setup"])}
+    script = SERVICES["setup"]["command"][-1]
+
+    modules = re.findall(r"deployments\.(\w+)", script)
+    files = {f"deployments/{module}.py" for module in modules} | {"deployments/pools"}
+    files |= set(re.findall(r"deployments/[\w.]+", script + make.PREFECT_YAML.read_text()[2000:]))
+    assert {f"/srv/{name}" for name in files if name != "deployments/recipes"} <= given
+
+
+@each_service
+def test_service_is_confined(service):
+    """A hole in one of them must not be one in the machine."""
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "pids_limit"} <= set(service)
+    assert "privileged" not in service
+    assert not set(service.get("cap_add", [])) & {"SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"}
+
+
+@each_service
+def test_root_key_of_the_store_is_known_to_two_services(service):
+    """A worker runs whatever a deployment says; it gets a key for one bucket."""
+    is_store = service["image"].startswith("${MGD_S3_IMAGE")
+
+    assert set(service["environment"]) >= ROOT_KEY if is_store else True
+    assert is_store or not any(name in str(service) for name in ROOT_KEY)
+
+
+@pytest.mark.parametrize("name", ["setup", "worker"])
+def test_server_asks_for_a_log_in_and_clients_have_it(name):
+    """Whoever reaches the API can start processes on the workers."""
+    server = SERVICES["server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    client = SERVICES[name]["environment"]["PREFECT_API_AUTH_STRING"]
+
+    assert re.findall(r"\w+", server)[0] == re.findall(r"\w+", client)[0]
+    assert client.startswith("${PREFECT_API_AUTH_STRING:?")
 
 
 def test_variables_are_those_of_the_example():
@@ -124,13 +233,22 @@ def test_secret_is_in_no_file_and_its_absence_stops_the_start(secret):
     assert f"${{{secret}:-" not in COMPOSE_TEXT
 
 
+def test_env_file_is_copied_for_its_owner_alone():
+    """``cp`` would leave the secrets readable by everybody on the machine."""
+    readme = (HERE / "README.md").read_text()
+    command = "install -m 600 deployments/.env.example deployments/.env"
+
+    assert all(command in text for text in (readme, COMPOSE_TEXT, EXAMPLE_TEXT))
+    assert not re.search(r"\bcp\b.*\.env", readme + COMPOSE_TEXT + EXAMPLE_TEXT)
+
+
 def test_env_file_with_secrets_is_not_committed():
     """The example is copied to it, and filled in."""
     assert (HERE / ".gitignore").read_text().splitlines() == [".env"]
 
 
 def test_published_port_is_for_this_machine_alone():
-    """Prefect's own server has no log-in."""
+    """Its traffic is not encrypted."""
     ports = [port for each in SERVICES.values() for port in each.get("ports", [])]
 
     assert ports == ["127.0.0.1:${PREFECT_PORT:-4200}:4200"]

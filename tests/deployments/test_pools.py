@@ -21,6 +21,9 @@ PREFECTS_OWN = json.loads(
 )
 PACKAGES = {"process": "prefect", "docker": "prefect-docker", "kubernetes": "prefect-kubernetes"}
 
+FIXED = {"docker": {"privileged", "volumes", "network_mode"}}
+"""Variables of Prefect's own that a run must not have: each makes it root on the machine."""
+
 each_kind = pytest.mark.parametrize("kind", make.POOLS)
 
 
@@ -64,10 +67,12 @@ def test_placeholders_are_the_variables(kind):
 def test_template_has_all_that_prefects_own_has(kind):
     """A worker reads what it knows; a key that is missing here is a setting that does not work."""
     own = PREFECTS_OWN[PACKAGES[kind]][kind]["default_base_job_configuration"]
-    ours = TEMPLATES[kind]
+    ours, fixed = TEMPLATES[kind], FIXED.get(kind, set())
 
-    assert set(own["job_configuration"]) <= set(ours["job_configuration"])
-    assert set(own["variables"]["properties"]) <= set(ours["variables"]["properties"])
+    assert set(own["job_configuration"]) - {"network_mode"} <= set(ours["job_configuration"])
+    assert set(own["variables"]["properties"]) - fixed == set(own["variables"]["properties"]) & set(
+        ours["variables"]["properties"]
+    )
 
 
 @each_kind
@@ -144,10 +149,56 @@ def test_docker_container_gets_shared_memory_and_a_gpu():
     """Neither has a setting of its own in Prefect's template."""
     job = apply_values(TEMPLATES["docker"]["job_configuration"], values("docker"))
 
-    assert job["container_create_kwargs"] == {
-        "shm_size": "2g",
-        "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}],
-    }
+    created = job["container_create_kwargs"]
+    assert created["shm_size"] == "2g"
+    assert created["device_requests"] == [
+        {"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}
+    ]
+
+
+def test_docker_run_cannot_become_root_on_the_machine():
+    """Whoever may start a run would otherwise mount the machine's disk, as root."""
+    asked = {"privileged": True, "volumes": ["/:/host"], "network_mode": "host"}
+
+    job = apply_values(TEMPLATES["docker"]["job_configuration"], values("docker", **asked))
+
+    assert job["privileged"] is False
+    assert job["volumes"] == ["mgd-credentials:/home/mgd/.aws:ro"]
+    assert "network_mode" not in job
+    created = job["container_create_kwargs"]
+    assert created["user"] == "10001"
+    assert created["cap_drop"] == ["ALL"]
+    assert created["security_opt"] == ["no-new-privileges:true"]
+    assert created["pids_limit"] == 4096
+    assert job["mem_limit"] == "16g"
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_kubernetes_pod_is_let_in_where_the_restricted_standard_is_enforced(gpus):
+    """A namespace that enforces Kubernetes' strictest standard refuses a pod that lacks any."""
+    pod = manifest(gpus=gpus)["spec"]["template"]["spec"]
+    (only,) = pod["containers"]
+
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert only["securityContext"]["allowPrivilegeEscalation"] is False
+    assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert all(set(volume) == {"name", "emptyDir"} for volume in pod["volumes"])
+    assert not any("hostPort" in port for port in only.get("ports", []))
+
+
+def test_kubernetes_limits_and_a_root_that_cannot_be_written_are_variables():
+    """A site that demands them sets them; what a run writes has places of its own."""
+    asked = {"read_only_root": True, "cpu_limit": "4", "ephemeral_storage_limit": "20Gi"}
+
+    only = container(manifest(**asked))
+
+    assert only["securityContext"]["readOnlyRootFilesystem"] is True
+    assert only["resources"]["limits"]["cpu"] == "4"
+    assert only["resources"]["limits"]["ephemeral-storage"] == "20Gi"
+    writable = {mount["mountPath"] for mount in only["volumeMounts"]}
+    assert writable == {"/dev/shm", "/tmp", "/home/mgd"}
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""What a command finds around it: Prefect's settings, proxies, and what lies in its folder.
+
+Nothing of it may decide whether a run on this machine works.
+"""
+
+import os
+import sys
+import urllib.request
+from typing import TYPE_CHECKING
+
+from engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from prefect.settings import Settings
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""This machine, which no proxy can reach in its stead."""
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""Keeps the working folder off the module path of processes that are started: a ``random.py`` or a
+folder ``prefect`` there would take the place of the real one."""
+
+
+def prefect_settings() -> "Settings":
+    """Return Prefect's settings.
+
+    Raises:
+        ConfigurationError: If Prefect cannot read them, and so cannot even be imported.
+    """
+    try:
+        from prefect.settings import get_current_settings
+
+        return get_current_settings()
+    except Exception as error:  # whatever a file, a variable or a folder is wrong about
+        raise ConfigurationError(
+            f"Prefect cannot read its settings: {type(error).__name__}: {brief(error)}. Look at "
+            f"{_named_sources()}: correct or unset what is wrong there."
+        ) from error
+
+
+def _named_sources() -> str:
+    """Name where Prefect's settings come from on this machine."""
+    variables = sorted(name for name in os.environ if name.startswith("PREFECT_"))
+    places = [
+        f"the variables {', '.join(variables)}" if variables else "",
+        "the file profiles.toml in PREFECT_HOME (by default ~/.prefect)",
+        f"prefect.toml, pyproject.toml and .env in {_working_folder()}",
+    ]
+    return "; ".join(place for place in places if place)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return "the working folder"
+
+
+def brief(error: BaseException) -> str:
+    """Return what an error says, on one line of bearable length."""
+    words = " ".join(str(error).split())
+    return f"{words[:297]}..." if len(words) > 300 else words.rstrip(".")
+
+
+def pass_by_proxies() -> None:
+    """Let this process and its children reach this machine without a proxy, others as before.
+
+    Prefect's client would ask the proxy for a server on 127.0.0.1, and wait for minutes; and it
+    cannot be made at all while a variable names a proxy of a kind that it does not know.
+    """
+    import httpx
+
+    listed = urllib.request.getproxies_environment().get("no", "")
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    together = ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
+    if "*" in hosts:
+        together = "*"  # all; beside others, urllib would not know it
+    os.environ |= {"no_proxy": together, "NO_PROXY": together}
+    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+        url = os.environ[name]
+        try:
+            httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}").close()
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            if url:
+                print(f"{name} is not used: {brief(error)}.", file=sys.stderr)  # noqa: T201
+            del os.environ[name]
+
+
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
+
+
+def without_proxies(environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment without proxies, for a process that only serves this machine."""
+    return {
+        name: value for name, value in environment.items() if not name.lower().endswith("_proxy")
+    }
