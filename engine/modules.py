@@ -70,11 +70,6 @@ def _refuse_wrappers(given: nn.Module) -> None:
                 "in the module as it was before torch.compile (model._orig_mod), and let the "
                 "engine compile: Routine(compile=True)."
             )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigurationError(
-                f"{words} is a ScriptModule, whose parameters cannot be replaced by those of a "
-                "step. Hand in the module as it was before torch.jit.script or trace."
-            )
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise ConfigurationError(
                 f"{words} spreads a batch over devices. Hand in what it wraps: model.module."
