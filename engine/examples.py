@@ -5,6 +5,7 @@ time. A data set that gives one sample for an index is asked sample by sample, a
 collation makes the batch.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -214,7 +215,8 @@ def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401
         raise DataError(f"examples is a {type(given).__name__}, which has no order. {_KINDS}.")
     samples = Samples(given, device, len(given))
     ends = torch.tensor([0, len(given) - 1], device="cpu")
-    whole, refusal = _attempt(lambda: given[ends])
+    shown, failed = _attempt(lambda: copy.copy(given))  # a look must not move what it keeps
+    whole, refusal = _attempt(lambda: (given if failed else shown)[ends])
     if refusal is None and not isinstance(given, Dataset):
         return given  # what it returns for indices is its own business
     batch, wrong = _attempt(lambda: samples[ends])

@@ -92,6 +92,9 @@ class SameNumbers(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function`` on converted arguments."""
         del types
+        if function in self._DRAWS and (kwargs or {}).get("generator") is not None:
+            # Data that the user's code makes, e.g. held-out points: the same in every format.
+            return convert(function(*args, **(kwargs or {})), self.dtype)
         args, named = convert(args, self.dtype), convert(kwargs or {}, self.dtype)
         if function is functional.dropout:
             return self._dropout(*args, **named)
@@ -111,8 +114,10 @@ class SameNumbers(TorchFunctionMode):
         del inplace
         if not training or p == 0:
             return values
-        drawn = torch.rand(values.shape, device=values.device, dtype=torch.float32)
-        return values * (drawn >= p).to(values.dtype) / (1 - p)
+        # Torch's own draw for float32, so that a float32 run in float64 drops the run's own units.
+        ones = torch.ones(values.shape, device=values.device, dtype=torch.float32)
+        kept = functional.dropout(ones, p) > 0
+        return values * kept.to(values.dtype) / (1 - p) if p < 1 else values * 0
 
 
 def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batches of any kind)

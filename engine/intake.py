@@ -333,7 +333,7 @@ def outputs_from(outputs: Any) -> Sequence[Any]:  # noqa: ANN401 (whatever was h
 
 def refuse_output(output: Any) -> None:  # noqa: ANN401 (whatever was handed in)
     """Refuse an output that is no function of the model."""
-    if not callable(output) or isinstance(output, type | nn.Module):
+    if not callable(output) or isinstance(output, type):
         shown = (
             f"the class {output.__name__}" if isinstance(output, type) else type(output).__name__
         )

@@ -123,6 +123,13 @@ def float_table_loss(model, batch):
     return functional.cross_entropy(model(batch["x"].double()), batch["y"], reduction="none")
 
 
+class MeanOfHeldOut(nn.Module):
+    """An output that is a module without parameters."""
+
+    def forward(self, model):  # noqa: D102
+        return output(model)
+
+
 def made_in_inference_mode():
     with torch.inference_mode():
         return X.clone(), Y.clone()
@@ -172,6 +179,10 @@ WORK = {
     "z as an array": {"z": {"w": np.ones(N)}},
     "z as a list": {"z": {"w": [1.0] * N}},
     "path as a word": {"path": "plain"},
+    "scripted model": {"model": torch.jit.script(routines.mlp())},
+    "traced model": {"model": torch.jit.trace(routines.mlp(), X[:2])},
+    "fx model": {"model": torch.fx.symbolic_trace(routines.mlp())},
+    "output as a module": {"out": MeanOfHeldOut()},
     "model in eval mode": {"model": routines.mlp().eval()},
     "loss as an object": {"loss": type("Loss", (), {"__call__": lambda self, m, b: loss(m, b)})()},
     "loss as a partial": {"loss": partial(lambda scale, m, b: scale * loss(m, b), 1.0)},

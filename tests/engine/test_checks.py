@@ -301,10 +301,8 @@ def test_z_that_does_not_fit_is_refused(z, message):
 
 def test_integer_weights_are_refused():
     """torch.ones(n, dtype=int) reads well and has no derivative."""
-    weights = ExampleWeights(torch.ones(12, dtype=torch.int64))
-
     with pytest.raises(ConfigurationError, match="torch.int64.*floating point"):
-        check(problems.routine(metaparameters={"weights": weights}))
+        ExampleWeights(torch.ones(12, dtype=torch.int64))
 
 
 def test_first_loss_that_is_nan_is_named():

@@ -58,7 +58,7 @@ def test_with_value_keeps_everything_else_and_leaves_the_original():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_value_that_is_not_finite_is_refused(kind, value):
     """A NaN in z makes every loss NaN hours later; the usual cause is named here."""
-    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}.*not finite.*step_size"):
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}.*not finite.*too long"):
         kind(vector(1, value))
 
 

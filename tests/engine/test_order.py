@@ -97,5 +97,5 @@ def test_batch_larger_than_the_data_holds_several_epochs():
 
 def test_all_zero_counts_are_refused():
     """A descent that dropped every example has nothing to train on, and says which knob did it."""
-    with pytest.raises(DataError, match=r"All 4 counts are zero.*outer\.step_size"):
+    with pytest.raises(DataError, match=r"All 4 counts are zero.*above zero"):
         Order(torch.zeros(4), batch_size=2, seed=0)

@@ -342,10 +342,8 @@ def test_examples_that_cannot_be_trained_on_are_refused(examples, message):
 
 def test_model_without_trainable_parameters_is_refused():
     """Everything frozen is a forgotten requires_grad_, not a run."""
-    routine = problems.routine(model=problems.model().requires_grad_(False))
-
     with pytest.raises(ConfigurationError, match="no trainable parameters"):
-        routine.initial_state()
+        problems.routine(model=problems.model().requires_grad_(False))
 
 
 @pytest.mark.parametrize("reduce", [torch.mean, torch.sum, lambda loss: loss.view(-1, 1)])

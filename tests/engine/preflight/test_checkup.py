@@ -115,4 +115,4 @@ def test_eps_root_is_judged_by_its_size(value, verdict):
 
     assert found.verdict is verdict
     assert found.value == value
-    assert ("optimizer.eps_root to 1e-8" in found.remedy) == (verdict is not Verdict.PASS)
+    assert ("eps_root=1e-8" in found.remedy) == (verdict is not Verdict.PASS)

@@ -80,4 +80,5 @@ def test_json_has_the_fields_that_programs_read():
         "limit",
         "cause",
         "remedy",
+        "settings",
     }
