@@ -183,7 +183,7 @@ def _cut(text: str, passages: Passages) -> Iterator[tuple[int, str]]:
 
 def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON value)
     """Read one example; ``passage`` says where it stands and how its source is called."""
-    place = passage.place.capitalize()
+    place = f"Line {passage.line} of {passage.file}"
     if not isinstance(content, dict):
         raise DataError(
             f"{place} is {type(content).__name__}, but an example is an "

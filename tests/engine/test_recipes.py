@@ -285,7 +285,8 @@ READ = {
     "UTF-16": TRAINING.encode("utf-16"),
     "UTF-32": TRAINING.encode("utf-32"),
     "CRLF": TRAINING.replace("\n", "\r\n").encode(),
-    "JSON": b'{"kind": "descent", "name": "tiny", "training": {"num_steps": 8, "learning_rate":1e-2}}',
+    "JSON": b'{"kind": "descent", "name": "tiny", "training": {"num_steps": 8,\n'
+    b' "learning_rate": 1e-2}}',
     "exponents": TRAINING.replace("0.01", "1e-2").replace("8", "8e0").encode(),
     "a merge that is overridden": (
         TRAINING.replace("training:\n", "training:\n  <<: {num_steps: 99, learning_rate: 0.5}\n")

@@ -216,7 +216,7 @@ REFUSED = {
         gzip.compress(gzip.compress(gzip.compress(b"x"))), "a.gz", "more than 2 times over",
     ),
     "half of a character in a prompt": (
-        b'{"prompt": "p \\ud83d", "completion": "c"}', "a", "half of a character",
+        b'{"prompt": "p \\ud83d", "completion": "c"}', "Mine.TXT", "half of a character",
     ),
     "half of a character in a completion": (
         b'{"prompt": "p", "completion": "\\ude00"}', "a", "half of a character",

@@ -100,7 +100,7 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """A tiny pretrained model with its tokenizer in a folder, as ``save_pretrained`` leaves them."""
+    """A tiny pretrained model with its tokenizer in a folder, as transformers saves them."""
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 2}, "<s>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
