@@ -14,8 +14,8 @@ from engine.recipes import load_recipe
 from engine.runs import run_name
 from flows.clean import clean
 from flows.cli import app
-from flows.one_message import SPENT, one_message
 from flows.descent import descent
+from flows.one_message import SPENT, one_message
 from tests.flows.test_descent import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
