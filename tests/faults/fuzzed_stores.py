@@ -265,7 +265,7 @@ def one_value(path: Path, draw: random.Random) -> str:
     parent, key = draw.choice(places) if places else (record, "new")
     what = draw.random()
     if what < 0.15 and isinstance(parent, dict):
-        del parent[key]
+        parent.pop(key, None)
         said = "without a value"
     elif what < 0.25 and isinstance(parent, dict):
         parent[draw.choice(("new", ESCAPE, "../x", ""))] = draw.choice(VALUES)
