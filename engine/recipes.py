@@ -258,8 +258,17 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"  {key}: unknown setting. Settings here: {', '.join(fields)}."
     if error["type"] == "value_error" and not key:
         return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
+    if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
+        text = str(error["ctx"]["error"])
+        own = text.partition(" ")[0] in fields[last].annotation.model_fields
+        return f"  {key}.{text}" if own else f"  {text}"  # a group may know its own name, or not
     if error["type"] == "missing":
         return f"  {key}: missing. Give it a value."
     described = fields[last].description if last in fields else None
     remedy = f" {key} means: {' '.join(described.split())}" if described else ""
     return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
+
+
+def _is_group(parent: Any, name: str) -> bool:  # noqa: ANN401 (a model, or what is none)
+    field = getattr(parent, "model_fields", {}).get(name)
+    return field is not None and hasattr(field.annotation, "model_fields")
