@@ -128,12 +128,21 @@ def _set(switches: dict[str, Any]) -> None:
         torch.set_num_threads(switches["threads"])
 
 
-def _refuse_hopeless() -> None:
+def refuse_meta() -> None:
+    """Refuse a default device on which tensors have no values.
+
+    Raises:
+        ConfigurationError: Says how to leave it.
+    """
     if torch.get_default_device().type == "meta":
         raise ConfigurationError(
             "torch's default device is 'meta', whose tensors hold no numbers. Call the engine "
             "outside of torch.device('meta')."
         )
+
+
+def _refuse_hopeless() -> None:
+    refuse_meta()
     value = os.environ[_CUBLAS]
     if value not in _CUBLAS_SAFE:
         raise ConfigurationError(

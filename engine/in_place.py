@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.binding import copied
 from engine.buffers import BUFFERS
 from engine.errors import WitnessError
 from engine.fingerprint import fingerprint
@@ -47,6 +48,8 @@ class Seen:
 def given_module(routine: Routine) -> nn.Module:
     """Return the module that was handed in, if it still has the run's parameters."""
     given = routine.given
+    if any(tensor.is_inference() for tensor in (*given.parameters(), *given.buffers())):
+        given = copied(routine.model)  # torch itself does not train what inference mode made
     shapes = {name: tuple(tensor.shape) for name, tensor in given.named_parameters()}
     if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
         return given

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from engine import optim
+from engine.determinism import refuse_meta
 from engine.errors import ConfigurationError
 from engine.examples import examples_from
 from engine.metaparameters import Metaparameter, constant
@@ -33,6 +34,7 @@ def take_in(routine: "Routine") -> None:
         ConfigurationError: Names the argument, what it is, and what to hand in.
         DataError: Likewise, for examples.
     """
+    refuse_meta()
 
     def put(name: str, value: Any) -> None:  # noqa: ANN401 (a field's own type)
         object.__setattr__(routine, name, value)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.determinism import refuse_meta
 from engine.errors import ConfigurationError
 from engine.optim import Hyperparameters
 from engine.types import Batch
@@ -42,6 +43,7 @@ class Metaparameter:
                 f"{kind.__name__} holds {value.dtype}, in which the digits of a metagradient, and "
                 "its signs, are noise. Use value.float() or value.double()."
             )
+        refuse_meta()
         if not torch.isfinite(value.to(torch.float64)).all():
             raise ConfigurationError(
                 f"A metaparameter of kind {kind.__name__} holds a value that is not finite. If a "

@@ -1,6 +1,8 @@
 """Number formats that a metagradient cannot have: fewer than 32 bits anywhere in a step."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,24 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
                 f"z[{name!r}] is {tensor.dtype}. {LOW_PRECISION}: use .float()."
             )
     term, state = routine.first_piece(next(routine.terms(0))), routine.initial_state(z)
-    watch = _Watch()
-    with torch.enable_grad(), routine.reading(state), watch:
+    with torch.enable_grad(), routine.reading(state), full_precision("loss"):
         routine.term_losses(state["params"].detach(), term, z, 0)
+
+
+@contextmanager
+def full_precision(what: str) -> Iterator[None]:
+    """Refuse at the end of the block what computed in fewer than 32 bits inside of it.
+
+    Raises:
+        ConfigurationError: Names the format, the first operation in it, and the user's line.
+    """
+    watch = _Watch()
+    with watch:
+        yield
     if watch.found:
         raise ConfigurationError(
-            f"The loss computes in {watch.found}. {LOW_PRECISION}: leave out autocast(), half() "
-            "and bfloat16() in the model and the loss, and keep its weights in float32.",
+            f"The {what} computes in {watch.found}. {LOW_PRECISION}: leave out autocast(), half() "
+            f"and bfloat16() in the model and the {what}, and keep its weights in float32.",
             settings=("training.dtype",),
         )
 

@@ -1,6 +1,9 @@
 """Training a routine for its final state alone."""
 
+from engine.diagnosis import asked_rightly
+from engine.intake import point_from
 from engine.oracle import train as train_unseen
+from engine.precision import refuse_low_precision
 from engine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness import testify
@@ -22,6 +25,9 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
     Cost:
         T plain steps, and three for the witness.
     """
+    point = point_from(routine, z)
+    with asked_rightly(routine, []):
+        refuse_low_precision(routine, point)
     if witness:
-        testify(routine, [], routine.point() if z is None else z)
+        testify(routine, [], point)
     return train_unseen(routine, z)

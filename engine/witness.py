@@ -23,6 +23,7 @@ from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.leaves import foreign_leaves, lasting_leaves, words_for
 from engine.operations import grouped_products
+from engine.precision import full_precision
 from engine.product import entering
 from engine.routine import Routine
 from engine.step import plain_step
@@ -297,7 +298,8 @@ def _compare_output(routine: Routine, given: nn.Module, output: Output, state: S
         with torch.enable_grad(), routine.binding.kept():
             return routine.evaluate(part, leaves)
 
-    value = evaluated()
+    with full_precision("output"):
+        value = evaluated()
     known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
     if value.requires_grad and foreign_leaves(value, known):
         _refuse_leaves(routine, "output", evaluated, known)

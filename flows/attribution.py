@@ -27,7 +27,7 @@ def attribution(recipe: AttributionRecipe, store: StoreUrl = "mgd-store") -> Att
 
     Args:
         recipe: The training, and what to attribute.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     work.check(recipe, store)

@@ -24,7 +24,7 @@ def canaries(recipe: CanariesRecipe, store: StoreUrl = "mgd-store") -> CanariesR
 
     Args:
         recipe: The training, which of its examples are canaries, and how they move.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     work.check(recipe, store)

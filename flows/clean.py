@@ -24,7 +24,7 @@ def clean(
     """Free what no run needs; see ``engine.housekeeping`` for what always stays.
 
     Args:
-        store: Folder of the runs: a path or any fsspec URL.
+        store: Folder of the runs: a path, or a URL such as s3://bucket/folder.
         older_than_days: Free runs that have written nothing for so long; empty frees none by age.
         keep: Free all but so many runs, the ones that were active last; empty frees none by count.
         intermediate: Free what finished runs keep only to be repeated or continued.

@@ -34,7 +34,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="MGD_STORE",
-        help="Folder for checkpoints, results and reports: a path or any fsspec URL.",
+        help="Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.",
     ),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")]

@@ -25,7 +25,7 @@ def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
 
     Args:
         recipe: The set-up, and what to optimize of it.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     training.check(recipe, store)

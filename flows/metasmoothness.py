@@ -24,7 +24,7 @@ def metasmoothness(recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store") 
 
     Args:
         recipe: The training, and how to measure.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     smoothness.check(recipe, store)

@@ -24,7 +24,7 @@ def replicas(
     Args:
         recipe: The set-up, and what to optimize of it.
         seeds: Takes the place of ``training.seed``, one after the other.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     recipes = [with_seed(recipe, seed) for seed in seeds]

@@ -36,7 +36,7 @@ def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> 
 
     Args:
         recipe: The training, and what to change of it.
-        store: Folder for checkpoints, results and reports: a path or any fsspec URL.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
     store = absolute(store)
     started = datetime.now(UTC).isoformat()
