@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -33,7 +34,7 @@ def test_torchs_own_weight_norm_is_still_wrong():
     layer = parametrizations.weight_norm(nn.Linear(3, 4)).double()
     g, v = (p.detach().clone().requires_grad_() for p in layer.parametrizations.weight.parameters())
 
-    with pytest.raises(torch.autograd.gradcheck.GradcheckError):
+    with pytest.raises(GradcheckError):
         gradgradcheck(lambda v, g: torch._weight_norm(v, g, 0), (v, g))
 
 
