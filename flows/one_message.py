@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import click
 import typer
 
 REFUSED = 2
@@ -31,7 +30,7 @@ def one_message(debug: bool) -> Iterator[None]:
         from flows.screen import flush
 
         flush()
-    except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise  # typer's own ways to end
     except Exception as error:
         if debug:

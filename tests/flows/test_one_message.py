@@ -151,3 +151,12 @@ def test_output_that_cannot_be_written_is_one_message(command):
     assert "output cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("ending", [typer.Exit(3), typer.Abort(), BrokenPipeError(), SystemExit(5)])
+def test_ways_to_end_that_are_no_errors_pass(ending):
+    """A verdict has an exit code of its own, and whoever reads by `head` has seen enough."""
+    with pytest.raises(type(ending)) as ended, one_message(False):
+        raise ending
+
+    assert ended.value is ending
