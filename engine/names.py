@@ -8,7 +8,8 @@ Layout::
     <store>/store.json                          the mark of a store
     <store>/stages/<stage>/<key>/...            record, leases and attempts of a stage
     <store>/results/<stage>-<key>               Prefect's record of a stage
-    <store>/runs/<name>-<8 hex digits>/...      a run, with the files that are listed here
+    <store>/runs/<name>-<8 hex digits>/...      a run, with the files that are listed here, its
+                                                claims, starts, and processes at work
 """
 
 import re
@@ -77,7 +78,7 @@ def is_run(name: str) -> bool:
 def is_run_file(path: str) -> bool:
     """Say whether a file in a run's folder, by its path below it, is ours."""
     folder, _, name = _completed(path).rpartition("/")
-    patterns = {"stages": _CLAIM, "starts": _START}
+    patterns = {"stages": _CLAIM, "starts": _START, "at-work": _START}
     if folder in patterns:
         return patterns[folder].fullmatch(name) is not None
     return not folder and name in RUN_FILES
