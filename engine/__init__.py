@@ -10,7 +10,6 @@ from engine.outputs import MeanLoss
 from engine.preflight import CheckReport, check
 from engine.routine import Routine
 from engine.training import train
-from engine.witness import Witness
 
 __all__ = [
     "CheckReport",
@@ -23,7 +22,6 @@ __all__ = [
     "Metaparameter",
     "Optimizer",
     "Routine",
-    "Witness",
     "adam",
     "adamw",
     "central_difference",

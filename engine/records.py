@@ -90,7 +90,8 @@ def _encoded(url: str, record: dict[str, Any]) -> bytes:
     if len(text) >= LARGEST:
         raise ConfigurationError(
             f"The record for {url} has {len(text)} bytes, and at most {LARGEST} are read back. "
-            "Use shorter segments: a smaller replay.steps_per_segment."
+            "Use shorter segments.",
+            settings=("replay.steps_per_segment",),
         )
     return (text + "\n").encode()
 

@@ -43,7 +43,7 @@ class Witness:
     Attributes:
         gradient: Largest relative difference of the gradient, over the parameter tensors.
         loss: Relative difference of the batch's loss.
-        output: Relative difference of the output.
+        output: Relative difference of the output; NaN if there was none to compare.
         curvature: Relative error of the second derivative against a finite difference; None if it
             could not be taken.
         note: What was not compared, and why; empty if all was.
@@ -73,10 +73,11 @@ class Witness:
             if self.curvature is not None
             else "second derivative not compared"
         )
+        output = "" if math.isnan(self.output) else f", output {self.output:.0e}"
         note = f" {self.note}" if self.note else ""
         return (
             "A step that the module took by itself agrees with the engine's: gradient "
-            f"{self.gradient:.0e}, loss {self.loss:.0e}, output {self.output:.0e}; {curvature}."
+            f"{self.gradient:.0e}, loss {self.loss:.0e}{output}; {curvature}."
             f"{note}"
         )
 
@@ -115,7 +116,8 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
             raise WitnessError(_moves(moved))
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         loss_error = _relative(own.losses, theirs.losses)
-        output_error = max((_compare_output(routine, given, o, state) for o in outputs), default=0)
+        errors = [_compare_output(routine, given, output, state) for output in outputs]
+        output_error = max(errors, default=math.nan)
         curvature, note = _curvature(routine, outputs)
     return Witness(error, loss_error, output_error, curvature, note)
 

@@ -18,7 +18,7 @@ from engine.optim import adam
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from tests.routines import (
     NUM_EXAMPLES,
-    attend,
+    attend_by_flash,
     examples,
     loss,
     mlp,
@@ -290,7 +290,9 @@ BROKEN: dict[str, Broken] = {
         "once_differentiable",
     ),
     "flash attention": Broken(
-        lambda: through(attend), ("second-derivatives",), "_scaled_dot_product_flash_attention"
+        lambda: through(attend_by_flash),
+        ("second-derivatives",),
+        "_scaled_dot_product_flash_attention",
     ),
     "hidden generator": Broken(
         lambda: routine(loss=_random_loss), ("first-step",), "two different states"

@@ -107,3 +107,9 @@ def through(function: Callable[[nn.Module, Tensor], Tensor]) -> Routine:
 def attend(module: nn.Module, hidden: Tensor) -> Tensor:
     heads = hidden.view(-1, 1, 3, 4)
     return functional.scaled_dot_product_attention(heads, heads, heads).reshape(-1, 12)
+
+
+def attend_by_flash(module: nn.Module, hidden: Tensor) -> Tensor:
+    """Insists on a kernel without a second derivative, which the engine would not take."""
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
+        return attend(module, hidden)

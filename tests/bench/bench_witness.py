@@ -81,8 +81,8 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     lines = [
-        f"Commit {commit}. What a witness takes beyond three plain steps and two evaluations is the",
-        "comparison of second derivatives, on eight examples in float64, and the twin for it.",
+        f"Commit {commit}. What a witness takes beyond three plain steps and two evaluations is",
+        "the comparison of second derivatives, on eight examples in float64, and the twin for it.",
         "",
         "| run | plain step | evaluation | witness | in plain steps | of a metagradient |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -117,7 +117,8 @@ def test_replayed_steps_read_the_statistics_of_their_state():
     """A loss that reads them in training mode sees those of the step, not the newest."""
 
     def loss(net, batch):
-        return problems.loss(net, batch) * (1 + net[1].running_mean.square().sum())
+        factor = 1 + net[1].running_mean.square().sum()  # before the forward pass moves it
+        return problems.loss(net, batch) * factor
 
     run = routine(loss=loss)
     _, expected = whole_run_gradient(run, problems.output)

@@ -41,15 +41,27 @@ def body(forward, **modules):
 
 
 def attend(module, features):
-    """Attention by the kernel that torch chooses on a CPU, which has no double backward."""
+    """Attention by the kernel that torch chooses; the engine has it choose one by formulas."""
     heads = features.view(-1, 1, 2, 4)
     return functional.scaled_dot_product_attention(heads, heads, heads).reshape(-1, 8)
+
+
+def attend_by_flash(module, features):
+    """It insists on a kernel without a second derivative, which the engine would not take."""
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
+        return attend(module, features)
 
 
 def attend_by_math(module, features):
     """The same attention by the kernel that the message recommends."""
     with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
         return attend(module, features)
+
+
+def call_for_nothing(module, features):
+    """Call a layer, and leave out what it returns."""
+    module.spare(features[:, :2])
+    return features
 
 
 def count(module, features):
@@ -88,7 +100,7 @@ def test_attention_by_the_recommended_kernel_passes():
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [
-        (attend, r"flash_attention.*not implemented.*sdpa_kernel\(SDPBackend\.MATH\)"),
+        (attend_by_flash, r"flash_attention.*not implemented.*sdpa_kernel\(SDPBackend\.MATH\)"),
         (lambda module, features: Once.apply(features), "once_differentiable.*second derivative"),
     ],
     ids=["flash-attention", "once-differentiable"],
@@ -107,7 +119,7 @@ def test_metagradient_refuses_before_any_training():
         steps.append(1)
         return batch
 
-    routine = problems.routine(model=body(attend), augment=counted)
+    routine = problems.routine(model=body(attend_by_flash), augment=counted)
 
     with pytest.raises(UndifferentiableError, match="cannot be differentiated twice"):
         metagradient(routine, problems.output)
@@ -129,10 +141,10 @@ def test_loss_cut_from_all_parameters_is_refused():
 @pytest.mark.parametrize(
     "model",
     [
-        body(lambda module, features: features, spare=nn.Linear(2, 2)),
+        body(call_for_nothing, spare=nn.Linear(2, 2)),
         body(lambda module, features: features.detach()),
     ],
-    ids=["unused", "detached"],
+    ids=["called for nothing", "detached"],
 )
 def test_parameter_without_a_part_in_the_loss_is_named(model):
     """A gradient of None becomes zeros in a flat vector, and then nobody sees it any more."""
@@ -144,10 +156,15 @@ def test_parameter_without_a_part_in_the_loss_is_named(model):
 
 def test_frozen_spare_parameter_passes():
     """The remedy that the message names."""
-    model = body(lambda module, features: features, spare=nn.Linear(2, 2))
+    model = body(call_for_nothing, spare=nn.Linear(2, 2))
     model.spare.requires_grad_(False)
 
     check(problems.routine(model=model))
+
+
+def test_parameter_of_a_module_that_is_not_called_passes():
+    """An expert that has nothing to do in step 0 has a gradient of zero there, and not a cut one."""
+    check(problems.routine(model=body(lambda module, features: features, spare=nn.Linear(2, 2))))
 
 
 @pytest.mark.parametrize(

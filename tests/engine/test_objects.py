@@ -21,6 +21,7 @@ from engine.location import (
     scratch_folder,
 )
 from engine.records import read_bytes, read_records, write_bytes
+from engine.store_mark import mark_store
 from tests.engine.test_housekeeping import add_run, add_stage
 
 SIBLINGS = {
@@ -128,6 +129,7 @@ def test_clean_frees_a_run_in_one_store_and_leaves_its_sibling(root, name):
         check_writable(store)
         used = add_stage(store, "train", uuid.uuid4().hex)
         add_run(store, "run-1", used)
+        mark_store(store)
     before = below(stores[1])
 
     runs = stored_runs(stores[0])

@@ -75,7 +75,7 @@ def test_every_kind_ends_what_it_claimed_and_leaves_only_known_files(finished):
         assert record.ending.computing_seconds > 0
         assert not list(folder.glob("starts/*"))
     named = {path for path in os.listdir(store)}
-    assert named == {MARK, "stages", "results", "runs"}
+    assert named == {MARK, "stages", "runs"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -353,6 +353,10 @@ def _refused() -> dict[str, Refused]:
             Variant(mlp, loss=lambda m, f=factor: lambda net, b: loss(net, b) * f(m)),
             ELSEWHERE,
         )
+        found[f"constant from the outer module in the output: {name}"] = (
+            Variant(mlp, output=lambda m, f=factor: lambda net: loss(net, _HELD).mean() * f(m)),
+            ELSEWHERE,
+        )
     for name, (held, read) in _trained_outside().items():
         found[f"trained outside: {name}"] = (
             Variant(
@@ -374,6 +378,10 @@ def _refused() -> dict[str, Refused]:
     for name, (keep, read) in containers.items():
         found[f"a parameter in {name}"] = (
             Variant(lambda k=keep, r=read: Holder(k, r).double()),
+            ELSEWHERE,
+        )
+        found[f"a detached parameter in {name}"] = (
+            Variant(lambda k=keep, r=read: Holder(k, lambda kept, r=r: r(kept).detach()).double()),
             ELSEWHERE,
         )
     follows = {"lerp": _by_lerp, "data": _by_data, "copy": _by_copy, "a bias": _by_one}

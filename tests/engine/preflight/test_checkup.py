@@ -91,6 +91,7 @@ def test_a_report_names_what_it_measured(relu):
         "second-derivatives",
         "dropout",
         "replay",
+        "witness",
         "whole-run-autograd",
         "central-differences",
         "number-format",
