@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from engine.binding import Binding
+from engine.buffers import without_buffers
 from engine.determinism import generator
-from engine.product import named_refusals
+from engine.product import entering, named_refusals
 from engine.routine import Routine
 from engine.types import Metaparams, State
 
 DISTANCES = (1e-5, 1e-6, 1e-4)
 """Distances along the direction, relative to the parameters; the first that agrees is enough."""
 
-LIMIT = 1e-4
-"""Of the relative error in float64, where 1e-8 is usual."""
+LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
+"""Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
+usual, and 1e-10."""
 
 _FEW = 8
 
@@ -68,16 +70,50 @@ def compare(
     terms = torch.stack([(p * v).sum() for p, v in zip(pulled, direction, strict=True)])
     norms = [(p * v).square().sum() for p, v in zip(pulled, direction, strict=True)]
     predicted, scale = float(terms.sum()), float(torch.stack(norms).sum().sqrt())
+    return _judge(predicted, scale, lambda h: _difference(function, rows, weights, direction, h))
+
+
+def compare_first(function: Function, leaves: Sequence[Tensor], seed: int = 0) -> Curvature:
+    """Compare the first derivative of a scalar function along one direction.
+
+    Each number moves relative to itself, so that what is zero stays so.
+
+    Cost:
+        The function with its graph, and twice for a distance.
+    """
+    drawn = generator(seed, "first derivative")
+    rows = [tensor.detach() for tensor in leaves]
+    direction = [row * _like(row, drawn) for row in rows]
+    slopes = _gradient(function, rows)
+    terms = [(g * v).sum() for g, v in zip(slopes, direction, strict=True)]
+    norms = [(g * v).square().sum() for g, v in zip(slopes, direction, strict=True)]
+    predicted, scale = float(torch.stack(terms).sum()), float(torch.stack(norms).sum().sqrt())
+
+    def difference(distance: float) -> float:
+        with torch.no_grad():
+            above, below = (
+                float(function([row + shift * v for row, v in zip(rows, direction, strict=True)]))
+                for shift in (distance, -distance)
+            )
+        return (above - below) / (2 * distance)
+
+    return _judge(predicted, scale, difference, UPDATE_LIMIT)
+
+
+def _judge(
+    predicted: float, scale: float, difference: Callable[[float], float], limit: float = LIMIT
+) -> Curvature:
+    """Take differences until one agrees; what is wrong has two that agree with one another."""
     found: list[float] = []
     for distance in DISTANCES:
-        found.append(_difference(function, rows, weights, direction, distance))
-        if abs(found[-1] - predicted) <= LIMIT * max(scale, abs(found[-1])):
+        found.append(difference(distance))
+        if abs(found[-1] - predicted) <= limit * max(scale, abs(found[-1])):
             break
     errors = [abs(value - predicted) for value in found]
     size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
     best = min(errors)
     spread = min((abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf"))
-    return Curvature(best / size, best > LIMIT * size and spread <= 0.1 * best)
+    return Curvature(best / size, best > limit * size and spread <= 0.1 * best)
 
 
 def _pulled(
@@ -130,6 +166,35 @@ def _like(row: Tensor, drawn: torch.Generator) -> Tensor:
 
 def _scale(row: Tensor) -> float:
     return float(row.square().mean().sqrt()) if row.any() else 1.0
+
+
+def update_error(twin: Routine, state: State, z: Metaparams) -> Curvature:
+    """Compare the derivative of the optimizer's update with a finite difference.
+
+    Args:
+        twin: A run in float64.
+        state: A state after a step, where moments are not zero.
+        z: Its metaparameters.
+    """
+    leaves = entering(twin, z, 0)
+    rows = {name: row.detach() for name, row in without_buffers(state).items()}
+    start = rows["params"].clone().requires_grad_()
+    with twin.reading(state), twin.binding.kept(), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(_loss(twin, start, z), start)
+    names, drawn = [*rows, "gradient", *leaves], generator(0, "update")
+    weights = {name: _like(row, drawn) for name, row in rows.items()}
+
+    def function(values: Sequence[Tensor]) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        following = twin.update(
+            {name: given[name] for name in rows},
+            given["gradient"],
+            {**z, **{name: given[name] for name in leaves}},
+            0,
+        )
+        return torch.stack([(row * weights[name]).sum() for name, row in following.items()]).sum()
+
+    return compare_first(function, [*rows.values(), gradient, *leaves.values()])
 
 
 def step_curvature(twin: Routine, state: State, z: Metaparams) -> Curvature:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.buffers import BUFFERS, without_buffers
-from engine.curvature import Curvature, culprit, step_curvature
+from engine.curvature import Curvature, culprit, step_curvature, update_error
 from engine.determinism import deterministic, generator, seeded
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
@@ -351,9 +351,11 @@ def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | Non
     output = outputs[0] if outputs else _no_output
     try:
         twin, _ = exact_twin(routine, output)
-        state, z = twin.initial_state(), twin.point()
-        state = _moved(twin, z, state)
+        z = twin.point()
+        after, _ = plain_step(twin, twin.initial_state(), z, 0)
+        state = _moved(twin, z, after)
         found: Curvature = step_curvature(twin, state, z)
+        update = update_error(twin, after, z)
     except UndifferentiableError:
         raise
     except (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -363,6 +365,12 @@ def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | Non
         raise WitnessError(
             f"The second derivative of the loss is off by {found.error:.1e} from finite "
             f"differences of its gradient. {culprit(twin, state, z)}."
+        )
+    if update.is_wrong:
+        raise WitnessError(
+            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
+            f"{update.error:.1e} from finite differences: a part of it is cut out of the graph. "
+            "Look for a detach(), .data, item() or no_grad() in it."
         )
     return found.error, ""
 

@@ -163,7 +163,7 @@ def test_frozen_spare_parameter_passes():
 
 
 def test_parameter_of_a_module_that_is_not_called_passes():
-    """An expert that has nothing to do in step 0 has a gradient of zero there, and not a cut one."""
+    """An expert that has nothing to do in step 0 has a gradient of zero there, no cut one."""
     check(problems.routine(model=body(lambda module, features: features, spare=nn.Linear(2, 2))))
 
 

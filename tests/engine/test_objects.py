@@ -128,14 +128,14 @@ def test_clean_frees_a_run_in_one_store_and_leaves_its_sibling(root, name):
     for store in stores:
         check_writable(store)
         used = add_stage(store, "train", uuid.uuid4().hex)
-        add_run(store, "run-1", used)
+        run = add_run(store, "run-1", used)
         mark_store(store)
     before = below(stores[1])
 
     runs = stored_runs(stores[0])
-    carry_out(plan_clean(stores[0], CleanRules(runs=["run-1"], grace_seconds=0)))
+    carry_out(plan_clean(stores[0], CleanRules(runs=[run], grace_seconds=0)))
 
-    assert [run.name for run in runs] == ["run-1"]
+    assert [run.name for run in runs] == [run]
     assert not stored_stages(stores[0])
     assert list_folders(join(stores[0], "runs")) == []
     assert below(stores[1]) == before

@@ -200,3 +200,24 @@ def test_without_bound_parameters_in_the_backward_pass_it_would_notice(monkeypat
 
     with pytest.raises(WitnessError, match="gradient by"):
         by_engine(MODULES["checkpoint"])
+
+
+@pytest.mark.parametrize("which", ["decay", "momentum", "half of the momentum", "rate"])
+def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
+    """Nothing is missing from its graph, and each metagradient would be wrong."""
+
+    def cut(tensor, name):
+        return tensor.detach() if which == name else tensor
+
+    def update(state, gradient, hyper, step):
+        velocity = cut(state["m"], "momentum")
+        if which == "half of the momentum":
+            velocity = (velocity + velocity.detach()) / 2
+        moment = 0.9 * velocity + gradient + 0.1 * cut(state["params"], "decay")
+        rate = hyper["learning_rate"] / (1 + cut(gradient.square().mean(), "rate"))
+        return {"params": state["params"] - rate * moment, "m": moment}
+
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    with pytest.raises(engine.EngineError, match="update of optimizer 'own'"):
+        engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)
