@@ -32,6 +32,9 @@ LARGEST = 64 << 20
 SMALL = 1 << 20
 """Bytes that documents of a few fields may have."""
 
+UNFORESEEN = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What validators of a model may raise besides ValueError when they meet anything at all."""
+
 _DEEPEST = 32
 """Levels of values in one another; ours have up to ten."""
 
@@ -149,8 +152,8 @@ def understood(url: str, record: dict[str, Any], model: type[Model]) -> Model:
             "program, or is damaged. Read it with that version, or delete it and run what writes "
             "it again."
         ) from None
-    except (RecursionError, MemoryError) as error:
-        raise _corrupt(url, f"it is too deep ({type(error).__name__})") from error
+    except UNFORESEEN as error:  # of the model's own validators, which expected another type
+        raise _corrupt(url, f"its values are of no use ({type(error).__name__})") from error
 
 
 def read_records(urls: list[str]) -> dict[str, dict[str, Any] | None]:
@@ -218,6 +221,7 @@ def parse_document(url: str, content: bytes, largest: int = LARGEST) -> dict[str
     try:
         record = json.loads(content, parse_constant=_refuse, parse_float=_finite)
         if isinstance(record, dict) and not _is_deep(record):
+            _refuse_half_characters(content, record)
             return record
         found = f"it holds a {type(record).__name__}"
         found = "it is too deep" if isinstance(record, dict) else found
@@ -286,6 +290,12 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{text[:20]} is too large for a number")
     return number
+
+
+def _refuse_half_characters(content: bytes, record: dict[str, Any]) -> None:
+    r"""Refuse escapes such as \\ud800 that stand for no character and can be written nowhere."""
+    if b"\\ud" in content or b"\\uD" in content:
+        json.dumps(record, ensure_ascii=False).encode()
 
 
 def _is_deep(record: Any) -> bool:  # noqa: ANN401 (any JSON value)

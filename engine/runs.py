@@ -23,7 +23,7 @@ from engine.names import is_run
 from engine.preflight.verdict import CheckReport
 from engine.problem import SPLITS
 from engine.recipes import validate_recipe
-from engine.records import read_model, read_record, write_record
+from engine.records import UNFORESEEN, read_model, read_record, write_record
 from engine.safe_names import is_part
 from engine.source_shares import SourceShare
 from engine.starts import begin_start
@@ -300,7 +300,13 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
     content = read_record(url)
     for name in OF_A_START:
         content.pop(name, None)
-    recipe = validate_recipe(content, f"The recipe of run {run}")
+    try:
+        recipe = validate_recipe(content, f"The recipe of run {run}")
+    except UNFORESEEN as error:
+        raise CheckpointCorruptError(
+            f"The recipe at {url} cannot be understood ({type(error).__name__}: {error}). It was "
+            "changed, or written by another version of this program. Put the old one back."
+        ) from error
     if run_name(recipe.descent) != run:
         raise ConfigurationError(
             f"The recipe at {url} is not that of run {run}, but of {run_name(recipe.descent)}. It "

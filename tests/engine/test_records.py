@@ -9,6 +9,7 @@ import pytest
 from engine import records
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.location import join
+from engine.preflight.verdict import CheckReport
 from engine.records import (
     SMALL,
     read_bytes,
@@ -83,8 +84,10 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         b'{"a": -Infinity}',
         b'{"a": 1e999}',
         b'{"a": 1' + b"0" * 5000 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"\\uDC00": 1}',
     ],
-    ids=["list", "object", "value", "nan", "infinity", "large", "digits"],
+    ids=["list", "object", "value", "nan", "infinity", "large", "digits", "half", "half-name"],
 )
 def test_document_that_would_break_its_reader_is_damage(content, folder):
     """Such a file of a kilobyte stopped every command of the store."""
@@ -114,6 +117,24 @@ def test_document_too_large_to_be_read_back_is_not_written(folder, monkeypatch):
 
     with pytest.raises(ConfigurationError, match=r"steps_per_segment"):
         write_record(join(folder, "record.json"), {"losses": list(range(100))})
+
+
+def test_whole_characters_are_read_however_they_are_written(folder):
+    """A pair of escapes is one character."""
+    url = join(folder, "run.json")
+    write_bytes(url, b'{"a": "\\ud83d\\ude00"}')
+
+    assert read_record(url) == {"a": "\U0001f600"}
+
+
+def test_validator_that_expected_another_type_makes_no_traceback(folder):
+    """A validator of ours compares numbers, and a record may hold anything."""
+    check = {"name": "x", "verdict": "pass", "value": "many", "limit": None, "cause": ""}
+    url = join(folder, "certificate.json")
+    write_record(url, {"verdict": "pass", "checks": [check]})
+
+    with pytest.raises(CheckpointCorruptError, match=r"certificate\.json"):
+        read_model(url, CheckReport)
 
 
 class Document(Settings):
