@@ -10,6 +10,7 @@ import platform
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -184,10 +185,35 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, An
         "system": platform.system(),
         "device": torch.cuda.get_device_name(kind) if cuda else platform.machine(),
         "capability": None if cuda else torch.backends.cpu.get_cpu_capability(),
+        "kernels": None if cuda else _kernels(),
         "threads": threads or torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
     }
+
+
+@cache
+def _kernels() -> str:
+    """Name the kernels that this process has, by the bits of a few small operations.
+
+    Libraries choose kernels by the processor's maker and by variables of their own (MKL_CBWR), so
+    two machines of one capability may make other bits.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(61, 67, generator=drawn, device="cpu") for _ in range(2))
+    filters = torch.randn(5, 3, 3, 3, generator=drawn, device="cpu")
+    images = torch.randn(2, 3, 11, 13, generator=drawn, device="cpu")
+    with torch.no_grad():
+        found = [
+            a @ b.T,
+            a.double() @ b.double().T,
+            torch.nn.functional.conv2d(images, filters),
+            torch.tanh(a).softmax(1).sum(0),
+        ]
+    digest = hashlib.sha256()
+    for tensor in found:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def machine() -> dict[str, Any]:
@@ -207,7 +233,7 @@ def _processor() -> str:
 
 
 _CAUSES = (
-    (("device", "capability", "system", "processor"), "another kind of hardware"),
+    (("device", "capability", "kernels", "system", "processor"), "another kind of hardware"),
     (("threads",), "another number of threads, which sums in another order"),
     (("torch", "build", "cuda", "cudnn", "numpy", "python"), "a changed library"),
 )

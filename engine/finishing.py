@@ -99,8 +99,9 @@ def finish(
         everything = {(each.stage, each.key) for each in [*claims, *asked]}
         made = [each for each in _stage_records(store, everything) if each.get("run") in runs]
         record = record.model_copy(update=_figures(record, before, made, others, asked))
-        write_pages(record)
+        # First the record: a page that cannot be drawn is drawn by the next start, where none is.
         write_record(url, record.model_dump(mode="json"))
+        write_pages(record)
     here = datetime.fromisoformat(began)
     counted = [name for name, each in starts.items() if each.started < here]
     forget_starts(store, run, [*counted, *([own.file] if own else [])])

@@ -1,6 +1,10 @@
 """Seeds for each purpose, and switches that are given back."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +139,24 @@ def test_seeded_block_covers_the_gpu_and_gives_its_generator_back():
 
     assert torch.equal(first, again)
     assert torch.equal(torch.cuda.get_rng_state(device), before)
+
+
+def test_environment_tells_kernels_of_one_capability_apart():
+    """Libraries have variables and choices of their own, under which a replay makes other bits."""
+    code = (
+        "import torch; from engine.determinism import environment\n"
+        "a, b = torch.randn(2, 301, 303, generator=torch.Generator().manual_seed(0))\n"
+        "print(environment()['kernels'], hash((a @ b.T).numpy().tobytes()))"
+    )
+
+    def told(**variables):
+        root = str(Path(__file__).parents[2])
+        known = os.environ | {"PYTHONPATH": root, "PYTHONHASHSEED": "0"} | variables
+        return subprocess.check_output([sys.executable, "-c", code], env=known, text=True).split()
+
+    plain, again, other = told(), told(), told(MKL_CBWR="COMPATIBLE")
+
+    assert plain == again
+    if other[1] == plain[1]:
+        pytest.skip("MKL_CBWR changes no bit here")
+    assert other[0] != plain[0]
