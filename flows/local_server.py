@@ -56,11 +56,13 @@ class LocalServer:
     Attributes:
         api_url: Of its API.
         secret: What its clients have to say, ``PREFECT_API_AUTH_STRING``.
+        was_used: Whether a client was let in.
     """
 
     def __init__(self, *, show_log: bool = False) -> None:
         self.secret = f"mgd:{secrets.token_urlsafe(32)}"
         self._show_log, self._starts, self._ready = show_log, 0, False
+        self.was_used = False
         self._start()
         atexit.register(self.stop)
 
@@ -126,6 +128,7 @@ class LocalServer:
 
     def stop(self) -> None:
         """End the server; does nothing the second time."""
+        atexit.unregister(self.stop)
         self._process.terminate()
         try:
             self._process.wait(timeout=5)
@@ -167,6 +170,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
     )
 
     server.wait()
+    server.was_used = True
     # This server ends with the run, so nobody would miss a heartbeat; and the thread that sends
     # them is waited for, a second at the end of every flow run.
     with temporary_settings(
@@ -221,6 +225,21 @@ def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
         if first:
             server.wait()
     return server
+
+
+@contextmanager
+def server_of_a_command(*, show_log: bool = False) -> Iterator[LocalServer | None]:
+    """Have a server inside the block, as ``server_if_needed`` starts it.
+
+    One that nobody has used ends with the block, as where a command is refused. One that was used
+    ends with the process, after Prefect has sent it the last logs and events.
+    """
+    server = server_if_needed(show_log=show_log)
+    try:
+        yield server
+    finally:
+        if server is not None and not server.was_used:
+            server.stop()
 
 
 @contextmanager

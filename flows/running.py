@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.runs import RunRecord
     from engine.smooth_search import SearchRecord
     from engine.smoothness_runs import SmoothnessRecord
+    from flows.local_server import LocalServer
 
 
 def run_recipe(
@@ -35,9 +36,20 @@ def run_recipe(
         debug: Show all log lines.
     """
     prepare_process(debug)
-    from flows.local_server import connected, server_if_needed
+    from flows.local_server import server_of_a_command
 
-    server = server_if_needed(show_log=debug)
+    with server_of_a_command(show_log=debug) as server:
+        _run(load, store, seeds, server, as_json=as_json)
+
+
+def _run(
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None,
+    server: "LocalServer | None",
+    *,
+    as_json: bool,
+) -> None:
     from engine.allocator import prepare_cpu
     from engine.errors import ConfigurationError
     from engine.location import absolute
@@ -54,6 +66,7 @@ def run_recipe(
     for run in runs:
         typer.echo(f"Run: {run} in {place}", err=True)
     goes_on(runs, place)
+    from flows.local_server import connected
     from flows.registry import FLOWS, REPLICAS
 
     with progress(), connected(server):

@@ -273,3 +273,25 @@ def test_wait_for_server_is_over_when_its_parent_is(tmp_path):
             return True
 
     wait_for("the end of the server", is_over, 30)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_server_that_nobody_used_ends_with_the_command(monkeypatch, used):
+    """A refused command in a process that goes on would leave it behind, at work for nobody."""
+    ended = []
+
+    class Server:
+        was_used = used
+
+        def stop(self):
+            ended.append(self)
+
+    monkeypatch.setattr(local_server, "server_if_needed", lambda **_: Server())
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        local_server.server_of_a_command(),
+    ):
+        raise ZeroDivisionError
+
+    assert len(ended) == (0 if used else 1)
