@@ -18,6 +18,8 @@ PLACES = (
 )
 """Settings that name files, addresses or models of a hub."""
 
+_GROUPS = frozenset(name.partition(".")[0] for name in PLACES)
+
 
 def foreign_places(recipe: DescentRecipe) -> dict[str, str]:
     """Return the places that a recipe names and the shipped one of its name does not."""
@@ -27,7 +29,7 @@ def foreign_places(recipe: DescentRecipe) -> dict[str, str]:
     return {
         name: ", ".join(value) if isinstance(value, tuple) else str(value)
         for name, value in _places(recipe).items()
-        if value and value != known[name]
+        if value and value != known.get(name)
     }
 
 
@@ -52,4 +54,13 @@ def _places(recipe: DescentRecipe) -> dict[str, Any]:
     for name in PLACES:
         group, setting = name.split(".")
         found[name] = getattr(getattr(recipe, group), setting)
+    search = getattr(recipe, "search", None)  # which tries other settings, places among them
+    if search is not None:
+        tried = [
+            *search.grid.items(),
+            *(pair for each in search.candidates for pair in each.items()),
+        ]
+        for number, (name, value) in enumerate(tried):
+            if name.partition(".")[0] in _GROUPS:
+                found[f"search, change {number} of {name}"] = str(value)
     return found

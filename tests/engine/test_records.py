@@ -115,7 +115,7 @@ def test_document_too_large_to_be_read_back_is_not_written(folder, monkeypatch):
     """Else a run would end with a record that no command can read."""
     monkeypatch.setattr(records, "LARGEST", 100)
 
-    with pytest.raises(ConfigurationError, match=r"steps_per_segment"):
+    with pytest.raises(ConfigurationError, match=r"Use shorter segments"):
         write_record(join(folder, "record.json"), {"losses": list(range(100))})
 
 

@@ -1,6 +1,6 @@
 """What a recipe that lies in a store can make another machine do: nothing that nobody confirmed."""
 
-import typing
+import re
 
 import pytest
 from pydantic import BaseModel
@@ -16,7 +16,8 @@ from engine.trust import PLACES, check_places, foreign_places
 HARMLESS = {
     *("name", "description", "text.separator", "language.lora_targets", "data.checksum"),
     *("training.device", "workers.address", "contrastive.image_column"),
-    *("contrastive.caption_column", "search.grid"),
+    *("contrastive.caption_column", "search.grid", "search.candidates"),
+    "reruns",  # of model, optimizer and training only
 }
 """Texts in a recipe that name no place, or are those of a start."""
 
@@ -27,7 +28,7 @@ def texts(model, prefix=""):
         kind = found.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from texts(kind, f"{prefix}{name}.")
-        elif "<class 'str'>" in str(kind) or kind is str or str in typing.get_args(kind):
+        elif re.search(r"\bstr\b", str(kind)):  # also inside of lists and annotations
             yield f"{prefix}{name}"
 
 
@@ -130,3 +131,23 @@ def test_run_is_not_found_by_an_empty_name(kept):
     assert find_run(store, run[:10]) == run
     with pytest.raises(ConfigurationError, match="''"):
         find_run(store, "")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"grid": {"data.url": ["http://somewhere/"]}},
+        {"candidates": [{"language.pretrained": "somebody/model"}]},
+        {"candidates": [{"model.activation": "gelu"}, {"data.url": "/home/other"}]},
+    ],
+    ids=["grid", "candidate", "second candidate"],
+)
+def test_places_that_a_search_would_try_are_foreign_too(search):
+    """A search changes settings, and a stored one is somebody's."""
+    recipe = load_recipe("digits-smooth-search")
+    planted = recipe.model_copy(
+        update={"search": recipe.search.model_copy(update={"grid": {}, **search})}
+    )
+
+    assert foreign_places(recipe) == {}
+    assert len(foreign_places(planted)) == 1
