@@ -25,7 +25,8 @@ LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
 """Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
 usual, and 1e-10."""
 
-_FEW = 8
+_MOST = 8
+"""Examples on which derivatives are compared, at most."""
 
 Function = Callable[[Sequence[Tensor]], Tensor]
 """Maps leaves to a scalar."""
@@ -168,19 +169,27 @@ def _scale(row: Tensor) -> float:
     return float(row.square().mean().sqrt()) if row.any() else 1.0
 
 
-def update_error(twin: Routine, state: State, z: Metaparams) -> Curvature:
+def small_step(twin: Routine, z: Metaparams) -> tuple[State, Tensor]:
+    """Train the first step on few examples; return the state after it, and its gradient."""
+    state = twin.initial_state(z)
+    start = state["params"].detach().requires_grad_()
+    with twin.reading(state), twin.binding.kept(), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(_loss(twin, start, z), start)
+    with torch.no_grad():
+        return {**state, **twin.update(state, gradient, z, 0)}, gradient
+
+
+def update_error(twin: Routine, state: State, gradient: Tensor, z: Metaparams) -> Curvature:
     """Compare the derivative of the optimizer's update with a finite difference.
 
     Args:
         twin: A run in float64.
         state: A state after a step, where moments are not zero.
+        gradient: Of that step.
         z: Its metaparameters.
     """
     leaves = entering(twin, z, 0)
     rows = {name: row.detach() for name, row in without_buffers(state).items()}
-    start = rows["params"].clone().requires_grad_()
-    with twin.reading(state), twin.binding.kept(), torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_loss(twin, start, z), start)
     names, drawn = [*rows, "gradient", *leaves], generator(0, "update")
     weights = {name: _like(row, drawn) for name, row in rows.items()}
 
@@ -218,7 +227,9 @@ def step_curvature(twin: Routine, state: State, z: Metaparams) -> Curvature:
 
 def _loss(twin: Routine, params: Tensor, z: Metaparams) -> Tensor:
     term = next(twin.terms(0))
-    few = term if len(term.indices) <= _FEW else term.cut(_FEW)[0]
+    # A share of the batch, so that a product of a second derivative costs less than a plain step.
+    few = max(2, min(_MOST, twin.batch_size // 8))
+    few = term if len(term.indices) <= few else term.cut(few)[0]
     return twin.term_losses(params, few, z, 0).sum() / twin.batch_size
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.buffers import BUFFERS, without_buffers
-from engine.curvature import Curvature, culprit, step_curvature, update_error
+from engine.curvature import Curvature, culprit, small_step, step_curvature, update_error
 from engine.determinism import deterministic, generator, seeded
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
@@ -95,7 +95,8 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
 
     Cost:
         Three plain steps (one of them by the module itself) and two evaluations of each output;
-        the finite difference takes about six gradients of eight examples, in float64.
+        the finite difference takes about six gradients of at most eight examples, an eighth of the
+        batch, in float64. Measured in ``tests/bench/bench_witness.py``.
     """
     with deterministic():
         step = min(1, routine.num_steps - 1)
@@ -352,10 +353,10 @@ def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | Non
     try:
         twin, _ = exact_twin(routine, output)
         z = twin.point()
-        after, _ = plain_step(twin, twin.initial_state(), z, 0)
+        after, gradient = small_step(twin, z)
         state = _moved(twin, z, after)
         found: Curvature = step_curvature(twin, state, z)
-        update = update_error(twin, after, z)
+        update = update_error(twin, after, gradient, z)
     except UndifferentiableError:
         raise
     except (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
