@@ -46,7 +46,7 @@ def test_a_look_at_one_run_reads_no_other(store, monkeypatch):
     assert record is not None
     assert len(own) == 10
     for url in seen:
-        rest = url.removeprefix(join(store, ""))
+        rest = url.removeprefix(f"{store}/")
         where = rest.split("/")
         assert named("one") in where or "/".join(where[1:3]) in own, rest
     assert view.totals.attempts == 0

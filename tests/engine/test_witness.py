@@ -214,7 +214,7 @@ def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
         if which == "half of the momentum":
             velocity = (velocity + velocity.detach()) / 2
         moment = 0.9 * velocity + gradient + 0.1 * cut(state["params"], "decay")
-        rate = hyper["learning_rate"] / (1 + cut(gradient.square().mean(), "rate"))
+        rate = hyper["learning_rate"] / (1 + 1e3 * cut(gradient.square().mean(), "rate"))
         return {"params": state["params"] - rate * moment, "m": moment}
 
     own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)

@@ -118,7 +118,7 @@ def test_store_holds_nothing_of_prefect(finished):
     """What is not there need not be believed."""
     store, _ = finished
 
-    assert sorted(path.name for path in store.iterdir()) == ["runs", "stages"]
+    assert sorted(path.name for path in store.iterdir()) == ["runs", "stages", "store.json"]
 
 
 def test_state_cached_means_that_nothing_was_computed(finished, store):

@@ -37,7 +37,7 @@ def test_missing_extra_is_named_with_the_command(runner, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
 
     with (
-        pytest.raises(ConfigurationError, match=rf"pip install 'metagradient-descent\[{runner}\]'"),
+        pytest.raises(ConfigurationError, match=rf"pip install .*'\.\[{runner}\]'"),
         open_workers(WorkersConfig(runner=runner)),
     ):
         pass

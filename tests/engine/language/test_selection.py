@@ -119,7 +119,7 @@ def test_texts_in_a_report_are_escaped_and_short():
     )  # fmt: skip
 
     assert "Query: a &lt;b&gt; \u2192 c c" in page
-    assert '<td class="text">&lt;eins&gt;</td>' in page
+    assert "&lt;eins&gt;</td>" in page
     assert "<eins>" not in page
     assert len(shown(query)) == 400
 
