@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.buffers import BUFFERS, without_buffers
-from engine.curvature import Curvature, culprit, small_step, step_curvature, update_error
+from engine.curvature import LIMIT, Curvature, culprit, small_step, step_curvature, update_error
 from engine.determinism import deterministic, generator, seeded
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
@@ -372,6 +372,11 @@ def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | Non
             f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
             f"{update.error:.1e} from finite differences: a part of it is cut out of the graph. "
             "Look for a detach(), .data, item() or no_grad() in it."
+        )
+    if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
+        return None, (
+            "The second derivative was not compared: finite differences do not settle, as where "
+            "the loss has kinks or is not finite."
         )
     return found.error, ""
 
