@@ -66,7 +66,7 @@ def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
     table = Table("check", "verdict", "found", "limit", "meaning")
     for each in checks:
         colour = _COLOURS[each.verdict]
-        meaning = f"{each.cause} {each.remedy}".strip()
+        meaning = each.meaning()
         shown = Text(each.verdict, style=colour)
         table.add_row(each.name, shown, write_figure(each.value), write_figure(each.limit), meaning)
     console = Screen()

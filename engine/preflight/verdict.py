@@ -43,9 +43,13 @@ class Check(Settings):
     settings: tuple[str, ...] = ()
     """Keys of a recipe that the remedy is about."""
 
-    def in_recipe(self) -> str:
+    def meaning(self) -> str:
         """Return what was found and what helps, for somebody who wrote a recipe."""
-        return with_settings(f"{self.name}: {self.cause} {self.remedy}".strip(), self.settings)
+        return with_settings(f"{self.cause} {self.remedy}".strip(), self.settings)
+
+    def in_recipe(self) -> str:
+        """Return the check's name and its meaning."""
+        return f"{self.name}: {self.meaning()}"
 
     @field_validator("value", mode="before")
     @classmethod

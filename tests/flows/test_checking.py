@@ -46,7 +46,9 @@ def test_check_passes_a_sound_recipe_and_exits_with_0(finished):
         each["name"] for each in content["checks"]
     }
     for each in content["checks"]:
-        assert each.keys() == {"name", "verdict", "value", "limit", "cause", "remedy"}
+        assert each.keys() == {
+            *("name", "verdict", "value", "limit", "cause", "remedy", "settings")
+        }
         assert each["verdict"] in ("pass", "warn", "refuse")
         assert each["cause"]
         assert each["remedy"] or each["verdict"] == "pass"
@@ -65,7 +67,8 @@ def test_check_refuses_eps_root_0_and_exits_with_3(finished):
     assert content["verdict"] == "refuse"
     (found,) = [each for each in content["checks"] if each["name"] == "eps-root"]
     assert (found["verdict"], found["value"]) == ("refuse", 0)
-    assert "optimizer.eps_root" in found["remedy"]
+    assert found["settings"] == ["optimizer.eps_root"]
+    assert "optimizer.eps_root" in told.stdout
     assert "tiny: refuse" in told.stdout
 
 

@@ -8,6 +8,7 @@ from prefect.client.orchestration import get_client
 from engine import commits, stages
 from engine.errors import ConfigurationError
 from flows.descent import descent
+from flows.naming import name_of
 from tasks import training
 from tests.flows.test_descent import small
 
@@ -20,7 +21,7 @@ def history(recipe):
     """Return the names of the states, in order, that the first train stage of a run had."""
     with get_client(sync_client=True) as client:
         for _ in range(600):  # task runs reach the database by events
-            flow_runs = [run for run in client.read_flow_runs() if run.name == recipe.name]
+            flow_runs = [run for run in client.read_flow_runs() if run.name == name_of(recipe)]
             task_runs = [
                 run
                 for run in client.read_task_runs()
