@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import yaml
 from prefect import Flow
 
-from engine.config import DescentRecipe, MetaparameterName
-from engine.recipes import RECIPES, load_recipe
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import RECIPES, load_recipe
+from engine.recipes.metaparameters import MetaparameterName
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")

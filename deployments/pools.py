@@ -13,7 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
-from tasks.runner import GPU_TAG
+from tasks.running.runner import GPU_TAG
 
 TEMPLATES = Path(__file__).with_name("pools")
 """One base job template for each kind of pool, named by the kind."""

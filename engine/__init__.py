@@ -1,15 +1,51 @@
-"""Exact metagradients: derivatives of a trained model's output by how it was trained."""
+"""Exact metagradients: derivatives of a trained model's output by how it was trained.
 
-from engine.differentiate import Metagradient, metagradient, metagradients
-from engine.errors import EngineError
-from engine.hyperparameters import LearningRatePoints
-from engine.metaparameters import Counts, ExampleWeights, Metaparameter
-from engine.optim import Optimizer, adam, adamw, sgd
-from engine.oracle import central_difference, evaluate, whole_run_gradient
-from engine.outputs import MeanLoss
-from engine.preflight import CheckReport, check
-from engine.routine import Routine
-from engine.training import train
+A name is imported when it is first used, so that ``import engine`` loads neither torch nor zarr:
+what only reads recipes or records answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.errors import EngineError
+    from engine.metaparameters.base import Metaparameter
+    from engine.metaparameters.counts import Counts
+    from engine.metaparameters.learning_rate import LearningRatePoints
+    from engine.metaparameters.weights import ExampleWeights
+    from engine.preflight.checkup import check
+    from engine.preflight.oracle import central_difference, whole_run_gradient
+    from engine.preflight.verdict import CheckReport
+    from engine.replay.metagradient import Metagradient, metagradient, metagradients
+    from engine.replay.plain_training import evaluate
+    from engine.replay.training import train
+    from engine.routine.optimizers import Optimizer, adam, adamw, sgd
+    from engine.routine.outputs import MeanLoss
+    from engine.routine.routine import Routine
+
+_HOME = {
+    "CheckReport": "engine.preflight.verdict",
+    "Counts": "engine.metaparameters.counts",
+    "EngineError": "engine.errors",
+    "ExampleWeights": "engine.metaparameters.weights",
+    "LearningRatePoints": "engine.metaparameters.learning_rate",
+    "MeanLoss": "engine.routine.outputs",
+    "Metagradient": "engine.replay.metagradient",
+    "Metaparameter": "engine.metaparameters.base",
+    "Optimizer": "engine.routine.optimizers",
+    "Routine": "engine.routine.routine",
+    "adam": "engine.routine.optimizers",
+    "adamw": "engine.routine.optimizers",
+    "central_difference": "engine.preflight.oracle",
+    "check": "engine.preflight.checkup",
+    "evaluate": "engine.replay.plain_training",
+    "metagradient": "engine.replay.metagradient",
+    "metagradients": "engine.replay.metagradient",
+    "sgd": "engine.routine.optimizers",
+    "train": "engine.replay.training",
+    "whole_run_gradient": "engine.preflight.oracle",
+}
+"""Public name to the module that has it; held equal to the imports above by a test."""
 
 __all__ = [
     "CheckReport",
@@ -33,3 +69,18 @@ __all__ = [
     "train",
     "whole_run_gradient",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, for completion in a notebook."""
+    return sorted({*globals(), *__all__})

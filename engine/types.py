@@ -5,7 +5,7 @@ Legend of the axis names in shape annotations:
 ``batch`` B, examples of one step; ``points`` K, key points of a schedule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,3 +25,6 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 Output = Callable[[nn.Module], Tensor]
 """phi: maps the trained model, in evaluation mode, to a scalar."""
+
+Hyperparameters = Mapping[str, float | Tensor]
+"""Numbers of an optimizer by name; a tensor is being differentiated."""

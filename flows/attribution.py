@@ -4,21 +4,21 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.attribution_recipes import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.attribution_runs import AttributionRecord, Found, judged_baselines
-from engine.attribution_stages import Subsets
-from engine.keys import Ref
-from engine.location import StoreUrl, absolute
-from engine.preflight import CheckReport
-from engine.segments import Segment, first_step, segments
-from flows.naming import flow_run_name
-from flows.sweep import reverse_sweep
+from engine.applications.attribution.record import AttributionRecord, Found, judged_baselines
+from engine.applications.attribution.stages import Subsets
+from engine.preflight.verdict import CheckReport
+from engine.problems.segments import Segment, first_step, segments
+from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.stages.keys import Ref
+from engine.storage.location import StoreUrl, absolute
+from flows.parts.naming import flow_run_name
+from flows.parts.sweep import reverse_sweep
 from tasks import attribution as work
 from tasks import reporting, training
-from tasks.attempt import one_process
-from tasks.progress import Progress
-from tasks.runner import StageFuture, StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.attempt import one_process
+from tasks.running.progress import Progress
+from tasks.running.runner import StageFuture, StageRunner
+from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="attribution", flow_run_name=flow_run_name)

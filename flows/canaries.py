@@ -4,18 +4,18 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.canary_recipes import CanariesRecipe
-from engine.canary_runs import OWN, RANDOM, WRONG, CanariesRecord
-from engine.canary_stages import CanarySet
-from engine.keys import Ref
-from engine.location import StoreUrl, absolute
-from flows.naming import flow_run_name
+from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
+from engine.applications.canaries.stages import CanarySet
+from engine.recipes.canaries import CanariesRecipe
+from engine.stages.keys import Ref
+from engine.storage.location import StoreUrl, absolute
+from flows.parts.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
-from tasks.attempt import one_process
-from tasks.progress import Progress
-from tasks.runner import StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.attempt import one_process
+from tasks.running.progress import Progress
+from tasks.running.runner import StageRunner
+from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="canaries", flow_run_name=flow_run_name)

@@ -5,8 +5,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from engine.housekeeping import CleanReport, CleanRules
-from engine.location import StoreUrl, absolute
+from engine.runs.clean_plan import CleanReport, CleanRules
+from engine.storage.location import StoreUrl, absolute
 from tasks import cleaning
 
 DAY_SECONDS, HOUR_SECONDS = 86400.0, 3600.0
@@ -21,7 +21,7 @@ def clean(
     grace_hours: Annotated[float, Field(ge=0)] = 24.0,
     delete: bool = False,
 ) -> CleanReport:
-    """Free what no run needs; see ``engine.housekeeping`` for what always stays.
+    """Free what no run needs; see ``engine.runs.cleaning`` for what always stays.
 
     Args:
         store: Folder of the runs: a path, or a URL such as s3://bucket/folder.

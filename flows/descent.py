@@ -4,19 +4,19 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.config import DescentRecipe
-from engine.keys import Ref
-from engine.location import StoreUrl, absolute
-from engine.runs import Iterate, RunRecord
-from engine.segments import Segment, first_step, segments
-from flows.comparison import compare, num_comparison_stages
-from flows.naming import flow_run_name
-from flows.sweep import reverse_sweep
+from engine.applications.descent.record import Iterate, RunRecord
+from engine.problems.segments import Segment, first_step, segments
+from engine.recipes.descent import DescentRecipe
+from engine.stages.keys import Ref
+from engine.storage.location import StoreUrl, absolute
+from flows.parts.comparisons import compare, num_comparison_stages
+from flows.parts.naming import flow_run_name
+from flows.parts.sweep import reverse_sweep
 from tasks import reporting, training
-from tasks.attempt import one_process
-from tasks.progress import Progress
-from tasks.runner import StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.attempt import one_process
+from tasks.running.progress import Progress
+from tasks.running.runner import StageRunner
+from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="descent", flow_run_name=flow_run_name)

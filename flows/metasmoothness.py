@@ -4,18 +4,18 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from engine.keys import Ref
-from engine.location import StoreUrl, absolute
-from engine.segments import Segment, segments
-from engine.smooth_recipes import MetasmoothnessRecipe
-from engine.smoothness_runs import SmoothnessRecord
-from engine.smoothness_stages import Shift
-from flows.naming import flow_run_name
+from engine.applications.smoothness.record import SmoothnessRecord
+from engine.applications.smoothness.stages import Shift
+from engine.problems.segments import Segment, segments
+from engine.recipes.smoothness import MetasmoothnessRecipe
+from engine.stages.keys import Ref
+from engine.storage.location import StoreUrl, absolute
+from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
-from tasks.attempt import one_process
-from tasks.progress import Progress
-from tasks.runner import StageFuture, StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.attempt import one_process
+from tasks.running.progress import Progress
+from tasks.running.runner import StageFuture, StageRunner
+from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="metasmoothness", flow_run_name=flow_run_name)

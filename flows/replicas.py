@@ -4,15 +4,15 @@ from functools import partial
 
 from prefect import flow
 
-from engine.config import DescentRecipe
-from engine.location import StoreUrl, absolute
-from engine.recipes import with_seed
-from engine.runs import RunRecord
+from engine.applications.descent.record import RunRecord
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import with_seed
+from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend
-from flows.naming import flow_run_name
+from flows.parts.naming import flow_run_name
 from tasks import training
-from tasks.attempt import one_process
-from tasks.workers import open_workers
+from tasks.running.attempt import one_process
+from tasks.running.workers import open_workers
 
 
 @flow(name="replicas", flow_run_name=flow_run_name)

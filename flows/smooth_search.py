@@ -5,13 +5,7 @@ from functools import partial
 
 from prefect import flow
 
-from engine.commits import read_scalars
-from engine.config import DescentRecipe
-from engine.errors import NonFiniteError
-from engine.location import StoreUrl, absolute
-from engine.segments import segments
-from engine.smooth_recipes import SmoothSearchRecipe, at_rate
-from engine.smooth_search import (
+from engine.applications.smoothness.search import (
     Measured,
     SearchRecord,
     Trial,
@@ -21,13 +15,19 @@ from engine.smooth_search import (
     target_loss,
     tried_routines,
 )
+from engine.errors import NonFiniteError
+from engine.problems.segments import segments
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
+from engine.stages.commits import read_scalars
+from engine.storage.location import StoreUrl, absolute
 from flows.metasmoothness import measure, train
-from flows.naming import flow_run_name
+from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
-from tasks.attempt import one_process
-from tasks.progress import Progress
-from tasks.runner import StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.attempt import one_process
+from tasks.running.progress import Progress
+from tasks.running.runner import StageRunner
+from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="smooth-search", flow_run_name=flow_run_name)

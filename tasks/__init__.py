@@ -2,7 +2,7 @@
 
 import logging
 
-from tasks.sentences import say_one_sentence
+from tasks.running.sentences import say_one_sentence
 
 # PREFECT_LOGGING_EXTRA_LOGGERS takes the engine's lines to the UI; without a level of its own it
 # would have the root's, which is WARNING.

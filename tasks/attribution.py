@@ -3,22 +3,23 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine import attribution_runs, attribution_stages
-from engine.attribution_recipes import AttributionRecipe, Queries, Removals, Retraining
-from engine.attribution_runs import AttributionRecord, Found
-from engine.attribution_stages import Subsets
-from engine.config import DescentRecipe
-from engine.keys import Ref
-from engine.preflight import CheckReport
-from engine.runs import Stages
-from tasks.stage_task import stage_task
+from engine.applications.attribution import record as attribution_runs
+from engine.applications.attribution import stages as attribution_stages
+from engine.applications.attribution.record import AttributionRecord, Found
+from engine.applications.attribution.stages import Subsets
+from engine.preflight.verdict import CheckReport
+from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
+from engine.recipes.descent import DescentRecipe
+from engine.runs.run import Stages
+from engine.stages.keys import Ref
+from tasks.running.stage_task import stage_task
 
 
 @stage_task("seed-queries")
 def seed_queries(
     recipe: DescentRecipe, store: str, value: Ref, final: Ref, queries: Queries
 ) -> Ref:
-    """Seed all queries' adjoints; see ``engine.attribution_stages.seed_queries``."""
+    """Seed all queries' adjoints; see ``engine.applications.attribution.stages.seed_queries``."""
     return attribution_stages.seed_queries(recipe, store, value, final, queries)
 
 
@@ -31,7 +32,7 @@ def trial(
     num_subsets: int,
     retraining: Retraining,
 ) -> Ref:
-    """Try a few removals; see ``engine.attribution_stages.trial``."""
+    """Try a few removals; see ``engine.applications.attribution.stages.trial``."""
     return attribution_stages.trial(recipe, store, queries, removals, num_subsets, retraining)
 
 
@@ -39,13 +40,13 @@ def trial(
 def retrain(
     recipe: DescentRecipe, store: str, queries: Queries, subsets: Subsets, retraining: Retraining
 ) -> Ref:
-    """Train without some examples; see ``engine.attribution_stages.retrain``."""
+    """Train without some examples; see ``engine.applications.attribution.stages.retrain``."""
     return attribution_stages.retrain(recipe, store, queries, subsets, retraining)
 
 
 @stage_task("final-gradients")
 def final_gradients(recipe: DescentRecipe, store: str, final: Ref, queries: Queries) -> Ref:
-    """Score by final gradients; see ``engine.attribution_stages.final_gradients``."""
+    """Score by final gradients; see ``engine.applications.attribution.stages.final_gradients``."""
     return attribution_stages.final_gradients(recipe, store, final, queries)
 
 
@@ -53,7 +54,7 @@ def final_gradients(recipe: DescentRecipe, store: str, final: Ref, queries: Quer
 def trak(
     recipe: DescentRecipe, store: str, final: Ref, queries: Queries, dimension: int, seed: int
 ) -> Ref:
-    """Score by TRAK; see ``engine.attribution_stages.trak``."""
+    """Score by TRAK; see ``engine.applications.attribution.stages.trak``."""
     return attribution_stages.trak(recipe, store, final, queries, dimension, seed)
 
 
@@ -72,7 +73,10 @@ def conclude(
     started: str,
     checks: CheckReport,
 ) -> AttributionRecord:
-    """Judge, write record and report, and show them; see ``engine.attribution_runs``."""
+    """Judge, write record and report, and show them.
+
+    See ``engine.applications.attribution.record``.
+    """
     record = attribution_runs.conclude(recipe, store, found, counts, started, checks)
     if record.table:
         create_table_artifact(record.table, key=f"lds-{recipe.name}", description=record.run)

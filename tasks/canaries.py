@@ -3,16 +3,17 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine import canary_runs, canary_stages
-from engine.attribution_recipes import Retraining
-from engine.canary_recipes import CanariesRecipe
-from engine.canary_runs import CanariesRecord
-from engine.canary_stages import CanarySet
-from engine.config import DescentRecipe, OuterConfig
-from engine.keys import Ref
-from engine.preflight import CheckReport
-from engine.runs import Stages
-from tasks.stage_task import stage_task
+from engine.applications.canaries import record as canary_runs
+from engine.applications.canaries import stages as canary_stages
+from engine.applications.canaries.record import CanariesRecord
+from engine.applications.canaries.stages import CanarySet
+from engine.preflight.verdict import CheckReport
+from engine.recipes.attribution import Retraining
+from engine.recipes.canaries import CanariesRecipe
+from engine.recipes.descent import DescentRecipe, OuterConfig
+from engine.runs.run import Stages
+from engine.stages.keys import Ref
+from tasks.running.stage_task import stage_task
 
 
 @stage_task("move-canaries")
@@ -24,7 +25,7 @@ def move_canaries(
     before: Ref | None,
     rule: OuterConfig,
 ) -> Ref:
-    """Carry out one outer step; see ``engine.canary_stages.move_canaries``."""
+    """Carry out one outer step; see ``engine.applications.canaries.stages.move_canaries``."""
     return canary_stages.move_canaries(recipe, store, chosen, outer_step, before, rule)
 
 
@@ -38,7 +39,7 @@ def audit_canaries(  # noqa: PLR0913 (what a stage reads)
     num_audits: int,
     retraining: Retraining,
 ) -> Ref:
-    """Audit canaries; see ``engine.canary_stages.audit_canaries``."""
+    """Audit canaries; see ``engine.applications.canaries.stages.audit_canaries``."""
     return canary_stages.audit_canaries(
         recipe, store, chosen, images, wrong_labels, num_audits, retraining
     )
@@ -60,7 +61,10 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
     started: str,
     checks: CheckReport,
 ) -> CanariesRecord:
-    """Compare, write record and report, and show them; see ``engine.canary_runs.conclude``."""
+    """Compare, write record and report, and show them.
+
+    See ``engine.applications.canaries.record.conclude``.
+    """
     record = canary_runs.conclude(recipe, store, moved, audits, counts, started, checks)
     create_table_artifact(record.table, key=f"gap-{recipe.name}", description=record.run)
     lines = "\n".join(f"- {line}" for line in record.summary)

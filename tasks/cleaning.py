@@ -5,7 +5,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from rich.filesize import decimal
 
-from engine.housekeeping import CleanReport, CleanRules, carry_out, plan_clean
+from engine.runs.clean_plan import CleanReport, CleanRules
+from engine.runs.cleaning import plan_clean
+from engine.runs.freeing import carry_out
 
 SHOWN = 200
 """Rows of the artifact: the largest."""
@@ -13,7 +15,7 @@ SHOWN = 200
 
 @task(task_run_name="clean")
 def clean(store: str, rules: CleanRules, delete: bool) -> CleanReport:
-    """Say what no run needs, and delete it if asked; see ``engine.housekeeping``."""
+    """Say what no run needs, and delete it if asked; see ``engine.runs.cleaning``."""
     plan = plan_clean(store, rules)
     report = carry_out(plan) if delete else plan.report
     largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)[:SHOWN]

@@ -3,14 +3,16 @@
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine import commits, conclusion
-from engine.compared import Comparisons
-from engine.config import DescentRecipe
-from engine.keys import Ref
-from engine.preflight import CheckReport
-from engine.report import summary
-from engine.runs import Iterate, RunRecord, Stages
-from tasks.progress import TERMINAL
+from engine.applications.comparisons.results import Comparisons
+from engine.applications.descent import conclude as conclusion
+from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.report import summary
+from engine.preflight.verdict import CheckReport
+from engine.recipes.descent import DescentRecipe
+from engine.runs.run import Stages
+from engine.stages import commits
+from engine.stages.keys import Ref
+from tasks.running.progress import TERMINAL
 
 
 @task(task_run_name="read scores {outer_step}")
@@ -47,7 +49,10 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
     started: str,
     checks: CheckReport,
 ) -> RunRecord:
-    """Choose the iterate, write record and report, and show them; see ``engine.conclusion``."""
+    """Choose the iterate, write record and report, and show them.
+
+    See ``engine.applications.descent.conclude``.
+    """
     record = conclusion.conclude(
         recipe, store, iterates, counts, started, checks, compared=compared
     )

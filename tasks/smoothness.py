@@ -3,21 +3,23 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine import smooth_search, smoothness_runs, smoothness_stages
-from engine.config import DescentRecipe
-from engine.keys import Ref
-from engine.runs import Stages
-from engine.segments import Segment
-from engine.smooth_recipes import MetasmoothnessRecipe, SmoothSearchRecipe
-from engine.smooth_search import SearchRecord, Trial
-from engine.smoothness_runs import SmoothnessRecord
-from engine.smoothness_stages import Shift
-from tasks.stage_task import stage_task
+from engine.applications.smoothness import record as smoothness_runs
+from engine.applications.smoothness import search as smooth_search
+from engine.applications.smoothness import stages as smoothness_stages
+from engine.applications.smoothness.record import SmoothnessRecord
+from engine.applications.smoothness.search import SearchRecord, Trial
+from engine.applications.smoothness.stages import Shift
+from engine.problems.segments import Segment
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.runs.run import Stages
+from engine.stages.keys import Ref
+from tasks.running.stage_task import stage_task
 
 
 @stage_task("perturb")
 def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
-    """Commit a perturbed point; see ``engine.smoothness_stages.perturb``."""
+    """Commit a perturbed point; see ``engine.applications.smoothness.stages.perturb``."""
     return smoothness_stages.perturb(recipe, store, value, shift)
 
 
@@ -25,13 +27,19 @@ def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
 def train_at(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, point: Ref, start: Ref | None
 ) -> Ref:
-    """Train one segment at a perturbed point; see ``engine.smoothness_stages.train_at``."""
+    """Train one segment at a perturbed point.
+
+    See ``engine.applications.smoothness.stages.train_at``.
+    """
     return smoothness_stages.train_at(recipe, store, segment, value, point, start)
 
 
 @stage_task("output")
 def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
-    """Evaluate the output at a final state; see ``engine.smoothness_stages.output_at``."""
+    """Evaluate the output at a final state.
+
+    See ``engine.applications.smoothness.stages.output_at``.
+    """
     return smoothness_stages.output_at(recipe, store, final)
 
 
@@ -39,7 +47,7 @@ def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
 def compare(
     recipe: DescentRecipe, store: str, at_0: Ref, at_h: Ref, at_2h: Ref, step: float
 ) -> Ref:
-    """Compare three trainings; see ``engine.smoothness_stages.compare``."""
+    """Compare three trainings; see ``engine.applications.smoothness.stages.compare``."""
     return smoothness_stages.compare(recipe, store, at_0, at_h, at_2h, step)
 
 
@@ -59,7 +67,10 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
     counts: Stages,
     started: str,
 ) -> SmoothnessRecord:
-    """Write record, report and figure, and show them; see ``engine.smoothness_runs.conclude``."""
+    """Write record, report and figure, and show them.
+
+    See ``engine.applications.smoothness.record.conclude``.
+    """
     record = smoothness_runs.conclude(
         recipe, store, comparisons, landscape, scores, counts, started
     )
@@ -72,7 +83,10 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
 def conclude_search(
     recipe: SmoothSearchRecipe, store: str, trials: list[Trial], started: str
 ) -> SearchRecord:
-    """Choose the routine, write record, figure and recipe; see ``engine.smooth_search``."""
+    """Choose the routine, write record, figure and recipe.
+
+    See ``engine.applications.smoothness.search``.
+    """
     record = smooth_search.conclude(recipe, store, trials, started)
     create_table_artifact(record.table, key=f"search-{recipe.name}", description=record.run)
     lines = "\n".join(f"- {line}" for line in record.summary)

@@ -2,19 +2,21 @@
 
 from prefect import task
 
-from engine import planning, stages
-from engine.config import DescentRecipe
-from engine.keys import Ref
-from engine.runs import begin_run
-from engine.segments import Segment
-from tasks.stage_task import stage_task
+from engine.planning import plan as planning
+from engine.problems.segments import Segment
+from engine.recipes.descent import DescentRecipe
+from engine.runs.run import begin_run
+from engine.stages import training as stages
+from engine.stages.keys import Ref
+from tasks.running.stage_task import stage_task
 
 
 @task
 def check(recipe: DescentRecipe, store: str) -> None:
     """Refuse an impossible run before anything is trained; keep settings and plan of another.
 
-    See ``engine.stages.prepare``, ``engine.runs.begin_run`` and ``engine.planning.keep_plan``.
+    See ``engine.stages.training.prepare``, ``engine.runs.run.begin_run`` and
+    ``engine.planning.plan.keep_plan``.
     """
     stages.prepare(recipe, store)
     begin_run(recipe, store)
@@ -23,13 +25,13 @@ def check(recipe: DescentRecipe, store: str) -> None:
 
 @stage_task("preflight")
 def preflight(recipe: DescentRecipe, store: str) -> Ref:
-    """Try the run on short twins; see ``engine.stages.preflight``."""
+    """Try the run on short twins; see ``engine.stages.training.preflight``."""
     return stages.preflight(recipe, store)
 
 
 @stage_task("initial")
 def initial_value(recipe: DescentRecipe, store: str) -> Ref:
-    """Commit z_0; see ``engine.stages.initial_value``."""
+    """Commit z_0; see ``engine.stages.training.initial_value``."""
     return stages.initial_value(recipe, store)
 
 
@@ -37,13 +39,13 @@ def initial_value(recipe: DescentRecipe, store: str) -> Ref:
 def train_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
-    """Train one segment; safe to retry, see ``engine.stages.train_segment``."""
+    """Train one segment; safe to retry, see ``engine.stages.training.train_segment``."""
     return stages.train_segment(recipe, store, segment, value, start)
 
 
 @stage_task("seed")
 def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
-    """Seed the adjoint at the end of the run; see ``engine.stages.seed``."""
+    """Seed the adjoint at the end of the run; see ``engine.stages.training.seed``."""
     return stages.seed(recipe, store, value, final)
 
 
@@ -51,7 +53,7 @@ def seed_adjoint(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> R
 def replay_segment(
     recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
 ) -> Ref:
-    """Commit the states of one segment; see ``engine.stages.replay_segment``."""
+    """Commit the states of one segment; see ``engine.stages.training.replay_segment``."""
     return stages.replay_segment(recipe, store, segment, value, start)
 
 
@@ -67,7 +69,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     *,
     trajectory: Ref | None = None,
 ) -> Ref:
-    """Reverse one segment; safe to retry, see ``engine.stages.reverse_segment``."""
+    """Reverse one segment; safe to retry, see ``engine.stages.training.reverse_segment``."""
     return stages.reverse_segment(
         recipe, store, segment, value, start, end, adjoint, trajectory=trajectory
     )
@@ -75,11 +77,11 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
 
 @stage_task("update")
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
-    """Move the metaparameters; see ``engine.stages.update``."""
+    """Move the metaparameters; see ``engine.stages.training.update``."""
     return stages.update(recipe, store, outer_step, value, gradient)
 
 
 @stage_task("evaluate")
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
-    """Score a trained model on the held-out splits; see ``engine.stages.evaluate``."""
+    """Score a trained model on the held-out splits; see ``engine.stages.training.evaluate``."""
     return stages.evaluate(recipe, store, value, final)

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from engine import ExampleWeights, Optimizer, Routine
-from engine.optim import adam
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.routine.optimizers import adam
 from tests.routines import (
     NUM_EXAMPLES,
     attend_by_flash,

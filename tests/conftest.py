@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import torch
 
-# engine.allocator tells this process; processes that tests start read the environment.
+# engine.numerics.process tells this process; processes that tests start read the environment.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 PREFECT = {
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def freed_memory_is_kept() -> None:
     """Without this a step of a test's training faults its memory in again, 3 to 10 times slower."""
-    from engine.allocator import keep_freed_memory
+    from engine.numerics.process import keep_freed_memory
 
     keep_freed_memory()
 

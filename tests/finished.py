@@ -2,13 +2,15 @@
 
 from datetime import UTC, datetime
 
-from engine import commits, stages
-from engine.claims import run_name
-from engine.conclusion import conclude
-from engine.config import DescentRecipe
+from engine.applications.descent.conclude import conclude
+from engine.applications.descent.record import Iterate, RunRecord
 from engine.preflight.verdict import CheckReport
-from engine.runs import Iterate, RunRecord, Stages, begin_run
-from engine.segments import first_step, segments
+from engine.problems.segments import first_step, segments
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.runs.run import Stages, begin_run
+from engine.stages import commits
+from engine.stages import training as stages
 
 
 def finish(recipe: DescentRecipe, store: str) -> RunRecord:

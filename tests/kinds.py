@@ -1,6 +1,6 @@
 """A small recipe of each kind that there is, for tests that must hold whatever the kind."""
 
-from engine.recipes import KINDS, Recipe, validate_recipe
+from engine.recipes.files import KINDS, Recipe, validate_recipe
 
 SHARED = {
     "data": {"num_train": 60, "num_objective": 30, "num_validation": 30, "num_test": 30},

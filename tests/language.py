@@ -8,8 +8,8 @@ import json
 import pytest
 import torch
 
-from engine.config import DescentRecipe
-from engine.problem import build_problem
+from engine.problems.problem import build_problem
+from engine.recipes.descent import DescentRecipe
 
 pytest.importorskip("transformers", reason="language models need the extra lm")
 

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from engine import Routine, sgd
-from engine.contrastive.captions import BEGIN, END
-from engine.contrastive.config import ContrastiveConfig
-from engine.contrastive.loss import ContrastiveLoss
-from engine.contrastive.towers import TwoTowers, build_towers
-from engine.menu import ModelConfig, ModelName
-from engine.metaparameters import Metaparameter
-from engine.outputs import MeanLoss
+from engine.metaparameters.base import Metaparameter
+from engine.problems.pairs.captions import BEGIN, END
+from engine.problems.pairs.loss import ContrastiveLoss
+from engine.problems.pairs.towers import TwoTowers, build_towers
+from engine.recipes.model import ModelConfig, ModelName
+from engine.recipes.pairs import ContrastiveConfig
+from engine.routine.outputs import MeanLoss
 
 CONFIG = ContrastiveConfig(
     context=6,

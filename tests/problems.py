@@ -5,10 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import Counts, ExampleWeights, LearningRatePoints, Metaparameter, Optimizer, Routine
-from engine.determinism import generator
-from engine.hyperparameters import Scalars
-from engine.metaparameters import GroupWeights, InitialParameters, Inputs, TokenWeights
-from engine.optim import adam, adamw, sgd
+from engine.metaparameters.initial_parameters import InitialParameters
+from engine.metaparameters.inputs import Inputs
+from engine.metaparameters.scalars import Scalars
+from engine.metaparameters.weights import GroupWeights, TokenWeights
+from engine.numerics.determinism import generator
+from engine.routine.optimizers import adam, adamw, sgd
 
 NUM_EXAMPLES = 12
 NUM_STEPS = 9

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import ExampleWeights, Metaparameter, Routine
-from engine.determinism import generator
-from engine.optim import sgd
+from engine.numerics.determinism import generator
+from engine.routine.optimizers import sgd
 
 NUM_EXAMPLES, NUM_STEPS, BATCH = 96, 30, 16
 

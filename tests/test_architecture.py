@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.recipes import load_recipe
+from engine.recipes.files import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "tasks", "flows")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.menu import Activation, ModelConfig, Norm, NormPosition, Pooling
+from engine.recipes.model import Activation, ModelConfig, Norm, NormPosition, Pooling
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     Activation.GELU: nn.GELU,

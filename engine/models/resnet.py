@@ -3,8 +3,8 @@
 from torch import nn
 
 from engine.errors import ConfigurationError
-from engine.menu import ModelConfig, ModelName
 from engine.models.parts import POOLINGS, GlobalPool, Residual, convolution, dropout
+from engine.recipes.model import ModelConfig, ModelName
 
 _PIXELS = (-2, -1)
 

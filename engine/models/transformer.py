@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.errors import ConfigurationError
-from engine.menu import ModelConfig, ModelName, NormPosition
 from engine.models.parts import ACTIVATIONS, GlobalPool, dropout, normalization
+from engine.recipes.model import ModelConfig, ModelName, NormPosition
 
 _INITIAL_SCALE = 0.02
 """Standard deviation of initial weights, as in GPT-2."""

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.preflight.verdict import Check, Verdict
-from engine.product import cure_of_operations
-from engine.routine import Routine
+from engine.routine.routine import Routine
+from engine.step.products import cure_of_operations
 
 KINKS = {
     "relu": "ReLU",

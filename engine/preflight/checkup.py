@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from engine.checks import check_routine
-from engine.determinism import deterministic
 from engine.errors import EngineError
+from engine.numerics.determinism import deterministic
 from engine.preflight import census as operations
 from engine.preflight.derivatives import (
     check_autograd,
@@ -19,12 +18,13 @@ from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.reversal import ReplayConfig, VjpMode, replay_from
-from engine.routine import Routine
-from engine.twins import exact_twin, long_twin
+from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
+from engine.replay.first_step import check_routine
+from engine.routine.routine import Routine
+from engine.step.by_name import make_vjp
 from engine.types import Output
-from engine.vjp import make_vjp
-from engine.witness import gradient_limit, testify
+from engine.witness.twins import exact_twin, long_twin
+from engine.witness.witness import gradient_limit, testify
 
 
 def check(

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.determinism import generator
-from engine.routine import Routine
-from engine.step import plain_step
+from engine.numerics.determinism import generator
+from engine.routine.routine import Routine
+from engine.step.step import plain_step
 from engine.types import Metaparams, State
 
 DISTANCE, LIMIT = 1e-6, 1e-4

@@ -13,13 +13,13 @@ from itertools import cycle, pairwise
 import torch
 from torch import Tensor
 
-from engine.determinism import generator
-from engine.differentiate import differentiate
-from engine.oracle import central_difference, whole_run_gradient
+from engine.numerics.determinism import generator
 from engine.preflight.cuts import find_cut
+from engine.preflight.oracle import central_difference, whole_run_gradient
 from engine.preflight.verdict import Check, Verdict
-from engine.reversal import ReplayConfig
-from engine.routine import Routine
+from engine.recipes.replay import ReplayConfig
+from engine.replay.metagradient import differentiate
+from engine.routine.routine import Routine
 from engine.types import Metaparams, Output
 
 AUTOGRAD_LIMIT = 1e-9

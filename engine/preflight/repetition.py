@@ -2,10 +2,10 @@
 
 import torch
 
-from engine.fingerprint import first_difference
+from engine.numerics.fingerprint import first_difference
 from engine.preflight.verdict import Check, Verdict
-from engine.routine import Routine
-from engine.step import plain_step
+from engine.routine.routine import Routine
+from engine.step.step import plain_step
 from engine.types import State
 
 MOST_STEPS = 12

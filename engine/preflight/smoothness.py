@@ -1,9 +1,9 @@
 """Metasmoothness along few directions: does a small change of z move the trained model evenly?"""
 
-from engine.metasmoothness import INDEPENDENT, metasmoothness
+from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
 from engine.preflight.verdict import Check, Verdict
-from engine.routine import Routine
-from engine.smooth_recipes import SmoothnessConfig
+from engine.recipes.smoothness import SmoothnessConfig
+from engine.routine.routine import Routine
 from engine.types import Output
 
 

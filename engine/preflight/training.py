@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from engine.errors import NonFiniteError
-from engine.growth import GROWTH_LIMIT, growth_per_step
+from engine.preflight.growth import GROWTH_LIMIT, growth_per_step
 from engine.preflight.verdict import Check, Verdict
-from engine.replay import seed_adjoint
-from engine.routine import Routine
-from engine.step import StepVjp, plain_step
+from engine.replay.interpreter import seed_adjoint
+from engine.routine.routine import Routine
+from engine.step.reference import StepVjp
+from engine.step.step import plain_step
 from engine.types import Output, State
 
 

@@ -7,8 +7,8 @@ from enum import StrEnum
 from pydantic import field_validator
 
 from engine.errors import UntrustworthyError, with_settings
-from engine.execution import PreflightMode
-from engine.settings import Settings
+from engine.recipes.execution import PreflightMode
+from engine.recipes.settings import Settings
 
 
 class Verdict(StrEnum):

@@ -1,8 +1,8 @@
 """What does REPLAY cost in steps and states (A2)?
 
 Question: are forward steps and live states those of the published lazy k-ary tree, or below, and
-what do the other schedules need? Counted on integers by ``engine.simulator``, which executes the
-actions that a run executes.
+what do the other schedules need? Counted on integers by ``engine.schedules.simulator``, which
+executes the actions that a run executes.
 
 Forward steps are those of training and replay together, up to s_{T-1} or s_T; the paper's count of
 the tree over T + 1 states is T (1 - 1/k) log_k T + 1 for powers of k, its bound on live states
@@ -13,10 +13,10 @@ the tree over T + 1 states is T (1 - 1/k) log_k T + 1 for powers of k, its bound
 
 import argparse
 
-from engine.borders import count_borders
-from engine.plans import NamedPlan, make_plan
-from engine.schedule import whole_run
-from engine.simulator import Cost, measure
+from engine.replay.borders import count_borders
+from engine.schedules.by_name import NamedPlan, make_plan
+from engine.schedules.simulator import Cost, measure
+from engine.schedules.trees import whole_run
 from tests.bench.record import write_record
 
 PUBLISHED = {
@@ -82,8 +82,8 @@ def main() -> None:
         "",
         "Broken determinism (another order, dropout, augmentation, number format, threads, one "
         "flipped bit) is stopped at the first border in six ways of six: "
-        "`tests/engine/test_borders.py`, under the k-ary tree and, but for the flipped bit, under "
-        "each schedule here that replays.",
+        "`tests/engine/replay/test_borders.py`, under the k-ary tree and, but for the flipped bit, "
+        "under each schedule here that replays.",
         "Where every state is stored nothing is replayed, and nothing compared.",
     ]
     write_record(

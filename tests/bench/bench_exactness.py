@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from engine import central_difference, metagradient, whole_run_gradient
-from engine.allocator import keep_freed_memory
-from engine.config import DescentRecipe
-from engine.determinism import deterministic, generator
-from engine.problem import Problem, build_problem
+from engine.numerics.determinism import deterministic, generator
+from engine.numerics.process import keep_freed_memory
+from engine.problems.problem import Problem, build_problem
+from engine.recipes.descent import DescentRecipe
 from tests.bench.record import write_record
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -21,12 +21,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import engine
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic
-from engine.plans import make_plan
-from engine.replay import Sweep, replay, reverse_step
-from engine.schedule import Forward, whole_run
-from engine.simulator import measure
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.replay.interpreter import Sweep, replay, reverse_step
+from engine.schedules.by_name import make_plan
+from engine.schedules.simulator import measure
+from engine.schedules.trees import Forward, whole_run
 from tests.bench.record import write_record
 from tests.memory import PeakMemory
 

@@ -16,9 +16,9 @@ import json, resource, sys, time, torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 import engine
-from engine.plans import make_plan
-from engine.schedule import whole_run
-from engine.simulator import measure
+from engine.schedules.by_name import make_plan
+from engine.schedules.trees import whole_run
+from engine.schedules.simulator import measure
 
 schedule, arity, num_steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(0)

@@ -17,16 +17,16 @@ import argparse
 import math
 from typing import Any
 
-from engine.allocator import keep_freed_memory
-from engine.config import DescentRecipe
-from engine.determinism import deterministic
 from engine.errors import NonFiniteError
-from engine.metasmoothness import metasmoothness
-from engine.oracle import train
-from engine.outputs import classification_scores
-from engine.problem import build_problem
-from engine.recipes import load_recipe
-from engine.smooth_recipes import SmoothnessConfig, SmoothSearchRecipe, at_rate
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.preflight.metasmoothness import metasmoothness
+from engine.problems.problem import build_problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import load_recipe
+from engine.recipes.smoothness import SmoothnessConfig, SmoothSearchRecipe, at_rate
+from engine.replay.plain_training import train
+from engine.routine.outputs import classification_scores
 from tests.bench.record import write_record
 
 Row = dict[str, Any]

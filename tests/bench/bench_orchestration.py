@@ -54,8 +54,8 @@ def resident():
 
 def measure_run(part, store):
     """Run the recipe here, against the server in the environment; return what it took."""
-    from engine import stages
-    from engine.recipes import load_recipe
+    from engine.recipes.files import load_recipe
+    from engine.stages import training as stages
     from flows.descent import descent
 
     num_steps, pause = PARTS[part]

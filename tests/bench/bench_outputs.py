@@ -15,13 +15,14 @@ import time
 import torch
 from torch import nn
 
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic, environment
-from engine.plans import make_plan
-from engine.replay import Sweep, replay
-from engine.routine import Routine
-from engine.schedule import Tier, whole_run
-from engine.store import MemoryStates
+from engine.numerics.determinism import deterministic
+from engine.numerics.environment import environment
+from engine.numerics.process import keep_freed_memory
+from engine.replay.interpreter import Sweep, replay
+from engine.routine.routine import Routine
+from engine.schedules.by_name import make_plan
+from engine.schedules.trees import Tier, whole_run
+from engine.storage.states import MemoryStates
 from engine.types import Output
 from tests.bench.bench_step import make_routine
 

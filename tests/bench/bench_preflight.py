@@ -8,9 +8,9 @@ refuse or warn of with the right cause, and how many sound ones pass? Required: 
 
 import argparse
 
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic
-from engine.preflight import check
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.preflight.checkup import check
 from engine.preflight.verdict import Verdict
 from tests.bench.record import write_record
 from tests.broken_routines import BROKEN

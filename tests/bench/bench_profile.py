@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic
-from engine.reversal import StepPath
-from engine.routine import Routine
-from engine.step import open_step, plain_step
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.recipes.replay import StepPath
+from engine.routine.routine import Routine
+from engine.step.step import open_step, plain_step
 from tests.bench.record import write_record
 from tests.bench.rivals.contender_ours import lay_out
 from tests.bench.rivals.problems import Problem, write

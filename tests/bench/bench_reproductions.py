@@ -24,9 +24,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.keys import engine_version
-from engine.recipes import load_recipe
-from engine.settings import digest
+from engine.recipes.files import load_recipe
+from engine.recipes.settings import digest
+from engine.stages.keys import engine_version
 from tests.bench.record import write_record
 from tests.bench.reproduction_rows import ROWS, Figure, Row, Run
 
@@ -78,7 +78,7 @@ def carry_out(row: Row, changes: list[str], store: Path, *, finished: bool) -> R
         return None
     options = [part for change in changes for part in ("--set", change)]
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", row.recipe, *options, "--store", str(store),
+        [sys.executable, "-m", "flows.cli.app", "run", row.recipe, *options, "--store", str(store),
          "--json"],
         stdout=subprocess.PIPE,
         text=True,

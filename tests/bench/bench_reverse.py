@@ -15,15 +15,19 @@ import time
 
 import torch
 
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic, environment
-from engine.menu import ModelConfig
-from engine.metaparameters import Counts, ExampleWeights
-from engine.models import build_model, per_example_cross_entropy
-from engine.optim import adamw, sgd
-from engine.recipes import load_recipe
-from engine.routine import Routine
-from engine.step import plain_step, step_vjp
+from engine.metaparameters.counts import Counts
+from engine.metaparameters.weights import ExampleWeights
+from engine.models.build import build_model
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import deterministic
+from engine.numerics.environment import environment
+from engine.numerics.process import keep_freed_memory
+from engine.recipes.files import load_recipe
+from engine.recipes.model import ModelConfig
+from engine.routine.optimizers import adamw, sgd
+from engine.routine.routine import Routine
+from engine.step.reference import step_vjp
+from engine.step.step import plain_step
 
 OPTIMIZERS = {"sgd": sgd(0.9), "adamw": adamw(eps_root=1e-8)}
 

@@ -25,7 +25,8 @@ def timed_run(server, store, number):
     options = [part for change in changes for part in ("--set", change)]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", "digits-selection", *options, "--store", store],
+        [sys.executable, "-m", "flows.cli.app", "run", "digits-selection", *options,
+         "--store", store],
         env=server.environment, check=False, capture_output=True,
     )  # fmt: skip
     return round(time.perf_counter() - started, 1), done.returncode

@@ -100,7 +100,7 @@ def measure(command: list[str], root: Path) -> dict[str, float]:
     environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200"}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *command],
+        [sys.executable, "-m", "flows.cli.app", *command],
         cwd=root,
         env=environment,
         capture_output=True,

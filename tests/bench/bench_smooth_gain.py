@@ -12,7 +12,7 @@ the mean over three. A metagradient that is not finite ends a descent: its gain
 is that of the iterates before.
 
 It is here and not among the tests because it takes minutes; a bounded version is
-``tests/engine/test_smooth_gain.py``.
+``tests/bench/test_smooth_gain.py``.
 
     python -m tests.bench.bench_smooth_gain --date 20261124
 """
@@ -27,17 +27,17 @@ from typing import Any
 import torch
 
 from engine import metagradient
-from engine.allocator import keep_freed_memory
-from engine.config import DescentRecipe
-from engine.determinism import deterministic
 from engine.errors import NonFiniteError
-from engine.figures import BLUE, GREY, new_figure, png
-from engine.metasmoothness import INDEPENDENT, metasmoothness
-from engine.oracle import train
-from engine.outer import make_outer
-from engine.outputs import classification_scores
-from engine.problem import Problem, build_problem
-from engine.smooth_recipes import SmoothnessConfig
+from engine.metaparameters.outer_updates import make_outer
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
+from engine.problems.problem import Problem, build_problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.smoothness import SmoothnessConfig
+from engine.replay.plain_training import train
+from engine.reports.canvas import BLUE, GREY, new_figure, png
+from engine.routine.outputs import classification_scores
 from tests.bench.record import write_record
 
 BASE: dict[str, Any] = {

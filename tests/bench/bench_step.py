@@ -21,17 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.allocator import keep_freed_memory
-from engine.cross_entropy import sequence_cross_entropy
-from engine.determinism import deterministic, environment
-from engine.metaparameters import ExampleWeights
-from engine.models import build_model, per_example_cross_entropy
-from engine.optim import adamw
-from engine.recipes import load_recipe
-from engine.routine import Routine
-from engine.step import StepVjp, plain_step, step_vjp
+from engine.metaparameters.weights import ExampleWeights
+from engine.models.build import build_model
+from engine.models.chunked_cross_entropy import sequence_cross_entropy
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import deterministic
+from engine.numerics.environment import environment
+from engine.numerics.process import keep_freed_memory
+from engine.recipes.files import load_recipe
+from engine.routine.optimizers import adamw
+from engine.routine.routine import Routine
+from engine.step.by_name import make_vjp
+from engine.step.reference import StepVjp, step_vjp
+from engine.step.step import plain_step
 from engine.types import State
-from engine.vjp import make_vjp
 from tests.memory import PeakMemory
 
 MODES = {

@@ -23,13 +23,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import engine
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic, environment
-from engine.fingerprint import state_fingerprint
-from engine.step import plain_step
-from engine.store import RowStore, StateStore
+from engine.numerics.determinism import deterministic
+from engine.numerics.environment import environment
+from engine.numerics.fingerprint import state_fingerprint
+from engine.numerics.process import keep_freed_memory
+from engine.step.step import plain_step
+from engine.storage.background import BackgroundStates
+from engine.storage.states import RowStore, StateStore
 from engine.types import State
-from engine.writer import BackgroundStates
 
 NUM_STEPS = 24
 

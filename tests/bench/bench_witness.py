@@ -16,14 +16,14 @@ from collections.abc import Callable
 import torch
 
 import engine
-from engine.allocator import keep_freed_memory
-from engine.determinism import deterministic
-from engine.problem import build_problem
-from engine.recipes import load_recipe
-from engine.routine import Routine
-from engine.step import plain_step
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
+from engine.routine.routine import Routine
+from engine.step.step import plain_step
 from engine.types import Output
-from engine.witness import testify
+from engine.witness.witness import testify
 from tests.bench.bench_outputs import make_outputs
 from tests.bench.bench_step import make_routine
 from tests.bench.record import write_record

@@ -20,17 +20,17 @@ from pathlib import Path
 
 from prefect import flow
 
-from engine import stages
-from engine.plans import make_plan
-from engine.recipes import load_recipe
-from engine.segments import segments
-from engine.simulator import measure
-from flows.local_server import LocalServer, connected
-from flows.sweep import reverse_sweep
+from engine.problems.segments import segments
+from engine.recipes.files import load_recipe
+from engine.schedules.by_name import make_plan
+from engine.schedules.simulator import measure
+from engine.stages import training as stages
+from flows.cli.local_server import LocalServer, connected
+from flows.parts.sweep import reverse_sweep
 from tasks import training
-from tasks.progress import Progress
-from tasks.runner import StageRunner
-from tasks.workers import Workers, open_workers
+from tasks.running.progress import Progress
+from tasks.running.runner import StageRunner
+from tasks.running.workers import Workers, open_workers
 
 SETTINGS = [
     "metaparameters.name=weights",

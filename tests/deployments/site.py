@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 
-from engine.recipes import load_recipe
-from engine.runs import read_run, run_name
+from engine.applications.descent.record import read_run
+from engine.recipes.files import load_recipe
+from engine.recipes.names import run_name
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deployments import make
-from engine.recipes import load_recipe
+from engine.recipes.files import load_recipe
 from flows.descent import descent
 from tests.deployments.site import SMALL, small
 from tests.flows.test_resume import LONG, at_work, attempts

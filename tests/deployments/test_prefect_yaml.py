@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from deployments import make
-from engine.recipes import list_recipes, load_recipe
+from engine.recipes.files import list_recipes, load_recipe
 from flows import registry
 
 CONTENT = yaml.safe_load(make.PREFECT_YAML.read_text())

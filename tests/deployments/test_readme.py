@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments import make
-from engine.recipes import list_recipes
+from engine.recipes.files import list_recipes
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "deployments" / "README.md").read_text()

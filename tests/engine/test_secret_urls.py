@@ -3,13 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from engine.config import DataConfig
-from engine.contrastive.config import ContrastiveConfig
 from engine.errors import ConfigurationError
-from engine.language_config import LanguageConfig, TextConfig
-from engine.location import absolute, check_writable, filesystem, store_errors
-from engine.recipes import load_recipe
+from engine.recipes.data import DataConfig
+from engine.recipes.files import load_recipe
+from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.text import LanguageConfig, TextConfig
 from engine.secret_urls import redacted, secret_in
+from engine.storage.location import absolute, check_writable, filesystem, store_errors
 
 SECRET = "S3CRET%2Fvalue"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.config import DescentRecipe
 from engine.errors import ConfigurationError
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.recipes.descent import DescentRecipe
 
 ROOT = Path(engine.__file__).parent
 STARTS = ("differentiate", "routine", "oracle", "outputs", "coupled", "hyperparameters", "optim")

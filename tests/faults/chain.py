@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from engine import commits, stages
-from engine.config import digest
-from engine.recipes import load_recipe
-from engine.segments import first_step, segments
+from engine.problems.segments import first_step, segments
+from engine.recipes.files import load_recipe
+from engine.recipes.settings import digest
+from engine.stages import commits
+from engine.stages import training as stages
 
 SMALL = [
     "baselines=[]",

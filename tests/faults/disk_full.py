@@ -12,8 +12,8 @@ import sys
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from engine import commits
 from engine.errors import StoreFullError
+from engine.stages import commits
 from tests.faults import chain
 
 ROOM = (12, 244)

@@ -27,19 +27,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import budget, commits, housekeeping, lease, runs, verify
-from engine.config import digest
+from engine.applications.descent import certificate as verify
+from engine.applications.descent import record as runs
 from engine.errors import CheckpointMissingError, EngineError
-from engine.execution import BudgetConfig
-from engine.forecasts import read_forecast
-from engine.housekeeping import CleanRules
-from engine.location import copy_folder, join, store_errors
-from engine.preflight import CheckReport
-from engine.readable import check_readable
-from engine.recipes import change_workers, load_recipe
-from engine.segments import Segment
-from engine.trust import check_places
-from flows import showing
+from engine.planning.forecast import read_forecast
+from engine.preflight.verdict import CheckReport
+from engine.problems.segments import Segment
+from engine.recipes.execution import BudgetConfig
+from engine.recipes.files import change_workers, load_recipe
+from engine.recipes.settings import digest
+from engine.runs import budget
+from engine.runs import cleaning as housekeeping
+from engine.runs.clean_plan import CleanRules
+from engine.runs.stored_places import check_places
+from engine.stages import commits, lease
+from engine.storage.location import copy_folder, join, store_errors
+from engine.storage.readable import check_readable
+from flows.cli import showing
 from tests.finished import finish
 
 LIMIT_SECONDS = 10

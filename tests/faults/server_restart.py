@@ -77,7 +77,7 @@ class Trial(NamedTuple):
 
 def command(store):
     changes = [part for change in SMALL for part in ("--set", change)]
-    return [sys.executable, "-m", "flows.cli", "run", "digits-selection", *changes,
+    return [sys.executable, "-m", "flows.cli.app", "run", "digits-selection", *changes,
             "--store", str(store), "--json"]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.recipes import load_recipe
+from engine.recipes.files import load_recipe
 from tests.servers import PrefectServer
 
 SMALL = [

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.recipes import load_recipe
+from engine.recipes.files import load_recipe
 from tests.servers import PrefectServer, free_port, wait_for
 
 # Segments long enough to be hit.

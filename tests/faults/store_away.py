@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from tasks.policy import is_transient
+from tasks.running.policy import is_transient
 from tests.faults import chain
 
 KEYS = {

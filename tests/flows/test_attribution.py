@@ -5,15 +5,16 @@ import csv
 import pytest
 import torch
 
-from engine.attribution import query_outputs
-from engine.attribution_runs import OWN
-from engine.batched import train_many
-from engine.differentiate import metagradients
-from engine.problem import build_problem
-from engine.recipes import validate_recipe
-from engine.runs import find_run, read_recipe, run_folder
+from engine.applications.attribution.record import OWN
+from engine.applications.attribution.scores import query_outputs
+from engine.problems.problem import build_problem
+from engine.recipes.files import validate_recipe
+from engine.replay.batched import train_many
+from engine.replay.metagradient import metagradients
+from engine.runs.run import find_run, read_recipe
+from engine.stages.places import run_folder
 from flows.attribution import attribution, subsets
-from tasks.stage_task import stage_name
+from tasks.running.stage_task import stage_name
 
 TINY = {
     "kind": "attribution",
@@ -70,7 +71,7 @@ def test_the_judge_is_a_training_at_weight_zero(record, recipe):
     """LDS of the record against one that is computed here, from trainings one by one."""
     from scipy.stats import spearmanr
 
-    from engine.attribution import kept_weights
+    from engine.applications.attribution.scores import kept_weights
 
     found, store = record
     problem = build_problem(recipe.descent)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from engine.canary_runs import OWN, RANDOM, WRONG
-from engine.recipes import validate_recipe
-from engine.runs import find_run, read_recipe
+from engine.applications.canaries.record import OWN, RANDOM, WRONG
+from engine.recipes.files import validate_recipe
+from engine.runs.run import find_run, read_recipe
 from flows.canaries import canaries
-from tasks.stage_task import stage_name
+from tasks.running.stage_task import stage_name
 
 TINY = {
     "kind": "canaries",

@@ -4,11 +4,11 @@ import csv
 
 import pytest
 
-from engine.problem import build_problem
-from engine.recipes import load_recipe
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
 from flows.descent import descent
-from tests.engine.contrastive.test_datacomp import SMALL
-from tests.engine.contrastive.test_pairs import shards
+from tests.engine.planning.test_counted import SMALL
+from tests.engine.problems.pairs.test_splits import shards
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("prefect_server")]
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from prefect.client.orchestration import get_client
 
-from engine import commits, metagradient
+from engine import metagradient
+from engine.applications.descent.record import read_run
 from engine.errors import ConfigurationError
-from engine.location import join, list_folders
-from engine.problem import build_problem
-from engine.recipes import load_recipe
-from engine.runs import read_run
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
+from engine.stages import commits
+from engine.storage.location import join, list_folders
 from flows.descent import descent
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engine.housekeeping import CleanRules, carry_out, plan_clean
-from engine.inventory import stored_run, stored_runs, take_inventory
-from engine.names import is_run_file
-from engine.recipes import KINDS
-from engine.records import read_record
-from engine.store_mark import MARK
+from engine.recipes.files import KINDS
+from engine.runs.clean_plan import CleanRules
+from engine.runs.cleaning import plan_clean
+from engine.runs.freeing import carry_out
+from engine.runs.inventory import stored_run, stored_runs, take_inventory
+from engine.runs.store_mark import MARK
+from engine.storage.names import is_run_file
+from engine.storage.records import read_record
 from flows.clean import clean
-from flows.cli import app
+from flows.cli.app import app
 from flows.registry import FLOWS
 from tests.kinds import recipe_of
 

@@ -28,7 +28,7 @@ def run(server, store):
     """Carry out a run by its command; return the finished process."""
     options = [part for change in SMALL for part in ("--set", change)]
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", *options, "--store", str(store), "--json"],
+        [sys.executable, "-m", "flows.cli.app", "run", *options, "--store", str(store), "--json"],
         env=server.environment, cwd=Path(__file__).parents[2], capture_output=True, text=True,
         check=False,
     )  # fmt: skip

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.recipes import validate_recipe
-from engine.runs import run_folder
+from engine.recipes.files import validate_recipe
+from engine.stages.places import run_folder
 from flows.attribution import attribution
 from flows.descent import descent
 from tests.language import TINY, library_texts, write_jsonl
 
-# A bounded twin runs by default: tests/engine/language/test_selection.py.
+# A bounded twin runs by default: tests/engine/applications/descent/test_source_shares.py.
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("prefect_server")]
 
 

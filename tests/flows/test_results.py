@@ -15,7 +15,7 @@ import pytest
 from prefect._internal.result_records import ResultRecord
 from prefect.client.orchestration import get_client
 
-from engine.records import read_record
+from engine.storage.records import read_record
 from flows.descent import descent
 from tests.faults import chain
 from tests.flows.test_descent import small

@@ -25,7 +25,7 @@ def mgd(home, *arguments):
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *arguments],
+        [sys.executable, "-m", "flows.cli.app", *arguments],
         env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

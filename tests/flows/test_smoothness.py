@@ -3,17 +3,18 @@
 import pytest
 import torch
 
+from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
 from engine.errors import ConfigurationError
-from engine.metasmoothness import metasmoothness as measure_directly
-from engine.problem import build_problem
-from engine.recipes import load_recipe, to_measure, validate_recipe
-from engine.records import read_bytes
-from engine.runs import find_run, read_recipe, run_folder
-from engine.smooth_search import Measured, Trial, choose, closest_rate, pareto
-from engine.stages import prepare
+from engine.preflight.metasmoothness import metasmoothness as measure_directly
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe, to_measure, validate_recipe
+from engine.runs.run import find_run, read_recipe
+from engine.stages.places import run_folder
+from engine.stages.training import prepare
+from engine.storage.records import read_bytes
 from flows.metasmoothness import landscape_distances, metasmoothness
 from flows.smooth_search import smooth_search
-from tasks.stage_task import stage_name
+from tasks.running.stage_task import stage_name
 
 TINY = {
     "name": "tiny",

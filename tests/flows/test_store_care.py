@@ -6,16 +6,16 @@ import pytest
 from prefect.client.orchestration import get_client
 from typer.testing import CliRunner
 
-from engine import commits
-from engine.budget import with_budget
 from engine.errors import BudgetSpentError, ConfigurationError
-from engine.overview import Standing, overview
-from engine.recipes import load_recipe
-from engine.runs import run_name
+from engine.recipes.files import load_recipe
+from engine.recipes.names import run_name
+from engine.runs.budget import with_budget
+from engine.runs.overview import Standing, overview
+from engine.stages import commits
 from flows.clean import clean
-from flows.cli import app
+from flows.cli.app import app
+from flows.cli.one_message import SPENT, one_message
 from flows.descent import descent
-from flows.one_message import SPENT, one_message
 from tests.flows.test_descent import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import engine
-from engine.determinism import seeded
-from engine.order import Order
+from engine.numerics.determinism import seeded
+from engine.routine.batch_order import Order
 
 NUM_EXAMPLES, STEPS, BATCH, RATE = 24, 6, 8, 0.3
 

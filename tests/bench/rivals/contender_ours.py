@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 import engine
-from engine.determinism import deterministic
-from engine.oracle import central_difference, train
-from engine.plans import make_plan
-from engine.replay import Sweep, replay
-from engine.reversal import StepPath
-from engine.schedule import Seed, Tier, whole_run
-from engine.simulator import measure
-from engine.store import MemoryStates
+from engine.numerics.determinism import deterministic
+from engine.preflight.oracle import central_difference
+from engine.recipes.replay import StepPath
+from engine.replay.interpreter import Sweep, replay
+from engine.replay.plain_training import train
+from engine.schedules.by_name import make_plan
+from engine.schedules.simulator import measure
+from engine.schedules.trees import Seed, Tier, whole_run
+from engine.storage.states import MemoryStates
 from tests.bench.rivals.models import per_example_loss
 from tests.bench.rivals.protocol import Task, Unable, serve
 from tests.bench.rivals.torch_task import TorchProblem, versions

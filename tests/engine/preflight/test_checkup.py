@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from engine.optim import adam
-from engine.preflight import check
+from engine.preflight.checkup import check
 from engine.preflight.verdict import Verdict
+from engine.routine.optimizers import adam
 from tests.broken_routines import BROKEN
 from tests.routines import mlp, output, routine
 from tests.sound_routines import SOUND

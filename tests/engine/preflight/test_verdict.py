@@ -5,8 +5,8 @@ import json
 import pytest
 
 from engine.errors import UntrustworthyError
-from engine.execution import PreflightMode
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.recipes.execution import PreflightMode
 
 
 def one(verdict, name="replay", **changes):

@@ -1,0 +1,1 @@
+"""Questions, each from its stages to its report."""

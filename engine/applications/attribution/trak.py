@@ -1,0 +1,85 @@
+"""TRAK's scores of one trained model, by the authors' package ``traker`` where it is installed.
+
+References:
+    Park et al. 2023, arXiv:2303.14186.
+"""
+
+import copy
+import logging
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from engine.applications.attribution.scores import CHUNK, query_batch
+from engine.errors import ConfigurationError
+from engine.extras import install
+from engine.problems.problem import Problem
+from engine.recipes.attribution import Queries
+from engine.types import State
+
+
+def trak_is_installed() -> bool:
+    """Say whether the package ``traker`` can be imported."""
+    return find_spec("trak") is not None
+
+
+def trak_scores(
+    problem: Problem, queries: Queries, state: State, *, dimension: int, seed: int
+) -> Tensor:
+    """Return minus TRAK's scores, so that, as everywhere, a helpful example has a negative one.
+
+    TRAK computes in float32, whatever the number format of the run.
+
+    Returns:
+        Shape (queries, examples).
+
+    Raises:
+        ConfigurationError: If the labels are no classes, or ``traker`` is not installed.
+    """
+    routine = problem.routine
+    inputs, labels = routine.examples
+    if labels.ndim != 1 or not trak_is_installed():
+        raise ConfigurationError(
+            "attribution.baselines has trak, which needs a classifier and the package traker. "
+            f"Leave it out, or run: {install('attribution')}."
+        )
+    trak, projectors = import_module("trak"), import_module("trak.projectors")
+
+    model = copy.deepcopy(routine.model)
+    model.load_state_dict(routine.layout.views(state["params"]), strict=False)
+    model = model.float().eval()
+    device = str(routine.device)  # traker compares it with "cpu"
+    projector = projectors.BasicProjector(
+        grad_dim=sum(p.numel() for p in model.parameters()),
+        proj_dim=dimension,
+        seed=seed,
+        proj_type=projectors.ProjectionType.rademacher,
+        device=device,
+        dtype=torch.float32,
+    )
+    with tempfile.TemporaryDirectory(prefix="mgd-trak-") as folder:
+        traker = trak.TRAKer(
+            model,
+            "image_classification",
+            len(routine),
+            save_dir=folder,
+            device=device,
+            projector=projector,
+            proj_dim=dimension,
+            use_half_precision=False,
+            logging_level=logging.ERROR,
+        )
+        traker.load_checkpoint(model.state_dict(), model_id=0)
+        for start in range(0, len(routine), CHUNK):
+            rows = slice(start, start + CHUNK)
+            batch = (inputs[rows].float(), labels[rows])
+            traker.featurize(batch, num_samples=len(batch[1]))
+        traker.finalize_features()
+        traker.start_scoring_checkpoint("queries", model.state_dict(), 0, queries.number)
+        asked, answers = query_batch(problem, queries)
+        traker.score((asked.float(), answers), num_samples=queries.number)
+        scores = torch.as_tensor(traker.finalize_scores("queries")).clone()
+    return -scores.T.to(routine.layout.dtype)

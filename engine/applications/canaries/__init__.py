@@ -1,0 +1,1 @@
+"""How much a trained model betrays of single examples."""

@@ -1,0 +1,171 @@
+"""Privacy canaries: examples that a model betrays by their loss, if it was trained on them.
+
+The canaries' pixels are z. Each step draws a random half of them to be IN the training and leaves
+the others OUT, with another start and another order, and lowers
+
+    phi(s_T, z) = mean over IN of l(s_T; z_i) - mean over OUT of l(s_T; z_i),
+
+which is minus the gap that an attacker would measure. z enters twice: through the whole training,
+whose share is the metagradient, and through the losses at the end. Both are differentiated. An
+audit trains with fresh halves, starts and orders.
+
+References:
+    Boglioni et al. 2025, arXiv:2507.15836. There the audited model has another architecture and is
+    trained with DP-SGD; here it is the same, without noise.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from engine.metaparameters.initial_parameters import InitialParameters
+from engine.metaparameters.inputs import Inputs
+from engine.metaparameters.weights import ExampleWeights
+from engine.models.build import build_model
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import generator, seed_for
+from engine.problems.problem import Problem
+from engine.recipes.attribution import Retraining
+from engine.recipes.descent import DescentRecipe
+from engine.replay.batched import train_many
+from engine.replay.metagradient import differentiate
+from engine.routine.routine import Routine
+from engine.types import Metaparams
+
+PIXELS, WEIGHTS, START = "pixels", "weights", "start"
+"""Names of the metaparameters of a training with canaries."""
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Canaries among the training examples: the first ones.
+
+    Attributes:
+        images: Shape (canaries, channels, height, width).
+        labels: What they are trained with, shape (canaries,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def first_canaries(problem: Problem, number: int) -> Canaries:
+    """Return canaries as they are in the data."""
+    inputs, labels = problem.routine.examples
+    return Canaries(inputs[:number].clone(), labels[:number].clone())
+
+
+def with_wrong_labels(canaries: Canaries, num_classes: int, seed: int) -> Canaries:
+    """Return the same images, each with another class, drawn uniformly."""
+    drawn = generator(seed, "wrong labels")
+    offsets = torch.randint(1, num_classes, (len(canaries),), generator=drawn)
+    wrong = (canaries.labels + offsets.to(canaries.labels)) % num_classes
+    return Canaries(canaries.images, wrong)
+
+
+def draw_inside(number: int, seed: int, *purpose: str | int) -> Tensor:
+    """Return which canaries are IN: a random half, shape (canaries,)."""
+    inside = torch.zeros(number, dtype=torch.bool)
+    drawn = generator(seed, "inside", *purpose)
+    inside[torch.randperm(number, generator=drawn)[: number // 2]] = True
+    return inside
+
+
+def canary_training(problem: Problem, canaries: Canaries, seed: int) -> Routine:
+    """Return a training in the order of ``seed`` with z, weights and start as metaparameters."""
+    base = problem.routine
+    inputs, labels = base.examples
+    number, total = len(canaries), len(labels)
+    return replace(
+        base,
+        seed=seed,
+        examples=(inputs, torch.cat([canaries.labels, labels[number:]])),
+        metaparameters={
+            PIXELS: Inputs(canaries.images, torch.arange(number), total, problem.data.bounds),
+            WEIGHTS: ExampleWeights(torch.ones(total, dtype=base.layout.dtype)),
+            START: InitialParameters(base.initial_state()["params"].cpu()),
+        },
+    )
+
+
+def point_of(
+    recipe: DescentRecipe, problem: Problem, canaries: Canaries, inside: Tensor, seed: int
+) -> Metaparams:
+    """Return z of one training: pixels, weight 0 for those OUT, and a start of its own."""
+    base = problem.routine
+    inputs = base.examples[0]
+    weights = torch.ones(len(inputs), dtype=base.layout.dtype, device=base.device)
+    weights[: len(canaries)] = inside.to(weights)
+    model = build_model(
+        recipe.model,
+        tuple(inputs.shape[1:]),
+        problem.data.num_classes,
+        seed=seed,
+        dtype=base.layout.dtype,
+    )
+    start = parameters_to_vector(model.parameters()).detach().to(base.device)
+    return {PIXELS: canaries.images, WEIGHTS: weights, START: start}
+
+
+def gap_loss(model: nn.Module, canaries: Canaries, inside: Tensor) -> Tensor:
+    """Return phi, minus the gap between OUT and IN, a scalar."""
+    losses = per_example_cross_entropy(model, (canaries.images, canaries.labels))
+    inside = inside.to(losses.device)
+    return losses[inside].mean() - losses[~inside].mean()
+
+
+def pixel_gradient(
+    recipe: DescentRecipe, problem: Problem, canaries: Canaries, inside: Tensor, seed: int
+) -> tuple[float, Tensor]:
+    """Return phi and d phi / d z, through the training and directly.
+
+    Cost:
+        One training and one reverse sweep, in memory and as one segment, as ``recipe.replay``
+        says.
+    """
+    training = canary_training(problem, canaries, seed)
+    point = point_of(recipe, problem, canaries, inside, seed)
+    (found,) = differentiate(
+        training, [lambda model: gap_loss(model, canaries, inside)], point, recipe.replay
+    )
+    images = canaries.images.detach().requires_grad_()
+    with torch.enable_grad():
+        own = Canaries(images, canaries.labels)
+        value = training.evaluate(lambda model: gap_loss(model, own, inside), found.state)
+    (direct,) = torch.autograd.grad(value, images)
+    return found.output, found[PIXELS] + direct
+
+
+@torch.no_grad()
+def audit(
+    recipe: DescentRecipe,
+    problem: Problem,
+    canaries: Canaries,
+    num_audits: int,
+    seed: int,
+    retraining: Retraining,
+) -> tuple[Tensor, Tensor]:
+    """Train with fresh halves, starts and orders; return losses of the canaries, and who was IN.
+
+    Returns:
+        Both of shape (audits, canaries).
+    """
+    inside = torch.stack([draw_inside(len(canaries), seed, "audit", i) for i in range(num_audits)])
+    seeds = [seed_for(seed, "audit", i) % 2**62 for i in range(num_audits)]
+    training = canary_training(problem, canaries, seeds[0])
+    points = [
+        point_of(recipe, problem, canaries, half, each)
+        for half, each in zip(inside, seeds, strict=True)
+    ]
+    states = train_many(training, points, seeds=seeds, together=retraining.value)
+    batch = canaries.images, canaries.labels
+    losses = [
+        training.evaluate(lambda model: per_example_cross_entropy(model, batch), state)
+        for state in states
+    ]
+    return torch.stack(losses).cpu(), inside

@@ -1,0 +1,66 @@
+"""Figures of privacy canaries: losses IN and OUT, the gap over the steps, and the images."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH, new_figure, png
+
+
+def draw_losses(losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[float]) -> bytes:
+    """Draw the losses IN and OUT of each kind of canaries, and the gap of each outer step.
+
+    Args:
+        losses: Kind of canaries to its losses IN and OUT.
+        gaps: Gap in each outer step's own training.
+    """
+    figure, (above, below) = new_figure(5.4, rows=2)
+    for place, pair in enumerate(losses.values()):
+        for shift, colour, values in zip((0.12, -0.12), (BLUE, ORANGE), pair, strict=True):
+            low, high = torch.quantile(values.double(), torch.tensor([0.25, 0.75]).double())
+            height = place - shift
+            above.plot([float(low), float(high)], [height] * 2, color=colour, linewidth=5)
+            above.plot(float(values.mean()), height, "o", color="black", markersize=5)
+    above.plot([], [], color=BLUE, linewidth=5, label="trained on (IN)")
+    above.plot([], [], color=ORANGE, linewidth=5, label="left out (OUT)")
+    above.set_yticks(range(len(losses)), list(losses))
+    above.set_ylim(len(losses) - 0.5, -0.5)
+    above.grid(visible=False, axis="y")
+    above.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    above.set(xlabel="loss (nats)")
+    above.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    below.plot(range(len(gaps)), gaps, color=BLUE, marker="o", markersize=3)
+    below.axhline(0, color=GREY, linewidth=1, zorder=0)
+    below.set(xlabel="outer step", ylabel="gap (nats)")
+    return png(figure)
+
+
+def draw_canaries(before: Tensor, after: Tensor) -> bytes:
+    """Draw images before and after, and the change between.
+
+    Args:
+        before: Shape (images, channels, height, width).
+        after: Likewise.
+    """
+    from matplotlib.figure import Figure
+
+    number = len(before)
+    figure = Figure(figsize=(WIDTH, 0.35 + 2.1), layout="constrained")
+    low = float(torch.minimum(before, after).min())
+    high = float(torch.maximum(before, after).max())
+    reach = max(float((after - before).abs().max()), 1e-12)
+    rows = {
+        "before": (before, "gray", low, high),
+        "after": (after, "gray", low, high),
+        "change": (after - before, "RdBu_r", -reach, reach),
+    }
+    for row, (label, (images, colours, bottom, top)) in enumerate(rows.items()):
+        for column in range(number):
+            axes = figure.add_subplot(3, number, row * number + column + 1)
+            pixels = images[column].double().mean(dim=0).numpy()
+            axes.imshow(pixels, cmap=colours, vmin=bottom, vmax=top, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(label)
+    return png(figure)

@@ -1,0 +1,1 @@
+"""What a descent is compared with: baselines, reruns, searches and damage."""

@@ -1,0 +1,90 @@
+"""Which of the changed inputs carry the damage, and which classes suffer it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.applications.comparisons.poisons import chosen_inputs
+from engine.applications.comparisons.results import ChangedImage, Damage
+from engine.problems.problem import Problem
+from engine.stages.commits import read_rows
+from engine.stages.keys import Ref
+
+
+def path_shares(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, " rows"]:
+    """Return each row's part of the change of the output along a path.
+
+    By the trapezoidal rule, sum_n (g_n + g_{n+1}) / 2 * (z_{n+1} - z_n) over a row's elements; the
+    rows' parts add up to f(z_N) - f(z_0) but for the error of the rule.
+
+    Args:
+        values: z_0, ..., z_N, each of shape (rows, ...).
+        gradients: Metagradients at z_0, ..., z_N, or at all but the last.
+
+    References:
+        Sundararajan, Taly, Yan 2017, arXiv:1703.01365 (integrated gradients), with the descent's
+        own path in place of a straight line.
+    """
+    total = torch.zeros(len(values[0]), dtype=torch.float64)
+    for n in range(len(values) - 1):
+        ends = gradients[n : n + 2]
+        slope = torch.stack([g.to(torch.float64) for g in ends]).mean(0)
+        step = values[n + 1].to(torch.float64) - values[n].to(torch.float64)
+        total += (slope.reshape(step.shape) * step).flatten(1).sum(1)
+    return total
+
+
+def measure_damage(
+    problem: Problem,
+    store: str,
+    path: list[tuple[Ref, Ref | None]],
+    finals: tuple[Ref, Ref],
+    rise: float,
+) -> Damage:
+    """Attribute the damage of changed inputs.
+
+    Args:
+        problem: The audit.
+        store: fsspec URL of the store.
+        path: z and metagradient of the outer steps up to the chosen one.
+        finals: s_T at z_0 and at the chosen z.
+        rise: Of the objective, between them.
+    """
+    kind = chosen_inputs(problem)
+    values = [read_rows(store, value)["value"].reshape(kind.value.shape) for value, _ in path]
+    gradients = [
+        next(row for name, row in read_rows(store, ref).items() if name.startswith("metagradient_"))
+        for _, ref in path
+        if ref is not None
+    ]
+    shares = path_shares(values, gradients)
+    labels = problem.data.splits["train"].labels[kind.chosen]
+    assert problem.data.ids is not None  # of data that were read
+    ids = problem.data.ids[kind.chosen].tolist()
+    order = shares.argsort(descending=True, stable=True).tolist()
+    before, after = (_accuracies(problem, store, final) for final in finals)
+    return Damage(
+        images=[
+            ChangedImage(id=ids[i], label=int(labels[i]), damage=float(shares[i])) for i in order
+        ],
+        rise=rise,
+        classes={str(c): float(shares[labels == c].sum()) for c in sorted(set(labels.tolist()))},
+        victims={name: (before[name], after[name]) for name in before},
+    )
+
+
+def _accuracies(problem: Problem, store: str, final: Ref) -> dict[str, float]:
+    """Return the accuracy on the test examples of each class."""
+    test = problem.held_out["test"]
+    state = read_rows(store, final, problem.routine.device)
+
+    def right(model: torch.nn.Module) -> Tensor:
+        parts = [model(part).argmax(1) for part in test.inputs.split(1000)]
+        return torch.cat(parts) == test.labels
+
+    with torch.no_grad():
+        hits = problem.routine.evaluate(right, state)
+    return {
+        str(c): float(hits[test.labels == c].double().mean())
+        for c in sorted(set(test.labels.tolist()))
+    }

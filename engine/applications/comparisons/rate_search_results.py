@@ -1,0 +1,40 @@
+"""What searches over learning-rate schedules found, gathered from their stages."""
+
+import torch
+
+from engine.applications.comparisons.rate_search_stages import best_rates, one_cycle_rates
+from engine.problems.problem import SPLITS
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.rate_search import Searched, one_cycles
+from engine.stages.commits import read_rows
+from engine.stages.keys import Ref
+
+
+def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:
+    """Return what the grid found."""
+    parts = [read_rows(store, ref) for ref in chunks]
+    losses = {name: torch.cat([part[name] for part in parts]) for name in SPLITS}
+    place = int(losses["validation"].argmin())
+    cycle = one_cycles(recipe.schedules.grid)[place]
+    training = recipe.training
+    rates = one_cycle_rates(cycle, training.learning_rate, training.num_steps)
+    return _searched(losses, place, rates)
+
+
+def read_optuna(recipe: DescentRecipe, store: str, ref: Ref) -> Searched:
+    """Return what Optuna found."""
+    rows = read_rows(store, ref)
+    losses = {name: rows[name] for name in SPLITS}
+    place = int(losses["validation"].argmin())
+    return _searched(losses, place, best_rates(recipe, store, ref, place))
+
+
+def _searched(losses: dict[str, torch.Tensor], place: int, rates: torch.Tensor) -> Searched:
+    finite = losses["validation"][torch.isfinite(losses["validation"])]
+    return Searched(
+        trainings=len(losses["validation"]),
+        failed=len(losses["validation"]) - len(finite),
+        best={name: float(row[place]) for name, row in losses.items()},
+        rates=rates.tolist(),
+        losses=finite.sort().values.tolist(),
+    )

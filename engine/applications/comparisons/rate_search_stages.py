@@ -1,0 +1,144 @@
+"""The stages that train other learning-rate schedules: a chunk of a grid, and Optuna's trials.
+
+A schedule of any shape is a value of ``LearningRatePoints`` with a key point at every step, so a
+chunk is many runs that differ in z, and is trained as one.
+"""
+
+import math
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.errors import NonFiniteError
+from engine.metaparameters.learning_rate import LearningRatePoints
+from engine.problems.problem import SPLITS, Problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.rate_search import OneCycle, one_cycles
+from engine.replay.batched import Together, train_many
+from engine.routine.routine import Routine
+from engine.stages.commits import read_rows, run_stage
+from engine.stages.keys import Ref
+from engine.types import State
+
+REACH = 10.0
+"""How far from training.learning_rate Optuna may go, as a factor: as far as the grid's peaks."""
+
+
+def one_cycle_rates(cycle: OneCycle, base: float, num_steps: int) -> Float[Tensor, " steps"]:
+    """Return the rate of each step of a one-cycle schedule, in float64.
+
+    Args:
+        cycle: Its shape.
+        base: What its peak is relative to.
+        num_steps: T.
+    """
+    place = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    rising = cycle.start + (1 - cycle.start) * place / cycle.position
+    falling = 1 + (cycle.end - 1) * (place - cycle.position) / (1 - cycle.position)
+    return base * cycle.peak * torch.where(place < cycle.position, rising, falling)
+
+
+def train_chunk(recipe: DescentRecipe, store: str, start: int, stop: int) -> Ref:
+    """Train the grid's schedules ``start`` to ``stop`` and commit their losses on each split.
+
+    A schedule that diverges has the loss infinity.
+    """
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        steps, base = recipe.training.num_steps, recipe.training.learning_rate
+        cycles = one_cycles(recipe.schedules.grid)[start:stop]
+        rates = [one_cycle_rates(cycle, base, steps) for cycle in cycles]
+        losses = torch.stack([torch.tensor(row) for row in score_schedules(problem, rates)])
+        return {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}, {}
+
+    inputs = {"start": start, "stop": stop, "grid": recipe.schedules.grid}
+    return run_stage("schedules", recipe, store, inputs, compute)
+
+
+def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> Ref:
+    """Let Optuna's TPE choose key points; commit the losses and the points of each trial.
+
+    It minimizes what the descent minimizes, over as many key points, from the same flat start.
+
+    Cost:
+        One stage, because each trial depends on all before it.
+
+    References:
+        Akiba et al. 2019, arXiv:1907.10902 (Optuna); Bergstra et al. 2011 (TPE).
+    """
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        optuna = import_module("optuna")  # an extra
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+        study = optuna.create_study(direction="minimize", sampler=sampler)
+        base, number = recipe.training.learning_rate, recipe.metaparameters.num_key_points
+        names = [f"rate {j}" for j in range(number)]
+        study.enqueue_trial(dict.fromkeys(names, base))
+        rows, points = [], []
+        for _ in range(trials):
+            trial = study.ask()
+            rates = [trial.suggest_float(n, base / REACH, base * REACH, log=True) for n in names]
+            points.append(torch.tensor(rates, dtype=torch.float64).log())
+            every = _every_step(points[-1], recipe.training.num_steps)
+            (row,) = score_schedules(problem, [every])
+            rows.append(torch.tensor(row))
+            if math.isfinite(row[0]):
+                study.tell(trial, row[0])
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        losses = torch.stack(rows)
+        made = {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}
+        return {**made, "points": torch.cat(points)}, {}
+
+    return run_stage("optuna", recipe, store, {"trials": trials, "seed": seed}, compute)
+
+
+def score_schedules(problem: Problem, rates: list[Tensor]) -> list[list[float]]:
+    """Train each schedule and return its losses on the splits; infinity where it diverges."""
+    ((name, _),) = problem.routine.metaparameters.items()
+    steps, dtype = problem.routine.num_steps, problem.kind.value.dtype
+    points = [{name: row.log().to(dtype)} for row in rates]
+    kind = LearningRatePoints(points[0][name], num_steps=steps)
+    routine = replace(problem.routine, metaparameters={name: kind})
+    together = Together.LOOP if routine.statistics is not None else Together.BATCHED
+    states = _train_finite(routine, points, together)
+    return [_losses(problem, state) for state in states]
+
+
+def best_rates(recipe: DescentRecipe, store: str, ref: Ref, place: int) -> Float[Tensor, " steps"]:
+    """Return the rates of the trial at ``place`` of Optuna's, in float64."""
+    points = read_rows(store, ref)["points"].reshape(-1, recipe.metaparameters.num_key_points)
+    return _every_step(points[place], recipe.training.num_steps)
+
+
+def _every_step(points: Tensor, num_steps: int) -> Tensor:
+    kind = LearningRatePoints(points, num_steps=num_steps)
+    rates = [kind.hyperparameters(points, step)["learning_rate"] for step in range(num_steps)]
+    return torch.stack([torch.as_tensor(rate) for rate in rates])
+
+
+def _train_finite(
+    routine: Routine, points: list[dict[str, Tensor]], together: Together
+) -> list[State | None]:
+    """Train many runs; None for each that diverges, which is looked for by halves."""
+    try:
+        return list(train_many(routine, points, together=together))
+    except NonFiniteError:
+        if len(points) == 1:
+            return [None]
+        half = len(points) // 2
+        halves = points[:half], points[half:]
+        return [state for part in halves for state in _train_finite(routine, part, together)]
+
+
+@torch.no_grad()
+def _losses(problem: Problem, state: State | None) -> list[float]:
+    if state is None:
+        return [math.inf] * len(SPLITS)
+    losses = [scores["loss"] for scores in problem.scores(state).values()]
+    return [loss if math.isfinite(loss) else math.inf for loss in losses]

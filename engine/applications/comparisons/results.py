@@ -1,0 +1,130 @@
+"""What a run is compared with, as its record holds it."""
+
+from engine.errors import NonFiniteError
+from engine.problems.problem import build_problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.metaparameters import MetaparameterName
+from engine.recipes.rate_search import Searched
+from engine.recipes.settings import Settings
+from engine.stages.commits import read_rows, read_scalars
+from engine.stages.keys import Ref
+
+
+class Baseline(Settings):
+    """One set-up made without a metagradient."""
+
+    name: str
+    """What it is called, e.g. random."""
+
+    value: Ref
+    """Its metaparameters."""
+
+    final: Ref
+    """s_T."""
+
+    scores: dict[str, dict[str, float]]
+    """Split (objective, validation, test) to ``loss``, and ``accuracy`` for classifiers."""
+
+    examples: int | None = None
+    """Examples that it trains on, for selections."""
+
+    corrupted: int | None = None
+    """Those of them whose label is wrong, for selections."""
+
+
+class Rerun(Settings):
+    """The first and the chosen z, trained by another routine."""
+
+    name: str
+    """What is changed, e.g. seed 1."""
+
+    before: dict[str, dict[str, float]] | None
+    """Split to scores at z_0; None if that training diverged."""
+
+    after: dict[str, dict[str, float]] | None
+    """Split to scores at the chosen z; None if that training diverged."""
+
+    training_loss: tuple[float | None, float | None]
+    """Mean loss over the last tenth of the steps, at z_0 and at the chosen z."""
+
+
+class ChangedImage(Settings):
+    """One training image whose input was changed, and what that did."""
+
+    id: int
+    """Its position in the data set."""
+
+    label: int
+    """Its label, which was not changed."""
+
+    damage: float
+    """Its part of the rise of the objective: the metagradient along the path of its pixels."""
+
+
+class Damage(Settings):
+    """Which images and classes carry what changed inputs do."""
+
+    images: list[ChangedImage]
+    """The changed images, the most harmful first."""
+
+    rise: float
+    """Rise of the objective from z_0 to the chosen z, which the images' parts add up to, but for
+    the error of a sum over finite steps."""
+
+    classes: dict[str, float]
+    """Label of the changed images to their part of it."""
+
+    victims: dict[str, tuple[float, float]]
+    """Class to the accuracy on its test examples, at z_0 and at the chosen z."""
+
+
+class Comparisons(Settings):
+    """All that a run is compared with."""
+
+    baselines: list[Baseline] = []
+    """Set-ups made without a metagradient, in the order of the recipe."""
+
+    reruns: list[Rerun] = []
+    """The first and the chosen z, trained by other routines."""
+
+    grid: Searched | None = None
+    """For a learning rate: what a grid of one-cycle schedules found."""
+
+    optuna: Searched | None = None
+    """For a learning rate: what Optuna found with as many trainings."""
+
+
+def read_scores(store: str, ref: Ref) -> dict[str, dict[str, float]]:
+    """Return the scores by split, of an evaluation or of a training in one stage.
+
+    Raises:
+        NonFiniteError: If that training diverged.
+    """
+    found = read_scalars(store, ref)
+    if "diverged" in found:
+        raise NonFiniteError(found["diverged"])
+    return found.get("splits", found)
+
+
+def read_rerun(store: str, name: str, before: Ref, after: Ref) -> Rerun:
+    """Gather what is known of one rerun."""
+    first, second = read_scalars(store, before), read_scalars(store, after)
+    return Rerun(
+        name=name,
+        before=first.get("splits"),
+        after=second.get("splits"),
+        training_loss=(first.get("training_loss"), second.get("training_loss")),
+    )
+
+
+def count_examples(recipe: DescentRecipe, store: str, value: Ref) -> tuple[int | None, int | None]:
+    """Return how many examples z keeps, and how many of those have a wrong label, if any has.
+
+    Both are None for metaparameters that select no examples.
+    """
+    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
+    if recipe.metaparameters.name not in selecting:
+        return None, None
+    kept = read_rows(store, value)["value"] > 0
+    corrupted = build_problem(recipe).data.corrupted
+    return int(kept.sum()), int((kept & corrupted).sum()) if corrupted.any() else None

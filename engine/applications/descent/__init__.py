@@ -1,0 +1,1 @@
+"""The outer loop: what a metagradient descent leaves, and its report."""

@@ -1,0 +1,153 @@
+"""Sentences on how a run compares with set-ups made without a metagradient."""
+
+from engine.applications.descent.record import RunRecord
+from engine.extras import install
+
+
+def comparison_findings(record: RunRecord) -> list[str]:
+    """Say which baselines the chosen iterate beats on the test split, and which it does not."""
+    if not record.baselines:
+        return []
+    uphill = record.recipe.outer.maximize
+    own = record.iterates[record.chosen].scores["test"]
+    beaten, others = [], []
+    for each in record.baselines:
+        theirs = each.scores["test"]
+        wins = own["loss"] > theirs["loss"] if uphill else own["loss"] < theirs["loss"]
+        (beaten if wins else others).append(f"{each.name} ({theirs['loss']:.4f})")
+    side = "higher" if uphill else "lower"
+    sentences = []
+    found = f"{own['loss']:.4f}"
+    if beaten:
+        sentences.append(f"Its test loss of {found} is {side} than that of {_listed(beaten)}.")
+    if others:
+        sentences.append(f"Its test loss of {found} is not {side} than that of {_listed(others)}.")
+    if uphill and "accuracy" in own:
+        sentences.append(_points(record))
+    ahead = [
+        f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
+        for each in record.baselines
+        if "accuracy" in own and _further(each.scores["test"]["accuracy"], own["accuracy"], uphill)
+    ]
+    if ahead:
+        sentences.append(
+            f"In test accuracy ({100 * own['accuracy']:.1f} %) it stays behind {_listed(ahead)}."
+        )
+    return sentences
+
+
+def _points(record: RunRecord) -> str:
+    """Compare the fall of the accuracy with that under the most harmful baseline."""
+    clean = record.iterates[0].scores["test"]["accuracy"]
+    own = 100 * (clean - record.iterates[record.chosen].scores["test"]["accuracy"])
+    falls = {
+        each.name: 100 * (clean - each.scores["test"]["accuracy"]) for each in record.baselines
+    }
+    name = max(falls, key=lambda each: falls[each])
+    sentence = f"Test accuracy falls by {own:.1f} points, under {name} by {falls[name]:.1f}"
+    return sentence + (f": {own / falls[name]:.1f} times as far." if falls[name] > 0 else ".")
+
+
+def rerun_findings(record: RunRecord) -> list[str]:
+    """Say what the chosen set-up does by other routines, and which of those say nothing."""
+    sentences = []
+    for each in record.reruns:
+        if each.before is None:
+            sentences.append(f"With {each.name} the initial set-up diverges, so it says nothing.")
+            continue
+        if each.after is None:
+            sentences.append(
+                f"With {each.name} the chosen set-up diverges: that is a training that failed, and "
+                "not counted as an effect of the set-up."
+            )
+            continue
+        before, after = each.before["test"], each.after["test"]
+        sentence = f"With {each.name}: test loss {before['loss']:.4f} to {after['loss']:.4f}"
+        if "accuracy" in before:
+            pair = (100 * before["accuracy"], 100 * after["accuracy"])
+            sentence += f", accuracy {pair[0]:.1f} % to {pair[1]:.1f} %"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def schedule_findings(record: RunRecord) -> list[str]:
+    """Say where the chosen schedule stands in the grid, and beside Optuna."""
+    own, sentences = record.iterates[record.chosen].scores, []
+    loss = own["validation"]["loss"]
+    if record.grid is not None:
+        rank, size = record.grid.rank(loss), record.grid.trainings
+        sentences.append(
+            f"Among {size} one-cycle schedules the chosen one would be number {rank} by validation "
+            f"loss (best {100 * rank / size:.1f} %): {loss:.4f}, and {record.grid.losses[0]:.4f} "
+            f"for the grid's best; on the test split {own['test']['loss']:.4f} and "
+            f"{record.grid.best['test']:.4f}."
+        )
+    if record.optuna is not None:
+        theirs = record.optuna.best
+        sentences.append(
+            f"Optuna, with as many trainings ({record.optuna.trainings}) and no reverse sweep, "
+            f"reaches {theirs['validation']:.4f} in validation and {theirs['test']:.4f} in test."
+        )
+    elif record.recipe.schedules.optuna:
+        sentences.append(
+            f"Optuna was not run, because it is not installed: {install('optuna')} and the same "
+            "command add it."
+        )
+    return sentences
+
+
+def damage_findings(record: RunRecord) -> list[str]:
+    """Say how few images and classes carry the damage."""
+    damage = record.damage
+    if damage is None or damage.rise <= 0:
+        return []
+    half, total, parts = 0, 0.0, [image.damage for image in damage.images]
+    while half < len(parts) and total < damage.rise / 2:
+        total += parts[half]
+        half += 1
+    worst = max(damage.classes, key=lambda name: damage.classes[name])
+    hurt = max(damage.victims, key=lambda name: damage.victims[name][0] - damage.victims[name][1])
+    before, after = damage.victims[hurt]
+    return [
+        f"{half} of the {len(parts)} changed images carry half of the rise of the objective; "
+        f"those of class {worst} carry most.",
+        f"Class {hurt} suffers most: its test accuracy falls from {100 * before:.1f} % to "
+        f"{100 * after:.1f} %.",
+    ]
+
+
+def retrieval_findings(record: RunRecord) -> list[str]:
+    """Say how well captions find images, for pairs; ``accuracy`` is the other way round."""
+    test = record.before_and_after("test")
+    if "text_to_image" not in test["before"]:
+        return []
+    before, after = (100 * test[name]["text_to_image"] for name in ("before", "after"))
+    others = ", ".join(
+        f"{each.name} {100 * each.scores['test']['text_to_image']:.1f} %"
+        for each in record.baselines
+    )
+    return [
+        "Accuracy is that of finding a caption of the right kind for an image. From caption to "
+        f"images (R-precision): {before:.1f} % to {after:.1f} %{'; ' + others if others else ''}."
+    ]
+
+
+def file_notes(record: RunRecord) -> list[str]:
+    """Say which files lie beside the report, and what is missing for another one."""
+    if not record.files:
+        return []
+    note = f"The examples with their scores are beside the report: {_listed(record.files)}."
+    if record.files == ["selection.csv"]:
+        note += (
+            " There is no Parquet file because pyarrow is not installed: "
+            f"{install('parquet')} and the same command add it."
+        )
+    return [note]
+
+
+def _further(theirs: float, own: float, uphill: bool) -> bool:
+    return theirs < own if uphill else theirs > own
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

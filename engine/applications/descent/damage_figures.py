@@ -1,0 +1,75 @@
+"""Figures of an audit: the images that carry the damage, and the classes that suffer it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.applications.comparisons.results import Damage
+from engine.applications.descent.figures import Curves
+from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+SHOWN = 8
+"""Images in the grid."""
+
+
+def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.figure.Figure":
+    """Draw the images that carry most of the damage: before, after and the change.
+
+    Args:
+        damage: Says which.
+        curves: Their pixels, in the order of ``ids``.
+        ids: Of the changed images.
+    """
+    from matplotlib.figure import Figure
+
+    before, after = (z.to(torch.float64) for z in (curves.initial_value, curves.value))
+    shown = damage.images[:SHOWN]
+    rows = [ids.index(image.id) for image in shown]
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    kinds = {
+        "before": (before, "gray"),
+        "after": (after, "gray"),
+        "change": (after - before, "RdBu_r"),
+    }
+    for row, (label, (values, colours)) in enumerate(kinds.items()):
+        low, high = float(values[rows].min()), float(values[rows].max())
+        if label == "change":
+            high = max(high, -low, 1e-12)
+            low = -high
+        for column, (index, image) in enumerate(zip(rows, shown, strict=True)):
+            axes = figure.add_subplot(3, SHOWN, row * SHOWN + column + 1)
+            picture = values[index].reshape(-1, *values.shape[-2:]).mean(dim=0)
+            axes.imshow(picture.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                share = image.damage / damage.rise if damage.rise else 0.0
+                axes.set_title(f"class {image.label}\n{100 * share:.0f} %", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(label)
+    return figure
+
+
+def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
+    """Draw whose images do the damage, and whose test examples suffer it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+    names = list(damage.victims)
+    left.bar(names, [damage.classes.get(name, 0.0) for name in names], color=ORANGE)
+    left.set(xlabel="class of the changed images", ylabel="rise of the objective (nats)")
+    places = range(len(names))
+    for offset, colour, label, which in ((-0.2, GREY, "before", 0), (0.2, BLUE, "after", 1)):
+        heights = [100 * damage.victims[name][which] for name in names]
+        right.bar([p + offset for p in places], heights, 0.4, color=colour, label=label)
+    right.set_xticks(list(places), names)
+    right.set(xlabel="class of the test examples", ylabel="test accuracy (%)")
+    right.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return figure

@@ -1,0 +1,50 @@
+"""Figure of a learning-rate descent beside a grid of schedules and Optuna."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.applications.descent.figures import Curves
+from engine.applications.descent.record import RunRecord
+from engine.metaparameters.learning_rate import LearningRatePoints
+from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure | None":
+    """Draw the sorted losses of the grid and the schedules found; None if nothing was searched."""
+    if record.grid is None and record.optuna is None:
+        return None
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure, (above, below) = new_figure(5.4, rows=2)
+    own = record.iterates[record.chosen].scores["validation"]["loss"]
+    steps = record.recipe.training.num_steps
+    points = curves.value.to(torch.float64)
+    kind = LearningRatePoints(points, num_steps=steps)
+    rates = [float(kind.hyperparameters(points, t)["learning_rate"]) for t in range(steps)]
+    shown = [(f"descent (outer step {record.chosen})", BLUE, own, rates)]
+    if record.optuna is not None:
+        shown.append(("Optuna", ORANGE, record.optuna.best["validation"], record.optuna.rates))
+    if record.grid is not None:
+        losses = record.grid.losses
+        above.plot(range(1, len(losses) + 1), losses, color=GREY, label="grid, sorted")
+        top = max(round(0.05 * record.grid.trainings), 1)
+        above.axvspan(0.5, top, color="#e9f2f8", zorder=0, label="best 5 %")
+        shown.append(("best of the grid", GREEN, losses[0], record.grid.rates))
+    for label, colour, loss, line in shown:
+        if label != "best of the grid":
+            above.axhline(loss, color=colour, linewidth=1.2, label=label)
+        below.plot(range(steps), line, color=colour, label=label)
+    above.set_yscale("log")
+    above.set(xlabel="place in the grid", ylabel="validation loss (nats)")
+    below.set_yscale("log")
+    below.set(xlabel="training step", ylabel="learning rate")
+    for axes in (above, below):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
+    return figure

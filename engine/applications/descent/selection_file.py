@@ -1,0 +1,87 @@
+"""The selected subset as files, for use elsewhere: one row for each training candidate.
+
+CSV always; Parquet where pyarrow is installed, which is an extra. Texts of the CSV file that a
+spreadsheet would take for a formula begin with an apostrophe there; Parquet has them as they are.
+"""
+
+import csv
+import io
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.problems.pairs.splits import Pairs
+from engine.problems.splits import DataSet
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.metaparameters import MetaparameterName
+from engine.storage.location import join
+from engine.storage.records import write_bytes
+
+
+def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, list[Any]]:
+    """Return the columns of a selection, the candidates in the order of the training split.
+
+    Args:
+        value: Count or weight of each candidate at the chosen iterate, shape (examples,).
+        score: First metagradient; positive where more of a candidate raises the loss.
+        data: The candidates.
+    """
+    train = data.splits["train"]
+    assert data.ids is not None  # of data that were read
+    columns: dict[str, list[Any]] = {"id": data.ids.tolist()}
+    counts = bool((value == value.round()).all())
+    columns["count" if counts else "weight"] = value.to(torch.int64 if counts else None).tolist()
+    columns["score"] = score.to(torch.float64).tolist()
+    if isinstance(train, Pairs):
+        columns |= {"name": list(train.names)} if train.names else {}
+        columns["caption"] = list(train.captions)
+    elif train.labels.ndim == 1:
+        columns["label"] = train.labels.tolist()
+    if data.texts is not None:
+        passages = data.texts.splits["train"]
+        columns["source"] = [passage.source for passage in passages]
+        columns["file"] = [passage.file for passage in passages]
+        columns["line"] = [passage.line for passage in passages]
+    if data.corrupted.any():
+        columns["corrupted"] = data.corrupted.tolist()
+    return columns
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a formula begins with in some spreadsheet, in wide letters too."""
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401 (a value of any column)
+    """Return a value as CSV has it: a text from outside must not be run where it is opened."""
+    if isinstance(value, str) and value.lstrip(" \ufeff").startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def write_selection(
+    folder: str, recipe: DescentRecipe, value: Tensor, score: Tensor, data: DataSet
+) -> list[str]:
+    """Write ``selection.csv`` and ``selection.parquet`` beside the report; return their names.
+
+    Nothing is written for metaparameters that select no examples.
+    """
+    if recipe.metaparameters.name not in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
+        return []
+    columns = selection_columns(value, score, data)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    safe = [[_cell(value) for value in column] for column in columns.values()]
+    writer.writerows(zip(*safe, strict=True))
+    write_bytes(join(folder, "selection.csv"), text.getvalue().encode())
+    if find_spec("pyarrow") is None:
+        return ["selection.csv"]
+    # By name, because it is an extra: a second of import that other runs can spare.
+    table = import_module("pyarrow").table(columns)
+    buffer = io.BytesIO()
+    import_module("pyarrow.parquet").write_table(table, buffer)
+    write_bytes(join(folder, "selection.parquet"), buffer.getvalue())
+    return ["selection.csv", "selection.parquet"]

@@ -1,0 +1,35 @@
+"""Figure of the sources' shares in training."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine.applications.descent.source_shares import SourceShare
+from engine.reports.canvas import BLUE, GREY, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure | None":
+    """Draw the share of each source at the start and at the chosen iterate; None without any."""
+    if not shares:
+        return None
+    figure, (axes,) = new_figure(1.2 + 0.5 * len(shares))
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    places = range(len(shares))
+    pairs = {
+        "at the start": ([100 * each.before for each in shares], GREY, -0.2),
+        "at the chosen iterate": ([100 * each.after for each in shares], BLUE, 0.2),
+    }
+    for label, (values, colour, offset) in pairs.items():
+        bars = axes.barh(
+            [place + offset for place in places], values, 0.38, color=colour, label=label
+        )
+        axes.bar_label(bars, labels=[f"{value:.0f} %" for value in values], padding=3)
+    axes.set_yticks(list(places), [each.name for each in shares])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(xlabel="share of the training (%)")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure

@@ -1,0 +1,168 @@
+"""Kinds of metaparameters: what z is, where it enters a step, and where it may lie.
+
+A kind holds its current value and answers for one step: which weights do examples get, which
+examples are injected, which hyperparameters change. Everything that z does to a run goes through
+these answers, so a kind that enters nowhere by mistake is an error, never a zero gradient.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigurationError
+from engine.numerics.determinism import refuse_meta
+from engine.types import Batch, Hyperparameters
+
+
+@dataclass(frozen=True, eq=False)
+class Metaparameter:
+    """Base of all kinds; by itself it enters nowhere.
+
+    Attributes:
+        value: The set-up as people speak of it, e.g. how often each example is used.
+    """
+
+    value: Tensor
+
+    def __post_init__(self) -> None:
+        kind, value = type(self), as_column(type(self).__name__, self.value)
+        object.__setattr__(self, "value", value)
+        # A kind with a point of its own may hold whole numbers, as counts are.
+        if kind.point is Metaparameter.point and not value.is_floating_point():
+            raise ConfigurationError(
+                f"{kind.__name__} holds {value.dtype}, by which nothing can be differentiated. Use "
+                "floating point, e.g. value.double()."
+            )
+        if value.is_floating_point() and torch.finfo(value.dtype).bits < 32:
+            raise ConfigurationError(
+                f"{kind.__name__} holds {value.dtype}, in which the digits of a metagradient, and "
+                "its signs, are noise. Use value.float() or value.double()."
+            )
+        refuse_meta()
+        if not torch.isfinite(value.to(torch.float64)).all():
+            raise ConfigurationError(
+                f"A metaparameter of kind {kind.__name__} holds a value that is not finite. If a "
+                "step of yours led there, it was too long.",
+                settings=("outer.step_size",),
+            )
+
+    def with_value(self, value: Tensor) -> "Metaparameter":
+        """Return the same kind at another value, moved into its feasible set."""
+        return replace(self, value=self.project(value))
+
+    def point(self) -> Tensor:
+        """Return z where the metagradient is taken; floating point, on the CPU."""
+        return self.value
+
+    def project(self, value: Tensor) -> Tensor:
+        """Return the closest feasible value."""
+        return value
+
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run that this kind, known there as ``name``, does not fit.
+
+        Raises:
+            ConfigurationError: If there is not one value for each example, where that is needed.
+        """
+        del num_steps
+        per_example = self.copies() is not None or type(self).weights is not Metaparameter.weights
+        if per_example and type(self).check_fits is Metaparameter.check_fits:
+            if self.value.ndim != 1:
+                raise ConfigurationError(
+                    f"Metaparameter {name!r} has shape {tuple(self.value.shape)}, but there is one "
+                    f"number for each example. Use value.reshape(-1), of length {num_examples}."
+                )
+            _check_one_each(name, len(self.value), num_examples)
+
+    def enters(self, step: int) -> bool:
+        """Say whether ``step`` reads z."""
+        del step
+        return True
+
+    def copies(self) -> Tensor | None:
+        """Return how often each example stands in an epoch, or None for once each."""
+        return None
+
+    def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
+        """Return factors on the losses of a batch, shape (batch,), or None."""
+        del z, indices
+        return None
+
+    def injected(self, z: Tensor, step: int) -> Tensor | None:
+        """Return weights of all examples, added to the batch of ``step``, or None."""
+        del z, step
+        return None
+
+    def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
+        """Return the hyperparameters of ``step`` that z sets."""
+        del z, step
+        return {}
+
+    def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
+        """Return keyword arguments of the loss of the examples ``indices``."""
+        del z, indices
+        return {}
+
+    def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
+        """Return the batch of the examples ``indices`` with z's share in it."""
+        del z, indices
+        return batch
+
+    @property
+    def shapes_start(self) -> bool:
+        """Say whether the initial parameters depend on z."""
+        return False
+
+    def initial(self, z: Tensor, params: Tensor) -> Tensor:
+        """Return the initial parameters, given those of the model, shape (params,)."""
+        del z
+        return params
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return a tensor as a constant, also one that was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    with torch.inference_mode(mode=False):
+        return tensor.clone()
+
+
+def as_column(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
+    """Return numbers as a constant tensor, also those of numpy, a list or a parameter.
+
+    Raises:
+        ConfigurationError: If there are none.
+    """
+    try:
+        tensor = constant(torch.as_tensor(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{what} is given a {type(given).__name__}. Give it a tensor of numbers."
+        ) from error
+    if tensor.ndim == 0:
+        raise ConfigurationError(
+            f"{what} is given one number. Give it a tensor, e.g. torch.full((n,), {tensor.item()})."
+        )
+    return tensor
+
+
+def _whole(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
+    """Return numbers of groups or examples."""
+    numbers = as_column(what, given)
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype is torch.bool:
+        raise ConfigurationError(
+            f"{what} are {numbers.dtype} of shape {tuple(numbers.shape)}, but they are numbers in "
+            "a row. Use whole numbers from 0, shape (n,)."
+        )
+    return numbers.to(torch.int64)
+
+
+def _check_one_each(name: str, found: int, num_examples: int) -> None:
+    if found != num_examples:
+        raise ConfigurationError(
+            f"Metaparameter {name!r} has {found} values for {num_examples} examples. "
+            "Give one value for each."
+        )

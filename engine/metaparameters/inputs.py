@@ -1,0 +1,73 @@
+"""Inputs of examples, such as pixels, as metaparameters."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigurationError
+from engine.metaparameters.base import Metaparameter, _whole
+from engine.types import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs(Metaparameter):
+    """Inputs of chosen examples: pixels of images, or embeddings. Their labels stay.
+
+    Attributes:
+        value: The inputs, shape (chosen, ...).
+        chosen: Which examples they replace, shape (chosen,), no example twice.
+        num_examples: n, training candidates.
+        bounds: Smallest and largest value allowed, e.g. of a pixel; None allows all.
+        column: Which tensor of the examples holds the inputs.
+    """
+
+    chosen: Tensor = torch.empty(0, dtype=torch.int64)
+    num_examples: int = 0
+    bounds: tuple[float, float] | None = None
+    column: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "chosen", _whole("The chosen examples of Inputs", self.chosen))
+        beyond = (self.chosen < 0) | (self.chosen >= self.num_examples)
+        if beyond.any():
+            raise ConfigurationError(
+                f"Inputs chooses example {int(self.chosen[beyond][0])} of {self.num_examples}. "
+                "Number them from 0, and say num_examples=n."
+            )
+        if len(self.chosen) != len(self.value) or len(self.chosen.unique()) != len(self.chosen):
+            raise ConfigurationError(
+                f"There are {len(self.value)} inputs for {len(self.chosen)} chosen examples, "
+                f"{len(self.chosen.unique())} of them different. Choose each example once."
+            )
+
+    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
+        """Refuse a run with another number of examples."""
+        del num_steps
+        if self.num_examples != num_examples:
+            raise ConfigurationError(
+                f"Metaparameter {name!r} chooses among {self.num_examples} examples, but the run "
+                f"has {num_examples}. Use Inputs(..., num_examples={num_examples})."
+            )
+
+    def project(self, value: Tensor) -> Tensor:
+        """Clamp to the allowed values."""
+        return value if self.bounds is None else value.clamp(*self.bounds)
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Row of ``value`` for each example, or -1, shape (examples,)."""
+        places = torch.full((self.num_examples,), -1, dtype=torch.int64, device="cpu")
+        places[self.chosen.cpu()] = torch.arange(len(self.chosen), device="cpu")
+        return places
+
+    def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
+        """Return the batch with the chosen examples' inputs replaced."""
+        column = batch[self.column]
+        place = self._places[indices.cpu()].to(z.device)
+        is_chosen = (place >= 0).reshape(-1, *[1] * (column.ndim - 1))
+        # A batch without a chosen example still depends on z, by zeros: no step is left out.
+        replaced = torch.where(is_chosen, z[place.clamp(min=0)], column)
+        return (*batch[: self.column], replaced, *batch[self.column + 1 :])

@@ -1,0 +1,42 @@
+"""Cross-entropy of each example."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a token whose loss does not count: a prompt's, or padding; torch's own number."""
+
+
+def per_example_cross_entropy(
+    model: Callable[[Tensor], Tensor],
+    batch: tuple[Shaped[Tensor, "batch ..."], Int64[Tensor, "batch ..."]],
+    *,
+    label_smoothing: Float[Tensor, ""] | float | None = None,
+) -> Float[Tensor, " batch"]:
+    """Return each example's cross-entropy loss in nats, not averaged over examples.
+
+    An example that is a sequence, with a label for each token, has the mean over its tokens; those
+    with the label ``IGNORED`` have no part in it.
+
+    Args:
+        model: Maps inputs to logits; an ``nn.Module`` or any function.
+        batch: Inputs and labels.
+        label_smoothing: Share of the target that is spread evenly over all classes; none by
+            default. It may be a metaparameter.
+    """
+    inputs, labels = batch
+    logits = model(inputs)
+    # Flat, because torch's loss over more axes is not deterministic on every device.
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    if label_smoothing is not None:
+        even = -F.log_softmax(logits.flatten(0, -2), dim=1).mean(dim=1)
+        even = torch.where(labels.flatten() == IGNORED, 0.0, even)
+        losses = (1 - label_smoothing) * losses + label_smoothing * even
+    if labels.ndim == 1:
+        return losses
+    counted = (labels != IGNORED).flatten(1).sum(dim=1)
+    return losses.view(len(labels), -1).sum(dim=1) / counted

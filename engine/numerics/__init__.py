@@ -1,0 +1,1 @@
+"""Same inputs, same bits: seeds, switches, fingerprints, and the process that computes."""

@@ -1,0 +1,125 @@
+"""Plans of recipes: measured before a run, kept with it, and followed by its reverse stages."""
+
+from engine.numerics.determinism import deterministic
+from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
+from engine.planning.counted import counted_setting, must_be_counted
+from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
+from engine.problems.problem import SPLITS, Problem, build_problem, make_step_vjp
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.replay.interpreter import Sweep, replay
+from engine.replay.step_costs import measure_costs, median_seconds
+from engine.replay.sweep_costs import Memory
+from engine.schedules.trees import Forward
+
+_LONGEST = 0.5
+"""Most seconds spent on measuring each quantity."""
+
+_SHARE = 1e-3
+"""Share of a run's own steps that measuring each quantity may take before it."""
+
+_CHUNK = 1000
+"""Examples scored at a time."""
+
+
+def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forecast:
+    """Measure a recipe's step and choose how to reverse its run, segments included.
+
+    Nothing is trained, and nothing is left in the store.
+
+    Args:
+        recipe: The set-up. Of its replay, the caps, the product and the segments are read; the
+            schedule is one of the alternatives.
+        store: fsspec URL of the store.
+        price: Of an hour of the device.
+
+    Raises:
+        ConfigurationError: If nothing fits into the memory allowed.
+    """
+    why, note = must_be_counted(recipe), ""
+    if why:
+        setting, note = counted_setting(recipe, why)
+    else:
+        setting = _measured(recipe, store, _LONGEST)
+    found = choose(setting, segment_lengths(recipe))
+    own = [] if recipe.replay.schedule is ScheduleName.AUTO else [forecast(setting, recipe.replay)]
+    return _forecast(found, own, price).model_copy(update={"note": note})
+
+
+def keep_plan(recipe: DescentRecipe, store: str) -> None:
+    """Predict what a run will cost, keep it with the run, and for the schedule auto, choose.
+
+    A run that has a plan keeps it, also on another machine.
+
+    Raises:
+        ConfigurationError: If the schedule, or with auto every one, exceeds a cap.
+    """
+    if read_forecast(store, run_name(recipe)) is None:
+        keep_forecast(recipe, store, _plan_of_run(recipe, store))
+
+
+def followed(recipe: DescentRecipe, store: str) -> ReplayConfig:
+    """Return how a run is reversed, with the schedule auto resolved by the plan kept with it."""
+    if recipe.replay.schedule is not ScheduleName.AUTO:
+        return recipe.replay
+    kept = read_forecast(store, run_name(recipe)) or _plan_of_run(recipe, store)
+    return kept.resolved(recipe.replay)
+
+
+def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
+    problem = build_problem(recipe)
+    num_steps = recipe.training.num_steps * recipe.outer.num_steps
+    setting = _measured(recipe, store, min(_LONGEST, _SHARE * num_steps * _quick(problem)))
+    if recipe.replay.schedule is ScheduleName.AUTO:
+        # The segments are those of the recipe: they shape the stages.
+        return _forecast(choose(setting, [recipe.replay.steps_per_segment]), [], None)
+    check_caps(setting, recipe.replay)
+    return _forecast([forecast(setting, recipe.replay)], [], None)
+
+
+def _quick(problem: Problem) -> float:
+    """Return about what a plain step takes."""
+    routine = problem.routine
+    z, state = routine.point(), routine.initial_state()
+    with deterministic():
+        return median_seconds(
+            lambda: replay([Forward(0, 1)], routine, z, {}, Sweep(state=state)), routine.device
+        )
+
+
+def _measured(recipe: DescentRecipe, store: str, seconds: float) -> Setting:
+    problem = build_problem(recipe)
+    routine = problem.routine
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+        vjp = make_step_vjp(recipe, routine)
+        costs = measure_costs(routine, problem.output, vjp, store, seconds=seconds)
+        evaluation = _evaluation_seconds(problem)
+    return Setting(recipe, problem, costs, Memory.of(recipe.replay, routine.device), evaluation)
+
+
+def _evaluation_seconds(problem: Problem) -> float:
+    state = problem.routine.initial_state()
+    examples = max((problem.held_out[name] for name in SPLITS), key=len)
+    few = min(len(examples), _CHUNK)
+    some = examples.first(few)
+
+    def score() -> None:
+        problem.routine.evaluate(lambda model: problem.score(model, some), state)
+
+    total = sum(len(problem.held_out[name]) for name in SPLITS)
+    return median_seconds(score, problem.routine.device) * total / few
+
+
+def _forecast(found: list[Alternative], own: list[Alternative], price: float | None) -> Forecast:
+    """Keep the best of each schedule, and the recipe's own."""
+    best: dict[ScheduleName, Alternative] = {}
+    for each in found:
+        best.setdefault(each.schedule, each)
+    shown = [each for each in best.values() if each != found[0]]
+    shown += [each for each in own if each not in [found[0], *shown]]
+    return Forecast(
+        **found[0].model_dump(),
+        alternatives=sorted(shown, key=lambda each: each.seconds.run),
+        price=None if price is None else price * found[0].seconds.run / 3600,
+    )

@@ -1,0 +1,160 @@
+"""Pairs of images and captions in files: tar shards of webdataset, and Parquet, by URL.
+
+What a file is, is seen by its first bytes: a tar archive, which may be compressed, has members
+``key.jpg`` and ``key.txt``; a Parquet file has a column of images and one of captions. Files are
+read in the order of their names, pairs in the order of the file. What is no whole pair is left out
+and counted, and too many of these are refused; all else that is left out is counted and named.
+"""
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import DataError
+from engine.problems.pairs.fetching import Fetching
+from engine.problems.pairs.found import Found
+from engine.problems.pairs.parquet import read_parquet
+from engine.problems.pairs.tars import read_tar
+from engine.recipes.pairs import ContrastiveConfig
+from engine.storage.content import HEAD, compression, is_tar, unpacked
+from engine.storage.reading import data_errors, open_data
+
+PARQUET, TAR = "Parquet", "tar"
+
+_PACKED_HEAD = 2**21  # a block of bzip2 is unpacked as a whole
+
+
+@dataclass
+class Listing:
+    """The files of a folder.
+
+    Attributes:
+        file_system: Where they are.
+        shards: Path to what the file is by its first bytes, in the order of the names.
+        others: Names of what is no shard.
+    """
+
+    file_system: Any
+    shards: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+
+def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool) -> Found:
+    """Read all pairs of the tar shards and Parquet files in a folder.
+
+    Args:
+        setting: Name of the setting that has the URL, for messages.
+        url: Folder, any fsspec URL.
+        config: How images are read, columns of Parquet, and the share of broken pairs that is let
+            pass.
+        keep: Keep the images; otherwise their places, for which shards must be tar.
+
+    Raises:
+        DataError: If there are no files, one is damaged or empty, or too many pairs are broken.
+    """
+    listing = list_files(setting, url)
+    found = Found(config)
+    protocol = url.split("://")[0] if "://" in url else ""
+    for name in listing.others:
+        found.pass_over(name, "files that are neither tar nor Parquet")
+    for path, kind in listing.shards.items():
+        before = found.seen + sum(map(len, found.passed.values()))
+        with data_errors(f"{path}, under {setting}={url},", "Load it again, or take it away."):
+            if not keep and kind != TAR:
+                raise DataError(
+                    f"{path} is {kind}, from which single images cannot be read, but "
+                    "contrastive.in_memory is false. Use tar shards that are not compressed, or "
+                    "contrastive.in_memory=true."
+                )
+            if kind == PARQUET:
+                with listing.file_system.open(path, "rb") as stream:
+                    read_parquet(stream, path, found, Fetching(config.fetch_images, protocol))
+            elif kind == TAR:
+                with listing.file_system.open(path, "rb") as stream:
+                    read_tar(stream, path, found, keep=keep)
+            else:
+                content = unpacked(listing.file_system.cat_file(path), path)
+                read_tar(io.BytesIO(content), path, found, keep=keep)
+        if found.seen + sum(map(len, found.passed.values())) == before:
+            raise DataError(
+                f"{path}, under {setting}={url}, holds no image and no caption. An empty shard is "
+                "what an interrupted download leaves: load it again, or take the file away."
+            )
+    found.check(setting, url)
+    return found
+
+
+def list_files(setting: str, url: str) -> Listing:
+    """Return the shards and Parquet files of a folder, and what else is there.
+
+    Raises:
+        DataError: If it cannot be opened, or has none.
+    """
+    file_system, folder = open_data(f"{setting}={url}", url)
+    hint = "Set it to a folder that holds tar shards or Parquet files."
+    try:
+        entries = file_system.ls(folder, detail=True)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise DataError(
+            f"{setting} is {url}, which cannot be listed ({type(error).__name__}). {hint}"
+        ) from error
+    except Exception:
+        with data_errors(f"{setting}={url}", hint):
+            raise
+    listing = Listing(file_system)
+    with data_errors(f"{setting}={url}", hint):
+        for path, head in _heads(file_system, entries).items():
+            kind = None if head is None else _kind(file_system, path, head)
+            if kind is None:
+                listing.others.append(path.rsplit("/", 1)[-1])
+            else:
+                listing.shards[path] = kind
+    if not listing.shards:
+        few = ", ".join(listing.others[:5])
+        raise DataError(
+            f"{setting} is {url}, where none of the {len(listing.others)} files ({few}) is a tar "
+            f"archive or Parquet. {hint}"
+        )
+    return listing
+
+
+def _heads(file_system: Any, entries: list[dict[str, Any]]) -> dict[str, bytes | None]:  # noqa: ANN401 (fsspec has no types)
+    """Return how files begin, by path and in the order of the names; None for folders and such."""
+    sizes = {
+        entry["name"].rstrip("/"): None if entry["type"] == "directory" else entry["size"]
+        for entry in sorted(entries, key=lambda each: each["name"])
+    }
+    # No range can be asked for of an empty object; hidden files are the file system's own.
+    full = [
+        path for path, size in sizes.items() if size and not path.rsplit("/", 1)[-1].startswith(".")
+    ]
+    heads = dict(zip(full, file_system.cat_ranges(full, 0, HEAD, on_error="raise"), strict=True))
+    hidden = {path for path in sizes if path.rsplit("/", 1)[-1].startswith(".")}
+    return {
+        path: None if size is None or path in hidden else heads.get(path, b"")
+        for path, size in sizes.items()
+    }
+
+
+def _kind(file_system: Any, path: str, head: bytes) -> str | None:  # noqa: ANN401 (fsspec has no types)
+    """Return what a file is: by its content, where that is damaged by its name; None if else."""
+    name = path.lower()
+    if head.startswith(b"PAR1"):
+        return PARQUET
+    if is_tar(head):
+        return TAR
+    packed = compression(head)
+    if packed is not None:
+        named = name.endswith((".tgz", ".tbz2", ".txz", ".tzst", ".tar")) or ".tar." in name
+        return f"{packed} of a tar archive" if named or _packs_tar(file_system, path) else None
+    # A file that is damaged at its head is refused by the reader that its name calls for.
+    if name.endswith((".parquet", ".pq")):
+        return PARQUET
+    return TAR if name.endswith(".tar") else None
+
+
+def _packs_tar(file_system: Any, path: str) -> bool:  # noqa: ANN401 (fsspec has no types)
+    try:
+        return is_tar(unpacked(file_system.cat_file(path, 0, _PACKED_HEAD), path, HEAD))
+    except DataError:
+        return False

@@ -1,0 +1,222 @@
+"""Pairs of images and captions as the splits of a data set.
+
+A pure function of the files and the settings, like every data set: ``DataSet.fingerprint`` says
+which images, captions and token ids they were.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from engine.errors import DataError
+from engine.numerics.determinism import generator
+from engine.problems.data_sets import load_data
+from engine.problems.pairs.captions import (
+    FASHION_CLASSES,
+    Tokenizer,
+    class_captions,
+    train_tokenizer,
+)
+from engine.problems.pairs.found import Found, Place
+from engine.problems.pairs.images import PairBatches, ShardImages, standardized
+from engine.problems.pairs.shards import read_files
+from engine.problems.splits import DataSet, Examples
+from engine.recipes.data import DataName
+from engine.recipes.descent import DescentRecipe
+
+
+@dataclass(frozen=True)
+class Pairs(Examples):
+    """Images and the token ids of their captions, paired by position."""
+
+    inputs: Any  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A tensor, or images that are read when a batch asks for them; first axis the examples."""
+
+    labels: Int64[Tensor, "examples tokens"]
+    """Token ids."""
+
+    groups: Int64[Tensor, " examples"]
+    """Pairs of one group describe the same: finding one in place of another is no mistake."""
+
+    captions: tuple[str, ...]
+    """As people read them."""
+
+    names: tuple[str, ...] = ()
+    """Where each pair comes from, e.g. its shard and key; empty where a number says it."""
+
+    def to(self, device: torch.device) -> "Pairs":
+        """Return the same pairs on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("inputs", "labels", "groups")}
+        return replace(self, **moved)
+
+    def batches(self, device: torch.device) -> Any:  # noqa: ANN401 (a tuple of tensors, or read on demand)
+        """Return the pairs as a routine reads them."""
+        if isinstance(self.inputs, ShardImages):
+            return PairBatches(self.inputs, self.labels, device)
+        return super().batches(device)
+
+    def first(self, number: int) -> "Pairs":
+        """Return the first ones."""
+        return Pairs(
+            self.inputs[:number],
+            self.labels[:number],
+            self.groups[:number],
+            self.captions[:number],
+            self.names[:number],
+        )
+
+
+def load_pairs(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+    """Read the pairs of a recipe, and train the tokenizer on the training captions.
+
+    Raises:
+        DataError: If the files are missing or damaged, or the splits do not fit into them.
+    """
+    if recipe.data.name is DataName.FASHION_CAPTIONS:
+        return _fashion_captions(recipe, dtype)
+    return _image_text(recipe, dtype)
+
+
+def _fashion_captions(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+    """Return Fashion-MNIST with captions of its labels; a flipped label makes a wrong one."""
+    config = recipe.data.model_copy(update={"name": DataName.FASHION_MNIST})
+    data = load_data(config, dtype)
+    captions = {
+        name: class_captions(
+            examples.labels, FASHION_CLASSES, generator(config.seed, "captions", name)
+        )
+        for name, examples in data.splits.items()
+    }
+    tokenizer = train_tokenizer(captions["train"], recipe.contrastive)
+    splits: dict[str, Examples] = {
+        name: Pairs(
+            examples.inputs, tokenizer(captions[name]), examples.labels, tuple(captions[name])
+        )
+        for name, examples in data.splits.items()
+    }
+    return with_fingerprint(data, splits), tokenizer
+
+
+def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+    """Return pairs from files; held-out ones from files of their own, if there are such."""
+    data, settings = recipe.data, recipe.contrastive
+    assert data.url is not None  # the recipe's validation sees to it
+    pool = read_files("data.url", data.url, settings, keep=settings.in_memory)
+    sizes = {
+        "train": data.num_train,
+        "objective": data.num_objective,
+        "validation": data.num_validation,
+    }
+    drawn = torch.Generator().manual_seed(data.seed)
+    if settings.target_url is None:
+        left = len(pool.names) - sum(sizes.values())
+        sizes["test"] = max(left, 1) if data.num_test is None else data.num_test
+        places = cut_places(len(pool.names), sizes, "data.url", drawn)
+        sources = dict.fromkeys(sizes, pool)
+    else:
+        target = read_files("contrastive.target_url", settings.target_url, settings, keep=True)
+        held_out = {name: sizes[name] for name in ("objective", "validation")}
+        left = len(target.names) - sum(held_out.values())
+        held_out["test"] = max(left, 1) if data.num_test is None else data.num_test
+        places = cut_places(len(pool.names), {"train": data.num_train}, "data.url", drawn)
+        places |= cut_places(len(target.names), held_out, "contrastive.target_url", drawn)
+        sources = {"train": pool} | dict.fromkeys(held_out, target)
+    captions = {
+        name: [sources[name].captions[place] for place in rows] for name, rows in places.items()
+    }
+    captions["train"], corrupted = exchange_captions(captions["train"], data.flip_fraction, drawn)
+    tokenizer = train_tokenizer(captions["train"], settings)
+    hasher = hashlib.sha256(f"{settings.image_size}\n".encode())
+    splits: dict[str, Examples] = {}
+    for name, rows in places.items():
+        found = sources[name]
+        for row in rows:
+            hasher.update(found.digests[row])
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(captions[name]))}
+        splits[name] = Pairs(
+            _images(found, rows, recipe, dtype, on_demand=name == "train"),
+            tokenizer(captions[name]),
+            torch.tensor([numbers[text] for text in captions[name]]),
+            tuple(captions[name]),
+            tuple(found.names[row] for row in rows),
+        )
+    ids = torch.tensor(places["train"])
+    made = DataSet(splits, tokenizer.size, corrupted, hasher.hexdigest(), None, ids)
+    return with_fingerprint(made, splits), tokenizer
+
+
+def _images(
+    found: Found, rows: Sequence[int], recipe: DescentRecipe, dtype: torch.dtype, *, on_demand: bool
+) -> Tensor | ShardImages:
+    """Return images decoded, or where they lie, if they are not to be held.
+
+    Held-out images are few and are needed whole, so they are always held.
+    """
+    settings, kept = recipe.contrastive, [found.images[row] for row in rows]
+    pixels = [each for each in kept if not isinstance(each, Place)]
+    if pixels:
+        return standardized(pixels, dtype)
+    images = ShardImages(
+        kept,
+        [found.names[row] for row in rows],
+        [found.digests[row] for row in rows],
+        recipe.data.url or "",
+        settings.image_size,
+        settings.max_pixels,
+        dtype,
+    )
+    return images if on_demand else images[torch.arange(len(images))]
+
+
+def cut_places(
+    total: int, sizes: dict[str, int], setting: str, drawn: torch.Generator
+) -> dict[str, list[int]]:
+    """Draw disjoint splits of the given sizes from so many pairs.
+
+    Raises:
+        DataError: If there are fewer.
+    """
+    if sum(sizes.values()) > total:
+        wanted = " + ".join(f"{size} ({name})" for name, size in sizes.items())
+        settings = ", ".join(f"data.num_{name}" for name in sizes)
+        raise DataError(
+            f"The splits need {wanted} = {sum(sizes.values())} pairs, but there are only {total} "
+            f"under {setting}, and splits are neither empty nor share pairs. Lower {settings}."
+        )
+    order = torch.randperm(total, generator=drawn)
+    parts = order[: sum(sizes.values())].split(list(sizes.values()))
+    return {name: part.tolist() for name, part in zip(sizes, parts, strict=True)}
+
+
+def exchange_captions(
+    captions: list[str], fraction: float, drawn: torch.Generator
+) -> tuple[list[str], Bool[Tensor, " train"]]:
+    """Give a share of the pairs the caption of another of them; say which are wrong now.
+
+    Pairs of the share that have the same caption may get it back, and are not wrong then.
+    """
+    order = torch.randperm(len(captions), generator=drawn)[: round(fraction * len(captions))]
+    moved = list(captions)
+    for place, source in zip(order.tolist(), order.roll(1).tolist(), strict=True):
+        moved[place] = captions[source]
+    wrong = [new != old for new, old in zip(moved, captions, strict=True)]
+    return moved, torch.tensor(wrong, dtype=torch.bool)
+
+
+def with_fingerprint(data: DataSet, splits: dict[str, Examples]) -> DataSet:
+    """Return a data set of pairs, its fingerprint made from that of its images and its captions."""
+    hasher = hashlib.sha256(data.fingerprint.encode())
+    for name, pairs in sorted(splits.items()):
+        hasher.update(f"{name} {tuple(pairs.labels.shape)}\n".encode())
+        hasher.update(pairs.labels.contiguous().numpy().data)
+        hasher.update("\n".join(_captions(pairs)).encode())
+    return replace(data, splits=splits, fingerprint=hasher.hexdigest())
+
+
+def _captions(pairs: Examples) -> Sequence[str]:
+    return pairs.captions if isinstance(pairs, Pairs) else ()

@@ -1,0 +1,129 @@
+"""Two towers: an image and a caption become unit vectors of the same space.
+
+The image tower is any shipped model of images, its head as the projection. The text tower is a
+causal transformer that is read at the token that ends a caption, which sees no padding. The learned
+temperature is bounded by a smooth function: a clamp would have no derivative beyond its bound, and
+a kink at it.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.models.build import build_model, initialization
+from engine.models.transformer import gpt_features
+from engine.numerics.determinism import seed_for
+from engine.problems.pairs.captions import END
+from engine.recipes.model import Activation, ModelConfig, ModelName, Norm
+from engine.recipes.pairs import ContrastiveConfig
+
+_TINY = 1e-12
+"""Added to squared norms, so that a vector of zeros has a derivative."""
+
+
+class TwoTowers(nn.Module):
+    """Maps (images, tokens) to unit vectors.
+
+    Args:
+        images: Maps images to (batch, embedding).
+        texts: Maps tokens to (batch, tokens, embedding), each knowing no later one.
+        temperature: Where it starts.
+        min_temperature: Its bound.
+    """
+
+    def __init__(
+        self, images: nn.Module, texts: nn.Module, temperature: float, min_temperature: float
+    ) -> None:
+        super().__init__()
+        self.images, self.texts = images, texts
+        self.max_log_scale = -math.log(min_temperature)
+        below = self.max_log_scale + math.log(temperature)
+        # softplus(max - start) = max - log(1 / temperature), so that it starts as asked for.
+        start = self.max_log_scale - math.log(math.expm1(below))
+        self.log_scale = nn.Parameter(torch.tensor(start))
+
+    def forward(
+        self, batch: tuple[Float[Tensor, "batch ..."], Int64[Tensor, "batch tokens"]]
+    ) -> Float[Tensor, "batch 2 embedding"]:
+        """Return the unit vectors of both sides of each pair."""
+        images, tokens = batch
+        return torch.stack([self.encode_images(images), self.encode_texts(tokens)], dim=1)
+
+    def encode_images(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch embedding"]:
+        """Return the unit vectors of images."""
+        return _unit(self.images(images))
+
+    def encode_texts(
+        self, tokens: Int64[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch embedding"]:
+        """Return the unit vectors of captions, read where they end."""
+        hidden = self.texts(tokens)
+        ends = (tokens == END).to(hidden.dtype)
+        return _unit(torch.einsum("bt,bte->be", ends, hidden))
+
+    def scale(self) -> Float[Tensor, ""]:
+        """Return the factor on the cosines, below 1 / min_temperature."""
+        below = self.max_log_scale - self.log_scale
+        return (self.max_log_scale - torch.logaddexp(below, torch.zeros_like(below))).exp()
+
+
+def _unit(vectors: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch embedding"]:
+    return vectors * (vectors.square().sum(dim=1, keepdim=True) + _TINY).rsqrt()
+
+
+def build_towers(
+    model: ModelConfig,
+    config: ContrastiveConfig,
+    image_shape: tuple[int, ...],
+    vocabulary: int,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+) -> TwoTowers:
+    """Build both towers on the CPU; a pure function of the arguments.
+
+    Args:
+        model: The image tower.
+        config: The text tower, the shared space and the temperature.
+        image_shape: (channels, height, width).
+        vocabulary: Token ids.
+        seed: Seeds the initial parameters; the towers get different ones.
+        dtype: Number format.
+
+    Raises:
+        ConfigurationError: If a setting does not fit the pairs.
+    """
+    if config.temperature <= config.min_temperature:
+        raise ConfigurationError(
+            f"contrastive.temperature is {config.temperature:g}, which is not above its bound "
+            f"contrastive.min_temperature {config.min_temperature:g}. Raise it, or lower the bound."
+        )
+    if model.name is ModelName.GPT or model.output_scale != 1:
+        wrong = "name" if model.name is ModelName.GPT else "output_scale"
+        raise ConfigurationError(
+            f"model.{wrong} is {getattr(model, wrong)}, but the image tower of pairs reads images, "
+            "and its output is normalized. Use another model, and output_scale 1."
+        )
+    if config.text_width % config.text_heads:
+        raise ConfigurationError(
+            f"contrastive.text_heads is {config.text_heads}, which does not divide "
+            f"contrastive.text_width {config.text_width}. Change one of them."
+        )
+    text = ModelConfig(
+        name=ModelName.GPT,
+        width=config.text_width,
+        depth=config.text_depth,
+        heads=config.text_heads,
+        activation=Activation.GELU,
+        norm=Norm.LAYER,
+    )
+    size = config.embedding
+    image_tower = build_model(model, image_shape, size, seed=seed, dtype=dtype)
+    with initialization(seed_for(seed, "text tower")):
+        features, width = gpt_features(text, (config.context,), vocabulary)
+        text_tower = nn.Sequential(features, nn.Linear(width, size))
+    towers = TwoTowers(image_tower, text_tower, config.temperature, config.min_temperature)
+    return towers.to(dtype)

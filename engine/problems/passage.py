@@ -1,0 +1,57 @@
+"""Passages of texts: a prompt and a completion, and where they stand.
+
+A passage remembers where it stands, so that a file of selected examples can be traced back.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One example of a text.
+
+    Attributes:
+        prompt: What is given; may be empty.
+        completion: What the model is to learn.
+        source: Name of the corpus.
+        file: URL of the file.
+        line: Line of the file on which it begins, from 1.
+    """
+
+    prompt: str
+    completion: str
+    source: str
+    file: str
+    line: int
+
+    @property
+    def text(self) -> tuple[str, str]:
+        """What makes two passages the same."""
+        return self.prompt, self.completion
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"line {self.line} of {self.file}"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The passages behind the examples of a data set.
+
+    Attributes:
+        splits: Split to its passages, in the order of its examples.
+        sources: Names of the corpora that the candidates come from.
+        source_of: Number of each candidate's corpus.
+    """
+
+    splits: dict[str, list[Passage]]
+    sources: tuple[str, ...]
+    source_of: tuple[int, ...]
+
+    @classmethod
+    def of(cls, splits: dict[str, list[Passage]]) -> "Texts":
+        """Number the corpora by name."""
+        sources = tuple(sorted({passage.source for passage in splits["train"]}))
+        numbers = {name: number for number, name in enumerate(sources)}
+        return cls(splits, sources, tuple(numbers[each.source] for each in splits["train"]))

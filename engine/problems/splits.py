@@ -1,0 +1,137 @@
+"""The examples of a data set, cut into splits, and what they must be like."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64, Shaped
+from torch import Tensor
+
+from engine.errors import DataError
+from engine.problems.passage import Texts
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and their labels, paired by position; a text has a label for each of its tokens."""
+
+    inputs: Shaped[Tensor, "examples ..."]
+    labels: Int64[Tensor, "examples ..."]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Examples":
+        """Return the same examples on a device."""
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
+
+    def batches(self, device: torch.device) -> Any:  # noqa: ANN401 (as Routine.examples)
+        """Return the examples as a routine reads them."""
+        return self.inputs.to(device), self.labels.to(device)
+
+    def first(self, number: int) -> "Examples":
+        """Return the first ones."""
+        return replace(self, inputs=self.inputs[:number], labels=self.labels[:number])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Disjoint splits of one data set, ready for training."""
+
+    splits: dict[str, Examples]
+    """Examples of train, objective, validation and test, in this order."""
+
+    num_classes: int
+    """Labels are 0 to ``num_classes - 1`` in every split."""
+
+    corrupted: Bool[Tensor, " train"]
+    """True where the training label was replaced by another class."""
+
+    fingerprint: str
+    """SHA-256 of all bits of all splits; see ``examples_fingerprint``."""
+
+    bounds: tuple[float, float] | None = None
+    """Smallest and largest value that an input can have; None where there is no such limit."""
+
+    ids: Int64[Tensor, " train"] | None = None
+    """Position of each training candidate among the examples that the reader returned, from 0."""
+
+    texts: Texts | None = None
+    """For language models: the passages behind the examples."""
+
+
+def check_examples(
+    inputs: Shaped[Tensor, "..."],
+    labels: Shaped[Tensor, "..."],
+    *,
+    num_classes: int | None = None,
+    origin: str = "the given tensors",
+) -> None:
+    """Refuse examples that no training can use; shipped data sets and user tensors alike.
+
+    Args:
+        inputs: First axis counts the examples.
+        labels: Classes, or targets of any shape whose first axis counts the examples.
+        num_classes: Labels must be whole numbers from 0 to ``num_classes - 1``; None leaves
+            their range unchecked.
+        origin: Where the examples come from, for the message.
+
+    Raises:
+        DataError: If there are no examples, inputs and labels differ in number, a value is NaN
+            or infinite, or a label is outside its range.
+    """
+    num_inputs, num_labels = (len(x) if x.ndim else 0 for x in (inputs, labels))
+    if num_inputs != num_labels:
+        raise DataError(
+            f"There are {num_inputs} inputs but {num_labels} labels in {origin}, so they cannot "
+            f"be paired. Repair {origin}: each input needs one label."
+        )
+    if num_inputs == 0:
+        raise DataError(
+            f"There are no examples in {origin}, so there is nothing to train on. "
+            "Give at least one example."
+        )
+    for name, values in (("inputs", inputs), ("labels", labels)):
+        if not (values.is_floating_point() or values.is_complex()):
+            continue
+        is_broken = ~torch.isfinite(values).reshape(num_inputs, -1).all(dim=1)
+        if is_broken.any():
+            raise DataError(
+                f"{int(is_broken.sum())} of {num_inputs} examples in {origin} have {name} that "
+                f"are NaN or infinite, first example {int(is_broken.int().argmax())}; one of them "
+                f"makes every metagradient NaN. Repair or remove these examples in {origin}."
+            )
+    if num_classes is not None:
+        _check_label_range(labels, num_classes, origin)
+
+
+def _check_label_range(labels: Tensor, num_classes: int, origin: str) -> None:
+    if labels.is_floating_point() or labels.is_complex():
+        raise DataError(
+            f"Labels in {origin} are {labels.dtype}, but classes are whole numbers. "
+            "Convert the labels with .long()."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"Labels in {origin} run from {low} to {high}, but the {num_classes} classes are "
+            f"numbered 0 to {num_classes - 1}. Repair {origin}: number the classes from 0."
+        )
+
+
+def examples_fingerprint(splits: Mapping[str, Examples]) -> str:
+    """Return 64 hex digits that identify examples: equal only for equal bits, types and shapes.
+
+    Args:
+        splits: Examples by name; the order of the names does not count.
+    """
+    hasher = hashlib.sha256()
+    for name, examples in sorted(splits.items()):
+        for part, tensor in (("inputs", examples.inputs), ("labels", examples.labels)):
+            heading = f"{name}.{part} {tensor.dtype} {tuple(tensor.shape)}\n"
+            hasher.update(heading.encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            hasher.update(flat.view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

@@ -1,0 +1,211 @@
+"""Causal language models of ``transformers``, as modules that map tokens to logits.
+
+Attention is the eager kind, which can be differentiated twice. All dropout has the probability
+``model.dropout``, also that of a pretrained model, so that a recipe says what is dropped. Tied
+weights are one parameter. Padding stands at the end, where no token that counts can see it, so no
+attention mask is given and the model makes its own causal one.
+"""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.models.build import check_model, initialization
+from engine.numerics.fingerprint import fingerprint
+from engine.problems.texts.packages import extra
+from engine.recipes.model import ModelConfig
+from engine.recipes.text import Architecture, LanguageConfig
+from engine.routine.number_format import SameNumbers
+from engine.secret_urls import redacted
+
+
+class LanguageModel(nn.Module):
+    """A model of ``transformers`` that maps tokens to logits."""
+
+    def __init__(self, network: nn.Module, output_scale: float) -> None:
+        super().__init__()
+        self.network = network
+        self.output_scale = output_scale
+
+    def forward(
+        self, tokens: Int64[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Return the logits of the token that follows each token."""
+        with self._format():
+            logits = self.network(input_ids=tokens, use_cache=False).logits
+        return logits if self.output_scale == 1 else logits * self.output_scale
+
+    def _format(self) -> AbstractContextManager[Any]:
+        """Keep a float64 model in float64: many compute norms and softmaxes in float32."""
+        dtype = next(self.network.parameters()).dtype
+        return SameNumbers(dtype) if dtype is torch.float64 else nullcontext()
+
+
+def build_language_model(
+    model: ModelConfig,
+    language: LanguageConfig,
+    *,
+    vocabulary: int,
+    num_positions: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> LanguageModel:
+    """Build a new or a pretrained model on the CPU, with adapters if there are to be any.
+
+    Args:
+        model: Sizes of a new model, and dropout.
+        language: Architecture or pretrained model, and adapters.
+        vocabulary: Tokens.
+        num_positions: Longest sequence.
+        seed: Seeds new parameters, those of adapters among them.
+        dtype: Number format of the parameters.
+
+    Raises:
+        ConfigurationError: If a package is missing, or the settings do not fit together.
+    """
+    check_model(model, (num_positions,))
+    transformers = extra("transformers")
+    with initialization(seed):
+        if language.pretrained is None:
+            config = _config(transformers, model, language, vocabulary, num_positions)
+            network = transformers.AutoModelForCausalLM.from_config(
+                config, attn_implementation="eager", dtype=torch.float32
+            )
+        else:
+            network = _pretrained(transformers, model, language.pretrained, num_positions)
+        if language.lora_rank:
+            network = _with_adapters(network, model, language)
+    return LanguageModel(network, model.output_scale).to(dtype)
+
+
+def origin(language: LanguageConfig, model: LanguageModel) -> tuple[str, ...]:
+    """Return what a model's bits depend on besides the settings, for the keys of stages.
+
+    Of a pretrained model these are all its weights: adapters leave most of them out of the state.
+    """
+    packages = ["transformers", *(["peft"] if language.lora_rank else [])]
+    found = [f"{name} {version(name)}" for name in packages]
+    if language.pretrained is not None:
+        found += [f"{name} {fingerprint(p.detach())}" for name, p in model.named_parameters()]
+    return tuple(found)
+
+
+def _config(
+    transformers: Any,  # noqa: ANN401 (a module)
+    model: ModelConfig,
+    language: LanguageConfig,
+    vocabulary: int,
+    num_positions: int,
+) -> Any:  # noqa: ANN401 (a configuration of transformers)
+    if model.width % model.heads:
+        raise ConfigurationError(
+            f"model.width is {model.width} and model.heads is {model.heads}, but every head has an "
+            "equal share of the width. Use a multiple."
+        )
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "max_position_embeddings": num_positions,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if language.architecture is Architecture.GPT2:
+        sizes["activation_function"] = model.activation.value
+    else:
+        sizes |= {
+            "hidden_act": model.activation.value,
+            "intermediate_size": 4 * model.width,
+            "num_key_value_heads": model.heads,
+            "head_dim": model.width // model.heads,
+        }
+    config = transformers.AutoConfig.for_model(language.architecture.value, **sizes)
+    return _with_dropout(config, model.dropout)
+
+
+def _with_dropout(config: Any, probability: float) -> Any:  # noqa: ANN401 (of transformers)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, probability)
+    return config
+
+
+def _pretrained(
+    transformers: Any,  # noqa: ANN401 (a module)
+    model: ModelConfig,
+    name: str,
+    num_positions: int,
+) -> nn.Module:
+    transformers.logging.disable_progress_bar()  # it would stand between the lines of the run
+    try:
+        config = _with_dropout(transformers.AutoConfig.from_pretrained(name), model.dropout)
+        network, found = transformers.AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # libraries of three languages read these files
+        reason = redacted((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise ConfigurationError(
+            f"language.pretrained is {name}, where no causal language model can be read "
+            f"({reason}). Name a folder that save_pretrained has filled, or a model of the hub "
+            "that can be reached from here."
+        ) from error
+    if found["missing_keys"]:
+        lost = sorted(found["missing_keys"])
+        raise ConfigurationError(
+            f"language.pretrained is {name}, whose files lack {len(lost)} of the model's weights, "
+            f"{lost[0]} first, which would begin as random numbers. Copy it anew, or name a "
+            "model that was saved whole, with its head for causal language modelling."
+        )
+    known = getattr(config, "max_position_embeddings", None)
+    if known is not None and num_positions > known:
+        raise ConfigurationError(
+            f"The texts have up to {num_positions} tokens, but {name} knows {known} positions. "
+            f"Lower text.max_tokens to {known + 1} or less."
+        )
+    return network
+
+
+def _with_adapters(network: nn.Module, model: ModelConfig, language: LanguageConfig) -> nn.Module:
+    peft = extra("peft")
+    settings = peft.LoraConfig(
+        r=language.lora_rank,
+        lora_alpha=language.lora_alpha,
+        lora_dropout=model.dropout,
+        target_modules=list(language.lora_targets) or "all-linear",
+        task_type="CAUSAL_LM",
+        # GPT-2 stores its linear layers transposed.
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in network.modules()),
+    )
+    try:
+        with warnings.catch_warnings():  # of one package about another, which users cannot mend
+            warnings.simplefilter("ignore", FutureWarning)
+            return peft.get_peft_model(network, settings)
+    except ValueError as error:
+        layers = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in network.named_modules()
+                if _is_linear(module)
+            }
+        )
+        raise ConfigurationError(
+            f"language.lora_targets is {list(language.lora_targets)}, which this model cannot have "
+            f"adapters on. Its linear layers: {', '.join(layers)}."
+        ) from error
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

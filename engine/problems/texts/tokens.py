@@ -1,0 +1,185 @@
+"""Tokens of passages: a byte-level BPE tokenizer of the user's own text, or a pretrained model's.
+
+A sequence is [start] prompt completion [end]. The inputs are all of its tokens but the last, and
+the label of each is the token that follows it; labels inside the prompt and after the end are
+``IGNORED``. So the loss is that of the completion and its end, and padding has no part in it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import DataError
+from engine.models.losses import IGNORED
+from engine.problems.passage import Passage
+from engine.problems.texts.packages import extra
+from engine.secret_urls import redacted
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What texts are cut by.
+
+    Attributes:
+        encode: Maps a text to its tokens, without start and end.
+        size: Tokens that it knows, numbered from 0.
+        start: Token before every sequence.
+        end: Token after every sequence; None where the tokenizer has none.
+    """
+
+    encode: Callable[[str], list[int]]
+    size: int
+    start: int
+    end: int | None
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """Train a byte-level BPE tokenizer; it knows every byte, so no text is foreign to it.
+
+    Args:
+        texts: What it is trained on.
+        vocabulary: Most tokens that it may have, start and end among them; few texts give fewer.
+    """
+    tokenizers = extra("tokenizers")
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary - 2,  # start and end are no text, so the tokenizer does not know them
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    known = inner.get_vocab_size()
+    return Tokenizer(lambda text: inner.encode(text).ids, known + 2, known, known + 1)
+
+
+def pretrained_tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer of a pretrained model, from a folder or the hub.
+
+    Raises:
+        DataError: If there is none there.
+    """
+    transformers = extra("transformers")
+    try:
+        inner = transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # libraries of three languages read these files
+        raise DataError(
+            f"language.pretrained is {name}, where no tokenizer can be read "
+            f"({redacted(_first_line(error))}). Name a folder that holds model and tokenizer, or "
+            "a model of the hub that can be reached from here."
+        ) from error
+    start = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
+    if start is None:
+        raise DataError(
+            f"The tokenizer of {name} has neither a token for the start of a text nor one for its "
+            "end, so the first token of a completion has nothing to follow. Use another model."
+        )
+    rows = _rows(transformers, name)
+    found = Tokenizer(
+        lambda text: inner(text, add_special_tokens=False)["input_ids"],
+        len(inner),
+        start,
+        inner.eos_token_id,
+    )
+    return found if rows is None else replace(found, encode=_checked(found, name, rows))
+
+
+def _rows(transformers: Any, name: str) -> int | None:  # noqa: ANN401 (a module)
+    """Return how many tokens a pretrained model has embeddings for, if its settings say so."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        return getattr(config.get_text_config(), "vocab_size", None)
+    except Exception:  # what is wrong with it is said where the model is read
+        logger.debug("The settings of %s cannot be read.", name, exc_info=True)
+        return None
+
+
+def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list[int]]:
+    """Return the tokenizer's function; a token without an embedding is refused."""
+
+    def refuse(token: int, where: str) -> None:
+        raise DataError(
+            f"The tokenizer of language.pretrained={name} makes token {token} of {where}, but "
+            f"the model has embeddings for tokens 0 to {rows - 1} only. They do not belong "
+            "together, or tokens were added without resize_token_embeddings. Use the tokenizer "
+            "that the model was saved with."
+        )
+
+    for token in (tokenizer.start, tokenizer.end):
+        if token is not None and token >= rows:
+            refuse(token, "the start or the end of a text")
+
+    def encode(text: str) -> list[int]:
+        tokens = tokenizer.encode(text)
+        if max(tokens, default=0) >= rows:
+            refuse(max(tokens), repr(text[:60]))
+        return tokens
+
+    return encode
+
+
+def encode(
+    splits: Mapping[str, Sequence[Passage]],
+    tokenizer: Tokenizer,
+    *,
+    separator: str,
+    max_tokens: int,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return inputs and labels of each split, padded at their ends to one length for all.
+
+    Args:
+        splits: Split to passages.
+        tokenizer: What they are cut by.
+        separator: Put between a prompt that is not empty and its completion.
+        max_tokens: Longest sequence, with start and end.
+
+    Raises:
+        DataError: If nothing is left of a completion.
+    """
+    cut, found = 0, {}
+    for name, passages in splits.items():
+        rows = []
+        for passage in passages:
+            tokens, first = _sequence(passage, tokenizer, separator)
+            if first >= max_tokens:
+                raise DataError(
+                    f"The prompt on {passage.place} has {first} tokens with its start, so nothing "
+                    f"of the completion is left within text.max_tokens={max_tokens}. Raise it, or "
+                    "shorten or remove that prompt."
+                )
+            cut += len(tokens) > max_tokens
+            rows.append((tokens[:max_tokens], first))
+        found[name] = rows
+    if cut:
+        total = sum(map(len, found.values()))
+        logger.info("%d of %d passages are cut at %d tokens.", cut, total, max_tokens)
+    width = max(len(tokens) for rows in found.values() for tokens, _ in rows) - 1
+    return {name: _padded(rows, width, pad=tokenizer.start) for name, rows in found.items()}
+
+
+def _sequence(passage: Passage, tokenizer: Tokenizer, separator: str) -> tuple[list[int], int]:
+    """Return all tokens of a passage, and the place of the first one that is learned."""
+    prompt = tokenizer.encode(passage.prompt + separator) if passage.prompt else []
+    end = [] if tokenizer.end is None else [tokenizer.end]
+    completion = tokenizer.encode(passage.completion)
+    return [tokenizer.start, *prompt, *completion, *end], 1 + len(prompt)
+
+
+def _padded(rows: list[tuple[list[int], int]], width: int, *, pad: int) -> tuple[Tensor, Tensor]:
+    inputs = torch.full((len(rows), width), pad, dtype=torch.int64)
+    labels = torch.full((len(rows), width), IGNORED, dtype=torch.int64)
+    for row, (tokens, first) in enumerate(rows):
+        inputs[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+        labels[row, first - 1 : len(tokens) - 1] = torch.tensor(tokens[first:])
+    return inputs, labels
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

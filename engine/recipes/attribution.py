@@ -1,0 +1,144 @@
+"""Settings of attribution: which queries, which removals, and what it is compared with."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
+from engine.recipes.metaparameters import MetaparameterName, MetaparametersConfig
+from engine.recipes.settings import Settings, digest
+from engine.recipes.smoothness import descent_of
+
+
+class Retraining(StrEnum):
+    """How the trainings without some of the examples are carried out."""
+
+    BATCHED = "batched"
+    """A stage's trainings as one batched run; a model that couples its examples is refused."""
+
+    LOOP = "loop"
+    """One after the other."""
+
+
+class AttributionBaseline(StrEnum):
+    """Scores made without a metagradient, judged by the same trainings."""
+
+    FINAL_GRADIENT = "final-gradient"
+    """Dot product of the gradients of query and example at the trained model."""
+
+    TRAK = "trak"
+    """TRAK with one model, by the package ``traker``; classifiers only."""
+
+
+class QuerySplit(StrEnum):
+    """Held-out split that the queries are taken from."""
+
+    OBJECTIVE = "objective"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Queries(Settings):
+    """Which examples' losses are attributed: the first of a held-out split."""
+
+    split: QuerySplit = QuerySplit.TEST
+    """Split."""
+
+    number: Annotated[int, Field(ge=1)] = 20
+    """K; one reverse sweep serves them all, and takes 1 + 2 K plain steps a step."""
+
+
+class Removals(Settings):
+    """Random subsets that are left out of a training."""
+
+    percent: Annotated[float, Field(gt=0, lt=100)]
+    """Share of the training examples that is left out."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds the subsets."""
+
+
+class AttributionConfig(Settings):
+    """What is attributed, and how the answer is judged."""
+
+    num_queries: Annotated[int, Field(ge=1)] = 20
+    """K, queries; one reverse sweep serves them all, and takes 1 + 2 K plain steps a step."""
+
+    query_split: QuerySplit = QuerySplit.TEST
+    """Held-out split whose first examples are the queries."""
+
+    drops: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = (1, 5, 10, 20)
+    """Percentages of the training examples to leave out; empty skips the judging."""
+
+    num_subsets: Annotated[int, Field(ge=3)] = 60
+    """Random subsets, and so trainings, for each percentage."""
+
+    trainings_per_stage: Annotated[int, Field(ge=1)] = 30
+    """Trainings that one stage carries out."""
+
+    retraining: Retraining = Retraining.BATCHED
+    """How."""
+
+    baselines: tuple[AttributionBaseline, ...] = (
+        AttributionBaseline.FINAL_GRADIENT,
+        AttributionBaseline.TRAK,
+    )
+    """What else is judged. TRAK is left out, and the report says so, without ``traker``."""
+
+    trak_dimension: Annotated[int, Field(gt=100)] = 256
+    """Dimension of TRAK's random projection; traker's own fails on a CPU at 100 or less."""
+
+    trial_subsets: Annotated[int, Field(ge=0)] = 12
+    """Trainings of a trial before the sweep, with two queries and 5 % left out; 0 skips it."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    """Seeds the subsets and the projection."""
+
+    @property
+    def queries(self) -> Queries:
+        """The queries."""
+        return Queries(split=self.query_split, number=self.num_queries)
+
+    @property
+    def trial(self) -> tuple[Queries, Removals]:
+        """Queries and removals of the trial; other subsets than those that judge."""
+        few = Queries(split=self.query_split, number=min(self.num_queries, 2))
+        return few, Removals(percent=5, seed=self.seed + 1)
+
+    @property
+    def removals(self) -> list[Removals]:
+        """The removals, one for each percentage."""
+        return [Removals(percent=percent, seed=self.seed) for percent in self.drops]
+
+
+class AttributionRecipe(DescentRecipe):
+    """Attribution of several outputs of one training to its examples."""
+
+    kind: Literal["attribution"] = "attribution"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Which flow runs this recipe."""
+
+    metaparameters: MetaparametersConfig = MetaparametersConfig(name=MetaparameterName.WEIGHTS)
+    """Attribution is to the examples' weights."""
+
+    outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
+    """Not read: attribution moves nothing."""
+
+    attribution: AttributionConfig = AttributionConfig()
+    """What is attributed, and how the answer is judged."""
+
+    @model_validator(mode="after")
+    def _attributes_to_weights(self) -> "AttributionRecipe":
+        if self.metaparameters.name is not MetaparameterName.WEIGHTS:
+            raise ValueError(
+                f"metaparameters.name is {self.metaparameters.name.value}, but attribution is to "
+                "the weights of the examples. Use weights."
+            )
+        return self
+
+    @property
+    def descent(self) -> DescentRecipe:
+        """The recipe of a descent with the same training, under the name of this attribution."""
+        return descent_of(
+            self, f"{self.name}-{digest(self.attribution.model_dump(mode='json'))[:4]}"
+        )

@@ -1,0 +1,254 @@
+"""Recipes: frozen models of everything a run is made from, and their digest.
+
+The same models validate a YAML file, make the form in the Prefect UI and name the stages.
+They stay flat, with enums instead of unions, because the UI's form cannot edit a union.
+This module does not know torch.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
+from engine.recipes.data import PAIRS, DataConfig
+from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
+from engine.recipes.metaparameters import (
+    GroupName,
+    MetaparameterName,
+    MetaparametersConfig,
+    ScalarName,
+)
+from engine.recipes.model import ModelConfig
+from engine.recipes.optimizer import OptimizerConfig, OptimizerName
+from engine.recipes.pairs import ContrastiveConfig, check_pairs
+from engine.recipes.rate_search import SchedulesConfig
+from engine.recipes.replay import ReplayConfig, VjpMode
+from engine.recipes.settings import Settings, digest
+from engine.recipes.text import LanguageConfig, TextConfig, check_language
+from engine.recipes.training import RateSchedule, TrainingConfig
+
+__all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
+
+
+class OuterUpdate(StrEnum):
+    """How metaparameters move along the metagradient; all but the first three are torch.optim's."""
+
+    SIGN = "sign"
+    MASKED_SIGN = "masked-sign"
+    RANKED_EXCHANGE = "ranked-exchange"
+    SGD = "SGD"
+    ADAM = "Adam"
+    ADAMW = "AdamW"
+    RMSPROP = "RMSprop"
+    ADAGRAD = "Adagrad"
+    ADADELTA = "Adadelta"
+    ADAMAX = "Adamax"
+    NADAM = "NAdam"
+    RADAM = "RAdam"
+    ASGD = "ASGD"
+    RPROP = "Rprop"
+
+
+class OuterConfig(Settings):
+    """Metagradient descent: how often and how far z moves."""
+
+    num_steps: Annotated[int, Field(ge=1)] = 5
+    """Outer steps; each trains the model once and reverses the run once."""
+
+    update: OuterUpdate = OuterUpdate.MASKED_SIGN
+    """Rule of the move."""
+
+    maximize: bool = False
+    """Move uphill: how much can this part of the set-up hurt?"""
+
+    step_size: Annotated[float, Field(gt=0)] = 1.0
+    """Length of a sign step, or learning rate of the torch optimizer, in units of z; for a ranked
+    exchange, the share of the examples that is replaced."""
+
+    step_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the step size after every outer step."""
+
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """p, share of the coordinates that a masked sign step or a ranked exchange may move."""
+
+    max_count: Annotated[int | None, Field(ge=1)] = None
+    """Largest count that a ranked exchange gives; 1 makes the counts a subset."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds the mask, that is, which coordinates may move."""
+
+
+class DescentRecipe(Settings):
+    """Metagradient descent on one set-up."""
+
+    kind: Literal["descent"] = "descent"
+    """Which flow runs this recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
+    """Name in run names and reports: lower-case letters, digits and hyphens, 100 at most."""
+
+    description: str = ""
+    """One sentence for people."""
+
+    data: DataConfig = DataConfig()
+    """Examples and splits."""
+
+    text: TextConfig = TextConfig()
+    """Texts, for data.name=text."""
+
+    model: ModelConfig = ModelConfig()
+    """Model; for pairs, the image tower."""
+
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    """For pairs of images and captions: the text tower, and what both are compared by."""
+
+    language: LanguageConfig = LanguageConfig()
+    """Language model, for model.name=transformers."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Inner optimizer."""
+
+    training: TrainingConfig = TrainingConfig()
+    """Inner run."""
+
+    metaparameters: MetaparametersConfig = MetaparametersConfig()
+    """What is optimized."""
+
+    outer: OuterConfig = OuterConfig()
+    """Outer descent."""
+
+    replay: ReplayConfig = ReplayConfig()
+    """Cost of the reverse sweep."""
+
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may spend."""
+
+    workers: WorkersConfig = WorkersConfig()
+    """Where the stages run."""
+
+    preflight: PreflightMode = PreflightMode.ENFORCE
+    """Whether a run that the preflight refuses is stopped (enforce), or only says so (advise)."""
+
+    baselines: tuple[BaselineName, ...] = ()
+    """Set-ups made without a metagradient, trained and scored in the same run and report."""
+
+    schedules: SchedulesConfig = SchedulesConfig()
+    """Searches that a descent on the learning rate is compared with."""
+
+    reruns: tuple[dict[str, Any], ...] = ()
+    """Other routines that the first and the chosen z are trained by, to see what carries over:
+    settings of model, optimizer and training, e.g. {training.seed: 1}."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DescentRecipe":
+        kind, steps = self.metaparameters, self.training.num_steps
+        if kind.injection_step is not None and kind.injection_step >= steps:
+            raise ValueError(
+                f"metaparameters.injection_step is {kind.injection_step}, but the run has only "
+                f"{steps} steps, so the counts would never enter it. Use a step below "
+                "training.num_steps."
+            )
+        if (
+            kind.name is MetaparameterName.LEARNING_RATE
+            and self.training.rate_schedule is not RateSchedule.FLAT
+        ):
+            raise ValueError(
+                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"rate of every step, but training.rate_schedule is "
+                f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
+            )
+        update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
+        if update in whole and kind.name is not MetaparameterName.COUNTS:
+            raise ValueError(
+                f"outer.update is {update.value}, which moves counts by whole examples, but "
+                f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
+            )
+        if update is OuterUpdate.RANKED_EXCHANGE and self.outer.step_size > 1:
+            raise ValueError(
+                f"outer.step_size is {self.outer.step_size:g}, but a ranked exchange replaces that "
+                "share of the examples. Use 1 or less, e.g. 0.1."
+            )
+        if kind.kept < 1 and kind.name is not MetaparameterName.COUNTS:
+            raise ValueError(
+                f"metaparameters.kept is {kind.kept:g}, but only counts start from a subset. "
+                "Use 1, or metaparameters.name=counts."
+            )
+        check_baselines(kind.name.value, self.baselines)
+        check_language(self.data, self.model, self.text, self.language)
+        searched = self.schedules.grid or self.schedules.optuna
+        if searched and kind.name is not MetaparameterName.LEARNING_RATE:
+            raise ValueError(
+                f"schedules asks for other learning rates, but metaparameters.name is "
+                f"{kind.name.value}. Use learning-rate, or schedules.grid=0 and "
+                "schedules.optuna=false."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _are_pairs(self) -> "DescentRecipe":
+        check_pairs(self.model_dump(mode="json"), self.data.name in PAIRS)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_rerun(self) -> "DescentRecipe":
+        for changes in self.reruns:
+            _ = self.rerun(changes)
+        return self
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> "DescentRecipe":
+        if self.replay.vjp is VjpMode.AUTO:
+            raise ValueError(
+                "replay.vjp is auto, which measures and chooses, so that two workers might choose "
+                "differently and make other bits under one key. Name the mode; engine.metagradient "
+                "takes vjp='auto' and logs what it measured."
+            )
+        if self.workers.runner is not RunnerName.LOCAL and self.training.threads is None:
+            raise ValueError(
+                f"workers.runner is {self.workers.runner.value}, but training.threads is empty, "
+                "which leaves the number of CPU threads, and so the last digits, to each worker. "
+                "Set training.threads."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_reads_its_settings(self) -> "DescentRecipe":
+        foreign = (
+            ("beta1", "beta2", "eps", "eps_root")
+            if self.optimizer.name is OptimizerName.SGD
+            else ("momentum", "nesterov")
+        )
+        given = sorted(self.optimizer.model_fields_set & set(foreign))
+        changed = [
+            name
+            for name in given
+            if getattr(self.optimizer, name) != OptimizerConfig.model_fields[name].default
+        ]
+        if changed:
+            raise ValueError(
+                f"optimizer.{changed[0]} is {getattr(self.optimizer, changed[0])}, but "
+                f"{self.optimizer.name.value} does not read it. Remove it, or choose another "
+                "optimizer.name."
+            )
+        return self
+
+    @property
+    def descent(self) -> "DescentRecipe":
+        """The recipe that stages are given: itself, or that of a kind with more settings."""
+        return self
+
+    def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
+        """Return the recipe with the routine of a rerun.
+
+        Raises:
+            ValueError: If there is no such routine.
+        """
+        shared = self.model_dump(mode="json", include=set(DescentRecipe.model_fields) - {"kind"})
+        return DescentRecipe.model_validate(rerun_content(shared, changes))
+
+    @property
+    def injection_step(self) -> int:
+        """Step k of Algorithm 1, with its default filled in."""
+        chosen = self.metaparameters.injection_step
+        return int(0.7 * self.training.num_steps) if chosen is None else chosen

@@ -1,0 +1,273 @@
+"""Recipes as YAML files: finding, changing and validating them.
+
+A recipe of any kind is read here; its ``kind`` says which model validates it.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from engine.errors import ConfigurationError
+from engine.recipes.attribution import AttributionRecipe
+from engine.recipes.canaries import CanariesRecipe
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.recipes.yaml import parse_yaml, read_text, says_nothing
+from engine.secret_urls import redacted
+
+DEFAULT_RECIPE = "digits-selection"
+"""The main job."""
+
+RECIPES = Path(__file__).parents[2] / "deployments" / "recipes"
+"""Folder of the shipped recipes, in a checkout and in an installed wheel alike."""
+
+Recipe = DescentRecipe
+"""A recipe of any kind."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+KINDS: dict[str, type[Recipe]] = {
+    "descent": DescentRecipe,
+    "metasmoothness": MetasmoothnessRecipe,
+    "smooth-search": SmoothSearchRecipe,
+    "attribution": AttributionRecipe,
+    "canaries": CanariesRecipe,
+}
+"""Kind to the model that validates it."""
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """Return the shipped recipes by name, validated."""
+    return {name: load_recipe(name) for name in _names()}
+
+
+def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
+    """Read a recipe, apply changes and validate the whole.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        changes: Assignments ``dotted.key=value``; the value is read as YAML.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    path = _find(recipe)
+    content = _read(path)
+    content.setdefault("name", path.stem)
+    for change in changes or []:
+        _assign(content, change)
+    return validate_recipe(content, str(path))
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """Return the settings of a file, not yet validated."""
+    try:
+        content = parse_yaml(read_text(path.read_bytes()))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{path} is not YAML of a recipe: {error}. Correct the file."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"The recipe {path} cannot be read ({type(error).__name__}: {error}). Name a file that "
+            "can."
+        ) from error
+    if not isinstance(content, dict) or says_nothing(content):
+        found = "nothing" if content is None else type(content).__name__
+        held = "names no setting" if isinstance(content, dict) else f"holds {found}"
+        raise ConfigurationError(
+            f"{path} {held}, but a recipe is a mapping of settings: it needs at least its kind, "
+            f"one of {', '.join(KINDS)}, and what differs from the defaults, e.g. data, model and "
+            f"training. Start from one of {_shipped()}."
+        )
+    return content
+
+
+def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
+    """Validate settings as a recipe of their kind.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        raise ConfigurationError(
+            f"{origin}: the key {strange[0]!r} is not a name. Settings are named by words."
+        )
+    kind = content.get("kind", "descent")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigurationError(
+            f"{origin}: kind is {kind!r}, and no flow runs that. Use one of {', '.join(KINDS)}."
+        )
+    model = KINDS[kind]
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        found = "\n".join(_explain(model, each) for each in error.errors())
+        raise ConfigurationError(redacted(f"{origin} cannot be run.\n{found}")) from None
+
+
+def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (settings of any type)
+    """Make settings of what was typed as options.
+
+    Raises:
+        ConfigurationError: Names each wrong one, its value, the reason and the remedy.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        found = "\n".join(_explain(model, each) for each in error.errors())
+        raise ConfigurationError(redacted(f"Impossible settings.\n{found}")) from None
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe with another ``training.seed``.
+
+    Raises:
+        ConfigurationError: If the seed is none.
+    """
+    content = recipe.model_dump(mode="json")
+    content["training"]["seed"] = seed
+    return validate_recipe(content, f"Seed {seed}")
+
+
+def to_measure(
+    recipe: Recipe, settings: dict[str, Any], changes: list[str]
+) -> MetasmoothnessRecipe:
+    """Return the recipe that measures the metasmoothness of a descent's or another's training.
+
+    Args:
+        recipe: Any recipe that trains.
+        settings: Settings of ``smoothness`` in place of the recipe's own.
+        changes: Assignments ``smoothness.key=value``.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
+    content["kind"] = "metasmoothness"
+    content["smoothness"] = content.get("smoothness", {}) | settings
+    for change in changes:
+        _assign(content, change)
+    made = validate_recipe(content, f"The measurement of {recipe.name}")
+    assert isinstance(made, MetasmoothnessRecipe)  # by its kind
+    return made
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read seeds as a command line has them: whole numbers, separated by commas.
+
+    Raises:
+        ConfigurationError: If one is no number, or is there twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not word.isdecimal()]
+    twice = [word for word in words if words.count(word) > 1]
+    if wrong or twice:
+        reason = f"{wrong[0]!r} is no seed" if wrong else f"{twice[0]} is there twice"
+        raise ConfigurationError(
+            f"--seeds {text!r}: {reason}. Write different numbers, 0 or more, with commas: 0,1,2."
+        )
+    return [int(word) for word in words]
+
+
+def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
+    """Return the recipe of a run with other workers, which leave it the same run.
+
+    Args:
+        recipe: The settings of the run.
+        changes: Assignments ``workers.key=value``. With any, all other settings of the workers
+            are the defaults.
+
+    Raises:
+        ConfigurationError: If a change is of something else, or cannot be.
+    """
+    content = recipe.model_dump(mode="json")
+    if changes:
+        del content["workers"]
+    for change in changes:
+        if not change.strip().startswith("workers."):
+            raise ConfigurationError(
+                f"--set {change!r}: a run that goes on keeps its settings, except for workers. "
+                "For other settings start another run with `mgd run`; what they share is reused."
+            )
+        _assign(content, change)
+    return validate_recipe(content, f"The recipe of {recipe.name}")
+
+
+def _find(recipe: str) -> Path:
+    if recipe in _names():
+        return RECIPES / f"{recipe}.yaml"
+    with suppress(OSError, ValueError, RuntimeError):  # no file can have such a name
+        path = Path(recipe).expanduser()
+        if path.is_file():
+            return path
+    raise ConfigurationError(
+        f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of "
+        f"{_shipped()}, or the path of a YAML file."
+    )
+
+
+def _names() -> list[str]:
+    return sorted(each.stem for each in RECIPES.glob("*.yaml"))
+
+
+def _shipped() -> str:
+    return ", ".join(_names())
+
+
+def _assign(content: dict[Any, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise ConfigurationError(
+            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
+            "e.g. --set outer.num_steps=3."
+        )
+    try:
+        value = parse_yaml(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            redacted(f"--set {change!r}: the value is not YAML ({error}). Quote it.")
+        ) from error
+    *parents, last = key.strip().split(".")
+    place = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigurationError(
+                f"--set {change!r}: {parent!r} is a single setting, not a group of settings. "
+                "See the recipe for the names."
+            )
+    place[last] = value
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Say which setting is wrong, its value, why, and what would be right."""
+    *parents, last = [str(part) for part in error["loc"]] or [""]
+    group: Any = model
+    for parent in parents:
+        found = getattr(group, "model_fields", {}).get(parent)
+        group = found.annotation if found is not None else None
+    fields: dict[str, Any] = getattr(group, "model_fields", {})
+    key = ".".join([*parents, last])
+    if error["type"] == "extra_forbidden":
+        return f"  {key}: unknown setting. Settings here: {', '.join(fields)}."
+    if error["type"] == "value_error" and not key:
+        return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
+    if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
+        text = str(error["ctx"]["error"])
+        own = text.partition(" ")[0] in fields[last].annotation.model_fields
+        return f"  {key}.{text}" if own else f"  {text}"  # a group may know its own name, or not
+    if error["type"] == "missing":
+        return f"  {key}: missing. Give it a value."
+    described = fields[last].description if last in fields else None
+    remedy = f" {key} means: {' '.join(described.split())}" if described else ""
+    return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
+
+
+def _is_group(parent: Any, name: str) -> bool:  # noqa: ANN401 (a model, or what is none)
+    field = getattr(parent, "model_fields", {}).get(name)
+    return field is not None and hasattr(field.annotation, "model_fields")

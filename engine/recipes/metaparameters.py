@@ -1,0 +1,70 @@
+"""Settings of z: what a run is differentiated with respect to. This module does not know torch."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from engine.recipes.settings import Settings
+
+
+class MetaparameterName(StrEnum):
+    """What is differentiated with respect to."""
+
+    COUNTS = "counts"
+    WEIGHTS = "weights"
+    LEARNING_RATE = "learning-rate"
+    SCALARS = "scalars"
+    GROUP_WEIGHTS = "group-weights"
+    INPUTS = "inputs"
+    INITIAL_PARAMETERS = "initial-parameters"
+
+
+class GroupName(StrEnum):
+    """What a group of examples is, for group weights."""
+
+    CLASS = "class"
+    CLUSTER = "cluster"
+    SOURCE = "source"
+
+
+class ScalarName(StrEnum):
+    """Hyperparameters that hold for the whole run and can be metaparameters."""
+
+    WEIGHT_DECAY = "weight_decay"
+    MOMENTUM = "momentum"
+    BETA1 = "beta1"
+    BETA2 = "beta2"
+    LABEL_SMOOTHING = "label_smoothing"
+
+
+class MetaparametersConfig(Settings):
+    """z: what the run is differentiated with respect to, and where it enters."""
+
+    name: MetaparameterName = MetaparameterName.COUNTS
+    """Kind."""
+
+    injection_step: Annotated[int | None, Field(ge=0)] = None
+    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
+
+    num_key_points: Annotated[int, Field(ge=1)] = 10
+    """Points between which the learning rate is interpolated."""
+
+    scalars: tuple[ScalarName, ...] = (ScalarName.WEIGHT_DECAY,)
+    """Which numbers are optimized, for the kind scalars; they start from the other settings."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.025
+    """Share of the training candidates whose inputs may change, for the kind inputs."""
+
+    kept: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training candidates in the first subset, drawn at random, for counts."""
+
+    groups: GroupName = GroupName.CLASS
+    """What has a weight, for the kind group-weights: classes, clusters of the inputs,
+    or sources of texts."""
+
+    num_groups: Annotated[int, Field(ge=2)] = 10
+    """Clusters that k-means makes of the inputs."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""

@@ -1,0 +1,15 @@
+"""The name of a run, made from its recipe."""
+
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.settings import digest
+
+
+def run_name(recipe: DescentRecipe) -> str:
+    """Name a run by its recipe: the same settings are the same run, and go on where it stopped.
+
+    Budget, workers, micro-batch and what follows a preflight are no part of it: a run may go on
+    with a larger one, with others, in smaller pieces after its memory ran out, and all the same.
+    """
+    cost = {"budget": True, "workers": True, "preflight": True, "replay": {"micro_batch"}}
+    settings = recipe.model_dump(mode="json", exclude=cost)
+    return f"{recipe.name}-{digest(settings)[:8]}"

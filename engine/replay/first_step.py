@@ -1,0 +1,245 @@
+"""Refusals that cost one step: what can be known about a routine before it is trained.
+
+Each finds a cause of a wrong metagradient that would still look like a number.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError, UndifferentiableError
+from engine.numerics.determinism import deterministic
+from engine.numerics.fingerprint import fingerprint
+from engine.recipes.replay import StepPath
+from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
+from engine.routine.batch_norm import BUFFERS
+from engine.routine.coupled_loss import coupled
+from engine.routine.routine import Routine
+from engine.step.gradient import check_twice_differentiable
+from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
+from engine.step.products import named_refusals
+from engine.step.reference import step_vjp
+from engine.step.step import plain_step
+from engine.types import Metaparams, Output, State
+
+_FEW = 8
+"""Examples on which coupling is looked for."""
+
+
+def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
+    """Try the first step, its product and the output once.
+
+    Args:
+        routine: The run.
+        output: phi.
+        z: Metaparameters.
+
+    Raises:
+        ConfigurationError: If there is no metaparameter, z does not fit, a step is not a pure
+            function, or a buffer changes during training.
+        UndifferentiableError: If the step has no second derivative, a parameter has no part in the
+            loss, or the output does not depend on the model.
+        NonFiniteError: If the first loss or the output is not finite.
+
+    Cost:
+        Two plain steps, one product and one evaluation of the output.
+    """
+    _check_point(routine, z)
+    with deterministic(), named_refusals(0):
+        state = routine.initial_state(z)
+        for name, row in state.items():
+            if not row.dtype.is_floating_point:
+                raise ConfigurationError(
+                    f"The optimizer keeps {name!r} as {row.dtype}, and the adjoint of an integer "
+                    "does not exist. Derive counters from the step number, which update gets."
+                )
+        _check_parameters_used(routine, state["params"])
+        _check_pure(routine, z)
+        _check_coupling(routine, state)
+        _check_output(routine, output, state)
+        _, cotangent = seed_adjoint(routine, state, output)
+        product = step_vjp(routine, state, z, 0, cotangent)
+        if routine.first_step == 0:  # else this step is never reversed
+            refuse_nonfinite_product(routine, z, state, cotangent, product)
+        check_twice_differentiable(routine, state["params"], z, 0)
+
+
+def check_unroll(routine: Routine, unroll: int) -> None:
+    """Refuse to keep graphs where they would lead away from the states that training makes.
+
+    Raises:
+        ConfigurationError: If graphs are kept, and step 0 with its graph makes other bits than the
+            routine's own path.
+
+    Cost:
+        Two plain steps, where there is something to compare.
+    """
+    if unroll > 1 and routine.path is StepPath.PLAIN:
+        point = routine.point()
+        difference = path_difference(routine, routine.initial_state(point), point, 0)
+        if difference:
+            raise ConfigurationError(difference)
+
+
+def _check_point(routine: Routine, z: Metaparams) -> None:
+    if not routine.metaparameters:
+        raise ConfigurationError(
+            "The routine has no metaparameters, so there is nothing to differentiate with respect "
+            "to. Give it some, e.g. metaparameters={'weights': ExampleWeights(torch.ones(n))}."
+        )
+    expected = routine.point()
+    if z.keys() != expected.keys():
+        raise ConfigurationError(
+            f"z has {sorted(z)}, but the routine's metaparameters are {sorted(expected)}. "
+            "Give one tensor for each."
+        )
+    for name, tensor in z.items():
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise ConfigurationError(
+                f"z[{name!r}] is {tensor.dtype} of shape {tuple(tensor.shape)}, but the routine "
+                f"reads floating point of shape {tuple(expected[name].shape)}. Convert it."
+            )
+
+
+def _check_parameters_used(routine: Routine, params: Tensor) -> None:
+    """Refuse a parameter whose own module was called and that has no part in the loss.
+
+    One whose module was not called may be that of an expert that had nothing to do: its gradient
+    is zero in this step, and need not be in others.
+    """
+    # By name: the views of a flat vector always get a gradient, of zeros where they are not read.
+    leaves = {
+        name: view.detach().requires_grad_() for name, view in routine.layout.views(params).items()
+    }
+    called: set[str] = set()
+    with torch.enable_grad(), routine.binding.kept(), _noting_calls(routine.model, called):
+        first = routine.first_piece(next(routine.terms(0)))
+        loss = routine.term_loss(leaves, first, routine.point(), 0)
+        if not loss.requires_grad:
+            raise UndifferentiableError(
+                "The loss does not depend on the parameters, so there is nothing to train. Look "
+                "for a detach(), a .data or a no_grad() in the model or the loss."
+            )
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        if gradient is None and name.rpartition(".")[0] in called:
+            raise UndifferentiableError(
+                f"Parameter {name!r} has no part in the loss of step 0, so its gradient is None. "
+                "Freeze it with requires_grad_(False), or look for a detach() before the loss."
+            )
+
+
+@contextmanager
+def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
+    """Collect the names of the modules that are called inside the block."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            # Those without parameters of their own have none to answer for.
+            if isinstance(module, torch.jit.ScriptModule):
+                called.add(name)  # takes no hook
+            elif next(iter(module.parameters(recurse=False)), None) is not None:
+                handle = module.register_forward_pre_hook(lambda *_, n=name: called.add(n))
+                stack.callback(handle.remove)
+        yield
+
+
+def _check_pure(routine: Routine, z: Metaparams) -> None:
+    buffers = {name: buffer.clone() for name, buffer in routine.model.named_buffers()}
+    first, loss = plain_step(routine, routine.initial_state(z), z, 0)
+    check_losses({0: loss}, 0, 1)
+    # Before the comparison: NaN is not equal to itself, and would be told as randomness.
+    refuse_nonfinite_step(routine, z, 0, routine.initial_state(z), first)
+    for name, buffer in routine.model.named_buffers():
+        if fingerprint(buffer) != fingerprint(buffers[name]):
+            raise ConfigurationError(
+                f"Buffer {name!r} changes during training, outside the state, so a replayed step "
+                f"would not read what the step read. {_cure_of_buffer(routine, name)}"
+            )
+    second, _ = plain_step(routine, routine.initial_state(z), z, 0)
+    for name, row in first.items():
+        if not torch.equal(row, second[name]):
+            index = int((row != second[name]).nonzero()[0])
+            statistics = routine.statistics if name == BUFFERS else None
+            layout = routine.layout if statistics is None else statistics.layout
+            place = layout.locate(index)
+            raise ConfigurationError(
+                f"Step 0, run twice, gave two different states: {name} differs first at {place}. "
+                "A replayed step must repeat every bit. Draw random numbers from torch's global "
+                "generator inside the model, or from the generator that augment gets, and keep no "
+                "state outside the parameters."
+            )
+
+
+def _cure_of_buffer(routine: Routine, name: str) -> str:
+    owner = routine.model.get_submodule(name.rpartition(".")[0])
+    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
+        return (
+            "Spectral normalization improves its singular vectors at every call in training mode: "
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
+            "norm in the loss."
+        )
+    return (
+        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
+        "running statistics, or make the value from parameters and batch at every call."
+    )
+
+
+def _check_coupling(routine: Routine, state: State) -> None:
+    """Refuse injected losses that depend on which candidates are injected together.
+
+    Running statistics are left out: an injected chunk is normalized by its own.
+    """
+    kinds, step = routine.metaparameters.values(), routine.first_step
+    injects = any(kind.injected(kind.point(), step) is not None for kind in kinds)
+    joined, first = coupled(routine.loss), next(routine.terms(0))
+    if routine.statistics is not None or len(first.indices) < 2 or not (injects or joined):
+        return
+    indices = first.indices[:_FEW]
+    apart = indices.split((len(indices) + 1) // 2)
+
+    def rows(indices: Tensor) -> Tensor:
+        batch, given = routine.loss_inputs(first.at(indices), routine.point(), 0)
+
+        def losses(model: nn.Module) -> Tensor:
+            if joined is not None:
+                return joined.embed(model, batch)
+            return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
+
+        return routine.call(losses, state["params"].detach(), training=False)
+
+    with torch.enable_grad():  # a loss may differentiate inside
+        whole, parts = rows(indices), torch.cat([rows(part) for part in apart])
+    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
+        return
+    if joined is not None:
+        raise ConfigurationError(
+            f"The embeddings of {len(indices)} examples are others than those of the same examples "
+            "in two halves, so embed compares examples. Write what compares them into couple and "
+            "join, and use group or layer normalization."
+        )
+    raise ConfigurationError(
+        f"The losses of {len(indices)} examples are others than those of the same examples in two "
+        "halves, so the loss of an example depends on its batch, and counts do not say in which "
+        "batch a candidate's loss is injected. Write the loss as a CoupledLoss of "
+        "engine.routine.coupled_loss."
+    )
+
+
+def _check_output(routine: Routine, output: Output, state: State) -> None:
+    leaf = state["params"].detach().requires_grad_()
+    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    with torch.enable_grad():
+        value = routine.evaluate(next(iter(parts)), {**state, "params": leaf})
+    if not isinstance(value, Tensor) or value.shape != ():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigurationError(
+            f"The output returned {shape}, but a metagradient is that of one scalar tensor. "
+            "Return the mean of the losses, and leave out item() and float()."
+        )
+    if not value.requires_grad:
+        raise UndifferentiableError(
+            "The output does not depend on the model's parameters. Look for a detach(), a "
+            "no_grad() or an argmax in it: accuracy has no derivative, use a loss."
+        )

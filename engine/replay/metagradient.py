@@ -1,0 +1,230 @@
+"""The one call that a notebook needs."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigurationError
+from engine.numerics.determinism import deterministic
+from engine.recipes.replay import ReplayConfig, ScheduleName, replay_from
+from engine.replay.borders import Borders
+from engine.replay.fastest import settled
+from engine.replay.first_step import check_routine, check_unroll
+from engine.replay.interpreter import Sweep
+from engine.replay.interpreter import replay as carry_out
+from engine.routine.diagnosis import asked_rightly
+from engine.routine.intake import outputs_from, point_from
+from engine.routine.routine import Routine
+from engine.schedules.by_name import plan_of
+from engine.schedules.trees import Tier, whole_run
+from engine.step.by_name import make_vjp
+from engine.storage.background import BackgroundStates
+from engine.storage.states import MemoryStates, RowStore, StateStore
+from engine.types import Metaparams, Output, State
+from engine.witness.precision import refuse_low_precision
+from engine.witness.witness import Witness, testify
+
+
+@dataclass(frozen=True)
+class Metagradient:
+    """A metagradient and the run that it belongs to.
+
+    Attributes:
+        gradient: d phi / d z by metaparameter, each with the shape of z.
+        output: phi(s_T).
+        state: s_T.
+        losses: Batch loss of each step, shape (T,).
+        adjoint_norms: Norm of lambda_t, by t, for the steps that were reversed; with several
+            outputs, that of all their adjoints together.
+        witness: What a step that the module took by itself said of the run's.
+    """
+
+    gradient: Metaparams
+    output: float
+    state: State
+    losses: Tensor
+    adjoint_norms: dict[int, float]
+    witness: Witness
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.gradient[name]
+
+
+def metagradient(
+    routine: Routine,
+    output: Output,
+    z: Metaparams | None = None,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    witness: bool = True,
+    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+) -> Metagradient:
+    """Train a routine and differentiate an output of the trained model through the whole run.
+
+    Args:
+        routine: The run, with at least one metaparameter.
+        output: phi: maps the trained model, in evaluation mode, to a scalar.
+        z: Where; the metaparameters' own values by default.
+        store: fsspec URL of a folder for the checkpoints; in memory by default. With the schedule
+            ``two-level`` it is the slow tier. They are written and read ahead by threads, and
+            deleted as they are consumed; the empty arrays stay.
+        witness: Whether the module that was handed in takes a step by itself, with which the
+            engine's has to agree; see ``engine.witness.witness``. Without it the result says so.
+        **options: How the run is reversed: any of the settings of
+            ``engine.recipes.replay.ReplayConfig`` but ``steps_per_segment``, by name: ``schedule``,
+            ``arity``, ``num_slots``, ``slow_slots``, ``slow_cost``, ``unroll``, ``vjp``,
+            ``micro_batch``, and the caps ``max_device_bytes``, ``max_host_bytes`` and
+            ``max_store_bytes``. With ``schedule="auto"`` the step is measured, and the fastest that
+            fits is taken.
+
+    Returns:
+        The metagradient, exact to rounding.
+
+    Raises:
+        WitnessError: Before any training, if the module's own step is another one.
+        UndifferentiableError: Before any training, if the step cannot be differentiated twice.
+        NonFiniteError: If training or the adjoint diverges; names the step.
+        ReplayMismatchError: If a replayed state differs from the saved one; names step and tensor.
+        ConfigurationError: If there is no metaparameter, an option is unknown or impossible, or no
+            schedule fits into the memory allowed.
+        StoreError: If a checkpoint cannot be written or read back.
+
+    Cost:
+        With d = ceil(log_k T): at most T d plain steps forward and 3 T for the products, with at
+        most (k - 1) d + 1 states kept; ``store-all`` takes 4 T and keeps T states. A step whose
+        graph is kept takes one step less.
+
+    References:
+        Engstrom et al. 2025, arXiv:2503.13751 (REPLAY).
+    """
+    replay = replay_from(options, "metagradient", _OTHERS)
+    (found,) = differentiate(routine, [output], z, replay, store, witness=witness)
+    return found
+
+
+def metagradients(
+    routine: Routine,
+    outputs: Sequence[Output],
+    z: Metaparams | None = None,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    witness: bool = True,
+    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+) -> list[Metagradient]:
+    """Train a routine once and differentiate several outputs in one reverse sweep.
+
+    The bits of each are those of its own ``metagradient`` in the default mode.
+
+    Args:
+        routine: The run, with at least one metaparameter.
+        outputs: phi_1 .. phi_K.
+        z: As for ``metagradient``.
+        store: As for ``metagradient``.
+        witness: As for ``metagradient``; each output is compared.
+        **options: As for ``metagradient``.
+
+    Raises:
+        ConfigurationError: If there is no output.
+
+    Cost:
+        As ``metagradient``, with 1 + 2 K in place of 3 plain steps for the products of a step.
+        Measured in ``tests/bench/bench_outputs.py``.
+    """
+    replay = replay_from(options, "metagradients", _OTHERS)
+    return differentiate(routine, outputs, z, replay, store, witness=witness)
+
+
+_OTHERS = ("z", "store", "witness")
+
+
+@torch.inference_mode(mode=False)  # also where a notebook is in it
+def differentiate(
+    routine: Routine,
+    outputs: Sequence[Output],
+    z: Metaparams | None,
+    replay: ReplayConfig,
+    store: str | os.PathLike[str] | None = None,
+    *,
+    witness: bool = False,
+) -> list[Metagradient]:
+    """Carry out ``metagradients`` with settings that were checked already, e.g. a recipe's.
+
+    The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
+    default, because the preflight of a recipe has asked one.
+    """
+    outputs = outputs_from(outputs)
+    point = point_from(routine, z)
+    place = _place(store)
+    if replay.schedule is not ScheduleName.AUTO:
+        plan_of(replay)  # refuses what is impossible before anything is tried
+    with asked_rightly(routine, outputs):
+        refuse_low_precision(routine, point)
+        for output in outputs:
+            check_routine(routine, output, point)
+    step_vjp = make_vjp(
+        replay.vjp,
+        micro_batch=replay.micro_batch,
+        num_uses=routine.num_steps - routine.first_step,
+    )
+    seen = testify(routine, outputs, point) if witness else Witness()
+    phi = outputs[0] if len(outputs) == 1 else list(outputs)
+    with deterministic():
+        plan = plan_of(
+            settled(replay, routine, outputs[0], step_vjp, place), in_store=place is not None
+        )
+        check_unroll(routine, plan.unroll)
+        start = routine.initial_state(point)
+        sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
+        actions = whole_run(
+            routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
+        )
+        with _tiers(routine, place) as tiers:
+            carry_out(actions, routine, point, tiers, sweep, output=phi)
+    return _results(routine, sweep, len(outputs), seen)
+
+
+def _place(store: str | os.PathLike[str] | None) -> str | None:
+    if store is not None and not isinstance(store, str | os.PathLike):
+        raise ConfigurationError(
+            f"store is a {type(store).__name__}. Hand in the URL or the path of a folder, or leave "
+            "it out to keep the states in memory."
+        )
+    return None if store is None else os.fspath(store)
+
+
+def _results(routine: Routine, sweep: Sweep, number: int, witness: Witness) -> list[Metagradient]:
+    losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
+    norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
+    several = number > 1
+    return [
+        Metagradient(
+            gradient={name: g[i] if several else g for name, g in sweep.metagradient.items()},
+            output=float(sweep.output[i] if several else sweep.output),
+            state=sweep.final,
+            losses=losses,
+            adjoint_norms=norms,
+            witness=witness,
+        )
+        for i in range(number)
+    ]
+
+
+@contextmanager
+def _tiers(routine: Routine, store: str | None) -> Iterator[dict[Tier, StateStore]]:
+    """Yield where states are kept; those of a store are written and read in the background."""
+    memory: dict[Tier, StateStore] = {
+        Tier.MEMORY: MemoryStates(),
+        Tier.HOST: MemoryStates(torch.device("cpu")),
+    }
+    if store is None:
+        yield memory
+        return
+    layout = {name: (len(row), row.dtype) for name, row in routine.initial_state().items()}
+    rows = RowStore.create(store, layout, routine.num_steps + 1, attributes={})
+    with BackgroundStates(rows) as states:
+        yield {**memory, Tier.STORE: states}

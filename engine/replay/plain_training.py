@@ -1,0 +1,41 @@
+"""A training run carried out from its first step to its last, with nothing kept."""
+
+import torch
+from torch import Tensor
+
+from engine.numerics.determinism import deterministic
+from engine.replay.interpreter import PerStep, check_losses
+from engine.routine.diagnosis import asked_rightly
+from engine.routine.intake import point_from
+from engine.routine.routine import Routine
+from engine.step.step import plain_step
+from engine.types import Metaparams, Output, State
+
+
+@torch.inference_mode(mode=False)  # also where a notebook is in it
+def train(routine: Routine, z: Metaparams | None = None) -> State:
+    """Train all T steps at z and return s_T.
+
+    Raises:
+        NonFiniteError: If a loss is infinite or NaN; names the step.
+    """
+    point = point_from(routine, z)
+    state, losses = routine.initial_state(point), PerStep()
+    with deterministic(), asked_rightly(routine, []):
+        for step in range(routine.num_steps):
+            state, losses[step] = plain_step(routine, state, point, step)
+    check_losses(losses, 0, routine.num_steps)
+    return state
+
+
+@torch.inference_mode(mode=False)  # also where a notebook is in it
+def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
+    """Return the output of a trained state, a scalar, without a graph.
+
+    An output may differentiate inside, e.g. by the inputs of a physical equation: gradients can be
+    taken there, and only the parameters are constants.
+    """
+    frozen = {name: row.detach() for name, row in state.items()}
+    with asked_rightly(routine, [output]), torch.enable_grad():
+        value = routine.evaluate(output, frozen)
+    return value.detach() if isinstance(value, Tensor) else value

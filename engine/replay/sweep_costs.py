@@ -1,0 +1,199 @@
+"""What a reverse sweep costs with a schedule, and which schedules are worth a try.
+
+It knows steps, seconds and bytes, and no recipe: the planner of runs and a call in a notebook count
+alike.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from engine.recipes.replay import ReplayConfig, ScheduleName, StepPath, VjpMode
+from engine.replay.borders import count_borders
+from engine.replay.step_costs import StepCosts
+from engine.routine.routine import Routine
+from engine.schedules.by_name import NamedPlan
+from engine.schedules.simulator import Cost, measure
+from engine.schedules.trees import Tier
+
+STATES_AT_WORK = 3
+"""States on the device besides the saved ones: the working state, the adjoint, and the next one."""
+
+_UNROLLS = (1, 4, 16, 64, 256, 1024)
+_ARITIES = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run may use.
+
+    Attributes:
+        device: For states and graphs on its device.
+        host: For states in host memory; the same memory where the device is the CPU.
+        store: For what it leaves in the store; None for no limit.
+    """
+
+    device: int
+    host: int
+    store: int | None = None
+
+    @classmethod
+    def of(cls, replay: ReplayConfig, device: torch.device) -> "Memory":
+        """Return the caps that were given; half of what is free where there is none."""
+        free_host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        host = replay.max_host_bytes or free_host // 2
+        if device.type != "cuda":
+            both = [cap for cap in (replay.max_device_bytes, replay.max_host_bytes) if cap]
+            host = min(both, default=free_host // 2)
+            return cls(host, host, replay.max_store_bytes)
+        free_device, _ = torch.cuda.mem_get_info(device)
+        return cls(replay.max_device_bytes or free_device // 2, host, replay.max_store_bytes)
+
+    def excess(self, peak: Mapping[str, int], *, shared: bool) -> str:
+        """Say which cap a plan would exceed, given its peaks; empty if it fits."""
+        device = peak["graphs"] + peak["device"] + (peak["host"] if shared else 0)
+        for name, needed, cap in (
+            ("max_device_bytes", device, self.device),
+            ("max_host_bytes", peak["host"], self.host),
+            ("max_store_bytes", peak["store"], self.store),
+        ):
+            if cap is not None and needed > cap:
+                return f"{needed:,} bytes are needed and {name} is {cap:,}"
+        return ""
+
+
+@dataclass(frozen=True)
+class SweepCost:
+    """What reversing some segments costs.
+
+    Attributes:
+        forward_steps: Steps run forward, those that compare borders among them.
+        reverse_steps: Steps reversed.
+        seconds: Without what handing segments on takes.
+        peak_bytes: Most bytes at once: graphs, states on the device, in host memory, in the store.
+    """
+
+    forward_steps: int
+    reverse_steps: int
+    seconds: float
+    peak_bytes: dict[str, int]
+
+
+def sweep_cost(plan: NamedPlan, lengths: Sequence[int], costs: StepCosts) -> SweepCost:
+    """Count what a plan does on segments of some lengths."""
+    found = [_cost(plan, length) for length in lengths]
+    # Where a replay meets a saved state, or the end of its segment, and has no graph of the step
+    # before, that step is run once more to compare.
+    borders = sum(_num_borders(plan, each.reverse_steps) for each in found)
+
+    def peak(tier: Tier) -> int:
+        return max(each.peak_saved[tier] for each in found)
+
+    return SweepCost(
+        forward_steps=sum(each.forward_steps for each in found) + borders,
+        reverse_steps=sum(each.reverse_steps for each in found),
+        seconds=sum(_seconds(each, costs) for each in found) + borders * costs.plain,
+        peak_bytes={
+            "graphs": costs.graph_bytes * max(max(each.peak_graphs for each in found), 1),
+            "device": costs.state_bytes * (STATES_AT_WORK + peak(Tier.MEMORY)),
+            "host": costs.state_bytes * peak(Tier.HOST),
+            "store": costs.state_bytes * peak(Tier.STORE),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a choice among schedules is made from.
+
+    Attributes:
+        base: Settings that every candidate keeps.
+        longest: Steps of the longest segment.
+        costs: Of a step.
+        memory: That may be used.
+        shared: Whether states on the device and in host memory take the same memory.
+        may_keep_graphs: Whether graphs of whole steps can be kept.
+        in_store: Whether states are kept in a store, which takes no memory.
+    """
+
+    base: ReplayConfig
+    longest: int
+    costs: StepCosts
+    memory: Memory
+    shared: bool
+    may_keep_graphs: bool
+    in_store: bool = False
+
+    def candidates(self) -> Iterator[ReplayConfig]:
+        """Yield settings of the replay that no other is sure to beat."""
+        chosen = {"schedule", "arity", "num_slots", "slow_slots", "slow_cost", "unroll"}
+        base, costs = self.base.model_dump(exclude=chosen), self.costs
+        at_work = (STATES_AT_WORK + 1) * costs.state_bytes
+        fitting = max((self.memory.device - at_work) // costs.graph_bytes, 1)
+        most = min(self.longest, fitting) if self.may_keep_graphs else 1
+        for unroll in sorted({u for u in _UNROLLS if u < most} | {most}):
+            yield from self._with_unroll(unroll, {**base, "unroll": unroll})
+
+    def _with_unroll(self, unroll: int, common: dict[str, object]) -> Iterator[ReplayConfig]:
+        state, blocks = self.costs.state_bytes, -(-self.longest // unroll)
+        room = self.memory.device - unroll * self.costs.graph_bytes - STATES_AT_WORK * state
+        fast = min(room // state, blocks)
+        kept = blocks if self.memory.store is None else min(self.memory.store // state, blocks)
+        slots = kept if self.in_store else fast
+
+        def made(**settings: object) -> ReplayConfig:
+            return ReplayConfig.model_validate({**common, **settings})
+
+        yield made(schedule=ScheduleName.STORE_ALL)
+        yield made(schedule=ScheduleName.SQRT)
+        for arity in (k for k in _ARITIES if k < blocks):
+            yield made(schedule=ScheduleName.KARY, arity=arity)
+        # With fewer slots the same schedule needs more steps: the most that fit, and the leanest.
+        for number in sorted({max(slots, 1), 1}):
+            yield made(schedule=ScheduleName.BINOMIAL, num_slots=number)
+        if (self.in_store or not self.shared) and fast < blocks:
+            slow = self.memory.host // state
+            cost = self.costs.moved
+            if self.in_store:
+                slow, cost = kept, (self.costs.saved + self.costs.loaded) / 2
+            yield made(
+                schedule=ScheduleName.TWO_LEVEL,
+                num_slots=max(fast, 1),
+                slow_slots=None if slow >= blocks else max(slow - 1, 0),
+                slow_cost=cost / self.costs.plain,
+            )
+
+
+def keeps_graphs(replay: ReplayConfig, routine: Routine, costs: StepCosts) -> bool:
+    """Say whether graphs of whole steps can be kept without another path or product."""
+    whole = replay.vjp is VjpMode.REVERSE_OVER_REVERSE and replay.micro_batch is None
+    paths = costs.paths_agree or routine.path is StepPath.GRAPH
+    return whole and routine.piece is None and paths
+
+
+@lru_cache(maxsize=4096)
+def _cost(plan: NamedPlan, length: int) -> Cost:
+    return measure(plan(length, 0), start=0, tier=plan.first_tier)
+
+
+@lru_cache(maxsize=4096)
+def _num_borders(plan: NamedPlan, length: int) -> int:
+    return count_borders(plan(length, 0), length)
+
+
+def _seconds(cost: Cost, costs: StepCosts) -> float:
+    """Return what reversing a segment takes, without what handing it on takes."""
+    untraced = cost.reverse_steps - cost.traced_steps
+    transfers = cost.saves[Tier.HOST] + cost.loads[Tier.HOST]
+    return (
+        (cost.forward_steps - cost.traced_steps) * costs.plain
+        + cost.traced_steps * (costs.traced + costs.pulled)
+        + untraced * costs.product
+        + (cost.saves[Tier.MEMORY] + cost.loads[Tier.MEMORY]) / 2 * costs.copied
+        + transfers * costs.moved
+        + cost.saves[Tier.STORE] * costs.saved
+        + cost.loads[Tier.STORE] * costs.loaded
+    )

@@ -1,0 +1,33 @@
+"""Training a routine for its final state alone."""
+
+from engine.replay.plain_training import train as train_unseen
+from engine.routine.diagnosis import asked_rightly
+from engine.routine.intake import point_from
+from engine.routine.routine import Routine
+from engine.types import Metaparams, State
+from engine.witness.precision import refuse_low_precision
+from engine.witness.witness import testify
+
+
+def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True) -> State:
+    """Train all T steps at z and return s_T.
+
+    Args:
+        routine: The run; it needs no metaparameter.
+        z: Metaparameters; the routine's own by default.
+        witness: Whether the module that was handed in takes a step by itself, with which the
+            engine's has to agree; see ``engine.witness.witness``.
+
+    Raises:
+        WitnessError: If the module's own step is another one.
+        NonFiniteError: If a loss is infinite or NaN; names the step.
+
+    Cost:
+        T plain steps, and three for the witness.
+    """
+    point = point_from(routine, z)
+    with asked_rightly(routine, []):
+        refuse_low_precision(routine, point)
+    if witness:
+        testify(routine, [], point)
+    return train_unseen(routine, z)

@@ -1,0 +1,1 @@
+"""A training run as a pure function of (state, z, step)."""

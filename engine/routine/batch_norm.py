@@ -1,0 +1,287 @@
+"""Running statistics of batch normalization as a part of the state.
+
+Torch updates them in place, outside autograd. Here a step reads them from the state and leaves
+their next values as a differentiable function of the parameters. The layers run their own code,
+subclasses included: what they are given in the place of their statistics answers the call of
+``batch_norm`` itself. In training mode it notes mean and variance of what is normalized; in
+evaluation mode, and in frozen layers, it writes out the formula, whose derivative by the statistics
+torch's own kernel lacks.
+
+Integers (``num_batches_tracked``) are not kept: they follow from the step number.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.errors import ConfigurationError, UndifferentiableError
+from engine.routine.layout import Layout
+
+BUFFERS = "buffers"
+"""Name of the running statistics in a state."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a layer normalized by its batch.
+
+    Attributes:
+        name: Of the layer.
+        mean: Shape (channels,).
+        variance: Unbiased, shape (channels,).
+        momentum: Share of the batch in the statistics after it.
+    """
+
+    name: str
+    mean: Tensor
+    variance: Tensor
+    momentum: float
+
+
+class Statistic(Tensor):
+    """A running mean or variance that answers ``batch_norm`` in the place of torch's kernel."""
+
+    layer: str
+    calls: "list[Call] | None"
+    is_held: bool
+
+    @classmethod
+    def of(
+        cls, value: Tensor, layer: str, calls: list[Call] | None, *, is_held: bool = True
+    ) -> "Statistic":
+        """Return a value as the statistic of a layer, which notes its calls in a list.
+
+        Args:
+            value: A part of a state, or what the layer computed from one.
+            layer: Its name.
+            calls: Where calls are noted; None where nobody wants to know.
+            is_held: Whether the value is that of the state, which nobody may change in place.
+        """
+        statistic = value.as_subclass(cls)
+        statistic.layer, statistic.calls, statistic.is_held = layer, calls, is_held
+        return statistic
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``func``; batch normalization by its formula, and no change in place."""
+        del types
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _SIGNATURES:
+                given = _SIGNATURES[func].bind(*args, **kwargs)
+                given.apply_defaults()
+                return _batch_norm(given.arguments)
+            name = getattr(func, "__name__", "")
+            if (name.endswith("_") and not name.startswith("__")) or name in _IN_PLACE:
+                changed = args[0] if args else None
+                if isinstance(changed, cls) and changed.is_held:
+                    raise UndifferentiableError(
+                        f"The batch normalization {changed.layer!r} changes its running statistics "
+                        f"by rules of its own ({name} in its forward pass), whose derivative "
+                        "nobody would know. Let it call torch.nn.functional.batch_norm with its "
+                        "statistics, or use group or layer normalization."
+                    )
+            result = func(*args, **kwargs)
+        # A part or a mean of statistics is one as well, for layers that cut theirs to size.
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        if type(result) is Tensor and tensors and all(isinstance(t, cls) for t in tensors):
+            return cls.of(result, tensors[0].layer, None, is_held=False)  # pyright: ignore[reportAttributeAccessIssue] (one of cls)
+        return result
+
+
+_IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")
+
+
+def _function(  # noqa: PLR0913 (torch's signature)
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> None: ...
+
+
+def _operation(  # noqa: PLR0913 (torch's signature)
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> None: ...
+
+
+_SIGNATURES = {
+    batch_norm: inspect.signature(_function),
+    torch.batch_norm: inspect.signature(_operation),
+}
+
+
+def _batch_norm(given: Mapping[str, Any]) -> Tensor:
+    inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
+    if not given["training"]:
+        return _normalized(inputs, mean, variance, given["weight"], given["bias"], given["eps"])
+    if isinstance(mean, Statistic) and mean.calls is not None:
+        axes = [axis for axis in range(inputs.ndim) if axis != 1]
+        found = torch.var_mean(inputs, dim=axes)
+        mean.calls.append(Call(mean.layer, found[1], found[0], float(given["momentum"])))
+    return batch_norm(
+        inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
+    )
+
+
+def _normalized(
+    inputs: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Return (x - mean) / sqrt(variance + eps), scaled and shifted."""
+    shape = [1, -1, *[1] * (inputs.ndim - 2)]
+    scale = torch.rsqrt(variance + eps)
+    normalized = (inputs - mean.view(shape)) * scale.view(shape)
+    if weight is not None:
+        normalized = normalized * weight.view(shape)
+    return normalized if bias is None else normalized + bias.view(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStatistics:
+    """The running statistics of a model's batch normalizations.
+
+    Attributes:
+        layers: The layers that keep them, by name.
+    """
+
+    layers: dict[str, _BatchNorm]
+    _noted: list[list[Call]] = field(default_factory=list, init=False, repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "RunningStatistics | None":
+        """Find the layers that keep running statistics; None if there are none.
+
+        Raises:
+            ConfigurationError: If a layer keeps them in a way that is not batch normalization's.
+        """
+        layers: dict[str, _BatchNorm] = {}
+        for name, module in model.named_modules():
+            if not getattr(module, "track_running_stats", False):
+                continue
+            if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+                raise ConfigurationError(
+                    f"{name!r} ({type(module).__name__}) keeps running statistics by rules of its "
+                    "own, so they cannot be made a part of the state. Use BatchNorm, GroupNorm or "
+                    "LayerNorm, or track_running_stats=False."
+                )
+            layers[name] = module
+        return cls(layers) if layers else None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each statistic lies in the flat vector."""
+        return Layout.of(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            _joined(name, kind): getattr(layer, kind).detach().clone()
+            for name, layer in self.layers.items()
+            for kind in ("running_mean", "running_var")
+        }
+
+    @cached_property
+    def _batches_before(self) -> dict[str, int]:
+        return {
+            name: 0 if layer.num_batches_tracked is None else int(layer.num_batches_tracked)
+            for name, layer in self.layers.items()
+        }
+
+    def initial(self) -> Tensor:
+        """Return the model's own statistics, shape (statistics,)."""
+        return self.layout.flatten(self._tensors)
+
+    @contextmanager
+    def observed(self) -> Iterator[list[Call]]:
+        """Collect what each layer normalizes inside the block, in the order of the calls."""
+        calls: list[Call] = []
+        self._noted.append(calls)
+        try:
+            yield calls
+        finally:
+            self._noted.pop()
+
+    def bound(self, values: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """Return what the layers hold in a call, by the names of their buffers.
+
+        Args:
+            values: The statistics of a state, by name; the model's own where there are none.
+        """
+        held: dict[str, Tensor | None] = {}
+        calls = self._noted[-1] if self._noted else None
+        for name, layer in self.layers.items():
+            for kind in ("running_mean", "running_var"):
+                key = _joined(name, kind)
+                value = values[key] if key in values else self._tensors[key]
+                held[key] = Statistic.of(value, name, calls)
+            if layer.num_batches_tracked is not None:
+                held[_joined(name, "num_batches_tracked")] = None  # nobody has to count
+        return held
+
+    def moved(self, before: Tensor, calls: Sequence[Call], step: int) -> Tensor:
+        """Return the statistics after a step.
+
+        running <- (1 - m) running + m batch, with m the layer's momentum, or 1 over the number of
+        batches so far where it is None (a plain average). A layer that normalized nothing by its
+        batch keeps them: it is frozen, or belongs to an expert that had nothing to do.
+
+        Args:
+            before: The statistics that the step reads, shape (statistics,).
+            calls: What the layers normalized, see ``observed``.
+            step: t.
+        """
+        running = self.layout.views(before)
+        per_layer: dict[str, list[Call]] = {name: [] for name in self.layers}
+        for call in calls:
+            per_layer[call.name].append(call)
+        for name, layer in self.layers.items():
+            found = per_layer[name]
+            for i, call in enumerate(found):
+                share = call.momentum
+                if layer.momentum is None:
+                    share = 1 / (self._batches_before[name] + step * len(found) + i + 1)
+                pairs = (("running_mean", call.mean), ("running_var", call.variance))
+                for kind, batch in pairs:
+                    key = _joined(name, kind)
+                    running[key] = (1 - share) * running[key] + share * batch
+        return self.layout.flatten(running)
+
+
+def _joined(layer: str, kind: str) -> str:
+    return f"{layer}.{kind}" if layer else kind
+
+
+def without_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a state that the optimizer moves."""
+    return {name: row for name, row in state.items() if name != BUFFERS}

@@ -1,0 +1,186 @@
+"""What a user's module is besides its parameters, and how a run holds other tensors in it.
+
+A step calls the module with the parameters of a state in the place of its own. They stay there
+until the block of ``Binding.kept`` ends, so that code which runs in the backward pass (activation
+checkpointing, implicit layers) reads the parameters of the step that it belongs to, too.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.numerics.determinism import PROCESS
+from engine.routine.operations import corrections
+
+Hook = Callable[[Tensor], Tensor | None]
+"""What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
+
+Slot = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: one of its dictionaries, and the key in it."""
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy that keeps what hangs on parameters: their hooks and attributes.
+
+    Raises:
+        ConfigurationError: If a parameter has a hook that no copy can carry.
+    """
+    with mock.patch.object(Tensor, "__deepcopy__", _value_or_copy):
+        duplicate = copy.deepcopy(model)
+    for module in duplicate.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            # Its copies are results of cloning the originals, to which a gradient would flow.
+            for key, tensor in dict(module.named_parameters(recurse=False)).items():
+                own = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+                module._parameters[key] = own
+    copies = dict(duplicate.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter is copies[name]:
+            continue  # a module that copies itself may share them
+        for hook in gradient_hooks(name, parameter):
+            copies[name].register_hook(hook)
+        vars(copies[name]).update(vars(parameter))
+    return duplicate
+
+
+_copy_tensor = Tensor.__deepcopy__
+
+
+def _value_or_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Copy the value of what a forward pass left behind (a cache, a recomputed weight).
+
+    It carries a graph, which torch refuses to copy.
+    """
+    if tensor.is_leaf:
+        return _copy_tensor(tensor, memo)
+    memo[id(tensor)] = tensor.detach().clone()
+    return memo[id(tensor)]
+
+
+def gradient_hooks(name: str, parameter: Tensor) -> tuple[Hook, ...]:
+    """Return the hooks that ``parameter.register_hook`` was given, in order.
+
+    Raises:
+        ConfigurationError: If there is a hook that runs after the gradient was accumulated: it
+            changes what the optimizer reads, behind the engine's back.
+    """
+    if getattr(parameter, "_post_accumulate_grad_hooks", None):
+        raise ConfigurationError(
+            f"Parameter {name!r} has a hook from register_post_accumulate_grad_hook, which acts on "
+            ".grad, and a step of the engine has none. Use register_hook, which maps a gradient to "
+            "another one, or write it into the optimizer's update."
+        )
+    return tuple((getattr(parameter, "_backward_hooks", None) or {}).values())
+
+
+def hooked(hooks: tuple[Hook, ...], gradient: Tensor) -> Tensor:
+    """Return a gradient as the hooks of its parameter leave it."""
+    for hook in hooks:
+        given = gradient.clone()  # a hook may write into what it is given
+        found = hook(given)
+        gradient = given if found is None else found
+    return gradient
+
+
+class Modes:
+    """Which modules train, as the user handed them in.
+
+    The module's own ``train`` says so. Where it was handed in for training, layers inside of it
+    that were put into evaluation mode (frozen batch normalization) stay there as well.
+
+    Args:
+        model: The run's own copy.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        wanted = [module.training or not model.training for module in model.modules()]
+        model.train()
+        for module, flag in zip(model.modules(), wanted, strict=True):
+            module.training = module.training and flag
+        self._flags = [(module, module.training) for module in model.modules()]
+        self.flags = {name: module.training for name, module in model.named_modules()}
+
+    def train(self) -> None:
+        """Put every module into the mode that it has while the run trains."""
+        for module, flag in self._flags:
+            if module.training is not flag:
+                module.training = flag
+
+
+class Binding:
+    """Tensors in the place of a module's own.
+
+    Args:
+        model: The run's own copy of the user's module.
+        modes: Which of its modules train; they do again at the end of a block.
+    """
+
+    def __init__(self, model: nn.Module, modes: Modes | None = None) -> None:
+        self._modes = modes
+        self._slots: dict[str, list[Slot]] = {}
+        self._attributes: dict[str, dict[str, Any]] = {}
+        self._own: dict[str, list[Any]] = {}
+        self._depth = 0
+        self._corrections = corrections(model)
+        names: dict[int, str] = {}
+        seen: list[Tensor] = []  # alive, so that no identity comes again
+        for prefix, module in model.named_modules():
+            for kept in (module._parameters, module._buffers):
+                for key, tensor in kept.items():
+                    if tensor is None:
+                        continue
+                    seen.append(tensor)
+                    # One tensor under several names, or one module, is one slot of one name.
+                    name = names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
+                    self._slots.setdefault(name, []).append((kept, key))
+                    if isinstance(tensor, nn.Parameter) and vars(tensor):
+                        self._attributes[name] = dict(vars(tensor))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leave what is bound inside the block where it is until the outermost block ends."""
+        with PROCESS:
+            if self._depth:
+                yield
+                return
+            self._depth += 1
+            try:
+                with ExitStack() as stack:
+                    for correction in self._corrections:
+                        stack.enter_context(correction())
+                    yield
+            finally:
+                self._depth -= 1
+                for name, tensors in self._own.items():
+                    for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
+                        kept[key] = tensor
+                self._own.clear()
+                if self._modes is not None:
+                    self._modes.train()
+
+    def put(self, tensors: Mapping[str, Tensor | None]) -> None:
+        """Bind tensors by name, inside of a block of ``kept``."""
+        if not self._depth:
+            raise RuntimeError("Tensors are bound inside a block of Binding.kept only.")
+        for name, tensor in tensors.items():
+            slots = self._slots[name]
+            if name not in self._own:
+                self._own[name] = [kept[key] for kept, key in slots]
+            if name in self._attributes and tensor is not None:
+                vars(tensor).update(self._attributes[name])
+            for kept, key in slots:
+                kept[key] = tensor
+
+    def bound(self) -> dict[str, Tensor | None]:
+        """Return what is bound now, by name, to be put there again."""
+        return {name: kept[key] for name in self._own for kept, key in self._slots[name][:1]}
+
+    def is_bound(self, name: str, tensor: Tensor) -> bool:
+        """Say whether a tensor is still where it was put: the user's code may replace it."""
+        return all(kept.get(key) is tensor for kept, key in self._slots[name])

@@ -1,0 +1,130 @@
+"""Raw errors of the user's own code, told as what they are: which function, on what, and why."""
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError, EngineError, UndifferentiableError
+from engine.routine.coupled_loss import coupled
+from engine.routine.routine import Routine
+from engine.types import Output
+
+_RAW = (
+    *(TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError),
+    *(ArithmeticError, NameError, OSError),
+)
+
+
+@contextmanager
+def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> Iterator[None]:
+    """Turn errors of the loss, the output or the examples inside the block into one message.
+
+    Nothing is tried unless something has failed. Then the parts are tried one by one, so that an
+    error of the engine's own is not taken for one of theirs.
+
+    Raises:
+        ConfigurationError: Names the part that failed, its line, and what helps.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except _RAW as error:
+        _diagnose(routine, outputs, error)
+        raise
+
+
+def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> None:
+    term = next(routine.terms(0))
+    params = routine.initial_state()["params"].detach().requires_grad_()
+    state = {**routine.initial_state(), "params": params}
+    with torch.enable_grad():
+        found, failure = _tried(lambda: routine.loss_inputs(term, routine.point(), 0))
+        if failure is not None:
+            raise _told("The batch of step 0 cannot be made", failure, _SHAPE) from error
+        batch, given = found
+
+        def loss(model: nn.Module) -> Any:  # noqa: ANN401 (whatever the loss returns)
+            return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
+
+        with routine.reading(state), routine.seeded(term, 0):
+            found, failure = _tried(lambda: routine.call(loss, params, training=True))
+        if failure is not None:
+            raise _told("The loss fails on the batch of step 0", failure, _LOSS) from error
+        if not isinstance(found, Tensor) and coupled(routine.loss) is None:
+            raise ConfigurationError(
+                f"The loss returned a {type(found).__name__}{_hint(found)}. Return one tensor with "
+                "one loss for each example: reduction='none', without item(), float() or numpy()."
+            ) from error
+        for output in outputs:
+            found, failure = _tried(lambda o=output: routine.evaluate(o, state))
+            if failure is not None:
+                raise _told("The output fails on the model", failure, _OUTPUT) from error
+
+
+_SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
+_LOSS = "A loss is called as loss(model, batch), with the batch as the examples give it"
+_OUTPUT = "An output is called as output(model), in evaluation mode"
+
+_CURES = (
+    (
+        ("expected target dtype", "expected scalar type Long", "index tensor"),
+        "Classes and indices are whole numbers of 64 bits: convert them with labels.long()",
+    ),
+    (
+        ("same dtype", "expected scalar type", "expected dtype", "to have the same dtype"),
+        "Examples and model have different number formats: convert one of them, e.g. with "
+        "x.to(torch.float64) or model.float()",
+    ),
+    (
+        ("same device", "device type"),
+        "Examples and model are on different devices: move both to one, e.g. with .to('cuda')",
+    ),
+    (
+        ("does not require grad",),
+        "Something in it was detached, or made under no_grad() or from another model's parameters",
+    ),
+    (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
+)
+
+
+def _told(what: str, failure: Exception, rule: str) -> ConfigurationError:
+    text = str(failure).strip().partition("\n")[0] or "no words"
+    cure = next((cure for words, cure in _CURES if any(word in text for word in words)), rule)
+    kind = UndifferentiableError if "does not require grad" in text else ConfigurationError
+    return kind(f"{what} ({type(failure).__name__}: {text}){_line(failure)}. {cure}.")
+
+
+def _line(failure: Exception) -> str:
+    """Say where the user's own code stood."""
+    for frame in reversed(traceback.extract_tb(failure.__traceback__)):
+        if not any(folder in frame.filename for folder in _NOT_THE_USERS):
+            return f", at {frame.filename}, line {frame.lineno}"
+    return ""
+
+
+_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+
+
+def _hint(found: Any) -> str:  # noqa: ANN401
+    if isinstance(found, tuple | list):
+        return f" of {len(found)}"
+    if hasattr(found, "loss"):
+        return ", whose .loss is the mean over the batch"
+    return ""
+
+
+def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401
+    try:
+        return action(), None
+    except EngineError:
+        raise
+    except Exception as error:
+        return None, error

@@ -1,0 +1,144 @@
+"""What a model may be: a module whose parameters the engine can copy, bind and differentiate."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from engine.errors import ConfigurationError
+from engine.routine.binding import copied
+
+LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
+
+
+def model_from(given: Any) -> nn.Module:  # noqa: ANN401 (whatever was handed in)
+    """Return a copy of a model that the engine may train.
+
+    Raises:
+        ConfigurationError: Says what it is, and what to hand in.
+    """
+    _refuse_no_module(given)
+    _refuse_wrappers(given)
+    _refuse_layers(given)
+    _refuse_parameters(given)
+    try:
+        model = copied(given)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"The model cannot be copied: {_culprit(given)} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no words'}). Keep locks, threads, "
+            "open files, generators and tensors with a graph outside of the module, or give the "
+            "module a __deepcopy__."
+        ) from error
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False  # the same numbers; a sparse gradient has no flat vector
+    return model
+
+
+def _refuse_no_module(given: Any) -> None:  # noqa: ANN401
+    if isinstance(given, type):
+        raise ConfigurationError(
+            f"model is the class {given.__name__}. Hand in an instance: {given.__name__}(...)."
+        )
+    if isinstance(given, nn.Module):
+        return
+    parts = vars(given) if hasattr(given, "__dict__") else {}
+    inside = next((name for name, value in parts.items() if isinstance(value, nn.Module)), None)
+    if inside is not None:
+        raise ConfigurationError(
+            f"model is a {type(given).__name__}, which is no torch.nn.Module. Hand in its "
+            f"{inside}, or make {type(given).__name__} a subclass of nn.Module."
+        )
+    raise ConfigurationError(
+        f"model is a {type(given).__name__}, whose parameters nobody can find. Hand in a "
+        "torch.nn.Module; a function becomes one as its forward method, with its tensors as "
+        "nn.Parameter."
+    )
+
+
+def _refuse_wrappers(given: nn.Module) -> None:
+    for name, module in given.named_modules():
+        words = (
+            f"{name!r} ({type(module).__name__})" if name else f"model ({type(module).__name__})"
+        )
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise ConfigurationError(
+                f"{words} is compiled, and a compiled graph cannot be differentiated twice. Hand "
+                "in the module as it was before torch.compile (model._orig_mod), and let the "
+                "engine compile: Routine(compile=True)."
+            )
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ConfigurationError(
+                f"{words} spreads a batch over devices. Hand in what it wraps: model.module."
+            )
+
+
+def _refuse_layers(given: nn.Module) -> None:
+    for name, module in given.named_modules():
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            continue
+        if module.max_norm is not None:
+            raise ConfigurationError(
+                f"{name or 'model'!r} ({type(module).__name__}) has max_norm={module.max_norm:g}, "
+                "which rewrites rows of its weight in place whenever they are read, outside of "
+                "the derivative. Leave max_norm out, and scale the rows that were looked up in the "
+                "forward pass: rows * (max_norm / rows.norm(dim=-1, keepdim=True)).clamp(max=1)."
+            )
+        if module.scale_grad_by_freq:
+            raise ConfigurationError(
+                f"{name or 'model'!r} ({type(module).__name__}) has scale_grad_by_freq=True, so "
+                "that its gradient is not the derivative of the loss, and torch's derivative of "
+                "that gradient is wrong. Leave it out, and divide the losses of frequent tokens."
+            )
+
+
+def _refuse_parameters(given: nn.Module) -> None:
+    named = list(given.named_parameters())
+    for name, tensor in (*named, *given.named_buffers()):
+        if isinstance(tensor, UninitializedParameter) or type(tensor).__name__.startswith("Uninit"):
+            raise ConfigurationError(
+                f"{name!r} belongs to a lazy layer that has no shape yet. Call the model once on a "
+                "batch before it is handed in."
+            )
+    trainable = [(name, tensor) for name, tensor in named if tensor.requires_grad]
+    if not trainable:
+        frozen = f"all {len(named)} are frozen" if named else "it has none"
+        raise ConfigurationError(
+            f"The model has no trainable parameters ({frozen}), so there is nothing to train. Set "
+            "requires_grad on those that the optimizer should move."
+        )
+    for name, tensor in trainable:
+        if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
+            raise ConfigurationError(
+                f"Parameter {name!r} is {tensor.dtype}. {LOW_PRECISION}: convert the model with "
+                "model.float() or model.double(), and the examples with it.",
+                settings=("training.dtype",),
+            )
+        if tensor.layout is not torch.strided:
+            raise ConfigurationError(
+                f"Parameter {name!r} is a sparse tensor, which has no place in one flat vector. "
+                "Make it dense: nn.Parameter(tensor.to_dense())."
+            )
+
+
+def _culprit(given: nn.Module) -> str:
+    """Name the attribute that cannot be copied."""
+    for path, value in _attributes(given):
+        try:
+            copy.deepcopy(value)
+        except Exception:
+            return f"its attribute {path!r} is a {type(value).__name__}"
+    return "one of its attributes"
+
+
+def _attributes(given: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in given.named_modules():
+        for key, value in vars(module).items():
+            if key not in ("_parameters", "_buffers", "_modules"):
+                yield f"{name}.{key}" if name else key, value

@@ -1,0 +1,186 @@
+"""A run in another number format: the same steps, examples and random numbers, in float64.
+
+The examples, the loss, the output and the metaparameters are converted with the model. What the
+user's code holds as constants is converted where it is used.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from engine.routine.binding import copied
+from engine.routine.coupled_loss import CoupledLoss, coupled
+from engine.routine.operations import without_checkpointing
+from engine.routine.outputs import MeanLoss
+from engine.routine.routine import Routine
+from engine.types import Batch, Output
+
+
+def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
+    """Return a run in another number format."""
+    examples: Any = (
+        convert(routine.examples, dtype)
+        if isinstance(routine.examples, tuple)
+        else _Examples(routine.examples, dtype)
+    )
+    return replace(
+        routine,
+        model=copied(routine.model).to(dtype),
+        loss=_in_format(routine.loss, dtype),
+        examples=examples,
+        augment=routine.augment and _in_format(routine.augment, dtype),
+        metaparameters={
+            name: replace(kind, value=convert(kind.value, dtype))
+            for name, kind in routine.metaparameters.items()
+        },
+    )
+
+
+def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None) -> Output:
+    """Return an output that computes in another number format.
+
+    Args:
+        output: phi.
+        dtype: The format.
+        most: Examples that a mean loss is cut to; all by default.
+    """
+    if isinstance(output, MeanLoss):
+        few = tuple(convert(column[:most], dtype) for column in output.examples)
+        return MeanLoss(_in_format(output.loss, dtype), few, output.chunk)
+    whole: Any = output
+    if hasattr(output, "parts"):
+        parts = list(output.parts())  # pyright: ignore[reportFunctionMemberAccess] (just asked)
+        whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731
+
+    def call(model: nn.Module) -> Tensor:
+        with SameNumbers(dtype), without_checkpointing():
+            return whole(model)
+
+    return call
+
+
+class SameNumbers(TorchFunctionMode):
+    """Makes code compute in one number format, and draw the same random numbers in each.
+
+    Examples and constants that the user's loss and output hold stay as they are and are converted
+    on use. Torch draws other numbers in float64 than in float32 from the same seed; here both draw
+    in float32, so that two twins drop the same units.
+
+    Args:
+        dtype: What float32 and float64 become; low precision is left alone.
+    """
+
+    _DRAWS = (torch.rand, torch.randn)
+    _DRAWS_LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function`` on converted arguments."""
+        del types
+        if function in self._DRAWS and (kwargs or {}).get("generator") is not None:
+            # Data that the user's code makes, e.g. held-out points: the same in every format.
+            return convert(function(*args, **(kwargs or {})), self.dtype)
+        args, named = convert(args, self.dtype), convert(kwargs or {}, self.dtype)
+        if function is functional.dropout:
+            return self._dropout(*args, **named)
+        if function in self._DRAWS_LIKE:
+            draw = self._DRAWS_LIKE[function]
+            return draw(args[0].shape, device=args[0].device, dtype=torch.float32).to(self.dtype)
+        if function in self._DRAWS:
+            named["dtype"] = torch.float32
+            return function(*args, **named).to(self.dtype)
+        if function is torch.Tensor.float or function is torch.Tensor.double:
+            return args[0].to(self.dtype)
+        return function(*args, **named)
+
+    def _dropout(
+        self, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        del inplace
+        if not training or p == 0:
+            return values
+        # Torch's own draw for float32, so that a float32 run in float64 drops the run's own units.
+        ones = torch.ones(values.shape, device=values.device, dtype=torch.float32)
+        kept = functional.dropout(ones, p) > 0
+        return values * kept.to(values.dtype) / (1 - p) if p < 1 else values * 0
+
+
+def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batches of any kind)
+    """Return ``value`` with its float32 and float64 tensors, and those two dtypes, as ``dtype``."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype in _FULL else value
+    if isinstance(value, torch.dtype):
+        return dtype if value in _FULL else value
+    if type(value) in (tuple, list):
+        return type(value)(convert(each, dtype) for each in value)
+    if type(value) is dict:
+        return {name: convert(each, dtype) for name, each in value.items()}
+    return value
+
+
+_FULL = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Examples of any kind, whose batches are converted."""
+
+    examples: Any
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        return convert(self.examples[indices], self.dtype)
+
+
+@dataclass(frozen=True)
+class _CoupledInFormat:
+    """A coupled loss in a number format; as a function it would be taken for an ordinary one."""
+
+    loss: CoupledLoss
+    dtype: torch.dtype
+
+    def __call__(self, model: nn.Module, batch: Batch, **given: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss, self.dtype)(model, batch, **given)
+
+    def embed(self, model: nn.Module, batch: Batch) -> Tensor:
+        return _formatted(self.loss.embed, self.dtype)(model, batch)
+
+    def couple(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss.couple, self.dtype)(*args)
+
+    def join(self, *args: Any) -> Tensor:  # noqa: ANN401 (as the loss)
+        return _formatted(self.loss.join, self.dtype)(*args)
+
+
+def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """Return a loss, an output or an augmentation that computes in a number format."""
+    both = coupled(function)
+    return _formatted(function, dtype) if both is None else _CoupledInFormat(both, dtype)
+
+
+def _formatted(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
+        # What is checkpointed would be computed again outside of this block, in other numbers.
+        with SameNumbers(dtype), without_checkpointing():
+            return function(*args, **kwargs)
+
+    return call

@@ -1,0 +1,68 @@
+"""Outputs phi of a trained model: the scalars whose metagradients are wanted.
+
+Any differentiable function of the model is one. ``MeanLoss`` is the usual one, evaluated in chunks
+so that its memory does not grow with the number of examples.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import DataError
+from engine.models.losses import IGNORED, per_example_cross_entropy
+from engine.types import Loss
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """Mean of the per-example losses over held-out examples.
+
+    Attributes:
+        loss: Maps (model, batch) to per-example losses, shape (batch,).
+        examples: A tuple of tensors with one row for each example, on the model's device.
+        chunk: Examples evaluated at a time; bounds the memory.
+    """
+
+    loss: Loss
+    examples: tuple[Tensor, ...]
+    chunk: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.examples or len(self.examples[0]) == 0:
+            raise DataError("The output has no examples to average over. Give at least one.")
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the mean loss, a scalar."""
+        return torch.stack([part(model) for part in self.parts()]).sum()
+
+    def parts(self) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """Yield functions of the model whose sum is the mean loss."""
+        total = len(self.examples[0])
+        for start in range(0, total, self.chunk):
+            batch = tuple(column[start : start + self.chunk] for column in self.examples)
+            yield lambda model, batch=batch: self.loss(model, batch).sum() / total
+
+
+@torch.no_grad()
+def classification_scores(
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, chunk: int = 1000
+) -> dict[str, Any]:
+    """Return mean cross-entropy ``loss`` and ``accuracy`` of a classifier in evaluation mode.
+
+    Both are means over the examples; an example with a label for each of its tokens has the mean
+    over those that are not ``IGNORED``.
+    """
+    loss, right = 0.0, 0.0
+    for start in range(0, len(labels), chunk):
+        logits = model(inputs[start : start + chunk])
+        target = labels[start : start + chunk]
+        part = per_example_cross_entropy(lambda same: same, (logits.double(), target))
+        loss += float(part.sum())
+        hits, counted = logits.argmax(dim=-1) == target, target != IGNORED
+        if target.ndim > 1:
+            hits, counted = hits.flatten(1).sum(dim=1), counted.flatten(1).sum(dim=1)
+        right += float((hits.double() / counted).sum())
+    return {"loss": loss / len(labels), "accuracy": right / len(labels)}

@@ -1,0 +1,331 @@
+"""A training routine as a pure function of (state, metaparameters, step).
+
+A routine is data: a model, per-example losses, examples, an optimizer, T. The batch of step t is a
+function of t alone, dropout and augmentation draw from generators seeded by (seed, t), and z enters
+only through the routine's named metaparameters. Same inputs, same bits.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from engine.errors import ConfigurationError, DataError
+from engine.metaparameters.base import Metaparameter
+from engine.numerics.determinism import generator, seeded
+from engine.recipes.replay import StepPath
+from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffers
+from engine.routine.batch_order import Order
+from engine.routine.coupled_loss import coupled
+from engine.routine.held_module import HeldModule, Params
+from engine.routine.intake import take_in
+from engine.routine.loss_terms import Term
+from engine.routine.optimizers import Optimizer
+from engine.routine.validate import refuse_misfits
+from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
+
+INJECTION_CHUNK = 1000
+"""Examples whose losses are injected at a time; bounds the memory of step k."""
+
+
+class _Call(nn.Module):
+    """Model and loss as one module, for a compiler."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
+        return self.function(self.model, *args, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Routine(HeldModule):
+    """A training run of T steps, differentiable with respect to its metaparameters.
+
+    Attributes:
+        model: Any module. It is copied, and its parameters are the initial state; those with
+            ``requires_grad=False`` stay constant. Hooks on parameters map their gradients in every
+            step; layers in evaluation mode inside of a module that trains stay frozen.
+        loss: Maps (model, batch) to per-example losses, shape (batch,). It gets the module itself,
+            in training mode, with the parameters of the step in it; and keyword arguments from
+            metaparameters that enter there, such as ``label_smoothing``. A loss that compares the
+            examples of a batch with each other is an ``engine.routine.coupled_loss.CoupledLoss``.
+        examples: A tuple of tensors with one row for each example, or any object with ``len`` that
+            returns a batch for a tensor of indices.
+        optimizer: One of ``engine.routine.optimizers``, or your own ``Optimizer``.
+        learning_rate: One number, or one for each step.
+        num_steps: T.
+        batch_size: B, examples a step.
+        seed: Seeds order, dropout and augmentation.
+        metaparameters: z by name.
+        augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
+        compile: Whether a batch's gradient is compiled, in both sweeps; its bits are its own.
+        path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
+        piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
+            default. It bounds the memory, and its bits are its own.
+        programs: What was compiled and measured for the step, shared by all values of z.
+
+    Raises:
+        ConfigurationError: If the parts do not fit together.
+    """
+
+    model: nn.Module
+    loss: Loss
+    examples: Any
+    optimizer: Optimizer
+    learning_rate: float | Sequence[float]
+    num_steps: int
+    batch_size: int
+    seed: int = 0
+    metaparameters: dict[str, Metaparameter] = field(default_factory=dict)
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    compile: bool = False
+    path: StepPath = StepPath.PLAIN
+    piece: int | None = None
+    programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = self.model
+        take_in(self)
+        object.__setattr__(self, "_given", weakref.ref(given))
+        refuse_misfits(self)
+        RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
+        _ = self.hooks, self.modes, self.binding  # the module as it was handed in
+        for tensor in self._example_tensors():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DataError(
+                    "The examples hold NaN or infinite values. Training on them makes every "
+                    "number after the first such batch NaN: clean the data first."
+                )
+        for name, kind in self.metaparameters.items():
+            if not (kind.shapes_start or any(map(kind.enters, range(self.num_steps)))):
+                raise ConfigurationError(
+                    f"Metaparameter {name!r} enters none of the {self.num_steps} steps, so its "
+                    "metagradient would be zero whatever the data. Use an injection_step below "
+                    "num_steps."
+                )
+
+    def with_metaparameters(self, values: Metaparams) -> "Routine":
+        """Return the same routine with other values for its metaparameters.
+
+        Raises:
+            ConfigurationError: If a name is not one of the routine's.
+        """
+        unknown = sorted(values.keys() - self.metaparameters.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"There is no metaparameter {unknown[0]!r} to set. The routine has "
+                f"{', '.join(map(repr, self.metaparameters))}."
+            )
+        kinds = {
+            name: kind.with_value(values[name]) if name in values else kind
+            for name, kind in self.metaparameters.items()
+        }
+        moved = replace(self, metaparameters=kinds)
+        object.__setattr__(moved, "programs", self.programs)
+        object.__setattr__(moved, "_given", self._given)
+        return moved
+
+    @cached_property
+    def order(self) -> Order:
+        """Which examples each step draws."""
+        copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
+        for kind in self.metaparameters.values():
+            counted = kind.copies()
+            copies = copies if counted is None else copies * counted
+        return Order(copies, self.batch_size, self.seed)
+
+    def __len__(self) -> int:
+        """Return n, the number of training candidates."""
+        first = self.examples[0] if isinstance(self.examples, tuple) else self.examples
+        return len(first)
+
+    def initial_state(self, z: Metaparams | None = None) -> State:
+        """Return s_0: parameters, the optimizer's moments at zero, running statistics if any.
+
+        Args:
+            z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
+        """
+        params = self.layout.flatten(self.trainable)
+        point = self.point() if z is None else z
+        for name, kind in self.metaparameters.items():
+            params = kind.initial(point[name], params)
+        state = {"params": params, **self.optimizer.init(params.detach())}
+        return state if self.statistics is None else {**state, BUFFERS: self.statistics.initial()}
+
+    def point(self) -> Metaparams:
+        """Return z where the metagradient is taken, on the routine's device."""
+        return {name: kind.point().to(self.device) for name, kind in self.metaparameters.items()}
+
+    @cached_property
+    def first_step(self) -> int:
+        """Return the first step that reads z; no earlier step has a share in the metagradient."""
+        if self.shapes_start:
+            return 0
+        return min(
+            step
+            for step in range(self.num_steps)
+            if any(kind.enters(step) for kind in self.metaparameters.values())
+        )
+
+    @property
+    def shapes_start(self) -> bool:
+        """Say whether s_0 depends on z, so that the adjoint is wanted there."""
+        return any(kind.shapes_start for kind in self.metaparameters.values())
+
+    def hyperparameters(self, z: Metaparams, step: int) -> Hyperparameters:
+        """Return what the optimizer reads at ``step``, with z's share in it."""
+        rate = self.learning_rate
+        hyper: dict[str, float | Tensor] = {
+            **self.optimizer.hyperparameters,
+            "learning_rate": rate if isinstance(rate, int | float) else rate[step],
+        }
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                hyper.update(kind.hyperparameters(z[name], step))
+        return hyper
+
+    def update(
+        self, state: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int
+    ) -> State:
+        """Return what the optimizer makes of a gradient, without the running statistics.
+
+        Args:
+            state: s_t.
+            gradient: That of the loss, before the hooks of the parameters.
+            z: Metaparameters.
+            step: t.
+        """
+        hyper = self.hyperparameters(z, step)
+        return self.optimizer.update(without_buffers(state), self.hooked(gradient), hyper, step)
+
+    def terms(self, step: int) -> Iterator[Term]:
+        """Yield the terms of the loss of ``step``: its batch, then what is injected."""
+
+        def batch_weights(z: Metaparams, indices: Tensor) -> Tensor | None:
+            product = None
+            for name, kind in self.metaparameters.items():
+                factor = kind.weights(z[name], indices) if kind.enters(step) else None
+                if factor is not None:
+                    product = factor if product is None else product * factor
+            return product
+
+        batch = Term(self.order.batch(step), batch_weights, ("batch",))
+        context = None if coupled(self.loss) is None else batch
+        yield batch
+        for name, kind in self.metaparameters.items():
+            if kind.injected(kind.point(), step) is None:
+                continue
+            # Every chunk embeds the batch that it joins; in pieces that costs time, not memory.
+            size = (
+                INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
+            )
+            for start in range(0, len(self), size):
+                chunk = torch.arange(start, min(start + size, len(self)), device="cpu")
+
+                def weights(
+                    z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind
+                ) -> Tensor | None:
+                    injected = kind.injected(z[name], step)
+                    return None if injected is None else injected[i.to(injected.device)]
+
+                yield Term(chunk, weights, ("injected", name, start), context=context)
+
+    def first_piece(self, term: Term) -> Term:
+        """Return a term, or as much of it as fits into memory with its graph."""
+        return term if self.piece is None else term.cut(self.piece)[0]
+
+    def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
+        """Return the per-example losses of a term at ``params``, shape (batch,)."""
+        batch, arguments = self.loss_inputs(term, z, step)
+        joined = coupled(self.loss)
+
+        def loss(model: nn.Module, batch: Batch) -> Tensor:
+            if joined is None or term.context is None:
+                return self.loss(model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+            around = joined.embed(model, self._batch(term.context, z, step))
+            return joined.join(model, around, joined.embed(model, batch), term.context.weights(z))
+
+        with self.seeded(term, step):
+            losses = self.call(loss, params, batch, training=True)
+        if losses.shape != term.indices.shape:
+            raise ConfigurationError(
+                f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "
+                "Metagradients need one loss for each example: use reduction='none', and average "
+                "over tokens or pixels inside the loss."
+            )
+        return losses
+
+    def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
+        """Seed torch's generators for the random draws of a term inside the block."""
+        return seeded(self.seed, "step", step, *term.purpose, device=self.device)
+
+    def term_loss(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
+        """Return the scalar sum_i w_i l_i / B of a term."""
+        losses = self.term_losses(params, term, z, step)
+        weights = term.weights(z)
+        return (losses if weights is None else weights * losses).sum() / self.batch_size
+
+    @cached_property
+    def loss_module(self) -> nn.Module:
+        """Model and loss as one module: maps a batch to per-example losses.
+
+        Its parameters' names begin with ``model.``. It is made once, because a compiler knows a
+        module by its identity.
+        """
+        return _Call(self.model, self.loss)
+
+    def loss_inputs(self, term: Term, z: Metaparams, step: int) -> tuple[Batch, dict[str, Tensor]]:
+        """Return the batch of a term and the keyword arguments of the loss, with z in them."""
+        batch = self._batch(term, z, step)
+        arguments: dict[str, Tensor] = {}
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                arguments.update(kind.loss_arguments(z[name], term.indices))
+        weights = None if coupled(self.loss) is None else term.weights(z)
+        return batch, arguments if weights is None else {**arguments, "multiplicity": weights}
+
+    def batch_of(self, indices: Tensor) -> Batch:
+        """Return examples as they are stored, on the routine's device."""
+        if not isinstance(self.examples, tuple):
+            return self.examples[indices]
+        batch = tuple(column[indices.to(column.device)] for column in self.examples)
+        return tuple(column.detach().to(self.device) for column in batch)
+
+    def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
+        indices = term.indices if term.whole is None else term.whole
+        batch = self.batch_of(indices)
+        for name, kind in self.metaparameters.items():
+            if kind.enters(step):
+                batch = kind.batch(z[name], batch, indices)
+        if self.augment is not None:
+            batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
+        if term.whole is None:
+            return batch
+        rows = slice(term.start, term.start + len(term.indices))
+        return tree_map(lambda leaf: leaf[rows] if _has_rows(leaf, len(indices)) else leaf, batch)
+
+    def _example_tensors(self) -> list[Tensor]:
+        columns = self.examples if isinstance(self.examples, tuple) else ()
+        lengths = {len(column) for column in columns}
+        if len(lengths) > 1:
+            raise DataError(
+                f"The examples' tensors have {sorted(lengths)} rows, but each example is one row "
+                "of every tensor. Give inputs and labels of the same number."
+            )
+        return [column for column in columns if isinstance(column, Tensor)]
+
+
+def _has_rows(leaf: object, count: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count

@@ -1,0 +1,104 @@
+"""Parts of a routine that do not fit together, refused when it is made."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import ConfigurationError, DataError
+from engine.metaparameters.base import Metaparameter
+from engine.recipes.replay import StepPath
+from engine.routine.coupled_loss import coupled
+
+if TYPE_CHECKING:
+    from engine.routine.routine import Routine
+
+
+def refuse_misfits(routine: "Routine") -> None:
+    """Refuse numbers, examples, loss and metaparameters that make no run together.
+
+    Raises:
+        ConfigurationError: With the value, the reason and the remedy.
+        DataError: If there are no examples.
+    """
+    for name in ("num_steps", "batch_size"):
+        if getattr(routine, name) < 1:
+            raise ConfigurationError(
+                f"{name} is {getattr(routine, name)}, but a run has at least one step of one "
+                f"example. Use {name}=1 or more."
+            )
+    if len(routine) == 0:
+        raise DataError("There are no training examples. Give at least one.")
+    _refuse_impossible_pieces(routine)
+    rate = routine.learning_rate
+    if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
+        raise ConfigurationError(
+            f"learning_rate has {len(rate)} values for {routine.num_steps} steps. Give one number, "
+            "or one for each step."
+        )
+    for name, kind in routine.metaparameters.items():
+        kind.check_fits(name, len(routine), routine.num_steps)
+        if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):
+            raise ConfigurationError(
+                f"Metaparameter {name!r} replaces inputs of a batch, but the examples are a "
+                f"{type(routine.examples).__name__}, whose batches may be anything. Give them as "
+                "a tuple of tensors."
+            )
+        _refuse_unread_arguments(routine, name, kind)
+
+
+def _refuse_unread_arguments(routine: "Routine", name: str, kind: Metaparameter) -> None:
+    given = kind.loss_arguments(kind.point(), torch.zeros(1, dtype=torch.int64, device="cpu"))
+    if given and coupled(routine.loss) is not None:
+        raise ConfigurationError(
+            f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, but a coupled "
+            "loss takes nothing besides the batch. Use weights, counts or another kind."
+        )
+    try:
+        signature = inspect.signature(routine.loss)
+    except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
+        return
+    if not given:
+        _refuse_signature(signature)
+    try:
+        signature.bind(None, None, **given)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
+            f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
+        ) from error
+
+
+def _refuse_signature(signature: inspect.Signature) -> None:
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"The loss is written as loss{signature}, but it is called as loss(model, batch) "
+            f"({error}). Write it with these two arguments."
+        ) from error
+
+
+def _refuse_impossible_pieces(routine: "Routine") -> None:
+    if routine.piece is None:
+        return
+    inputs = [
+        name
+        for name, kind in routine.metaparameters.items()
+        if type(kind).batch is not Metaparameter.batch
+    ]
+    has_statistics = any(
+        getattr(module, "running_mean", None) is not None for module in routine.model.modules()
+    )
+    for refused, because in (
+        (routine.piece < 1, "a piece has at least one example"),
+        (coupled(routine.loss) is None, "the loss is no CoupledLoss; use micro_batch"),
+        (routine.compile, "pieces are not compiled"),
+        (routine.path is not StepPath.PLAIN, "the graph of a step in pieces is never whole"),
+        (bool(inputs), "the embeddings of a piece do not know a metaparameter of the inputs"),
+        (has_statistics, "batch normalization couples the examples inside of embed"),
+    ):
+        if refused:
+            raise ConfigurationError(
+                f"piece is {routine.piece}, but {because}. Change that, or leave piece out."
+            )

@@ -1,0 +1,1 @@
+"""Runs as they lie in a store, whatever their kind: listed, shown, budgeted and cleaned."""

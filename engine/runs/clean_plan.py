@@ -1,0 +1,103 @@
+"""What a clean is asked for, what it decides, and what it says."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from engine.recipes.settings import Settings
+from engine.reports.units import DAY
+from engine.runs.inventory import StoredRun, StoredStage
+from engine.storage.listing import File
+
+
+class CleanRules(Settings):
+    """Which runs go, and how young a thing may be to be left alone."""
+
+    older_than_seconds: Annotated[float | None, Field(ge=0)] = None
+    """Free runs that have written nothing for so long; empty frees none by age."""
+
+    keep: Annotated[int | None, Field(ge=0)] = None
+    """Free all but so many runs, the ones that were active last; empty frees none by count."""
+
+    runs: list[str] = []
+    """Free these runs, whatever their age; whole names."""
+
+    intermediate: bool = False
+    """Free what finished runs keep only to be repeated or continued."""
+
+    grace_seconds: Annotated[float, Field(ge=0)] = DAY
+    """An unfinished run that wrote something within this time is at work, and what nobody refers
+    to may be somebody's in a moment."""
+
+
+class Freed(Settings):
+    """One thing that goes."""
+
+    what: Literal["run", "stage", "attempt", "result"]
+    """Kind of thing."""
+
+    name: str
+    """Name of the run, or kind and key of the stage."""
+
+    bytes: int
+    """Bytes that it takes."""
+
+    reason: str
+    """Why nobody needs it."""
+
+
+class CleanReport(Settings):
+    """What a clean would free, or has freed."""
+
+    store: str
+    """URL of the store."""
+
+    deleted: bool
+    """Whether it is gone; a report alone deletes nothing."""
+
+    freed: list[Freed]
+    """What goes."""
+
+    kept_runs: list[str]
+    """Runs that stay, the one that was active last first."""
+
+    bytes: int
+    """Sum over ``freed``."""
+
+    kept_bytes: int
+    """Bytes of all that stays."""
+
+    left: list[str] = []
+    """Files below stages, results and runs that the engine did not make, and that stay."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A stage that goes, and the claims to it (run to token) when that was decided."""
+
+    stage: StoredStage
+    reason: str
+    claims: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Kind and key."""
+        return f"{self.stage.stage}/{self.stage.key}"
+
+
+@dataclass(frozen=True)
+class CleanPlan:
+    """What goes, and how to delete it.
+
+    Attributes:
+        report: For people.
+        victims: Stages.
+        results: Prefect's records of stages that are not there, by name.
+        runs: Runs whose folders go, last of all.
+    """
+
+    report: CleanReport
+    victims: list[Victim]
+    results: dict[str, File]
+    runs: list[StoredRun]

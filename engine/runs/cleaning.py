@@ -1,0 +1,237 @@
+"""Frees what no run needs: runs by age, count or name, and whatever nobody refers to any more.
+
+``plan_clean`` only looks; ``carry_out`` deletes what a plan says, unless a run has claimed it
+meanwhile (``engine.stages.claims`` says why that is safe).
+
+What stays, always: whatever the engine has not made; all stages of a run that has not finished,
+unless that run itself is freed; everything of a run that is at work, which its leases show however
+long a stage takes; every stage that another run uses.
+What a kept finished run needs for its result stays too, as its own record says, whatever its kind.
+With ``intermediate`` the rest of it goes: states and adjoints that only a repetition or a longer
+run would use, and would make again.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from engine.errors import ConfigurationError
+from engine.reports.units import DAY
+from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
+from engine.runs.freeing import carry_out
+from engine.runs.inventory import Inventory, StageName, StoredRun, StoredStage, take_inventory
+from engine.runs.life import stages_at_work
+from engine.runs.store_mark import check_mark, store_time
+from engine.stages.places import stage_record_url
+from engine.storage.listing import File
+from engine.storage.location import store_errors
+from engine.storage.names import label
+from engine.storage.records import read_records
+
+__all__ = ["CleanReport", "CleanRules", "carry_out", "plan_clean"]
+
+
+def plan_clean(store: str, rules: CleanRules) -> CleanPlan:
+    """Decide what goes; changes nothing.
+
+    Raises:
+        ConfigurationError: If the folder carries no mark of a store, or a run is named that is not
+            there or at work.
+    """
+    check_mark(store)
+    with store_errors(store):
+        found, now = take_inventory(store), store_time(store)
+        return _plan(store, rules, found, now)
+
+
+def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanPlan:
+    going = _chosen(store, found.runs, rules, now)
+    working = _at_work(store, found, rules, going, now)
+    for name in working.keys() & going.keys():
+        if name in rules.runs:
+            raise ConfigurationError(working[name])
+        del going[name]
+    needed = _needed(store, found, rules, going, working.keys())
+    claims: dict[str, dict[str, str]] = {}
+    for run in found.runs:
+        tokens = {label(each.stage, each.key): each.token for each in run.claims}
+        for name in run.uses | tokens.keys():
+            claims.setdefault(name, {})[run.name] = tokens.get(name, "")
+    before = now - rules.grace_seconds
+    victims = [
+        Victim(stage, _reason(claims.get(label(*name), {}), going), claims.get(label(*name), {}))
+        for name, stage in found.stages.items()
+        # What nobody claims and is new may be claimed in a moment.
+        if label(*name) not in needed and (label(*name) in claims or stage.modified <= before)
+    ]
+    # Of those that only runs claim which go, it has been asked already.
+    asked = [each for each in victims if not each.claims or each.claims.keys() - going.keys()]
+    alive = stages_at_work(store, [each.stage for each in asked])
+    victims = [each for each in victims if each.stage.name not in alive]
+    gone = {label(*victim.stage.name) for victim in victims}
+    left = {label(*name) for name in found.stages} - gone
+    orphans = {
+        name: file
+        for name, file in found.results.items()
+        if name in gone or (name not in left and file.modified <= before)
+    }
+    doomed = [run for run in found.runs if run.name in going]
+    freed = [
+        *(_freed("run", run.name, run.files, going[run.name]) for run in doomed),
+        *(_freed("stage", each.name, each.stage.files, each.reason) for each in victims),
+        *(_freed("result", name, [file], "its stage is gone") for name, file in orphans.items()),
+    ]
+    return CleanPlan(_report(store, found, freed, going), victims, orphans, doomed)
+
+
+def _report(store: str, found: Inventory, freed: list[Freed], going: dict[str, str]) -> CleanReport:
+    everything = [
+        *(file for run in found.runs for file in run.files),
+        *(file for stage in found.stages.values() for file in stage.files),
+        *found.results.values(),
+    ]
+    num_bytes = sum(each.bytes for each in freed)
+    return CleanReport(
+        store=store,
+        deleted=False,
+        freed=freed,
+        kept_runs=[run.name for run in found.runs if run.name not in going],
+        bytes=num_bytes,
+        kept_bytes=sum(file.bytes for file in everything) - num_bytes,
+        left=found.foreign,
+    )
+
+
+def _needed(
+    store: str,
+    found: Inventory,
+    rules: CleanRules,
+    going: Iterable[str],
+    working: Iterable[str],
+) -> set[str]:
+    """Return the stages that the runs which stay need, in one word each."""
+    upstream = _upstream(store, list(found.stages.values()))
+    return {
+        name
+        for run in found.runs
+        if run.name not in going
+        for name in needed_stages(
+            run, upstream, intermediate=not rules.intermediate or run.name in working
+        )
+    }
+
+
+def needed_stages(
+    run: StoredRun, upstream: dict[str, list[str]], *, intermediate: bool
+) -> set[str]:
+    """Return the stages that a run needs, in one word each.
+
+    Args:
+        run: The run, of any kind; its record says what its result needs.
+        upstream: Each stage to those that it was made from.
+        intermediate: Whether a finished run keeps what only a repetition would use.
+    """
+    claimed = {*run.uses, *(label(each.stage, each.key) for each in run.claims)}
+    kept = {name.replace("/", "-", 1) for name in run.ending.keeps} if run.ending else set()
+    if run.finished and not intermediate:
+        return kept
+    return claimed | _ancestors(kept, upstream)
+
+
+def _chosen(store: str, runs: list[StoredRun], rules: CleanRules, now: float) -> dict[str, str]:
+    """Return the runs that the rules name, and why."""
+    chosen: dict[str, str] = {}
+    if rules.older_than_seconds is not None or rules.keep is not None:
+        for number, run in enumerate(runs):  # the one that was active last first
+            age = max(now - run.active, 0.0)
+            old = rules.older_than_seconds is None or age >= rules.older_than_seconds
+            surplus = rules.keep is None or number >= rules.keep
+            if old and surplus:
+                chosen[run.name] = f"last active {age / DAY:.1f} days ago, number {number + 1}"
+    names = [run.name for run in runs]
+    for asked in rules.runs:
+        if asked not in names:  # a beginning of a name would free what nobody meant
+            known = ", ".join(names) or "none"
+            raise ConfigurationError(
+                f"No run in {store} is named {asked!r}. The runs: {known}. Give the whole name of "
+                "one of them, or another --store."
+            )
+        chosen[asked] = "asked for by name"
+    return chosen
+
+
+def _at_work(
+    store: str, found: Inventory, rules: CleanRules, chosen: Iterable[str], now: float
+) -> dict[str, str]:
+    """Return the runs that somebody is at work on, and how that shows.
+
+    Leases are looked at for runs that the rules name: nothing else depends on them.
+    """
+    used: dict[str, list[StoredStage]] = {}
+    by_label = {label(*name): stage for name, stage in found.stages.items()}
+    working: dict[str, str] = {}
+    for run in found.runs:
+        names = run.uses | {label(each.stage, each.key) for each in run.claims}
+        stages = [by_label[name] for name in sorted(names) if name in by_label]
+        signs = [file.modified for stage in stages for file in stage.leases]
+        fresh = now - max([run.active, *signs]) < rules.grace_seconds
+        if fresh and (run.starting or not run.finished):
+            working[run.name] = (
+                f"Run {run.name} has not finished and wrote something less than "
+                f"{rules.grace_seconds:.0f} s ago, so it may be at work. Stop it, and say "
+                "--grace 0s to free it all the same."
+            )
+        elif run.name in chosen:
+            used[run.name] = stages
+    every = {stage.name: stage for stages in used.values() for stage in stages}
+    alive = stages_at_work(store, every.values())
+    for name, stages in used.items():
+        busy = [f"{stage.stage}/{stage.key}" for stage in stages if stage.name in alive]
+        if busy:
+            working[name] = (
+                f"Run {name} is at work: somebody holds the lease of its stage {busy[0]}. Stop it "
+                "first; what nobody is at work on can be freed."
+            )
+    return working
+
+
+def _reason(users: dict[str, str], going: dict[str, str]) -> str:
+    if not users:
+        return "no run refers to it"
+    if users.keys() <= going.keys():
+        return f"only {', '.join(users)} used it"
+    return "only a repetition of its run would use it"
+
+
+def _upstream(store: str, stages: list[StoredStage]) -> dict[str, list[str]]:
+    """Read of every committed stage what it was made from."""
+    urls = {stage_record_url(store, *stage.name): stage.name for stage in stages}
+    return {
+        label(*urls[url]): [label(*name) for name in _inputs(record or {})]
+        for url, record in read_records(list(urls)).items()
+    }
+
+
+def _inputs(record: dict[str, Any]) -> list[StageName]:
+    """Return the stages that a record names as its inputs, as far as it can be understood."""
+    inputs = record.get("inputs")
+    refs = inputs.values() if isinstance(inputs, dict) else []
+    pairs = [(each.get("stage"), each.get("key")) for each in refs if isinstance(each, dict)]
+    return [(a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str)]
+
+
+def _ancestors(names: Iterable[str], upstream: dict[str, list[str]]) -> set[str]:
+    """Return stages and all that they were made from."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(upstream.get(name, []))
+    return found
+
+
+def _freed(
+    what: Literal["run", "stage", "result"], name: str, files: Iterable[File], reason: str
+) -> Freed:
+    return Freed(what=what, name=name, bytes=sum(file.bytes for file in files), reason=reason)

@@ -1,0 +1,65 @@
+"""What the record of every finished run says, whatever its kind: enough to keep house by.
+
+Each kind of run says itself what its result needs and what people read of it. Nothing that keeps
+house, shows or lists runs looks at more than this.
+"""
+
+from typing import Any
+
+from pydantic import AwareDatetime, ValidationError
+
+from engine.recipes.settings import Settings
+
+
+class Ending(Settings):
+    """How a run ended."""
+
+    claims: list[str] = []
+    """Tokens of the claims that it ends. A claim with another token is one of a later start, so
+    the run is under way again."""
+
+    keeps: list[str] = []
+    """Stages that the result needs, as stage/key: all others of the run only repeat or continue
+    it."""
+
+    starts: int = 1
+    """Times that it was started and computed something."""
+
+    computing_seconds: float = 0.0
+    """Computing time of the stages that it computed itself, over all starts."""
+
+    ended: AwareDatetime | None = None
+    """When it did: UTC."""
+
+    summary: list[str] = []
+    """What the numbers mean, in sentences."""
+
+    table: list[dict[str, Any]] = []
+    """The result as rows of the same columns; may be none."""
+
+    verifiable: bool = False
+    """Whether it has metagradients that ``mgd verify`` can make again."""
+
+
+class Finished(Settings):
+    """Base of the records of finished runs, ``run.json``."""
+
+    run: str
+    """Name of the run."""
+
+    started: str
+    """When it was first started: UTC, ISO 8601."""
+
+    seconds: float
+    """Wall clock of the flow, over all starts that computed something."""
+
+    ending: Ending = Ending()
+    """What house-keeping and ``mgd show`` read."""
+
+
+def read_ending(record: dict[str, Any] | None) -> Ending | None:
+    """Return what a run's record says of its end; None if nothing that can be understood."""
+    try:
+        return Ending.model_validate((record or {})["ending"])
+    except (KeyError, ValidationError):
+        return None

@@ -1,0 +1,228 @@
+"""The end of a run of any kind: its record, what that ends, and what all its starts took.
+
+A start that computed nothing of a run that has ended already changes nothing but the claims that
+the record ends: when it was made and what it took stay what they were.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from engine.errors import CheckpointCorruptError, CheckpointMissingError
+from engine.reports.page import REPORT
+from engine.reports.units import number_in
+from engine.runs.endings import Finished, read_ending
+from engine.runs.inventory import StageName, stages_of
+from engine.runs.life import stages_at_work
+from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
+from engine.stages.claims import Claim, claim, claim_url, read_claims
+from engine.stages.keys import Ref
+from engine.stages.places import stage_record_url
+from engine.storage.location import join, list_files, remove_file
+from engine.storage.names import label
+from engine.storage.records import read_bytes, read_record, read_records, write_record
+
+_Record = TypeVar("_Record", bound=Finished)
+
+_OF_THE_START = {"started", "seconds", "stages", "environment", "ending"}
+"""What a record says of how it was made; the rest is the result."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the result of a run needs of its stages.
+
+    Attributes:
+        bulky: Kinds of stages that only repeat or continue the run; all of other kinds are needed.
+        results: Those of the bulky ones that the result needs all the same.
+        parts: Runs that were parts of it, whose work counts as its own.
+    """
+
+    bulky: frozenset[str] = frozenset()
+    results: Sequence[Ref] = ()
+    parts: Sequence[str] = ()
+
+    def among(self, claims: Iterable[Claim]) -> list[str]:
+        """Return the stages that are needed, as ``Ending.keeps`` has them."""
+        small = {f"{each.stage}/{each.key}" for each in claims if each.stage not in self.bulky}
+        return sorted(small | {f"{ref.stage}/{ref.key}" for ref in self.results})
+
+
+def finish(
+    store: str, record: _Record, needs: Needs, write_pages: Callable[[_Record], None]
+) -> _Record:
+    """Write the record of a run that has ended, and what people read; return the record.
+
+    Args:
+        store: fsspec URL of the store.
+        record: Of the start that ends, with its own ``started`` and ``seconds``.
+        needs: What its result needs of its stages.
+        write_pages: Writes the report, and files beside it; not asked if nothing has changed.
+
+    Returns:
+        The record with the figures of all starts, and the counts of this one.
+    """
+    run, folder, began = record.run, join(store, "runs", record.run), record.started
+    url, own = join(folder, "run.json"), own_start(store, run)
+    asked = _adopt(store, run, needs.parts)
+    claims, starts, before = read_claims(store, run), read_starts(store, run), _read(url)
+    stale = [each for each in claims if own is not None and each.token in own.before]
+    renewed = [each for each in claims if each not in stale]
+    asked = [*renewed, *asked]
+    tokens = {"claims": sorted(each.token for each in renewed if each.token)}
+    ending = record.ending.model_copy(update={**tokens, "keeps": needs.among(renewed)})
+    record = record.model_copy(update={"ending": ending})
+    ended, runs = read_ending(before), {run, *needs.parts}
+    repeated = (
+        before is not None
+        and ended is not None
+        and all(each.cached for each in asked)
+        and REPORT in list_files(folder)
+        and _result(before) == _result(record.model_dump(mode="json"))
+    )
+    if repeated and before is not None and ended is not None:
+        ended = ended.model_copy(update=tokens)
+        figures = {"started": before["started"], "seconds": before["seconds"], "ending": ended}
+        record = record.model_copy(update=figures)
+        write_record(url, {**before, "ending": ended.model_dump(mode="json")})
+    else:
+        others = [each.started for name, each in starts.items() if own is None or name != own.file]
+        everything = {(each.stage, each.key) for each in [*claims, *asked]}
+        made = [each for each in _stage_records(store, everything) if each.get("run") in runs]
+        record = record.model_copy(update=_figures(record, before, made, others, asked))
+        # First the record: a page that cannot be drawn is drawn by the next start, where none is.
+        write_record(url, record.model_dump(mode="json"))
+        write_pages(record)
+    here = datetime.fromisoformat(began)
+    counted = [name for name, each in starts.items() if each.started < here]
+    forget_starts(store, run, [*counted, *([own.file] if own else [])])
+    _drop(store, run, stale, claims)
+    return record
+
+
+def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
+    """Take over what parts of a run have claimed, which are no runs that anybody could resume.
+
+    A part that is a run by itself, because it has settings of its own, keeps its claims, and if it
+    has ended, its record ends those as well that it was given since.
+
+    Returns:
+        The claims that such parts keep.
+    """
+    found: list[Claim] = []
+    for part in dict.fromkeys(parts):
+        claims, folder = read_claims(store, part), join(store, "runs", part)
+        if read_bytes(join(folder, "recipe.json")) is None:
+            for each in claims:
+                claim(store, run, each.stage, each.key, each.name, cached=each.cached)
+                remove_file(claim_url(store, part, each.stage, each.key))
+            continue
+        found.extend(claims)
+        record = _read(join(folder, "run.json"))
+        ending = read_ending(record)
+        if record is not None and ending is not None:
+            ending = ending.model_copy(update={"claims": sorted(each.token for each in claims)})
+            content = {**record, "ending": ending.model_dump(mode="json")}
+            write_record(join(folder, "run.json"), content)
+    return found
+
+
+def _figures(
+    record: Finished,
+    before: dict[str, Any] | None,
+    made: list[dict[str, Any]],
+    others: list[datetime],
+    asked: list[Claim],
+) -> dict[str, Any]:
+    """Return when a run was started, what it took, and its ending, over all of its starts.
+
+    Args:
+        record: Of the start that ends.
+        before: The record that is there, which counts what was done until it was written.
+        made: Records of the stages that the run has computed.
+        others: Starts besides this one that are not counted there.
+        asked: The claims of this start.
+    """
+    ended, here = read_ending(before), datetime.fromisoformat(record.started)
+    if ended is not None and ended.ended is not None:
+        fresh = {label(each.stage, each.key) for each in asked if not each.cached}
+        made = [
+            each
+            for each in made
+            if _label_of(each) in fresh or ((end := end_of(each)) is not None and end > ended.ended)
+        ]
+    killed = seconds_until_last([each for each in others if each < here], made, here)
+    lasted = {start: seconds for start, seconds in killed.items() if seconds > 0}
+    counts = ended is None or bool(made)  # whether this start computed, or ends the run at all
+    ending = record.ending.model_copy(
+        update={
+            "starts": (ended.starts if ended else 0) + len(lasted) + counts,
+            "computing_seconds": (ended.computing_seconds if ended else 0.0)
+            + math.fsum(number_in(each, "seconds") for each in made),
+            "ended": datetime.now(UTC),
+        }
+    )
+    earlier = [] if before is None or ended is None else [before]
+    return {
+        "started": min(
+            [record.started, *(str(each["started"]) for each in earlier)]
+            + [each.isoformat() for each in lasted]
+        ),
+        "seconds": math.fsum(
+            [max(record.seconds, 0.0) * counts, *lasted.values()]
+            + [float(each["seconds"]) for each in earlier]
+        ),
+        "ending": ending,
+    }
+
+
+def _drop(store: str, run: str, stale: list[Claim], claims: list[Claim]) -> None:
+    """Delete claims that the last start did not renew, so that what they held can be freed.
+
+    They are of stages with other keys, e.g. those of an older engine, unless somebody is at work
+    on the same run beside this start, which such an engine may be.
+    """
+    names = {(each.stage, each.key) for each in claims}
+    if not stale or stages_at_work(store, stages_of(store, sorted(names))):
+        return
+    now = {(each.stage, each.key): each.token for each in read_claims(store, run)}
+    for each in stale:
+        if now.get((each.stage, each.key)) == each.token:
+            remove_file(claim_url(store, run, each.stage, each.key))
+
+
+def _read(url: str) -> dict[str, Any] | None:
+    """Return the record that is there, if it can be understood as one of a finished run."""
+    try:
+        record = read_record(url)
+        Finished.model_validate({name: record.get(name) for name in Finished.model_fields})
+    except (CheckpointMissingError, CheckpointCorruptError, ValidationError):
+        return None
+    return record
+
+
+def _result(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a record that is the result."""
+    ending = record["ending"]
+    said = {name: ending[name] for name in ("keeps", "summary", "table")}
+    return {name: value for name, value in record.items() if name not in _OF_THE_START} | said
+
+
+def _stage_records(store: str, names: Iterable[StageName]) -> list[dict[str, Any]]:
+    urls = [stage_record_url(store, *name) for name in names]
+    return [each for each in read_records(urls).values() if each is not None]
+
+
+def _label_of(record: dict[str, Any]) -> str:
+    ref = record.get("ref")
+    return label(str(ref.get("stage")), str(ref.get("key"))) if isinstance(ref, dict) else ""
+
+
+def nothing_computed(record: Finished) -> bool:
+    """Say whether the start that returned a record found every stage committed."""
+    stages = getattr(record, "stages", None)
+    return stages is not None and 0 < stages.total == stages.cached

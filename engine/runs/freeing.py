@@ -1,0 +1,126 @@
+"""Deletes what a clean has planned, except what a run has claimed meanwhile.
+
+Only files of the plan go, which are the engine's own. A folder goes when it is empty then.
+"""
+
+import logging
+import os
+from contextlib import suppress
+from itertools import islice
+
+from engine.runs.clean_plan import CleanPlan, CleanReport, Victim
+from engine.runs.inventory import StoredRun, stored_run
+from engine.runs.run import list_runs
+from engine.stages.claims import claim_url, read_claim, read_claims
+from engine.stages.places import run_folder, stage_record_url
+from engine.storage.location import (
+    filesystem,
+    is_local,
+    join,
+    list_files,
+    remove_files,
+    store_errors,
+)
+from engine.storage.names import label
+from engine.storage.records import read_bytes, write_bytes
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 64  # stages between two looks at the claims
+
+
+def carry_out(plan: CleanPlan) -> CleanReport:
+    """Delete what a plan says, except what a run has claimed since; return what was deleted.
+
+    Killed at any moment, it leaves a store in which every committed stage is whole; the next clean
+    frees the rest.
+    """
+    with store_errors(plan.report.store):
+        return _carry_out(plan)
+
+
+def _carry_out(plan: CleanPlan) -> CleanReport:
+    store = plan.report.store
+    spared: set[str] = set()
+    victims = iter(plan.victims)
+    while batch := list(islice(victims, _BATCH)):
+        spared |= _free(store, batch)
+    kept = {name.replace("/", "-") for name in spared}
+    results = [file.path for name, file in plan.results.items() if name not in kept]
+    remove_files(join(store, "results"), results)
+    for run in plan.runs:
+        if _is_untouched(store, run):
+            remove_files(join(store, "runs"), [file.path for file in run.files])
+            _remove_empty(run_folder(store, run.name))
+        else:
+            spared.add(run.name)
+    for name in sorted(spared):
+        logger.info("%s stays: a run has asked for it meanwhile", name)
+    freed = [
+        each for each in plan.report.freed if each.name not in spared and each.name not in kept
+    ]
+    num_bytes = sum(each.bytes for each in freed)
+    return plan.report.model_copy(
+        update={
+            "deleted": True,
+            "freed": freed,
+            "bytes": num_bytes,
+            "kept_bytes": plan.report.kept_bytes + plan.report.bytes - num_bytes,
+        }
+    )
+
+
+def _free(store: str, victims: list[Victim]) -> set[str]:
+    """Delete stages, except those that a run has claimed since they were chosen; name these."""
+    records: dict[str, bytes | None] = {}
+    for victim in victims:
+        url = stage_record_url(store, *victim.stage.name)
+        records[victim.name] = read_bytes(url)
+        remove_files(store, [filesystem(url)[1]])  # from here on nobody finds it
+    spared: set[str] = set()
+    now_claimed = claims_now(store, victims)
+    for victim in victims:
+        record = records[victim.name]
+        if now_claimed[victim.name] != victim.claims:
+            spared.add(victim.name)
+            if record is not None:
+                write_bytes(stage_record_url(store, *victim.stage.name), record)
+            continue
+        remove_files(join(store, "stages"), [file.path for file in victim.stage.files])
+        _remove_empty(join(store, "stages", *victim.stage.name))
+        for run in victim.claims:
+            url = claim_url(store, run, *victim.stage.name)
+            remove_files(store, [filesystem(url)[1]])
+    return spared
+
+
+def claims_now(store: str, victims: list[Victim]) -> dict[str, dict[str, str]]:
+    """Return who claims stages at this moment: run to token, by name of the stage."""
+    found: dict[str, dict[str, str]] = {victim.name: {} for victim in victims}
+    wanted = {f"{label(*victim.stage.name)}.json": victim for victim in victims}
+    for run in list_runs(store):
+        for name in wanted.keys() & set(list_files(join(run_folder(store, run), "stages"))):
+            victim = wanted[name]
+            claim = read_claim(store, run, *victim.stage.name)
+            if claim is not None:
+                found[victim.name][run] = claim.token
+    return found
+
+
+def _is_untouched(store: str, run: StoredRun) -> bool:
+    """Say whether nothing was written to a run's folder since it was looked at."""
+    before = {file.path: file for file in run.files}
+    tokens = {each.token for each in run.claims}  # object stores tell times in whole seconds
+    now = stored_run(store, run.name)
+    return all(before.get(file.path) == file for file in now.files) and all(
+        each.token in tokens for each in read_claims(store, run.name)
+    )
+
+
+def _remove_empty(url: str) -> None:
+    """Remove a folder and those in it, as far as they are empty; object stores have none."""
+    file_system, path = filesystem(url)
+    if is_local(file_system):
+        for folder, _, _ in os.walk(path, topdown=False):
+            with suppress(OSError):  # somebody's files are in it, or it is gone
+                os.rmdir(folder)

@@ -1,0 +1,241 @@
+"""What the engine keeps in a store: stages, Prefect's records of them, and runs.
+
+One listing of each folder, whatever the number of stages; any fsspec URL. What lies there under
+names that the engine does not give (``engine.storage.names``) is somebody else's: it is named, and
+no more.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from engine.runs.endings import Ending, read_ending
+from engine.stages.claims import Claim, understand_claims
+from engine.storage.listing import File, list_tree, relative_paths
+from engine.storage.location import filesystem, is_local, join
+from engine.storage.names import claimed_label, is_result, is_run, is_run_file, own_stage
+from engine.storage.records import read_records
+
+StageName = tuple[str, str]
+"""Kind and key of a stage."""
+
+CERTIFICATE = "certificate.json"
+"""File of a run that is written after its end, see ``engine.applications.descent.certificate``."""
+
+_AT_ONCE = 16
+"""Folders that are listed at once: a store may be far away."""
+
+
+@dataclass
+class StoredStage:
+    """All that lies in the folder of a stage.
+
+    Attributes:
+        stage: Kind of stage.
+        key: Digest of what shaped it.
+        files: Everything of ours below it.
+    """
+
+    stage: str
+    key: str
+    files: list[File] = field(default_factory=list)
+
+    @property
+    def name(self) -> StageName:
+        """Kind and key."""
+        return self.stage, self.key
+
+    @property
+    def bytes(self) -> int:
+        """Sum of the sizes."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def leases(self) -> list[File]:
+        """A file for each time that somebody began to make it."""
+        return [file for file in self.files if "/leases/" in file.path]
+
+    @property
+    def attempts(self) -> int:
+        """Times that somebody began to make it."""
+        return len(self.leases)
+
+    @property
+    def modified(self) -> float:
+        """When the newest file was written, in seconds since 1970."""
+        return max((file.modified for file in self.files), default=0.0)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as its folder shows it.
+
+    Attributes:
+        name: Of the run.
+        recipe: Its settings; None if a process has claimed stages and written nothing else.
+        record: What it did; None if it has not ended, or that cannot be read.
+        claims: The stages that it uses.
+        files: Everything of ours in its folder.
+        uses: The stages that it uses in one word each, also those whose claim is damaged.
+    """
+
+    name: str
+    recipe: dict[str, Any] | None
+    record: dict[str, Any] | None
+    claims: list[Claim]
+    files: list[File]
+    uses: frozenset[str] = frozenset()
+
+    @property
+    def active(self) -> float:
+        """When it last wrote something, in seconds since 1970, by the clock of the store."""
+        return max((file.modified for file in self.files), default=0.0)
+
+    @cached_property
+    def ending(self) -> Ending | None:
+        """How it ended; None if it has not, or its record cannot be understood."""
+        return read_ending(self.record)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, and no start has claimed a stage since. No clock is asked."""
+        if self.ending is None:
+            return False
+        return {each.token for each in self.claims} <= set(self.ending.claims)
+
+    @property
+    def starting(self) -> bool:
+        """Whether there is a start that its record does not count: under way, or killed."""
+        return any("/starts/" in file.path for file in self.files)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All of a store.
+
+    Attributes:
+        runs: The one that was active last first.
+        stages: By kind and key, committed or not.
+        results: Prefect's records of finished stages, by ``<stage>-<key>``.
+        foreign: Paths of files that the engine did not make, below the store.
+    """
+
+    runs: list[StoredRun]
+    stages: dict[StageName, StoredStage]
+    results: dict[str, File]
+    foreign: list[str]
+
+
+def take_inventory(store: str) -> Inventory:
+    """List a whole store."""
+    foreign: list[str] = []
+    runs = _stored_runs(store, foreign)
+    stages = _stored_stages(store, foreign)
+    results: dict[str, File] = {}
+    for path, file in _below(store, "results").items():
+        if is_result(path):
+            results[path] = file
+        else:
+            foreign.append(f"results/{path}")
+    return Inventory(runs, stages, results, sorted(foreign))
+
+
+def stored_runs(store: str) -> list[StoredRun]:
+    """Return every run, the one that was active last first."""
+    return _stored_runs(store, [])
+
+
+def stored_stages(store: str) -> dict[StageName, StoredStage]:
+    """Return every stage folder, by kind and key, committed or not."""
+    return _stored_stages(store, [])
+
+
+def stored_run(store: str, run: str) -> StoredRun:
+    """Return one run, and look at no other."""
+    folder = join(store, "runs", run)
+    paths = relative_paths(folder, list_tree(folder))
+    own = {path: file for path, file in paths.items() if is_run_file(path)}
+    return _described(store, {run: own})[0]
+
+
+def stored_stage(store: str, stage: str, key: str) -> StoredStage:
+    """Return one stage; its files are none if it is not there."""
+    files = list_tree(join(store, "stages", stage, key))
+    root = join(store, "stages")
+    own = [file for path, file in relative_paths(root, files).items() if own_stage(path)]
+    return StoredStage(stage, key, own)
+
+
+def stages_of(store: str, names: Iterable[StageName]) -> list[StoredStage]:
+    """Return some stages, and look at no others."""
+    if is_local(filesystem(store)[0]):
+        return [stored_stage(store, *name) for name in names]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda name: stored_stage(store, *name), names))
+
+
+def _stored_stages(store: str, foreign: list[str]) -> dict[StageName, StoredStage]:
+    found: dict[StageName, StoredStage] = {}
+    for path, file in _below(store, "stages").items():
+        name = own_stage(path)
+        if name is None:
+            foreign.append(f"stages/{path}")
+        else:
+            found.setdefault(name, StoredStage(*name)).files.append(file)
+    return found
+
+
+def _stored_runs(store: str, foreign: list[str]) -> list[StoredRun]:
+    folders: dict[str, dict[str, File]] = {}
+    for path, file in _below(store, "runs").items():
+        run, _, rest = path.partition("/")
+        if rest and is_run(run) and is_run_file(rest):
+            folders.setdefault(run, {})[rest] = file
+        else:
+            foreign.append(f"runs/{path}")
+    # A folder of that name which holds neither settings nor claims may be anything.
+    for run in [run for run, files in folders.items() if not _is_of_a_run(files)]:
+        foreign.extend(f"runs/{run}/{path}" for path in folders.pop(run))
+    return sorted(_described(store, folders), key=lambda run: run.active, reverse=True)
+
+
+def _is_of_a_run(files: Iterable[str]) -> bool:
+    return any(path == "recipe.json" or path.startswith("stages/") for path in files)
+
+
+def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRun]:
+    """Read what the folders of runs hold."""
+    wanted = [
+        join(store, "runs", run, path)
+        for run, files in folders.items()
+        for path in files
+        if path in ("recipe.json", "run.json") or claimed_label(path.removeprefix("stages/"))
+    ]
+    records = read_records(wanted)
+    return [
+        StoredRun(
+            name=run,
+            recipe=records.get(join(store, "runs", run, "recipe.json")),
+            record=records.get(join(store, "runs", run, "run.json")),
+            claims=understand_claims(
+                {
+                    url: records[url]
+                    for path in files
+                    if path.startswith("stages/")
+                    and (url := join(store, "runs", run, path)) in records
+                }
+            ),
+            files=list(files.values()),
+            uses=frozenset(
+                filter(None, (claimed_label(path.removeprefix("stages/")) for path in files))
+            ),
+        )
+        for run, files in folders.items()
+    ]
+
+
+def _below(store: str, folder: str) -> dict[str, File]:
+    url = join(store, folder)
+    return relative_paths(url, list_tree(url))

@@ -1,0 +1,263 @@
+"""Where a run stands: its stages, what they took, and how to go on, finished or not."""
+
+import math
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from engine.recipes.settings import Settings
+from engine.reports.units import number_in
+from engine.runs.endings import Ending
+from engine.runs.inventory import StoredRun, StoredStage, stages_of, stored_run, stored_runs
+from engine.runs.starts import read_starts, seconds_until_last
+from engine.stages.claims import Claim
+from engine.stages.places import stage_record_url
+from engine.storage.location import store_errors
+from engine.storage.records import read_records
+
+
+class Standing(StrEnum):
+    """How far a run is."""
+
+    FINISHED = "finished"
+    UNFINISHED = "unfinished"
+
+
+class StageLine(Settings):
+    """One stage of a run."""
+
+    stage: str
+    """Kind of stage."""
+
+    name: str
+    """What the run calls it: outer step, and steps of the segment."""
+
+    key: str
+    """Digest of everything that shaped it."""
+
+    committed: bool
+    """Whether its result is there."""
+
+    cached: bool
+    """Whether the run found it committed when it last asked for it."""
+
+    attempts: int
+    """Attempts that left something: 1 unless one was killed or failed."""
+
+    bytes: int
+    """Bytes in the store."""
+
+    seconds: float
+    """Computing time of the attempt that was committed."""
+
+    gpu_seconds: float
+    """The same if it was computed on a GPU, else 0."""
+
+    device: str
+    """Name of the device that computed it; empty while it is not committed."""
+
+    own: bool
+    """Whether this run computed it, and no other."""
+
+    written: int
+    """Bytes of its result, by its record."""
+
+
+class StageTotals(Settings):
+    """Sums over stages."""
+
+    stages: int
+    """Stages that the run asked for."""
+
+    committed: int
+    """Those whose result is there."""
+
+    cached: int
+    """Those that the run found committed when it last asked."""
+
+    attempts: int
+    """Attempts that left something."""
+
+    bytes: int
+    """Bytes in the store."""
+
+    seconds: float
+    """Computing time."""
+
+    gpu_seconds: float
+    """Computing time on GPUs."""
+
+
+class Spent(Settings):
+    """What a run took, over all of its starts."""
+
+    starts: int
+    """Times that it was started and computed something."""
+
+    started: str
+    """When it was first started: UTC, ISO 8601; empty if that is not known."""
+
+    seconds: float
+    """Wall clock; of a start that was killed, until the last stage that it committed."""
+
+    computing_seconds: float
+    """Computing time of the stages that it computed itself."""
+
+
+class RunOverview(Settings):
+    """A run and all of its stages."""
+
+    run: str
+    """Name of the run."""
+
+    recipe: str
+    """Name of the recipe."""
+
+    standing: Standing
+    """Whether it has finished."""
+
+    active: str
+    """When it last wrote something: UTC, ISO 8601."""
+
+    stages: list[StageLine]
+    """In the order in which it last asked for them."""
+
+    totals: StageTotals
+    """Sums over the stages."""
+
+    spent: Spent
+    """What it took, over all of its starts."""
+
+
+class RunLine(Settings):
+    """A run in a list of runs."""
+
+    run: str
+    """Name of the run."""
+
+    recipe: str
+    """Name of the recipe."""
+
+    standing: Standing
+    """Whether it has finished."""
+
+    active: str
+    """When it last wrote something: UTC, ISO 8601."""
+
+    stages: int
+    """Stages that it uses."""
+
+
+def overview(store: str, run: str) -> RunOverview:
+    """Describe a run that is there; see ``engine.runs.run.find_run``."""
+    return describe(store, run)[0]
+
+
+def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
+    """Describe a run that is there, and return its record if it has finished.
+
+    Cost:
+        Lists the run and its stages, and reads one small record for each; looks at no other run,
+        and reads no rows.
+    """
+    with store_errors(store):
+        found = stored_run(store, run)
+        names = list(dict.fromkeys((each.stage, each.key) for each in found.claims))
+        stored = dict(zip(names, stages_of(store, names), strict=True))
+        urls = {name: stage_record_url(store, *name) for name in names}
+        records = read_records(list(urls.values()))
+    made = {name: records.get(url) for name, url in urls.items()}
+    lines = [
+        _line(each, stored[each.stage, each.key], made[each.stage, each.key], run)
+        for each in found.claims
+    ]
+    view = RunOverview(
+        run=run,
+        recipe=_recipe_name(found),
+        standing=_standing(found),
+        active=_time(found.active),
+        stages=lines,
+        totals=total(lines),
+        spent=_spent(store, found, [each for each in made.values() if each is not None]),
+    )
+    return view, found.record if found.finished else None
+
+
+def _spent(store: str, run: StoredRun, made: list[dict[str, Any]]) -> Spent:
+    """Add the starts that the run's record does not count to those that it does."""
+    record, ended = run.record or {}, run.ending or Ending(starts=0)
+    own = [each for each in made if each.get("run") == run.name]
+    starts = [each.started for each in read_starts(store, run.name).values()]
+    lasted = [seconds for seconds in seconds_until_last(starts, own).values() if seconds > 0]
+    computing = ended.computing_seconds
+    if run.ending is None:
+        computing = math.fsum(number_in(each, "seconds") for each in own)
+    first = record.get("started") or min((each.isoformat() for each in starts), default="")
+    return Spent(
+        starts=ended.starts + len(lasted),
+        started=str(first),
+        seconds=math.fsum([number_in(record, "seconds") if run.ending else 0.0, *lasted]),
+        computing_seconds=computing,
+    )
+
+
+def total(lines: list[StageLine]) -> StageTotals:
+    """Sum over stages."""
+    return StageTotals(
+        stages=len(lines),
+        committed=sum(line.committed for line in lines),
+        cached=sum(line.cached for line in lines),
+        attempts=sum(line.attempts for line in lines),
+        bytes=sum(line.bytes for line in lines),
+        seconds=sum(line.seconds for line in lines),
+        gpu_seconds=sum(line.gpu_seconds for line in lines),
+    )
+
+
+def list_overviews(store: str) -> list[RunLine]:
+    """Return the runs of a store, the one that was active last first."""
+    with store_errors(store):
+        runs = stored_runs(store)
+    return [
+        RunLine(
+            run=run.name,
+            recipe=_recipe_name(run),
+            standing=_standing(run),
+            active=_time(run.active),
+            stages=len(run.claims),
+        )
+        for run in runs
+    ]
+
+
+def _line(claim: Claim, stored: StoredStage, record: dict[str, Any] | None, run: str) -> StageLine:
+    made = record or {}
+    where = made.get("environment")
+    where = where if isinstance(where, dict) else {}
+    seconds = number_in(made, "seconds")
+    return StageLine(
+        stage=claim.stage,
+        name=claim.name,
+        key=claim.key,
+        committed=record is not None,
+        cached=claim.cached,
+        attempts=stored.attempts,
+        bytes=stored.bytes,
+        seconds=seconds,
+        gpu_seconds=seconds if where.get("cuda") else 0.0,
+        device=str(where.get("device", "")),
+        own=made.get("run") == run,
+        written=int(number_in(made, "bytes")),
+    )
+
+
+def _standing(run: StoredRun) -> Standing:
+    return Standing.FINISHED if run.finished else Standing.UNFINISHED
+
+
+def _recipe_name(run: StoredRun) -> str:
+    return str((run.recipe or {}).get("name", ""))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,39 @@
+"""What a run was predicted to cost, beside what it did cost."""
+
+from engine.planning.forecast import STAGE_SECONDS, read_forecast
+from engine.recipes.settings import Settings
+from engine.runs.overview import RunOverview
+
+
+class Comparison(Settings):
+    """A figure of a run, predicted and actual."""
+
+    what: str
+    """Name of the figure, with its unit."""
+
+    predicted: float
+    """Before the run."""
+
+    actual: float
+    """After it, over the stages that it computed."""
+
+
+def compare(store: str, view: RunOverview) -> list[Comparison]:
+    """Return the figures of a run that were predicted, beside what its stages did.
+
+    Seconds are of computing, with what each stage costs besides; stages that another run had made
+    are not counted, so both figures agree only for a run that started from nothing.
+    """
+    predicted = read_forecast(store, view.run)
+    if predicted is None:
+        return []
+    own = [line for line in view.stages if line.own and line.stage != "preflight"]
+    seconds = sum(line.seconds for line in own) + STAGE_SECONDS * len(own)
+    return [
+        Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),
+        Comparison(
+            what="bytes written",
+            predicted=predicted.written_bytes,
+            actual=sum(line.written for line in own),
+        ),
+    ]

@@ -1,0 +1,100 @@
+"""A run in a store: begun, found by name, and its recipe read back."""
+
+from datetime import UTC, datetime
+
+from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import validate_recipe
+from engine.recipes.names import run_name
+from engine.recipes.settings import Settings
+from engine.runs.starts import begin_start
+from engine.runs.store_mark import mark_store
+from engine.stages.places import run_folder
+from engine.storage.location import join, list_folders
+from engine.storage.names import is_run
+from engine.storage.records import UNFORESEEN, read_record, write_record
+from engine.storage.safe_names import is_part
+
+Scores = dict[str, float]
+"""``loss``, and ``accuracy`` for classifiers."""
+
+
+class Stages(Settings):
+    """How the work was done."""
+
+    total: int = 0
+    """Stages of the run."""
+
+    cached: int = 0
+    """Stages whose committed result was used again."""
+
+    retried: int = 0
+    """Stages that took more than one attempt."""
+
+
+def begin_run(recipe: DescentRecipe, store: str) -> None:
+    """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
+
+    The store gets its mark if it has none, and the start is noted. Who carries it out and what it
+    may spend is said anew at each start: where code runs must not be read from data.
+    """
+    mark_store(store)
+    run = run_name(recipe.descent)
+    begin_start(store, run, datetime.now(UTC))
+    content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
+    write_record(join(run_folder(store, run), "recipe.json"), content)
+
+
+OF_A_START = ("workers", "budget")
+"""Settings that are those of a start, and not of a run."""
+
+
+def read_recipe(store: str, run: str) -> DescentRecipe:
+    """Read the settings of a run, finished or not.
+
+    Raises:
+        CheckpointMissingError: If there is none.
+        ConfigurationError: If it cannot be run, or is no recipe of that run.
+    """
+    url = join(run_folder(store, run), "recipe.json")
+    content = read_record(url)
+    for name in OF_A_START:
+        content.pop(name, None)
+    try:
+        recipe = validate_recipe(content, f"The recipe of run {run}")
+    except UNFORESEEN as error:
+        raise CheckpointCorruptError(
+            f"The recipe at {url} cannot be understood ({type(error).__name__}: {error}). It was "
+            "changed, or written by another version of this program. Put the old one back."
+        ) from error
+    if run_name(recipe.descent) != run:
+        raise ConfigurationError(
+            f"The recipe at {url} is not that of run {run}, but of {run_name(recipe.descent)}. It "
+            "was changed, or written by another version of this program. Put the old one back, or "
+            "start the settings that you want with `mgd run`; what they share is reused."
+        )
+    return recipe
+
+
+def find_run(store: str, run: str) -> str:
+    """Return the name of the one run that is called ``run`` or begins so.
+
+    Raises:
+        ConfigurationError: If no run, or more than one, has that name.
+    """
+    if not run.strip():
+        raise ConfigurationError(f"{run!r} names no run. See their names with `mgd show`.")
+    runs = list_runs(store)
+    found = [run] if run in runs else [name for name in runs if run and name.startswith(run)]
+    if len(found) != 1:
+        known = ", ".join(found or runs) or "none"
+        raise ConfigurationError(
+            f"{len(found) or 'No'} runs in {store} are named {run!r}. The runs: {known}. "
+            "Name one of them, or another --store."
+        )
+    return found[0]
+
+
+def list_runs(store: str) -> list[str]:
+    """Return the names of the runs in a store; a folder that no run can be called is none."""
+    return [name for name in list_folders(join(store, "runs")) if is_run(name) and is_part(name)]

@@ -1,0 +1,1 @@
+"""How to walk a run backwards, on step numbers alone."""

@@ -1,0 +1,1 @@
+"""Units of work: named by content, made once, committed and found again."""

@@ -1,0 +1,87 @@
+"""Which stages a run uses: one small file for each, so that nothing in use is ever freed.
+
+A claim is written before the stage is looked for. ``engine.runs.cleaning`` takes a stage's commit
+away before it looks at the claims for the last time. So whatever the order of the two, a run that
+starts during a clean either keeps the stage or does not find it, and then makes it again.
+
+Layout: ``<store>/runs/<run>/stages/<stage>-<key>.json``.
+"""
+
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.recipes.settings import Settings
+from engine.storage.location import join, list_files
+from engine.storage.names import claimed_label
+from engine.storage.records import read_records, write_record
+
+
+class Claim(Settings):
+    """Says that a run uses a stage."""
+
+    stage: str
+    """Kind of stage, e.g. train."""
+
+    key: str
+    """Digest of everything that shaped it."""
+
+    name: str
+    """What the run calls it, e.g. train[0] 0-60."""
+
+    cached: bool
+    """Whether its committed result was found when the run last asked for it."""
+
+    claimed: str
+    """When that was: UTC, ISO 8601."""
+
+    token: str
+    """New in every claim, so that one made anew is told from an old one."""
+
+
+def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool) -> Claim:
+    """Say that a run uses a stage, in place of what it said before."""
+    made = Claim(
+        stage=stage,
+        key=key,
+        name=name,
+        cached=cached,
+        claimed=datetime.now(UTC).isoformat(),
+        token=uuid.uuid4().hex,
+    )
+    write_record(claim_url(store, run, stage, key), made.model_dump())
+    return made
+
+
+def read_claims(store: str, run: str) -> list[Claim]:
+    """Return the stages that a run uses, in the order in which it last asked for them."""
+    folder = join(store, "runs", run, "stages")
+    urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
+    return understand_claims(read_records(urls))
+
+
+def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:
+    """Return the claims that documents hold, by location, in the order of their making."""
+    found = [_understood(url, record) for url, record in records.items()]
+    return sorted(found, key=lambda each: each.claimed)
+
+
+def read_claim(store: str, run: str, stage: str, key: str) -> Claim | None:
+    """Return a run's claim to a stage, or None."""
+    url = claim_url(store, run, stage, key)
+    found = read_records([url])
+    return _understood(url, found[url]) if url in found else None
+
+
+def claim_url(store: str, run: str, stage: str, key: str) -> str:
+    """Return where a run's claim to a stage lies."""
+    return join(store, "runs", run, "stages", f"{stage}-{key}.json")
+
+
+def _understood(url: str, record: dict[str, Any] | None) -> Claim:
+    with suppress(ValueError):
+        return Claim.model_validate(record)
+    # Damaged: whose stage it is stands in the name, and a stage in doubt is in use.
+    stage, _, key = url.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+    return Claim(stage=stage, key=key, name=stage, cached=False, claimed="", token="")

@@ -1,0 +1,100 @@
+"""``record.json``, which commits a stage: what it says, where it lies, and whether it is intact.
+
+Its digest finds accidents. It is no secret: whoever can write to a store can make it anew, so what
+a record names is checked like anything else that comes from a store.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from engine.errors import CheckpointCorruptError, CheckpointMissingError
+from engine.recipes.settings import Settings, digest
+from engine.stages.keys import Ref
+from engine.storage.location import join
+from engine.storage.records import read_model, read_record, understood
+from engine.storage.safe_names import AttemptName
+
+
+class StageRecord(Settings):
+    """``record.json``: what commits an attempt of a stage."""
+
+    ref: Ref
+    """The stage, and the digest of its bits."""
+
+    attempt: AttemptName
+    """Folder of the rows."""
+
+    scalars: dict[str, Any]
+    """Numbers that it made."""
+
+    inputs: dict[str, Any]
+    """What it was made from: references and plain values."""
+
+    started: str
+    """UTC, ISO 8601."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    """Computing time."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    """Bytes of its rows."""
+
+    run: str
+    """Run that made it."""
+
+    fingerprints: list[dict[str, str]]
+    """Those of the vectors of each row."""
+
+    environment: dict[str, Any]
+    """What its bits depend on besides its inputs."""
+
+    machine: dict[str, Any]
+    """Where it was made."""
+
+    engine: str
+    """Version of the engine."""
+
+    digest: str
+    """Digest of all of the above."""
+
+
+class Recorded(dict[str, Any]):
+    """What a record holds; what is missing there is damage of the store, and no fault of ours."""
+
+    def __init__(self, ref: Ref, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self._ref = ref
+
+    def __missing__(self, name: str) -> Any:  # noqa: ANN401 (never returns)
+        raise CheckpointCorruptError(
+            f"The record of {self._ref.stage} {self._ref.key[:8]} does not say {name!r}. It was "
+            "written by another version of this program, or is damaged. Run the stage again."
+        )
+
+
+def stage_folder(store: str, stage: str, key: str) -> str:
+    """Return the folder of a stage."""
+    return join(store, "stages", stage, key)
+
+
+def intact_record(folder: str) -> StageRecord:
+    """Return what commits a stage, if every value is the one that was committed."""
+    url = join(folder, "record.json")
+    content = read_record(url)
+    expected = content.get("digest")
+    found = digest({name: value for name, value in content.items() if name != "digest"})
+    if found != expected:
+        raise CheckpointCorruptError(
+            f"The record at {url} is damaged: it has the digest {found}, and {str(expected)[:64]} "
+            "was committed. Run the stage again."
+        )
+    return understood(url, content, StageRecord)
+
+
+def any_record(folder: str) -> StageRecord | None:
+    """Return what commits a stage, or None if nothing does, or it is damaged."""
+    try:
+        return read_model(join(folder, "record.json"), StageRecord)
+    except (CheckpointMissingError, CheckpointCorruptError):
+        return None

@@ -1,0 +1,282 @@
+"""The stages of a metagradient descent: named, content-addressed, verified units of work.
+
+A stage reads what other stages committed and commits its own result under a key that is a digest
+of everything that shapes it (``engine.stages.keys``). A stage that finds its result committed and
+intact does nothing (``engine.stages.commits``). Between stages travel ``Ref``s, never tensors.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from engine.errors import CheckpointCorruptError, CheckpointMissingError
+from engine.metaparameters.outer_updates import make_outer
+from engine.numerics.determinism import deterministic
+from engine.planning.plan import followed
+from engine.preflight.checkup import checked
+from engine.problems.problem import Problem, build_problem, make_step_vjp
+from engine.problems.segments import Segment
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.replay import ScheduleName
+from engine.replay.borders import SegmentBorders, differs, refuse_difference
+from engine.replay.first_step import check_routine, check_unroll
+from engine.replay.interpreter import Sweep, as_numbers, check_losses, replay, seed_adjoint
+from engine.replay.segment import reverse_segment as reverse
+from engine.replay.segment import segment_states
+from engine.routine.routine import Routine
+from engine.schedules.by_name import plan_of
+from engine.schedules.trees import Forward
+from engine.stages.commits import read_origin, read_rows, rows_url, run_stage
+from engine.stages.keys import Ref
+from engine.storage.location import check_writable
+from engine.types import State
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(recipe: DescentRecipe, store: str) -> None:
+    """Refuse an impossible run: reads the data, tries one step and a write; leaves nothing.
+
+    Raises:
+        ConfigurationError: With the value, the reason and the remedy.
+    """
+    problem = build_problem(recipe)
+    if recipe.replay.schedule is not ScheduleName.AUTO:
+        plan_of(recipe.replay)
+    make_step_vjp(recipe, problem.routine)
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+        check_routine(problem.routine, problem.output, problem.routine.point())
+        check_unroll(problem.routine, recipe.replay.unroll)
+    check_writable(store)
+
+
+def preflight(recipe: DescentRecipe, store: str) -> Ref:
+    """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
+    return run_stage(
+        "preflight",
+        recipe,
+        store,
+        {},
+        lambda problem: (
+            {},
+            checked(problem.routine, problem.output, recipe.replay).model_dump(mode="json"),
+        ),
+    )
+
+
+def initial_value(recipe: DescentRecipe, store: str) -> Ref:
+    """Commit z_0."""
+    return run_stage(
+        "initial",
+        recipe,
+        store,
+        {},
+        lambda problem: ({"value": problem.kind.value.reshape(-1)}, {}),
+    )
+
+
+def train_segment(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
+) -> Ref:
+    """Train ``segment`` at z and commit the state at its end.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        segment: Steps to train.
+        value: z.
+        start: The stage that trained up to ``segment.start``; None for s_0.
+    """
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        first = _start(routine, store, start)
+        sweep = Sweep(state=first)
+        forward = [Forward(segment.start, segment.stop)]
+        replay(forward, routine, routine.point(), {}, sweep)
+        check_losses(sweep.losses, segment.start, segment.stop)
+        losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
+        return sweep.state, {"losses": losses}
+
+    return run_stage(
+        "train", recipe, store, {"segment": segment, "value": value, "start": start}, compute
+    )
+
+
+def replay_segment(
+    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
+) -> Ref:
+    """Train ``segment`` again and commit the state before each of its steps, as rows 0, 1, ...
+
+    It needs no adjoint, so it can be done before the adjoint gets there; ``reverse_segment`` then
+    takes its states from here. The arguments are those of ``train_segment``.
+    """
+
+    def compute(problem: Problem) -> tuple[Iterator[State], dict[str, Any]]:
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        first = _start(routine, store, start)
+        return segment_states(routine, segment.start, segment.stop, first), {}
+
+    inputs = {"segment": segment, "value": value, "start": start}
+    num_rows = segment.stop - segment.start
+    return run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
+
+
+def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+    """Evaluate the output at s_T and commit its adjoint; the record holds ``output``."""
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        state = read_rows(store, final, routine.device)
+        output, adjoint = seed_adjoint(routine, state, problem.output)
+        return adjoint, {"output": float(output)}
+
+    return run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
+
+
+def reverse_segment(  # noqa: PLR0913 (what a stage reads)
+    recipe: DescentRecipe,
+    store: str,
+    segment: Segment,
+    value: Ref,
+    start: Ref | None,
+    end: Ref,
+    adjoint: Ref,
+    *,
+    trajectory: Ref | None = None,
+) -> Ref:
+    """Replay and reverse ``segment``; commit the adjoint at its start and the metagradient so far.
+
+    An adjoint of several outputs is stored as one row, output by output; so is the metagradient.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        segment: Steps to reverse.
+        value: z.
+        start: The stage that trained up to ``segment.start``; None for s_0.
+        end: The stage that trained up to ``segment.stop``, which the replay has to meet.
+        adjoint: The stage that made the adjoint at ``segment.stop``.
+        trajectory: The stage that has replayed the segment, to save the work. It is no input: the
+            states are the same bits, and are made here where it is gone.
+
+    Raises:
+        ReplayMismatchError: If the replay meets another state than ``end`` made; names the step,
+            the element and the likely cause.
+    """
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        routine = problem.routine_at(read_rows(store, value)["value"])
+        after = read_rows(store, adjoint, routine.device)
+        sweep = Sweep(
+            adjoint={
+                name: _shaped(after[name], row.shape)
+                for name, row in routine.initial_state().items()
+            },
+            metagradient={
+                name: _shaped(row, routine.metaparameters[name].value.shape)
+                for name, row in _named(after, "metagradient_").items()
+            },
+            vjp=make_step_vjp(recipe, routine),
+            watch=SegmentBorders(
+                routine,
+                routine.point(),
+                segment.stop,
+                partial(_compare_end, store, routine, end, segment.stop),
+            ),
+        )
+        reverse(
+            routine,
+            range(segment.start, segment.stop),
+            sweep,
+            first=lambda: _start(routine, store, start),
+            plan=plan_of(followed(recipe, store)),
+            trajectory=_rows_ahead(store, trajectory),
+        )
+        rows = _prefixed(sweep.adjoint, "")
+        return {**rows, **_prefixed(sweep.metagradient, "metagradient_")}, {
+            "adjoint_norms": as_numbers(sweep.adjoint_norms),
+            "layer_norms": as_numbers(sweep.layer_norms),
+            "share_norms": as_numbers(sweep.share_norms),
+        }
+
+    inputs: dict[str, Any] = {
+        "segment": segment,
+        "value": value,
+        "start": start,
+        "end": end,
+        "adjoint": adjoint,
+    }
+    return run_stage("reverse", recipe, store, inputs, compute)
+
+
+def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State) -> None:
+    """Compare where the replay of a segment leads, s_stop, with what ``end`` made."""
+    fingerprints, made_in = read_origin(store, end)
+    if differs(again, fingerprints):
+        refuse_difference(routine, stop, read_rows(store, end), again, made_in)
+
+
+def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
+    """Move z along the metagradient and commit the next one, with the update's own state."""
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        before = read_rows(store, value)
+        (metagradient,) = _named(read_rows(store, gradient), "metagradient_").values()
+        if recipe.outer.maximize:
+            metagradient = -metagradient
+        move = make_outer(recipe.outer)
+        memory = _named(before, "outer_")
+        moved, memory = move(before["value"], metagradient, memory, outer_step)
+        moved = problem.kind.project(moved.reshape(problem.kind.value.shape)).reshape(-1)
+        return {"value": moved, **_prefixed(memory, "outer_")}, {
+            "moved": int((moved != before["value"]).sum())
+        }
+
+    inputs = {"outer_step": outer_step, "value": value, "gradient": gradient}
+    return run_stage("update", recipe, store, inputs, compute)
+
+
+def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+    """Score the trained model; the record holds loss and accuracy on each held-out split."""
+
+    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+        return {}, problem.scores(read_rows(store, final, problem.routine.device))
+
+    return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+
+
+def _rows_ahead(store: str, trajectory: Ref | None) -> str | None:
+    """Return where a segment was replayed ahead; None if it was not, or what was made is gone."""
+    if trajectory is None:
+        return None
+    try:
+        return rows_url(store, trajectory)
+    except (CheckpointMissingError, CheckpointCorruptError) as error:
+        logger.warning("The segment is replayed here. %s", error)
+        return None
+
+
+def _start(routine: Routine, store: str, start: Ref | None) -> State:
+    """Return the state at the start of a segment; s_0 where no stage trained up to it."""
+    if start is None:
+        return routine.initial_state()
+    return read_rows(store, start, routine.device)
+
+
+def _shaped(row: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give a stored row its shape back, with a leading axis if it is that of several outputs."""
+    return row.reshape(shape) if row.numel() == math.prod(shape) else row.reshape(-1, *shape)
+
+
+def _prefixed(tensors: dict[str, Tensor], prefix: str) -> State:
+    return {prefix + name: tensor.reshape(-1) for name, tensor in tensors.items()}
+
+
+def _named(rows: State, prefix: str) -> dict[str, Tensor]:
+    found = {name: row for name, row in rows.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): row for name, row in found.items()}

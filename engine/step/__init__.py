@@ -1,0 +1,1 @@
+"""One training step, its vector-Jacobian product, and the ways to it."""

@@ -1,0 +1,45 @@
+"""Ways to reverse a step, by name.
+
+All compute the product that ``engine.step.reference.step_vjp`` computes, to rounding. Each is tried
+beside it at the first step that it reverses, and what does not agree is not used.
+"""
+
+from engine.errors import ConfigurationError
+from engine.recipes.replay import VjpMode
+from engine.step.compiled import CompiledVjp
+from engine.step.measured import MeasuredVjp
+from engine.step.reference import StepVjp, step_vjp
+from engine.step.two_stage import TwoStageVjp, pull_forward, pull_reverse
+
+
+def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: int = 1) -> StepVjp:
+    """Return the way to reverse a step that a name stands for.
+
+    Args:
+        mode: One of ``VjpMode``.
+        micro_batch: Examples reversed at a time; all at once by default.
+        num_uses: Steps that will be reversed, over which compiling has to pay.
+
+    Raises:
+        ConfigurationError: If there is no such mode, or it takes no micro-batches.
+    """
+    names = [name.value for name in VjpMode]
+    if mode not in names:
+        raise ConfigurationError(f"There is no vjp {mode!r}. Use one of {', '.join(names)}.")
+    if micro_batch is not None and micro_batch < 1:
+        raise ConfigurationError(f"micro_batch is {micro_batch}. Use 1 example or more.")
+    match VjpMode(mode):
+        case VjpMode.FORWARD_OVER_REVERSE:
+            return TwoStageVjp(pull_forward, micro_batch)
+        case VjpMode.REVERSE_OVER_REVERSE:
+            return step_vjp if micro_batch is None else TwoStageVjp(pull_reverse, micro_batch)
+        case VjpMode.COMPILED | VjpMode.AUTO if micro_batch is not None:
+            raise ConfigurationError(
+                f"micro_batch is {micro_batch}, but vjp={mode} reverses a step as one piece. "
+                f"Use vjp={VjpMode.FORWARD_OVER_REVERSE} or {VjpMode.REVERSE_OVER_REVERSE}, or "
+                "leave micro_batch out."
+            )
+        case VjpMode.COMPILED:
+            return CompiledVjp()
+        case VjpMode.AUTO:
+            return MeasuredVjp(num_uses)

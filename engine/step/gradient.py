@@ -1,0 +1,96 @@
+"""The gradient of a term of a step's loss."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.errors import UndifferentiableError
+from engine.recipes.replay import StepPath
+from engine.routine.loss_terms import Term
+from engine.routine.routine import Routine
+from engine.step.compiling import compiled_gradient
+from engine.step.coupled_pieces import gradient_in_pieces
+from engine.step.products import named_refusals
+from engine.types import Metaparams
+
+
+def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, step: int) -> None:
+    """Run every node of the graph of a step's gradient backward once.
+
+    ``step_vjp`` asks for the cotangents of named inputs, and torch then runs only the nodes on a
+    path to them. A function marked ``once_differentiable`` has no such path: its part would be
+    missing without an error.
+
+    Raises:
+        UndifferentiableError: If a node cannot be run.
+
+    Cost:
+        As ``step_vjp``.
+    """
+    leaf = params.detach().requires_grad_()
+    first = routine.first_piece(next(routine.terms(step)))
+    routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
+    with named_refusals(step), routine.binding.kept():
+        gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
+        torch.autograd.backward(gradient, torch.ones_like(gradient))
+
+
+def term_gradient(
+    routine: Routine,
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a term at ``params``, shape (params,), and its loss."""
+    if routine.piece is not None and not create_graph:
+        return gradient_in_pieces(routine, params, term, z, step)
+    if _is_compiled(routine, term, create_graph):
+        return compiled_gradient(routine, params, term, z, step)
+    with torch.enable_grad(), routine.binding.kept():
+        loss = routine.term_loss(params, term, z, step)
+        if not loss.requires_grad:
+            raise UndifferentiableError(
+                f"The loss of step {step} does not depend on the parameters, so there is nothing "
+                "to train. Look for a detach(), a .data or a no_grad() in the model or the loss."
+            )
+        (gradient,) = torch.autograd.grad(
+            loss, params, create_graph=create_graph, allow_unused=True
+        )
+        if gradient is None:
+            raise UndifferentiableError(
+                f"The loss of step {step} does not depend on the parameters of the module that it "
+                "is given, but on others: look for a module of another name in it. Read all "
+                "parameters from the module that the loss is given."
+            )
+    return gradient, loss.detach()
+
+
+def _is_compiled(routine: Routine, term: Term, create_graph: bool) -> bool:
+    """Say whether a gradient is compiled: that of a batch, on the path that defines the run."""
+    on_path = create_graph == (routine.path is StepPath.GRAPH)
+    return routine.compile and on_path and term.purpose == ("batch",) and term.whole is None
+
+
+def is_active(term: Term, z: Metaparams) -> bool:
+    """Say whether a term has any weight at z."""
+    weights = term.weights(z)
+    return weights is None or bool(weights.any())
+
+
+def _add_values(
+    routine: Routine,
+    gradient: Tensor,
+    terms: Sequence[Term],
+    params: Tensor,
+    z: Metaparams,
+    step: int,
+) -> Tensor:
+    for term in terms:
+        if is_active(term, z):
+            gradient = gradient + term_gradient(routine, params, term, z, step)[0]
+    return gradient

@@ -1,0 +1,249 @@
+"""Products of one step, in two stages: through the update, then through the gradient.
+
+A cotangent with a leading axis of length K is that of K outputs: its rows are pulled through one
+graph, one after the other, with the bits that each has by itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import UndifferentiableError
+from engine.routine.batch_norm import BUFFERS
+from engine.routine.loss_terms import Term
+from engine.routine.routine import Routine
+from engine.types import Metaparams, State
+
+PARAMS = "params of the model"
+"""A key beside metaparameter names, which have no spaces."""
+
+
+@dataclass
+class Product:
+    """What one cotangent has been pulled back to so far.
+
+    Attributes:
+        adjoint: lambda_t by name; the update's part of it at first.
+        direction: v, the cotangent of the gradient, shape (params,).
+        shares: The step's share of the metagradient.
+        statistics: Cotangent of the running statistics after the step, if there are any.
+    """
+
+    adjoint: State
+    direction: Tensor
+    shares: Metaparams
+    statistics: Tensor | None = None
+
+    def add(self, pulled: Metaparams) -> None:
+        """Add what a gradient was pulled back to; consumes ``pulled``."""
+        for source, name in ((PARAMS, "params"), (BUFFERS, BUFFERS)):
+            if source in pulled:
+                known, found = self.adjoint.get(name), pulled.pop(source)
+                self.adjoint[name] = found if known is None else known + found
+        for name, tensor in pulled.items():
+            known = self.shares.get(name)
+            self.shares[name] = tensor if known is None else known + tensor
+
+
+def entering(routine: Routine, z: Metaparams, step: int) -> Metaparams:
+    """Return the metaparameters that ``step`` reads, as leaves of a new graph."""
+    return {
+        name: z[name].detach().requires_grad_()
+        for name, kind in routine.metaparameters.items()
+        if kind.enters(step)
+    }
+
+
+def joined(
+    products: Sequence[Product], leaves: Metaparams, step: int, *, to_state: bool
+) -> tuple[State, Metaparams]:
+    """Return adjoint and shares of all cotangents, with a leading axis if there are several.
+
+    Raises:
+        UndifferentiableError: If a metaparameter that enters the step has no share.
+    """
+    missing = sorted(leaves.keys() - products[0].shares.keys())
+    if missing:
+        raise UndifferentiableError(
+            f"Metaparameter {missing[0]!r} enters step {step}, but nothing that the step computes "
+            "depends on it, so its metagradient would be zero by mistake. Look for a detach() or "
+            "a .data between the metaparameter and the loss."
+        )
+    adjoint = join([product.adjoint for product in products]) if to_state else {}
+    return adjoint, join([product.shares for product in products])
+
+
+def join(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of one, or those of several with a leading axis."""
+    if len(rows) == 1:
+        return rows[0]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def split(state: State) -> list[State]:
+    """Undo ``join`` of vectors: those with two axes are several."""
+    if next(iter(state.values())).ndim == 1:
+        return [state]
+    count = len(next(iter(state.values())))
+    return [{name: rows[i] for name, rows in state.items()} for i in range(count)]
+
+
+def pull_update(
+    routine: Routine,
+    state: State,
+    gradient: Tensor,
+    z: Metaparams,
+    step: int,
+    cotangent: State,
+) -> list[Product]:
+    """Pull each cotangent through the optimizer's update alone."""
+    inputs = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
+    gradient = gradient.detach().requires_grad_()
+    with torch.enable_grad():
+        following = routine.update(inputs, gradient, z, step)
+    if following.keys() != state.keys():
+        raise UndifferentiableError(
+            f"The optimizer {routine.optimizer.name!r} maps {sorted(state)} to "
+            f"{sorted(following)} at step {step}. Return the same names that init returned."
+        )
+    sources = [*inputs.values(), gradient]
+    products = []
+    for row in split(cotangent):
+        pulled = torch.autograd.grad(
+            [following[name] for name in state],
+            [*sources, *z.values()],
+            [row[name] for name in state],
+            allow_unused=True,
+            retain_graph=True,
+        )
+        for name, tensor in zip([*inputs, "the gradient"], pulled, strict=False):
+            if tensor is None:
+                raise UndifferentiableError(
+                    f"The update of optimizer {routine.optimizer.name!r} does not depend on "
+                    f"{name!r} at step {step}, so the adjoint would lose it. Write the update "
+                    "without detach(), .data, in-place changes or no_grad()."
+                )
+        found = zip(z, pulled[len(sources) :], strict=True)
+        shares = {name: tensor for name, tensor in found if tensor is not None}
+        adjoint = dict(zip(inputs, pulled, strict=False))
+        products.append(Product(adjoint, pulled[len(inputs)], shares, row.get(BUFFERS)))
+    return products
+
+
+def pull_gradient(
+    gradient: Tensor,
+    inputs: Metaparams,
+    products: Sequence[Product],
+    step: int,
+    moved: State | None = None,
+) -> None:
+    """Pull each product's direction through a gradient; inputs that it does not read get none.
+
+    Args:
+        gradient: Of one term.
+        inputs: What shares are wanted of: metaparameters, ``PARAMS`` and running statistics.
+        products: Added to.
+        step: t.
+        moved: The running statistics after the step, if the term moved them.
+    """
+    if not inputs:
+        return
+    last = len(products) - 1
+    for i, product in enumerate(products):
+        outputs = [(gradient, product.direction)]
+        outputs += [(row, product.statistics) for row in (moved or {}).values()]
+        outputs = [(row, cotangent) for row, cotangent in outputs if row.requires_grad]
+        pulled = (
+            torch.autograd.grad(
+                [row for row, _ in outputs],
+                list(inputs.values()),
+                [cotangent for _, cotangent in outputs],
+                allow_unused=True,
+                retain_graph=i < last,
+            )
+            if outputs
+            else [None] * len(inputs)
+        )
+        found = {name: t for name, t in zip(inputs, pulled, strict=True) if t is not None}
+        if PARAMS in inputs and PARAMS not in found:
+            raise UndifferentiableError(
+                f"The gradient of the loss at step {step} does not depend on the parameters. "
+                "Either the loss is linear in them, or a custom backward is cut out of the graph. "
+                "Write it with differentiable operations."
+            )
+        product.add(found)
+
+
+def cure_of_operations(names: Sequence[str]) -> str:
+    """Say what to do about operations without a second derivative, by torch's names for them."""
+    if any("attention" in name for name in names):
+        return "Run attention inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+    if any("embedding_bag" in name for name in names):
+        return "Use nn.Embedding in place of EmbeddingBag, and sum or average over the tokens."
+    if any("ctc" in name.lower() or "cudnn" in name.lower() for name in names):
+        return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
+    return "Write that function with differentiable operations."
+
+
+@contextmanager
+def named_refusals(step: int) -> Iterator[None]:
+    """Turn torch's own words for a missing second derivative into ours."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        text = str(error)
+        forward = any(
+            word in text for word in ("forward AD", "forward mode AD", "functorch transforms")
+        )
+        known = (
+            "derivative for",
+            "not implemented",
+            "once_differentiable",
+            "double backward",
+        )
+        if "in-place operation" in text or "modified inplace" in text:
+            raise UndifferentiableError(
+                f"Step {step} changes a tensor in place that its derivative needs: "
+                f"{text.splitlines()[0]} Return new tensors from the model, the loss and the "
+                "optimizer's update instead."
+            ) from error
+        if "deterministic implementation" in text:
+            raise UndifferentiableError(
+                f"Step {step} uses an operation whose bits do not repeat: {text.splitlines()[0]} "
+                "A replayed step has to make the bits of the first one. Replace that operation."
+            ) from error
+        if not forward and not any(word in text for word in known):
+            raise
+        if forward:
+            raise UndifferentiableError(
+                f"Step {step} cannot be reversed by forward-over-reverse: {text.splitlines()[0]} "
+                "Use vjp=reverse-over-reverse, with a micro_batch if its graph does not fit."
+            ) from error
+        raise UndifferentiableError(
+            f"Step {step} cannot be differentiated twice: {text.splitlines()[0]} "
+            "A metagradient needs the second derivative of every operation of the model and the "
+            f"loss. {cure_of_operations([text])}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a step's loss that is reversed by itself.
+
+    Attributes:
+        term: Its examples and weights.
+        step: t.
+        wanted: The inputs whose shares are wanted: metaparameters, and ``PARAMS``.
+    """
+
+    term: Term
+    step: int
+    wanted: frozenset[str]
+
+
+PiecePull = Callable[[Routine, Tensor, Piece, Metaparams, Sequence[Product]], Tensor]
+"""Maps (routine, params, piece, leaves, products) to the piece's gradient, and adds to each product
+what its direction is pulled back to."""

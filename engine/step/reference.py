@@ -1,0 +1,71 @@
+"""The vector-Jacobian product of a step by reverse over reverse: the reference of all others."""
+
+from typing import Protocol, runtime_checkable
+
+from engine.routine.routine import Routine
+from engine.step.coupled_pieces import pull_in_pieces
+from engine.step.step import open_step
+from engine.step.two_stage import TwoStageVjp
+from engine.types import Metaparams, State
+
+
+@runtime_checkable
+class StepVjp(Protocol):
+    """What ``step_vjp`` is, and every faster or leaner way to the same product."""
+
+    def __call__(
+        self,
+        routine: Routine,
+        state: State,
+        z: Metaparams,
+        step: int,
+        cotangent: State,
+        *,
+        to_state: bool = True,
+    ) -> tuple[State, Metaparams]:
+        """See ``step_vjp``."""
+        ...
+
+
+def step_vjp(
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    step: int,
+    cotangent: State,
+    *,
+    to_state: bool = True,
+) -> tuple[State, Metaparams]:
+    """Pull a cotangent back through one training step, by reverse over reverse.
+
+    Computes (lambda_t, g_t) = (lambda_{t+1} ds_{t+1}/ds_t, lambda_{t+1} ds_{t+1}/dz).
+
+    Args:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+        cotangent: lambda_{t+1}, same names and shapes as ``state``, or K of them: one more axis
+            in front, which the results have as well.
+        to_state: Whether lambda_t is wanted; the first step that reads z can do without.
+
+    Returns:
+        lambda_t (empty if not wanted), and this step's share of the metagradient: a tensor for each
+        metaparameter that enters the step.
+
+    Raises:
+        UndifferentiableError: If a kernel has no second derivative, or something that should carry
+            a gradient is cut out of the graph.
+
+    Cost:
+        Three plain steps: the step with its graph, and twice its products; 1 + 2 K for K
+        cotangents. Checked by ``tests/bench/bench_reverse.py`` and ``bench_outputs.py``.
+    """
+    if routine.piece is not None:
+        return _vjp_in_pieces(routine)(routine, state, z, step, cotangent, to_state=to_state)
+    return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
+
+
+def _vjp_in_pieces(routine: Routine) -> StepVjp:
+    """Return the product of a run in pieces; one for all of its steps, because it is checked."""
+    return routine.programs.setdefault("in pieces", TwoStageVjp(pull_in_pieces))

@@ -1,0 +1,198 @@
+"""One training step, and its vector-Jacobian product.
+
+A step is h_t(s, z) = update(s, g(s, z)), where g is the gradient of the loss. The product is taken
+in two stages: through the update, which gives the cotangent v of g, then through g, which is
+reverse over reverse: the graph of a gradient is differentiated once more. g is a sum over terms,
+so each term can be pulled back by itself, and no two graphs need be alive at once.
+
+A step can be run with its graph, and pulled back later (``open_step``): the step is then not run
+again for its product. Torch may use other kernels where a graph is wanted, so the state after it
+may differ in the last digits from that of the step without one. ``Routine.path`` says which of
+the two defines the run.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import UndifferentiableError
+from engine.recipes.replay import StepPath
+from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.routine import Routine
+from engine.step.gradient import _add_values, is_active, term_gradient
+from engine.step.products import (
+    PARAMS,
+    entering,
+    join,
+    joined,
+    named_refusals,
+    pull_gradient,
+    pull_update,
+    split,
+)
+from engine.types import Metaparams, State
+
+
+def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tuple[State, Tensor]:
+    """Train one step, without a graph.
+
+    Args:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+
+    Returns:
+        s_{t+1}, and the loss of the step's batch at s_t, a scalar tensor.
+    """
+    if routine.path is StepPath.GRAPH:
+        graph = open_step(routine, state, z, step)
+        return graph.following(), graph.loss
+    params = state["params"].detach().requires_grad_()
+    first, *injected = routine.terms(step)
+    with routine.reading(state) as calls:
+        gradient, loss = term_gradient(routine, params, first, z, step)
+    with routine.reading(state):  # what is injected does not move the running statistics
+        gradient = _add_values(routine, gradient, injected, params, z, step)
+    with torch.no_grad():
+        following = routine.update(state, gradient, z, step)
+        return {**following, **routine.moved_buffers(state, calls, step)}, loss
+
+
+def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> State:
+    """Train one step inside autograd's graph, for oracles: memory grows with every step."""
+    gradient, moved = torch.zeros_like(state["params"]), None
+    for term in routine.terms(step):
+        with routine.reading(state) as calls, routine.binding.kept():
+            loss = routine.term_loss(state["params"], term, z, step)
+            (share,) = torch.autograd.grad(loss, state["params"], create_graph=True)
+        gradient = gradient + share
+        moved = routine.moved_buffers(state, calls, step) if moved is None else moved
+    following = routine.update(state, gradient, z, step)
+    return {**following, **(moved or {})}
+
+
+@dataclass(eq=False)
+class StepGraph:
+    """A step that was run with the graph of its gradient; made by ``open_step``, pulled once.
+
+    Attributes:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+        params: The parameters of s_t, from which the graph starts.
+        statistics: The running statistics of s_t, likewise, if there are any.
+        leaves: The metaparameters that enter the step, likewise.
+        gradient: Of the step's batch, with its graph.
+        moved: The running statistics after the step, with their graph.
+        total: g, the gradient of all terms, without a graph.
+        loss: Of the step's batch, a scalar.
+        held: What the module held when the graph was made: what it computes again in the backward
+            pass reads that.
+    """
+
+    routine: Routine
+    state: State
+    z: Metaparams
+    step: int
+    params: Tensor
+    statistics: State
+    leaves: Metaparams
+    gradient: Tensor
+    moved: State
+    total: Tensor
+    loss: Tensor
+    held: dict[str, Tensor | None]
+
+    def following(self) -> State:
+        """Return s_{t+1}, without a graph."""
+        with torch.no_grad():
+            after = self.routine.update(self.state, self.total, self.z, self.step)
+            return {**after, **{name: row.detach() for name, row in self.moved.items()}}
+
+    def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
+        """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
+        routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
+        _, *injected = routine.terms(step)
+        with named_refusals(step), routine.binding.kept():
+            routine.binding.put(self.held)
+            before = without_buffers(self.state)
+            products = pull_update(routine, before, self.total, leaves, step, cotangent)
+            inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
+            pull_gradient(self.gradient, inputs, products, step, self.moved)
+            del self.gradient, self.moved  # frees their graph before the next term makes one
+            for term in injected:
+                with routine.reading(self.statistics):
+                    share, _ = term_gradient(
+                        routine, self.params, term, leaves, step, create_graph=True
+                    )
+                # At z = 0 an injected term has no second derivative in the parameters.
+                pull_gradient(share, inputs if is_active(term, z) else leaves, products, step)
+        return joined(products, leaves, step, to_state=to_state)
+
+
+def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepGraph:
+    """Run a step with the graph of its gradient, to be pulled back once.
+
+    Args:
+        routine: The run.
+        state: s_t.
+        z: Metaparameters.
+        step: t.
+
+    Raises:
+        UndifferentiableError: If a kernel has no second derivative.
+
+    Cost:
+        A plain step; up to a quarter more where torch has another formula for a gradient that is
+        differentiated again. Its graph keeps the state and about what the step computes.
+    """
+    params = state["params"].detach().requires_grad_()
+    statistics = {BUFFERS: state[BUFFERS].detach().requires_grad_()} if BUFFERS in state else {}
+    leaves = entering(routine, z, step)
+    first, *injected = routine.terms(step)
+    with named_refusals(step):
+        with routine.reading(statistics) as calls, routine.binding.kept():
+            gradient, loss = term_gradient(routine, params, first, leaves, step, create_graph=True)
+            held = routine.binding.bound()
+        with torch.enable_grad():
+            moved = routine.moved_buffers(statistics, calls, step)
+        with routine.reading(state):  # what is injected does not move the running statistics
+            total = _add_values(routine, gradient.detach(), injected, params, z, step)
+    return StepGraph(
+        routine=routine,
+        state=state,
+        z=z,
+        step=step,
+        params=params,
+        statistics=statistics,
+        leaves=leaves,
+        gradient=gradient,
+        moved=moved,
+        total=total,
+        loss=loss,
+        held=held,
+    )
+
+
+def initial_vjp(routine: Routine, z: Metaparams, cotangent: State) -> Metaparams:
+    """Pull lambda_0 back through s_0(z): the share of metaparameters that shape the start."""
+    leaves = {
+        name: z[name].detach().requires_grad_()
+        for name, kind in routine.metaparameters.items()
+        if kind.shapes_start
+    }
+    with torch.enable_grad():
+        params = routine.initial_state({**z, **leaves})["params"]
+    if not params.requires_grad:
+        raise UndifferentiableError(
+            f"The metaparameters {sorted(leaves)} should shape the initial parameters, which do "
+            "not depend on them. Look for a detach() or a .data in the kind's initial()."
+        )
+    shares = [
+        torch.autograd.grad(params, list(leaves.values()), row["params"], retain_graph=True)
+        for row in split(cotangent)
+    ]
+    return join([dict(zip(leaves, share, strict=True)) for share in shares])

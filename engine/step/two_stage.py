@@ -1,0 +1,360 @@
+"""The product of a step in two stages, piece by piece: with small pieces, lean in memory.
+
+First the adjoint is pulled through the update, which gives the cotangent v of the gradient g; then
+v is pulled through the gradient of each piece: a few examples, a few injected ones. Pieces are
+sums, so any split gives the same product to rounding.
+
+The first stage needs g, which the second computes anyway. So it starts from a guess of g: nothing,
+where the update is linear in g (SGD); what two neighbouring states tell (Adam: the first moments);
+else g itself, for one plain step more. Every guess is checked: the second stage has computed the
+true g, v is made again from it, and where the two differ by more than a few roundings the second
+stage is repeated with the true one.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import grad, jvp
+
+from engine.errors import ConfigurationError, UndifferentiableError
+from engine.routine.loss_terms import Term
+from engine.routine.routine import Routine
+from engine.step.gradient import is_active, term_gradient
+from engine.step.products import (
+    PARAMS,
+    Piece,
+    PiecePull,
+    Product,
+    entering,
+    joined,
+    named_refusals,
+    pull_gradient,
+    pull_update,
+)
+from engine.step.step import open_step
+from engine.types import Metaparams, State
+
+ROUNDINGS = 100
+"""Units of rounding by which a direction made from a guess may be off, relative to its norm."""
+
+_SAMPLE = 8  # examples on which a way to pull is compared with the reference
+_logger = logging.getLogger(__name__)
+
+
+class TwoStageVjp:
+    """A ``StepVjp`` that goes through a step in pieces.
+
+    Args:
+        pull: How a piece is pulled back: ``pull_reverse`` or ``pull_forward``.
+        micro_batch: Examples in a piece; all at once by default.
+
+    Cost:
+        Three plain steps where a guess of the gradient holds, else four. Memory: for
+        ``pull_reverse`` the graph of a piece and of its gradient, for ``pull_forward`` the graph
+        and its derivative along v, which eager torch keeps as long: measured no smaller. The size
+        of a piece is what bounds the memory.
+        Measured in ``tests/bench/bench_step.py``.
+    """
+
+    def __init__(self, pull: PiecePull, micro_batch: int | None = None) -> None:
+        self._pull = pull
+        self._micro_batch = micro_batch
+        self._read: dict[tuple[object, ...], frozenset[str]] = {}
+        self._separable: set[object] = set()
+        self._is_linear: bool | None = None
+        self._warned = False
+        self._following: tuple[int, State] | None = None
+
+    def __call__(
+        self,
+        routine: Routine,
+        state: State,
+        z: Metaparams,
+        step: int,
+        cotangent: State,
+        *,
+        to_state: bool = True,
+    ) -> tuple[State, Metaparams]:
+        """Pull a cotangent back through one training step; see ``engine.step.reference.step_vjp``.
+
+        Raises:
+            ConfigurationError: If the examples of a step cannot be reversed by themselves.
+            UndifferentiableError: If an operation lacks the derivative that the mode needs.
+        """
+        if routine.statistics is not None:
+            return self._with_statistics(routine, state, z, step, cotangent, to_state)
+        leaves, params = entering(routine, z, step), state["params"]
+        with named_refusals(step):
+            gradient = self._guess(routine, state, leaves, step, cotangent)
+            if gradient is None:
+                gradient = self._gradient(routine, params, z, step)
+            guessed = pull_update(routine, state, gradient, leaves, step, cotangent)
+            gradient, parts = self._pull_pieces(routine, params, leaves, step, guessed)
+            products = pull_update(routine, state, gradient, leaves, step, cotangent)
+            if not all(map(_agree, guessed, products)):
+                _logger.debug("Step %d is reversed again with its own gradient.", step)
+                _, parts = self._pull_pieces(routine, params, leaves, step, products)
+        for product, part in zip(products, parts, strict=True):
+            product.add({**part.shares, PARAMS: part.adjoint["params"]})
+        self._following = (step, state)
+        return joined(products, leaves, step, to_state=to_state)
+
+    def _with_statistics(
+        self,
+        routine: Routine,
+        state: State,
+        z: Metaparams,
+        step: int,
+        cotangent: State,
+        to_state: bool,
+    ) -> tuple[State, Metaparams]:
+        """Reverse a step whose running statistics the reference alone carries."""
+        if self._micro_batch is not None:
+            raise ConfigurationError(
+                f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
+                "couples the examples of a batch. Leave micro_batch out, or use group or layer "
+                "normalization."
+            )
+        if not self._warned:
+            self._warned = True
+            _logger.warning(
+                "Steps are reversed by reverse-over-reverse, because the model keeps running "
+                "statistics of batch normalization."
+            )
+        return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
+
+    def _pull_pieces(
+        self,
+        routine: Routine,
+        params: Tensor,
+        z: Metaparams,
+        step: int,
+        products: Sequence[Product],
+    ) -> tuple[Tensor, list[Product]]:
+        """Pull the products' directions through every piece; also return the gradient."""
+        parts = [Product({"params": torch.zeros_like(params)}, p.direction, {}) for p in products]
+        gradient = torch.zeros_like(params)
+        for term in self._pieces(routine, params, z, step):
+            active = is_active(term, z)
+            # At z = 0 an injected term has no second derivative in the parameters.
+            wanted = self._reads(routine, params, term, z, step) | ({PARAMS} if active else set())
+            found = self._pull(routine, params, Piece(term, step, wanted), z, parts)
+            gradient = gradient + found if active else gradient
+        return gradient, parts
+
+    def _gradient(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
+        leaf, total = params.detach().requires_grad_(), torch.zeros_like(params)
+        for term in self._pieces(routine, params, z, step):
+            if is_active(term, z):
+                total = total + term_gradient(routine, leaf, term, z, step)[0]
+        return total
+
+    def _pieces(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Iterator[Term]:
+        for term in routine.terms(step):
+            if self._micro_batch is None or len(term.indices) <= self._micro_batch:
+                yield term
+                continue
+            pieces = term.cut(self._micro_batch)
+            if term.purpose[0] not in self._separable:
+                _check_separable(routine, params, term, pieces, z, step)
+                self._separable.add(term.purpose[0])
+            yield from pieces
+
+    def _guess(
+        self, routine: Routine, state: State, leaves: Metaparams, step: int, cotangent: State
+    ) -> Tensor | None:
+        zero = torch.zeros_like(state["params"])
+        if self._is_linear is None:
+            probes = [
+                pull_update(routine, state, gradient, leaves, step, cotangent)
+                for gradient in (zero, torch.ones_like(zero))
+            ]
+            self._is_linear = all(
+                torch.equal(a.direction, b.direction) for a, b in zip(*probes, strict=True)
+            )
+        if self._is_linear:
+            return zero
+        recover = routine.optimizer.recover
+        if recover is None or self._following is None or self._following[0] != step + 1:
+            return None
+        hyper = routine.hyperparameters(leaves, step)
+        return recover(state, self._following[1], hyper).detach()
+
+    def _reads(
+        self, routine: Routine, params: Tensor, term: Term, leaves: Metaparams, step: int
+    ) -> frozenset[str]:
+        """Return the metaparameters that a term reads, found by the reference on a few examples."""
+        key = (*leaves, *term.purpose[:2])
+        if key not in self._read:
+            few = _few(term)
+            piece = Piece(few, step, frozenset({*leaves, PARAMS}))
+            try:
+                self._read[key] = _agreed_shares(routine, params, piece, leaves, self._pull)
+            except NotImplementedError as error:
+                if self._pull is not pull_forward or "forward AD" not in str(error):
+                    raise
+                _logger.warning(
+                    "Forward-over-reverse uses composite formulas, which keep a second graph: %s",
+                    str(error).splitlines()[0],
+                )
+                self._pull = pull_forward_composite
+                self._read[key] = _agreed_shares(routine, params, piece, leaves, self._pull)
+        return self._read[key]
+
+
+def pull_reverse(
+    routine: Routine,
+    params: Tensor,
+    piece: Piece,
+    leaves: Metaparams,
+    products: Sequence[Product],
+) -> Tensor:
+    """Pull directions through the gradient of a piece by differentiating its graph."""
+    leaf, step = params.detach().requires_grad_(), piece.step
+    with routine.binding.kept():
+        gradient, _ = term_gradient(routine, leaf, piece.term, leaves, step, create_graph=True)
+        wanted = {n: tensor for n, tensor in {**leaves, PARAMS: leaf}.items() if n in piece.wanted}
+        pull_gradient(gradient, wanted, products, step)
+    return gradient.detach()
+
+
+def pull_forward(
+    routine: Routine,
+    params: Tensor,
+    piece: Piece,
+    leaves: Metaparams,
+    products: Sequence[Product],
+) -> Tensor:
+    """Pull directions through the gradient of a piece by moving the parameters along them.
+
+    With H the Hessian of the piece's loss L, H v is d (dL/dparams) along v, since H is symmetric;
+    z's share v d2L/dparams dz is d (dL/dz) along v. For weights that is the derivative of each
+    example's loss along v.
+
+    References:
+        Kemaev et al. 2025, arXiv:2505.00793 (MixFlow-MG).
+    """
+    leaf, gradient = params.detach().requires_grad_(), torch.zeros_like(params)
+    for product in products:
+        with torch.enable_grad(), forward_ad.dual_level(), routine.binding.kept():
+            moving = forward_ad.make_dual(leaf, product.direction)
+            loss = routine.term_loss(moving, piece.term, leaves, piece.step)
+            sources = {PARAMS: moving, **{n: z for n, z in leaves.items() if n in piece.wanted}}
+            pulled = torch.autograd.grad(loss, list(sources.values()), allow_unused=True)
+            duals = {
+                name: forward_ad.unpack_dual(row)
+                for name, row in zip(sources, pulled, strict=True)
+                if row is not None
+            }
+        gradient = duals[PARAMS].primal.detach()
+        for name in duals.keys() & piece.wanted:
+            primal, tangent = duals[name]
+            moved = torch.zeros_like(primal) if tangent is None else tangent
+            product.add({name: moved.detach()})
+    return gradient
+
+
+def pull_forward_composite(
+    routine: Routine,
+    params: Tensor,
+    piece: Piece,
+    leaves: Metaparams,
+    products: Sequence[Product],
+) -> Tensor:
+    """Do what ``pull_forward`` does, by the backward formulas that torch can differentiate.
+
+    Some backward kernels, such as that of group normalization, have no forward derivative.
+    ``torch.func.grad`` uses composite formulas in their place, and keeps the graph of them.
+    """
+    constant = {name: leaf.detach() for name, leaf in leaves.items()}
+    read = {name: z for name, z in constant.items() if name in piece.wanted}
+
+    def loss(params: Tensor, read: Metaparams) -> Tensor:
+        return routine.term_loss(params, piece.term, {**constant, **read}, piece.step)
+
+    def gradients(params: Tensor) -> tuple[Tensor, Metaparams]:
+        return grad(loss, argnums=(0, 1))(params, read)
+
+    params = params.detach()
+    gradient = torch.zeros_like(params)
+    for product in products:
+        with routine.binding.kept():
+            (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
+        product.add({**shares, **({PARAMS: curved} if PARAMS in piece.wanted else {})})
+    return gradient.detach()
+
+
+def _agree(guessed: Product, found: Product) -> bool:
+    difference = (guessed.direction - found.direction).norm()
+    limit = ROUNDINGS * torch.finfo(difference.dtype).eps * found.direction.norm()
+    return bool(difference <= limit)
+
+
+def _few(term: Term) -> Term:
+    """Return a term over few of its examples, which join few others."""
+    few = term if len(term.indices) <= _SAMPLE else term.cut(_SAMPLE)[0]
+    return few if few.context is None else replace(few, context=_few(few.context))
+
+
+def _agreed_shares(
+    routine: Routine, params: Tensor, piece: Piece, leaves: Metaparams, pull: PiecePull
+) -> frozenset[str]:
+    """Return the metaparameters that a piece reads; refuse a pull that is not the reference's."""
+    drawn = torch.randn(params.shape, generator=torch.Generator().manual_seed(0))
+    direction = drawn.to(params)
+    products = []
+    for way in (pull_reverse, pull):
+        product = Product({"params": torch.zeros_like(params)}, direction, {})
+        way(routine, params, piece, leaves, [product])
+        products.append({**product.shares, **product.adjoint})
+    expected, found = products
+    for name, tensor in expected.items():
+        error = float((found[name] - tensor).norm())
+        if error > torch.finfo(tensor.dtype).eps ** 0.5 * float(tensor.norm()):
+            raise UndifferentiableError(
+                f"Forward-over-reverse of step {piece.step} differs from reverse-over-reverse by "
+                f"{error:.1e} in {name!r}, of norm {float(tensor.norm()):.1e}. An operation of "
+                "the model or the loss has a wrong forward derivative, or noise that is not drawn "
+                "from torch's generators. Use vjp=reverse-over-reverse."
+            )
+    return frozenset(expected.keys() & leaves.keys())
+
+
+def _check_separable(
+    routine: Routine,
+    params: Tensor,
+    term: Term,
+    pieces: Sequence[Term],
+    z: Metaparams,
+    step: int,
+) -> None:
+    """Refuse to cut a term whose losses are not those of its pieces.
+
+    Raises:
+        ConfigurationError: Names the layer to blame, where one is known to couple examples.
+    """
+    with torch.no_grad():
+        whole = routine.term_losses(params, term, z, step)
+        parts = torch.cat([routine.term_losses(params, piece, z, step) for piece in pieces])
+    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
+        return
+    suspects = [
+        f"{name!r} ({type(module).__name__})"
+        for name, module in routine.model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+        or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)  # pyright: ignore[reportPrivateUsage]
+    ]
+    because = (
+        f"{suspects[0]} draws noise for the batch as a whole, or normalizes over it"
+        if suspects
+        else "the loss of an example depends on the rest of the batch, or on noise"
+    )
+    raise ConfigurationError(
+        f"micro_batch is {len(pieces[0].indices)}, but {len(whole)} examples of step {step} have "
+        f"other losses in pieces than together: {because}. Leave micro_batch out, or use a "
+        "model and a loss whose examples are independent, without dropout."
+    )

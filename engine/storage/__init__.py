@@ -1,0 +1,1 @@
+"""Bytes on any fsspec URL: places, JSON records, and rows of states."""

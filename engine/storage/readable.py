@@ -1,0 +1,41 @@
+"""Whether a store can be read at all, asked before a command begins and with short patience."""
+
+from typing import Any
+
+from engine.errors import EngineError, StoreError, StoreUnavailableError
+from engine.storage.location import filesystem, is_local, store_errors
+from engine.storage.s3 import use_patient_session
+
+_PROTOCOLS_OF_S3 = ("s3://", "s3a://")
+
+# One attempt and short waits: who only wants to look is to hear within seconds.
+_IMPATIENT = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
+
+
+def check_readable(url: str) -> None:
+    """Refuse a store that does not answer, may not be read, or is a file; an absent one is empty.
+
+    Raises:
+        StoreError: With the reason.
+    """
+    options: dict[str, Any] = {}
+    if url.startswith(_PROTOCOLS_OF_S3):
+        use_patient_session()
+        options = {"config_kwargs": _IMPATIENT}
+    try:
+        with store_errors(url):
+            file_system, path = filesystem(url, options)
+            file_system.ls(path, detail=False)
+    except EngineError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except Exception as error:  # a driver's own: credentials, addresses, certificates
+        raise StoreError(
+            f"The store {url} cannot be read: {type(error).__name__}: {error}. Name another one "
+            "with --store URL, or correct what its driver reads from the environment."
+        ) from error
+    if is_local(file_system) and file_system.isfile(path):
+        raise StoreUnavailableError(
+            f"{url} is a file, and a store is a folder. Name the store of your runs: --store URL."
+        )

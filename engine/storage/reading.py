@@ -1,0 +1,88 @@
+"""Files of data, read from wherever they lie; what goes wrong names the setting and the file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from engine.errors import ConfigurationError, DataError, EngineError, StoreError
+from engine.secret_urls import redacted
+from engine.storage.location import filesystem
+from engine.storage.passing import is_passing
+
+DRIVERS = {
+    **dict.fromkeys(("http", "https"), "pip install aiohttp (it is in the extra http)"),
+    **dict.fromkeys(("s3", "s3a"), "pip install s3fs (it is in the extra s3)"),
+}
+"""Protocol to how its driver is installed."""
+
+
+@contextmanager
+def data_errors(what: str, hint: str) -> Iterator[None]:
+    """Name data that cannot be read, whatever the driver of their filesystem raises.
+
+    Args:
+        what: What is read, and which setting says where, e.g. "The text /x/y".
+        hint: What to do, a sentence.
+
+    Raises:
+        DataError: If trying again would not help.
+        StoreError: If it may pass: there was no answer.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:  # drivers raise whatever their client library does
+        text = redacted(str(error)).strip().rstrip(".")
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if is_passing(error):
+            raise StoreError(
+                f"{redacted(what)} cannot be read just now ({reason}). {hint} Or start the same "
+                "command again when it can."
+            ) from error
+        raise DataError(f"{redacted(what)} cannot be read ({reason}). {hint}") from error
+
+
+def open_data(what: str, url: str) -> tuple[AbstractFileSystem, str]:
+    """Return the filesystem of data, and the path in it.
+
+    Args:
+        what: As in ``data_errors``.
+        url: A path, or any fsspec URL.
+
+    Raises:
+        DataError: If the protocol is unknown or its driver is missing.
+    """
+    try:
+        return filesystem(url)
+    except ConfigurationError as error:
+        cause = error.__cause__
+        if cause is None:  # it was refused for what it holds
+            raise
+        protocol = url.split("://")[0]
+        driver = DRIVERS.get(protocol, "install the package that it needs")
+        raise DataError(
+            f"{redacted(what)} cannot be opened ({redacted(str(cause))}). Use a path, or a URL "
+            f"with a protocol that fsspec {fsspec.__version__} knows; for {protocol}://: {driver}."
+        ) from cause
+
+
+def read_data(what: str, url: str, hint: str) -> bytes:
+    """Return the content of one file.
+
+    Args:
+        what: As in ``data_errors``.
+        url: A path, or any fsspec URL.
+        hint: As in ``data_errors``.
+
+    Raises:
+        DataError: If it cannot be read.
+        StoreError: If there was no answer, which may pass.
+    """
+    file_system, path = open_data(what, url)
+    with data_errors(what, hint):
+        content: Any = file_system.cat_file(path)
+        return content

@@ -1,0 +1,292 @@
+"""Stores of states: row t holds s_t, bit for bit, or there is an error that says why not.
+
+``RowStore`` keeps rows in a zarr group (``engine.storage.zarr_group`` has its files),
+``MemoryStates`` in memory. A row of a ``RowStore`` counts only when its commit mark is there
+(``engine.storage.commit_marks``). This module does not know which rows are worth keeping, and
+starts no threads of its own.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
+from engine.numerics.fingerprint import check_same_bits, fingerprint, state_fingerprint
+from engine.storage.commit_marks import corrupt_row, mark_path, marked_steps, read_mark, write_mark
+from engine.storage.location import absolute, filesystem, join
+from engine.storage.objects import remove_below
+from engine.storage.zarr_group import (
+    COMMITTED,
+    Description,
+    create_group,
+    open_array,
+    open_zarr,
+    read_description,
+)
+from engine.types import State
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class StateStore(Protocol):
+    """Holds states by step number; what ``load`` returns is the caller's to change in place."""
+
+    def save(self, step: int, state: State) -> None:
+        """Store s_step; a second save of the same bits changes nothing.
+
+        Raises:
+            ReplayMismatchError: If the row is there with other bits.
+        """
+        ...
+
+    def load(self, step: int) -> State:
+        """Return s_step, in host memory unless the store says otherwise.
+
+        Raises:
+            CheckpointMissingError: If the row is not committed.
+        """
+        ...
+
+    def delete(self, step: int) -> None:
+        """Forget s_step; nothing happens if it is not there."""
+        ...
+
+    def __contains__(self, step: int) -> bool: ...
+
+    def steps(self) -> list[int]:
+        """Return the numbers of the committed rows, in increasing order."""
+        ...
+
+
+class MemoryStates:
+    """A store in memory, for the states of a segment.
+
+    Args:
+        device: Where states are kept and returned; by default where each one comes from.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        self._states: dict[int, State] = {}
+
+    def save(self, step: int, state: State) -> None:
+        """See ``StateStore.save``; keeps a copy, since training goes on in the same memory."""
+        moved = {
+            name: vector.detach().to(self._device or vector.device, copy=True)
+            for name, vector in state.items()
+        }
+        if step in self._states:
+            check_same_bits(f"Row {step} in memory", self._states[step], moved)
+        else:
+            self._states[step] = moved
+
+    def load(self, step: int) -> State:
+        """See ``StateStore.load``."""
+        if step not in self._states:
+            raise CheckpointMissingError(
+                f"Row {step} is not in memory, which holds {self.steps()}. "
+                "The schedule must save a state before it loads it."
+            )
+        return {name: vector.clone() for name, vector in self._states[step].items()}
+
+    def delete(self, step: int) -> None:
+        """See ``StateStore.delete``."""
+        self._states.pop(step, None)
+
+    def __contains__(self, step: int) -> bool:
+        return step in self._states
+
+    def steps(self) -> list[int]:
+        """See ``StateStore.steps``."""
+        return sorted(self._states)
+
+
+class RowStore:
+    """The states of one trajectory in a zarr group; made by ``create`` or ``open``.
+
+    Any number of processes may read; each row has one writer at a time.
+
+    Attributes:
+        url: Where the group is, a local path being absolute.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+        self.url = absolute(url)
+        self._files, self._path = filesystem(self.url, options)
+        self._zarr = open_zarr(self.url, options)
+        self._options = options
+        self._description = read_description(self.url, options)
+        self._arrays = {
+            name: open_array(self.url, self._zarr, name, self._description, options)
+            for name in self._description.layout
+        }
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        layout: Mapping[str, tuple[int, torch.dtype]],
+        num_rows: int,
+        *,
+        attributes: Mapping[str, Any],
+        options: dict[str, Any] | None = None,
+    ) -> "RowStore":
+        """Open the group of a trajectory, creating what is missing of it.
+
+        Args:
+            url: A local path or any fsspec URL; ``engine.storage.location`` says where credentials
+                come from.
+            layout: Name of each vector to its length and dtype.
+            num_rows: Rows are numbered from 0 to ``num_rows - 1``.
+            attributes: A JSON object with whatever determines the numbers of a row.
+            options: fsspec storage options.
+
+        Raises:
+            CheckpointMismatchError: If the group there is that of another trajectory.
+            ConfigurationError: If the layout cannot be stored.
+        """
+        description = Description.checked(layout, num_rows, attributes)
+        create_group(absolute(url), open_zarr(absolute(url), options), description, options)
+        return cls(url, options)
+
+    @classmethod
+    def open(cls, url: str, options: dict[str, Any] | None = None) -> "RowStore":
+        """Open a group that exists, for reading and writing.
+
+        Raises:
+            CheckpointMissingError: If there is none.
+            CheckpointCorruptError: If its metadata is damaged.
+        """
+        return cls(url, options)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What determines the numbers, as given to ``create``."""
+        return dict(self._description.attributes)
+
+    @property
+    def layout(self) -> dict[str, tuple[int, torch.dtype]]:
+        """Name of each vector to its length and dtype, in the order of a loaded state."""
+        return dict(self._description.layout)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, committed or not."""
+        return self._description.num_rows
+
+    def save(self, step: int, state: State) -> None:
+        """See ``StateStore.save``; a row that is there is read back, and mended if damaged.
+
+        Raises:
+            ConfigurationError: If the state does not fit the layout, or the step the rows.
+            ReplayMismatchError: If the row is there with other bits.
+        """
+        self._check_fits(step, state)
+        if step in self:
+            try:
+                stored = self.load(step)
+            except CheckpointCorruptError as error:
+                logger.warning("Writing row %d again. %s", step, error)
+                self.delete(step)
+            else:
+                check_same_bits(f"Row {step} of {self.url}", stored, state)
+                return
+        fingerprints = state_fingerprint(state)
+        for name, array in self._arrays.items():
+            array[step] = state[name].detach().cpu().numpy()
+        if not write_mark(self.url, self._zarr, step, fingerprints):
+            # Another worker was faster, which is fine if it has the same bits.
+            check_same_bits(f"Row {step} of {self.url}", self.load(step), state)
+
+    def load(self, step: int) -> State:
+        """Return s_step in host memory, after comparing it with its checksums and fingerprints.
+
+        Raises:
+            CheckpointMissingError: If the row is not committed.
+            CheckpointCorruptError: If its bits are not those that were committed.
+        """
+        fingerprints = read_mark(self.url, step, self._arrays, self._options)
+        return {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
+
+    def delete(self, step: int) -> None:
+        """Delete a row: its commit mark first, so that no half of it ever counts."""
+        folders = [f"{name}/c/{step}" for name in self._arrays]
+        for folder in (mark_path(step), *folders):
+            remove_below(self._files, join(self._path, folder))
+
+    def __contains__(self, step: int) -> bool:
+        return self._files.exists(join(self._path, mark_path(step), "zarr.json"))
+
+    def steps(self) -> list[int]:
+        """See ``StateStore.steps``; one listing, whatever the number of rows."""
+        return marked_steps(self._files.find(join(self._path, COMMITTED)))
+
+    def _check_fits(self, step: int, state: State) -> None:
+        if not 0 <= step < self.num_rows:
+            raise ConfigurationError(
+                f"Row {step} cannot be saved to {self.url}: its rows are 0 to {self.num_rows - 1}."
+                " Create the store with more rows, one for each state."
+            )
+        if state.keys() != self._arrays.keys():
+            raise ConfigurationError(
+                f"A state with the vectors {sorted(state)} cannot be saved to {self.url}, which "
+                f"holds {sorted(self._arrays)}. Use one store for each optimizer and model."
+            )
+        for name, (size, dtype) in self._description.layout.items():
+            vector = state[name]
+            if vector.shape != (size,) or vector.dtype != dtype:
+                raise ConfigurationError(
+                    f"Vector {name!r} of shape {tuple(vector.shape)} and {vector.dtype} cannot be "
+                    f"saved to {self.url}, which holds shape {(size,)} and {dtype}. "
+                    "Use one store for each optimizer and model."
+                )
+
+    def _read(self, step: int, name: str, expected: str) -> Tensor:
+        self._check_parts(step, name)
+        try:
+            vector = torch.from_numpy(self._arrays[name][step])
+        except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
+            raise corrupt_row(
+                self.url, step, f"vector {name!r} fails its checksum: {error}"
+            ) from error
+        found = fingerprint(vector)
+        if found != expected:
+            missing = self._lacks(step, name)
+            reason = (
+                f"lacks the chunk {missing}"
+                if missing
+                else f"has the fingerprint {found}, and {expected[:64]} was committed"
+            )
+            raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
+        return vector
+
+    def _check_parts(self, step: int, name: str) -> None:
+        """Refuse a row of which not every part is there, before memory is taken for the whole.
+
+        A size is only what the store says. Up to one chunk it is harmless, and not looked after.
+        """
+        size, dtype = self._description.layout[name]
+        width = self._arrays[name].chunks[1]
+        if size == width:
+            return
+        if size * dtype.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise corrupt_row(
+                self.url, step, f"vector {name!r} has {size} elements, more than fit into memory"
+            )
+        missing = self._lacks(step, name)
+        if missing:
+            raise corrupt_row(self.url, step, f"vector {name!r} lacks the chunk {missing}")
+
+    def _lacks(self, step: int, name: str) -> str | None:
+        """Return the first chunk of a row that is not there, asked for by name."""
+        length, width = self._arrays[name].shape[1], self._arrays[name].chunks[1]
+        for part in range(-(-length // width)):
+            chunk = f"{name}/c/{step}/{part}"
+            if not self._files.exists(join(self._path, chunk)):
+                return chunk
+        return None

@@ -1,0 +1,174 @@
+"""The module that a user handed in, trained in place by torch itself.
+
+Nothing of the engine's own calls is used here: no bound tensors, no flat vector, no ``grad``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import WitnessError
+from engine.numerics.fingerprint import fingerprint
+from engine.routine.batch_norm import BUFFERS
+from engine.routine.binding import copied
+from engine.routine.loss_terms import Term
+from engine.routine.operations import grouped_products
+from engine.routine.routine import Routine
+from engine.types import Metaparams, State
+
+
+@dataclass
+class Seen:
+    """One step's numbers, from either side.
+
+    Attributes:
+        losses: Of the examples, shape (batch,). Their weights are the engine's and left out, so
+            that examples of weight 0 count too.
+        gradient: Of the losses' sum over B, by parameter.
+        statistics: After the step, by name.
+        calls: How often each layer normalized a batch.
+    """
+
+    losses: Tensor
+    gradient: dict[str, Tensor]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> float:
+        """Sum of the losses, for people."""
+        return float(self.losses.sum())
+
+
+def given_module(routine: Routine) -> nn.Module:
+    """Return the module that was handed in, if it still has the run's parameters."""
+    given = routine.given
+    if any(tensor.is_inference() for tensor in (*given.parameters(), *given.buffers())):
+        given = copied(routine.model)  # torch itself does not train what inference mode made
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.named_parameters()}
+    if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
+        return given
+    raise WitnessError(
+        "The module that was handed in has other parameters than when the routine was made. Make "
+        "the routine anew from the module as it is now."
+    )
+
+
+class Frozen:
+    """What training must not change: everything in a module that is in no state."""
+
+    def __init__(self, module: nn.Module, routine: Routine) -> None:
+        self._module = module
+        held = set(routine.layout.shapes)
+        if routine.statistics is not None:
+            held |= set(routine.statistics.layout.shapes)
+        counted = {
+            f"{name}.num_batches_tracked" if name else "num_batches_tracked"
+            for name in (routine.statistics.layers if routine.statistics else {})
+        }
+        self._held = held | counted
+        self._before = self._look()
+
+    def _look(self) -> dict[str, object]:
+        named = [*self._module.named_parameters(), *self._module.named_buffers()]
+        return {
+            name: (tuple(tensor.shape), fingerprint(tensor.detach()))
+            for name, tensor in named
+            if name not in self._held and tensor.numel()
+        }
+
+    def moved(self) -> list[str]:
+        """Return the names of what is not as it was."""
+        now = self._look()
+        return [name for name, seen in self._before.items() if now.get(name) != seen]
+
+
+def count_batches(given: nn.Module, routine: Routine, calls: Mapping[str, int]) -> None:
+    """Let the layers that average all batches know how many there were."""
+    buffers, counted = dict(given.named_buffers()), dict(routine.model.named_buffers())
+    for name, number in calls.items():
+        key = f"{name}.num_batches_tracked" if name else "num_batches_tracked"
+        if key in buffers and key in counted:
+            buffers[key].copy_(counted[key] + number)
+
+
+@contextmanager
+def in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[Frozen]:
+    """Put a state into the handed-in module itself, and leave the module as it was afterwards."""
+    parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
+    values: dict[str, Tensor] = dict(routine.layout.views(state["params"].detach()))
+    own = {**dict(routine.model.named_buffers())}
+    if routine.statistics is not None:
+        own |= routine.statistics.layout.views(state[BUFFERS].detach())
+    values |= {name: value for name, value in own.items() if name in buffers}
+    attributes = [
+        _attributes(module)
+        for module in given.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # holds nothing that a step could add
+    ]
+    flags = [(module, module.training) for module in given.modules()]
+    everything = {**parameters, **buffers}
+    saved = {name: tensor.detach().clone() for name, tensor in everything.items()}
+    gradients = {name: tensor.grad for name, tensor in parameters.items()}
+    try:
+        _write(everything, values)
+        for tensor in parameters.values():
+            tensor.grad = None
+        yield Frozen(given, routine)
+    finally:
+        for held in attributes:
+            for where, content in held:
+                where.clear()
+                where.update(content)
+        for module, flag in flags:
+            module.training = flag
+        _write(everything, saved)
+        for name, tensor in parameters.items():
+            tensor.grad = gradients[name]
+
+
+def _attributes(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return what a module holds, so that it can be put back: a step may leave caches in it."""
+    inner: list[dict[str, Any]] = [module._parameters, module._buffers, module._modules]  # pyright: ignore[reportAssignmentType] (of any value)
+    return [(held, dict(held)) for held in (vars(module), *inner)]
+
+
+def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            if name in tensors and tensors[name].shape == value.shape:
+                tensors[name].data.copy_(value)
+
+
+def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step: int) -> Seen:
+    """Let the module take a step by itself, as far as its gradient."""
+    batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
+    _train(given, routine)
+    with torch.enable_grad(), routine.seeded(term, step), grouped_products():
+        losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+        loss = losses.sum() / routine.batch_size
+        if loss.requires_grad:
+            loss.backward()
+    gradient = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().to_dense()
+        for name, tensor in given.named_parameters()
+        if name in routine.layout.shapes
+    }
+    found: dict[str, Tensor] = {}
+    if routine.statistics is not None:
+        buffers = dict(given.named_buffers())
+        found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
+    return Seen(losses.detach(), gradient, found)
+
+
+def _train(given: nn.Module, routine: Routine) -> None:
+    """Put the handed-in module into the modes in which the run trains."""
+    flags = routine.modes.flags
+    for name, module in given.named_modules():
+        if name in flags:
+            module.training = flags[name]

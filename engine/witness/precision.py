@@ -1,0 +1,93 @@
+"""Number formats that a metagradient cannot have: fewer than 32 bits anywhere in a step."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.errors import ConfigurationError
+from engine.routine.modules import LOW_PRECISION
+from engine.routine.routine import Routine
+from engine.types import Metaparams
+
+LOW = (torch.bfloat16, torch.float16)
+
+
+def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
+    """Refuse a loss that computes in fewer than 32 bits, e.g. under autocast.
+
+    Raises:
+        ConfigurationError: Names the format, the first operation in it, and the user's line.
+
+    Cost:
+        One forward pass.
+    """
+    if routine.device.type == "meta":
+        raise ConfigurationError(
+            "The model is on the device meta, where tensors have no values. Build it on a real "
+            "device, or move it by model.to_empty(device=...) and load its weights."
+        )
+    for name, tensor in z.items():
+        if tensor.dtype in LOW:
+            raise ConfigurationError(
+                f"z[{name!r}] is {tensor.dtype}. {LOW_PRECISION}: use .float()."
+            )
+    term, state = routine.first_piece(next(routine.terms(0))), routine.initial_state(z)
+    with torch.enable_grad(), routine.reading(state), full_precision("loss"):
+        routine.term_losses(state["params"].detach(), term, z, 0)
+
+
+@contextmanager
+def full_precision(what: str) -> Iterator[None]:
+    """Refuse at the end of the block what computed in fewer than 32 bits inside of it.
+
+    Raises:
+        ConfigurationError: Names the format, the first operation in it, and the user's line.
+    """
+    watch = _Watch()
+    with watch:
+        yield
+    if watch.found:
+        raise ConfigurationError(
+            f"The {what} computes in {watch.found}. {LOW_PRECISION}: leave out autocast(), half() "
+            f"and bfloat16() in the model and the {what}, and keep its weights in float32.",
+            settings=("training.dtype",),
+        )
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the first operation whose result has fewer than 32 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        del types
+        result = func(*args, **(kwargs or {}))
+        if not self.found and isinstance(result, Tensor) and result.dtype in LOW:
+            name = func.overloadpacket.__name__.strip("_")
+            self.found = f"{result.dtype} from {name!r}{_line()}"
+        return result
+
+
+def _line() -> str:
+    for frame in reversed(traceback.extract_stack()):
+        if not any(folder in frame.filename for folder in _NOT_THE_USERS):
+            return f" ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))

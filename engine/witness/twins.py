@@ -1,0 +1,96 @@
+"""Short twins of a routine: fewer steps, fewer examples, another number format.
+
+A twin is a routine like any other, so every check runs the code that the run itself will run.
+"""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from engine.metaparameters.base import Metaparameter
+from engine.metaparameters.counts import Counts
+from engine.metaparameters.initial_parameters import InitialParameters
+from engine.metaparameters.learning_rate import LearningRatePoints
+from engine.metaparameters.scalars import Scalars
+from engine.metaparameters.weights import ExampleWeights, TokenWeights
+from engine.routine.number_format import in_format, output_in_format
+from engine.routine.routine import Routine
+from engine.types import Output
+
+EXACT_STEPS, EXACT_BATCH, EXACT_EXAMPLES = 8, 32, 128
+"""Size of the float64 twin, on which derivatives are compared: small, as it is trained often."""
+
+LONG_STEPS, LONG_BYTES = 40, 1 << 30
+"""Steps of the twin that trains as the run does, and the memory that its states may take."""
+
+
+def long_twin(routine: Routine) -> Routine:
+    """Return the run with fewer steps and examples, and all else as it is.
+
+    Its learning rates are those of the run at evenly spaced steps, so the highest is among them.
+    """
+    state_bytes = sum(row.numel() * row.element_size() for row in routine.initial_state().values())
+    num_steps = min(routine.num_steps, max(4, min(LONG_STEPS, LONG_BYTES // state_bytes)))
+    return _shorter(
+        routine, num_steps, routine.batch_size, max(4 * routine.batch_size, EXACT_EXAMPLES)
+    )
+
+
+def exact_twin(
+    routine: Routine, output: Output, dtype: torch.dtype = torch.float64
+) -> tuple[Routine, Output]:
+    """Return a run of few small steps in another number format, and its output."""
+    num_steps = min(routine.num_steps, EXACT_STEPS)
+    short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
+    return in_format(short, dtype), output_in_format(output, dtype, EXACT_EXAMPLES)
+
+
+def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:
+    examples, kinds = _fewer(routine, max(num_examples, batch_size))
+    rate = routine.learning_rate
+    if not isinstance(rate, int | float):
+        rate = tuple(rate[step * routine.num_steps // num_steps] for step in range(num_steps))
+    kinds = {
+        name: _shorter_kind(kind, routine.num_steps, num_steps) for name, kind in kinds.items()
+    }
+    return replace(
+        routine,
+        examples=examples,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        learning_rate=rate,
+        metaparameters=kinds,
+    )
+
+
+def _shorter_kind(kind: Metaparameter, before: int, after: int) -> Metaparameter:
+    names = {each.name for each in fields(kind)}
+    if "injection_step" in names:
+        step = kind.injection_step  # pyright: ignore[reportAttributeAccessIssue] (just asked)
+        kind = replace(kind, injection_step=step * after // before)
+    if "num_steps" in names:
+        kind = replace(kind, num_steps=after)
+    return kind
+
+
+_ONE_EACH = (Counts, ExampleWeights, TokenWeights)
+_NONE_EACH = (LearningRatePoints, Scalars, InitialParameters)
+
+
+def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metaparameter]]:
+    """Return the first examples and their metaparameters; all, where a kind needs all."""
+    kinds, examples = routine.metaparameters, routine.examples
+    known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
+    can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
+    if len(routine) <= num_examples or not known or not can_be_cut:
+        return examples, kinds
+    shorter = {
+        name: replace(kind, value=kind.value[:num_examples]) if type(kind) in _ONE_EACH else kind
+        for name, kind in kinds.items()
+    }
+    if any(type(kind) is Counts and not kind.value.any() for kind in shorter.values()):
+        return examples, kinds
+    if not isinstance(examples, tuple):
+        return examples.first(num_examples), shorter
+    return tuple(column[:num_examples] for column in examples), shorter

@@ -1,0 +1,343 @@
+"""The command line ``mgd``: runs recipes and shows what they left.
+
+Flows, torch and Prefect are imported by the commands that need them, so that ``--version`` and
+``--help`` answer at once.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.one_message import UNTRUSTWORTHY, one_message
+
+if TYPE_CHECKING:
+    from engine.recipes.files import Recipe
+
+app = typer.Typer(
+    help="Gradient descent on the set-up of machine-learning training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+]
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="MGD_STORE",
+        help="Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.",
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
+    ),
+]
+BytesOption = Annotated[
+    int | None,
+    typer.Option("--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-store",
+        help="Read and connect to the places (data.url, text.sources, ...) that the store's recipe "
+        "names; without it, only to those of the shipped recipe of that name.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Gradient descent on the set-up of machine-learning training."""
+    if show_version:
+        typer.echo(f"mgd {version('metagradient-descent')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(  # noqa: PLR0913 (the options of one command)
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    max_seconds: SecondsOption = None,
+    max_bytes: BytesOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a recipe; run again with the same settings, it goes on where it stopped."""
+
+    def load(place: str) -> "Recipe":
+        del place
+        from engine.recipes.files import load_recipe
+        from engine.runs.budget import with_budget
+
+        loaded = load_recipe(recipe, changes)
+        return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
+
+    _run(load, store, seeds, as_json=as_json, debug=debug)
+
+
+@app.command()
+def smoothness(  # noqa: PLR0913 (the options of one command)
+    recipe: RecipeArgument = "digits-selection",
+    directions: Annotated[
+        int | None, typer.Option(help="Random directions; two trainings each.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="h: how far z is moved.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Kind of direction: example, group or coordinate.")
+    ] = None,
+    changes: ChangesOption = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how smoothly the training of a recipe answers to changes of its set-up."""
+
+    def load(place: str) -> "Recipe":
+        del place
+        from engine.recipes.files import load_recipe, to_measure
+
+        given = {"directions": directions, "step": step, "by": by}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        own = [change for change in changes or [] if not change.startswith("smoothness.")]
+        more = [change for change in changes or [] if change.startswith("smoothness.")]
+        return to_measure(load_recipe(recipe, own), chosen, more)
+
+    _run(load, store, as_json=as_json, debug=debug)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
+    with one_message(debug):
+        from engine.recipes.files import load_recipe
+        from flows.cli import checking
+
+        if checking.check(load_recipe(recipe, changes), store, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses what is made again; drawn by default.")
+    ] = None,
+    store: StoreOption = "mgd-store",
+    trusted: TrustOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a random segment and a difference of a finished run again, and keep a certificate."""
+    with one_message(debug):
+        from flows.cli import checking
+
+        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
+
+
+@app.command()
+def resume(  # noqa: PLR0913 (the options of one command)
+    run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Other workers for the rest: workers.key=value."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    max_seconds: SecondsOption = None,
+    max_bytes: BytesOption = None,
+    trusted: TrustOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let a run go on from its last finished stage; needs only the store.
+
+    Workers and budget are not kept with a run: without --set workers... it goes on in one process.
+    """
+
+    def load(place: str) -> "Recipe":
+        from engine.recipes.files import change_workers
+        from engine.runs.budget import with_budget
+        from engine.runs.run import find_run, read_recipe
+        from engine.runs.stored_places import check_places
+        from engine.storage.location import store_errors
+        from engine.storage.readable import check_readable
+
+        check_readable(place)
+        with store_errors(place):
+            name = find_run(place, run)
+            recipe = read_recipe(place, name)
+        if not trusted:
+            check_places(recipe, name, place)
+        recipe = change_workers(recipe, changes or [])
+        return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
+
+    _run(load, store, as_json=as_json, debug=debug)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
+    store: StoreOption = "mgd-store",
+    price: Annotated[
+        float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
+    with one_message(debug):
+        from engine.numerics.process import prepare_cpu
+        from engine.planning.plan import plan as plan_recipe
+        from engine.recipes.files import load_recipe
+        from engine.storage.location import absolute, check_writable
+        from flows.cli import showing
+
+        chosen = load_recipe(recipe, changes).descent
+        prepare_cpu(chosen.training.threads)
+        check_writable(absolute(store))
+        showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
+
+
+@app.command()
+def recipes(debug: DebugOption = False) -> None:
+    """List the recipes that ship with the project."""
+    with one_message(debug):
+        from rich.table import Table
+
+        from engine.recipes.files import list_recipes
+        from flows.cli.screen import Screen
+
+        table = Table("recipe", "kind", "what it does")
+        for name, recipe in list_recipes().items():
+            table.add_row(name, recipe.kind, recipe.description)
+        Screen().print(table)
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str | None, typer.Argument(help="Name of a run, or the beginning of it; none lists them.")
+    ] = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show a run: its iterates, its stages and what they took, and how to go on."""
+    with one_message(debug):
+        from engine.storage.location import absolute, store_errors
+        from engine.storage.readable import check_readable
+        from flows.cli import showing
+
+        place = absolute(store)
+        check_readable(place)
+        with store_errors(place):
+            if run is None:
+                showing.show_runs(place, as_json=as_json)
+            else:
+                showing.show_run(place, run, as_json=as_json)
+
+
+@app.command()
+def clean(  # noqa: PLR0913 (the options of one command)
+    store: StoreOption = "mgd-store",
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Free all but so many runs, those active last.")
+    ] = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="Free this run. May be repeated.")
+    ] = None,
+    intermediate: Annotated[
+        bool,
+        typer.Option(
+            "--intermediate", help="Free what finished runs keep only to be repeated or continued."
+        ),
+    ] = False,
+    grace: Annotated[
+        str, typer.Option(help="What wrote something within this time is left alone.")
+    ] = "1d",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what no run needs, and free it with --yes.
+
+    Runs go by age, by count (if both are given, those to which both apply) or by name; what no
+    run refers to goes always. A run at work, and what another run uses, stay.
+    """
+    with one_message(debug):
+        from engine.recipes.files import validated
+        from engine.reports.units import parse_duration
+        from engine.runs.clean_plan import CleanRules
+        from engine.runs.cleaning import plan_clean
+        from engine.runs.freeing import carry_out
+        from engine.storage.location import absolute, store_errors
+        from engine.storage.readable import check_readable
+        from flows.cli import showing
+
+        rules = validated(
+            CleanRules,
+            older_than_seconds=None if older_than is None else parse_duration(older_than),
+            keep=keep,
+            runs=run or [],
+            intermediate=intermediate,
+            grace_seconds=parse_duration(grace),
+        )
+        place = absolute(store)
+        check_readable(place)
+        with store_errors(place):
+            plan = plan_clean(place, rules)
+            report = carry_out(plan) if yes else plan.report
+        showing.show_clean(report, as_json=as_json)
+
+
+def _run(
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None = None,
+    *,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Run the recipe that ``load`` finds, given the store, and say what came of it."""
+    with one_message(debug):
+        from flows.cli.running import run_recipe
+
+        run_recipe(load, store, seeds, as_json=as_json, debug=debug)
+
+
+if __name__ == "__main__":
+    app()

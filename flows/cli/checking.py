@@ -1,0 +1,74 @@
+"""What ``mgd check`` and ``mgd verify`` do and print: a table for people, JSON for programs.
+
+Neither needs Prefect: each is one stage of work, which is carried out here.
+"""
+
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from engine.applications.attribution import stages as attribution_stages
+from engine.applications.descent.certificate import verify_run
+from engine.numerics.process import keep_freed_memory
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.recipes.attribution import AttributionRecipe
+from engine.recipes.files import Recipe
+from engine.reports.units import write_figure
+from engine.runs.inventory import CERTIFICATE
+from engine.stages.commits import read_scalars_as
+from engine.stages.training import preflight
+from engine.storage.location import absolute, check_writable, store_errors
+from engine.storage.readable import check_readable
+from flows.cli.screen import Screen, say, text
+
+_COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
+
+
+def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
+    """Check a recipe, or show what a check of the same settings has found; return if it is refused.
+
+    The result stays in the store, where a run of the recipe finds it.
+    """
+    keep_freed_memory()
+    place = absolute(store)
+    check_writable(place)
+    if isinstance(recipe, AttributionRecipe):
+        report = attribution_stages.preflight(recipe, place)
+    else:
+        ref = preflight(recipe.descent, place)
+        report = read_scalars_as(place, ref, CheckReport)
+    if as_json:
+        say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
+    else:
+        show_checks(report.checks, report.verdict, recipe.name)
+    return report.verdict is Verdict.REFUSE
+
+
+def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bool) -> bool:
+    """Verify a run and keep its certificate; return whether something differs."""
+    keep_freed_memory()
+    place = absolute(store)
+    check_readable(place)
+    with store_errors(place):
+        certificate = verify_run(place, run, seed, trusted=trusted)
+    if as_json:
+        say(json.dumps(certificate.model_dump(mode="json")))
+    else:
+        show_checks(certificate.checks, certificate.verdict, certificate.run)
+        say(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
+    return certificate.verdict is Verdict.REFUSE
+
+
+def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
+    """Print one row for each check, and the verdict."""
+    table = Table("check", "verdict", "found", "limit", "meaning")
+    for each in checks:
+        colour = _COLOURS[each.verdict]
+        meaning = each.meaning()
+        shown = Text(each.verdict, style=colour)
+        table.add_row(each.name, shown, write_figure(each.value), write_figure(each.limit), meaning)
+    console = Screen()
+    console.print(table)
+    console.print(Text.assemble(text(what), ": ", (verdict.value, _COLOURS[verdict])))

@@ -1,0 +1,80 @@
+"""How a command ends that could not do what it was asked: one message and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+REFUSED = 2
+"""Exit code: nothing was trained; a setting has to change."""
+
+UNTRUSTWORTHY = 3
+"""Exit code: a check or a certificate says that the metagradient cannot be trusted."""
+
+FAILED = 1
+"""Exit code: the run stopped; the same command goes on where it stopped."""
+
+SPENT = 4
+"""Exit code: the run has spent its budget; it can go on with more."""
+
+
+@contextmanager
+def one_message(debug: bool) -> Iterator[None]:
+    """End with one message and an exit code instead of a traceback, whatever is raised.
+
+    Args:
+        debug: Let the traceback be seen.
+    """
+    try:
+        yield
+        from flows.cli.screen import flush
+
+        flush()
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        raise  # typer's own ways to end
+    except Exception as error:
+        if debug:
+            raise
+        from flows.cli.screen import plain
+
+        with suppress(OSError, ValueError):  # standard error may be gone or full
+            typer.secho(plain(_message(error)), err=True, fg=typer.colors.RED)
+        raise typer.Exit(_code(error)) from None
+
+
+def _message(error: Exception) -> str:
+    from engine.errors import EngineError
+    from engine.numerics.memory_errors import is_out_of_memory
+
+    if isinstance(error, EngineError):
+        return error.in_recipe()
+    if is_out_of_memory(error):
+        return (
+            f"The memory of this machine is not enough: {_first_line(error)}. Use a smaller "
+            "training.batch_size or model, or a machine with more memory."
+        )
+    if isinstance(error, OSError):
+        return (
+            f"{type(error).__name__}: {_first_line(error)}. What is finished is kept. Mend that, "
+            "and start the same command again; --debug shows where it came from."
+        )
+    return (
+        f"The command stopped at something that nobody has foreseen: {type(error).__name__}: "
+        f"{_first_line(error)}. What is finished is kept. --debug shows where it came from."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or ["no more is said"])[0][:500].rstrip(".")
+
+
+def _code(error: Exception) -> int:
+    from engine.errors import BudgetSpentError, ConfigurationError, UntrustworthyError
+
+    codes = {
+        UntrustworthyError: UNTRUSTWORTHY,  # first: it is a ConfigurationError too
+        ConfigurationError: REFUSED,
+        BudgetSpentError: SPENT,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED)

@@ -1,0 +1,144 @@
+"""A recipe run from the command line: the process, its server, the flow, and what came of it.
+
+The engine and Prefect are imported after the server has been started, which takes longer than they.
+"""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.cli.screen import say
+from flows.cli.signals import goes_on
+from flows.cli.terminal import prepare_process, progress
+
+if TYPE_CHECKING:
+    from engine.applications.attribution.record import AttributionRecord
+    from engine.applications.canaries.record import CanariesRecord
+    from engine.applications.descent.record import RunRecord
+    from engine.applications.smoothness.record import SmoothnessRecord
+    from engine.applications.smoothness.search import SearchRecord
+    from engine.recipes.files import Recipe
+    from flows.cli.local_server import LocalServer
+
+
+def run_recipe(
+    load: "Callable[[str], Recipe]", store: str, seeds: str | None, *, as_json: bool, debug: bool
+) -> None:
+    """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
+
+    Args:
+        load: Returns the recipe, given the store's URL.
+        store: Path or fsspec URL.
+        seeds: Training seeds, comma-separated; one run for each.
+        as_json: End with the object on stdout; all else goes to stderr.
+        debug: Show all log lines.
+    """
+    prepare_process(debug)
+    from flows.cli.local_server import server_of_a_command
+
+    with server_of_a_command(show_log=debug) as server:
+        _run(load, store, seeds, server, as_json=as_json)
+
+
+def _run(
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None,
+    server: "LocalServer | None",
+    *,
+    as_json: bool,
+) -> None:
+    from engine.errors import ConfigurationError
+    from engine.numerics.process import prepare_cpu
+    from engine.recipes.files import read_seeds
+    from engine.stages.training import prepare
+    from engine.storage.location import absolute
+
+    place = absolute(store)
+    recipe = load(place)
+    chosen = None if seeds is None else read_seeds(seeds)
+    typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
+    # What is refused is refused here, in one message, before a flow starts.
+    prepare(recipe.descent, place)
+    runs = _runs(recipe, chosen)
+    for run in runs:
+        typer.echo(f"Run: {run} in {place}", err=True)
+    goes_on(runs, place)
+    from flows.cli.local_server import connected
+    from flows.registry import FLOWS, REPLICAS
+
+    with progress(), connected(server):
+        if chosen is None:
+            records = [FLOWS[recipe.kind](recipe, place)]
+        else:
+            if recipe.kind not in REPLICAS:
+                raise ConfigurationError(
+                    f"--seeds {seeds}: a recipe of kind {recipe.kind} is run for one seed. Use "
+                    "--set training.seed=N."
+                )
+            records = REPLICAS[recipe.kind](recipe, chosen, place)
+    contents = [_tell(record, place, as_json) for record in records]
+    if as_json:
+        many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
+        say(json.dumps(contents[0] if chosen is None else many))
+
+
+def _runs(recipe: "Recipe", seeds: list[int] | None) -> list[str]:
+    """Name the runs that a recipe makes, as the store will know them."""
+    from engine.recipes.files import with_seed
+    from engine.recipes.names import run_name
+
+    if seeds is None:
+        return [run_name(recipe.descent)]
+    return [run_name(with_seed(recipe, seed).descent) for seed in seeds]
+
+
+def _tell(
+    record: "RunRecord | SmoothnessRecord | SearchRecord | AttributionRecord | CanariesRecord",
+    place: str,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Say what came of a run, and return it as the JSON object of ``--json``."""
+    from engine.applications.descent.conclude import report_url
+    from engine.applications.descent.record import RunRecord
+    from engine.applications.descent.report import summary
+    from engine.runs.finishing import nothing_computed
+
+    if nothing_computed(record):
+        _say(
+            f"Nothing was computed: run {record.run} had finished, and all of it was there.",
+            as_json,
+        )
+    if not isinstance(record, RunRecord):
+        content = record.content(place)
+        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
+        for line in lines:
+            _say(line, as_json)
+        return content
+    for line in summary(record):
+        _say(line, as_json)
+    report = report_url(place, record.run)
+    _say(f"Report: {report}", as_json)
+    _say(f"Run: {record.run} in {place}", as_json)
+    return {
+        "run": record.run,
+        "recipe": record.recipe.name,
+        "store": place,
+        "seconds": round(record.seconds, 3),
+        "objective": record.objective,
+        "losses": record.losses,
+        "chosen": record.chosen,
+        "over_fitted": record.over_fitted,
+        "validation": record.before_and_after("validation"),
+        "test": record.before_and_after("test"),
+        "stages": record.stages.model_dump(),
+        **record.compared(),
+        "digest": record.digest,
+        "report": report,
+    }
+
+
+def _say(line: str, as_json: bool) -> None:
+    say(line, err=as_json)

@@ -1,0 +1,71 @@
+"""How a command ends when it is asked to: by Ctrl-C, by the end of its terminal or of its machine.
+
+What is finished is kept in any case; what a person needs is the name of the run, and how to go on.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_going_on: list[str] = []
+"""How the run goes on, once there is one."""
+
+_asked: list[signal.Signals] = []
+"""The signals that have come, the first one first."""
+
+
+def stop_on_signals() -> None:
+    """Stop at the next instruction of Python, within a step: what is committed is kept.
+
+    Python would end on the spot; this way what atexit stops (the server) is stopped, and leases of
+    stages are given up. A signal that whoever started this process ignores (``nohup``, a shell's
+    ``&``) stays ignored.
+    """
+    _going_on.clear()
+    _asked.clear()
+    for each in _SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _stop)
+
+
+def goes_on(runs: list[str], store: str) -> None:
+    """Note what is said when a signal comes: from now on there is something to go on with."""
+    place = shlex.quote(store)
+    commands = [f"mgd resume {shlex.quote(run)} --store {place}" for run in runs]
+    _going_on[:] = commands
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Say what is kept and how it goes on; end with 128 + the number of the signal, as shells do.
+
+    The end of a terminal is treated as SIGTERM, which Prefect's own handler may have to answer:
+    a stage that is at work gets its time (``tasks.running.stopping``).
+    """
+    del frame
+    asked = signal.Signals(number)
+    first = not _asked
+    _asked.append(asked)
+    if asked is signal.SIGHUP and signal.getsignal(signal.SIGTERM) is not _stop:
+        signal.raise_signal(signal.SIGTERM)
+        return
+    by = _asked[0]
+    if first or by is signal.SIGHUP:
+        _say(by)
+    sys.exit(128 + by)
+
+
+def _say(by: signal.Signals) -> None:
+    cause = "Ctrl-C" if by is signal.SIGINT else by.name
+    if _going_on:
+        then = "".join(f"\n  {command}" for command in _going_on)
+        words = f"Stopped by {cause}. What is finished is kept; the same command goes on, or:{then}"
+    else:
+        words = f"Stopped by {cause} before the run began."
+    # Not typer.echo: a signal may come while a line is being printed. The terminal may be gone.
+    with suppress(OSError):
+        os.write(2, f"\n{words}\n".encode())

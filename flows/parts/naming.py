@@ -1,0 +1,83 @@
+"""What flow runs are called in every list of Prefect's.
+
+A name that a person typed stays. Any other run is named after the run in the store and what its
+settings change of the recipe that ships under its name.
+"""
+
+import re
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from prefect.context import FlowRunContext
+
+from engine.errors import ConfigurationError
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import load_recipe
+from engine.recipes.names import run_name
+
+_NAMED_CHANGES = 3
+"""Changed settings that a name has room for."""
+
+
+def flow_run_name() -> str:
+    """Return the name of the flow run that is about to start, for ``@flow(flow_run_name=...)``."""
+    context = FlowRunContext.get()
+    assert context is not None  # Prefect asks inside of it
+    assert context.flow is not None
+    given = context.flow_run.name if context.flow_run is not None else ""
+    if given and not is_drawn(given):
+        return given
+    parameters = context.parameters or {}
+    recipe = parameters.get("recipe")
+    if not isinstance(recipe, DescentRecipe):
+        return given or context.flow.name  # it is about to be refused
+    return name_of(recipe, parameters.get("seeds"))
+
+
+def name_of(recipe: DescentRecipe, seeds: list[int] | None = None) -> str:
+    """Name a flow run: the run or the seeds, and what differs from the shipped recipe."""
+    which = run_name(recipe.descent)
+    if seeds is not None:
+        which = f"{recipe.name} for seeds {', '.join(map(str, seeds))}"
+    changes = _changes(recipe)
+    named = ", ".join(changes[:_NAMED_CHANGES])
+    more = len(changes) - _NAMED_CHANGES
+    if more > 0:
+        named += f" and {more} more"
+    return f"{which}: {named}" if named else which
+
+
+def is_drawn(name: str) -> bool:
+    """Say whether Prefect drew a name, such as ``humble-otter``, because nobody had typed one."""
+    words = name.split("-")
+    return len(words) > 1 and all(word in _drawn_words() for word in words)
+
+
+@lru_cache(maxsize=1)
+def _drawn_words() -> frozenset[str]:
+    from coolname.data import config  # what Prefect draws its names from
+
+    lists = [[*each.get("words", []), *each.get("phrases", [])] for each in config.values()]
+    texts = (" ".join(entry) if isinstance(entry, list) else entry for entry in chain(*lists))
+    return frozenset(word for text in texts for word in re.split(r"[\s-]+", text.lower()))
+
+
+def _changes(recipe: DescentRecipe) -> list[str]:
+    """List the settings in which a recipe differs from the shipped one of its name."""
+    try:
+        shipped = load_recipe(recipe.name)
+    except ConfigurationError:
+        return []
+    ours, theirs = _flat(recipe.model_dump(mode="json")), _flat(shipped.model_dump(mode="json"))
+    return [f"{key}={value}" for key, value in ours.items() if theirs.get(key, value) != value]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key != "description":
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,185 @@
+"""Who carries out stages: this process, or the workers of a Dask or a Ray cluster.
+
+Prefect's own task runners do the work. They are used as context managers inside a flow, so that
+the settings of the run choose one without a subflow, also where a deployment calls the flow.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
+
+from engine.errors import ConfigurationError
+from engine.extras import install
+from engine.recipes.execution import RunnerName, WorkersConfig
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 20
+"""Longest wait for a cluster to answer."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where stages run.
+
+    Attributes:
+        runner: A started task runner, or None: in this process, one stage at a time.
+        resources: Makes the context in which a stage is submitted, which claims its GPUs.
+        lost: What a future raises when the worker died, however often the cluster tried again.
+    """
+
+    runner: TaskRunner[Any] | None = None
+    resources: Callable[[], AbstractContextManager[Any]] = nullcontext
+    lost: tuple[type[Exception], ...] = ()
+
+    def submit(self, stage: Task[..., T], parameters: dict[str, Any]) -> PrefectFuture[T]:
+        """Hand a task to the cluster; parameters may hold futures of this cluster."""
+        assert self.runner is not None
+        with self.resources():
+            return self.runner.submit(stage, parameters=parameters)
+
+    def together(self, chains: list[Callable[[], T]]) -> list[T]:
+        """Call functions that run independent chains of stages, at once where there are workers.
+
+        In one process they are called one after the other. On a cluster each waits for its own
+        stages in a thread, and computes nothing here.
+
+        Raises:
+            Exception: What the first chain that failed has raised.
+        """
+        if self.runner is None or len(chains) < 2:
+            return [chain() for chain in chains]
+        pool = ThreadPoolExecutor(len(chains))
+        try:
+            # A copy each: the flow run is a context variable.
+            waiting = [pool.submit(copy_context().run, chain) for chain in chains]
+            return [each.result() for each in waiting]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def open_workers(config: WorkersConfig) -> Iterator[Workers]:
+    """Connect to the workers of a run, or start them, and let go of them at the end.
+
+    Raises:
+        ConfigurationError: If the package for them is missing, or nobody answers at the address.
+    """
+    match config.runner:
+        case RunnerName.LOCAL:
+            yield Workers()
+        case RunnerName.DASK:
+            with _dask(config) as workers:
+                yield workers
+        case RunnerName.RAY:
+            with _ray(config) as workers:
+                yield workers
+
+
+@contextmanager
+def _dask(config: WorkersConfig) -> Iterator[Workers]:
+    try:
+        import dask.config
+        from dask.base import annotate
+        from distributed import CancelledError, SpecCluster
+        from distributed.comm.core import CommClosedError
+        from distributed.scheduler import KilledWorker
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise _missing(config, error) from error
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    gpus = config.gpus_per_stage
+    kind: dict[str, Any] = {"address": config.address}
+    if config.address is None:
+        # One worker a process and one thread a worker: a stage sets torch's threads for a process.
+        spec = _dask_spec(config.num_workers or 2, gpus)
+        kind = {"cluster_class": SpecCluster, "cluster_kwargs": spec}
+    runner = DaskTaskRunner(**kind, client_kwargs={"timeout": CONNECT_SECONDS})
+    settings = {
+        "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
+        "logging": {"distributed": "error"},  # else a page for each connection, also in workers
+    }
+    with dask.config.set(settings), runner:
+        try:
+            runner.client  # noqa: B018 (connects when it is first read)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise _unreachable(config, "a Dask scheduler", error) from error
+        yield Workers(
+            runner,
+            (lambda: annotate(resources={"GPU": gpus})) if gpus else nullcontext,
+            (KilledWorker, CancelledError, CommClosedError),
+        )
+
+
+def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
+    """Describe a cluster on this machine, in which each worker sees GPUs of its own."""
+    from distributed import Nanny, Scheduler
+
+    workers = {}
+    for number in range(num_workers):
+        options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
+        if gpus:
+            seen = range(number * gpus, (number + 1) * gpus)
+            options["resources"] = {"GPU": gpus}
+            options["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in seen)}
+        workers[number] = {"cls": Nanny, "options": options}
+    scheduler = {"host": "127.0.0.1", "dashboard": False}
+    return {
+        "workers": workers,
+        "scheduler": {"cls": Scheduler, "options": scheduler},
+        "silence_logs": "ERROR",
+    }
+
+
+@contextmanager
+def _ray(config: WorkersConfig) -> Iterator[Workers]:
+    try:
+        import ray
+        import ray.exceptions
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise _missing(config, error) from error
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if config.address is None:
+        settings |= {"num_cpus": config.num_workers or 2, "include_dashboard": False}
+        settings["_node_ip_address"] = "127.0.0.1"
+    runner = RayTaskRunner(address=config.address, init_kwargs=settings)
+    try:
+        runner.__enter__()
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise _unreachable(config, "a Ray cluster", error) from error
+    gpus = config.gpus_per_stage
+    try:
+        yield Workers(
+            runner,
+            lambda: remote_options(num_cpus=1, num_gpus=gpus, max_retries=3),
+            (ray.exceptions.RayError,),
+        )
+    finally:
+        runner.__exit__(None, None, None)
+
+
+def _missing(config: WorkersConfig, error: ImportError) -> ConfigurationError:
+    name = config.runner.value
+    return ConfigurationError(
+        f"workers.runner is {name}, but {error.name or 'its package'} is not installed here. "
+        f"Run: {install(name)}."
+    )
+
+
+def _unreachable(config: WorkersConfig, what: str, error: Exception) -> ConfigurationError:
+    place = "on this machine" if config.address is None else f"at {config.address}"
+    reason = " ".join(str(error).split())[:300]
+    return ConfigurationError(
+        f"workers.address is {config.address}, but {what} cannot be reached {place}: {reason}. "
+        "Start it, or correct workers.address; empty starts a cluster for the run."
+    )

@@ -1,0 +1,172 @@
+"""Attribution: its parts against hand-made oracles, and the paper's direction on small digits."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from engine.applications.attribution.scores import (
+    datamodeling_scores,
+    final_gradient_scores,
+    kept_weights,
+    predicted_effects,
+    query_batch,
+    query_outputs,
+)
+from engine.applications.attribution.trak import trak_is_installed, trak_scores
+from engine.applications.attribution.trial import try_removals
+from engine.errors import ConfigurationError, DataError
+from engine.preflight.verdict import Verdict
+from engine.problems.problem import build_problem
+from engine.recipes.attribution import Queries, Removals, Retraining
+from engine.recipes.files import load_recipe, validate_recipe
+from engine.recipes.replay import ReplayConfig
+from engine.reports.intervals import interval
+
+TINY = {
+    "kind": "attribution",
+    "name": "tiny",
+    "data": {"num_train": 40, "num_objective": 20, "num_validation": 20},
+    "model": {"width": 4, "depth": 1},
+    "training": {"num_steps": 6, "batch_size": 10, "threads": 1, "dtype": "float64"},
+}
+
+
+def problem_of(**changes):
+    return build_problem(validate_recipe({**TINY, **changes}, "test").descent)
+
+
+def digits(learning_rate):
+    """A smaller twin of the recipe ``digits-attribution``."""
+    changes = ["data.num_train=200", "training.num_steps=40", "training.batch_size=50"]
+    changes += ["model.width=16", "model.depth=1"]
+    rate = f"training.learning_rate={learning_rate}"
+    return build_problem(load_recipe("digits-attribution", [*changes, rate]).descent)
+
+
+def trial(problem):
+    settings = Queries(number=3), Removals(percent=5, seed=3)
+    return try_removals(problem, *settings, 12, Retraining.BATCHED, ReplayConfig())
+
+
+@pytest.mark.slow
+def test_predictions_hold_in_a_smooth_run_and_not_at_a_far_higher_rate():
+    """The paper's result and its condition; the trial before a sweep tells which it is."""
+    smooth, chaotic = trial(digits(0.04)), trial(digits(0.8))
+
+    assert smooth.verdict is Verdict.PASS
+    assert smooth.value > 0.9
+    assert chaotic.verdict is Verdict.REFUSE
+    assert abs(chaotic.value) < 0.3
+    assert "learning_rate" in chaotic.remedy
+
+
+def test_final_gradient_scores_are_dot_products_of_single_gradients():
+    """The baseline differentiates twice to get them at once; here they are made one by one."""
+    problem = problem_of()
+    routine, queries = problem.routine, Queries(number=3)
+    state = routine.initial_state()
+
+    found = final_gradient_scores(problem, queries, state)
+
+    def gradient(inputs, labels):
+        params = state["params"].clone().requires_grad_()
+        loss = routine.evaluate(
+            lambda model: cross_entropy(model(inputs[None]), labels[None]), {"params": params}
+        )
+        return torch.autograd.grad(loss, params)[0]
+
+    asked = torch.stack([gradient(*each) for each in zip(*query_batch(problem, queries))])  # noqa: B905
+    trained = torch.stack([gradient(*each) for each in zip(*routine.examples)])  # noqa: B905
+    torch.testing.assert_close(found, -asked @ trained.T, rtol=1e-10, atol=1e-14)
+
+
+def test_each_output_is_the_loss_of_its_own_query():
+    """A closure over the loop's variable would give all of them the last one."""
+    problem = problem_of()
+    state, queries = problem.routine.initial_state(), Queries(number=3)
+    inputs, labels = query_batch(problem, queries)
+
+    found = [problem.routine.evaluate(phi, state) for phi in query_outputs(problem, queries)]
+
+    expected = problem.routine.evaluate(
+        lambda model: cross_entropy(model(inputs), labels, reduction="none"), state
+    )
+    torch.testing.assert_close(torch.stack(found), expected)
+
+
+def test_the_score_is_a_rank_correlation_for_each_query():
+    """Any monotone relation is perfect; scores that say nothing have 0, not NaN."""
+    predicted = torch.tensor([[0.0, 1.0, 5.0], [1.0, 2.0, 5.0], [2.0, 0.0, 5.0]])
+    actual = torch.tensor([[1.0, 2.0, 1.0], [10.0, 1.0, 2.0], [11.0, 3.0, 3.0]])
+
+    assert datamodeling_scores(predicted, actual) == pytest.approx([1.0, -1.0, 0.0])
+
+
+def test_a_prediction_is_minus_the_sum_of_the_scores_that_are_left_out():
+    """The sign decides between 1 and -1."""
+    scores, weights = torch.tensor([[1.0, 10.0, 100.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+
+    assert predicted_effects(scores, weights).tolist() == [[-110.0]]
+
+
+def test_an_interval_holds_its_mean_and_shrinks_with_the_spread():
+    """It is over queries; equal values leave nothing to doubt."""
+    found = interval([0.1, 0.5, 0.9, 0.5])
+
+    assert found.low < found.mean < found.high
+    assert found.mean == pytest.approx(0.5)
+    assert interval([0.3, 0.3]).low == interval([0.3, 0.3]).high
+
+
+def test_subsets_are_of_one_size_and_differ():
+    """Equal subsets would count one training twice."""
+    removals = Removals(percent=10)
+
+    weights = torch.stack([kept_weights(removals, 50, number) for number in range(8)])
+
+    assert (weights == 0).sum(dim=1).tolist() == [5] * 8
+    assert len(weights.unique(dim=0)) == 8
+    assert torch.equal(weights[3], kept_weights(removals, 50, 3))
+
+
+def test_a_share_of_less_than_one_example_is_refused():
+    """It would judge nothing."""
+    with pytest.raises(DataError, match=r"1 %, which is 0 of 40 training examples"):
+        kept_weights(Removals(percent=1), 40, 0)
+
+
+def test_more_queries_than_the_split_has_are_refused():
+    """With the setting to change."""
+    with pytest.raises(DataError, match=r"num_queries is 99, but the split validation has 20"):
+        query_batch(problem_of(), Queries(split="validation", number=99))
+
+
+def test_attribution_to_anything_but_weights_is_refused():
+    """The removals that judge it are weights of 0."""
+    with pytest.raises(ConfigurationError, match=r"metaparameters.name is learning-rate"):
+        validate_recipe({**TINY, "metaparameters": {"name": "learning-rate"}}, "test")
+
+
+@pytest.mark.skipif(not trak_is_installed(), reason="the package traker is not installed")
+def test_trak_calls_copies_of_the_query_helpful():
+    """Its scores are turned so that, as ours, a negative one means that more helps."""
+    problem = problem_of(model={"name": "logistic"}, data={**TINY["data"], "num_train": 200})
+    queries = Queries(number=5)
+
+    scores = trak_scores(problem, queries, problem.routine.initial_state(), dimension=128, seed=0)
+
+    assert scores.shape == (5, 200)
+    _, asked = query_batch(problem, queries)
+    same = asked[:, None] == problem.routine.examples[1][None]
+    assert scores[same].mean() < scores[~same].mean()
+
+
+@pytest.mark.skipif(trak_is_installed(), reason="the package traker is installed")
+def test_trak_without_its_package_is_refused():
+    """A flow leaves it out and says so; a direct call must not return zeros."""
+    problem = problem_of()
+
+    with pytest.raises(ConfigurationError, match=r"needs a classifier and the package traker"):
+        trak_scores(
+            problem, Queries(number=2), problem.routine.initial_state(), dimension=4, seed=0
+        )

@@ -1,0 +1,92 @@
+"""Poisons made without a metagradient: same images, same bounds, and what each is meant to do."""
+
+import pytest
+import torch
+
+from engine import train
+from engine.applications.comparisons.baselines import BASELINES
+from engine.applications.comparisons.poisons import corrupted_parameters, with_flipped_labels
+from engine.errors import ConfigurationError
+from engine.problems.problem import build_problem
+from engine.recipes.comparisons import BaselineName
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import load_recipe
+
+SMALL = ["data.num_train=80", "metaparameters.fraction=0.1", "model.width=8",
+         "training.num_steps=40", "training.batch_size=20"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small audit and its clean model."""
+    problem = build_problem(load_recipe("digits-poison", SMALL))
+    return problem, train(problem.routine)
+
+
+@pytest.mark.parametrize("name", [BaselineName.RANDOM_PIXELS, BaselineName.GRADIENT_CANCELLING])
+def test_pixels_stay_within_what_a_pixel_can_be(name, trained):
+    """An image outside of the data's bounds would be found by a look at its range."""
+    pixels = BASELINES[name](*trained, 0, 0)
+
+    assert pixels.shape == (8, 1, 8, 8)
+    assert float(pixels.min()) >= 0.0
+    assert float(pixels.max()) <= 1.0
+    assert not torch.equal(pixels, trained[0].kind.value)
+
+
+def test_cancelling_makes_the_gradient_at_the_bad_parameters_smaller(trained):
+    """Its one claim, measured by a plain backward pass over all examples."""
+    problem, final = trained
+    params = corrupted_parameters(problem, final)
+    poisoned = BASELINES[BaselineName.GRADIENT_CANCELLING](problem, final, 0, 0)
+
+    def norm(pixels):
+        inputs, labels = problem.routine.examples
+        inputs = inputs.clone()
+        inputs[problem.kind.chosen] = pixels
+        leaf = params.clone().requires_grad_()
+        losses = problem.routine.call(
+            lambda model: problem.routine.loss(model, (inputs, labels)), leaf, training=False
+        )
+        return float(torch.autograd.grad(losses.sum(), leaf)[0].norm())
+
+    assert norm(poisoned) < 0.9 * norm(problem.kind.value)
+
+
+def test_parameters_that_are_aimed_at_are_bad(trained):
+    """Otherwise a resting point there would hurt nobody."""
+    problem, final = trained
+    bad = {**final, "params": corrupted_parameters(problem, final)}
+
+    clean, aimed = (float(problem.routine.evaluate(problem.output, each)) for each in (final, bad))
+
+    assert aimed > 1.2 * clean
+
+
+def test_flipped_labels_are_those_of_the_chosen_images_alone(trained):
+    """The same budget: as many images, and each of them has another label."""
+    problem, _ = trained
+
+    flipped = with_flipped_labels(problem, problem.routine, 0)
+
+    changed = flipped.examples[1] != problem.routine.examples[1]
+    assert changed.nonzero().flatten().tolist() == problem.kind.chosen.tolist()
+    assert torch.equal(flipped.examples[0], problem.routine.examples[0])
+
+
+def test_rerun_of_other_data_is_refused():
+    """With other examples, the chosen pixels would replace other images."""
+    with pytest.raises(ConfigurationError, match=r"data\.seed.*model, optimizer, training"):
+        load_recipe("digits-poison", ["reruns=[{data.seed: 1}]"])
+
+
+def test_rerun_changes_the_routine_and_nothing_else():
+    """What carries over to another routine is asked of the same data and the same z."""
+    recipe = load_recipe("digits-poison", SMALL)
+
+    other = recipe.rerun({"training.seed": 7, "model.activation": "relu"})
+
+    assert isinstance(other, DescentRecipe)
+    assert (other.training.seed, other.model.activation) == (7, "relu")
+    assert other.data == recipe.data
+    assert torch.equal(build_problem(other).kind.value, build_problem(recipe).kind.value)

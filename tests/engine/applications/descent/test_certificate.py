@@ -1,0 +1,182 @@
+"""Certificates: an honest run passes, a number that was changed afterwards does not."""
+
+import os
+import shutil
+
+import pytest
+
+from engine.applications.descent.certificate import read_certificate, verify_run
+from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.preflight.verdict import Verdict
+from engine.problems.segments import segments
+from engine.stages import commits
+from engine.stages.places import run_folder
+from engine.storage.location import join
+from engine.storage.records import read_record, write_record
+from tests.engine.stages.test_training import kind, recipe
+from tests.finished import finish
+
+NAMES = ["train-segment", "reverse-segment", "central-difference"]
+
+
+def settings():
+    """The tiny run in float64, with one outer step and one segment."""
+    return recipe(
+        *kind("weights"),
+        ("outer", "num_steps", 1),
+        ("optimizer", "eps_root", 1e-6),
+        ("replay", "steps_per_segment", 12),
+        ("training", "dtype", "float64"),
+        ("training", "threads", 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run of one outer step and one segment, so that there is one thing to draw."""
+    store = str(tmp_path_factory.mktemp("store"))
+    return store, finish(settings(), store)
+
+
+@pytest.fixture
+def own(finished, tmp_path):
+    """A copy of it, to be changed."""
+    store, record = finished
+    shutil.copytree(store, tmp_path / "own")
+    return str(tmp_path / "own"), record
+
+
+def forge(store, ref, change):
+    """Change what a stage stored as a forger would: rows, fingerprints, record and digest agree."""
+    rows, scalars = commits.read_rows(store, ref), commits.read_scalars(store, ref)
+    inputs = commits.read_inputs(store, ref)
+    commits.discard(store, ref)
+    made = commits.run_stage(
+        ref.stage, settings(), store, inputs, lambda problem: (change(rows), scalars)
+    )
+    assert made.key == ref.key
+    assert made.content != ref.content
+    assert commits.find(ref.stage, ref.key, store) == made  # nothing but a second run tells
+    return made
+
+
+def moved(name, by):
+    def change(rows):
+        row = rows[name].clone()
+        row[3] += by
+        return {**rows, name: row}
+
+    return change
+
+
+def accept(store, record, gradient):
+    """Let the record of the run name the forged gradient."""
+    first = record.iterates[0].model_copy(update={"gradient": gradient})
+    forged = record.model_copy(update={"iterates": [first, *record.iterates[1:]]})
+    write_record(join(run_folder(store, record.run), "run.json"), forged.model_dump(mode="json"))
+
+
+def test_an_honest_run_passes_and_keeps_its_certificate(own):
+    """The same bits, a difference within rounding, and a file beside the result that says so."""
+    store, record = own
+    assert read_certificate(store, record.run) is None
+
+    certificate = verify_run(store, "tiny", seed=5)
+
+    assert certificate.verdict is Verdict.PASS
+    assert [check.name for check in certificate.checks] == NAMES
+    assert [check.value for check in certificate.checks[:2]] == [0, 0]
+    difference = certificate.checks[2]
+    assert difference.value < difference.limit < 1e-2
+    assert (certificate.seed, certificate.outer_step) == (5, 0)
+    assert certificate.segment == segments(settings())[0]
+    assert read_certificate(store, record.run) == certificate
+    assert read_certificate(store, record.run).environment["threads"] == 1
+
+
+def test_a_changed_metagradient_is_refused(own):
+    """Record, fingerprints and digest were rewritten to agree; the second run does not."""
+    store, record = own
+    gradient = forge(store, record.iterates[0].gradient, moved("metagradient_weights", 1e-12))
+    accept(store, record, gradient)
+
+    certificate = verify_run(store, record.run, seed=0)
+
+    verdicts = {check.name: check.verdict for check in certificate.checks}
+    assert certificate.verdict is Verdict.REFUSE
+    assert verdicts["reverse-segment"] is Verdict.REFUSE
+    assert verdicts["train-segment"] is Verdict.PASS
+    found = next(check for check in certificate.checks if check.name == "reverse-segment")
+    assert "element 3 of metagradient_weights was" in found.cause
+
+
+def test_a_changed_metagradient_is_refused_by_the_difference_too(own):
+    """Two trainings know nothing of the reverse sweep, and contradict it where it matters."""
+    store, record = own
+    gradient = forge(
+        store,
+        record.iterates[0].gradient,
+        lambda rows: {
+            **rows,
+            "metagradient_weights": rows["metagradient_weights"].flip(0).neg(),
+        },
+    )
+    accept(store, record, gradient)
+
+    certificate = verify_run(store, record.run, seed=0)
+
+    difference = certificate.checks[2]
+    assert difference.verdict is Verdict.REFUSE
+    assert difference.value > difference.limit
+    assert "mgd check" in difference.remedy
+
+
+def test_a_changed_state_is_refused_although_later_stages_name_the_old_one(own):
+    """What the run says it was made from is compared with what is stored there now."""
+    store, record = own
+    forge(store, record.iterates[0].final, moved("exp_avg", 1e-12))
+
+    certificate = verify_run(store, record.run, seed=0)
+
+    verdicts = {check.name: check.verdict for check in certificate.checks}
+    assert verdicts["train-segment"] is Verdict.REFUSE
+    assert verdicts["reverse-segment"] is Verdict.REFUSE  # its replay meets another end
+    assert "element 3 of exp_avg" in certificate.checks[0].cause
+    assert read_certificate(store, record.run).verdict is Verdict.REFUSE
+
+
+def test_a_run_of_another_machine_says_so(own):
+    """Other bits are expected there; the certificate names the reason and not a forger."""
+    store, record = own
+    accept(
+        store, record, forge(store, record.iterates[0].gradient, moved("metagradient_weights", 1))
+    )
+    elsewhere = record.environment | {"processor": "Another Processor 9000"}
+    content = read_record(join(run_folder(store, record.run), "run.json"))
+    write_record(
+        join(run_folder(store, record.run), "run.json"), {**content, "environment": elsewhere}
+    )
+
+    certificate = verify_run(store, record.run, seed=0)
+
+    assert "processor was Another Processor 9000" in certificate.checks[1].cause
+
+
+def test_damage_is_no_verdict(own):
+    """Rows that do not fit their record are found by every reader; there is nothing to certify."""
+    store, record = own
+    ref = record.iterates[0].final
+    folder = commits.rows_url(store, ref)
+    shutil.rmtree(join(folder, "params"))
+
+    with pytest.raises(CheckpointCorruptError, match="mgd resume"):
+        verify_run(store, record.run, seed=0)
+
+
+def test_a_run_that_has_not_finished_is_not_verified(own):
+    """There is no result that a certificate could stand beside."""
+    store, record = own
+    os.remove(join(run_folder(store, record.run), "run.json"))
+
+    with pytest.raises(ConfigurationError, match="has not finished"):
+        verify_run(store, record.run)

@@ -1,0 +1,371 @@
+"""Reports: what the sentences claim, what the figures are, and that the page stands alone."""
+
+import re
+import struct
+
+import pytest
+import torch
+
+from engine.applications.descent.figures import Curves, figures
+from engine.applications.descent.record import Iterate, RunRecord, Selection, choose
+from engine.applications.descent.report import render, summary
+from engine.recipes.descent import DescentRecipe
+from engine.runs.run import Stages
+from engine.stages.keys import Ref
+
+FALLING = [(0.8, 0.9, 0.85), (0.6, 0.7, 0.65), (0.4, 0.5, 0.45)]
+OVER_FITTED = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.7, 0.65), (0.1, 1.2, 1.1)]
+LEVEL = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.603, 0.55)]
+TOO_LONG = [(0.2, 0.21, 0.22), (0.9, 0.95, 0.99)]
+CHANCE = [(0.8, 0.9, 0.8), (0.6, 0.7, 0.9)]
+UNMOVED = [(0.8, 0.9, 0.85), (0.8, 0.9, 0.85)]
+
+NUM_STEPS = 8
+KINDS = {
+    "counts": {},
+    "weights": {"metaparameters": {"name": "weights"}, "outer": {"update": "Adam"}},
+    "learning-rate": {
+        "metaparameters": {"name": "learning-rate", "num_key_points": 3},
+        "outer": {"update": "sign"},
+    },
+    "scalars": {
+        "metaparameters": {"name": "scalars", "scalars": ["weight_decay", "momentum"]},
+        "outer": {"update": "sign"},
+    },
+    **{
+        name: {"metaparameters": {"name": name}, "outer": {"update": "sign"}}
+        for name in ("group-weights", "inputs", "initial-parameters")
+    },
+}
+
+
+def make_recipe(kind="counts", **settings):
+    content = {"name": "small", "training": {"num_steps": NUM_STEPS}, **KINDS[kind], **settings}
+    return DescentRecipe.model_validate(content)
+
+
+def make_record(losses=FALLING, *, kind="counts", selection=None, accuracy=True, **settings):
+    """A record whose iterates have these (objective, validation, test) losses."""
+
+    def scores(loss):
+        return {"loss": loss, "accuracy": 1 - loss / 2} if accuracy else {"loss": loss}
+
+    def ref(stage, step):
+        return Ref(stage=stage, key=f"{step:032x}", content=f"{step:016x}")
+
+    last = len(losses) - 1
+    iterates = [
+        Iterate(
+            outer_step=step,
+            value=ref("update", step),
+            final=ref("train", step),
+            gradient=ref("reverse", step) if step < last else None,
+            scores={
+                split: scores(loss)
+                for split, loss in zip(("objective", "validation", "test"), row, strict=True)
+            },
+        )
+        for step, row in enumerate(losses)
+    ]
+    return RunRecord(
+        run="small-01234567",
+        recipe=make_recipe(kind, **settings),
+        started="2025-11-23T13:30:05+00:00",
+        seconds=83.0,
+        iterates=iterates,
+        chosen=choose(iterates),
+        selection=selection,
+        stages=Stages(total=9, cached=4, retried=1),
+        digest="ab" * 32,
+        environment={"torch": "2.13.0", "threads": 2, "cuda": None},
+    )
+
+
+def make_curves(kind="counts", **fields):
+    initial, value = {
+        "counts": (torch.ones(4), torch.tensor([0.0, 1.0, 2.0, 0.0])),
+        "weights": (torch.ones(4), torch.tensor([0.0, 0.4, 1.7, 2.0])),
+        "learning-rate": (torch.full((3,), -3.0), torch.tensor([-3.0, -1.0, -5.0])),
+        "scalars": (torch.tensor([-5.0, 2.0]), torch.tensor([-6.0, 3.0])),
+        "group-weights": (torch.zeros(3), torch.tensor([0.0, 1.0, -1.0])),
+        "inputs": (torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)),
+        "initial-parameters": (torch.zeros(9), torch.linspace(-1, 1, 9)),
+    }[kind]
+    losses = [1.0 / (1 + step) for step in range(NUM_STEPS)]
+    known = {
+        "initial_value": initial,
+        "value": value,
+        "corrupted": torch.tensor([True, False, False, False]),
+        "losses_before": losses,
+        "losses_after": losses[::-1],
+        "adjoint_norms": {step: 2.0**-step for step in range(5, NUM_STEPS)},
+    }
+    return Curves(**{**known, **fields})
+
+
+def selection(*, dropped=312, dropped_corrupted=280, corrupted=320, auc=0.931):
+    return Selection(
+        examples=800,
+        corrupted=corrupted,
+        dropped=dropped,
+        dropped_corrupted=dropped_corrupted,
+        auc=auc,
+    )
+
+
+def size_of(png):
+    """Width and height of a PNG, from its header."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", png[16:24])
+
+
+def test_summary_of_a_selection_says_what_was_gained_and_what_was_dropped():
+    """The whole account of a good run: read this to learn the sentences."""
+    sentences = summary(make_record(FALLING, selection=selection()))
+
+    assert sentences == [
+        "Outer step 2 of 2 was chosen: its validation loss is the lowest.",
+        "Test loss fell by 47 %, from 0.8500 to 0.4500; accuracy rose from 57.5 % to 77.5 %.",
+        "Validation loss fell by 44 %, from 0.9000 to 0.5000; accuracy rose from 55.0 % to 75.0 %.",
+        "The validation loss was still falling there: with a larger outer.num_steps (now 5) the "
+        "run goes on from that step.",
+        "Dropped 312 of 800 examples; 280 of the 312 (90 %) had a wrong label, as 320 of all 800 "
+        "(40 %) did.",
+        "The first metagradient tells wrong labels from right ones with an AUC of 0.93 (0.5 is "
+        "chance).",
+    ]
+
+
+def test_summary_of_an_ascent_speaks_of_rising_losses():
+    """An audit that went uphill is good when the loss rose; nothing of it is over-fitting."""
+    rising = [row for row in reversed(FALLING)]
+    record = make_record(rising, kind="inputs", outer={"update": "sign", "maximize": True})
+
+    first, test, *_ = summary(record.model_copy(update={"chosen": 2}))
+
+    assert first == "Outer step 2 of 2 was chosen: its validation loss is the highest."
+    assert test.startswith("Test loss rose by 89 %")
+
+
+def test_ascent_chooses_the_highest_validation_loss():
+    """The strongest attack is judged on a split that it was not made on."""
+    record = make_record([(0.1, 0.2, 0.2), (0.5, 0.6, 0.5), (0.9, 0.4, 0.5)])
+
+    assert choose(record.iterates, maximize=True) == 1
+
+
+def test_summary_names_the_outer_step_after_which_the_objective_was_over_fitted():
+    """A falling objective looks like success, so its price on validation is said beside it."""
+    (warning,) = [line for line in summary(make_record(OVER_FITTED)) if "over-fitted" in line]
+
+    assert warning == (
+        "The descent over-fitted the objective split after outer step 1: from there to outer step "
+        "3 the objective fell from 0.4000 to 0.1000, but the validation loss rose from 0.6000 to "
+        "1.2000. Raise data.num_objective (now 400)."
+    )
+
+
+def test_record_says_over_fitted_only_where_the_objective_fell_and_validation_rose():
+    """Programs read one word; an attack, and a descent that only overshot, are something else."""
+    found = {
+        name: make_record(losses, **settings).over_fitted
+        for name, losses, settings in (
+            ("falling", FALLING, {}),
+            ("over-fitted", OVER_FITTED, {}),
+            ("too long", TOO_LONG, {}),
+            ("level", LEVEL, {}),
+            ("uphill", OVER_FITTED, {"outer": {"maximize": True}}),
+        )
+    }
+
+    assert [name for name, over in found.items() if over] == ["over-fitted"]
+    assert make_record(OVER_FITTED).losses["validation"] == [0.9, 0.6, 0.7, 1.2]
+
+
+def test_summary_says_that_nothing_improved_when_the_initial_set_up_is_kept():
+    """Equal numbers before and after would read like a result."""
+    first, second, warning = summary(make_record(TOO_LONG))
+
+    assert first == (
+        "Nothing improved: the outer step did not lower the validation loss of 0.2100, so the "
+        "initial set-up was kept."
+    )
+    assert second == "Its test loss is 0.2200, its accuracy 89.0 %."
+    assert "the steps were too long" in warning
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [("counts", "outer.probability (now 0.2)"), ("learning-rate", "outer.step_size (now 1)")],
+)
+def test_summary_advises_the_setting_that_shortens_the_steps(kind, setting):
+    """Counts move by whole examples, so a smaller step size would not move them at all."""
+    assert summary(make_record(TOO_LONG, kind=kind))[-1].endswith(f"Lower {setting}.")
+
+
+def test_summary_says_when_the_steps_were_too_short_to_change_anything():
+    """A step size below one half moves no count, and the run ends without any other sign."""
+    assert summary(make_record(UNMOVED))[-1] == (
+        "The losses never changed: the steps were too short. Raise outer.step_size (now 1)."
+    )
+
+
+def test_summary_says_when_the_gain_does_not_carry_over_to_the_test_split():
+    """The validation split chose the iterate, so its own gain proves little."""
+    assert "does not carry over" in summary(make_record(CHANCE))[-1]
+
+
+def test_summary_says_when_dropping_at_random_would_have_done_as_well():
+    """A share of wrong labels sounds good until it is compared with the share among all."""
+    record = make_record(selection=selection(dropped=100, dropped_corrupted=40))
+
+    (sentence,) = [line for line in summary(record) if line.startswith("Dropped")]
+
+    assert sentence.endswith("(40 %) did, so dropping at random would do as well.")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentences"),
+    [
+        pytest.param(
+            selection(corrupted=0, dropped_corrupted=0, auc=None),
+            ["Dropped 312 of 800 examples (39 %)."],
+            id="no wrong label is known",
+        ),
+        pytest.param(
+            selection(dropped=0, dropped_corrupted=0, auc=None),
+            ["Dropped none of the 800 examples."],
+            id="nothing was dropped",
+        ),
+        pytest.param(None, [], id="not a selection"),
+    ],
+)
+def test_summary_claims_nothing_about_labels_when(chosen, sentences):
+    """Without known corruption or without a drop there is no share to speak of."""
+    record = make_record(selection=chosen)
+
+    assert [line for line in summary(record) if "ropped" in line or "label" in line] == sentences
+
+
+def test_summary_leaves_accuracy_out_where_there_is_none():
+    """A loss is all that a problem without classes has."""
+    record = make_record(accuracy=False)
+
+    assert "Test loss fell by 47 %, from 0.8500 to 0.4500." in summary(record)
+    assert "accuracy" not in render(record, {}).lower()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_are_images_wide_enough_for_the_page(kind):
+    """Twice the page's width in pixels keeps the text sharp on any screen."""
+    drawn = figures(make_record(kind=kind), make_curves(kind))
+
+    assert list(drawn) == ["losses", "metaparameters", "training"]
+    assert {size_of(png)[0] for png in drawn.values()} == {1382}
+    assert all(500 < size_of(png)[1] < 1000 for png in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "losses", "fields"),
+    [
+        pytest.param(
+            "counts",
+            FALLING,
+            {"corrupted": torch.zeros(4, dtype=torch.bool), "adjoint_norms": {}},
+            id="no wrong label and no adjoint",
+        ),
+        pytest.param(
+            "counts",
+            TOO_LONG,
+            {"value": torch.ones(4), "adjoint_norms": {7: 1.0}},
+            id="nothing moved and one adjoint",
+        ),
+        pytest.param(
+            "counts",
+            [(1e-6, 1e3, 1.0), (0.0, 1.0, 1.0)],
+            {
+                "value": torch.tensor([0.0, 1.0, 40.0, 2.0]),
+                "losses_before": [1.0] * 500,
+                "losses_after": [0.0] * 500,
+            },
+            id="large count and many steps",
+        ),
+        pytest.param(
+            "weights",
+            TOO_LONG,
+            {
+                "value": torch.ones(4),
+                "corrupted": torch.ones(4, dtype=torch.bool),
+                "adjoint_norms": {7: 0.0},
+                "losses_before": [1e4],
+                "losses_after": [1e-3],
+            },
+            id="no right label and an adjoint of zero",
+        ),
+        pytest.param(
+            "learning-rate",
+            TOO_LONG,
+            {"initial_value": torch.tensor([-3.0]), "value": torch.tensor([-2.0])},
+            id="one key point",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_figures_can_be_drawn_from_unusual_curves(kind, losses, fields):
+    """A report is the last thing that a run of hours makes; it must not fail there."""
+    assert len(figures(make_record(losses, kind=kind), make_curves(kind, **fields))) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_holds_its_images_and_refers_to_nothing_outside(kind):
+    """A report is read offline and mailed, and opening it must not tell anyone."""
+    images = {name: b"image" for name in ("losses", "metaparameters", "training")}
+
+    page = render(make_record(kind=kind), images)
+
+    embedded = "data:image/png;base64,aW1hZ2U="
+    assert re.findall(r"""(?:src|href|action)\s*=\s*["']?([^"'>\s]+)""", page) == [embedded] * 3
+    assert not re.search(r"https?://|url\(|@import|<script|<link", page)
+
+
+def test_page_escapes_what_a_recipe_says():
+    """A report is opened in a browser, and a recipe may come from anybody."""
+    hostile = """<script>alert("x")</script><img src=x onerror='y'>"""
+    record = make_record(description=hostile, data={"url": hostile})
+
+    page = render(record, {})
+
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 2
+
+
+def test_page_marks_the_chosen_outer_step_and_only_that():
+    """The table of all outer steps is where a reader looks for the one that counts."""
+    page = render(make_record(OVER_FITTED), {})
+
+    assert re.findall(r'<tr class="chosen">\s*<td>([^<]*)</td>', page) == ["1 (chosen)"]
+
+
+def test_page_shows_every_setting_with_its_dotted_key():
+    """The keys are those of ``mgd run --set``, so that a reader can change one and run again."""
+    page = render(make_record(training={"num_steps": NUM_STEPS, "learning_rate": 0.07}), {})
+
+    shown = dict(re.findall(r"<tr><td><code>([\w.]+)</code></td><td>([^<]*)</td>", page))
+    assert shown["training.learning_rate"] == "0.07"
+    assert shown["optimizer.nesterov"] == "false"
+    assert shown["data.num_test"] == ""
+    assert shown["outer.update"] == "masked-sign"
+
+
+def test_page_says_how_the_run_was_made():
+    """Whoever doubts a number finds the stages that made it, and what its bits depend on."""
+    page = render(make_record(), {})
+
+    assert "9 in all" in page
+    assert "4 used again from the store" in page
+    assert "1 min 23 s" in page
+    assert "2025-11-23 13:30 UTC" in page
+    assert "2.13.0" in page
+    assert f"reverse/{1:032x}" in page
+    assert "ab" * 32 in page

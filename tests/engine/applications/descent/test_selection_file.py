@@ -1,0 +1,74 @@
+"""The selected subset as files: rows that can be joined with the data set they came from."""
+
+import csv
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from engine.applications.descent.selection_file import _cell, selection_columns, write_selection
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
+
+RECIPE = load_recipe("digits-selection", ["data.num_train=50"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a written selection, what was selected, and the data."""
+    folder, data = tmp_path_factory.mktemp("run"), build_problem(RECIPE).data
+    counts, scores = torch.arange(50.0) % 3, torch.linspace(-1, 1, 50)
+    names = write_selection(str(folder), RECIPE, counts, scores, data)
+    return folder, counts, scores, data, names
+
+
+def test_ids_are_positions_in_the_data_set(written):
+    """The ids are for use elsewhere: they must find the same image in the library's own order."""
+    _, counts, scores, data, _ = written
+    images, _ = load_digits(return_X_y=True)
+
+    ids = selection_columns(counts, scores, data)["id"]
+
+    expected = data.splits["train"].inputs.reshape(50, 64) * 16
+    assert torch.equal(torch.from_numpy(images[ids]).float(), expected)
+
+
+def test_csv_holds_a_row_for_each_candidate(written):
+    """Count, score and what is known of the label stand beside the id."""
+    folder, counts, scores, data, _ = written
+
+    with open(folder / "selection.csv") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [int(row["count"]) for row in rows] == counts.tolist()
+    assert [float(row["score"]) for row in rows] == scores.double().tolist()
+    assert [int(row["label"]) for row in rows] == data.splits["train"].labels.tolist()
+    assert [row["corrupted"] == "True" for row in rows] == data.corrupted.tolist()
+
+
+def test_parquet_holds_what_the_csv_holds(written):
+    """With the extra installed, both files say the same."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed")
+    folder, counts, scores, data, names = written
+
+    table = parquet.read_table(folder / "selection.parquet").to_pydict()
+
+    assert names == ["selection.csv", "selection.parquet"]
+    assert table == selection_columns(counts, scores, data)
+
+
+def test_schedule_selects_nothing(tmp_path):
+    """Key points of a learning rate are no examples."""
+    recipe = load_recipe("digits-schedule", ["data.num_train=50"])
+    data = build_problem(recipe).data
+
+    assert write_selection(str(tmp_path), recipe, torch.ones(10), torch.ones(10), data) == []
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d"])
+def test_text_that_a_spreadsheet_would_run_is_marked_in_csv(sign):
+    """A corpus of the Internet may name itself ``=cmd|...``; numbers stay numbers."""
+    assert _cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
+    assert _cell(-1.5) == -1.5
+    assert _cell("plain = text") == "plain = text"

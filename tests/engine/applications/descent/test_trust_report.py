@@ -1,0 +1,70 @@
+"""What a report says against a run's metagradients: the preflight, the growth, the sweep."""
+
+import pytest
+
+from engine.applications.descent.report import render, summary
+from engine.applications.descent.sweep_figure import MOST_NAMES, draw_sweep
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.reports.canvas import png
+from tests.engine.applications.descent.test_report import make_record, size_of
+
+
+def checked(verdict):
+    found = Check(
+        name="adjoint", verdict=verdict, value=1.5, limit=1.2, cause="It grows.", remedy="Slow it."
+    )
+    return make_record().model_copy(update={"checks": CheckReport.of([found])})
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_page_has_a_row_for_each_check(verdict):
+    """With figure, limit, cause and remedy, in a colour of its own where it did not pass."""
+    page = render(checked(verdict), {})
+
+    assert f'<tr class="{verdict}">' in page
+    assert "It grows. Slow it." in page
+    assert "<h2>Preflight</h2>" in page
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WARN, Verdict.REFUSE])
+def test_what_did_not_pass_stands_in_the_summary(verdict):
+    """A run that went on all the same is never silent about it."""
+    assert "Preflight, adjoint: It grows. Slow it." in summary(checked(verdict))
+    assert not [line for line in summary(checked(Verdict.PASS)) if "Preflight" in line]
+
+
+@pytest.mark.parametrize(("growth", "sounds"), [([1.02, 1.1], False), ([1.05, 1.43], True)])
+def test_growth_is_on_the_page_and_an_alarm_beyond_its_limit(growth, sounds):
+    """The figure is always there; the alarm names the outer step."""
+    record = make_record().model_copy(update={"growth": growth})
+
+    page = render(record, {"sweep": b"\x89PNG\r\n\x1a\n"})
+
+    assert f"the adjoint grew {max(growth):.2f}-fold per step at most" in page
+    assert ("In outer step 1 the adjoint grew 1.43-fold" in page) == sounds
+
+
+@pytest.mark.parametrize("num_layers", [2, MOST_NAMES + 1])
+def test_the_sweep_is_drawn_over_the_steps_that_were_reversed(num_layers):
+    """Names stand beside their rows while they fit; blank steps are left out."""
+    names = [f"layer{number}.weight" for number in range(num_layers)]
+    norms = {step: [1.0 / (1 + step)] * num_layers for step in range(5, 9)}
+    shares = {step: 0.5**step for step in range(4, 8)}
+
+    figure = draw_sweep(names, norms, shares, 8)
+
+    above, below = figure.axes[:2]
+    assert below.get_xlim() == (4, 8)
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(1)
+    labels = [label.get_text() for label in above.get_yticklabels()]
+    assert (labels == names) == (num_layers <= MOST_NAMES)
+    assert min(size_of(png(figure))) > 300
+
+
+def test_a_sweep_of_one_step_is_drawn():
+    """Counts injected at the last step leave no adjoint to show."""
+    figure = draw_sweep(["weight"], {}, {7: 2.0}, 8)
+
+    above, below = figure.axes[:2]
+    assert not above.get_visible()
+    assert [bar.get_height() for bar in below.patches] == [1.0]

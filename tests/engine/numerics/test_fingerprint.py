@@ -1,0 +1,184 @@
+"""Fingerprints see every change of bits, and nothing else."""
+
+import hashlib
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import ReplayMismatchError
+from engine.numerics.fingerprint import (
+    _device_sums,
+    _host_sums,
+    check_same_bits,
+    fingerprint,
+    first_difference,
+    state_fingerprint,
+)
+
+ROW = 1 << 16  # words that are summed together, see engine.numerics.fingerprint
+
+
+def random_words(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**31), 2**31, (count,), generator=generator).to(torch.int32)
+
+
+def with_word(words, index, value):
+    changed = words.clone()
+    changed[index] = value
+    return changed
+
+
+def swapped(words, one, other):
+    changed = words.clone()
+    changed[[one, other]] = words[[other, one]]
+    return changed
+
+
+def by_the_formula(words):
+    """The definition for less than one row, in Python's integers, one word at a time."""
+    first = second = 0
+    for index, word in enumerate(words.tolist()):
+        mixed = index * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        first += (2 * index + 1) * word
+        second += (mixed ^ (mixed >> 31) | 1) * word
+    content = f"torch.int32 ({len(words)},) {first % 2**64:016x} {second % 2**64:016x}"
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def test_fingerprint_names_the_bits_of_a_tensor():
+    """Equal bits have equal names, whatever the memory they lie in; 32 hex digits."""
+    tensor = torch.arange(6, dtype=torch.float64)
+
+    assert fingerprint(tensor) == fingerprint(torch.arange(12.0, dtype=torch.float64)[:6])
+    assert fingerprint(tensor) == fingerprint(torch.stack([tensor, tensor]).T[:, 0])
+    assert len(bytes.fromhex(fingerprint(tensor))) == 16
+
+
+def test_fingerprint_is_what_its_docstring_says():
+    """An oracle without tensors: splitmix64 multipliers, and sums that wrap at 64 bits."""
+    words = random_words(1000)
+
+    assert fingerprint(words) == by_the_formula(words)
+
+
+def test_fingerprint_stays_what_it_was():
+    """Stored marks hold fingerprints, so another definition would call every old row damaged."""
+    small = torch.arange(5, dtype=torch.float32)
+    large = torch.arange(3 * ROW + 7, dtype=torch.int32).view(torch.float32)
+
+    assert fingerprint(small) == "add6566d0c70ee75a0377c647887370e"
+    assert fingerprint(large) == "b50f679c929e23d792d399f6ce5cdd3d"
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32), st.data())
+def test_fingerprint_sees_a_single_flipped_bit(count, seed, data):
+    """The smallest accident of memory, disk or network."""
+    words = random_words(count, seed)
+    index = data.draw(st.integers(0, count - 1))
+    bit = data.draw(st.integers(0, 31))
+
+    flipped = with_word(words, index, words[index] ^ torch.tensor(1).bitwise_left_shift(bit).int())
+
+    assert fingerprint(flipped.view(torch.float32)) != fingerprint(words.view(torch.float32))
+
+
+@given(st.integers(2, 300), st.integers(0, 2**32), st.data())
+def test_fingerprint_sees_a_swap(count, seed, data):
+    """A plain sum would not see that two numbers changed places."""
+    words = random_words(count, seed)
+    one = data.draw(st.integers(0, count - 1))
+    other = data.draw(st.integers(0, count - 1).filter(lambda index: words[index] != words[one]))
+
+    assert fingerprint(swapped(words, one, other)) != fingerprint(words)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, ROW), (5, 2 * ROW + 5), (ROW - 1, ROW)])
+def test_fingerprint_sees_a_swap_between_blocks(one, other):
+    """Sums of blocks are combined by place, so a word may not move from one to the next."""
+    words = random_words(2 * ROW + 10)
+
+    assert fingerprint(swapped(words, one, other)) != fingerprint(words)
+
+
+@pytest.mark.parametrize("kept", [0, 1, ROW - 1, ROW, ROW + 1])
+def test_fingerprint_sees_truncation_of_zeros(kept):
+    """Zeros add nothing to a sum; the length is part of the fingerprint for this."""
+    zeros = torch.zeros(ROW + 2)
+
+    assert fingerprint(zeros[:kept]) != fingerprint(zeros)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(torch.zeros(3), -torch.zeros(3), id="minus zero"),
+        pytest.param(torch.zeros(4), torch.zeros(2, dtype=torch.float64), id="dtype"),
+        pytest.param(torch.zeros(4), torch.zeros(2, 2), id="shape"),
+        pytest.param(
+            torch.tensor([0x7FC00000], dtype=torch.int32).view(torch.float32),
+            torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32),
+            id="NaN payload",
+        ),
+        pytest.param(
+            torch.ones(3, dtype=torch.uint8), torch.ones(2, dtype=torch.uint8), id="bytes"
+        ),
+    ],
+)
+def test_fingerprint_tells_apart_what_compares_equal(one, other):
+    """Values that compare equal, or not at all, are different bits."""
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_state_fingerprint_names_each_vector():
+    """So that an error can say which vector is damaged."""
+    state = {"params": torch.ones(3), "exp_avg": torch.zeros(3)}
+
+    assert state_fingerprint(state) == {
+        "params": fingerprint(torch.ones(3)),
+        "exp_avg": fingerprint(torch.zeros(3)),
+    }
+
+
+def test_first_difference_is_an_element_not_a_byte():
+    """The index goes into an error message, where a reader looks for the parameter."""
+    vector = torch.zeros(5, dtype=torch.float64)
+
+    assert first_difference(vector, with_word(vector, 3, -0.0)) == 3
+    assert first_difference(vector, vector.clone()) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        pytest.param({"m": torch.zeros(2)}, "vectors", id="names"),
+        pytest.param({"params": torch.zeros(3)}, r"\(3,\)", id="shape"),
+        pytest.param({"params": torch.zeros(2, dtype=torch.float64)}, "float64", id="dtype"),
+        pytest.param({"params": torch.tensor([0.0, -0.0])}, "element 1.*0x80000000", id="bits"),
+    ],
+)
+def test_check_same_bits_names_what_differs(state, reason):
+    """A replay that drifts is stopped where it is first seen, with the place."""
+    with pytest.raises(ReplayMismatchError, match=reason):
+        check_same_bits("Row 3", {"params": torch.zeros(2)}, state)
+
+
+@pytest.mark.parametrize("count", [0, 1, ROW - 1, ROW, ROW + 1, 130 * ROW + 5])
+def test_sums_for_a_device_are_those_for_the_host(count):
+    """A state is fingerprinted where it is trained; the kernels of a GPU run on a CPU as well."""
+    words = random_words(count)
+
+    assert _device_sums(words) == _host_sums(words)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fingerprint_is_the_same_on_the_device_and_on_the_host():
+    """A state is fingerprinted where it is trained and checked where it is loaded."""
+    words = random_words(200 * ROW + 3)
+
+    assert fingerprint(words.cuda()) == fingerprint(words)

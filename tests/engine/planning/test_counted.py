@@ -1,0 +1,88 @@
+"""The recipe for many GPUs: planned without its pairs, and run as a small twin of itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import engine
+from engine.metaparameters.outer_updates import make_outer
+from engine.planning.plan import plan
+from engine.problems.pairs.images import PairBatches
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
+from tests.engine.problems.pairs.test_splits import shards
+
+pytest.importorskip("PIL.Image", reason="images need the extra clip")
+
+SMALL = [
+    *("data.num_train=24", "data.num_objective=6", "data.num_validation=4", "data.num_test=4"),
+    *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
+    *("contrastive.image_size=8", "contrastive.text_width=8", "contrastive.text_depth=1"),
+    *(
+        "contrastive.tokenizer=words",
+        "contrastive.text_heads=2",
+        "contrastive.embedding=6",
+        "contrastive.target_batch=6",
+    ),
+    *("contrastive.vocabulary=29", "contrastive.context=6", "training.num_steps=8"),
+    *("training.batch_size=6", "training.piece=4", "training.device=cpu"),
+    *("metaparameters.injection_step=6", "training.dtype=float64", "training.tf32=false"),
+    *("outer.probability=1", "outer.max_count=1", "replay.steps_per_segment=8"),
+]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe with tiny towers, on shards that were just made."""
+    pool, target = tmp_path / "pool", tmp_path / "target"
+    pool.mkdir()
+    target.mkdir()
+    urls = [f"data.url={shards(pool, 24)}", f"contrastive.target_url={shards(target, 14)}"]
+    return load_recipe("datacomp-small", [*SMALL, *urls])
+
+
+def test_small_twin_moves_along_the_exact_metagradient(recipe):
+    """The same code as at full size: pairs read batch by batch, embedded in pieces, exchanged."""
+    problem = build_problem(recipe)
+    routine = problem.routine
+
+    found = engine.metagradient(routine, problem.output).gradient["counts"]
+
+    assert isinstance(routine.examples, PairBatches)
+    assert routine.piece == 4
+    images, tokens = routine.examples[torch.arange(24)]
+    held = replace(routine, examples=(images, tokens), piece=None)
+    _, expected = engine.whole_run_gradient(held, problem.output)
+    assert float((found - expected["counts"]).norm() / expected["counts"].norm()) < 1e-9
+    moved, _ = make_outer(recipe.outer)(problem.kind.value, found, {}, 0)
+    assert moved.sum() == problem.kind.value.sum() == 12
+    assert not torch.equal(moved, problem.kind.value)
+
+
+def test_small_twin_is_planned_by_counting_where_its_pairs_are_missing(recipe, tmp_path):
+    """A batch of twice the size takes twice the operations; bytes of a state are exact."""
+    away = {"data": recipe.data.model_copy(update={"url": str(tmp_path / "nowhere")})}
+    small = recipe.model_copy(update=away)
+    training = small.training.model_copy(update={"batch_size": 12})
+    large = small.model_copy(update={"training": training})
+
+    found, twice = plan(small, str(tmp_path)), plan(large, str(tmp_path))
+
+    assert found.note.startswith("Counted, not measured, because data.url is")
+    assert found.reverse_steps == 2
+    steps = [float(each.note.split(": ")[1].split()[0]) for each in (found, twice)]
+    assert steps[1] == pytest.approx(2 * steps[0], rel=0.01)
+    state = build_problem(recipe).routine.initial_state()
+    state_bytes = sum(row.nbytes for row in state.values())
+    assert found.peak_bytes["device"] % state_bytes == 0
+
+
+def test_shipped_recipe_has_the_papers_settings():
+    """ViT-B/32, batches of 4,096, 3,125 steps, injection at 2,800, a ranked exchange."""
+    recipe = load_recipe("datacomp-small")
+
+    model, training = recipe.model, recipe.training
+    assert (model.name, model.width, model.depth, model.patch_size) == ("vit", 768, 12, 32)
+    assert (training.num_steps, training.batch_size, recipe.injection_step) == (3125, 4096, 2800)
+    assert recipe.outer.update == "ranked-exchange"

@@ -1,0 +1,202 @@
+"""Pairs as splits: captions of classes, wrong ones, token ids, and fingerprints."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import ConfigurationError, DataError
+from engine.problems.idx import FASHION_MNIST_URL
+from engine.problems.pairs.captions import BEGIN, END, UNKNOWN, train_tokenizer
+from engine.problems.pairs.images import ShardImages
+from engine.problems.pairs.splits import exchange_captions, load_pairs
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import load_recipe, validate_recipe
+from engine.recipes.pairs import ContrastiveConfig
+
+pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
+
+needs_fashion = pytest.mark.skipif(
+    not Path(FASHION_MNIST_URL).is_dir(), reason="needs Debian's package dataset-fashion-mnist"
+)
+
+
+def shards(folder, count, colour=0):
+    """One shard of squares in shades of grey, each captioned by its shade."""
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for number in range(count):
+            stream = io.BytesIO()
+            pillow.new("RGB", (8, 8), (10 * number, colour, 0)).save(stream, "PNG")
+            for name, content in (
+                (f"{number:03}.png", stream.getvalue()),
+                (f"{number:03}.txt", f"shade {number}".encode()),
+            ):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return str(folder)
+
+
+def recipe(url, **data) -> DescentRecipe:
+    sizes = {"num_train": 8, "num_objective": 3, "num_validation": 2}
+    return validate_recipe(
+        {
+            "name": "x",
+            "data": {"name": "image-text", "url": url, **sizes, **data},
+            "contrastive": {"image_size": 8},
+        },
+        "the test",
+    )
+
+
+def load(url, **data):
+    return load_pairs(recipe(url, **data), torch.float64)[0]
+
+
+def test_splits_are_disjoint_and_images_stay_with_their_captions(tmp_path):
+    """A pair that is torn apart is a wrong caption that nobody knows of."""
+    data = load(shards(tmp_path, 15))
+
+    names = [name for split in data.splits.values() for name in split.names]
+    assert sorted(names) == [f"0.tar/{n:03}" for n in range(15)]
+    for split in data.splits.values():
+        shades = ((split.inputs[:, 0, 0, 0] * 63.75 + 127.5) / 10).round().int().tolist()
+        assert split.captions == tuple(f"shade {shade}" for shade in shades)
+        assert split.names == tuple(f"0.tar/{shade:03}" for shade in shades)
+    assert not data.corrupted.any()
+
+
+def test_target_pairs_have_files_of_their_own(tmp_path):
+    """The task that counts is often another data set than the pool."""
+    pool, target = tmp_path / "pool", tmp_path / "target"
+    pool.mkdir()
+    target.mkdir()
+    content = recipe(shards(pool, 8)).model_dump(mode="json")
+    content["contrastive"]["target_url"] = shards(target, 6, colour=200)
+
+    data, _ = load_pairs(validate_recipe(content, "the test"), torch.float64)
+
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 8, "objective": 3, "validation": 2, "test": 1,
+    }  # fmt: skip
+    green = {name: float(split.inputs[:, 1].min()) for name, split in data.splits.items()}
+    assert green["train"] < 0 < min(green["objective"], green["validation"], green["test"])
+
+
+def test_fingerprint_sees_images_captions_and_their_order(tmp_path):
+    """It is part of every stage's key: other pairs must reuse nothing."""
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        folder.mkdir()
+    same, again, colour, more = (
+        load(shards(folder, count, shade))
+        for folder, count, shade in zip(folders, (15, 15, 15, 16), (0, 0, 9, 0), strict=True)
+    )
+
+    assert same.fingerprint == again.fingerprint
+    assert len({each.fingerprint for each in (same, colour, more)}) == 3
+    assert load(str(folders[0]), flip_fraction=0.5).fingerprint != same.fingerprint
+
+
+def test_wrong_captions_are_those_of_other_pairs():
+    """They must be as frequent and as long as right ones, or a filter need not look at images."""
+    captions = [f"caption {n}" for n in range(50)]
+
+    moved, wrong = exchange_captions(captions, 0.3, torch.Generator().manual_seed(0))
+
+    assert sorted(moved) == sorted(captions)
+    assert int(wrong.sum()) == 15
+    assert [new != old for new, old in zip(moved, captions, strict=True)] == wrong.tolist()
+
+
+def test_too_few_pairs_are_refused_with_the_sizes(tmp_path):
+    """A smaller split than asked for is another experiment."""
+    with pytest.raises(DataError, match="need 8 .train. .* = 14 pairs, but there are only 10"):
+        load(shards(tmp_path, 10))
+
+
+@needs_fashion
+def test_captions_of_fashion_mnist_name_the_class_and_wrong_ones_another():
+    """The recipe's AUC is that of captions which name another class than the picture's."""
+    chosen = ["data.num_train=200", "data.num_objective=20", "data.num_validation=20"]
+    made = load_recipe("fashion-contrastive", [*chosen, "data.num_test=20"])
+    clean = made.model_copy(update={"data": made.data.model_copy(update={"flip_fraction": 0.0})})
+
+    train = load_pairs(made, torch.float32)[0]
+    right = load_pairs(clean, torch.float32)[0].splits["train"]
+
+    assert torch.equal(train.splits["train"].inputs, right.inputs)
+    assert int(train.corrupted.sum()) == 60
+    other = torch.tensor(
+        [a != b for a, b in zip(train.splits["train"].captions, right.captions, strict=True)]
+    )
+    assert torch.equal(other, train.corrupted)
+
+
+def test_words_become_ids_by_frequency_and_the_alphabet():
+    """A tie that fell by the order of the captions would be another model for the same set."""
+    tokenizer = train_tokenizer(["b a", "a c"], ContrastiveConfig(vocabulary=6, context=5))
+
+    assert tokenizer.size == 6
+    assert tokenizer(["A b, c"]).tolist() == [[BEGIN, 4, 5, UNKNOWN, END]]
+    assert tokenizer(["c"]).tolist() == [[BEGIN, UNKNOWN, END, 0, 0]]
+    assert train_tokenizer(["a c", "b a"], ContrastiveConfig(vocabulary=6)).split("b") == [5]
+
+
+def test_bpe_knows_every_byte():
+    """Captions of the web have words that no vocabulary holds."""
+    pytest.importorskip("tokenizers", reason="BPE needs the extra clip")
+    config = ContrastiveConfig(tokenizer="bpe", vocabulary=270, context=40)
+
+    ids = train_tokenizer(["a dress", "a dress"], config)(["a \u00fcber-dress"])
+
+    assert UNKNOWN not in ids
+    assert int((ids == END).sum()) == 1
+    with pytest.raises(ConfigurationError, match="begins with 260 ids"):
+        train_tokenizer([], ContrastiveConfig(tokenizer="bpe", vocabulary=100))
+
+
+REFUSED = {
+    "captions for classes": ({"contrastive": {"context": 9}}, "which has no captions"),
+    "no url": ({"data": {"name": "image-text"}}, "data.url is empty"),
+    "inputs": (
+        {"metaparameters": {"name": "inputs"}, "outer": {"update": "sign"}},
+        "which needs classes",
+    ),
+    "smoothing": ({"training": {"label_smoothing": 0.1}}, "no labels to smooth"),
+    "classes": ({"data": {"name": "fashion-captions", "target_classes": [1]}}, "no classes"),
+    "micro-batch": ({"replay": {"micro_batch": 4}}, "Use training.piece"),
+    "pieces of a graph": ({"training": {"piece": 4, "path": "graph"}}, "not for a batch in pieces"),
+    "canaries": ({"kind": "canaries"}, "loss of single examples"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
+def test_setting_without_meaning_for_pairs_is_refused(content, reason):
+    """What is silently ignored would be reported as if it had been done."""
+    named = {"name": "x", "data": {"name": "fashion-captions"}}
+    if "contrastive" in content:
+        named["data"] = {"name": "digits"}
+
+    with pytest.raises(ConfigurationError, match=reason):
+        validate_recipe(named | content, "the test")
+
+
+def test_images_are_read_on_demand_from_the_same_shards_as_the_task(tmp_path):
+    """Held-out pairs of the same folder are held, and everything else is as if all were."""
+    url = shards(tmp_path, 15)
+    held = recipe(url)
+    lazy = held.model_copy(
+        update={"contrastive": held.contrastive.model_copy(update={"in_memory": False})}
+    )
+
+    expected, found = (load_pairs(each, torch.float64)[0] for each in (held, lazy))
+
+    assert isinstance(found.splits["train"].inputs, ShardImages)
+    for name, pairs in expected.splits.items():
+        images = found.splits[name].inputs
+        images = images[torch.arange(len(images))] if name == "train" else images
+        assert torch.equal(images, pairs.inputs)
+    assert found.fingerprint == expected.fingerprint

@@ -1,0 +1,107 @@
+"""Many runs as one batched run, against the same runs one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from engine.errors import ConfigurationError
+from engine.replay.batched import train_many
+from engine.replay.plain_training import train
+from tests import problems
+
+
+def smooth_routine(optimizer="adamw", kind="all", **changes):
+    """The shared problem without dropout, whose masks a batched run may not draw as the loop."""
+    model = problems.model()
+    model[2] = nn.Dropout(0.0)
+    return problems.routine(optimizer, kind, model=model, **changes)
+
+
+def points_around(routine, count=3):
+    """Points of several runs, each off the routine's own."""
+    drawn = torch.Generator().manual_seed(2)
+    return [
+        {
+            name: row + 0.2 * torch.rand(row.shape, generator=drawn, dtype=row.dtype)
+            for name, row in routine.point().items()
+        }
+        for _ in range(count)
+    ]
+
+
+def worst_error(found, expected):
+    return max(
+        float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [
+        *((optimizer, "all") for optimizer in problems.OPTIMIZERS),
+        *(("adamw", kind) for kind in problems.kinds() if kind != "all"),
+    ],
+)
+def test_batched_runs_equal_the_runs_one_by_one(optimizer, kind):
+    """Finite differences read the difference of two runs: 1e-12 is rounding of nine steps."""
+    routine = smooth_routine(optimizer, kind)
+    points = points_around(routine)
+
+    states = train_many(routine, points, together="batched")
+
+    for state, z in zip(states, points, strict=True):
+        assert worst_error(state, train(routine, z)) < 1e-12
+
+
+def test_runs_of_several_seeds_each_draw_their_own_order():
+    """Seeds differ in the order of examples, which a batched run reads as one more axis."""
+
+    def loss(model, batch):  # one_hot, in the shared loss, reads its labels, which vmap refuses
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    def routine_of(seed):
+        return smooth_routine("momentum", "weights", loss=loss, seed=seed)
+
+    routine, seeds = routine_of(1), [1, 5, 9]
+
+    states = train_many(routine, [routine.point()] * 3, seeds=seeds, together="batched")
+
+    expected = [train(routine_of(seed)) for seed in seeds]
+    assert all(worst_error(a, b) < 1e-12 for a, b in zip(states, expected, strict=True))
+    assert worst_error(states[0], states[1]) > 1e-3
+
+
+def test_dropout_of_several_seeds_goes_one_by_one():
+    """A batched run has one generator for all masks, so it would train other runs."""
+    routine = problems.routine("momentum", "weights")
+    points, seeds = [routine.point()] * 2, [1, 5]
+
+    with pytest.raises(ConfigurationError, match=r"cannot be trained as one.*together='loop'"):
+        train_many(routine, points, seeds=seeds, together="batched")
+    states = train_many(routine, points, seeds=seeds)
+
+    expected = [train(problems.routine("momentum", "weights", seed=seed)) for seed in seeds]
+    assert all(
+        torch.equal(state[name], row)
+        for state, alone in zip(states, expected, strict=True)
+        for name, row in alone.items()
+    )
+
+
+def test_loop_repeats_the_bits_of_each_run():
+    """A stage that is named by its bits asks for the loop."""
+    routine = problems.routine("adamw", "weights")
+    points = points_around(routine, 2)
+
+    states = train_many(routine, points, together="loop")
+
+    for state, z in zip(states, points, strict=True):
+        assert all(torch.equal(row, state[name]) for name, row in train(routine, z).items())
+
+
+def test_seeds_without_a_point_are_refused():
+    """A run that is silently left out shifts all results after it."""
+    routine = smooth_routine()
+
+    with pytest.raises(ConfigurationError, match="3 seeds for 2 points"):
+        train_many(routine, points_around(routine, 2), seeds=[1, 2, 3])

@@ -1,0 +1,92 @@
+"""The schedule auto in a notebook: the bits of any other, within the memory that was allowed."""
+
+import pytest
+import torch
+
+from engine import metagradient
+from engine.errors import ConfigurationError
+from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.replay.fastest import settled
+from engine.replay.step_costs import counted_costs
+from engine.schedules.by_name import plan_of
+from engine.schedules.simulator import measure
+from engine.schedules.trees import whole_run
+from engine.step.reference import step_vjp
+from tests import routines
+
+BITS = ["store-all", "sqrt", "k-ary", "auto"]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return metagradient(routines.routine(), routines.output)["weights"]
+
+
+@pytest.mark.parametrize("place", [None, "memory", "path"])
+@pytest.mark.parametrize("schedule", BITS)
+def test_auto_gives_the_bits_of_every_schedule(expected, schedule, place, tmp_path):
+    """A clock chooses, so a choice that changed a digit would make runs irreproducible."""
+    store = {None: None, "memory": "memory://auto", "path": tmp_path / "store"}[place]
+
+    found = metagradient(routines.routine(), routines.output, schedule=schedule, store=store)
+
+    assert torch.equal(found["weights"], expected)
+
+
+def test_auto_keeps_to_the_memory_that_it_is_given(expected):
+    """The promise of the option: the schedule that it takes needs no more than the cap."""
+    routine = routines.routine()
+    costs = counted_costs(routine)
+    cap = costs.graph_bytes + 6 * costs.state_bytes
+
+    chosen = settled(
+        ReplayConfig(schedule=ScheduleName.AUTO, max_device_bytes=cap),
+        routine, routines.output, step_vjp, None,
+    )  # fmt: skip
+
+    plan = plan_of(chosen)
+    cost = measure(whole_run(routine.num_steps, plan, first_step=0, tier=plan.first_tier))
+    kept = costs.state_bytes * cost.peak_states + costs.graph_bytes * max(cost.peak_graphs, 1)
+    assert kept <= cap
+    assert chosen.unroll == 1
+    found = metagradient(routine, routines.output, schedule="auto", max_device_bytes=cap)
+    assert torch.equal(found["weights"], expected)
+
+
+def test_auto_takes_graphs_where_memory_allows():
+    """The cap above is what made the difference, not something else."""
+    routine = routines.routine(num_steps=64)
+    plenty = ReplayConfig(schedule=ScheduleName.AUTO, max_device_bytes=1 << 34)
+    costs = counted_costs(routine)
+    tight = plenty.model_copy(
+        update={"max_device_bytes": costs.graph_bytes + 6 * costs.state_bytes}
+    )
+
+    def states(replay):
+        plan = plan_of(settled(replay, routine, routines.output, step_vjp, None))
+        cost = measure(whole_run(routine.num_steps, plan, tier=plan.first_tier))
+        return cost.peak_states + cost.peak_graphs
+
+    assert states(tight) < states(plenty)
+
+
+@pytest.mark.parametrize("schedule", ["auto", "store-all", "k-ary", "sqrt", "binomial"])
+def test_a_cap_that_nothing_fits_is_refused(schedule):
+    """It was documented and ignored: a byte was enough for any run."""
+    with pytest.raises(ConfigurationError, match=r"bytes are needed and max_device_bytes is 1\."):
+        metagradient(routines.routine(), routines.output, schedule=schedule, max_device_bytes=1)
+
+
+def test_a_cap_on_the_store_holds_for_the_states_kept_there(tmp_path):
+    """A disk that others share is as real a limit as memory."""
+    routine = routines.routine()
+    state = counted_costs(routine).state_bytes
+
+    with pytest.raises(ConfigurationError, match="max_store_bytes"):
+        metagradient(
+            routine, routines.output,
+            store=tmp_path, schedule="store-all", max_store_bytes=3 * state,
+        )  # fmt: skip
+    metagradient(
+        routine, routines.output, store=tmp_path, schedule="auto", max_store_bytes=3 * state
+    )

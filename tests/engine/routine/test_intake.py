@@ -1,0 +1,89 @@
+"""What people hand in: it works as the plain form does, or one message says what to hand in."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine
+from tests import routines
+from tests.handed_in import REFUSED, WORK, embedding, loss, run
+
+ROOT = Path(__file__).parents[3]
+AS_FLOAT32 = {"weights as a list", "z as a list", "table"}
+"""A list of Python's numbers becomes float32, as everywhere in torch."""
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Every case, in a process without run-time checks of type hints, as a notebook is."""
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.handed_in"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(found.stdout)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_plain_meaning_works(name, outcomes):
+    """Honest forms of the same run, whose meaning nobody can mistake, give the same numbers."""
+    kind, found = outcomes[name]
+    assert kind == "value", found
+
+    expected = outcomes["Subset, plain" if name == "Subset" else "plain"][1]
+
+    rtol, atol = (1e-5, 1e-7) if name in AS_FLOAT32 else (1e-12, 1e-15)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_plain_meaning_is_refused_with_what_to_hand_in(name, outcomes):
+    """One message from the engine; a raw TypeError tells a newcomer nothing."""
+    kind, found = outcomes[name]
+
+    assert kind == "refused", found
+    assert re.search(REFUSED[name][1], found, re.DOTALL), found
+
+
+def test_sparse_embedding_gives_the_numbers_of_a_dense_one():
+    """A sparse gradient is the same gradient, kept in another form."""
+    inputs, labels = routines.examples(24)
+    tokens = (inputs.abs() * 3).long().clamp(max=9)
+    dense, sparse = embedding(), embedding(sparse=True)
+    sparse.load_state_dict(dense.state_dict())
+
+    found, expected = (
+        run(lambda m: loss(m, (tokens, labels)).mean(), model=model, examples=(tokens, labels))
+        for model in (sparse, dense)
+    )
+
+    assert torch.equal(found, expected)
+    assert found.any()
+
+
+def test_inference_mode_around_a_call_changes_nothing():
+    """Notebooks have it around evaluation cells, where a metagradient is easily asked for."""
+    expected = run()
+
+    with torch.inference_mode():
+        found = run()
+
+    assert torch.equal(found, expected)
+
+
+def test_an_error_of_the_engines_own_is_not_taken_for_the_users():
+    """A message that blames the user's loss for our bug would cost both of us days."""
+    routine = routines.routine()
+    broken = engine.sgd().update
+
+    def update(state, gradient, hyper, step):
+        raise TypeError("the optimizer's own")
+
+    object.__setattr__(routine.optimizer, "update", update)
+    with pytest.raises(TypeError, match="the optimizer's own"):
+        engine.metagradient(routine, routines.output)
+    assert callable(broken)

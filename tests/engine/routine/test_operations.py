@@ -1,0 +1,76 @@
+"""Operations in another form: the same function, with a second derivative that is right."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+from engine.routine.operations import WrittenOutWeightNorm, grouped_products, without_checkpointing
+
+
+def leaf(*shape, seed=0):
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=drawn, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((4, 3), 0), ((4, 3), 1), ((4, 3), -1), ((5,), 0)])
+def test_weight_norm_is_torchs_with_a_right_second_derivative(shape, dim):
+    """Torch's own operation fails the same check."""
+    v = leaf(*shape)
+    g = torch.norm_except_dim(v.detach(), 2, dim).clone().requires_grad_()
+    plain = torch._weight_norm(v, g, dim)
+
+    with WrittenOutWeightNorm():
+        torch.testing.assert_close(torch._weight_norm(v, g, dim), plain, rtol=1e-14, atol=1e-15)
+        assert gradgradcheck(lambda v, g: torch._weight_norm(v, g, dim), (v, g))
+
+
+def test_torchs_own_weight_norm_is_still_wrong():
+    """Should a later torch mend it, the formula can go."""
+    layer = parametrizations.weight_norm(nn.Linear(3, 4)).double()
+    g, v = (p.detach().clone().requires_grad_() for p in layer.parametrizations.weight.parameters())
+
+    with pytest.raises(GradcheckError):
+        gradgradcheck(lambda v, g: torch._weight_norm(v, g, 0), (v, g))
+
+
+def test_groups_are_multiplied_in_float64():
+    """Rows of each group by the matrix of the group; torch has no kernel for it."""
+    rows, matrices = leaf(6, 3), leaf(3, 3, 2, seed=1)
+    stops = torch.tensor([2, 2, 5], dtype=torch.int32)
+    expected = torch.cat([rows[:2] @ matrices[0], rows[2:5] @ matrices[2], torch.zeros(1, 2)])
+
+    with grouped_products():
+        found = functional.grouped_mm(rows, matrices, offs=stops)
+        torch.testing.assert_close(found, expected)
+        assert gradgradcheck(lambda a, b: functional.grouped_mm(a, b, offs=stops), (rows, matrices))
+
+
+def test_groups_in_float32_are_torchs_own():
+    """The bits of runs that torch can do are its."""
+    rows, matrices = torch.randn(4, 16), torch.randn(2, 16, 16)
+    stops = torch.tensor([1, 4], dtype=torch.int32)
+    expected = functional.grouped_mm(rows, matrices, offs=stops)
+
+    with grouped_products():
+        assert torch.equal(functional.grouped_mm(rows, matrices, offs=stops), expected)
+
+
+def test_what_is_checkpointed_is_computed_once_where_that_is_asked():
+    """A graph over several steps could not compute it again at the right parameters."""
+    calls = []
+
+    def function(x):
+        calls.append(1)
+        return x.sin()
+
+    x = leaf(3)
+    with without_checkpointing():
+        value = checkpoint(function, x, use_reentrant=False).sum()
+    torch.autograd.grad(value, x)
+
+    assert len(calls) == 1

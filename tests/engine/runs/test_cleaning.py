@@ -1,0 +1,479 @@
+"""What a clean frees, and above all what it does not."""
+
+import hashlib
+import os
+import time
+import uuid
+from itertools import product
+
+import fsspec
+import pytest
+
+from engine.errors import ConfigurationError
+from engine.runs import freeing
+from engine.runs.clean_plan import CleanRules
+from engine.runs.cleaning import plan_clean
+from engine.runs.endings import Ending
+from engine.runs.freeing import carry_out
+from engine.runs.inventory import stored_runs, stored_stages
+from engine.runs.store_mark import MARK, mark_store
+from engine.stages.claims import claim, claim_url, read_claims
+from engine.stages.lease import _content
+from engine.stages.places import stage_record_url
+from engine.storage.location import join, list_folders
+from engine.storage.names import STAGES
+from engine.storage.records import read_bytes, read_record, write_bytes, write_record
+
+NO_GRACE = CleanRules(grace_seconds=0)
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    """An empty store on each kind of filesystem that needs no server."""
+    place = str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    mark_store(place)
+    return place
+
+
+@pytest.fixture
+def local(tmp_path):
+    """An empty store in a folder, where files can be made old."""
+    mark_store(str(tmp_path))
+    return str(tmp_path)
+
+
+def key(word):
+    """Return a key as stages have them."""
+    return hashlib.sha256(word.encode()).hexdigest()[:32]
+
+
+def named(word):
+    """Return the name of a run as the engine gives them."""
+    return f"{word}-{key(word)[:8]}"
+
+
+def add_stage(store, kind, word, **inputs):
+    """Commit a stage whose result is ten bytes; inputs are the stages that it was made from."""
+    name = kind, key(word)
+    record = {"ref": ref(name), "inputs": {role: ref(each) for role, each in inputs.items()}}
+    folder = join(store, "stages", *name)
+    write_bytes(join(folder, "attempts", "00000001-0badcafe", "params", "c", "0", "0"), b"0" * 10)
+    write_bytes(join(store, "results", "-".join(name)), b"{}")
+    write_record(join(folder, "record.json"), record)
+    return name
+
+
+def ref(name):
+    return {"stage": name[0], "key": name[1], "content": "c"}
+
+
+def add_run(store, word, *used, keeps=None):
+    """Write a run that has claimed stages; finished if it is said what its result keeps."""
+    name = named(word)
+    write_record(join(store, "runs", name, "recipe.json"), {"name": word})
+    claims = [claim(store, name, *each, each[0], cached=False) for each in used]
+    if keeps is not None:
+        ending = Ending(
+            claims=[each.token for each in claims], keeps=["/".join(each) for each in keeps]
+        )
+        record = {"ending": ending.model_dump(mode="json")}
+        write_record(join(store, "runs", name, "run.json"), record)
+    return name
+
+
+def add_descent(store, word="done"):
+    """Write a finished descent of one outer step, whose last iterate was chosen; name its parts."""
+    z0 = add_stage(store, "initial", "z0")
+    t0 = add_stage(store, "train", f"{word}-t0", value=z0)
+    t1 = add_stage(store, "train", f"{word}-t1", value=z0, start=t0)
+    seed = add_stage(store, "seed", f"{word}-seed", value=z0, final=t1)
+    half = add_stage(store, "reverse", f"{word}-half", value=z0, start=t0, adjoint=seed)
+    gradient = add_stage(store, "reverse", f"{word}-gradient", value=z0, adjoint=half)
+    z1 = add_stage(store, "update", f"{word}-z1", value=z0, gradient=gradient)
+    t2 = add_stage(store, "train", f"{word}-t2", value=z1)
+    t3 = add_stage(store, "train", f"{word}-t3", value=z1, start=t2)
+    scores = add_stage(store, "evaluate", f"{word}-scores", value=z1, final=t3)
+    used = (z0, t0, t1, seed, half, gradient, z1, t2, t3, scores)
+    kept = {z0, gradient, z1, t2, t3, scores}
+    add_run(store, word, *used, keeps=kept)
+    return {"spare": {t0, t1, seed, half}, "kept": kept}
+
+
+def left(store):
+    return set(stored_stages(store))
+
+
+def claimed(store, word):
+    return {(each.stage, each.key) for each in read_claims(store, named(word))}
+
+
+def made_old(store, *folders):
+    """Set the times of what lies in these folders of a store back by a week."""
+    files = fsspec.filesystem("file")
+    for folder in folders:
+        for path in files.find(join(store, folder)):
+            os.utime(path, (time.time() - 7 * 86400,) * 2)
+
+
+def hold(store, name, *, owner=None, token=1):
+    """Write the lease of a stage that is being made, by this process unless another owns it."""
+    content = _content("0badcafe", 0, released=False)
+    url = join(store, "stages", *name, "leases", f"{token:08d}.json")
+    write_record(url, content | ({} if owner is None else {"owner": owner}))
+    return url
+
+
+def test_what_nobody_refers_to_goes_and_what_a_run_uses_stays(store):
+    """The rest of a changed recipe is found by no run any more, and fills the disk."""
+    used, orphan = add_stage(store, "train", "used"), add_stage(store, "train", "orphan")
+    add_run(store, "run", used)
+
+    report = carry_out(plan_clean(store, NO_GRACE))
+
+    assert left(store) == {used}
+    assert [each.name for each in report.freed if each.what == "stage"] == ["/".join(orphan)]
+    assert read_bytes(join(store, "results", "-".join(orphan))) is None
+    assert read_bytes(join(store, "results", "-".join(used))) == b"{}"
+
+
+def test_nothing_goes_without_carrying_it_out(store):
+    """People look first: a plan must be free of consequences."""
+    orphan = add_stage(store, "train", "orphan")
+
+    report = plan_clean(store, NO_GRACE).report
+
+    assert left(store) == {orphan}
+    assert not report.deleted
+    assert report.bytes > 10
+
+
+def test_new_things_are_left_alone(store):
+    """What nobody refers to now may be the stage that a run is about to commit."""
+    add_stage(store, "train", "new")
+
+    assert plan_clean(store, CleanRules()).report.freed == []
+
+
+def test_stage_of_two_runs_stays_when_one_of_them_goes(store):
+    """Runs share what they have in common: z_0, and every training up to the first difference."""
+    shared, own = add_stage(store, "train", "shared"), add_stage(store, "train", "own")
+    add_run(store, "one", shared, own)
+    add_run(store, "other", shared)
+
+    carry_out(plan_clean(store, CleanRules(runs=[named("one")], grace_seconds=0)))
+
+    assert left(store) == {shared}
+    assert list_folders(join(store, "runs")) == [named("other")]
+
+
+def test_run_at_work_stays_whatever_is_asked(store):
+    """A clean that takes the ground from under a run costs hours, or worse."""
+    used = add_stage(store, "train", "used")
+    add_run(store, "busy", used)
+
+    report = carry_out(plan_clean(store, CleanRules(keep=0, older_than_seconds=0)))
+
+    assert left(store) == {used}
+    assert report.kept_runs == [named("busy")]
+    with pytest.raises(ConfigurationError, match="may be at work.*--grace"):
+        plan_clean(store, CleanRules(runs=[named("busy")]))
+
+
+def test_finished_run_that_is_run_again_is_at_work(local):
+    """It has a result, but the start that is under way has claimed stages since."""
+    add_descent(local)
+    made_old(local, "runs", "stages")
+    claim(local, named("done"), "train", key("done-t0"), "train", cached=True)
+
+    assert plan_clean(local, CleanRules(keep=0, intermediate=True)).report.freed == []
+
+
+def test_result_keeps_what_it_needs_and_frees_the_rest(store):
+    """States and adjoints of a finished run are most of its bytes; nobody reads them again."""
+    parts = add_descent(store)
+
+    carry_out(plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)))
+
+    assert left(store) == parts["kept"]
+    assert claimed(store, "done") == parts["kept"]
+    assert list_folders(join(store, "runs")) == [named("done")]
+
+
+def test_intermediate_states_stay_while_another_run_uses_them(store):
+    """A longer run goes on from the states of a shorter one."""
+    parts = add_descent(store)
+    add_run(store, "longer", *parts["spare"])
+
+    carry_out(plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)))
+
+    assert left(store) == parts["kept"] | parts["spare"]
+
+
+def test_result_without_claims_is_found_by_its_record(store):
+    """Claims may be lost; what the record refers to, and what that was made from, stays."""
+    parts = add_descent(store)
+    for each in read_claims(store, named("done")):
+        files, path = fsspec.url_to_fs(claim_url(store, named("done"), each.stage, each.key))
+        files.rm_file(path)
+
+    carry_out(plan_clean(store, NO_GRACE))
+
+    assert left(store) == parts["kept"] | parts["spare"]
+
+
+def test_runs_go_by_age(local):
+    """The rule of a schedule: what nobody touched for a week."""
+    add_run(local, "old", add_stage(local, "train", "old"))
+    made_old(local, "runs", "stages")
+    add_run(local, "new", add_stage(local, "train", "new"))
+
+    carry_out(plan_clean(local, CleanRules(older_than_seconds=6 * 86400)))
+
+    assert list_folders(join(local, "runs")) == [named("new")]
+    assert left(local) == {("train", key("new"))}
+
+
+def test_runs_go_by_count_and_both_rules_must_agree(local):
+    """Who says both means the surplus that is old as well: a clean frees no more than asked."""
+    for name in ("first", "second", "third"):
+        add_run(local, name)
+        made_old(local, f"runs/{named(name)}")
+        time.sleep(0.01)
+
+    by_count = plan_clean(local, CleanRules(keep=1)).report.kept_runs
+    by_both = plan_clean(local, CleanRules(keep=1, older_than_seconds=30 * 86400)).report.kept_runs
+
+    assert by_count == [named("third")]
+    assert by_both == [named(name) for name in ("third", "second", "first")]
+
+
+def test_run_that_starts_during_the_clean_keeps_what_it_claims(store):
+    """Between the plan and the deletion a run may have found the stage, and read on from it."""
+    wanted, orphan = add_stage(store, "train", "wanted"), add_stage(store, "train", "orphan")
+    record = read_record(stage_record_url(store, *wanted))
+    plan = plan_clean(store, NO_GRACE)
+    add_run(store, "starting", wanted)
+
+    report = carry_out(plan)
+
+    assert left(store) == {wanted}
+    assert read_record(stage_record_url(store, *wanted)) == record
+    assert {each.name for each in report.freed} == {"/".join(orphan), "-".join(orphan)}
+
+
+def test_run_that_is_freed_and_started_again_meanwhile_stays(store):
+    """Its old claims are no reason to delete what it has claimed anew."""
+    used = add_stage(store, "train", "used")
+    add_run(store, "run", used)
+    plan = plan_clean(store, CleanRules(runs=[named("run")], grace_seconds=0))
+    add_run(store, "run", used)
+
+    carry_out(plan)
+
+    assert left(store) == {used}
+    assert [run.name for run in stored_runs(store)] == [named("run")]
+
+
+def test_stage_is_not_committed_while_its_rows_are_deleted(store, monkeypatch):
+    """A clean that is killed half-way must not leave a commit without its rows."""
+    orphan = add_stage(store, "train", "orphan")
+    seen = []
+    look = freeing.claims_now
+
+    def look_at_both(place, victims):
+        seen.append(read_bytes(stage_record_url(place, *orphan)))
+        return look(place, victims)
+
+    monkeypatch.setattr(freeing, "claims_now", look_at_both)
+
+    carry_out(plan_clean(store, NO_GRACE))
+
+    assert seen == [None]
+
+
+def test_damaged_claim_protects_its_stage(store):
+    """A stage in doubt is in use, whatever its kind: some kinds have a hyphen."""
+    for kind in sorted(STAGES):
+        used = add_stage(store, kind, kind)
+        name = add_run(store, kind, used)
+        write_bytes(claim_url(store, name, *used), bytes(40))
+
+    assert plan_clean(store, NO_GRACE).report.freed == []
+
+
+def test_empty_place_is_refused(store):
+    """A mistyped store must not look like a clean one."""
+    with pytest.raises(ConfigurationError, match="--store"):
+        plan_clean(join(store, "other"), CleanRules())
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(40), b"{}", b'{"name": "an app"}'])
+def test_folder_without_the_mark_of_a_store_is_not_touched(store, content):
+    """A mistyped --store may be a project folder, whose runs/ and results/ are somebody's own."""
+    place = join(store, "project")
+    kept = add_stage(place, "train", "orphan")
+    if content is not None:
+        write_bytes(join(place, MARK), content)
+
+    with pytest.raises(ConfigurationError, match=r"store\.json"):
+        plan_clean(place, CleanRules(keep=0, grace_seconds=0))
+
+    assert left(place) == {kept}
+
+
+def test_store_of_a_newer_layout_is_not_touched(store):
+    """What this version takes for rubbish may be what the newer one needs."""
+    mark = read_record(join(store, MARK))
+    write_record(join(store, MARK), mark | {"version": mark["version"] + 1})
+
+    with pytest.raises(ConfigurationError, match="newer"):
+        plan_clean(store, CleanRules())
+
+
+FOREIGN = [
+    "results/table.csv",
+    "results/figs/fig1.png",
+    "results/train-notes",
+    "results/figs/train-" + "a" * 32,
+    "stages/one/two/notes.txt",
+    "stages/notes.txt",
+    "stages/mykind/" + "a" * 32 + "/record.json",
+    "stages/train/" + "A" * 32 + "/record.json",
+    "runs/exp1/events.out.tfevents.1",
+    "runs/paper/draft.tex",
+    "runs/exp-0123abcd/model.pt",
+    "runs/notes.txt",
+    "store.json.bak",
+    "notes.md",
+]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        CleanRules(grace_seconds=0),
+        CleanRules(grace_seconds=0, intermediate=True),
+        CleanRules(grace_seconds=0, keep=0),
+        CleanRules(grace_seconds=0, older_than_seconds=0),
+        CleanRules(grace_seconds=0, runs=[named("done")]),
+    ],
+)
+def test_only_what_the_engine_made_goes(store, rules):
+    """Users keep their tables, TensorBoard runs and notes beside, and inside, a store."""
+    add_descent(store)
+    add_run(store, "unfinished", add_stage(store, "train", "unfinished"))
+    orphan = "/".join(add_stage(store, "train", "orphan"))
+    inside = [
+        f"stages/{orphan}/notes.txt",
+        f"stages/{orphan}/attempts/00000001-0badcafe/params/notes.txt",
+        f"runs/{named('done')}/notes.md",
+        f"runs/{named('done')}/stages/notes.json",
+        f"runs/{named('done')}/figures/report.html",
+    ]
+    for path in [*FOREIGN, *inside]:
+        write_bytes(join(store, path), b"mine")
+
+    report = carry_out(plan_clean(store, rules))
+
+    assert all(read_bytes(join(store, path)) == b"mine" for path in [*FOREIGN, *inside])
+    below = {path for path in [*FOREIGN, *inside] if "/" in path}
+    assert set(report.left) == below
+    assert read_bytes(stage_record_url(store, *orphan.split("/"))) is None
+    assert read_bytes(join(store, MARK)) is not None
+    assert plan_clean(store, rules.model_copy(update={"runs": []})).report.freed == []
+
+
+@pytest.mark.parametrize("asked", ["", " ", "don", "done", "*", "../runs", "/etc", ".", MARK])
+def test_runs_go_by_their_whole_name(store, asked):
+    """An unset variable, or the beginning of a name, must not free what nobody meant."""
+    add_descent(store)
+
+    with pytest.raises(ConfigurationError, match=r"No run.*is named"):
+        plan_clean(store, CleanRules(runs=[asked], grace_seconds=0))
+
+
+RULES = [{"keep": 0}, {"older_than_seconds": 0}, {"intermediate": True}, {"runs": [named("busy")]}]
+
+
+@pytest.mark.parametrize(("rule", "finished"), list(product(RULES, [False, True])))
+def test_run_in_a_long_stage_is_at_work(local, rule, finished):
+    """For days it writes nothing but its lease, and whoever cleans has another clock."""
+    before, stage = add_stage(local, "initial", "z0"), add_stage(local, "train", "long")
+    add_run(local, "busy", before, stage, keeps=[before] if finished else None)
+    made_old(local, "runs", "stages")
+    lease = hold(local, stage)
+    os.utime(lease, (time.time() - 7 * 86400,) * 2)
+
+    if "runs" in rule:
+        with pytest.raises(ConfigurationError, match="is at work.*lease.*Stop it"):
+            plan_clean(local, CleanRules(**rule, grace_seconds=0))
+    else:
+        report = carry_out(plan_clean(local, CleanRules(**rule, grace_seconds=0)))
+        assert report.freed == []
+    assert left(local) == {before, stage}
+
+
+def test_stage_that_somebody_makes_without_a_run_stays(local):
+    """The engine's stages may be called without a flow, and then no run claims them."""
+    stage = add_stage(local, "train", "alone")
+    hold(local, stage)
+    made_old(local, "stages")
+
+    assert plan_clean(local, NO_GRACE).report.freed == []
+
+
+@pytest.mark.parametrize("ahead", [-3, 3])
+def test_ages_are_told_by_the_clock_of_the_store(local, monkeypatch, ahead):
+    """A cleaner whose clock is days ahead takes every run for an old one."""
+    add_run(local, "busy", add_stage(local, "train", "used"))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead * 86400)
+
+    assert plan_clean(local, CleanRules(older_than_seconds=86400)).report.freed == []
+    monkeypatch.undo()
+    made_old(local, "runs", "stages")
+    monkeypatch.setattr(time, "time", lambda: real() + ahead * 86400)
+    assert plan_clean(local, CleanRules(older_than_seconds=6 * 86400)).report.freed != []
+
+
+def test_finished_run_that_is_being_started_is_at_work(local):
+    """Between its start and its first claim there is the reading of the data, which may be long."""
+    parts = add_descent(local)
+    made_old(local, "runs", "stages")
+    url = join(local, "runs", named("done"), "starts", f"{uuid.uuid4().hex}.json")
+    write_record(url, {"started": "2026-01-01T00:00:00+00:00"})
+
+    assert plan_clean(local, CleanRules(keep=0, intermediate=True)).report.freed == []
+    made_old(local, "runs")
+    report = carry_out(plan_clean(local, CleanRules(intermediate=True)))
+    assert {tuple(each.name.split("/")) for each in report.freed if each.what == "stage"} == (
+        parts["spare"]
+    )
+
+
+def test_record_that_cannot_be_understood_frees_nothing(store):
+    """One of another version, or a damaged one, says nothing of what its run keeps."""
+    add_descent(store)
+    url = join(store, "runs", named("done"), "run.json")
+    for content in (b"{", b"[]", b"{}", b'{"ending": {"keeps": 3}}', b'{"iterates": []}'):
+        write_bytes(url, content)
+        assert plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)).report.freed == []
+
+
+@pytest.mark.slow
+def test_object_store_is_cleaned_like_a_folder(bucket):
+    """It tells times in whole seconds, and deletes what is not there without a word."""
+    store = join(bucket, uuid.uuid4().hex)
+    mark_store(store)
+    parts = add_descent(store)
+    plan = plan_clean(store, CleanRules(intermediate=True, grace_seconds=0))
+    again = next(iter(parts["spare"]))
+    add_run(store, "starting", again)
+
+    carry_out(plan)
+    assert left(store) == parts["kept"] | {again}
+
+    plan = plan_clean(store, CleanRules(runs=[named("starting")], grace_seconds=0))
+    add_run(store, "starting", again)
+    carry_out(plan)
+    assert left(store) == parts["kept"] | {again}

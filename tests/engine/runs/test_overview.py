@@ -1,0 +1,94 @@
+"""What a look at a run reads, and what it says of a store with damage."""
+
+import pytest
+
+from engine.errors import EngineError
+from engine.runs import inventory, overview
+from engine.runs.overview import Standing, describe, list_overviews
+from engine.runs.store_mark import mark_store
+from engine.stages.claims import claim_url
+from engine.stages.places import stage_record_url
+from engine.storage.location import join
+from engine.storage.records import write_bytes
+from tests.engine.runs.test_cleaning import add_descent, add_run, add_stage, named
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of two runs that share z_0."""
+    place = str(tmp_path)
+    mark_store(place)
+    add_descent(place, "one")
+    add_descent(place, "other")
+    return place
+
+
+def test_a_look_at_one_run_reads_no_other(store, monkeypatch):
+    """In a store of 200 runs all others would be read for nothing."""
+    seen = []
+    tree, records = inventory.list_tree, inventory.read_records
+
+    def noted(call):
+        def note(asked):
+            seen.extend([asked] if isinstance(asked, str) else asked)
+            return call(asked)
+
+        return note
+
+    monkeypatch.setattr(inventory, "list_tree", noted(tree))
+    monkeypatch.setattr(inventory, "read_records", noted(records))
+    monkeypatch.setattr(overview, "read_records", noted(records))
+
+    view, record = describe(store, named("one"))
+
+    own = {f"{each.stage}/{each.key}" for each in view.stages}
+    assert view.standing is Standing.FINISHED
+    assert record is not None
+    assert len(own) == 10
+    for url in seen:
+        rest = url.removeprefix(f"{store}/")
+        where = rest.split("/")
+        assert named("one") in where or "/".join(where[1:3]) in own, rest
+    assert view.totals.attempts == 0
+    assert view.totals.bytes == sum(line.bytes for line in view.stages) > 0
+
+
+def test_both_ways_of_looking_agree(store):
+    """The list reads all runs at once, the view of a run only that one."""
+    add_run(store, "unfinished", add_stage(store, "train", "more"))
+
+    for line in list_overviews(store):
+        view = describe(store, line.run)[0]
+        assert (view.standing, view.active, len(view.stages)) == (
+            line.standing,
+            line.active,
+            line.stages,
+        )
+
+
+DAMAGE = [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"{}", b"[" * 100]
+WRONG = b'{"seconds": "x", "bytes": [], "environment": 3, "run": {}, "inputs": 3, "ref": []}'
+
+
+@pytest.mark.parametrize("content", [*DAMAGE, WRONG])
+def test_damage_of_any_document_is_survived(store, content):
+    """Of one bad file in a store, or one of another version, only its own run may suffer."""
+    (stage,) = (each for each in describe(store, named("one"))[0].stages if each.stage == "seed")
+    name = stage.stage, stage.key
+    run = join(store, "runs", named("one"))
+    places = [
+        stage_record_url(store, *name),
+        claim_url(store, named("one"), *name),
+        *(join(run, each) for each in ("recipe.json", "run.json", "budget.json", "plan.json")),
+        join(run, "starts", "a" * 32 + ".json"),
+        join(store, "stages", *name, "leases", "00000001.json"),
+    ]
+    for place in places:
+        write_bytes(place, content)
+
+    assert {line.run for line in list_overviews(store)} == {named("one"), named("other")}
+    try:
+        view, _ = describe(store, named("one"))
+    except EngineError:
+        return
+    assert len(view.stages) == 10

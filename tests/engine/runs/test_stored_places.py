@@ -1,0 +1,154 @@
+"""What a recipe that lies in a store can make another machine do: nothing that nobody confirmed."""
+
+import re
+
+import pytest
+from pydantic import BaseModel
+
+from engine.errors import ConfigurationError
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import KINDS, load_recipe
+from engine.recipes.names import run_name
+from engine.runs.run import OF_A_START, begin_run, find_run, read_recipe
+from engine.runs.stored_places import PLACES, check_places, foreign_places
+from engine.stages.places import run_folder
+from engine.storage.records import read_record, write_record
+
+HARMLESS = {
+    *("name", "description", "text.separator", "language.lora_targets", "data.checksum"),
+    *("training.device", "workers.address", "contrastive.image_column"),
+    *("contrastive.caption_column", "search.grid", "search.candidates"),
+    "reruns",  # of model, optimizer and training only
+}
+"""Texts in a recipe that name no place, or are those of a start."""
+
+
+def texts(model, prefix=""):
+    """Return the dotted names of settings that hold any text."""
+    for name, found in model.model_fields.items():
+        kind = found.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from texts(kind, f"{prefix}{name}.")
+        elif re.search(r"\bstr\b", str(kind)):  # also inside of lists and annotations
+            yield f"{prefix}{name}"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A run that has begun with workers and a budget, and its store."""
+    recipe = load_recipe(
+        "digits-selection",
+        ["training.threads=1", "workers.runner=dask", "budget.max_seconds=3"],
+    )
+    begin_run(recipe, str(tmp_path))
+    return recipe, str(tmp_path), run_name(recipe)
+
+
+def test_every_text_of_a_recipe_is_known_to_name_a_place_or_none():
+    """A new setting with a URL would otherwise be believed."""
+    found = {name for model in KINDS.values() for name in texts(model)}
+
+    assert set(PLACES) <= found
+    assert found - set(PLACES) - HARMLESS == set()
+
+
+def test_workers_and_budget_stay_with_the_start(kept):
+    """Where code runs is never read from data."""
+    recipe, store, run = kept
+
+    content = read_record(f"{run_folder(store, run)}/recipe.json")
+    read = read_recipe(store, run)
+
+    assert not set(OF_A_START) & set(content)
+    assert read.workers == DescentRecipe(name="x").workers
+    assert read.model_copy(update={"workers": recipe.workers, "budget": recipe.budget}) == recipe
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"workers": {"runner": "dask", "address": "tcp://127.0.0.1:9"}},
+        {"workers": {"runner": "ray", "address": "ray://127.0.0.1:9"}},
+        {"workers": "anything", "budget": []},
+    ],
+    ids=["dask", "ray", "garbage"],
+)
+def test_stored_workers_are_not_obeyed(planted, kept):
+    """A scheduler of somebody's choice would send tasks to be unpickled."""
+    _, store, run = kept
+    url = f"{run_folder(store, run)}/recipe.json"
+    write_record(url, read_record(url) | planted)
+
+    assert read_recipe(store, run).workers == DescentRecipe(name="x").workers
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("data", "num_train", 10), ("data", "url", "http://127.0.0.1:9/x"), ("training", "seed", 7)],
+)
+def test_changed_recipe_is_not_that_of_its_run(group, name, value, kept):
+    """It would run another run under this one's name."""
+    _, store, run = kept
+    url = f"{run_folder(store, run)}/recipe.json"
+    content = read_record(url)
+    content[group][name] = value
+    write_record(url, content)
+
+    with pytest.raises(ConfigurationError, match=rf"is not that of run {run}"):
+        read_recipe(store, run)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "named"),
+    [
+        ("fashion-selection", ["data.url=http://127.0.0.1:9/latest/meta-data"], "data.url"),
+        ("fashion-selection", ["data.url=/etc"], "data.url"),
+        ("text-selection", ["text.target=/etc/passwd"], "text.target"),
+        ("text-selection", ["text.sources=[/etc/passwd]"], "text.sources"),
+        ("instruction-selection", ["language.pretrained=evil/model"], "language.pretrained"),
+        ("datacomp-small", ["contrastive.target_url=http://x/y"], "contrastive.target_url"),
+    ],
+)
+def test_place_of_a_stored_recipe_has_to_be_confirmed(recipe, changes, named):
+    """Resuming a foreign run would read any file, and connect to any address of an inner net."""
+    hostile = load_recipe(recipe, changes)
+
+    with pytest.raises(ConfigurationError, match=rf"{named} is .*--trust-store"):
+        check_places(hostile, "run", "s3://bucket/store")
+
+
+@pytest.mark.parametrize(
+    "recipe", ["digits-selection", "text-selection", "datacomp-small", "fashion-smooth-search"]
+)
+def test_places_of_the_shipped_recipe_are_known(recipe):
+    """Whoever installed the project has its recipes, and is not asked about them."""
+    assert foreign_places(load_recipe(recipe, ["training.seed=5"])) == {}
+
+
+def test_run_is_not_found_by_an_empty_name(kept):
+    """An unset variable in a script is no name, even where there is one run."""
+    _, store, run = kept
+
+    assert find_run(store, run[:10]) == run
+    with pytest.raises(ConfigurationError, match="''"):
+        find_run(store, "")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"grid": {"data.url": ["http://somewhere/"]}},
+        {"candidates": [{"language.pretrained": "somebody/model"}]},
+        {"candidates": [{"model.activation": "gelu"}, {"data.url": "/home/other"}]},
+    ],
+    ids=["grid", "candidate", "second candidate"],
+)
+def test_places_that_a_search_would_try_are_foreign_too(search):
+    """A search changes settings, and a stored one is somebody's."""
+    recipe = load_recipe("digits-smooth-search")
+    planted = recipe.model_copy(
+        update={"search": recipe.search.model_copy(update={"grid": {}, **search})}
+    )
+
+    assert foreign_places(recipe) == {}
+    assert len(foreign_places(planted)) == 1

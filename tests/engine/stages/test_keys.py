@@ -1,0 +1,334 @@
+"""Keys: every input changes the names of what depends on it, and of nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import grimp
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.numerics.fingerprint import fingerprint
+from engine.problems.segments import segments
+from engine.problems.splits import examples_fingerprint
+from engine.recipes.data import DataConfig
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import load_recipe
+from engine.recipes.settings import Settings
+from engine.recipes.training import TrainingConfig
+from engine.stages import keys
+from engine.stages.keys import Ref
+
+TINY = load_recipe(
+    "digits-selection",
+    [
+        "data.num_train=20",
+        "data.num_objective=10",
+        "data.num_validation=10",
+        "data.num_test=10",
+        "training.num_steps=6",
+        "training.threads=1",
+        "metaparameters.injection_step=2",
+        "replay.steps_per_segment=2",
+        "outer.num_steps=2",
+    ],
+)
+
+INNER = {
+    ("data", "seed"): 1,
+    ("data", "num_train"): 21,
+    ("data", "flip_fraction"): 0.5,
+    ("model", "width"): 6,
+    ("optimizer", "momentum"): 0.8,
+    ("training", "learning_rate"): 0.03,
+    ("training", "seed"): 1,
+    ("training", "dtype"): "float64",
+    ("training", "threads"): 2,
+    ("training", "batch_size"): 7,
+    ("metaparameters", "injection_step"): 4,
+}
+OUTER = {
+    ("outer", "step_size"): 0.5,
+    ("outer", "step_decay"): 0.5,
+    ("outer", "probability"): 0.5,
+    ("outer", "update"): "sign",
+    ("outer", "maximize"): True,
+    ("outer", "seed"): 3,
+}
+COST = {
+    ("outer", "num_steps"): 9,
+    ("replay", "arity"): 7,
+    ("replay", "schedule"): "store-all",
+    ("budget", "max_seconds"): 5,
+    ("workers", "lookahead"): 3,
+    ("workers", "runner"): "dask",
+}
+
+
+def changed(recipe, changes):
+    content = recipe.model_dump(mode="json")
+    for (group, name), value in changes.items():
+        content[group][name] = value
+    return DescentRecipe.model_validate(content)
+
+
+def chain(recipe, contents=None, borders=None):
+    """Return the key of each stage of two outer steps, by name, as a run would ask for it.
+
+    Args:
+        recipe: The set-up.
+        contents: What some stages made, by name; the others make what their key says.
+        borders: Segments; those of the recipe by default.
+    """
+    contents, found = contents or {}, {}
+
+    def made(name, **inputs):
+        key = keys.stage_key(name.split()[0], recipe, inputs)
+        found[name] = key
+        return Ref(stage=name.split()[0], key=key, content=contents.get(name, key[:16]))
+
+    value = made("initial 0")
+    for outer in range(2):
+        start, starts = None, []
+        parts = borders or segments(recipe)
+        for index, part in enumerate(parts):
+            starts.append(start)
+            start = made(f"train {outer} {index}", segment=part, value=value, start=start)
+        adjoint = made(f"seed {outer}", value=value, final=start)
+        made(f"evaluate {outer}", value=value, final=start)
+        for index in range(len(parts) - 1, 0, -1):
+            adjoint = made(
+                f"reverse {outer} {index}",
+                segment=parts[index],
+                value=value,
+                start=starts[index],
+                adjoint=adjoint,
+            )
+        value = made(f"update {outer}", outer_step=outer, value=value, gradient=adjoint)
+    return found
+
+
+def differing(one, other):
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name] != other[name]}
+
+
+BEFORE = chain(TINY)
+ALL = set(BEFORE)
+AFTER_UPDATE = {"update 0", "update 1"} | {name for name in ALL if name.split()[1] == "1"}
+
+
+@settings(max_examples=12)
+@given(st.dictionaries(st.sampled_from(sorted(INNER)), st.none(), min_size=1, max_size=3))
+def test_inner_settings_rename_every_stage(chosen):
+    """A changed seed, rate, format or number of threads makes all states others."""
+    recipe = changed(TINY, {name: INNER[name] for name in chosen})
+
+    assert differing(chain(recipe, borders=segments(TINY)), BEFORE) == ALL
+
+
+@settings(max_examples=8)
+@given(st.dictionaries(st.sampled_from(sorted(OUTER)), st.none(), min_size=1, max_size=3))
+def test_outer_settings_rename_the_updates_and_what_follows_them(chosen):
+    """Training and reversal before the first update have never heard of the outer descent."""
+    recipe = changed(TINY, {name: OUTER[name] for name in chosen})
+
+    assert differing(chain(recipe), BEFORE) == AFTER_UPDATE
+
+
+@settings(max_examples=8)
+@given(st.dictionaries(st.sampled_from(sorted(COST)), st.none(), min_size=1, max_size=4))
+def test_settings_of_cost_rename_nothing(chosen):
+    """More memory, more workers, more money or one more outer step find all the work done."""
+    recipe = changed(TINY, {name: COST[name] for name in chosen})
+
+    assert differing(chain(recipe), BEFORE) == set()
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(sorted(ALL)))
+def test_other_bits_of_a_stage_rename_what_depends_on_it(name):
+    """The keys downstream are found by following the inputs, and compared with those that moved."""
+    after = differing(chain(TINY, {name: "f" * 16}), BEFORE)
+
+    assert after == downstream(name)
+
+
+def downstream(name):
+    """Return the stages that depend on one, from the order of a descent and not from its keys."""
+    stage, outer, *index = name.split()
+    later = {other for other in ALL if int(other.split()[1]) > int(outer)}
+    update = {f"update {outer}"} | later
+    reverse = {f"reverse {outer} {number}" for number in (1, 2)}
+    if stage == "initial":
+        return ALL - {name}
+    if stage == "update":
+        return later | ({"update 1"} if outer == "0" else set())
+    if stage == "evaluate":
+        return set()
+    if stage == "seed":
+        return reverse | update
+    number = int(index[0])
+    if stage == "reverse":
+        return {f"reverse {outer} {other}" for other in range(1, number)} | update
+    trained = {f"train {outer} {other}" for other in range(number + 1, 3)}
+    return trained | {f"seed {outer}", f"evaluate {outer}"} | reverse | update
+
+
+def test_segment_border_renames_what_comes_after_it():
+    """The segments before a border that moved are the same work."""
+    first, second, third = segments(TINY)
+    moved = [
+        first,
+        second.model_copy(update={"stop": second.stop + 1}),
+        third.model_copy(update={"start": third.start + 1}),
+    ]
+
+    assert differing(chain(TINY, borders=moved), BEFORE) == ALL - {"initial 0", "train 0 0"}
+
+
+def test_one_label_renames_every_stage(monkeypatch):
+    """Data are known by their bits, whatever the recipe calls them."""
+    problem = keys.build_problem(TINY)
+    splits = dict(problem.data.splits)
+    labels = splits["train"].labels.clone()
+    labels[7] = (labels[7] + 1) % 10
+    splits["train"] = replace(splits["train"], labels=labels)
+    assert fingerprint(labels) != fingerprint(problem.data.splits["train"].labels)
+    data = replace(problem.data, splits=splits, fingerprint=examples_fingerprint(splits))
+    monkeypatch.setattr(keys, "build_problem", lambda recipe: replace(problem, data=data))
+
+    assert differing(chain(TINY), BEFORE) == ALL
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("engine_version", "other"), ("environment", {"torch": "other"})]
+)
+def test_engine_and_environment_rename_every_stage(name, other, monkeypatch):
+    """Other code or another torch may have other bits."""
+    monkeypatch.setattr(keys, name, lambda *arguments: other)
+
+    assert differing(chain(TINY), BEFORE) == ALL
+
+
+def test_changed_source_file_is_another_version(monkeypatch):
+    """A file that is added to the engine counts until somebody leaves it out by its path."""
+    real = Path.read_text
+    before = keys.engine_version()
+
+    def other(path, *arguments, **options):
+        text = real(path, *arguments, **options)
+        return text + "#" if path.name == "optimizers.py" else text
+
+    keys.engine_version.cache_clear()
+    monkeypatch.setattr(Path, "read_text", other)
+    after = keys.engine_version()
+    keys.engine_version.cache_clear()
+
+    assert after != before
+
+
+def test_every_file_is_in_the_version_or_apart_for_a_reason():
+    """A path that is left of a file that has moved would leave out another one some day."""
+    root = Path(keys.__file__).parents[1]
+    every = {path.relative_to(root).as_posix() for path in root.rglob("*.py")}
+
+    counted = set(keys.computing_files())
+
+    assert counted | {name for name in every if keys.is_apart(name)} == every
+    assert {"step/step.py", "storage/states.py", "stages/commits.py"} <= counted
+    for each, reason in keys.APART.items():
+        assert (root / each).exists(), each
+        assert reason
+
+
+READS_APART = {
+    ("stages.commits", "recipes.names"),  # a claim is filed under the run's name
+    ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
+    ("stages.training", "planning.plan"),  # all schedules make the same bits
+}
+
+
+def test_nothing_that_computes_imports_what_is_apart():
+    """What a file imports can change what it makes, so that has to be in the version as well."""
+    graph = grimp.build_graph("engine", exclude_type_checking_imports=True)
+    counted = {name[:-3].replace("/", ".") for name in keys.computing_files()}
+
+    found = {
+        (importer.removeprefix("engine."), imported.removeprefix("engine."))
+        for importer in graph.modules
+        if importer.removeprefix("engine.") in counted
+        for imported in graph.find_modules_directly_imported_by(importer)
+        if keys.is_apart(imported.removeprefix("engine.").replace(".", "/") + ".py")
+    }
+
+    assert found == READS_APART
+
+
+class NextTraining(TrainingConfig):
+    """Next year's settings of training."""
+
+    clip_norm: float = 1.0
+    """Added later."""
+
+
+class NextData(DataConfig):
+    """Next year's settings of data."""
+
+    language: str = "en"
+    """Added later."""
+
+
+class Extra(Settings):
+    """A group that does not exist yet."""
+
+    strength: float = 1.0
+    """Added later."""
+
+
+class NextRecipe(DescentRecipe):
+    """Next year's recipe."""
+
+    training: NextTraining = NextTraining()
+    """With one more field."""
+
+    data: NextData = NextData()
+    """With one more field."""
+
+    regularizer: Extra = Extra()
+    """A new group."""
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("training", "clip_norm", 2.0),
+        ("data", "language", "de"),
+        ("regularizer", "strength", 2.0),
+    ],
+)
+def test_field_that_does_not_exist_yet_renames_every_stage(group, name, value, monkeypatch):
+    """Whoever adds a setting and forgets the cache must not get the old numbers."""
+    problem = keys.build_problem(TINY)
+    monkeypatch.setattr(keys, "build_problem", lambda recipe: problem)
+    content = TINY.model_dump(mode="json")
+    now = chain(NextRecipe.model_validate(content), borders=segments(TINY))
+    content.setdefault(group, {})[name] = value
+
+    later = chain(NextRecipe.model_validate(content), borders=segments(TINY))
+
+    assert differing(later, now) == ALL
+
+
+@given(st.integers(0, 19), st.sampled_from([2**-20, -1.0, 1.0]))
+@settings(max_examples=20)
+def test_one_value_of_z_is_another_reference(index, change):
+    """Z travels by reference, so the reference must tell any two apart."""
+    value = torch.ones(20)
+    moved = value.clone()
+    moved[index] += change
+
+    assert fingerprint(moved) != fingerprint(value)
+    after = differing(chain(TINY, {"update 0": fingerprint(moved)[:16]}), BEFORE)
+    assert after == downstream("update 0")

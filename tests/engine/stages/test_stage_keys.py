@@ -1,0 +1,150 @@
+"""Keys of one stage, setting by setting; what depends on a stage is in ``test_keys.py``."""
+
+from dataclasses import replace
+
+import pytest
+
+from engine.problems.segments import Segment
+from engine.stages import keys
+from engine.stages.keys import Ref
+from tests.engine.stages.test_training import kind, recipe
+
+
+def train_key(tiny, **inputs):
+    given = {"segment": Segment(start=0, stop=4), "value": None, "start": None}
+    return keys.stage_key("train", tiny, given | inputs)
+
+
+INNER = [
+    ("data", "num_train", 61),
+    ("data", "num_objective", 31),
+    ("data", "num_validation", 11),
+    ("data", "num_test", 11),
+    ("data", "flip_fraction", 0.1),
+    ("data", "seed", 1),
+    ("model", "name", "resnet"),
+    ("model", "width", 6),
+    ("model", "depth", 2),
+    ("model", "activation", "tanh"),
+    ("model", "norm", "layer"),
+    ("model", "output_scale", 0.5),
+    ("model", "dropout", 0.0),
+    ("optimizer", "name", "adam"),
+    ("optimizer", "weight_decay", 0.2),
+    ("optimizer", "beta1", 0.8),
+    ("optimizer", "beta2", 0.99),
+    ("optimizer", "eps", 1e-7),
+    ("optimizer", "eps_root", 1e-7),
+    ("training", "num_steps", 13),
+    ("training", "batch_size", 8),
+    ("training", "learning_rate", 0.03),
+    ("training", "rate_schedule", "one-cycle"),
+    ("training", "seed", 1),
+    ("training", "dtype", "float64"),
+    ("training", "threads", 2),
+    ("metaparameters", "name", "weights"),
+    ("metaparameters", "injection_step", 6),
+]
+
+
+@pytest.mark.parametrize("change", INNER, ids=lambda change: f"{change[0]}.{change[1]}")
+def test_key_changes_with_every_inner_setting(change):
+    """A changed learning rate must never reuse a state that another one made."""
+    assert train_key(recipe(change)) != train_key(recipe())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("outer", "num_steps", 9),
+        ("outer", "step_size", 0.1),
+        ("outer", "update", "sign"),
+        ("outer", "seed", 5),
+        ("replay", "schedule", "store-all"),
+        ("replay", "arity", 7),
+        ("replay", "steps_per_segment", 3),
+    ],
+    ids=lambda change: f"{change[0]}.{change[1]}",
+)
+def test_key_does_not_change_with_what_cannot_change_a_state(change):
+    """One more outer step, or more memory, must find all the work that is done."""
+    assert train_key(recipe(change)) == train_key(recipe())
+
+
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"description": "Another sentence."}])
+def test_key_does_not_change_with_words_for_people(changes):
+    """Renaming a recipe is not a reason to train it again."""
+    assert train_key(recipe().model_copy(update=changes)) == train_key(recipe())
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"segment": Segment(start=0, stop=5)},
+        {"value": Ref(stage="update", key="a" * 32, content="b" * 16)},
+        {"start": Ref(stage="train", key="a" * 32, content="b" * 16)},
+    ],
+    ids=["segment", "z", "start"],
+)
+def test_key_changes_with_every_input(inputs):
+    """Another z or another upstream stage is another state."""
+    assert train_key(recipe(), **inputs) != train_key(recipe())
+
+
+def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
+    """The content of an upstream stage counts, not only how it was asked for."""
+    one, other = (Ref(stage="train", key="a" * 32, content=content * 16) for content in "bc")
+
+    assert train_key(recipe(), start=one) != train_key(recipe(), start=other)
+    assert keys.stage_key("seed", recipe(), {}) != keys.stage_key("evaluate", recipe(), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        (("outer", "num_steps", 9), True),
+        (("replay", "arity", 7), True),
+        (("outer", "step_size", 0.1), False),
+        (("outer", "step_decay", 0.5), False),
+        (("outer", "update", "sign"), False),
+        (("outer", "probability", 0.5), False),
+        (("outer", "seed", 5), False),
+    ],
+    ids=lambda case: str(case[1]) if isinstance(case, tuple) else "",
+)
+def test_key_of_an_update_counts_the_outer_settings(change, is_same):
+    """A longer descent goes on where it stopped; another step size moves z elsewhere."""
+    key = keys.stage_key("update", recipe(change), {})
+
+    assert (key == keys.stage_key("update", recipe(), {})) is is_same
+
+
+def test_key_of_a_reverse_stage_alone_counts_how_a_step_is_reversed():
+    """Its last digits depend on it, and the states of the run do not."""
+    lean = recipe(("replay", "vjp", "forward-over-reverse"), ("replay", "micro_batch", 3))
+
+    assert keys.stage_key("reverse", lean, {}) != keys.stage_key("reverse", recipe(), {})
+    assert keys.stage_key("train", lean, {}) == keys.stage_key("train", recipe(), {})
+
+
+def test_key_depends_on_the_environment(monkeypatch):
+    """Two threads have other bits than one, so their stages are not mixed."""
+    before = train_key(recipe())
+
+    monkeypatch.setattr(keys, "environment", lambda *arguments: {"threads": 99})
+
+    assert train_key(recipe()) != before
+
+
+def test_other_clusters_of_the_same_settings_are_other_stages(monkeypatch):
+    """A library finds them, and a run that goes on with another version of it must not mix two."""
+    tiny = recipe(*kind("group-weights"))
+    problem = keys.build_problem(tiny)
+    ((name, found),) = problem.routine.metaparameters.items()
+    moved = {name: replace(found, groups=found.groups.roll(1))}
+    other = replace(problem, routine=replace(problem.routine, metaparameters=moved))
+    before = train_key(tiny)
+
+    monkeypatch.setattr(keys, "build_problem", lambda _: other)
+
+    assert train_key(tiny) != before

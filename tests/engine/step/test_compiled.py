@@ -1,0 +1,185 @@
+"""Compiled steps and products against eager ones; run by name, because each compiles for long.
+
+The compiler does not see through the type checks of the default test options, hence
+
+    pytest -o addopts=--import-mode=importlib -m compiler tests/engine/step/test_compiled.py
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from engine.errors import ConfigurationError
+from engine.metaparameters.weights import ExampleWeights
+from engine.preflight.oracle import whole_run_gradient
+from engine.recipes.replay import StepPath
+from engine.replay.metagradient import metagradient
+from engine.replay.plain_training import train
+from engine.routine.optimizers import adamw
+from engine.routine.routine import Routine
+from engine.step import compiling as programs
+from engine.step.compiled import CompiledVjp
+from tests import problems
+from tests.engine.step.test_step import STEP, autograd_vjp, setting, worst_error
+
+pytestmark = pytest.mark.compiler
+
+
+@pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
+def test_compiled_product_equals_autograd_of_the_whole_step(optimizer, caplog):
+    """Over four steps of one program, with dropout: masks and batches are inputs."""
+    way = CompiledVjp()
+    routine, state, z, cotangent = setting(optimizer, "weights", shift=0.3)
+
+    for step in (STEP, STEP - 1, STEP - 2, STEP - 3):
+        adjoint, shares = way(routine, state, z, step, cotangent)
+        expected, expected_shares = autograd_vjp(routine, state, z, step, cotangent)
+        assert worst_error(adjoint, expected) < 1e-12
+        assert worst_error(shares, expected_shares) < 1e-12
+
+    assert "not compiled" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", problems.kinds())
+def test_compiled_metagradient_equals_autograd_of_the_whole_run(kind, caplog):
+    """Every kind of z, among them those that enter at one step or shape the start."""
+    routine = problems.routine("adamw", kind)
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(routine, problems.output, vjp="compiled")
+
+    assert worst_error(found.gradient, expected) < 1e-11
+    assert "not compiled" not in caplog.text
+
+
+def test_program_is_compiled_once_for_all_values_of_z(caplog):
+    """An outer step moves z, and with it nothing that a program has built in."""
+    routine = problems.routine("adamw", "weights")
+    metagradient(routine, problems.output, vjp="compiled")
+    program = routine.programs["product"]
+    moved = routine.with_metaparameters({"weights": 2 * routine.point()["weights"]})
+    _, expected = whole_run_gradient(moved, problems.output)
+
+    found = metagradient(moved, problems.output, vjp="compiled")
+
+    assert moved.programs["product"] is program
+    assert worst_error(found.gradient, expected) < 1e-11
+    assert "not compiled" not in caplog.text
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_compiled_steps_repeat_their_bits_and_train_the_eager_run(dropout):
+    """A replayed step must be the step, and the same masks are drawn as without a compiler."""
+    model = problems.model()
+    model[2] = nn.Dropout(dropout)
+    eager = problems.routine("adamw", "weights", model=model)
+    compiled = replace(eager, compile=True)
+
+    first, again = train(compiled), train(compiled)
+
+    assert "gradient" in compiled.programs
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert worst_error(first, train(eager)) < 1e-12
+
+
+def test_metagradient_of_compiled_steps_equals_autograd_of_the_whole_run():
+    """Both sweeps use the compiled gradient, also where the pieces of the product do not."""
+    routine = problems.routine("adamw", "all")
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(replace(routine, compile=True), problems.output)
+
+    assert worst_error(found.gradient, expected) < 1e-11
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", "weights"), ("sgd", "all")])
+def test_kept_graphs_of_compiled_steps_equal_autograd_of_the_whole_run(optimizer, kind):
+    """One program makes the states of both sweeps, and its second half the product."""
+    eager = problems.routine(optimizer, kind)
+    _, expected = whole_run_gradient(eager, problems.output)
+    routine = replace(eager, compile=True, path=StepPath.GRAPH)
+
+    kept = metagradient(routine, problems.output, schedule="store-all", unroll=4)
+    again = metagradient(routine, problems.output, schedule="sqrt")
+
+    assert routine.programs["gradient, compared"] == 2
+    assert worst_error(kept.gradient, expected) < 1e-11
+    assert all(torch.equal(kept[name], again[name]) for name in expected)
+
+
+def test_kept_graphs_of_compiled_convolutions_equal_autograd_of_the_whole_run():
+    """With dropout, whose mask must not be drawn again where an activation is computed again."""
+    routine = _images()
+    _, expected = whole_run_gradient(routine, _images_output)
+
+    kept = metagradient(
+        replace(routine, compile=True, path=StepPath.GRAPH),
+        _images_output,
+        schedule="store-all",
+        unroll=3,
+    )
+
+    assert worst_error(kept.gradient, expected) < 1e-4
+
+
+def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch):
+    """Compilers have lost them in silence, and a gradient alone does not show it."""
+    routine = replace(problems.routine(), compile=True, path=StepPath.GRAPH)
+    call = programs._call_gradient
+
+    def cut(*arguments, **named):
+        gradient, loss = call(*arguments, **named)
+        return gradient.detach() + 0 * arguments[1], loss
+
+    monkeypatch.setattr(programs, "_call_gradient", cut)
+
+    with pytest.raises(ConfigurationError, match="compiled product with respect to the parameters"):
+        metagradient(routine, problems.output)
+
+
+def _images() -> Routine:
+    """Three float32 steps of a small convolutional net with a residual part and dropout."""
+    torch.manual_seed(0)
+
+    def convolution(num_inputs: int, num_outputs: int) -> nn.Module:
+        layer = nn.Conv2d(num_inputs, num_outputs, 3, padding=1, bias=False)
+        return nn.Sequential(layer, nn.GroupNorm(4, num_outputs), nn.GELU())
+
+    model = nn.Sequential(
+        convolution(1, 8),
+        nn.AvgPool2d(2),
+        _Residual(convolution(8, 16), convolution(16, 8)),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    return Routine(
+        model,
+        lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        (torch.randn(18, 1, 12, 12), torch.randint(0, 3, (18,))),
+        adamw(eps_root=1e-6),
+        learning_rate=0.01,
+        num_steps=3,
+        batch_size=6,
+        metaparameters={"weights": ExampleWeights(torch.ones(18))},
+    )
+
+
+def _images_output(model: nn.Module) -> torch.Tensor:
+    drawn = torch.Generator().manual_seed(1)
+    images = torch.randn(12, 1, 12, 12, generator=drawn)
+    return cross_entropy(model(images), torch.arange(12) % 3)
+
+
+class _Residual(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images to images of the same shape."""
+        return x + self.layers(x)

@@ -1,0 +1,223 @@
+"""The witness: a step of the user's own module beside the engine's."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import engine
+from engine.errors import WitnessError
+from engine.witness.witness import testify as ask
+from tests import problems
+from tests.strangers.plain import by_engine, data, loss, mlp
+from tests.strangers.sound import MODULES
+
+
+def routine(model=None, **changes):
+    settings = {
+        "model": mlp() if model is None else model,
+        "loss": loss,
+        "examples": tuple(column[:24] for column in data()),
+        "optimizer": engine.sgd(),
+        "learning_rate": 0.3,
+        "num_steps": 6,
+        "batch_size": 8,
+        "metaparameters": {"weights": engine.ExampleWeights(torch.ones(24, dtype=torch.float64))},
+    }
+    return engine.Routine(**(settings | changes))
+
+
+def output(model):
+    held = tuple(column[24:] for column in data())
+    return loss(model, held).mean()
+
+
+def test_a_metagradient_says_what_the_witness_saw():
+    """Figures and a sentence, as small as roundings are."""
+    found = engine.metagradient(routine(), output)
+
+    assert found.witness.was_asked
+    assert found.witness.gradient < 1e-12
+    assert found.witness.output < 1e-12
+    assert found.witness.curvature < 1e-6
+    assert "agrees with the engine's" in found.witness.sentence
+
+
+def test_without_a_witness_the_result_says_so():
+    """One switch, and nobody takes the number for a compared one."""
+    run = routine()
+
+    found = engine.metagradient(run, output, witness=False)
+
+    assert not found.witness.was_asked
+    assert "no witness" in found.witness.sentence
+    asked = engine.metagradient(run, output)
+    assert torch.equal(found["weights"], asked["weights"])  # it changes no bit
+
+
+@pytest.mark.parametrize("call", ["metagradient", "metagradients", "train", "check"])
+def test_every_public_call_asks_it(call):
+    """A constant from the outer module is one that no reference inside of the engine notices."""
+    model = mlp()
+    run = routine(model, loss=lambda net, b: loss(net, b) + model[0].weight.detach().norm())
+    calls = {
+        "metagradient": lambda: engine.metagradient(run, output),
+        "metagradients": lambda: engine.metagradients(run, [output]),
+        "train": lambda: engine.train(run),
+    }
+    if call == "check":
+        report = engine.check(run, output, num_directions=1)
+        (found,) = [each for each in report.checks if each.name == "witness"]
+        assert found.verdict.name == "REFUSE"
+        return
+    with pytest.raises(WitnessError, match="besides the module"):
+        calls[call]()
+
+
+def test_it_leaves_the_module_as_it_was():
+    """Parameters, buffers, gradients, modes, caches and torch's generators are the user's."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 3))
+    model = model.double().eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+
+    engine.metagradient(routine(model), output)
+
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert model[1].weight.grad is None
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_module_that_nobody_holds_is_not_kept_alive():
+    """A second model in memory would be the price of a step; the engine's copy serves then."""
+    model = mlp()
+    held = weakref.ref(model)
+    run = routine(model)
+    del model
+    gc.collect()
+
+    assert held() is None
+    assert ask(run, [output], run.point()).gradient < 1e-12
+
+
+def test_other_values_of_z_have_the_same_witness():
+    """The module that was handed in is known to every routine that was made of the first one."""
+    model = mlp()
+    run = routine(model).with_metaparameters({"weights": torch.full((24,), 2.0).double()})
+
+    assert run.given is model
+
+
+@pytest.mark.parametrize("kind", problems.kinds())
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_it_is_silent_on_sound_runs(kind, optimizer):
+    """Dropout, injected examples, pixels and rates as metaparameters included."""
+    run = problems.routine(optimizer, kind)
+
+    seen = ask(run, [problems.output], run.point())
+
+    assert seen.gradient < 1e-10
+    assert seen.curvature is None or seen.curvature < 1e-4
+
+
+@pytest.mark.parametrize("rate", [0.0, [0.0, 0.1, 0.3, 0.3, 0.2, 0.0]])
+def test_a_rate_of_zero_at_first_does_not_blind_it(rate):
+    """With a warm-up s_1 is s_0, where a read of the initial parameters would be right."""
+    model = mlp()
+    run = routine(
+        model,
+        learning_rate=rate,
+        loss=lambda net, b: loss(net, b) * model[0].bias.detach().norm(),
+    )
+
+    with pytest.raises(WitnessError, match="besides the module"):
+        ask(run, [output], run.point())
+
+
+def test_a_line_of_the_users_code_is_named():
+    """Whoever reads the message should not have to look for the place."""
+    head = nn.Parameter(torch.eye(3, dtype=torch.float64))
+    run = routine(
+        loss=lambda net, b: torch.nn.functional.cross_entropy(
+            net(b[0]) @ head, b[1], reduction="none"
+        )
+    )
+
+    with pytest.raises(WitnessError, match=r"shape \(3, 3\).*test_witness\.py:\d+"):
+        engine.metagradient(run, output)
+
+
+def test_an_optimizer_that_reads_another_tensor_is_refused():
+    """A learned rate that is no metaparameter would be a constant."""
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+
+    def update(state, gradient, hyper, step):
+        return {"params": state["params"] - rate * gradient + 0 * hyper["learning_rate"]}
+
+    own = engine.Optimizer("own", {}, lambda params: {}, update)
+
+    with pytest.raises(WitnessError, match="optimizer reads"):
+        engine.metagradient(routine(optimizer=own), output)
+
+
+def test_low_precision_in_the_output_alone_is_refused():
+    """Its digits are noise, whatever the training computes in."""
+
+    def low(model):
+        return output(model).to(torch.bfloat16)
+
+    with pytest.raises(engine.EngineError, match="output computes in torch.bfloat16"):
+        engine.metagradient(routine(), low)
+
+
+def test_without_the_hooks_of_a_parameter_it_would_notice(monkeypatch):
+    """The witness is worth something only if it sees what the engine drops."""
+    monkeypatch.setattr(engine.Routine, "hooked", lambda self, gradient: gradient)
+
+    with pytest.raises(WitnessError, match="gradient by '0.weight' is off"):
+        by_engine(MODULES["hook that masks"])
+
+
+def test_without_bound_parameters_in_the_backward_pass_it_would_notice(monkeypatch):
+    """What 0.1.0 did: the initial parameters were back before a checkpoint computed again."""
+    call = engine.Routine.call
+
+    def forgetful(self, function, params, *args, training):
+        result = call(self, function, params, *args, training=training)
+        if training:
+            with self.binding.kept():
+                self.binding.put({n: t.clone().requires_grad_() for n, t in self.trainable.items()})
+        return result
+
+    monkeypatch.setattr(engine.Routine, "call", forgetful)
+
+    with pytest.raises(WitnessError, match="gradient by"):
+        by_engine(MODULES["checkpoint"])
+
+
+@pytest.mark.parametrize("which", ["decay", "momentum", "half of the momentum", "rate"])
+def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
+    """Nothing is missing from its graph, and each metagradient would be wrong."""
+
+    def cut(tensor, name):
+        return tensor.detach() if which == name else tensor
+
+    def update(state, gradient, hyper, step):
+        velocity = cut(state["m"], "momentum")
+        if which == "half of the momentum":
+            velocity = (velocity + velocity.detach()) / 2
+        moment = 0.9 * velocity + gradient + 0.1 * cut(state["params"], "decay")
+        rate = hyper["learning_rate"] / (1 + 1e3 * cut(gradient.square().mean(), "rate"))
+        return {"params": state["params"] - rate * moment, "m": moment}
+
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    with pytest.raises(engine.EngineError, match="update of optimizer 'own'"):
+        engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)

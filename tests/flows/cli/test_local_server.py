@@ -1,0 +1,297 @@
+"""Prefect's own server: who may use it, and that it comes up wherever the command is started."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigurationError
+from flows.cli import local_server, surroundings
+from tests.servers import wait_for
+
+ROOT = Path(__file__).parents[3]
+TINY = [
+    "data.num_train=60", "data.num_objective=40", "data.num_validation=40", "data.num_test=50",
+    "training.num_steps=6", "training.batch_size=20", "training.threads=1", "outer.num_steps=1",
+    "replay.steps_per_segment=3", "baselines=[]", "metaparameters.injection_step=2",
+    "preflight=advise",
+]  # fmt: skip
+
+
+def environment(home, **changes):
+    """Return what a new user's shell has, without Prefect's settings of these tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)} | changes
+
+
+def start(folder, home, **changes):
+    """Run a tiny recipe as the command does that is installed, from a folder."""
+    options = [part for change in TINY for part in ("--set", change)]
+    # The console script has its own folder on the path, not the working one; -P is the same.
+    command = [sys.executable, "-P", "-m", "flows.cli.app", "run", "digits-selection", *options]
+    return subprocess.Popen(
+        [*command, "--store", str(folder / "store"), "--json"],
+        env=environment(home, **changes), cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def asked(url, secret=None):
+    """Return the status with which a server answers, with and without its secret."""
+    import base64
+
+    request = urllib.request.Request(url)
+    if secret is not None:
+        word = base64.b64encode(secret.encode()).decode()
+        request.add_header("Authorization", f"Basic {word}")
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def prefect_home(monkeypatch, tmp_path):
+    """A home of Prefect's own for one test, in this process."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    home = tmp_path / "prefect-home"
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    with temporary_settings({PREFECT_HOME: home}, restore_defaults={PREFECT_API_URL}):
+        yield home
+
+
+@pytest.mark.servers
+def test_server_asks_for_a_secret_that_no_list_of_processes_shows(prefect_home):
+    """Every user of a machine reaches its loopback address, and lists its processes."""
+    server = local_server.server_if_needed()
+    assert server is not None
+    try:
+        server.wait()
+        listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, check=True)
+        paths = ["flow_runs/count", "admin/settings", "flow_runs/filter"]
+
+        assert [asked(f"{server.api_url}/{path}") for path in paths] == [401, 401, 401]
+        assert asked(f"{server.api_url}/admin/version", "mgd:guessed") == 401
+        assert asked(f"{server.api_url}/admin/version", server.secret) == 200
+        assert b"server start --port" in listed.stdout
+        assert server.secret.removeprefix("mgd:").encode() not in listed.stdout
+        assert len(server.secret) > 40
+    finally:
+        server.stop()
+
+
+def test_two_servers_have_two_secrets(monkeypatch):
+    """One that is known from yesterday must not open today's."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: None)
+    monkeypatch.setattr(local_server.atexit, "register", lambda stop: None)
+
+    secrets = {local_server.LocalServer().secret for _ in range(2)}
+
+    assert len(secrets) == 2
+
+
+HOSTILE = {
+    "modules of the standard library": ["random.py", "types.py", "logging.py", "ssl.py"],
+    "modules of others": ["numpy.py", "uvicorn.py", "sqlalchemy.py", "pydantic.py"],
+    "folders": ["prefect/__init__.py", "engine/__init__.py", "tasks/__init__.py"],
+}
+PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(900)
+def test_run_works_whatever_its_folder_holds_and_whatever_the_proxies_are(tmp_path):
+    """A project folder has a random.py, an office has a proxy; neither is about this machine."""
+    for name in [name for names in HOSTILE.values() for name in names]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('taken from the working folder')\n")
+    proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9") | {"ALL_PROXY": "socks5://127.0.0.1:9"}
+
+    child = start(tmp_path, tmp_path / "home", **proxies)
+    output, errors = child.communicate(timeout=600)
+
+    assert child.returncode == 0, errors
+    assert '"digest"' in output
+    assert "taken from the working folder" not in errors
+    assert "ALL_PROXY is not used" in errors
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(1200)
+def test_first_starts_at_once_on_a_new_machine_all_run(tmp_path):
+    """The tasks of a job array find no database and would all make it."""
+    home = tmp_path / "home"
+    folders = [tmp_path / str(number) for number in range(4)]
+    for folder in folders:
+        folder.mkdir()
+
+    children = [start(folder, home) for folder in folders]
+    ends = [child.communicate(timeout=900) for child in children]
+
+    assert [child.returncode for child in children] == [0] * 4, [errors for _, errors in ends]
+
+
+@pytest.mark.parametrize("known", ["", "inner.example", "*"])
+def test_this_machine_is_reached_without_a_proxy(monkeypatch, known):
+    """What the user has listed stays listed."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", known)
+    monkeypatch.setenv("no_proxy", known)
+
+    surroundings.pass_by_proxies()
+
+    assert urllib.request.proxy_bypass("127.0.0.1:4200")
+    assert urllib.request.proxy_bypass("localhost")
+    assert bool(urllib.request.proxy_bypass("inner.example")) is bool(known)
+    assert bool(urllib.request.proxy_bypass("elsewhere.example")) is (known == "*")
+    assert os.environ["http_proxy"] == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("url", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9", "http://[::1"])
+@pytest.mark.parametrize("name", PROXIES)
+def test_proxy_that_prefects_client_cannot_have_is_left_out(monkeypatch, capsys, name, url):
+    """The client refuses to be made at all, for whichever server."""
+    import httpx
+
+    for each in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(each, "")
+    monkeypatch.setenv(name, url)
+
+    surroundings.pass_by_proxies()
+
+    httpx.Client().close()
+    assert name not in os.environ
+    assert f"{name} is not used" in capsys.readouterr().err
+
+
+REFUSED = {
+    "a server of nobody": ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "no Prefect server"),
+    "a home that cannot be made": ({"PREFECT_HOME": "/proc/nobody"}, "PREFECT_HOME"),
+    "an address that is none": ({"PREFECT_API_URL": "nonsense"}, "nonsense"),
+    "a home that is a file": ({"PREFECT_HOME": "/dev/null"}, "PREFECT_HOME"),
+    "profiles that are a folder": ({"PREFECT_PROFILES_PATH": "/tmp"}, "PREFECT_PROFILES_PATH"),
+    "profiles that are no TOML": ({"PREFECT_PROFILES_PATH": "{tmp}/profiles"}, "profiles"),
+    "a setting that is none": ({"PREFECT_CLIENT_MAX_RETRIES": "many"}, "CLIENT_MAX_RETRIES"),
+    "a database that cannot be": (
+        {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nonexistent/x.db"},
+        "unable to open database file",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if number < 2 else [pytest.mark.servers])
+        for number, case in enumerate(REFUSED)
+    ],
+)
+def test_prefect_that_cannot_be_used_is_told_in_one_message(case, tmp_path):
+    """A traceback of Prefect's says neither whose setting it is nor what to do."""
+    changes, words = REFUSED[case]
+    (tmp_path / "profiles").write_text("not = [toml")
+    filled = {name: value.format(tmp=tmp_path) for name, value in changes.items()}
+
+    began = time.monotonic()
+    child = start(tmp_path, tmp_path / "home", **filled)
+    output, errors = child.communicate(timeout=280)
+
+    assert child.returncode == 2, errors
+    assert words in errors
+    assert "Traceback" not in errors
+    assert output == ""
+    assert not (tmp_path / "store" / "stages").exists()
+    assert time.monotonic() - began < 240
+
+
+@pytest.mark.servers
+def test_server_that_asks_for_a_log_in_says_so(prefect_home, monkeypatch):
+    """Whoever runs a server of the team has to know which variable is meant."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    server = local_server.server_if_needed()
+    assert server is not None
+    try:
+        server.wait()
+        with (
+            temporary_settings({PREFECT_API_URL: server.api_url}),
+            pytest.raises(ConfigurationError, match="PREFECT_API_AUTH_STRING"),
+            local_server.connected(None),
+        ):
+            pass
+    finally:
+        server.stop()
+
+
+def test_server_whose_port_is_taken_is_started_again(prefect_home, monkeypatch):
+    """Between the choice of a port and its use another process may take it."""
+    started = []
+    popen = subprocess.Popen
+
+    def first_one_fails(command, **options):
+        started.append(command)
+        fails = len(started) == 1
+        return popen([sys.executable, "-c", "raise SystemExit(1)"] if fails else command, **options)
+
+    monkeypatch.setattr(local_server.subprocess, "Popen", first_one_fails)
+    server = local_server.LocalServer()
+    try:
+        server.wait()
+        assert len(started) == 2
+        assert asked(f"{server.api_url}/health") == 200
+    finally:
+        server.stop()
+
+
+def test_wait_for_server_is_over_when_its_parent_is(tmp_path):
+    """A command that is killed must not leave a server behind."""
+    code = (
+        "from flows.cli.local_server import LocalServer; import time; s = LocalServer(); "
+        "print(s._process.pid, flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path / "home"), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    server = int(child.stdout.readline())
+
+    child.kill()
+    child.wait()
+
+    def is_over():
+        try:
+            return Path(f"/proc/{server}/stat").read_text().split()[2] == "Z"
+        except OSError:
+            return True
+
+    wait_for("the end of the server", is_over, 30)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_server_that_nobody_used_ends_with_the_command(monkeypatch, used):
+    """A refused command in a process that goes on would leave it behind, at work for nobody."""
+    ended = []
+
+    class Server:
+        was_used = used
+
+        def stop(self):
+            ended.append(self)
+
+    monkeypatch.setattr(local_server, "server_if_needed", lambda **_: Server())
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        local_server.server_of_a_command(),
+    ):
+        raise ZeroDivisionError
+
+    assert len(ended) == (0 if used else 1)

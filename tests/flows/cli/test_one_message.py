@@ -1,0 +1,162 @@
+"""Every command on every store ends with one message and an exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from engine.errors import (
+    BudgetSpentError,
+    ConfigurationError,
+    StoreRefusedError,
+    UntrustworthyError,
+)
+from engine.storage.location import store_errors
+from flows.cli import app as cli
+from flows.cli.one_message import one_message
+
+READING = [["show"], ["show", "a"], ["clean"], ["verify", "a"], ["resume", "a"]]
+
+
+def mgd(*arguments):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def is_one_message(done):
+    """Whether a command ended by itself, without a traceback, and said something."""
+    ended = done.exception is None or isinstance(done.exception, SystemExit)
+    return ended and "Traceback" not in done.output and bool(done.output.strip())
+
+
+@pytest.fixture(params=["file", "empty", "absent", "proc", "null", "s3", "protocol", "ftp"])
+def store(request, tmp_path, monkeypatch):
+    """Places that are no store, or cannot be read."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    places = {
+        "proc": "/proc",
+        "null": "/dev/null",
+        "s3": "s3://bucket/store",
+        "protocol": "nothing://x",
+        "ftp": "ftp://127.0.0.1:9/x",
+    }
+    return places.get(request.param, str(tmp_path / request.param))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_place_that_is_no_store_is_told_in_one_message(command, store, monkeypatch):
+    """Nobody has done anything wrong but a letter of a path, or their network is away."""
+    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
+    monkeypatch.setattr("flows.cli.local_server.server_if_needed", lambda **_: None)
+
+    done = mgd(*command, "--store", store)
+
+    assert is_one_message(done), done.output
+    assert done.exit_code in (0, 1, 2)
+    if command != ["show"]:
+        assert done.exit_code
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_damaged_run_is_told_in_one_message(command, tmp_path, monkeypatch):
+    """Also where all of its documents are deep, of another version, or somebody's."""
+    monkeypatch.setattr("flows.cli.local_server.server_if_needed", lambda **_: None)
+    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
+    run = tmp_path / "runs" / "a-0123abcd"
+    (run / "stages").mkdir(parents=True)
+    (run / "recipe.json").write_text("[" * 100_000)
+    (run / "run.json").write_text(json.dumps({"run": "\x1b]0;x\x07", "summary": 3}))
+    (run / "certificate.json").write_text("{}")
+
+    done = mgd(*command, "--store", str(tmp_path))
+
+    assert is_one_message(done), done.output
+    assert "\x1b" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UntrustworthyError("not to be trusted"), 3, "not to be trusted"),
+        (ConfigurationError("wrong setting"), 2, "wrong setting"),
+        (BudgetSpentError("spent"), 4, "spent"),
+        (StoreRefusedError("read-only"), 1, "read-only"),
+        (RuntimeError("Prefect's own server did not start\nmore"), 1, "own server did not start"),
+        (PermissionError(13, "Permission denied", "/home/x/profiles.toml"), 1, "profiles.toml"),
+        (KeyError("iterates"), 1, "nobody has foreseen: KeyError: 'iterates'"),
+        (RecursionError("deep"), 1, "deep"),
+        (MemoryError(), 1, "memory of this machine"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), 1, "batch_size"),
+        (ValueError("[/red] \x1b[2J"), 1, "[/red]"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_error_of_any_kind_has_one_message_and_a_code(error, code, words, capsys):
+    """A traceback tells a user nothing; --debug is for whoever asks for it."""
+    with pytest.raises(typer.Exit) as ended, one_message(False):
+        raise error
+
+    said = capsys.readouterr().err
+    assert ended.value.exit_code == code
+    assert words in said
+    assert "\x1b]" not in said
+    assert len(said.strip().splitlines()) == 1
+    with pytest.raises(type(error)), one_message(True):
+        raise error
+
+
+def test_torch_says_so_when_memory_runs_out(capsys):
+    """The words are those of the installed torch, which may change."""
+    with pytest.raises(typer.Exit), one_message(False):
+        torch.empty(2**50)
+
+    assert "memory of this machine" in capsys.readouterr().err
+
+
+def test_store_that_turns_read_only_ends_a_run_with_the_code_of_a_stop():
+    """Exit code 2 says that nothing was trained; by then three stages were."""
+    with pytest.raises(StoreRefusedError) as refused, store_errors("/store"):
+        raise OSError(30, "Read-only file system")
+
+    assert not isinstance(refused.value, ConfigurationError)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["recipes"], ["show", "--store", "absent", "--json"]])
+def test_output_that_cannot_be_written_is_one_message(command):
+    """Python would print a traceback of its own at the end."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli.app", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])},
+        )
+
+    assert done.returncode == 1
+    assert "output cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("ending", [typer.Exit(3), typer.Abort(), BrokenPipeError(), SystemExit(5)])
+def test_ways_to_end_that_are_no_errors_pass(ending):
+    """A verdict has an exit code of its own, and whoever reads by `head` has seen enough."""
+    with pytest.raises(type(ending)) as ended, one_message(False):
+        raise ending
+
+    assert ended.value is ending

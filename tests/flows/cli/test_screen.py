@@ -1,0 +1,61 @@
+"""What reaches a terminal: text, and nothing that a terminal or Rich would obey."""
+
+import logging
+
+import pytest
+from rich.table import Table
+
+from flows.cli.screen import Screen, plain, say, text
+from flows.cli.terminal import _Lines
+
+EVIL = (
+    "\x1b]0;title\x07\x1b]52;c;cm0=\x1b\\\x1b[2J\x1b[31m\x9b31m\x90q\x9c[/red][link=https://e]x[/link]"
+    " pip install 'a[parquet]' \u202eabc\u2066 \ud800 :smile: \x08\r\x00é漢"
+)
+SHOWN = "[/red][link=https://e]x[/link] pip install 'a[parquet]' abc  :smile: é漢"
+
+
+def test_text_keeps_what_people_read_and_loses_what_terminals_obey():
+    """A claim's name wrote to the clipboard of whoever looked at the run."""
+    assert plain(EVIL) == SHOWN
+    assert plain("two\nlines\tand a tab") == "two\nlines\tand a tab"
+    assert plain("\x1b]52;c;never ended") == ""
+
+
+@pytest.mark.parametrize("length", range(1, 40, 3))
+def test_no_escape_survives_wherever_a_text_is_cut(length):
+    """A table cuts texts, and a cut sequence may join what follows it."""
+    shown = plain(EVIL[:length]) + plain(EVIL[length:])
+
+    assert not any(each in shown for each in "\x1b\x9b\x9d\x90\x07\x00\x08\r")
+
+
+def test_everything_that_is_printed_goes_through_it(capsys):
+    """Lines, cells, headings, captions and the plain way past Rich."""
+    table = Table("run[old]", EVIL, title=EVIL, caption=EVIL)
+    table.add_row(EVIL, text(EVIL))
+    screen = Screen()
+
+    screen.print(table)
+    screen.print(EVIL, highlight=False, soft_wrap=True)
+    say(EVIL)
+    say(EVIL, err=True)
+
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert printed.out.count(SHOWN) >= 2
+    assert SHOWN in printed.err
+    assert "run[old]" in printed.out
+    assert "[parquet]" in printed.out
+
+
+def test_warning_with_brackets_is_a_line(capsys):
+    """`[/...]` in a path raised inside of the log handler, and the warning was lost."""
+    screen = Screen(stderr=True)
+    with screen.status(text("starts")) as status:
+        lines = _Lines(screen, status, logging.DEBUG)
+        for level in (logging.WARNING, logging.DEBUG):
+            record = logging.LogRecord("x", level, "", 0, "%s in data[old]/[/b]", (EVIL,), None)
+            lines.emit(record)
+
+    assert "in data[old]/[/b]" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,131 @@
+"""What the UI shows of a run that goes on: a percentage, and sentences instead of frames."""
+
+import logging
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    ArtifactFilterType,
+)
+
+from engine.errors import ConfigurationError
+from flows.descent import descent
+from tasks.running import progress
+from tasks.running.sentences import OneSentence, say_one_sentence
+from tests.flows.test_descent import small
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every percentage that is sent to the UI, in order."""
+    sent = []
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda *args, **more: len(sent))
+    monkeypatch.setattr(
+        progress, "update_progress_artifact", lambda artifact, percent: sent.append(percent)
+    )
+    monkeypatch.setattr(progress, "_UPDATE_SECONDS", 0.0)
+    return sent
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_progress_moves_with_every_stage_and_ends_at_100(shown, tmp_path):
+    """Baselines are stages too; a run that finds half of them done ends at 100 all the same."""
+    recipe = small("outer.num_steps=1", "baselines=[random,low-loss]", "training.threads=1")
+    record = descent(recipe, str(tmp_path))
+    first, again = list(shown), shown
+    shown.clear()
+    descent(recipe, str(tmp_path))
+
+    for percents in (first, again):
+        assert percents[-1] == 100.0
+        assert percents == sorted(percents)
+        assert len(percents) == record.stages.total + 1
+        assert 99.0 <= percents[-2] <= 99.9  # every stage was counted, and the end is the end
+    assert 0 < first[0] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_artifact_of_a_finished_run_says_100(tmp_path):
+    """It is what the UI shows."""
+    recipe = small("outer.num_steps=1", "training.threads=1", "name=shown-to-the-end")
+    descent(recipe, str(tmp_path))
+
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                key=ArtifactFilterKey(any_=[f"progress-{recipe.name}"]),
+                type=ArtifactFilterType(any_=["progress"]),
+            )
+        )
+
+    assert found.data == 100.0
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        """Format a record as a console would, with its traceback."""
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """What Prefect's loggers of flow and task runs say, formatted as the UI gets it."""
+    handler = Heard()
+    loggers = [logging.getLogger(f"prefect.{name}") for name in ("flow_runs", "task_runs")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    yield handler.lines
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_setting_that_fails_is_one_sentence_in_the_ui(heard, tmp_path):
+    """The sentence says what to change; two tracebacks of Prefect's own frames hide it."""
+    with pytest.raises(ConfigurationError):
+        descent(small("training.device=cuda:7"), str(tmp_path))
+
+    told = [line for line in heard if "cuda:7" in line]
+    assert told[0].startswith("training.device is cuda:7")
+    assert len(told) <= 4  # of the task and of the flow, each with the state that it ends in
+    assert all("\n" not in line for line in told)
+    assert not any("Traceback" in line for line in heard)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_error_that_nobody_foresaw_keeps_its_traceback(heard):
+    """Without it nobody could mend the error."""
+
+    @flow
+    def broken():
+        raise KeyError("an oversight")
+
+    with pytest.raises(KeyError):
+        broken()
+
+    assert any("Traceback" in line for line in heard)
+
+
+def test_loggers_are_told_once():
+    """Every module of tasks may be imported anew in a worker."""
+    say_one_sentence()
+    say_one_sentence()
+
+    filters = logging.getLogger("prefect.task_runs").filters
+    assert sum(isinstance(each, OneSentence) for each in filters) == 1
