@@ -6,7 +6,7 @@ This module does not know torch.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, get_args
 from urllib.parse import unquote
 
 from pydantic import AfterValidator
@@ -96,8 +96,18 @@ def _without_secret(url: str) -> str:
     return url
 
 
-SafeUrl = Annotated[str, AfterValidator(_without_secret)]
+PLACE = "a place that is read or connected to"
+"""Mark of settings that name files, addresses or models of a hub."""
+
+SafeUrl = Annotated[str, AfterValidator(_without_secret), PLACE]
 """A path or URL in a setting; one with a secret in it is refused."""
+
+
+def is_place(annotation: Any) -> bool:  # noqa: ANN401 (the type of a setting)
+    """Say whether a setting of this type names a place, or several."""
+    if PLACE in getattr(annotation, "__metadata__", ()):
+        return True
+    return any(is_place(each) for each in get_args(annotation))
 
 
 def _refusal(url: str) -> str | None:

@@ -3,8 +3,13 @@
 from engine.recipes.files import KINDS, Recipe, validate_recipe
 
 SHARED = {
-    "data": {"num_train": 60, "num_objective": 30, "num_validation": 30, "num_test": 30},
-    "model": {"width": 4, "depth": 1},
+    "arguments": {
+        "num_train": 60,
+        "num_objective": 30,
+        "num_validation": 30,
+        "num_test": 30,
+        "model": {"width": 4, "depth": 1},
+    },
     "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "learning_rate": 0.1},
     "replay": {"steps_per_segment": 4},
     "preflight": "advise",
@@ -22,7 +27,10 @@ OWN = {
     "smooth-search": {
         "metaparameters": {"name": "weights"},
         "smoothness": {"directions": 1, "landscape": 0},
-        "search": {"grid": {"model.activation": ["relu", "gelu"]}, "learning_rates": [0.1, 0.2]},
+        "search": {
+            "grid": {"arguments.model.activation": ["relu", "gelu"]},
+            "learning_rates": [0.1, 0.2],
+        },
     },
     "attribution": {
         "attribution": {

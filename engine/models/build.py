@@ -95,8 +95,9 @@ def _features(
             return vit_features(config, input_shape)
         case ModelName.TRANSFORMERS:
             raise ConfigurationError(
-                "model.name is transformers, whose models read texts. Use data.name=text, or "
-                "another model.name."
+                "arguments.model.name is transformers, whose models read texts. Use "
+                "data.name=text, or "
+                "another arguments.model.name."
             )
 
 
@@ -110,20 +111,22 @@ def check_model(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if config.norm not in NORMS[config.name]:
         fitting = " or ".join(sorted(norm.value for norm in NORMS[config.name]))
         raise ConfigurationError(
-            f"model.norm is {config.norm.value}, which a {name} model does not have. "
-            f"Set model.norm to {fitting}, or change model.name."
+            f"arguments.model.norm is {config.norm.value}, which a {name} model does not have. "
+            f"Set arguments.model.norm to {fitting}, or change arguments.model.name."
         )
     if config.name is ModelName.LOGISTIC and config.dropout > 0:
         raise ConfigurationError(
-            f"model.dropout is {config.dropout}, but a logistic model has no hidden units to "
-            "drop. Set model.dropout to 0, or model.name to mlp."
+            f"arguments.model.dropout is {config.dropout}, but a logistic model has no hidden "
+            "units to "
+            "drop. Set arguments.model.dropout to 0, or arguments.model.name to mlp."
         )
     for setting, readers in READERS.items():
         value, default = getattr(config, setting), ModelConfig.model_fields[setting].default
         if config.name not in readers and value != default:
             raise ConfigurationError(
                 f"model.{setting} is {value}, which a {name} model does not read. Leave it out, "
-                f"or set model.name to {' or '.join(sorted(reader.value for reader in readers))}."
+                "or set arguments.model.name to "
+                f"{' or '.join(sorted(reader.value for reader in readers))}."
             )
     if config.name in (ModelName.RESNET, ModelName.RESNET9):
         check_image(config, input_shape)

@@ -19,20 +19,22 @@ def check_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if len(input_shape) != 3:
         raise ConfigurationError(
             f"Examples have shape {input_shape}, but a {name} needs images of shape (channels, "
-            "height, width). Set model.name to mlp, or choose another data.name."
+            "height, width). Set arguments.model.name to mlp, or choose another data.name."
         )
     side = min(input_shape[1:])
     if config.name is ModelName.RESNET9 and side < 8:
         raise ConfigurationError(
             f"Images have {input_shape[1]} x {input_shape[2]} pixels, but a resnet9 halves them "
-            "three times. Set model.name to resnet with a smaller model.depth, or to mlp."
+            "three times. Set arguments.model.name to resnet with a smaller "
+            "arguments.model.depth, or to mlp."
         )
     max_depth = side.bit_length() - 1
     if config.name is ModelName.RESNET and config.depth > max_depth:
         raise ConfigurationError(
-            f"model.depth is {config.depth}, but images of {input_shape[1]} x {input_shape[2]} "
+            f"arguments.model.depth is {config.depth}, but images of {input_shape[1]} x "
+            f"{input_shape[2]} "
             f"pixels can be halved only {max_depth} times, once for each block of a resnet. "
-            f"Set model.depth to at most {max_depth}."
+            f"Set arguments.model.depth to at most {max_depth}."
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
 from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.problems.segments import Segment, cut
 from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterConfig
@@ -38,7 +38,7 @@ class Setting:
     """
 
     recipe: DescentRecipe
-    problem: Problem
+    problem: BuiltProblem
     costs: StepCosts
     memory: Memory
     evaluation: float

@@ -18,14 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.errors import DataError
 from engine.metaparameters.counts import Counts
 from engine.planning.choice import Setting
+from engine.problems.metaparameters import first_subset
+from engine.problems.optimizers import learning_rates, make_optimizer
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
-from engine.problems.problem import Problem, first_subset, learning_rates, make_optimizer
+from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
-from engine.recipes.data import DataName
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.model import ModelConfig
+from engine.recipes.pairs import ContrastiveConfig
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
 from engine.routine.outputs import MeanLoss
@@ -46,12 +49,13 @@ DEVICE_BYTES, HOST_BYTES = 80_000_000_000, 128_000_000_000
 
 def must_be_counted(recipe: DescentRecipe) -> str:
     """Say why a recipe's step cannot be measured here; empty if it can."""
-    if recipe.data.name is not DataName.IMAGE_TEXT or recipe.data.url is None:
+    if recipe.problem != "image_text":
         return ""
+    url = recipe.arguments["url"]
     if recipe.training.device.startswith("cuda") and not torch.cuda.is_available():
         return f"there is no {recipe.training.device} here"
     try:
-        list_files("data.url", recipe.data.url)
+        list_files("arguments.url", url)
     except (DataError, OSError) as error:
         return str(error).split(". ", maxsplit=1)[0]
     return ""
@@ -80,12 +84,13 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
     """Return a run whose steps were counted, and the words that say so."""
     problem = _problem(recipe)
     operations, graph = _count(problem.routine, recipe.training.piece)
-    batch, settings = recipe.training.batch_size, recipe.contrastive
+    batch, data = recipe.training.batch_size, recipe.arguments
+    settings = ContrastiveConfig(**data["contrastive"])
     routine = problem.routine
     image_bytes = 4 * 3 * settings.image_size**2
     largest = max((len(term.indices) for term in routine.terms(routine.first_step)), default=0)
     state = sum(row.nbytes for row in routine.initial_state().values())
-    held_out = recipe.data.num_objective + recipe.data.num_validation + (recipe.data.num_test or 0)
+    held_out = data["num_objective"] + data["num_validation"] + (data["num_test"] or 0)
     injected = 0.0
     if isinstance(problem.kind, Counts):
         chunks = -(-len(routine) // largest)
@@ -96,7 +101,7 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
         traced=operations["plain"] * batch / RATE,
         pulled=operations["product"] * batch / RATE,
         injected=injected / RATE,
-        seed=operations["plain"] * recipe.data.num_objective / RATE,
+        seed=operations["plain"] * data["num_objective"] / RATE,
         copied=state / 1e12,
         moved=state / 1e10,
         saved=state / STORE_RATE,
@@ -121,12 +126,14 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
     return Setting(recipe, problem, costs, memory, evaluation), note
 
 
-def _problem(recipe: DescentRecipe) -> Problem:
+def _problem(recipe: DescentRecipe) -> BuiltProblem:
     """Return the problem of a recipe without its pairs, on the device meta."""
-    settings, dtype = recipe.contrastive, getattr(torch, recipe.training.dtype.value)
-    shapes = _Shapes(recipe.data.num_train, settings.image_size, settings.context)
+    settings = ContrastiveConfig(**recipe.arguments["contrastive"])
+    model = ModelConfig(**recipe.arguments["model"])
+    dtype = getattr(torch, recipe.training.dtype.value)
+    shapes = _Shapes(recipe.arguments["num_train"], settings.image_size, settings.context)
     towers = build_towers(
-        recipe.model,
+        model,
         settings,
         (3, settings.image_size, settings.image_size),
         settings.vocabulary,
@@ -149,7 +156,7 @@ def _problem(recipe: DescentRecipe) -> Problem:
     few = shapes[torch.arange(2)]
     data = DataSet({}, settings.vocabulary, torch.zeros(0, dtype=torch.bool), "", None, None)
     score = partial(retrieval_scores, batch_size=2)
-    return Problem(data, routine, MeanLoss(loss, few), {}, score)
+    return BuiltProblem(data, routine, MeanLoss(loss, few), {}, score, loss, lambda _: towers)
 
 
 def _count(routine: Routine, piece: int | None) -> tuple[dict[str, float], int]:

@@ -4,7 +4,7 @@ from engine.numerics.determinism import deterministic
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.counted import counted_setting, must_be_counted
 from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
-from engine.problems.problem import SPLITS, Problem, build_problem, make_step_vjp
+from engine.problems.problem import SPLITS, BuiltProblem, build_problem, make_step_vjp
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplayConfig, ScheduleName
@@ -78,7 +78,7 @@ def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
     return _forecast([forecast(setting, recipe.replay)], [], None)
 
 
-def _quick(problem: Problem) -> float:
+def _quick(problem: BuiltProblem) -> float:
     """Return about what a plain step takes."""
     routine = problem.routine
     z, state = routine.point(), routine.initial_state()
@@ -98,7 +98,7 @@ def _measured(recipe: DescentRecipe, store: str, seconds: float) -> Setting:
     return Setting(recipe, problem, costs, Memory.of(recipe.replay, routine.device), evaluation)
 
 
-def _evaluation_seconds(problem: Problem) -> float:
+def _evaluation_seconds(problem: BuiltProblem) -> float:
     state = problem.routine.initial_state()
     examples = max((problem.held_out[name] for name in SPLITS), key=len)
     few = min(len(examples), _CHUNK)

@@ -199,7 +199,7 @@ def check_dropout(census: Census) -> Check:
             cause=f"{census.inert} of {calls} dropout layers drop nothing in a training step, "
             "although their probability is above 0: something calls eval() on the model.",
             remedy="Set the dropout to 0 if that is meant, or leave out eval() in the loss.",
-            settings=("model.dropout",),
+            settings=("arguments.model.dropout",),
         )
     cause = (
         f"All {calls} dropout layers are active in a training step, seeded by the step."

@@ -158,7 +158,7 @@ def check_differences(
             f"their distance: {words} has kinks, where the run jumps and has no derivative. This "
             "is no error of the metagradient, which autograd through the whole run confirms.",
             remedy="For a run that differences can prove, use a smooth activation such as gelu.",
-            settings=("model.activation",),
+            settings=("arguments.model.activation",),
         )
     return Check(
         **named,

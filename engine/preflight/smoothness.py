@@ -23,7 +23,11 @@ def check_metasmoothness(routine: Routine, output: Output, num_directions: int =
             "metagradient helps little.",
             remedy="Use a smooth activation such as gelu, scale the last layer's output by 0.1, or "
             "lower learning_rate.",
-            settings=("model.activation", "model.output_scale", "training.learning_rate"),
+            settings=(
+                "arguments.model.activation",
+                "arguments.model.output_scale",
+                "training.learning_rate",
+            ),
         )
     cause = f"Metasmoothness is {shown}; a random walk has {INDEPENDENT:.2f}."
     return Check(**named, verdict=Verdict.PASS, cause=cause)

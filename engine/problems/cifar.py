@@ -57,9 +57,10 @@ def read_archive(url: str, checksum: str) -> tuple[Pair, Pair]:
     if found != checksum:
         _forget(url)
         raise DataError(
-            f"The archive data.url={url} has the MD5 {found}, but {checksum} is asked for: it is "
+            f"The archive arguments.url={url} has the MD5 {found}, but {checksum} is asked for: "
+            "it is "
             "incomplete, or another file. Fetch it anew, or, for an archive of your own in this "
-            f"format, set data.checksum={found}."
+            f"format, set arguments.checksum={found}."
         )
     members = _members(content, url)
     parts = [_records(members, name, url) for name in TRAINING]
@@ -73,7 +74,7 @@ def _members(content: bytes, url: str) -> dict[str, bytes]:
     Those of this format are read; the others are named only, with no content.
     """
     found: dict[str, bytes] = {}
-    content = unpacked(content, f"The archive data.url={url}")
+    content = unpacked(content, f"The archive arguments.url={url}")
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for member in archive:
@@ -83,7 +84,8 @@ def _members(content: bytes, url: str) -> dict[str, bytes]:
     except Exception as error:  # tarfile raises what its parsing of numbers and names does
         reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(
-            f"The archive data.url={url} cannot be read as one ({reason}). Point data.url at "
+            f"The archive arguments.url={url} cannot be read as one ({reason}). Point "
+            "arguments.url at "
             f"CIFAR-10's binary version, {URL}."
         ) from error
     return found
@@ -107,13 +109,16 @@ def _records(members: dict[str, bytes], name: str, url: str) -> Pair:
     content = members.get(name)
     if content is None:
         raise DataError(
-            f"The archive data.url={url} has no {name}; its files are "
-            f"{', '.join(sorted(members)) or 'none'}. Point data.url at CIFAR-10's binary version."
+            f"The archive arguments.url={url} has no {name}; its files are "
+            f"{', '.join(sorted(members)) or 'none'}. Point arguments.url at CIFAR-10's binary "
+            "version."
         )
     if not content or len(content) % RECORD:
         raise DataError(
-            f"{name} in data.url={url} has {len(content)} bytes, which are not whole records of "
-            f"{RECORD}. Point data.url at CIFAR-10's binary version, not at that for Python or "
+            f"{name} in arguments.url={url} has {len(content)} bytes, which are not whole "
+            "records of "
+            f"{RECORD}. Point arguments.url at CIFAR-10's binary version, not at that for Python "
+            "or "
             "Matlab."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
@@ -124,11 +129,11 @@ def _records(members: dict[str, bytes], name: str, url: str) -> Pair:
 def _fetch(url: str) -> bytes:
     """Return the bytes of the archive, from the copy that was kept of it if there is one."""
     hint = (
-        f"Without a network, fetch {URL} elsewhere and set data.url to the path of the copy; "
+        f"Without a network, fetch {URL} elsewhere and set arguments.url to the path of the copy; "
         f"https:// needs aiohttp. Run: {install('http')}."
     )
-    refuse_secrets("data.url", url)
-    with data_errors(f"The archive data.url={url}", hint):
+    refuse_secrets("arguments.url", url)
+    with data_errors(f"The archive arguments.url={url}", hint):
         file_system, path = _open(url)
         with file_system.open(path, "rb") as file:
             return file.read()

@@ -71,7 +71,8 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
     """
     if config.checksum is not None and config.name is not DataName.CIFAR_10:
         raise DataError(
-            f"data.checksum is {config.checksum}, but {config.name.value} comes as no archive that "
+            f"arguments.checksum is {config.checksum}, but {config.name.value} comes as no "
+            "archive that "
             "could have one. Leave it empty."
         )
     source = READERS[config.name](config)
@@ -171,8 +172,8 @@ def _read_digits(config: DataConfig) -> Source:
 
     if config.url is not None:
         raise DataError(
-            f"data.url is {config.url}, but the digits come with scikit-learn and no file is "
-            "read for them. Leave data.url empty, or choose another data.name."
+            f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
+            "read for them. Leave arguments.url empty, or choose another data.name."
         )
     pixels, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
@@ -192,7 +193,7 @@ def _read_fashion_mnist(config: DataConfig) -> Source:
         labels = read_idx(url, f"{stem}-labels-idx1-ubyte", ())
         parts.append((images.unsqueeze(1), labels.long()))
     pool, test = parts
-    origin = f"the Fashion-MNIST files under data.url={url}"
+    origin = f"the Fashion-MNIST files under arguments.url={url}"
     return Source(pool, 10, origin, test, FASHION_MNIST_STATISTICS, (0.0, 255.0))
 
 
@@ -201,7 +202,12 @@ def _read_cifar_10(config: DataConfig) -> Source:
     url = cifar.URL if config.url is None else config.url
     pool, test = cifar.read_archive(url, config.checksum or cifar.CHECKSUM)
     return Source(
-        pool, 10, f"the CIFAR-10 archive data.url={url}", test, CIFAR_10_STATISTICS, (0.0, 255.0)
+        pool,
+        10,
+        f"the CIFAR-10 archive arguments.url={url}",
+        test,
+        CIFAR_10_STATISTICS,
+        (0.0, 255.0),
     )
 
 

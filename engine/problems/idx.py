@@ -59,25 +59,26 @@ def read_idx(url: str, name: str, item_shape: tuple[int, ...]) -> Tensor:
 def _damaged(path: str, reason: str) -> DataError:
     return DataError(
         f"{path} is not an intact IDX file: {reason}. Nothing can be trusted in such a file. "
-        "Copy it anew, or point data.url at an intact copy."
+        "Copy it anew, or point arguments.url at an intact copy."
     )
 
 
 def _fetch(url: str, name: str) -> tuple[bytes, str]:
     """Return a file's bytes and its path; what may pass (no answer) is a StoreError."""
-    what = f"data.url is {url}, which"
+    what = f"arguments.url is {url}, which"
     filesystem, folder = open_data(what, url)
     prefix = f"{folder.rstrip('/')}/" if folder else ""
     reasons = []
     for path in (f"{prefix}{name}.gz", f"{prefix}{name}"):
         try:
-            with data_errors(what, "Set data.url to a folder that holds the four IDX files."):
+            with data_errors(what, "Set arguments.url to a folder that holds the four IDX files."):
                 content: Any = filesystem.cat_file(path)
                 return content, path
         except DataError as error:
             reasons.append(type(error.__cause__).__name__)
     raise DataError(
-        f"Neither {name}.gz nor {name} can be read under data.url={url} ({', '.join(reasons)}). "
+        f"Neither {name}.gz nor {name} can be read under arguments.url={url} "
+        f"({', '.join(reasons)}). "
         f"Install Debian's package dataset-fashion-mnist, which fills {FASHION_MNIST_URL}, or "
-        "set data.url to a folder that holds the four IDX files."
+        "set arguments.url to a folder that holds the four IDX files."
     )

@@ -1,6 +1,5 @@
-"""A recipe made concrete: its data, its routine and its output."""
+"""A recipe made concrete: its problem, its routine and its output."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -8,68 +7,56 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
-from engine.metaparameters.counts import Counts
-from engine.metaparameters.initial_parameters import InitialParameters
-from engine.metaparameters.inputs import Inputs
-from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.metaparameters.scalars import Scalars
-from engine.metaparameters.weights import ExampleWeights, GroupWeights
-from engine.models.build import build_model
-from engine.models.losses import per_example_cross_entropy
-from engine.numerics.determinism import generator
-from engine.problems.data_sets import load_data
-from engine.problems.pairs.workload import pairs_task
+from engine.numerics.fingerprint import fingerprint
+from engine.problems.base import Problem
+from engine.problems.calls import call_problem
+from engine.problems.fits import check_fits, smooths_labels
+from engine.problems.metaparameters import make_metaparameter
+from engine.problems.optimizers import learning_rates, make_optimizer
+from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
-from engine.problems.texts.model import LanguageModel, build_language_model, origin
-from engine.problems.texts.splits import load_texts
-from engine.problems.workload import Task
-from engine.recipes.data import PAIRS, DataName
+from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import (
-    GroupName,
-    MetaparameterName,
-    MetaparametersConfig,
-    ScalarName,
-)
-from engine.recipes.optimizer import OptimizerConfig, OptimizerName
-from engine.recipes.training import RateSchedule, TrainingConfig
-from engine.routine.optimizers import Optimizer, adam, adamw, sgd
-from engine.routine.outputs import MeanLoss, classification_scores
+from engine.recipes.metaparameters import MetaparameterName, ScalarName
+from engine.routine.coupled_loss import CoupledLoss
+from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
-from engine.types import Loss, State
+from engine.types import Loss, Output, State
 
 SPLITS = ("objective", "validation", "test")
 """Held-out splits, in the order in which reports show them."""
 
-TEXTS_TOGETHER = 64
-"""Held-out texts evaluated at a time: each has as many logits as tokens times vocabulary."""
-
 
 @dataclass(frozen=True)
-class Problem:
+class BuiltProblem:
     """What a recipe stands for, on its device.
 
     Attributes:
         data: All examples, on the CPU.
         routine: The run at the initial metaparameters.
-        output: phi, the mean loss over the objective split.
+        output: phi, the mean loss over the objective split unless the problem has another.
         held_out: Objective, validation and test examples, on the device.
         score: Maps (model, held-out examples) to its figures, the loss among them.
-        origin: What the bits depend on besides settings and data, e.g. pretrained weights.
+        loss: Of held-out examples, one number for each.
+        fresh_model: Maps a seed to a model with a start of its own, on the CPU.
+        origin: What the bits depend on besides settings and data: packages, initial parameters.
+        notes: What people should know of the problem, in sentences.
     """
 
     data: DataSet
     routine: Routine
-    output: MeanLoss
+    output: Output
     held_out: dict[str, Examples]
     score: Callable[[nn.Module, Any], dict[str, Any]]
+    loss: Loss
+    fresh_model: Callable[[int], nn.Module]
     origin: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Metaparameter:
@@ -92,8 +79,8 @@ class Problem:
         }
 
 
-def build_problem(recipe: DescentRecipe) -> Problem:
-    """Read the data and build model, optimizer and metaparameters of a recipe.
+def build_problem(recipe: DescentRecipe) -> BuiltProblem:
+    """Call the function of a recipe's problem, and build the run around what it returns.
 
     The last two are kept, because every stage of a run asks for the same one.
 
@@ -105,69 +92,94 @@ def build_problem(recipe: DescentRecipe) -> Problem:
 
 
 @lru_cache(maxsize=2)
-def _build(settings: str) -> Problem:
+def _build(settings: str) -> BuiltProblem:
     recipe = DescentRecipe.model_validate_json(settings)
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
-    task = _task(recipe, dtype)
-    data, model = task.data, task.model.to(device)
-    train = data.splits["train"]
+    problem = call_problem(recipe)
+    check_fits(recipe, problem)
+    data, notes = data_set(problem, dtype)
+    model = make_model(recipe, problem, recipe.training.seed)
     name = recipe.metaparameters.name.value.replace("-", "_")
     routine = Routine(
-        model=model,
-        loss=task.training_loss,
-        examples=train.batches(device),
+        model=model.to(device),
+        loss=_training_loss(recipe, problem),
+        examples=data.splits["train"].batches(device),
         optimizer=make_optimizer(recipe.optimizer),
         learning_rate=learning_rates(recipe.training),
         num_steps=recipe.training.num_steps,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
-        metaparameters={name: _kind(recipe, data, model)},
+        metaparameters={name: make_metaparameter(recipe, data, model)},
+        augment=problem.augment,
         compile=recipe.training.compile,
         path=recipe.training.path,
         piece=recipe.training.piece,
     )
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
-    objective = held_out["objective"]
-    output = MeanLoss(task.loss, (objective.inputs, objective.labels), task.chunk)
-    return Problem(data, routine, output, held_out, task.score, task.origin)
-
-
-def _task(recipe: DescentRecipe, dtype: torch.dtype) -> Task:
-    """Read the examples of a recipe, and build a model for them."""
-    if recipe.data.name in PAIRS:
-        return pairs_task(recipe, dtype)
-    reads_text = recipe.data.name is DataName.TEXT
-    data = load_texts(recipe) if reads_text else load_data(recipe.data, dtype)
-    model = _model(recipe, data)
-    chunk = TEXTS_TOGETHER if reads_text else 1000
-    return Task(
-        data,
-        model,
-        per_example_cross_entropy,
-        _training_loss(recipe),
-        lambda model, examples: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
-        chunk,
-        origin(recipe.language, model) if isinstance(model, LanguageModel) else (),
+    chunk = _chunk(recipe, problem)
+    output = problem.output or MeanLoss(problem.loss, held_out["objective"].batches(device), chunk)
+    return BuiltProblem(
+        data=data,
+        routine=routine,
+        output=output,
+        held_out=held_out,
+        score=partial(_score, problem, chunk),
+        loss=problem.loss,
+        fresh_model=lambda seed: make_model(recipe, problem, seed, fresh=True),
+        origin=_origin(problem, model),
+        notes=notes,
     )
 
 
-def _model(recipe: DescentRecipe, data: DataSet) -> nn.Module:
-    dtype = getattr(torch, recipe.training.dtype.value)
-    train, seed = data.splits["train"], recipe.training.seed
-    if recipe.data.name is not DataName.TEXT:
-        shape = tuple(train.inputs.shape[1:])
-        return build_model(recipe.model, shape, data.num_classes, seed=seed, dtype=dtype)
-    return build_language_model(
-        recipe.model,
-        recipe.language,
-        vocabulary=data.num_classes,
-        num_positions=train.inputs.shape[1],
-        seed=seed,
-        dtype=dtype,
-    )
+def make_model(
+    recipe: DescentRecipe, problem: Problem, seed: int, *, fresh: bool = False
+) -> nn.Module:
+    """Return a problem's model with the start of a seed, on the CPU, in the recipe's format.
+
+    Args:
+        recipe: Names the function, which is called again for a fresh model that it made itself.
+        problem: What it returned.
+        seed: Of the start.
+        fresh: Whether the start has to be another than the problem's own.
+
+    Raises:
+        ConfigurationError: If what makes models makes something else.
+    """
+    given: Any = problem.model
+    if isinstance(given, nn.Module):
+        given = call_problem(recipe, seed).model if fresh else given
+    else:
+        given = given(seed)
+    if not isinstance(given, nn.Module):
+        raise ConfigurationError(
+            f"The function of the seed that problem {recipe.problem} has for its model returned a "
+            f"{type(given).__name__}. Return an nn.Module."
+        )
+    return given.to(getattr(torch, recipe.training.dtype.value))
+
+
+def _score(problem: Problem, chunk: int, model: nn.Module, examples: Examples) -> dict[str, Any]:
+    if problem.score is not None:
+        return problem.score(model, examples, chunk)
+    device = next(model.parameters()).device
+    return mean_scores(model, examples.batches(device), chunk, problem.loss, problem.metrics)
+
+
+def _chunk(recipe: DescentRecipe, problem: Problem) -> int:
+    """Return how many held-out examples are evaluated together."""
+    if problem.chunk is not None:
+        return problem.chunk
+    return recipe.training.batch_size if isinstance(problem.loss, CoupledLoss) else 1000
+
+
+def _origin(problem: Problem, model: nn.Module) -> tuple[str, ...]:
+    """Return what a stage's bits depend on besides settings and data: all of the model, too.
+
+    Adapters leave most of a pretrained model out of the state.
+    """
+    start = [fingerprint(tensor.detach()) for tensor in model.state_dict().values()]
+    return (*problem.origin, *start)
 
 
 def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
@@ -181,114 +193,16 @@ def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
     return make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=num_uses)
 
 
-def make_optimizer(config: OptimizerConfig) -> Optimizer:
-    """Return the inner optimizer that a recipe asks for."""
-    if config.name is OptimizerName.SGD:
-        return sgd(config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-    make = adam if config.name is OptimizerName.ADAM else adamw
-    return make(
-        (config.beta1, config.beta2),
-        eps=config.eps,
-        eps_root=config.eps_root,
-        weight_decay=config.weight_decay,
-    )
-
-
-def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
-    """Return the rate of a flat schedule, or the rates of a one-cycle schedule, one a step.
-
-    One cycle rises linearly from half the peak to the peak at a quarter of the run, and falls
-    linearly to a ten-thousandth of it.
-    """
-    if config.rate_schedule is RateSchedule.FLAT:
-        return config.learning_rate
-    last = max(config.num_steps - 1, 1)
-    peak = config.learning_rate
-
-    def rate(step: int) -> float:
-        position = step / last
-        if position < 0.25:
-            return peak * (0.5 + 0.5 * position / 0.25)
-        return peak * (1 - (1 - 1e-4) * (position - 0.25) / 0.75)
-
-    return tuple(rate(step) for step in range(config.num_steps))
-
-
-def _training_loss(recipe: DescentRecipe) -> Loss:
-    smoothing = recipe.training.label_smoothing
+def _training_loss(recipe: DescentRecipe, problem: Problem) -> Loss:
+    loss, smoothing = problem.training_loss or problem.loss, recipe.training.label_smoothing
     metaparameter = (
         recipe.metaparameters.name is MetaparameterName.SCALARS
         and ScalarName.LABEL_SMOOTHING in recipe.metaparameters.scalars
     )
     if not smoothing or metaparameter:  # then the metaparameter hands it to the loss
-        return per_example_cross_entropy
-    return partial(per_example_cross_entropy, label_smoothing=smoothing)
-
-
-def _kind(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparameter:
-    train, dtype = data.splits["train"], getattr(torch, recipe.training.dtype.value)
-    num_examples = len(train)
-    match recipe.metaparameters.name:
-        case MetaparameterName.COUNTS:
-            counts = first_subset(recipe.metaparameters, num_examples, dtype)
-            return Counts(counts, injection_step=recipe.injection_step)
-        case MetaparameterName.WEIGHTS:
-            return ExampleWeights(torch.ones(num_examples, dtype=dtype))
-        case MetaparameterName.LEARNING_RATE:
-            flat = math.log(recipe.training.learning_rate)
-            points = torch.full((recipe.metaparameters.num_key_points,), flat, dtype=dtype)
-            return LearningRatePoints(points, num_steps=recipe.training.num_steps)
-        case MetaparameterName.SCALARS:
-            return Scalars.of(dtype, **_scalars(recipe))
-        case MetaparameterName.GROUP_WEIGHTS:
-            kind = group_weights(recipe.metaparameters, data, dtype)
-            return kind.with_value(kind.proportional())
-        case MetaparameterName.INPUTS:
-            drawn = generator(recipe.metaparameters.seed, "chosen inputs")
-            number = max(round(recipe.metaparameters.fraction * num_examples), 1)
-            chosen = torch.randperm(num_examples, generator=drawn)[:number].sort().values
-            return Inputs(train.inputs[chosen], chosen, num_examples, data.bounds)
-        case MetaparameterName.INITIAL_PARAMETERS:
-            return InitialParameters(parameters_to_vector(model.parameters()).detach().cpu())
-
-
-def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.dtype) -> Tensor:
-    """Return the counts that a descent starts from: all once, or a random share once."""
-    counts = torch.zeros(num_examples, dtype=dtype)
-    drawn = generator(config.seed, "first subset")
-    number = max(round(config.kept * num_examples), 1)
-    counts[torch.randperm(num_examples, generator=drawn)[:number]] = 1
-    return counts
-
-
-def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtype) -> GroupWeights:
-    """Return the uniform mixture of the classes, of clusters of the inputs, or of sources."""
-    train = data.splits["train"]
-    if config.groups is GroupName.CLASS:
-        return GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
-    if config.groups is GroupName.SOURCE:
-        if data.texts is None:
-            raise ConfigurationError(
-                "metaparameters.groups is source, but only texts have sources. Use class or "
-                "cluster, or data.name=text."
-            )
-        of_each = torch.tensor(data.texts.source_of)
-        return GroupWeights(torch.zeros(len(data.texts.sources), dtype=dtype), of_each)
-    from sklearn.cluster import KMeans  # a second of import that other runs can spare
-
-    points = train.inputs.flatten(1).to(torch.float64).numpy()
-    found = KMeans(config.num_groups, n_init="auto", random_state=config.seed % 2**32).fit(points)
-    groups = torch.from_numpy(found.labels_).to(torch.int64)
-    return GroupWeights(torch.zeros(config.num_groups, dtype=dtype), groups)
-
-
-def _scalars(recipe: DescentRecipe) -> dict[str, float]:
-    """Return where the scalars start: the recipe's own settings."""
-    names = recipe.metaparameters.scalars
-    sources = {name: recipe.optimizer for name in names} | {
-        ScalarName.LABEL_SMOOTHING: recipe.training
-    }
-    return {name.value: getattr(sources[name], name.value) for name in names}
+        return loss
+    assert smooths_labels(loss)  # refused otherwise
+    return partial(loss, label_smoothing=smoothing)  # pyright: ignore[reportCallIssue] (just asked)
 
 
 def _device(name: str) -> torch.device:

@@ -1,8 +1,8 @@
 """The examples of a data set, cut into splits, and what they must be like."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class Examples:
     """Inputs and their labels, paired by position; a text has a label for each of its tokens."""
 
     inputs: Shaped[Tensor, "examples ..."]
-    labels: Int64[Tensor, "examples ..."]
+    labels: Shaped[Tensor, "examples ..."]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +60,15 @@ class DataSet:
 
     texts: Texts | None = None
     """For language models: the passages behind the examples."""
+
+    names: tuple[str, ...] = ()
+    """What people call each training candidate; empty where a number says it."""
+
+    groups: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    """Groups of one's own: name to the group of each training candidate."""
+
+    show: Callable[[int], Any] | None = None
+    """Maps the position of a training candidate to a picture or a text."""
 
 
 def check_examples(

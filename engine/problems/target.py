@@ -23,7 +23,7 @@ def keep_target(stored: dict[str, tuple[Tensor, Tensor, Tensor]], config: DataCo
         kept = torch.isin(stored[name][1], torch.tensor(config.target_classes))
         if not kept.any():
             raise DataError(
-                f"data.target_classes is {list(config.target_classes)}, but none of the "
+                f"arguments.target_classes is {list(config.target_classes)}, but none of the "
                 f"{len(kept)} {name} examples is of these classes. Name classes that "
                 f"{config.name.value} has, or raise data.num_{name}."
             )

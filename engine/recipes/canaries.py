@@ -49,11 +49,6 @@ class CanariesRecipe(DescentRecipe):
                 f"metaparameters.name is {self.metaparameters.name.value}, but canaries are taken "
                 "in and left out by their weights. Use weights."
             )
-        if self.canaries.num_canaries >= self.data.num_train:
-            raise ValueError(
-                f"canaries.num_canaries is {self.canaries.num_canaries}, but data.num_train is "
-                f"{self.data.num_train}, and other examples have to be left. Lower the first."
-            )
         for name in ("steps_per_segment", "max_store_bytes"):
             value = getattr(self.replay, name)
             if value != type(self.replay).model_fields[name].default:

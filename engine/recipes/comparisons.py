@@ -6,6 +6,8 @@ This module does not know torch.
 from enum import StrEnum
 from typing import Any
 
+from engine.recipes.settings import with_setting
+
 
 class BaselineName(StrEnum):
     """Set-ups made without a metagradient, trained and scored beside the descent."""
@@ -75,8 +77,8 @@ def is_initial(name: BaselineName, kept: float) -> bool:
     return name is BaselineName.PROPORTIONAL
 
 
-RERUN_GROUPS = ("model", "optimizer", "training")
-"""Groups of settings that a rerun may change: the routine, but neither data nor z."""
+RERUN_GROUPS = ("arguments", "optimizer", "training")
+"""Groups of settings that a rerun may change: the routine, but not z."""
 
 
 def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -87,13 +89,12 @@ def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
     """
     changed = {**content, "reruns": [], "baselines": []}
     for key, value in changes.items():
-        group, _, name = key.partition(".")
-        if not name or group not in RERUN_GROUPS:
+        if key.partition(".")[0] not in RERUN_GROUPS or "." not in key:
             raise ValueError(
                 f"reruns names {key!r}, which is no setting of the routine. Write it as "
                 f"group.setting with a group of {', '.join(RERUN_GROUPS)}."
             )
-        changed[group] = {**changed[group], name: value}
+        changed = with_setting(changed, key, value)
     return changed
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.errors import ConfigurationError
 from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
-from engine.recipes.data import PAIRS, DataConfig
 from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.recipes.metaparameters import (
     GroupName,
@@ -19,16 +19,20 @@ from engine.recipes.metaparameters import (
     MetaparametersConfig,
     ScalarName,
 )
-from engine.recipes.model import ModelConfig
 from engine.recipes.optimizer import OptimizerConfig, OptimizerName
-from engine.recipes.pairs import ContrastiveConfig, check_pairs
+from engine.recipes.problem_functions import (
+    DEFAULT_PROBLEM,
+    find_function,
+    is_shipped,
+    read_arguments,
+    sources,
+)
 from engine.recipes.rate_search import SchedulesConfig
 from engine.recipes.replay import ReplayConfig, VjpMode
 from engine.recipes.settings import Settings, digest
-from engine.recipes.text import LanguageConfig, TextConfig, check_language
 from engine.recipes.training import RateSchedule, TrainingConfig
 
-__all__ = ["GroupName", "ModelConfig", "ScalarName", "Settings", "digest"]
+__all__ = ["GroupName", "ScalarName", "Settings", "digest"]
 
 
 class OuterUpdate(StrEnum):
@@ -91,20 +95,21 @@ class DescentRecipe(Settings):
     description: str = ""
     """One sentence for people."""
 
-    data: DataConfig = DataConfig()
-    """Examples and splits."""
+    problem: str = DEFAULT_PROBLEM
+    """What is trained on what: a problem that ships, e.g. digits; a function in a file beside the
+    recipe, e.g. my_images.py:flowers; or one of an installed package, e.g.
+    package.module:function."""
 
-    text: TextConfig = TextConfig()
-    """Texts, for data.name=text."""
+    arguments: dict[str, Any] = {}
+    """Arguments of the problem's function, by name."""
 
-    model: ModelConfig = ModelConfig()
-    """Model; for pairs, the image tower."""
+    folder: str | None = None
+    """Folder of the recipe's file, where files of a problem are looked for; no part of a
+    run's name."""
 
-    contrastive: ContrastiveConfig = ContrastiveConfig()
-    """For pairs of images and captions: the text tower, and what both are compared by."""
-
-    language: LanguageConfig = LanguageConfig()
-    """Language model, for model.name=transformers."""
+    code: dict[str, str] = {}
+    """Digests of the problem's source by file, or of its package; filled in, and compared whenever
+    the recipe is read again."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """Inner optimizer."""
@@ -138,7 +143,29 @@ class DescentRecipe(Settings):
 
     reruns: tuple[dict[str, Any], ...] = ()
     """Other routines that the first and the chosen z are trained by, to see what carries over:
-    settings of model, optimizer and training, e.g. {training.seed: 1}."""
+    settings of arguments, optimizer and training, e.g. {training.seed: 1}."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_its_arguments(cls, content: Any) -> Any:  # noqa: ANN401 (whatever was written)
+        """Check the arguments against the function's signature, and note the digests of its source.
+
+        A recipe that has digests already was checked when it got them. No code is loaded for it
+        here, because it may come from a store, where nobody has confirmed yet what it names; the
+        digests are compared when the function is called.
+        """
+        if not isinstance(content, dict):
+            return content
+        name, folder = content.get("problem", DEFAULT_PROBLEM), content.get("folder")
+        if content.get("code") and isinstance(name, str) and not is_shipped(name):
+            return content
+        try:
+            function = find_function(name, folder)
+            arguments = read_arguments(function, content.get("arguments", {}))
+            code = sources(name, folder)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return {**content, "arguments": arguments, "code": code}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
@@ -175,7 +202,6 @@ class DescentRecipe(Settings):
                 "Use 1, or metaparameters.name=counts."
             )
         check_baselines(kind.name.value, self.baselines)
-        check_language(self.data, self.model, self.text, self.language)
         searched = self.schedules.grid or self.schedules.optuna
         if searched and kind.name is not MetaparameterName.LEARNING_RATE:
             raise ValueError(
@@ -183,11 +209,6 @@ class DescentRecipe(Settings):
                 f"{kind.name.value}. Use learning-rate, or schedules.grid=0 and "
                 "schedules.optuna=false."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _are_pairs(self) -> "DescentRecipe":
-        check_pairs(self.model_dump(mode="json"), self.data.name in PAIRS)
         return self
 
     @model_validator(mode="after")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigurationError
 from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.explain import explained
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
@@ -57,6 +57,8 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
     path = _find(recipe)
     content = _read(path)
     content.setdefault("name", path.stem)
+    if path.parent != RECIPES:
+        content.setdefault("folder", str(path.resolve().parent))
     for change in changes or []:
         _assign(content, change)
     return validate_recipe(content, str(path))
@@ -106,7 +108,7 @@ def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        found = "\n".join(_explain(model, each) for each in error.errors())
+        found = explained(model, error)
         raise ConfigurationError(redacted(f"{origin} cannot be run.\n{found}")) from None
 
 
@@ -119,7 +121,7 @@ def validated(model: type[_Model], **content: Any) -> _Model:  # noqa: ANN401 (s
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        found = "\n".join(_explain(model, each) for each in error.errors())
+        found = explained(model, error)
         raise ConfigurationError(redacted(f"Impossible settings.\n{found}")) from None
 
 
@@ -242,32 +244,3 @@ def _assign(content: dict[Any, Any], change: str) -> None:
                 "See the recipe for the names."
             )
     place[last] = value
-
-
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    """Say which setting is wrong, its value, why, and what would be right."""
-    *parents, last = [str(part) for part in error["loc"]] or [""]
-    group: Any = model
-    for parent in parents:
-        found = getattr(group, "model_fields", {}).get(parent)
-        group = found.annotation if found is not None else None
-    fields: dict[str, Any] = getattr(group, "model_fields", {})
-    key = ".".join([*parents, last])
-    if error["type"] == "extra_forbidden":
-        return f"  {key}: unknown setting. Settings here: {', '.join(fields)}."
-    if error["type"] == "value_error" and not key:
-        return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
-    if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
-        text = str(error["ctx"]["error"])
-        own = text.partition(" ")[0] in fields[last].annotation.model_fields
-        return f"  {key}.{text}" if own else f"  {text}"  # a group may know its own name, or not
-    if error["type"] == "missing":
-        return f"  {key}: missing. Give it a value."
-    described = fields[last].description if last in fields else None
-    remedy = f" {key} means: {' '.join(described.split())}" if described else ""
-    return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
-
-
-def _is_group(parent: Any, name: str) -> bool:  # noqa: ANN401 (a model, or what is none)
-    field = getattr(parent, "model_fields", {}).get(name)
-    return field is not None and hasattr(field.annotation, "model_fields")

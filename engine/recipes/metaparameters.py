@@ -21,7 +21,7 @@ class MetaparameterName(StrEnum):
 
 
 class GroupName(StrEnum):
-    """What a group of examples is, for group weights."""
+    """What a group of examples is, for group weights, besides the problem's own groups."""
 
     CLASS = "class"
     CLUSTER = "cluster"
@@ -59,9 +59,9 @@ class MetaparametersConfig(Settings):
     kept: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training candidates in the first subset, drawn at random, for counts."""
 
-    groups: GroupName = GroupName.CLASS
-    """What has a weight, for the kind group-weights: classes, clusters of the inputs,
-    or sources of texts."""
+    groups: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "class"
+    """What has a weight, for the kind group-weights: class, cluster (of the inputs), source (of
+    texts), or the name of groups that the problem has."""
 
     num_groups: Annotated[int, Field(ge=2)] = 10
     """Clusters that k-means makes of the inputs."""

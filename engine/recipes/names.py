@@ -10,6 +10,12 @@ def run_name(recipe: DescentRecipe) -> str:
     Budget, workers, micro-batch and what follows a preflight are no part of it: a run may go on
     with a larger one, with others, in smaller pieces after its memory ran out, and all the same.
     """
-    cost = {"budget": True, "workers": True, "preflight": True, "replay": {"micro_batch"}}
+    cost = {
+        "budget": True,
+        "workers": True,
+        "preflight": True,
+        "folder": True,
+        "replay": {"micro_batch"},
+    }
     settings = recipe.model_dump(mode="json", exclude=cost)
     return f"{recipe.name}-{digest(settings)[:8]}"

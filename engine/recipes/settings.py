@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -13,18 +13,39 @@ def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def with_setting(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return settings in which one is another, named by dots: ``arguments.model.width``.
+
+    Raises:
+        ValueError: If a part of the name is a single setting.
+    """
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {**content, first: value}
+    inner = content.get(first, {})
+    if not isinstance(inner, dict):
+        raise ValueError(f"{first!r} of {key!r} is a single setting, not a group of settings")  # noqa: TRY004 (pydantic takes it for a refusal)
+    return {**content, first: with_setting(inner, rest, value)}
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),  # an argument may be called model_name
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_a_number(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 (any input)
         """Refuse what Python would read as 0 or 1: a slip, e.g. of ``training.num_steps=yes``."""
-        name = info.field_name or ""
-        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            if annotation is Any:
+                return value
             raise ValueError(f"{str(value).lower()} is neither a number nor a name")
         return value

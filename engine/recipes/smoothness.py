@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
-from engine.recipes.settings import Settings, digest
+from engine.recipes.settings import Settings, digest, with_setting
 
 
 class DirectionKind(StrEnum):
@@ -44,6 +44,8 @@ class SmoothnessConfig(Settings):
     """Seeds the directions."""
 
 
+_MENU = ("arguments", "optimizer", "training", "metaparameters")
+
 _MOST_ROUTINES = 1000
 """Combinations of a grid; they are all validated when a recipe is read."""
 
@@ -72,7 +74,8 @@ class SearchConfig(Settings):
     """The design menu to try: a grid, a list, or both."""
 
     grid: dict[str, list[Any]] = {}
-    """Setting, e.g. model.activation, to the values to try; all combinations are tried."""
+    """Setting, e.g. arguments.model.activation, to the values to try; all combinations are
+    tried."""
 
     candidates: list[dict[str, Any]] = []
     """Routines to try besides: settings to their values."""
@@ -162,15 +165,12 @@ def at_rate(recipe: DescentRecipe, learning_rate: float) -> DescentRecipe:
 
 
 def _changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    changed = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in content.items()
-    }
+    changed = content
     for key, value in changes.items():
-        group, _, name = key.partition(".")
-        if not name or group not in ("model", "optimizer", "training", "metaparameters"):
+        if "." not in key or key.partition(".")[0] not in _MENU:
             raise ValueError(
                 f"search names {key!r}, which is no setting of the menu. Write it as group.setting "
-                "with a group of model, optimizer, training or metaparameters."
+                f"with a group of {', '.join(_MENU)}, e.g. arguments.model.activation."
             )
-        changed[group][name] = value
+        changed = with_setting(changed, key, value)
     return changed

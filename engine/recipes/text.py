@@ -1,16 +1,14 @@
 """Settings of texts and of a causal language model. This module does not know torch."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from engine.errors import ConfigurationError
 from engine.recipes.model import ModelConfig, ModelName
 from engine.recipes.settings import Settings
 from engine.secret_urls import SafeUrl
-
-if TYPE_CHECKING:
-    from engine.recipes.data import DataConfig
 
 
 class Passages(StrEnum):
@@ -40,10 +38,10 @@ class TextConfig(Settings):
 
     sources: tuple[SafeUrl, ...] = ()
     """Files of candidates, one for each source corpus: paths or fsspec URLs; relative paths are
-    those in data.url; if that is empty, in the folder where Debian puts fortunes, if passages says
-    so. A file of JSON has an object with prompt, completion and perhaps source on each line, or an
-    array of them; any other is plain text. What a file is, and how it is compressed, is seen by its
-    content."""
+    those in arguments.url; if that is empty, in the folder where Debian puts fortunes, if passages
+    says so. A file of JSON has an object with prompt, completion and perhaps source on each line,
+    or an array of them; any other is plain text. What a file is, and how it is compressed, is seen
+    by its content."""
 
     target: SafeUrl | None = None
     """File of the task, from which objective, validation and test examples are drawn; it may be one
@@ -82,50 +80,35 @@ class LanguageConfig(Settings):
     """Names of the layers that get an adapter, e.g. q_proj; empty means all but the output."""
 
 
-def check_language(
-    data: "DataConfig", model: ModelConfig, text: TextConfig, language: LanguageConfig
-) -> None:
-    """Refuse texts without a language model, and the other way round.
+def check_language(model: ModelConfig, text: TextConfig, language: LanguageConfig) -> None:
+    """Refuse settings of texts that have no meaning together.
 
     Raises:
-        ValueError: With the value, the reason and the remedy.
+        ConfigurationError: With the value, the reason and the remedy.
     """
-    reads_text = data.name == "text"
-    if reads_text != (model.name is ModelName.TRANSFORMERS):
-        raise ValueError(
-            f"data.name is {data.name.value}, but model.name is {model.name.value}: texts are read "
-            "by language models, and by nothing else. Use data.name=text together with "
-            "model.name=transformers, or neither."
+    if model.name is not ModelName.TRANSFORMERS:
+        raise ConfigurationError(
+            f"arguments.model.name is {model.name.value}, but texts are read by language models, "
+            "and by nothing else. Use transformers."
         )
-    if not reads_text:
-        return
-    if not text.sources or text.target is None:
-        missing = "sources" if not text.sources else "target"
-        raise ValueError(
-            f"text.{missing} is empty, but data.name is text, which has no texts of its own. Name "
-            "the files."
-        )
+    if not text.sources:
+        raise ConfigurationError("arguments.sources is empty. Name the files of the candidates.")
     if len(set(text.sources)) < len(text.sources):
-        raise ValueError(
-            f"text.sources names a file twice: {', '.join(text.sources)}. Name each once."
-        )
-    if data.flip_fraction or data.target_classes:
-        setting = "flip_fraction" if data.flip_fraction else "target_classes"
-        raise ValueError(
-            f"data.{setting} is set, but texts have no classes. Leave it out; the task is "
-            "text.target."
+        raise ConfigurationError(
+            f"arguments.sources names a file twice: {', '.join(text.sources)}. Name each once."
         )
     sizes = ("width", "depth", "heads", "activation")
     changed = [
         name for name in sizes if getattr(model, name) != ModelConfig.model_fields[name].default
     ]
     if language.pretrained is not None and changed:
-        raise ValueError(
-            f"model.{changed[0]} is {getattr(model, changed[0])}, but {language.pretrained} has "
-            "its own. Leave it out, or leave language.pretrained empty."
+        raise ConfigurationError(
+            f"arguments.model.{changed[0]} is {getattr(model, changed[0])}, but "
+            f"{language.pretrained} has its own. Leave it out, or leave "
+            "arguments.language.pretrained empty."
         )
     if language.lora_targets and not language.lora_rank:
-        raise ValueError(
-            f"language.lora_targets names {language.lora_targets[0]}, but language.lora_rank is 0, "
-            "so there are no adapters. Set a rank."
+        raise ConfigurationError(
+            f"arguments.language.lora_targets names {language.lora_targets[0]}, but lora_rank is "
+            "0, so there are no adapters. Set a rank."
         )

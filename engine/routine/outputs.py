@@ -22,16 +22,17 @@ class MeanLoss:
 
     Attributes:
         loss: Maps (model, batch) to per-example losses, shape (batch,).
-        examples: A tuple of tensors with one row for each example, on the model's device.
+        examples: A tuple of tensors with one row for each example, on the model's device, or any
+            object with ``len`` that returns a batch for a tensor of indices.
         chunk: Examples evaluated at a time; bounds the memory.
     """
 
     loss: Loss
-    examples: tuple[Tensor, ...]
+    examples: Any
     chunk: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.examples or len(self.examples[0]) == 0:
+        if not len(self.examples) or self._total() == 0:
             raise DataError("The output has no examples to average over. Give at least one.")
 
     def __call__(self, model: nn.Module) -> Tensor:
@@ -40,10 +41,22 @@ class MeanLoss:
 
     def parts(self) -> Iterator[Callable[[nn.Module], Tensor]]:
         """Yield functions of the model whose sum is the mean loss."""
-        total = len(self.examples[0])
-        for start in range(0, total, self.chunk):
-            batch = tuple(column[start : start + self.chunk] for column in self.examples)
+        total = self._total()
+        for batch in batches_of(self.examples, self.chunk):
             yield lambda model, batch=batch: self.loss(model, batch).sum() / total
+
+    def _total(self) -> int:
+        return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
+
+
+def batches_of(examples: Any, chunk: int) -> Iterator[Any]:  # noqa: ANN401 (see MeanLoss)
+    """Yield examples so many at a time, in their order."""
+    if isinstance(examples, tuple):
+        for start in range(0, len(examples[0]), chunk):
+            yield tuple(column[start : start + chunk] for column in examples)
+        return
+    for start in range(0, len(examples), chunk):
+        yield examples[torch.arange(start, min(start + chunk, len(examples)), device="cpu")]
 
 
 @torch.no_grad()

@@ -60,6 +60,12 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
     content = read_record(url)
     for name in OF_A_START:
         content.pop(name, None)
+    own = ":" in str(content.get("problem", ""))
+    if own and not content.get("code"):  # validation would load the code to make the digests
+        raise CheckpointCorruptError(
+            f"The recipe at {url} names code, but has no digests of it. It was changed, or written "
+            "by another version of this program. Put the old one back."
+        )
     try:
         recipe = validate_recipe(content, f"The recipe of run {run}")
     except UNFORESEEN as error:

@@ -11,19 +11,15 @@ from typing import Any
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import RECIPES, load_recipe
+from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
+from engine.secret_urls import PLACE, is_place
 
-PLACES = (
-    *("data.url", "text.sources", "text.target"),
-    *("language.pretrained", "contrastive.target_url"),
-)
-"""Settings that name files, addresses or models of a hub."""
-
-_GROUPS = frozenset(name.partition(".")[0] for name in PLACES)
+Known = dict[str, Any]
 
 
 def foreign_places(recipe: DescentRecipe) -> dict[str, str]:
     """Return the places that a recipe names and the shipped one of its name does not."""
-    known: dict[str, Any] = dict.fromkeys(PLACES)
+    known: Known = {}
     if (RECIPES / f"{recipe.name}.yaml").is_file():
         known = _places(load_recipe(recipe.name))
     return {
@@ -49,11 +45,13 @@ def check_places(recipe: DescentRecipe, run: str, store: str) -> None:
         )
 
 
-def _places(recipe: DescentRecipe) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in PLACES:
-        group, setting = name.split(".")
-        found[name] = getattr(getattr(recipe, group), setting)
+def _places(recipe: DescentRecipe) -> Known:
+    found: Known = {}
+    if is_shipped(recipe.problem):
+        arguments = arguments_of(find_function(recipe.problem, None))
+        found |= places_of(arguments, recipe.arguments)
+    else:  # code, whose arguments nobody here understands
+        found["problem"] = f"{recipe.problem} in {recipe.folder or 'the working folder'}"
     search = getattr(recipe, "search", None)  # which tries other settings, places among them
     if search is not None:
         tried = [
@@ -61,6 +59,24 @@ def _places(recipe: DescentRecipe) -> dict[str, Any]:
             *(pair for each in search.candidates for pair in each.items()),
         ]
         for number, (name, value) in enumerate(tried):
-            if name.partition(".")[0] in _GROUPS:
+            if name.startswith("arguments.") and not name.startswith("arguments.model."):
                 found[f"search, change {number} of {name}"] = str(value)
+    return found
+
+
+def places_of(model: Any, values: Any, inside: str = "arguments") -> Known:  # noqa: ANN401
+    """Return the settings of a model that name files, addresses or models of a hub.
+
+    Args:
+        model: Settings; a place has the type ``SafeUrl``.
+        values: What is set, as JSON values.
+        inside: Name of the group.
+    """
+    found: Known = {}
+    for name, field in model.model_fields.items():
+        value, key = (values or {}).get(name), f"{inside}.{name}"
+        if hasattr(field.annotation, "model_fields"):
+            found |= places_of(field.annotation, value, key)
+        elif value and (is_place(field.annotation) or PLACE in field.metadata):
+            found[key] = tuple(value) if isinstance(value, list) else value
     return found

@@ -28,7 +28,7 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.environment import machine
 from engine.numerics.fingerprint import state_fingerprint
 from engine.numerics.memory_errors import memory_errors
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import digest
@@ -58,7 +58,7 @@ def run_stage(
     recipe: DescentRecipe,
     store: str,
     inputs: dict[str, Any],
-    compute: Callable[[Problem], Made],
+    compute: Callable[[BuiltProblem], Made],
     *,
     num_rows: int = 1,
 ) -> Ref:
@@ -109,7 +109,7 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
     recipe: DescentRecipe,
     store: str,
     inputs: dict[str, Any],
-    compute: Callable[[Problem], Made],
+    compute: Callable[[BuiltProblem], Made],
     lease: Lease,
     num_rows: int,
 ) -> Ref:

@@ -18,7 +18,7 @@ from engine.storage.safe_names import ContentDigest, StageKey, StageKind
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
-    *("reruns", "schedules"),
+    *("reruns", "schedules", "folder"),
 }
 """Settings that cannot change an outer update, besides ``outer.num_steps``."""
 

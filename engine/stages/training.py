@@ -18,7 +18,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
-from engine.problems.problem import Problem, build_problem, make_step_vjp
+from engine.problems.problem import BuiltProblem, build_problem, make_step_vjp
 from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
@@ -92,7 +92,7 @@ def train_segment(
         start: The stage that trained up to ``segment.start``; None for s_0.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         first = _start(routine, store, start)
         sweep = Sweep(state=first)
@@ -116,7 +116,7 @@ def replay_segment(
     takes its states from here. The arguments are those of ``train_segment``.
     """
 
-    def compute(problem: Problem) -> tuple[Iterator[State], dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[Iterator[State], dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         first = _start(routine, store, start)
         return segment_states(routine, segment.start, segment.stop, first), {}
@@ -129,7 +129,7 @@ def replay_segment(
 def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Evaluate the output at s_T and commit its adjoint; the record holds ``output``."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         state = read_rows(store, final, routine.device)
         output, adjoint = seed_adjoint(routine, state, problem.output)
@@ -169,7 +169,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
             the element and the likely cause.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         after = read_rows(store, adjoint, routine.device)
         sweep = Sweep(
@@ -224,7 +224,7 @@ def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State
 def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
     """Move z along the metagradient and commit the next one, with the update's own state."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         before = read_rows(store, value)
         (metagradient,) = _named(read_rows(store, gradient), "metagradient_").values()
         if recipe.outer.maximize:
@@ -244,7 +244,7 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
 def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
     """Score the trained model; the record holds loss and accuracy on each held-out split."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         return {}, problem.scores(read_rows(store, final, problem.routine.device))
 
     return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)

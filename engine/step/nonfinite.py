@@ -102,7 +102,7 @@ def refuse_nonfinite_adjoint(routine: Routine, norms: Mapping[int, float], step:
             f"{name}training itself is finite: going backwards it grew from {before[-1]:.1e} to "
             f"{before[0]:.1e} before. Training is chaotic: lower learning_rate, or use a "
             "smooth activation such as gelu.",
-            settings=("training.learning_rate", "model.activation"),
+            settings=("training.learning_rate", "arguments.model.activation"),
         )
     if _has_bare_root(routine):
         raise _bare_root(routine, f"{name}training itself is finite. The adjoint")

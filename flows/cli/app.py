@@ -52,7 +52,8 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-store",
-        help="Read and connect to the places (data.url, text.sources, ...) that the store's recipe "
+        help="Read and connect to the places (arguments.url, arguments.sources, ...) that the "
+        "store's recipe "
         "names; without it, only to those of the shipped recipe of that name.",
     ),
 ]

@@ -78,6 +78,6 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")
-        elif key != "description":
+        elif key not in ("description", "folder", "code"):
             flat[f"{prefix}{key}"] = value
     return flat

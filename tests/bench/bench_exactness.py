@@ -18,7 +18,7 @@ import torch
 from engine import central_difference, metagradient, whole_run_gradient
 from engine.numerics.determinism import deterministic, generator
 from engine.numerics.process import keep_freed_memory
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from tests.bench.record import write_record
 
@@ -38,13 +38,17 @@ OPTIMIZERS = {
 DIRECTIONS, DISTANCE = 20, 1e-4
 
 
-def problem(kind: str, optimizer: str, dtype: str, num_steps: int) -> Problem:
+def problem(kind: str, optimizer: str, dtype: str, num_steps: int) -> BuiltProblem:
     """Build one run."""
     settings, rate = OPTIMIZERS[optimizer]
     content = {
         "name": "exactness",
-        "data": {"num_train": 200, "num_objective": 100, "num_validation": 1},
-        "model": {"width": 24, "depth": 2, "activation": "gelu"},
+        "arguments": {
+            "num_train": 200,
+            "num_objective": 100,
+            "num_validation": 1,
+            "model": {"width": 24, "depth": 2, "activation": "gelu"},
+        },
         "optimizer": settings,
         "training": {
             "num_steps": num_steps,

@@ -26,12 +26,12 @@ from tests.servers import PrefectServer, postgresql
 
 SMALL = [
     "baselines=[]",
-    "data.num_train=60",
-    "data.num_objective=40",
-    "data.num_validation=40",
-    "data.num_test=50",
-    "model.width=8",
-    "model.depth=1",
+    "arguments.num_train=60",
+    "arguments.num_objective=40",
+    "arguments.num_validation=40",
+    "arguments.num_test=50",
+    "arguments.model.width=8",
+    "arguments.model.depth=1",
     "training.num_steps=12",
     "training.batch_size=10",
     "training.threads=1",

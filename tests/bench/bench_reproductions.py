@@ -2,9 +2,9 @@
 
 Runs rows of ``tests.bench.reproduction_rows`` by the command line, one run after the other, and
 writes what was asked, what was measured and whether it holds. The settings of the recipes were
-chosen on the splits of their own ``data.seed``, 0, or on 100 and above. What is reported comes from
-other seeds, each of which draws the splits, the wrong labels, the initial parameters and the order
-anew. The official test images of Fashion-MNIST are the same for all of them.
+chosen on the splits of their own ``arguments.seed``, 0, or on 100 and above. What is reported comes
+from other seeds, each of which draws the splits, the wrong labels, the initial parameters and the
+order anew. The official test images of Fashion-MNIST are the same for all of them.
 
 A run that was killed goes on from its last stage, since it is the same run in the same store; the
 object of a finished one is kept beside it and read.
@@ -42,7 +42,7 @@ NOTES = [
     "",
     "Measured is the mean over the runs: seeds 11, 12 and 13 for the digits, 11 for Fashion-MNIST, "
     "each with its own splits, wrong labels, initial parameters and order.",
-    "The settings were chosen on other splits (`data.seed` 0, or 100 and above).",
+    "The settings were chosen on other splits (`arguments.seed` 0, or 100 and above).",
     "Rows with several step sizes have a run for each step size and seed.",
     "Bounds of `place in the grid` and `below Optuna` are asked of most runs, all others of each.",
     "Rows that are not here were not run.",

@@ -32,7 +32,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.smoothness import SmoothnessConfig
 from engine.replay.plain_training import train
@@ -72,7 +72,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 """Fourteen recipes; steps are so many that each sees the same number of examples."""
 
 
-def problem(settings: dict[str, dict[str, Any]], kind: str, num_examples: int) -> Problem:
+def problem(settings: dict[str, dict[str, Any]], kind: str, num_examples: int) -> BuiltProblem:
     """Build one recipe with another metaparameter."""
     batch = settings["training"]["batch_size"]
     training = {

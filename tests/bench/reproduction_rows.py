@@ -239,7 +239,7 @@ ROWS = {
     "digits-selection, 20 target examples": Row(
         "digits-selection",
         OVER_FITTED,
-        ("data.num_objective=20", "outer.num_steps=24", "baselines=[]"),
+        ("arguments.num_objective=20", "outer.num_steps=24", "baselines=[]"),
     ),
     "digits-exchange": Row("digits-exchange", SELECTION),
     "digits-mixture": Row("digits-mixture", MIXTURE),

@@ -16,15 +16,15 @@ from engine.applications.comparisons.poisons import random_pixels
 from engine.applications.comparisons.rate_search_stages import one_cycle_rates, score_schedules
 from engine.applications.descent.report import summary
 from engine.metaparameters.outer_updates import make_outer
-from engine.problems.problem import SPLITS, Problem, build_problem
+from engine.problems.problem import SPLITS, BuiltProblem, build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
 from tests.engine.applications.descent.test_report import make_record
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["model.width=32", "model.depth=1"]
-SELECTION = [*SMALL, "data.num_train=300", "training.num_steps=60", "training.batch_size=50",
+SMALL = ["arguments.model.width=32", "arguments.model.depth=1"]
+SELECTION = [*SMALL, "arguments.num_train=300", "training.num_steps=60", "training.batch_size=50",
              "training.learning_rate=0.1"]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ SELECTION = [*SMALL, "data.num_train=300", "training.num_steps=60", "training.ba
 class Descent:
     """What a descent without stages leaves."""
 
-    problem: Problem
+    problem: BuiltProblem
     values: list[torch.Tensor]
     scores: list[dict[str, dict[str, float]]]
     gradient: torch.Tensor
@@ -91,7 +91,7 @@ def test_selection_drops_wrong_labels_and_beats_a_random_subset(recipe, changes)
 
 def test_small_target_is_over_fitted_and_the_report_says_so():
     """With 20 examples the objective falls and the model gets worse; the choice stops before."""
-    changes = ["data.num_objective=20", "outer.num_steps=5", "outer.probability=0.4"]
+    changes = ["arguments.num_objective=20", "outer.num_steps=5", "outer.probability=0.4"]
 
     found = descend("digits-selection", *SELECTION, *changes)
 
@@ -106,7 +106,7 @@ def test_small_target_is_over_fitted_and_the_report_says_so():
 
 def test_mixture_beats_uniform_and_proportional_shares():
     """Four classes count; which clusters hold them is left to the metagradient."""
-    changes = ["data.num_train=400", "training.num_steps=40", "training.learning_rate=0.1"]
+    changes = ["arguments.num_train=400", "training.num_steps=40", "training.learning_rate=0.1"]
 
     found = descend("digits-mixture", *SMALL, *changes, "outer.num_steps=2", "outer.step_size=0.4")
 
@@ -118,7 +118,11 @@ def test_mixture_beats_uniform_and_proportional_shares():
 
 def test_schedule_from_flat_gets_into_the_best_twentieth_of_the_grid():
     """From one flat rate, without being shown a single schedule."""
-    changes = ["model.width=16", "model.output_scale=1", "data.num_train=300"]
+    changes = [
+        "arguments.model.width=16",
+        "arguments.model.output_scale=1",
+        "arguments.num_train=300",
+    ]
     changes += ["training.num_steps=20", "training.learning_rate=0.1", "outer.step_size=0.3"]
 
     found = descend("digits-schedule", *changes, "outer.num_steps=5", "outer.step_decay=0.9")
@@ -132,7 +136,7 @@ def test_schedule_from_flat_gets_into_the_best_twentieth_of_the_grid():
 
 def test_poison_hurts_far_more_than_random_pixels():
     """The same images and the same bounds; only the metagradient knows where to push."""
-    changes = ["data.num_train=400", "training.num_steps=40", "outer.step_size=0.2"]
+    changes = ["arguments.num_train=400", "training.num_steps=40", "outer.step_size=0.2"]
 
     found = descend("digits-poison", *SMALL, *changes, "outer.num_steps=5")
 
@@ -146,7 +150,7 @@ def test_poison_hurts_far_more_than_random_pixels():
 
 def test_learned_images_teach_more_than_real_ones():
     """Fifty images, of which nothing but the labels has to stay."""
-    changes = ["model.width=16", "outer.num_steps=3", "outer.step_size=0.1"]
+    changes = ["arguments.model.width=16", "outer.num_steps=3", "outer.step_size=0.1"]
 
     found = descend("digits-distillation", *changes)
 

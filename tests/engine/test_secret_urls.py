@@ -72,7 +72,11 @@ def test_a_url_with_a_secret_is_refused_without_printing_it(url):
         with pytest.raises(ConfigurationError, match=r"holds .*environment") as refused:
             open_it(url)
         assert SECRET not in str(refused.value)
-    for change in (f"data.url='{url}'", f"text.sources=['{url}']", f"data={{url: '{url}', x: 1}}"):
+    for change in (
+        f"arguments.url='{url}'",
+        f"arguments.sources=['{url}']",
+        f"data={{url: '{url}', x: 1}}",
+    ):
         with pytest.raises(ConfigurationError) as refused:
             load_recipe("digits-selection", [change])
         assert SECRET not in str(refused.value)

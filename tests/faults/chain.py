@@ -15,12 +15,12 @@ from engine.stages import training as stages
 
 SMALL = [
     "baselines=[]",
-    "data.num_train=30",
-    "data.num_objective=20",
-    "data.num_validation=10",
-    "data.num_test=10",
-    "model.width=4",
-    "model.depth=1",
+    "arguments.num_train=30",
+    "arguments.num_objective=20",
+    "arguments.num_validation=10",
+    "arguments.num_test=10",
+    "arguments.model.width=4",
+    "arguments.model.depth=1",
     "training.num_steps=6",
     "training.batch_size=5",
     "training.threads=1",

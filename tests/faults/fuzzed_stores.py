@@ -50,8 +50,18 @@ LIMIT_SECONDS = 10
 """Longest that one read of a store this small may take; more is a hang."""
 
 RECIPE = [
-    *("baselines=[]", "data.num_train=40", "data.num_objective=20", "data.num_validation=20"),
-    *("data.num_test=20", "model.width=4", "model.depth=1", "training.num_steps=4"),
+    *(
+        "baselines=[]",
+        "arguments.num_train=40",
+        "arguments.num_objective=20",
+        "arguments.num_validation=20",
+    ),
+    *(
+        "arguments.num_test=20",
+        "arguments.model.width=4",
+        "arguments.model.depth=1",
+        "training.num_steps=4",
+    ),
     *("training.batch_size=10", "outer.num_steps=1", "replay.steps_per_segment=2"),
     *("training.threads=1", "metaparameters.injection_step=2"),
 ]

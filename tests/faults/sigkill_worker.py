@@ -24,10 +24,10 @@ from tests.servers import PrefectServer, free_port, wait_for
 # Segments long enough to be hit.
 SMALL = [
     "baselines=[]",
-    "data.num_train=200",
-    "data.num_objective=40",
-    "data.num_validation=40",
-    "data.num_test=50",
+    "arguments.num_train=200",
+    "arguments.num_objective=40",
+    "arguments.num_validation=40",
+    "arguments.num_test=50",
     "training.num_steps=60",
     "training.batch_size=50",
     "training.threads=1",

@@ -19,8 +19,12 @@ from tasks.running.stage_task import stage_name
 TINY = {
     "kind": "attribution",
     "name": "tiny",
-    "data": {"num_train": 60, "num_objective": 30, "num_validation": 30},
-    "model": {"width": 4, "depth": 1},
+    "arguments": {
+        "num_train": 60,
+        "num_objective": 30,
+        "num_validation": 30,
+        "model": {"width": 4, "depth": 1},
+    },
     "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "dtype": "float64"},
     "replay": {"steps_per_segment": 4},
     "attribution": {

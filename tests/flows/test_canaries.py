@@ -11,8 +11,12 @@ from tasks.running.stage_task import stage_name
 TINY = {
     "kind": "canaries",
     "name": "tiny",
-    "data": {"num_train": 120, "num_objective": 30, "num_validation": 30},
-    "model": {"width": 16, "depth": 1},
+    "arguments": {
+        "num_train": 120,
+        "num_objective": 30,
+        "num_validation": 30,
+        "model": {"width": 16, "depth": 1},
+    },
     "training": {"num_steps": 20, "batch_size": 40, "threads": 1, "learning_rate": 0.3},
     "outer": {"update": "Adam", "num_steps": 4, "step_size": 0.2},
     "replay": {"schedule": "store-all"},

@@ -20,8 +20,8 @@ def test_descent_on_shards_leaves_scores_selection_and_pairs_to_look_at(tmp_path
         folder.mkdir()
     store = str(folders[2])
     urls = [
-        f"data.url={shards(folders[0], 24)}",
-        f"contrastive.target_url={shards(folders[1], 14)}",
+        f"arguments.url={shards(folders[0], 24)}",
+        f"arguments.contrastive.target_url={shards(folders[1], 14)}",
     ]
     small = ["outer.num_steps=1", "baselines=[random]", "preflight=advise"]
     recipe = load_recipe("datacomp-small", [*SMALL, *urls, *small])

@@ -18,8 +18,12 @@ from tasks.running.stage_task import stage_name
 
 TINY = {
     "name": "tiny",
-    "data": {"num_train": 60, "num_objective": 30, "num_validation": 30},
-    "model": {"width": 8, "depth": 1},
+    "arguments": {
+        "num_train": 60,
+        "num_objective": 30,
+        "num_validation": 30,
+        "model": {"width": 8, "depth": 1},
+    },
     "training": {"num_steps": 6, "batch_size": 20, "threads": 1, "learning_rate": 0.1},
     "replay": {"steps_per_segment": 4},
     "outer": {"update": "sign"},
@@ -115,7 +119,7 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
         "kind": "smooth-search",
         "smoothness": {"directions": 1, "landscape": 0},
         "search": {
-            "grid": {"model.activation": ["relu", "gelu"]},
+            "grid": {"arguments.model.activation": ["relu", "gelu"]},
             "candidates": [{"training.learning_rate": 1e9}],
             "learning_rates": [0.1, 0.5],
         },
@@ -165,7 +169,7 @@ def test_the_smoothest_of_the_good_routines_is_chosen():
     [
         ({"grid": {"model.activaton": ["relu"]}}, "activaton"),
         ({"grid": {"activation": ["relu"]}}, "'activation', which is no setting of the menu"),
-        ({"candidates": [{"model.width": -1}]}, "greater than or equal to 1"),
+        ({"candidates": [{"arguments.model.width": -1}]}, "greater than or equal to 1"),
     ],
 )
 def test_a_menu_of_impossible_settings_is_refused(search, message):

@@ -26,7 +26,7 @@ from engine.applications.attribution.texts import text_sections
 from engine.applications.attribution.trak import trak_is_installed
 from engine.numerics.environment import machine
 from engine.preflight.verdict import CheckReport
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import Settings
@@ -295,7 +295,7 @@ def summarize(record: AttributionRecord) -> list[str]:
     return [*lines, *filter(None, [alarm([record.growth])]), *record.checks.sentences()]
 
 
-def as_csv(scores: Tensor, problem: Problem) -> str:
+def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
     """Return one line for each training example: its label, and its score for each query."""
     labels = problem.routine.examples[1].cpu()
     text = io.StringIO()
@@ -309,7 +309,7 @@ def as_csv(scores: Tensor, problem: Problem) -> str:
 
 def _sections(
     record: AttributionRecord,
-    problem: Problem,
+    problem: BuiltProblem,
     scores: Tensor,
     losses: list[float],
     trainings: dict[float, tuple[Tensor, Tensor]],

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DataError
-from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
-from engine.problems.problem import Problem
+from engine.problems.fits import check_single_losses
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries, Removals
 from engine.replay.interpreter import seed_adjoint
+from engine.routine.outputs import batches_of
 from engine.routine.routine import Routine
 from engine.types import State
 
@@ -34,7 +35,7 @@ CHUNK = 1000
 """Examples whose losses are in one graph."""
 
 
-def query_batch(problem: Problem, queries: Queries) -> tuple[Tensor, Tensor]:
+def query_batch(problem: BuiltProblem, queries: Queries) -> Any:  # noqa: ANN401 (as a routine reads it)
     """Return inputs and labels of the queries, on the device.
 
     Raises:
@@ -44,27 +45,27 @@ def query_batch(problem: Problem, queries: Queries) -> tuple[Tensor, Tensor]:
     if queries.number > len(examples):
         raise DataError(
             f"attribution.num_queries is {queries.number}, but the split {queries.split.value} has "
-            f"{len(examples)} examples. Lower it, or raise data.num_{queries.split.value}."
+            f"{len(examples)} examples. Lower it, or give that split more."
         )
-    return examples.inputs[: queries.number], examples.labels[: queries.number]
+    check_single_losses(problem.loss, "attribution")
+    return examples.first(queries.number).batches(problem.routine.device)
 
 
-def query_outputs(problem: Problem, queries: Queries) -> list[Callable[[nn.Module], Tensor]]:
+def query_outputs(problem: BuiltProblem, queries: Queries) -> list[Callable[[nn.Module], Tensor]]:
     """Return one output for each query: its loss."""
-    inputs, labels = query_batch(problem, queries)
+    singles = list(batches_of(query_batch(problem, queries), 1))
 
     def output(number: int) -> Callable[[nn.Module], Tensor]:
-        batch = inputs[number : number + 1], labels[number : number + 1]
-        return lambda model: per_example_cross_entropy(model, batch).sum()
+        return lambda model: problem.loss(model, singles[number]).sum()
 
     return [output(number) for number in range(queries.number)]
 
 
 @torch.no_grad()
-def query_losses(problem: Problem, queries: Queries, state: State) -> Tensor:
+def query_losses(problem: BuiltProblem, queries: Queries, state: State) -> Tensor:
     """Return the loss of each query at a state, shape (queries,)."""
-    batch = query_batch(problem, queries)
-    return problem.routine.evaluate(lambda model: per_example_cross_entropy(model, batch), state)
+    (batch,) = batches_of(query_batch(problem, queries), queries.number)
+    return problem.routine.evaluate(lambda model: problem.loss(model, batch), state)
 
 
 def kept_weights(removals: Removals, num_examples: int, subset: int) -> Tensor:
@@ -77,7 +78,7 @@ def kept_weights(removals: Removals, num_examples: int, subset: int) -> Tensor:
     if not 0 < number < num_examples:
         raise DataError(
             f"attribution.drops has {removals.percent:g} %, which is {number} of {num_examples} "
-            "training examples. Use a larger share, or raise data.num_train."
+            "training examples. Use a larger share, or give more training examples."
         )
     drawn = generator(removals.seed, "removals", f"{removals.percent:g}", subset)
     weights = torch.ones(num_examples)
@@ -112,7 +113,7 @@ def datamodeling_scores(predicted: Tensor, actual: Tensor) -> list[float]:
     return found
 
 
-def final_gradient_scores(problem: Problem, queries: Queries, state: State) -> Tensor:
+def final_gradient_scores(problem: BuiltProblem, queries: Queries, state: State) -> Tensor:
     """Return minus the dot product of each query's and each example's gradient at ``state``.
 
     It is what the last step of plain gradient descent would say, up to the learning rate: an

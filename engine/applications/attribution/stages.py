@@ -18,7 +18,7 @@ from engine.applications.attribution.scores import (
 from engine.applications.attribution.trak import trak_scores
 from engine.applications.attribution.trial import try_removals
 from engine.preflight.verdict import CheckReport, Verdict
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
@@ -52,7 +52,7 @@ def seed_queries(
     The record holds ``outputs``.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         state = read_rows(store, final, routine.device)
         found = [seed_adjoint(routine, state, phi) for phi in query_outputs(problem, queries)]
@@ -74,7 +74,7 @@ def trial(
 ) -> Ref:
     """Try a few removals on a few queries; the record holds a ``CheckReport``."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         found = try_removals(problem, queries, removals, num_subsets, retraining, recipe.replay)
         return {}, CheckReport.of([found]).model_dump(mode="json")
 
@@ -109,7 +109,7 @@ def retrain(
     The row ``losses`` holds the queries' losses, subset by subset.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine
         ((name, kind),) = routine.metaparameters.items()
         points = [
@@ -127,7 +127,7 @@ def retrain(
 def final_gradients(recipe: DescentRecipe, store: str, final: Ref, queries: Queries) -> Ref:
     """Score by gradients at the trained model; the row ``scores`` goes query by query."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         state = read_rows(store, final, problem.routine.device)
         return {"scores": final_gradient_scores(problem, queries, state).reshape(-1)}, {}
 
@@ -140,7 +140,7 @@ def trak(
 ) -> Ref:
     """Score by TRAK at the trained model; the row ``scores`` goes query by query."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         state = read_rows(store, final, problem.routine.device)
         scores = trak_scores(problem, queries, state, dimension=dimension, seed=seed)
         return {"scores": scores.reshape(-1)}, {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.applications.attribution.scores import CHUNK, query_batch
 from engine.errors import ConfigurationError
 from engine.extras import install
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries
 from engine.types import State
 
@@ -27,7 +27,7 @@ def trak_is_installed() -> bool:
 
 
 def trak_scores(
-    problem: Problem, queries: Queries, state: State, *, dimension: int, seed: int
+    problem: BuiltProblem, queries: Queries, state: State, *, dimension: int, seed: int
 ) -> Tensor:
     """Return minus TRAK's scores, so that, as everywhere, a helpful example has a negative one.
 

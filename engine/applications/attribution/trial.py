@@ -14,7 +14,7 @@ from engine.applications.attribution.scores import (
     query_outputs,
 )
 from engine.preflight.verdict import Check, Verdict
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries, Removals, Retraining
 from engine.recipes.replay import ReplayConfig
 from engine.replay.batched import train_many
@@ -30,7 +30,7 @@ A rank correlation over 12 of them that is 0.9 in truth has a spread of 0.07."""
 
 
 def try_removals(
-    problem: Problem,
+    problem: BuiltProblem,
     queries: Queries,
     removals: Removals,
     num_subsets: int,

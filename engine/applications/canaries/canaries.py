@@ -23,10 +23,9 @@ from torch.nn.utils import parameters_to_vector
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
-from engine.models.build import build_model
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator, seed_for
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many
@@ -54,7 +53,7 @@ class Canaries:
         return len(self.labels)
 
 
-def first_canaries(problem: Problem, number: int) -> Canaries:
+def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
     """Return canaries as they are in the data."""
     inputs, labels = problem.routine.examples
     return Canaries(inputs[:number].clone(), labels[:number].clone())
@@ -76,7 +75,7 @@ def draw_inside(number: int, seed: int, *purpose: str | int) -> Tensor:
     return inside
 
 
-def canary_training(problem: Problem, canaries: Canaries, seed: int) -> Routine:
+def canary_training(problem: BuiltProblem, canaries: Canaries, seed: int) -> Routine:
     """Return a training in the order of ``seed`` with z, weights and start as metaparameters."""
     base = problem.routine
     inputs, labels = base.examples
@@ -94,20 +93,14 @@ def canary_training(problem: Problem, canaries: Canaries, seed: int) -> Routine:
 
 
 def point_of(
-    recipe: DescentRecipe, problem: Problem, canaries: Canaries, inside: Tensor, seed: int
+    recipe: DescentRecipe, problem: BuiltProblem, canaries: Canaries, inside: Tensor, seed: int
 ) -> Metaparams:
     """Return z of one training: pixels, weight 0 for those OUT, and a start of its own."""
     base = problem.routine
     inputs = base.examples[0]
     weights = torch.ones(len(inputs), dtype=base.layout.dtype, device=base.device)
     weights[: len(canaries)] = inside.to(weights)
-    model = build_model(
-        recipe.model,
-        tuple(inputs.shape[1:]),
-        problem.data.num_classes,
-        seed=seed,
-        dtype=base.layout.dtype,
-    )
+    model = problem.fresh_model(seed)
     start = parameters_to_vector(model.parameters()).detach().to(base.device)
     return {PIXELS: canaries.images, WEIGHTS: weights, START: start}
 
@@ -120,7 +113,7 @@ def gap_loss(model: nn.Module, canaries: Canaries, inside: Tensor) -> Tensor:
 
 
 def pixel_gradient(
-    recipe: DescentRecipe, problem: Problem, canaries: Canaries, inside: Tensor, seed: int
+    recipe: DescentRecipe, problem: BuiltProblem, canaries: Canaries, inside: Tensor, seed: int
 ) -> tuple[float, Tensor]:
     """Return phi and d phi / d z, through the training and directly.
 
@@ -144,7 +137,7 @@ def pixel_gradient(
 @torch.no_grad()
 def audit(
     recipe: DescentRecipe,
-    problem: Problem,
+    problem: BuiltProblem,
     canaries: Canaries,
     num_audits: int,
     seed: int,

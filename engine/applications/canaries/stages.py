@@ -14,7 +14,7 @@ from engine.applications.canaries.canaries import (
 )
 from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import seed_for
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe, OuterConfig
 from engine.recipes.settings import Settings
@@ -56,7 +56,7 @@ def move_canaries(
         and the training of this step, before the move.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         rows = {} if before is None else read_rows(store, before)
         canaries = _placed(problem, chosen, rows.get("value"))
         inside = draw_inside(chosen.number, chosen.seed, "step", outer_step)
@@ -102,7 +102,7 @@ def audit_canaries(  # noqa: PLR0913 (what a stage reads)
         The stage: the rows ``losses`` and ``inside``, training by training.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         rows = {} if images is None else read_rows(store, images)
         canaries = _placed(problem, chosen, rows.get("value"))
         if wrong_labels:
@@ -120,7 +120,7 @@ def audit_canaries(  # noqa: PLR0913 (what a stage reads)
     return run_stage("audit-canaries", recipe, store, inputs, compute)
 
 
-def read_images(problem: Problem, store: str, moved: Ref, number: int) -> Tensor:
+def read_images(problem: BuiltProblem, store: str, moved: Ref, number: int) -> Tensor:
     """Return the pixels that a stage made, shape (canaries, channels, height, width)."""
     return _placed(
         problem, CanarySet(number=number, seed=0), read_rows(store, moved)["value"]
@@ -133,7 +133,7 @@ def read_audit(store: str, ref: Ref, number: int) -> tuple[Tensor, Tensor]:
     return rows["losses"].reshape(-1, number), rows["inside"].reshape(-1, number) > 0.5
 
 
-def _placed(problem: Problem, chosen: CanarySet, value: Tensor | None) -> Canaries:
+def _placed(problem: BuiltProblem, chosen: CanarySet, value: Tensor | None) -> Canaries:
     canaries = first_canaries(problem, chosen.number)
     if value is None:
         return canaries

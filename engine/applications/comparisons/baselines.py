@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
 from engine.metaparameters.weights import GroupWeights
 from engine.numerics.determinism import generator
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import BaselineName
 from engine.routine.coupled_loss import coupled
 from engine.routine.routine import Routine
@@ -24,12 +24,12 @@ from engine.types import Batch, Output, State
 CHUNK = 128
 """Examples whose gradients are alive at a time: each is as large as the model."""
 
-Baseline = Callable[[Problem, State, int, int], Tensor]
+Baseline = Callable[[BuiltProblem, State, int, int], Tensor]
 """Maps (problem, s_T of z_0, number to keep, seed) to a value of the metaparameter."""
 
 
 def all_data(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep every candidate once."""
     del final, num_kept, seed
@@ -37,7 +37,7 @@ def all_data(
 
 
 def random_subset(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep candidates drawn uniformly, without replacement."""
     del final
@@ -46,7 +46,7 @@ def random_subset(
 
 
 def low_loss(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep the candidates that the trained model finds easiest: loss-based pruning."""
     del seed
@@ -54,7 +54,7 @@ def low_loss(
 
 
 def gradient_similarity(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep the candidates whose gradient points most along that of the objective.
 
@@ -71,14 +71,16 @@ def gradient_similarity(
     )
 
 
-def uniform(problem: Problem, final: State, num_kept: int, seed: int) -> Float[Tensor, " groups"]:
+def uniform(
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
+) -> Float[Tensor, " groups"]:
     """Give every group the same share of the loss, whatever its size."""
     del final, num_kept, seed
     return torch.zeros_like(problem.kind.value)
 
 
 def proportional(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " groups"]:
     """Give every example the same weight, so that a group counts by its size."""
     del final, num_kept, seed
@@ -188,7 +190,7 @@ def _loss_of_one(routine: Routine, final: State, batch: Batch) -> Callable[..., 
     return loss_of_one
 
 
-def _keep_highest(scores: Tensor, problem: Problem, num_kept: int) -> Tensor:
+def _keep_highest(scores: Tensor, problem: BuiltProblem, num_kept: int) -> Tensor:
     counts = torch.zeros_like(problem.kind.value)
     # Stable, so that ties fall the same way on every machine.
     counts[torch.argsort(scores, descending=True, stable=True)[:num_kept]] = 1

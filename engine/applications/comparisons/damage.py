@@ -6,7 +6,7 @@ from torch import Tensor
 
 from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import ChangedImage, Damage
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.stages.commits import read_rows
 from engine.stages.keys import Ref
 
@@ -35,7 +35,7 @@ def path_shares(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, 
 
 
 def measure_damage(
-    problem: Problem,
+    problem: BuiltProblem,
     store: str,
     path: list[tuple[Ref, Ref | None]],
     finals: tuple[Ref, Ref],
@@ -73,7 +73,7 @@ def measure_damage(
     )
 
 
-def _accuracies(problem: Problem, store: str, final: Ref) -> dict[str, float]:
+def _accuracies(problem: BuiltProblem, store: str, final: Ref) -> dict[str, float]:
     """Return the accuracy on the test examples of each class."""
     test = problem.held_out["test"]
     state = read_rows(store, final, problem.routine.device)

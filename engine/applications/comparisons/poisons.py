@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.metaparameters.inputs import Inputs
 from engine.numerics.determinism import generator
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.routine.routine import Routine
 from engine.types import State
 
@@ -26,14 +26,14 @@ CANCELLING_STEPS = 300
 """Steps of Adam on the pixels."""
 
 
-def chosen_inputs(problem: Problem) -> Inputs:
+def chosen_inputs(problem: BuiltProblem) -> Inputs:
     """Return the metaparameter of an audit; the recipe's validation sees to its kind."""
     assert isinstance(problem.kind, Inputs)
     return problem.kind
 
 
 def random_pixels(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, "chosen ..."]:
     """Draw every pixel of the chosen images evenly between the bounds of the data."""
     del final, num_kept
@@ -44,7 +44,7 @@ def random_pixels(
 
 
 def gradient_cancelling(
-    problem: Problem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, seed: int
 ) -> Float[Tensor, "chosen ..."]:
     """Choose pixels that make bad parameters a resting point of training.
 
@@ -87,7 +87,7 @@ def gradient_cancelling(
     return pixels.detach().cpu()
 
 
-def corrupted_parameters(problem: Problem, final: State) -> Float[Tensor, " params"]:
+def corrupted_parameters(problem: BuiltProblem, final: State) -> Float[Tensor, " params"]:
     """Return parameters near the trained ones at which the objective is high."""
     start = final["params"].detach()
     params = start.clone()
@@ -101,7 +101,7 @@ def corrupted_parameters(problem: Problem, final: State) -> Float[Tensor, " para
     return params
 
 
-def with_flipped_labels(problem: Problem, routine: Routine, seed: int) -> Routine:
+def with_flipped_labels(problem: BuiltProblem, routine: Routine, seed: int) -> Routine:
     """Return a routine whose chosen examples have another label, drawn evenly."""
     kind, classes = chosen_inputs(problem), problem.data.num_classes
     drawn = torch.randint(1, classes, kind.chosen.shape, generator=generator(seed, "flips"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.problems.problem import SPLITS, Problem
+from engine.problems.problem import SPLITS, BuiltProblem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import OneCycle, one_cycles
 from engine.replay.batched import Together, train_many
@@ -48,7 +48,7 @@ def train_chunk(recipe: DescentRecipe, store: str, start: int, stop: int) -> Ref
     A schedule that diverges has the loss infinity.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         steps, base = recipe.training.num_steps, recipe.training.learning_rate
         cycles = one_cycles(recipe.schedules.grid)[start:stop]
         rates = [one_cycle_rates(cycle, base, steps) for cycle in cycles]
@@ -71,7 +71,7 @@ def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> 
         Akiba et al. 2019, arXiv:1907.10902 (Optuna); Bergstra et al. 2011 (TPE).
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         optuna = import_module("optuna")  # an extra
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
@@ -98,7 +98,7 @@ def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> 
     return run_stage("optuna", recipe, store, {"trials": trials, "seed": seed}, compute)
 
 
-def score_schedules(problem: Problem, rates: list[Tensor]) -> list[list[float]]:
+def score_schedules(problem: BuiltProblem, rates: list[Tensor]) -> list[list[float]]:
     """Train each schedule and return its losses on the splits; infinity where it diverges."""
     ((name, _),) = problem.routine.metaparameters.items()
     steps, dtype = problem.routine.num_steps, problem.kind.value.dtype
@@ -137,7 +137,7 @@ def _train_finite(
 
 
 @torch.no_grad()
-def _losses(problem: Problem, state: State | None) -> list[float]:
+def _losses(problem: BuiltProblem, state: State | None) -> list[float]:
     if state is None:
         return [math.inf] * len(SPLITS)
     losses = [scores["loss"] for scores in problem.scores(state).values()]

@@ -9,7 +9,7 @@ from typing import Any
 from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import with_flipped_labels
 from engine.errors import NonFiniteError
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.replay.interpreter import Sweep, check_losses, replay
@@ -36,7 +36,7 @@ def baseline(
         chosen: z of the chosen iterate, which the baseline keeps as many examples as.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         kept = int((read_rows(store, chosen)["value"] > 0).sum())
         state = read_rows(store, final, problem.routine.device)
         value = BASELINES[which](problem, state, kept, recipe.metaparameters.seed)
@@ -67,7 +67,7 @@ def retrain(
         flip_labels: Give the examples whose inputs z sets another label.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         other = build_problem(recipe.rerun(changes)) if changes else problem
         routine = other.routine_at(read_rows(store, value)["value"])
         if flip_labels:

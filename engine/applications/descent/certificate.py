@@ -292,7 +292,7 @@ def _judge_difference(found: float, predicted: float, tolerance: float, step: fl
             verdict=Verdict.WARN,
             cause=f"{shown}; rounding and curvature allow {tolerance:.1e}, which is too much to "
             "decide anything: the run is not smooth enough in z, or its metagradient too small.",
-            remedy="Set training.dtype to float64, or model.activation to gelu.",
+            remedy="Set training.dtype to float64, or arguments.model.activation to gelu.",
         )
     cause = f"{shown}, within what rounding and curvature allow ({tolerance:.1e})."
     return Check(**named, verdict=Verdict.PASS, cause=cause)

@@ -19,7 +19,7 @@ from engine.applications.descent.source_shares import measure_sources
 from engine.applications.descent.sweep_figure import draw_sweep
 from engine.numerics.environment import machine
 from engine.preflight.verdict import CheckReport
-from engine.problems.problem import Problem, build_problem
+from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.names import run_name
@@ -136,7 +136,7 @@ def _table(record: RunRecord) -> list[dict[str, str]]:
 
 
 def _damage(
-    recipe: DescentRecipe, store: str, problem: Problem, iterates: list[Iterate]
+    recipe: DescentRecipe, store: str, problem: BuiltProblem, iterates: list[Iterate]
 ) -> Damage | None:
     """Attribute the damage of changed inputs; None for anything else, or if none was chosen."""
     first, last = iterates[0], iterates[-1]
@@ -147,7 +147,7 @@ def _damage(
     return measure_damage(problem, store, path, (first.final, last.final), rise)
 
 
-def _compared(record: RunRecord, curves: Curves, problem: Problem) -> dict[str, bytes]:
+def _compared(record: RunRecord, curves: Curves, problem: BuiltProblem) -> dict[str, bytes]:
     """Draw what the applications have to show, by name."""
     drawn = {
         "comparison": draw_comparison(record),

@@ -185,7 +185,10 @@ def _warnings(record: RunRecord) -> list[str]:
     if record.recipe.outer.maximize:
         return []  # an attack that over-fits is a weaker attack, which the test loss shows
     chosen, last = record.chosen, len(record.iterates) - 1
-    outer, data = record.recipe.outer, record.recipe.data
+    outer = record.recipe.outer
+    sizes = {
+        name: record.recipe.arguments.get(f"num_{name}") for name in ("objective", "validation")
+    }
     # Counts move by whole examples, so it is the number of moves that is too large.
     masked = outer.update is OuterUpdate.MASKED_SIGN
     length = "probability" if masked else "step_size"
@@ -196,7 +199,7 @@ def _warnings(record: RunRecord) -> list[str]:
             f"outer step {last} the objective fell from {_number(objective[chosen])} to "
             f"{_number(objective[last])}, but the validation loss rose from "
             f"{_number(validation[chosen])} to {_number(validation[last])}. "
-            f"Raise data.num_objective (now {data.num_objective})."
+            f"{_raise('objective', sizes)}"
         )
     elif rose(validation[chosen], validation[last]) and rose(objective[chosen], objective[last]):
         warnings.append(
@@ -214,9 +217,16 @@ def _warnings(record: RunRecord) -> list[str]:
     if chosen and rose(test["before"]["loss"], test["after"]["loss"]):
         warnings.append(
             "The gain on the validation split does not carry over to the test split: the choice "
-            f"may be chance. Raise data.num_validation (now {data.num_validation})."
+            f"may be chance. {_raise('validation', sizes)}"
         )
     return warnings
+
+
+def _raise(split: str, sizes: dict[str, int | None]) -> str:
+    """Say how a split gets more examples: by an argument, where the problem has one."""
+    if sizes[split] is None:
+        return f"Give the {split} split more examples."
+    return f"Raise arguments.num_{split} (now {sizes[split]})."
 
 
 def _captions(record: RunRecord) -> dict[str, str]:

@@ -44,7 +44,7 @@ def measure_sources(
     if config.name in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
         shares = [_totals(texts, value) for value in (before, after)]
         dropped = _totals(texts, (after == 0).double()).round().long().tolist()
-    elif config.name is MetaparameterName.GROUP_WEIGHTS and config.groups is GroupName.SOURCE:
+    elif config.name is MetaparameterName.GROUP_WEIGHTS and config.groups == GroupName.SOURCE:
         shares = [value.double().softmax(0) for value in (before, after)]
         dropped = [None] * len(texts.sources)
     else:

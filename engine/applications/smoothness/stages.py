@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.preflight.metasmoothness import agreement, draw_direction, second_difference, shifted
-from engine.problems.problem import Problem
+from engine.problems.problem import BuiltProblem
 from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
@@ -40,7 +40,7 @@ class Shift(Settings):
 def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
     """Commit the point z + distance v."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         z = problem.routine_at(read_rows(store, value)["value"]).point()
         labels = problem.data.splits["train"].labels
         groups = labels if labels.ndim == 1 else None
@@ -62,7 +62,7 @@ def train_at(
 ) -> Ref:
     """Train ``segment`` at a perturbed point and commit the state at its end."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         rows = read_rows(store, point)
         z: Metaparams = {
@@ -84,7 +84,7 @@ def train_at(
 def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
     """Evaluate the output at a final state; the record holds ``output``."""
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         rows = read_rows(store, final)
         state = {name: row.to(problem.routine.device) for name, row in rows.items()}
         with torch.no_grad():
@@ -107,7 +107,7 @@ def compare(
         step: h.
     """
 
-    def compute(problem: Problem) -> tuple[State, dict[str, Any]]:
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine
         states = [
             {name: row.to(routine.device) for name, row in read_rows(store, ref).items()}

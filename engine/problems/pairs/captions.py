@@ -93,8 +93,8 @@ def _split_words(caption: str) -> list[str]:
 def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     if find_spec("tokenizers") is None:
         raise ConfigurationError(
-            "contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
-            f"Run: {install('clip')}. Or use contrastive.tokenizer=words."
+            "arguments.contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
+            f"Run: {install('clip')}. Or use arguments.contrastive.tokenizer=words."
         )
     package = import_module("tokenizers")  # by name, because it is an extra
     special = ["<padding>", "<begin>", "<end>", "<unknown>"]
@@ -102,8 +102,10 @@ def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     smallest = len(special) + len(alphabet)
     if config.vocabulary < smallest:
         raise ConfigurationError(
-            f"contrastive.vocabulary is {config.vocabulary}, but byte-level BPE begins with "
-            f"{smallest} ids, one for each byte. Raise it, or use contrastive.tokenizer=words."
+            f"arguments.contrastive.vocabulary is {config.vocabulary}, but byte-level BPE begins "
+            "with "
+            f"{smallest} ids, one for each byte. Raise it, or use "
+            "arguments.contrastive.tokenizer=words."
         )
     made = package.Tokenizer(package.models.BPE(unk_token=special[UNKNOWN]))
     made.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -58,7 +58,8 @@ class Fetching:
             )
         if not self.allowed:
             raise NotFetchedError(
-                "with a URL in place of an image, which contrastive.fetch_images=true would fetch"
+                "with a URL in place of an image, which arguments.contrastive.fetch_images=true "
+                "would fetch"
             )
         try:
             return _from_s3(url) if on_s3 else _from_http(url)

@@ -128,7 +128,8 @@ class Found:
         if wrong > most * total:
             raise DataError(
                 f"{wrong} of {total} pairs under {setting}={url} cannot be used: {counted}. Repair "
-                f"them, or let them be left out by contrastive.max_broken, which is {most:g}."
+                "them, or let them be left out by arguments.contrastive.max_broken, which is "
+                f"{most:g}."
                 f"{beside}"
             )
         if wrong:

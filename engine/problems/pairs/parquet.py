@@ -77,7 +77,7 @@ def _check_columns(names: list[str], columns: list[str], path: str) -> None:
             many = "no column" if name not in names else "several columns"
             raise DataError(
                 f"{path} has {many} {name!r}, but {', '.join(map(str, names))}"
-                ". Set contrastive.image_column and contrastive.caption_column."
+                ". Set arguments.contrastive.image_column and arguments.contrastive.caption_column."
             )
 
 

@@ -96,7 +96,9 @@ def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
 
 def _check_size(size: tuple[int, int], most: int) -> None:
     if size[0] * size[1] > most:
-        raise UnusableError(f"with an image of more pixels than contrastive.max_pixels={most}")
+        raise UnusableError(
+            f"with an image of more pixels than arguments.contrastive.max_pixels={most}"
+        )
 
 
 def _verify(content: bytes) -> None:

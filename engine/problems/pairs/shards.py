@@ -63,8 +63,9 @@ def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool)
             if not keep and kind != TAR:
                 raise DataError(
                     f"{path} is {kind}, from which single images cannot be read, but "
-                    "contrastive.in_memory is false. Use tar shards that are not compressed, or "
-                    "contrastive.in_memory=true."
+                    "arguments.contrastive.in_memory is false. Use tar shards that are not "
+                    "compressed, or "
+                    "arguments.contrastive.in_memory=true."
                 )
             if kind == PARQUET:
                 with listing.file_system.open(path, "rb") as stream:

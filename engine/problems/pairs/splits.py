@@ -26,8 +26,8 @@ from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.images import PairBatches, ShardImages, standardized
 from engine.problems.pairs.shards import read_files
 from engine.problems.splits import DataSet, Examples
-from engine.recipes.data import DataName
-from engine.recipes.descent import DescentRecipe
+from engine.recipes.data import DataConfig, DataName
+from engine.recipes.pairs import ContrastiveConfig
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,23 @@ class Pairs(Examples):
         )
 
 
-def load_pairs(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+def load_pairs(
+    data: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+) -> tuple[DataSet, Tokenizer]:
     """Read the pairs of a recipe, and train the tokenizer on the training captions.
 
     Raises:
         DataError: If the files are missing or damaged, or the splits do not fit into them.
     """
-    if recipe.data.name is DataName.FASHION_CAPTIONS:
-        return _fashion_captions(recipe, dtype)
-    return _image_text(recipe, dtype)
+    read = _fashion_captions if data.name is DataName.FASHION_CAPTIONS else _image_text
+    return read(data, settings, dtype)
 
 
-def _fashion_captions(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+def _fashion_captions(
+    given: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+) -> tuple[DataSet, Tokenizer]:
     """Return Fashion-MNIST with captions of its labels; a flipped label makes a wrong one."""
-    config = recipe.data.model_copy(update={"name": DataName.FASHION_MNIST})
+    config = given.model_copy(update={"name": DataName.FASHION_MNIST})
     data = load_data(config, dtype)
     captions = {
         name: class_captions(
@@ -92,7 +95,7 @@ def _fashion_captions(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSe
         )
         for name, examples in data.splits.items()
     }
-    tokenizer = train_tokenizer(captions["train"], recipe.contrastive)
+    tokenizer = train_tokenizer(captions["train"], settings)
     splits: dict[str, Examples] = {
         name: Pairs(
             examples.inputs, tokenizer(captions[name]), examples.labels, tuple(captions[name])
@@ -102,11 +105,12 @@ def _fashion_captions(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSe
     return with_fingerprint(data, splits), tokenizer
 
 
-def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tokenizer]:
+def _image_text(
+    data: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+) -> tuple[DataSet, Tokenizer]:
     """Return pairs from files; held-out ones from files of their own, if there are such."""
-    data, settings = recipe.data, recipe.contrastive
-    assert data.url is not None  # the recipe's validation sees to it
-    pool = read_files("data.url", data.url, settings, keep=settings.in_memory)
+    assert data.url is not None  # an argument of the problem
+    pool = read_files("arguments.url", data.url, settings, keep=settings.in_memory)
     sizes = {
         "train": data.num_train,
         "objective": data.num_objective,
@@ -116,15 +120,17 @@ def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tok
     if settings.target_url is None:
         left = len(pool.names) - sum(sizes.values())
         sizes["test"] = max(left, 1) if data.num_test is None else data.num_test
-        places = cut_places(len(pool.names), sizes, "data.url", drawn)
+        places = cut_places(len(pool.names), sizes, "arguments.url", drawn)
         sources = dict.fromkeys(sizes, pool)
     else:
-        target = read_files("contrastive.target_url", settings.target_url, settings, keep=True)
+        target = read_files(
+            "arguments.contrastive.target_url", settings.target_url, settings, keep=True
+        )
         held_out = {name: sizes[name] for name in ("objective", "validation")}
         left = len(target.names) - sum(held_out.values())
         held_out["test"] = max(left, 1) if data.num_test is None else data.num_test
-        places = cut_places(len(pool.names), {"train": data.num_train}, "data.url", drawn)
-        places |= cut_places(len(target.names), held_out, "contrastive.target_url", drawn)
+        places = cut_places(len(pool.names), {"train": data.num_train}, "arguments.url", drawn)
+        places |= cut_places(len(target.names), held_out, "arguments.contrastive.target_url", drawn)
         sources = {"train": pool} | dict.fromkeys(held_out, target)
     captions = {
         name: [sources[name].captions[place] for place in rows] for name, rows in places.items()
@@ -139,7 +145,7 @@ def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tok
             hasher.update(found.digests[row])
         numbers = {text: number for number, text in enumerate(dict.fromkeys(captions[name]))}
         splits[name] = Pairs(
-            _images(found, rows, recipe, dtype, on_demand=name == "train"),
+            _images(found, rows, data, settings, dtype, on_demand=name == "train"),
             tokenizer(captions[name]),
             torch.tensor([numbers[text] for text in captions[name]]),
             tuple(captions[name]),
@@ -151,13 +157,19 @@ def _image_text(recipe: DescentRecipe, dtype: torch.dtype) -> tuple[DataSet, Tok
 
 
 def _images(
-    found: Found, rows: Sequence[int], recipe: DescentRecipe, dtype: torch.dtype, *, on_demand: bool
+    found: Found,
+    rows: Sequence[int],
+    data: DataConfig,
+    settings: ContrastiveConfig,
+    dtype: torch.dtype,
+    *,
+    on_demand: bool,
 ) -> Tensor | ShardImages:
     """Return images decoded, or where they lie, if they are not to be held.
 
     Held-out images are few and are needed whole, so they are always held.
     """
-    settings, kept = recipe.contrastive, [found.images[row] for row in rows]
+    kept = [found.images[row] for row in rows]
     pixels = [each for each in kept if not isinstance(each, Place)]
     if pixels:
         return standardized(pixels, dtype)
@@ -165,7 +177,7 @@ def _images(
         kept,
         [found.names[row] for row in rows],
         [found.digests[row] for row in rows],
-        recipe.data.url or "",
+        data.url or "",
         settings.image_size,
         settings.max_pixels,
         dtype,

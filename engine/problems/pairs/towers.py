@@ -98,8 +98,10 @@ def build_towers(
     """
     if config.temperature <= config.min_temperature:
         raise ConfigurationError(
-            f"contrastive.temperature is {config.temperature:g}, which is not above its bound "
-            f"contrastive.min_temperature {config.min_temperature:g}. Raise it, or lower the bound."
+            f"arguments.contrastive.temperature is {config.temperature:g}, which is not above "
+            "its bound "
+            f"arguments.contrastive.min_temperature {config.min_temperature:g}. Raise it, or "
+            "lower the bound."
         )
     if model.name is ModelName.GPT or model.output_scale != 1:
         wrong = "name" if model.name is ModelName.GPT else "output_scale"
@@ -109,8 +111,8 @@ def build_towers(
         )
     if config.text_width % config.text_heads:
         raise ConfigurationError(
-            f"contrastive.text_heads is {config.text_heads}, which does not divide "
-            f"contrastive.text_width {config.text_width}. Change one of them."
+            f"arguments.contrastive.text_heads is {config.text_heads}, which does not divide "
+            f"arguments.contrastive.text_width {config.text_width}. Change one of them."
         )
     text = ModelConfig(
         name=ModelName.GPT,

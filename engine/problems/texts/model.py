@@ -1,9 +1,9 @@
 """Causal language models of ``transformers``, as modules that map tokens to logits.
 
 Attention is the eager kind, which can be differentiated twice. All dropout has the probability
-``model.dropout``, also that of a pretrained model, so that a recipe says what is dropped. Tied
-weights are one parameter. Padding stands at the end, where no token that counts can see it, so no
-attention mask is given and the model makes its own causal one.
+``arguments.model.dropout``, also that of a pretrained model, so that a recipe says what is dropped.
+Tied weights are one parameter. Padding stands at the end, where no token that counts can see it, so
+no attention mask is given and the model makes its own causal one.
 """
 
 import warnings
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.models.build import check_model, initialization
-from engine.numerics.fingerprint import fingerprint
 from engine.problems.texts.packages import extra
 from engine.recipes.model import ModelConfig
 from engine.recipes.text import Architecture, LanguageConfig
@@ -84,16 +83,10 @@ def build_language_model(
     return LanguageModel(network, model.output_scale).to(dtype)
 
 
-def origin(language: LanguageConfig, model: LanguageModel) -> tuple[str, ...]:
-    """Return what a model's bits depend on besides the settings, for the keys of stages.
-
-    Of a pretrained model these are all its weights: adapters leave most of them out of the state.
-    """
+def origin(language: LanguageConfig) -> tuple[str, ...]:
+    """Return the packages that a model's bits depend on, for the keys of stages."""
     packages = ["transformers", *(["peft"] if language.lora_rank else [])]
-    found = [f"{name} {version(name)}" for name in packages]
-    if language.pretrained is not None:
-        found += [f"{name} {fingerprint(p.detach())}" for name, p in model.named_parameters()]
-    return tuple(found)
+    return tuple(f"{name} {version(name)}" for name in packages)
 
 
 def _config(
@@ -105,7 +98,8 @@ def _config(
 ) -> Any:  # noqa: ANN401 (a configuration of transformers)
     if model.width % model.heads:
         raise ConfigurationError(
-            f"model.width is {model.width} and model.heads is {model.heads}, but every head has an "
+            f"arguments.model.width is {model.width} and arguments.model.heads is {model.heads}, "
+            "but every head has an "
             "equal share of the width. Use a multiple."
         )
     sizes: dict[str, Any] = {
@@ -158,14 +152,15 @@ def _pretrained(
     except Exception as error:  # libraries of three languages read these files
         reason = redacted((str(error).strip() or type(error).__name__).splitlines()[0])
         raise ConfigurationError(
-            f"language.pretrained is {name}, where no causal language model can be read "
+            f"arguments.language.pretrained is {name}, where no causal language model can be read "
             f"({reason}). Name a folder that save_pretrained has filled, or a model of the hub "
             "that can be reached from here."
         ) from error
     if found["missing_keys"]:
         lost = sorted(found["missing_keys"])
         raise ConfigurationError(
-            f"language.pretrained is {name}, whose files lack {len(lost)} of the model's weights, "
+            f"arguments.language.pretrained is {name}, whose files lack {len(lost)} of the "
+            "model's weights, "
             f"{lost[0]} first, which would begin as random numbers. Copy it anew, or name a "
             "model that was saved whole, with its head for causal language modelling."
         )
@@ -173,7 +168,7 @@ def _pretrained(
     if known is not None and num_positions > known:
         raise ConfigurationError(
             f"The texts have up to {num_positions} tokens, but {name} knows {known} positions. "
-            f"Lower text.max_tokens to {known + 1} or less."
+            f"Lower arguments.max_tokens to {known + 1} or less."
         )
     return network
 
@@ -202,7 +197,8 @@ def _with_adapters(network: nn.Module, model: ModelConfig, language: LanguageCon
             }
         )
         raise ConfigurationError(
-            f"language.lora_targets is {list(language.lora_targets)}, which this model cannot have "
+            f"arguments.language.lora_targets is {list(language.lora_targets)}, which this model "
+            "cannot have "
             f"adapters on. Its linear layers: {', '.join(layers)}."
         ) from error
 

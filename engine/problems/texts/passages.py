@@ -102,9 +102,9 @@ def _read(url: str) -> str:
     """Return a file's text, its lines ended by one line feed, whatever ended them."""
     hint = (
         "Install Debian's packages fortunes, fortunes-de, fortunes-it, fortunes-es and "
-        "fortunes-cs, or set data.url to a folder that holds this file."
+        "fortunes-cs, or set arguments.url to a folder that holds this file."
         if url.startswith(FORTUNES)
-        else "Correct the path in text.sources or text.target, or data.url."
+        else "Correct the path in arguments.sources or arguments.target, or arguments.url."
     )
     content = read_data(f"The text {url}", url, hint)
     text = decoded(unpacked(content, url), url)

@@ -9,13 +9,12 @@ from engine.problems.splits import DataSet, Examples, check_examples, examples_f
 from engine.problems.texts.passages import FORTUNES, read_sources
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.data import DataConfig
-from engine.recipes.descent import DescentRecipe
-from engine.recipes.text import Passages
+from engine.recipes.text import LanguageConfig, Passages, TextConfig
 
 HELD_OUT = ("objective", "validation", "test")
 
 
-def load_texts(recipe: DescentRecipe) -> DataSet:
+def load_texts(data: DataConfig, text: TextConfig, language: LanguageConfig) -> DataSet:
     """Read texts, draw the splits and cut them into tokens, as a pure function of the files.
 
     The held-out splits are drawn from the task's passages, and the candidates from those of the
@@ -28,11 +27,10 @@ def load_texts(recipe: DescentRecipe) -> DataSet:
     Raises:
         DataError: If the texts cannot be read, are damaged, or are too few or too long.
     """
-    data, text = recipe.data, recipe.text
     own = FORTUNES if text.passages is Passages.FORTUNE else None
     pool, target = read_sources(text, own if data.url is None else data.url)
     splits, ids = _draw(pool, target, data)
-    tokenizer = _tokenizer(recipe, splits["train"])
+    tokenizer = _tokenizer(text, language, splits["train"])
     columns = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
     examples = {name: Examples(*both) for name, both in columns.items()}
     for name, each in examples.items():
@@ -47,11 +45,11 @@ def load_texts(recipe: DescentRecipe) -> DataSet:
     )
 
 
-def _tokenizer(recipe: DescentRecipe, candidates: list[Passage]) -> Tokenizer:
-    if recipe.language.pretrained is not None:
-        return pretrained_tokenizer(recipe.language.pretrained)
+def _tokenizer(text: TextConfig, language: LanguageConfig, candidates: list[Passage]) -> Tokenizer:
+    if language.pretrained is not None:
+        return pretrained_tokenizer(language.pretrained)
     texts = [part for passage in candidates for part in passage.text if part]
-    return train_tokenizer(texts, recipe.text.vocabulary)
+    return train_tokenizer(texts, text.vocabulary)
 
 
 def _draw(
@@ -67,8 +65,9 @@ def _draw(
         wanted = " + ".join(f"{size} ({name})" for name, size in sizes.items())
         raise DataError(
             f"The held-out splits need {wanted} = {sum(sizes.values())} passages, but the task in "
-            f"{target[0].file} has only {len(target)} different ones. Lower data.num_objective, "
-            "data.num_validation, data.num_test."
+            f"{target[0].file} has only {len(target)} different ones. Lower "
+            "arguments.num_objective, "
+            "arguments.num_validation, arguments.num_test."
         )
     with torch.device("cpu"):  # a notebook may have made another device the default
         order = iter(torch.randperm(len(target), generator=generator).tolist())
@@ -77,8 +76,9 @@ def _draw(
         free = [place for place, passage in enumerate(pool) if passage.text not in held_out]
         if config.num_train > len(free):
             raise DataError(
-                f"data.num_train is {config.num_train}, but the sources have only {len(free)} "
-                "passages that are in no held-out split. Lower data.num_train or data.num_test."
+                f"arguments.num_train is {config.num_train}, but the sources have only {len(free)} "
+                "passages that are in no held-out split. Lower arguments.num_train or "
+                "arguments.num_test."
             )
         drawn = torch.randperm(len(free), generator=generator)[: config.num_train]
     ids = torch.tensor(free)[drawn]

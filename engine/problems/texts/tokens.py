@@ -71,7 +71,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
         inner = transformers.AutoTokenizer.from_pretrained(name)
     except Exception as error:  # libraries of three languages read these files
         raise DataError(
-            f"language.pretrained is {name}, where no tokenizer can be read "
+            f"arguments.language.pretrained is {name}, where no tokenizer can be read "
             f"({redacted(_first_line(error))}). Name a folder that holds model and tokenizer, or "
             "a model of the hub that can be reached from here."
         ) from error
@@ -106,7 +106,8 @@ def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list
 
     def refuse(token: int, where: str) -> None:
         raise DataError(
-            f"The tokenizer of language.pretrained={name} makes token {token} of {where}, but "
+            f"The tokenizer of arguments.language.pretrained={name} makes token {token} of "
+            f"{where}, but "
             f"the model has embeddings for tokens 0 to {rows - 1} only. They do not belong "
             "together, or tokens were added without resize_token_embeddings. Use the tokenizer "
             "that the model was saved with."
@@ -151,7 +152,8 @@ def encode(
             if first >= max_tokens:
                 raise DataError(
                     f"The prompt on {passage.place} has {first} tokens with its start, so nothing "
-                    f"of the completion is left within text.max_tokens={max_tokens}. Raise it, or "
+                    f"of the completion is left within arguments.max_tokens={max_tokens}. Raise "
+                    "it, or "
                     "shorten or remove that prompt."
                 )
             cut += len(tokens) > max_tokens

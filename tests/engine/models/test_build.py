@@ -350,12 +350,15 @@ def test_metagradient_of_a_gpt_equals_that_of_the_whole_run(position):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "mlp", "pooling": "max"}, "model.pooling is max, which a mlp.*resnet"),
-        ({"name": "resnet9", "depth": 3}, "model.depth is 3, which a resnet9"),
+        ({"name": "mlp", "pooling": "max"}, "arguments.model.pooling is max, which a mlp.*resnet"),
+        ({"name": "resnet9", "depth": 3}, "arguments.model.depth is 3, which a resnet9"),
         ({"name": "gpt"}, "a gpt reads sequences of token ids"),
-        ({"name": "vit", "patch_size": 3}, "whole patches of model.patch_size 3"),
-        ({"name": "vit", "width": 6}, "model.heads is 4, which does not divide model.width 6"),
-        ({"name": "vit", "norm": "batch"}, "Set model.norm to layer or none"),
+        ({"name": "vit", "patch_size": 3}, "whole patches of arguments.model.patch_size 3"),
+        (
+            {"name": "vit", "width": 6},
+            "arguments.model.heads is 4, which does not divide arguments.model.width 6",
+        ),
+        ({"name": "vit", "norm": "batch"}, "Set arguments.model.norm to layer or none"),
     ],
 )
 def test_settings_that_a_model_does_not_read_are_refused(settings, message):

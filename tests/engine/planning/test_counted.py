@@ -16,16 +16,34 @@ from tests.engine.problems.pairs.test_splits import shards
 pytest.importorskip("PIL.Image", reason="images need the extra clip")
 
 SMALL = [
-    *("data.num_train=24", "data.num_objective=6", "data.num_validation=4", "data.num_test=4"),
-    *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
-    *("contrastive.image_size=8", "contrastive.text_width=8", "contrastive.text_depth=1"),
     *(
-        "contrastive.tokenizer=words",
-        "contrastive.text_heads=2",
-        "contrastive.embedding=6",
-        "contrastive.target_batch=6",
+        "arguments.num_train=24",
+        "arguments.num_objective=6",
+        "arguments.num_validation=4",
+        "arguments.num_test=4",
     ),
-    *("contrastive.vocabulary=29", "contrastive.context=6", "training.num_steps=8"),
+    *(
+        "arguments.model.width=8",
+        "arguments.model.depth=1",
+        "arguments.model.heads=2",
+        "arguments.model.patch_size=4",
+    ),
+    *(
+        "arguments.contrastive.image_size=8",
+        "arguments.contrastive.text_width=8",
+        "arguments.contrastive.text_depth=1",
+    ),
+    *(
+        "arguments.contrastive.tokenizer=words",
+        "arguments.contrastive.text_heads=2",
+        "arguments.contrastive.embedding=6",
+        "arguments.contrastive.target_batch=6",
+    ),
+    *(
+        "arguments.contrastive.vocabulary=29",
+        "arguments.contrastive.context=6",
+        "training.num_steps=8",
+    ),
     *("training.batch_size=6", "training.piece=4", "training.device=cpu"),
     *("metaparameters.injection_step=6", "training.dtype=float64", "training.tf32=false"),
     *("outer.probability=1", "outer.max_count=1", "replay.steps_per_segment=8"),
@@ -38,7 +56,10 @@ def recipe(tmp_path):
     pool, target = tmp_path / "pool", tmp_path / "target"
     pool.mkdir()
     target.mkdir()
-    urls = [f"data.url={shards(pool, 24)}", f"contrastive.target_url={shards(target, 14)}"]
+    urls = [
+        f"arguments.url={shards(pool, 24)}",
+        f"arguments.contrastive.target_url={shards(target, 14)}",
+    ]
     return load_recipe("datacomp-small", [*SMALL, *urls])
 
 
@@ -69,7 +90,7 @@ def test_small_twin_is_planned_by_counting_where_its_pairs_are_missing(recipe, t
 
     found, twice = plan(small, str(tmp_path)), plan(large, str(tmp_path))
 
-    assert found.note.startswith("Counted, not measured, because data.url is")
+    assert found.note.startswith("Counted, not measured, because arguments.url is")
     assert found.reverse_steps == 2
     steps = [float(each.note.split(": ")[1].split()[0]) for each in (found, twice)]
     assert steps[1] == pytest.approx(2 * steps[0], rel=0.01)

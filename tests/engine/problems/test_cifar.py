@@ -64,10 +64,10 @@ def test_shipped_recipe_trains_on_an_archive_in_the_official_format(tmp_path):
     """The recipe itself, on few images: shapes, statistics and bounds reach the model."""
     content = archive(8)
     changes = [
-        *(f"data.url={write(tmp_path, content)}", f"data.checksum={md5(content)}"),
-        *("data.num_train=24", "data.num_objective=8", "data.num_validation=8"),
+        *(f"arguments.url={write(tmp_path, content)}", f"arguments.checksum={md5(content)}"),
+        *("arguments.num_train=24", "arguments.num_objective=8", "arguments.num_validation=8"),
         *("training.num_steps=2", "training.batch_size=4", "training.threads=1"),
-        *("metaparameters.injection_step=1", "model.width=4", "model.depth=1"),
+        *("metaparameters.injection_step=1", "arguments.model.width=4", "arguments.model.depth=1"),
     ]
 
     problem = build_problem(load_recipe("cifar-selection", changes).descent)

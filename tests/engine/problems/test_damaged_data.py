@@ -82,12 +82,12 @@ def read_text(path):
 
 def read_pairs(path):
     config = ContrastiveConfig(image_size=8, max_broken=0.5)
-    return read_files("data.url", str(path.parent), config, keep=True)
+    return read_files("arguments.url", str(path.parent), config, keep=True)
 
 
 def read_placed(path):
     config = ContrastiveConfig(image_size=8, max_broken=0.5)
-    return read_files("data.url", str(path.parent), config, keep=False)
+    return read_files("arguments.url", str(path.parent), config, keep=False)
 
 
 def read_images(path):

@@ -162,7 +162,7 @@ def read_two_clusters(config):
     return Source(
         pool=(torch.eye(2).repeat(10, 1), torch.arange(20) % 2),
         num_classes=2,
-        origin=f"the clusters under data.url={config.url}",
+        origin=f"the clusters under arguments.url={config.url}",
     )
 
 

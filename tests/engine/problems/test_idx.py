@@ -111,7 +111,7 @@ def test_splits_larger_than_the_files_are_refused(tmp_path, change, message):
 
 
 def test_a_missing_folder_is_refused_with_both_remedies(tmp_path):
-    """Without the files, one either installs Debian's package or points data.url elsewhere."""
+    """Without the files, one either installs Debian's package or points arguments.url elsewhere."""
     with pytest.raises(DataError, match=r"nowhere.*package dataset-fashion-mnist.*set data\.url"):
         load_data(small_fashion(tmp_path / "nowhere"), torch.float32)
 

@@ -8,7 +8,8 @@ import torch
 from engine import Counts, ExampleWeights, LearningRatePoints, train
 from engine.errors import ConfigurationError
 from engine.problems import problem
-from engine.problems.problem import SPLITS, build_problem, learning_rates, make_optimizer
+from engine.problems.optimizers import learning_rates, make_optimizer
+from engine.problems.problem import SPLITS, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.training import TrainingConfig
@@ -18,8 +19,13 @@ def recipe(**changes):
     """A tiny run on the digits."""
     settings = {
         "name": "tiny",
-        "data": {"num_train": 40, "num_objective": 20, "num_validation": 10, "num_test": 10},
-        "model": {"width": 6, "depth": 1, "dropout": 0.2},
+        "arguments": {
+            "num_train": 40,
+            "num_objective": 20,
+            "num_validation": 10,
+            "num_test": 10,
+            "model": {"width": 6, "depth": 1, "dropout": 0.2},
+        },
         "training": {"num_steps": 6, "batch_size": 8},
         "outer": {"update": "sign"},
     }

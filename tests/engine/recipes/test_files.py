@@ -49,7 +49,7 @@ def test_empty_recipe_is_the_defaults_under_its_files_name(tmp_path):
         ("outer.num_steps=3", lambda recipe: recipe.outer.num_steps == 3),
         ("training.learning_rate=1e-3", lambda recipe: recipe.training.learning_rate == 1e-3),
         ("optimizer.nesterov=true", lambda recipe: recipe.optimizer.nesterov),
-        ("data.num_test=null", lambda recipe: recipe.data.num_test is None),
+        ("arguments.num_test=null", lambda recipe: recipe.data.num_test is None),
         ("data={num_train: 30}", lambda recipe: recipe.data.num_train == 30),
         (" training.num_steps = 9", lambda recipe: recipe.training.num_steps == 9),
         ("description=a=b", lambda recipe: recipe.description == "a=b"),
@@ -86,7 +86,11 @@ BAD = {
     "negative-rate": ("training.learning_rate=-0.1", "learning_rate is -0.1.*than 0", "peak rate"),
     "rate-nan": ("training.learning_rate=.nan", "learning_rate is nan", "peak rate"),
     "probability": ("outer.probability=1.1", "outer.probability is 1.1.*equal to 1", "coordinates"),
-    "name": ("model.name=transformer", "model.name is 'transformer'.*'mlp'", "Architecture"),
+    "name": (
+        "arguments.model.name=transformer",
+        "arguments.model.name is 'transformer'.*'mlp'",
+        "Architecture",
+    ),
     "float16": ("training.dtype=float16", "training.dtype is 'float16'.*'float32'", "format"),
     "device": ("training.device=tpu", "training.device is 'tpu'.*pattern", "cuda:N"),
     "run-name": ("name=My Run", "name is 'My Run'.*pattern", "lower-case"),
@@ -111,7 +115,7 @@ def test_bad_setting_is_refused_by_name_with_its_value_and_a_remedy(change, prob
 
 def test_all_bad_settings_are_named_at_once():
     """Mending one at a time is a run of attempts; one error names the three."""
-    changes = ["training.num_steps=0", "model.width=-1", "outer.x=3"]
+    changes = ["training.num_steps=0", "arguments.model.width=-1", "outer.x=3"]
 
     with pytest.raises(ConfigurationError) as refusal:
         load_recipe(SELECTION, changes)
@@ -322,7 +326,7 @@ def test_file_is_read_however_its_editor_wrote_it(content, tmp_path):
         ("training.num_steps=0x20", lambda recipe: recipe.training.num_steps == 32),
         ("training.learning_rate=1e-05", lambda recipe: recipe.training.learning_rate == 1e-5),
         ("training.learning_rate=.5", lambda recipe: recipe.training.learning_rate == 0.5),
-        ("data.url=~", lambda recipe: recipe.data.url is None),
+        ("arguments.url=~", lambda recipe: recipe.data.url is None),
     ],
 )
 def test_words_and_numbers_mean_what_they_look_like(change, read):

@@ -15,9 +15,15 @@ from engine.stages.places import run_folder
 from engine.storage.records import read_record, write_record
 
 HARMLESS = {
-    *("name", "description", "text.separator", "language.lora_targets", "data.checksum"),
-    *("training.device", "workers.address", "contrastive.image_column"),
-    *("contrastive.caption_column", "search.grid", "search.candidates"),
+    *(
+        "name",
+        "description",
+        "arguments.separator",
+        "arguments.language.lora_targets",
+        "arguments.checksum",
+    ),
+    *("training.device", "workers.address", "arguments.contrastive.image_column"),
+    *("arguments.contrastive.caption_column", "search.grid", "search.candidates"),
     "reruns",  # of model, optimizer and training only
 }
 """Texts in a recipe that name no place, or are those of a start."""
@@ -101,12 +107,24 @@ def test_changed_recipe_is_not_that_of_its_run(group, name, value, kept):
 @pytest.mark.parametrize(
     ("recipe", "changes", "named"),
     [
-        ("fashion-selection", ["data.url=http://127.0.0.1:9/latest/meta-data"], "data.url"),
-        ("fashion-selection", ["data.url=/etc"], "data.url"),
-        ("text-selection", ["text.target=/etc/passwd"], "text.target"),
-        ("text-selection", ["text.sources=[/etc/passwd]"], "text.sources"),
-        ("instruction-selection", ["language.pretrained=evil/model"], "language.pretrained"),
-        ("datacomp-small", ["contrastive.target_url=http://x/y"], "contrastive.target_url"),
+        (
+            "fashion-selection",
+            ["arguments.url=http://127.0.0.1:9/latest/meta-data"],
+            "arguments.url",
+        ),
+        ("fashion-selection", ["arguments.url=/etc"], "arguments.url"),
+        ("text-selection", ["arguments.target=/etc/passwd"], "arguments.target"),
+        ("text-selection", ["arguments.sources=[/etc/passwd]"], "arguments.sources"),
+        (
+            "instruction-selection",
+            ["arguments.language.pretrained=evil/model"],
+            "arguments.language.pretrained",
+        ),
+        (
+            "datacomp-small",
+            ["arguments.contrastive.target_url=http://x/y"],
+            "arguments.contrastive.target_url",
+        ),
     ],
 )
 def test_place_of_a_stored_recipe_has_to_be_confirmed(recipe, changes, named):
@@ -137,9 +155,9 @@ def test_run_is_not_found_by_an_empty_name(kept):
 @pytest.mark.parametrize(
     "search",
     [
-        {"grid": {"data.url": ["http://somewhere/"]}},
-        {"candidates": [{"language.pretrained": "somebody/model"}]},
-        {"candidates": [{"model.activation": "gelu"}, {"data.url": "/home/other"}]},
+        {"grid": {"arguments.url": ["http://somewhere/"]}},
+        {"candidates": [{"arguments.language.pretrained": "somebody/model"}]},
+        {"candidates": [{"arguments.model.activation": "gelu"}, {"arguments.url": "/home/other"}]},
     ],
     ids=["grid", "candidate", "second candidate"],
 )

@@ -23,7 +23,7 @@ from engine.stages import commits, lease
 from engine.stages.commits import discard, find, lineage, read_rows, run_stage
 from engine.storage.records import read_record, write_record
 
-RECIPE = load_recipe("digits-selection", ["data.num_train=20", "training.num_steps=2"])
+RECIPE = load_recipe("digits-selection", ["arguments.num_train=20", "training.num_steps=2"])
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from engine.stages.keys import Ref
 TINY = load_recipe(
     "digits-selection",
     [
-        "data.num_train=20",
-        "data.num_objective=10",
-        "data.num_validation=10",
-        "data.num_test=10",
+        "arguments.num_train=20",
+        "arguments.num_objective=10",
+        "arguments.num_validation=10",
+        "arguments.num_test=10",
         "training.num_steps=6",
         "training.threads=1",
         "metaparameters.injection_step=2",

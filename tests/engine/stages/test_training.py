@@ -16,8 +16,13 @@ from engine.stages import training as stages
 
 SETTINGS = {
     "name": "tiny",
-    "data": {"num_train": 60, "num_objective": 30, "num_validation": 10, "num_test": 10},
-    "model": {"width": 5, "depth": 1, "dropout": 0.2},
+    "arguments": {
+        "num_train": 60,
+        "num_objective": 30,
+        "num_validation": 10,
+        "num_test": 10,
+        "model": {"width": 5, "depth": 1, "dropout": 0.2},
+    },
     "optimizer": {"name": "adamw", "weight_decay": 0.1},
     "training": {"num_steps": 12, "batch_size": 7, "learning_rate": 0.02},
     "metaparameters": {"name": "counts", "injection_step": 5},

@@ -52,10 +52,13 @@ REFUSALS = {
         ["--set", "metaparameters.injection_step=999"],
         ["injection_step is 999", "200 steps", "below"],
     ),
-    "too many examples": (["--set", "data.num_train=5000"], ["5000", "1797", "data.num_train"]),
+    "too many examples": (
+        ["--set", "arguments.num_train=5000"],
+        ["5000", "1797", "arguments.num_train"],
+    ),
     "absent data": (
-        ["fashion-selection", "--set", "data.url=/nowhere/at/all"],
-        ["/nowhere/at/all", "data.url", "dataset-fashion-mnist"],
+        ["fashion-selection", "--set", "arguments.url=/nowhere/at/all"],
+        ["/nowhere/at/all", "arguments.url", "dataset-fashion-mnist"],
     ),
     "no seed": (["--seeds", "0,x"], ["--seeds '0,x'", "'x' is no seed", "0,1,2"]),
     "seed twice": (["--seeds", "4,4"], ["4 is there twice", "different"]),

@@ -16,7 +16,8 @@ from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[3]
 TINY = [
-    "data.num_train=60", "data.num_objective=40", "data.num_validation=40", "data.num_test=50",
+    "arguments.num_train=60", "arguments.num_objective=40", "arguments.num_validation=40",
+    "arguments.num_test=50",
     "training.num_steps=6", "training.batch_size=20", "training.threads=1", "outer.num_steps=1",
     "replay.steps_per_segment=3", "baselines=[]", "metaparameters.injection_step=2",
     "preflight=advise",

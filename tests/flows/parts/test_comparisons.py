@@ -106,8 +106,13 @@ def audited(tmp_path_factory, prefect_server):
     """A finished audit with all baselines, one other seed and one routine that diverges."""
     store = str(tmp_path_factory.mktemp("audit"))
     changes = [
-        *("data.num_train=60", "data.num_objective=40", "data.num_validation=40"),
-        *("data.num_test=50", "model.width=8", "model.depth=1", "training.num_steps=12"),
+        *("arguments.num_train=60", "arguments.num_objective=40", "arguments.num_validation=40"),
+        *(
+            "arguments.num_test=50",
+            "arguments.model.width=8",
+            "arguments.model.depth=1",
+            "training.num_steps=12",
+        ),
         *("training.batch_size=10", "outer.num_steps=2", "outer.step_size=0.3"),
         *("metaparameters.fraction=0.1", "replay.steps_per_segment=12", "preflight=advise"),
         "reruns=[{training.seed: 1}, {training.learning_rate: 1.0e+30}]",

@@ -72,7 +72,7 @@ def test_wrong_setting_fails_at_once(tmp_path, monkeypatch):
 
     def refuse(*arguments):
         tried.append(arguments)
-        raise ConfigurationError("model.width is 8: use another.")
+        raise ConfigurationError("arguments.model.width is 8: use another.")
 
     monkeypatch.setattr(stages, "train_segment", refuse)
 

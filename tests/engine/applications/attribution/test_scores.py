@@ -25,8 +25,12 @@ from engine.reports.intervals import interval
 TINY = {
     "kind": "attribution",
     "name": "tiny",
-    "data": {"num_train": 40, "num_objective": 20, "num_validation": 20},
-    "model": {"width": 4, "depth": 1},
+    "arguments": {
+        "num_train": 40,
+        "num_objective": 20,
+        "num_validation": 20,
+        "model": {"width": 4, "depth": 1},
+    },
     "training": {"num_steps": 6, "batch_size": 10, "threads": 1, "dtype": "float64"},
 }
 
@@ -37,8 +41,8 @@ def problem_of(**changes):
 
 def digits(learning_rate):
     """A smaller twin of the recipe ``digits-attribution``."""
-    changes = ["data.num_train=200", "training.num_steps=40", "training.batch_size=50"]
-    changes += ["model.width=16", "model.depth=1"]
+    changes = ["arguments.num_train=200", "training.num_steps=40", "training.batch_size=50"]
+    changes += ["arguments.model.width=16", "arguments.model.depth=1"]
     rate = f"training.learning_rate={learning_rate}"
     return build_problem(load_recipe("digits-attribution", [*changes, rate]).descent)
 

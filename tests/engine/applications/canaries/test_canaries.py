@@ -27,8 +27,12 @@ from engine.stages.keys import stage_key
 TINY = {
     "kind": "canaries",
     "name": "tiny",
-    "data": {"num_train": 40, "num_objective": 20, "num_validation": 20},
-    "model": {"width": 6, "depth": 1},
+    "arguments": {
+        "num_train": 40,
+        "num_objective": 20,
+        "num_validation": 20,
+        "model": {"width": 6, "depth": 1},
+    },
     "training": {"num_steps": 8, "batch_size": 10, "threads": 1, "dtype": "float64"},
     "canaries": {"num_canaries": 6, "num_audits": 3},
     "outer": {"update": "Adam", "num_steps": 2},
@@ -189,7 +193,7 @@ def test_the_loss_of_the_gap_is_its_negative(problem):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"canaries": {"num_canaries": 40}}, r"num_canaries is 40, but data.num_train is 40"),
+        ({"canaries": {"num_canaries": 40}}, r"num_canaries is 40, but arguments.num_train is 40"),
         ({"metaparameters": {"name": "inputs"}}, r"metaparameters.name is inputs"),
         ({"replay": {"steps_per_segment": 5}}, r"replay.steps_per_segment is 5.*one segment"),
         ({"replay": {"max_store_bytes": 5}}, r"replay.max_store_bytes is 5.*max_device_bytes"),

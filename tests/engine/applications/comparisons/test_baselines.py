@@ -16,7 +16,7 @@ KEPT = 30
 @pytest.fixture(scope="module")
 def trained():
     """A small selection problem and a model trained on all of its candidates."""
-    changes = ["data.num_train=50", "model.width=8", "training.num_steps=40"]
+    changes = ["arguments.num_train=50", "arguments.model.width=8", "training.num_steps=40"]
     problem = build_problem(load_recipe("digits-selection", changes))
     return problem, train(problem.routine)
 

@@ -9,7 +9,7 @@ from engine.problems.data_sets import load_data
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 
-MIXTURE = load_recipe("digits-mixture", ["data.num_train=100", "metaparameters.num_groups=4"])
+MIXTURE = load_recipe("digits-mixture", ["arguments.num_train=100", "metaparameters.num_groups=4"])
 
 
 def test_target_classes_are_all_that_is_held_out():
@@ -35,7 +35,7 @@ def test_target_classes_keep_the_split():
 
 def test_target_class_that_no_example_has_is_refused():
     """An empty split has no mean loss."""
-    recipe = load_recipe("digits-mixture", ["data.target_classes=[11]"])
+    recipe = load_recipe("digits-mixture", ["arguments.target_classes=[11]"])
 
     with pytest.raises(DataError, match=r"target_classes is \[11\].*digits"):
         build_problem(recipe)
@@ -66,8 +66,8 @@ def test_baselines_are_equal_shares_of_groups_and_of_examples():
 
 def test_first_subset_has_the_size_that_is_asked_for():
     """The budget of a ranked exchange is set by the subset that it starts from."""
-    recipe = load_recipe("digits-exchange", ["data.num_train=50"])
-    other = load_recipe("digits-exchange", ["data.num_train=50", "metaparameters.seed=1"])
+    recipe = load_recipe("digits-exchange", ["arguments.num_train=50"])
+    other = load_recipe("digits-exchange", ["arguments.num_train=50", "metaparameters.seed=1"])
 
     counts, others = (build_problem(each).kind.value for each in (recipe, other))
 

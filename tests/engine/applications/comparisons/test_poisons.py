@@ -12,7 +12,7 @@ from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 
-SMALL = ["data.num_train=80", "metaparameters.fraction=0.1", "model.width=8",
+SMALL = ["arguments.num_train=80", "metaparameters.fraction=0.1", "arguments.model.width=8",
          "training.num_steps=40", "training.batch_size=20"]  # fmt: skip
 
 
@@ -77,14 +77,14 @@ def test_flipped_labels_are_those_of_the_chosen_images_alone(trained):
 def test_rerun_of_other_data_is_refused():
     """With other examples, the chosen pixels would replace other images."""
     with pytest.raises(ConfigurationError, match=r"data\.seed.*model, optimizer, training"):
-        load_recipe("digits-poison", ["reruns=[{data.seed: 1}]"])
+        load_recipe("digits-poison", ["reruns=[{arguments.seed: 1}]"])
 
 
 def test_rerun_changes_the_routine_and_nothing_else():
     """What carries over to another routine is asked of the same data and the same z."""
     recipe = load_recipe("digits-poison", SMALL)
 
-    other = recipe.rerun({"training.seed": 7, "model.activation": "relu"})
+    other = recipe.rerun({"training.seed": 7, "arguments.model.activation": "relu"})
 
     assert isinstance(other, DescentRecipe)
     assert (other.training.seed, other.model.activation) == (7, "relu")

@@ -23,8 +23,8 @@ from engine.recipes.rate_search import OneCycle, Searched, one_cycles
 from engine.routine.outputs import classification_scores
 from tests.engine.applications.descent.test_report import make_record
 
-SMALL = ["data.num_train=60", "data.num_objective=40", "data.num_validation=40",
-         "data.num_test=50", "model.width=8", "training.num_steps=10",
+SMALL = ["arguments.num_train=60", "arguments.num_objective=40", "arguments.num_validation=40",
+         "arguments.num_test=50", "arguments.model.width=8", "training.num_steps=10",
          "training.batch_size=20", "metaparameters.num_key_points=3"]  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def test_summary_names_the_outer_step_after_which_the_objective_was_over_fitted(
     assert warning == (
         "The descent over-fitted the objective split after outer step 1: from there to outer step "
         "3 the objective fell from 0.4000 to 0.1000, but the validation loss rose from 0.6000 to "
-        "1.2000. Raise data.num_objective (now 400)."
+        "1.2000. Raise arguments.num_objective (now 400)."
     )
 
 
@@ -354,7 +354,7 @@ def test_page_shows_every_setting_with_its_dotted_key():
     shown = dict(re.findall(r"<tr><td><code>([\w.]+)</code></td><td>([^<]*)</td>", page))
     assert shown["training.learning_rate"] == "0.07"
     assert shown["optimizer.nesterov"] == "false"
-    assert shown["data.num_test"] == ""
+    assert shown["arguments.num_test"] == ""
     assert shown["outer.update"] == "masked-sign"
 
 

@@ -10,7 +10,7 @@ from engine.applications.descent.selection_file import _cell, selection_columns,
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 
-RECIPE = load_recipe("digits-selection", ["data.num_train=50"])
+RECIPE = load_recipe("digits-selection", ["arguments.num_train=50"])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_parquet_holds_what_the_csv_holds(written):
 
 def test_schedule_selects_nothing(tmp_path):
     """Key points of a learning rate are no examples."""
-    recipe = load_recipe("digits-schedule", ["data.num_train=50"])
+    recipe = load_recipe("digits-schedule", ["arguments.num_train=50"])
     data = build_problem(recipe).data
 
     assert write_selection(str(tmp_path), recipe, torch.ones(10), torch.ones(10), data) == []

@@ -8,8 +8,9 @@ from engine.applications.attribution.texts import rows_of, shown, text_sections
 from engine.applications.descent.source_shares import measure_sources, source_findings
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
+from engine.problems.metaparameters import group_weights
 from engine.problems.passage import Passage, Texts
-from engine.problems.problem import build_problem, group_weights
+from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.metaparameters import MetaparametersConfig

@@ -183,7 +183,7 @@ def test_cells_that_name_urls_are_fetched_only_if_that_is_set(tmp_path, asked, m
     paths, server = asked
     write(tmp_path, [f"{server}/x.png"], ["x"])
 
-    with pytest.raises(DataError, match="contrastive.fetch_images=true would fetch"):
+    with pytest.raises(DataError, match="arguments.contrastive.fetch_images=true would fetch"):
         read(tmp_path)
     assert paths == []
     monkeypatch.setattr(fetching, "is_public", lambda address: True)

@@ -159,7 +159,7 @@ REFUSED = {
         encoded(pillow.fromarray(np.ones((9, 9), dtype=np.float32)), "TIFF"),
         "32 bits a pixel",
     ),
-    "too many pixels": (bomb(5000), "more pixels than contrastive.max_pixels=1048576"),
+    "too many pixels": (bomb(5000), "more pixels than arguments.contrastive.max_pixels=1048576"),
     "far too many pixels": (bomb(20000), "(more pixels|cannot be read)"),
     "EPS, which runs a program": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",

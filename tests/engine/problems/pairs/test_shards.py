@@ -40,7 +40,7 @@ def pair(key, colour="red", caption=b"a red square", form="png"):
 
 
 def read(folder, keep=True, **settings):
-    return read_files("data.url", str(folder), ContrastiveConfig(**settings), keep=keep)
+    return read_files("arguments.url", str(folder), ContrastiveConfig(**settings), keep=keep)
 
 
 def test_pairs_come_in_the_order_of_files_and_members(tmp_path):
@@ -90,7 +90,9 @@ def test_broken_pair_is_counted_and_refused_or_left_out(members, reason, tmp_pat
     """A pair that is silently skipped shifts every id behind it, and hides a bad download."""
     write_tar(tmp_path / "0.tar", pair("a") + members + pair("z"))
 
-    with pytest.raises(DataError, match=f"1 of 3 pairs under data.url=.*{reason} .first 0.tar/x"):
+    with pytest.raises(
+        DataError, match=f"1 of 3 pairs under arguments.url=.*{reason} .first 0.tar/x"
+    ):
         read(tmp_path)
     found = read(tmp_path, max_broken=0.4)
 
@@ -257,7 +259,9 @@ def test_a_picture_of_many_pixels_counts_as_broken(tmp_path):
     large = [("x.png", image("red", size=(3000, 1000))), ("x.txt", b"large")]
     write_tar(tmp_path / "0.tar", pair("a") + large)
 
-    with pytest.raises(DataError, match="more pixels than contrastive.max_pixels=1000000"):
+    with pytest.raises(
+        DataError, match="more pixels than arguments.contrastive.max_pixels=1000000"
+    ):
         read(tmp_path, max_pixels=1000000)
 
 
@@ -317,7 +321,7 @@ def test_truncated_tar_is_refused(tmp_path):
 
 def test_folder_that_is_not_there_is_refused(tmp_path):
     """The setting is named, since a recipe has two such folders."""
-    with pytest.raises(DataError, match="data.url is .*nowhere, which cannot be listed"):
+    with pytest.raises(DataError, match="arguments.url is .*nowhere, which cannot be listed"):
         read(tmp_path / "nowhere")
 
 
@@ -325,7 +329,7 @@ def test_images_on_demand_refuse_parquet(tmp_path):
     """Rows of Parquet have no place that could be read by itself."""
     (tmp_path / "0.parquet").write_bytes(b"")
 
-    with pytest.raises(DataError, match="contrastive.in_memory is false"):
+    with pytest.raises(DataError, match="arguments.contrastive.in_memory is false"):
         read(tmp_path, keep=False)
 
 

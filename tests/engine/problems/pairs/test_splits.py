@@ -120,8 +120,12 @@ def test_too_few_pairs_are_refused_with_the_sizes(tmp_path):
 @needs_fashion
 def test_captions_of_fashion_mnist_name_the_class_and_wrong_ones_another():
     """The recipe's AUC is that of captions which name another class than the picture's."""
-    chosen = ["data.num_train=200", "data.num_objective=20", "data.num_validation=20"]
-    made = load_recipe("fashion-contrastive", [*chosen, "data.num_test=20"])
+    chosen = [
+        "arguments.num_train=200",
+        "arguments.num_objective=20",
+        "arguments.num_validation=20",
+    ]
+    made = load_recipe("fashion-contrastive", [*chosen, "arguments.num_test=20"])
     clean = made.model_copy(update={"data": made.data.model_copy(update={"flip_fraction": 0.0})})
 
     train = load_pairs(made, torch.float32)[0]
@@ -160,7 +164,7 @@ def test_bpe_knows_every_byte():
 
 REFUSED = {
     "captions for classes": ({"contrastive": {"context": 9}}, "which has no captions"),
-    "no url": ({"data": {"name": "image-text"}}, "data.url is empty"),
+    "no url": ({"data": {"name": "image-text"}}, "arguments.url is empty"),
     "inputs": (
         {"metaparameters": {"name": "inputs"}, "outer": {"update": "sign"}},
         "which needs classes",

@@ -177,7 +177,7 @@ def test_key_of_a_stage_knows_pretrained_weights(tmp_path, pretrained):
 @pytest.mark.parametrize(
     ("language", "words"),
     [
-        ({"pretrained": "/nowhere/at/all"}, "language.pretrained is /nowhere/at/all"),
+        ({"pretrained": "/nowhere/at/all"}, "arguments.language.pretrained is /nowhere/at/all"),
         ({"lora_targets": ["q_prj"]}, "q_prj.*down_proj, gate_proj"),
     ],
 )
@@ -197,7 +197,7 @@ def test_texts_longer_than_a_pretrained_model_knows_are_refused(tmp_path, pretra
     text["max_tokens"] = 60
     data = recipe.data.model_copy(update={"num_train": 24})
 
-    with pytest.raises(ConfigurationError, match=r"knows 30 positions.*text.max_tokens to 31"):
+    with pytest.raises(ConfigurationError, match=r"knows 30 positions.*arguments.max_tokens to 31"):
         build_problem(recipe.model_copy(
             update={"data": data, "text": recipe.text.model_copy(update=text)}
         ))  # fmt: skip

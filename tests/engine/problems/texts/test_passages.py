@@ -68,7 +68,7 @@ def test_a_compressed_file_by_url_is_read_alike(tmp_path):
 
 
 def test_sources_are_named_by_their_files_and_read_from_the_folder(tmp_path):
-    """Relative paths keep a recipe short; data.url says where they are."""
+    """Relative paths keep a recipe short; arguments.url says where they are."""
     for name in ("de", "it"):
         (tmp_path / f"{name}.txt").write_text(f"{name} one\n{name} one\n{name} two\n")
 

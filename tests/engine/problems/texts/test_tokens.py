@@ -51,7 +51,7 @@ def test_a_long_completion_is_cut_at_its_end():
 
 def test_a_completion_that_is_cut_off_wholly_is_refused():
     """Its loss would be 0 / 0, and NaN in every metagradient."""
-    with pytest.raises(DataError, match=r"line 7 of mine.jsonl.*text.max_tokens=4"):
+    with pytest.raises(DataError, match=r"line 7 of mine.jsonl.*arguments.max_tokens=4"):
         rows(passage("a", "b"), passage("abc", "d", line=7), max_tokens=4)
 
 

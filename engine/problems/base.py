@@ -1,0 +1,110 @@
+"""What a problem is: a model, its loss, and the examples that it is trained and judged on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.problems.passage import Texts
+from engine.types import Batch, Loss, Output
+
+Metric = Callable[[nn.Module, Batch], Any]
+"""Maps the trained model and a batch to one number for each example, or, called with the whole
+split, to one number."""
+
+ModelMaker = Callable[[int], nn.Module]
+"""Maps a seed to a model, which is a pure function of it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """What a run is about, whatever its settings: model, loss, examples, and how to judge a model.
+
+    A function that returns one is named by a recipe, ``problem: my_file.py:function``, and gets the
+    recipe's ``arguments``. It is called under the run's seed, for torch's, numpy's and Python's
+    generators, with the run's number format as torch's default.
+
+    Attributes:
+        model: Any ``nn.Module``, or a function of the seed that makes one. Its initial parameters
+            are drawn by you; it is moved to the run's number format and device.
+        loss: Maps (model, batch) to one loss for each example, shape (batch,), or a
+            ``CoupledLoss``. If it takes ``label_smoothing``, a recipe may set that.
+        train: Training candidates: a tuple, a dict or a named tuple of tensors, arrays or lists, a
+            torch Dataset by index, or a table of the package ``datasets``. z has a number for each.
+        objective: Held-out examples that phi is the mean loss of; they are never trained on.
+        validation: Held-out examples that choose the iterate. If left out, half of what is left of
+            ``objective`` is taken, drawn evenly from every class where there are classes.
+        test: Held-out examples for the final figures; if left out, likewise.
+        metrics: Name to a metric, shown beside the loss.
+        names: What people call each training candidate, in the order of ``train``.
+        show: Maps the position of a training candidate to a picture (PIL) or a text.
+        groups: Name to a group (a number or a name) of each training candidate, for mixtures.
+        bounds: Smallest and largest value of an input, for pixels as metaparameters.
+        augment: Maps (batch, generator) to a batch of a training step.
+        output: phi, if it is not the mean loss of ``objective``.
+        training_loss: Loss of training examples, if it is another one.
+        num_classes: Number of classes; by default counted in the labels, if these are whole
+            numbers, one for each example.
+        corrupted: Which candidates are known to be wrong, shape (examples,), to judge a selection.
+        ids: Position of each candidate in the files that it comes from.
+        chunk: Held-out examples that are evaluated at a time; for a coupled loss, those that are
+            compared with each other.
+        score: Maps (model, examples, chunk) to figures by name, ``loss`` among them, in place of
+            the mean loss and the metrics.
+        origin: What the bits depend on besides arguments, examples and parameters, e.g. a package.
+        fingerprint: Identifies all examples, for data too large to be read through when a run
+            begins: a digest of names, sizes and checksums.
+        texts: The passages behind the examples of a language model.
+
+    Raises:
+        ConfigurationError: If a part is not what it has to be.
+    """
+
+    model: nn.Module | ModelMaker
+    loss: Loss
+    train: Any
+    objective: Any
+    validation: Any = None
+    test: Any = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    names: Sequence[str] | None = None
+    show: Callable[[int], Any] | None = None
+    groups: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    bounds: tuple[float, float] | None = None
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    output: Output | None = None
+    training_loss: Loss | None = None
+    num_classes: int | None = None
+    corrupted: Tensor | None = None
+    ids: Tensor | None = None
+    chunk: int | None = None
+    score: Callable[[nn.Module, Any, int], dict[str, Any]] | None = None
+    origin: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    texts: Texts | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.model, nn.Module) or callable(self.model)):
+            raise ConfigurationError(
+                f"model of the problem is {type(self.model).__name__}, but it has to be an "
+                "nn.Module, or a function of the seed that makes one. Hand in such a one."
+            )
+        if not callable(self.loss):
+            raise ConfigurationError(
+                f"loss of the problem is {type(self.loss).__name__}, but it has to be a function "
+                "of (model, batch) that returns one loss for each example. Hand in such a function."
+            )
+        for name in ("train", "objective"):
+            given = getattr(self, name)
+            if given is None or not hasattr(given, "__len__"):
+                raise ConfigurationError(
+                    f"{name} of the problem is {type(given).__name__}, which has no length. Hand "
+                    "in a tuple or a dict of tensors, a torch Dataset by index, or a table."
+                )
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__ if isinstance(self.model, nn.Module) else "made by seed"
+        return f"Problem(model {model}, {len(self.train)} columns or candidates)"

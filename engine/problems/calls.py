@@ -1,0 +1,77 @@
+"""The call of a problem's function: under the run's seed and number format, told if it fails."""
+
+import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.errors import ConfigurationError, EngineError
+from engine.numerics.determinism import seed_for, seeded
+from engine.problems.base import Problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.problem_functions import call, find_function, same_sources
+
+_ENGINE = str(Path(__file__).parents[1])
+
+
+def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
+    """Return what a recipe's problem makes of its arguments.
+
+    Args:
+        recipe: Names the function.
+        seed: In place of ``training.seed``, for a model with another start.
+
+    Raises:
+        ConfigurationError: If the function raises an error, or returns something else; it says
+            in which line.
+    """
+    same_sources(recipe.problem, recipe.folder, recipe.code)
+    function = find_function(recipe.problem, recipe.folder)
+    dtype = getattr(torch, recipe.training.dtype.value)
+    try:
+        with _surroundings(recipe.training.seed if seed is None else seed, dtype):
+            made = call(function, recipe.arguments)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"The function of problem {recipe.problem} raised {type(error).__name__}"
+            f"{_place(error)}: {error}. Correct it, or its arguments in the recipe."
+        ) from error
+    if not isinstance(made, Problem):
+        raise ConfigurationError(
+            f"The function of problem {recipe.problem} returned a {type(made).__name__}, but a "
+            "recipe needs an engine.Problem. Return one."
+        )
+    return made
+
+
+@contextmanager
+def _surroundings(seed: int, dtype: torch.dtype) -> Iterator[None]:
+    """Seed all generators that a function may draw from, and set torch's default format."""
+    before, numpy_before, format_before = (
+        random.getstate(),
+        np.random.get_state(),
+        torch.get_default_dtype(),
+    )
+    value = seed_for(seed, "problem")
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.set_default_dtype(dtype)
+    try:
+        with seeded(seed, "problem"), torch.device("cpu"):
+            yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
+        torch.set_default_dtype(format_before)
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not each.filename.startswith(_ENGINE)]
+    return f" in line {own[-1].lineno} of {own[-1].filename}" if own else ""

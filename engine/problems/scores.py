@@ -1,0 +1,61 @@
+"""Figures of a trained model: its mean loss, and the problem's metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.problems.base import Metric
+from engine.routine.outputs import batches_of
+from engine.types import Loss
+
+
+@torch.no_grad()
+def mean_scores(
+    model: nn.Module,
+    examples: Any,  # noqa: ANN401 (as MeanLoss)
+    chunk: int,
+    loss: Loss,
+    metrics: Mapping[str, Metric],
+) -> dict[str, Any]:
+    """Return ``loss`` and each metric, means over the examples.
+
+    Args:
+        model: In evaluation mode.
+        examples: As ``MeanLoss`` takes them, on the model's device.
+        chunk: Examples evaluated at a time.
+        loss: One number for each example.
+        metrics: One number for each example; or, if it is one number, a function of the whole
+            split, which is then evaluated at once.
+
+    Raises:
+        ConfigurationError: If a metric returns something else.
+    """
+    total = len(examples[0] if isinstance(examples, tuple) else examples)
+    sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
+    whole: set[str] = set()
+    for batch in batches_of(examples, chunk):
+        sums["loss"] += float(loss(model, batch).sum())
+        for name, metric in metrics.items():
+            found = torch.as_tensor(metric(model, batch))
+            if found.ndim == 0:
+                whole.add(name)
+            elif found.ndim == 1:
+                sums[name] += float(found.to(torch.float64).sum())
+            else:
+                raise _shape(name, found)
+    means: dict[str, Any] = {name: value / total for name, value in sums.items()}
+    (everything,) = batches_of(examples, total)
+    for name in sorted(whole):
+        means[name] = float(metrics[name](model, everything))
+    return means
+
+
+def _shape(name: str, found: Tensor) -> ConfigurationError:
+    return ConfigurationError(
+        f"The metric {name!r} returned shape {tuple(found.shape)}, but it has to return one number "
+        "for each example of the batch, shape (batch,), or one number for the whole split. Take "
+        "the mean over the other axes."
+    )

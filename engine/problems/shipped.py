@@ -1,0 +1,229 @@
+"""The problems that ship: each a function like one of a user's own, named by a recipe.
+
+A recipe's form and its checks read the signatures, so importing this module loads no torch; what
+computes is imported when a function is called. Another problem is one more function here, and a
+file or folder beside this one; see "How to add" in ``engine/README.md``.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from engine.recipes.data import DataConfig, DataName
+from engine.recipes.model import ModelConfig, ModelName
+from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.text import LanguageConfig, Passages, TextConfig
+from engine.secret_urls import SafeUrl
+
+if TYPE_CHECKING:
+    from engine.problems.base import Problem
+
+__all__ = ["cifar_10", "digits", "fashion_captions", "fashion_mnist", "image_text", "texts"]
+
+Number = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Classes = tuple[Annotated[int, Field(ge=0)], ...]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+MaxTokens = Annotated[int, Field(ge=3)]
+Vocabulary = Annotated[int, Field(ge=260)]
+
+
+def digits(
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    flip_fraction: Share = 0.0,
+    target_classes: Classes = (),
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(),
+) -> "Problem":
+    """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, in ten classes.
+
+    Args:
+        num_train: Training candidates.
+        num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out examples that choose the iterate; the objective never sees them.
+        num_test: Held-out examples for the final figures; empty means all that are left.
+        flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
+        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
+            keeps all.
+        seed: Seeds the split and the flipped labels.
+        model: Model.
+    """
+    return _classes(locals(), DataName.DIGITS)
+
+
+def fashion_mnist(
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    flip_fraction: Share = 0.0,
+    target_classes: Classes = (),
+    url: SafeUrl | None = None,
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(),
+) -> "Problem":
+    """Fashion-MNIST: 70,000 grey pictures of clothes, 28 x 28 pixels, in ten classes.
+
+    Args:
+        num_train: Training candidates.
+        num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out examples that choose the iterate; the objective never sees them.
+        num_test: Held-out examples for the final figures; empty means all official ones.
+        flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
+        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
+            keeps all.
+        url: Folder of the four IDX files, any fsspec URL; empty means where Debian's package
+            dataset-fashion-mnist puts them.
+        seed: Seeds the split and the flipped labels.
+        model: Model.
+    """
+    return _classes(locals(), DataName.FASHION_MNIST)
+
+
+def cifar_10(
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    flip_fraction: Share = 0.0,
+    target_classes: Classes = (),
+    url: SafeUrl | None = None,
+    checksum: Checksum | None = None,
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(),
+) -> "Problem":
+    """CIFAR-10: 60,000 colour pictures of 32 x 32 pixels, in ten classes.
+
+    Args:
+        num_train: Training candidates.
+        num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out examples that choose the iterate; the objective never sees them.
+        num_test: Held-out examples for the final figures; empty means all official ones.
+        flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
+        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
+            keeps all.
+        url: The archive of the binary version, any fsspec URL; empty means its authors' address.
+        checksum: MD5 that the archive must have; empty means that of the official one.
+        seed: Seeds the split and the flipped labels.
+        model: Model.
+    """
+    return _classes(locals(), DataName.CIFAR_10)
+
+
+def texts(
+    sources: tuple[SafeUrl, ...],
+    target: SafeUrl,
+    url: SafeUrl | None = None,
+    passages: Passages = Passages.LINE,
+    separator: str = "\n",
+    max_tokens: MaxTokens = 128,
+    vocabulary: Vocabulary = 1024,
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(name=ModelName.TRANSFORMERS),
+    language: LanguageConfig = LanguageConfig(),
+) -> "Problem":
+    """Texts of several sources for a causal language model, when one task counts.
+
+    Args:
+        sources: Files of the candidates, any fsspec URL. JSON holds objects with prompt, completion
+            and perhaps source on each line, or an array of them; any other is plain text.
+        target: File of the task, from which the held-out examples are drawn; it may be one of the
+            sources, and then the candidates are what is left of it.
+        url: Folder of the files; empty means the working folder, or that of Debian's fortunes.
+        passages: What one example is in a plain text.
+        separator: Put between a prompt and its completion.
+        max_tokens: Longest sequence, with the tokens that mark start and end; a longer one is cut.
+        vocabulary: Tokens of the byte-level BPE tokenizer that is trained on the candidates; a
+            pretrained model has its own, and does not read this.
+        num_train: Training candidates.
+        num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out examples that choose the iterate; the objective never sees them.
+        num_test: Held-out examples for the final figures; empty means all that are left.
+        seed: Seeds the splits.
+        model: Sizes of a new language model.
+        language: Which causal language model, and which of its weights are trained.
+    """
+    from engine.problems.texts.problem import texts_problem
+
+    given = locals()
+    data, text = _part(DataConfig, given, name=DataName.TEXT, url=url), _part(TextConfig, given)
+    return texts_problem(data, text, model, language)
+
+
+def fashion_captions(
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    flip_fraction: Share = 0.0,
+    url: SafeUrl | None = None,
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(),
+    contrastive: ContrastiveConfig = ContrastiveConfig(),
+) -> "Problem":
+    """Fashion-MNIST with a caption for each picture, for two towers that are compared.
+
+    Args:
+        num_train: Training candidates.
+        num_objective: Held-out pairs whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out pairs that choose the iterate; the objective never sees them.
+        num_test: Held-out pairs for the final figures; empty means all official ones.
+        flip_fraction: Share of the training captions that describe something else.
+        url: Folder of the four IDX files, any fsspec URL.
+        seed: Seeds the split, the captions and which of them are wrong.
+        model: The image tower.
+        contrastive: The text tower, and what both are compared by.
+    """
+    from engine.problems.pairs.problem import pairs_problem
+
+    data = _part(DataConfig, locals(), name=DataName.FASHION_CAPTIONS)
+    return pairs_problem(data, model, contrastive)
+
+
+def image_text(
+    url: SafeUrl,
+    num_train: Number = 800,
+    num_objective: Number = 400,
+    num_validation: Number = 200,
+    num_test: Number | None = None,
+    flip_fraction: Share = 0.0,
+    seed: Seed = 0,
+    model: ModelConfig = ModelConfig(),
+    contrastive: ContrastiveConfig = ContrastiveConfig(),
+) -> "Problem":
+    """Pairs of images and captions in tar shards (webdataset) or Parquet files.
+
+    Args:
+        url: Folder of the files, any fsspec URL.
+        num_train: Training candidates.
+        num_objective: Held-out pairs whose mean loss is the output phi that is differentiated.
+        num_validation: Held-out pairs that choose the iterate; the objective never sees them.
+        num_test: Held-out pairs for the final figures; empty means all that are left.
+        flip_fraction: Share of the training captions that describe something else.
+        seed: Seeds the split and the wrong captions.
+        model: The image tower.
+        contrastive: The text tower, what both are compared by, and how files are read.
+    """
+    from engine.problems.pairs.problem import pairs_problem
+
+    return pairs_problem(_part(DataConfig, locals(), name=DataName.IMAGE_TEXT), model, contrastive)
+
+
+def _classes(given: dict[str, Any], name: DataName) -> "Problem":
+    from engine.problems.classes import classes_problem
+
+    return classes_problem(_part(DataConfig, given, name=name), given["model"])
+
+
+def _part(settings: type, given: dict[str, Any], **more: Any) -> Any:  # noqa: ANN401 (settings)
+    """Return the arguments that belong to a group of settings."""
+    fields = settings.model_fields  # pyright: ignore[reportAttributeAccessIssue] (of pydantic)
+    return settings(**{key: value for key, value in given.items() if key in fields}, **more)

@@ -1,0 +1,164 @@
+"""The examples of a problem as a data set: its splits, what is known of them, and their digest."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from engine.errors import ConfigurationError, DataError
+from engine.numerics.determinism import generator
+from engine.problems.base import Problem
+from engine.problems.own_examples import OwnExamples, as_examples, own_fingerprint, take
+from engine.problems.splits import DataSet, Examples, examples_fingerprint
+
+_COMPARED = 100_000
+"""Most examples of which copies in two splits are looked for."""
+
+
+def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, ...]]:
+    """Return a problem's examples, and what people should know of them, in sentences.
+
+    Splits that were left out are cut from the objective's examples, evenly from every class where
+    there are classes.
+
+    Raises:
+        DataError: If examples are damaged, too few, or do not belong together.
+    """
+    notes: list[str] = []
+    splits = {"train": as_examples("train", problem.train, dtype)}
+    given = {"objective": problem.objective, "validation": problem.validation, "test": problem.test}
+    missing = [name for name in ("validation", "test") if given[name] is None]
+    held_out = {
+        name: as_examples(name, each, dtype) for name, each in given.items() if each is not None
+    }
+    if missing:
+        held_out |= _cut(held_out["objective"], ["objective", *missing])
+        sizes = ", ".join(f"{len(held_out[name])} {name}" for name in ("objective", *missing))
+        notes.append(
+            f"The problem has no {' and no '.join(missing)} split, so its objective examples were "
+            f"cut into {sizes}."
+        )
+    splits |= {name: held_out[name] for name in ("objective", "validation", "test")}
+    notes += _copies(splits)
+    number = len(splits["train"])
+    for what in ("names", "ids", "corrupted"):
+        known: Any = getattr(problem, what)
+        if known is not None and len(known) != number:
+            raise DataError(
+                f"{what} of the problem has {len(known)} entries for {number} training candidates. "
+                "Give one for each, in their order."
+            )
+    for name, groups in problem.groups.items():
+        if len(groups) != number:
+            raise DataError(
+                f"groups[{name!r}] of the problem has {len(groups)} entries for {number} training "
+                "candidates. Give one for each, in their order."
+            )
+    return (
+        DataSet(
+            splits=splits,
+            num_classes=_num_classes(problem, splits),
+            corrupted=_or(problem.corrupted, torch.zeros(number, dtype=torch.bool)),
+            fingerprint=problem.fingerprint or _fingerprint(splits),
+            bounds=problem.bounds,
+            ids=_or(problem.ids, torch.arange(number)),
+            texts=problem.texts,
+            names=tuple(str(name) for name in problem.names or ()),
+            groups={name: tuple(groups) for name, groups in problem.groups.items()},
+            show=problem.show,
+        ),
+        tuple(notes),
+    )
+
+
+def _or(given: Tensor | None, default: Tensor) -> Tensor:
+    return default if given is None else given
+
+
+def _fingerprint(splits: dict[str, Examples]) -> str:
+    """Return the digest of all splits; that of plain columns is the one of shipped data sets."""
+    if all(type(each) is Examples for each in splits.values()):
+        return examples_fingerprint(splits)
+    whole = {name: own_fingerprint(each) for name, each in splits.items()}
+    return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
+
+
+def _num_classes(problem: Problem, splits: dict[str, Examples]) -> int:
+    """Return the number of classes; 0 where there are none."""
+    if problem.num_classes is not None:
+        return problem.num_classes
+    highest = -1
+    for examples in splits.values():
+        labels = None if isinstance(examples, OwnExamples) else examples.labels
+        if labels is None or labels.ndim != 1 or labels.dtype.is_floating_point:
+            return 0
+        highest = max(highest, int(labels.max()))
+    return highest + 1
+
+
+def _cut(examples: Examples, names: list[str]) -> dict[str, Examples]:
+    """Cut examples into as many parts as names: half, and what is left evenly."""
+    number = len(examples)
+    if number < 2 * len(names):
+        raise DataError(
+            f"The problem has {number} objective examples, too few to cut "
+            f"{' and '.join(names[1:])} from them. Give these splits, or more examples."
+        )
+    order = torch.randperm(number, generator=generator(0, "splits that were left out"))
+    if not isinstance(examples, OwnExamples) and examples.labels.ndim == 1:
+        # Sorted by class, then dealt out in turn: every part has its share of every class.
+        order = order[examples.labels[order].argsort(stable=True)]
+    turns = [names[0], names[1]] if len(names) == 2 else [names[0], names[1], names[0], names[2]]
+    dealt: dict[str, list[int]] = {name: [] for name in names}
+    for place, index in enumerate(order.tolist()):
+        dealt[turns[place % len(turns)]].append(index)
+    return {name: take(examples, torch.tensor(sorted(rows))) for name, rows in dealt.items()}
+
+
+def _copies(splits: dict[str, Examples]) -> list[str]:
+    """Say how many held-out examples are training candidates as well, where that can be seen."""
+    rows: dict[str, list[bytes]] = {}
+    for name, examples in splits.items():
+        columns = _columns(examples)
+        if columns is None or len(examples) > _COMPARED:
+            return []
+        flat = torch.cat([c.reshape(len(c), -1).double() for c in columns[:1]], dim=1)
+        rows[name] = [row.tobytes() for row in flat.numpy()]
+    train = set(rows["train"])
+    notes = []
+    for name in ("objective", "validation", "test"):
+        shared = sum(row in train for row in rows[name])
+        if shared:
+            notes.append(
+                f"{shared} of {len(rows[name])} {name} examples have the same inputs as a training "
+                "candidate, so their loss says little about new ones."
+            )
+    return notes
+
+
+def _columns(examples: Examples) -> list[Tensor] | None:
+    if not isinstance(examples, OwnExamples):
+        found = [examples.inputs, examples.labels]
+    elif isinstance(examples.source, Tensor | tuple):
+        found = tree_leaves(examples.source)
+    else:
+        return None
+    return found if all(isinstance(each, Tensor) for each in found) else None
+
+
+def own_groups(data: DataSet, name: str) -> Tensor:
+    """Return the number of each training candidate's group, by a problem's own groups.
+
+    Raises:
+        ConfigurationError: If the problem has no such groups.
+    """
+    if name not in data.groups:
+        known = ", ".join(["class", "cluster", *data.groups])
+        raise ConfigurationError(
+            f"metaparameters.groups is {name}, but the problem has no groups of that name. Use one "
+            f"of {known}, or give the problem groups={{{name!r}: ...}}."
+        )
+    numbers = {each: place for place, each in enumerate(sorted(set(data.groups[name]), key=str))}
+    return torch.tensor([numbers[each] for each in data.groups[name]])

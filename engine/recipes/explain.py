@@ -1,0 +1,45 @@
+"""Sentences for settings that were refused: which one, its value, why, and what would be right."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+
+def explained(model: type[BaseModel], error: ValidationError, inside: str = "") -> str:
+    """Return a line for each wrong setting.
+
+    Args:
+        model: What refused them.
+        error: What it said.
+        inside: Group that the settings are in, e.g. ``arguments``.
+    """
+    return "\n".join(_explain(model, each, inside) for each in error.errors())
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
+    *parents, last = [str(part) for part in error["loc"]] or [""]
+    group: Any = model
+    for parent in parents:
+        found = getattr(group, "model_fields", {}).get(parent)
+        group = found.annotation if found is not None else None
+    fields: dict[str, Any] = getattr(group, "model_fields", {})
+    key = ".".join(part for part in (inside, *parents, last) if part)
+    if error["type"] == "extra_forbidden":
+        return f"  {key}: unknown setting. Settings here: {', '.join(fields) or 'none'}."
+    if error["type"] == "value_error" and key == inside:
+        return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
+    if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
+        text = str(error["ctx"]["error"])
+        own = text.partition(" ")[0] in fields[last].annotation.model_fields
+        return f"  {key}.{text}" if own else f"  {text}"  # a group may know its own name, or not
+    if error["type"] == "missing":
+        return f"  {key}: missing. Give it a value."
+    described = fields[last].description if last in fields else None
+    remedy = f" {key} means: {' '.join(described.split())}" if described else ""
+    return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
+
+
+def _is_group(parent: Any, name: str) -> bool:  # noqa: ANN401 (a model, or what is none)
+    field = getattr(parent, "model_fields", {}).get(name)
+    return field is not None and hasattr(field.annotation, "model_fields")

@@ -1,0 +1,146 @@
+"""The source files behind a problem's function, and their digests.
+
+A recipe keeps the digests, so that an edit is another run, and a worker or a resumed run never
+computes with other source than the run began with. What is imported is found in the source itself,
+without running it; a file that is only found by running code (``importlib``, ``exec``) is not seen.
+"""
+
+import ast
+import hashlib
+import importlib.util
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+from engine.errors import ConfigurationError
+
+_WHOLE_PACKAGES = 2000
+"""Most source files of an installed package that are read for its digest."""
+
+
+def files_of(path: Path, folder: Path) -> dict[str, Path]:
+    """Return a file and all files of its folder that it imports, by their paths in the folder.
+
+    Args:
+        path: A Python file.
+        folder: Where its imports of neighbours are looked for.
+
+    Raises:
+        ConfigurationError: If a file is no Python; says in which line.
+    """
+    found: dict[str, Path] = {}
+    todo = [path.resolve()]
+    folder = folder.resolve()
+    while todo:
+        one = todo.pop()
+        name = one.relative_to(folder).as_posix() if one.is_relative_to(folder) else one.name
+        if name in found:
+            continue
+        found[name] = one
+        todo += _imported(one, folder)
+    return dict(sorted(found.items()))
+
+
+def digests_of(files: dict[str, Path]) -> dict[str, str]:
+    """Return 16 hex digits for each file."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()
+    }
+
+
+def package_digest(module: str) -> dict[str, str]:
+    """Return the version of an installed package, and one digest of all of its source files.
+
+    Args:
+        module: Dotted name of a module of it.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None or not (spec.origin or spec.submodule_search_locations):
+        raise ConfigurationError(
+            f"There is no package {top!r} here, which problem names as {module!r}. Install it "
+            "where the run and its workers are, or name a file beside the recipe, e.g. "
+            "my_problem.py:function."
+        )
+    if spec.submodule_search_locations:
+        roots = [Path(each) for each in spec.submodule_search_locations]
+        files = sorted(path for root in roots for path in root.rglob("*.py"))[:_WHOLE_PACKAGES]
+        named = {str(path.relative_to(roots[0].parent)): path for path in files}
+    else:
+        named = {f"{top}.py": Path(spec.origin or "")}
+    whole = hashlib.sha256(str(digests_of(named)).encode()).hexdigest()[:16]
+    return {f"package {top}": f"{_version(top)} {whole}".strip()}
+
+
+def _version(top: str) -> str:
+    for name in packages_distributions().get(top, [top]):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _imported(path: Path, folder: Path) -> list[Path]:
+    """Return the files of a folder that a file of it imports, wherever in the file it says so."""
+    found = []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found += [part for name in names for part in _prefixes(name)]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, path, folder)
+            if base is not None:
+                found += _prefixes(base) if base else []
+                found += [f"{base}.{alias.name}".strip(".") for alias in node.names]
+    return [each for name in found if (each := _file(name, folder)) is not None]
+
+
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file.
+
+    Raises:
+        ConfigurationError: If it cannot be read, or is no Python.
+    """
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file {path}, which problem names, cannot be read ({type(error).__name__}). Put "
+            "it beside the recipe, or correct problem.",
+            settings=("problem",),
+        ) from error
+    except (SyntaxError, ValueError) as error:
+        place = f"line {error.lineno} of {path}" if isinstance(error, SyntaxError) else str(path)
+        why = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ConfigurationError(
+            f"There is a syntax error in {place}: {why}. Correct the file."
+        ) from error
+
+
+def _absolute(node: ast.ImportFrom, path: Path, folder: Path) -> str | None:
+    """Return the module of ``from X import ...`` as its name from the folder."""
+    if not node.level:
+        return node.module or ""
+    package = path.parent
+    for _ in range(node.level - 1):
+        package = package.parent
+    if not package.is_relative_to(folder):
+        return None
+    parts = [*package.relative_to(folder).parts, *((node.module or "").split("."))]
+    return ".".join(part for part in parts if part)
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _file(name: str, folder: Path) -> Path | None:
+    base = folder.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path.resolve()
+    return None
