@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.preflight.checkup import check
     from engine.preflight.oracle import central_difference, whole_run_gradient
     from engine.preflight.verdict import CheckReport
+    from engine.problems.base import Problem
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
@@ -33,6 +34,7 @@ _HOME = {
     "Metagradient": "engine.replay.metagradient",
     "Metaparameter": "engine.metaparameters.base",
     "Optimizer": "engine.routine.optimizers",
+    "Problem": "engine.problems.base",
     "Routine": "engine.routine.routine",
     "adam": "engine.routine.optimizers",
     "adamw": "engine.routine.optimizers",
@@ -57,6 +59,7 @@ __all__ = [
     "Metagradient",
     "Metaparameter",
     "Optimizer",
+    "Problem",
     "Routine",
     "adam",
     "adamw",

@@ -62,8 +62,8 @@ def test_every_public_name_has_a_docstring():
 
 
 def test_public_names_are_few():
-    """More than 20 names are not learnt in a sitting."""
-    assert len(engine.__all__) <= 20
+    """More than 25 names are not learnt in a sitting."""
+    assert len(engine.__all__) <= 25
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=relative)

@@ -73,6 +73,10 @@ class CheckReport(Settings):
         worst = max((check.verdict for check in checks), key=order.index, default=Verdict.PASS)
         return cls(verdict=worst, checks=list(checks))
 
+    def with_checks(self, more: Sequence[Check]) -> "CheckReport":
+        """Return the report with more checks at its end."""
+        return CheckReport.of([*self.checks, *more])
+
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)
 

@@ -21,6 +21,7 @@ from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName, ScalarName
+from engine.recipes.problem_functions import is_shipped
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
@@ -89,6 +90,33 @@ def build_problem(recipe: DescentRecipe) -> BuiltProblem:
         ConfigurationError: If the parts of the recipe do not fit together.
     """
     return _build(recipe.model_dump_json())
+
+
+def check_repeats(recipe: DescentRecipe) -> None:
+    """Refuse a problem whose function returns something else each time, by calling it once more.
+
+    Every worker calls it for itself, and what differs between two of them would be another run.
+
+    Raises:
+        ConfigurationError: Says whether the model or the examples differ.
+    """
+    if is_shipped(recipe.problem):
+        return
+    one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
+    differing = [
+        what
+        for what, same in (
+            ("initial parameters of the model", one.origin == other.origin),
+            ("examples", one.data.fingerprint == other.data.fingerprint),
+        )
+        if not same
+    ]
+    if differing:
+        raise ConfigurationError(
+            f"Two calls of the function of problem {recipe.problem} returned different "
+            f"{' and '.join(differing)}, although torch, numpy and random were seeded alike. Draw "
+            "from those generators, or from one that the function seeds itself, and read no clock."
+        )
 
 
 @lru_cache(maxsize=2)

@@ -51,7 +51,11 @@ def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None
         most: Examples that a mean loss is cut to; all by default.
     """
     if isinstance(output, MeanLoss):
-        few = tuple(convert(column[:most], dtype) for column in output.examples)
+        few: Any = output.examples
+        if isinstance(few, tuple):
+            few = tuple(convert(column[:most], dtype) for column in few)
+        else:
+            few = _Examples(few, dtype, most)
         return MeanLoss(_in_format(output.loss, dtype), few, output.chunk)
     whole: Any = output
     if hasattr(output, "parts"):
@@ -142,9 +146,11 @@ class _Examples:
 
     examples: Any
     dtype: torch.dtype
+    most: int | None = None
+    """Examples that count; all by default."""
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.examples) if self.most is None else min(self.most, len(self.examples))
 
     def __getitem__(self, indices: Tensor) -> Batch:
         return convert(self.examples[indices], self.dtype)

@@ -7,7 +7,7 @@ intact does nothing (``engine.stages.commits``). Between stages travel ``Ref``s,
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
-from engine.problems.problem import BuiltProblem, build_problem, make_step_vjp
+from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.problems.problem import BuiltProblem, build_problem, check_repeats, make_step_vjp
 from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
@@ -45,6 +46,7 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     problem = build_problem(recipe)
+    check_repeats(recipe)
     if recipe.replay.schedule is not ScheduleName.AUTO:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
@@ -63,8 +65,27 @@ def preflight(recipe: DescentRecipe, store: str) -> Ref:
         {},
         lambda problem: (
             {},
-            checked(problem.routine, problem.output, recipe.replay).model_dump(mode="json"),
+            with_notes(
+                checked(problem.routine, problem.output, recipe.replay), problem.notes
+            ).model_dump(mode="json"),
         ),
+    )
+
+
+def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
+    """Return a report with what people should know of the examples, as warnings."""
+    return report.with_checks(
+        [
+            Check(
+                name="examples",
+                verdict=Verdict.WARN,
+                value=None,
+                limit=None,
+                cause=note,
+                remedy="Hand in other splits if this was not meant.",
+            )
+            for note in notes
+        ]
     )
 
 

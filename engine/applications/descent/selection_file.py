@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.problems.own_examples import OwnExamples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
@@ -30,6 +31,7 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
         data: The candidates.
     """
     train = data.splits["train"]
+    own = isinstance(train, OwnExamples)  # whose labels nobody here knows
     assert data.ids is not None  # of data that were read
     columns: dict[str, list[Any]] = {"id": data.ids.tolist()}
     counts = bool((value == value.round()).all())
@@ -38,7 +40,9 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     if isinstance(train, Pairs):
         columns |= {"name": list(train.names)} if train.names else {}
         columns["caption"] = list(train.captions)
-    elif train.labels.ndim == 1:
+    elif data.names:
+        columns["name"] = list(data.names)
+    if not own and not isinstance(train, Pairs) and train.labels.ndim == 1:
         columns["label"] = train.labels.tolist()
     if data.texts is not None:
         passages = data.texts.splits["train"]
