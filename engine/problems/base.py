@@ -63,8 +63,8 @@ class Problem:
         ConfigurationError: If a part is not what it has to be.
     """
 
-    model: nn.Module | ModelMaker
-    loss: Loss
+    model: Any  # nn.Module | ModelMaker; what is neither is refused in words
+    loss: Any  # Loss, likewise
     train: Any
     objective: Any
     validation: Any = None

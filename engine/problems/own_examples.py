@@ -130,6 +130,9 @@ def as_examples(what: str, given: Any, dtype: torch.dtype) -> Examples:  # noqa:
             f"{what} of the problem has {sorted(lengths)} rows in its columns, but every column "
             "has one row for each example, and there is at least one. Repair the columns."
         )
+    for column in tree_leaves(getattr(source, "columns", source)):
+        if isinstance(column, Tensor):
+            check_examples(column, torch.zeros(len(column)), origin=f"{what} of the problem")
     return made
 
 

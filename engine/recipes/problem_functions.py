@@ -25,6 +25,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.explain import explained
 from engine.recipes.settings import Settings
 from engine.recipes.sources import digests_of, files_of, package_digest, parsed
+from engine.secret_urls import refuse_secrets
 
 SHIPPED = "engine.problems.shipped"
 """Module of the functions that ship; importing it loads no torch."""
@@ -174,7 +175,19 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
             f"arguments is {given!r}, but arguments are named: {', '.join(model.model_fields)}. "
             "Write a mapping."
         )
+    for name, value in given.items():
+        _refuse_secrets_in(value, f"arguments.{name}")
     return _validated(model, given).model_dump(mode="json")
+
+
+def _refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)
+    """Refuse secrets in URLs, wherever in an argument they are: all of it is kept and shown."""
+    if isinstance(value, str):
+        refuse_secrets(name, value)
+    elif isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, each in pairs:
+            _refuse_secrets_in(each, f"{name}.{key}")
 
 
 def call(function: Function, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 (what it returns)
@@ -247,6 +260,8 @@ def _path(place: str, folder: str | None) -> tuple[Path, Path]:
 def _load_file(place: str, folder: str | None) -> ModuleType:
     """Return a file as a module, loaded anew whenever it or a neighbour that it imports changed."""
     path, root = _path(place, folder)
+    # In front also if it is there: another folder may have neighbours of the same names.
+    sys.path[:] = [str(root), *(each for each in sys.path if each != str(root))]
     found = digests_of(files := files_of(path, root))
     name = f"problem_{path.stem}_{digests_of({'': path})['']}"
     known = sys.modules.get(name)
@@ -254,8 +269,6 @@ def _load_file(place: str, folder: str | None) -> ModuleType:
         return known
     for each, file in files.items():
         _forget(each, file)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # it ends with .py
     assert spec.loader is not None

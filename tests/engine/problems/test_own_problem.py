@@ -1,0 +1,230 @@
+"""What a user's function returns, taken as a run: seeded, split, scored, or refused in words."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine import Problem, central_difference, metagradient
+from engine.errors import ConfigurationError, DataError, EngineError
+from engine.problems.problem import build_problem, check_repeats
+from engine.problems.splitting import data_set
+from engine.recipes.files import load_recipe
+from engine.stages.keys import stage_key
+from engine.stages.training import prepare
+from tests.own_problem import PROBLEM, write_problem
+
+FLOAT64 = ["training.dtype=float64", "metaparameters={name: weights}", "outer.update=sign"]
+
+
+def own(tmp_path, problem=PROBLEM, changes=()):
+    return load_recipe(write_problem(tmp_path, problem), [*changes])
+
+
+def test_metagradient_is_that_of_the_users_own_loop(tmp_path):
+    """The loop is written here with torch.optim and torch's autograd only, weights and all."""
+    recipe = own(tmp_path, changes=FLOAT64)
+    built = build_problem(recipe)
+
+    found = metagradient(built.routine, built.output)["weights"]
+
+    train = built.routine.examples
+    orders = [built.routine.order.batch(step) for step in range(6)]
+    held_out = built.held_out["objective"].batches(torch.device("cpu"))
+
+    def trained(weights):
+        model = nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2)).double()
+        model.load_state_dict(built.routine.model.state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for indices in orders:
+            batch = train[indices]
+            losses = nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+            optimizer.zero_grad()
+            (losses * weights[indices]).mean().backward()
+            optimizer.step()
+        batch = held_out[torch.arange(len(held_out))]
+        return float(nn.functional.cross_entropy(model(batch["x"]), batch["y"]))
+
+    direction = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ones, step = torch.ones(40, dtype=torch.float64), 1e-5
+    measured = (trained(ones + step * direction) - trained(ones - step * direction)) / (2 * step)
+    assert float(found @ direction) == pytest.approx(measured, rel=1e-6)
+
+
+def test_splits_that_were_left_out_are_cut_by_class_and_said(tmp_path):
+    """Half of the objective's examples, and what is left evenly, each with its share of a class."""
+    built = build_problem(own(tmp_path))
+
+    sizes = {name: len(examples) for name, examples in built.held_out.items()}
+    assert sizes == {"objective": 30, "validation": 15, "test": 15}
+    assert "no validation and no test split" in built.notes[0]
+    assert built.data.names[3] == "point 3"
+
+
+def test_metrics_are_means_over_the_split(tmp_path):
+    """Compared with a loop over single examples."""
+    built = build_problem(own(tmp_path))
+    state = built.routine.initial_state()
+
+    scores = built.scores(state)["test"]
+
+    examples = built.held_out["test"].batches(torch.device("cpu"))
+    model = built.routine.model
+    hits = [
+        float(model(examples[torch.tensor([i])]["x"]).argmax(1) == examples[torch.tensor([i])]["y"])
+        for i in range(len(examples))
+    ]
+    assert scores["accuracy"] == pytest.approx(np.mean(hits))
+    assert set(scores) == {"loss", "accuracy"}
+
+
+def test_groups_of_ones_own_have_weights(tmp_path):
+    """A mixture over whatever groups the problem names."""
+    changes = ["metaparameters={name: group-weights, groups: cloud}", "outer.update=sign"]
+    built = build_problem(own(tmp_path, changes=changes))
+
+    assert built.kind.value.shape == (2,)
+    with pytest.raises(ConfigurationError, match=r"no groups of that name. Use one of class"):
+        build_problem(own(tmp_path, changes=[*changes, "metaparameters.groups=site"]))
+
+
+def test_start_is_seeded_by_the_run_and_is_part_of_the_keys(tmp_path):
+    """Another seed is another start; so is another initialization in the source."""
+    one, same, other = (
+        build_problem(own(tmp_path, changes=[f"training.seed={seed}"])) for seed in (0, 0, 1)
+    )
+
+    assert one.routine.initial_state()["params"].equal(same.routine.initial_state()["params"])
+    assert not one.routine.initial_state()["params"].equal(other.routine.initial_state()["params"])
+    assert one.origin != other.origin
+    recipe = own(tmp_path)
+    edited = own(tmp_path, PROBLEM + "\n")
+    assert stage_key("initial", recipe, {}) != stage_key("initial", edited, {})
+    check_repeats(edited)
+
+
+def test_edit_between_start_and_use_is_refused_with_the_file(tmp_path):
+    """A worker, or a run that goes on, would compute with other source than the run began with."""
+    recipe = own(tmp_path)
+    (tmp_path / "my_helpers.py").write_text((tmp_path / "my_helpers.py").read_text() + "\n#\n")
+
+    with pytest.raises(ConfigurationError, match=r"my_helpers\.py was edited"):
+        build_problem(recipe)
+
+
+def test_worker_without_the_file_says_so(tmp_path):
+    """The folder of the recipe is elsewhere on another machine."""
+    recipe = own(tmp_path).model_copy(update={"folder": str(tmp_path / "elsewhere")})
+
+    with pytest.raises(ConfigurationError, match=r"no such file in .*elsewhere.*workers too"):
+        build_problem(recipe)
+
+
+def replaced(old, new):
+    assert old in PROBLEM
+    return PROBLEM.replace(old, new)
+
+
+WRONG = {
+    "raises": (replaced("    generator =", "    raise KeyError('x')\n    generator ="), "KeyError"),
+    "other thing": (replaced("return engine.Problem(", "return dict("), "returned a dict"),
+    "model": (replaced("model=net", "model=3"), "model of the problem is int"),
+    "loss": (replaced("loss=loss", "loss=3"), "loss of the problem is int"),
+    "no length": (replaced('train={"x": x, "y": y}', "train=iter([])"), "has no length"),
+    "lengths": (replaced('train={"x": x,', 'train={"x": x[:5],'), r"\[5, 40\] rows"),
+    "nan": (replaced("    hx, hy =", "    x = x / 0\n    hx, hy ="), "NaN or infinite"),
+    "mean loss": (replaced('reduction="none"', 'reduction="mean"'), "for each|per example"),
+    "names": (replaced("in range(number)]", "in range(3)]"), "3 entries for 40"),
+    "unseeded model": (
+        replaced("    net =", "    torch.manual_seed(torch.seed() % 2**60)\n    net ="),
+        "initial parameters of the model",
+    ),
+    "unseeded data": (
+        replaced("generator = torch.Generator().manual_seed(0)",
+                 "generator = torch.Generator().manual_seed(torch.Generator().seed())"),
+        "different .*examples",
+    ),
+    "too few held out": (replaced("clouds(60,", "clouds(3,"), "too few to cut"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_problem_is_one_message_before_training(problem, words, tmp_path):
+    """What a user gets wrong is said by the line or the part, with what to do."""
+    with pytest.raises(EngineError, match=words):
+        prepare(own(tmp_path, problem), str(tmp_path / "store"))
+
+
+def held(**more):
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(12) % 3
+    given = {"train": (x, y), "objective": (x + 1, y), "validation": (x + 2, y), "test": (x + 3, y)}
+    model = nn.Linear(3, 3)
+    return Problem(model=model, loss=lambda m, b: m(b[0]).sum(1), **(given | more))
+
+
+def test_copies_of_candidates_in_a_held_out_split_are_said():
+    """A held-out loss on training examples says little, and people do it by accident."""
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+    _, notes = data_set(held(objective=(x[:5], torch.arange(5) % 3)), torch.float32)
+
+    assert notes == (
+        "5 of 5 objective examples have the same inputs as a training candidate, so their loss "
+        "says little about new ones.",
+    )
+    assert data_set(held(), torch.float32)[1] == ()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: (x, y),
+        lambda x, y: (x.numpy(), y.tolist()),
+        lambda x, y: {"x": x, "y": y},
+        lambda x, y: torch.utils.data.TensorDataset(x, y),
+        lambda x, y: [(x[i], y[i]) for i in range(len(x))],
+        lambda x, y: x,
+    ],
+    ids=["tensors", "numpy and list", "dict", "dataset", "samples", "one tensor"],
+)
+def test_examples_of_any_form_have_a_digest_that_sees_one_number(form):
+    """The key of every stage has it."""
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
+    y, moved = torch.arange(12) % 3, x.clone()
+    moved[7, 1] += 1e-9
+    found = [
+        data_set(held(**dict.fromkeys(("train", "objective", "validation", "test"), form(a, y))),
+                 torch.float64)[0].fingerprint
+        for a in (x, x.clone(), moved)
+    ]  # fmt: skip
+
+    assert found[0] == found[1] != found[2]
+
+
+def test_coupled_setting_of_single_losses_is_refused(tmp_path):
+    """A setting that nothing reads would be reported as if it had been done."""
+    for change, words in (
+        ("training.label_smoothing=0.1", "no labels to smooth"),
+        ("training.piece=5", "that of single examples"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            build_problem(own(tmp_path, changes=[change]))
+
+
+def test_damaged_examples_name_the_split():
+    """Which of four splits has the number is what the user needs."""
+    x = torch.full((12, 3), float("nan"))
+    with pytest.raises(DataError, match="validation of the problem"):
+        data_set(held(validation=(x, torch.arange(12) % 3)), torch.float32)
+
+
+def test_central_difference_through_the_door(tmp_path):
+    """The engine's own oracle agrees as well, for the model as it is called by the problem."""
+    built = build_problem(own(tmp_path, changes=FLOAT64))
+    found = metagradient(built.routine, built.output)["weights"]
+    direction = torch.ones_like(found)
+
+    measured = central_difference(built.routine, built.output, {"weights": direction})
+
+    assert float(found @ direction) == pytest.approx(measured, rel=1e-5)
