@@ -13,7 +13,12 @@ from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import seed_for, seeded
 from engine.problems.base import Problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import call, find_function, same_sources
+from engine.recipes.problem_functions import (
+    beside,
+    call,
+    check_sources,
+    find_function,
+)
 
 _ENGINE = str(Path(__file__).parents[1])
 
@@ -29,11 +34,12 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
         ConfigurationError: If the function raises an error, or returns something else; it says
             in which line.
     """
-    same_sources(recipe.problem, recipe.folder, recipe.code)
+    check_sources(recipe.problem, recipe.folder, recipe.arguments, recipe.code)
     function = find_function(recipe.problem, recipe.folder)
     dtype = getattr(torch, recipe.training.dtype.value)
     try:
-        with _surroundings(recipe.training.seed if seed is None else seed, dtype):
+        drawn = recipe.training.seed if seed is None else seed
+        with _surroundings(drawn, dtype), beside(recipe.folder):
             made = call(function, recipe.arguments)
     except EngineError:
         raise

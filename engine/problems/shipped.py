@@ -18,13 +18,23 @@ from engine.secret_urls import SafeUrl
 if TYPE_CHECKING:
     from engine.problems.base import Problem
 
-__all__ = ["cifar_10", "digits", "fashion_captions", "fashion_mnist", "image_text", "texts"]
+__all__ = [
+    "cifar_10",
+    "digits",
+    "fashion_captions",
+    "fashion_mnist",
+    "image_folder",
+    "image_text",
+    "table",
+    "texts",
+]
 
 Number = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Classes = tuple[Annotated[int, Field(ge=0)], ...]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+PictureSize = Annotated[int, Field(ge=4)]
 MaxTokens = Annotated[int, Field(ge=3)]
 Vocabulary = Annotated[int, Field(ge=260)]
 
@@ -112,6 +122,72 @@ def cifar_10(
         model: Model.
     """
     return _classes(locals(), DataName.CIFAR_10)
+
+
+def image_folder(
+    folder: SafeUrl,
+    objective: SafeUrl | None = None,
+    validation: SafeUrl | None = None,
+    test: SafeUrl | None = None,
+    size: PictureSize = 32,
+    held_out: Share = 0.4,
+    max_pixels: Number = 2**26,
+    seed: Seed = 0,
+    model: ModelConfig | str = ModelConfig(),
+) -> "Problem":
+    """A folder of pictures of your own, with one subfolder for each class.
+
+    Args:
+        folder: Training candidates, any fsspec URL.
+        objective: Folder of trusted pictures whose mean loss is the output phi, with subfolders of
+            the same names; empty holds some of the candidates out, of every class.
+        validation: Folder of pictures that choose the iterate; empty cuts them from the held-out.
+        test: Folder of pictures for the final figures; empty cuts them likewise.
+        size: Height and width to which the middle square of a picture is scaled.
+        held_out: Share of the pictures that are held out, if objective is empty.
+        max_pixels: Most pixels of a picture; one with more is refused.
+        seed: Seeds which pictures are held out.
+        model: Settings of a shipped model, or a class of your own, my_file.py:Net, which is called
+            with those of input_shape, num_inputs and num_outputs that it takes.
+    """
+    from engine.problems.image_folder import image_folder_problem
+
+    folders = {"train": folder, "objective": objective, "validation": validation, "test": test}
+    return image_folder_problem(folders, size, held_out, max_pixels, seed, model)
+
+
+def table(
+    url: SafeUrl,
+    label: str,
+    features: tuple[str, ...] = (),
+    names: str | None = None,
+    objective: SafeUrl | None = None,
+    validation: SafeUrl | None = None,
+    test: SafeUrl | None = None,
+    held_out: Share = 0.4,
+    seed: Seed = 0,
+    model: ModelConfig | str = ModelConfig(),
+) -> "Problem":
+    """A table of your own, CSV, Parquet or npz, with a column of labels: classes, or a number.
+
+    Args:
+        url: Training candidates, any fsspec URL; what the file is, is seen by its content.
+        label: Column of the label. Words, truth values and whole numbers are classes.
+        features: Columns that the model reads; empty means all others.
+        names: Column of what people call a row; empty means its number.
+        objective: File of trusted rows whose mean loss is the output phi, with the same columns;
+            empty holds some of the candidates out.
+        validation: File of rows that choose the iterate; empty cuts them from the held-out ones.
+        test: File of rows for the final figures; empty cuts them likewise.
+        held_out: Share of the rows that are held out, if objective is empty.
+        seed: Seeds which rows are held out.
+        model: Settings of a shipped model, or a class of your own, my_file.py:Net, which is called
+            with those of input_shape, num_inputs and num_outputs that it takes.
+    """
+    from engine.problems.table import Wanted, table_problem
+
+    urls = {"train": url, "objective": objective, "validation": validation, "test": test}
+    return table_problem(urls, Wanted(label, features, names), held_out, seed, model)
 
 
 def texts(

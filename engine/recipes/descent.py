@@ -23,7 +23,7 @@ from engine.recipes.optimizer import OptimizerConfig, OptimizerName
 from engine.recipes.problem_functions import (
     DEFAULT_PROBLEM,
     find_function,
-    is_shipped,
+    names_code,
     read_arguments,
     sources,
 )
@@ -157,12 +157,12 @@ class DescentRecipe(Settings):
         if not isinstance(content, dict):
             return content
         name, folder = content.get("problem", DEFAULT_PROBLEM), content.get("folder")
-        if content.get("code") and isinstance(name, str) and not is_shipped(name):
+        if content.get("code") and names_code(name, content.get("arguments")):
             return content
         try:
             function = find_function(name, folder)
             arguments = read_arguments(function, content.get("arguments", {}))
-            code = sources(name, folder)
+            code = sources(name, folder, arguments)
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         return {**content, "arguments": arguments, "code": code}

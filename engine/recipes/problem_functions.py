@@ -13,7 +13,9 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +39,9 @@ _RETURNS = re.compile(r"(?:\w+\.)*Problem")
 
 Function = Callable[..., Any]
 
+_FOLDER: ContextVar[str | None] = ContextVar("folder", default=None)
+"""Folder of the recipe whose problem is being called."""
+
 
 def shipped_problems() -> list[str]:
     """Return the names of the problems that ship."""
@@ -48,16 +53,22 @@ def is_shipped(name: str) -> bool:
     return ":" not in name
 
 
-def sources(name: str, folder: str | None) -> dict[str, str]:
+def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[str, str]:
     """Return the digests of the source of a problem, by file or package; of what ships, none.
+
+    A model of one's own that a ready problem is given is code as well.
 
     The engine's own version is a part of every stage's key already.
 
     Raises:
         ConfigurationError: If there is no such source.
     """
-    if is_shipped(name):
-        return {}
+    model = arguments.get("model")
+    found = {} if is_shipped(name) else _sources(name, folder)
+    return found | (_sources(model, folder) if isinstance(model, str) and ":" in model else {})
+
+
+def _sources(name: str, folder: str | None) -> dict[str, str]:
     place, _, _ = name.rpartition(":")
     if place.endswith(".py"):
         path, root = _path(place, folder)
@@ -65,15 +76,17 @@ def sources(name: str, folder: str | None) -> dict[str, str]:
     return package_digest(place)
 
 
-def same_sources(name: str, folder: str | None, expected: dict[str, str]) -> dict[str, str]:
-    """Return the digests of a problem's source, which have to be the expected ones, if any are.
+def check_sources(
+    name: str, folder: str | None, arguments: dict[str, Any], expected: dict[str, str]
+) -> None:
+    """Refuse source that is not the one whose digests a recipe has.
 
     Raises:
         ConfigurationError: Names the files that were edited, added or left out since.
     """
-    found = sources(name, folder)
-    if not expected or found == expected:
-        return found
+    found = sources(name, folder, arguments)
+    if found == expected:
+        return
     changed = sorted(each for each in {*found, *expected} if found.get(each) != expected.get(each))
     raise _refusal(
         f"The source of problem {name} is not that of the run: {', '.join(changed)} "
@@ -128,6 +141,41 @@ def find_function(name: str, folder: str | None) -> Function:
             f"calls nothing else. Write it as `def {function}(...) -> engine.Problem`."
         )
     return found
+
+
+@contextmanager
+def beside(folder: str | None) -> Iterator[None]:
+    """Let files that an argument names be looked for in the folder of a recipe, in the block."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def load_object(name: str, setting: str) -> Callable[..., Any]:
+    """Return a class or function that an argument names, e.g. ``my_file.py:Net``.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    place, _, what = name.rpartition(":")
+    if not place:
+        raise _refusal(
+            f"{setting} is {name!r}, which names no class. Write settings of a shipped model, e.g. "
+            "{name: mlp, width: 64}, or my_file.py:Net of a file beside the recipe."
+        )
+    module = _load_file(place, _FOLDER.get()) if place.endswith(".py") else _load_package(place)
+    found = getattr(module, what, None)
+    if not callable(found):
+        raise _refusal(f"{setting} is {name}, but {place} has no class or function {what!r}.")
+    return found
+
+
+def names_code(problem: Any, arguments: Any) -> bool:  # noqa: ANN401 (of any recipe)
+    """Say whether a recipe names code that does not ship: its problem, or a model of one's own."""
+    model = arguments.get("model") if isinstance(arguments, dict) else None
+    return ":" in str(problem) or (isinstance(model, str) and ":" in model)
 
 
 def arguments_of(function: Function) -> type[Settings]:

@@ -6,6 +6,7 @@ from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
+from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
@@ -60,7 +61,7 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
     content = read_record(url)
     for name in OF_A_START:
         content.pop(name, None)
-    own = ":" in str(content.get("problem", ""))
+    own = names_code(content.get("problem"), content.get("arguments"))
     if own and not content.get("code"):  # validation would load the code to make the digests
         raise CheckpointCorruptError(
             f"The recipe at {url} names code, but has no digests of it. It was changed, or written "

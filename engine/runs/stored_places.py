@@ -47,6 +47,9 @@ def check_places(recipe: DescentRecipe, run: str, store: str) -> None:
 
 def _places(recipe: DescentRecipe) -> Known:
     found: Known = {}
+    model = recipe.arguments.get("model")
+    if isinstance(model, str) and ":" in model:
+        found["arguments.model"] = f"{model} in {recipe.folder or 'the working folder'}"
     if is_shipped(recipe.problem):
         arguments = arguments_of(find_function(recipe.problem, None))
         found |= places_of(arguments, recipe.arguments)

@@ -163,11 +163,11 @@ def test_package_is_known_by_version_and_files(tmp_path, monkeypatch):
     (package / "problems.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    before = sources("a_package_of_mine.problems:f", None)
+    before = sources("a_package_of_mine.problems:f", None, {})
     (package / "problems.py").write_text("x = 2\n")
 
     assert re.fullmatch(r"[0-9a-f]{16}", before["package a_package_of_mine"])
-    assert sources("a_package_of_mine.problems:f", None) != before
+    assert sources("a_package_of_mine.problems:f", None, {}) != before
 
 
 @pytest.fixture(autouse=True)

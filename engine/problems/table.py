@@ -1,0 +1,282 @@
+"""A table (CSV, Parquet or npz) with a column of labels, as a problem."""
+
+import datetime
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError, DataError
+from engine.extras import install
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import generator
+from engine.problems.base import Problem
+from engine.problems.splits import Examples
+from engine.problems.user_models import model_maker
+from engine.recipes.model import ModelConfig
+from engine.routine.outputs import classification_scores
+from engine.storage.reading import read_data
+from engine.types import Batch
+
+_MOST_VALUES = 50
+"""Most different words of a column that become one column each."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """How a column of the training rows becomes numbers; other rows are taken the same way."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    mean: float = 0.0
+    spread: float = 1.0
+    gaps: bool = False
+
+    def numbers(self, values: Sequence[Any]) -> np.ndarray:
+        """Return one number or more for each row, shape (rows, numbers)."""
+        if self.words:
+            rows = [[float(str(value) == word) for word in self.words] for value in values]
+            return np.array(rows, dtype=np.float64)
+        found = np.array([_number(value) for value in values], dtype=np.float64)
+        empty = np.isnan(found)
+        scaled = np.where(empty, 0.0, (found - self.mean) / self.spread)[:, None]
+        return np.hstack([scaled, empty[:, None].astype(np.float64)]) if self.gaps else scaled
+
+
+class Wanted(NamedTuple):
+    """Columns of a table by what they are."""
+
+    label: str
+    """The label."""
+
+    features: tuple[str, ...]
+    """What the model reads; empty means all others."""
+
+    names: str | None
+    """What people call a row; empty means its number."""
+
+
+def table_problem(
+    urls: dict[str, str | None],
+    wanted: Wanted,
+    held_out: float,
+    seed: int,
+    model: ModelConfig | str,
+) -> Problem:
+    """Return rows with a label, and a model that predicts it: classes, or a number.
+
+    Numbers are standardized by the training rows; words become one column each; a date is its day;
+    a missing value is the mean, and a column says that it was missing. A label of words, truth
+    values or whole numbers is a class; one with fractions is a number, whose loss is the squared
+    error in units of its spread.
+
+    Args:
+        urls: ``train``, and ``objective``, ``validation`` and ``test`` where they are files of
+            their own with the same columns.
+        wanted: Which columns are what.
+        held_out: Share of the rows that are held out if ``objective`` has no file.
+        seed: Seeds which rows are held out.
+        model: See ``engine.problems.user_models.model_maker``.
+
+    Raises:
+        DataError: If a file or a column cannot be used; says which.
+    """
+    label, features, names = wanted
+    assert urls["train"] is not None  # an argument of the problem
+    tables = {name: _table(url, name) for name, url in urls.items() if url is not None}
+    if "objective" not in tables:
+        tables["train"], tables["objective"] = _hold_out(tables["train"], held_out, seed)
+    _check_columns(tables, [label, *features, *([names] if names else [])], urls)
+    train = tables["train"]
+    read = features or tuple(name for name in train if name not in (label, names))
+    columns = [_fitted(name, train[name]) for name in read]
+    classes, spread = _labels(train[label], label)
+    dtype = torch.get_default_dtype()
+    splits = {
+        name: Examples(
+            torch.from_numpy(np.hstack([each.numbers(rows[each.name]) for each in columns])).to(
+                dtype
+            ),
+            _targets(rows[label], label, classes, spread, name),
+        )
+        for name, rows in tables.items()
+    }
+    number = splits["train"].inputs.shape[1]
+    shared: dict[str, Any] = {
+        **splits,
+        "names": [str(each) for each in train[names]] if names else None,
+        "show": lambda place: {name: train[name][place] for name in (*read, label)},
+    }
+    if classes:
+        return Problem(
+            model=model_maker(model, (number,), len(classes)),
+            loss=per_example_cross_entropy,
+            num_classes=len(classes),
+            groups={label: [str(each) for each in train[label]]},
+            score=lambda model, examples, chunk: classification_scores(
+                model, examples.inputs, examples.labels, chunk=chunk
+            ),
+            **shared,
+        )
+    return Problem(
+        model=model_maker(model, (number,), 1),
+        loss=squared_error,
+        metrics={"absolute_error": lambda model, batch: _error(model, batch).abs() * spread[1]},
+        **shared,
+    )
+
+
+def squared_error(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the squared error of each row, shape (batch,), in units of the label's spread."""
+    return _error(model, batch).square()
+
+
+def _error(model: nn.Module, batch: Batch) -> Tensor:
+    inputs, target = batch
+    return model(inputs).squeeze(1) - target
+
+
+def _table(url: str, name: str) -> dict[str, list[Any]]:
+    """Return the columns of a file, as lists of Python values."""
+    what = f"The table {url} of the {name} rows"
+    content = read_data(what, url, "Correct the path.")
+    try:
+        if content[:4] == b"PK\x03\x04":
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                return _flat({key: stored[key] for key in stored.files})
+        arrow = _arrow(what)
+        if content[:4] == b"PAR1":
+            return (
+                import_module("pyarrow.parquet").read_table(arrow.BufferReader(content)).to_pydict()
+            )
+        return import_module("pyarrow.csv").read_csv(arrow.BufferReader(content)).to_pydict()
+    except (DataError, ConfigurationError):
+        raise
+    except Exception as error:  # of any of three libraries
+        raise DataError(
+            f"{what} cannot be read as CSV, Parquet or npz ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Repair the file, "
+            "or save it in one of these formats."
+        ) from error
+
+
+def _arrow(what: str) -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
+    if find_spec("pyarrow") is None:
+        raise ConfigurationError(f"{what} needs the package pyarrow. Run: {install('parquet')}.")
+    return import_module("pyarrow")
+
+
+def _flat(arrays: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    """Return the columns of arrays; one with more axes has a column for each number of a row."""
+    found: dict[str, list[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            found[name] = array.tolist()
+        else:
+            rows = array.reshape(len(array), -1)
+            found |= {f"{name}_{place}": rows[:, place].tolist() for place in range(rows.shape[1])}
+    return found
+
+
+def _hold_out(
+    rows: dict[str, list[Any]], share: float, seed: int
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    total = len(next(iter(rows.values()), []))
+    number = min(max(round(share * total), 1), total - 1)
+    if number < 1:
+        raise DataError(f"The table has {total} rows, too few to hold any out. Give more rows.")
+    order = torch.randperm(total, generator=generator(seed, "held-out rows")).tolist()
+    parts = sorted(order[number:]), sorted(order[:number])
+    kept, held = (
+        {name: [c[place] for place in part] for name, c in rows.items()} for part in parts
+    )
+    return kept, held
+
+
+def _check_columns(
+    tables: dict[str, dict[str, list[Any]]], needed: list[str], urls: dict[str, str | None]
+) -> None:
+    for name, rows in tables.items():
+        missing = [each for each in needed if each not in rows]
+        if missing:
+            raise DataError(
+                f"The table {urls.get(name) or urls['train']} has no column {missing[0]!r}; it has "
+                f"{', '.join(rows)}. Correct the name."
+            )
+
+
+def _fitted(name: str, values: Sequence[Any]) -> _Column:
+    """Return how a column becomes numbers, as the training rows have it."""
+    known = [value for value in values if not _is_missing(value)]
+    if not known:
+        raise DataError(f"The column {name!r} is empty. Leave it out of features.")
+    if all(isinstance(value, str) for value in known):
+        words = tuple(sorted(set(known)))
+        if len(words) > _MOST_VALUES:
+            raise DataError(
+                f"The column {name!r} has {len(words)} different words, too many to have a column "
+                f"each (at most {_MOST_VALUES}). Leave it out of features, or make it "
+                "arguments.names."
+            )
+        return _Column(name, words=words)
+    numbers = np.array([_number(value) for value in known], dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"The column {name!r} holds what is no number. Leave it out of features.")
+    spread = float(numbers.std()) or 1.0
+    return _Column(name, (), float(numbers.mean()), spread, gaps=len(known) < len(values))
+
+
+def _is_missing(value: Any) -> bool:  # noqa: ANN401 (a cell)
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 (a cell)
+    if _is_missing(value):
+        return float("nan")
+    if isinstance(value, datetime.datetime):
+        return value.timestamp() / 86400
+    if isinstance(value, datetime.date):
+        return float(value.toordinal())
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+def _labels(values: Sequence[Any], name: str) -> tuple[tuple[str, ...], tuple[float, float]]:
+    """Return the classes of a label, or none, and its mean and spread."""
+    if any(map(_is_missing, values)):
+        raise DataError(f"The column {name!r} of the labels has missing values. Remove these rows.")
+    fractions = any(isinstance(value, float) and not value.is_integer() for value in values)
+    if not fractions:
+        return tuple(sorted({str(value) for value in values})), (0.0, 1.0)
+    numbers = np.array([_number(value) for value in values], dtype=np.float64)
+    return (), (float(numbers.mean()), float(numbers.std()) or 1.0)
+
+
+def _targets(
+    values: Sequence[Any],
+    name: str,
+    classes: tuple[str, ...],
+    spread: tuple[float, float],
+    split: str,
+) -> Tensor:
+    if not classes:
+        numbers = torch.tensor([_number(value) for value in values], dtype=torch.float64)
+        return ((numbers - spread[0]) / spread[1]).to(torch.get_default_dtype())
+    places = {each: place for place, each in enumerate(classes)}
+    strange = [str(value) for value in values if str(value) not in places]
+    if strange:
+        raise DataError(
+            f"The {split} rows have the label {name}={strange[0]}, which no training row has. "
+            "Remove "
+            "these rows, or give training rows of it."
+        )
+    return torch.tensor([places[str(value)] for value in values])

@@ -1,0 +1,62 @@
+"""Models of a ready problem: one that ships, or a class or function of the user's by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import ConfigurationError
+from engine.models.build import build_model, check_model
+from engine.numerics.determinism import seeded
+from engine.recipes.model import ModelConfig
+from engine.recipes.problem_functions import load_object
+
+
+def model_maker(
+    model: ModelConfig | str, input_shape: tuple[int, ...], num_outputs: int
+) -> Callable[[int], nn.Module]:
+    """Return a function of the seed that makes a model for examples of a shape.
+
+    Args:
+        model: Settings of a shipped model, or ``my_file.py:Net`` or ``package.module:Net``: a class
+            or function, which is called with those of ``input_shape``, ``num_inputs`` and
+            ``num_outputs`` that its signature has.
+        input_shape: Of one example, without the batch axis.
+        num_outputs: Numbers that the model has for an example.
+
+    Raises:
+        ConfigurationError: If there is no such class, or it takes other arguments.
+    """
+    dtype = torch.get_default_dtype()
+    if isinstance(model, ModelConfig):
+        check_model(model, input_shape)
+        return lambda seed: build_model(model, input_shape, num_outputs, seed=seed, dtype=dtype)
+    make = load_object(model, "arguments.model")
+    known = {
+        "input_shape": input_shape,
+        "num_inputs": int(torch.tensor(input_shape).prod()),
+        "num_outputs": num_outputs,
+    }
+    given = _given(make, known, model)
+
+    def made(seed: int) -> nn.Module:
+        with seeded(seed, "own model"):
+            return make(**given)
+
+    return made
+
+
+def _given(make: Callable[..., Any], known: dict[str, Any], name: str) -> dict[str, Any]:
+    parameters = inspect.signature(make).parameters.values()
+    needed = [each.name for each in parameters if each.default is each.empty]
+    missing = [each for each in needed if each not in known]
+    if missing:
+        raise ConfigurationError(
+            f"arguments.model is {name}, which needs {', '.join(missing)}, but a model of a ready "
+            f"problem is called with {', '.join(known)} only. Give {missing[0]} a default, or "
+            "write "
+            "a problem of your own: `mgd new`."
+        )
+    return {each.name: known[each.name] for each in parameters if each.name in known}
