@@ -4,60 +4,94 @@ They are compared in float64, because float32 cannot tell a wrong formula from a
 examples.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import EngineError, UndifferentiableError, WitnessError
-from engine.numerics.determinism import generator
-from engine.routine.batch_norm import without_buffers
+from engine.routine.loss_terms import Term
 from engine.routine.number_format import SameNumbers, convert
 from engine.routine.operations import without_checkpointing
 from engine.routine.routine import Routine
-from engine.step.products import entering, named_refusals
+from engine.step.products import named_refusals
 from engine.types import Metaparams, State
+from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import culprit
-from engine.witness.finite_differences import (
-    LIMIT,
-    Curvature,
-    compare,
-    compare_first,
-    directions,
-)
+from engine.witness.finite_differences import LIMIT, Curvature, compare
 from engine.witness.twins import exact_run
+from engine.witness.updates import compare_update
 
-_FEW, _FEW_NORMALIZED = 2, 4
-"""Examples on which derivatives are compared. Of two, batch normalization makes plus and minus one,
-whatever they are."""
+_SEVERAL, _NORMALIZED = 2, 3
+"""Examples on which derivatives are compared where losses depend on other examples: of two, batch
+normalization makes plus and minus one, whatever they are."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where derivatives are compared.
+
+    Attributes:
+        state: s_t, in the run's own format.
+        term: The examples of the step.
+        losses: Their losses there, shape (batch,).
+        after: What the optimizer moves, after an update there, so that moments are not zero.
+        gradient: Of that update, shape (params,).
+        step: t.
+        z: Metaparameters.
+    """
+
+    state: State
+    term: Term
+    losses: Tensor
+    after: State
+    gradient: Tensor
+    step: int
+    z: Metaparams
+
+
+class _DependsOnOthersError(Exception):
+    """The loss of an example is another one without the others."""
 
 
 class FewExamples:
-    """The loss of step 0 over few examples, in float64, as a function of the flat parameters.
+    """The loss of a step over few examples, in float64, as a function of the flat parameters.
 
     The run's own module is called with float64 tensors in the place of its parameters; what else
     it holds is converted where it is used. So a run in float32 needs no second module.
 
     Args:
         routine: The run, in any format.
-        z: Its metaparameters.
+        here: The step.
+        number: How many examples, from the one with the largest loss on: one of loss 0 is ignored
+            or learned, and shows nothing.
+        alone: Whether they have to have the losses that they have among the others.
     """
 
-    def __init__(self, routine: Routine, z: Metaparams) -> None:
-        self._routine, term = routine, next(routine.terms(0))
-        few = _FEW if routine.statistics is None else _FEW_NORMALIZED
-        self._term = term if len(term.indices) <= few else term.cut(few)[0]
+    def __init__(self, routine: Routine, here: Here, number: int, *, alone: bool = False) -> None:
+        self._routine, self._here = routine, here
         self._is_exact = routine.layout.dtype == torch.float64
-        batch, arguments = routine.loss_inputs(self._term, z, 0)
+        indices = here.term.indices
+        start = min(int(here.losses.argmax()), len(indices) - number)
+        rows = slice(start, start + number)
+        self._wanted = here.losses[rows] if alone else None
+        self._term = replace(here.term, indices=indices[rows])
+        if routine.augment is not None:  # as in the batch, whose draws it shares
+            self._term = replace(self._term, whole=indices, start=start)
+        batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
         self._batch = batch if self._is_exact else convert(batch, torch.float64)
-        self._arguments = arguments
 
     def __call__(self, params: Tensor) -> Tensor:
         """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
-        with self._routine.seeded(self._term, 0):
+        with self._routine.seeded(self._term, self._here.step):
             losses = self._routine.call(self._losses, params, self._batch, training=True)
+        if self._wanted is not None:
+            if relative(losses.detach(), self._wanted) > gradient_limit(self._routine):
+                raise _DependsOnOthersError
+            self._wanted = None
         return losses.sum() / self._routine.batch_size
 
     def _losses(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
@@ -70,13 +104,12 @@ class FewExamples:
             return loss(model, batch, **self._arguments)
 
 
-def compare_derivatives(routine: Routine, state: State, z: Metaparams) -> tuple[float | None, str]:
+def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str]:
     """Compare the second derivative of a step's loss, and the first one of its update.
 
     Args:
         routine: The run.
-        state: Where.
-        z: Metaparameters.
+        here: The step.
 
     Returns:
         The relative error of the second derivative, or None and why it was not compared.
@@ -86,20 +119,20 @@ def compare_derivatives(routine: Routine, state: State, z: Metaparams) -> tuple[
         UndifferentiableError: If there is no second derivative.
 
     Cost:
-        Four gradients of two examples, or of four where a batch is normalized, in float64, and
-        three updates.
+        Four gradients of one example in float64, or of two or three where its loss depends on
+        others, and two updates.
     """
     twin = routine
     try:
         try:
-            found, update = _compared(routine, state, z)
+            found, update = _compared(routine, here)
         except UndifferentiableError:
             raise
         except _NOT_COMPARED:  # e.g. a scripted module, which holds float32 where nobody converts
             if routine.layout.dtype == torch.float64:
                 raise
             twin = exact_run(routine)
-            found, update = _compared(twin, state, z)
+            found, update = _compared(twin, _in_twin(twin, here))
     except UndifferentiableError:
         raise
     except _NOT_COMPARED as error:
@@ -108,7 +141,7 @@ def compare_derivatives(routine: Routine, state: State, z: Metaparams) -> tuple[
     if found.is_wrong:
         raise WitnessError(
             f"The second derivative of the loss is off by {found.error:.1e} from finite "
-            f"differences of its gradient. {_culprit(twin, state, z)}."
+            f"differences of its gradient. {_culprit(twin, here)}."
         )
     if update.is_wrong:
         raise WitnessError(
@@ -127,46 +160,44 @@ def compare_derivatives(routine: Routine, state: State, z: Metaparams) -> tuple[
 _NOT_COMPARED = (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError)
 
 
-def _compared(routine: Routine, state: State, z: Metaparams) -> tuple[Curvature, Curvature]:
-    point = {name: _exact(tensor) for name, tensor in z.items()}
-    exact = {name: _exact(row) for name, row in state.items()}
-    few = FewExamples(routine, z)
-    with routine.reading(exact), routine.binding.kept(), named_refusals(0):
-        found = compare(
-            lambda leaves: few(leaves[0]), [exact["params"]], everywhere=routine.shapes_start
-        )
-    return found, _update(routine, exact, found.slopes[0], point)
+def _compared(routine: Routine, here: Here) -> tuple[Curvature, Curvature]:
+    exact = {name: _exact(row) for name, row in here.state.items()}
+    with routine.reading(exact), routine.binding.kept(), named_refusals(here.step):
+        found = None
+        if routine.statistics is None:
+            # Another loss alone, or code that does not know what to do with one: several then.
+            with suppress(Exception):
+                found = _product(
+                    routine, FewExamples(routine, here, 1, alone=True), exact["params"]
+                )
+        if found is None:
+            number = _SEVERAL if routine.statistics is None else _NORMALIZED
+            few = FewExamples(routine, here, min(number, len(here.term.indices)))
+            found = _product(routine, few, exact["params"])
+    return found, compare_update(routine, here.after, here.gradient, here.z, here.step)
+
+
+def _product(routine: Routine, few: FewExamples, params: Tensor) -> Curvature:
+    return compare(lambda leaves: few(leaves[0]), [params], everywhere=routine.shapes_start)
 
 
 def _exact(tensor: Tensor) -> Tensor:
     return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
 
 
-def _update(routine: Routine, state: State, gradient: Tensor, z: Metaparams) -> Curvature:
-    """Compare the derivative of the optimizer's update, where moments are not zero."""
-    params = state["params"]
-    with torch.no_grad():
-        before = {"params": params, **routine.optimizer.init(params)}
-        rows = without_buffers(routine.update(before, gradient, z, 0))
-    leaves = entering(routine, z, 0)
-    names, drawn = [*rows, "gradient", *leaves], generator(0, "update")
-    weights = {name: directions(row, drawn) for name, row in rows.items()}
-
-    def function(values: Sequence[Tensor]) -> Tensor:
-        given = dict(zip(names, values, strict=True))
-        following = routine.update(
-            {name: given[name] for name in rows},
-            given["gradient"],
-            {**z, **{name: given[name] for name in leaves}},
-            0,
-        )
-        return torch.stack([row.dot(weights[name]) for name, row in following.items()]).sum()
-
-    return compare_first(function, [*rows.values(), gradient, *leaves.values()])
+def _in_twin(twin: Routine, here: Here) -> Here:
+    """Return the same place in a run of fewer examples, which draws others."""
+    step = min(here.step, twin.num_steps - 1)
+    term = next(twin.terms(step))
+    z = {name: _exact(tensor) for name, tensor in twin.point().items()}
+    losses = torch.zeros(len(term.indices))
+    return replace(here, term=term, losses=losses, step=step, z=z)
 
 
-def _culprit(twin: Routine, state: State, z: Metaparams) -> str:
+def _culprit(twin: Routine, here: Here) -> str:
     if twin.layout.dtype != torch.float64:
         twin = exact_run(twin)
-    few, exact = FewExamples(twin, z), {name: _exact(row) for name, row in state.items()}
+    here = _in_twin(twin, here)
+    few = FewExamples(twin, here, min(_NORMALIZED, len(here.term.indices)))
+    exact = {name: _exact(row) for name, row in here.state.items()}
     return culprit(twin, exact, lambda: few(exact["params"]))

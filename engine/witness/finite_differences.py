@@ -22,7 +22,7 @@ LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
 """Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
 usual of a central difference, 1e-7 of a one-sided one."""
 
-_PERIOD = 4099
+_PERIOD = 1021
 """Directions repeat after so many numbers: drawing millions would cost more than a step."""
 
 Function = Callable[[Sequence[Tensor]], Tensor]
@@ -172,7 +172,7 @@ def _weighted(slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
 
 
 def directions(row: Tensor, drawn: torch.Generator) -> Tensor:
-    """Return normal numbers in the shape of a tensor, the same ones again after a few thousand."""
+    """Return normal numbers in the shape of a tensor, the same ones again after a thousand."""
     size = row.numel()
     numbers = torch.randn(min(size, _PERIOD), generator=drawn, dtype=row.dtype, device="cpu")
     return numbers.repeat(-(-size // _PERIOD) or 1)[:size].view(row.shape).to(row.device)

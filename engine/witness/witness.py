@@ -26,7 +26,7 @@ from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.agreement import gradient_limit, least_size, relative
-from engine.witness.curvature import compare_derivatives
+from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.witness.leaves import foreign_leaves, refuse_leaves
@@ -101,13 +101,14 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
     """
     with deterministic():
         step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
-        _look_at_update(routine, first, z, step)
         state = moved_state(routine, first)
         term = routine.first_piece(next(routine.terms(step)))
         own = _engine_step(routine, term, z, step, state)
         if not torch.isfinite(own.losses).all():  # 5 % may be too much where a logarithm is near
             state, _ = plain_step(routine, first, z, 0)
             own = _engine_step(routine, term, z, step, state)
+        gradient = routine.layout.flatten(own.gradient)
+        after = _look_at_update(routine, {**first, **state}, gradient, z, step)
         given = given_module(routine)
         with in_place(given, routine, state) as place:
             frozen = place.watch()
@@ -121,7 +122,9 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         loss_error = relative(own.losses, theirs.losses)
         pairs = zip(outputs, values, strict=True)
         errors = [compare_output(routine, output, state, value) for output, value in pairs]
-        curvature, note = compare_derivatives(routine, state, z)
+        curvature, note = compare_derivatives(
+            routine, Here(state, term, own.losses, after, gradient, step, z)
+        )
     return Witness(error, loss_error, max(errors, default=math.nan), curvature, note)
 
 
@@ -196,21 +199,27 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
     return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls))
 
 
-def _look_at_update(routine: Routine, state: State, z: Metaparams, step: int) -> None:
-    """Refuse an optimizer that reads a tensor with a gradient from elsewhere."""
+def _look_at_update(
+    routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int
+) -> State:
+    """Return the state after an update; refuse one that reads a tensor with a foreign gradient."""
     leaves = {name: row.detach().requires_grad_() for name, row in without_buffers(state).items()}
-    gradient = torch.zeros_like(leaves["params"]).requires_grad_()
+    given = gradient.detach().requires_grad_()
     point = entering(routine, z, step)
-    known = [*leaves.values(), gradient, *point.values(), *z.values()]
+    known = [*leaves.values(), given, *point.values(), *z.values()]
 
-    def following() -> Tensor:
+    def following() -> State:
         with torch.enable_grad():
-            rows = routine.update(leaves, gradient, {**z, **point}, step)
-            return torch.stack([row.sum() for row in rows.values()]).sum()
+            return routine.update(leaves, given, {**z, **point}, step)
 
-    value = following()
+    def joined(rows: State) -> Tensor:
+        return torch.stack([row.sum() for row in rows.values()]).sum()
+
+    rows = following()
+    value = joined(rows)
     if value.requires_grad and foreign_leaves(value, known):
-        refuse_leaves(routine.given, "optimizer", following, known)
+        refuse_leaves(routine.given, "optimizer", lambda: joined(following()), known)
+    return {name: row.detach() for name, row in rows.items()}
 
 
 def _moves(names: Sequence[str]) -> str:
