@@ -23,7 +23,7 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
         NonFiniteError: If a loss is infinite or NaN; names the step.
 
     Cost:
-        T plain steps, and three for the witness.
+        T plain steps, and about three for the witness.
     """
     point = point_from(routine, z)
     with asked_rightly(routine, []):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.errors import UndifferentiableError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.batch_norm import BUFFERS, Call, RunningStatistics
-from engine.routine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.binding import Binding, Hook, Modes, gradient_hooks, hooked
 from engine.routine.layout import Layout
 from engine.types import State
 
@@ -35,9 +35,9 @@ class HeldModule:
 
     @property
     def given(self) -> nn.Module:
-        """The module that the user handed in, or a copy if nobody else holds it any more."""
+        """The module that the user handed in, or the run's copy if nobody else holds it."""
         own = None if self._given is None else self._given()
-        return copied(self.model) if own is None else own
+        return self.model if own is None else own
 
     @cached_property
     def binding(self) -> Binding:

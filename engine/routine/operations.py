@@ -6,7 +6,6 @@ Each is replaced by the same function, written so that its second derivative exi
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.utils.checkpoint as checkpointing
@@ -139,6 +138,5 @@ def without_checkpointing() -> Iterator[None]:
     def plain(*_: Any, **__: Any) -> Iterator[None]:  # noqa: ANN401 (as the function it replaces)
         yield
 
-    name = "_checkpoint_without_reentrant_generator"
-    with mock.patch.object(checkpointing, name, plain):
+    with replaced_functions([(checkpointing, "_checkpoint_without_reentrant_generator", plain)]):
         yield

@@ -1,312 +1,203 @@
-"""Second derivatives beside a finite difference of first ones, in float64, on few examples.
+"""Second derivatives of a step and derivatives of its update beside finite differences.
 
-Some operations of torch have a second derivative that is wrong and gives no error, and a hook that
-acts on a gradient acts once more on what is pulled through it. Two gradients know nothing of that.
+They are compared in float64, because float32 cannot tell a wrong formula from a kink, on few
+examples.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.numerics.determinism import generator
-from engine.routine.batch_norm import without_buffers
-from engine.routine.binding import Binding
+from engine.errors import EngineError, UndifferentiableError, WitnessError
+from engine.routine.loss_terms import Term
+from engine.routine.number_format import SameNumbers, convert
+from engine.routine.operations import without_checkpointing
 from engine.routine.routine import Routine
-from engine.step.products import entering, named_refusals
+from engine.step.products import named_refusals
 from engine.types import Metaparams, State
+from engine.witness.agreement import gradient_limit, relative
+from engine.witness.culprits import culprit
+from engine.witness.finite_differences import LIMIT, Curvature, compare
+from engine.witness.twins import exact_run
+from engine.witness.updates import compare_update
 
-DISTANCES = (1e-5, 1e-6, 1e-4)
-"""Distances along the direction, relative to the parameters; the first that agrees is enough."""
-
-LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
-"""Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
-usual, and 1e-10."""
-
-_MOST = 8
-"""Examples on which derivatives are compared, at most."""
-
-Function = Callable[[Sequence[Tensor]], Tensor]
-"""Maps leaves to a scalar."""
+_SEVERAL, _NORMALIZED = 2, 3
+"""Examples on which derivatives are compared where losses depend on other examples: of two, batch
+normalization makes plus and minus one, whatever they are."""
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """One product of the second derivative, twice.
+class Here:
+    """Where derivatives are compared.
 
     Attributes:
-        error: Relative error at the best distance.
-        is_wrong: Whether finite differences agree with one another and not with the product.
+        state: s_t, in the run's own format.
+        term: The examples of the step.
+        losses: Their losses there, shape (batch,).
+        after: What the optimizer moves, after an update there, so that moments are not zero.
+        gradient: Of that update, shape (params,).
+        step: t.
+        z: Metaparameters.
     """
 
-    error: float
-    is_wrong: bool
+    state: State
+    term: Term
+    losses: Tensor
+    after: State
+    gradient: Tensor
+    step: int
+    z: Metaparams
 
 
-def compare(
-    function: Function, leaves: Sequence[Tensor], *, everywhere: bool = True, seed: int = 0
-) -> Curvature:
-    """Compare the second derivative of a scalar function along one direction.
+class _DependsOnOthersError(Exception):
+    """The loss of an example is another one without the others."""
+
+
+class FewExamples:
+    """The loss of a step over few examples, in float64, as a function of the flat parameters.
+
+    The run's own module is called with float64 tensors in the place of its parameters; what else
+    it holds is converted where it is used. So a run in float32 needs no second module.
 
     Args:
-        function: Differentiable twice.
-        leaves: Where, in float64.
-        everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
-            torch's second derivative by some (the row of an embedding that stands for padding) is
-            0 as well, whatever the function.
-        seed: Of the direction and of the weights of the gradient.
-
-    Cost:
-        The function with its graph and its product, and two gradients for a distance.
+        routine: The run, in any format.
+        here: The step.
+        number: How many examples, from the one with the largest loss on: one of loss 0 is ignored
+            or learned, and shows nothing.
+        alone: Whether they have to have the losses that they have among the others.
     """
-    drawn = generator(seed, "curvature")
-    rows = [tensor.detach() for tensor in leaves]
-    weights = [_like(row, drawn) for row in rows]
-    direction = [_like(row, drawn) * _scale(row) for row in rows]
-    slopes, pulled = _pulled(function, rows, weights)
-    if not everywhere:
-        direction = [v * (g != 0) for v, g in zip(direction, slopes, strict=True)]
-    terms = torch.stack([(p * v).sum() for p, v in zip(pulled, direction, strict=True)])
-    norms = [(p * v).square().sum() for p, v in zip(pulled, direction, strict=True)]
-    predicted, scale = float(terms.sum()), float(torch.stack(norms).sum().sqrt())
-    return _judge(predicted, scale, lambda h: _difference(function, rows, weights, direction, h))
+
+    def __init__(self, routine: Routine, here: Here, number: int, *, alone: bool = False) -> None:
+        self._routine, self._here = routine, here
+        self._is_exact = routine.layout.dtype == torch.float64
+        indices = here.term.indices
+        start = min(int(here.losses.argmax()), len(indices) - number)
+        rows = slice(start, start + number)
+        self._wanted = here.losses[rows] if alone else None
+        self._term = replace(here.term, indices=indices[rows])
+        if routine.augment is not None:  # as in the batch, whose draws it shares
+            self._term = replace(self._term, whole=indices, start=start)
+        batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
+        self._batch = batch if self._is_exact else convert(batch, torch.float64)
+
+    def __call__(self, params: Tensor) -> Tensor:
+        """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
+        with self._routine.seeded(self._term, self._here.step):
+            losses = self._routine.call(self._losses, params, self._batch, training=True)
+        if self._wanted is not None:
+            if relative(losses.detach(), self._wanted) > gradient_limit(self._routine):
+                raise _DependsOnOthersError
+            self._wanted = None
+        return losses.sum() / self._routine.batch_size
+
+    def _losses(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
+        loss: Callable[..., Tensor] = self._routine.loss
+        with ExitStack() as stack:
+            if not self._is_exact:
+                stack.enter_context(SameNumbers(torch.float64))
+                # What is checkpointed would be computed again outside of this block.
+                stack.enter_context(without_checkpointing())
+            return loss(model, batch, **self._arguments)
 
 
-def compare_first(function: Function, leaves: Sequence[Tensor], seed: int = 0) -> Curvature:
-    """Compare the first derivative of a scalar function along one direction.
-
-    Each number moves relative to itself, so that what is zero stays so.
-
-    Cost:
-        The function with its graph, and twice for a distance.
-    """
-    drawn = generator(seed, "first derivative")
-    rows = [tensor.detach() for tensor in leaves]
-    direction = [row * _like(row, drawn) for row in rows]
-    slopes = _gradient(function, rows)
-    terms = [(g * v).sum() for g, v in zip(slopes, direction, strict=True)]
-    norms = [(g * v).square().sum() for g, v in zip(slopes, direction, strict=True)]
-    predicted, scale = float(torch.stack(terms).sum()), float(torch.stack(norms).sum().sqrt())
-
-    def difference(distance: float) -> float:
-        with torch.no_grad():
-            above, below = (
-                float(function([row + shift * v for row, v in zip(rows, direction, strict=True)]))
-                for shift in (distance, -distance)
-            )
-        return (above - below) / (2 * distance)
-
-    return _judge(predicted, scale, difference, UPDATE_LIMIT)
-
-
-def _judge(
-    predicted: float, scale: float, difference: Callable[[float], float], limit: float = LIMIT
-) -> Curvature:
-    """Take differences until one agrees; what is wrong has two that agree with one another."""
-    found: list[float] = []
-    for distance in DISTANCES:
-        found.append(difference(distance))
-        if abs(found[-1] - predicted) <= limit * max(scale, abs(found[-1])):
-            break
-    errors = [abs(value - predicted) for value in found]
-    size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
-    best = min(errors)
-    spread = min((abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf"))
-    return Curvature(best / size, best > limit * size and spread <= 0.1 * best)
-
-
-def _pulled(
-    function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the gradient, and its product with the weights pulled back to the leaves."""
-    leaves = [row.clone().requires_grad_() for row in rows]
-    with torch.enable_grad():
-        gradients = torch.autograd.grad(
-            function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        pairs = zip(gradients, weights, strict=True)
-        used = [(g * w).sum() for g, w in pairs if g.requires_grad]
-        zeros = [torch.zeros_like(row) for row in rows]
-        pulled = (
-            torch.autograd.grad(
-                torch.stack(used).sum(), leaves, allow_unused=True, materialize_grads=True
-            )
-            if used
-            else zeros
-        )
-    return [g.detach() for g in gradients], list(pulled)
-
-
-def _difference(
-    function: Function,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    direction: Sequence[Tensor],
-    distance: float,
-) -> float:
-    def slope(shift: float) -> float:
-        moved = [row + shift * v for row, v in zip(rows, direction, strict=True)]
-        pairs = zip(_gradient(function, moved), weights, strict=True)
-        return sum(float((g * w).sum()) for g, w in pairs)
-
-    return (slope(distance) - slope(-distance)) / (2 * distance)
-
-
-def _gradient(function: Function, rows: Sequence[Tensor]) -> list[Tensor]:
-    leaves = [row.detach().clone().requires_grad_() for row in rows]
-    with torch.enable_grad():
-        found = torch.autograd.grad(function(leaves), leaves, allow_unused=True)
-    return [torch.zeros_like(r) if g is None else g for g, r in zip(found, rows, strict=True)]
-
-
-def _like(row: Tensor, drawn: torch.Generator) -> Tensor:
-    return torch.randn(row.shape, generator=drawn, dtype=row.dtype).to(row.device)
-
-
-def _scale(row: Tensor) -> float:
-    return float(row.square().mean().sqrt()) if row.any() else 1.0
-
-
-def small_step(twin: Routine, z: Metaparams) -> tuple[State, Tensor]:
-    """Train the first step on few examples; return the state after it, and its gradient."""
-    state = twin.initial_state(z)
-    start = state["params"].detach().requires_grad_()
-    with twin.reading(state), twin.binding.kept(), torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_loss(twin, start, z), start)
-    with torch.no_grad():
-        return {**state, **twin.update(state, gradient, z, 0)}, gradient
-
-
-def update_error(twin: Routine, state: State, gradient: Tensor, z: Metaparams) -> Curvature:
-    """Compare the derivative of the optimizer's update with a finite difference.
+def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare the second derivative of a step's loss, and the first one of its update.
 
     Args:
-        twin: A run in float64.
-        state: A state after a step, where moments are not zero.
-        gradient: Of that step.
-        z: Its metaparameters.
-    """
-    leaves = entering(twin, z, 0)
-    rows = {name: row.detach() for name, row in without_buffers(state).items()}
-    names, drawn = [*rows, "gradient", *leaves], generator(0, "update")
-    weights = {name: _like(row, drawn) for name, row in rows.items()}
+        routine: The run.
+        here: The step.
 
-    def function(values: Sequence[Tensor]) -> Tensor:
-        given = dict(zip(names, values, strict=True))
-        following = twin.update(
-            {name: given[name] for name in rows},
-            given["gradient"],
-            {**z, **{name: given[name] for name in leaves}},
-            0,
-        )
-        return torch.stack([(row * weights[name]).sum() for name, row in following.items()]).sum()
-
-    return compare_first(function, [*rows.values(), gradient, *leaves.values()])
-
-
-def step_curvature(twin: Routine, state: State, z: Metaparams) -> Curvature:
-    """Compare the second derivative of a step's loss over few examples.
-
-    Args:
-        twin: A run in float64.
-        state: Where.
-        z: Its metaparameters.
+    Returns:
+        The relative error of the second derivative, or None and why it was not compared.
 
     Raises:
+        WitnessError: If one of them is wrong; names the module, where that is known.
         UndifferentiableError: If there is no second derivative.
-    """
-    with twin.reading(state), twin.binding.kept(), named_refusals(0):
-        return compare(
-            lambda leaves: _loss(twin, leaves[0], z),
-            [state["params"]],
-            everywhere=twin.shapes_start,
-        )
-
-
-def _loss(twin: Routine, params: Tensor, z: Metaparams) -> Tensor:
-    term = next(twin.terms(0))
-    # A share of the batch, so that a product of a second derivative costs less than a plain step.
-    few = max(2, min(_MOST, twin.batch_size // 8))
-    few = term if len(term.indices) <= few else term.cut(few)[0]
-    return twin.term_losses(params, few, z, 0).sum() / twin.batch_size
-
-
-def culprit(twin: Routine, state: State, z: Metaparams) -> str:
-    """Name the module whose second derivative is wrong, with what is known of it.
 
     Cost:
-        A comparison for each module that has no others inside, so only after a failure.
+        Four gradients of one example in float64, or of two or three where its loss depends on
+        others, and two updates.
     """
-    calls: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
-    removes = []
-    for name, module in twin.model.named_modules():
-        if list(module.children()) and not hasattr(module, "parametrizations"):
-            continue
-
-        def note(
-            module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
-        ) -> None:
-            del output
-            if inputs and all(isinstance(value, Tensor) for value in inputs):
-                calls.append((name, module, tuple(value.detach() for value in inputs)))  # pyright: ignore[reportAttributeAccessIssue]
-
-        removes.append(module.register_forward_hook(note).remove)
+    twin = routine
     try:
-        with twin.reading(state), torch.no_grad():
-            _loss(twin, state["params"], z)
-    finally:
-        for remove in removes:
-            remove()
-    for name, module, inputs in calls:
-        with suppress(RuntimeError, NotImplementedError, ValueError, TypeError):
-            if _is_wrong(module, inputs):
-                return _words(name, module)
-    for name, module in twin.model.named_modules():
-        if module._backward_hooks or module._backward_pre_hooks:
-            return _words(name, module)
-    return (
-        "The fault is in no module by itself: look in the loss and in the forward passes for a "
-        "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
-        "whose own derivative autograd does not see"
-    )
-
-
-def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    parameters = dict(module.named_parameters())
-    names = list(parameters)
-    moving = [value for value in inputs if value.is_floating_point()]
-    leaves = [*moving, *parameters.values()]
-    if not leaves:
-        return False
-    binding, drawn = Binding(module), generator(0, "culprit")
-    weights: list[Tensor] = []
-
-    def function(leaves: Sequence[Tensor]) -> Tensor:
-        given = iter(leaves[: len(moving)])
-        binding.put(dict(zip(names, leaves[len(moving) :], strict=True)))
-        result = module(*[next(given) if v.is_floating_point() else v for v in inputs])
-        if not weights:
-            weights.append(_like(result, drawn))
-        parts = result * weights[0]
-        total = parts.sum() / parts.numel() ** 0.5  # couples the examples of a module to each other
-        return total + total.square() + parts.square().sum()
-
-    with binding.kept():
-        return compare(function, leaves).is_wrong
-
-
-def _words(name: str, module: nn.Module) -> str:
-    shown = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
-    if module._backward_hooks or module._backward_pre_hooks:
-        return (
-            f"{shown} has a full backward hook, which acts on a gradient and then once more on "
-            "its derivative. Write it as a hook on a parameter, or as an operation of its own"
+        try:
+            found, update = _compared(routine, here)
+        except UndifferentiableError:
+            raise
+        except _NOT_COMPARED:  # e.g. a scripted module, which holds float32 where nobody converts
+            if routine.layout.dtype == torch.float64:
+                raise
+            twin = exact_run(routine)
+            found, update = _compared(twin, _in_twin(twin, here))
+    except UndifferentiableError:
+        raise
+    except _NOT_COMPARED as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        return None, f"The second derivative was not compared: {words[0]}"
+    if found.is_wrong:
+        raise WitnessError(
+            f"The second derivative of the loss is off by {found.error:.1e} from finite "
+            f"differences of its gradient. {_culprit(twin, here)}."
         )
-    if getattr(module, "scale_grad_by_freq", False):
-        return (
-            f"{shown} has scale_grad_by_freq, of which torch's second derivative knows nothing. "
-            "Leave it out, or divide by the counts in the loss"
+    if update.is_wrong:
+        raise WitnessError(
+            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
+            f"{update.error:.1e} from finite differences: a part of it is cut out of the graph. "
+            "Look for a detach(), .data, item() or no_grad() in it."
         )
-    return f"It is in {shown}. Write that module with other operations"
+    if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
+        return None, (
+            "The second derivative was not compared: finite differences do not settle, as where "
+            "the loss has kinks or is not finite."
+        )
+    return found.error, ""
+
+
+_NOT_COMPARED = (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError)
+
+
+def _compared(routine: Routine, here: Here) -> tuple[Curvature, Curvature]:
+    exact = {name: _exact(row) for name, row in here.state.items()}
+    with routine.reading(exact), routine.binding.kept(), named_refusals(here.step):
+        found = None
+        if routine.statistics is None:
+            # Another loss alone, or code that does not know what to do with one: several then.
+            with suppress(Exception):
+                found = _product(
+                    routine, FewExamples(routine, here, 1, alone=True), exact["params"]
+                )
+        if found is None:
+            number = _SEVERAL if routine.statistics is None else _NORMALIZED
+            few = FewExamples(routine, here, min(number, len(here.term.indices)))
+            found = _product(routine, few, exact["params"])
+    return found, compare_update(routine, here.after, here.gradient, here.z, here.step)
+
+
+def _product(routine: Routine, few: FewExamples, params: Tensor) -> Curvature:
+    return compare(lambda leaves: few(leaves[0]), [params], everywhere=routine.shapes_start)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
+
+
+def _in_twin(twin: Routine, here: Here) -> Here:
+    """Return the same place in a run of fewer examples, which draws others."""
+    step = min(here.step, twin.num_steps - 1)
+    term = next(twin.terms(step))
+    z = {name: _exact(tensor) for name, tensor in twin.point().items()}
+    losses = torch.zeros(len(term.indices))
+    return replace(here, term=term, losses=losses, step=step, z=z)
+
+
+def _culprit(twin: Routine, here: Here) -> str:
+    if twin.layout.dtype != torch.float64:
+        twin = exact_run(twin)
+    here = _in_twin(twin, here)
+    few = FewExamples(twin, here, min(_NORMALIZED, len(here.term.indices)))
+    exact = {name: _exact(row) for name, row in here.state.items()}
+    return culprit(twin, exact, lambda: few(exact["params"]))

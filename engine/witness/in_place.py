@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
 from engine.routine.batch_norm import BUFFERS
-from engine.routine.binding import copied
 from engine.routine.loss_terms import Term
 from engine.routine.operations import grouped_products
 from engine.routine.routine import Routine
@@ -49,7 +48,7 @@ def given_module(routine: Routine) -> nn.Module:
     """Return the module that was handed in, if it still has the run's parameters."""
     given = routine.given
     if any(tensor.is_inference() for tensor in (*given.parameters(), *given.buffers())):
-        given = copied(routine.model)  # torch itself does not train what inference mode made
+        given = routine.model  # torch itself does not train what inference mode made
     shapes = {name: tuple(tensor.shape) for name, tensor in given.named_parameters()}
     if all(shapes.get(name) == shape for name, shape in routine.layout.shapes.items()):
         return given
@@ -97,39 +96,70 @@ def count_batches(given: nn.Module, routine: Routine, calls: Mapping[str, int]) 
             buffers[key].copy_(counted[key] + number)
 
 
-@contextmanager
-def in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[Frozen]:
-    """Put a state into the handed-in module itself, and leave the module as it was afterwards."""
-    parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
-    values: dict[str, Tensor] = dict(routine.layout.views(state["params"].detach()))
-    own = {**dict(routine.model.named_buffers())}
-    if routine.statistics is not None:
-        own |= routine.statistics.layout.views(state[BUFFERS].detach())
-    values |= {name: value for name, value in own.items() if name in buffers}
-    attributes = [
-        _attributes(module)
-        for module in given.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # holds nothing that a step could add
-    ]
-    flags = [(module, module.training) for module in given.modules()]
-    everything = {**parameters, **buffers}
-    saved = {name: tensor.detach().clone() for name, tensor in everything.items()}
-    gradients = {name: tensor.grad for name, tensor in parameters.items()}
-    try:
-        _write(everything, values)
-        for tensor in parameters.values():
-            tensor.grad = None
-        yield Frozen(given, routine)
-    finally:
-        for held in attributes:
+class InPlace:
+    """A state in the handed-in module itself; see ``in_place``.
+
+    Attributes:
+        given: The module.
+        routine: The run.
+    """
+
+    def __init__(self, given: nn.Module, routine: Routine, state: State) -> None:
+        parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
+        self._tensors = {**parameters, **buffers}
+        own = dict(routine.model.named_buffers())
+        if routine.statistics is not None:
+            own |= routine.statistics.layout.views(state[BUFFERS].detach())
+        values = {name: tensor for name, tensor in own.items() if name in buffers}
+        # Copies, because the module may be the run's own, where nobody holds another.
+        self._values = {name: tensor.detach().clone() for name, tensor in values.items()}
+        self._values |= routine.layout.views(state["params"].detach())
+        self._attributes = [
+            _attributes(module)
+            for module in given.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # holds nothing that a step could add
+        ]
+        self._flags = [(module, module.training) for module in given.modules()]
+        self._saved = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        self._gradients = {name: tensor.grad for name, tensor in parameters.items()}
+        self.routine, self.given = routine, given
+
+    def put(self) -> None:
+        """Put the state there, and nothing else that a call has left."""
+        self._reset()
+        _write(self._tensors, self._values)
+        for name in self._gradients:
+            self._tensors[name].grad = None
+
+    def watch(self) -> "Frozen":
+        """Begin to watch what the module must not change."""
+        return Frozen(self.given, self.routine)
+
+    def give_back(self) -> None:
+        """Leave the module as it was."""
+        self._reset()
+        _write(self._tensors, self._saved)
+        for name, gradient in self._gradients.items():
+            self._tensors[name].grad = gradient
+
+    def _reset(self) -> None:
+        for held in self._attributes:
             for where, content in held:
                 where.clear()
                 where.update(content)
-        for module, flag in flags:
+        for module, flag in self._flags:
             module.training = flag
-        _write(everything, saved)
-        for name, tensor in parameters.items():
-            tensor.grad = gradients[name]
+
+
+@contextmanager
+def in_place(given: nn.Module, routine: Routine, state: State) -> Iterator[InPlace]:
+    """Put a state into the handed-in module itself, and leave the module as it was afterwards."""
+    place = InPlace(given, routine, state)
+    try:
+        place.put()
+        yield place
+    finally:
+        place.give_back()
 
 
 def _attributes(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:

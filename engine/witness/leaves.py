@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import engine.errors
+from engine.errors import WitnessError
 
 _ENGINE = str(Path(engine.errors.__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
@@ -52,6 +53,32 @@ def foreign_leaves(value: Tensor, own: Sequence[Tensor]) -> list[Leaf]:
         if isinstance(tensor, Tensor) and id(tensor) not in known:
             found.setdefault(id(tensor), Leaf(tensor, _line_of(consumer)))
     return list(found.values())
+
+
+def refuse_leaves(
+    module: nn.Module, where: str, function: Callable[[], Tensor], own: Sequence[Tensor]
+) -> None:
+    """Refuse a function whose graph begins at tensors that are not among ``own``.
+
+    Args:
+        module: The one that was handed in, for names.
+        where: What the function is, for people.
+        function: Returns the tensor whose graph it is.
+        own: Tensors that the engine knows.
+
+    Raises:
+        WitnessError: Names the tensors, and the lines that read them.
+    """
+    leaves = lasting_leaves(function, own)
+    if not leaves:
+        return
+    words = "; ".join(words_for(leaf, module) for leaf in leaves[:3])
+    raise WitnessError(
+        f"The {where} reads {words}. It would stay as it is during the whole run, so the "
+        "metagradient would be that of another run. Read parameters from the module that the "
+        f"{where} is given, make what should be trained a submodule or parameter of it, and "
+        "detach what should stay constant."
+    )
 
 
 def with_lines(function: Callable[[], Tensor]) -> Tensor:

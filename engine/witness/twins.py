@@ -41,9 +41,14 @@ def exact_twin(
     routine: Routine, output: Output, dtype: torch.dtype = torch.float64
 ) -> tuple[Routine, Output]:
     """Return a run of few small steps in another number format, and its output."""
+    return exact_run(routine, dtype), output_in_format(output, dtype, EXACT_EXAMPLES)
+
+
+def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
+    """Return a run of few small steps in another number format."""
     num_steps = min(routine.num_steps, EXACT_STEPS)
     short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
-    return in_format(short, dtype), output_in_format(output, dtype, EXACT_EXAMPLES)
+    return in_format(short, dtype)
 
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:

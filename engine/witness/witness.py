@@ -14,29 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.errors import EngineError, UndifferentiableError, WitnessError
-from engine.numerics.determinism import deterministic, generator, seeded
+from engine.errors import WitnessError
+from engine.numerics.determinism import deterministic, generator
 from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
-from engine.routine.operations import grouped_products
 from engine.routine.routine import Routine
 from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
-from engine.witness.curvature import (
-    LIMIT,
-    Curvature,
-    culprit,
-    small_step,
-    step_curvature,
-    update_error,
-)
+from engine.witness.agreement import gradient_limit, least_size, relative
+from engine.witness.curvature import Here, compare_derivatives
+from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
-from engine.witness.leaves import foreign_leaves, lasting_leaves, words_for
-from engine.witness.precision import full_precision
-from engine.witness.twins import exact_twin
+from engine.witness.leaves import foreign_leaves, refuse_leaves
+from engine.witness.outputs import compare_output, own_output
 
 FLOOR = 0.1
 """Share of the whole gradient below which a tensor's own gradient counts as that much: those that
@@ -101,53 +95,67 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         WitnessError: If they differ; says what differs, where that is known, and a remedy.
 
     Cost:
-        Three plain steps (one of them by the module itself) and two evaluations of each output;
-        the finite difference takes about six gradients of at most eight examples, an eighth of the
-        batch, in float64. Measured in ``tests/bench/bench_witness.py``.
+        Two plain steps (one of them by the module itself), two evaluations of each output, and what
+        ``compare_derivatives`` takes: less than a step, where a batch is some tens of examples.
+        Measured in ``tests/bench/bench_witness.py``.
     """
     with deterministic():
-        step = min(1, routine.num_steps - 1)
-        after, _ = plain_step(routine, routine.initial_state(z), z, 0)
-        _look_at_update(routine, after, z, step)
-        state = _moved(routine, z, after)
+        step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
+        state = moved_state(routine, first)
         term = routine.first_piece(next(routine.terms(step)))
         own = _engine_step(routine, term, z, step, state)
         if not torch.isfinite(own.losses).all():  # 5 % may be too much where a logarithm is near
-            state = after
+            state, _ = plain_step(routine, first, z, 0)
             own = _engine_step(routine, term, z, step, state)
+        gradient = routine.layout.flatten(own.gradient)
+        after = _look_at_update(routine, {**first, **state}, gradient, z, step)
         given = given_module(routine)
-        with in_place(given, routine, state) as frozen:
+        with in_place(given, routine, state) as place:
+            frozen = place.watch()
             count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
             theirs = own_step(given, routine, term, z, step)
             moved = frozen.moved()
-        if moved:
-            raise WitnessError(_moves(moved))
+            if moved:
+                raise WitnessError(_moves(moved))
+            values = [own_output(place, output) for output in outputs]
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
-        loss_error = _relative(own.losses, theirs.losses)
-        errors = [_compare_output(routine, given, output, state) for output in outputs]
-        output_error = max(errors, default=math.nan)
-        curvature, note = _curvature(routine, outputs)
-    return Witness(error, loss_error, output_error, curvature, note)
+        loss_error = relative(own.losses, theirs.losses)
+        pairs = zip(outputs, values, strict=True)
+        errors = [compare_output(routine, output, state, value) for output, value in pairs]
+        curvature, note = compare_derivatives(
+            routine, Here(state, term, own.losses, after, gradient, step, z)
+        )
+    return Witness(error, loss_error, max(errors, default=math.nan), curvature, note)
 
 
-def _moved(routine: Routine, z: Metaparams, after: State) -> State:
-    """Return a state at which every tensor differs from the first one.
+def moved_state(routine: Routine, state: State) -> State:
+    """Return a state that is neither the first nor near it: each number is moved by about 5 %.
 
-    A rate of a warm-up may be zero at first, so what did not move by itself is moved by 5 %.
+    No step is taken for it: in a warm-up, none would move anything. Every second tensor grows and
+    every other one shrinks, by other shares of its numbers, so that the size of a tensor is another
+    one and that of what the layers compute is not.
+
+    Args:
+        routine: The run.
+        state: Its first state, or one in its place.
     """
-    first = routine.initial_state(z)
-    drawn = generator(routine.seed, "witness")
-    parts = {}
-    before = routine.layout.views(first["params"].detach())
-    for name, value in routine.layout.views(after["params"].detach()).items():
-        noise = torch.rand(value.shape, generator=drawn, dtype=torch.float64).to(value) - 0.5
-        near = (value - before[name]).norm() < 0.01 * before[name].norm()
-        if not value.any():
-            value = 1e-2 * noise  # noqa: PLW2901 (the value to bind)
-        elif near:
-            value = value * (1 + 0.1 * noise)  # noqa: PLW2901 (as above)
-        parts[name] = value
-    return {**after, "params": routine.layout.flatten(parts).detach()}
+    layout, drawn = routine.layout, generator(routine.seed, "witness")
+    moved = {"params": _moved(layout, state["params"].detach(), drawn, 0.01)}
+    if routine.statistics is not None:
+        moved[BUFFERS] = _moved(routine.statistics.layout, state[BUFFERS].detach(), drawn, 0.1)
+    return {**state, **moved}
+
+
+def _moved(layout: Layout, flat: Tensor, drawn: torch.Generator, from_zero: float) -> Tensor:
+    shares = directions(flat, drawn).abs().clamp(max=2)  # normal numbers: 0.8 on average
+    flat = flat.clone()
+    pairs = zip(layout.views(flat).values(), layout.views(shares).values(), strict=True)
+    for i, (values, share) in enumerate(pairs):
+        if values.any():
+            values.mul_(share.mul_(0.06 * (-1) ** i).add_(1))
+        else:
+            values.add_(share, alpha=from_zero * (-1) ** i)
+    return flat
 
 
 def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: State) -> Seen:
@@ -163,8 +171,11 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
         (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
     if foreign:
         with routine.reading(state), torch.enable_grad(), routine.binding.kept():
-            _refuse_leaves(
-                routine, "loss", lambda: routine.term_losses(params, term, z, step).sum(), known
+            refuse_leaves(
+                routine.given,
+                "loss",
+                lambda: routine.term_losses(params, term, z, step).sum(),
+                known,
             )
     if params._version != version:
         changed = [
@@ -188,36 +199,27 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
     return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls))
 
 
-def _look_at_update(routine: Routine, state: State, z: Metaparams, step: int) -> None:
-    """Refuse an optimizer that reads a tensor with a gradient from elsewhere."""
+def _look_at_update(
+    routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int
+) -> State:
+    """Return the state after an update; refuse one that reads a tensor with a foreign gradient."""
     leaves = {name: row.detach().requires_grad_() for name, row in without_buffers(state).items()}
-    gradient = torch.zeros_like(leaves["params"]).requires_grad_()
+    given = gradient.detach().requires_grad_()
     point = entering(routine, z, step)
-    known = [*leaves.values(), gradient, *point.values(), *z.values()]
+    known = [*leaves.values(), given, *point.values(), *z.values()]
 
-    def following() -> Tensor:
+    def following() -> State:
         with torch.enable_grad():
-            rows = routine.update(leaves, gradient, {**z, **point}, step)
-            return torch.stack([row.sum() for row in rows.values()]).sum()
+            return routine.update(leaves, given, {**z, **point}, step)
 
-    value = following()
+    def joined(rows: State) -> Tensor:
+        return torch.stack([row.sum() for row in rows.values()]).sum()
+
+    rows = following()
+    value = joined(rows)
     if value.requires_grad and foreign_leaves(value, known):
-        _refuse_leaves(routine, "optimizer", following, known)
-
-
-def _refuse_leaves(
-    routine: Routine, where: str, function: Callable[[], Tensor], known: Sequence[Tensor]
-) -> None:
-    leaves = lasting_leaves(function, known)
-    if not leaves:
-        return
-    words = "; ".join(words_for(leaf, routine.given) for leaf in leaves[:3])
-    raise WitnessError(
-        f"The {where} reads {words}. It would stay as it is during the whole run, so the "
-        "metagradient would be that of another run. Read parameters from the module that the "
-        f"{where} is given, make what should be trained a submodule or parameter of it, and "
-        "detach what should stay constant."
-    )
+        refuse_leaves(routine.given, "optimizer", lambda: joined(following()), known)
+    return {name: row.detach() for name, row in rows.items()}
 
 
 def _moves(names: Sequence[str]) -> str:
@@ -229,38 +231,20 @@ def _moves(names: Sequence[str]) -> str:
     )
 
 
-def _relative(own: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
-    difference = float((own.double() - theirs.double()).norm())
-    size = max(float(theirs.double().norm()), scale)
-    if math.isnan(difference):
-        return math.inf
-    return difference / size if size else (0.0 if difference == 0 else math.inf)
-
-
-def gradient_limit(routine: Routine) -> float:
-    """Return the relative difference that roundings of the run's number format may make."""
-    return 10 * torch.finfo(routine.layout.dtype).eps ** 0.5
-
-
-def _scale(routine: Routine) -> float:
-    """Return the size below which a number counts as that much: a hundred roundings of 1 pass."""
-    return 100 * torch.finfo(routine.layout.dtype).eps / gradient_limit(routine)
-
-
 def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:
     """Return the largest error of the gradient; refuse what differs, with the likely cause."""
     limit = gradient_limit(routine)
     whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
     errors = {
-        name: _relative(own.gradient[name], gradient, FLOOR * whole)
+        name: relative(own.gradient[name], gradient, FLOOR * whole)
         for name, gradient in theirs.gradient.items()
     }
     moved = {
-        name: _relative(own.statistics[name], value, 1e-3)
+        name: relative(own.statistics[name], value, 1e-3)
         for name, value in theirs.statistics.items()
     }
     worst = max(errors, key=lambda name: errors[name])
-    loss_error = _relative(own.losses, theirs.losses, _scale(routine))
+    loss_error = relative(own.losses, theirs.losses, least_size(routine))
     if loss_error <= limit and errors[worst] <= limit and max(moved.values(), default=0) <= limit:
         return errors[worst]
     repeated = again()
@@ -296,97 +280,3 @@ def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen
         "engine's, so the layer moves its running statistics by rules of its own. Let it call "
         "torch.nn.functional.batch_norm with its statistics, or use group or layer normalization."
     )
-
-
-def _compare_output(routine: Routine, given: nn.Module, output: Output, state: State) -> float:
-    """Compare the output with a graph, of the engine, with that of the module, without one."""
-    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
-    part = next(iter(parts))
-    leaves = {name: row.detach().clone().requires_grad_() for name, row in state.items()}
-
-    def evaluated() -> Tensor:
-        with torch.enable_grad(), routine.binding.kept():
-            return routine.evaluate(part, leaves)
-
-    with full_precision("output"):
-        value = evaluated()
-    known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
-    if value.requires_grad and foreign_leaves(value, known):
-        _refuse_leaves(routine, "output", evaluated, known)
-    with in_place(given, routine, state):
-        given.train(False)
-        with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
-            theirs = _without_graph(part, given)
-    own, limit = value.detach(), gradient_limit(routine)
-    error = _relative(own, theirs.to(own.device), _scale(routine))
-    if error <= limit:
-        return error
-    again = routine.evaluate(part, leaves).detach()
-    if not torch.equal(again, own):
-        raise WitnessError(
-            f"The output, called twice at the same parameters, is {float(own):.8g} and "
-            f"{float(again):.8g}. Draw random numbers from torch's global generator, which is "
-            "seeded for it, and keep nothing between two calls."
-        )
-    with torch.no_grad():
-        bare = routine.evaluate(part, state)
-    if _relative(bare, own, _scale(routine)) > limit:
-        raise WitnessError(
-            f"The output is {float(own):.8g} where a graph is wanted and {float(bare):.8g} where "
-            "none is, so its value and its derivative are of two functions. Look for "
-            "is_grad_enabled() or requires_grad in the model or the output, and compute the same "
-            "in both."
-        )
-    raise WitnessError(
-        f"At the same parameters the output of the module that you handed in is "
-        f"{float(theirs):.8g}, and that of the engine's copy {float(own):.8g}. The output reads "
-        "something besides the module that it is given, or the module computes from what was "
-        "there before evaluation began. Read all of it from the module that the output is given."
-    )
-
-
-def _without_graph(output: Output, module: nn.Module) -> Tensor:
-    try:
-        with torch.no_grad():
-            return output(module).detach()
-    except RuntimeError:  # an output that takes derivatives of its own
-        with torch.enable_grad():
-            return output(module).detach()
-
-
-def _curvature(routine: Routine, outputs: Sequence[Output]) -> tuple[float | None, str]:
-    """Compare second derivatives in float64; say why not, where that cannot be."""
-    output = outputs[0] if outputs else _no_output
-    try:
-        twin, _ = exact_twin(routine, output)
-        z = twin.point()
-        after, gradient = small_step(twin, z)
-        state = _moved(twin, z, after)
-        found: Curvature = step_curvature(twin, state, z)
-        update = update_error(twin, after, gradient, z)
-    except UndifferentiableError:
-        raise
-    except (EngineError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        return None, f"The second derivative was not compared: {words[0]}"
-    if found.is_wrong:
-        raise WitnessError(
-            f"The second derivative of the loss is off by {found.error:.1e} from finite "
-            f"differences of its gradient. {culprit(twin, state, z)}."
-        )
-    if update.is_wrong:
-        raise WitnessError(
-            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
-            f"{update.error:.1e} from finite differences: a part of it is cut out of the graph. "
-            "Look for a detach(), .data, item() or no_grad() in it."
-        )
-    if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
-        return None, (
-            "The second derivative was not compared: finite differences do not settle, as where "
-            "the loss has kinks or is not finite."
-        )
-    return found.error, ""
-
-
-def _no_output(module: nn.Module) -> Tensor:
-    return torch.stack([p.sum() for p in module.parameters()]).sum()

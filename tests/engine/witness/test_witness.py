@@ -9,6 +9,7 @@ from torch import nn
 
 import engine
 from engine.errors import WitnessError
+from engine.witness.witness import moved_state
 from engine.witness.witness import testify as ask
 from tests import problems
 from tests.strangers.plain import by_engine, data, loss, mlp
@@ -221,3 +222,138 @@ def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
 
     with pytest.raises(engine.EngineError, match="update of optimizer 'own'"):
         engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)
+
+
+def _counted(run_loss, seen):
+    def counted(net, batch, **given):
+        seen.append(len(batch[0]))
+        return run_loss(net, batch, **given)
+
+    return counted
+
+
+def test_it_takes_two_steps_and_a_product_of_one_example():
+    """The price of every run: what needs no step, no twin and no second example takes none."""
+    seen = []
+    model = mlp().float()
+    run = routine(
+        model,
+        loss=_counted(loss, seen),
+        examples=tuple(c.float() if c.is_floating_point() else c for c in routine().examples),
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )
+    seen.clear()
+
+    found = ask(run, [], run.point())
+
+    assert seen == [8, 8, 1, 1]
+    assert found.curvature < 1e-6
+
+
+def test_a_loss_that_depends_on_other_examples_is_shown_several():
+    """Alone, an example less the mean of its batch is nothing."""
+    seen = []
+
+    def centred(net, batch):
+        logits = net(batch[0])
+        return torch.nn.functional.cross_entropy(
+            logits - logits.mean(0).detach(), batch[1], reduction="none"
+        )
+
+    run = routine(loss=_counted(centred, seen))
+    seen.clear()
+
+    with pytest.raises(WitnessError, match="second derivative"):
+        ask(run, [], run.point())
+
+    assert seen[:5] == [8, 8, 1, 2, 2]
+
+
+def _wide(optimizer):
+    """A run of more numbers than an update is compared on."""
+    return routine(mlp(width=8192), optimizer=optimizer, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_of_many_numbers_a_sample_is_enough_where_each_is_treated_by_itself(coupled):
+    """A norm of all of them is not that of a sample; then all are compared."""
+    sizes = []
+
+    def update(state, gradient, hyper, step):
+        sizes.append(len(gradient))
+        share = 1 / (1 + gradient.norm()) if coupled else 1.0
+        return {"params": state["params"] - hyper["learning_rate"] * share * gradient}
+
+    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
+
+    ask(run, [], run.point())
+
+    assert run.layout.size > 1 << 16
+    assert (sizes[-1] == run.layout.size) is coupled
+
+
+@pytest.mark.parametrize("which", ["all", "norm"])
+def test_an_update_of_many_numbers_that_cuts_a_part_is_refused(which):
+    """In the sample as in all."""
+
+    def update(state, gradient, hyper, step):
+        if which == "all":
+            gradient = gradient + 0.5 * state["params"].detach()
+        else:
+            gradient = gradient / (1 + gradient.detach().norm())
+        return {"params": state["params"] - hyper["learning_rate"] * gradient}
+
+    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
+
+    with pytest.raises(WitnessError, match="update of optimizer"):
+        ask(run, [], run.point())
+
+
+def test_no_tensor_is_where_the_run_begins():
+    """What reads the initial parameters or statistics would agree there."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    run = routine(model)
+    first = run.initial_state()
+
+    state = moved_state(run, first)
+
+    layouts = {"params": run.layout, "buffers": run.statistics.layout}
+    for name, layout in layouts.items():
+        before, after = layout.views(first[name]), layout.views(state[name])
+        for key, value in before.items():
+            assert (after[key].norm() - value.norm()).abs() > 5e-3 * value.norm()
+            assert (after[key] - value).abs().max() <= 0.2 * max(1, value.abs().max())
+    assert (layouts["buffers"].views(state["buffers"])["1.running_var"] > 0).all()
+
+
+@pytest.mark.parametrize("what", ["detached", ".data", "numpy", "state_dict"])
+def test_in_float32_a_constant_from_the_outer_module_is_noticed(what):
+    """It moves by a share of itself that no rounding hides."""
+    model = mlp().float()
+    read = {
+        "detached": lambda: model[0].weight.detach().square().mean(),
+        ".data": lambda: model[0].weight.data.norm(),
+        "numpy": lambda: torch.tensor(abs(model[2].weight.detach().numpy()).mean()),
+        "state_dict": lambda: model.state_dict()["2.weight"].abs().mean(),
+    }[what]
+    run = routine(
+        model,
+        loss=lambda net, batch: loss(net, (batch[0].float(), batch[1])) * (1 + read()),
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )
+
+    with pytest.raises(WitnessError, match="besides the module"):
+        ask(run, [], run.point())
+
+
+def test_a_small_rate_hides_no_part_that_an_update_cuts():
+    """Beside the parameters themselves, what is added to them in a step is next to nothing."""
+
+    def update(state, gradient, hyper, step):
+        moment = gradient + 1e-3 * state["params"].detach()
+        return {"params": state["params"] - hyper["learning_rate"] * moment}
+
+    own = engine.Optimizer("own", {}, lambda params: {}, update)
+
+    with pytest.raises(WitnessError, match="update of optimizer"):
+        ask(routine(optimizer=own, learning_rate=1e-6), [], routine().point())

@@ -1,0 +1,27 @@
+"""How far two numbers of one step may be apart, by the roundings of the run's number format."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from engine.routine.routine import Routine
+
+
+def relative(own: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
+    """Return the size of a difference by that of what it should be; infinite where one is NaN."""
+    difference = float((own.double() - theirs.double()).norm())
+    size = max(float(theirs.double().norm()), scale)
+    if math.isnan(difference):
+        return math.inf
+    return difference / size if size else (0.0 if difference == 0 else math.inf)
+
+
+def gradient_limit(routine: Routine) -> float:
+    """Return the relative difference that roundings of the run's number format may make."""
+    return 10 * torch.finfo(routine.layout.dtype).eps ** 0.5
+
+
+def least_size(routine: Routine) -> float:
+    """Return the size below which a number counts as that much: a hundred roundings of 1 pass."""
+    return 100 * torch.finfo(routine.layout.dtype).eps / gradient_limit(routine)

@@ -1,0 +1,97 @@
+"""The module whose second derivative is wrong, looked for after a failure."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from engine.numerics.determinism import generator
+from engine.routine.binding import Binding
+from engine.routine.routine import Routine
+from engine.types import State
+from engine.witness.finite_differences import compare, directions
+
+
+def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str:
+    """Name the module whose second derivative is wrong, with what is known of it.
+
+    Args:
+        twin: A run in float64.
+        state: Where.
+        loss: Calls the module in that state, on few examples.
+
+    Cost:
+        A comparison for each module that has no others inside, so only after a failure.
+    """
+    calls: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
+    removes = []
+    for name, module in twin.model.named_modules():
+        if list(module.children()) and not hasattr(module, "parametrizations"):
+            continue
+
+        def note(
+            module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
+        ) -> None:
+            del output
+            if inputs and all(isinstance(value, Tensor) for value in inputs):
+                calls.append((name, module, tuple(value.detach() for value in inputs)))  # pyright: ignore[reportAttributeAccessIssue]
+
+        removes.append(module.register_forward_hook(note).remove)
+    try:
+        with twin.reading(state), torch.no_grad():
+            loss()
+    finally:
+        for remove in removes:
+            remove()
+    for name, module, inputs in calls:
+        with suppress(RuntimeError, NotImplementedError, ValueError, TypeError):
+            if _is_wrong(module, inputs):
+                return _words(name, module)
+    for name, module in twin.model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            return _words(name, module)
+    return (
+        "The fault is in no module by itself: look in the loss and in the forward passes for a "
+        "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
+        "whose own derivative autograd does not see"
+    )
+
+
+def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    parameters = dict(module.named_parameters())
+    names = list(parameters)
+    moving = [value for value in inputs if value.is_floating_point()]
+    leaves = [*moving, *parameters.values()]
+    if not leaves:
+        return False
+    binding, drawn = Binding(module), generator(0, "culprit")
+    weights: list[Tensor] = []
+
+    def function(leaves: Sequence[Tensor]) -> Tensor:
+        given = iter(leaves[: len(moving)])
+        binding.put(dict(zip(names, leaves[len(moving) :], strict=True)))
+        result = module(*[next(given) if v.is_floating_point() else v for v in inputs])
+        if not weights:
+            weights.append(directions(result, drawn))
+        parts = result * weights[0]
+        total = parts.sum() / parts.numel() ** 0.5  # couples the examples of a module to each other
+        return total + total.square() + parts.square().sum()
+
+    with binding.kept():
+        return compare(function, leaves).is_wrong
+
+
+def _words(name: str, module: nn.Module) -> str:
+    shown = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+    if module._backward_hooks or module._backward_pre_hooks:
+        return (
+            f"{shown} has a full backward hook, which acts on a gradient and then once more on "
+            "its derivative. Write it as a hook on a parameter, or as an operation of its own"
+        )
+    if getattr(module, "scale_grad_by_freq", False):
+        return (
+            f"{shown} has scale_grad_by_freq, of which torch's second derivative knows nothing. "
+            "Leave it out, or divide by the counts in the loss"
+        )
+    return f"It is in {shown}. Write that module with other operations"

@@ -1,0 +1,182 @@
+"""Derivatives beside finite differences, along one direction, in float64.
+
+Some operations of torch have a second derivative that is wrong and gives no error, and a hook that
+acts on a gradient acts once more on what is pulled through it. Two gradients know nothing of that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from engine.numerics.determinism import generator
+
+NEAR = 1e-7
+"""Distance of the one-sided difference, which is tried first because it costs half."""
+
+DISTANCES = (1e-5, 1e-6, 1e-4)
+"""Of the central ones, relative to the parameters; the first that agrees is enough."""
+
+LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
+"""Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
+usual of a central difference, 1e-7 of a one-sided one."""
+
+_PERIOD = 1021
+"""Directions repeat after so many numbers: drawing millions would cost more than a step."""
+
+Function = Callable[[Sequence[Tensor]], Tensor]
+"""Maps leaves to a scalar."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """One product of a derivative, twice.
+
+    Attributes:
+        error: Relative error at the best distance.
+        is_wrong: Whether finite differences agree with one another and not with the product.
+        slopes: The first derivative by each leaf.
+    """
+
+    error: float
+    is_wrong: bool
+    slopes: list[Tensor] = field(default_factory=list, repr=False)
+
+
+def compare(
+    function: Function, leaves: Sequence[Tensor], *, everywhere: bool = True, seed: int = 0
+) -> Curvature:
+    """Compare the second derivative of a scalar function along one direction.
+
+    Args:
+        function: Differentiable twice.
+        leaves: Where, in float64.
+        everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
+            torch's second derivative by some (the row of an embedding that stands for padding) is
+            0 as well, whatever the function.
+        seed: Of the direction and of the weights of the gradient.
+
+    Cost:
+        The function with its graph and its product, and one gradient more; where that does not
+        agree, two gradients for each of up to three distances.
+    """
+    drawn = generator(seed, "curvature")
+    rows = [tensor.detach() for tensor in leaves]
+    weights = [directions(row, drawn) for row in rows]
+    direction = [directions(row, drawn) * _scale(row) for row in rows]
+    slopes, pulled = _pulled(function, rows, weights)
+    if not everywhere:
+        direction = [v * (g != 0) for v, g in zip(direction, slopes, strict=True)]
+    here = _weighted(slopes, weights)
+
+    def slope(shift: float) -> float:
+        return _weighted(_gradient(function, _shifted(rows, direction, shift)), weights)
+
+    return _judge(pulled, direction, here, slope, LIMIT, slopes)
+
+
+def compare_first(function: Function, leaves: Sequence[Tensor], seed: int = 0) -> Curvature:
+    """Compare the first derivative of a scalar function along one direction.
+
+    Each number moves relative to itself, so that what is zero stays so.
+
+    Cost:
+        The function with its graph, and once without; where that does not agree, twice for each
+        of up to three distances.
+    """
+    drawn = generator(seed, "first derivative")
+    rows = [tensor.detach() for tensor in leaves]
+    direction = [row * directions(row, drawn) for row in rows]
+    moving = [row.requires_grad_() for row in (row.detach() for row in rows)]
+    with torch.enable_grad():
+        value = function(moving)
+        slopes = _derivatives(value, moving)
+
+    def shifted(shift: float) -> float:
+        with torch.no_grad():
+            return float(function(_shifted(rows, direction, shift)))
+
+    return _judge(slopes, direction, float(value.detach()), shifted, UPDATE_LIMIT, slopes)
+
+
+def _judge(
+    pulled: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    here: float,
+    at: Callable[[float], float],
+    limit: float,
+    slopes: list[Tensor],
+) -> Curvature:
+    """Take differences until one agrees; what is wrong has two that agree with one another."""
+    terms = [(p * v).flatten() for p, v in zip(pulled, direction, strict=True)]
+    predicted = float(torch.stack([term.sum() for term in terms]).sum())
+    scale = float(torch.stack([term.dot(term) for term in terms]).sum().sqrt())
+    near = (at(NEAR) - here) / NEAR
+    size = max(scale, abs(near), torch.finfo(torch.float64).tiny)
+    if abs(near - predicted) <= limit * size:
+        return Curvature(abs(near - predicted) / size, False, slopes)
+    found: list[float] = []
+    for distance in DISTANCES:
+        found.append((at(distance) - at(-distance)) / (2 * distance))
+        if abs(found[-1] - predicted) <= limit * max(scale, abs(found[-1])):
+            break
+    errors = [abs(value - predicted) for value in found]
+    size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
+    best = min(errors)
+    spread = min((abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf"))
+    return Curvature(best / size, best > limit * size and spread <= 0.1 * best, slopes)
+
+
+def _pulled(
+    function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradient, and its product with the weights pulled back to the leaves."""
+    leaves = [row.clone().requires_grad_() for row in rows]
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(
+            function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        used = [(g, w) for g, w in zip(gradients, weights, strict=True) if g.requires_grad]
+        pulled = (
+            torch.autograd.grad(
+                [g for g, _ in used],
+                leaves,
+                [w for _, w in used],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            if used
+            else [torch.zeros_like(row) for row in rows]
+        )
+    return [g.detach() for g in gradients], list(pulled)
+
+
+def _gradient(function: Function, rows: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [row.requires_grad_() for row in rows]
+    with torch.enable_grad():
+        return _derivatives(function(leaves), leaves)
+
+
+def _derivatives(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True))
+
+
+def _shifted(rows: Sequence[Tensor], direction: Sequence[Tensor], shift: float) -> list[Tensor]:
+    return [torch.add(row, v, alpha=shift) for row, v in zip(rows, direction, strict=True)]
+
+
+def _weighted(slopes: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
+    pairs = zip(slopes, weights, strict=True)
+    return sum(float(g.flatten().dot(w.flatten())) for g, w in pairs)
+
+
+def directions(row: Tensor, drawn: torch.Generator) -> Tensor:
+    """Return normal numbers in the shape of a tensor, the same ones again after a thousand."""
+    size = row.numel()
+    numbers = torch.randn(min(size, _PERIOD), generator=drawn, dtype=row.dtype, device="cpu")
+    return numbers.repeat(-(-size // _PERIOD) or 1)[:size].view(row.shape).to(row.device)
+
+
+def _scale(row: Tensor) -> float:
+    return float(row.square().mean().sqrt()) if row.any() else 1.0
