@@ -35,9 +35,9 @@ from engine.recipes.metaparameters import (
     MetaparametersConfig,
     ScalarName,
 )
-from engine.recipes.optimizer import OptimizerConfig, OptimizerName
+from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.training import RateSchedule, TrainingConfig
-from engine.routine.optimizers import Optimizer, adam, adamw, sgd
+from engine.routine.optimizers import OPTIMIZERS, Optimizer
 from engine.routine.outputs import MeanLoss, classification_scores
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
@@ -183,15 +183,7 @@ def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
 
 def make_optimizer(config: OptimizerConfig) -> Optimizer:
     """Return the inner optimizer that a recipe asks for."""
-    if config.name is OptimizerName.SGD:
-        return sgd(config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-    make = adam if config.name is OptimizerName.ADAM else adamw
-    return make(
-        (config.beta1, config.beta2),
-        eps=config.eps,
-        eps_root=config.eps_root,
-        weight_decay=config.weight_decay,
-    )
+    return OPTIMIZERS[config.name](config)
 
 
 def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:

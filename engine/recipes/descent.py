@@ -20,7 +20,7 @@ from engine.recipes.metaparameters import (
     ScalarName,
 )
 from engine.recipes.model import ModelConfig
-from engine.recipes.optimizer import OptimizerConfig, OptimizerName
+from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.pairs import ContrastiveConfig, check_pairs
 from engine.recipes.rate_search import SchedulesConfig
 from engine.recipes.replay import ReplayConfig, VjpMode
@@ -209,27 +209,6 @@ class DescentRecipe(Settings):
                 f"workers.runner is {self.workers.runner.value}, but training.threads is empty, "
                 "which leaves the number of CPU threads, and so the last digits, to each worker. "
                 "Set training.threads."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _optimizer_reads_its_settings(self) -> "DescentRecipe":
-        foreign = (
-            ("beta1", "beta2", "eps", "eps_root")
-            if self.optimizer.name is OptimizerName.SGD
-            else ("momentum", "nesterov")
-        )
-        given = sorted(self.optimizer.model_fields_set & set(foreign))
-        changed = [
-            name
-            for name in given
-            if getattr(self.optimizer, name) != OptimizerConfig.model_fields[name].default
-        ]
-        if changed:
-            raise ValueError(
-                f"optimizer.{changed[0]} is {getattr(self.optimizer, changed[0])}, but "
-                f"{self.optimizer.name.value} does not read it. Remove it, or choose another "
-                "optimizer.name."
             )
         return self
 

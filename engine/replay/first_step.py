@@ -228,10 +228,11 @@ def _check_coupling(routine: Routine, state: State) -> None:
 
 
 def _check_output(routine: Routine, output: Output, state: State) -> None:
-    leaf = state["params"].detach().requires_grad_()
+    evaluated = routine.optimizer.evaluated
+    leaf = state[evaluated].detach().requires_grad_()
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        value = routine.evaluate(next(iter(parts)), {**state, "params": leaf})
+        value = routine.evaluate(next(iter(parts)), {**state, evaluated: leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(

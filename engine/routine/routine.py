@@ -26,7 +26,7 @@ from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
-from engine.routine.optimizers import Optimizer
+from engine.routine.optimizer import Optimizer
 from engine.routine.validate import refuse_misfits
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
@@ -188,7 +188,7 @@ class Routine(HeldModule):
         """Return what the optimizer reads at ``step``, with z's share in it."""
         rate = self.learning_rate
         hyper: dict[str, float | Tensor] = {
-            **self.optimizer.hyperparameters,
+            **self.optimizer.at(step),
             "learning_rate": rate if isinstance(rate, int | float) else rate[step],
         }
         for name, kind in self.metaparameters.items():

@@ -36,6 +36,12 @@ def refuse_misfits(routine: "Routine") -> None:
             f"learning_rate has {len(rate)} values for {routine.num_steps} steps. Give one number, "
             "or one for each step."
         )
+    for name, value in routine.optimizer.hyperparameters.items():
+        if not isinstance(value, int | float) and len(value) != routine.num_steps:
+            raise ConfigurationError(
+                f"The optimizer's {name} has {len(value)} values for {routine.num_steps} steps. "
+                "Give one number, or one for each step."
+            )
     for name, kind in routine.metaparameters.items():
         kind.check_fits(name, len(routine), routine.num_steps)
         if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):

@@ -310,10 +310,11 @@ def _compare_output(routine: Routine, given: nn.Module, output: Output, state: S
 
     with full_precision("output"):
         value = evaluated()
-    known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
+    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS) if name in leaves]
     if value.requires_grad and foreign_leaves(value, known):
         _refuse_leaves(routine, "output", evaluated, known)
-    with in_place(given, routine, state):
+    trained = {**state, "params": state[routine.optimizer.evaluated]}
+    with in_place(given, routine, trained):
         given.train(False)
         with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
             theirs = _without_graph(part, given)
