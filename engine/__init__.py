@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.routine.optimizer_options import averaged
     from engine.routine.optimizers import adam, adamw, muon, rmsprop, sgd
     from engine.routine.outputs import MeanLoss
+    from engine.routine.rates import rates
     from engine.routine.routine import Routine
 
 _HOME = {
@@ -45,6 +46,7 @@ _HOME = {
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
     "muon": "engine.routine.optimizers",
+    "rates": "engine.routine.rates",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
     "train": "engine.replay.training",
@@ -72,6 +74,7 @@ __all__ = [
     "metagradient",
     "metagradients",
     "muon",
+    "rates",
     "rmsprop",
     "sgd",
     "train",

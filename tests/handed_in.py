@@ -328,7 +328,7 @@ REFUSED = {
     "Adagrad of torch": ({"optimizer": torchs("Adagrad")}, "pure function"),
     "optimizer class of torch": ({"optimizer": torch.optim.Adam}, r"engine.adam\(\)"),
     "no optimizer": ({"optimizer": None}, r"engine.sgd\(\)"),
-    "scheduler": ({"learning_rate": scheduler()}, "get_last_lr"),
+    "scheduler": ({"learning_rate": scheduler()}, r"engine.rates\(scheduler"),
     "rate as a function": ({"learning_rate": lambda t: 0.1}, r"\[rate\(t\) for t in"),
     "rate as a word": ({"learning_rate": "0.1"}, "Give one number"),
     "no rate": ({"learning_rate": None}, "Give one number"),

@@ -22,13 +22,15 @@ from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
-from engine.problems.problem import Problem, first_subset, learning_rates, make_optimizer
+from engine.problems.problem import Problem, first_subset
 from engine.problems.splits import DataSet
 from engine.recipes.data import DataName
 from engine.recipes.descent import DescentRecipe
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
+from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss
+from engine.routine.rates import learning_rates
 from engine.routine.routine import Routine
 from engine.step.coupled_pieces import gradient_in_pieces, pull_in_pieces
 from engine.step.products import PARAMS, Piece, Product, entering
@@ -159,7 +161,7 @@ def _count(routine: Routine, piece: int | None) -> tuple[dict[str, float], int]:
     state = small.initial_state()
     params, step = state["params"], small.first_step
     z = entering(small, small.point(), step)
-    batch, *injected = small.terms(step)
+    (batch,), injected = small.batch_terms(step), list(small.injected_terms(step))
     direction = torch.empty_like(params)
     kept: dict[int, Tensor] = {}
 

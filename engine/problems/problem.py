@@ -35,10 +35,9 @@ from engine.recipes.metaparameters import (
     MetaparametersConfig,
     ScalarName,
 )
-from engine.recipes.optimizer import OptimizerConfig
-from engine.recipes.training import RateSchedule, TrainingConfig
-from engine.routine.optimizers import OPTIMIZERS, Optimizer
+from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss, classification_scores
+from engine.routine.rates import learning_rates
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
@@ -126,6 +125,7 @@ def _build(settings: str) -> Problem:
         compile=recipe.training.compile,
         path=recipe.training.path,
         piece=recipe.training.piece,
+        shards=recipe.training.shards,
     )
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     objective = held_out["objective"]
@@ -179,31 +179,6 @@ def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
     replay, num_reversed = recipe.replay, routine.num_steps - routine.first_step
     num_uses = num_reversed * recipe.outer.num_steps
     return make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=num_uses)
-
-
-def make_optimizer(config: OptimizerConfig) -> Optimizer:
-    """Return the inner optimizer that a recipe asks for."""
-    return OPTIMIZERS[config.name](config)
-
-
-def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
-    """Return the rate of a flat schedule, or the rates of a one-cycle schedule, one a step.
-
-    One cycle rises linearly from half the peak to the peak at a quarter of the run, and falls
-    linearly to a ten-thousandth of it.
-    """
-    if config.rate_schedule is RateSchedule.FLAT:
-        return config.learning_rate
-    last = max(config.num_steps - 1, 1)
-    peak = config.learning_rate
-
-    def rate(step: int) -> float:
-        position = step / last
-        if position < 0.25:
-            return peak * (0.5 + 0.5 * position / 0.25)
-        return peak * (1 - (1 - 1e-4) * (position - 0.25) / 0.75)
-
-    return tuple(rate(step) for step in range(config.num_steps))
 
 
 def _training_loss(recipe: DescentRecipe) -> Loss:

@@ -158,6 +158,12 @@ class DescentRecipe(Settings):
                 f"rate of every step, but training.rate_schedule is "
                 f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
             )
+        if kind.name is MetaparameterName.LEARNING_RATE and self.training.warmup_steps:
+            raise ValueError(
+                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"rate of every step, but training.warmup_steps is {self.training.warmup_steps}, "
+                "which would be ignored. Use 0."
+            )
         update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
         if update in whole and kind.name is not MetaparameterName.COUNTS:
             raise ValueError(
@@ -203,6 +209,13 @@ class DescentRecipe(Settings):
                 "replay.vjp is auto, which measures and chooses, so that two workers might choose "
                 "differently and make other bits under one key. Name the mode; engine.metagradient "
                 "takes vjp='auto' and logs what it measured."
+            )
+        shards, replay = self.training.shards, self.replay
+        if shards > 1 and (replay.unroll > 1 or replay.vjp is VjpMode.COMPILED):
+            raise ValueError(
+                f"training.shards is {shards}, but replay.unroll is {replay.unroll} and replay.vjp "
+                f"{replay.vjp.value}, which need whole steps. Use unroll=1 and "
+                "reverse-over-reverse, or leave shards out."
             )
         if self.workers.runner is not RunnerName.LOCAL and self.training.threads is None:
             raise ValueError(

@@ -113,6 +113,13 @@ class OptimizerConfig(Settings):
     clip_value: Annotated[float | None, Field(gt=0)] = None
     """Largest size of each number of a step's gradient; empty means any."""
 
+    ema_decay: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Decay of the average of the weights that is evaluated; empty means the weights themselves.
+    """
+
+    ema_start: Annotated[int, Field(ge=0)] = 0
+    """First step whose weights count in that average."""
+
     @model_validator(mode="after")
     def _settings_are_read(self) -> "OptimizerConfig":
         read, name = READS[self.name] | _ALWAYS_READ, self.name.value
@@ -135,10 +142,17 @@ class OptimizerConfig(Settings):
                 f"optimizer.clip_norm is {self.clip_norm:g} and optimizer.clip_value "
                 f"{self.clip_value:g}, whose order nobody knows. Use one of them."
             )
+        if self.ema_start and self.ema_decay is None:
+            raise ValueError(
+                f"optimizer.ema_start is {self.ema_start}, but optimizer.ema_decay is empty, so "
+                "there is no average. Give a decay, e.g. 0.999, or leave it out."
+            )
         return self
 
 
-_ALWAYS_READ = frozenset({"name", "weight_decay", "groups", "clip_norm", "clip_value"})
+_ALWAYS_READ = frozenset(
+    {"name", "weight_decay", "groups", "clip_norm", "clip_value", "ema_decay", "ema_start"}
+)
 
 _ADAM = frozenset({"beta1", "beta2", "eps", "eps_root"})
 

@@ -44,7 +44,7 @@ def take_in(routine: "Routine") -> None:
     _refuse_losses(routine.loss)
     put("examples", examples_from(routine.examples, device))
     put("optimizer", optimizer_from(routine.optimizer).on(routine.layout, routine.device))
-    for name in ("num_steps", "batch_size", "seed"):
+    for name in ("num_steps", "batch_size", "seed", "shards"):
         put(name, whole_number(name, getattr(routine, name)))
     if routine.piece is not None:
         put("piece", whole_number("piece", routine.piece))
@@ -92,8 +92,7 @@ def rates_from(rate: Any) -> float | tuple[float, ...]:  # noqa: ANN401 (whateve
     if isinstance(rate, LRScheduler):
         raise ConfigurationError(
             f"learning_rate is a {type(rate).__name__}, which moves an optimizer of torch. Read "
-            "its rates into a list first: rates = []; for t in range(num_steps): rates.append("
-            "scheduler.get_last_lr()[0]); scheduler.optimizer.step(); scheduler.step()."
+            "its rates into a list: learning_rate=engine.rates(scheduler, num_steps)."
         )
     if callable(rate) and not isinstance(rate, Tensor):
         raise ConfigurationError(

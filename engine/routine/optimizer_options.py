@@ -218,7 +218,7 @@ def averaged(
             raise ConfigurationError(
                 f"The decay of an average is {wrong[0] if wrong else 'empty'}. Use numbers from 0 "
                 "to below 1, e.g. 0.999.",
-                settings=("training.ema_decay",),
+                settings=("optimizer.ema_decay",),
             )
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise ConfigurationError(f"start is {start!r}, but it is a step. Use 0 or more.")

@@ -299,3 +299,11 @@ OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerConfig], Optimizer]] = {
     OptimizerName.MUON: _muon,
 }
 """Makes the optimizer of a recipe, by its name."""
+
+
+def make_optimizer(config: OptimizerConfig) -> Optimizer:
+    """Return the inner optimizer that a recipe asks for."""
+    made = OPTIMIZERS[config.name](config)
+    if config.ema_decay is None:
+        return made
+    return averaged(made, config.ema_decay, start=config.ema_start)

@@ -64,6 +64,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         examples=examples,
         num_steps=num_steps,
         batch_size=batch_size,
+        shards=min(routine.shards, batch_size),
         optimizer=replace(routine.optimizer, hyperparameters=hyper),
         learning_rate=rate,
         metaparameters=kinds,
