@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
-    from engine.routine.optimizers import Optimizer, adam, adamw, sgd
+    from engine.routine.optimizer import Optimizer
+    from engine.routine.optimizer_options import averaged
+    from engine.routine.optimizers import adam, adamw, muon, rmsprop, sgd
     from engine.routine.outputs import MeanLoss
+    from engine.routine.rates import rates
     from engine.routine.routine import Routine
 
 _HOME = {
@@ -33,16 +36,20 @@ _HOME = {
     "MeanLoss": "engine.routine.outputs",
     "Metagradient": "engine.replay.metagradient",
     "Metaparameter": "engine.metaparameters.base",
-    "Optimizer": "engine.routine.optimizers",
+    "Optimizer": "engine.routine.optimizer",
     "Problem": "engine.problems.base",
     "Routine": "engine.routine.routine",
     "adam": "engine.routine.optimizers",
     "adamw": "engine.routine.optimizers",
+    "averaged": "engine.routine.optimizer_options",
     "central_difference": "engine.preflight.oracle",
     "check": "engine.preflight.checkup",
     "evaluate": "engine.replay.plain_training",
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
+    "muon": "engine.routine.optimizers",
+    "rates": "engine.routine.rates",
+    "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
     "train": "engine.replay.training",
     "whole_run_gradient": "engine.preflight.oracle",
@@ -63,11 +70,15 @@ __all__ = [
     "Routine",
     "adam",
     "adamw",
+    "averaged",
     "central_difference",
     "check",
     "evaluate",
     "metagradient",
     "metagradients",
+    "muon",
+    "rates",
+    "rmsprop",
     "sgd",
     "train",
     "whole_run_gradient",

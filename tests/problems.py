@@ -10,7 +10,7 @@ from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import GroupWeights, TokenWeights
 from engine.numerics.determinism import generator
-from engine.routine.optimizers import adam, adamw, sgd
+from engine.routine.optimizers import adam, adamw, averaged, sgd
 
 NUM_EXAMPLES = 12
 NUM_STEPS = 9
@@ -22,6 +22,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "nesterov": sgd(0.8, nesterov=True, weight_decay=0.2),
     "adam": adam(weight_decay=0.2, eps_root=1e-6),
     "adamw": adamw(weight_decay=0.5, eps_root=1e-6),
+    "with options": averaged(
+        adam(
+            weight_decay=0.2,
+            eps_root=1e-6,
+            groups=[{"max_axes": 1, "weight_decay": 0.1, "rate": 2.0}],
+            clip_norm=0.3,
+        ),
+        0.8,
+    ),
 }
 
 

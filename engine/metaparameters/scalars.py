@@ -11,8 +11,8 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.types import Hyperparameters
 
-_POSITIVE = ("weight_decay", "eps", "eps_root")
-_FRACTIONS = ("momentum", "beta1", "beta2", "label_smoothing")
+_POSITIVE = ("weight_decay", "eps", "eps_root", "clip_norm", "clip_value")
+_FRACTIONS = ("momentum", "beta1", "beta2", "alpha", "ema_decay", "label_smoothing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,9 @@ class Scalars(Metaparameter):
 
     Attributes:
         value: Transformed numbers, shape (names,).
-        names: weight_decay, eps or eps_root (positive); momentum, beta1 or beta2 (between 0 and
-            1): read by the optimizer. label_smoothing (between 0 and 1): handed to the loss.
+        names: weight_decay, eps, eps_root, clip_norm or clip_value (positive); momentum, beta1,
+            beta2, alpha or ema_decay (between 0 and 1): read by the optimizer. label_smoothing
+            (between 0 and 1): handed to the loss.
     """
 
     names: tuple[str, ...] = ()

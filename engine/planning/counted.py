@@ -19,7 +19,6 @@ from engine.errors import DataError
 from engine.metaparameters.counts import Counts
 from engine.planning.choice import Setting
 from engine.problems.metaparameters import first_subset
-from engine.problems.optimizers import learning_rates, make_optimizer
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files
@@ -31,7 +30,9 @@ from engine.recipes.model import ModelConfig
 from engine.recipes.pairs import ContrastiveConfig
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
+from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss
+from engine.routine.rates import learning_rates
 from engine.routine.routine import Routine
 from engine.step.coupled_pieces import gradient_in_pieces, pull_in_pieces
 from engine.step.products import PARAMS, Piece, Product, entering
@@ -166,7 +167,7 @@ def _count(routine: Routine, piece: int | None) -> tuple[dict[str, float], int]:
     state = small.initial_state()
     params, step = state["params"], small.first_step
     z = entering(small, small.point(), step)
-    batch, *injected = small.terms(step)
+    (batch,), injected = small.batch_terms(step), list(small.injected_terms(step))
     direction = torch.empty_like(params)
     kept: dict[int, Tensor] = {}
 

@@ -211,9 +211,9 @@ def check_dropout(census: Census) -> Check:
 
 def check_eps_root(routine: Routine) -> Check | None:
     """Refuse Adam with nothing inside its square root; None for other optimizers."""
-    if "eps_root" not in routine.optimizer.hyperparameters:
+    value = routine.optimizer.root
+    if value is None:
         return None
-    value = routine.optimizer.hyperparameters["eps_root"]
     named = {"name": "eps-root", "value": value, "limit": MIN_EPS_ROOT}
     if value < MIN_EPS_ROOT:
         return Check(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.numerics.determinism import generator
+from engine.routine.batch_norm import without_buffers
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, State
@@ -56,6 +57,7 @@ def _cut_in_update(routine: Routine, state: State, z: Metaparams, step: int) -> 
         name: value.detach() if isinstance(value, Tensor) else value
         for name, value in routine.hyperparameters(z, step).items()
     }
+    state = without_buffers(state)
     inputs = {**state, "the gradient": gradient}
 
     def update(moved: dict[str, Tensor]) -> Tensor:

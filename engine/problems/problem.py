@@ -15,7 +15,6 @@ from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_fits, smooths_labels
 from engine.problems.metaparameters import make_metaparameter
-from engine.problems.optimizers import learning_rates, make_optimizer
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
@@ -23,7 +22,9 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName, ScalarName
 from engine.recipes.problem_functions import is_shipped
 from engine.routine.coupled_loss import CoupledLoss
+from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss
+from engine.routine.rates import learning_rates
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
@@ -143,6 +144,7 @@ def _build(settings: str) -> BuiltProblem:
         compile=recipe.training.compile,
         path=recipe.training.path,
         piece=recipe.training.piece,
+        shards=recipe.training.shards,
     )
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     chunk = _chunk(recipe, problem)

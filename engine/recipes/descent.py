@@ -19,7 +19,7 @@ from engine.recipes.metaparameters import (
     MetaparametersConfig,
     ScalarName,
 )
-from engine.recipes.optimizer import OptimizerConfig, OptimizerName
+from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.problem_functions import (
     DEFAULT_PROBLEM,
     find_function,
@@ -185,6 +185,12 @@ class DescentRecipe(Settings):
                 f"rate of every step, but training.rate_schedule is "
                 f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
             )
+        if kind.name is MetaparameterName.LEARNING_RATE and self.training.warmup_steps:
+            raise ValueError(
+                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"rate of every step, but training.warmup_steps is {self.training.warmup_steps}, "
+                "which would be ignored. Use 0."
+            )
         update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
         if update in whole and kind.name is not MetaparameterName.COUNTS:
             raise ValueError(
@@ -225,32 +231,18 @@ class DescentRecipe(Settings):
                 "differently and make other bits under one key. Name the mode; engine.metagradient "
                 "takes vjp='auto' and logs what it measured."
             )
+        shards, replay = self.training.shards, self.replay
+        if shards > 1 and (replay.unroll > 1 or replay.vjp is VjpMode.COMPILED):
+            raise ValueError(
+                f"training.shards is {shards}, but replay.unroll is {replay.unroll} and replay.vjp "
+                f"{replay.vjp.value}, which need whole steps. Use unroll=1 and "
+                "reverse-over-reverse, or leave shards out."
+            )
         if self.workers.runner is not RunnerName.LOCAL and self.training.threads is None:
             raise ValueError(
                 f"workers.runner is {self.workers.runner.value}, but training.threads is empty, "
                 "which leaves the number of CPU threads, and so the last digits, to each worker. "
                 "Set training.threads."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _optimizer_reads_its_settings(self) -> "DescentRecipe":
-        foreign = (
-            ("beta1", "beta2", "eps", "eps_root")
-            if self.optimizer.name is OptimizerName.SGD
-            else ("momentum", "nesterov")
-        )
-        given = sorted(self.optimizer.model_fields_set & set(foreign))
-        changed = [
-            name
-            for name in given
-            if getattr(self.optimizer, name) != OptimizerConfig.model_fields[name].default
-        ]
-        if changed:
-            raise ValueError(
-                f"optimizer.{changed[0]} is {getattr(self.optimizer, changed[0])}, but "
-                f"{self.optimizer.name.value} does not read it. Remove it, or choose another "
-                "optimizer.name."
             )
         return self
 

@@ -1,9 +1,10 @@
 """Settings of one training run: steps, batches, rates, number format and device."""
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.recipes.replay import StepPath
 from engine.recipes.settings import Settings
@@ -13,7 +14,19 @@ class RateSchedule(StrEnum):
     """Learning rate of each step, before any metaparameter changes it."""
 
     FLAT = "flat"
+    """The same in all steps."""
+
     ONE_CYCLE = "one-cycle"
+    """Linearly from half the peak up to it at a quarter of the run, and down to nearly zero."""
+
+    COSINE = "cosine"
+    """Half a cosine down from the peak."""
+
+    LINEAR = "linear"
+    """Linearly down from the peak."""
+
+    MULTI_STEP = "multi-step"
+    """Down by a factor at each milestone."""
 
 
 class DType(StrEnum):
@@ -33,10 +46,22 @@ class TrainingConfig(Settings):
     """Examples a step."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Rate of a flat schedule, peak rate of a one-cycle schedule; per step, dimensionless."""
+    """Peak rate, which a flat schedule keeps; per step, dimensionless."""
 
     rate_schedule: RateSchedule = RateSchedule.FLAT
     """Shape of the learning rate over the run."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the rate rises linearly to its peak, before the shape begins."""
+
+    final_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the peak to which a cosine or linear schedule falls, one step after the last."""
+
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps at which a multi-step schedule drops."""
+
+    rate_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor on the rate at each milestone."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each training target that is spread evenly over all classes."""
@@ -62,9 +87,66 @@ class TrainingConfig(Settings):
     """Pairs of a contrastive batch that are embedded at a time, in both sweeps, which bounds the
     memory; empty means all at once."""
 
+    shards: Annotated[int, Field(ge=1)] = 1
+    """Pieces of a batch whose gradients are made one after the other and summed in a fixed binary
+    tree, in both sweeps, which bounds the memory; dropout draws for each piece by itself."""
+
     tf32: bool = False
     """Let a GPU multiply with 10 bits of mantissa; the last digits of a metagradient then mean
     less."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Torch device: cpu, cuda or cuda:N."""
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> "TrainingConfig":
+        shape, fields = self.rate_schedule, type(self).model_fields
+        for name, readers in _READERS.items():
+            value = getattr(self, name)
+            if shape not in readers and value != fields[name].default:
+                raise ValueError(
+                    f"training.{name} is {value}, but training.rate_schedule is {shape.value}, "
+                    f"which does not read it. Use {' or '.join(sorted(readers))}, or leave it out."
+                )
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"training.warmup_steps is {self.warmup_steps}, but the run has only "
+                f"{self.num_steps} steps, so the rate would never reach its peak. Use fewer."
+            )
+        rising = all(a < b for a, b in pairwise(self.milestones))
+        if shape is RateSchedule.MULTI_STEP and not (self.milestones and rising):
+            raise ValueError(
+                f"training.milestones is {list(self.milestones)}, but a multi-step schedule drops "
+                "at steps in rising order. Give some."
+            )
+        late = [step for step in self.milestones if step >= self.num_steps]
+        if late:
+            raise ValueError(
+                f"training.milestones has {late[0]}, but the run has only {self.num_steps} steps. "
+                "Use steps below training.num_steps."
+            )
+        if self.shards > self.batch_size:
+            raise ValueError(
+                f"training.shards is {self.shards}, but a batch has only {self.batch_size} "
+                "examples. Use fewer."
+            )
+        for name, refused in (
+            ("path", self.path is not StepPath.PLAIN),
+            ("piece", self.piece is not None),
+        ):
+            if self.shards > 1 and refused:
+                raise ValueError(
+                    f"training.shards is {self.shards}, but training.{name} is "
+                    f"{getattr(self, name)}: a batch in shards is never whole. Leave one of them "
+                    "out."
+                )
+        return self
+
+
+_READERS = {
+    "warmup_steps": set(RateSchedule) - {RateSchedule.ONE_CYCLE},
+    "final_rate": {RateSchedule.COSINE, RateSchedule.LINEAR},
+    "milestones": {RateSchedule.MULTI_STEP},
+    "rate_drop": {RateSchedule.MULTI_STEP},
+}
+"""Shapes that read a setting."""

@@ -70,12 +70,18 @@ def check_unroll(routine: Routine, unroll: int) -> None:
     """Refuse to keep graphs where they would lead away from the states that training makes.
 
     Raises:
-        ConfigurationError: If graphs are kept, and step 0 with its graph makes other bits than the
-            routine's own path.
+        ConfigurationError: If graphs are kept of a batch in shards, or step 0 with its graph makes
+            other bits than the routine's own path.
 
     Cost:
         Two plain steps, where there is something to compare.
     """
+    if unroll > 1 and routine.shards > 1:
+        raise ConfigurationError(
+            f"unroll is {unroll}, which keeps the graphs of whole steps, but shards is "
+            f"{routine.shards}. Leave one of them out.",
+            settings=("replay.unroll", "training.shards"),
+        )
     if unroll > 1 and routine.path is StepPath.PLAIN:
         point = routine.point()
         difference = path_difference(routine, routine.initial_state(point), point, 0)
@@ -187,14 +193,15 @@ def _cure_of_buffer(routine: Routine, name: str) -> str:
 
 
 def _check_coupling(routine: Routine, state: State) -> None:
-    """Refuse injected losses that depend on which candidates are injected together.
+    """Refuse losses that depend on which examples go through a step together, where that matters.
 
     Running statistics are left out: an injected chunk is normalized by its own.
     """
     kinds, step = routine.metaparameters.values(), routine.first_step
     injects = any(kind.injected(kind.point(), step) is not None for kind in kinds)
     joined, first = coupled(routine.loss), next(routine.terms(0))
-    if routine.statistics is not None or len(first.indices) < 2 or not (injects or joined):
+    parted = injects or joined or routine.shards > 1
+    if routine.statistics is not None or len(first.indices) < 2 or not parted:
         return
     indices = first.indices[:_FEW]
     apart = indices.split((len(indices) + 1) // 2)
@@ -219,6 +226,13 @@ def _check_coupling(routine: Routine, state: State) -> None:
             "in two halves, so embed compares examples. Write what compares them into couple and "
             "join, and use group or layer normalization."
         )
+    if routine.shards > 1:
+        raise ConfigurationError(
+            f"The losses of {len(indices)} examples are others than those of the same examples in "
+            f"two halves, so the loss of an example depends on its batch, but shards is "
+            f"{routine.shards}. Leave shards out, or write the loss example by example.",
+            settings=("training.shards",),
+        )
     raise ConfigurationError(
         f"The losses of {len(indices)} examples are others than those of the same examples in two "
         "halves, so the loss of an example depends on its batch, and counts do not say in which "
@@ -228,10 +242,11 @@ def _check_coupling(routine: Routine, state: State) -> None:
 
 
 def _check_output(routine: Routine, output: Output, state: State) -> None:
-    leaf = state["params"].detach().requires_grad_()
+    evaluated = routine.optimizer.evaluated
+    leaf = state[evaluated].detach().requires_grad_()
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        value = routine.evaluate(next(iter(parts)), {**state, "params": leaf})
+        value = routine.evaluate(next(iter(parts)), {**state, evaluated: leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(

@@ -241,10 +241,11 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
         NonFiniteError: If phi or its derivative is infinite or NaN.
     """
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
-    # The output reads the parameters, and the running statistics where there are any.
-    read = {"params", BUFFERS} & state.keys()
+    # The output reads the parameters or their average, and running statistics if there are any.
+    evaluated = routine.optimizer.evaluated
+    read = {evaluated, BUFFERS} & state.keys()
     leaves = {name: state[name].detach().requires_grad_() for name in sorted(read)}
-    total = torch.zeros((), dtype=leaves["params"].dtype, device=leaves["params"].device)
+    total = torch.zeros((), dtype=leaves[evaluated].dtype, device=leaves[evaluated].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
     for part in parts:
         with torch.enable_grad(), routine.binding.kept():
@@ -254,7 +255,7 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
                 adjoint[name] = adjoint[name] + gradient
-            elif name == "params":
+            elif name == evaluated:
                 raise UndifferentiableError(
                     "The output does not depend on the model's parameters. Look for a detach(), "
                     "a no_grad() or an argmax in it."

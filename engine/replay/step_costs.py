@@ -7,7 +7,7 @@ nothing is trained and nothing is left behind.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ def measure_costs(
         reverse_step(routine, z, step, Sweep(state=state, adjoint=cotangent, vjp=vjp))
 
     # Where a batch goes through in pieces no graph of a whole step is ever kept.
-    whole = replace(routine, batch_size=routine.piece or routine.batch_size, piece=None)
+    whole = routine.in_one_piece()
     graphs = [open_step(whole, state, z, step)]
 
     def trace() -> None:
@@ -129,7 +129,7 @@ def counted_costs(routine: Routine) -> StepCosts:
     """Return the bytes of a routine's states and graphs, with no time measured."""
     state, z = routine.initial_state(), routine.point()
     step = min(routine.first_step + 1, routine.num_steps - 1)
-    whole = replace(routine, batch_size=routine.piece or routine.batch_size, piece=None)
+    whole = routine.in_one_piece()
     seconds = {each.name: 0.0 for each in fields(StepCosts) if each.type is float}
     return StepCosts(
         **seconds,
@@ -189,7 +189,7 @@ def graph_bytes(routine: Routine, state: State, z: Metaparams, step: int) -> int
 def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: State) -> float:
     """Time one of the terms injected at the first step that reads z, for all of them."""
     step = routine.first_step
-    _, *injected = routine.terms(step)
+    injected = list(routine.injected_terms(step))
     if not injected:
         return 0.0
     params, leaves = state["params"].detach().requires_grad_(), entering(routine, z, step)

@@ -171,7 +171,7 @@ def keeps_graphs(replay: ReplayConfig, routine: Routine, costs: StepCosts) -> bo
     """Say whether graphs of whole steps can be kept without another path or product."""
     whole = replay.vjp is VjpMode.REVERSE_OVER_REVERSE and replay.micro_batch is None
     paths = costs.paths_agree or routine.path is StepPath.GRAPH
-    return whole and routine.piece is None and paths
+    return whole and routine.piece is None and routine.shards == 1 and paths
 
 
 @lru_cache(maxsize=4096)

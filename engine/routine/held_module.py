@@ -14,6 +14,7 @@ from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.batch_norm import BUFFERS, Call, RunningStatistics
 from engine.routine.binding import Binding, Hook, Modes, gradient_hooks, hooked
 from engine.routine.layout import Layout
+from engine.routine.optimizer import Optimizer
 from engine.types import State
 
 Params = Tensor | dict[str, Tensor]
@@ -25,10 +26,12 @@ class HeldModule:
 
     Attributes:
         model: The run's own copy.
+        optimizer: Says which vector of the state is evaluated.
         seed: Seeds the random draws of an evaluation.
     """
 
     model: nn.Module
+    optimizer: Optimizer
     seed: int
     _bound: dict[str, Tensor]
     _given: "weakref.ref[nn.Module] | None"
@@ -125,7 +128,7 @@ class HeldModule:
         Random draws of the function are seeded, so that it returns the same at every call.
         """
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
-            return self.call(function, state["params"], training=False)
+            return self.call(function, state[self.optimizer.evaluated], training=False)
 
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.

@@ -19,7 +19,7 @@ from engine.recipes.replay import StepPath
 from engine.routine import optimizers as optim
 from engine.routine.examples import examples_from
 from engine.routine.modules import model_from
-from engine.routine.optimizers import Optimizer
+from engine.routine.optimizer import Optimizer
 from engine.types import Metaparams
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def take_in(routine: "Routine") -> None:
     device = next(p.device for p in routine.model.parameters() if p.requires_grad)
     _refuse_losses(routine.loss)
     put("examples", examples_from(routine.examples, device))
-    put("optimizer", optimizer_from(routine.optimizer))
-    for name in ("num_steps", "batch_size", "seed"):
+    put("optimizer", optimizer_from(routine.optimizer).on(routine.layout, routine.device))
+    for name in ("num_steps", "batch_size", "seed", "shards"):
         put(name, whole_number(name, getattr(routine, name)))
     if routine.piece is not None:
         put("piece", whole_number("piece", routine.piece))
@@ -92,8 +92,7 @@ def rates_from(rate: Any) -> float | tuple[float, ...]:  # noqa: ANN401 (whateve
     if isinstance(rate, LRScheduler):
         raise ConfigurationError(
             f"learning_rate is a {type(rate).__name__}, which moves an optimizer of torch. Read "
-            "its rates into a list first: rates = []; for t in range(num_steps): rates.append("
-            "scheduler.get_last_lr()[0]); scheduler.optimizer.step(); scheduler.step()."
+            "its rates into a list: learning_rate=engine.rates(scheduler, num_steps)."
         )
     if callable(rate) and not isinstance(rate, Tensor):
         raise ConfigurationError(
@@ -132,7 +131,13 @@ def _array(given: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
         return None
 
 
-_WORDS_OF_TORCH = {"SGD": "sgd", "Adam": "adam", "AdamW": "adamw"}
+_WORDS_OF_TORCH = {
+    "SGD": "sgd",
+    "Adam": "adam",
+    "AdamW": "adamw",
+    "RMSprop": "rmsprop",
+    "Muon": "muon",
+}
 
 
 def optimizer_from(given: Any) -> Optimizer:  # noqa: ANN401 (whatever was handed in)
@@ -155,7 +160,7 @@ def optimizer_from(given: Any) -> Optimizer:  # noqa: ANN401 (whatever was hande
             f"optimizer is torch's class {given.__name__}, which moves parameters in place and "
             f"cannot be differentiated. {own}"
         )
-    known = {"sgd": optim.sgd, "adam": optim.adam, "adamw": optim.adamw}
+    known = {name: getattr(optim, name) for name in _WORDS_OF_TORCH.values()}
     function = getattr(given, "func", given)  # of a partial
     for name, each in known.items():
         if function is each or given == name:
@@ -171,24 +176,30 @@ def optimizer_from(given: Any) -> Optimizer:  # noqa: ANN401 (whatever was hande
 
 
 _OWN = (
-    "Use engine.sgd(), engine.adam() or engine.adamw(), or write its update as a pure function: "
-    "engine.Optimizer(name, hyperparameters, init, update)."
+    "Use engine.sgd(), adam(), adamw(), rmsprop() or muon(), or write its update as a pure "
+    "function: engine.Optimizer(name, hyperparameters, init, update)."
 )
 
 
 def _translated(given: torch.optim.Optimizer) -> str:
+    """Write an optimizer of torch as one of the engine, groups of parameters left to the user."""
     name, groups = _WORDS_OF_TORCH.get(type(given).__name__), given.param_groups
     first = groups[0]
     if name is None or first.get("amsgrad") or first.get("maximize") or first.get("dampening"):
         return _OWN
-    if name == "sgd":
-        words = f"engine.sgd({first['momentum']}, nesterov={first['nesterov']}, "
-    else:
-        beta1, beta2 = first["betas"]
-        words = f"engine.{name}(({beta1:g}, {beta2:g}), eps={first['eps']}, "
-    words += f"weight_decay={first['weight_decay']}), learning_rate={float(first['lr'])}"
-    several = " (of its first group of parameters)" if len(groups) > 1 else ""
-    return f"Write optimizer={words}{several}."
+    words = {
+        "sgd": "{momentum}, nesterov={nesterov}",
+        "rmsprop": "{alpha}, momentum={momentum}, centered={centered}, eps={eps}",
+        "muon": "{momentum}, nesterov={nesterov}, ns_steps={ns_steps}, rest=engine.adamw()",
+    }.get(name, "({betas[0]:g}, {betas[1]:g}), eps={eps}")
+    words = f"engine.{name}({words.format(**first)}, weight_decay={first['weight_decay']}"
+    several = ""
+    if len(groups) > 1:
+        several = (
+            " for its first group of parameters, and the others by groups=[{'names': ..., "
+            "'rate': ..., 'weight_decay': ...}]"
+        )
+    return f"Write optimizer={words}), learning_rate={float(first['lr'])}{several}."
 
 
 def _path_from(given: Any) -> StepPath:  # noqa: ANN401

@@ -1,48 +1,38 @@
-"""Differentiable optimizers: pure functions on flat vectors.
+"""Differentiable optimizers, and which of them a recipe names.
 
-``init`` makes the moments, ``update`` maps (state, gradient, hyperparameters, step) to the next
-state. Nothing is hidden, in place or detached, so the vector-Jacobian product of an update is
-torch's own. Hyperparameters are arguments of every update: each may be a number or a tensor that
-is being differentiated.
+Update equations are those of ``torch.optim``; Adam and RMSprop have ``eps_root`` in addition,
+inside the square root, because d sqrt(v) / dv is infinite at v = 0.
 
-Update equations are those of ``torch.optim``; Adam has ``eps_root`` in addition, inside the
-square root, because d sqrt(v) / dv is infinite at v = 0.
+Each takes ``groups``, ``clip_norm`` and ``clip_value``; see
+``engine.routine.optimizer_options.with_options``. A momentum, or any other hyperparameter, may be a
+list with one number for each step. ``averaged`` adds an average of the weights, which is evaluated.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
+from engine.recipes.optimizer import OptimizerConfig, OptimizerName, ParameterGroup
+from engine.routine.muon import muon_matrices
+from engine.routine.optimizer import Optimizer, parted
+from engine.routine.optimizer_options import Options, averaged, groups_from, with_options
 from engine.types import Hyperparameters, State
 
+__all__ = ["OPTIMIZERS", "Optimizer", "adam", "adamw", "averaged", "muon", "rmsprop", "sgd"]
 
-@dataclass(frozen=True)
-class Optimizer:
-    """An optimizer as a pair of pure functions.
-
-    Attributes:
-        name: For people and digests.
-        hyperparameters: Defaults of what ``update`` reads besides ``learning_rate``.
-        init: Maps params, shape (params,), to the moments at step 0, each of shape (params,).
-        update: Maps (state, gradient, hyperparameters, step) to the next state. ``state`` holds
-            ``params`` and the moments; ``hyperparameters`` holds ``learning_rate`` as well;
-            ``step`` counts from 0; in a compiled step it is a scalar tensor. Must be pure and
-            differentiable in all but ``step``.
-        recover: Optional; maps (state, next state, hyperparameters) to the gradient that led from
-            one to the other, to rounding. It saves ``forward-over-reverse`` a pass; SGD needs
-            none, because its update is linear in the gradient.
-    """
-
-    name: str
-    hyperparameters: dict[str, float]
-    init: Callable[[Tensor], State]
-    update: Callable[[State, Tensor, Hyperparameters, int | Tensor], State]
-    recover: Callable[[State, State, Hyperparameters], Tensor] | None = None
+Number = float | Sequence[float]
+"""A hyperparameter: one number, or one for each step."""
 
 
-def sgd(momentum: float = 0.0, *, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
+def sgd(
+    momentum: Number = 0.0,
+    *,
+    nesterov: bool = False,
+    weight_decay: Number = 0.0,
+    **options: Unpack[Options],
+) -> Optimizer:
     """Stochastic gradient descent with momentum and an L2 penalty.
 
     g' = g + weight_decay * p;  b <- momentum * b + g';
@@ -52,31 +42,37 @@ def sgd(momentum: float = 0.0, *, nesterov: bool = False, weight_decay: float = 
         momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity.
         nesterov: Look ahead along the velocity.
         weight_decay: Coefficient of the L2 penalty.
+        **options: groups, clip_norm, clip_value.
     """
+    keeps = _any(momentum) or any(
+        group.momentum for group in groups_from(options.get("groups", ()))
+    )
 
     def init(params: Tensor) -> State:
-        return {"momentum": torch.zeros_like(params)} if momentum else {}
+        return {"momentum": torch.zeros_like(params)} if keeps else {}
 
     def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         del step
         params = state["params"]
         gradient = gradient + hyper["weight_decay"] * params
-        if not momentum:
+        if not keeps:
             return {"params": params - hyper["learning_rate"] * gradient}
         velocity = hyper["momentum"] * state["momentum"] + gradient
         direction = gradient + hyper["momentum"] * velocity if nesterov else velocity
         return {"params": params - hyper["learning_rate"] * direction, "momentum": velocity}
 
-    name = "nesterov" if nesterov else "sgd"
-    return Optimizer(name, {"momentum": momentum, "weight_decay": weight_decay}, init, update)
+    hyper = {"momentum": momentum, "weight_decay": weight_decay}
+    made = Optimizer("nesterov" if nesterov else "sgd", hyper, init, update)
+    return with_options(made, **options)
 
 
 def adam(
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[Number, Number] = (0.9, 0.999),
     *,
     eps: float = 1e-8,
     eps_root: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: Number = 0.0,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """Adam with an L2 penalty, differentiable where a gradient is zero.
 
@@ -90,16 +86,19 @@ def adam(
             parameter has had no gradient (dead ReLU, unused embedding row); 1e-8 to 1e-6 is
             usual, larger is smoother.
         weight_decay: Coefficient of the L2 penalty.
+        **options: groups, clip_norm, clip_value.
     """
-    return _adam("adam", betas, eps, eps_root, weight_decay)
+    made = _adam("adam", betas, eps, eps_root, weight_decay)
+    return with_options(made, **options)
 
 
 def adamw(
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[Number, Number] = (0.9, 0.999),
     *,
     eps: float = 1e-8,
     eps_root: float = 1e-8,
-    weight_decay: float = 1e-2,
+    weight_decay: Number = 1e-2,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """Adam with decoupled weight decay: p <- p - learning_rate * weight_decay * p, then Adam.
 
@@ -108,12 +107,19 @@ def adamw(
         eps: Added outside the square root.
         eps_root: Added inside it; see ``adam``.
         weight_decay: Decay per unit of learning rate.
+        **options: groups, clip_norm, clip_value; no decay of biases and normalizations is
+            ``groups=[{"max_axes": 1, "weight_decay": 0}]``.
     """
-    return _adam("adamw", betas, eps, eps_root, weight_decay)
+    made = _adam("adamw", betas, eps, eps_root, weight_decay)
+    return with_options(made, **options)
 
 
 def _adam(
-    name: str, betas: tuple[float, float], eps: float, eps_root: float, weight_decay: float
+    name: str,
+    betas: tuple[Number, Number],
+    eps: float,
+    eps_root: float,
+    weight_decay: Number,
 ) -> Optimizer:
     def init(params: Tensor) -> State:
         return {"exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
@@ -145,3 +151,159 @@ def _adam(
         "weight_decay": weight_decay,
     }
     return Optimizer(name, hyper, init, update, recover)
+
+
+def rmsprop(
+    alpha: Number = 0.99,
+    *,
+    momentum: Number = 0.0,
+    centered: bool = False,
+    eps: float = 1e-8,
+    eps_root: float = 1e-8,
+    weight_decay: Number = 0.0,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """RMSprop with an L2 penalty, differentiable where a gradient is zero.
+
+    g' = g + weight_decay * p;  v <- alpha v + (1 - alpha) g'^2;  a <- alpha a + (1 - alpha) g';
+    d = g' / (sqrt(v - (a^2 if centered else 0) + eps_root) + eps);  b <- momentum * b + d;
+    p <- p - learning_rate * b
+
+    Args:
+        alpha: Decay of the second moment v.
+        momentum: Decay of the velocity b, in [0, 1); 0 keeps no velocity.
+        centered: Divide by the standard deviation.
+        eps: Added outside the square root.
+        eps_root: Added inside it; see ``adam``.
+        weight_decay: Coefficient of the L2 penalty.
+        **options: groups, clip_norm, clip_value.
+    """
+    keeps = _any(momentum) or any(
+        group.momentum for group in groups_from(options.get("groups", ()))
+    )
+    names = ["square_avg", *(["grad_avg"] if centered else []), *(["momentum"] if keeps else [])]
+
+    def init(params: Tensor) -> State:
+        return {name: torch.zeros_like(params) for name in names}
+
+    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
+        del step
+        params, decay = state["params"], hyper["alpha"]
+        gradient = gradient + hyper["weight_decay"] * params
+        square = decay * state["square_avg"] + (1 - decay) * gradient * gradient
+        following, spread = {"square_avg": square}, square
+        if centered:
+            mean = decay * state["grad_avg"] + (1 - decay) * gradient
+            following["grad_avg"], spread = mean, square - mean * mean
+        direction = gradient / (torch.sqrt(spread + hyper["eps_root"]) + hyper["eps"])
+        if keeps:
+            direction = hyper["momentum"] * state["momentum"] + direction
+            following["momentum"] = direction
+        return {"params": params - hyper["learning_rate"] * direction, **following}
+
+    hyper = {
+        "alpha": alpha,
+        "momentum": momentum,
+        "eps": eps,
+        "eps_root": eps_root,
+        "weight_decay": weight_decay,
+    }
+    made = Optimizer("rmsprop", hyper, init, update)
+    return with_options(made, **options)
+
+
+def muon(  # noqa: PLR0913 (torch's settings)
+    momentum: Number = 0.95,
+    *,
+    nesterov: bool = True,
+    weight_decay: Number = 0.1,
+    adjust: str = "original",
+    ns_steps: int = 5,
+    rest: Optimizer | None = None,
+    rest_names: Sequence[str] = (),
+    **options: Unpack[Options],
+) -> Optimizer:
+    """Muon for matrices, and another optimizer for the rest; see ``engine.routine.muon``.
+
+    Args:
+        momentum: Decay of the averaged gradient, in [0, 1).
+        nesterov: Look ahead along it.
+        weight_decay: Decoupled decay of the matrices, per unit of learning rate.
+        adjust: How the rate depends on a matrix' shape, as torch's ``adjust_lr_fn``.
+        ns_steps: Steps of the Newton-Schulz iteration.
+        rest: Moves what is no matrix; ``adamw()`` by default. Its hyperparameters and moments have
+            names that begin with ``rest_``; a rate of its own is ``groups=[{"rate": 0.1}]`` there.
+        rest_names: Patterns of names of matrices that it moves too, e.g. ``("*embed*", "head.*")``.
+        **options: groups, clip_norm, clip_value; of all parameters.
+    """
+    patterns = ParameterGroup(names=tuple(rest_names))
+
+    def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and not (rest_names and patterns.has(name, shape))
+
+    matrices = muon_matrices(momentum, nesterov, weight_decay, adjust, ns_steps)
+    made = parted("muon", matrices, adamw() if rest is None else rest, is_matrix)
+    return with_options(made, **options)
+
+
+def _any(number: Number) -> bool:
+    return bool(number) if isinstance(number, int | float) else any(number)
+
+
+def _sgd(config: OptimizerConfig) -> Optimizer:
+    return sgd(config.momentum, nesterov=config.nesterov, **_shared(config))
+
+
+def _of_adam(make: Callable[..., Optimizer]) -> Callable[[OptimizerConfig], Optimizer]:
+    return lambda config: make(**_adams(config), **_shared(config))
+
+
+def _rmsprop(config: OptimizerConfig) -> Optimizer:
+    return rmsprop(
+        config.alpha,
+        momentum=config.momentum,
+        centered=config.centered,
+        eps=config.eps,
+        eps_root=config.eps_root,
+        **_shared(config),
+    )
+
+
+def _muon(config: OptimizerConfig) -> Optimizer:
+    groups = [] if config.rest_rate == 1 else [ParameterGroup(rate=config.rest_rate)]
+    rest = adamw(**_adams(config), weight_decay=config.weight_decay, groups=groups)
+    return muon(
+        config.momentum,
+        nesterov=config.nesterov,
+        rest=rest,
+        rest_names=config.rest,
+        **_shared(config),
+    )
+
+
+def _adams(config: OptimizerConfig) -> dict[str, Any]:
+    betas = (config.beta1, config.beta2)
+    return {"betas": betas, "eps": config.eps, "eps_root": config.eps_root}
+
+
+def _shared(config: OptimizerConfig) -> dict[str, Any]:
+    names = ("weight_decay", "groups", "clip_norm", "clip_value")
+    return {name: getattr(config, name) for name in names}
+
+
+OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerConfig], Optimizer]] = {
+    OptimizerName.SGD: _sgd,
+    OptimizerName.ADAM: _of_adam(adam),
+    OptimizerName.ADAMW: _of_adam(adamw),
+    OptimizerName.RMSPROP: _rmsprop,
+    OptimizerName.MUON: _muon,
+}
+"""Makes the optimizer of a recipe, by its name."""
+
+
+def make_optimizer(config: OptimizerConfig) -> Optimizer:
+    """Return the inner optimizer that a recipe asks for."""
+    made = OPTIMIZERS[config.name](config)
+    if config.ema_decay is None:
+        return made
+    return averaged(made, config.ema_decay, start=config.ema_start)

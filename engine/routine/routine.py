@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
-from engine.routine.optimizers import Optimizer
+from engine.routine.optimizer import Optimizer
 from engine.routine.validate import refuse_misfits
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
@@ -71,6 +71,9 @@ class Routine(HeldModule):
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
             default. It bounds the memory, and its bits are its own.
+        shards: Pieces of a batch whose gradients are made one after the other, and summed in one
+            binary tree that depends on their number alone, in both sweeps. It bounds the memory,
+            and its bits are its own; random draws of the model are those of each shard.
         programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
@@ -90,6 +93,7 @@ class Routine(HeldModule):
     compile: bool = False
     path: StepPath = StepPath.PLAIN
     piece: int | None = None
+    shards: int = 1
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -188,7 +192,7 @@ class Routine(HeldModule):
         """Return what the optimizer reads at ``step``, with z's share in it."""
         rate = self.learning_rate
         hyper: dict[str, float | Tensor] = {
-            **self.optimizer.hyperparameters,
+            **self.optimizer.at(step),
             "learning_rate": rate if isinstance(rate, int | float) else rate[step],
         }
         for name, kind in self.metaparameters.items():
@@ -211,19 +215,31 @@ class Routine(HeldModule):
         return self.optimizer.update(without_buffers(state), self.hooked(gradient), hyper, step)
 
     def terms(self, step: int) -> Iterator[Term]:
-        """Yield the terms of the loss of ``step``: its batch, then what is injected."""
+        """Yield the terms of a step's loss: its batch or its shards, then what is injected."""
+        yield from self.batch_terms(step)
+        yield from self.injected_terms(step)
 
-        def batch_weights(z: Metaparams, indices: Tensor) -> Tensor | None:
-            product = None
-            for name, kind in self.metaparameters.items():
-                factor = kind.weights(z[name], indices) if kind.enters(step) else None
-                if factor is not None:
-                    product = factor if product is None else product * factor
-            return product
+    def batch_terms(self, step: int) -> list[Term]:
+        """Return the batch of ``step``, or its shards, each with random draws of its own."""
+        indices = self.order.batch(step)
+        if self.shards == 1:
+            return [Term(indices, partial(self._weights, step), ("batch",))]
+        return [
+            Term(part, partial(self._weights, step), ("batch", "shard", number))
+            for number, part in enumerate(indices.tensor_split(self.shards))
+        ]
 
-        batch = Term(self.order.batch(step), batch_weights, ("batch",))
-        context = None if coupled(self.loss) is None else batch
-        yield batch
+    def _weights(self, step: int, z: Metaparams, indices: Tensor) -> Tensor | None:
+        product = None
+        for name, kind in self.metaparameters.items():
+            factor = kind.weights(z[name], indices) if kind.enters(step) else None
+            if factor is not None:
+                product = factor if product is None else product * factor
+        return product
+
+    def injected_terms(self, step: int) -> Iterator[Term]:
+        """Yield what is injected in ``step``, a chunk of the examples at a time."""
+        context = None if coupled(self.loss) is None else self.batch_terms(step)[0]
         for name, kind in self.metaparameters.items():
             if kind.injected(kind.point(), step) is None:
                 continue
@@ -241,6 +257,11 @@ class Routine(HeldModule):
                     return None if injected is None else injected[i.to(injected.device)]
 
                 yield Term(chunk, weights, ("injected", name, start), context=context)
+
+    def in_one_piece(self) -> "Routine":
+        """Return a run whose batch is as large as what goes through a step of this one at once."""
+        size = -(-self.batch_size // self.shards) if self.piece is None else self.piece
+        return replace(self, batch_size=size, piece=None, shards=1)
 
     def first_piece(self, term: Term) -> Term:
         """Return a term, or as much of it as fits into memory with its graph."""

@@ -4,6 +4,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
@@ -30,12 +31,19 @@ def refuse_misfits(routine: "Routine") -> None:
     if len(routine) == 0:
         raise DataError("There are no training examples. Give at least one.")
     _refuse_impossible_pieces(routine)
+    _refuse_impossible_shards(routine)
     rate = routine.learning_rate
     if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
         raise ConfigurationError(
             f"learning_rate has {len(rate)} values for {routine.num_steps} steps. Give one number, "
             "or one for each step."
         )
+    for name, value in routine.optimizer.hyperparameters.items():
+        if not isinstance(value, int | float) and len(value) != routine.num_steps:
+            raise ConfigurationError(
+                f"The optimizer's {name} has {len(value)} values for {routine.num_steps} steps. "
+                "Give one number, or one for each step."
+            )
     for name, kind in routine.metaparameters.items():
         kind.check_fits(name, len(routine), routine.num_steps)
         if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):
@@ -101,4 +109,38 @@ def _refuse_impossible_pieces(routine: "Routine") -> None:
         if refused:
             raise ConfigurationError(
                 f"piece is {routine.piece}, but {because}. Change that, or leave piece out."
+            )
+
+
+def _refuse_impossible_shards(routine: "Routine") -> None:
+    if routine.shards == 1:
+        return
+    # A frozen layer normalizes by constants, so shards see what the whole batch would.
+    normalizing = [
+        f"{name!r} ({type(module).__name__})"
+        for name, module in routine.model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+        and (routine.modes.flags[name] or not module.track_running_stats)
+    ]
+    for refused, because in (
+        (routine.shards < 1, "there is at least one"),
+        (
+            routine.shards > routine.batch_size,
+            f"a batch has only {routine.batch_size} examples",
+        ),
+        (
+            coupled(routine.loss) is not None,
+            "the loss is a CoupledLoss, which compares the examples of a batch; use piece",
+        ),
+        (
+            bool(normalizing),
+            f"{next(iter(normalizing), '')} normalizes over the batch, so a shard would be "
+            "normalized by itself; use group or layer normalization",
+        ),
+        (routine.path is not StepPath.PLAIN, "the graph of a step in shards is never whole"),
+    ):
+        if refused:
+            raise ConfigurationError(
+                f"shards is {routine.shards}, but {because}. Change that, or leave shards out.",
+                settings=("training.shards",),
             )

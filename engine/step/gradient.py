@@ -1,12 +1,12 @@
 """The gradient of a term of a step's loss."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from engine.errors import UndifferentiableError
+from engine.numerics.summation import tree_sum
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
@@ -73,7 +73,7 @@ def term_gradient(
 def _is_compiled(routine: Routine, term: Term, create_graph: bool) -> bool:
     """Say whether a gradient is compiled: that of a batch, on the path that defines the run."""
     on_path = create_graph == (routine.path is StepPath.GRAPH)
-    return routine.compile and on_path and term.purpose == ("batch",) and term.whole is None
+    return routine.compile and on_path and term.purpose[0] == "batch" and term.whole is None
 
 
 def is_active(term: Term, z: Metaparams) -> bool:
@@ -82,15 +82,31 @@ def is_active(term: Term, z: Metaparams) -> bool:
     return weights is None or bool(weights.any())
 
 
-def _add_values(
-    routine: Routine,
-    gradient: Tensor,
-    terms: Sequence[Term],
-    params: Tensor,
-    z: Metaparams,
-    step: int,
+def batch_gradient(
+    routine: Routine, params: Tensor, z: Metaparams, step: int, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a step's batch at ``params``, shape (params,), and its loss.
+
+    Shards are summed in one binary tree, see ``engine.numerics.summation``.
+    """
+
+    def add(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return one[0] + other[0], one[1] + other[1]
+
+    return tree_sum(
+        (
+            term_gradient(routine, params, term, z, step, create_graph=create_graph)
+            for term in routine.batch_terms(step)
+        ),
+        add,
+    )
+
+
+def add_injected(
+    routine: Routine, gradient: Tensor, params: Tensor, z: Metaparams, step: int
 ) -> Tensor:
-    for term in terms:
+    """Add the gradient of what is injected in a step, where it has any weight."""
+    for term in routine.injected_terms(step):
         if is_active(term, z):
             gradient = gradient + term_gradient(routine, params, term, z, step)[0]
     return gradient

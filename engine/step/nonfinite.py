@@ -141,15 +141,15 @@ def _made_by(operation: str | None) -> str:
 
 
 def _has_bare_root(routine: Routine) -> bool:
-    return routine.optimizer.hyperparameters.get("eps_root", 1.0) < ADAM_ROOT
+    root = routine.optimizer.root
+    return root is not None and root < ADAM_ROOT
 
 
 def _bare_root(routine: Routine, subject: str) -> NonFiniteError:
-    value = routine.optimizer.hyperparameters["eps_root"]
     return NonFiniteError(
-        f"{subject} meets Adam's square root with eps_root={value:g}, whose derivative is infinite "
-        "where a gradient is 0 (a dead unit, a row of an embedding that is not used). Use "
-        "eps_root=1e-8 or more.",
+        f"{subject} meets Adam's square root with eps_root={routine.optimizer.root:g}, whose "
+        "derivative is infinite where a gradient is 0 (a dead unit, a row of an embedding that is "
+        "not used). Use eps_root=1e-8 or more.",
         settings=("optimizer.eps_root",),
     )
 

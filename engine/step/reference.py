@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 from engine.routine.routine import Routine
 from engine.step.coupled_pieces import pull_in_pieces
 from engine.step.step import open_step
-from engine.step.two_stage import TwoStageVjp
+from engine.step.two_stage import TwoStageVjp, pull_reverse
 from engine.types import Metaparams, State
 
 
@@ -61,11 +61,12 @@ def step_vjp(
         Three plain steps: the step with its graph, and twice its products; 1 + 2 K for K
         cotangents. Checked by ``tests/bench/bench_reverse.py`` and ``bench_outputs.py``.
     """
-    if routine.piece is not None:
+    if routine.piece is not None or routine.shards > 1:
         return _vjp_in_pieces(routine)(routine, state, z, step, cotangent, to_state=to_state)
     return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
 
 
 def _vjp_in_pieces(routine: Routine) -> StepVjp:
     """Return the product of a run in pieces; one for all of its steps, because it is checked."""
-    return routine.programs.setdefault("in pieces", TwoStageVjp(pull_in_pieces))
+    pull = pull_reverse if routine.piece is None else pull_in_pieces
+    return routine.programs.setdefault("in pieces", TwoStageVjp(pull))

@@ -20,7 +20,7 @@ from engine.errors import UndifferentiableError
 from engine.recipes.replay import StepPath
 from engine.routine.batch_norm import BUFFERS, without_buffers
 from engine.routine.routine import Routine
-from engine.step.gradient import _add_values, is_active, term_gradient
+from engine.step.gradient import add_injected, batch_gradient, is_active, term_gradient
 from engine.step.products import (
     PARAMS,
     entering,
@@ -50,11 +50,10 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
         graph = open_step(routine, state, z, step)
         return graph.following(), graph.loss
     params = state["params"].detach().requires_grad_()
-    first, *injected = routine.terms(step)
     with routine.reading(state) as calls:
-        gradient, loss = term_gradient(routine, params, first, z, step)
+        gradient, loss = batch_gradient(routine, params, z, step)
     with routine.reading(state):  # what is injected does not move the running statistics
-        gradient = _add_values(routine, gradient, injected, params, z, step)
+        gradient = add_injected(routine, gradient, params, z, step)
     with torch.no_grad():
         following = routine.update(state, gradient, z, step)
         return {**following, **routine.moved_buffers(state, calls, step)}, loss
@@ -115,7 +114,6 @@ class StepGraph:
     def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
         """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
         routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
-        _, *injected = routine.terms(step)
         with named_refusals(step), routine.binding.kept():
             routine.binding.put(self.held)
             before = without_buffers(self.state)
@@ -123,7 +121,7 @@ class StepGraph:
             inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
             pull_gradient(self.gradient, inputs, products, step, self.moved)
             del self.gradient, self.moved  # frees their graph before the next term makes one
-            for term in injected:
+            for term in routine.injected_terms(step):
                 with routine.reading(self.statistics):
                     share, _ = term_gradient(
                         routine, self.params, term, leaves, step, create_graph=True
@@ -152,15 +150,14 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
     params = state["params"].detach().requires_grad_()
     statistics = {BUFFERS: state[BUFFERS].detach().requires_grad_()} if BUFFERS in state else {}
     leaves = entering(routine, z, step)
-    first, *injected = routine.terms(step)
     with named_refusals(step):
         with routine.reading(statistics) as calls, routine.binding.kept():
-            gradient, loss = term_gradient(routine, params, first, leaves, step, create_graph=True)
+            gradient, loss = batch_gradient(routine, params, leaves, step, create_graph=True)
             held = routine.binding.bound()
         with torch.enable_grad():
             moved = routine.moved_buffers(statistics, calls, step)
         with routine.reading(state):  # what is injected does not move the running statistics
-            total = _add_values(routine, gradient.detach(), injected, params, z, step)
+            total = add_injected(routine, gradient.detach(), params, z, step)
     return StepGraph(
         routine=routine,
         state=state,

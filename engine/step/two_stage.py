@@ -12,7 +12,7 @@ stage is repeated with the true one.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp
 
 from engine.errors import ConfigurationError, UndifferentiableError
+from engine.numerics.summation import tree_sum
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.gradient import is_active, term_gradient
@@ -136,33 +137,50 @@ class TwoStageVjp:
         products: Sequence[Product],
     ) -> tuple[Tensor, list[Product]]:
         """Pull the products' directions through every piece; also return the gradient."""
-        parts = [Product({"params": torch.zeros_like(params)}, p.direction, {}) for p in products]
-        gradient = torch.zeros_like(params)
-        for term in self._pieces(routine, params, z, step):
-            active = is_active(term, z)
-            # At z = 0 an injected term has no second derivative in the parameters.
-            wanted = self._reads(routine, params, term, z, step) | ({PARAMS} if active else set())
-            found = self._pull(routine, params, Piece(term, step, wanted), z, parts)
-            gradient = gradient + found if active else gradient
-        return gradient, parts
 
-    def _gradient(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
-        leaf, total = params.detach().requires_grad_(), torch.zeros_like(params)
-        for term in self._pieces(routine, params, z, step):
-            if is_active(term, z):
-                total = total + term_gradient(routine, leaf, term, z, step)[0]
+        def pulled(term: Term) -> tuple[Tensor, list[Product]]:
+            active, gradient = is_active(term, z), torch.zeros_like(params)
+            parts = [
+                Product({"params": torch.zeros_like(params)}, p.direction, {}) for p in products
+            ]
+            for piece in self._cut(routine, params, term, z, step):
+                # At z = 0 an injected term has no second derivative in the parameters.
+                read = self._reads(routine, params, piece, z, step)
+                wanted = read | ({PARAMS} if active else set())
+                found = self._pull(routine, params, Piece(piece, step, wanted), z, parts)
+                gradient = gradient + found if active else gradient
+            return gradient, parts
+
+        total = tree_sum(map(pulled, routine.batch_terms(step)), _added)
+        for term in routine.injected_terms(step):
+            total = _added(total, pulled(term))
         return total
 
-    def _pieces(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Iterator[Term]:
-        for term in routine.terms(step):
-            if self._micro_batch is None or len(term.indices) <= self._micro_batch:
-                yield term
-                continue
-            pieces = term.cut(self._micro_batch)
-            if term.purpose[0] not in self._separable:
-                _check_separable(routine, params, term, pieces, z, step)
-                self._separable.add(term.purpose[0])
-            yield from pieces
+    def _gradient(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
+        leaf = params.detach().requires_grad_()
+
+        def gradient(term: Term) -> Tensor:
+            pieces = self._cut(routine, params, term, z, step)
+            found = [term_gradient(routine, leaf, piece, z, step)[0] for piece in pieces]
+            return sum(found[1:], start=found[0])
+
+        total = tree_sum(map(gradient, routine.batch_terms(step)), torch.add)
+        for term in routine.injected_terms(step):
+            if is_active(term, z):
+                total = total + gradient(term)
+        return total
+
+    def _cut(
+        self, routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
+    ) -> list[Term]:
+        """Return the pieces of a term that are reversed by themselves."""
+        if self._micro_batch is None or len(term.indices) <= self._micro_batch:
+            return [term]
+        pieces = term.cut(self._micro_batch)
+        if term.purpose[0] not in self._separable:
+            _check_separable(routine, params, term, pieces, z, step)
+            self._separable.add(term.purpose[0])
+        return pieces
 
     def _guess(
         self, routine: Routine, state: State, leaves: Metaparams, step: int, cotangent: State
@@ -286,6 +304,15 @@ def pull_forward_composite(
             (gradient, _), (curved, shares), *_ = jvp(gradients, (params,), (product.direction,))
         product.add({**shares, **({PARAMS: curved} if PARAMS in piece.wanted else {})})
     return gradient.detach()
+
+
+def _added(
+    one: tuple[Tensor, list[Product]], other: tuple[Tensor, list[Product]]
+) -> tuple[Tensor, list[Product]]:
+    """Add what two terms were pulled back to; uses up both."""
+    for product, part in zip(one[1], other[1], strict=True):
+        product.add({**part.shares, PARAMS: part.adjoint["params"]})
+    return one[0] + other[0], one[1]
 
 
 def _agree(guessed: Product, found: Product) -> bool:

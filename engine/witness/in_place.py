@@ -114,6 +114,7 @@ class InPlace:
         # Copies, because the module may be the run's own, where nobody holds another.
         self._values = {name: tensor.detach().clone() for name, tensor in values.items()}
         self._values |= routine.layout.views(state["params"].detach())
+        self._evaluated = routine.layout.views(state[routine.optimizer.evaluated].detach())
         self._attributes = [
             _attributes(module)
             for module in given.modules()
@@ -124,10 +125,15 @@ class InPlace:
         self._gradients = {name: tensor.grad for name, tensor in parameters.items()}
         self.routine, self.given = routine, given
 
-    def put(self) -> None:
-        """Put the state there, and nothing else that a call has left."""
+    def put(self, *, evaluated: bool = False) -> None:
+        """Put the state there, and nothing else that a call has left.
+
+        Args:
+            evaluated: Whether the parameters are those at which the model is evaluated, such as an
+                average, in place of those that are trained.
+        """
         self._reset()
-        _write(self._tensors, self._values)
+        _write(self._tensors, self._values | (self._evaluated if evaluated else {}))
         for name in self._gradients:
             self._tensors[name].grad = None
 

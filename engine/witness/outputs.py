@@ -22,7 +22,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
         place: Where the state is; it is put there anew.
         output: phi, or as much of it as ``compare_output`` takes.
     """
-    place.put()
+    place.put(evaluated=True)
     place.given.train(False)
     routine = place.routine
     with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
@@ -50,7 +50,7 @@ def compare_output(routine: Routine, output: Output, state: State, theirs: Tenso
 
     with full_precision("output"):
         value = evaluated()
-    known = [leaves["params"], *([leaves[BUFFERS]] if BUFFERS in leaves else [])]
+    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS) if name in leaves]
     if value.requires_grad and foreign_leaves(value, known):
         refuse_leaves(routine.given, "output", evaluated, known)
     own, limit = value.detach(), gradient_limit(routine)

@@ -53,9 +53,14 @@ def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:
     examples, kinds = _fewer(routine, max(num_examples, batch_size))
+    kept = [step * routine.num_steps // num_steps for step in range(num_steps)]
     rate = routine.learning_rate
     if not isinstance(rate, int | float):
-        rate = tuple(rate[step * routine.num_steps // num_steps] for step in range(num_steps))
+        rate = tuple(rate[step] for step in kept)
+    hyper = {
+        name: value if isinstance(value, int | float) else tuple(value[step] for step in kept)
+        for name, value in routine.optimizer.hyperparameters.items()
+    }
     kinds = {
         name: _shorter_kind(kind, routine.num_steps, num_steps) for name, kind in kinds.items()
     }
@@ -64,6 +69,8 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         examples=examples,
         num_steps=num_steps,
         batch_size=batch_size,
+        shards=min(routine.shards, batch_size),
+        optimizer=replace(routine.optimizer, hyperparameters=hyper),
         learning_rate=rate,
         metaparameters=kinds,
     )

@@ -8,11 +8,12 @@ import torch
 from engine import Counts, ExampleWeights, LearningRatePoints, train
 from engine.errors import ConfigurationError
 from engine.problems import problem
-from engine.problems.optimizers import learning_rates, make_optimizer
 from engine.problems.problem import SPLITS, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.training import TrainingConfig
+from engine.routine.optimizers import make_optimizer
+from engine.routine.rates import learning_rates
 
 
 def recipe(**changes):

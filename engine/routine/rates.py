@@ -1,0 +1,156 @@
+"""The learning rate of each step: shapes that recipes name, and those of torch's schedulers."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from engine.errors import ConfigurationError
+from engine.recipes.training import RateSchedule, TrainingConfig
+
+Shape = Callable[[TrainingConfig, int, int], float]
+"""Maps (settings, step, steps of the warm-up) to a factor on the peak rate, after the warm-up."""
+
+
+def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
+    """Return the rate of a flat run without a warm-up, or one rate for each step.
+
+    In the warm-up step t has (t + 1) / warmup_steps of the peak; the shape of the rest is that of
+    ``SHAPES``.
+    """
+    shape, warmup = SHAPES[config.rate_schedule], config.warmup_steps
+    if config.rate_schedule is RateSchedule.FLAT and not warmup:
+        return config.learning_rate
+    return tuple(
+        config.learning_rate
+        * ((step + 1) / warmup if step < warmup else shape(config, step, warmup))
+        for step in range(config.num_steps)
+    )
+
+
+def _flat(config: TrainingConfig, step: int, warmup: int) -> float:
+    del config, step, warmup
+    return 1.0
+
+
+def _one_cycle(config: TrainingConfig, step: int, warmup: int) -> float:
+    """Rise linearly from half the peak at a quarter of the run, and fall to a ten-thousandth."""
+    del warmup
+    position = step / max(config.num_steps - 1, 1)
+    if position < 0.25:
+        return 0.5 + 0.5 * position / 0.25
+    return 1 - (1 - 1e-4) * (position - 0.25) / 0.75
+
+
+def _cosine(config: TrainingConfig, step: int, warmup: int) -> float:
+    """Fall along half a cosine, as ``CosineAnnealingLR`` over the steps after the warm-up."""
+    position = (step - warmup) / (config.num_steps - warmup)
+    return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * position)) / 2
+
+
+def _linear(config: TrainingConfig, step: int, warmup: int) -> float:
+    """Fall linearly, as ``LinearLR`` over the steps after the warm-up."""
+    position = (step - warmup) / (config.num_steps - warmup)
+    return 1 + (config.final_rate - 1) * position
+
+
+def _multi_step(config: TrainingConfig, step: int, warmup: int) -> float:
+    """Drop by a factor at each milestone, as ``MultiStepLR``."""
+    del warmup
+    return config.rate_drop ** sum(step >= milestone for milestone in config.milestones)
+
+
+SHAPES: dict[RateSchedule, Shape] = {
+    RateSchedule.FLAT: _flat,
+    RateSchedule.ONE_CYCLE: _one_cycle,
+    RateSchedule.COSINE: _cosine,
+    RateSchedule.LINEAR: _linear,
+    RateSchedule.MULTI_STEP: _multi_step,
+}
+"""The shape that each name of a recipe stands for."""
+
+
+def rates(scheduler: LRScheduler, num_steps: int, *, of: str = "lr") -> list[float]:
+    """Read what a scheduler of torch sets in each step, from where it stands now.
+
+    The scheduler and its optimizer stay as they are: a copy without parameters is stepped.
+
+    Args:
+        scheduler: Any that depends on nothing but the number of steps, chained ones too.
+        num_steps: T.
+        of: What to read: ``lr``, ``momentum`` or ``beta1`` (of a one-cycle policy).
+
+    Returns:
+        One number for each step, for ``Routine(learning_rate=...)`` or an optimizer's momentum.
+        With several groups of parameters those of the first one; the others have to be multiples
+        of them, which ``groups=[{"names": ..., "rate": ...}]`` of the optimizer says.
+
+    Raises:
+        ConfigurationError: If the scheduler depends on a metric, or its groups follow shapes of
+            their own.
+    """
+    _refuse_metrics(scheduler)
+    optimizer = scheduler.optimizer
+    found = []
+    # A copy of the optimizer, whose parameters are empty.
+    empty = {
+        id(p): torch.zeros(0, requires_grad=True)
+        for g in optimizer.param_groups
+        for p in g["params"]
+    }
+    state, optimizer.state = optimizer.state, type(optimizer.state)(dict)
+    try:
+        own: Any = copy.deepcopy(scheduler, dict(empty))
+    finally:
+        optimizer.state = state
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer has made no step
+        for _ in range(num_steps):
+            found.append([_read(group, of) for group in own.optimizer.param_groups])
+            own.step()
+    _refuse_other_shapes(found)
+    return [row[0] for row in found]
+
+
+def _read(group: dict[str, Any], of: str) -> float:
+    if of == "beta1" and "betas" in group:
+        return float(group["betas"][0])
+    if of not in ("lr", "momentum") or of not in group:
+        raise ConfigurationError(
+            f"The scheduler's optimizer has no {of!r}. Read 'lr', or the 'momentum' or 'beta1' "
+            "that it has."
+        )
+    return float(group[of])
+
+
+def _refuse_metrics(scheduler: Any) -> None:  # noqa: ANN401 (whatever was handed in)
+    if not isinstance(scheduler, LRScheduler):
+        raise ConfigurationError(
+            f"scheduler is a {type(scheduler).__name__}. Hand in one of torch.optim.lr_scheduler, "
+            "or give Routine a list of rates."
+        )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ConfigurationError(
+            f"{type(scheduler).__name__} sets its rates by a metric of the run, which no list of "
+            "rates can say beforehand. Train once with it and hand in the rates that it took, as a "
+            "list, or use a schedule of the step alone."
+        )
+
+
+def _refuse_other_shapes(found: list[list[float]]) -> None:
+    first = [row[0] for row in found]
+    for i in range(1, len(found[0]) if found else 0):
+        factor = next((row[i] / row[0] for row in found if row[0]), 0.0)
+        if any(
+            abs(row[i] - factor * rate) > 1e-9 * max(abs(row[i]), abs(rate))
+            for row, rate in zip(found, first, strict=True)
+        ):
+            raise ConfigurationError(
+                f"Group {i} of the scheduler's optimizer follows another shape than group 0, but a "
+                "run has one rate for each step and factors on it. Use shapes that are multiples "
+                "of one another, with groups=[{'names': ..., 'rate': factor}]."
+            )
