@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.typed import check_what_has_axes
+
 # engine.numerics.process tells this process; processes that tests start read the environment.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -21,6 +23,8 @@ PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
+
+check_what_has_axes()  # before any module of the engine is imported
 
 # No deadline: a first call that imports or compiles is slow without being wrong.
 hypothesis.settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
