@@ -1,5 +1,7 @@
 """The checks of types, which every other test counts on, find what they are there to find."""
 
+from typing import Any
+
 import jaxtyping
 import pytest
 import torch
@@ -35,7 +37,8 @@ def test_axis_of_another_length_is_found_in_a_dataclass():
 
 def test_wrong_type_is_found_where_no_axis_is_named():
     """In a function and in a dataclass."""
+    wrong: Any = "first"
     with pytest.raises(roar.BeartypeCallHintParamViolation, match="actions"):
-        measure("k-ary", 4)
+        measure(wrong)
     with pytest.raises(roar.BeartypeCallHintParamViolation, match="step"):
-        Save("first", "fast")
+        Save(wrong)

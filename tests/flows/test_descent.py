@@ -10,30 +10,12 @@ from engine import metagradient
 from engine.applications.descent.record import read_run
 from engine.errors import ConfigurationError
 from engine.problems.problem import build_problem
-from engine.recipes.files import load_recipe
 from engine.stages import commits
 from engine.storage.location import join, list_folders
 from flows.descent import descent
+from tests.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-SMALL = [
-    "baselines=[]",
-    "data.num_train=60",
-    "data.num_objective=40",
-    "data.num_validation=40",
-    "data.num_test=50",
-    "model.width=8",
-    "model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "outer.num_steps=2",
-    "replay.steps_per_segment=5",
-]
-
-
-def small(*changes):
-    return load_recipe("digits-selection", [*SMALL, *changes])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from flows.clean import clean
 from flows.cli.app import app
 from flows.cli.one_message import SPENT, one_message
 from flows.descent import descent
-from tests.flows.test_descent import SMALL
+from tests.tiny_recipe import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

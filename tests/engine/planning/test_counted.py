@@ -11,25 +11,9 @@ from engine.planning.plan import plan
 from engine.problems.pairs.images import PairBatches
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
-from tests.engine.problems.pairs.test_splits import shards
+from tests.pair_files import SMALL, shards
 
 pytest.importorskip("PIL.Image", reason="images need the extra clip")
-
-SMALL = [
-    *("data.num_train=24", "data.num_objective=6", "data.num_validation=4", "data.num_test=4"),
-    *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
-    *("contrastive.image_size=8", "contrastive.text_width=8", "contrastive.text_depth=1"),
-    *(
-        "contrastive.tokenizer=words",
-        "contrastive.text_heads=2",
-        "contrastive.embedding=6",
-        "contrastive.target_batch=6",
-    ),
-    *("contrastive.vocabulary=29", "contrastive.context=6", "training.num_steps=8"),
-    *("training.batch_size=6", "training.piece=4", "training.device=cpu"),
-    *("metaparameters.injection_step=6", "training.dtype=float64", "training.tf32=false"),
-    *("outer.probability=1", "outer.max_count=1", "replay.steps_per_segment=8"),
-]
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from engine.errors import UntrustworthyError
 from flows.cli.app import app
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
-from tests.engine.applications.descent.test_certificate import forge, moved, settings
 from tests.finished import finish
-from tests.flows.test_descent import SMALL
+from tests.forgery import forge, moved, settings
+from tests.tiny_recipe import SMALL
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from engine.recipes.files import load_recipe
 from flows.cli.app import app
 from flows.descent import descent
-from tests.flows.test_descent import SMALL
+from tests.tiny_recipe import SMALL
 
 runner = CliRunner()
 
