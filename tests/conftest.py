@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]  # a PREFECT_API_URL would send the tests' runs to a real server
     os.environ |= MALLOC | PREFECT | {"PREFECT_HOME": home.name}
-    torch.use_deterministic_algorithms(True)
+    # Not use_deterministic_algorithms, which imports the compiler: three seconds in each process.
+    torch.set_deterministic_debug_mode("error")
     torch.set_num_threads(1)  # toy tensors: a second thread only waits, for long on a busy machine
 
 

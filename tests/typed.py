@@ -15,6 +15,8 @@ import beartype
 import jaxtyping
 
 _every_time = jaxtyping.jaxtyped
+_plain = beartype.beartype(conf=beartype.BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+"""Raises what jaxtyping does, a TypeError."""
 
 
 def check_what_has_axes() -> None:
@@ -36,9 +38,9 @@ def _checked(function: Any = None, *, typechecker: Callable[[Any], Any] | None =
     if "<locals>" in function.__qualname__:
         return function
     if not inspect.isclass(function):
-        return beartype.beartype(function)
+        return _plain(function)
     if "__dataclass_fields__" in vars(function):
-        function.__init__ = beartype.beartype(function.__init__)
+        function.__init__ = _plain(function.__init__)
     return function
 
 
