@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.typed import check_what_has_axes
+
 # engine.numerics.process tells this process; processes that tests start read the environment.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -21,6 +23,8 @@ PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
+
+check_what_has_axes()  # before any module of the engine is imported
 
 # No deadline: a first call that imports or compiles is slow without being wrong.
 hypothesis.settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
@@ -34,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]  # a PREFECT_API_URL would send the tests' runs to a real server
     os.environ |= MALLOC | PREFECT | {"PREFECT_HOME": home.name}
-    torch.use_deterministic_algorithms(True)
+    # Not use_deterministic_algorithms, which imports the compiler: three seconds in each process.
+    torch.set_deterministic_debug_mode("error")
     torch.set_num_threads(1)  # toy tensors: a second thread only waits, for long on a busy machine
 
 

@@ -235,6 +235,11 @@ def frozen():
     return routines.mlp().requires_grad_(False)
 
 
+def values(make):
+    """A case that is made late, or calls something else than ``metagradient``."""
+    return {"make": make}
+
+
 def compiled_inside():
     model = routines.mlp()
     model[0].compile()
@@ -283,8 +288,14 @@ REFUSED = {
     "function as a model": ({"model": lambda x: x}, "Hand in a torch.nn.Module"),
     "object around a model": ({"model": Trainer()}, "Hand in its network"),
     "state dict": ({"model": routines.mlp().state_dict()}, "Hand in a torch.nn.Module"),
-    "compiled": ({"model": torch.compile(routines.mlp())}, r"Routine\(compile=True\)"),
-    "compiled inside": ({"model": compiled_inside()}, r"Routine\(compile=True\)"),
+    "compiled": (
+        values(lambda: run(model=torch.compile(routines.mlp()))),  # importing it takes seconds
+        r"Routine\(compile=True\)",
+    ),
+    "compiled inside": (
+        values(lambda: run(model=compiled_inside())),
+        r"Routine\(compile=True\)",
+    ),
     "DataParallel": ({"model": nn.DataParallel(routines.mlp())}, "model.module"),
     "lazy": ({"model": nn.Sequential(nn.LazyLinear(3))}, "Call the model once"),
     "all frozen": ({"model": frozen()}, "Set requires_grad"),
@@ -367,11 +378,6 @@ REFUSED = {
     "output in no_grad": ({"out": torch.no_grad()(output)}, "no_grad"),
     "store": ({"options": {"store": 3}}, "the URL or the path"),
 }
-
-
-def values(make):
-    """A case that makes a metaparameter, or calls something else than ``metagradient``."""
-    return {"make": make}
 
 
 REFUSED |= {

@@ -1,5 +1,6 @@
 """The rules about the repository itself: who imports whom, sizes, public names, set-up commands."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,13 @@ def test_ci_runs_the_test_command_of_the_readme():
 
     assert extracted.stdout.strip() == TEST_COMMAND
     assert "pip install" not in script
+
+
+def test_no_module_imports_a_module_of_tests():
+    """What two of them need lies in a module beside them: else one test changes what another is."""
+    lines = {
+        path: re.findall(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+.*$", path.read_text(), re.M)
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+
+    assert {relative(path): found for path, found in lines.items() if found} == {}

@@ -39,6 +39,7 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     any other.
     """
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -50,7 +51,10 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     buffer = io.BytesIO()
     # For the labels of ticks, which are made when the figure is drawn.
     with mpl.rc_context({"text.parse_math": False, "text.usetex": False}):
-        figure.savefig(buffer, format="png", dpi=2 * 96, metadata={"Software": None})
+        figure.set_dpi(2 * 96)
+        # As figure.savefig would, which lays everything out in a drawing of its own before: the
+        # report of a short run is mostly that.
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

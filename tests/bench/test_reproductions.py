@@ -19,7 +19,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.problems.problem import SPLITS, BuiltProblem, build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
-from tests.engine.applications.descent.test_report import make_record
+from tests.made_records import make_record
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import yaml
 from deployments import make
 from engine.recipes.files import load_recipe
 from flows.descent import descent
+from tests.commands import LONG, at_work, attempts
 from tests.deployments.site import SMALL, small
-from tests.flows.test_resume import LONG, at_work, attempts
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]

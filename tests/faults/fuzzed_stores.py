@@ -38,6 +38,7 @@ from engine.recipes.files import change_workers, load_recipe
 from engine.recipes.settings import digest
 from engine.runs import budget
 from engine.runs import cleaning as housekeeping
+from engine.runs import run as stored
 from engine.runs.clean_plan import CleanRules
 from engine.runs.stored_places import check_places
 from engine.stages import commits, lease
@@ -148,8 +149,8 @@ def _clean(store: str, rules: CleanRules) -> None:
 
 def _resume(store: str, run: str) -> None:
     check_readable(store)
-    name = runs.find_run(store, run[:-3])
-    recipe = runs.read_recipe(store, name)
+    name = stored.find_run(store, run[:-3])
+    recipe = stored.read_recipe(store, name)
     check_places(recipe, name, store)
     assert change_workers(recipe, []).workers.address is None
     budget.Budget(BudgetConfig(max_seconds=5), store, name)
@@ -158,7 +159,7 @@ def _resume(store: str, run: str) -> None:
 def _verify(store: str, run: str) -> None:
     """Do what ``mgd verify`` does before it computes."""
     check_readable(store)
-    record = runs.read_run(store, runs.find_run(store, run))
+    record = runs.read_run(store, stored.find_run(store, run))
     verify.read_certificate(store, run)
     for iterate in record.iterates:
         if iterate.gradient is None:

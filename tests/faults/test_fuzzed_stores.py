@@ -40,7 +40,9 @@ def test_ten_thousand_reads_of_damaged_stores(base):
 def test_fuzzer_finds_a_reader_that_trusts(base, monkeypatch):
     """A fuzzer that finds nothing is right only if it would find something."""
     monkeypatch.setattr(
-        fuzzed_stores.runs, "read_run", lambda store, run: fuzzed_stores.runs.read_record("x")["y"]
+        fuzzed_stores.runs,
+        "read_run",
+        lambda store, run: fuzzed_stores.stored.read_record("x")["y"],
     )
 
     count = fuzzed_stores.fuzz(*base, number=300, seed=20)

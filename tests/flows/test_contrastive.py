@@ -7,8 +7,7 @@ import pytest
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from flows.descent import descent
-from tests.engine.planning.test_counted import SMALL
-from tests.engine.problems.pairs.test_splits import shards
+from tests.pair_files import SMALL, shards
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("prefect_server")]
 

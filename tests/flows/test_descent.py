@@ -1,6 +1,7 @@
 """The outer loop through the real Prefect engine, on one temporary server."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,30 +11,12 @@ from engine import metagradient
 from engine.applications.descent.record import read_run
 from engine.errors import ConfigurationError
 from engine.problems.problem import build_problem
-from engine.recipes.files import load_recipe
 from engine.stages import commits
 from engine.storage.location import join, list_folders
 from flows.descent import descent
+from tests.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "outer.num_steps=2",
-    "replay.steps_per_segment=5",
-]
-
-
-def small(*changes):
-    return load_recipe("digits-selection", [*SMALL, *changes])
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +88,15 @@ def test_longer_run_goes_on_from_a_shorter_one(finished):
     assert longer.iterates[:2] == record.iterates[:2]
 
 
-def test_damaged_checkpoint_is_made_again_and_nothing_else(tmp_path):
+def test_damaged_checkpoint_is_made_again_and_nothing_else(finished, tmp_path):
     """A cached record whose rows are gone must not be believed: zarr reads missing as fill."""
-    store = str(tmp_path)
-    record = descent(small(), store)
+    _, original, record = finished
+    store = shutil.copytree(original, tmp_path / "own")
     ref = record.iterates[1].final
-    (chunk,) = (tmp_path / "stages" / ref.stage / ref.key).glob("attempts/*/params/c/0/0")
+    (chunk,) = (store / "stages" / ref.stage / ref.key).glob("attempts/*/params/c/0/0")
     chunk.write_bytes(b"\0" * chunk.stat().st_size)
 
-    again = descent(small(), store)
+    again = descent(small(), str(store))
 
     assert again.digest == record.digest
     assert again.stages.total - again.stages.cached == 1

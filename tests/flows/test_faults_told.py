@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.faults import disk_full
-from tests.flows.test_descent import SMALL
 from tests.servers import PrefectServer
+from tests.tiny_recipe import SMALL
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 

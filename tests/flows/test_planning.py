@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.descent import descent
-from tests.flows.test_descent import SMALL, small
+from tests.tiny_recipe import SMALL, small
 
 cli = CliRunner()
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.flows.test_descent import SMALL
-from tests.flows.test_resume import finish, mgd, run
+from tests.commands import finish, mgd, run
+from tests.tiny_recipe import SMALL
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 

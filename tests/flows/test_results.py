@@ -18,11 +18,9 @@ from prefect.client.orchestration import get_client
 from engine.storage.records import read_record
 from flows.descent import descent
 from tests.faults import chain
-from tests.flows.test_descent import small
+from tests.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-COARSE = ["outer.num_steps=1", "replay.steps_per_segment=12", "training.threads=1"]
 
 
 class Command:

@@ -1,6 +1,7 @@
 """Budgets, house-keeping and ``mgd show`` on the stores that real runs leave."""
 
 import json
+import shutil
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -16,7 +17,7 @@ from flows.clean import clean
 from flows.cli.app import app
 from flows.cli.one_message import SPENT, one_message
 from flows.descent import descent
-from tests.flows.test_descent import SMALL
+from tests.tiny_recipe import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -38,6 +39,19 @@ def stopped(tmp_path_factory, prefect_server):
     with pytest.raises(BudgetSpentError) as caught:
         descent(small("budget.max_seconds=1e-9"), str(folder))
     return folder, str(caught.value), committed(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prefect_server):
+    """A store with one finished run, and its record."""
+    store = tmp_path_factory.mktemp("finished") / "store"
+    return store, descent(small(), str(store))
+
+
+@pytest.fixture
+def own(finished, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(finished[0], tmp_path / "own"), finished[1]
 
 
 def test_budget_stops_after_the_commit_and_says_how_to_go_on(stopped):
@@ -90,14 +104,14 @@ def test_bytes_stop_a_run_until_it_may_take_more(tmp_path):
     assert len(committed(tmp_path)) == 2  # the preflight writes no rows
 
 
-def test_stages_of_another_run_cost_nothing(tmp_path):
+def test_stages_of_another_run_cost_nothing(own):
     """What is found in the store was paid for by whoever computed it."""
-    first = descent(small(), str(tmp_path))
+    folder, first = own
 
     with pytest.raises(BudgetSpentError):
-        descent(small("outer.num_steps=2", "budget.max_seconds=1e-9"), str(tmp_path))
+        descent(small("outer.num_steps=2", "budget.max_seconds=1e-9"), str(folder))
 
-    assert len(committed(tmp_path)) == first.stages.total + 1
+    assert len(committed(folder)) == first.stages.total + 1
 
 
 def test_spent_budget_has_an_exit_code_of_its_own(capsys):
@@ -115,19 +129,19 @@ def test_wrong_limit_is_refused():
         with_budget(small(), max_seconds=0.0)
 
 
-def test_cleaned_run_keeps_its_result_and_can_be_repeated(tmp_path):
+def test_cleaned_run_keeps_its_result_and_can_be_repeated(own):
     """Freed states are made again, with the same bits, if somebody asks for them."""
-    store = str(tmp_path)
-    record = descent(small(), store)
-    before = len(committed(tmp_path))
+    folder, record = own
+    store = str(folder)
+    before = len(committed(folder))
 
     looked = clean(store, intermediate=True, grace_hours=0)
-    assert len(committed(tmp_path)) == before
+    assert len(committed(folder)) == before
     freed = clean(store, intermediate=True, grace_hours=0, delete=True)
 
     names = {each.name for each in looked.freed}
     assert {each.name for each in freed.freed} == names
-    assert len(committed(tmp_path)) == before - sum(name.count("/") for name in names)
+    assert len(committed(folder)) == before - sum(name.count("/") for name in names)
     for iterate in record.iterates:
         commits.read_rows(store, iterate.value)
     commits.read_rows(store, record.iterates[0].gradient)
@@ -136,10 +150,10 @@ def test_cleaned_run_keeps_its_result_and_can_be_repeated(tmp_path):
     assert descent(small(), store).digest == record.digest
 
 
-def test_show_tells_stages_and_what_they_took(tmp_path):
+def test_show_tells_stages_and_what_they_took(own):
     """Who pays for GPUs wants to know what a run cost, and what was used again."""
-    store = str(tmp_path)
-    record = descent(small(), store)
+    folder, record = own
+    store = str(folder)
     descent(small(), store)
 
     shown = json.loads(cli.invoke(app, ["show", record.run, "--store", store, "--json"]).stdout)
@@ -171,19 +185,19 @@ def test_show_of_an_unfinished_run_says_how_to_go_on(tmp_path):
     assert f"mgd resume {run_name(small())}" in shown.stdout
 
 
-def test_clean_from_the_command_line_looks_first(tmp_path):
+def test_clean_from_the_command_line_looks_first(own):
     """Nothing is deleted by a command that was only tried."""
-    record = descent(small(), str(tmp_path))
-    options = ["clean", "--store", str(tmp_path), "--run", record.run, "--json"]
+    folder, record = own
+    options = ["clean", "--store", str(folder), "--run", record.run, "--json"]
 
     looked = json.loads(cli.invoke(app, options).stdout)
-    assert (tmp_path / "runs" / record.run / "run.json").exists()
+    assert (folder / "runs" / record.run / "run.json").exists()
     deleted = json.loads(cli.invoke(app, [*options, "--yes"]).stdout)
 
     assert looked["bytes"] == deleted["bytes"] > 0
     assert (looked["deleted"], deleted["deleted"]) == (False, True)
-    assert committed(tmp_path) == []
-    assert not (tmp_path / "runs" / record.run).exists()
+    assert committed(folder) == []
+    assert not (folder / "runs" / record.run).exists()
 
 
 @pytest.mark.parametrize(

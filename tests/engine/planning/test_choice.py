@@ -21,7 +21,7 @@ from engine.runs.overview import overview
 from engine.runs.predicted import compare
 from engine.runs.run import begin_run
 from engine.stages import training as stages
-from tests.engine.stages.test_training import kind, recipe, reverse_all, train_all
+from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
 STATE = 12 * (64 * 5 + 5 + 5 * 10 + 10)
 COSTS = StepCosts(

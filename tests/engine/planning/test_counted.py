@@ -11,43 +11,9 @@ from engine.planning.plan import plan
 from engine.problems.pairs.images import PairBatches
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
-from tests.engine.problems.pairs.test_splits import shards
+from tests.pair_files import SMALL, shards
 
 pytest.importorskip("PIL.Image", reason="images need the extra clip")
-
-SMALL = [
-    *(
-        "arguments.num_train=24",
-        "arguments.num_objective=6",
-        "arguments.num_validation=4",
-        "arguments.num_test=4",
-    ),
-    *(
-        "arguments.model.width=8",
-        "arguments.model.depth=1",
-        "arguments.model.heads=2",
-        "arguments.model.patch_size=4",
-    ),
-    *(
-        "arguments.contrastive.image_size=8",
-        "arguments.contrastive.text_width=8",
-        "arguments.contrastive.text_depth=1",
-    ),
-    *(
-        "arguments.contrastive.tokenizer=words",
-        "arguments.contrastive.text_heads=2",
-        "arguments.contrastive.embedding=6",
-        "arguments.contrastive.target_batch=6",
-    ),
-    *(
-        "arguments.contrastive.vocabulary=29",
-        "arguments.contrastive.context=6",
-        "training.num_steps=8",
-    ),
-    *("training.batch_size=6", "training.piece=4", "training.device=cpu"),
-    *("metaparameters.injection_step=6", "training.dtype=float64", "training.tf32=false"),
-    *("outer.probability=1", "outer.max_count=1", "replay.steps_per_segment=8"),
-]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from engine.stages import commits
 from engine.stages import training as stages
 from engine.storage.states import MemoryStates
 from tests import problems
-from tests.engine.stages.test_training import kind, recipe, reverse_all, train_all
+from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
 PLANS = {
     "k-ary": {"schedule": "k-ary", "arity": 2},

@@ -23,7 +23,7 @@ from engine.stages.keys import Ref
 from engine.stages.places import stage_record_url
 from engine.storage.location import join
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
-from tests.engine.runs.test_cleaning import hold, key, named
+from tests.tiny_stores import hold, key, named
 
 RUN = named("run")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

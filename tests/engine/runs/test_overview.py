@@ -10,7 +10,7 @@ from engine.stages.claims import claim_url
 from engine.stages.places import stage_record_url
 from engine.storage.location import join
 from engine.storage.records import write_bytes
-from tests.engine.runs.test_cleaning import add_descent, add_run, add_stage, named
+from tests.tiny_stores import add_descent, add_run, add_stage, named
 
 
 @pytest.fixture

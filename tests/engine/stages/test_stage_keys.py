@@ -7,7 +7,7 @@ import pytest
 from engine.problems.segments import Segment
 from engine.stages import keys
 from engine.stages.keys import Ref
-from tests.engine.stages.test_training import kind, recipe
+from tests.tiny_stages import kind, recipe
 
 
 def train_key(tiny, **inputs):

@@ -9,61 +9,10 @@ from engine import metagradient
 from engine.errors import ConfigurationError, StoreError
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem
-from engine.problems.segments import Segment, first_step, segments
-from engine.recipes.descent import DescentRecipe
+from engine.problems.segments import Segment, segments
 from engine.stages import commits
 from engine.stages import training as stages
-
-SETTINGS = {
-    "name": "tiny",
-    "arguments": {
-        "num_train": 60,
-        "num_objective": 30,
-        "num_validation": 10,
-        "num_test": 10,
-        "model": {"width": 5, "depth": 1, "dropout": 0.2},
-    },
-    "optimizer": {"name": "adamw", "weight_decay": 0.1},
-    "training": {"num_steps": 12, "batch_size": 7, "learning_rate": 0.02},
-    "metaparameters": {"name": "counts", "injection_step": 5},
-    "outer": {"update": "Adam"},
-    "replay": {"steps_per_segment": 4},
-}
-
-
-def recipe(*changes):
-    """The tiny run with some settings changed, each given as (group, setting, value)."""
-    settings = {
-        name: dict(group) if isinstance(group, dict) else group for name, group in SETTINGS.items()
-    }
-    for group, name, value in changes:
-        settings[group][name] = value
-    return DescentRecipe.model_validate(settings)
-
-
-def kind(name):
-    return ("metaparameters", "name", name), ("metaparameters", "injection_step", None)
-
-
-def train_all(tiny, store, value):
-    """Train segment by segment; what made the state at each border, None for s_0."""
-    borders = [None]
-    for part in segments(tiny):
-        borders.append(stages.train_segment(tiny, store, part, value, borders[-1]))
-    return borders
-
-
-def reverse_all(tiny, store, value, borders):
-    """Seed the adjoint and reverse the segments that z has a part in, last first."""
-    adjoint = stages.seed(tiny, store, value, borders[-1])
-    reversible = [
-        (part, start, end)
-        for part, start, end in zip(segments(tiny), borders, borders[1:], strict=False)
-        if part.start >= first_step(tiny)
-    ]
-    for part, start, end in reversed(reversible):
-        adjoint = stages.reverse_segment(tiny, store, part, value, start, end, adjoint)
-    return adjoint
+from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
 
 def metagradient_of(store, ref):

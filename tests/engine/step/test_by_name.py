@@ -16,7 +16,7 @@ from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
 from engine.step.step import plain_step
 from tests import problems
-from tests.engine.step.test_step import STEP, autograd_vjp, setting, worst_error
+from tests.one_step import STEP, autograd_vjp, setting, worst_error
 
 EAGER = [
     ("reverse-over-reverse", 2),

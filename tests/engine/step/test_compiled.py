@@ -23,7 +23,7 @@ from engine.routine.routine import Routine
 from engine.step import compiling as programs
 from engine.step.compiled import CompiledVjp
 from tests import problems
-from tests.engine.step.test_step import STEP, autograd_vjp, setting, worst_error
+from tests.one_step import STEP, autograd_vjp, setting, worst_error
 
 pytestmark = pytest.mark.compiler
 

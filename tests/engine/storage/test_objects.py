@@ -24,7 +24,7 @@ from engine.storage.location import (
     scratch_folder,
 )
 from engine.storage.records import read_bytes, read_records, write_bytes
-from tests.engine.runs.test_cleaning import add_run, add_stage
+from tests.tiny_stores import add_run, add_stage
 
 SIBLINGS = {
     "exp[1]": "exp1",

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,9 @@ from typer.testing import CliRunner
 from engine.errors import UntrustworthyError
 from flows.cli.app import app
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
-from tests.engine.applications.descent.test_certificate import forge, moved, settings
 from tests.finished import finish
-from tests.flows.test_descent import SMALL
+from tests.forgery import forge, moved, settings
+from tests.tiny_recipe import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -123,18 +121,11 @@ def test_a_refusal_by_the_preflight_has_an_exit_code_of_its_own():
 def test_run_that_the_preflight_refuses_exits_with_3_before_it_trains(prefect_server, tmp_path):
     """Hours of training would only make noise; one message says why, and how to go on."""
     settings_ = [option for change in SMALL for option in ("--set", change)]
-    command = [sys.executable, "-m", "flows.cli.app", "run", *settings_]
+    bare = ["--set", "optimizer.name=adam", "--set", "optimizer.eps_root=0"]
 
-    done = subprocess.run(
-        [*command, "--set", "optimizer.name=adam", "--set", "optimizer.eps_root=0"]
-        + ["--store", str(tmp_path)],
-        env={**os.environ, "PREFECT_API_URL": prefect_server},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = cli.invoke(app, ["run", *settings_, *bare, "--store", str(tmp_path)])
 
-    assert done.returncode == UNTRUSTWORTHY, done.stderr
+    assert done.exit_code == UNTRUSTWORTHY, done.stderr
     assert "eps-root: Adam's eps_root is 0" in done.stderr
     assert "preflight=advise" in done.stderr
     assert "Traceback" not in done.stderr

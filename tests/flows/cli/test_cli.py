@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from engine.recipes.files import load_recipe
 from flows.cli.app import app
 from flows.descent import descent
-from tests.flows.test_descent import SMALL
+from tests.tiny_recipe import SMALL
 
 runner = CliRunner()
 
@@ -132,17 +132,11 @@ def test_run_ends_with_one_json_object_on_stdout(prefect_server, tmp_path):
 @pytest.mark.slow
 def test_diverging_run_stops_with_the_step_and_the_remedy(prefect_server, tmp_path):
     """A NaN in step t is not a refusal: the run began, so it exits with 1 and says the step."""
-    command = [sys.executable, "-m", "flows.cli.app", "run", *small_options()]
+    divergent = ["--set", "training.learning_rate=1e30", "--store", str(tmp_path)]
 
-    done = subprocess.run(
-        [*command, "--set", "training.learning_rate=1e30", "--store", str(tmp_path)],
-        env={**os.environ, "PREFECT_API_URL": prefect_server},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = runner.invoke(app, ["run", *small_options(), *divergent])
 
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "in step" in done.stderr
     assert "training.learning_rate" in done.stderr
     assert "Traceback" not in done.stderr
@@ -178,16 +172,10 @@ def test_killed_run_is_resumed_by_name_with_the_same_bits(prefect_server, tmp_pa
 @pytest.mark.slow
 def test_smoothness_ends_with_both_definitions_on_stdout(prefect_server, tmp_path):
     """The keys that scripts read, and beside them for people the values that mean nothing."""
-    command = [sys.executable, "-m", "flows.cli.app", "smoothness", *small_options(), "--json"]
+    options = ["--directions", "2", "--by", "example", "--step", "0.1", "--json"]
+    options += ["--set", "smoothness.landscape=1", "--store", str(tmp_path)]
 
-    done = subprocess.run(
-        [*command, "--directions", "2", "--by", "example", "--step", "0.1"]
-        + ["--set", "smoothness.landscape=1", "--store", str(tmp_path)],
-        env={**os.environ, "PREFECT_API_URL": prefect_server},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = runner.invoke(app, ["smoothness", *small_options(), *options])
 
     content = json.loads(done.stdout.splitlines()[-1])
     for definition in ("definition_1", "definition_2"):

@@ -231,6 +231,7 @@ def test_server_that_asks_for_a_log_in_says_so(prefect_home, monkeypatch):
         server.stop()
 
 
+@pytest.mark.servers
 def test_server_whose_port_is_taken_is_started_again(prefect_home, monkeypatch):
     """Between the choice of a port and its use another process may take it."""
     started = []

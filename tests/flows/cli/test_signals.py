@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.test_resume import LONG, at_work, attempts, finish, mgd, run
+from tests.commands import LONG, at_work, attempts, finish, mgd, run
 from tests.servers import wait_for
 
 CODE = """

@@ -15,7 +15,7 @@ from engine.recipes.files import load_recipe
 from engine.routine.outputs import classification_scores
 from engine.stages import commits
 from flows.descent import descent
-from tests.flows.test_descent import small
+from tests.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

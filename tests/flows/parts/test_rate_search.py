@@ -5,7 +5,7 @@ import pytest
 from engine.applications.descent.conclude import report_url
 from engine.recipes.files import load_recipe
 from flows.descent import descent
-from tests.engine.applications.comparisons.test_rate_search import SMALL
+from tests.tiny_recipe import SCHEDULE
 
 
 @pytest.mark.slow
@@ -13,7 +13,7 @@ def test_grid_and_optuna_are_in_the_report_and_the_json_of_the_run(prefect_serve
     """As many trainings for Optuna as for the descent; ranks are of the same validation loss."""
     pytest.importorskip("optuna", reason="the extra optuna is not installed")
     changes = ["outer.num_steps=2", "schedules.grid=6", "schedules.chunk=4", "preflight=advise"]
-    recipe, store = load_recipe("digits-schedule", [*SMALL, *changes]), str(tmp_path)
+    recipe, store = load_recipe("digits-schedule", [*SCHEDULE, *changes]), str(tmp_path)
 
     record = descent(recipe, store)
 

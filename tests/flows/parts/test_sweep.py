@@ -12,7 +12,7 @@ from engine.stages import training as stages
 from engine.storage.location import list_folders
 from flows.descent import descent
 from tasks.running.progress import Progress
-from tests.flows.test_descent import small
+from tests.tiny_recipe import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

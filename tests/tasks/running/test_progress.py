@@ -15,7 +15,7 @@ from engine.errors import ConfigurationError
 from flows.descent import descent
 from tasks.running import progress
 from tasks.running.sentences import OneSentence, say_one_sentence
-from tests.flows.test_descent import small
+from tests.tiny_recipe import small
 
 
 @pytest.fixture

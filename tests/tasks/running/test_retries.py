@@ -11,11 +11,9 @@ from engine.stages import training as stages
 from flows.descent import descent
 from flows.parts.naming import name_of
 from tasks import training
-from tests.flows.test_descent import small
+from tests.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-COARSE = ["outer.num_steps=1", "replay.steps_per_segment=12", "training.threads=1"]
 
 
 def history(recipe):

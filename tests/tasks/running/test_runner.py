@@ -15,11 +15,9 @@ from tasks import training
 from tasks.running.progress import Progress
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers
-from tests.flows.test_descent import small
+from tests.tiny_recipe import COARSE, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-COARSE = ["outer.num_steps=1", "replay.steps_per_segment=12", "training.threads=1"]
 
 
 @flow

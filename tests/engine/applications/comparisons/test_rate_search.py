@@ -21,15 +21,12 @@ from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import OneCycle, Searched, one_cycles
 from engine.routine.outputs import classification_scores
-from tests.engine.applications.descent.test_report import make_record
-
-SMALL = ["arguments.num_train=60", "arguments.num_objective=40", "arguments.num_validation=40",
-         "arguments.num_test=50", "arguments.model.width=8", "training.num_steps=10",
-         "training.batch_size=20", "metaparameters.num_key_points=3"]  # fmt: skip
+from tests.made_records import make_record
+from tests.tiny_recipe import SCHEDULE
 
 
 def small(*changes):
-    return load_recipe("digits-schedule", [*SMALL, *changes])
+    return load_recipe("digits-schedule", [*SCHEDULE, *changes])
 
 
 def test_grid_of_any_size_has_as_many_different_schedules():

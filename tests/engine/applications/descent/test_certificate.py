@@ -13,22 +13,10 @@ from engine.stages import commits
 from engine.stages.places import run_folder
 from engine.storage.location import join
 from engine.storage.records import read_record, write_record
-from tests.engine.stages.test_training import kind, recipe
 from tests.finished import finish
+from tests.forgery import forge, moved, settings
 
 NAMES = ["train-segment", "reverse-segment", "central-difference"]
-
-
-def settings():
-    """The tiny run in float64, with one outer step and one segment."""
-    return recipe(
-        *kind("weights"),
-        ("outer", "num_steps", 1),
-        ("optimizer", "eps_root", 1e-6),
-        ("replay", "steps_per_segment", 12),
-        ("training", "dtype", "float64"),
-        ("training", "threads", 1),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +32,6 @@ def own(finished, tmp_path):
     store, record = finished
     shutil.copytree(store, tmp_path / "own")
     return str(tmp_path / "own"), record
-
-
-def forge(store, ref, change):
-    """Change what a stage stored as a forger would: rows, fingerprints, record and digest agree."""
-    rows, scalars = commits.read_rows(store, ref), commits.read_scalars(store, ref)
-    inputs = commits.read_inputs(store, ref)
-    commits.discard(store, ref)
-    made = commits.run_stage(
-        ref.stage, settings(), store, inputs, lambda problem: (change(rows), scalars)
-    )
-    assert made.key == ref.key
-    assert made.content != ref.content
-    assert commits.find(ref.stage, ref.key, store) == made  # nothing but a second run tells
-    return made
-
-
-def moved(name, by):
-    def change(rows):
-        row = rows[name].clone()
-        row[3] += by
-        return {**rows, name: row}
-
-    return change
 
 
 def accept(store, record, gradient):

@@ -6,7 +6,7 @@ from engine.applications.descent.report import render
 from engine.applications.descent.shown_pairs import shown_pairs
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
-from tests.engine.applications.descent.test_report import make_record
+from tests.made_records import make_record
 
 NAMES = ("s/0", "s/1", "s/2", "s/3")
 

@@ -6,7 +6,7 @@ from engine.applications.descent.report import render, summary
 from engine.applications.descent.sweep_figure import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reports.canvas import png
-from tests.engine.applications.descent.test_report import make_record, size_of
+from tests.made_records import make_record, size_of
 
 
 def checked(verdict):

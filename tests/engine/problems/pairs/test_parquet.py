@@ -8,7 +8,7 @@ import pytest
 from engine.errors import DataError
 from engine.problems.pairs import fetching
 from engine.problems.pairs.fetching import Fetching, NotFetchedError, is_public
-from tests.engine.problems.pairs.test_shards import image, read
+from tests.pair_files import image, read
 
 arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra clip")
 parquet = pytest.importorskip("pyarrow.parquet")

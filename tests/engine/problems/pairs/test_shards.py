@@ -14,17 +14,9 @@ from engine.errors import DataError
 from engine.problems.pairs.found import Place
 from engine.problems.pairs.images import ShardImages, standardized
 from engine.problems.pairs.pictures import decode
-from engine.problems.pairs.shards import read_files
-from engine.recipes.pairs import ContrastiveConfig
+from tests.pair_files import image, read
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
-
-
-def image(colour, size=(12, 10), form="PNG"):
-    """Bytes of an image of one colour."""
-    stream = io.BytesIO()
-    pillow.new("RGB", size, colour).save(stream, form)
-    return stream.getvalue()
 
 
 def write_tar(path, members):
@@ -37,10 +29,6 @@ def write_tar(path, members):
 
 def pair(key, colour="red", caption=b"a red square", form="png"):
     return [(f"{key}.{form}", image(colour, form=form.upper())), (f"{key}.txt", caption)]
-
-
-def read(folder, keep=True, **settings):
-    return read_files("arguments.url", str(folder), ContrastiveConfig(**settings), keep=keep)
 
 
 def test_pairs_come_in_the_order_of_files_and_members(tmp_path):

@@ -1,7 +1,5 @@
 """Pairs as splits: captions of classes, wrong ones, token ids, and fingerprints."""
 
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,28 +13,13 @@ from engine.problems.pairs.splits import exchange_captions, load_pairs
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.pairs import ContrastiveConfig
+from tests.pair_files import shards
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
 
 needs_fashion = pytest.mark.skipif(
     not Path(FASHION_MNIST_URL).is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
-
-
-def shards(folder, count, colour=0):
-    """One shard of squares in shades of grey, each captioned by its shade."""
-    with tarfile.open(folder / "0.tar", "w") as archive:
-        for number in range(count):
-            stream = io.BytesIO()
-            pillow.new("RGB", (8, 8), (10 * number, colour, 0)).save(stream, "PNG")
-            for name, content in (
-                (f"{number:03}.png", stream.getvalue()),
-                (f"{number:03}.txt", f"shade {number}".encode()),
-            ):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
-    return str(folder)
 
 
 def recipe(url, **data) -> DescentRecipe:
