@@ -245,6 +245,30 @@ def recipes(debug: DebugOption = False) -> None:
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the problem: a name in Python, e.g. flowers.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", help="What it begins from: script, image_folder, table or texts."),
+    ] = "script",
+    folder: Annotated[str, typer.Option("--folder", help="Where the files go.")] = ".",
+    debug: DebugOption = False,
+) -> None:
+    """Begin a problem of your own: a file, its recipe, and a test that passes as written."""
+    with one_message(debug):
+        from pathlib import Path
+
+        from engine.errors import ConfigurationError
+        from flows.cli.new import Start, begin, tell
+
+        if start not in list(Start):
+            raise ConfigurationError(
+                f"--from {start!r} is nothing to begin from. Use one of {', '.join(Start)}."
+            )
+        tell(begin(name, Start(start), Path(folder)), Start(start))
+
+
+@app.command()
 def show(
     run: Annotated[
         str | None, typer.Argument(help="Name of a run, or the beginning of it; none lists them.")

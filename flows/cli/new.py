@@ -1,0 +1,127 @@
+"""``mgd new``: a problem of one's own to begin from, with its recipe and a test that passes."""
+
+from enum import StrEnum
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+from engine.errors import ConfigurationError
+from flows.cli.screen import say
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+class Start(StrEnum):
+    """What a new problem begins from."""
+
+    SCRIPT = "script"
+    IMAGE_FOLDER = "image_folder"
+    TABLE = "table"
+    TEXTS = "texts"
+
+
+class _Begin(NamedTuple):
+    """What the files of one kind of start have of their own."""
+
+    arguments: str
+    """Arguments in the recipe."""
+
+    sample: str
+    """Body of the test's function that makes a little data and returns arguments."""
+
+    change: str
+    """What the user has to change before the first run; empty if nothing."""
+
+    batch_size: int = 25
+    rate: float = 0.05
+    optimizer: str = "{name: sgd, momentum: 0.9}"
+
+
+_PICTURES = """\
+    image = pytest.importorskip("PIL.Image", reason="pictures need the package pillow")
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        (folder / name).mkdir()
+        for number in range(12):
+            shade = tuple(max(part - 9 * number, 0) for part in colour)
+            image.new("RGB", (12, 12), shade).save(folder / name / f"{number}.png")
+    return f"{{folder: {folder}, size: 8}}\""""
+
+_ROWS = """\
+    pytest.importorskip("pyarrow", reason="tables need the package pyarrow")
+    rows = "".join(f"{number % 7},{number * 3 % 11},{'ab'[number % 2]}\\n" for number in range(30))
+    (folder / "rows.csv").write_text("x,y,kind\\n" + rows)
+    return f"{{url: {folder / 'rows.csv'}, label: kind}}\""""
+
+_LINES = """\
+    pytest.importorskip("transformers", reason="language models need the extra lm")
+    for name in ("one", "other"):
+        lines = [f"the {name} line number {number} of many" for number in range(40)]
+        (folder / f"{name}.txt").write_text("\\n".join(lines))
+    one, other = folder / "one.txt", folder / "other.txt"
+    return f"{{sources: [{one}, {other}], target: {other}, num_train: 24}}\""""
+
+_BEGINS = {
+    Start.SCRIPT: _Begin("{num_train: 300}", '    return "{num_train: 12, width: 3}"', ""),
+    Start.IMAGE_FOLDER: _Begin("{folder: pictures}", _PICTURES, "arguments.folder"),
+    Start.TABLE: _Begin("{url: table.csv, label: label}", _ROWS, "arguments.url and label"),
+    Start.TEXTS: _Begin(
+        "{sources: [one.txt, other.txt], target: other.txt}",
+        _LINES,
+        "arguments.sources and target",
+        rate=0.003,
+        optimizer="{name: adamw, eps_root: 1.0e-6}",
+    ),
+}
+
+
+def begin(name: str, start: Start, folder: Path) -> list[Path]:
+    """Write a problem, its recipe and its test; return the files.
+
+    Args:
+        name: Of the function and the files.
+        start: What the problem begins from.
+        folder: Where to.
+
+    Raises:
+        ConfigurationError: If the name is none of Python's, or a file is there already.
+    """
+    if not name.isidentifier() or not name.isascii():
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a function. Use letters, digits and _, e.g. flowers."
+        )
+    files = {
+        folder / f"{name}.py": f"{start.value}.py.txt",
+        folder / f"{name}.yaml": "recipe.yaml.txt",
+        folder / f"test_{name}.py": "test.py.txt",
+    }
+    there = [str(path) for path in files if path.exists()]
+    if there:
+        raise ConfigurationError(
+            f"{there[0]} is there already, and nothing is overwritten. Choose another name."
+        )
+    given = _BEGINS[start]._asdict() | {
+        "name": name,
+        "slug": name.strip("_").replace("_", "-").lower() or "own",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, template in files.items():
+            text = (_TEMPLATES / template).read_text(encoding="utf-8")
+            path.write_text(Template(text).substitute(given), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder} cannot be written ({type(error).__name__}: {error}). Choose another folder."
+        ) from error
+    return list(files)
+
+
+def tell(files: list[Path], start: Start) -> None:
+    """Say what was written, and what to do next."""
+    for path in files:
+        say(f"Wrote {path}")
+    change = _BEGINS[start].change
+    if change:
+        say(f"Set {change} in {files[1]}, then:")
+    say(f"pytest {files[2]}   compares its metagradient with central differences")
+    say(f"mgd check {files[1]}   tries short twins of the run")
+    say(f"mgd run {files[1]}")

@@ -1,0 +1,56 @@
+"""``mgd new``: what it writes works before anybody has changed a line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.app import app
+from flows.cli.new import Start
+
+cli = CliRunner()
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start",
+    [
+        Start.SCRIPT,
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in Start if each != "script"),
+    ],
+)
+def test_test_of_a_new_problem_passes_as_written(start, tmp_path):
+    """In a process of its own, as a user runs it."""
+    result = cli.invoke(app, ["new", "my_problem", "--from", start, "--folder", str(tmp_path)])
+
+    assert result.exit_code == 0, result.output
+    assert "mgd run" in result.output
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_problem.py"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["new", "two words"], "cannot be the name of a function"),
+        (["new", "x", "--from", "nothing"], "Use one of script, image_folder, table, texts"),
+        (["new", "there"], "is there already"),
+    ],
+)
+def test_new_problem_that_cannot_be_is_one_message(arguments, words, tmp_path):
+    """Nothing of the user's is overwritten."""
+    (tmp_path / "there.yaml").write_text("mine")
+
+    result = cli.invoke(app, [*arguments, "--folder", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
