@@ -154,7 +154,7 @@ def texts(
     from engine.problems.texts.problem import texts_problem
 
     given = locals()
-    data, text = _part(DataConfig, given, name=DataName.TEXT, url=url), _part(TextConfig, given)
+    data, text = _part(DataConfig, given, name=DataName.TEXT), _part(TextConfig, given)
     return texts_problem(data, text, model, language)
 
 

@@ -1,5 +1,6 @@
 """Stages: the same bits as one call, made once, made again where damaged."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,12 @@ SETTINGS = {
 
 def recipe(*changes):
     """The tiny run with some settings changed, each given as (group, setting, value)."""
-    settings = {
-        name: dict(group) if isinstance(group, dict) else group for name, group in SETTINGS.items()
-    }
-    for group, name, value in changes:
-        settings[group][name] = value
+    settings = deepcopy(SETTINGS)
+    for *groups, name, value in changes:
+        place = settings
+        for group in groups:
+            place = place[group]
+        place[name] = value
     return DescentRecipe.model_validate(settings)
 
 
