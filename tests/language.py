@@ -16,7 +16,7 @@ pytest.importorskip("transformers", reason="language models need the extra lm")
 TINY = {
     "kind": "descent",
     "name": "tiny",
-    "model": {"name": "transformers", "width": 8, "depth": 1, "heads": 2},
+    "problem": "texts",
     "optimizer": {"name": "adamw", "eps_root": 1e-6, "weight_decay": 0.1},
     "training": {
         "num_steps": 6,
@@ -61,7 +61,7 @@ MODULES = [
 
 
 def library_texts(folder):
-    """Write docstrings, code and sums of the standard library; return the group text.
+    """Write docstrings, code and sums of the standard library; return the arguments of them.
 
     The docstrings are the task, too.
     """
@@ -80,31 +80,34 @@ def library_texts(folder):
 
 
 def small_texts(folder):
-    """Write two sources and a task of ten passages each; return the groups data and text."""
+    """Write two sources and a task of ten passages each; return the arguments."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     sources = [
         write_jsonl(folder / "sums.jsonl", [(f"{word} and one", word * 2) for word in words]),
         write_jsonl(folder / "words.jsonl", [("", f"the word {word}") for word in words]),
     ]
     target = write_jsonl(folder / "task.jsonl", [(f"say {word}", word) for word in words])
-    data = {
-        "name": "text",
+    return {
         "num_train": 12,
         "num_objective": 4,
         "num_validation": 3,
         "num_test": 3,
+        "sources": sources,
+        "target": target,
+        "max_tokens": 24,
+        "model": {"name": "transformers", "width": 8, "depth": 1, "heads": 2},
     }
-    return {"data": data, "text": {"sources": sources, "target": target, "max_tokens": 24}}
 
 
-def tiny_recipe(folder, **changes):
-    """Return a valid tiny recipe; changes replace whole groups."""
-    return DescentRecipe.model_validate(TINY | small_texts(folder) | changes)
+def tiny_recipe(folder, arguments=None, **changes):
+    """Return a valid tiny recipe; changes replace whole groups, arguments one by one."""
+    own = small_texts(folder) | (arguments or {})
+    return DescentRecipe.model_validate(TINY | {"arguments": own} | changes)
 
 
-def tiny_problem(folder, **changes):
+def tiny_problem(folder, arguments=None, **changes):
     """Build it, with adapters that are not zero: at zero, half of them have no derivative yet."""
-    problem = build_problem(tiny_recipe(folder, **changes))
+    problem = build_problem(tiny_recipe(folder, arguments, **changes))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in problem.routine.model.named_parameters():
         if "lora_B" in name:

@@ -1,5 +1,7 @@
 """A tiny run carried out stage by stage."""
 
+from copy import deepcopy
+
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
 from engine.stages import training as stages
@@ -23,11 +25,12 @@ SETTINGS = {
 
 def recipe(*changes):
     """The tiny run with some settings changed, each given as (group, setting, value)."""
-    settings = {
-        name: dict(group) if isinstance(group, dict) else group for name, group in SETTINGS.items()
-    }
-    for group, name, value in changes:
-        settings[group][name] = value
+    settings = deepcopy(SETTINGS)
+    for *groups, name, value in changes:
+        place = settings
+        for group in groups:
+            place = place[group]
+        place[name] = value
     return DescentRecipe.model_validate(settings)
 
 

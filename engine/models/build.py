@@ -96,8 +96,7 @@ def _features(
         case ModelName.TRANSFORMERS:
             raise ConfigurationError(
                 "arguments.model.name is transformers, whose models read texts. Use "
-                "data.name=text, or "
-                "another arguments.model.name."
+                "problem: texts, or another arguments.model.name."
             )
 
 
@@ -117,15 +116,14 @@ def check_model(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if config.name is ModelName.LOGISTIC and config.dropout > 0:
         raise ConfigurationError(
             f"arguments.model.dropout is {config.dropout}, but a logistic model has no hidden "
-            "units to "
-            "drop. Set arguments.model.dropout to 0, or arguments.model.name to mlp."
+            "units to drop. Set arguments.model.dropout to 0, or arguments.model.name to mlp."
         )
     for setting, readers in READERS.items():
         value, default = getattr(config, setting), ModelConfig.model_fields[setting].default
         if config.name not in readers and value != default:
             raise ConfigurationError(
-                f"model.{setting} is {value}, which a {name} model does not read. Leave it out, "
-                "or set arguments.model.name to "
+                f"arguments.model.{setting} is {value}, which a {name} model does not read. Leave "
+                "it out, or set arguments.model.name to "
                 f"{' or '.join(sorted(reader.value for reader in readers))}."
             )
     if config.name in (ModelName.RESNET, ModelName.RESNET9):

@@ -19,7 +19,7 @@ def check_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if len(input_shape) != 3:
         raise ConfigurationError(
             f"Examples have shape {input_shape}, but a {name} needs images of shape (channels, "
-            "height, width). Set arguments.model.name to mlp, or choose another data.name."
+            "height, width). Set arguments.model.name to mlp, or choose another problem."
         )
     side = min(input_shape[1:])
     if config.name is ModelName.RESNET9 and side < 8:
@@ -32,9 +32,8 @@ def check_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if config.name is ModelName.RESNET and config.depth > max_depth:
         raise ConfigurationError(
             f"arguments.model.depth is {config.depth}, but images of {input_shape[1]} x "
-            f"{input_shape[2]} "
-            f"pixels can be halved only {max_depth} times, once for each block of a resnet. "
-            f"Set arguments.model.depth to at most {max_depth}."
+            f"{input_shape[2]} pixels can be halved only {max_depth} times, once for each block of "
+            f"a resnet. Set arguments.model.depth to at most {max_depth}."
         )
 
 

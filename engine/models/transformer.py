@@ -25,13 +25,13 @@ def check_sequence(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     if config.width % config.heads:
         raise ConfigurationError(
             f"arguments.model.heads is {config.heads}, which does not divide "
-            f"arguments.model.width {config.width}, so "
-            "the heads would differ in size. Change one of them."
+            f"arguments.model.width {config.width}, so the heads would differ in size. Change "
+            "one of them."
         )
     if config.name is ModelName.GPT and len(input_shape) != 1:
         raise ConfigurationError(
             f"Examples have shape {input_shape}, but a gpt reads sequences of token ids, shape "
-            "(tokens,). Set arguments.model.name to vit or mlp, or data.name to text."
+            "(tokens,). Set arguments.model.name to vit or mlp."
         )
     if config.name is ModelName.VIT and (
         len(input_shape) != 3 or any(side % config.patch_size for side in input_shape[1:])
@@ -39,8 +39,7 @@ def check_sequence(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
         raise ConfigurationError(
             f"Examples have shape {input_shape}, and a vit cuts images (channels, height, width) "
             f"into whole patches of arguments.model.patch_size {config.patch_size}. Choose a "
-            "patch size that "
-            "divides height and width, or another arguments.model.name."
+            "patch size that divides height and width, or another arguments.model.name."
         )
 
 

@@ -72,8 +72,7 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
     if config.checksum is not None and config.name is not DataName.CIFAR_10:
         raise DataError(
             f"arguments.checksum is {config.checksum}, but {config.name.value} comes as no "
-            "archive that "
-            "could have one. Leave it empty."
+            "archive that could have one. Leave it empty."
         )
     source = READERS[config.name](config)
     check_examples(*source.pool, num_classes=source.num_classes, origin=source.origin)
@@ -131,7 +130,7 @@ def _cut(
     num_wanted = sum(sizes.values())
     if num_wanted > len(labels):
         wanted = " + ".join(f"{size} ({name})" for name, size in sizes.items())
-        settings = ", ".join(f"data.num_{name}" for name in sizes)
+        settings = ", ".join(f"arguments.num_{name}" for name in sizes)
         raise DataError(
             f"The splits need {wanted} = {num_wanted} examples, but {config.name.value} has only "
             f"{len(labels)} to cut them from, and splits are neither empty nor share examples. "
@@ -173,7 +172,7 @@ def _read_digits(config: DataConfig) -> Source:
     if config.url is not None:
         raise DataError(
             f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
-            "read for them. Leave arguments.url empty, or choose another data.name."
+            "read for them. Leave arguments.url empty, or choose another problem."
         )
     pixels, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16

@@ -25,7 +25,7 @@ def keep_target(stored: dict[str, tuple[Tensor, Tensor, Tensor]], config: DataCo
             raise DataError(
                 f"arguments.target_classes is {list(config.target_classes)}, but none of the "
                 f"{len(kept)} {name} examples is of these classes. Name classes that "
-                f"{config.name.value} has, or raise data.num_{name}."
+                f"{config.name.value} has, or raise arguments.num_{name}."
             )
         inputs, labels, ids = stored[name]
         stored[name] = (inputs[kept], labels[kept], ids[kept])

@@ -6,6 +6,7 @@ This module does not know torch.
 from enum import StrEnum
 from typing import Any
 
+from engine.recipes.problem_functions import is_shipped
 from engine.recipes.settings import with_setting
 
 
@@ -78,7 +79,11 @@ def is_initial(name: BaselineName, kept: float) -> bool:
 
 
 RERUN_GROUPS = ("arguments", "optimizer", "training")
-"""Groups of settings that a rerun may change: the routine, but not z."""
+"""Groups of settings that a rerun may change: the routine, but neither its examples nor z."""
+
+_SHIPPED_RERUN_GROUPS = ("arguments.model", *RERUN_GROUPS[1:])
+"""The same for a problem that ships, whose other arguments make other examples; of one's own
+problem only the examples themselves tell, when it is trained."""
 
 
 def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -88,11 +93,12 @@ def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
         ValueError: If a change is of something else than the routine.
     """
     changed = {**content, "reruns": [], "baselines": []}
+    groups = _SHIPPED_RERUN_GROUPS if is_shipped(content["problem"]) else RERUN_GROUPS
     for key, value in changes.items():
-        if key.partition(".")[0] not in RERUN_GROUPS or "." not in key:
+        if not any(key.startswith(f"{group}.") for group in groups):
             raise ValueError(
                 f"reruns names {key!r}, which is no setting of the routine. Write it as "
-                f"group.setting with a group of {', '.join(RERUN_GROUPS)}."
+                f"group.setting with a group of {', '.join(groups)}."
             )
         changed = with_setting(changed, key, value)
     return changed

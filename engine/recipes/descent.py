@@ -8,11 +8,12 @@ This module does not know torch.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from engine.errors import ConfigurationError
 from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
 from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
+from engine.recipes.explain import NamedError
 from engine.recipes.metaparameters import (
     GroupName,
     MetaparameterName,
@@ -83,6 +84,13 @@ class OuterConfig(Settings):
     """Seeds the mask, that is, which coordinates may move."""
 
 
+def _refused(arguments: Any) -> Any:  # noqa: ANN401 (arguments, or why there are none)
+    """Refuse arguments in their turn, so that other wrong settings are told at the same time."""
+    if isinstance(arguments, NamedError):
+        raise arguments
+    return arguments
+
+
 class DescentRecipe(Settings):
     """Metagradient descent on one set-up."""
 
@@ -100,7 +108,7 @@ class DescentRecipe(Settings):
     recipe, e.g. my_images.py:flowers; or one of an installed package, e.g.
     package.module:function."""
 
-    arguments: dict[str, Any] = {}
+    arguments: Annotated[dict[str, Any], BeforeValidator(_refused)] = {}
     """Arguments of the problem's function, by name."""
 
     folder: str | None = None
@@ -159,12 +167,14 @@ class DescentRecipe(Settings):
         name, folder = content.get("problem", DEFAULT_PROBLEM), content.get("folder")
         if content.get("code") and names_code(name, content.get("arguments")):
             return content
+        if not isinstance(folder, str | None):
+            return content  # refused in its turn
         try:
             function = find_function(name, folder)
             arguments = read_arguments(function, content.get("arguments", {}))
             code = sources(name, folder, arguments)
         except ConfigurationError as error:
-            raise ValueError(str(error)) from error
+            return {**content, "arguments": NamedError(str(error))}
         return {**content, "arguments": arguments, "code": code}
 
     @model_validator(mode="after")

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 
+class NamedError(ValueError):
+    """A refusal that names its settings itself."""
+
+
 def explained(model: type[BaseModel], error: ValidationError, inside: str = "") -> str:
     """Return a line for each wrong setting.
 
@@ -25,6 +29,9 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
         group = found.annotation if found is not None else None
     fields: dict[str, Any] = getattr(group, "model_fields", {})
     key = ".".join(part for part in (inside, *parents, last) if part)
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, NamedError):
+        return f"  {cause}"
     if error["type"] == "extra_forbidden":
         return f"  {key}: unknown setting. Settings here: {', '.join(fields) or 'none'}."
     if error["type"] == "value_error" and key == inside:

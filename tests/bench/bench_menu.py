@@ -105,7 +105,7 @@ def record(search: SmoothSearchRecipe, rows: list[Row], date: str) -> None:
         *_table(search, rows),
     ]
     write_record(
-        f"menu_{search.data.name}",
+        f"menu_{search.problem.replace('_', '-')}",
         "What the design menu does to metasmoothness (A3)",
         f"python -m tests.bench.bench_menu {search.name} --date 20261124",
         lines,

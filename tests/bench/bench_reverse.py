@@ -38,7 +38,11 @@ def make_routine(optimizer: str, kind: str, num_steps: int) -> Routine:
     count = recipe.training.batch_size * 2
     drawn = torch.Generator().manual_seed(0)
     model = build_model(
-        ModelConfig.model_validate(recipe.model), (1, 28, 28), 10, seed=0, dtype=torch.float32
+        ModelConfig.model_validate(recipe.arguments["model"]),
+        (1, 28, 28),
+        10,
+        seed=0,
+        dtype=torch.float32,
     )
     weights = ExampleWeights(torch.ones(count))
     return Routine(

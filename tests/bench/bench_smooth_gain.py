@@ -42,7 +42,6 @@ from tests.bench.record import write_record
 
 BASE: dict[str, Any] = {
     "name": "gain",
-    "data": {"num_train": 1000, "num_objective": 400, "num_validation": 1, "flip_fraction": 0.4},
     "optimizer": {"name": "sgd", "momentum": 0.9},
     "outer": {"num_steps": 5, "update": "masked-sign", "probability": 0.2},
 }
@@ -83,7 +82,13 @@ def problem(settings: dict[str, dict[str, Any]], kind: str, num_examples: int) -
     }
     content = {
         **BASE,
-        "model": {"width": 64, "depth": 2, **settings["model"]},
+        "arguments": {
+            "num_train": 1000,
+            "num_objective": 400,
+            "num_validation": 1,
+            "flip_fraction": 0.4,
+            "model": {"width": 64, "depth": 2, **settings["model"]},
+        },
         "training": training,
         "metaparameters": {"name": kind},
     }

@@ -29,6 +29,7 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.process import keep_freed_memory
 from engine.recipes.files import load_recipe
+from engine.recipes.model import ModelConfig
 from engine.routine.optimizers import adamw
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
@@ -102,7 +103,8 @@ def make_routine(problem: str, num_steps: int, vocabulary: int = 65) -> Routine:
     if problem == "resnet":
         recipe = load_recipe("fashion-selection")
         size = recipe.training.batch_size
-        model = build_model(recipe.model, (1, 28, 28), 10, seed=0, dtype=torch.float32)
+        chosen = ModelConfig.model_validate(recipe.arguments["model"])
+        model = build_model(chosen, (1, 28, 28), 10, seed=0, dtype=torch.float32)
         images = torch.rand(2 * size, 1, 28, 28, generator=drawn)
         examples = images, torch.randint(0, 10, (2 * size,), generator=drawn)
         loss = per_example_cross_entropy

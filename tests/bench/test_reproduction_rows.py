@@ -25,8 +25,8 @@ def test_each_run_of_a_row_is_one_that_its_recipe_allows(name):
     for variant in row.variants:
         recipe = load_recipe(row.recipe, changes_of(row, variant, seeds[0]))
 
-        assert recipe.data.seed == recipe.training.seed == seeds[0]
-        assert {load_recipe(row.recipe).data.seed, 100, 101, 102}.isdisjoint(seeds)
+        assert recipe.arguments["seed"] == recipe.training.seed == seeds[0]
+        assert {load_recipe(row.recipe).arguments["seed"], 100, 101, 102}.isdisjoint(seeds)
 
 
 def test_bound_is_counted_in_each_run_and_kept_by_all_or_by_most():

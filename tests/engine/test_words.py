@@ -12,9 +12,15 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 
 ROOT = Path(engine.__file__).parent
-STARTS = ("differentiate", "routine", "oracle", "outputs", "coupled", "hyperparameters", "optim")
-RECIPES = {"config", "smooth_recipes", "execution", "settings", "models", "problem"}
-"""Modules that hold what recipes say, or build it, where keys belong."""
+STARTS = (
+    *("replay.metagradient", "preflight.checkup", "preflight.oracle", "metaparameters.scalars"),
+    *("routine.routine", "routine.outputs", "routine.coupled_loss", "routine.optimizers"),
+)
+RECIPES = {"recipes", "models", "problems"}
+"""Packages that hold what recipes say, or build it, where keys belong."""
+
+OPTIONS = {"recipes.replay", "recipes.settings"}
+"""Modules of them that are the options of a call as well."""
 
 
 def keys():
@@ -24,7 +30,7 @@ def keys():
             yield f"{group}.{name}"
 
 
-KEY = re.compile(r"--set\b|\b(" + "|".join(map(re.escape, keys())) + r")\b")
+KEY = re.compile(r"--set\b|\b(" + "|".join([*map(re.escape, keys()), r"arguments\.\w+"]) + r")\b")
 
 
 def path_of(module):
@@ -41,10 +47,11 @@ def imported(tree):
 
 def modules():
     """What a call in a notebook can reach."""
-    waiting, found = [*STARTS, "preflight.checkup"], {}
+    waiting, found = list(STARTS), {}
     while waiting:
         name = waiting.pop()
-        if name in found or name.partition(".")[0] in RECIPES or not path_of(name).exists():
+        apart = name.partition(".")[0] in RECIPES and name not in OPTIONS
+        if name in found or apart or not path_of(name).exists():
             continue
         found[name] = ast.parse(path_of(name).read_text())
         waiting += imported(found[name])
@@ -86,7 +93,12 @@ def test_the_search_finds_a_key_and_reaches_the_engine():
     tree = ast.parse('raise ValueError("Lower training.learning_rate.")')
 
     assert [text for _, text in shown(tree) if KEY.search(text)]
-    assert {"replay", "checks", "misfits", "intake", "preflight.training"} <= MODULES.keys()
+    assert {
+        "replay.interpreter",
+        "routine.validate",
+        "routine.intake",
+        "preflight.training",
+    } <= MODULES.keys()
 
 
 def test_a_recipe_is_told_its_keys_besides():

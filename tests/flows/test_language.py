@@ -32,15 +32,14 @@ def finished(texts, tmp_path_factory, prefect_server):
     """A small selection with its baselines, and where it is: a bounded twin of text-selection."""
     store = str(tmp_path_factory.mktemp("store"))
     content = TINY | {
-        "data": {
-            "name": "text",
+        "arguments": texts
+        | {
             "num_train": 180,
             "num_objective": 40,
             "num_validation": 40,
             "num_test": 40,
+            "model": {"name": "transformers", "width": 16, "depth": 1, "heads": 2},
         },
-        "text": texts,
-        "model": {"name": "transformers", "width": 16, "depth": 1, "heads": 2},
         "training": {
             "num_steps": 40,
             "batch_size": 12,
@@ -104,10 +103,11 @@ def test_attribution_shows_texts_and_escapes_them(texts, tmp_path, prefect_serve
     path = write_jsonl(tmp_path / "markup.jsonl", pairs)
     content = TINY | {
         "kind": "attribution",
-        "data": {
-            "name": "text", "num_train": 40, "num_objective": 5, "num_validation": 5, "num_test": 5,
+        "arguments": texts | {
+            "sources": [path], "target": path, "max_tokens": 40,
+            "num_train": 40, "num_objective": 5, "num_validation": 5, "num_test": 5,
+            "model": {"name": "transformers", "width": 8, "depth": 1, "heads": 2},
         },
-        "text": texts | {"sources": [path], "target": path, "max_tokens": 40},
         "metaparameters": {"name": "weights"},
         "outer": {"update": "sign"},
         "preflight": "advise",

@@ -167,7 +167,7 @@ def test_the_smoothest_of_the_good_routines_is_chosen():
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"grid": {"model.activaton": ["relu"]}}, "activaton"),
+        ({"grid": {"arguments.model.activaton": ["relu"]}}, "activaton"),
         ({"grid": {"activation": ["relu"]}}, "'activation', which is no setting of the menu"),
         ({"candidates": [{"arguments.model.width": -1}]}, "greater than or equal to 1"),
     ],

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from engine.errors import DataError
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator, seed_for
+from engine.problems.fits import check_single_losses
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
@@ -54,7 +56,20 @@ class Canaries:
 
 
 def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
-    """Return canaries as they are in the data."""
+    """Return canaries as they are in the data.
+
+    Raises:
+        ConfigurationError: If losses are not those of single examples.
+        DataError: If no other examples are left.
+    """
+    check_single_losses(problem.loss, "canaries")
+    train = problem.data.splits["train"]
+    if number >= len(train):
+        raise DataError(
+            f"canaries.num_canaries is {number}, but the problem has {len(train)} training "
+            "examples, and others than the canaries have to be left. Lower it, or give more "
+            "training examples."
+        )
     inputs, labels = problem.routine.examples
     return Canaries(inputs[:number].clone(), labels[:number].clone())
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import with_flipped_labels
-from engine.errors import NonFiniteError
+from engine.errors import ConfigurationError, NonFiniteError
 from engine.problems.problem import BuiltProblem, build_problem
-from engine.recipes.comparisons import BaselineName
+from engine.recipes.comparisons import BaselineName, name_rerun
 from engine.recipes.descent import DescentRecipe
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.schedules.trees import Forward
@@ -68,7 +68,7 @@ def retrain(
     """
 
     def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        other = build_problem(recipe.rerun(changes)) if changes else problem
+        other = _rerun(recipe, problem, changes) if changes else problem
         routine = other.routine_at(read_rows(store, value)["value"])
         if flip_labels:
             routine = with_flipped_labels(other, routine, recipe.metaparameters.seed)
@@ -84,3 +84,15 @@ def retrain(
 
     inputs = {"value": value, "changes": changes, "flip_labels": flip_labels}
     return run_stage("retrain", recipe, store, inputs, compute)
+
+
+def _rerun(recipe: DescentRecipe, problem: BuiltProblem, changes: dict[str, Any]) -> BuiltProblem:
+    """Return the problem of another routine, which z fits only if its examples are the same."""
+    other = build_problem(recipe.rerun(changes))
+    if other.data.fingerprint != problem.data.fingerprint:
+        raise ConfigurationError(
+            f"reruns has {name_rerun(changes)}, which gives problem {recipe.problem} other "
+            "examples, but z is one of those of the run. Change only what leaves the examples as "
+            "they are."
+        )
+    return other

@@ -195,7 +195,7 @@ def cut_places(
     """
     if sum(sizes.values()) > total:
         wanted = " + ".join(f"{size} ({name})" for name, size in sizes.items())
-        settings = ", ".join(f"data.num_{name}" for name in sizes)
+        settings = ", ".join(f"arguments.num_{name}" for name in sizes)
         raise DataError(
             f"The splits need {wanted} = {sum(sizes.values())} pairs, but there are only {total} "
             f"under {setting}, and splits are neither empty nor share pairs. Lower {settings}."

@@ -99,15 +99,14 @@ def build_towers(
     if config.temperature <= config.min_temperature:
         raise ConfigurationError(
             f"arguments.contrastive.temperature is {config.temperature:g}, which is not above "
-            "its bound "
-            f"arguments.contrastive.min_temperature {config.min_temperature:g}. Raise it, or "
-            "lower the bound."
+            f"its bound arguments.contrastive.min_temperature {config.min_temperature:g}. "
+            "Raise it, or lower the bound."
         )
     if model.name is ModelName.GPT or model.output_scale != 1:
         wrong = "name" if model.name is ModelName.GPT else "output_scale"
         raise ConfigurationError(
-            f"model.{wrong} is {getattr(model, wrong)}, but the image tower of pairs reads images, "
-            "and its output is normalized. Use another model, and output_scale 1."
+            f"arguments.model.{wrong} is {getattr(model, wrong)}, but the image tower of pairs "
+            "reads images, and its output is normalized. Use another model, and output_scale 1."
         )
     if config.text_width % config.text_heads:
         raise ConfigurationError(

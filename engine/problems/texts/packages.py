@@ -19,6 +19,6 @@ def extra(name: str) -> Any:  # noqa: ANN401 (a module)
         if error.name != name:
             raise
         raise ConfigurationError(
-            f"data.name is text, which needs the package {name}, and it is not installed. "
+            f"Texts for a language model need the package {name}, and it is not installed. "
             f"Run: {install('lm')}."
         ) from error

@@ -66,8 +66,7 @@ def _draw(
         raise DataError(
             f"The held-out splits need {wanted} = {sum(sizes.values())} passages, but the task in "
             f"{target[0].file} has only {len(target)} different ones. Lower "
-            "arguments.num_objective, "
-            "arguments.num_validation, arguments.num_test."
+            "arguments.num_objective, arguments.num_validation, arguments.num_test."
         )
     with torch.device("cpu"):  # a notebook may have made another device the default
         order = iter(torch.randperm(len(target), generator=generator).tolist())

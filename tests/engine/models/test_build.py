@@ -240,9 +240,15 @@ def test_per_example_losses_are_not_averaged():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "gpt", "norm": "group"}, r"norm is group.*gpt.*Set model\.norm to layer or none"),
-        ({"name": "logistic", "norm": "layer"}, r"logistic.*Set model\.norm to none"),
-        ({"name": "logistic", "dropout": 0.5}, r"dropout is 0\.5.*Set model\.dropout to 0"),
+        (
+            {"name": "gpt", "norm": "group"},
+            r"norm is group.*gpt.*Set arguments\.model\.norm to layer or none",
+        ),
+        ({"name": "logistic", "norm": "layer"}, r"logistic.*Set arguments\.model\.norm to none"),
+        (
+            {"name": "logistic", "dropout": 0.5},
+            r"dropout is 0\.5.*Set arguments\.model\.dropout to 0",
+        ),
         ({"name": "resnet", "depth": 4}, r"depth is 4.*8 x 8.*only 3 times.*at most 3"),
     ],
     ids=["gpt group", "logistic layer", "logistic dropout", "resnet too deep"],
@@ -255,7 +261,9 @@ def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
 
 def test_a_resnet_refuses_examples_that_are_not_images():
     """Flat features have no neighbours to convolve over."""
-    with pytest.raises(ConfigurationError, match=r"shape \(64,\).*Set model\.name to mlp"):
+    with pytest.raises(
+        ConfigurationError, match=r"shape \(64,\).*Set arguments\.model\.name to mlp"
+    ):
         build(ModelConfig(name=ModelName.RESNET), (64,))
 
 

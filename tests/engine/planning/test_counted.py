@@ -49,8 +49,8 @@ def test_small_twin_moves_along_the_exact_metagradient(recipe):
 
 def test_small_twin_is_planned_by_counting_where_its_pairs_are_missing(recipe, tmp_path):
     """A batch of twice the size takes twice the operations; bytes of a state are exact."""
-    away = {"data": recipe.data.model_copy(update={"url": str(tmp_path / "nowhere")})}
-    small = recipe.model_copy(update=away)
+    away = recipe.arguments | {"url": str(tmp_path / "nowhere")}
+    small = recipe.model_copy(update={"arguments": away})
     training = small.training.model_copy(update={"batch_size": 12})
     large = small.model_copy(update={"training": training})
 
@@ -69,7 +69,8 @@ def test_shipped_recipe_has_the_papers_settings():
     """ViT-B/32, batches of 4,096, 3,125 steps, injection at 2,800, a ranked exchange."""
     recipe = load_recipe("datacomp-small")
 
-    model, training = recipe.model, recipe.training
-    assert (model.name, model.width, model.depth, model.patch_size) == ("vit", 768, 12, 32)
+    model, training = recipe.arguments["model"], recipe.training
+    sizes = [model[name] for name in ("name", "width", "depth", "patch_size")]
+    assert sizes == ["vit", 768, 12, 32]
     assert (training.num_steps, training.batch_size, recipe.injection_step) == (3125, 4096, 2800)
     assert recipe.outer.update == "ranked-exchange"

@@ -116,13 +116,15 @@ def test_other_archive_than_the_official_one_needs_its_checksum(tmp_path):
     """Results on other images must not pass for results on CIFAR-10."""
     config = DataConfig(name=DataName.CIFAR_10, url=write(tmp_path, archive()))
 
-    with pytest.raises(DataError, match=rf"{CHECKSUM} is asked for.*data\.checksum="):
+    with pytest.raises(DataError, match=rf"{CHECKSUM} is asked for.*arguments\.checksum="):
         load_data(config, torch.float32)
 
 
 def test_missing_network_is_one_message_with_the_way_out():
     """Port 9 discards: nothing answers there, as on a machine without a network."""
-    with pytest.raises(DataError, match=r"cannot be read .*fetch .* elsewhere and set data\.url"):
+    with pytest.raises(
+        DataError, match=r"cannot be read .*fetch .* elsewhere and set arguments\.url"
+    ):
         read_archive("http://127.0.0.1:9/cifar-10-binary.tar.gz", CHECKSUM)
 
 
@@ -143,5 +145,5 @@ def test_broken_archive_is_refused(tmp_path, content, words):
 
 def test_checksum_of_data_that_is_no_archive_is_refused():
     """A setting that nothing reads would promise a check that is not made."""
-    with pytest.raises(DataError, match=r"data\.checksum is 0.*digits"):
+    with pytest.raises(DataError, match=r"arguments\.checksum is 0.*digits"):
         load_data(DataConfig(checksum="0" * 32), torch.float32)

@@ -102,7 +102,7 @@ def read_cifar(path):
 
 
 def recipe():
-    return b"kind: descent\ntraining: {num_steps: 8, learning_rate: 0.01}\ndata:\n  seed: 1\n"
+    return b"kind: descent\ntraining: {num_steps: 8, learning_rate: 0.01}\narguments:\n  seed: 1\n"
 
 
 IDX = bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0, 0, 4]) + bytes(range(120))

@@ -188,17 +188,20 @@ def test_a_reader_that_returns_nan_is_refused_where_the_data_came_from(monkeypat
 
     monkeypatch.setitem(READERS, DataName.DIGITS, read_broken)
 
-    with pytest.raises(DataError, match=r"1 of 20 .* data\.url=/x .*first example 7.*Repair"):
+    with pytest.raises(DataError, match=r"1 of 20 .* arguments\.url=/x .*first example 7.*Repair"):
         load_data(DataConfig(url="/x"), torch.float32)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_train": 5000}, r"= 5090 examples, but digits has only 1797.*Lower data\.num_train"),
-        ({"num_test": 1628}, r"= 1798 examples, but digits has only 1797.*data\.num_test"),
+        (
+            {"num_train": 5000},
+            r"= 5090 examples, but digits has only 1797.*Lower arguments\.num_train",
+        ),
+        ({"num_test": 1628}, r"= 1798 examples, but digits has only 1797.*arguments\.num_test"),
         ({"num_train": 1727, "num_test": None}, r"1 \(test\) = 1798.*neither empty"),
-        ({"url": "/data"}, r"data\.url is /data.*Leave data\.url empty"),
+        ({"url": "/data"}, r"arguments\.url is /data.*Leave arguments\.url empty"),
     ],
     ids=["too many to train on", "one too many to test on", "none left to test on", "url"],
 )

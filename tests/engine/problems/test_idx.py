@@ -97,8 +97,11 @@ def test_the_installed_fashion_mnist_has_the_documented_statistics():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_train": 8}, r"= 13 examples, but fashion-mnist has only 12.*Lower data\.num_train"),
-        ({"num_test": 6}, r"6 \(test\) = 6 examples.*has only 5.*Lower data\.num_test"),
+        (
+            {"num_train": 8},
+            r"= 13 examples, but fashion-mnist has only 12.*Lower arguments\.num_train",
+        ),
+        ({"num_test": 6}, r"6 \(test\) = 6 examples.*has only 5.*Lower arguments\.num_test"),
     ],
     ids=["training files", "test files"],
 )
@@ -112,14 +115,18 @@ def test_splits_larger_than_the_files_are_refused(tmp_path, change, message):
 
 def test_a_missing_folder_is_refused_with_both_remedies(tmp_path):
     """Without the files, one either installs Debian's package or points arguments.url elsewhere."""
-    with pytest.raises(DataError, match=r"nowhere.*package dataset-fashion-mnist.*set data\.url"):
+    with pytest.raises(
+        DataError, match=r"nowhere.*package dataset-fashion-mnist.*set arguments\.url"
+    ):
         load_data(small_fashion(tmp_path / "nowhere"), torch.float32)
 
 
 @pytest.mark.parametrize("url", ["gopher://host/data", "gdrive://data"])
 def test_a_protocol_that_fsspec_cannot_open_is_refused(url):
     """The message keeps fsspec's reason: unknown, or a package that is not installed."""
-    with pytest.raises(DataError, match=rf"data\.url is {url}.*cannot be opened \(.+\).*protocol"):
+    with pytest.raises(
+        DataError, match=rf"arguments\.url is {url}.*cannot be opened \(.+\).*protocol"
+    ):
         load_data(small_fashion(url), torch.float32)
 
 
@@ -157,15 +164,15 @@ def test_a_damaged_idx_file_is_refused_by_name(tmp_path, damage, reason):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(gzip.decompress(path.read_bytes())))
 
-    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz .*{reason}.*data\.url"):
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz .*{reason}.*arguments\.url"):
         load_data(config, torch.float32)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.arange(11) % 10, r"12 inputs but 11 labels in .*data\.url=.*needs one label"),
-        (torch.arange(12), r"run from 0 to 11.*10 classes.*data\.url="),
+        (torch.arange(11) % 10, r"12 inputs but 11 labels in .*arguments\.url=.*needs one label"),
+        (torch.arange(12), r"run from 0 to 11.*10 classes.*arguments\.url="),
     ],
     ids=["one label short", "unknown class"],
 )

@@ -32,7 +32,7 @@ def test_main_job_selects_examples_by_algorithm_1():
 
     assert recipe.metaparameters.name is MetaparameterName.COUNTS
     assert recipe.outer.update is OuterUpdate.MASKED_SIGN
-    assert recipe.data.flip_fraction == 0.4
+    assert recipe.arguments["flip_fraction"] == 0.4
     assert recipe.injection_step == int(0.7 * recipe.training.num_steps)
 
 
@@ -40,7 +40,7 @@ def test_empty_recipe_is_the_defaults_under_its_files_name(tmp_path):
     """A recipe says only what differs; its name is that of its file."""
     recipe = load_recipe(write(tmp_path, "kind: descent", "my-run.yaml"))
 
-    assert recipe == DescentRecipe(name="my-run")
+    assert recipe == DescentRecipe(name="my-run", folder=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_empty_recipe_is_the_defaults_under_its_files_name(tmp_path):
         ("outer.num_steps=3", lambda recipe: recipe.outer.num_steps == 3),
         ("training.learning_rate=1e-3", lambda recipe: recipe.training.learning_rate == 1e-3),
         ("optimizer.nesterov=true", lambda recipe: recipe.optimizer.nesterov),
-        ("arguments.num_test=null", lambda recipe: recipe.data.num_test is None),
-        ("data={num_train: 30}", lambda recipe: recipe.data.num_train == 30),
+        ("arguments.num_test=null", lambda recipe: recipe.arguments["num_test"] is None),
+        ("arguments={num_train: 30}", lambda recipe: recipe.arguments["num_train"] == 30),
         (" training.num_steps = 9", lambda recipe: recipe.training.num_steps == 9),
         ("description=a=b", lambda recipe: recipe.description == "a=b"),
     ],
@@ -326,7 +326,7 @@ def test_file_is_read_however_its_editor_wrote_it(content, tmp_path):
         ("training.num_steps=0x20", lambda recipe: recipe.training.num_steps == 32),
         ("training.learning_rate=1e-05", lambda recipe: recipe.training.learning_rate == 1e-5),
         ("training.learning_rate=.5", lambda recipe: recipe.training.learning_rate == 0.5),
-        ("arguments.url=~", lambda recipe: recipe.data.url is None),
+        ("arguments.num_test=~", lambda recipe: recipe.arguments["num_test"] is None),
     ],
 )
 def test_words_and_numbers_mean_what_they_look_like(change, read):

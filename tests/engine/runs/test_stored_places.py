@@ -9,24 +9,33 @@ from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import KINDS, load_recipe
 from engine.recipes.names import run_name
+from engine.recipes.problem_functions import arguments_of, find_function, shipped_problems
 from engine.runs.run import OF_A_START, begin_run, find_run, read_recipe
-from engine.runs.stored_places import PLACES, check_places, foreign_places
+from engine.runs.stored_places import check_places, foreign_places, places_of
 from engine.stages.places import run_folder
 from engine.storage.records import read_record, write_record
 
 HARMLESS = {
-    *(
-        "name",
-        "description",
-        "arguments.separator",
-        "arguments.language.lora_targets",
-        "arguments.checksum",
-    ),
-    *("training.device", "workers.address", "arguments.contrastive.image_column"),
-    *("arguments.contrastive.caption_column", "search.grid", "search.candidates"),
+    *("name", "description", "training.device", "workers.address", "search.grid"),
+    "search.candidates",
     "reruns",  # of model, optimizer and training only
+    *("problem", "folder", "code"),  # code is named as a whole, whatever its arguments
+    "arguments",  # of the problem, see below
+    "metaparameters.groups",
 }
 """Texts in a recipe that name no place, or are those of a start."""
+
+HARMLESS_ARGUMENTS = {
+    *("arguments.separator", "arguments.checksum", "arguments.language.lora_targets"),
+    *("arguments.contrastive.image_column", "arguments.contrastive.caption_column"),
+}
+"""Texts among the arguments of problems that ship that name no place."""
+
+PLACES = {
+    *("arguments.url", "arguments.sources", "arguments.target"),
+    *("arguments.language.pretrained", "arguments.contrastive.target_url"),
+}
+"""The others."""
 
 
 def texts(model, prefix=""):
@@ -37,6 +46,16 @@ def texts(model, prefix=""):
             yield from texts(kind, f"{prefix}{name}.")
         elif re.search(r"\bstr\b", str(kind)):  # also inside of lists and annotations
             yield f"{prefix}{name}"
+
+
+def filled(model):
+    """Return settings in which every text is set, as JSON values."""
+    return {
+        name: filled(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else ["somewhere"]
+        for name, field in model.model_fields.items()
+    }
 
 
 @pytest.fixture
@@ -52,10 +71,14 @@ def kept(tmp_path):
 
 def test_every_text_of_a_recipe_is_known_to_name_a_place_or_none():
     """A new setting with a URL would otherwise be believed."""
-    found = {name for model in KINDS.values() for name in texts(model)}
+    models = [arguments_of(find_function(name, None)) for name in shipped_problems()]
 
-    assert set(PLACES) <= found
-    assert found - set(PLACES) - HARMLESS == set()
+    found = {name for model in models for name in texts(model, "arguments.")}
+    confirmed = {name for model in models for name in places_of(model, filled(model))}
+
+    assert {name for model in KINDS.values() for name in texts(model)} - HARMLESS == set()
+    assert found == PLACES | HARMLESS_ARGUMENTS
+    assert confirmed == PLACES
 
 
 def test_workers_and_budget_stay_with_the_start(kept):
@@ -89,10 +112,14 @@ def test_stored_workers_are_not_obeyed(planted, kept):
 
 
 @pytest.mark.parametrize(
-    ("group", "name", "value"),
-    [("data", "num_train", 10), ("data", "url", "http://127.0.0.1:9/x"), ("training", "seed", 7)],
+    ("group", "name", "value", "reason"),
+    [
+        ("arguments", "num_train", 10, "is not that of run"),
+        ("arguments", "url", "http://127.0.0.1:9/x", "arguments.url: unknown setting"),
+        ("training", "seed", 7, "is not that of run"),
+    ],
 )
-def test_changed_recipe_is_not_that_of_its_run(group, name, value, kept):
+def test_changed_recipe_is_not_that_of_its_run(group, name, value, reason, kept):
     """It would run another run under this one's name."""
     _, store, run = kept
     url = f"{run_folder(store, run)}/recipe.json"
@@ -100,7 +127,7 @@ def test_changed_recipe_is_not_that_of_its_run(group, name, value, kept):
     content[group][name] = value
     write_record(url, content)
 
-    with pytest.raises(ConfigurationError, match=rf"is not that of run {run}"):
+    with pytest.raises(ConfigurationError, match=reason):
         read_recipe(store, run)
 
 

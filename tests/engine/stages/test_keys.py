@@ -1,5 +1,6 @@
 """Keys: every input changes the names of what depends on it, and of nothing else."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.numerics.fingerprint import fingerprint
+from engine.problems import shipped
 from engine.problems.segments import segments
 from engine.problems.splits import examples_fingerprint
-from engine.recipes.data import DataConfig
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.settings import Settings
@@ -36,10 +37,10 @@ TINY = load_recipe(
 )
 
 INNER = {
-    ("data", "seed"): 1,
-    ("data", "num_train"): 21,
-    ("data", "flip_fraction"): 0.5,
-    ("model", "width"): 6,
+    ("arguments", "seed"): 1,
+    ("arguments", "num_train"): 21,
+    ("arguments", "flip_fraction"): 0.5,
+    ("arguments", "model", "width"): 6,
     ("optimizer", "momentum"): 0.8,
     ("training", "learning_rate"): 0.03,
     ("training", "seed"): 1,
@@ -68,8 +69,11 @@ COST = {
 
 def changed(recipe, changes):
     content = recipe.model_dump(mode="json")
-    for (group, name), value in changes.items():
-        content[group][name] = value
+    for (*groups, name), value in changes.items():
+        place = content
+        for group in groups:
+            place = place[group]
+        place[name] = value
     return DescentRecipe.model_validate(content)
 
 
@@ -273,11 +277,13 @@ class NextTraining(TrainingConfig):
     """Added later."""
 
 
-class NextData(DataConfig):
-    """Next year's settings of data."""
+def next_digits(**arguments):
+    """Next year's problem, with one more argument."""
 
-    language: str = "en"
-    """Added later."""
+
+old = inspect.signature(shipped.digits)
+added = inspect.Parameter("language", inspect.Parameter.KEYWORD_ONLY, default="en", annotation=str)
+next_digits.__signature__ = old.replace(parameters=[*old.parameters.values(), added])
 
 
 class Extra(Settings):
@@ -293,9 +299,6 @@ class NextRecipe(DescentRecipe):
     training: NextTraining = NextTraining()
     """With one more field."""
 
-    data: NextData = NextData()
-    """With one more field."""
-
     regularizer: Extra = Extra()
     """A new group."""
 
@@ -304,7 +307,7 @@ class NextRecipe(DescentRecipe):
     ("group", "name", "value"),
     [
         ("training", "clip_norm", 2.0),
-        ("data", "language", "de"),
+        ("arguments", "language", "de"),
         ("regularizer", "strength", 2.0),
     ],
 )
@@ -312,6 +315,7 @@ def test_field_that_does_not_exist_yet_renames_every_stage(group, name, value, m
     """Whoever adds a setting and forgets the cache must not get the old numbers."""
     problem = keys.build_problem(TINY)
     monkeypatch.setattr(keys, "build_problem", lambda recipe: problem)
+    monkeypatch.setattr(shipped, "digits", next_digits)
     content = TINY.model_dump(mode="json")
     now = chain(NextRecipe.model_validate(content), borders=segments(TINY))
     content.setdefault(group, {})[name] = value

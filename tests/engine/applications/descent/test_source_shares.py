@@ -30,12 +30,10 @@ def test_two_outer_steps_help_the_task_by_its_own_source(tmp_path):
     recipe = DescentRecipe.model_validate(
         TINY
         | {
-            "data": {
-                "name": "text", "num_train": 160, "num_objective": 40, "num_validation": 1,
-                "num_test": 60,
+            "arguments": library_texts(tmp_path) | {
+                "num_train": 160, "num_objective": 40, "num_validation": 1, "num_test": 60,
+                "model": {"name": "transformers", "width": 16, "depth": 1, "heads": 2},
             },
-            "text": library_texts(tmp_path),
-            "model": {"name": "transformers", "width": 16, "depth": 1, "heads": 2},
             "training": {"num_steps": 40, "batch_size": 12, "learning_rate": 0.01, "threads": 1},
             "metaparameters": {"name": "counts", "injection_step": 34},
             "outer": {"update": "masked-sign", "probability": 0.6},
@@ -96,7 +94,7 @@ def test_sources_of_pictures_are_refused():
         | {"outer": {"update": "sign"}}
     )
 
-    with pytest.raises(ConfigurationError, match=r"only texts have sources.*data.name=text"):
+    with pytest.raises(ConfigurationError, match=r"groups is source.*no groups.*Use one of class"):
         build_problem(recipe)
 
 
@@ -130,15 +128,15 @@ def test_shipped_recipes_have_the_papers_settings_or_say_what_they_are(name):
     """Three or more sources, a target, and a model that reads texts."""
     recipe = load_recipe(name)
 
-    assert len(recipe.text.sources) >= 3
-    assert recipe.text.target is not None
+    assert len(recipe.arguments["sources"]) >= 3
+    assert recipe.arguments["target"]
 
 
 def test_instruction_selection_is_the_papers():
     """Rank 128, p = 0.2, and counts that enter 150 steps before the end."""
     recipe = load_recipe("instruction-selection")
 
-    assert recipe.language.lora_rank == 128
+    assert recipe.arguments["language"]["lora_rank"] == 128
     assert recipe.outer.probability == 0.2
     assert recipe.training.num_steps - recipe.injection_step == 150
-    assert recipe.data.num_train == 270_679
+    assert recipe.arguments["num_train"] == 270_679

@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.applications.attribution.scores import query_outputs
+from engine.applications.canaries.canaries import first_canaries
 from engine.errors import ConfigurationError, DataError
 from engine.problems.idx import FASHION_MNIST_URL
 from engine.problems.pairs.captions import BEGIN, END, UNKNOWN, train_tokenizer
 from engine.problems.pairs.images import ShardImages
 from engine.problems.pairs.splits import exchange_captions, load_pairs
-from engine.recipes.descent import DescentRecipe
+from engine.problems.problem import build_problem
+from engine.recipes.attribution import Queries
+from engine.recipes.data import DataConfig, DataName
 from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.pairs import ContrastiveConfig
 from tests.pair_files import shards
@@ -22,20 +26,11 @@ needs_fashion = pytest.mark.skipif(
 )
 
 
-def recipe(url, **data) -> DescentRecipe:
+def load(url, contrastive=None, **data):
     sizes = {"num_train": 8, "num_objective": 3, "num_validation": 2}
-    return validate_recipe(
-        {
-            "name": "x",
-            "data": {"name": "image-text", "url": url, **sizes, **data},
-            "contrastive": {"image_size": 8},
-        },
-        "the test",
-    )
-
-
-def load(url, **data):
-    return load_pairs(recipe(url, **data), torch.float64)[0]
+    chosen = DataConfig(name=DataName.IMAGE_TEXT, url=url, **(sizes | data))
+    settings = ContrastiveConfig(image_size=8, **(contrastive or {}))
+    return load_pairs(chosen, settings, torch.float64)[0]
 
 
 def test_splits_are_disjoint_and_images_stay_with_their_captions(tmp_path):
@@ -56,10 +51,8 @@ def test_target_pairs_have_files_of_their_own(tmp_path):
     pool, target = tmp_path / "pool", tmp_path / "target"
     pool.mkdir()
     target.mkdir()
-    content = recipe(shards(pool, 8)).model_dump(mode="json")
-    content["contrastive"]["target_url"] = shards(target, 6, colour=200)
 
-    data, _ = load_pairs(validate_recipe(content, "the test"), torch.float64)
+    data = load(shards(pool, 8), {"target_url": shards(target, 6, colour=200)})
 
     assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 8, "objective": 3, "validation": 2, "test": 1,
@@ -107,12 +100,12 @@ def test_captions_of_fashion_mnist_name_the_class_and_wrong_ones_another():
         "arguments.num_train=200",
         "arguments.num_objective=20",
         "arguments.num_validation=20",
+        "arguments.num_test=20",
     ]
-    made = load_recipe("fashion-contrastive", [*chosen, "arguments.num_test=20"])
-    clean = made.model_copy(update={"data": made.data.model_copy(update={"flip_fraction": 0.0})})
+    clean = [*chosen, "arguments.flip_fraction=0"]
 
-    train = load_pairs(made, torch.float32)[0]
-    right = load_pairs(clean, torch.float32)[0].splits["train"]
+    train = build_problem(load_recipe("fashion-contrastive", chosen).descent).data
+    right = build_problem(load_recipe("fashion-contrastive", clean).descent).data.splits["train"]
 
     assert torch.equal(train.splits["train"].inputs, right.inputs)
     assert int(train.corrupted.sum()) == 60
@@ -145,41 +138,83 @@ def test_bpe_knows_every_byte():
         train_tokenizer([], ContrastiveConfig(tokenizer="bpe", vocabulary=100))
 
 
-REFUSED = {
-    "captions for classes": ({"contrastive": {"context": 9}}, "which has no captions"),
-    "no url": ({"data": {"name": "image-text"}}, "arguments.url is empty"),
-    "inputs": (
-        {"metaparameters": {"name": "inputs"}, "outer": {"update": "sign"}},
-        "which needs classes",
+REFUSED_WHEN_READ = {
+    "captions for classes": (
+        {"problem": "digits", "arguments": {"contrastive": {"context": 9}}},
+        "arguments.contrastive: unknown setting",
     ),
-    "smoothing": ({"training": {"label_smoothing": 0.1}}, "no labels to smooth"),
-    "classes": ({"data": {"name": "fashion-captions", "target_classes": [1]}}, "no classes"),
-    "micro-batch": ({"replay": {"micro_batch": 4}}, "Use training.piece"),
-    "pieces of a graph": ({"training": {"piece": 4, "path": "graph"}}, "not for a batch in pieces"),
-    "canaries": ({"kind": "canaries"}, "loss of single examples"),
+    "no url": ({"problem": "image_text"}, "arguments.url: missing"),
+    "classes": (
+        {"problem": "fashion_captions", "arguments": {"target_classes": [1]}},
+        "arguments.target_classes: unknown setting",
+    ),
 }
 
 
-@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
-def test_setting_without_meaning_for_pairs_is_refused(content, reason):
+@pytest.mark.parametrize(("content", "reason"), REFUSED_WHEN_READ.values(), ids=REFUSED_WHEN_READ)
+def test_argument_that_a_problem_does_not_have_is_refused(content, reason):
     """What is silently ignored would be reported as if it had been done."""
-    named = {"name": "x", "data": {"name": "fashion-captions"}}
-    if "contrastive" in content:
-        named["data"] = {"name": "digits"}
+    with pytest.raises(ConfigurationError, match=reason):
+        validate_recipe({"name": "x", **content}, "the test")
+
+
+REFUSED = {
+    "inputs": (
+        {"metaparameters": {"name": "inputs"}, "outer": {"update": "sign"}},
+        "which needs losses of single examples",
+    ),
+    "smoothing": ({"training": {"label_smoothing": 0.1}}, "no labels to smooth"),
+    "smoothing as a scalar": (
+        {
+            "metaparameters": {"name": "scalars", "scalars": ["label_smoothing"]},
+            "outer": {"update": "sign"},
+        },
+        "no labels to smooth",
+    ),
+    "output scale": ({"model": {"output_scale": 0.5}}, "arguments.model.output_scale is 0.5"),
+    "micro-batch": ({"replay": {"micro_batch": 4}}, "Use training.piece"),
+    "pieces of a graph": ({"training": {"piece": 4, "path": "graph"}}, "not for a batch in pieces"),
+}
+
+
+def shades(folder, model=None, **content):
+    """Return a recipe that trains on shades of grey."""
+    own = {
+        "url": shards(folder, 15),
+        "num_train": 8,
+        "num_objective": 3,
+        "num_validation": 2,
+        "model": {"width": 4, "depth": 1} | (model or {}),
+        "contrastive": {"image_size": 8, "text_width": 4, "text_depth": 1, "text_heads": 2},
+    }
+    shared = {"name": "x", "problem": "image_text", "arguments": own}
+    return validate_recipe(shared | content, "the test").descent
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
+def test_setting_without_meaning_for_pairs_is_refused(tmp_path, content, reason):
+    """What is silently ignored would be reported as if it had been done."""
+    recipe = shades(tmp_path, **content)
 
     with pytest.raises(ConfigurationError, match=reason):
-        validate_recipe(named | content, "the test")
+        build_problem(recipe)
+
+
+def test_losses_of_single_examples_are_not_asked_of_pairs(tmp_path):
+    """A pair's loss is that among the others of its batch: alone it would be zero."""
+    problem = build_problem(shades(tmp_path, training={"batch_size": 4}))
+
+    with pytest.raises(ConfigurationError, match="kind is canaries.*loss of single examples"):
+        first_canaries(problem, 2)
+    with pytest.raises(ConfigurationError, match="kind is attribution.*loss of single examples"):
+        query_outputs(problem, Queries(split="objective", number=2))
 
 
 def test_images_are_read_on_demand_from_the_same_shards_as_the_task(tmp_path):
     """Held-out pairs of the same folder are held, and everything else is as if all were."""
     url = shards(tmp_path, 15)
-    held = recipe(url)
-    lazy = held.model_copy(
-        update={"contrastive": held.contrastive.model_copy(update={"in_memory": False})}
-    )
 
-    expected, found = (load_pairs(each, torch.float64)[0] for each in (held, lazy))
+    expected, found = (load(url, {"in_memory": held}) for held in (True, False))
 
     assert isinstance(found.splits["train"].inputs, ShardImages)
     for name, pairs in expected.splits.items():

@@ -8,10 +8,9 @@ from engine import central_difference, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.problems.problem import build_problem
-from engine.recipes.descent import DescentRecipe
 from engine.replay.first_step import check_routine
 from engine.stages.keys import stage_key
-from tests.language import TINY, small_texts, tiny_problem, tiny_recipe
+from tests.language import TINY, tiny_problem, tiny_recipe
 
 ADAPTERS = {"lora_rank": 2, "lora_alpha": 4.0}
 
@@ -47,12 +46,11 @@ def pretrained(tmp_path):
 
 
 def instruction_recipe(folder, pretrained, **language):
-    return DescentRecipe.model_validate(
-        TINY
-        | small_texts(folder)
-        | {"model": {"name": "transformers"}}
-        | {"language": {"pretrained": pretrained, **ADAPTERS, **language}}
-    )
+    own = {
+        "model": {"name": "transformers"},
+        "language": {"pretrained": pretrained, **ADAPTERS, **language},
+    }
+    return tiny_recipe(folder, own)
 
 
 @pytest.mark.parametrize("kind", ["counts", "weights"])
@@ -60,8 +58,8 @@ def instruction_recipe(folder, pretrained, **language):
 def test_metagradient_equals_both_oracles(tmp_path, language, kind):
     """Autograd through the whole run to rounding, and a central difference to its error."""
     kinds = {"name": "counts", "injection_step": 2} if kind == "counts" else {"name": "weights"}
-    changes = {"metaparameters": kinds, "outer": {"update": "sign"}, "language": language}
-    problem = tiny_problem(tmp_path, **changes)
+    changes = {"metaparameters": kinds, "outer": {"update": "sign"}}
+    problem = tiny_problem(tmp_path, {"language": language}, **changes)
     routine, output = problem.routine, problem.output
 
     found = metagradient(routine, output, schedule="k-ary", arity=2)[kind]
@@ -78,7 +76,7 @@ def test_metagradient_equals_both_oracles(tmp_path, language, kind):
 def test_only_adapters_are_trained(tmp_path):
     """Then a state is as small as they are, and every one of them moves."""
     full, few = (
-        build_problem(tiny_recipe(tmp_path, language=language)).routine
+        build_problem(tiny_recipe(tmp_path, {"language": language})).routine
         for language in ({}, ADAPTERS)
     )
 
@@ -189,18 +187,14 @@ def test_impossible_models_are_refused(tmp_path, pretrained, language, words):
 
 def test_texts_longer_than_a_pretrained_model_knows_are_refused(tmp_path, pretrained):
     """Positions outside the table would be an index error deep inside the model."""
-    texts = small_texts(tmp_path)
     recipe = instruction_recipe(tmp_path, pretrained)
     long = "word " * 90
     (tmp_path / "long.txt").write_text(f"{long}\n{long}two\n" * 6 + "more\nof\nthese\nlines\n" * 3)
-    text = texts["text"] | {"sources": (*texts["text"]["sources"], str(tmp_path / "long.txt"))}
-    text["max_tokens"] = 60
-    data = recipe.data.model_copy(update={"num_train": 24})
+    changed = recipe.arguments | {"num_train": 24, "max_tokens": 60}
+    changed["sources"] = [*changed["sources"], str(tmp_path / "long.txt")]
 
     with pytest.raises(ConfigurationError, match=r"knows 30 positions.*arguments.max_tokens to 31"):
-        build_problem(recipe.model_copy(
-            update={"data": data, "text": recipe.text.model_copy(update=text)}
-        ))  # fmt: skip
+        build_problem(recipe.model_copy(update={"arguments": changed}))
 
 
 def test_a_missing_package_is_refused_with_the_command(tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused_by_line(tmp_path, content, words):
 @pytest.mark.parametrize("url", ["/nowhere/at/all.jsonl", f"{FORTUNES}/xx/none", "nosuch://x/y"])
 def test_a_source_that_does_not_exist_is_refused(url):
     """The message names the file and what to install or change."""
-    with pytest.raises(DataError, match=r"text\.sources|Install|protocol") as refused:
+    with pytest.raises(DataError, match=r"arguments\.sources|Install|protocol") as refused:
         read_passages(url, "mine", config())
 
     assert url in str(refused.value)
