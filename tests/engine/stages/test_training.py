@@ -9,8 +9,9 @@ from engine import metagradient
 from engine.errors import ConfigurationError, StoreError
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem
-from engine.problems.segments import Segment, first_step, segments
+from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
+from engine.schedules.segments import Segment
 from engine.stages import commits
 from engine.stages import training as stages
 

@@ -11,7 +11,7 @@ from engine.applications.descent.record import Iterate, RunRecord, Selection, ch
 from engine.applications.descent.report import render, summary
 from engine.recipes.descent import DescentRecipe
 from engine.runs.run import Stages
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 FALLING = [(0.8, 0.9, 0.85), (0.6, 0.7, 0.65), (0.4, 0.5, 0.45)]
 OVER_FITTED = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.7, 0.65), (0.1, 1.2, 1.1)]
