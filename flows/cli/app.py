@@ -139,9 +139,11 @@ def check(
     """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
     with one_message(debug):
         from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
         from flows.cli import checking
 
-        if checking.check(load_recipe(recipe, changes), store, as_json=as_json):
+        if checking.check(chosen, store, as_json=as_json):
             raise typer.Exit(UNTRUSTWORTHY)
 
 
@@ -216,13 +218,14 @@ def plan(
 ) -> None:
     """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
     with one_message(debug):
+        from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
         from engine.numerics.process import prepare_cpu
         from engine.planning.plan import plan as plan_recipe
-        from engine.recipes.files import load_recipe
         from engine.storage.location import absolute, check_writable
         from flows.cli import showing
 
-        chosen = load_recipe(recipe, changes).descent
         prepare_cpu(chosen.training.threads)
         check_writable(absolute(store))
         showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
