@@ -40,7 +40,7 @@ def test_importing_engine_does_not_load(package, modules_that_engine_loads):
     assert package not in modules_that_engine_loads
 
 
-RUN = "bench-one"
+RUN = "bench-0badcafe"
 LIGHT = {
     ("--version",): 0,
     ("recipes",): 0,
