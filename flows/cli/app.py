@@ -90,9 +90,10 @@ def run(  # noqa: PLR0913 (the options of one command)
     def load(place: str) -> "Recipe":
         del place
         from engine.recipes.files import load_recipe
-        from engine.runs.budget import with_budget
 
         loaded = load_recipe(recipe, changes)
+        from engine.runs.budget import with_budget
+
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, seeds, as_json=as_json, debug=debug)
@@ -190,9 +191,10 @@ def resume(  # noqa: PLR0913 (the options of one command)
         from engine.runs.budget import with_budget
         from engine.runs.run import find_run, read_recipe
         from engine.runs.stored_places import check_places
-        from engine.storage.location import store_errors
+        from engine.storage.location import absolute, store_errors
         from engine.storage.readable import check_readable
 
+        place = absolute(place)
         check_readable(place)
         with store_errors(place):
             name = find_run(place, run)

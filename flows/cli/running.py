@@ -30,7 +30,7 @@ def run_recipe(
     """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
 
     Args:
-        load: Returns the recipe, given the store's URL.
+        load: Returns the recipe, given the store as it was typed.
         store: Path or fsspec URL.
         seeds: Training seeds, comma-separated; one run for each.
         as_json: End with the object on stdout; all else goes to stderr.
@@ -38,11 +38,12 @@ def run_recipe(
     """
     prepare_process(debug)
     from engine.recipes.files import read_seeds
+
+    recipe, chosen = load(store), None if seeds is None else read_seeds(seeds)
     from engine.storage.location import absolute
+    from flows.cli.local_server import server_of_a_command
 
     place = absolute(store)
-    recipe, chosen = load(place), None if seeds is None else read_seeds(seeds)
-    from flows.cli.local_server import server_of_a_command
 
     with server_of_a_command(show_log=debug) as server:
         _run(recipe, place, chosen, server, as_json=as_json)
