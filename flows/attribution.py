@@ -7,9 +7,10 @@ from prefect import flow
 from engine.applications.attribution.record import AttributionRecord, Found, judged_baselines
 from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
-from engine.problems.segments import Segment, first_step, segments
+from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.stages.keys import Ref
+from engine.schedules.segments import Segment
+from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep

@@ -7,7 +7,7 @@ from prefect import flow
 from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
 from engine.recipes.canaries import CanariesRecipe
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import canaries as work

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from prefect import flow
 
 from engine.applications.descent.record import Iterate, RunRecord
-from engine.problems.segments import Segment, first_step, segments
+from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
-from engine.stages.keys import Ref
+from engine.schedules.segments import Segment
+from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.comparisons import compare, num_comparison_stages
 from flows.parts.naming import flow_run_name

@@ -6,9 +6,10 @@ from prefect import flow
 
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.stages import Shift
-from engine.problems.segments import Segment, segments
+from engine.problems.segments import segments
 from engine.recipes.smoothness import MetasmoothnessRecipe
-from engine.stages.keys import Ref
+from engine.schedules.segments import Segment
+from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import smoothness, training

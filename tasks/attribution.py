@@ -11,7 +11,7 @@ from engine.preflight.verdict import CheckReport
 from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
 from engine.recipes.descent import DescentRecipe
 from engine.runs.run import Stages
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

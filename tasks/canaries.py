@@ -12,7 +12,7 @@ from engine.recipes.attribution import Retraining
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.descent import DescentRecipe, OuterConfig
 from engine.runs.run import Stages
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

@@ -10,7 +10,7 @@ from engine.applications.comparisons.results import Baseline, Rerun, count_examp
 from engine.applications.descent.record import Scores
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

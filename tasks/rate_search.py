@@ -6,7 +6,7 @@ from engine.applications.comparisons import rate_search_results as schedule_resu
 from engine.applications.comparisons import rate_search_stages as schedule_stages
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import Searched
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

@@ -11,7 +11,7 @@ from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.runs.run import Stages
 from engine.stages import commits
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.progress import TERMINAL
 
 

@@ -9,11 +9,11 @@ from engine.applications.smoothness import stages as smoothness_stages
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.search import SearchRecord, Trial
 from engine.applications.smoothness.stages import Shift
-from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.runs.run import Stages
-from engine.stages.keys import Ref
+from engine.schedules.segments import Segment
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

@@ -3,11 +3,11 @@
 from prefect import task
 
 from engine.planning import plan as planning
-from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.runs.run import begin_run
+from engine.schedules.segments import Segment
 from engine.stages import training as stages
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
 

@@ -5,7 +5,7 @@ import struct
 from engine.applications.descent.record import Iterate, RunRecord, choose
 from engine.recipes.descent import DescentRecipe
 from engine.runs.run import Stages
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 FALLING = [(0.8, 0.9, 0.85), (0.6, 0.7, 0.65), (0.4, 0.5, 0.45)]
 

@@ -9,6 +9,7 @@ import pytest
 
 import engine
 from engine.recipes.files import load_recipe
+from tests.bench import bench_show
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "tasks", "flows")
@@ -38,6 +39,58 @@ def modules_that_engine_loads():
 def test_importing_engine_does_not_load(package, modules_that_engine_loads):
     """A notebook with the engine alone starts fast and needs none of the pipeline's packages."""
     assert package not in modules_that_engine_loads
+
+
+RUN = "bench-0badcafe"
+LIGHT = {
+    ("--version",): 0,
+    ("recipes",): 0,
+    ("show",): 0,
+    ("show", RUN): 0,
+    ("show", RUN, "--json"): 0,
+    ("clean",): 0,
+    ("clean", "--run", "of-nobody"): 2,
+    ("run", "--set", "training.num_steps=-1"): 2,
+    ("run", "of-nobody"): 2,
+    ("run", "--seeds", "one"): 2,
+    ("check", "--set", "nothing=1"): 2,
+    ("plan", "--set", "nothing=1"): 2,
+    ("smoothness", "--by", "nothing"): 2,
+    ("resume", "of-nobody"): 2,
+}
+"""Commands that compute nothing, and how they end."""
+
+
+@pytest.fixture(scope="module")
+def small_store(tmp_path_factory):
+    """A finished run of few stages, none of which was computed."""
+    store = tmp_path_factory.mktemp("store")
+    bench_show.add_run(store, RUN, 5, is_finished=True)
+    return store
+
+
+@pytest.mark.parametrize("command", LIGHT, ids=" ".join)
+def test_a_command_that_computes_nothing_loads_no_torch(command, small_store):
+    """Whoever looks at a run or mistypes a setting waits for neither torch nor a server."""
+    code = """
+import sys
+from flows.cli.app import app
+
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    heavy = {"torch", "zarr", "prefect", "sklearn", "matplotlib"} & sys.modules.keys()
+    print("loaded:", *sorted(heavy), file=sys.stderr)
+    raise
+"""
+    place = [] if command[0] in ("--version", "recipes") else ["--store", str(small_store)]
+
+    run = subprocess.run(
+        [sys.executable, "-c", code, *command, *place], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert run.returncode == LIGHT[command], run.stderr
+    assert run.stderr.splitlines()[-1] == "loaded:"
 
 
 def test_import_contracts_hold():

@@ -14,13 +14,13 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
 from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
 from engine.problems.problem import BuiltProblem
-from engine.problems.segments import Segment, cut
 from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterConfig
 from engine.recipes.replay import ReplayConfig, ScheduleName
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory, Sweep, keeps_graphs, sweep_cost
 from engine.schedules.by_name import plan_of
+from engine.schedules.segments import Segment, cut
 
 _CAPS = ("replay.max_device_bytes", "replay.max_host_bytes", "replay.max_store_bytes")
 

@@ -32,8 +32,9 @@ from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import digest
-from engine.stages.keys import Ref, engine_version, plain, run_environment, stage_key
+from engine.stages.keys import engine_version, plain, run_environment, stage_key
 from engine.stages.lease import Lease, acquire
+from engine.stages.references import Ref
 from engine.stages.stage_records import (
     Recorded,
     StageRecord,

@@ -14,7 +14,6 @@ from engine.numerics.fingerprint import fingerprint
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings, digest
-from engine.storage.safe_names import ContentDigest, StageKey, StageKind
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
@@ -59,19 +58,6 @@ APART = {
 Every other file is in the digest. A test holds that none of those imports one of these, but for
 the pairs that it names.
 """
-
-
-class Ref(Settings):
-    """Names a committed stage and the bits that it made."""
-
-    stage: StageKind
-    """Kind of stage, e.g. train."""
-
-    key: StageKey
-    """Digest of everything that shaped it, 32 hex digits."""
-
-    content: ContentDigest
-    """Digest of what it made, 16 hex digits."""
 
 
 def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:

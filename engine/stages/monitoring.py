@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.preflight.growth import GROWTH_LIMIT, growth_per_step
 from engine.stages.commits import lineage, read_scalars
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 
 @dataclass(frozen=True)

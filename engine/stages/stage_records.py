@@ -10,7 +10,7 @@ from pydantic import Field
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.recipes.settings import Settings, digest
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.records import read_model, read_record, understood
 from engine.storage.safe_names import AttemptName

@@ -20,7 +20,6 @@ from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import BuiltProblem, build_problem, check_repeats, make_step_vjp
-from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import SegmentBorders, differs, refuse_difference
@@ -30,9 +29,10 @@ from engine.replay.segment import reverse_segment as reverse
 from engine.replay.segment import segment_states
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
+from engine.schedules.segments import Segment
 from engine.schedules.trees import Forward
 from engine.stages.commits import read_origin, read_rows, rows_url, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.storage.location import check_writable
 from engine.types import State
 

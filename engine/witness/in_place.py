@@ -31,12 +31,14 @@ class Seen:
         gradient: Of the losses' sum over B, by parameter.
         statistics: After the step, by name.
         calls: How often each layer normalized a batch.
+        flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.
     """
 
     losses: Tensor
     gradient: dict[str, Tensor]
     statistics: dict[str, Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    flat: Tensor | None = None
 
     @property
     def total(self) -> float:

@@ -107,8 +107,8 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         if not torch.isfinite(own.losses).all():  # 5 % may be too much where a logarithm is near
             state, _ = plain_step(routine, first, z, 0)
             own = _engine_step(routine, term, z, step, state)
-        gradient = routine.layout.flatten(own.gradient)
-        after = _look_at_update(routine, {**first, **state}, gradient, z, step)
+        assert own.flat is not None
+        after = _look_at_update(routine, {**first, **state}, own.flat, z, step)
         given = given_module(routine)
         with in_place(given, routine, state) as place:
             frozen = place.watch()
@@ -123,7 +123,7 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         pairs = zip(outputs, values, strict=True)
         errors = [compare_output(routine, output, state, value) for output, value in pairs]
         curvature, note = compare_derivatives(
-            routine, Here(state, term, own.losses, after, gradient, step, z)
+            routine, Here(state, term, own.losses, after, own.flat, step, z)
         )
     return Witness(error, loss_error, max(errors, default=math.nan), curvature, note)
 
@@ -196,7 +196,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
         row = routine.moved_buffers(state, calls, step)[BUFFERS]
         statistics = routine.statistics.layout.views(row.detach())
     gradient = routine.layout.views(routine.hooked(flat))
-    return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls))
+    return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls), flat)
 
 
 def _look_at_update(

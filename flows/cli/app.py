@@ -91,9 +91,10 @@ def run(  # noqa: PLR0913 (the options of one command)
     def load(place: str) -> "Recipe":
         del place
         from engine.recipes.files import load_recipe
-        from engine.runs.budget import with_budget
 
         loaded = load_recipe(recipe, changes)
+        from engine.runs.budget import with_budget
+
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
     _run(load, store, seeds, as_json=as_json, debug=debug)
@@ -140,9 +141,11 @@ def check(
     """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
     with one_message(debug):
         from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
         from flows.cli import checking
 
-        if checking.check(load_recipe(recipe, changes), store, as_json=as_json):
+        if checking.check(chosen, store, as_json=as_json):
             raise typer.Exit(UNTRUSTWORTHY)
 
 
@@ -189,9 +192,10 @@ def resume(  # noqa: PLR0913 (the options of one command)
         from engine.runs.budget import with_budget
         from engine.runs.run import find_run, read_recipe
         from engine.runs.stored_places import check_places
-        from engine.storage.location import store_errors
+        from engine.storage.location import absolute, store_errors
         from engine.storage.readable import check_readable
 
+        place = absolute(place)
         check_readable(place)
         with store_errors(place):
             name = find_run(place, run)
@@ -217,13 +221,14 @@ def plan(
 ) -> None:
     """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
     with one_message(debug):
+        from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
         from engine.numerics.process import prepare_cpu
         from engine.planning.plan import plan as plan_recipe
-        from engine.recipes.files import load_recipe
         from engine.storage.location import absolute, check_writable
         from flows.cli import showing
 
-        chosen = load_recipe(recipe, changes).descent
         prepare_cpu(chosen.training.threads)
         check_writable(absolute(store))
         showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)

@@ -1,6 +1,7 @@
 """A recipe run from the command line: the process, its server, the flow, and what came of it.
 
-The engine and Prefect are imported after the server has been started, which takes longer than they.
+The recipe is read first, which loads neither torch nor Prefect, so that a wrong setting is refused
+at once. Both are imported after the server has been started, which takes longer than they.
 """
 
 import json
@@ -29,36 +30,37 @@ def run_recipe(
     """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
 
     Args:
-        load: Returns the recipe, given the store's URL.
+        load: Returns the recipe, given the store as it was typed.
         store: Path or fsspec URL.
         seeds: Training seeds, comma-separated; one run for each.
         as_json: End with the object on stdout; all else goes to stderr.
         debug: Show all log lines.
     """
     prepare_process(debug)
+    from engine.recipes.files import read_seeds
+
+    recipe, chosen = load(store), None if seeds is None else read_seeds(seeds)
+    from engine.storage.location import absolute
     from flows.cli.local_server import server_of_a_command
 
+    place = absolute(store)
+
     with server_of_a_command(show_log=debug) as server:
-        _run(load, store, seeds, server, as_json=as_json)
+        _run(recipe, place, chosen, server, as_json=as_json)
 
 
 def _run(
-    load: "Callable[[str], Recipe]",
-    store: str,
-    seeds: str | None,
+    recipe: "Recipe",
+    place: str,
+    chosen: list[int] | None,
     server: "LocalServer | None",
     *,
     as_json: bool,
 ) -> None:
     from engine.errors import ConfigurationError
     from engine.numerics.process import prepare_cpu
-    from engine.recipes.files import read_seeds
     from engine.stages.training import prepare
-    from engine.storage.location import absolute
 
-    place = absolute(store)
-    recipe = load(place)
-    chosen = None if seeds is None else read_seeds(seeds)
     typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
     # What is refused is refused here, in one message, before a flow starts.
     prepare(recipe.descent, place)
@@ -75,8 +77,8 @@ def _run(
         else:
             if recipe.kind not in REPLICAS:
                 raise ConfigurationError(
-                    f"--seeds {seeds}: a recipe of kind {recipe.kind} is run for one seed. Use "
-                    "--set training.seed=N."
+                    f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
+                    "for one seed. Use --set training.seed=N."
                 )
             records = REPLICAS[recipe.kind](recipe, chosen, place)
     contents = [_tell(record, place, as_json) for record in records]

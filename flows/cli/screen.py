@@ -110,7 +110,7 @@ def cannot_write(error: Exception) -> "OutputError":
 
     Python would try again at its end, and print what it thinks of that.
     """
-    from engine.errors import OutputError  # imports torch, for which nobody should wait
+    from engine.errors import OutputError
 
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,10 +6,10 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from engine.applications.descent.certificate import read_certificate
 from engine.planning.forecast import Forecast
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
+from engine.runs.certificates import read_certificate
 from engine.runs.clean_plan import CleanReport
 from engine.runs.endings import read_ending
 from engine.runs.overview import RunOverview, describe, list_overviews

@@ -2,9 +2,9 @@
 
 from engine.applications.comparisons.results import Baseline, Comparisons, Rerun
 from engine.applications.descent.record import Iterate, choose
-from engine.problems.segments import Segment
 from engine.recipes.comparisons import BaselineName, is_initial, name_rerun
 from engine.recipes.descent import DescentRecipe
+from engine.schedules.segments import Segment
 from flows.parts.rate_search import num_schedule_stages, search_schedules
 from tasks import comparisons as comparison
 from tasks import training

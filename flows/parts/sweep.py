@@ -1,7 +1,7 @@
 """One reverse sweep over the segments of a run, with other workers ahead of the adjoint."""
 
-from engine.problems.segments import Segment
-from engine.stages.keys import Ref
+from engine.schedules.segments import Segment
+from engine.stages.references import Ref
 from tasks import training
 from tasks.running.runner import StageFuture, StageRunner
 

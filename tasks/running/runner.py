@@ -23,7 +23,7 @@ from engine.recipes.names import run_name
 from engine.runs.budget import Budget
 from engine.runs.run import Stages
 from engine.stages import commits
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.policy import smaller_pieces
 from tasks.running.progress import Progress
 from tasks.running.stage_task import CACHED, stage_name

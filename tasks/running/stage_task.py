@@ -22,7 +22,7 @@ from prefect.tasks import exponential_backoff
 from engine.recipes.names import run_name
 from engine.stages import commits, keys
 from engine.stages.claims import claim
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.stages.stage_records import any_record, stage_folder
 from engine.storage.location import store_errors
 from tasks.running.policy import is_transient

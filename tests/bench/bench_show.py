@@ -76,23 +76,26 @@ def add_stage(store: Path, run: str, number: int, token: str) -> tuple[str, str]
 
 def make_store(store: Path, runs: int, stages: int) -> list[str]:
     """Write runs of so many stages each; all but every tenth have finished."""
+    names = [f"bench-{key_of(f'run {i}', 8)}" for i in range(runs)]
+    for i, run in enumerate(names):
+        add_run(store, run, stages, is_finished=i % 10 > 0)
+    return names
+
+
+def add_run(store: Path, run: str, stages: int, *, is_finished: bool) -> None:
+    """Write a run of so many stages, and the mark of the store."""
     mark = {"owner": "metagradient-descent", "version": 1, "made": "2026-01-01T12:00:00+00:00"}
     write(store / "store.json", mark)
-    names = []
-    for i in range(runs):
-        run = f"bench-{key_of(f'run {i}', 8)}"
-        names.append(run)
-        tokens = [key_of(f"token {run} {number}") for number in range(stages)]
-        made = [add_stage(store, run, number, tokens[number]) for number in range(stages)]
-        write(store / "runs" / run / "recipe.json", {"name": "bench", "kind": "descent"})
-        (store / "runs" / run / "report.html").write_text("<html></html>")
-        if i % 10:
-            ending = {"claims": sorted(tokens), "keeps": ["/".join(each) for each in made[::3]]}
-            ending |= {"summary": ["Nothing improved."], "computing_seconds": 1.5 * stages}
-            content = {"run": run, "started": "2026-01-01T12:00:00+00:00", "seconds": 400.0}
-            content |= {"iterates": [], "chosen": 0, "ending": ending}
-            write(store / "runs" / run / "run.json", content)
-    return names
+    tokens = [key_of(f"token {run} {number}") for number in range(stages)]
+    made = [add_stage(store, run, number, tokens[number]) for number in range(stages)]
+    write(store / "runs" / run / "recipe.json", {"name": "bench", "kind": "descent"})
+    (store / "runs" / run / "report.html").write_text("<html></html>")
+    if is_finished:
+        ending = {"claims": sorted(tokens), "keeps": ["/".join(each) for each in made[::3]]}
+        ending |= {"summary": ["Nothing improved."], "computing_seconds": 1.5 * stages}
+        content = {"run": run, "started": "2026-01-01T12:00:00+00:00", "seconds": 400.0}
+        content |= {"iterates": [], "chosen": 0, "ending": ending}
+        write(store / "runs" / run / "run.json", content)
 
 
 def measure(command: list[str], root: Path) -> dict[str, float]:

@@ -31,16 +31,17 @@ from engine.applications.descent import certificate as verify
 from engine.applications.descent import record as runs
 from engine.errors import CheckpointMissingError, EngineError
 from engine.planning.forecast import read_forecast
-from engine.preflight.verdict import CheckReport
-from engine.problems.segments import Segment
+from engine.preflight.verdict import CheckReport, Verdict
 from engine.recipes.execution import BudgetConfig
 from engine.recipes.files import change_workers, load_recipe
 from engine.recipes.settings import digest
 from engine.runs import budget
 from engine.runs import cleaning as housekeeping
 from engine.runs import run as stored
+from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.clean_plan import CleanRules
 from engine.runs.stored_places import check_places
+from engine.schedules.segments import Segment
 from engine.stages import commits, lease
 from engine.storage.location import copy_folder, join, store_errors
 from engine.storage.readable import check_readable
@@ -106,9 +107,9 @@ def finished_store(folder: Path) -> str:
     record = finish(recipe, store)
     run = Path(store, "runs", record.run)
     reverse = next(each.gradient for each in record.iterates if each.gradient is not None)
-    certificate = verify.Certificate(
+    certificate = Certificate(
         run=record.run,
-        verdict=verify.Verdict.PASS,
+        verdict=Verdict.PASS,
         made=record.started,
         seed=1,
         outer_step=0,
@@ -160,7 +161,7 @@ def _verify(store: str, run: str) -> None:
     """Do what ``mgd verify`` does before it computes."""
     check_readable(store)
     record = runs.read_run(store, stored.find_run(store, run))
-    verify.read_certificate(store, run)
+    read_certificate(store, run)
     for iterate in record.iterates:
         if iterate.gradient is None:
             continue

@@ -26,7 +26,7 @@ from engine.replay.batched import train_many
 from engine.replay.interpreter import seed_adjoint
 from engine.stages import training as stages
 from engine.stages.commits import read_rows, read_scalars_as, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.step.products import join
 from engine.types import State
 

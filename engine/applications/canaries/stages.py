@@ -19,7 +19,7 @@ from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe, OuterConfig
 from engine.recipes.settings import Settings
 from engine.stages.commits import read_rows, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.types import State
 
 

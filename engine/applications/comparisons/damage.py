@@ -8,7 +8,7 @@ from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.problems.problem import BuiltProblem
 from engine.stages.commits import read_rows
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 
 def path_shares(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, " rows"]:

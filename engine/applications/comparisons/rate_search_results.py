@@ -7,7 +7,7 @@ from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import Searched, one_cycles
 from engine.stages.commits import read_rows
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 
 def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:

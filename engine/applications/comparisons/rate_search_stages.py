@@ -21,7 +21,7 @@ from engine.recipes.rate_search import OneCycle, one_cycles
 from engine.replay.batched import Together, train_many
 from engine.routine.routine import Routine
 from engine.stages.commits import read_rows, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.types import State
 
 REACH = 10.0

@@ -7,7 +7,7 @@ from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.rate_search import Searched
 from engine.recipes.settings import Settings
 from engine.stages.commits import read_rows, read_scalars
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 
 class Baseline(Settings):

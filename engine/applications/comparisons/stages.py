@@ -15,7 +15,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.schedules.trees import Forward
 from engine.stages.commits import read_rows, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.types import State
 
 LAST = 0.1

@@ -19,7 +19,6 @@ from torch import Tensor
 from engine.applications.descent.record import Iterate, RunRecord, read_run
 from engine.errors import (
     CheckpointCorruptError,
-    CheckpointMissingError,
     ConfigurationError,
     ReplayMismatchError,
 )
@@ -28,15 +27,15 @@ from engine.numerics.environment import likely_cause, machine
 from engine.numerics.fingerprint import difference
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import build_problem
-from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.settings import Settings
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
+from engine.runs.certificates import Certificate
 from engine.runs.inventory import CERTIFICATE
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
+from engine.schedules.segments import Segment
 from engine.stages.commits import (
     committed_folder,
     find,
@@ -46,42 +45,15 @@ from engine.stages.commits import (
     read_rows,
     read_scalars,
 )
-from engine.stages.keys import Ref, engine_version, run_environment
+from engine.stages.keys import engine_version, run_environment
 from engine.stages.places import run_folder
+from engine.stages.references import Ref
 from engine.stages.training import reverse_segment, train_segment
 from engine.storage.location import copy_folder, join
-from engine.storage.records import read_model, understood, write_record
+from engine.storage.records import understood, write_record
 from engine.types import Metaparams, State
 
 _REMEDY = "Verify where the run was made, or run it again here with another --store."
-
-
-class Certificate(Settings):
-    """What was made again of a run, and how it compared."""
-
-    run: str
-    """Name of the run."""
-
-    verdict: Verdict
-    """``refuse`` if something differs, ``warn`` if it could not be decided, else ``pass``."""
-
-    made: str
-    """UTC, ISO 8601."""
-
-    seed: int
-    """Seeds the choice of outer step, segment and direction."""
-
-    outer_step: int
-    """n, whose metagradient was compared."""
-
-    segment: Segment
-    """Steps that were trained and reversed again."""
-
-    checks: list[Check]
-    """One for the bits of the training, of the reverse sweep, and one for the difference."""
-
-    environment: dict[str, Any]
-    """Where it was made."""
 
 
 def verify_run(
@@ -145,14 +117,6 @@ def verify_run(
     )
     write_record(join(run_folder(store, name), CERTIFICATE), certificate.model_dump(mode="json"))
     return certificate
-
-
-def read_certificate(store: str, run: str) -> Certificate | None:
-    """Return the last certificate of a run, or None if it has none."""
-    try:
-        return read_model(join(run_folder(store, run), CERTIFICATE), Certificate)
-    except CheckpointMissingError:
-        return None
 
 
 def read_segment(store: str, reverse: Ref) -> Segment:

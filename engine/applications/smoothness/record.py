@@ -13,8 +13,9 @@ from engine.runs.endings import Ending, Finished
 from engine.runs.finishing import Needs, finish
 from engine.runs.run import Scores, Stages, begin_run
 from engine.stages.commits import read_scalars
-from engine.stages.keys import Ref, engine_version, run_environment
+from engine.stages.keys import engine_version, run_environment
 from engine.stages.places import run_folder
+from engine.stages.references import Ref
 from engine.stages.training import prepare as prepare_descent
 from engine.storage.location import join
 from engine.storage.records import write_bytes

@@ -10,14 +10,14 @@ import torch
 
 from engine.preflight.metasmoothness import agreement, draw_direction, second_difference, shifted
 from engine.problems.problem import BuiltProblem
-from engine.problems.segments import Segment
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
 from engine.recipes.smoothness import DirectionKind, SmoothnessConfig
 from engine.replay.interpreter import Sweep, check_losses, replay
+from engine.schedules.segments import Segment
 from engine.schedules.trees import Forward
 from engine.stages.commits import read_rows, run_stage
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.types import Metaparams, State
 
 

@@ -12,11 +12,12 @@ from torch import nn
 from engine.errors import ReplayMismatchError
 from engine.numerics.determinism import deterministic
 from engine.numerics.fingerprint import state_fingerprint
-from engine.problems.segments import Segment, segments
+from engine.problems.segments import segments
 from engine.recipes.replay import StepPath
 from engine.replay.borders import Borders, differs, present, refuse_difference
 from engine.replay.interpreter import Sweep, replay
 from engine.schedules.by_name import make_plan
+from engine.schedules.segments import Segment
 from engine.schedules.trees import Tier, whole_run
 from engine.stages import commits
 from engine.stages import training as stages

@@ -19,7 +19,7 @@ from engine.recipes.files import load_recipe
 from engine.recipes.settings import Settings
 from engine.recipes.training import TrainingConfig
 from engine.stages import keys
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 
 TINY = load_recipe(
     "digits-selection",

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from engine.problems.segments import Segment
+from engine.schedules.segments import Segment
 from engine.stages import keys
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tests.tiny_stages import kind, recipe
 
 

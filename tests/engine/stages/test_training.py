@@ -9,7 +9,8 @@ from engine import metagradient
 from engine.errors import ConfigurationError, StoreError
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem
-from engine.problems.segments import Segment, segments
+from engine.problems.segments import segments
+from engine.schedules.segments import Segment
 from engine.stages import commits
 from engine.stages import training as stages
 from tests.tiny_stages import kind, recipe, reverse_all, train_all

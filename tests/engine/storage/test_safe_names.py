@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import CheckpointCorruptError
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from engine.stages.stage_records import stage_folder
 from engine.storage.location import copy_folder, join
 from engine.storage.safe_names import part

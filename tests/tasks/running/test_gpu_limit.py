@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tasks.running.runner import GPU_TAG, StageRunner
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -7,7 +7,7 @@ from engine.applications.descent.comparison_findings import comparison_findings
 from engine.applications.descent.report import render
 from engine.errors import ConfigurationError
 from engine.recipes.files import load_recipe
-from engine.stages.keys import Ref
+from engine.stages.references import Ref
 from tests.made_records import make_record
 
 REF = Ref(stage="baseline", key="0" * 32, content="0" * 16)

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from engine.applications.descent.certificate import read_certificate, verify_run
+from engine.applications.descent.certificate import verify_run
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.preflight.verdict import Verdict
 from engine.problems.segments import segments
+from engine.runs.certificates import read_certificate
 from engine.stages import commits
 from engine.stages.places import run_folder
 from engine.storage.location import join

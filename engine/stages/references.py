@@ -1,0 +1,17 @@
+"""What stages are called; knows no tensors, so that whoever only reads records starts fast."""
+
+from engine.recipes.settings import Settings
+from engine.storage.safe_names import ContentDigest, StageKey, StageKind
+
+
+class Ref(Settings):
+    """Names a committed stage and the bits that it made."""
+
+    stage: StageKind
+    """Kind of stage, e.g. train."""
+
+    key: StageKey
+    """Digest of everything that shaped it, 32 hex digits."""
+
+    content: ContentDigest
+    """Digest of what it made, 16 hex digits."""
