@@ -72,13 +72,13 @@ def test_a_url_with_a_secret_is_refused_without_printing_it(url):
         with pytest.raises(ConfigurationError, match=r"holds .*environment") as refused:
             open_it(url)
         assert SECRET not in str(refused.value)
-    for change in (
-        f"arguments.url='{url}'",
-        f"arguments.sources=['{url}']",
-        f"data={{url: '{url}', x: 1}}",
+    for recipe, change in (
+        ("fashion-selection", f"arguments.url='{url}'"),
+        ("text-selection", f"arguments.sources=['{url}']"),
+        ("fashion-selection", f"arguments={{url: '{url}', x: 1}}"),
     ):
-        with pytest.raises(ConfigurationError) as refused:
-            load_recipe("digits-selection", [change])
+        with pytest.raises(ConfigurationError, match="holds") as refused:
+            load_recipe(recipe, [change])
         assert SECRET not in str(refused.value)
     assert SECRET not in redacted(f"Cannot read '{url}': error of {url}.")
 

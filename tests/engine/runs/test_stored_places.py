@@ -35,7 +35,7 @@ PLACES = {
     *("arguments.url", "arguments.sources", "arguments.target"),
     *("arguments.language.pretrained", "arguments.contrastive.target_url"),
 }
-"""The others."""
+"""Some of the others."""
 
 
 def texts(model, prefix=""):
@@ -77,8 +77,8 @@ def test_every_text_of_a_recipe_is_known_to_name_a_place_or_none():
     confirmed = {name for model in models for name in places_of(model, filled(model))}
 
     assert {name for model in KINDS.values() for name in texts(model)} - HARMLESS == set()
-    assert found == PLACES | HARMLESS_ARGUMENTS
-    assert confirmed == PLACES
+    assert confirmed == found - HARMLESS_ARGUMENTS
+    assert confirmed >= PLACES
 
 
 def test_workers_and_budget_stay_with_the_start(kept):

@@ -154,7 +154,8 @@ def test_attribution_to_anything_but_weights_is_refused():
 @pytest.mark.skipif(not trak_is_installed(), reason="the package traker is not installed")
 def test_trak_calls_copies_of_the_query_helpful():
     """Its scores are turned so that, as ours, a negative one means that more helps."""
-    problem = problem_of(model={"name": "logistic"}, data={**TINY["data"], "num_train": 200})
+    own = {"num_train": 200, "model": {"name": "logistic"}}
+    problem = problem_of(arguments=TINY["arguments"] | own)
     queries = Queries(number=5)
 
     scores = trak_scores(problem, queries, problem.routine.initial_state(), dimension=128, seed=0)

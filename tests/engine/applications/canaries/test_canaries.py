@@ -16,7 +16,7 @@ from engine.applications.canaries.canaries import (
     with_wrong_labels,
 )
 from engine.applications.canaries.record import compare
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, DataError
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import Retraining
 from engine.recipes.files import validate_recipe
@@ -193,14 +193,19 @@ def test_the_loss_of_the_gap_is_its_negative(problem):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"canaries": {"num_canaries": 40}}, r"num_canaries is 40, but arguments.num_train is 40"),
         ({"metaparameters": {"name": "inputs"}}, r"metaparameters.name is inputs"),
         ({"replay": {"steps_per_segment": 5}}, r"replay.steps_per_segment is 5.*one segment"),
         ({"replay": {"max_store_bytes": 5}}, r"replay.max_store_bytes is 5.*max_device_bytes"),
     ],
-    ids=["no room", "other kind", "segments", "store"],
+    ids=["other kind", "segments", "store"],
 )
 def test_impossible_canaries_are_refused(changes, message):
     """Before anything is trained."""
     with pytest.raises(ConfigurationError, match=message):
         validate_recipe({**TINY, **changes}, "test")
+
+
+def test_canaries_leave_other_examples(problem):
+    """A training without those outside would have none at all."""
+    with pytest.raises(DataError, match=r"num_canaries is 40.* has 40 training examples"):
+        first_canaries(problem, 40)

@@ -5,7 +5,6 @@ import torch
 
 from engine.applications.comparisons.baselines import proportional, uniform
 from engine.errors import DataError
-from engine.problems.data_sets import load_data
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 
@@ -23,8 +22,9 @@ def test_target_classes_are_all_that_is_held_out():
 
 def test_target_classes_keep_the_split():
     """Another target must not move examples between training and what is held out."""
-    every = load_data(MIXTURE.data.model_copy(update={"target_classes": ()}), torch.float32)
-    some = load_data(MIXTURE.data, torch.float32)
+    arguments = MIXTURE.arguments | {"target_classes": []}
+    every = build_problem(MIXTURE.model_copy(update={"arguments": arguments})).data
+    some = build_problem(MIXTURE).data
 
     kept = torch.isin(every.splits["test"].labels, torch.tensor([3, 5, 8, 9]))
 

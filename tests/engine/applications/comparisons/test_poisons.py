@@ -6,11 +6,13 @@ import torch
 from engine import train
 from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import corrupted_parameters, with_flipped_labels
+from engine.applications.comparisons.stages import retrain
 from engine.errors import ConfigurationError
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import load_recipe
+from engine.recipes.files import load_recipe, validate_recipe
+from engine.stages.training import initial_value
 
 SMALL = ["arguments.num_train=80", "metaparameters.fraction=0.1", "arguments.model.width=8",
          "training.num_steps=40", "training.batch_size=20"]  # fmt: skip
@@ -80,6 +82,50 @@ def test_rerun_of_other_data_is_refused():
         ConfigurationError, match=r"arguments\.seed.*arguments\.model, optimizer, training"
     ):
         load_recipe("digits-poison", ["reruns=[{arguments.seed: 1}]"])
+
+
+OWN = """
+import torch
+from engine.problems.base import Problem
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+
+def points(shift: float = 0.0, width: int = 4) -> Problem:
+    inputs, labels = torch.randn(60, 3) + shift, torch.arange(60) % 2
+    model = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, 2))
+    loss = lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="none")
+    return Problem(
+        model=model,
+        loss=loss,
+        train=(inputs[:20], labels[:20]),
+        objective=(inputs[20:], labels[20:]),
+    )
+"""
+
+
+def test_rerun_of_ones_own_problem_may_not_make_other_examples(tmp_path):
+    """Which of its arguments do is known by its examples alone, so these are compared."""
+    (tmp_path / "mine.py").write_text(OWN)
+    reruns = [{"arguments.width": 5}, {"arguments.shift": 1.0}]
+    recipe = validate_recipe(
+        {
+            "name": "own",
+            "folder": str(tmp_path),
+            "problem": "mine.py:points",
+            "reruns": reruns,
+            "training": {"num_steps": 4, "batch_size": 5, "threads": 1},
+            "metaparameters": {"name": "weights"},
+            "outer": {"update": "sign"},
+        },
+        "the test",
+    )
+    store = str(tmp_path / "store")
+    value = initial_value(recipe, store)
+
+    assert retrain(recipe, store, value, reruns[0]).stage == "retrain"
+    with pytest.raises(ConfigurationError, match="reruns has shift 1.0, which gives.* other ex"):
+        retrain(recipe, store, value, reruns[1])
 
 
 def test_rerun_changes_the_routine_and_nothing_else():

@@ -261,7 +261,7 @@ def test_page_holds_its_images_and_refers_to_nothing_outside(kind):
 def test_page_escapes_what_a_recipe_says():
     """A report is opened in a browser, and a recipe may come from anybody."""
     hostile = """<script>alert("x")</script><img src=x onerror='y'>"""
-    record = make_record(description=hostile, data={"url": hostile})
+    record = make_record(description=hostile, problem="fashion_mnist", arguments={"url": hostile})
 
     page = render(record, {})
 
