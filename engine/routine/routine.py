@@ -21,7 +21,7 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
 from engine.recipes.replay import StepPath
 from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffers
-from engine.routine.batch_order import Order
+from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
 from engine.routine.intake import take_in
@@ -74,6 +74,8 @@ class Routine(HeldModule):
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
             and its bits are its own; random draws of the model are those of each shard.
+        order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
+            it; epochs in an order drawn from the seed by default.
         programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
@@ -94,6 +96,7 @@ class Routine(HeldModule):
     path: StepPath = StepPath.PLAIN
     piece: int | None = None
     shards: int = 1
+    order: Any = None
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -104,6 +107,7 @@ class Routine(HeldModule):
         take_in(self)
         object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)
+        object.__setattr__(self, "order", self._made_order())
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
         for tensor in self._example_tensors():
@@ -141,14 +145,25 @@ class Routine(HeldModule):
         object.__setattr__(moved, "_given", self._given)
         return moved
 
-    @cached_property
-    def order(self) -> Order:
-        """Which examples each step draws."""
+    def _made_order(self) -> Order | GivenOrder:
+        """Return which examples each step draws: what was handed in, or epochs of their own."""
+        counted = {name: kind.copies() for name, kind in self.metaparameters.items()}
+        if self.order is not None and not isinstance(self.order, Order):
+            for name, copies in counted.items():
+                if copies is not None:
+                    raise ConfigurationError(
+                        f"Metaparameter {name!r} says how often each example stands in an epoch, "
+                        "which a given order says already. Use ExampleWeights, or leave order out."
+                    )
+            return given_order(self.order, self.num_steps, self.batch_size, len(self))
         copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
-        for kind in self.metaparameters.values():
-            counted = kind.copies()
-            copies = copies if counted is None else copies * counted
+        for own in counted.values():
+            copies = copies if own is None else copies * own
         return Order(copies, self.batch_size, self.seed)
+
+    def order_of(self, steps: Sequence[int], batch_size: int) -> Any:  # noqa: ANN401 (as ``order``)
+        """Return the order of a run of some of the steps, if one was given; else None."""
+        return self.order.of_steps(steps, batch_size) if type(self.order) is GivenOrder else None
 
     def __len__(self) -> int:
         """Return n, the number of training candidates."""
@@ -261,7 +276,8 @@ class Routine(HeldModule):
     def in_one_piece(self) -> "Routine":
         """Return a run whose batch is as large as what goes through a step of this one at once."""
         size = -(-self.batch_size // self.shards) if self.piece is None else self.piece
-        return replace(self, batch_size=size, piece=None, shards=1)
+        order = self.order_of(range(self.num_steps), size)
+        return replace(self, batch_size=size, order=order, piece=None, shards=1)
 
     def first_piece(self, term: Term) -> Term:
         """Return a term, or as much of it as fits into memory with its graph."""

@@ -64,6 +64,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         examples=examples,
         num_steps=num_steps,
         batch_size=batch_size,
+        order=routine.order_of(kept, batch_size),
         shards=min(routine.shards, batch_size),
         optimizer=replace(routine.optimizer, hyperparameters=hyper),
         learning_rate=rate,
@@ -88,6 +89,8 @@ _NONE_EACH = (LearningRatePoints, Scalars, InitialParameters)
 def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metaparameter]]:
     """Return the first examples and their metaparameters; all, where a kind needs all."""
     kinds, examples = routine.metaparameters, routine.examples
+    if routine.order_of([], 1) is not None:
+        return examples, kinds  # the order names all of them
     known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
     can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
     if len(routine) <= num_examples or not known or not can_be_cut:
