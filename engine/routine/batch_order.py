@@ -182,12 +182,13 @@ def _read(given: Any, num_steps: int, batch_size: int) -> Iterator[Any]:  # noqa
     while made < num_steps:
         before, waiting = made, []
         for each in given:
-            is_index = isinstance(each, int) or getattr(each, "shape", None) == ()
-            waiting = [*waiting, int(each)] if is_index else each
-            if is_index and len(waiting) < batch_size:
-                continue
-            yield waiting
-            made, waiting = made + 1, []
+            if isinstance(each, int) or getattr(each, "shape", None) == ():
+                waiting.append(int(each))
+                if len(waiting) < batch_size:
+                    continue
+                each, waiting = waiting, []  # noqa: PLW2901 (a batch of indices)
+            yield each
+            made += 1
             if made == num_steps:
                 return
         if not is_sampler or made == before:

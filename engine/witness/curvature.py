@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.numerics.determinism import generator
-from engine.routine.batch_norm import without_buffers
+from engine.routine.batch_norm import BUFFERS
 from engine.routine.binding import Binding
 from engine.routine.routine import Routine
 from engine.step.products import entering, named_refusals
@@ -180,7 +180,7 @@ def small_step(twin: Routine, z: Metaparams) -> tuple[State, Tensor]:
 
 
 def update_error(twin: Routine, state: State, gradient: Tensor, z: Metaparams) -> Curvature:
-    """Compare the derivative of the optimizer's update with a finite difference.
+    """Compare the derivative of the optimizer's update, and of ``advance``, with a difference.
 
     Args:
         twin: A run in float64.
@@ -189,18 +189,16 @@ def update_error(twin: Routine, state: State, gradient: Tensor, z: Metaparams) -
         z: Its metaparameters.
     """
     leaves = entering(twin, z, 0)
-    rows = {name: row.detach() for name, row in without_buffers(state).items()}
+    rows = {name: row.detach() for name, row in state.items() if name != BUFFERS}
     names, drawn = [*rows, "gradient", *leaves], generator(0, "update")
     weights = {name: _like(row, drawn) for name, row in rows.items()}
 
     def function(values: Sequence[Tensor]) -> Tensor:
         given = dict(zip(names, values, strict=True))
-        following = twin.update(
-            {name: given[name] for name in rows},
-            given["gradient"],
-            {**z, **{name: given[name] for name in leaves}},
-            0,
-        )
+        before = {**state, **{name: given[name] for name in rows}}
+        point = {**z, **{name: given[name] for name in leaves}}
+        following = twin.update(before, given["gradient"], point, 0)
+        following |= twin.moved_own(before, following["params"], point, 0)
         return torch.stack([(row * weights[name]).sum() for name, row in following.items()]).sum()
 
     return compare_first(function, [*rows.values(), gradient, *leaves.values()])
@@ -229,7 +227,9 @@ def _loss(twin: Routine, params: Tensor, z: Metaparams) -> Tensor:
     term = next(twin.terms(0))
     # A share of the batch, so that a product of a second derivative costs less than a plain step.
     few = max(2, min(_MOST, twin.batch_size // 8))
-    few = term if len(term.indices) <= few else term.cut(few)[0]
+    # A state of the run's own may have a row for each example of a whole batch.
+    whole = len(term.indices) <= few or twin.own is not None
+    few = term if whole else term.cut(few)[0]
     return twin.term_losses(params, few, z, 0).sum() / twin.batch_size
 
 

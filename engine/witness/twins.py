@@ -48,6 +48,8 @@ def exact_twin(
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:
     examples, kinds = _fewer(routine, max(num_examples, batch_size))
+    if routine.own is not None:
+        batch_size = routine.batch_size  # of which its state may have a row for each example
     kept = [step * routine.num_steps // num_steps for step in range(num_steps)]
     rate = routine.learning_rate
     if not isinstance(rate, int | float):

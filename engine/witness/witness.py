@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.numerics.determinism import deterministic, generator, seeded
-from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.batch_norm import BUFFERS
 from engine.routine.loss_terms import Term
 from engine.routine.operations import grouped_products
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.products import entering
 from engine.step.step import plain_step
@@ -116,7 +117,7 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
             state = after
             own = _engine_step(routine, term, z, step, state)
         given = given_module(routine)
-        with in_place(given, routine, state) as frozen:
+        with routine.reading(state), in_place(given, routine, state) as frozen:
             count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
             theirs = own_step(given, routine, term, z, step)
             moved = frozen.moved()
@@ -190,7 +191,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
 
 def _look_at_update(routine: Routine, state: State, z: Metaparams, step: int) -> None:
     """Refuse an optimizer that reads a tensor with a gradient from elsewhere."""
-    leaves = {name: row.detach().requires_grad_() for name, row in without_buffers(state).items()}
+    leaves = {n: row.detach().requires_grad_() for n, row in state.items() if n != BUFFERS}
     gradient = torch.zeros_like(leaves["params"]).requires_grad_()
     point = entering(routine, z, step)
     known = [*leaves.values(), gradient, *point.values(), *z.values()]
@@ -198,6 +199,9 @@ def _look_at_update(routine: Routine, state: State, z: Metaparams, step: int) ->
     def following() -> Tensor:
         with torch.enable_grad():
             rows = routine.update(leaves, gradient, {**z, **point}, step)
+            before = {**state, **leaves}
+            with routine.binding.kept():
+                rows |= routine.moved_own(before, rows["params"], {**z, **point}, step)
             return torch.stack([row.sum() for row in rows.values()]).sum()
 
     value = following()
@@ -310,14 +314,14 @@ def _compare_output(routine: Routine, given: nn.Module, output: Output, state: S
 
     with full_precision("output"):
         value = evaluated()
-    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS) if name in leaves]
+    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS, OWN) if name in leaves]
     if value.requires_grad and foreign_leaves(value, known):
         _refuse_leaves(routine, "output", evaluated, known)
     trained = {**state, "params": state[routine.optimizer.evaluated]}
-    with in_place(given, routine, trained):
+    with routine.reading(state), in_place(given, routine, trained):
         given.train(False)
         with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
-            theirs = _without_graph(part, given)
+            theirs = _without_graph(routine.told(part), given)
     own, limit = value.detach(), gradient_limit(routine)
     error = _relative(own, theirs.to(own.device), _scale(routine))
     if error <= limit:
