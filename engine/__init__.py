@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
+    from engine.routine.examples import collated
     from engine.routine.optimizer import Optimizer
     from engine.routine.optimizer_options import averaged
     from engine.routine.optimizers import adam, adamw, muon, rmsprop, sgd
@@ -44,6 +45,7 @@ _HOME = {
     "averaged": "engine.routine.optimizer_options",
     "central_difference": "engine.preflight.oracle",
     "check": "engine.preflight.checkup",
+    "collated": "engine.routine.examples",
     "evaluate": "engine.replay.plain_training",
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
@@ -73,6 +75,7 @@ __all__ = [
     "averaged",
     "central_difference",
     "check",
+    "collated",
     "evaluate",
     "metagradient",
     "metagradients",

@@ -56,7 +56,7 @@ def where_they_differ(routine: Routine, one: State, other: State) -> str | None:
     for name, row in one.items():
         index = first_difference(row, other[name].to(row.device))
         if index is not None:
-            return f"{routine.layout.locate(index)} of {name}"
+            return f"{routine.place(name, index)} of {name}"
     return None
 
 

@@ -46,7 +46,7 @@ class TrainingConfig(Settings):
     """Examples a step."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Peak rate, which a flat schedule keeps; per step, dimensionless."""
+    """Rate of a flat schedule, peak rate of the others; per step, dimensionless."""
 
     rate_schedule: RateSchedule = RateSchedule.FLAT
     """Shape of the learning rate over the run."""

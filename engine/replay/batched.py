@@ -111,6 +111,8 @@ def _obstacle(
     runs: Sequence[Routine], points: Sequence[Metaparams], *, must_be_faster: bool
 ) -> str | None:
     """Train step 0 both ways; say why the runs cannot or should not be batched, if so."""
+    if runs[0].own is not None:
+        return "the runs have a state of their own."
     if runs[0].statistics is not None:
         return "the model keeps running statistics of batch normalization."
     z, states = _stacked(points), _initial_states(runs, points)

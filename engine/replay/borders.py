@@ -162,7 +162,7 @@ def refuse_difference(
         index, before, after = found
         raise ReplayMismatchError(
             f"Step {step - 1}, replayed, made another state {step} than the forward sweep: "
-            f"{routine.layout.locate(index)} of {name} was {before} and is {after} now. "
+            f"{routine.place(name, index)} of {name} was {before} and is {after} now. "
             f"{likely_cause(made_in, present(routine))}"
         )
 

@@ -14,8 +14,8 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
-from engine.routine.batch_norm import BUFFERS
 from engine.routine.coupled_loss import coupled
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import check_twice_differentiable
 from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
@@ -167,9 +167,7 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
     for name, row in first.items():
         if not torch.equal(row, second[name]):
             index = int((row != second[name]).nonzero()[0])
-            statistics = routine.statistics if name == BUFFERS else None
-            layout = routine.layout if statistics is None else statistics.layout
-            place = layout.locate(index)
+            place = routine.place(name, index)
             raise ConfigurationError(
                 f"Step 0, run twice, gave two different states: {name} differs first at {place}. "
                 "A replayed step must repeat every bit. Draw random numbers from torch's global "
@@ -243,10 +241,11 @@ def _check_coupling(routine: Routine, state: State) -> None:
 
 def _check_output(routine: Routine, output: Output, state: State) -> None:
     evaluated = routine.optimizer.evaluated
+    own = {OWN: state[OWN].detach().requires_grad_()} if OWN in state else {}
     leaf = state[evaluated].detach().requires_grad_()
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        value = routine.evaluate(next(iter(parts)), {**state, evaluated: leaf})
+        value = routine.evaluate(next(iter(parts)), {**state, **own, evaluated: leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError, Un
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.replay import StepPath
 from engine.routine.batch_norm import BUFFERS
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace
 from engine.step.nonfinite import refuse_nonfinite_adjoint, refuse_nonfinite_share
@@ -241,9 +242,9 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
         NonFiniteError: If phi or its derivative is infinite or NaN.
     """
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
-    # The output reads the parameters or their average, and running statistics if there are any.
+    # The output reads the parameters or their average, and what else the state has for it.
     evaluated = routine.optimizer.evaluated
-    read = {evaluated, BUFFERS} & state.keys()
+    read = {evaluated, BUFFERS, OWN} & state.keys()
     leaves = {name: state[name].detach().requires_grad_() for name in sorted(read)}
     total = torch.zeros((), dtype=leaves[evaluated].dtype, device=leaves[evaluated].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
@@ -255,7 +256,7 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
                 adjoint[name] = adjoint[name] + gradient
-            elif name == evaluated:
+            elif name == evaluated and all(each is None for each in gradients):
                 raise UndifferentiableError(
                     "The output does not depend on the model's parameters. Look for a detach(), "
                     "a no_grad() or an argmax in it."

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.routine.layout import Layout
+from engine.routine.own_state import OWN
 
 BUFFERS = "buffers"
 """Name of the running statistics in a state."""
@@ -284,4 +285,4 @@ def _joined(layer: str, kind: str) -> str:
 
 def without_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the part of a state that the optimizer moves."""
-    return {name: row for name, row in state.items() if name != BUFFERS}
+    return {name: row for name, row in state.items() if name not in (BUFFERS, OWN)}

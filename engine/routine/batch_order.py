@@ -1,4 +1,4 @@
-"""Which examples each step draws: a pure function of the step number.
+"""Which examples each step draws: a pure function of the step number, drawn or given.
 
 Epochs follow one another without a gap, every batch has the same size, and a batch may straddle
 two epochs. Inside an epoch, copy j of example i stands where a number drawn for (seed, epoch, i,
@@ -6,11 +6,14 @@ j) sorts it, so dropping one example leaves the order of all others as it was.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.errors import DataError
+from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
 
 _EPOCHS_KEPT = 4
@@ -69,3 +72,124 @@ class Order:
             indices.append(present)
             keys.append(drawn[present])
         return torch.cat(indices)[torch.argsort(torch.cat(keys), stable=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class GivenOrder:
+    """An order that was handed in: a curriculum, or what a sampler gave.
+
+    Attributes:
+        of_step: Maps a step to the indices of its examples.
+        num_steps: T.
+        batch_size: B.
+        num_examples: n.
+    """
+
+    of_step: Callable[[int], Any]
+    num_steps: int
+    batch_size: int
+    num_examples: int
+
+    def batch(self, step: int) -> Tensor:
+        """Return the example indices of ``step``, shape (batch,).
+
+        Raises:
+            DataError: If they are not B numbers of examples.
+        """
+        given = self.of_step(step)
+        try:
+            found = torch.as_tensor(given, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"order gives a {type(given).__name__} for step {step}. {_ORDERS}"
+            ) from error
+        if found.shape != (self.batch_size,) or found.is_floating_point():
+            raise DataError(
+                f"order gives {found.dtype} of shape {tuple(found.shape)} for step {step}, but a "
+                f"batch has {self.batch_size} whole numbers. Leave out what does not fill a batch "
+                "(drop_last=True), and give batch_size the same number."
+            )
+        if not ((found >= 0) & (found < self.num_examples)).all():
+            raise DataError(
+                f"order gives example {int(found.max() if found.min() >= 0 else found.min())} for "
+                f"step {step}, but there are only {self.num_examples}, numbered from 0. Use "
+                "indices of the examples."
+            )
+        return found.to(torch.int64)
+
+    def of_steps(self, steps: Sequence[int], batch_size: int) -> "GivenOrder":
+        """Return the order of a run of some of the steps, with the first examples of each."""
+        return GivenOrder(
+            lambda step: self.batch(steps[step])[:batch_size],
+            len(steps),
+            batch_size,
+            self.num_examples,
+        )
+
+
+_ORDERS = (
+    "Hand in a list with the indices of each step, a tensor of shape (steps, batch), a Sampler or "
+    "BatchSampler of torch, or a function that maps a step to indices."
+)
+
+
+def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) -> GivenOrder:  # noqa: ANN401 (whatever was handed in)
+    """Return an order that was handed in, as a function of the step.
+
+    Args:
+        given: Index lists, one for each step; a tensor or array, shape (steps, batch); a sampler
+            of indices or of batches, which is read once, pass after pass until there are T
+            batches, as by a loader with ``drop_last=True``; or a pure function of the step.
+        num_steps: T.
+        batch_size: B.
+        num_examples: n.
+
+    Raises:
+        ConfigurationError: If it is nothing of the kind, or has batches for fewer steps.
+        DataError: If a batch of it is not one.
+    """
+    if isinstance(given, GivenOrder):
+        made = given
+    elif callable(given) and not hasattr(given, "__iter__"):
+        made = GivenOrder(given, num_steps, batch_size, num_examples)
+        if not torch.equal(made.batch(0), made.batch(0)):
+            raise ConfigurationError(
+                "order, called twice with step 0, gave two batches, but a step is run again when "
+                "the run is reversed. Make it a function of the step alone."
+            )
+        for step in {0, num_steps - 1}:
+            made.batch(step)
+        return made
+    elif hasattr(given, "__iter__") and not isinstance(given, str | bytes | dict):
+        rows = list(_read(given, num_steps, batch_size))
+        made = GivenOrder(rows.__getitem__, len(rows), batch_size, num_examples)
+        for step in range(len(rows)):
+            made.batch(step)
+    else:
+        raise ConfigurationError(f"order is a {type(given).__name__}. {_ORDERS}")
+    if made.num_steps < num_steps:
+        raise ConfigurationError(
+            f"order has batches for {made.num_steps} steps, but num_steps is {num_steps}. Give one "
+            "for each step."
+        )
+    return made
+
+
+def _read(given: Any, num_steps: int, batch_size: int) -> Iterator[Any]:  # noqa: ANN401
+    """Yield batches of indices, pass after pass of a sampler, and one pass of anything else."""
+    is_sampler = not hasattr(given, "__getitem__")
+    made = 0
+    while made < num_steps:
+        before, waiting = made, []
+        for each in given:
+            if isinstance(each, int) or getattr(each, "shape", None) == ():
+                waiting.append(int(each))
+                if len(waiting) < batch_size:
+                    continue
+                each, waiting = waiting, []  # noqa: PLW2901 (a batch of indices)
+            yield each
+            made += 1
+            if made == num_steps:
+                return
+        if not is_sampler or made == before:
+            return

@@ -6,7 +6,7 @@ collation makes the batch.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from engine.types import Batch
 
 _KINDS = (
     "Give a tuple of tensors with one row for each example, a dict of such tensors, a torch "
-    "Dataset by index, or any object with len() that returns a batch for a tensor of indices"
+    "Dataset by index, engine.collated(samples, collate_fn), or any object with len() that returns "
+    "a batch for a tensor of indices"
 )
 _MOST_COLUMNS = 8
 """Tensors in a list that are taken for columns; more are taken for samples, and refused."""
@@ -59,25 +60,63 @@ class Samples:
         samples: The data set.
         device: Where batches go.
         number: How many of its samples count.
+        collate: Makes a batch of samples; torch's default by default.
     """
 
     samples: Any
     device: torch.device
     number: int
+    collate: Callable[[list[Any]], Batch] | None = None
 
     def __len__(self) -> int:
         return self.number
 
     def __getitem__(self, indices: Tensor) -> Batch:
         rows = [self.samples[int(index)] for index in indices]
-        batch = default_collate([tree_map(_detached, row) for row in rows])
-        if isinstance(batch, list):  # torch makes lists of tuples; a batch is what a sample was
-            batch = tuple(batch)
+        rows = [tree_map(_detached, row) for row in rows]
+        batch = default_collate(rows) if self.collate is None else self.collate(rows)
+        if isinstance(batch, list) and self.collate is None:
+            batch = tuple(batch)  # torch makes lists of tuples; a batch is what a sample was
+        if isinstance(batch, Mapping) and not isinstance(batch, dict):
+            batch = dict(batch)  # of a tokenizer, say, whose columns nobody would find
         return tree_map(lambda leaf: _moved(leaf, self.device), batch)
 
     def first(self, number: int) -> "Samples":
         """Return the first examples, for twins of a run."""
-        return Samples(self.samples, self.device, number)
+        return Samples(self.samples, self.device, number, self.collate)
+
+
+@dataclass(frozen=True, eq=False)
+class Collated:
+    """A data set and how a batch is made of its samples; made by ``collated``."""
+
+    samples: Any
+    collate: Callable[[list[Any]], Batch]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def collated(samples: Any, collate_fn: Any) -> Collated:  # noqa: ANN401 (whatever was handed in)
+    """Return examples whose batches a function makes of samples, as a ``DataLoader`` does.
+
+    For sequences of variable length, tokenizers' collators and samples that are no tensors.
+
+    Args:
+        samples: A torch ``Dataset`` by index, a list, a table of ``datasets``.
+        collate_fn: Maps a list of samples to a batch; it must draw no random numbers, because a
+            step is run again: what is random goes into ``augment``.
+
+    Raises:
+        DataError: If there is no sample for an index, or no batch of samples.
+    """
+    _refuse_streams(samples)
+    if not callable(collate_fn):
+        raise DataError(
+            f"collate_fn is a {type(collate_fn).__name__}. Hand in a function that makes a batch "
+            "of a list of samples, e.g. that of your DataLoader."
+        )
+    return Collated(samples, collate_fn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +150,8 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
     """
     if isinstance(given, Columns | Samples | TableRows) or hasattr(given, "first"):
         return given
+    if isinstance(given, Collated):
+        return _tried(Samples(given.samples, device, len(given), given.collate))
     _refuse_streams(given)
     if isinstance(given, Tensor):
         return constant(given)
@@ -134,8 +175,8 @@ def _refuse_streams(given: Any) -> None:  # noqa: ANN401
         raise DataError(
             "examples is a DataLoader, but the engine draws its own batches, as a function of the "
             "step. Hand in its data set and its size: examples=loader.dataset, batch_size="
-            f"{given.batch_size}. A collate_fn of your own goes into an object with len() that "
-            "returns a batch for a tensor of indices."
+            f"{given.batch_size}; with a collate_fn of your own, engine.collated(loader.dataset, "
+            "loader.collate_fn). A sampler of your own is order=loader.sampler."
         )
     if isinstance(given, IterableDataset | Iterator):
         raise DataError(
@@ -228,6 +269,20 @@ def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401
         f"examples is a {type(given).__name__} that gives neither a batch for a tensor of indices "
         f"({_words(refusal)}) nor samples that can be put together ({_words(wrong)}). {_KINDS}."
     ) from wrong
+
+
+def _tried(samples: Samples) -> Samples:
+    """Make one batch, so that what cannot be put together is said before training."""
+    if len(samples) == 0:
+        raise DataError("There are no training examples. Give at least one.")
+    ends = torch.tensor([0, len(samples) - 1], device="cpu")
+    _, refusal = _attempt(lambda: samples[ends])
+    if refusal is not None:
+        raise DataError(
+            f"collate_fn makes no batch of the first and the last sample: {_words(refusal)}. It is "
+            "given a list of samples, as they come from the data set."
+        ) from refusal
+    return samples
 
 
 def _attempt(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401

@@ -2,8 +2,8 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from engine.errors import UndifferentiableError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.batch_norm import BUFFERS, Call, RunningStatistics
-from engine.routine.binding import Binding, Hook, Modes, gradient_hooks, hooked
+from engine.routine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.routine.layout import Layout
 from engine.routine.optimizer import Optimizer
+from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
 
 Params = Tensor | dict[str, Tensor]
@@ -27,13 +28,20 @@ class HeldModule:
     Attributes:
         model: The run's own copy.
         optimizer: Says which vector of the state is evaluated.
+        num_steps: T.
         seed: Seeds the random draws of an evaluation.
+        state: Where the problem's own state starts, if it has one.
+        advance: Moves that state.
     """
 
     model: nn.Module
     optimizer: Optimizer
+    num_steps: int
     seed: int
+    state: Any
+    advance: Callable[..., Own] | None
     _bound: dict[str, Tensor]
+    _own: dict[str, Own]
     _given: "weakref.ref[nn.Module] | None"
 
     @property
@@ -82,6 +90,34 @@ class HeldModule:
         return RunningStatistics.of(self.model)
 
     @cached_property
+    def own(self) -> OwnState | None:
+        """What the problem keeps in the state for itself, if anything."""
+        return OwnState.of(self.state, self.advance, self.trainable)
+
+    @property
+    def own_now(self) -> Own:
+        """The problem's own state that calls read: that of ``reading``, or the first one."""
+        assert self.own is not None
+        if not self._own:
+            return self.own.views(self.own.initial(self.trainable))
+        return self._own["state"]
+
+    def place(self, name: str, index: int) -> str:
+        """Say which number of a state's vector ``name`` stands at ``index``, as people call it."""
+        layouts = {"params": self.layout}
+        if self.statistics is not None:
+            layouts[BUFFERS] = self.statistics.layout
+        if self.own is not None:
+            layouts[OWN] = self.own.layout
+        layout = layouts.get(name, self.layout)
+        size = len(self.initial_state()[name]) if name not in layouts else layout.size
+        return layout.locate(index) if size == layout.size else f"number {index}"
+
+    def initial_state(self) -> State:
+        """Return s_0."""
+        raise NotImplementedError
+
+    @cached_property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(iter(self.trainable.values())).device
@@ -98,23 +134,29 @@ class HeldModule:
 
     @contextmanager
     def reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
-        """Let calls of the model inside the block read the running statistics of ``state``.
+        """Let calls inside the block read the running statistics of ``state``, and its own state.
 
         Yields:
             What the batch normalizations are given inside the block, for ``moved_buffers``.
         """
-        if self.statistics is None:
+        if self.statistics is None and self.own is None:
             yield []
             return
         with PROCESS:
-            before = self._bound.copy()
-            self._bound.update(self.statistics.layout.views(state[BUFFERS]))
+            before, own = self._bound.copy(), self._own.copy()
+            if self.own is not None and OWN in state:
+                self._own["state"] = self.own.views(state[OWN])
+            if self.statistics is not None:
+                self._bound.update(self.statistics.layout.views(state[BUFFERS]))
+            observed = nullcontext([]) if self.statistics is None else self.statistics.observed()
             try:
-                with self.statistics.observed() as calls:
+                with observed as calls:
                     yield calls
             finally:
                 self._bound.clear()
                 self._bound.update(before)
+                self._own.clear()
+                self._own.update(own)
 
     def moved_buffers(self, state: Mapping[str, Tensor], calls: Sequence[Call], step: int) -> State:
         """Return the running statistics after ``step`` as a part of the state; empty if none."""
@@ -128,7 +170,38 @@ class HeldModule:
         Random draws of the function are seeded, so that it returns the same at every call.
         """
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
-            return self.call(function, state[self.optimizer.evaluated], training=False)
+            asked = self.told(function)
+            return self.call(asked, state[self.optimizer.evaluated], training=False)
+
+    def told(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an output that is told the problem's own state, if it has an argument for it."""
+        if self.own is None or not takes(function, "state"):
+            return function
+        return partial(function, state=self.own_now)
+
+    def model_at(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the module that was handed in, as training left it at the end of the run.
+
+        Args:
+            state: s_T, as ``engine.train`` returns it.
+
+        Returns:
+            A copy, in evaluation mode: parameters (their average, where one is evaluated), running
+            statistics and the number of batches behind them, and all other buffers as they were.
+        """
+        model = copied(self.model)
+        values = dict(self.layout.views(state[self.optimizer.evaluated].detach()))
+        if self.statistics is not None:
+            values |= self.statistics.layout.views(state[BUFFERS].detach())
+        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, value in values.items():
+                held[name].copy_(value)
+            for name in self.statistics.layers if self.statistics is not None else ():
+                counted = held.get(f"{name}.num_batches_tracked" if name else "num_batches_tracked")
+                if counted is not None and self.modes.flags[name]:
+                    counted += self.num_steps
+        return model.eval()
 
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model, *args)`` with ``params``, flat or by name, in the model.

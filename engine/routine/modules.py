@@ -1,7 +1,7 @@
 """What a model may be: a module whose parameters the engine can copy, bind and differentiate."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -142,3 +142,16 @@ def _attributes(given: nn.Module) -> Iterator[tuple[str, Any]]:
         for key, value in vars(module).items():
             if key not in ("_parameters", "_buffers", "_modules"):
                 yield f"{name}.{key}" if name else key, value
+
+
+class Called(nn.Module):
+    """Model and loss as one module, for a compiler."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
+        """Call the function on the model."""
+        return self.function(self.model, *args, **kwargs)

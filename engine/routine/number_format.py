@@ -34,6 +34,12 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
         model=copied(routine.model).to(dtype),
         loss=_in_format(routine.loss, dtype),
         examples=examples,
+        state=routine.state
+        and {
+            name: _in_format(each, dtype) if callable(each) else convert(each, dtype)
+            for name, each in routine.state.items()
+        },
+        advance=routine.advance and _in_format(routine.advance, dtype),
         augment=routine.augment and _in_format(routine.augment, dtype),
         metaparameters={
             name: replace(kind, value=convert(kind.value, dtype))
@@ -62,9 +68,10 @@ def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None
         parts = list(output.parts())  # pyright: ignore[reportFunctionMemberAccess] (just asked)
         whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731
 
-    def call(model: nn.Module) -> Tensor:
+    @wraps(whole)  # it may have an argument for the run's own state
+    def call(model: nn.Module, **given: Any) -> Tensor:  # noqa: ANN401 (as the output)
         with SameNumbers(dtype), without_checkpointing():
-            return whole(model)
+            return whole(model, **given)
 
     return call
 

@@ -21,29 +21,19 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
 from engine.recipes.replay import StepPath
 from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffers
-from engine.routine.batch_order import Order
+from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
+from engine.routine.modules import Called
 from engine.routine.optimizer import Optimizer
+from engine.routine.own_state import OWN, takes
 from engine.routine.validate import refuse_misfits
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
 """Examples whose losses are injected at a time; bounds the memory of step k."""
-
-
-class _Call(nn.Module):
-    """Model and loss as one module, for a compiler."""
-
-    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
-        return self.function(self.model, *args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +64,15 @@ class Routine(HeldModule):
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
             and its bits are its own; random draws of the model are those of each shard.
+        order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
+            it; epochs in an order drawn from the seed by default.
+        state: Where a state of the problem's own starts: tensors (or dicts of them) by name, or
+            functions that make one of the parameters by name. The loss, and an output, that has an
+            argument ``state`` is given it.
+        advance: Maps (state, params, batch, step) to that state after the step: the one that the
+            step read, the parameters after the update by name, the step's batch, t. If it has an
+            argument ``model``, it is given the module as the loss saw it, with the parameters
+            before the update and the same random draws. Must be pure and differentiable.
         programs: What was compiled and measured for the step, shared by all values of z.
 
     Raises:
@@ -94,9 +93,13 @@ class Routine(HeldModule):
     path: StepPath = StepPath.PLAIN
     piece: int | None = None
     shards: int = 1
+    order: Any = None
+    state: Any = None
+    advance: Callable[..., Any] | None = None
     programs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     _bound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class Routine(HeldModule):
         take_in(self)
         object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)
+        object.__setattr__(self, "order", self._made_order())
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
         for tensor in self._example_tensors():
@@ -141,14 +145,25 @@ class Routine(HeldModule):
         object.__setattr__(moved, "_given", self._given)
         return moved
 
-    @cached_property
-    def order(self) -> Order:
-        """Which examples each step draws."""
+    def _made_order(self) -> Order | GivenOrder:
+        """Return which examples each step draws: what was handed in, or epochs of their own."""
+        counted = {name: kind.copies() for name, kind in self.metaparameters.items()}
+        if self.order is not None and not isinstance(self.order, Order):
+            for name, copies in counted.items():
+                if copies is not None:
+                    raise ConfigurationError(
+                        f"Metaparameter {name!r} says how often each example stands in an epoch, "
+                        "which a given order says already. Use ExampleWeights, or leave order out."
+                    )
+            return given_order(self.order, self.num_steps, self.batch_size, len(self))
         copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
-        for kind in self.metaparameters.values():
-            counted = kind.copies()
-            copies = copies if counted is None else copies * counted
+        for own in counted.values():
+            copies = copies if own is None else copies * own
         return Order(copies, self.batch_size, self.seed)
+
+    def order_of(self, steps: Sequence[int], batch_size: int) -> Any:  # noqa: ANN401 (as ``order``)
+        """Return the order of a run of some of the steps, if one was given; else None."""
+        return self.order.of_steps(steps, batch_size) if type(self.order) is GivenOrder else None
 
     def __len__(self) -> int:
         """Return n, the number of training candidates."""
@@ -166,6 +181,8 @@ class Routine(HeldModule):
         for name, kind in self.metaparameters.items():
             params = kind.initial(point[name], params)
         state = {"params": params, **self.optimizer.init(params.detach())}
+        if self.own is not None:
+            state[OWN] = self.own.initial(self.layout.views(params))
         return state if self.statistics is None else {**state, BUFFERS: self.statistics.initial()}
 
     def point(self) -> Metaparams:
@@ -219,6 +236,31 @@ class Routine(HeldModule):
         yield from self.batch_terms(step)
         yield from self.injected_terms(step)
 
+    def moved_own(self, state: State, params: Tensor, z: Metaparams, step: int) -> State:
+        """Return the problem's own state after ``step`` as a part of the state; empty if none.
+
+        Args:
+            state: s_t.
+            params: Parameters of s_{t+1}, shape (params,).
+            z: Metaparameters.
+            step: t.
+        """
+        own = self.own
+        if own is None:
+            return {}
+        (term,) = self.batch_terms(step)
+        before, after = own.views(state[OWN]), dict(self.layout.views(params))
+        batch = self._batch(term, z, step)
+        with self.reading(state), self.seeded(term, step):
+            if not own.wants_model:
+                return {OWN: own.flatten(own.advance(before, after, batch, step))}
+            found = self.call(
+                lambda model: own.advance(before, after, batch, step, model=model),
+                state["params"],
+                training=True,
+            )
+        return {OWN: own.flatten(found)}
+
     def batch_terms(self, step: int) -> list[Term]:
         """Return the batch of ``step``, or its shards, each with random draws of its own."""
         indices = self.order.batch(step)
@@ -261,7 +303,8 @@ class Routine(HeldModule):
     def in_one_piece(self) -> "Routine":
         """Return a run whose batch is as large as what goes through a step of this one at once."""
         size = -(-self.batch_size // self.shards) if self.piece is None else self.piece
-        return replace(self, batch_size=size, piece=None, shards=1)
+        order = self.order_of(range(self.num_steps), size)
+        return replace(self, batch_size=size, order=order, piece=None, shards=1)
 
     def first_piece(self, term: Term) -> Term:
         """Return a term, or as much of it as fits into memory with its graph."""
@@ -305,15 +348,17 @@ class Routine(HeldModule):
         Its parameters' names begin with ``model.``. It is made once, because a compiler knows a
         module by its identity.
         """
-        return _Call(self.model, self.loss)
+        return Called(self.model, self.loss)
 
-    def loss_inputs(self, term: Term, z: Metaparams, step: int) -> tuple[Batch, dict[str, Tensor]]:
+    def loss_inputs(self, term: Term, z: Metaparams, step: int) -> tuple[Batch, dict[str, Any]]:
         """Return the batch of a term and the keyword arguments of the loss, with z in them."""
         batch = self._batch(term, z, step)
-        arguments: dict[str, Tensor] = {}
+        arguments: dict[str, Any] = {}
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
                 arguments.update(kind.loss_arguments(z[name], term.indices))
+        if self.own is not None and takes(self.loss, "state"):
+            arguments["state"] = self.own_now
         weights = None if coupled(self.loss) is None else term.weights(z)
         return batch, arguments if weights is None else {**arguments, "multiplicity": weights}
 

@@ -10,6 +10,7 @@ from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.recipes.replay import StepPath
 from engine.routine.coupled_loss import coupled
+from engine.routine.own_state import takes
 
 if TYPE_CHECKING:
     from engine.routine.routine import Routine
@@ -32,6 +33,7 @@ def refuse_misfits(routine: "Routine") -> None:
         raise DataError("There are no training examples. Give at least one.")
     _refuse_impossible_pieces(routine)
     _refuse_impossible_shards(routine)
+    _refuse_impossible_state(routine)
     rate = routine.learning_rate
     if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
         raise ConfigurationError(
@@ -66,10 +68,11 @@ def _refuse_unread_arguments(routine: "Routine", name: str, kind: Metaparameter)
         signature = inspect.signature(routine.loss)
     except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
         return
-    if not given:
+    if not given and routine.own is None:
         _refuse_signature(signature)
     try:
-        signature.bind(None, None, **given)
+        own = {"state": None} if routine.own is not None and takes(routine.loss, "state") else {}
+        signature.bind(None, None, **given, **own)
     except TypeError as error:
         raise ConfigurationError(
             f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
@@ -144,3 +147,19 @@ def _refuse_impossible_shards(routine: "Routine") -> None:
                 f"shards is {routine.shards}, but {because}. Change that, or leave shards out.",
                 settings=("training.shards",),
             )
+
+
+def _refuse_impossible_state(routine: "Routine") -> None:
+    if routine.own is None:
+        return
+    for refused, because in (
+        (routine.compile, "compiled steps do not carry it: leave compile out"),
+        (routine.piece is not None, "a batch in pieces does not carry it: leave piece out"),
+        (routine.shards > 1, "a batch in shards does not carry it: leave shards out"),
+        (
+            coupled(routine.loss) is not None,
+            "a coupled loss takes nothing besides the batch: write the loss as a function",
+        ),
+    ):
+        if refused:
+            raise ConfigurationError(f"The run has a state of its own, but {because}.")

@@ -70,8 +70,8 @@ class CompiledVjp:
         expected = step_vjp(routine, state, z, step, cotangent)
         obstacle = (
             _try(routine, state, leaves, step, cotangent, expected)
-            if routine.statistics is None
-            else "the model keeps running statistics of batch normalization."
+            if routine.statistics is None and routine.own is None
+            else "the run keeps running statistics of batch normalization, or a state of its own."
         )
         routine.programs[key] = compared + 1 if obstacle is None else _REFUSED
         if obstacle is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.routine.batch_norm import BUFFERS
 from engine.routine.loss_terms import Term
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 
@@ -39,7 +40,7 @@ class Product:
 
     def add(self, pulled: Metaparams) -> None:
         """Add what a gradient was pulled back to; consumes ``pulled``."""
-        for source, name in ((PARAMS, "params"), (BUFFERS, BUFFERS)):
+        for source, name in ((PARAMS, "params"), (BUFFERS, BUFFERS), (OWN, OWN)):
             if source in pulled:
                 known, found = self.adjoint.get(name), pulled.pop(source)
                 self.adjoint[name] = found if known is None else known + found
@@ -131,6 +132,57 @@ def pull_update(
         adjoint = dict(zip(inputs, pulled, strict=False))
         products.append(Product(adjoint, pulled[len(inputs)], shares, row.get(BUFFERS)))
     return products
+
+
+def pull_own(
+    routine: Routine,
+    state: State,
+    following: State,
+    z: Metaparams,
+    step: int,
+    cotangent: State,
+) -> tuple[State, list[Metaparams]]:
+    """Pull each cotangent through what moves the problem's own state, the last part of a step.
+
+    Args:
+        routine: The run.
+        state: s_t.
+        following: What the optimizer made of it.
+        z: Metaparameters that enter the step.
+        step: t.
+        cotangent: lambda_{t+1}.
+
+    Returns:
+        lambda_{t+1} with the share of the parameters after the update in it, and what each row is
+        pulled back to besides, by the names that ``Product.add`` takes.
+    """
+    if routine.own is None:
+        return cotangent, []
+    before = {n: state[n].detach().requires_grad_() for n in ("params", OWN, BUFFERS) if n in state}
+    after = following["params"].detach().requires_grad_()
+    with torch.enable_grad(), routine.binding.kept():
+        moved = routine.moved_own(before, after, z, step)[OWN]
+        sources = {PARAMS: before.pop("params"), **before, **z}
+        rows, pulled = split(cotangent), []
+        for row in rows:
+            by_after, *found = (
+                torch.autograd.grad(
+                    moved,
+                    [after, *sources.values()],
+                    row[OWN],
+                    allow_unused=True,
+                    retain_graph=True,
+                )
+                if moved.requires_grad
+                else [None] * (1 + len(sources))
+            )
+            pairs = zip(sources, found, strict=True)
+            share = {name: tensor for name, tensor in pairs if tensor is not None}
+            share.setdefault(OWN, torch.zeros_like(row[OWN]))
+            pulled.append(share)
+            if by_after is not None:
+                row["params"] = row["params"] + by_after
+    return join(rows), pulled
 
 
 def pull_gradient(

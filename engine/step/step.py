@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.recipes.replay import StepPath
 from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_gradient, is_active, term_gradient
 from engine.step.products import (
@@ -28,6 +29,7 @@ from engine.step.products import (
     joined,
     named_refusals,
     pull_gradient,
+    pull_own,
     pull_update,
     split,
 )
@@ -56,20 +58,24 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
         gradient = add_injected(routine, gradient, params, z, step)
     with torch.no_grad():
         following = routine.update(state, gradient, z, step)
-        return {**following, **routine.moved_buffers(state, calls, step)}, loss
+        own = routine.moved_own(state, following["params"], z, step)
+        return {**following, **own, **routine.moved_buffers(state, calls, step)}, loss
 
 
 def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> State:
     """Train one step inside autograd's graph, for oracles: memory grows with every step."""
     gradient, moved = torch.zeros_like(state["params"]), None
+    # A node of its own: what else is in the state may have been made of the parameters.
+    params = state["params"].clone()
     for term in routine.terms(step):
         with routine.reading(state) as calls, routine.binding.kept():
-            loss = routine.term_loss(state["params"], term, z, step)
-            (share,) = torch.autograd.grad(loss, state["params"], create_graph=True)
+            loss = routine.term_loss(params, term, z, step)
+            (share,) = torch.autograd.grad(loss, params, create_graph=True)
         gradient = gradient + share
         moved = routine.moved_buffers(state, calls, step) if moved is None else moved
     following = routine.update(state, gradient, z, step)
-    return {**following, **(moved or {})}
+    own = routine.moved_own(state, following["params"], z, step)
+    return {**following, **own, **(moved or {})}
 
 
 @dataclass(eq=False)
@@ -82,7 +88,7 @@ class StepGraph:
         z: Metaparameters.
         step: t.
         params: The parameters of s_t, from which the graph starts.
-        statistics: The running statistics of s_t, likewise, if there are any.
+        statistics: The running statistics of s_t, and its own state, likewise, if there are any.
         leaves: The metaparameters that enter the step, likewise.
         gradient: Of the step's batch, with its graph.
         moved: The running statistics after the step, with their graph.
@@ -109,7 +115,8 @@ class StepGraph:
         """Return s_{t+1}, without a graph."""
         with torch.no_grad():
             after = self.routine.update(self.state, self.total, self.z, self.step)
-            return {**after, **{name: row.detach() for name, row in self.moved.items()}}
+            own = self.routine.moved_own(self.state, after["params"], self.z, self.step)
+            return {**after, **own, **{name: row.detach() for name, row in self.moved.items()}}
 
     def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
         """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
@@ -117,7 +124,15 @@ class StepGraph:
         with named_refusals(step), routine.binding.kept():
             routine.binding.put(self.held)
             before = without_buffers(self.state)
+            after: State = {}
+            if routine.own is not None:
+                with torch.no_grad():
+                    after = routine.update(self.state, self.total, self.z, step)
+            cotangent, pulled = pull_own(routine, self.state, after, leaves, step, cotangent)
             products = pull_update(routine, before, self.total, leaves, step, cotangent)
+            for product, share in zip(products, pulled, strict=False):
+                product.add(share)
+            routine.binding.put(self.held)
             inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
             pull_gradient(self.gradient, inputs, products, step, self.moved)
             del self.gradient, self.moved  # frees their graph before the next term makes one
@@ -148,7 +163,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
         differentiated again. Its graph keeps the state and about what the step computes.
     """
     params = state["params"].detach().requires_grad_()
-    statistics = {BUFFERS: state[BUFFERS].detach().requires_grad_()} if BUFFERS in state else {}
+    statistics = {n: state[n].detach().requires_grad_() for n in (BUFFERS, OWN) if n in state}
     leaves = entering(routine, z, step)
     with named_refusals(step):
         with routine.reading(statistics) as calls, routine.binding.kept():
@@ -182,14 +197,21 @@ def initial_vjp(routine: Routine, z: Metaparams, cotangent: State) -> Metaparams
         if kind.shapes_start
     }
     with torch.enable_grad():
-        params = routine.initial_state({**z, **leaves})["params"]
-    if not params.requires_grad:
+        start = routine.initial_state({**z, **leaves})
+    made = {name: start[name] for name in ("params", OWN) if name in start}
+    made = {name: row for name, row in made.items() if row.requires_grad}
+    if "params" not in made:
         raise UndifferentiableError(
             f"The metaparameters {sorted(leaves)} should shape the initial parameters, which do "
             "not depend on them. Look for a detach() or a .data in the kind's initial()."
         )
     shares = [
-        torch.autograd.grad(params, list(leaves.values()), row["params"], retain_graph=True)
+        torch.autograd.grad(
+            list(made.values()),
+            list(leaves.values()),
+            [row[name] for name in made],
+            retain_graph=True,
+        )
         for row in split(cotangent)
     ]
     return join([dict(zip(leaves, share, strict=True)) for share in shares])

@@ -86,7 +86,7 @@ class TwoStageVjp:
             ConfigurationError: If the examples of a step cannot be reversed by themselves.
             UndifferentiableError: If an operation lacks the derivative that the mode needs.
         """
-        if routine.statistics is not None:
+        if routine.statistics is not None or routine.own is not None:
             return self._with_statistics(routine, state, z, step, cotangent, to_state)
         leaves, params = entering(routine, z, step), state["params"]
         with named_refusals(step):
@@ -113,7 +113,12 @@ class TwoStageVjp:
         cotangent: State,
         to_state: bool,
     ) -> tuple[State, Metaparams]:
-        """Reverse a step whose running statistics the reference alone carries."""
+        """Reverse a step whose running statistics, or own state, the reference alone carries."""
+        if self._micro_batch is not None and routine.own is not None:
+            raise ConfigurationError(
+                f"micro_batch is {self._micro_batch}, but the run has a state of its own, which "
+                "the loss may read for the batch as a whole. Leave micro_batch out."
+            )
         if self._micro_batch is not None:
             raise ConfigurationError(
                 f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
@@ -123,8 +128,10 @@ class TwoStageVjp:
         if not self._warned:
             self._warned = True
             _logger.warning(
-                "Steps are reversed by reverse-over-reverse, because the model keeps running "
-                "statistics of batch normalization."
+                "Steps are reversed by reverse-over-reverse, because the run keeps %s.",
+                "a state of its own"
+                if routine.own is not None
+                else "running statistics of batch normalization",
             )
         return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
 

@@ -161,10 +161,15 @@ _NOT_COMPARED = (EngineError, RuntimeError, NotImplementedError, TypeError, Valu
 
 
 def _compared(routine: Routine, here: Here) -> tuple[Curvature, Curvature]:
+    if routine.own is not None and routine.layout.dtype != torch.float64:
+        raise TypeError("what moves the problem's own state is called with the run's own examples")
     exact = {name: _exact(row) for name, row in here.state.items()}
     with routine.reading(exact), routine.binding.kept(), named_refusals(here.step):
         found = None
-        if routine.statistics is None:
+        if routine.own is not None:  # it may have a row for each example of a whole batch
+            few = FewExamples(routine, here, len(here.term.indices))
+            found = _product(routine, few, exact["params"])
+        elif routine.statistics is None:
             # Another loss alone, or code that does not know what to do with one: several then.
             with suppress(Exception):
                 found = _product(
@@ -174,7 +179,8 @@ def _compared(routine: Routine, here: Here) -> tuple[Curvature, Curvature]:
             number = _SEVERAL if routine.statistics is None else _NORMALIZED
             few = FewExamples(routine, here, min(number, len(here.term.indices)))
             found = _product(routine, few, exact["params"])
-    return found, compare_update(routine, here.after, here.gradient, here.z, here.step)
+        update = compare_update(routine, here.after, here.gradient, here.z, here.step)
+    return found, update
 
 
 def _product(routine: Routine, few: FewExamples, params: Tensor) -> Curvature:

@@ -7,6 +7,7 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.batch_norm import BUFFERS
 from engine.routine.operations import grouped_products
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
 from engine.witness.agreement import gradient_limit, least_size, relative
@@ -26,7 +27,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
     place.given.train(False)
     routine = place.routine
     with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
-        return _without_graph(_part(output), place.given)
+        return _without_graph(routine.told(_part(output)), place.given)
 
 
 def compare_output(routine: Routine, output: Output, state: State, theirs: Tensor) -> float:
@@ -50,7 +51,7 @@ def compare_output(routine: Routine, output: Output, state: State, theirs: Tenso
 
     with full_precision("output"):
         value = evaluated()
-    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS) if name in leaves]
+    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS, OWN) if name in leaves]
     if value.requires_grad and foreign_leaves(value, known):
         refuse_leaves(routine.given, "output", evaluated, known)
     own, limit = value.detach(), gradient_limit(routine)

@@ -53,6 +53,8 @@ def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:
     examples, kinds = _fewer(routine, max(num_examples, batch_size))
+    if routine.own is not None:
+        batch_size = routine.batch_size  # of which its state may have a row for each example
     kept = [step * routine.num_steps // num_steps for step in range(num_steps)]
     rate = routine.learning_rate
     if not isinstance(rate, int | float):
@@ -69,6 +71,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         examples=examples,
         num_steps=num_steps,
         batch_size=batch_size,
+        order=routine.order_of(kept, batch_size),
         shards=min(routine.shards, batch_size),
         optimizer=replace(routine.optimizer, hyperparameters=hyper),
         learning_rate=rate,
@@ -93,6 +96,8 @@ _NONE_EACH = (LearningRatePoints, Scalars, InitialParameters)
 def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metaparameter]]:
     """Return the first examples and their metaparameters; all, where a kind needs all."""
     kinds, examples = routine.metaparameters, routine.examples
+    if routine.order_of([], 1) is not None:
+        return examples, kinds  # the order names all of them
     known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
     can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
     if len(routine) <= num_examples or not known or not can_be_cut:

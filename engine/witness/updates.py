@@ -35,7 +35,8 @@ def compare_update(
         An update of all numbers, and five of at most 65,536 in float64; of all, where they depend
         on one another.
     """
-    sample = None if routine.hooks else _sample(routine, rows, gradient, z, step)
+    depends = bool(routine.hooks) or routine.own is not None
+    sample = None if depends else _sample(routine, rows, gradient, z, step)
     if sample is not None:
         rows, gradient = sample
     rows, gradient = {name: _exact(row) for name, row in rows.items()}, _exact(gradient)
@@ -69,9 +70,13 @@ def compare_update(
 def _updated(
     routine: Routine, rows: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int
 ) -> State:
-    """Return what the optimizer makes of any numbers; hooks only know all of them."""
-    if routine.hooks:
-        return routine.update(rows, gradient, z, step)
+    """Return what the optimizer makes of any numbers; hooks only know all of them.
+
+    What the problem keeps for itself moves after the parameters, and is a part of it.
+    """
+    if routine.hooks or routine.own is not None:
+        following = routine.update(rows, gradient, z, step)
+        return following | routine.moved_own(dict(rows), following["params"], z, step)
     hyper = routine.hyperparameters(z, step)
     return routine.optimizer.update(dict(rows), gradient, hyper, step)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.errors import WitnessError
 from engine.numerics.determinism import deterministic, generator
-from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.batch_norm import BUFFERS
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
@@ -110,7 +110,7 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         assert own.flat is not None
         after = _look_at_update(routine, {**first, **state}, own.flat, z, step)
         given = given_module(routine)
-        with in_place(given, routine, state) as place:
+        with routine.reading(state), in_place(given, routine, state) as place:
             frozen = place.watch()
             count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
             theirs = own_step(given, routine, term, z, step)
@@ -203,14 +203,17 @@ def _look_at_update(
     routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int
 ) -> State:
     """Return the state after an update; refuse one that reads a tensor with a foreign gradient."""
-    leaves = {name: row.detach().requires_grad_() for name, row in without_buffers(state).items()}
+    leaves = {n: row.detach().requires_grad_() for n, row in state.items() if n != BUFFERS}
     given = gradient.detach().requires_grad_()
     point = entering(routine, z, step)
     known = [*leaves.values(), given, *point.values(), *z.values()]
 
     def following() -> State:
-        with torch.enable_grad():
-            return routine.update(leaves, given, {**z, **point}, step)
+        with torch.enable_grad(), routine.binding.kept():
+            rows = routine.update(leaves, given, {**z, **point}, step)
+            return rows | routine.moved_own(
+                {**state, **leaves}, rows["params"], {**z, **point}, step
+            )
 
     def joined(rows: State) -> Tensor:
         return torch.stack([row.sum() for row in rows.values()]).sum()
