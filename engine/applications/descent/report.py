@@ -4,6 +4,7 @@ The file holds its figures and its style and refers to nothing outside, so that 
 opened offline. Only what the record and the curves say is shown; nothing is computed again.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,8 +21,9 @@ from engine.applications.descent.figures import Curves, figures
 from engine.applications.descent.record import RunRecord, rose
 from engine.applications.descent.source_shares import source_findings
 from engine.preflight.growth import GROWTH_LIMIT, WINDOW
-from engine.recipes.descent import OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterUpdate
 from engine.recipes.metaparameters import MetaparameterName
+from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
 from engine.recipes.settings import Settings
 from engine.reports.page import as_source, templates
 from engine.reports.units import write_duration, write_figure
@@ -285,6 +287,8 @@ def _settings(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, 
         value = getattr(settings, name)
         if isinstance(value, Settings):
             yield from _settings(value, f"{prefix}{name}.")
+        elif name == "arguments" and isinstance(settings, DescentRecipe):
+            yield from _arguments(settings)
         else:
             plain = settings.model_dump(mode="json")[name]
             shown = "" if plain is None else str(plain).lower() if plain in (True, False) else plain
@@ -299,3 +303,13 @@ def _percent(share: float, digits: int | None = None) -> str:
     if digits is None:
         digits = 0 if share >= 0.1 else 1
     return f"{100 * share:.{digits}f} %"
+
+
+def _arguments(recipe: DescentRecipe) -> Iterator[tuple[str, str, str]]:
+    """Yield the same of a problem's arguments; code of one's own is not loaded for a report."""
+    if is_shipped(recipe.problem):
+        function = find_function(recipe.problem, None)
+        yield from _settings(arguments_of(function)(**recipe.arguments), "arguments.")
+        return
+    for name, value in recipe.arguments.items():
+        yield f"arguments.{name}", "" if value is None else json.dumps(value), ""
