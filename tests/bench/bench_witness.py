@@ -27,8 +27,8 @@ from engine.numerics.process import keep_freed_memory
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from engine.routine.routine import Routine
-from engine.step.step import plain_step
 from engine.stages.training import preflight
+from engine.step.step import plain_step
 from engine.types import Output
 from engine.witness.witness import Witness, testify
 from tests.bench.bench_outputs import make_outputs
@@ -49,7 +49,7 @@ def problems() -> dict[str, tuple[Routine, Output]]:
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of each call; they alternate, and the first round is left out."""
+    """Return the median CPU seconds of each call; they alternate, and the first is left out."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
@@ -60,7 +60,7 @@ def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def measure(routine: Routine, output: Output, rounds: int) -> dict[str, float]:
-    """Return the CPU seconds of a step, an evaluation, the witness and a metagradient without it."""
+    """Return the CPU seconds of a step, an evaluation, the witness and a bare metagradient."""
     z = routine.point()
     state = routine.initial_state()
     return medians(
@@ -83,7 +83,7 @@ def main_job(rounds: int) -> list[str]:
             preflight(recipe, store)
 
     def unseen() -> None:
-        with mock.patch("engine.preflight.checkup.testify", lambda *_: Witness(0.0, 0.0, 0.0)):
+        with mock.patch("engine.preflight.checkup.testify", return_value=Witness(0.0, 0.0, 0.0)):
             check()
 
     found = medians({"with": check, "without": unseen}, rounds)
@@ -116,11 +116,12 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     lines = [
-        f"Commit {commit}. Seconds are those of CPU. A witness is two plain steps, two evaluations,",
-        "and the comparison of derivatives, which is some hundred calls of small operations: where a",
+        f"Commit {commit}. Seconds are those of CPU. A witness is two plain steps, two evaluations",
+        "and the comparison of derivatives, which is some hundreds of small operations: where a",
         "step is as small as the main job's, calls are what it costs.",
         "",
-        "| run | plain step | evaluation | witness | in plain steps | less two evaluations | of a metagradient |",
+        "| run | plain step | evaluation | witness | in plain steps | less two evaluations | "
+        "of a metagradient |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     with deterministic(1):
