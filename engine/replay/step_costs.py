@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.numerics.fingerprint import state_fingerprint
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step, seed_adjoint
+from engine.routine.batch_norm import without_buffers
 from engine.routine.routine import Routine
 from engine.schedules.trees import Forward
 from engine.step.coupled_pieces import pull_in_pieces
@@ -193,7 +194,7 @@ def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: 
     if not injected:
         return 0.0
     params, leaves = state["params"].detach().requires_grad_(), entering(routine, z, step)
-    inner = {name: row for name, row in state.items() if name in cotangent and name != "buffers"}
+    inner = without_buffers(state)
 
     def pull() -> None:
         if routine.piece is not None:

@@ -123,8 +123,9 @@ def final_gradient_scores(problem: BuiltProblem, queries: Queries, state: State)
         Shape (queries, examples).
     """
     routine = problem.routine
+    evaluated = routine.optimizer.evaluated
     directions = [
-        seed_adjoint(routine, state, phi)[1]["params"] for phi in query_outputs(problem, queries)
+        seed_adjoint(routine, state, phi)[1][evaluated] for phi in query_outputs(problem, queries)
     ]
     columns = [
         _dot_products(routine, state, directions, start) for start in range(0, len(routine), CHUNK)
@@ -137,10 +138,11 @@ def _dot_products(
 ) -> Tensor:
     """Differentiate <sum_i w_i grad l_i, d> by w, for each direction d."""
     batch = tuple(column[start : start + CHUNK] for column in routine.examples)
-    params = state["params"].detach().requires_grad_()
+    evaluated = routine.optimizer.evaluated
+    params = state[evaluated].detach().requires_grad_()
     with torch.enable_grad(), routine.binding.kept():
         losses = routine.evaluate(
-            lambda model: routine.loss(model, batch), {**state, "params": params}
+            lambda model: routine.loss(model, batch), {**state, evaluated: params}
         )
         weights = torch.ones_like(losses).requires_grad_()
         total = torch.autograd.grad((weights * losses).sum(), params, create_graph=True)[0]

@@ -49,7 +49,7 @@ def trak_scores(
     trak, projectors = import_module("trak"), import_module("trak.projectors")
 
     model = copy.deepcopy(routine.model)
-    model.load_state_dict(routine.layout.views(state["params"]), strict=False)
+    model.load_state_dict(routine.layout.views(state[routine.optimizer.evaluated]), strict=False)
     model = model.float().eval()
     device = str(routine.device)  # traker compares it with "cpu"
     projector = projectors.BasicProjector(

@@ -144,10 +144,11 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     Cost:
         A forward and a backward pass over all candidates; memory for ``CHUNK`` gradients.
     """
-    params = final["params"].detach()
+    evaluated = routine.optimizer.evaluated
+    params = final[evaluated].detach()
 
     def objective(params: Tensor) -> Tensor:
-        return routine.evaluate(output, {**final, "params": params})
+        return routine.evaluate(output, {**final, evaluated: params})
 
     with routine.binding.kept():
         target = grad(objective)(params)
@@ -185,7 +186,7 @@ def _loss_of_one(routine: Routine, final: State, batch: Batch) -> Callable[..., 
             moved = torch.where(here, joined.embed(model, alone), known)
             return torch.where(is_here, joined.couple(model, moved), 0).sum()
 
-        return routine.evaluate(loss, {**final, "params": params})
+        return routine.evaluate(loss, {**final, routine.optimizer.evaluated: params})
 
     return loss_of_one
 

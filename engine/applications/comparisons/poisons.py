@@ -67,7 +67,8 @@ def gradient_cancelling(
         leaf = params.clone().requires_grad_()
         with routine.binding.kept():
             losses = routine.evaluate(
-                lambda model: routine.loss(model, (inputs, labels)), {**final, "params": leaf}
+                lambda model: routine.loss(model, (inputs, labels)),
+                {**final, routine.optimizer.evaluated: leaf},
             )
             return torch.autograd.grad(losses.sum(), leaf, create_graph=create_graph)[0]
 
@@ -89,13 +90,14 @@ def gradient_cancelling(
 
 def corrupted_parameters(problem: BuiltProblem, final: State) -> Float[Tensor, " params"]:
     """Return parameters near the trained ones at which the objective is high."""
-    start = final["params"].detach()
+    evaluated = problem.routine.optimizer.evaluated
+    start = final[evaluated].detach()
     params = start.clone()
     length = CORRUPTION * float(start.norm()) / CORRUPTION_STEPS
     for _ in range(CORRUPTION_STEPS):
         leaf = params.clone().requires_grad_()
         with torch.enable_grad(), problem.routine.binding.kept():
-            loss = problem.routine.evaluate(problem.output, {**final, "params": leaf})
+            loss = problem.routine.evaluate(problem.output, {**final, evaluated: leaf})
             (slope,) = torch.autograd.grad(loss, leaf)
         params = params + length * slope / slope.norm()
     return params

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 import engine
 from engine import adam, adamw, averaged, metagradient, muon, rmsprop, sgd
+from engine.applications.comparisons.baselines import gradient_cosines
 from engine.errors import ConfigurationError
 from engine.metaparameters.scalars import Scalars
 from engine.replay.plain_training import train
@@ -385,3 +386,16 @@ def test_an_optimizer_is_fitted_anew_to_another_model():
     )
 
     assert torch.equal(train(moved)["params"], train(wider)["params"])
+
+
+def test_baselines_look_at_the_average_where_it_is_evaluated():
+    """A baseline at the parameters themselves would rank examples for another model."""
+    averages = run_of(Case(averaged(sgd(0.9), 0.8), Loop(whole(torch.optim.SGD))))
+    plain = run_of(Case(sgd(0.9), Loop(whole(torch.optim.SGD))))
+    final = train(averages)
+
+    found = gradient_cosines(averages, routines.output, final)
+
+    there = {"params": final["average"], "momentum": final["momentum"]}
+    assert torch.equal(found, gradient_cosines(plain, routines.output, there))
+    assert not torch.equal(found, gradient_cosines(plain, routines.output, train(plain)))
