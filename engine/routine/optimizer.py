@@ -8,6 +8,7 @@ number for each parameter, or a tensor that is being differentiated.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import torch
@@ -107,6 +108,7 @@ def parted(
     first: Optimizer,
     rest: Optimizer,
     is_first: Callable[[str, tuple[int, ...]], bool],
+    rest_names: Sequence[str] = (),
 ) -> Optimizer:
     """Return an optimizer of two: one moves some of the parameters, another one the rest.
 
@@ -118,15 +120,24 @@ def parted(
         first: Moves the parameters that ``is_first`` names.
         rest: Moves the others.
         is_first: Maps name and shape of a parameter to whether it is one of the first.
+        rest_names: Patterns of names of the others, each of which has to fit one.
 
     Raises:
-        ConfigurationError: When it is fitted, if there is no parameter of the first kind.
+        ConfigurationError: When it is fitted, if there is no parameter of the first kind, or none
+            of such a name.
     """
     hyper = {**first.hyperparameters, **{REST + n: v for n, v in rest.hyperparameters.items()}}
 
     def fit(layout: Layout, device: torch.device) -> Optimizer:
         chosen = {n: s for n, s in layout.shapes.items() if is_first(n, s)}
         others = {n: s for n, s in layout.shapes.items() if n not in chosen}
+        for pattern in rest_names:
+            if not any(fnmatchcase(each, pattern) for each in layout.shapes):
+                raise ConfigurationError(
+                    f"No parameter has a name like {pattern!r}, which {name!r} is to leave to "
+                    f"{rest.name}. The parameters are {', '.join(list(layout.shapes)[:6])}.",
+                    settings=("optimizer.rest",),
+                )
         if not chosen:
             raise ConfigurationError(
                 f"The optimizer {name!r} finds none of its parameters: the model has only "

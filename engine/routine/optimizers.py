@@ -236,13 +236,13 @@ def muon(  # noqa: PLR0913 (torch's settings)
         rest_names: Patterns of names of matrices that it moves too, e.g. ``("*embed*", "head.*")``.
         **options: groups, clip_norm, clip_value; of all parameters.
     """
-    patterns = ParameterGroup(names=tuple(rest_names))
+    patterns = [ParameterGroup(names=(each,)) for each in rest_names]
 
     def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 2 and not (rest_names and patterns.has(name, shape))
+        return len(shape) == 2 and not any(each.has(name, shape) for each in patterns)
 
     matrices = muon_matrices(momentum, nesterov, weight_decay, adjust, ns_steps)
-    made = parted("muon", matrices, adamw() if rest is None else rest, is_matrix)
+    made = parted("muon", matrices, adamw() if rest is None else rest, is_matrix, rest_names)
     return with_options(made, **options)
 
 

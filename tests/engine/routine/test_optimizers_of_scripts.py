@@ -354,6 +354,10 @@ REFUSED = {
         lambda: run_of(Case(muon(rest_names=["*"]), Loop(whole(torch.optim.SGD)))),
         "Use adamw by itself",
     ),
+    "no such matrix": (
+        lambda: run_of(Case(muon(rest_names=["lm_head.*"]), Loop(whole(torch.optim.SGD)))),
+        "No parameter has a name like 'lm_head",
+    ),
     "without a model": (
         lambda: sgd(groups=NO_DECAY).init(torch.zeros(3)),
         "Hand it to a Routine",
