@@ -51,7 +51,7 @@ NOTES = [
 
 def changes_of(row: Row, variant: tuple[str, ...], seed: int) -> list[str]:
     """Return the settings of one run of a row."""
-    seeds = [f"{name}.seed={seed}" for name in ("data", "training", "outer")]
+    seeds = [f"{name}.seed={seed}" for name in ("arguments", "training", "outer")]
     return [*row.changes, *variant, *seeds]
 
 
