@@ -132,7 +132,9 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
     assert names == ["baseline", "activation relu", "learning_rate 1000000000.0"]
     assert chosen.kind == "descent"
     assert chosen.training.learning_rate == found.learning_rate
-    assert chosen.arguments["model"]["activation"] == ("relu" if found.chosen == "activation relu" else "gelu")
+    assert chosen.arguments["model"]["activation"] == (
+        "relu" if found.chosen == "activation relu" else "gelu"
+    )
     prepare(chosen, str(tmp_path))
     assert (tmp_path / "runs" / found.run / "search.png").is_file()
     assert any(trial.nominal.pareto for trial in found.trials if trial.nominal)

@@ -24,7 +24,6 @@ from engine.errors import DataError
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
-from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator, seed_for
 from engine.problems.fits import check_single_losses
 from engine.problems.problem import BuiltProblem
@@ -33,7 +32,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import differentiate
 from engine.routine.routine import Routine
-from engine.types import Metaparams
+from engine.types import Loss, Metaparams
 
 PIXELS, WEIGHTS, START = "pixels", "weights", "start"
 """Names of the metaparameters of a training with canaries."""
@@ -70,6 +69,7 @@ def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
             "examples, and others than the canaries have to be left. Lower it, or give more "
             "training examples."
         )
+    _ = train.inputs  # refuses examples that are no pair of tensors
     inputs, labels = problem.routine.examples
     return Canaries(inputs[:number].clone(), labels[:number].clone())
 
@@ -120,9 +120,9 @@ def point_of(
     return {PIXELS: canaries.images, WEIGHTS: weights, START: start}
 
 
-def gap_loss(model: nn.Module, canaries: Canaries, inside: Tensor) -> Tensor:
-    """Return phi, minus the gap between OUT and IN, a scalar."""
-    losses = per_example_cross_entropy(model, (canaries.images, canaries.labels))
+def gap_loss(loss: Loss, model: nn.Module, canaries: Canaries, inside: Tensor) -> Tensor:
+    """Return phi, minus the gap between OUT and IN in the problem's loss, a scalar."""
+    losses = loss(model, (canaries.images, canaries.labels))
     inside = inside.to(losses.device)
     return losses[inside].mean() - losses[~inside].mean()
 
@@ -139,12 +139,17 @@ def pixel_gradient(
     training = canary_training(problem, canaries, seed)
     point = point_of(recipe, problem, canaries, inside, seed)
     (found,) = differentiate(
-        training, [lambda model: gap_loss(model, canaries, inside)], point, recipe.replay
+        training,
+        [lambda model: gap_loss(problem.loss, model, canaries, inside)],
+        point,
+        recipe.replay,
     )
     images = canaries.images.detach().requires_grad_()
     with torch.enable_grad():
         own = Canaries(images, canaries.labels)
-        value = training.evaluate(lambda model: gap_loss(model, own, inside), found.state)
+        value = training.evaluate(
+            lambda model: gap_loss(problem.loss, model, own, inside), found.state
+        )
     (direct,) = torch.autograd.grad(value, images)
     return found.output, found[PIXELS] + direct
 
@@ -173,7 +178,6 @@ def audit(
     states = train_many(training, points, seeds=seeds, together=retraining.value)
     batch = canaries.images, canaries.labels
     losses = [
-        training.evaluate(lambda model: per_example_cross_entropy(model, batch), state)
-        for state in states
+        training.evaluate(lambda model: problem.loss(model, batch), state) for state in states
     ]
     return torch.stack(losses).cpu(), inside

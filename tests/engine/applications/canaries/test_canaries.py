@@ -62,7 +62,9 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
         training = canary_training(problem, moved, 7)
         point = point_of(recipe, problem, moved, inside, 7)
         (state,) = train_many(training, [point], together="loop")
-        return float(training.evaluate(lambda model: gap_loss(model, moved, inside), state))
+        return float(
+            training.evaluate(lambda model: gap_loss(problem.loss, model, moved, inside), state)
+        )
 
     difference = (gap_at(1e-5) - gap_at(-1e-5)) / 2e-5
     assert phi == pytest.approx(gap_at(0.0), rel=1e-12)
@@ -187,7 +189,7 @@ def test_the_loss_of_the_gap_is_its_negative(problem):
     losses = cross_entropy(model(canaries.images), canaries.labels, reduction="none")
 
     expected = losses[inside].mean() - losses[~inside].mean()
-    torch.testing.assert_close(gap_loss(model, canaries, inside), expected)
+    torch.testing.assert_close(gap_loss(problem.loss, model, canaries, inside), expected)
 
 
 @pytest.mark.parametrize(
