@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.applications.comparisons.results import Damage
-from engine.applications.descent.figures import Curves
+from engine.applications.descent.figures import Curves, as_picture
 from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH
 
 if TYPE_CHECKING:
@@ -41,8 +41,13 @@ def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.fig
             low = -high
         for column, (index, image) in enumerate(zip(rows, shown, strict=True)):
             axes = figure.add_subplot(3, SHOWN, row * SHOWN + column + 1)
-            picture = values[index].reshape(-1, *values.shape[-2:]).mean(dim=0)
-            axes.imshow(picture.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            axes.imshow(
+                as_picture(values[index]).numpy(),
+                cmap=colours,
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
+            )
             axes.set(xticks=[], yticks=[])
             if row == 0:
                 share = image.damage / damage.rise if damage.rise else 0.0

@@ -203,6 +203,13 @@ def _draw_scalars(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figur
     return figure
 
 
+def as_picture(values: Tensor) -> Tensor:
+    """Return an input as a picture: channels are averaged, and a row of a table is one line."""
+    if values.ndim < 2:
+        return values.reshape(1, -1)
+    return values.reshape(-1, *values.shape[-2:]).mean(dim=0)
+
+
 def _draw_inputs(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     """Draw the images that changed most: before, after and the change."""
     from matplotlib.figure import Figure
@@ -220,8 +227,13 @@ def _draw_inputs(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure
             low = -high
         for column, index in enumerate(shown.tolist()):
             axes = figure.add_subplot(3, len(shown), row * len(shown) + column + 1)
-            image = values[index].reshape(-1, *values.shape[-2:]).mean(dim=0)
-            axes.imshow(image.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            axes.imshow(
+                as_picture(values[index]).numpy(),
+                cmap=colours,
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
+            )
             axes.set(xticks=[], yticks=[])
             if column == 0:
                 axes.set_ylabel(label)
