@@ -59,7 +59,7 @@ def step_vjp(
 
     Cost:
         Three plain steps: the step with its graph, and twice its products; 1 + 2 K for K
-        cotangents. Checked by ``tests/bench/bench_reverse.py`` and ``bench_outputs.py``.
+        cotangents. See ``tests/bench/bench_reverse.py`` and ``tests/bench/bench_outputs.py``.
     """
     if routine.piece is not None or routine.shards > 1:
         return _vjp_in_pieces(routine)(routine, state, z, step, cotangent, to_state=to_state)

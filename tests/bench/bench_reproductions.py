@@ -9,7 +9,7 @@ order anew. The official test images of Fashion-MNIST are the same for all of th
 A run that was killed goes on from its last stage, since it is the same run in the same store; the
 object of a finished one is kept beside it and read.
 
-It is here and not among the tests because it takes hours; ``tests/flows/test_reproductions.py``
+It is here and not among the tests because it takes hours; ``tests/bench/test_reproductions.py``
 asserts the directions on small runs.
 
     python -m tests.bench.bench_reproductions [--rows digits-selection] [--seeds 11,12,13]

@@ -1,7 +1,7 @@
 """Does each application move in the paper's direction? Small twins of the shipped recipes.
 
 The full ones are rows of ``tests/bench/bench_reproductions.py``; attribution and canaries have
-theirs in ``test_attribution.py`` and ``test_canaries.py``.
+theirs in ``tests/flows/test_attribution.py`` and ``tests/flows/test_canaries.py``.
 """
 
 from dataclasses import dataclass

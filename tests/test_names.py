@@ -1,0 +1,121 @@
+"""Names of the project in what people read: every module, object and file that is named exists."""
+
+import ast
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    *("README.md", "engine/README.md", "engine/DESIGN.md", "deployments/README.md"),
+]
+"""The change log may name what is gone, and records say what was run at their time."""
+FOLDERS = ("engine", "tasks", "flows", "tests", "deployments")
+MODULES = sorted(
+    path
+    for folder in ("engine", "tasks", "flows", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+NAME = re.compile(r"(?<![\w./@:-])(?:engine|tasks|flows|tests)(?:\.[A-Za-z_]\w*)+(?![\w/*-])")
+"""E.g. ``engine.step.step.plain_step``."""
+
+PLACE = re.compile(
+    r"(?<![\w./@:<>-])(?:engine|tasks|flows|tests|deployments)/[\w./-]*[\w/](?![\w*<{])"
+)
+"""E.g. ``engine/step/step.py``, ``tests/bench/results/``."""
+
+FILE = re.compile(r"`([\w-]+\.py)`")
+"""A bare file, e.g. ``test_names.py``: one that lies beside whoever names it."""
+
+OTHERS = {
+    "deployments/.env": "made by whoever deploys",
+    "random.py": "of a user, in the place of Python's",
+}
+"""What is named and is not there."""
+
+
+def words_of(path):
+    """Return the docstrings of a module, or all of a document."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        return text
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds):
+            found.append(ast.get_docstring(node) or "")
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            found.append(str(node.value.value))  # below an attribute
+    return "\n".join(found)
+
+
+@cache
+def exists(name):
+    """Say whether a dotted name is a module, or leads from one to what it holds."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:length])
+        if place.with_suffix(".py").is_file() or place.is_dir():
+            break
+    else:
+        return False
+    if length == len(parts):
+        return True
+    holder = import_module(".".join(parts[:length]))
+    for part in parts[length:]:
+        annotations = getattr(holder, "__annotations__", {})
+        if not hasattr(holder, part) and part not in annotations:
+            return False
+        holder = getattr(holder, part, None)
+    return True
+
+
+def dead(text, folder=ROOT):
+    """Return the names in a text that lead nowhere; bare files are looked for in a folder."""
+    names = [name for name in NAME.findall(text) if not exists(name)]
+    places = [each for each in PLACE.findall(text) if not (ROOT / each.rstrip(".")).exists()]
+    files = [each for each in FILE.findall(text) if not (folder / each).exists()]
+    return [each for each in (*names, *places, *files) if each not in OTHERS]
+
+
+@pytest.mark.parametrize("path", [ROOT / name for name in DOCUMENTS], ids=lambda p: p.name)
+def test_every_name_in_a_document_exists(path):
+    """Whoever follows a name that has moved finds nothing, and trusts the next one less."""
+    assert dead(words_of(path), path.parent) == []
+
+
+def test_every_name_in_a_docstring_exists():
+    """As in documents; they are what help() shows."""
+    found = {str(path.relative_to(ROOT)): dead(words_of(path), path.parent) for path in MODULES}
+
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("`engine.step.step.plain_step` and `engine.Routine`", []),
+        ("`engine.step.step.plain_leap`", ["engine.step.step.plain_leap"]),
+        ("`engine.stride.step`", ["engine.stride.step"]),
+        ("see engine/step/step.py and `tests/bench/results/`", []),
+        ("see engine/step/leap.py.", ["engine/step/leap.py"]),
+        ("`pyproject.py`", ["pyproject.py"]),
+        ("`engine.Routine.batch_size`", []),
+    ],
+)
+def test_a_dead_name_is_found(text, names):
+    """The guard itself, on names that exist and on others."""
+    assert dead(text) == names
+
+
+def test_every_folder_of_the_engine_has_a_row():
+    """A floor that nobody is told of is not found."""
+    text = (ROOT / "engine" / "README.md").read_text().partition("## Where things are")[2]
+
+    rows = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+
+    assert sorted(rows) == sorted(p.parent.name for p in (ROOT / "engine").glob("*/__init__.py"))
