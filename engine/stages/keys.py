@@ -38,7 +38,6 @@ APART = {
     "stages/lease.py": "says who is at work on a stage",
     "stages/monitoring.py": "reads what reverse sweeps recorded",
     "stages/places.py": "says where stages lie",
-    "storage/listing.py": "lists files",
     "storage/names.py": "says which files of a store are the engine's",
     "storage/readable.py": "asks whether a store can be read",
     "applications/descent/": "chooses an iterate, reports and verifies",

@@ -145,7 +145,7 @@ def test_seeded_block_covers_the_gpu_and_gives_its_generator_back():
 def test_environment_tells_kernels_of_one_capability_apart():
     """Libraries have variables and choices of their own, under which a replay makes other bits."""
     code = (
-        "import torch; from engine.numerics.determinism import environment\n"
+        "import torch; from engine.numerics.environment import environment\n"
         "a, b = torch.randn(2, 301, 303, generator=torch.Generator().manual_seed(0))\n"
         "print(environment()['kernels'], hash((a @ b.T).numpy().tobytes()))"
     )

@@ -212,7 +212,7 @@ REFUSED = {
     "counts of a coupled function": (
         undeclared,
         COUNTS,
-        "Write the loss as an engine.routine.coupled_loss",
+        "Write the loss as a CoupledLoss of engine.routine.coupled_loss",
     ),
     "embeddings that mix": (Mixing(), KINDS["weights"], "into couple and join"),
 }

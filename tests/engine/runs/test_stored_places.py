@@ -21,13 +21,15 @@ HARMLESS = {
     "reruns",  # of model, optimizer and training only
     *("problem", "folder", "code"),  # code is named as a whole, whatever its arguments
     "arguments",  # of the problem, see below
-    "metaparameters.groups",
+    *("metaparameters.groups", "optimizer.rest"),
 }
 """Texts in a recipe that name no place, or are those of a start."""
 
 HARMLESS_ARGUMENTS = {
     *("arguments.separator", "arguments.checksum", "arguments.language.lora_targets"),
     *("arguments.contrastive.image_column", "arguments.contrastive.caption_column"),
+    *("arguments.label", "arguments.features", "arguments.names"),
+    "arguments.model",  # code, which is confirmed by itself, see below
 }
 """Texts among the arguments of problems that ship that name no place."""
 
@@ -79,6 +81,20 @@ def test_every_text_of_a_recipe_is_known_to_name_a_place_or_none():
     assert {name for model in KINDS.values() for name in texts(model)} - HARMLESS == set()
     assert confirmed == found - HARMLESS_ARGUMENTS
     assert confirmed >= PLACES
+
+
+def test_model_of_ones_own_is_code_that_has_to_be_confirmed(tmp_path):
+    """A ready problem with a class by name runs whatever file the store's recipe names."""
+    (tmp_path / "nets.py").write_text("from torch import nn\n\nNet = nn.Linear\n")
+    content = {
+        **{"name": "own", "problem": "table", "folder": str(tmp_path)},
+        "arguments": {"url": "t.csv", "label": "y", "model": "nets.py:Net"},
+    }
+
+    found = foreign_places(DescentRecipe.model_validate(content))
+
+    assert set(found) == {"arguments.model", "arguments.url"}
+    assert str(tmp_path) in found["arguments.model"]
 
 
 def test_workers_and_budget_stay_with_the_start(kept):
