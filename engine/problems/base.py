@@ -57,6 +57,7 @@ class Problem:
         origin: What the bits depend on besides arguments, examples and parameters, e.g. a package.
         fingerprint: Identifies all examples, for data too large to be read through when a run
             begins: a digest of names, sizes and checksums.
+        notes: What people should know of the examples, in sentences: the preflight says them.
         texts: The passages behind the examples of a language model.
 
     Raises:
@@ -84,6 +85,7 @@ class Problem:
     score: Callable[[nn.Module, Any, int], dict[str, Any]] | None = None
     origin: tuple[str, ...] = ()
     fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
     texts: Texts | None = None
 
     def __post_init__(self) -> None:
@@ -107,4 +109,4 @@ class Problem:
 
     def __repr__(self) -> str:
         model = type(self.model).__name__ if isinstance(self.model, nn.Module) else "made by seed"
-        return f"Problem(model {model}, {len(self.train)} columns or candidates)"
+        return f"Problem(model {model}, train {type(self.train).__name__})"

@@ -1,10 +1,8 @@
 """The call of a problem's function: under the run's seed and number format, told if it fails."""
 
 import random
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,14 +11,8 @@ from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import seed_for, seeded
 from engine.problems.base import Problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import (
-    beside,
-    call,
-    check_sources,
-    find_function,
-)
-
-_ENGINE = str(Path(__file__).parents[1])
+from engine.recipes.problem_functions import call, check_sources, find_function
+from engine.recipes.user_code import calling, own_line
 
 
 def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
@@ -39,14 +31,17 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     dtype = getattr(torch, recipe.training.dtype.value)
     try:
         drawn = recipe.training.seed if seed is None else seed
-        with _surroundings(drawn, dtype), beside(recipe.folder):
+        around = calling(recipe.problem, recipe.folder, recipe.code)
+        with around, _surroundings(drawn, dtype):
             made = call(function, recipe.arguments)
     except EngineError:
         raise
     except Exception as error:
+        line = own_line(error)
+        place = f" in {line}" if line else ""
         raise ConfigurationError(
-            f"The function of problem {recipe.problem} raised {type(error).__name__}"
-            f"{_place(error)}: {error}. Correct it, or its arguments in the recipe."
+            f"The function of problem {recipe.problem} raised {type(error).__name__}{place}: "
+            f"{error}. Correct it, or its arguments in the recipe."
         ) from error
     if not isinstance(made, Problem):
         raise ConfigurationError(
@@ -58,26 +53,20 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
 
 @contextmanager
 def _surroundings(seed: int, dtype: torch.dtype) -> Iterator[None]:
-    """Seed all generators that a function may draw from, and set torch's default format."""
-    before, numpy_before, format_before = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.get_default_dtype(),
-    )
+    """Seed all generators that a function may draw from, and set torch's default format.
+
+    All of them belong to the process, so they are changed only while no other thread trains.
+    """
     value = seed_for(seed, "problem")
-    random.seed(value)
-    np.random.seed(value % 2**32)
-    torch.set_default_dtype(dtype)
-    try:
-        with seeded(seed, "problem"), torch.device("cpu"):
+    with seeded(seed, "problem"), torch.device("cpu"):
+        before, numpy_before = random.getstate(), np.random.get_state()
+        format_before = torch.get_default_dtype()
+        random.seed(value)
+        np.random.seed(value % 2**32)
+        torch.set_default_dtype(dtype)
+        try:
             yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpy_before)
-        torch.set_default_dtype(format_before)
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if not each.filename.startswith(_ENGINE)]
-    return f" in line {own[-1].lineno} of {own[-1].filename}" if own else ""
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)
+            torch.set_default_dtype(format_before)

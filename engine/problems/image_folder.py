@@ -11,7 +11,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.pairs.pictures import decode
+from engine.problems.pairs.pictures import UnusableError, decode, read_picture
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.model import ModelConfig
@@ -20,6 +20,9 @@ from engine.storage.listing import list_tree, relative_paths
 from engine.storage.reading import data_errors, open_data, read_data
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_SHOWN = 5
+"""Files that were left out, by name in a sentence."""
+
 _MIDDLE, _SPREAD = 127.5, 63.75
 """Bytes become (byte - middle) / spread."""
 
@@ -49,7 +52,12 @@ def image_folder_problem(
     """
     train = folders["train"]
     assert train is not None  # an argument of the problem
-    files = {name: _classes(url, name) for name, url in folders.items() if url is not None}
+    left_out: list[str] = []
+    files = {
+        name: _classes(url, name, max_pixels, left_out)
+        for name, url in folders.items()
+        if url is not None
+    }
     classes = sorted(files["train"])
     if len(classes) < 2:
         raise DataError(
@@ -74,6 +82,7 @@ def image_folder_problem(
         names=names,
         groups={"class": [path.partition("/")[0] for path in names]},
         show=_shown(train, names),
+        notes=_left_out(left_out),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         score=lambda model, examples, chunk: classification_scores(
             model, examples.inputs, examples.labels, chunk=chunk
@@ -81,20 +90,23 @@ def image_folder_problem(
     )
 
 
-def _classes(url: str, name: str) -> dict[str, list[str]]:
-    """Return the pictures of each class, by their paths in the folder."""
+def _classes(url: str, name: str, max_pixels: int, left_out: list[str]) -> dict[str, list[str]]:
+    """Return the pictures of each class, by their paths in the folder; note what is no picture.
+
+    What a file is, is seen by its content; one that is called a picture has to be one.
+    """
     open_data(f"The folder {url} of the {name} pictures", url)
     with data_errors(f"The folder {url} of the {name} pictures", "Correct the path."):
         paths = sorted(relative_paths(url, list_tree(url)))
     found: dict[str, list[str]] = {}
     for path in paths:
         parent, _, file = path.partition("/")
-        if (
-            file
-            and path.lower().endswith(_ENDINGS)
-            and not any(part.startswith(".") for part in path.split("/"))
-        ):
+        if any(part.startswith(".") for part in path.split("/")):
+            continue  # of a file manager
+        if file and (path.lower().endswith(_ENDINGS) or _is_picture(url, path, max_pixels)):
             found.setdefault(parent, []).append(path)
+        else:
+            left_out.append(path)
     if not found:
         raise DataError(
             f"{url} has no pictures in subfolders. Name a folder with one subfolder for each "
@@ -102,6 +114,21 @@ def _classes(url: str, name: str) -> dict[str, list[str]]:
             f"with files that end in {', '.join(_ENDINGS[:3])} or the like."
         )
     return found
+
+
+def _left_out(paths: list[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    shown = ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
+    return (f"{len(paths)} files are no pictures in a subfolder and were left out: {shown}.",)
+
+
+def _is_picture(url: str, path: str, max_pixels: int) -> bool:
+    try:
+        read_picture(_content(url, path), 1, max_pixels)
+    except UnusableError:
+        return False
+    return True
 
 
 def _rows(found: dict[str, list[str]], classes: list[str], name: str) -> list[tuple[str, int]]:

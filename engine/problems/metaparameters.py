@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.metaparameters.initial_parameters import InitialParameters
@@ -50,7 +51,13 @@ def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -
             chosen = torch.randperm(num_examples, generator=drawn)[:number].sort().values
             return Inputs(train.inputs[chosen], chosen, num_examples, data.bounds)
         case MetaparameterName.INITIAL_PARAMETERS:
-            return InitialParameters(parameters_to_vector(model.parameters()).detach().cpu())
+            return InitialParameters(initial_vector(model))
+
+
+def initial_vector(model: nn.Module) -> Tensor:
+    """Return the parameters that are trained as one vector on the CPU, as a run lays them out."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return parameters_to_vector(trained).detach().cpu()
 
 
 def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.dtype) -> Tensor:
@@ -65,6 +72,11 @@ def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.d
 def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtype) -> GroupWeights:
     """Return the uniform mixture of the classes, of clusters of the inputs, or of sources."""
     train = data.splits["train"]
+    if config.groups == GroupName.CLASS and data.num_classes == 0:
+        raise ConfigurationError(
+            "metaparameters.groups is class, but the labels of the problem are no classes (whole "
+            "numbers from 0, one for each example). Use cluster, or groups of the problem's own."
+        )
     if config.groups == GroupName.CLASS:
         return GroupWeights(torch.zeros(data.num_classes, dtype=dtype), train.labels)
     if config.groups == GroupName.SOURCE and data.texts is not None:

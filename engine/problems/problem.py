@@ -20,7 +20,7 @@ from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName, ScalarName
-from engine.recipes.problem_functions import is_shipped
+from engine.recipes.problem_functions import names_code
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss
@@ -101,7 +101,7 @@ def check_repeats(recipe: DescentRecipe) -> None:
     Raises:
         ConfigurationError: Says whether the model or the examples differ.
     """
-    if is_shipped(recipe.problem):
+    if not names_code(recipe.problem, recipe.arguments):
         return
     one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
     differing = [
@@ -157,7 +157,7 @@ def _build(settings: str) -> BuiltProblem:
         score=partial(_score, problem, chunk),
         loss=problem.loss,
         fresh_model=lambda seed: make_model(recipe, problem, seed, fresh=True),
-        origin=_origin(problem, model),
+        origin=_origin(problem, routine.model),
         notes=notes,
     )
 
@@ -208,7 +208,8 @@ def _origin(problem: Problem, model: nn.Module) -> tuple[str, ...]:
 
     Adapters leave most of a pretrained model out of the state.
     """
-    start = [fingerprint(tensor.detach()) for tensor in model.state_dict().values()]
+    tensors = (*model.parameters(), *model.buffers())
+    start = [fingerprint(tensor.detach()) for tensor in tensors]
     return (*problem.origin, *start)
 
 

@@ -35,20 +35,19 @@ def mean_scores(
     """
     total = len(examples[0] if isinstance(examples, tuple) else examples)
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
-    whole: set[str] = set()
+    whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
         sums["loss"] += float(loss(model, batch).sum())
-        for name, metric in metrics.items():
-            found = torch.as_tensor(metric(model, batch))
-            if found.ndim == 0:
-                whole.add(name)
-            elif found.ndim == 1:
-                sums[name] += float(found.to(torch.float64).sum())
-            else:
-                raise _shape(name, found)
+        found = {name: torch.as_tensor(metric(model, batch)) for name, metric in metrics.items()}
+        if whole is None:
+            whole = {name for name, value in found.items() if value.ndim == 0}
+        for name, value in found.items():
+            if value.ndim != (0 if name in whole else 1):
+                raise _shape(name, value)
+            sums[name] += float(value.to(torch.float64).sum())
     means: dict[str, Any] = {name: value / total for name, value in sums.items()}
-    (everything,) = batches_of(examples, total)
-    for name in sorted(whole):
+    for name in sorted(whole or ()):
+        (everything,) = batches_of(examples, total)
         means[name] = float(metrics[name](model, everything))
     return means
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from engine.recipes.data import DataConfig, DataName
-from engine.recipes.model import ModelConfig, ModelName
+from engine.recipes.data import DataConfig, DataName, Target
+from engine.recipes.model import ModelConfig
 from engine.recipes.pairs import ContrastiveConfig
-from engine.recipes.text import LanguageConfig, Passages, TextConfig
+from engine.recipes.text import LanguageConfig, LanguageModelConfig, Passages, TextConfig
 from engine.secret_urls import SafeUrl
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def image_folder(
 def table(
     url: SafeUrl,
     label: str,
+    target: Target = Target.AUTO,
     features: tuple[str, ...] = (),
     names: str | None = None,
     objective: SafeUrl | None = None,
@@ -172,7 +173,9 @@ def table(
 
     Args:
         url: Training candidates, any fsspec URL; what the file is, is seen by its content.
-        label: Column of the label. Words, truth values and whole numbers are classes.
+        label: Column of the label.
+        target: Whether the label is a class or a number; auto takes words, truth values and up to
+            20 different whole numbers for classes, and fractions for numbers.
         features: Columns that the model reads; empty means all others.
         names: Column of what people call a row; empty means its number.
         objective: File of trusted rows whose mean loss is the output phi, with the same columns;
@@ -187,7 +190,7 @@ def table(
     from engine.problems.table import Wanted, table_problem
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
-    return table_problem(urls, Wanted(label, features, names), held_out, seed, model)
+    return table_problem(urls, Wanted(label, features, names, target), held_out, seed, model)
 
 
 def texts(
@@ -203,7 +206,7 @@ def texts(
     num_validation: Number = 200,
     num_test: Number | None = None,
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(name=ModelName.TRANSFORMERS),
+    model: LanguageModelConfig = LanguageModelConfig(),
     language: LanguageConfig = LanguageConfig(),
 ) -> "Problem":
     """Texts of several sources for a causal language model, when one task counts.

@@ -41,6 +41,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
             f"cut into {sizes}."
         )
     splits |= {name: held_out[name] for name in ("objective", "validation", "test")}
+    notes += problem.notes
     if problem.fingerprint is None:  # what ships is known, and what is huge is not compared
         notes += _copies(splits)
     number = len(splits["train"])
@@ -61,10 +62,12 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         DataSet(
             splits=splits,
             num_classes=_num_classes(problem, splits),
-            corrupted=_or(problem.corrupted, torch.zeros(number, dtype=torch.bool)),
+            corrupted=torch.zeros(number, dtype=torch.bool)
+            if problem.corrupted is None
+            else problem.corrupted,
             fingerprint=problem.fingerprint or _fingerprint(splits),
             bounds=problem.bounds,
-            ids=_or(problem.ids, torch.arange(number)),
+            ids=torch.arange(number) if problem.ids is None else problem.ids,
             texts=problem.texts,
             names=tuple(str(name) for name in problem.names or ()),
             groups={name: tuple(groups) for name, groups in problem.groups.items()},
@@ -72,10 +75,6 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         ),
         tuple(notes),
     )
-
-
-def _or(given: Tensor | None, default: Tensor) -> Tensor:
-    return default if given is None else given
 
 
 def _fingerprint(splits: dict[str, Examples]) -> str:
@@ -94,6 +93,8 @@ def _num_classes(problem: Problem, splits: dict[str, Examples]) -> int:
     for examples in splits.values():
         labels = None if isinstance(examples, OwnExamples) else examples.labels
         if labels is None or labels.ndim != 1 or labels.dtype.is_floating_point:
+            return 0
+        if int(labels.min()) < 0:  # such as -1 and 1, which are numbered by nobody
             return 0
         highest = max(highest, int(labels.max()))
     return highest + 1
@@ -122,10 +123,10 @@ def _copies(splits: dict[str, Examples]) -> list[str]:
     """Say how many held-out examples are training candidates as well, where that can be seen."""
     rows: dict[str, list[bytes]] = {}
     for name, examples in splits.items():
-        columns = _columns(examples)
+        columns = _compared(examples)
         if columns is None or len(examples) > _COMPARED:
             return []
-        flat = torch.cat([c.reshape(len(c), -1).double() for c in columns[:1]], dim=1)
+        flat = torch.cat([c.reshape(len(c), -1).double() for c in columns], dim=1)
         rows[name] = [row.tobytes() for row in flat.numpy()]
     train = set(rows["train"])
     notes = []
@@ -133,20 +134,19 @@ def _copies(splits: dict[str, Examples]) -> list[str]:
         shared = sum(row in train for row in rows[name])
         if shared:
             notes.append(
-                f"{shared} of {len(rows[name])} {name} examples have the same inputs as a training "
+                f"{shared} of {len(rows[name])} {name} examples are the same as a training "
                 "candidate, so their loss says little about new ones."
             )
     return notes
 
 
-def _columns(examples: Examples) -> list[Tensor] | None:
+def _compared(examples: Examples) -> list[Tensor] | None:
+    """Return what makes examples the same: inputs, or all columns; None where it is not seen."""
     if not isinstance(examples, OwnExamples):
-        found = [examples.inputs, examples.labels]
-    elif isinstance(examples.source, Tensor | tuple):
-        found = tree_leaves(examples.source)
-    else:
-        return None
-    return found if all(isinstance(each, Tensor) for each in found) else None
+        return [examples.inputs] if isinstance(examples.inputs, Tensor) else None
+    columns = getattr(examples.source, "columns", examples.source)
+    found = tree_leaves(columns) if isinstance(columns, Tensor | tuple | dict) else []
+    return found if found and all(isinstance(each, Tensor) for each in found) else None
 
 
 def own_groups(data: DataSet, name: str) -> Tensor:

@@ -20,10 +20,14 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
+from engine.recipes.data import Target
 from engine.recipes.model import ModelConfig
 from engine.routine.outputs import classification_scores
 from engine.storage.reading import read_data
 from engine.types import Batch
+
+_MOST_CLASSES = 20
+"""Most whole numbers of a label that are taken for classes without being told."""
 
 _MOST_VALUES = 50
 """Most different words of a column that become one column each."""
@@ -62,6 +66,9 @@ class Wanted(NamedTuple):
     names: str | None
     """What people call a row; empty means its number."""
 
+    target: Target = Target.AUTO
+    """What the label is."""
+
 
 def table_problem(
     urls: dict[str, str | None],
@@ -73,9 +80,8 @@ def table_problem(
     """Return rows with a label, and a model that predicts it: classes, or a number.
 
     Numbers are standardized by the training rows; words become one column each; a date is its day;
-    a missing value is the mean, and a column says that it was missing. A label of words, truth
-    values or whole numbers is a class; one with fractions is a number, whose loss is the squared
-    error in units of its spread.
+    a missing value is the mean, and a column says that it was missing. The loss of a number is the
+    squared error in units of its spread.
 
     Args:
         urls: ``train``, and ``objective``, ``validation`` and ``test`` where they are files of
@@ -88,7 +94,7 @@ def table_problem(
     Raises:
         DataError: If a file or a column cannot be used; says which.
     """
-    label, features, names = wanted
+    label, features, names, target = wanted
     assert urls["train"] is not None  # an argument of the problem
     tables = {name: _table(url, name) for name, url in urls.items() if url is not None}
     if "objective" not in tables:
@@ -97,7 +103,9 @@ def table_problem(
     train = tables["train"]
     read = features or tuple(name for name in train if name not in (label, names))
     columns = [_fitted(name, train[name]) for name in read]
-    classes, spread = _labels(train[label], label)
+    if target is Target.AUTO:
+        target = _guessed([value for rows in tables.values() for value in rows[label]], label)
+    classes, spread = _labels(train[label], label, target)
     dtype = torch.get_default_dtype()
     splits = {
         name: Examples(
@@ -250,15 +258,37 @@ def _number(value: Any) -> float:  # noqa: ANN401 (a cell)
         return float("inf")
 
 
-def _labels(values: Sequence[Any], name: str) -> tuple[tuple[str, ...], tuple[float, float]]:
+def _labels(
+    values: Sequence[Any], name: str, target: Target
+) -> tuple[tuple[str, ...], tuple[float, float]]:
     """Return the classes of a label, or none, and its mean and spread."""
     if any(map(_is_missing, values)):
         raise DataError(f"The column {name!r} of the labels has missing values. Remove these rows.")
-    fractions = any(isinstance(value, float) and not value.is_integer() for value in values)
-    if not fractions:
-        return tuple(sorted({str(value) for value in values})), (0.0, 1.0)
     numbers = np.array([_number(value) for value in values], dtype=np.float64)
+    if target is Target.CLASS:
+        return tuple(sorted({str(value) for value in values})), (0.0, 1.0)
+    if not np.isfinite(numbers).all():
+        raise DataError(
+            f"The column {name!r} of the labels holds what is no number. Use "
+            "arguments.target=class."
+        )
     return (), (float(numbers.mean()), float(numbers.std()) or 1.0)
+
+
+def _guessed(values: Sequence[Any], name: str) -> Target:
+    known = [value for value in values if not _is_missing(value)]
+    different = set(known)
+    if any(isinstance(value, str | bool) for value in known):
+        return Target.CLASS
+    if not all(_number(value).is_integer() for value in known):
+        return Target.NUMBER
+    if len(different) > _MOST_CLASSES:
+        raise DataError(
+            f"The column {name!r} of the labels has {len(different)} different whole numbers, "
+            "which "
+            "may be classes or a quantity. Set arguments.target to class or to number."
+        )
+    return Target.CLASS
 
 
 def _targets(

@@ -24,6 +24,17 @@ PAIRS = (DataName.FASHION_CAPTIONS, DataName.IMAGE_TEXT)
 """Data sets of images with captions, which two towers are trained on."""
 
 
+class Target(StrEnum):
+    """What the label of a row of a table is."""
+
+    AUTO = "auto"
+    """Words, truth values and few different whole numbers are classes, fractions are numbers; for
+    many whole numbers the recipe has to say it."""
+
+    CLASS = "class"
+    NUMBER = "number"
+
+
 class DataConfig(Settings):
     """Which examples, how they are split, and how many training labels are wrong."""
 

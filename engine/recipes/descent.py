@@ -22,6 +22,7 @@ from engine.recipes.metaparameters import (
 )
 from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.problem_functions import (
+    CODE_IS_CONFIRMED,
     DEFAULT_PROBLEM,
     find_function,
     names_code,
@@ -155,17 +156,19 @@ class DescentRecipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _takes_its_arguments(cls, content: Any) -> Any:  # noqa: ANN401 (whatever was written)
+    def _takes_its_arguments(cls, content: Any, info: Any) -> Any:  # noqa: ANN401 (whatever was written)
         """Check the arguments against the function's signature, and note the digests of its source.
 
-        A recipe that has digests already was checked when it got them. No code is loaded for it
-        here, because it may come from a store, where nobody has confirmed yet what it names; the
-        digests are compared when the function is called.
+        Code that does not ship is loaded only where a person has just named it (the context
+        ``CODE_IS_CONFIRMED``, see ``engine.recipes.files``), because recipes stand in records of
+        stores as well. A recipe that has digests was checked when it got them; they are compared
+        when the function is called.
         """
         if not isinstance(content, dict):
             return content
         name, folder = content.get("problem", DEFAULT_PROBLEM), content.get("folder")
-        if content.get("code") and names_code(name, content.get("arguments")):
+        confirmed = bool((info.context or {}).get(CODE_IS_CONFIRMED)) and not content.get("code")
+        if names_code(name, content.get("arguments")) and not confirmed:
             return content
         if not isinstance(folder, str | None):
             return content  # refused in its turn

@@ -14,6 +14,7 @@ from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.explain import explained
+from engine.recipes.problem_functions import CODE_IS_CONFIRMED
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
@@ -82,14 +83,19 @@ def _read(path: Path) -> dict[Any, Any]:
         held = "names no setting" if isinstance(content, dict) else f"holds {found}"
         raise ConfigurationError(
             f"{path} {held}, but a recipe is a mapping of settings: it needs at least its kind, "
-            f"one of {', '.join(KINDS)}, and what differs from the defaults, e.g. data, model and "
-            f"training. Start from one of {_shipped()}."
+            f"one of {', '.join(KINDS)}, and what differs from the defaults, e.g. problem, "
+            f"arguments and training. Start from one of {_shipped()}."
         )
     return content
 
 
-def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
+def validate_recipe(content: dict[Any, Any], origin: str, *, stored: bool = False) -> Recipe:
     """Validate settings as a recipe of their kind.
+
+    Args:
+        content: The settings.
+        origin: Where they come from, for messages.
+        stored: Whether that is a store, whose code nobody has confirmed; then none is loaded.
 
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
@@ -106,7 +112,7 @@ def validate_recipe(content: dict[Any, Any], origin: str) -> Recipe:
         )
     model = KINDS[kind]
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context={CODE_IS_CONFIRMED: not stored})
     except ValidationError as error:
         found = explained(model, error)
         raise ConfigurationError(redacted(f"{origin} cannot be run.\n{found}")) from None

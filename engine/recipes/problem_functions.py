@@ -6,27 +6,19 @@ functions that return an ``engine.Problem``; the arguments of a recipe are those
 checked against its signature. Nothing here knows tensors; a user's file may import what it likes.
 """
 
-import ast
 import importlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from engine.errors import ConfigurationError
 from engine.recipes.explain import explained
 from engine.recipes.settings import Settings
-from engine.recipes.sources import digests_of, files_of, package_digest, parsed
+from engine.recipes.user_code import load_module, source_digests
 from engine.secret_urls import refuse_secrets
 
 SHIPPED = "engine.problems.shipped"
@@ -34,13 +26,13 @@ SHIPPED = "engine.problems.shipped"
 
 DEFAULT_PROBLEM = "digits"
 
+CODE_IS_CONFIRMED = "code is confirmed"
+"""Key of pydantic's context: a person has just named the recipe, so its code may be loaded."""
+
 _NAME = re.compile(r"[\w./\\~ -]+\.py:\w+|[A-Za-z_][\w.]*:\w+|[a-z][a-z0-9_-]*")
 _RETURNS = re.compile(r"(?:\w+\.)*Problem")
 
 Function = Callable[..., Any]
-
-_FOLDER: ContextVar[str | None] = ContextVar("folder", default=None)
-"""Folder of the recipe whose problem is being called."""
 
 
 def shipped_problems() -> list[str]:
@@ -64,16 +56,10 @@ def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[st
         ConfigurationError: If there is no such source.
     """
     model = arguments.get("model")
-    found = {} if is_shipped(name) else _sources(name, folder)
-    return found | (_sources(model, folder) if isinstance(model, str) and ":" in model else {})
-
-
-def _sources(name: str, folder: str | None) -> dict[str, str]:
-    place, _, _ = name.rpartition(":")
-    if place.endswith(".py"):
-        path, root = _path(place, folder)
-        return digests_of(files_of(path, root))
-    return package_digest(place)
+    found = {} if is_shipped(name) else source_digests(name.rpartition(":")[0], folder)
+    if isinstance(model, str) and ":" in model:
+        found |= source_digests(model.rpartition(":")[0], folder)
+    return found
 
 
 def check_sources(
@@ -84,11 +70,16 @@ def check_sources(
     Raises:
         ConfigurationError: Names the files that were edited, added or left out since.
     """
+    if names_code(name, arguments) and not expected:
+        raise ConfigurationError(
+            f"The recipe names the code {name}, but has no digests of it. Read it with "
+            "engine.recipes.files.load_recipe or validate_recipe, which make them."
+        )
     found = sources(name, folder, arguments)
     if found == expected:
         return
     changed = sorted(each for each in {*found, *expected} if found.get(each) != expected.get(each))
-    raise _refusal(
+    raise ConfigurationError(
         f"The source of problem {name} is not that of the run: {', '.join(changed)} "
         f"{'was' if len(changed) == 1 else 'were'} edited, moved or installed anew since it began. "
         "Put the source back, on the workers too, or start another run with `mgd run`, which "
@@ -107,7 +98,7 @@ def find_function(name: str, folder: str | None) -> Function:
         ConfigurationError: If there is no such function, or it does not return a problem.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _refusal(
+        raise ConfigurationError(
             f"problem is {name!r}, which names no function. Use one of "
             f"{', '.join(shipped_problems())}, my_file.py:function of a file beside the recipe, or "
             "package.module:function."
@@ -115,60 +106,31 @@ def find_function(name: str, folder: str | None) -> Function:
     if is_shipped(name):
         found = getattr(importlib.import_module(SHIPPED), name.replace("-", "_"), None)
         if found is None or name.replace("-", "_") not in shipped_problems():
-            raise _refusal(
+            raise ConfigurationError(
                 f"problem is {name}, which does not ship. Use one of "
                 f"{', '.join(shipped_problems())}, my_file.py:function of a file beside the "
                 "recipe, or package.module:function."
             )
         return found
     place, _, function = name.rpartition(":")
-    module = _load_file(place, folder) if place.endswith(".py") else _load_package(place)
+    module = load_module(place, folder)
     found = getattr(module, function, None)
     if not inspect.isfunction(found):
         known = [
             each for each, value in vars(module).items()
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]  # fmt: skip
-        raise _refusal(
+        raise ConfigurationError(
             f"problem is {name}, but {place} has no function {function!r}; it has "
             f"{', '.join(known) or 'none'}. Correct the name."
         )
     returns = inspect.signature(found).return_annotation
     shown = returns if isinstance(returns, str) else getattr(returns, "__name__", "nothing")
     if not _RETURNS.fullmatch(str(shown)):
-        raise _refusal(
+        raise ConfigurationError(
             f"problem is {name}, whose signature does not say that it returns a problem; a recipe "
             f"calls nothing else. Write it as `def {function}(...) -> engine.Problem`."
         )
-    return found
-
-
-@contextmanager
-def beside(folder: str | None) -> Iterator[None]:
-    """Let files that an argument names be looked for in the folder of a recipe, in the block."""
-    token = _FOLDER.set(folder)
-    try:
-        yield
-    finally:
-        _FOLDER.reset(token)
-
-
-def load_object(name: str, setting: str) -> Callable[..., Any]:
-    """Return a class or function that an argument names, e.g. ``my_file.py:Net``.
-
-    Raises:
-        ConfigurationError: If there is none.
-    """
-    place, _, what = name.rpartition(":")
-    if not place:
-        raise _refusal(
-            f"{setting} is {name!r}, which names no class. Write settings of a shipped model, e.g. "
-            "{name: mlp, width: 64}, or my_file.py:Net of a file beside the recipe."
-        )
-    module = _load_file(place, _FOLDER.get()) if place.endswith(".py") else _load_package(place)
-    found = getattr(module, what, None)
-    if not callable(found):
-        raise _refusal(f"{setting} is {name}, but {place} has no class or function {what!r}.")
     return found
 
 
@@ -190,13 +152,13 @@ def arguments_of(function: Function) -> type[Settings]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise _refusal(
+            raise ConfigurationError(
                 f"{function.__name__} takes {parameter}, but the arguments of a recipe have names. "
                 "Give every parameter a name of its own, without * and /."
             )
         annotation = _annotation(function, parameter)
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (annotation, _field(default, described.get(name)))
+        fields[name] = (annotation, Field(default, description=described.get(name)))
     try:
         return create_model(
             f"Arguments of {function.__name__}",
@@ -205,7 +167,7 @@ def arguments_of(function: Function) -> type[Settings]:
             **fields,
         )
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
-        raise _refusal(
+        raise ConfigurationError(
             f"The parameters of {function.__name__} cannot be settings of a recipe: "
             f"{str(error).splitlines()[0]} Use numbers, texts, lists and dicts of them."
         ) from error
@@ -219,7 +181,7 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
     """
     model = arguments_of(function)
     if not isinstance(given, dict):
-        raise _refusal(
+        raise ConfigurationError(
             f"arguments is {given!r}, but arguments are named: {', '.join(model.model_fields)}. "
             "Write a mapping."
         )
@@ -248,13 +210,7 @@ def _validated(model: type[Settings], given: dict[str, Any]) -> Settings:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise _refusal(explained(model, error, "arguments").strip()) from None
-
-
-def _field(default: Any, description: str | None) -> Any:  # noqa: ANN401 (what pydantic has)
-    from pydantic import Field
-
-    return Field(default, description=description)
+        raise ConfigurationError(explained(model, error, "arguments").strip()) from None
 
 
 def _annotation(function: Function, parameter: inspect.Parameter) -> Any:  # noqa: ANN401 (a type)
@@ -266,7 +222,7 @@ def _annotation(function: Function, parameter: inspect.Parameter) -> Any:  # noq
     try:
         return eval(found, function.__globals__)
     except Exception as error:
-        raise _refusal(
+        raise ConfigurationError(
             f"The type of {parameter.name}, {found!r}, is not known where {function.__name__} is "
             "defined. Import it at the head of the file, outside of TYPE_CHECKING."
         ) from error
@@ -287,104 +243,3 @@ def _descriptions(doc: str) -> dict[str, str]:
         elif name and line.strip():
             described[name] += " " + line.strip()
     return described
-
-
-def _path(place: str, folder: str | None) -> tuple[Path, Path]:
-    """Return a file that a recipe names, and the folder that its imports are looked for in."""
-    root = Path(folder).expanduser() if folder else Path.cwd()
-    path = (root / Path(place).expanduser()).resolve()
-    if not path.is_file():
-        beside = Path.cwd() / place
-        if not beside.is_file():  # a worker keeps the files where it was started
-            raise _refusal(
-                f"problem names {place}, but there is no such file in {root}, nor in {Path.cwd()}, "
-                "where this process was started. Put it there, on workers too, or name a function "
-                "of an installed package."
-            )
-        path = beside.resolve()
-    return path, path.parent
-
-
-def _load_file(place: str, folder: str | None) -> ModuleType:
-    """Return a file as a module, loaded anew whenever it or a neighbour that it imports changed."""
-    path, root = _path(place, folder)
-    # In front also if it is there: another folder may have neighbours of the same names.
-    sys.path[:] = [str(root), *(each for each in sys.path if each != str(root))]
-    found = digests_of(files := files_of(path, root))
-    name = f"problem_{path.stem}_{digests_of({'': path})['']}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__sources__", None) == (str(path), found):
-        return known
-    for each, file in files.items():
-        _forget(each, file)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # it ends with .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
-            raise
-        raise _refusal(_told(error, path)) from error
-    module.__sources__ = (str(path), found)  # pyright: ignore[reportAttributeAccessIssue]
-    return module
-
-
-def _forget(name: str, path: Path) -> None:
-    """Forget a neighbour that was imported before: from another folder, or with other content."""
-    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    known = sys.modules.get(module)
-    file = getattr(known, "__file__", None)
-    if known is not None and file is not None and "site-packages" not in file:
-        same = Path(file).resolve() == path
-        if same or not Path(file).is_relative_to(sys.prefix):
-            del sys.modules[module]
-
-
-def _load_package(place: str) -> ModuleType:
-    try:
-        return importlib.import_module(place)
-    except ImportError as error:
-        raise _refusal(
-            f"problem names the module {place}, which cannot be imported here "
-            f"({error}). Install it where the run and its workers are, or name a file beside the "
-            "recipe, e.g. my_problem.py:function."
-        ) from error
-    except Exception as error:
-        raise _refusal(_told(error, Path(place))) from error
-
-
-def _told(error: Exception, path: Path) -> str:
-    frames = [
-        each
-        for each in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in each.filename
-    ]
-    place = f"line {frames[-1].lineno} of {frames[-1].filename}" if frames else str(path)
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"{path.name} imports {error.name!r} in {place}, which is not installed. Install it "
-            "here and where the workers are, or leave the import out."
-        )
-    return (
-        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {error}. Correct the "
-        "file."
-    )
-
-
-def functions_in(path: Path) -> list[str]:
-    """Return the functions of a file that return a problem, without running it."""
-    return [
-        node.name
-        for node in parsed(path).body
-        if isinstance(node, ast.FunctionDef)
-        and node.returns is not None
-        and _RETURNS.fullmatch(ast.unparse(node.returns).strip("'\""))
-    ]
-
-
-def _refusal(message: str) -> ConfigurationError:
-    return ConfigurationError(message, settings=())

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from engine.errors import ConfigurationError
 
+OF_THE_PROJECT = frozenset({"engine", "tasks", "flows"})
+"""Packages that are no neighbours of a problem, even where a recipe lies beside them."""
+
 _WHOLE_PACKAGES = 2000
 """Most source files of an installed package that are read for its digest."""
 
@@ -139,6 +142,8 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _file(name: str, folder: Path) -> Path | None:
+    if name.partition(".")[0] in OF_THE_PROJECT:
+        return None
     base = folder.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():

@@ -61,6 +61,13 @@ class TextConfig(Settings):
     has its own, and does not read this."""
 
 
+class LanguageModelConfig(ModelConfig):
+    """Sizes of a new language model."""
+
+    name: ModelName = ModelName.TRANSFORMERS
+    """A model of the package transformers, which language chooses."""
+
+
 class LanguageConfig(Settings):
     """Which causal language model, and which of its weights are trained."""
 

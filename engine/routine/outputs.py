@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import DataError
+from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.types import Loss
 
@@ -42,8 +42,21 @@ class MeanLoss:
     def parts(self) -> Iterator[Callable[[nn.Module], Tensor]]:
         """Yield functions of the model whose sum is the mean loss."""
         total = self._total()
-        for batch in batches_of(self.examples, self.chunk):
-            yield lambda model, batch=batch: self.loss(model, batch).sum() / total
+        for start, batch in zip(
+            range(0, total, self.chunk), batches_of(self.examples, self.chunk), strict=True
+        ):
+            number = min(self.chunk, total - start)
+            yield lambda model, batch=batch, number=number: self._sum(model, batch, number) / total
+
+    def _sum(self, model: nn.Module, batch: Any, number: int) -> Tensor:  # noqa: ANN401 (any batch)
+        losses = self.loss(model, batch)
+        if losses.shape != (number,):  # a mean would be divided twice, in silence
+            raise ConfigurationError(
+                f"The loss of {number} held-out examples has shape {tuple(losses.shape)}, but it "
+                "has to be one number for each example. Use reduction='none', and take the mean "
+                "over all other axes."
+            )
+        return losses.sum()
 
     def _total(self) -> int:
         return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)

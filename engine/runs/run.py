@@ -68,7 +68,7 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
             "by another version of this program. Put the old one back."
         )
     try:
-        recipe = validate_recipe(content, f"The recipe of run {run}")
+        recipe = validate_recipe(content, f"The recipe of run {run}", stored=True)
     except UNFORESEEN as error:
         raise CheckpointCorruptError(
             f"The recipe at {url} cannot be understood ({type(error).__name__}: {error}). It was "

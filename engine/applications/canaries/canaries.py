@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from engine.errors import DataError
 from engine.metaparameters.initial_parameters import InitialParameters
@@ -26,6 +25,7 @@ from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
 from engine.numerics.determinism import generator, seed_for
 from engine.problems.fits import check_single_losses
+from engine.problems.metaparameters import initial_vector
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
@@ -116,7 +116,7 @@ def point_of(
     weights = torch.ones(len(inputs), dtype=base.layout.dtype, device=base.device)
     weights[: len(canaries)] = inside.to(weights)
     model = problem.fresh_model(seed)
-    start = parameters_to_vector(model.parameters()).detach().to(base.device)
+    start = initial_vector(model).to(base.device)
     return {PIXELS: canaries.images, WEIGHTS: weights, START: start}
 
 

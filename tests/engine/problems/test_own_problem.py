@@ -1,5 +1,8 @@
 """What a user's function returns, taken as a run: seeded, split, scored, or refused in words."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,16 @@ from torch import nn
 
 from engine import Problem, central_difference, metagradient
 from engine.errors import ConfigurationError, DataError, EngineError
+from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem, check_repeats
+from engine.problems.scores import mean_scores
 from engine.problems.splitting import data_set
 from engine.recipes.files import load_recipe
 from engine.stages.keys import stage_key
 from engine.stages.training import prepare
 from tests.own_problem import PROBLEM, write_problem
+
+SPLITS = ("train", "objective", "validation", "test")
 
 FLOAT64 = ["training.dtype=float64", "metaparameters={name: weights}", "outer.update=sign"]
 
@@ -170,8 +177,8 @@ def test_copies_of_candidates_in_a_held_out_split_are_said():
     _, notes = data_set(held(objective=(x[:5], torch.arange(5) % 3)), torch.float32)
 
     assert notes == (
-        "5 of 5 objective examples have the same inputs as a training candidate, so their loss "
-        "says little about new ones.",
+        "5 of 5 objective examples are the same as a training candidate, so their loss says little "
+        "about new ones.",
     )
     assert data_set(held(), torch.float32)[1] == ()
 
@@ -210,6 +217,106 @@ def test_coupled_setting_of_single_losses_is_refused(tmp_path):
     ):
         with pytest.raises(ConfigurationError, match=words):
             build_problem(own(tmp_path, changes=[change]))
+
+
+def test_copies_are_seen_in_columns_of_any_name():
+    """All columns of a row count: two rows with one label are no copies."""
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    splits = {name: {"labels": y, "x": x + place} for place, name in enumerate(SPLITS)}
+
+    assert data_set(held(**splits), torch.float32)[1] == ()
+    copied = splits | {"test": {"labels": y[:4], "x": x[:4]}}
+    (note,) = data_set(held(**copied), torch.float32)[1]
+    assert note.startswith("4 of 4 test examples")
+
+
+def test_labels_that_number_no_classes_have_none():
+    """Minus one and one would be taken for a class and the one after it."""
+    x, y = torch.randn(12, 3), torch.arange(12) % 2 * 2 - 1
+
+    assert data_set(held(**dict.fromkeys(SPLITS, (x, y))), torch.float32)[0].num_classes == 0
+
+
+def test_metric_of_a_last_batch_of_one_is_told_apart_from_one_of_the_split():
+    """A metric that squeezes would be a number of its own only there."""
+    x, y = torch.randn(5, 3), torch.arange(5)
+
+    def squeezed(model, batch):
+        return (model(batch[0]).argmax(1) == batch[1]).double().squeeze()
+
+    def loss(model, batch):
+        return model(batch[0]).sum(1)
+
+    with pytest.raises(ConfigurationError, match="one number for each example"):
+        mean_scores(nn.Linear(3, 3), (x, y), 2, loss, {"hits": squeezed})
+
+
+def test_mean_of_a_held_out_loss_is_refused(tmp_path):
+    """It would be divided by the number of examples twice, and nobody would see it."""
+    other = replaced("loss=loss", "training_loss=loss, loss=lambda m, b: loss(m, b).mean()")
+
+    with pytest.raises(EngineError, match="one number for each example"):
+        prepare(own(tmp_path, other), str(tmp_path / "store"))
+
+
+def test_model_that_is_named_in_the_code_is_refused(tmp_path):
+    """The run would not notice an edit of its file, and find stages of the old one."""
+    (tmp_path / "nets.py").write_text("from torch import nn\n\nNet = nn.Linear\n")
+    inside = """
+    import engine
+    from engine.problems.shipped import table
+
+    def two_clouds(number: int = 40, wrong: float = 0.2) -> engine.Problem:
+        return table("rows.csv", "y", model="nets.py:Net")
+    """
+    (tmp_path / "rows.csv").write_text("x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(30)))
+    recipe = own(tmp_path, inside.replace("rows.csv", str(tmp_path / "rows.csv")))
+
+    with pytest.raises(ConfigurationError, match="would not notice an edit"):
+        build_problem(recipe)
+
+
+def test_neighbour_that_no_import_names_is_refused(tmp_path):
+    """Its digest is in no key."""
+    hidden = replaced(
+        "import engine", "import engine, importlib\nimportlib.import_module('my_hidden')"
+    )
+    write_problem(tmp_path, hidden)
+    (tmp_path / "my_hidden.py").write_text("x = 1\n")
+
+    with pytest.raises(ConfigurationError, match=r"my_hidden\.py is loaded, but no import"):
+        own(tmp_path, hidden)
+
+
+def test_problem_beside_the_project_itself_leaves_it_alone(tmp_path):
+    """A newcomer begins in the clone: its packages are no neighbours, and are not loaded anew."""
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "__init__.py").write_text("raise RuntimeError('another engine')\n")
+
+    recipe = own(tmp_path)
+
+    assert "engine/__init__.py" not in recipe.code
+    assert build_problem(recipe).data.names
+
+
+def test_problem_is_made_while_no_other_thread_trains(tmp_path):
+    """Its number format is the process's: another run would make tensors of it meanwhile."""
+    recipe, seen = own(tmp_path, changes=["training.dtype=float64"]), []
+
+    def other():
+        with deterministic():
+            for _ in range(50):
+                seen.append(torch.zeros(1).dtype)
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    for seed in range(3):
+        build_problem(recipe.model_copy(update={"description": str(seed)}))
+    thread.join()
+
+    assert set(seen) == {torch.float32}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_damaged_examples_name_the_split():

@@ -63,7 +63,7 @@ def test_trusted_pictures_have_a_folder_of_their_own(pictures, tmp_path):
 
     assert len(built.data.splits["train"]) == 18
     assert "18" not in built.notes[0]
-    assert any("same inputs as a training candidate" in note for note in built.notes)
+    assert any("are the same as a training candidate" in note for note in built.notes)
 
 
 NET = """
@@ -108,6 +108,16 @@ def test_damaged_picture_is_named(pictures):
 
     with pytest.raises(EngineError, match=r"blue/3\.png cannot be decoded"):
         build_problem(recipe("image_folder", folder=str(pictures)))
+
+
+def test_what_is_no_picture_is_named_and_what_is_one_is_read(pictures):
+    """A file is what its content is, and nobody's file is left out in silence."""
+    (pictures / "red" / "9.png").rename(pictures / "red" / "nine.data")
+
+    built = build_problem(recipe("image_folder", folder=str(pictures)))
+
+    assert sum(len(split) for split in built.data.splits.values()) == 18
+    assert "1 files are no pictures in a subfolder and were left out: red/notes.txt." in built.notes
 
 
 @pytest.mark.parametrize(
@@ -199,6 +209,17 @@ def test_label_with_fractions_is_a_number(tmp_path, columns):
     pay = torch.tensor(columns["pay"], dtype=torch.float64)
     assert 0 < scores["absolute_error"] < float(pay.max() - pay.min())
     assert built.data.num_classes == 0
+
+
+def test_many_whole_numbers_are_neither_until_it_is_said(tmp_path, columns):
+    """Ages would be ninety classes, and a plausible figure would come of it."""
+    table = {**columns, "age": [20 + place for place in range(ROWS)]}
+    arguments = {"url": written(tmp_path, table, "csv"), "label": "age", "features": ["pay"]}
+
+    with pytest.raises(EngineError, match=r"24 different whole numbers.*arguments\.target"):
+        build_problem(recipe("table", **arguments))
+    assert build_problem(recipe("table", target="number", **arguments)).data.num_classes == 0
+    assert build_problem(recipe("table", target="number", **arguments)).score is not None
 
 
 def test_npz_has_a_column_for_each_number(tmp_path, columns):

@@ -6,8 +6,9 @@ import pytest
 from pydantic import BaseModel
 
 from engine.errors import ConfigurationError
+from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import KINDS, load_recipe
+from engine.recipes.files import KINDS, load_recipe, validate_recipe
 from engine.recipes.names import run_name
 from engine.recipes.problem_functions import arguments_of, find_function, shipped_problems
 from engine.runs.run import OF_A_START, begin_run, find_run, read_recipe
@@ -91,10 +92,34 @@ def test_model_of_ones_own_is_code_that_has_to_be_confirmed(tmp_path):
         "arguments": {"url": "t.csv", "label": "y", "model": "nets.py:Net"},
     }
 
-    found = foreign_places(DescentRecipe.model_validate(content))
+    found = foreign_places(validate_recipe(content, "test"))
 
     assert set(found) == {"arguments.model", "arguments.url"}
     assert str(tmp_path) in found["arguments.model"]
+
+
+@pytest.mark.parametrize("code", [{}, {"evil.py": "0" * 16}], ids=["no digests", "some"])
+@pytest.mark.parametrize(
+    "content", [{"problem": "evil.py:f"}, {"arguments": {"model": "evil.py:f"}}]
+)
+def test_record_of_a_store_loads_no_code(content, code, tmp_path):
+    """Records hold recipes too, and are read by commands that only look."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    given = {"name": "x", "folder": str(tmp_path), "code": code, **content}
+    if "arguments" in content:
+        given["problem"] = "table"
+        given["arguments"] = {"url": "x", "label": "y", **content["arguments"]}
+
+    recipe = DescentRecipe.model_validate(given)
+    again = DescentRecipe.model_validate_json(recipe.model_dump_json())
+
+    assert again.code == code
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ConfigurationError, match="no digests|is not that of the run"):
+        build_problem(again)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ConfigurationError, match="--trust-store"):
+        check_places(again, "run", "store")
 
 
 def test_workers_and_budget_stay_with_the_start(kept):

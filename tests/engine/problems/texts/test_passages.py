@@ -260,7 +260,7 @@ def test_what_cannot_be_meant_is_refused_with_the_place(content, name, reason, t
 def test_a_name_that_is_too_long_is_refused():
     """The system's own error would be a traceback."""
     with pytest.raises(DataError, match="File name too long"):
-        read_passages("/tmp/" + "x" * 300, "x", config())
+        read_passages("x" * 300, "x", config())
 
 
 @pytest.mark.parametrize("name", ["a[1].txt", "a*.txt", "a?.txt", "a::b.txt", "a b#1 %20.txt"])

@@ -1,0 +1,253 @@
+"""Code that a recipe names: a file beside it, or a module of an installed package, loaded.
+
+A file is loaded with its folder in front of the path, as a script has it. Its neighbours are known
+by their digests; one that is loaded in a way that the digests do not see is refused, because an
+edit of it would pass unnoticed.
+"""
+
+import importlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.machinery import PathFinder
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+from engine.errors import ConfigurationError
+from engine.recipes.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
+
+_LIBRARIES = tuple(
+    str(Path(sysconfig.get_paths()[name]).resolve())
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+"""Folders of installed modules, which are known by their version."""
+
+_FOLDERS: set[str] = set()
+"""Folders of problems that this process has loaded, of which the last one is on the path."""
+
+_CALLED: ContextVar[tuple[str | None, frozenset[str]] | None] = ContextVar("called", default=None)
+"""Folder of the recipe whose problem is being called, and the names of its digests."""
+
+
+def source_digests(place: str, folder: str | None) -> dict[str, str]:
+    """Return the digests of a file and its neighbours, or of a package.
+
+    Args:
+        place: ``my_file.py`` or ``package.module``.
+        folder: Where files are looked for; the working folder if none.
+
+    Raises:
+        ConfigurationError: If there is no such source.
+    """
+    if not place.endswith(".py"):
+        return package_digest(place)
+    path, beside = _path(place, folder), PurePosixPath(place).parent
+    files = files_of(path, path.parent)
+    return digests_of({str(beside / name): file for name, file in files.items()})
+
+
+def load_module(place: str, folder: str | None) -> ModuleType:
+    """Return a file or a module of a package, loaded; a file anew whenever its source changed.
+
+    Raises:
+        ConfigurationError: If it cannot be loaded; says in which line, and why.
+    """
+    return _load_file(_path(place, folder)) if place.endswith(".py") else _load_package(place)
+
+
+@contextmanager
+def calling(problem: str, folder: str | None, code: dict[str, str]) -> Iterator[None]:
+    """Call a problem's function in the block, with its folder in front of the path.
+
+    Args:
+        problem: As the recipe names it.
+        folder: Folder of the recipe's file.
+        code: Digests of the recipe; what is loaded in the block has to be among them.
+
+    Raises:
+        ConfigurationError: If a neighbour is loaded that has no digest.
+    """
+    token = _CALLED.set((folder, frozenset(code)))
+    place = problem.rpartition(":")[0]
+    try:
+        if place.endswith(".py"):
+            path = _path(place, folder)
+            with _in_front(path, files_of(path, path.parent)):
+                yield
+        else:
+            yield
+    finally:
+        _CALLED.reset(token)
+
+
+def load_object(name: str, setting: str) -> Callable[..., Any]:
+    """Return a class or function that an argument names, e.g. ``my_file.py:Net``.
+
+    Raises:
+        ConfigurationError: If there is none, or the recipe has no digest of its file.
+    """
+    place, _, what = name.rpartition(":")
+    if not place:
+        raise ConfigurationError(
+            f"{setting} is {name!r}, which names no class. Write settings of a shipped model, e.g. "
+            "{name: mlp, width: 64}, or my_file.py:Net of a file beside the recipe."
+        )
+    folder, counted = _CALLED.get() or (None, None)
+    if counted is not None and not set(source_digests(place, folder)) <= counted:
+        raise ConfigurationError(
+            f"{name} is named within the problem's code, so the run would not notice an edit of "
+            f"it. Make it an argument of the recipe ({setting}), or import it at the head of the "
+            "problem's file and hand in the model."
+        )
+    found = getattr(load_module(place, folder), what, None)
+    if not callable(found):
+        raise ConfigurationError(
+            f"{setting} is {name}, but {place} has no class or function {what!r}. Correct the name."
+        )
+    return found
+
+
+def in_library(file: str) -> bool:
+    """Say whether a file belongs to Python or to an installed package."""
+    return file.startswith("<") or str(Path(file).resolve()).startswith(_LIBRARIES)
+
+
+def _path(place: str, folder: str | None) -> Path:
+    """Return a file that a recipe names."""
+    root = Path(folder).expanduser() if folder else Path.cwd()
+    path = root / Path(place).expanduser()
+    if path.is_file():
+        return path.resolve()
+    beside = Path.cwd() / place
+    if beside.is_file():  # a worker keeps the files where it was started
+        return beside.resolve()
+    raise ConfigurationError(
+        f"problem names {place}, but there is no such file in {root}, nor in {Path.cwd()}, where "
+        "this process was started. Put it there, on workers too, or name a function of an "
+        "installed package."
+    )
+
+
+def _load_file(path: Path) -> ModuleType:
+    files = files_of(path, path.parent)
+    found = digests_of(files)
+    name = f"problem_{path.stem}_{digests_of({'': path})['']}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__sources__", None) == (str(path), found):
+        return known
+    for each, file in files.items():
+        _forget(each, file)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # it ends with .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _in_front(path, files):
+            spec.loader.exec_module(module)
+    except ConfigurationError:
+        del sys.modules[name]
+        raise
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise ConfigurationError(_told(error, path)) from error
+    module.__sources__ = (str(path), found)  # pyright: ignore[reportAttributeAccessIssue] (ours)
+    return module
+
+
+@contextmanager
+def _in_front(path: Path, files: dict[str, Path]) -> Iterator[None]:
+    """Put the folder of a file in front of the path in the block, and at its end afterwards.
+
+    At the end, because a loss may import a neighbour while it is called, and a library that is
+    imported later must not find a module of this folder in place of its own. Folders of other
+    problems are taken off the path, for their neighbours may have the same names.
+    """
+    root, main, before = path.parent, path.name, set(sys.modules)
+    others = [each for each in sys.path if each not in (*_FOLDERS, str(root))]
+    _FOLDERS.add(str(root))
+    sys.path[:] = [str(root), *others]
+    try:
+        yield
+    finally:
+        sys.path[:] = [*(each for each in sys.path if each != str(root)), str(root)]
+    _refuse_unseen(root, files, set(sys.modules) - before)
+    for name in files:
+        top = name.partition("/")[0].removesuffix(".py")
+        if (
+            top not in sys.modules
+            and name != main
+            and PathFinder.find_spec(top, others) is not None
+        ):
+            raise ConfigurationError(
+                f"{name} in {root} is imported only while something is called, and another module "
+                f"{top!r} is installed, which would be found instead. Rename the file, or import "
+                "it at the head of the problem's file."
+            )
+
+
+def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None:
+    """Refuse neighbours that were loaded, but that no import statement names."""
+    for name in sorted(loaded):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None or in_library(file) or name.partition(".")[0] in OF_THE_PROJECT:
+            continue
+        path = Path(file).resolve()
+        if path.is_relative_to(root) and path not in files.values():
+            del sys.modules[name]
+            raise ConfigurationError(
+                f"{path} is loaded, but no import statement of the problem's files names it, so "
+                "the run would not notice an edit of it. Import it by name."
+            )
+
+
+def _forget(name: str, path: Path) -> None:
+    """Forget a neighbour that was imported before: from another folder, or with other content."""
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is not None and (Path(file).resolve() == path or not in_library(file)):
+        del sys.modules[module]
+
+
+def _load_package(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"problem names the module {place}, which cannot be imported here "
+            f"({error}). Install it where the run and its workers are, or name a file beside the "
+            "recipe, e.g. my_problem.py:function."
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(_told(error, Path(place))) from error
+
+
+def _told(error: Exception, path: Path) -> str:
+    place = own_line(error) or str(path)
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{path.name} imports {error.name!r} in {place}, which is not installed. Install it "
+            "here and where the workers are, or leave the import out."
+        )
+    return (
+        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {error}. Correct the "
+        "file."
+    )
+
+
+def own_line(error: BaseException) -> str:
+    """Return the last line of the user's own that led to an error; empty if there is none."""
+    engine = str(Path(__file__).parents[1])
+    frames = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if not in_library(each.filename) and not each.filename.startswith(engine)
+    ]
+    return f"line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
