@@ -13,7 +13,7 @@ from engine.applications.descent.rate_search_figure import draw_schedules
 from engine.applications.descent.record import Iterate, RunRecord, choose, summarize_selection
 from engine.applications.descent.report import render, summary
 from engine.applications.descent.selection_file import write_selection
-from engine.applications.descent.shown_pairs import shown_pairs
+from engine.applications.descent.shown_examples import shown_examples
 from engine.applications.descent.source_figure import draw_sources
 from engine.applications.descent.source_shares import measure_sources
 from engine.applications.descent.sweep_figure import draw_sweep
@@ -115,7 +115,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         )
         images = {**figures(record, curves), "sweep": png(sweep)}
         images |= _compared(record, curves, problem)
-        page = render(record, images, shown_pairs(problem.data, curves.value, first_gradient))
+        page = render(record, images, shown_examples(problem.data, curves.value, first_gradient))
         write_bytes(report_url(store, record.run), page.encode())
 
     results = [each.gradient for each in iterates if each.gradient is not None]

@@ -30,7 +30,7 @@ from engine.reports.units import write_duration, write_figure
 from engine.stages.monitoring import alarm
 
 if TYPE_CHECKING:
-    from engine.applications.descent.shown_pairs import ShownPair
+    from engine.applications.descent.shown_examples import ShownExample
 
 __all__ = ["Curves", "figures", "render", "summary"]
 
@@ -53,14 +53,14 @@ def summary(record: RunRecord) -> list[str]:
 def render(
     record: RunRecord,
     images: dict[str, bytes],
-    pairs: "Mapping[str, Sequence[ShownPair]] | None" = None,
+    examples: "Mapping[str, Sequence[ShownExample]] | None" = None,
 ) -> str:
     """Write the report of a run as one HTML file that needs no network.
 
     Args:
         record: What is reported.
         images: PNG images by the names that ``figures`` gives them; those missing are left out.
-        pairs: Training pairs to look at, by the words for them.
+        examples: Training candidates to look at, by the words for them.
     """
     pages = templates()
     pages.filters.update(
@@ -76,8 +76,8 @@ def render(
         has_accuracy="accuracy" in record.iterates[0].scores["test"],
         images={name: as_source(image) for name, image in images.items()},
         captions=_captions(record),
-        pairs=pairs or {},
-        marked=any(each.wrong for shown in (pairs or {}).values() for each in shown),
+        examples=examples or {},
+        marked=any(each.wrong for shown in (examples or {}).values() for each in shown),
         metaparameters=TITLES[record.recipe.metaparameters.name],
         settings=[row for row in _settings(record.recipe) if row[0] != "description"],
     )

@@ -1,0 +1,83 @@
+"""Examples in a report: the right ones, with what strangers wrote as text."""
+
+import pytest
+import torch
+
+from engine.applications.descent.report import render
+from engine.applications.descent.shown_examples import shown_examples
+from engine.problems.pairs.splits import Pairs
+from engine.problems.splits import DataSet, Examples
+from tests.made_records import make_record
+
+NAMES = ("s/0", "s/1", "s/2", "s/3")
+
+
+def data(channels=3):
+    drawn = torch.Generator().manual_seed(0)
+    pairs = Pairs(
+        torch.rand(4, channels, 5, 5, generator=drawn),
+        torch.zeros(4, 2, dtype=torch.int64),
+        torch.arange(4),
+        ("<script>alert(1)</script>", "a & b", "$x_1$", "plain"),
+        NAMES,
+    )
+    wrong = torch.tensor([True, False, False, False])
+    return DataSet({"train": pairs}, 4, wrong, "", None, torch.arange(4))
+
+
+def test_dropped_and_kept_pairs_are_ranked_by_what_one_more_copy_does():
+    """The page shows which pairs the metagradient speaks of, worst and best first."""
+    found = shown_examples(data(), torch.tensor([0, 1, 0, 1]), torch.tensor([2.0, -1.0, 3.0, -4.0]))
+
+    dropped, kept = found.values()
+    assert [pair.name for pair in dropped] == ["s/2", "s/0"]
+    assert [pair.name for pair in kept] == ["s/3", "s/1"]
+    assert [pair.wrong for pair in dropped] == [False, True]
+
+
+def test_captions_of_strangers_are_escaped_in_the_page():
+    """Captions of the web hold anything, also scripts."""
+    found = shown_examples(data(), torch.tensor([0, 1, 0, 1]), torch.tensor([2.0, -1.0, 3.0, -4.0]))
+
+    page = render(make_record(), {}, found)
+
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "a &amp; b" in page
+    assert page.count('<figure class="wrong">') == 1
+
+
+def test_examples_that_are_no_pairs_show_none():
+    """Other reports have no such section."""
+    assert shown_examples(data(), torch.ones(3), torch.ones(3)) == {}
+
+
+def own(show, names=()):
+    inputs = torch.arange(4.0)[:, None]
+    split = {"train": Examples(inputs, torch.arange(4))}
+    wrong = torch.zeros(4, dtype=torch.bool)
+    return DataSet(split, 4, wrong, "", ids=torch.arange(4), names=names, show=show)
+
+
+def test_examples_of_ones_own_are_shown_as_their_problem_says():
+    """Pictures, texts and rows of tables, each under the name that people know it by."""
+    image = pytest.importorskip("PIL.Image", reason="pictures need the extra clip")
+    shows = {
+        0: lambda place: image.new("RGB", (4, 4)),
+        1: lambda place: f"text <b>{place}</b>",
+        2: lambda place: {"age": place, "city": "Rome"},
+        3: lambda place: [][place],
+    }
+    found = shown_examples(
+        own(lambda place: shows[place](place), ("n0", "n1", "n2", "n3")),
+        torch.tensor([1, 1, 1, 0]),
+        torch.tensor([-3.0, -2.0, -1.0, 4.0]),
+    )
+
+    (broken,), kept = found.values()
+    assert "IndexError" in broken.text
+    assert [each.name for each in kept] == ["n0", "n1", "n2"]
+    assert kept[0].image.startswith("data:image/png;base64,")
+    assert [each.text for each in kept[1:]] == ["text <b>1</b>", "age 2, city Rome"]
+    page = render(make_record(), {}, found)
+    assert "text &lt;b&gt;1&lt;/b&gt;" in page
