@@ -200,6 +200,8 @@ def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None
         if file is None or in_library(file) or name.partition(".")[0] in OF_THE_PROJECT:
             continue
         path = Path(file).resolve()
+        if not path.is_file():  # torch has modules whose file is a name
+            continue
         if path.is_relative_to(root) and path not in files.values():
             del sys.modules[name]
             raise ConfigurationError(

@@ -288,6 +288,18 @@ def test_neighbour_that_no_import_names_is_refused(tmp_path):
         own(tmp_path, hidden)
 
 
+def test_module_without_a_file_is_no_neighbour(tmp_path, monkeypatch):
+    """Torch has some whose ``__file__`` is a bare name, as if it lay in the working folder."""
+    made = replaced(
+        "import engine",
+        "import engine, sys, types\nsys.modules['my_made'] = types.ModuleType('my_made')\n"
+        "sys.modules['my_made'].__file__ = '_made.py'",
+    )
+    monkeypatch.chdir(tmp_path)
+
+    assert build_problem(own(tmp_path, made)).data.names
+
+
 def test_problem_beside_the_project_itself_leaves_it_alone(tmp_path):
     """A newcomer begins in the clone: its packages are no neighbours, and are not loaded anew."""
     (tmp_path / "engine").mkdir()
