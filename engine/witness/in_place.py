@@ -115,6 +115,13 @@ class Frozen:
                     "update."
                 )
         moved = self.moved()
+        buffers = [name for name in moved if name in dict(self._module.named_buffers())]
+        if buffers:
+            raise WitnessError(
+                f"Buffer {buffers[0]!r} changes during training, outside the state, so a replayed "
+                "step would not read what the step read. "
+                f"{_cure_of_buffer(self._module, buffers[0])}"
+            )
         if moved:
             raise WitnessError(
                 f"A step of training changes {', '.join(map(repr, moved[:3]))}, which the "
@@ -122,6 +129,36 @@ class Frozen:
                 "not read what the step read. Keep it constant while the run trains, or compute it "
                 "from the parameters in every step."
             )
+
+
+def _cure_of_buffer(module: nn.Module, name: str) -> str:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
+        return (
+            "Spectral normalization improves its singular vectors at every call in training mode: "
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
+            "norm in the loss."
+        )
+    return (
+        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
+        "running statistics, or make the value from parameters and batch at every call."
+    )
+
+
+@contextmanager
+def nothing_moves(module: nn.Module, routine: Routine, params: Tensor) -> Iterator[None]:
+    """Refuse, at the end of the block, a call that changed the parameters or what no state holds.
+
+    An error inside of the block may be the consequence, and comes second.
+
+    Raises:
+        WitnessError: Names what was changed.
+    """
+    frozen = Frozen(module, routine, params)
+    try:
+        yield
+    finally:
+        frozen.refuse_moved()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -15,7 +15,7 @@ from engine.errors import ConfigurationError
 from engine.routine.modules import LOW_PRECISION
 from engine.routine.routine import Routine
 from engine.types import Metaparams
-from engine.witness.in_place import Frozen
+from engine.witness.in_place import nothing_moves
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -44,13 +44,10 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
             )
     term, state = routine.first_piece(next(routine.terms(0))), routine.initial_state(z)
     params = state["params"].detach().clone().requires_grad_()  # a loss may take derivatives
-    frozen = Frozen(routine.model, routine, params)
-    with torch.enable_grad(), routine.reading(state), routine.binding.kept():
-        try:
-            with full_precision("loss"):
-                routine.term_losses(params, term, z, 0)
-        finally:  # what it changed is the cause of an error that a second call would not make
-            frozen.refuse_moved()
+    unmoved = nothing_moves(routine.model, routine, params)
+    reading, kept = routine.reading(state), routine.binding.kept()
+    with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
+        routine.term_losses(params, term, z, 0)
 
 
 @contextmanager
