@@ -7,8 +7,8 @@ from engine.preflight.verdict import Check, Verdict
 from engine.recipes.settings import Settings
 from engine.runs.inventory import CERTIFICATE
 from engine.schedules.segments import Segment
-from engine.stages.places import run_folder
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import read_model
 
 

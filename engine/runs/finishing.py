@@ -20,10 +20,10 @@ from engine.runs.inventory import StageName, stages_of
 from engine.runs.life import stages_at_work
 from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
 from engine.stages.claims import Claim, claim, claim_url, read_claims
-from engine.stages.places import stage_record_url
 from engine.stages.references import Ref
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import label
+from engine.storage.places import stage_record_url
 from engine.storage.records import read_bytes, read_record, read_records, write_record
 
 _Record = TypeVar("_Record", bound=Finished)

@@ -12,7 +12,6 @@ from engine.runs.clean_plan import CleanPlan, CleanReport, Victim
 from engine.runs.inventory import StoredRun, stored_run
 from engine.runs.run import list_runs
 from engine.stages.claims import claim_url, read_claim, read_claims
-from engine.stages.places import run_folder, stage_record_url
 from engine.storage.location import (
     filesystem,
     is_local,
@@ -22,6 +21,7 @@ from engine.storage.location import (
     store_errors,
 )
 from engine.storage.names import label
+from engine.storage.places import run_folder, stage_record_url
 from engine.storage.records import read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)

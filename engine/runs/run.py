@@ -10,9 +10,9 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
-from engine.stages.places import run_folder
 from engine.storage.location import join, list_folders
 from engine.storage.names import is_run
+from engine.storage.places import run_folder
 from engine.storage.records import UNFORESEEN, read_record, write_record
 from engine.storage.safe_names import is_part
 

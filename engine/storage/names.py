@@ -18,7 +18,7 @@ STAGES = frozenset(
     {
         *("preflight", "initial", "train", "replay", "seed", "reverse", "update", "evaluate"),
         *("baseline", "retrain", "schedules", "optuna"),
-        *("seed-queries", "trial", "final-gradients", "trak"),
+        *("seed-queries", "trial", "train-without", "final-gradients", "trak"),
         *("perturb", "train-at", "output", "compare"),
         *("move-canaries", "audit-canaries"),
     }

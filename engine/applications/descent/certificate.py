@@ -46,10 +46,11 @@ from engine.stages.commits import (
     read_scalars,
 )
 from engine.stages.keys import engine_version, run_environment
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from engine.stages.training import reverse_segment, train_segment
 from engine.storage.location import copy_folder, join
+from engine.storage.places import run_folder
 from engine.storage.records import understood, write_record
 from engine.types import Metaparams, State
 
@@ -163,11 +164,13 @@ def _check_segment(record: RunRecord, store: str, reverse: Ref, segment: Segment
                 )
 
     return [
-        compare(end, [value, start], lambda s: train_segment(recipe, s, segment, value, start)),
+        compare(
+            end, [value, start], lambda s: train_segment(Run(recipe, s), segment, value, start)
+        ),
         compare(
             reverse,
             [value, start, end, adjoint],
-            lambda s: reverse_segment(recipe, s, segment, value, start, end, adjoint),
+            lambda s: reverse_segment(Run(recipe, s), segment, value, start, end, adjoint),
         ),
     ]
 

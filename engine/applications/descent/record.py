@@ -21,9 +21,9 @@ from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
 from engine.runs.endings import Finished
 from engine.runs.run import Scores, Stages
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import read_model
 
 NOTICEABLE = 0.01

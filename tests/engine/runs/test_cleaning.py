@@ -16,9 +16,9 @@ from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_runs, stored_stages
 from engine.runs.store_mark import MARK, mark_store
 from engine.stages.claims import claim, claim_url, read_claims
-from engine.stages.places import stage_record_url
 from engine.storage.location import join, list_folders
 from engine.storage.names import STAGES
+from engine.storage.places import stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
 from tests.tiny_stores import add_descent, add_run, add_stage, hold, key, named
 
