@@ -14,7 +14,7 @@ from engine.stages import stage as declarations
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
-from engine.storage.names import STAGES
+from engine.storage.names import STAGE_KINDS
 from tests.every_stage import every_stage
 from tests.tiny_stages import recipe
 
@@ -159,7 +159,7 @@ EVERY = every_stage()
 def test_every_stage_is_declared_once_and_known_to_the_store():
     """A stage of a kind that is not in the list would never be freed, nor counted."""
     assert len(EVERY) > 20
-    assert EVERY.keys() == STAGES
+    assert EVERY.keys() == STAGE_KINDS
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))

@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 
 import tasks
-from engine.storage.names import STAGES
+from engine.storage.names import STAGE_KINDS
 from tasks.running.stage_task import stage_name, stage_of
 from tests.every_stage import ROOT, every_stage
 
@@ -28,7 +28,7 @@ named = pytest.mark.parametrize("place", sorted(FOUND), ids=".".join)
 
 def test_every_stage_has_one_task():
     """A stage without one cannot be a part of a flow."""
-    assert sorted(stage_name(each) for each in FOUND.values()) == sorted(STAGES)
+    assert sorted(stage_name(each) for each in FOUND.values()) == sorted(STAGE_KINDS)
 
 
 @named
