@@ -6,6 +6,7 @@ inputs, so that a new one changes the key by itself: what reads another value is
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec
@@ -15,11 +16,15 @@ from engine.stages.commits import Made, committed, run_stage
 from engine.stages.keys import Declaration, application_of, stage_key
 from engine.stages.references import Ref
 from engine.stages.run import Run
+from engine.storage.safe_names import KIND_PATTERN
 
 P = ParamSpec("P")
 
 STAGES: dict[str, "Stage[...]"] = {}
 """Every stage whose module is imported, by its name."""
+
+_NAME = re.compile(KIND_PATTERN)
+"""What records and folders of a store may be called."""
 
 _TAKEN = {"recipe", "store"}
 """Parameters that a task of the pipeline has in place of ``run``."""
@@ -138,7 +143,9 @@ def _check(name: str, compute: Callable[..., Made], cost_only: frozenset[str]) -
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     unnamed = [each.name for each in parameters.values() if each.kind not in named]
     unknown = sorted(cost_only - set(others))
-    if first != "run":
+    if not _NAME.fullmatch(name):
+        problem = "a stage has small letters, and hyphens between them. Give it such a name"
+    elif first != "run":
         problem = f"its first parameter is {first or 'missing'}. Call that one run"
     elif unnamed:
         problem = f"{unnamed[0]} stands for any number of values. Name each input"

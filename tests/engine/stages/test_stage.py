@@ -142,6 +142,13 @@ def test_a_function_whose_inputs_cannot_be_named_is_refused(function, cost_only,
         stage("some", cost_only=cost_only)(function)
 
 
+@pytest.mark.parametrize("name", ["Some", "some_more", "some-", "../some", "some\n", ""])
+def test_a_name_that_is_no_folder_is_refused(name):
+    """It is a folder of the store and a part of every record, after hours of computing."""
+    with pytest.raises(ConfigurationError, match="small letters"):
+        stage(name)(lambda run: ({}, {}))
+
+
 def test_an_input_that_is_no_value_is_refused(run):
     """A tensor has no digest as a value; it travels as the reference of the stage that made it."""
 
