@@ -3,13 +3,14 @@
 import ast
 import inspect
 import pickle
+import re
 import textwrap
 
 import pytest
 import torch
 
 from engine.errors import ConfigurationError
-from engine.stages import commits
+from engine.stages import commits, keys
 from engine.stages import stage as declarations
 from engine.stages.references import Ref
 from engine.stages.run import Run
@@ -196,6 +197,21 @@ def test_every_parameter_is_read(name):
     }
 
     assert {*EVERY[name].signature.parameters} <= read
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_settings_that_are_read_are_in_the_key(name):
+    """A setting that is left out of a key because it cannot change a state is not to be read."""
+    made = EVERY[name]
+    counted = {
+        *(["replay"] if made.declared.reverses else []),
+        *(["outer"] if made.declared.moves else []),
+    }
+    source = inspect.getsource(made.compute)
+
+    read = {each for each in keys.NOT_INNER if re.search(rf"\brecipe\.{each}\b", source)}
+
+    assert read <= counted
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))
