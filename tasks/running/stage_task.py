@@ -59,12 +59,12 @@ def stage_task(stage: Stage[P]) -> Task[Concatenate[DescentRecipe, str, P], Ref]
 
     made = cast(Any, carry_out)
     made.__name__, made.__qualname__ = stage.compute.__name__, stage.compute.__qualname__
-    made.__doc__, made.__signature__ = stage.__doc__, task_signature(stage)
+    made.__doc__, made.__signature__ = stage.__doc__, _signature(stage)
     made.stage = stage
     return cast("Task[Concatenate[DescentRecipe, str, P], Ref]", task(made, **_OPTIONS))
 
 
-def task_signature(stage: Stage[...]) -> inspect.Signature:
+def _signature(stage: Stage[...]) -> inspect.Signature:
     """Return the signature of a stage's task: JSON takes the place of the run."""
     _, *inputs = stage.signature.parameters.values()
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD
