@@ -4,18 +4,18 @@ Same key, same bits. Prefect's cache, the store's folders and the lineage in a r
 one key, so a changed learning rate can never reuse a stale stage.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
+from engine.errors import ConfigurationError
 from engine.metaparameters.weights import GroupWeights
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.settings import digest
+from engine.recipes.settings import Settings, digest
 from engine.stages.run import Run
 
 NOT_OUTER = {
@@ -108,9 +108,18 @@ def plain(inputs: dict[str, Any]) -> dict[str, Any]:
     """Return a stage's inputs as JSON values.
 
     Raises:
-        ValueError: If one has no such values, as a tensor has none: it would not travel either.
+        ConfigurationError: If one is no value: a tensor has no name, a set no order.
     """
-    return to_jsonable_python(inputs)
+    return json.loads(json.dumps(inputs, default=_plain))
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 (JSON)
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
+    raise ConfigurationError(
+        f"An input of a stage is a {type(value).__name__}, which has no digest that says what is "
+        "in it. Hand in the reference of the stage that made it, settings, or JSON values."
+    )
 
 
 def run_environment(recipe: DescentRecipe) -> dict[str, Any]:

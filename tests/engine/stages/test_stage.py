@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.errors import ConfigurationError
+from engine.recipes.attribution import Retraining
 from engine.stages import commits, keys
 from engine.stages import stage as declarations
 from engine.stages.references import Ref
@@ -151,14 +152,32 @@ def test_a_name_that_is_no_folder_is_refused(name):
 
 
 def test_an_input_that_is_no_value_is_refused(run):
-    """A tensor has no digest as a value; it travels as the reference of the stage that made it."""
+    """A tensor travels as the reference of the stage that made it, and a set has no order."""
 
     @stage("some")
-    def some(run: Run, one: torch.Tensor):
+    def some(run: Run, one: object):
         return {}, {}
 
-    with pytest.raises(ValueError, match="Tensor"):
-        some.key(run, torch.ones(2))
+    for value in (torch.ones(2), {"a", "b"}, [torch.ones(2)]):
+        with pytest.raises(ConfigurationError, match=r"An input of a stage is a (Tensor|set)"):
+            some.key(run, value)
+
+
+def test_inputs_are_kept_as_they_are_digested(run):
+    """Settings, references, names and lists of them are written as JSON, and read back alike."""
+
+    @stage("some")
+    def some(run: Run, one: object):
+        return {}, {}
+
+    ref = Ref(stage="train", key="a" * 32, content="b" * 16)
+    value = [Retraining.LOOP, (ref, None), {"rate": 0.1}]
+
+    made = some(run, value)
+
+    kept = commits.read_inputs(run.store, made)["one"]
+    assert kept == [Retraining.LOOP.value, [ref.model_dump(), None], {"rate": 0.1}]
+    assert some.key(run, kept) == made.key
 
 
 EVERY = every_stage()
