@@ -264,6 +264,10 @@ class DescentRecipe(Settings):
         """The recipe that stages are given: itself, or that of a kind with more settings."""
         return self
 
+    def trainings(self) -> "list[DescentRecipe]":
+        """Return the set-ups whose training is asked for: one, but for a kind that tries some."""
+        return [self.descent]
+
     def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
         """Return the recipe with the routine of a rerun.
 

@@ -121,6 +121,10 @@ class SmoothSearchRecipe(DescentRecipe):
         settings = self.model_dump(mode="json", include={"smoothness", "search"})
         return descent_of(self, f"{self.name}-{digest(settings)[:4]}")
 
+    def trainings(self) -> list[DescentRecipe]:
+        """Return the routines to try."""
+        return list(self.routines().values())
+
     def measurement(self, descent: DescentRecipe) -> MetasmoothnessRecipe:
         """Return the recipe that measures a routine."""
         shared = descent.model_dump(mode="json", exclude={"kind"})
