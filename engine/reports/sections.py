@@ -11,6 +11,9 @@ from typing import Any
 MANY_COLUMNS = 5
 """A table with more columns shows a row for each value where the screen is narrow."""
 
+LONG_KEY = 36
+"""A longer name is broken anywhere; it is a digest, which nobody reads as a word."""
+
 _NUMBER = re.compile(r"[-+]?(\d|\.\d)")
 _NOTHING = ("", "-", "diverged")
 
@@ -57,15 +60,17 @@ class Table:
         rows: Name of a column to its value. Values are written as they are.
         marked: Number of a row to a word that gives it a colour: chosen, warn or refuse.
         code: Columns that hold names which people copy.
+        pairs: Whether it has two columns, a name and its value, and no heads.
     """
 
     rows: Sequence[Mapping[str, Any]]
     marked: Mapping[int, str] = field(default_factory=dict)
     code: frozenset[str] = frozenset()
+    pairs: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
-        """Each column with what it holds: ``code``, ``number``, ``word`` or ``text``."""
+        """Each column with what it holds, as the stylesheet calls it."""
         return {name: self._kind(name) for name in self.rows[0]} if self.rows else {}
 
     @property
@@ -77,15 +82,17 @@ class Table:
     @property
     def wide(self) -> bool:
         """Whether it needs more width than text does."""
-        return len(self.columns) > MANY_COLUMNS + 1
+        return len(self.columns) > MANY_COLUMNS + 2
 
     def _kind(self, name: str) -> str:
-        if name in self.code:
-            return "code"
         values = [str(row.get(name, "")) for row in self.rows]
+        if name in self.code:
+            return "key" if any(len(value) > LONG_KEY for value in values) else "code"
+        if self.pairs:
+            return "text"
         said = [value for value in values if value not in _NOTHING]
         if name != next(iter(self.rows[0])) and all(_NUMBER.match(value) for value in said):
-            return "number"
+            return "interval" if any("[" in value for value in said) else "number"
         return "text" if any(len(value) > 20 for value in said) else "word"
 
 

@@ -74,9 +74,10 @@ def asked(record: FinishedRun) -> Section:
         "What was asked",
         notes=[
             *filter(None, [record.recipe.description]),
-            f"Of kind {record.recipe.kind}. These settings differ from the defaults:",
+            f"Of kind {record.recipe.kind}. These settings differ from the defaults; what they mean "
+            "stands below, among all settings.",
         ],
-        tables=[_settings(rows)],
+        tables=[Table([{"key": k, "value": v} for k, v, _ in rows], code=frozenset({"key"}))],
     )
 
 
@@ -95,7 +96,7 @@ def cost(store: str, record: FinishedRun) -> Section:
         )
     tables, notes = [_pairs(rows)], []
     if read_forecast(store, record.run) is None:
-        notes = ["No plan was kept with this run; `mgd plan` makes one before a run."]
+        notes = ["No plan was kept with this run; mgd plan makes one before a run."]
     else:
         tables += [
             Table(
@@ -152,8 +153,8 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
 def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
     """Return how to make a run again, and what to do with it."""
     commands = {
-        f"mgd resume {record.run} --store STORE": "Where this report lies the run is whole: this "
-        "reads it again, and computes only what is missing. STORE is the folder that has runs/.",
+        f"mgd resume {record.run} --store STORE": "To go on where stages are missing, and to write "
+        "this report anew; STORE is the folder that holds runs/",
         f"mgd run STORE/runs/{record.run}/recipe.json --store OTHER": "To make all of it again, "
         "from nothing, in another store",
     }
@@ -166,7 +167,8 @@ def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
 
 
 def _pairs(content: Mapping[str, object]) -> Table:
-    return Table([{"what": n, "": str(v)} for n, v in content.items() if v is not None])
+    rows = [{"what": name, "": str(value)} for name, value in content.items() if value is not None]
+    return Table(rows, pairs=True)
 
 
 def _settings(rows: Sequence[tuple[str, str, str]]) -> Table:

@@ -61,10 +61,10 @@ class CanariesRecord(FinishedRun):
     def headline(self) -> str:
         """Return the gap of the optimized canaries beside that of the same images before."""
         own, random = self.audits[OWN], self.audits[RANDOM]
-        times = f", which is {own.gap / random.gap:.1f} times less" if random.gap > 0 else ""
+        times = f" ({own.gap / random.gap:.1f} times the gap)" if own.gap > random.gap > 0 else ""
         return (
-            f"Their loss is {own.gap:.3f} nats lower if they were trained on; that of the same "
-            f"images before, {random.gap:.3f}{times}."
+            f"The loss of the optimized canaries is {own.gap:.3f} nats lower where they were "
+            f"trained on{times}; that of the same images before, {random.gap:.3f}."
         )
 
     def numbers(self) -> list[Number]:
