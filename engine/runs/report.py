@@ -74,8 +74,8 @@ def asked(record: FinishedRun) -> Section:
         "What was asked",
         notes=[
             *filter(None, [record.recipe.description]),
-            f"Of kind {record.recipe.kind}. These settings differ from the defaults; what they mean "
-            "stands below, among all settings.",
+            f"Of kind {record.recipe.kind}. These settings differ from the defaults; what they "
+            "mean stands below, among all settings.",
         ],
         tables=[Table([{"key": k, "value": v} for k, v, _ in rows], code=frozenset({"key"}))],
     )

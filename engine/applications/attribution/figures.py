@@ -52,7 +52,6 @@ def draw_datamodeling(lds: Mapping[str, Mapping[float, Interval]]) -> bytes:
 def draw_prediction(points: Mapping[float, tuple[Sequence[float], Sequence[float]]]) -> bytes:
     """Draw the change of one query's loss against its prediction, a panel for each percentage."""
     from matplotlib.figure import Figure
-
     from matplotlib.ticker import FuncFormatter
 
     columns = min(len(points), 2)  # more leave no room for the numbers beside the ticks

@@ -13,7 +13,6 @@ from engine.runs.budget import Budget
 from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.endings import Ending
-from engine.runs.finished import FinishedRun
 from engine.runs.finishing import finish
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_run, stored_stages
@@ -28,42 +27,10 @@ from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
 from tests.tiny_stores import hold, key, named
+from tests.toy_kind import Record
 
 RUN = named("run")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class Record(FinishedRun):
-    """A record of a kind that nothing else knows."""
-
-    bulky = frozenset({"train"})
-
-    answer: int = 42
-    kept: list[Ref] = []
-
-    def refs_to_keep(self, store):
-        """Return what the test says."""
-        return self.kept
-
-    def headline(self):
-        """Return the answer."""
-        return f"The answer is {self.answer}."
-
-    def numbers(self):
-        """Return none."""
-        return []
-
-    def findings(self):
-        """Return the answer."""
-        return [self.headline()]
-
-    def table(self):
-        """Return the answer as a row."""
-        return [{"question": "six by nine", "answer": self.answer}]
-
-    def outcome(self):
-        """Return the answer."""
-        return {"answer": self.answer}
 
 
 class Clock:
