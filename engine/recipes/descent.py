@@ -268,6 +268,10 @@ class DescentRecipe(Settings):
         """Return the set-ups whose training is asked for: one, but for a kind that tries some."""
         return [self.descent]
 
+    def changes_to_try(self) -> list[tuple[str, Any]]:
+        """Return settings that are tried beside its own, with their values; places among them."""
+        return []
+
     def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
         """Return the recipe with the routine of a rerun.
 
