@@ -5,12 +5,18 @@ it; and folded, all that few people read. The kind says its own words by its rec
 own sections.
 """
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from engine.errors import ConfigurationError
 from engine.planning.forecast import read_forecast
 from engine.preflight.verdict import Verdict
+from engine.recipes.files import changes_of_shipped, load_recipe
+from engine.recipes.names import run_name
 from engine.reports.sections import Page, Section, Table
 from engine.reports.settings_rows import all_rows, changed_rows
 from engine.reports.units import write_duration, write_figure
@@ -155,15 +161,34 @@ def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
     commands = {
         f"mgd resume {record.run} --store STORE": "To go on where stages are missing, and to write "
         "this report anew; STORE is the folder that holds runs/",
-        f"mgd run STORE/runs/{record.run}/recipe.json --store OTHER": "To make all of it again, "
-        "from nothing, in another store",
     }
+    command = from_nothing(record)
+    if command is not None:
+        commands[command] = "To make all of it again, from nothing, in another store"
     if record.verifiable:
         commands[f"mgd verify {record.run} --store STORE"] = "To make a random part of it again"
     notes = [f"Files beside this one: {', '.join(sorted(files))}."] if files else []
     return Section(
         "How to repeat it, and what next", notes=notes, lines=record.next_steps(), commands=commands
     )
+
+
+def from_nothing(record: FinishedRun) -> str | None:
+    """Return a command that makes the same run of the shipped recipe; None if that cannot be.
+
+    The settings are those that people see in the report. The recipe that lies in the store is not
+    named, because a recipe that is given as a file may load code.
+    """
+    recipe = record.recipe
+    changes = changes_of_shipped(recipe)
+    if changes is None:
+        return None
+    given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    with suppress(ConfigurationError):
+        if run_name(load_recipe(recipe.name, given).descent) == record.run:
+            options = [word for change in given for word in ("--set", change)]
+            return shlex.join(["mgd", "run", recipe.name, *options, "--store", "OTHER"])
+    return None
 
 
 def _pairs(content: Mapping[str, object]) -> Table:
