@@ -5,6 +5,7 @@ settings change of the recipe that ships under its name.
 """
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -13,7 +14,7 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import load_recipe
+from engine.recipes.files import changed, load_recipe
 from engine.recipes.names import run_name
 
 _NAMED_CHANGES = 3
@@ -32,6 +33,8 @@ def flow_run_name() -> str:
     recipe = parameters.get("recipe")
     if not isinstance(recipe, DescentRecipe):
         return given or context.flow.name  # it is about to be refused
+    with suppress(ConfigurationError):  # then the flow refuses it
+        recipe = changed(recipe, parameters.get("settings", ()))
     return name_of(recipe, parameters.get("seeds"))
 
 
