@@ -23,8 +23,12 @@ from engine.secret_urls import redacted
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
 
-RECIPES = Path(__file__).parents[2] / "deployments" / "recipes"
-"""Folder of the shipped recipes, in a checkout and in an installed wheel alike."""
+_IN_A_WHEEL = Path(__file__).with_name("shipped")
+
+RECIPES = (
+    _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else Path(__file__).parents[2] / "deployments" / "recipes"
+)
+"""Folder of the shipped recipes: data of the package in a wheel, a folder of its own in a clone."""
 
 Recipe = DescentRecipe
 """A recipe of any kind."""

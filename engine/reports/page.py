@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.extras import load
 from engine.recipes.descent import DescentRecipe
 from engine.reports.units import write_duration
 from engine.storage.location import join
@@ -48,12 +49,11 @@ class Section:
 
 def templates() -> "Environment":
     """Return the templates of all reports; a name that is not given is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    jinja = load("jinja2", "A report")
+    return jinja.Environment(
+        loader=jinja.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
