@@ -51,6 +51,28 @@ def test_deploying_again_leaves_schedules_as_they_are(site):
     assert not site.api.deployment()["pull_steps"]
 
 
+def test_problem_of_ones_own_runs_where_its_file_is(site, tmp_path):
+    """A worker loads the file by its folder, and only as it was when it was deployed."""
+    site.call("flows.cli.app", "new", "blobs", "--folder", str(tmp_path))
+    site.call(*DEPLOY[:2], str(tmp_path / "blobs.yaml"), "--pool", "mgd-process")
+    made = site.api.get("/deployments/name/descent/blobs")
+    start = f"/deployments/{made['id']}/create_flow_run"
+    few = {"settings": ["outer.num_steps=1"]}
+
+    run = site.api.post(start, parameters=few, state={"type": "SCHEDULED"})["id"]
+    wait_for("an end", lambda: site.api.state(run) in ("Completed", "Failed", "Crashed"), 300)
+    first = site.api.state(run)
+    file = tmp_path / "blobs.py"
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+    edited = site.api.post(start, parameters=few, state={"type": "SCHEDULED"})["id"]
+    wait_for("an end", lambda: site.api.state(edited) in ("Completed", "Failed", "Crashed"), 300)
+    site.api.delete(f"/deployments/{made['id']}")
+
+    assert first == "Completed", site.api.logs(run, logging.WARNING)
+    assert site.api.state(edited) == "Failed"
+    assert any("blobs.py was edited" in line for line in site.api.logs(edited, logging.ERROR))
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     """Retry in the UI must cost only the stage that was interrupted, and change no bit."""
