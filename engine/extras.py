@@ -4,13 +4,21 @@ The project is on no package index: it is installed from a clone, or as a wheel 
 A command that names the project itself would install whatever stranger has taken its name there.
 """
 
+import re
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigurationError
 
 CLONE = Path(__file__).parents[1]
 """Where the project is, if it runs from a clone."""
 
 PROJECT = "metagradient-descent"
+
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Packages that are installed by another name than they are imported by."""
 
 
 def install(extra: str) -> str:
@@ -32,4 +40,35 @@ def _packages(extra: str) -> list[str]:
         needed = []
     marks = (f"extra == '{extra}'", f'extra == "{extra}"')
     found = [text.split(";")[0].strip() for text in needed if text.strip().endswith(marks)]
-    return [f"'{each}'" for each in found] or [f"'{extra}'"]
+    named: list[str] = []
+    for each in found:  # an extra may be made of others
+        parts = re.fullmatch(rf"{PROJECT}\[(.*)\]", each)
+        named += (
+            [name for part in parts[1].split(",") for name in _packages(part.strip())]
+            if parts
+            else [f"'{each}'"]
+        )
+    return named or [f"'{extra}'"]
+
+
+def load(package: str, purpose: str, extra: str = "pipeline") -> Any:  # noqa: ANN401 (a module)
+    """Import a package that the library alone does not install.
+
+    Args:
+        package: Name of the module, such as ``sklearn.cluster``.
+        purpose: What needs it, as the subject of a sentence.
+        extra: Extra of ``pyproject.toml`` that brings it.
+
+    Raises:
+        ConfigurationError: If it is not installed; names the command that does.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        top = package.partition(".")[0]
+        if (error.name or "").partition(".")[0] != top:
+            raise
+        raise ConfigurationError(
+            f"{purpose} needs the package {_DISTRIBUTIONS.get(top, top)}, and it is not installed. "
+            f"Run: {install(extra)}."
+        ) from error

@@ -9,6 +9,7 @@ from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.recipes.files import changed
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -23,14 +24,17 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="attribution", flow_run_name=flow_run_name)
-def attribution(recipe: AttributionRecipe, store: StoreUrl = "mgd-store") -> AttributionRecord:
+def attribution(
+    recipe: AttributionRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+) -> AttributionRecord:
     """Attribute the losses of several queries to the training examples, and judge the answer.
 
     Args:
         recipe: The training, and what to attribute.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return attribute(recipe, store, workers)

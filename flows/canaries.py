@@ -7,6 +7,7 @@ from prefect import flow
 from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
 from engine.recipes.canaries import CanariesRecipe
+from engine.recipes.files import changed
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
@@ -19,14 +20,17 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="canaries", flow_run_name=flow_run_name)
-def canaries(recipe: CanariesRecipe, store: StoreUrl = "mgd-store") -> CanariesRecord:
+def canaries(
+    recipe: CanariesRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+) -> CanariesRecord:
     """Optimize canaries for the gap between models that were trained on them and others.
 
     Args:
         recipe: The training, which of its examples are canaries, and how they move.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return optimize(recipe, store, workers)

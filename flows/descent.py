@@ -7,6 +7,7 @@ from prefect import flow
 from engine.applications.descent.record import Iterate, RunRecord
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import changed
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -21,14 +22,17 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="descent", flow_run_name=flow_run_name)
-def descent(recipe: DescentRecipe, store: StoreUrl = "mgd-store") -> RunRecord:
+def descent(
+    recipe: DescentRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+) -> RunRecord:
     """Descend along the metagradient of a recipe.
 
     Args:
         recipe: The set-up, and what to optimize of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     training.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return descend(recipe, store, workers)

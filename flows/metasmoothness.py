@@ -7,6 +7,7 @@ from prefect import flow
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.stages import Shift
 from engine.problems.segments import segments
+from engine.recipes.files import changed
 from engine.recipes.smoothness import MetasmoothnessRecipe
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
@@ -20,14 +21,17 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="metasmoothness", flow_run_name=flow_run_name)
-def metasmoothness(recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store") -> SmoothnessRecord:
+def metasmoothness(
+    recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+) -> SmoothnessRecord:
     """Measure how smoothly a training answers to changes of its set-up.
 
     Args:
         recipe: The training, and how to measure.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return measure(recipe, store, workers)

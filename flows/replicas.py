@@ -6,7 +6,7 @@ from prefect import flow
 
 from engine.applications.descent.record import RunRecord
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import with_seed
+from engine.recipes.files import changed, with_seed
 from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend
 from flows.parts.naming import flow_run_name
@@ -17,7 +17,10 @@ from tasks.running.workers import open_workers
 
 @flow(name="replicas", flow_run_name=flow_run_name)
 def replicas(
-    recipe: DescentRecipe, seeds: list[int], store: StoreUrl = "mgd-store"
+    recipe: DescentRecipe,
+    seeds: list[int],
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] = (),
 ) -> list[RunRecord]:
     """Descend once for each training seed; each is a run of its own, with its own report.
 
@@ -25,8 +28,9 @@ def replicas(
         recipe: The set-up, and what to optimize of it.
         seeds: Takes the place of ``training.seed``, one after the other.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     recipes = [with_seed(recipe, seed) for seed in seeds]
     for each in recipes:
         training.check(each, store)

@@ -18,6 +18,7 @@ from engine.applications.smoothness.search import (
 from engine.errors import NonFiniteError
 from engine.problems.segments import segments
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import changed
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
@@ -31,14 +32,17 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="smooth-search", flow_run_name=flow_run_name)
-def smooth_search(recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store") -> SearchRecord:
+def smooth_search(
+    recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+) -> SearchRecord:
     """Try the design menu and write the smoothest good routine as a recipe.
 
     Args:
         recipe: The training, and what to change of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
     """
-    store = absolute(store)
+    recipe, store = changed(recipe, settings), absolute(store)
     started = datetime.now(UTC).isoformat()
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:

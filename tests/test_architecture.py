@@ -17,7 +17,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 RECIPES = sorted((ROOT / "deployments" / "recipes").glob("*.yaml"))
 
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
-RUN_COMMAND = SET_UP + ". && .venv/bin/mgd run"
+RUN_COMMAND = SET_UP + "'.[pipeline]' && .venv/bin/mgd run"
 TEST_COMMAND = SET_UP + "'.[test]' && .venv/bin/pytest"
 
 

@@ -1,4 +1,4 @@
-"""Where a derivative is cut: the parts of one step, each against its own central difference."""
+"""Find the part of a step that its derivative lacks, by a central difference of each part."""
 
 from collections.abc import Callable
 

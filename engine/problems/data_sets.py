@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from engine.errors import DataError
+from engine.extras import load
 from engine.problems import cifar
 from engine.problems.idx import FASHION_MNIST_URL, read_idx
 from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
@@ -167,14 +168,14 @@ def _standardize(
 
 def _read_digits(config: DataConfig) -> Source:
     """Return scikit-learn's bundled 1797 images of 8x8 pixels, scaled to [0, 1]."""
-    from sklearn.datasets import load_digits  # costs a second, so only who asks pays
-
     if config.url is not None:
         raise DataError(
             f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
             "read for them. Leave arguments.url empty, or choose another problem."
         )
-    pixels, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
+    # It costs a second, so only who asks pays.
+    data_sets = load("sklearn.datasets", "The problem digits")
+    pixels, labels = (torch.from_numpy(x) for x in data_sets.load_digits(return_X_y=True))
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
     return Source((images, labels), 10, "scikit-learn's digits", None, (0.0, 16.0), (0.0, 16.0))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from engine.errors import ConfigurationError
+from engine.extras import load
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.metaparameters.initial_parameters import InitialParameters
@@ -85,10 +86,11 @@ def group_weights(config: MetaparametersConfig, data: DataSet, dtype: torch.dtyp
     if config.groups != GroupName.CLUSTER:
         of_each = own_groups(data, config.groups)
         return GroupWeights(torch.zeros(int(of_each.max()) + 1, dtype=dtype), of_each)
-    from sklearn.cluster import KMeans  # a second of import that other runs can spare
-
+    # A second of import that other runs can spare.
+    clusters = load("sklearn.cluster", "metaparameters.groups=cluster")
     points = train.inputs.flatten(1).to(torch.float64).numpy()
-    found = KMeans(config.num_groups, n_init="auto", random_state=config.seed % 2**32).fit(points)
+    seed = config.seed % 2**32
+    found = clusters.KMeans(config.num_groups, n_init="auto", random_state=seed).fit(points)
     groups = torch.from_numpy(found.labels_).to(torch.int64)
     return GroupWeights(torch.zeros(config.num_groups, dtype=dtype), groups)
 

@@ -1,4 +1,4 @@
-"""Settings of how a run is carried out: by whom, and for how much. They change no bit of it."""
+"""Who runs the stages, and what a run may cost. None of these settings changes a result."""
 
 from enum import StrEnum
 from typing import Annotated

@@ -3,6 +3,7 @@
 A recipe of any kind is read here; its ``kind`` says which model validates it.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,13 +23,18 @@ from engine.secret_urls import redacted
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
 
-RECIPES = Path(__file__).parents[2] / "deployments" / "recipes"
-"""Folder of the shipped recipes, in a checkout and in an installed wheel alike."""
+_IN_A_WHEEL = Path(__file__).with_name("shipped")
+
+RECIPES = (
+    _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else Path(__file__).parents[2] / "deployments" / "recipes"
+)
+"""Folder of the shipped recipes: data of the package in a wheel, a folder of its own in a clone."""
 
 Recipe = DescentRecipe
 """A recipe of any kind."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Recipe = TypeVar("_Recipe", bound=Recipe)
 
 KINDS: dict[str, type[Recipe]] = {
     "descent": DescentRecipe,
@@ -55,6 +61,20 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
+    path, content = read_recipe_file(recipe, changes)
+    return validate_recipe(content, str(path))
+
+
+def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Path, dict[Any, Any]]:
+    """Return the file of a recipe, and what it says with the changes; defaults are not filled in.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        changes: Assignments ``dotted.key=value``; the value is read as YAML.
+
+    Raises:
+        ConfigurationError: If there is no such recipe, or a change is no assignment.
+    """
     path = _find(recipe)
     content = _read(path)
     content.setdefault("name", path.stem)
@@ -62,7 +82,7 @@ def load_recipe(recipe: str, changes: list[str] | None = None) -> Recipe:
         content.setdefault("folder", str(path.resolve().parent))
     for change in changes or []:
         _assign(content, change)
-    return validate_recipe(content, str(path))
+    return path, content
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -204,6 +224,31 @@ def read_seeds(text: str) -> list[int]:
             f"--seeds {text!r}: {reason}. Write different numbers, 0 or more, with commas: 0,1,2."
         )
     return [int(word) for word in words]
+
+
+def changed(recipe: _Recipe, changes: Sequence[str]) -> _Recipe:
+    """Return a recipe with other settings; the same one if there are none.
+
+    Args:
+        recipe: Of any kind.
+        changes: Assignments ``dotted.key=value``.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    if not changes:
+        return recipe
+    content = recipe.model_dump(mode="json")
+    for change in changes:
+        _assign(content, change)
+    if content.get("kind") != recipe.kind:
+        raise ConfigurationError(
+            f"kind={content.get('kind')!r} makes the recipe {recipe.name} one of another kind, "
+            "which another flow runs. Leave kind as it is."
+        )
+    made = validate_recipe(content, f"The recipe {recipe.name} with {', '.join(changes)}")
+    assert isinstance(made, type(recipe))  # by its kind
+    return made
 
 
 def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:

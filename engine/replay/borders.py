@@ -62,7 +62,7 @@ class _Meetings:
 
 
 def count_borders(actions: Iterable[Action], stop: int | None = None) -> int:
-    """Return how many plain steps the comparisons take in a schedule.
+    """Count the plain steps that comparing replayed with stored states adds to a schedule.
 
     One for each saved state that a replay leads to, unless the graph of the step before was kept.
 

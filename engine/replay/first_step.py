@@ -1,4 +1,4 @@
-"""Refusals that cost one step: what can be known about a routine before it is trained.
+"""Checks of a routine that take one training step, made before any run.
 
 Each finds a cause of a wrong metagradient that would still look like a number.
 """

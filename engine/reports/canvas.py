@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from engine.extras import load
+
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.axis
@@ -22,9 +24,9 @@ def new_figure(
     height: float, rows: int = 1
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
     """Return a figure as wide as the page, and its axes, one below the other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = load("matplotlib.figure", "A figure of a report").Figure(
+        figsize=(WIDTH, height), layout="constrained"
+    )
     all_axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.extras import load
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -17,13 +19,12 @@ class Interval:
 
 def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     """Return the mean and its bootstrap interval, over queries."""
-    from scipy.stats import bootstrap
-
     mean = float(np.mean(values))
     if len(set(values)) < 2:
         return Interval(mean, mean, mean)
     drawn = np.random.default_rng(seed)
-    found = bootstrap((list(values),), np.mean, method="percentile", rng=drawn)
+    statistics = load("scipy.stats", "An interval of a mean")
+    found = statistics.bootstrap((list(values),), np.mean, method="percentile", rng=drawn)
     return Interval(
         mean, float(found.confidence_interval.low), float(found.confidence_interval.high)
     )

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.extras import load
 from engine.reports.sections import Page, Table
 
 if TYPE_CHECKING:
@@ -24,12 +25,11 @@ _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 @lru_cache(maxsize=1)
 def templates() -> "Environment":
     """Return the templates of all reports; a name that is not given is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    jinja = load("jinja2", "A report")
+    made = jinja.Environment(
+        loader=jinja.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -57,13 +57,15 @@ class Routine(HeldModule):
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Whether a batch's gradient is compiled, in both sweeps; its bits are its own.
+        compile: Compile the gradient of a batch, in both sweeps. The result differs from the eager
+            one in the last digits.
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
-            default. It bounds the memory, and its bits are its own.
+            default. It bounds the memory. Sums run in another order, so the last digits change.
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
-            and its bits are its own; random draws of the model are those of each shard.
+            and the last digits differ from the whole batch's; random draws of the model are those
+            of each shard.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         state: Where a state of the problem's own starts: tensors (or dicts of them) by name, or

@@ -1,4 +1,4 @@
-"""Parts of a routine that do not fit together, refused when it is made."""
+"""Validation of the arguments of a routine, when it is made."""
 
 import inspect
 from typing import TYPE_CHECKING

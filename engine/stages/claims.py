@@ -1,4 +1,4 @@
-"""Which stages a run uses: one small file for each, so that nothing in use is ever freed.
+"""Which run uses which stage. Cleaning never frees a stage that has a claim, one small file each.
 
 A claim is written before the stage is looked for. ``engine.runs.cleaning`` takes a stage's commit
 away before it looks at the claims for the last time. So whatever the order of the two, a run that

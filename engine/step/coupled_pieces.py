@@ -1,4 +1,4 @@
-"""A coupled batch in pieces: its memory is that of a piece and of the embeddings, not of the batch.
+"""Embed a coupled batch piece by piece: memory grows with the piece and the embeddings.
 
 The examples of a coupled loss meet in their embeddings E only: L(theta, z) = f(E(theta), theta, z).
 So the gradient is f_theta + sum over pieces of J_p^T f_E, where each piece is embedded twice, once

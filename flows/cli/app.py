@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
+from flows.cli.options import (
+    BytesOption,
+    ChangesOption,
+    DebugOption,
+    JsonOption,
+    RecipeArgument,
+    SecondsOption,
+    StoreOption,
+    TrustOption,
+)
 
 if TYPE_CHECKING:
     from engine.recipes.files import Recipe
@@ -21,43 +31,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
-]
-ChangesOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
-]
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="MGD_STORE",
-        help="Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.",
-    ),
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")]
-SecondsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-seconds", help="Stop after so much computing time; sets budget.max_seconds."
-    ),
-]
-BytesOption = Annotated[
-    int | None,
-    typer.Option("--max-bytes", help="Stop when its stages take so much; sets budget.max_bytes."),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-store",
-        help="Read and connect to the places (arguments.url, arguments.sources, ...) that the "
-        "store's recipe "
-        "names; without it, only to those of the shipped recipe of that name.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -232,6 +205,51 @@ def plan(
         prepare_cpu(chosen.training.threads)
         check_writable(absolute(store))
         showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
+
+
+@app.command()
+def deploy(  # noqa: PLR0913 (the options of one command)
+    pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers run it.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE]", help="Shipped recipes, paths of YAML files, or clean."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every recipe that ships, and clean.")
+    ] = False,
+    changes: ChangesOption = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    image: Annotated[
+        str | None,
+        typer.Option("--image", envvar="MGD_IMAGE", help="Image of the jobs, if in containers."),
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option("--folder", help="Where workers have the files of your problem, if not here."),
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option("--suffix", help="Ends the names: the same recipe on a second pool.")
+    ] = "",
+    debug: DebugOption = False,
+) -> None:
+    """Deploy recipes to a Prefect server, to be started from its UI, on a schedule, or anywhere."""
+    with one_message(debug):
+        from engine.recipes.files import read_seeds
+        from flows.cli.deploying import Order, deploy, shipped
+        from flows.cli.terminal import prepare_process
+
+        prepare_process(debug)
+        order = Order(
+            shipped() if everything else names or [],
+            changes or [],
+            None if seeds is None else read_seeds(seeds),
+            folder,
+        )
+        deploy(order, pool, store, image, suffix)
 
 
 @app.command()

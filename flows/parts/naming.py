@@ -5,13 +5,15 @@ settings change of the recipe that ships under its name.
 """
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 
 from prefect.context import FlowRunContext
 
+from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changes_of_shipped
+from engine.recipes.files import changed, changes_of_shipped
 from engine.recipes.names import run_name
 
 _NAMED_CHANGES = 3
@@ -30,6 +32,8 @@ def flow_run_name() -> str:
     recipe = parameters.get("recipe")
     if not isinstance(recipe, DescentRecipe):
         return given or context.flow.name  # it is about to be refused
+    with suppress(ConfigurationError):  # then the flow refuses it
+        recipe = changed(recipe, parameters.get("settings", ()))
     return name_of(recipe, parameters.get("seeds"))
 
 
@@ -38,8 +42,8 @@ def name_of(recipe: DescentRecipe, seeds: list[int] | None = None) -> str:
     which = run_name(recipe.descent)
     if seeds is not None:
         which = f"{recipe.name} for seeds {', '.join(map(str, seeds))}"
-    changed = changes_of_shipped(recipe) or {}
-    changes = [f"{key}={value}" for key, value in changed.items()]
+    differing = changes_of_shipped(recipe) or {}
+    changes = [f"{key}={value}" for key, value in differing.items()]
     named = ", ".join(changes[:_NAMED_CHANGES])
     more = len(changes) - _NAMED_CHANGES
     if more > 0:

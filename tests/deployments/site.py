@@ -1,4 +1,4 @@
-"""A server, a worker and the deployments of ``prefect.yaml``, through the HTTP API like the UI."""
+"""A server, a worker and all deployments, through the HTTP API like the UI."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from engine.recipes.names import run_name
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
 ROOT = Path(__file__).parents[2]
-DEPLOYMENT = "digits-selection-process"
+DEPLOYMENT = "digits-selection"
 # Long enough to be killed in the middle; each route of a test has a run of its own.
 SMALL = [
     "baselines=[]",
@@ -34,7 +34,7 @@ SMALL = [
     "replay.steps_per_segment=5",
 ]
 STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
-DEPLOY = ("prefect", "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all")
+DEPLOY = ("flows.cli.app", "deploy", "--all", "--pool", "mgd-process")
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
 
 

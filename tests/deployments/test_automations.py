@@ -8,7 +8,10 @@ from prefect.client.orchestration import get_client
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 
-from deployments import automations, make
+from deployments import automations
+from engine.recipes.files import list_recipes
+from flows import deploying
+from tests.deployments.targets import target
 
 
 def event(name, *, attempt=1, tags=("auto-resume",)):
@@ -36,7 +39,7 @@ def trigger(automation):
 
 def test_deployments_carry_the_tag():
     """The automation and the deployments agree only by a word."""
-    tags = [make.deployment(path, "process")["tags"] for path in make.RECIPES.glob("*.yaml")]
+    tags = [deploying.recipe_deployment(name, target("process")).tags for name in list_recipes()]
 
     assert tags
     assert all(automations.RESUME_TAG in each for each in tags)

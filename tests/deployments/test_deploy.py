@@ -1,4 +1,4 @@
-"""A real server, a real worker and ``prefect.yaml``: a run that is killed goes on where it stopped.
+"""A real server, a real worker and ``mgd deploy``: a run that is killed goes on where it stopped.
 
 Everything here goes through the HTTP API, as the UI does.
 """
@@ -8,29 +8,69 @@ import signal
 from pathlib import Path
 
 import pytest
-import yaml
 
-from deployments import make
 from engine.recipes.files import load_recipe
+from flows.cli.deploying import shipped
 from flows.descent import descent
 from tests.commands import LONG, at_work, attempts
-from tests.deployments.site import SMALL, small
+from tests.deployments.site import DEPLOY, DEPLOYMENT, SMALL, small
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
-CONTENT = yaml.safe_load(make.PREFECT_YAML.read_text())
-
 
 def test_every_deployment_arrives_as_written(site):
-    """The server checks job variables by the pool's schema, and fills in what was a template."""
+    """The server checks job variables by the schema of the pool, whichever was named."""
     found = {each["name"]: each for each in site.api.post("/deployments/filter")}
 
-    assert set(found) == {each["name"] for each in CONTENT["deployments"]}
+    assert set(found) == set(shipped())
     assert {each["parameters"]["store"] for each in found.values()} == {site.store}
-    assert {each["job_variables"].get("image") for each in found.values()} == {None, "mgd:test"}
     assert not any(each["pull_steps"] for each in found.values())
     assert not any(each["schedules"][0]["active"] for each in found.values())
+
+    site.call(*DEPLOY[:2], DEPLOYMENT, "--pool", "mgd-kubernetes", "--suffix", "gpu")
+    gpu = site.api.get(f"/deployments/name/descent/{DEPLOYMENT}-gpu")
+    site.api.delete(f"/deployments/{gpu['id']}")
+    assert gpu["job_variables"]["image"] == "mgd:test"
+    assert gpu["job_variables"]["gpus"] == 1
+
+
+def test_deploying_again_leaves_schedules_as_they_are(site):
+    """Somebody has switched one on, and a new recipe must not switch it off."""
+    (schedule,) = site.api.deployment()["schedules"]
+    name = f"descent/{DEPLOYMENT}"
+    site.call("prefect", "deployment", "schedule", "resume", name, schedule["id"])
+    try:
+        site.call(*DEPLOY[:2], DEPLOYMENT, "--pool", "mgd-process")
+        (after,) = site.api.deployment()["schedules"]
+    finally:
+        site.call("prefect", "deployment", "schedule", "pause", name, schedule["id"])
+
+    assert after["id"] == schedule["id"]
+    assert after["active"]
+    assert not site.api.deployment()["pull_steps"]
+
+
+def test_problem_of_ones_own_runs_where_its_file_is(site, tmp_path):
+    """A worker loads the file by its folder, and only as it was when it was deployed."""
+    site.call("flows.cli.app", "new", "blobs", "--folder", str(tmp_path))
+    site.call(*DEPLOY[:2], str(tmp_path / "blobs.yaml"), "--pool", "mgd-process")
+    made = site.api.get("/deployments/name/descent/blobs")
+    start = f"/deployments/{made['id']}/create_flow_run"
+    few = {"settings": ["outer.num_steps=1"]}
+
+    run = site.api.post(start, parameters=few, state={"type": "SCHEDULED"})["id"]
+    wait_for("an end", lambda: site.api.state(run) in ("Completed", "Failed", "Crashed"), 300)
+    first = site.api.state(run)
+    file = tmp_path / "blobs.py"
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+    edited = site.api.post(start, parameters=few, state={"type": "SCHEDULED"})["id"]
+    wait_for("an end", lambda: site.api.state(edited) in ("Completed", "Failed", "Crashed"), 300)
+    site.api.delete(f"/deployments/{made['id']}")
+
+    assert first == "Completed", site.api.logs(run, logging.WARNING)
+    assert site.api.state(edited) == "Failed"
+    assert any("blobs.py was edited" in line for line in site.api.logs(edited, logging.ERROR))
 
 
 @pytest.mark.usefixtures("prefect_server")

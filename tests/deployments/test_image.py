@@ -13,8 +13,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployments import make
-
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "deployments"
 DOCKERFILE = (HERE / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -187,8 +185,9 @@ def test_setup_has_all_that_its_commands_read():
 
     modules = re.findall(r"deployments\.(\w+)", script)
     files = {f"deployments/{module}.py" for module in modules} | {"deployments/pools"}
-    files |= set(re.findall(r"deployments/[\w.]+", script + make.PREFECT_YAML.read_text()[2000:]))
-    assert {f"/srv/{name}" for name in files if name != "deployments/recipes"} <= given
+    files |= set(re.findall(r"deployments/[\w.]+", script))
+    assert {f"/srv/{name}" for name in files} <= given
+    assert "mgd deploy --all --pool mgd-process" in script  # the pool of the worker beside it
 
 
 @each_service

@@ -11,9 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import Flow, FlowRun
 from prefect.utilities.templating import apply_values, find_placeholders
 
-from deployments import make, pools
+from deployments import pools
+from tests.deployments.targets import TEMPLATES, job_variables, job_variables_without_gpu
 
-TEMPLATES = {path.stem: json.loads(path.read_text()) for path in pools.TEMPLATES.glob("*.json")}
 PREFECTS_OWN = json.loads(
     (
         files("prefect.server.api") / "collections_data/views/aggregate-worker-metadata.json"
@@ -24,14 +24,14 @@ PACKAGES = {"process": "prefect", "docker": "prefect-docker", "kubernetes": "pre
 FIXED = {"docker": {"privileged", "volumes", "network_mode"}}
 """Variables of Prefect's own that a run must not have: each makes it root on the machine."""
 
-each_kind = pytest.mark.parametrize("kind", make.POOLS)
+each_kind = pytest.mark.parametrize("kind", PACKAGES)
 
 
 def values(kind, **changes):
     """Return the job variables of a deployment, with the template's defaults, as a worker does."""
     properties = TEMPLATES[kind]["variables"]["properties"]
     defaults = {name: each["default"] for name, each in properties.items() if "default" in each}
-    return defaults | make.POOLS[kind].job_variables | {"image": "mgd:1"} | changes
+    return defaults | job_variables(kind) | {"image": "mgd:1"} | changes
 
 
 def manifest(**changes):
@@ -46,7 +46,7 @@ def container(job):
 
 def test_every_kind_of_pool_has_a_template():
     """A pool without one would get Prefect's own, without GPUs."""
-    assert set(TEMPLATES) == set(make.POOLS)
+    assert set(TEMPLATES) == set(PACKAGES)
 
 
 @each_kind
@@ -84,7 +84,9 @@ def test_deployments_job_variables_are_valid(kind):
 @each_kind
 def test_job_variables_without_a_gpu_are_valid(kind):
     """House-keeping needs no GPU, and waits for none."""
-    jsonschema.validate(values(kind, **make.POOLS[kind].without_gpu), TEMPLATES[kind]["variables"])
+    jsonschema.validate(
+        values(kind, **job_variables_without_gpu(kind)), TEMPLATES[kind]["variables"]
+    )
 
 
 @each_kind
@@ -209,7 +211,7 @@ def job(prefect_server):
     )
     configuration = asyncio.run(
         worker.KubernetesWorkerJobConfiguration.from_template_and_values(
-            TEMPLATES["kubernetes"], make.POOLS["kubernetes"].job_variables | {"image": "mgd:1"}
+            TEMPLATES["kubernetes"], job_variables("kubernetes") | {"image": "mgd:1"}
         )
     )
     run = FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="some-run")
@@ -245,7 +247,7 @@ def test_docker_worker_reads_the_template():
 
     configuration = asyncio.run(
         worker.DockerWorkerJobConfiguration.from_template_and_values(
-            TEMPLATES["docker"], make.POOLS["docker"].job_variables | {"image": "mgd:1"}
+            TEMPLATES["docker"], job_variables("docker") | {"image": "mgd:1"}
         )
     )
 
@@ -267,5 +269,5 @@ def test_pools_and_limits_are_brought_up_to_date():
 
     assert {name: pool.id for name, pool in found.items()} == before
     assert found["mgd-kubernetes"].base_job_template == TEMPLATES["kubernetes"]
-    assert [found[f"mgd-{kind}"].concurrency_limit for kind in make.POOLS] == [1, 4, 4]
+    assert [found[f"mgd-{kind}"].concurrency_limit for kind in PACKAGES] == [1, 4, 4]
     assert limit.concurrency_limit == 4

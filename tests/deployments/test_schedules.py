@@ -74,7 +74,7 @@ def test_other_kinds_of_schedule_make_runs(site, add_schedule, schedule):
     wait_for("scheduled runs", lambda: len(runs(site, schedule)) >= 2, 120)
 
 
-def test_schedule_of_prefect_yaml_makes_runs_when_it_is_switched_on(site):
+def test_schedule_of_a_deployment_makes_runs_when_it_is_switched_on(site):
     """By the command of the document, which is what people do after they have deployed."""
     name = f"descent/{DEPLOYMENT}"
     (schedule,) = site.api.deployment()["schedules"]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DataError
+from engine.extras import load
 from engine.numerics.determinism import generator
 from engine.problems.fits import check_single_losses
 from engine.problems.problem import BuiltProblem
@@ -103,12 +104,11 @@ def datamodeling_scores(predicted: Tensor, actual: Tensor) -> list[float]:
         predicted: Shape (subsets, queries).
         actual: Losses of the trained models, or their changes, likewise.
     """
-    from scipy.stats import spearmanr
-
+    statistics = load("scipy.stats", "A rank correlation")
     found = []
     for one, other in zip(predicted.T.double(), actual.T.double(), strict=True):
         constant = bool((one == one[0]).all() or (other == other[0]).all())
-        result: Any = 0.0 if constant else spearmanr(one.numpy(), other.numpy())[0]
+        result: Any = 0.0 if constant else statistics.spearmanr(one.numpy(), other.numpy())[0]
         found.append(float(result))
     return found
 

@@ -1,0 +1,131 @@
+"""``mgd deploy``: recipes and house-keeping as deployments on a work pool of a Prefect server."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.errors import ConfigurationError
+from engine.recipes.files import list_recipes, load_recipe
+from flows.cli.local_server import connected
+from flows.cli.screen import say
+from flows.cli.surroundings import prefect_settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import WorkPool
+    from prefect.deployments.runner import RunnerDeployment
+
+    from flows.deploying import Target
+
+
+HOUSEKEEPING = ("clean",)
+"""Names of ``flows.registry.HOUSEKEEPING``, which cannot be read without loading Prefect."""
+
+
+class Order(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+        names: Recipes by name or path, and flows of house-keeping.
+        changes: Assignments ``dotted.key=value`` to each recipe.
+        seeds: One run for each of these training seeds.
+        folder: Where workers have the files of a problem of one's own.
+    """
+
+    names: Sequence[str]
+    changes: Sequence[str] = ()
+    seeds: Sequence[int] | None = None
+    folder: str | None = None
+
+
+def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) -> None:
+    """Make the deployments of an order, and say what they are called and what they need.
+
+    Args:
+        order: What to deploy.
+        pool: Name of the work pool, which has to be there.
+        store: Where the runs keep checkpoints, results and reports.
+        image: Image of the jobs, for a pool that runs containers.
+        suffix: Ends the names.
+
+    Raises:
+        ConfigurationError: If something of it cannot be; then nothing was deployed.
+    """
+    url = prefect_settings().api.url
+    if not url:
+        raise ConfigurationError(
+            "A deployment is kept by a Prefect server, and PREFECT_API_URL names none. Start one, "
+            "and set it as deployments/README.md, section 1, says."
+        )
+    check(order)  # what can be refused is, before Prefect's client and torch are loaded
+    with connected(None):
+        from prefect.client.orchestration import get_client
+
+        from flows.deploying import Target, apply
+
+        with get_client(sync_client=True) as client:
+            target = Target.of(_read_pool(client, pool), store, image, suffix)
+            deployments = [_made(name, order, target) for name in order.names]
+            apply(deployments, client)
+    for line in _told(deployments, pool):
+        say(line)
+
+
+def shipped() -> list[str]:
+    """Return all that can be deployed without a file of one's own."""
+    return [*list_recipes(), *HOUSEKEEPING]
+
+
+def check(order: Order) -> None:
+    """Refuse an order of which something is no recipe, or cannot be run.
+
+    Raises:
+        ConfigurationError: Names it, and the remedy.
+    """
+    if not order.names:
+        raise ConfigurationError(
+            "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
+            f"file, or {', '.join(HOUSEKEEPING)}; or use --all for everything that ships."
+        )
+    for name in order.names:
+        if name not in HOUSEKEEPING:
+            load_recipe(name, list(order.changes))
+
+
+def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_work_pool(name)
+    except ObjectNotFound:
+        there = ", ".join(sorted(each.name for each in client.read_work_pools())) or "none"
+        raise ConfigurationError(
+            f"--pool {name!r}: the server has no such work pool, but {there}. Make those of this "
+            "project with `python -m deployments.pools`, or name another."
+        ) from None
+
+
+def _made(name: str, order: Order, target: "Target") -> "RunnerDeployment":
+    from flows.deploying import housekeeping_deployment, recipe_deployment
+
+    if name in HOUSEKEEPING:
+        return housekeeping_deployment(name, target)
+    return recipe_deployment(name, target, order.changes, order.seeds, order.folder)
+
+
+def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
+    """Say what was deployed, what its workers must have, and how to start a run."""
+    lines = [f"Deployed on {pool}: {each.full_name}" for each in deployments]
+    for each in deployments:
+        recipe = each.parameters.get("recipe", {})
+        if recipe.get("code"):
+            lines.append(
+                f"{each.full_name} runs code of yours. Its workers need "
+                f"{', '.join(sorted(recipe['code']))} as they are now, files in "
+                f"{recipe.get('folder')} or, as --folder says, elsewhere; a run compares their "
+                "digests, and refuses others. Deploy again after an edit."
+            )
+    return [
+        *lines,
+        f"A worker takes its runs: prefect worker start --pool {pool}",
+        f"Start a run: prefect deployment run {deployments[0].full_name!r} --watch",
+    ]
