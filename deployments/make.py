@@ -13,7 +13,6 @@ from prefect import Flow
 
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import RECIPES, load_recipe
-from engine.recipes.metaparameters import MetaparameterName
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
@@ -98,8 +97,8 @@ POOLS = {
 def cost(recipe: DescentRecipe) -> str:
     """Say what a run costs, in trainings and sweeps, and in time where that was measured."""
     outer, inner = recipe.outer.num_steps, recipe.training.num_steps
-    counts = recipe.metaparameters.name is MetaparameterName.COUNTS
-    reversed_steps = inner - recipe.injection_step if counts else inner
+    injected = recipe.metaparameters.about.is_injected
+    reversed_steps = inner - recipe.injection_step if injected else inner
     work = (
         f"{outer + 1} trainings of {inner} steps and {outer} reverse sweeps over "
         f"{reversed_steps} of them"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -54,7 +53,7 @@ class Settings(BaseModel):
 
 
 def refuse_unread(
-    given: Settings, choice: str, reads: Mapping[StrEnum, frozenset[str]], group: str = ""
+    given: Settings, choice: str, reads: Mapping[Any, frozenset[str]], group: str = ""
 ) -> None:
     """Refuse a setting that was changed although what was chosen does not read it.
 

@@ -1,7 +1,7 @@
 """What a reverse schedule is asked for, and what it says of itself at the end of its file."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.recipes.replay import ReplayConfig
@@ -67,12 +67,12 @@ class Room:
     slow_cost: float
 
 
-def _as_it_is(room: Room) -> Iterator[dict[str, object]]:
+def _as_it_is(room: Room) -> Iterator[Mapping[str, object]]:
     del room
     yield {}
 
 
-def never(room: Room) -> Iterator[dict[str, object]]:
+def never(room: Room) -> Iterator[Mapping[str, object]]:
     """Yield nothing: a schedule that others are sure to beat is taken by name only."""
     del room
     yield from ()
@@ -92,5 +92,5 @@ class Schedule:
     """
 
     make: Callable[[Wanted, int, int], Iterator[Action]]
-    worth_a_try: Callable[[Room], Iterator[dict[str, object]]] = _as_it_is
+    worth_a_try: Callable[[Room], Iterator[Mapping[str, object]]] = _as_it_is
     starts_in_slow_tier: bool = False

@@ -3,7 +3,7 @@
 Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from engine.schedules.base import Room, Schedule, Wanted
 from engine.schedules.revolve import check_counts, reverse_in_slots
@@ -41,7 +41,7 @@ def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
     return binomial_schedule(num_steps, wanted.slots(num_steps), start=start, tier=wanted.tier)
 
 
-def _worth_a_try(room: Room) -> Iterator[dict[str, object]]:
+def _worth_a_try(room: Room) -> Iterator[Mapping[str, object]]:
     # With fewer slots the same schedule needs more steps: the most that fit, and the leanest.
     yield from ({"num_slots": number} for number in sorted({max(room.slots, 1), 1}))
 

@@ -1,6 +1,6 @@
 """Schedules by name: what the settings of a replay stand for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.errors import ScheduleError
@@ -18,7 +18,7 @@ def schedule_of(name: ScheduleName) -> Schedule:
     return find_member("engine.schedules", name.value, "SCHEDULE")
 
 
-def candidates(room: Room) -> Iterator[dict[str, object]]:
+def candidates(room: Room) -> Iterator[Mapping[str, object]]:
     """Yield settings of a replay that no other is sure to beat, every schedule's in turn."""
     for name in NAMES:
         for settings in schedule_of(name).worth_a_try(room):

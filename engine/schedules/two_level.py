@@ -4,7 +4,7 @@ It weighs the forward steps that are run again against what saves to, and loads 
 cost. Steps are reversed one by one; ``engine.schedules.trees.unrolled`` keeps graphs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -156,7 +156,7 @@ def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
     return two_level_schedule(num_steps, slots, slow, start=start, tier=wanted.tier)
 
 
-def _worth_a_try(room: Room) -> Iterator[dict[str, object]]:
+def _worth_a_try(room: Room) -> Iterator[Mapping[str, object]]:
     if room.slow_slots is not None and room.fast_slots < room.num_steps:
         all_fit = room.slow_slots >= room.num_steps
         yield {

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.metaparameters.weights import GroupWeights
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.problem import build_problem
@@ -70,15 +69,14 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
     if stage in _REVERSING:  # how a step is reversed changes the last digits
         settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
     problem = build_problem(recipe)
+    found = problem.kind.found()
     content = {
         "stage": stage,
         "settings": settings,
         "data": problem.data.fingerprint,
         "origin": problem.origin,
         # Clusters are found by a library, and another version of it may find others.
-        "groups": fingerprint(problem.kind.groups)
-        if isinstance(problem.kind, GroupWeights)
-        else "",
+        "groups": "" if found is None else fingerprint(found),
         "inputs": plain(inputs),
         "engine": engine_version(),
         "environment": run_environment(recipe),

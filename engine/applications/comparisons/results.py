@@ -3,7 +3,6 @@
 from engine.errors import NonFiniteError
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.rate_search import Searched
 from engine.recipes.settings import Settings
 from engine.stages.commits import read_rows, read_scalars
@@ -122,8 +121,7 @@ def count_examples(recipe: DescentRecipe, store: str, value: Ref) -> tuple[int |
 
     Both are None for metaparameters that select no examples.
     """
-    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
-    if recipe.metaparameters.name not in selecting:
+    if not recipe.metaparameters.about.selects_examples:
         return None, None
     kept = read_rows(store, value)["value"] > 0
     corrupted = build_problem(recipe).data.corrupted

@@ -21,7 +21,6 @@ from engine.numerics.environment import machine
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.names import run_name
 from engine.reports.canvas import png
 from engine.runs.endings import Ending
@@ -141,7 +140,7 @@ def _damage(
 ) -> Damage | None:
     """Attribute the damage of changed inputs; None for anything else, or if none was chosen."""
     first, last = iterates[0], iterates[-1]
-    if recipe.metaparameters.name is not MetaparameterName.INPUTS or first is last:
+    if not recipe.metaparameters.about.changes_inputs or first is last:
         return None
     if problem.data.num_classes == 0:  # whose victims are counted by class
         return None

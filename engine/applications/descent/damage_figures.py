@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.applications.comparisons.results import Damage
-from engine.applications.descent.figures import Curves, as_picture
+from engine.applications.descent.charts import as_picture
+from engine.applications.descent.figures import Curves
 from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError, Config
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
 from engine.runs.endings import Finished
 from engine.runs.run import Scores, Stages
@@ -265,8 +264,7 @@ def summarize_selection(
     recipe: DescentRecipe, value: Tensor, first_gradient: Tensor, corrupted: Tensor
 ) -> Selection | None:
     """Compare the dropped examples with the corrupted ones; None for other metaparameters."""
-    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
-    if recipe.metaparameters.name not in selecting:
+    if not recipe.metaparameters.about.selects_examples:
         return None
     from sklearn.metrics import roc_auc_score  # a second of import that `import engine` can spare
 

@@ -22,7 +22,6 @@ from engine.applications.descent.record import RunRecord, rose
 from engine.applications.descent.source_shares import source_findings
 from engine.preflight.growth import GROWTH_LIMIT, WINDOW
 from engine.recipes.descent import DescentRecipe, OuterUpdate
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
 from engine.recipes.settings import Settings
 from engine.reports.page import as_source, templates
@@ -33,16 +32,6 @@ if TYPE_CHECKING:
     from engine.applications.descent.shown_examples import ShownExample
 
 __all__ = ["Curves", "figures", "render", "summary"]
-
-TITLES = {
-    MetaparameterName.COUNTS: "Example counts",
-    MetaparameterName.WEIGHTS: "Example weights",
-    MetaparameterName.LEARNING_RATE: "Learning rate",
-    MetaparameterName.SCALARS: "Hyperparameters",
-    MetaparameterName.GROUP_WEIGHTS: "Mixture",
-    MetaparameterName.INPUTS: "Changed inputs",
-    MetaparameterName.INITIAL_PARAMETERS: "Initial parameters",
-}
 
 
 def summary(record: RunRecord) -> list[str]:
@@ -78,7 +67,7 @@ def render(
         captions=_captions(record),
         examples=examples or {},
         marked=any(each.wrong for shown in (examples or {}).values() for each in shown),
-        metaparameters=TITLES[record.recipe.metaparameters.name],
+        metaparameters=record.recipe.metaparameters.about.title,
         settings=[row for row in _settings(record.recipe) if row[0] != "description"],
     )
 
@@ -240,21 +229,12 @@ def _captions(record: RunRecord) -> dict[str, str]:
         "objective by the state, as the first reverse sweep found it; growth by many powers of ten "
         "towards step 0 means that the training is not smooth."
     )
-    if recipe.metaparameters.name is MetaparameterName.COUNTS:
-        training += f" Counts enter at step {recipe.injection_step}, so the sweep ends there."
+    if recipe.metaparameters.about.is_injected:
+        training += (
+            f" The metaparameters enter at step {recipe.injection_step}, so the sweep ends there."
+        )
     kept = recipe.metaparameters.kept
     start = "every one is 1" if kept == 1 else f"a random {_percent(kept)} are 1, the others 0"
-    values = f"Examples by their {{}} at the chosen iterate; at the start {start}."
-    shown = {
-        MetaparameterName.COUNTS: values.format("count in an epoch"),
-        MetaparameterName.WEIGHTS: values.format("weight in the training loss"),
-        MetaparameterName.LEARNING_RATE: "Learning rate of each step; the dots are the key points.",
-        MetaparameterName.SCALARS: "Numbers that hold for the whole run.",
-        MetaparameterName.GROUP_WEIGHTS: "Share of each group in the training loss.",
-        MetaparameterName.INPUTS: "The changed images that carry most of the damage, with their "
-        "label and their part of the rise of the objective.",
-        MetaparameterName.INITIAL_PARAMETERS: "How far the descent moved the initial parameters.",
-    }
     return {
         "classes": "Left: which changed images raise the objective, by label, measured by the "
         "metagradient along the path of their pixels. Right: on which test examples it shows.",
@@ -267,7 +247,7 @@ def _captions(record: RunRecord) -> dict[str, str]:
         "sensitive. Below: how much of the metagradient each step contributes." + _growth(record),
         "losses": "Mean loss on three held-out splits. The objective is what the metagradient "
         "lowers, validation chooses the iterate, and test takes no part.",
-        "metaparameters": shown[recipe.metaparameters.name],
+        "metaparameters": recipe.metaparameters.about.caption.format(start=start),
         "training": training,
     }
 
