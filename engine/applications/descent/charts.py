@@ -57,6 +57,7 @@ def _of_examples(
         axes.hist(
             [values.numpy() for values, _ in groups.values()],
             bins=20,
+            range=_range(value),
             color=[colour for _, colour in groups.values()],
             label=list(groups),
         )
@@ -174,10 +175,18 @@ def _pictures(chart: Pictures, set_ups: SetUps, corrupted: Tensor) -> "matplotli
 def _histogram(chart: Histogram, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
     del set_ups, corrupted
     figure, (axes,) = new_figure(3.2)
-    axes.hist(chart.values.to(torch.float64).flatten().numpy(), bins=40, color=BLUE)
+    values = chart.values.to(torch.float64).flatten()
+    axes.hist(values.numpy(), bins=40, range=_range(values), color=BLUE)
     axes.set_yscale("log")
     axes.set(xlabel=chart.label, ylabel=f"number of {chart.counted}")
     return figure
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    """Return where a histogram begins and ends; values that differ by rounding are one."""
+    low, high = float(values.min()), float(values.max())
+    room = 0.0 if high - low > 1e-9 * max(-low, high) else max(-low, high, 1.0) / 2
+    return low - room, high + room
 
 
 def _legend(axes: "matplotlib.axes.Axes") -> None:
