@@ -47,10 +47,6 @@ def write(root, place, content):
     path.write_text(text)
 
 
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.py")}
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """All additions in one copy, each used by itself: six starts of torch would take a minute."""
