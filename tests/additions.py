@@ -51,8 +51,8 @@ class Addition:
         use: Python that uses it from a recipe and judges the metagradient.
     """
 
-    entry: tuple[str, dict[str, str]]
-    member: tuple[str, str | dict[str, str]]
+    entry: tuple[str, dict[str, str | None]]
+    member: tuple[str, str | dict[str, str | None]]
     use: str
 
 
@@ -163,7 +163,7 @@ plain = built(optimizer={"name": "sgd", "momentum": 0.6})
 ball = built(optimizer={"name": "heavy-ball", "momentum": 0.6})
 assert ball.routine.optimizer.name == "heavy-ball"
 close(slope(ball), slope(plain))
-refused("optimizer.beta1 is 0.5, but heavy-ball does not read it",
+refused("optimizer.beta1 is 0.5, but optimizer.name is heavy-ball, which does not read it",
         optimizer={"name": "heavy-ball", "beta1": 0.5})
 """,
     ),

@@ -10,6 +10,7 @@ from engine import metagradient
 from engine.applications.descent.charts import draw_chart
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
+from engine.metaparameters.charts import Histogram
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe, OuterUpdate
@@ -177,4 +178,5 @@ def test_a_kind_without_a_chart_of_its_own_shows_how_far_it_moved():
     made = recipe("weights")
     chart = Metaparameter.chart(made, torch.ones(3), torch.tensor([1.0, 2.0, 4.0]))
 
+    assert isinstance(chart, Histogram)
     assert chart.values.tolist() == [0, 1, 3]
