@@ -13,7 +13,7 @@ def find_member(package: str, name: str, last: str) -> Any:  # noqa: ANN401 (wha
 
     Args:
         package: Folder of the members, ``engine.models`` for example.
-        name: As recipes write it; ``learning-rate`` stands in ``learning_rate.py``.
+        name: As recipes write it; ``learning-rate`` has the module ``learning_rate``.
         last: Name that the file gives its description, ``MODEL`` for example.
     """
     return getattr(import_module(f"{package}.{name.replace('-', '_')}"), last)
