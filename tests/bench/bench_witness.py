@@ -112,11 +112,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     keep_freed_memory()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     lines = [
-        f"Commit {commit}. Seconds are those of CPU. A witness is two plain steps, two evaluations",
+        "Seconds are those of CPU. A witness is two plain steps, two evaluations",
         "and the comparison of derivatives, which is some hundreds of small operations: where a",
         "step is as small as the main job's, calls are what it costs.",
         "",
