@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import Counts, ExampleWeights, LearningRatePoints, Metaparameter, Optimizer, Routine
+from engine.metaparameters.group_weights import GroupWeights
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.scalars import Scalars
-from engine.metaparameters.weights import GroupWeights, TokenWeights
+from engine.metaparameters.weights import TokenWeights
 from engine.numerics.determinism import generator
 from engine.routine.optimizers import adam, adamw, averaged, sgd
 

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import Counts, LearningRatePoints, Metaparameter, Routine
+from engine.metaparameters.group_weights import GroupWeights
 from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.scalars import Scalars
-from engine.metaparameters.weights import GroupWeights, TokenWeights
+from engine.metaparameters.weights import TokenWeights
 from engine.routine.optimizers import adam, adamw, sgd
 from tests.routines import (
     NUM_EXAMPLES,

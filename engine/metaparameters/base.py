@@ -6,14 +6,17 @@ these answers, so a kind that enters nowhere by mistake is an error, never a zer
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
+from engine.metaparameters.charts import Chart, Histogram
+from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import refuse_meta
+from engine.recipes.descent import DescentRecipe
 from engine.types import Batch, Hyperparameters
 
 
@@ -26,6 +29,28 @@ class Metaparameter:
     """
 
     value: Tensor
+
+    @classmethod
+    def start(cls, setup: Setup) -> "Metaparameter":
+        """Return the kind at the value from which a descent starts; for kinds that recipes name.
+
+        Args:
+            setup: The recipe, and what its problem has to say.
+        """
+        del setup
+        raise NotImplementedError(f"{cls.__name__} is no kind that a recipe can name.")
+
+    @classmethod
+    def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
+        """Return what there is to show of a descent.
+
+        Args:
+            recipe: Its settings.
+            before: z_0, shaped like ``value``.
+            after: z at the chosen iterate, of the same shape.
+        """
+        del recipe
+        return Histogram(after - before, "change of a value", "values")
 
     def __post_init__(self) -> None:
         kind, value = type(self), as_column(type(self).__name__, self.value)
@@ -76,6 +101,35 @@ class Metaparameter:
                     f"number for each example. Use value.reshape(-1), of length {num_examples}."
                 )
             _check_one_each(name, len(self.value), num_examples)
+
+    def in_steps(self, before: int, after: int) -> "Metaparameter":
+        """Return the same kind for a shorter run, on which checks are made.
+
+        A field ``num_steps`` becomes the shorter run's.
+
+        Args:
+            before: Steps of the run.
+            after: Steps of the shorter one.
+        """
+        del before
+        has_steps = any(each.name == "num_steps" for each in fields(self))
+        return replace(self, **{"num_steps": after}) if has_steps else self
+
+    def of_first(self, num_examples: int) -> "Metaparameter | None":
+        """Return the same kind for the first examples, for checks; None if it needs all of them.
+
+        It is asked only where a class says it for itself, because a subclass may hold more that
+        belongs to each example.
+        """
+        del num_examples
+        return None
+
+    def found(self) -> Tensor | None:
+        """Return what a library found when the kind was made, such as clusters, or None.
+
+        Another version of the library may find others, so it counts in the names of stages.
+        """
+        return None
 
     def enters(self, step: int) -> bool:
         """Say whether ``step`` reads z."""

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
+from engine.metaparameters.charts import Chart, Histogram
+from engine.metaparameters.setup import Setup
+from engine.recipes.descent import DescentRecipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +18,22 @@ class InitialParameters(Metaparameter):
     Attributes:
         value: All trainable parameters in the order of the routine's layout, shape (params,).
     """
+
+    @classmethod
+    def start(cls, setup: Setup) -> "InitialParameters":
+        """Return the model's own start."""
+        return cls(setup.parameters())
+
+    @classmethod
+    def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
+        """Return how far each parameter moved."""
+        del recipe
+        return Histogram(after - before, "change of an initial parameter", "parameters")
+
+    def of_first(self, num_examples: int) -> "InitialParameters":
+        """Return the kind as it is: it holds nothing of examples."""
+        del num_examples
+        return self
 
     def enters(self, step: int) -> bool:
         """Say that no step reads z: only s_0 does."""
@@ -34,3 +53,6 @@ class InitialParameters(Metaparameter):
                 f"{len(params)} trainable ones. Flatten them with routine.layout."
             )
         return z.to(params.device)
+
+
+KIND = InitialParameters

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter, _whole
+from engine.metaparameters.charts import Chart, Pictures
+from engine.metaparameters.setup import Setup
+from engine.numerics.determinism import generator
+from engine.recipes.descent import DescentRecipe
 from engine.types import Batch
 
 
@@ -27,6 +31,20 @@ class Inputs(Metaparameter):
     num_examples: int = 0
     bounds: tuple[float, float] | None = None
     column: int = 0
+
+    @classmethod
+    def start(cls, setup: Setup) -> "Inputs":
+        """Return the inputs of a random share of the candidates, as they are."""
+        drawn = generator(setup.settings.seed, "chosen inputs")
+        number = max(round(setup.settings.fraction * setup.num_examples), 1)
+        chosen = torch.randperm(setup.num_examples, generator=drawn)[:number].sort().values
+        return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
+
+    @classmethod
+    def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
+        """Return the inputs before and after."""
+        del recipe
+        return Pictures(before, after)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,3 +89,6 @@ class Inputs(Metaparameter):
         # A batch without a chosen example still depends on z, by zeros: no step is left out.
         replaced = torch.where(is_chosen, z[place.clamp(min=0)], column)
         return (*batch[: self.column], replaced, *batch[self.column + 1 :])
+
+
+KIND = Inputs

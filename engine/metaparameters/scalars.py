@@ -9,6 +9,9 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
+from engine.metaparameters.charts import Chart, Panels
+from engine.metaparameters.setup import Setup
+from engine.recipes.descent import DescentRecipe
 from engine.types import Hyperparameters
 
 _POSITIVE = ("weight_decay", "eps", "eps_root", "clip_norm", "clip_value")
@@ -30,6 +33,29 @@ class Scalars(Metaparameter):
     """
 
     names: tuple[str, ...] = ()
+
+    @classmethod
+    def start(cls, setup: Setup) -> "Scalars":
+        """Return the numbers that the recipe names, as its optimizer and its loss have them."""
+        recipe = setup.recipe
+        names = [name.value for name in setup.settings.scalars]
+        sources = dict.fromkeys(names, recipe.optimizer) | {"label_smoothing": recipe.training}
+        return cls.of(setup.dtype, **{name: getattr(sources[name], name) for name in names})
+
+    @classmethod
+    def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
+        """Return the numbers themselves."""
+        names = tuple(name.value for name in recipe.metaparameters.scalars)
+        old, new = (
+            {name: float(each) for name, each in cls(z, names).numbers(z).items()}
+            for z in (before.to(torch.float64), after.to(torch.float64))
+        )
+        return Panels(old, new)
+
+    def of_first(self, num_examples: int) -> "Scalars":
+        """Return the kind as it is: it holds nothing of examples."""
+        del num_examples
+        return self
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,3 +103,6 @@ class Scalars(Metaparameter):
         del indices
         found = self.numbers(z)
         return {name: number for name, number in found.items() if name == "label_smoothing"}
+
+
+KIND = Scalars

@@ -1,13 +1,15 @@
-"""Weights of examples, of groups of them, and of tokens as metaparameters."""
+"""Weights of examples, and of their tokens, as metaparameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError
-from engine.metaparameters.base import Metaparameter, _check_one_each, _whole
+from engine.metaparameters.base import Metaparameter, _check_one_each
+from engine.metaparameters.charts import Chart, OfExamples
+from engine.metaparameters.setup import Setup
+from engine.recipes.descent import DescentRecipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +22,21 @@ class ExampleWeights(Metaparameter):
         value: w, dimensionless, at least 0, shape (examples,); ones give plain training.
     """
 
+    @classmethod
+    def start(cls, setup: Setup) -> "ExampleWeights":
+        """Return ones: plain training."""
+        return cls(torch.ones(setup.num_examples, dtype=setup.dtype))
+
+    @classmethod
+    def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
+        """Return the weights of the chosen iterate."""
+        del recipe, before
+        return OfExamples(after, "weight (factor on the loss)")
+
+    def of_first(self, num_examples: int) -> "ExampleWeights":
+        """Return the first weights."""
+        return replace(self, value=self.value[:num_examples])
+
     def project(self, value: Tensor) -> Tensor:
         """Clamp to non-negative weights."""
         return value.clamp(min=0)
@@ -27,47 +44,6 @@ class ExampleWeights(Metaparameter):
     def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
         """Return the weights of a batch, shape (batch,)."""
         return z[indices.to(z.device)]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupWeights(Metaparameter):
-    """A mixture of groups of examples: sources, classes or clusters.
-
-    Group g has the share p_g = softmax(value)_g of the loss, whatever the number n_g of its
-    examples: example i weighs p_g n / n_g. Equal values are the uniform mixture, and log n_g the
-    proportional one, in which every example weighs 1.
-
-    Attributes:
-        value: Logits of the shares, shape (groups,).
-        groups: Group of each example, integers from 0, shape (examples,).
-    """
-
-    groups: Tensor = torch.empty(0, dtype=torch.int64)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "groups", _whole("The groups of GroupWeights", self.groups))
-        counts = torch.bincount(self.groups, minlength=len(self.value))
-        if len(counts) != len(self.value) or (counts == 0).any():
-            raise ConfigurationError(
-                f"There are {len(self.value)} group weights, but the groups have {counts.tolist()} "
-                "examples. Number the groups from 0, each with at least one example."
-            )
-
-    def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
-        """Refuse a run with another number of examples."""
-        del num_steps
-        _check_one_each(name, len(self.groups), num_examples)
-
-    def proportional(self) -> Tensor:
-        """Return the value at which every example weighs 1, shape (groups,)."""
-        counts = torch.bincount(self.groups, minlength=len(self.value)).to(self.value)
-        return (counts / counts.sum()).log()
-
-    def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
-        """Return the weights of a batch, shape (batch,)."""
-        group = self.groups[indices.to(self.groups.device)].to(z.device)
-        return (torch.log_softmax(z, 0) - self.proportional().to(z))[group].exp()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +59,10 @@ class TokenWeights(Metaparameter):
         del num_steps
         _check_one_each(name, len(self.value), num_examples)
 
+    def of_first(self, num_examples: int) -> "TokenWeights":
+        """Return the weights of the first examples."""
+        return replace(self, value=self.value[:num_examples])
+
     def project(self, value: Tensor) -> Tensor:
         """Clamp to non-negative weights."""
         return value.clamp(min=0)
@@ -90,3 +70,6 @@ class TokenWeights(Metaparameter):
     def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
         """Return ``token_weights`` of a batch, shape (batch, tokens)."""
         return {"token_weights": z[indices.to(z.device)]}
+
+
+KIND = ExampleWeights

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engine.errors import ConfigurationError
 from engine.recipes.model import Activation, ModelConfig, Norm, NormPosition, Pooling
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -142,6 +143,33 @@ def normalization(
 def dropout(config: ModelConfig) -> list[nn.Module]:
     """Dropout, if there is any."""
     return [nn.Dropout(config.dropout)] if config.dropout > 0 else []
+
+
+PIXELS = (-2, -1)
+"""Axes of an image over which a global pooling goes."""
+
+
+def residual_pair(config: ModelConfig, num_channels: int) -> nn.Module:
+    """Two convolutions that add to what they are given."""
+    return Residual(
+        nn.Sequential(
+            *convolution(config, num_channels, num_channels),
+            *convolution(config, num_channels, num_channels),
+        )
+    )
+
+
+def check_is_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+    """Refuse what is no image.
+
+    Raises:
+        ConfigurationError: With the setting to change.
+    """
+    if len(input_shape) != 3:
+        raise ConfigurationError(
+            f"Examples have shape {input_shape}, but a {config.name.value} needs images of shape "
+            "(channels, height, width). Set arguments.model.name to mlp, or choose another problem."
+        )
 
 
 def _in_order(config: ModelConfig, norm: list[nn.Module]) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
 from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterConfig
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import READS, ReplayConfig
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory, Sweep, keeps_graphs, sweep_cost
 from engine.schedules.by_name import plan_of
@@ -203,15 +203,6 @@ def segment_lengths(recipe: DescentRecipe) -> list[int]:
 
 def _read_settings(replay: ReplayConfig) -> dict[str, str | int | float]:
     """Return the settings that a schedule reads, as ``--set`` takes them."""
-    names = {"schedule", "steps_per_segment", "unroll"}
-    match replay.schedule:
-        case ScheduleName.KARY:
-            names |= {"arity"}
-        case ScheduleName.BINOMIAL:
-            names |= {"num_slots"}
-        case ScheduleName.TWO_LEVEL:
-            names |= {"num_slots", "slow_slots", "slow_cost"}
-        case _:
-            pass
+    names = {"schedule", "steps_per_segment"} | READS[replay.schedule]
     content = replay.model_dump(mode="json", include=names)
     return {f"replay.{name}": value for name, value in content.items() if value is not None}

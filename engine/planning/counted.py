@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import DataError
-from engine.metaparameters.counts import Counts
+from engine.metaparameters.counts import Counts, first_subset
 from engine.planning.choice import Setting
-from engine.problems.metaparameters import first_subset
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files

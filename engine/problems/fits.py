@@ -5,15 +5,9 @@ import inspect
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName, ScalarName
+from engine.recipes.metaparameters import KINDS
 from engine.routine.coupled_loss import CoupledLoss
 from engine.types import Loss
-
-_COUPLED = (
-    *(MetaparameterName.COUNTS, MetaparameterName.WEIGHTS, MetaparameterName.LEARNING_RATE),
-    *(MetaparameterName.SCALARS, MetaparameterName.INITIAL_PARAMETERS),
-)
-"""Metaparameters of a training whose examples are compared with each other."""
 
 
 def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
@@ -22,9 +16,7 @@ def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
     Raises:
         ConfigurationError: With the setting, its value, the reason and the remedy.
     """
-    smoothed = recipe.metaparameters.name is MetaparameterName.SCALARS and (
-        ScalarName.LABEL_SMOOTHING in recipe.metaparameters.scalars
-    )
+    smoothed = recipe.metaparameters.smooths_labels
     loss = problem.training_loss or problem.loss
     if (recipe.training.label_smoothing or smoothed) and not smooths_labels(loss):
         where = "metaparameters.scalars has" if smoothed else "training.label_smoothing is"
@@ -66,12 +58,12 @@ def smooths_labels(loss: Loss) -> bool:
 
 
 def _check_coupled(recipe: DescentRecipe) -> None:
-    kind = recipe.metaparameters.name
-    if kind not in _COUPLED:
+    kind = recipe.metaparameters
+    if not kind.about.for_coupled:
         raise ConfigurationError(
-            f"metaparameters.name is {kind.value}, which needs losses of single examples, but the "
-            f"loss of {recipe.problem} compares the examples of a batch. Use one of "
-            f"{', '.join(each.value for each in _COUPLED)}."
+            f"metaparameters.name is {kind.name.value}, which needs losses of single examples, but "
+            f"the loss of {recipe.problem} compares the examples of a batch. Use one of "
+            f"{', '.join(name for name, about in KINDS.items() if about.for_coupled)}."
         )
     if recipe.replay.micro_batch is not None:
         raise ConfigurationError(

@@ -19,7 +19,6 @@ from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName, ScalarName
 from engine.recipes.problem_functions import names_code
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.optimizers import make_optimizer
@@ -226,11 +225,9 @@ def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
 
 def _training_loss(recipe: DescentRecipe, problem: Problem) -> Loss:
     loss, smoothing = problem.training_loss or problem.loss, recipe.training.label_smoothing
-    metaparameter = (
-        recipe.metaparameters.name is MetaparameterName.SCALARS
-        and ScalarName.LABEL_SMOOTHING in recipe.metaparameters.scalars
-    )
-    if not smoothing or metaparameter:  # then the metaparameter hands it to the loss
+    if (
+        not smoothing or recipe.metaparameters.smooths_labels
+    ):  # then the metaparameter hands it to the loss
         return loss
     assert smooths_labels(loss)  # refused otherwise
     return partial(loss, label_smoothing=smoothing)  # pyright: ignore[reportCallIssue] (just asked)

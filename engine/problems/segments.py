@@ -5,7 +5,6 @@ the data and the device that only they have.
 """
 
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.schedules.segments import Segment, cut
 
 
@@ -15,8 +14,8 @@ def first_step(recipe: DescentRecipe) -> int:
     Counts are read where losses are injected, and nowhere before. Any other metaparameter is read
     from the first step on, or shapes s_0. A test compares with ``Routine.first_step`` for each.
     """
-    counts = recipe.metaparameters.name is MetaparameterName.COUNTS
-    return recipe.injection_step if counts else 0
+    injected = recipe.metaparameters.about.is_injected
+    return recipe.injection_step if injected else 0
 
 
 def segments(recipe: DescentRecipe) -> list[Segment]:

@@ -39,22 +39,20 @@ POISONS = (
     BaselineName.GRADIENT_CANCELLING,
 )
 
-FITTING: dict[str, tuple[BaselineName, ...]] = {
-    "counts": SELECTIONS,
-    "weights": SELECTIONS,
-    "group-weights": MIXTURES,
-    "inputs": POISONS,
-}
-"""Kind of metaparameter to the baselines that answer the same question."""
 
-
-def check_baselines(kind: str, names: tuple[BaselineName, ...]) -> None:
+def check_baselines(
+    kind: str, fitting: tuple[BaselineName, ...], names: tuple[BaselineName, ...]
+) -> None:
     """Refuse baselines of another question, or one that is named twice.
+
+    Args:
+        kind: Of metaparameter.
+        fitting: Baselines that answer the same question.
+        names: Those that are asked for.
 
     Raises:
         ValueError: With the reason and the remedy.
     """
-    fitting = FITTING.get(kind, ())
     foreign = [name for name in names if name not in fitting]
     if foreign:
         known = ", ".join(fitting)

@@ -15,8 +15,8 @@ from engine.recipes.comparisons import BaselineName, check_baselines, rerun_cont
 from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
 from engine.recipes.explain import NamedError
 from engine.recipes.metaparameters import (
+    KINDS,
     GroupName,
-    MetaparameterName,
     MetaparametersConfig,
     ScalarName,
 )
@@ -189,23 +189,20 @@ class DescentRecipe(Settings):
                 f"{steps} steps, so the counts would never enter it. Use a step below "
                 "training.num_steps."
             )
-        if (
-            kind.name is MetaparameterName.LEARNING_RATE
-            and self.training.rate_schedule is not RateSchedule.FLAT
-        ):
+        if kind.about.sets_rates and self.training.rate_schedule is not RateSchedule.FLAT:
             raise ValueError(
-                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"metaparameters.name is {kind.name.value}, which starts flat and sets the "
                 f"rate of every step, but training.rate_schedule is "
                 f"{self.training.rate_schedule.value}, which would be ignored. Use flat."
             )
-        if kind.name is MetaparameterName.LEARNING_RATE and self.training.warmup_steps:
+        if kind.about.sets_rates and self.training.warmup_steps:
             raise ValueError(
-                "metaparameters.name is learning-rate, whose key points start flat and set the "
+                f"metaparameters.name is {kind.name.value}, which starts flat and sets the "
                 f"rate of every step, but training.warmup_steps is {self.training.warmup_steps}, "
                 "which would be ignored. Use 0."
             )
         update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
-        if update in whole and kind.name is not MetaparameterName.COUNTS:
+        if update in whole and not kind.about.moves_by_whole:
             raise ValueError(
                 f"outer.update is {update.value}, which moves counts by whole examples, but "
                 f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
@@ -215,17 +212,13 @@ class DescentRecipe(Settings):
                 f"outer.step_size is {self.outer.step_size:g}, but a ranked exchange replaces that "
                 "share of the examples. Use 1 or less, e.g. 0.1."
             )
-        if kind.kept < 1 and kind.name is not MetaparameterName.COUNTS:
-            raise ValueError(
-                f"metaparameters.kept is {kind.kept:g}, but only counts start from a subset. "
-                "Use 1, or metaparameters.name=counts."
-            )
-        check_baselines(kind.name.value, self.baselines)
+        check_baselines(kind.name.value, kind.about.baselines, self.baselines)
         searched = self.schedules.grid or self.schedules.optuna
-        if searched and kind.name is not MetaparameterName.LEARNING_RATE:
+        if searched and not kind.about.sets_rates:
+            fitting = " or ".join(name for name, about in KINDS.items() if about.sets_rates)
             raise ValueError(
                 f"schedules asks for other learning rates, but metaparameters.name is "
-                f"{kind.name.value}. Use learning-rate, or schedules.grid=0 and "
+                f"{kind.name.value}. Use {fitting}, or schedules.grid=0 and "
                 "schedules.optuna=false."
             )
         return self

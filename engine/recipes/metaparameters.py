@@ -1,11 +1,17 @@
-"""Settings of z: what a run is differentiated with respect to. This module does not know torch."""
+"""Settings of z: what a run is differentiated with respect to. This module does not know torch.
 
+A kind is described here, by its name and what others ask of it (``KINDS``); what it does to a run
+is in the file of its name in ``engine.metaparameters``.
+"""
+
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from engine.recipes.settings import Settings
+from engine.recipes.comparisons import MIXTURES, POISONS, SELECTIONS, BaselineName
+from engine.recipes.settings import Settings, refuse_unread
 
 
 class MetaparameterName(StrEnum):
@@ -68,3 +74,106 @@ class MetaparametersConfig(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> "MetaparametersConfig":
+        reads = {name: about.reads for name, about in KINDS.items()}
+        refuse_unread(self, "name", reads, "metaparameters.")
+        return self
+
+    @property
+    def about(self) -> "About":
+        """What there is to know of the kind."""
+        return KINDS[self.name]
+
+    @property
+    def smooths_labels(self) -> bool:
+        """Whether the metaparameters set the label smoothing."""
+        return "scalars" in self.about.reads and ScalarName.LABEL_SMOOTHING in self.scalars
+
+
+@dataclass(frozen=True)
+class About:
+    """What recipes, reports and applications ask of a kind, instead of its name.
+
+    Attributes:
+        title: Heading of its figure.
+        caption: How to read that figure; ``{start}`` stands for how examples were at the start.
+        reads: Settings of ``MetaparametersConfig`` that it reads, besides name and seed.
+        baselines: Set-ups without a metagradient that answer the same question.
+        selects_examples: Whether there is one number for each candidate, and 0 leaves it out.
+        moves_by_whole: Whether updates that move by whole examples suit it.
+        sets_rates: Whether it sets the learning rate of every step.
+        weighs_groups: Whether it holds logits of the shares of groups.
+        changes_inputs: Whether it holds inputs of chosen candidates.
+        for_coupled: Whether it has a meaning where a loss compares the examples of a batch.
+    """
+
+    title: str
+    caption: str
+    reads: frozenset[str] = frozenset()
+    baselines: tuple[BaselineName, ...] = ()
+    selects_examples: bool = False
+    moves_by_whole: bool = False
+    sets_rates: bool = False
+    weighs_groups: bool = False
+    changes_inputs: bool = False
+    for_coupled: bool = True
+
+    @property
+    def is_injected(self) -> bool:
+        """Whether it enters by the losses that are injected at ``injection_step``, and only so."""
+        return "injection_step" in self.reads
+
+
+_EXAMPLES = "Examples by their {what} at the chosen iterate; at the start {{start}}."
+
+KINDS: dict[MetaparameterName, About] = {
+    MetaparameterName.COUNTS: About(
+        title="Example counts",
+        caption=_EXAMPLES.format(what="count in an epoch"),
+        reads=frozenset({"injection_step", "kept"}),
+        baselines=SELECTIONS,
+        selects_examples=True,
+        moves_by_whole=True,
+    ),
+    MetaparameterName.WEIGHTS: About(
+        title="Example weights",
+        caption=_EXAMPLES.format(what="weight in the training loss"),
+        baselines=SELECTIONS,
+        selects_examples=True,
+    ),
+    MetaparameterName.LEARNING_RATE: About(
+        title="Learning rate",
+        caption="Learning rate of each step; the dots are the key points.",
+        reads=frozenset({"num_key_points"}),
+        sets_rates=True,
+    ),
+    MetaparameterName.SCALARS: About(
+        title="Hyperparameters",
+        caption="Numbers that hold for the whole run.",
+        reads=frozenset({"scalars"}),
+    ),
+    MetaparameterName.GROUP_WEIGHTS: About(
+        title="Mixture",
+        caption="Share of each group in the training loss.",
+        reads=frozenset({"groups", "num_groups"}),
+        baselines=MIXTURES,
+        weighs_groups=True,
+        for_coupled=False,
+    ),
+    MetaparameterName.INPUTS: About(
+        title="Changed inputs",
+        caption="The changed images that carry most of the damage, with their label and their "
+        "part of the rise of the objective.",
+        reads=frozenset({"fraction"}),
+        baselines=POISONS,
+        changes_inputs=True,
+        for_coupled=False,
+    ),
+    MetaparameterName.INITIAL_PARAMETERS: About(
+        title="Initial parameters",
+        caption="How far the descent moved the initial parameters.",
+    ),
+}
+"""Every kind of metaparameter; a test holds that none is missing."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Settings, refuse_unread
 
 
 class OptimizerName(StrEnum):
@@ -122,20 +122,15 @@ class OptimizerConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> "OptimizerConfig":
-        read, name = READS[self.name] | _ALWAYS_READ, self.name.value
-        for setting, field in OptimizerConfig.model_fields.items():
-            value = getattr(self, setting)
-            if setting not in read and value != field.default:
-                raise ValueError(
-                    f"optimizer.{setting} is {value}, but {name} does not read it. Remove it, or "
-                    "choose another optimizer.name."
-                )
+        refuse_unread(self, "name", READS, "optimizer.")
+        unread = frozenset[str]().union(*READS.values()) - READS[self.name]
         for group in self.groups:
             for setting, value in group.own().items():
-                if setting not in read:
+                if setting in unread:
                     raise ValueError(
-                        f"A group of optimizer.groups has {setting}={value:g}, but {name} does not "
-                        "read it. Remove it, or choose another optimizer.name."
+                        f"A group of optimizer.groups has {setting}={value:g}, but optimizer.name "
+                        f"is {self.name.value}, which does not read it. Remove it, or choose "
+                        "another optimizer.name."
                     )
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError(
@@ -150,10 +145,6 @@ class OptimizerConfig(Settings):
         return self
 
 
-_ALWAYS_READ = frozenset(
-    {"name", "weight_decay", "groups", "clip_norm", "clip_value", "ema_decay", "ema_start"}
-)
-
 _ADAM = frozenset({"beta1", "beta2", "eps", "eps_root"})
 
 READS: dict[OptimizerName, frozenset[str]] = {
@@ -163,4 +154,4 @@ READS: dict[OptimizerName, frozenset[str]] = {
     OptimizerName.RMSPROP: frozenset({"momentum", "alpha", "centered", "eps", "eps_root"}),
     OptimizerName.MUON: _ADAM | {"momentum", "nesterov", "rest", "rest_rate"},
 }
-"""Settings that an optimizer reads, besides those that each one reads."""
+"""Settings that an optimizer reads; those that none names here are read by each."""

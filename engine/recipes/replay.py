@@ -12,17 +12,23 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from engine.errors import ConfigurationError
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Settings, refuse_unread
 
 
 class ScheduleName(StrEnum):
-    """How states are made again in reverse order; changes cost, never the answer."""
+    """How states are made again in reverse order; changes cost, never the answer.
 
-    KARY = "k-ary"
-    """The lazy tree of the paper, of some arity."""
+    Of equally fast ones the planner takes the first.
+    """
+
+    STORE_ALL = "store-all"
+    """Every state kept."""
 
     SQRT = "sqrt"
     """A tree two levels deep, with about sqrt(T) children."""
+
+    KARY = "k-ary"
+    """The lazy tree of the paper, of some arity."""
 
     BINOMIAL = "binomial"
     """The fewest steps that the states kept allow (Revolve)."""
@@ -30,11 +36,25 @@ class ScheduleName(StrEnum):
     TWO_LEVEL = "two-level"
     """The cheapest with states in a fast and in a slow tier."""
 
-    STORE_ALL = "store-all"
-    """Every state kept."""
-
     AUTO = "auto"
     """The fastest on this step and machine within the memory allowed, measured."""
+
+
+_ALWAYS = frozenset({"unroll"})
+
+READS: dict[ScheduleName, frozenset[str]] = {
+    ScheduleName.STORE_ALL: _ALWAYS,
+    ScheduleName.SQRT: _ALWAYS,
+    ScheduleName.KARY: _ALWAYS | {"arity"},
+    ScheduleName.BINOMIAL: _ALWAYS | {"num_slots"},
+    ScheduleName.TWO_LEVEL: _ALWAYS | {"num_slots", "slow_slots", "slow_cost"},
+    ScheduleName.AUTO: frozenset(),
+}
+"""Settings that shape a schedule; how one is made is in the file of its name in
+``engine/schedules``."""
+
+_TOLERATED = frozenset({"arity"})
+"""May stay where a schedule is changed for another: a default of the others is counted from it."""
 
 
 class StepPath(StrEnum):
@@ -112,20 +132,7 @@ class ReplayConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> "ReplayConfig":
-        slots = {ScheduleName.BINOMIAL, ScheduleName.TWO_LEVEL}
-        readers = {
-            "num_slots": slots,
-            "slow_slots": {ScheduleName.TWO_LEVEL},
-            "slow_cost": {ScheduleName.TWO_LEVEL},
-            "unroll": set(ScheduleName) - {ScheduleName.AUTO},
-        }
-        for name, schedules in readers.items():
-            value = getattr(self, name)
-            if self.schedule not in schedules and value != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} is {value}, but schedule is {self.schedule.value}, which does not "
-                    f"read it. Use {' or '.join(sorted(schedules))}, or leave it out."
-                )
+        refuse_unread(self, "schedule", {name: read | _TOLERATED for name, read in READS.items()})
         whole = self.vjp is VjpMode.REVERSE_OVER_REVERSE and self.micro_batch is None
         if self.unroll > 1 and not whole:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -49,3 +50,27 @@ class Settings(BaseModel):
                 return value
             raise ValueError(f"{str(value).lower()} is neither a number nor a name")
         return value
+
+
+def refuse_unread(
+    given: Settings, choice: str, reads: Mapping[Any, frozenset[str]], group: str = ""
+) -> None:
+    """Refuse a setting that was changed although what was chosen does not read it.
+
+    Args:
+        given: The settings.
+        choice: Name of the setting that chooses.
+        reads: What each choice reads. A setting that none of them names is read by all.
+        group: What the names of the settings begin with in messages, ``training.`` for example.
+
+    Raises:
+        ValueError: Names the choices that read it.
+    """
+    chosen, fields = getattr(given, choice), type(given).model_fields
+    for name in sorted(frozenset[str]().union(*reads.values())):
+        value, readers = getattr(given, name), [each for each in reads if name in reads[each]]
+        if chosen not in readers and value != fields[name].default:
+            raise ValueError(
+                f"{group}{name} is {value}, but {group}{choice} is {chosen.value}, which does not "
+                f"read it. Use {' or '.join(sorted(readers))}, or leave it out."
+            )

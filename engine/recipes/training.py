@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from engine.recipes.replay import StepPath
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Settings, refuse_unread
 
 
 class RateSchedule(StrEnum):
@@ -100,24 +100,18 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> "TrainingConfig":
-        shape, fields = self.rate_schedule, type(self).model_fields
-        for name, readers in _READERS.items():
-            value = getattr(self, name)
-            if shape not in readers and value != fields[name].default:
-                raise ValueError(
-                    f"training.{name} is {value}, but training.rate_schedule is {shape.value}, "
-                    f"which does not read it. Use {' or '.join(sorted(readers))}, or leave it out."
-                )
+        refuse_unread(self, "rate_schedule", READS, "training.")
+        shape = self.rate_schedule
         if self.warmup_steps >= self.num_steps:
             raise ValueError(
                 f"training.warmup_steps is {self.warmup_steps}, but the run has only "
                 f"{self.num_steps} steps, so the rate would never reach its peak. Use fewer."
             )
         rising = all(a < b for a, b in pairwise(self.milestones))
-        if shape is RateSchedule.MULTI_STEP and not (self.milestones and rising):
+        if "milestones" in READS[shape] and not (self.milestones and rising):
             raise ValueError(
-                f"training.milestones is {list(self.milestones)}, but a multi-step schedule drops "
-                "at steps in rising order. Give some."
+                f"training.milestones is {list(self.milestones)}, but a {shape.value} schedule "
+                "drops at steps in rising order. Give some."
             )
         late = [step for step in self.milestones if step >= self.num_steps]
         if late:
@@ -143,10 +137,12 @@ class TrainingConfig(Settings):
         return self
 
 
-_READERS = {
-    "warmup_steps": set(RateSchedule) - {RateSchedule.ONE_CYCLE},
-    "final_rate": {RateSchedule.COSINE, RateSchedule.LINEAR},
-    "milestones": {RateSchedule.MULTI_STEP},
-    "rate_drop": {RateSchedule.MULTI_STEP},
+READS: dict[RateSchedule, frozenset[str]] = {
+    RateSchedule.FLAT: frozenset({"warmup_steps"}),
+    RateSchedule.ONE_CYCLE: frozenset(),
+    RateSchedule.COSINE: frozenset({"warmup_steps", "final_rate"}),
+    RateSchedule.LINEAR: frozenset({"warmup_steps", "final_rate"}),
+    RateSchedule.MULTI_STEP: frozenset({"warmup_steps", "milestones", "rate_drop"}),
 }
-"""Shapes that read a setting."""
+"""Settings that a shape reads, besides steps and peak; how it is computed is in
+``engine.routine.rates``, where the function of that name is registered."""

@@ -11,11 +11,12 @@ from functools import lru_cache
 
 import torch
 
-from engine.recipes.replay import ReplayConfig, ScheduleName, StepPath, VjpMode
+from engine.recipes.replay import READS, ReplayConfig, StepPath, VjpMode
 from engine.replay.borders import count_borders
 from engine.replay.step_costs import StepCosts
 from engine.routine.routine import Routine
-from engine.schedules.by_name import NamedPlan
+from engine.schedules.base import Room
+from engine.schedules.by_name import NamedPlan, candidates
 from engine.schedules.simulator import Cost, measure
 from engine.schedules.trees import Tier
 
@@ -23,7 +24,6 @@ STATES_AT_WORK = 3
 """States on the device besides the saved ones: the working state, the adjoint, and the next one."""
 
 _UNROLLS = (1, 4, 16, 64, 256, 1024)
-_ARITIES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Sweep:
 
     def candidates(self) -> Iterator[ReplayConfig]:
         """Yield settings of the replay that no other is sure to beat."""
-        chosen = {"schedule", "arity", "num_slots", "slow_slots", "slow_cost", "unroll"}
+        chosen = {"schedule"}.union(*READS.values())
         base, costs = self.base.model_dump(exclude=chosen), self.costs
         at_work = (STATES_AT_WORK + 1) * costs.state_bytes
         fitting = max((self.memory.device - at_work) // costs.graph_bytes, 1)
@@ -142,29 +142,18 @@ class Sweep:
         room = self.memory.device - unroll * self.costs.graph_bytes - STATES_AT_WORK * state
         fast = min(room // state, blocks)
         kept = blocks if self.memory.store is None else min(self.memory.store // state, blocks)
-        slots = kept if self.in_store else fast
-
-        def made(**settings: object) -> ReplayConfig:
-            return ReplayConfig.model_validate({**common, **settings})
-
-        yield made(schedule=ScheduleName.STORE_ALL)
-        yield made(schedule=ScheduleName.SQRT)
-        for arity in (k for k in _ARITIES if k < blocks):
-            yield made(schedule=ScheduleName.KARY, arity=arity)
-        # With fewer slots the same schedule needs more steps: the most that fit, and the leanest.
-        for number in sorted({max(slots, 1), 1}):
-            yield made(schedule=ScheduleName.BINOMIAL, num_slots=number)
-        if (self.in_store or not self.shared) and fast < blocks:
-            slow = self.memory.host // state
-            cost = self.costs.moved
-            if self.in_store:
-                slow, cost = kept, (self.costs.saved + self.costs.loaded) / 2
-            yield made(
-                schedule=ScheduleName.TWO_LEVEL,
-                num_slots=max(fast, 1),
-                slow_slots=None if slow >= blocks else max(slow - 1, 0),
-                slow_cost=cost / self.costs.plain,
-            )
+        slow, cost = None if self.shared else self.memory.host // state, self.costs.moved
+        if self.in_store:
+            slow, cost = kept, (self.costs.saved + self.costs.loaded) / 2
+        room_there = Room(
+            num_steps=blocks,
+            slots=kept if self.in_store else fast,
+            fast_slots=fast,
+            slow_slots=slow,
+            slow_cost=cost / self.costs.plain,
+        )
+        for settings in candidates(room_there):
+            yield ReplayConfig.model_validate({**common, **settings})
 
 
 def keeps_graphs(replay: ReplayConfig, routine: Routine, costs: StepCosts) -> bool:

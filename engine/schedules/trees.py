@@ -9,7 +9,6 @@ and ``[start, stop)`` names steps, not states. ``s_start`` is saved before a sch
 belongs to the caller: a schedule never deletes it.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -149,37 +148,6 @@ def _visit(start: int, stop: int, arity: int, tier: Tier) -> Iterator[Action]:
         yield from _visit(child_start, child_stop, arity, tier)
         if child_start != start:  # s_start belongs to our caller
             yield Delete(child_start, tier)
-
-
-def sqrt_schedule(num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY) -> Iterator[Action]:
-    """Plan a reverse sweep over blocks of about sqrt(T) steps, each kept whole in its turn.
-
-    Args:
-        num_steps: T, steps to reverse, at least 1.
-        start: First step of the range.
-        tier: Where states are kept.
-
-    Cost:
-        With m = ceil(sqrt(T)): at most 2 m - 1 saved states and 2 (T - m) forward steps if T is
-        m^2. It is the k-ary tree with k = m, two levels deep.
-    """
-    return kary_schedule(num_steps, max(math.isqrt(num_steps - 1) + 1, 2), start=start, tier=tier)
-
-
-def store_all_schedule(
-    num_steps: int, *, start: int = 0, tier: Tier = Tier.MEMORY
-) -> Iterator[Action]:
-    """Plan a reverse sweep that keeps every state: the least replay, the most storage.
-
-    Args:
-        num_steps: T, steps to reverse, at least 1.
-        start: First step of the range.
-        tier: Where states are kept.
-
-    Cost:
-        T saved states and T - 1 steps run forward. It is the k-ary tree with k = T.
-    """
-    return kary_schedule(num_steps, max(num_steps, 2), start=start, tier=tier)
 
 
 Plan = Callable[[int, int], Iterator[Action]]

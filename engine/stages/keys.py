@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigurationError
-from engine.metaparameters.weights import GroupWeights
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.descent import DescentRecipe
@@ -89,15 +88,14 @@ def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
     settings.get("outer", {}).pop("num_steps", None)
     if declared.reverses:
         settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
+    found = problem.kind.found()
     content = {
         "stage": declared.name,
         "settings": settings,
         "data": problem.data.fingerprint,
         "origin": problem.origin,
         # Clusters are found by a library, and another version of it may find others.
-        "groups": fingerprint(problem.kind.groups)
-        if isinstance(problem.kind, GroupWeights)
-        else "",
+        "groups": "" if found is None else fingerprint(found),
         "inputs": plain(inputs),
         "engine": engine_version(declared.application),
         "environment": run_environment(recipe),

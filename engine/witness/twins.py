@@ -3,17 +3,12 @@
 A twin is a routine like any other, so every check runs the code that the run itself will run.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from engine.metaparameters.base import Metaparameter
-from engine.metaparameters.counts import Counts
-from engine.metaparameters.initial_parameters import InitialParameters
-from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.metaparameters.scalars import Scalars
-from engine.metaparameters.weights import ExampleWeights, TokenWeights
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -63,9 +58,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         name: value if isinstance(value, int | float) else tuple(value[step] for step in kept)
         for name, value in routine.optimizer.hyperparameters.items()
     }
-    kinds = {
-        name: _shorter_kind(kind, routine.num_steps, num_steps) for name, kind in kinds.items()
-    }
+    kinds = {name: kind.in_steps(routine.num_steps, num_steps) for name, kind in kinds.items()}
     return replace(
         routine,
         examples=examples,
@@ -79,35 +72,23 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
     )
 
 
-def _shorter_kind(kind: Metaparameter, before: int, after: int) -> Metaparameter:
-    names = {each.name for each in fields(kind)}
-    if "injection_step" in names:
-        step = kind.injection_step  # pyright: ignore[reportAttributeAccessIssue] (just asked)
-        kind = replace(kind, injection_step=step * after // before)
-    if "num_steps" in names:
-        kind = replace(kind, num_steps=after)
-    return kind
-
-
-_ONE_EACH = (Counts, ExampleWeights, TokenWeights)
-_NONE_EACH = (LearningRatePoints, Scalars, InitialParameters)
-
-
 def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metaparameter]]:
     """Return the first examples and their metaparameters; all, where a kind needs all."""
     kinds, examples = routine.metaparameters, routine.examples
     if routine.order_of([], 1) is not None:
         return examples, kinds  # the order names all of them
-    known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
     can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
-    if len(routine) <= num_examples or not known or not can_be_cut:
+    if len(routine) <= num_examples or not can_be_cut:
         return examples, kinds
-    shorter = {
-        name: replace(kind, value=kind.value[:num_examples]) if type(kind) in _ONE_EACH else kind
-        for name, kind in kinds.items()
-    }
-    if any(type(kind) is Counts and not kind.value.any() for kind in shorter.values()):
+    shorter = {name: _of_first(kind, num_examples) for name, kind in kinds.items()}
+    cut = {name: kind for name, kind in shorter.items() if kind is not None}
+    if len(cut) < len(kinds):
         return examples, kinds
     if not isinstance(examples, tuple):
-        return examples.first(num_examples), shorter
-    return tuple(column[:num_examples] for column in examples), shorter
+        return examples.first(num_examples), cut
+    return tuple(column[:num_examples] for column in examples), cut
+
+
+def _of_first(kind: Metaparameter, num_examples: int) -> Metaparameter | None:
+    """Return a kind for the first examples, if its own class, and no base of it, says how."""
+    return kind.of_first(num_examples) if "of_first" in vars(type(kind)) else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
-from engine.metaparameters.weights import GroupWeights
+from engine.metaparameters.group_weights import GroupWeights
 from engine.numerics.determinism import generator
 from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import BaselineName

@@ -1,7 +1,6 @@
 """What a run is compared with, as its record holds it."""
 
 from engine.errors import NonFiniteError
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.rate_search import Searched
 from engine.recipes.settings import Settings
 from engine.stages.commits import read_rows, read_scalars
@@ -121,8 +120,7 @@ def count_examples(run: Run, value: Ref) -> tuple[int | None, int | None]:
 
     Both are None for metaparameters that select no examples.
     """
-    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
-    if run.recipe.metaparameters.name not in selecting:
+    if not run.recipe.metaparameters.about.selects_examples:
         return None, None
     kept = read_rows(run.store, value)["value"] > 0
     corrupted = run.problem.data.corrupted

@@ -17,7 +17,6 @@ from engine.applications.descent.comparison_findings import file_notes
 from engine.applications.descent.source_shares import SourceShare
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
 from engine.reports.sections import Number
 from engine.reports.units import write_number, write_percent
@@ -296,8 +295,7 @@ def summarize_selection(
     recipe: DescentRecipe, value: Tensor, first_gradient: Tensor, corrupted: Tensor
 ) -> Selection | None:
     """Compare the dropped examples with the corrupted ones; None for other metaparameters."""
-    selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
-    if recipe.metaparameters.name not in selecting:
+    if not recipe.metaparameters.about.selects_examples:
         return None
     from sklearn.metrics import roc_auc_score  # a second of import that `import engine` can spare
 

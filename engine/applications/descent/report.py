@@ -26,7 +26,6 @@ from engine.applications.descent.source_shares import measure_sources
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.reports.sections import Section, Table
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
@@ -166,7 +165,7 @@ def _damage(
 ) -> Damage | None:
     """Attribute the damage of changed inputs; None for anything else, or if none was chosen."""
     first, last = iterates[0], iterates[-1]
-    if recipe.metaparameters.name is not MetaparameterName.INPUTS or first is last:
+    if not recipe.metaparameters.about.changes_inputs or first is last:
         return None
     if problem.data.num_classes == 0:  # whose victims are counted by class
         return None

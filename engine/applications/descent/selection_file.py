@@ -17,7 +17,6 @@ from engine.problems.own_examples import OwnExamples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparameterName
 
 
 def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, list[Any]]:
@@ -70,7 +69,7 @@ def selection_files(
 
     There are none for metaparameters that select no examples.
     """
-    if recipe.metaparameters.name not in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
+    if not recipe.metaparameters.about.selects_examples:
         return {}
     columns = selection_columns(value, score, data)
     text = io.StringIO(newline="")

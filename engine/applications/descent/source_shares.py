@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.problems.passage import Texts
-from engine.recipes.metaparameters import GroupName, MetaparameterName, MetaparametersConfig
+from engine.recipes.metaparameters import GroupName, MetaparametersConfig
 from engine.recipes.settings import Settings
 
 
@@ -41,10 +41,10 @@ def measure_sources(
     if texts is None:
         return []
     candidates = torch.bincount(torch.tensor(texts.source_of), minlength=len(texts.sources))
-    if config.name in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
+    if config.about.selects_examples:
         shares = [_totals(texts, value) for value in (before, after)]
         dropped = _totals(texts, (after == 0).double()).round().long().tolist()
-    elif config.name is MetaparameterName.GROUP_WEIGHTS and config.groups == GroupName.SOURCE:
+    elif config.about.weighs_groups and config.groups == GroupName.SOURCE:
         shares = [value.double().softmax(0) for value in (before, after)]
         dropped = [None] * len(texts.sources)
     else:

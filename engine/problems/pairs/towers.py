@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.models.build import build_model, initialization
-from engine.models.transformer import gpt_features
+from engine.models.build import build_model, initialization, model_of
+from engine.models.gpt import gpt_features
 from engine.numerics.determinism import seed_for
 from engine.problems.pairs.captions import END
 from engine.recipes.model import Activation, ModelConfig, ModelName, Norm
@@ -102,8 +102,8 @@ def build_towers(
             f"its bound arguments.contrastive.min_temperature {config.min_temperature:g}. "
             "Raise it, or lower the bound."
         )
-    if model.name is ModelName.GPT or model.output_scale != 1:
-        wrong = "name" if model.name is ModelName.GPT else "output_scale"
+    if model_of(model.name).on_tokens or model.output_scale != 1:
+        wrong = "name" if model_of(model.name).on_tokens else "output_scale"
         raise ConfigurationError(
             f"arguments.model.{wrong} is {getattr(model, wrong)}, but the image tower of pairs "
             "reads images, and its output is normalized. Use another model, and output_scale 1."

@@ -10,10 +10,11 @@ from engine import metagradient
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
+from engine.metaparameters.group_weights import GroupWeights
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.scalars import Scalars
-from engine.metaparameters.weights import ExampleWeights, GroupWeights, TokenWeights
+from engine.metaparameters.weights import ExampleWeights, TokenWeights
 from tests import problems
 
 KINDS = [ExampleWeights, Counts, LearningRatePoints]

@@ -154,7 +154,7 @@ def test_all_bad_settings_are_named_at_once():
         (
             SELECTION,
             ["optimizer.name=adamw", "optimizer.momentum=0.5"],
-            "optimizer.momentum is 0.5, but adamw does not read it",
+            "momentum is 0.5, but optimizer.name is adamw, which does not read it. Use muon or",
         ),
     ],
     ids=[

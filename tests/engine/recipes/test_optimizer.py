@@ -72,11 +72,17 @@ def test_rest_rate_is_a_factor_of_what_muon_leaves():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "sgd", "alpha": 0.9}, "alpha is 0.9, but sgd does not read it"),
+        (
+            {"name": "sgd", "alpha": 0.9},
+            "alpha is 0.9, but optimizer.name is sgd, which does not read it. Use rmsprop",
+        ),
         ({"name": "adam", "rest": ("head.*",)}, "optimizer.rest"),
         ({"name": "rmsprop", "nesterov": True}, "optimizer.nesterov"),
         ({"name": "muon", "centered": True}, "optimizer.centered"),
-        ({"groups": ({"beta1": 0.5},)}, "beta1=0.5, but sgd does not read it"),
+        (
+            {"groups": ({"beta1": 0.5},)},
+            "beta1=0.5, but optimizer.name is sgd, which does not read it",
+        ),
         ({"groups": ({"lr": 0.5},)}, "lr"),
         ({"clip_norm": 1.0, "clip_value": 1.0}, "Use one of them"),
         ({"clip_norm": 0.0}, "greater than 0"),

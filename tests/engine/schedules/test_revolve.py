@@ -9,16 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ScheduleError
-from engine.schedules.revolve import (
-    SlowTier,
-    TwoLevel,
-    binomial_schedule,
-    fewest_forward_steps,
-    longest_run,
-    num_visits,
-    two_level_schedule,
-)
+from engine.schedules.base import SlowTier
+from engine.schedules.binomial import binomial_schedule
+from engine.schedules.revolve import fewest_forward_steps, longest_run, num_visits
 from engine.schedules.simulator import measure
+from engine.schedules.sqrt import sqrt_schedule
 from engine.schedules.trees import (
     Delete,
     Forward,
@@ -27,9 +22,9 @@ from engine.schedules.trees import (
     Save,
     Tier,
     kary_schedule,
-    sqrt_schedule,
     whole_run,
 )
+from engine.schedules.two_level import TwoLevel, two_level_schedule
 
 
 def moves(place, num_slots, slow):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from engine.errors import ScheduleError
 from engine.schedules.simulator import measure
+from engine.schedules.sqrt import sqrt_schedule
+from engine.schedules.store_all import store_all_schedule
 from engine.schedules.trees import (
     Delete,
     Forward,
@@ -18,8 +20,6 @@ from engine.schedules.trees import (
     Tier,
     Trace,
     kary_schedule,
-    sqrt_schedule,
-    store_all_schedule,
     unrolled,
     whole_run,
 )

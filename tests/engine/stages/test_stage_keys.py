@@ -55,7 +55,6 @@ INNER = [
     ("training", "seed", 1),
     ("training", "dtype", "float64"),
     ("training", "threads", 2),
-    ("metaparameters", "name", "weights"),
     ("metaparameters", "injection_step", 6),
 ]
 
@@ -64,6 +63,13 @@ INNER = [
 def test_key_changes_with_every_inner_setting(change):
     """A changed learning rate must never reuse a state that another one made."""
     assert train_key(recipe(change)) != train_key(recipe())
+
+
+def test_key_changes_with_the_kind_of_metaparameter():
+    """Weights and counts of the same examples train alike, and are differentiated otherwise."""
+    counts = recipe(("metaparameters", "injection_step", None))
+
+    assert train_key(recipe(*kind("weights"))) != train_key(counts)
 
 
 @pytest.mark.parametrize(

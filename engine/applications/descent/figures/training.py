@@ -7,7 +7,6 @@ import torch
 
 from engine.applications.descent.material import Curves, Material, set_ups
 from engine.applications.descent.record import RunRecord
-from engine.recipes.metaparameters import MetaparameterName
 from engine.reports.canvas import new_figure, png, scale, whole_numbers
 from engine.reports.sections import Figure, Section
 
@@ -25,8 +24,10 @@ def section(run: Material) -> Section:
         "objective by the state, as the first reverse sweep found it; growth by many powers of ten "
         "towards step 0 means that the training is not smooth."
     )
-    if recipe.metaparameters.name is MetaparameterName.COUNTS:
-        caption += f" Counts enter at step {recipe.injection_step}, so the sweep ends there."
+    if recipe.metaparameters.about.is_injected:
+        caption += (
+            f" The metaparameters enter at step {recipe.injection_step}, so the sweep ends there."
+        )
     alt = f"Training loss and adjoint norm at each of {recipe.training.num_steps} training steps"
     return Section("Training", figures=[Figure(png(draw(run.record, run.curves)), alt, caption)])
 

@@ -7,9 +7,7 @@ import torch
 
 from engine.applications.descent import report
 from engine.applications.descent.figures import losses, metaparameters, training
-from engine.applications.descent.figures.metaparameters import KINDS as SHOWN
 from engine.applications.descent.record import Selection, choose
-from engine.recipes.metaparameters import MetaparameterName
 from tests.made_records import (
     FALLING,
     KINDS,
@@ -181,11 +179,6 @@ THREE = (losses.section, metaparameters.section, training.section)
 def figures(record, curves):
     run = make_material(record, curves)
     return [figure for make in THREE for figure in make(run).figures]
-
-
-def test_every_kind_of_metaparameter_is_shown():
-    """A kind without a figure would be noticed at the end of a run of hours."""
-    assert set(SHOWN) == set(MetaparameterName)
 
 
 @pytest.mark.parametrize("kind", KINDS)

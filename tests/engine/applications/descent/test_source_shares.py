@@ -8,7 +8,6 @@ from engine.applications.attribution.texts import rows_of, shown, text_sections
 from engine.applications.descent.source_shares import measure_sources, source_findings
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
-from engine.problems.metaparameters import group_weights
 from engine.problems.passage import Passage, Texts
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
@@ -79,9 +78,11 @@ def test_a_mixture_may_be_of_sources(tmp_path):
     config = MetaparametersConfig(name="group-weights", groups="source")
     problem = tiny_problem(tmp_path, metaparameters=config, outer={"update": "sign"})
 
-    kind = group_weights(config, problem.data, torch.float64)
+    kind = problem.kind
     found = metagradient(problem.routine, problem.output)["group_weights"]
-    shares = measure_sources(config, problem.data.texts, kind.proportional(), kind.value)
+    shares = measure_sources(
+        config, problem.data.texts, kind.proportional(), torch.zeros_like(kind.value)
+    )
 
     assert kind.groups.tolist() == list(problem.data.texts.source_of)
     assert [each.after for each in shares] == [0.5, 0.5]

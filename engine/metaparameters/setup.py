@@ -1,0 +1,42 @@
+"""What a kind is made from: the settings of a recipe, and what the problem has to say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.metaparameters import MetaparametersConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the start of a descent is made from; what is costly is a function.
+
+    Attributes:
+        recipe: The settings.
+        num_examples: Training candidates.
+        inputs: Maps positions of candidates to their inputs, shape (positions, ...).
+        bounds: Smallest and largest value of an input; None where there is no such limit.
+        groups: Returns the group of each candidate, integers from 0, shape (examples,), and the
+            number of groups, as ``metaparameters.groups`` asks for them.
+        parameters: Returns the initial parameters that are trained as one vector on the CPU.
+    """
+
+    recipe: DescentRecipe
+    num_examples: int
+    inputs: Callable[[Tensor], Tensor]
+    bounds: tuple[float, float] | None
+    groups: Callable[[], tuple[Tensor, int]]
+    parameters: Callable[[], Tensor]
+
+    @property
+    def settings(self) -> MetaparametersConfig:
+        """The recipe's group ``metaparameters``."""
+        return self.recipe.metaparameters
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the run, and so of z."""
+        return getattr(torch, self.recipe.training.dtype.value)

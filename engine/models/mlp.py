@@ -1,0 +1,27 @@
+"""A multilayer perceptron."""
+
+import math
+
+from torch import nn
+
+from engine.models.base import Model
+from engine.models.parts import linear
+from engine.recipes.model import ModelConfig, Norm
+
+
+def _features(
+    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+) -> tuple[nn.Module, int]:
+    """Hidden layers of linear, normalization, activation, dropout; and their width."""
+    del num_classes
+    layers: list[nn.Module] = [nn.Flatten()]
+    num_features = math.prod(input_shape)
+    for _ in range(config.depth):
+        layers += linear(config, num_features, config.width)
+        num_features = config.width
+    return nn.Sequential(*layers), num_features
+
+
+MODEL = Model(
+    _features, norms=frozenset(Norm), reads=frozenset({"depth", "dropout", "norm_position"})
+)

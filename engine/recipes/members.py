@@ -1,0 +1,19 @@
+"""Where a name of a recipe leads: to the file of that name, which ends with its description.
+
+A recipe knows a name and what can be set; what the name does is in one file of the same name. So
+whoever adds a member writes an entry here in ``engine/recipes`` and that file, and nothing else.
+"""
+
+from importlib import import_module
+from typing import Any
+
+
+def find_member(package: str, name: str, last: str) -> Any:  # noqa: ANN401 (what the file ends with)
+    """Return what the file of a name ends with; it is imported when it is first asked for.
+
+    Args:
+        package: Folder of the members, ``engine.models`` for example.
+        name: As recipes write it; ``learning-rate`` has the module ``learning_rate``.
+        last: Name that the file gives its description, ``MODEL`` for example.
+    """
+    return getattr(import_module(f"{package}.{name.replace('-', '_')}"), last)

@@ -1,0 +1,19 @@
+"""The lazy tree of the paper, of some arity."""
+
+from collections.abc import Iterator, Mapping
+
+from engine.schedules.base import Room, Schedule, Wanted
+from engine.schedules.trees import Action, kary_schedule
+
+_ARITIES = (2, 4, 8)
+
+
+def _make(wanted: Wanted, num_steps: int, start: int) -> Iterator[Action]:
+    return kary_schedule(num_steps, wanted.replay.arity, start=start, tier=wanted.tier)
+
+
+def _worth_a_try(room: Room) -> Iterator[Mapping[str, object]]:
+    yield from ({"arity": arity} for arity in _ARITIES if arity < room.num_steps)
+
+
+SCHEDULE = Schedule(_make, _worth_a_try)
