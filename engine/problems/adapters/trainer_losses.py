@@ -4,7 +4,7 @@ A model of transformers returns one mean for a batch. Each class of models has o
 named by its ``loss_type``; here is what each of them is the mean of.
 
 References:
-    transformers 5.24, ``loss/loss_utils.py``, ``trainer.py`` and ``trainer_pt_utils.py``.
+    transformers 5.24, its modules of losses, of the ``Trainer`` and of the ``LabelSmoother``.
 """
 
 from collections.abc import Callable
