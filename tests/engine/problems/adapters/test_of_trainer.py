@@ -8,6 +8,8 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError, EngineError
+from engine.problems.problem import build_problem, check_repeats
+from engine.recipes.files import validate_recipe
 from engine.step.step import plain_step
 
 transformers = pytest.importorskip("transformers", reason="Trainers need the extra lm")
@@ -293,3 +295,65 @@ def test_what_cannot_be_carried_over_is_refused(case, tmp_path):
 
     with pytest.raises(EngineError, match=words):
         engine.from_trainer(trainer)
+
+
+FILE = '''
+import engine
+import torch
+import transformers
+
+
+def collate(samples):
+    return {name: torch.tensor([each[name] for each in samples]) for name in samples[0]}
+
+
+def made(steps: int = 5) -> engine.Problem:
+    """A Trainer as a problem.
+
+    Args:
+        steps: Of the Trainer.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    rows = torch.randint(1, 20, (32, 6), generator=drawn).tolist()
+    samples = [{"input_ids": row, "labels": sum(row) % 3} for row in rows]
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    args = transformers.TrainingArguments(
+        output_dir="out", max_steps=steps, per_device_train_batch_size=4, report_to=[],
+        use_cpu=True, learning_rate=0.01, seed=3,
+    )
+    trainer = transformers.Trainer(
+        model=transformers.BertForSequenceClassification(config), args=args,
+        train_dataset=samples[:20], eval_dataset=samples[20:], data_collator=collate,
+    )
+    return engine.from_trainer(trainer)
+'''
+
+
+def test_problem_file_may_return_a_trainer(tmp_path, monkeypatch):
+    """The pipeline's run has the Trainer's optimizer, rates and order, and says what it lacks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+    content = {
+        "name": "mine",
+        "problem": "mine.py:made",
+        "folder": str(tmp_path),
+        "training": {"num_steps": 5, "batch_size": 4, "seed": 3, "threads": 1},
+        "metaparameters": {"name": "weights"},
+        "outer": {"update": "sign"},
+    }
+    recipe = validate_recipe(content, "the test")
+
+    built = build_problem(recipe)
+    check_repeats(recipe)
+
+    assert built.routine.optimizer.name == "adamw"
+    assert built.routine.learning_rate == pytest.approx([0.01 * (5 - t) / 5 for t in range(5)])
+    assert set(built.scores(built.routine.initial_state())["test"]) == {"loss", "hits"}
+    assert any("num_steps: 5, batch_size: 4, seed: 3" in note for note in built.notes)
+    assert {name: len(each) for name, each in built.held_out.items()} == {
+        "objective": 6, "validation": 3, "test": 3,
+    }  # fmt: skip
