@@ -90,7 +90,7 @@ _BEGINS = {
         _ANSWERS,
         "arguments.url",
         rate=0.003,
-        optimizer="{name: adamw, eps_root: 1.0e-6}",
+        optimizer="{name: adamw, eps_root: 1.0e-5}",
     ),
     Start.HF_DATASET: _Begin(
         "{source: saved, inputs: [x], label: label}", _SAVED, "arguments.source, inputs and label"
