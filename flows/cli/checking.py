@@ -16,10 +16,11 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
-from engine.runs.inventory import CERTIFICATE
 from engine.stages.commits import read_scalars_as
+from engine.stages.run import Run
 from engine.stages.training import preflight
 from engine.storage.location import absolute, check_writable, store_errors
+from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
 from flows.cli.screen import Screen, say, text
 
@@ -37,7 +38,7 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     if isinstance(recipe, AttributionRecipe):
         report = attribution_stages.preflight(recipe, place)
     else:
-        ref = preflight(recipe.descent, place)
+        ref = preflight(Run(recipe.descent, place))
         report = read_scalars_as(place, ref, CheckReport)
     if as_json:
         say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
