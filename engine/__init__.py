@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.preflight.checkup import check
     from engine.preflight.oracle import central_difference, whole_run_gradient
     from engine.preflight.verdict import CheckReport
+    from engine.problems.adapters.of_lightning import from_lightning
+    from engine.problems.adapters.of_trainer import from_trainer
     from engine.problems.base import Problem
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
@@ -47,6 +49,8 @@ _HOME = {
     "check": "engine.preflight.checkup",
     "collated": "engine.routine.examples",
     "evaluate": "engine.replay.plain_training",
+    "from_lightning": "engine.problems.adapters.of_lightning",
+    "from_trainer": "engine.problems.adapters.of_trainer",
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
     "muon": "engine.routine.optimizers",
@@ -77,6 +81,8 @@ __all__ = [
     "check",
     "collated",
     "evaluate",
+    "from_lightning",
+    "from_trainer",
     "metagradient",
     "metagradients",
     "muon",

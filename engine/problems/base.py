@@ -59,6 +59,15 @@ class Problem:
             begins: a digest of names, sizes and checksums.
         notes: What people should know of the examples, in sentences: the preflight says them.
         texts: The passages behind the examples of a language model.
+        optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps``
+            that makes one, for hyperparameters with a number for each step.
+        learning_rate: One number, one for each step, or a scheduler of torch, in place of the
+            recipe's; or a function of ``num_steps`` that makes one of these.
+        order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, or
+            a function of the step. A sampler is read under the run's seed.
+        state: Where a state of the problem's own starts, see ``Routine.state``. Losses, metrics,
+            ``score`` and ``output`` that have an argument ``state`` are given it.
+        advance: Moves that state, see ``Routine.advance``.
 
     Raises:
         ConfigurationError: If a part is not what it has to be.
@@ -87,6 +96,11 @@ class Problem:
     fingerprint: str | None = None
     notes: tuple[str, ...] = ()
     texts: Texts | None = None
+    optimizer: Any = None  # Optimizer | Callable[[int], Optimizer]
+    learning_rate: Any = None
+    order: Any = None
+    state: Any = None
+    advance: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.model, nn.Module) or callable(self.model)):

@@ -32,7 +32,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     try:
         drawn = recipe.training.seed if seed is None else seed
         around = calling(recipe.problem, recipe.folder, recipe.code)
-        with around, _surroundings(drawn, dtype):
+        with around, surroundings(drawn, dtype):
             made = call(function, recipe.arguments)
     except EngineError:
         raise
@@ -52,13 +52,18 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
 
 
 @contextmanager
-def _surroundings(seed: int, dtype: torch.dtype) -> Iterator[None]:
+def surroundings(seed: int, dtype: torch.dtype, purpose: str = "problem") -> Iterator[None]:
     """Seed all generators that a function may draw from, and set torch's default format.
 
     All of them belong to the process, so they are changed only while no other thread trains.
+
+    Args:
+        seed: Of the run.
+        dtype: Number format of the run.
+        purpose: What is drawn, which has random numbers of its own.
     """
-    value = seed_for(seed, "problem")
-    with seeded(seed, "problem"), torch.device("cpu"):
+    value = seed_for(seed, purpose)
+    with seeded(seed, purpose), torch.device("cpu"):
         before, numpy_before = random.getstate(), np.random.get_state()
         format_before = torch.get_default_dtype()
         random.seed(value)

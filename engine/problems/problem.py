@@ -1,7 +1,7 @@
 """A recipe made concrete: its problem, its routine and its output."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,15 +15,20 @@ from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_fits, smooths_labels
 from engine.problems.metaparameters import make_metaparameter
+from engine.problems.own_training import (
+    check_own_training,
+    own_digests,
+    own_scalars,
+    training_parts,
+)
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
 from engine.routine.coupled_loss import CoupledLoss
-from engine.routine.optimizers import make_optimizer
 from engine.routine.outputs import MeanLoss
-from engine.routine.rates import learning_rates
+from engine.routine.own_state import Own, told_state
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
@@ -45,7 +50,9 @@ class BuiltProblem:
         score: Maps (model, held-out examples) to its figures, the loss among them.
         loss: Of held-out examples, one number for each.
         fresh_model: Maps a seed to a model with a start of its own, on the CPU.
-        origin: What the bits depend on besides settings and data: packages, initial parameters.
+        origin: What the bits depend on besides settings and data: packages, initial parameters,
+            and what the problem trains with of its own.
+        digests: What has to be the same in every call of the problem's function, by its name.
         notes: What people should know of the problem, in sentences.
     """
 
@@ -57,6 +64,7 @@ class BuiltProblem:
     loss: Loss
     fresh_model: Callable[[int], nn.Module]
     origin: tuple[str, ...] = ()
+    digests: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,7 +82,10 @@ class BuiltProblem:
         """Score a trained model on each held-out split."""
         return {
             name: self.routine.evaluate(
-                lambda model, e=self.held_out[name]: self.score(model, e), state
+                lambda model, state=None, e=self.held_out[name]: self.score(
+                    model, e, **told_state(self.score, state)
+                ),
+                state,
             )
             for name in SPLITS
         }
@@ -104,13 +115,9 @@ def check_repeats(recipe: DescentRecipe) -> None:
         return
     one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
     differing = [
-        what
-        for what, same in (
-            ("initial parameters of the model", one.origin == other.origin),
-            ("examples", one.data.fingerprint == other.data.fingerprint),
-        )
-        if not same
-    ]
+        what for what in one.digests | other.digests
+        if one.digests.get(what) != other.digests.get(what)
+    ]  # fmt: skip
     if differing:
         raise ConfigurationError(
             f"Two calls of the function of problem {recipe.problem} returned different "
@@ -126,25 +133,33 @@ def _build(settings: str) -> BuiltProblem:
     dtype = getattr(torch, recipe.training.dtype.value)
     problem = call_problem(recipe)
     check_fits(recipe, problem)
+    check_own_training(recipe, problem)
     data, notes = data_set(problem, dtype)
     model = make_model(recipe, problem, recipe.training.seed)
     name = recipe.metaparameters.name.value.replace("-", "_")
+    parts = training_parts(recipe, problem, len(data.splits["train"]))
+    of_own = problem.optimizer is not None and name == MetaparameterName.SCALARS.value
+    kind = (
+        own_scalars(recipe, parts["optimizer"])
+        if of_own
+        else make_metaparameter(recipe, data, model)
+    )
     routine = Routine(
         model=model.to(device),
         loss=_training_loss(recipe, problem),
         examples=data.splits["train"].batches(device),
-        optimizer=make_optimizer(recipe.optimizer),
-        learning_rate=learning_rates(recipe.training),
         num_steps=recipe.training.num_steps,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
-        metaparameters={name: make_metaparameter(recipe, data, model)},
+        metaparameters={name: kind},
         augment=problem.augment,
         compile=recipe.training.compile,
         path=recipe.training.path,
         piece=recipe.training.piece,
         shards=recipe.training.shards,
+        **parts,
     )
+    start, own = _start(routine.model), own_digests(problem, routine)
     held_out = {name: data.splits[name].to(device) for name in SPLITS}
     chunk = _chunk(recipe, problem)
     output = problem.output or MeanLoss(problem.loss, held_out["objective"].batches(device), chunk)
@@ -156,7 +171,8 @@ def _build(settings: str) -> BuiltProblem:
         score=partial(_score, problem, chunk),
         loss=problem.loss,
         fresh_model=lambda seed: make_model(recipe, problem, seed, fresh=True),
-        origin=_origin(problem, routine.model),
+        origin=(*problem.origin, *start, *own.values()),
+        digests={"initial parameters of the model": start, "examples": data.fingerprint, **own},
         notes=notes,
     )
 
@@ -188,11 +204,19 @@ def make_model(
     return given.to(getattr(torch, recipe.training.dtype.value))
 
 
-def _score(problem: Problem, chunk: int, model: nn.Module, examples: Examples) -> dict[str, Any]:
+def _score(
+    problem: Problem, chunk: int, model: nn.Module, examples: Examples, state: Own | None = None
+) -> dict[str, Any]:
     if problem.score is not None:
-        return problem.score(model, examples, chunk)
+        return problem.score(model, examples, chunk, **told_state(problem.score, state))
     device = next(model.parameters()).device
-    return mean_scores(model, examples.batches(device), chunk, problem.loss, problem.metrics)
+    functions = {"loss": problem.loss, **problem.metrics}
+    told = {
+        name: partial(each, **told_state(each, state)) if state is not None else each
+        for name, each in functions.items()
+    }
+    loss = told.pop("loss")
+    return mean_scores(model, examples.batches(device), chunk, loss, told)
 
 
 def _chunk(recipe: DescentRecipe, problem: Problem) -> int:
@@ -202,14 +226,13 @@ def _chunk(recipe: DescentRecipe, problem: Problem) -> int:
     return recipe.training.batch_size if isinstance(problem.loss, CoupledLoss) else 1000
 
 
-def _origin(problem: Problem, model: nn.Module) -> tuple[str, ...]:
-    """Return what a stage's bits depend on besides settings and data: all of the model, too.
+def _start(model: nn.Module) -> tuple[str, ...]:
+    """Return the digests of all tensors of a model at its start.
 
     Adapters leave most of a pretrained model out of the state.
     """
     tensors = (*model.parameters(), *model.buffers())
-    start = [fingerprint(tensor.detach()) for tensor in tensors]
-    return (*problem.origin, *start)
+    return tuple(fingerprint(tensor.detach()) for tensor in tensors)
 
 
 def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:

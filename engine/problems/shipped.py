@@ -23,8 +23,10 @@ __all__ = [
     "digits",
     "fashion_captions",
     "fashion_mnist",
+    "hf_dataset",
     "image_folder",
     "image_text",
+    "instructions",
     "table",
     "texts",
 ]
@@ -235,6 +237,88 @@ def texts(
     given = locals()
     data, text = _part(DataConfig, given, name=DataName.TEXT), _part(TextConfig, given)
     return texts_problem(data, text, model, language)
+
+
+def instructions(
+    url: SafeUrl,
+    objective: SafeUrl | None = None,
+    validation: SafeUrl | None = None,
+    test: SafeUrl | None = None,
+    held_out: Share = 0.4,
+    separator: str = "\n",
+    max_tokens: MaxTokens = 256,
+    vocabulary: Vocabulary = 1024,
+    seed: Seed = 0,
+    model: LanguageModelConfig = LanguageModelConfig(),
+    language: LanguageConfig = LanguageConfig(),
+) -> "Problem":
+    """Instructions with responses for a causal language model, which learns the responses only.
+
+    Args:
+        url: Training candidates, any fsspec URL: JSON, Parquet or CSV with instruction, perhaps
+            input, and output; prompt and completion; question and answer; or messages, of which
+            the last one of the assistant is learned. What the file is, is seen by its content.
+        objective: File of trusted rows whose mean loss is the output phi; empty holds some of the
+            candidates out.
+        validation: File of rows that choose the iterate; empty cuts them from the held-out ones.
+        test: File of rows for the final figures; empty cuts them likewise.
+        held_out: Share of the rows that are held out, if objective is empty.
+        separator: Put between a prompt and its response.
+        max_tokens: Longest sequence, with the tokens that mark start and end; a longer one is cut.
+        vocabulary: Tokens of the byte-level BPE tokenizer that is trained on the candidates; a
+            pretrained model has its own, and does not read this.
+        seed: Seeds which rows are held out.
+        model: Sizes of a new language model.
+        language: Which causal language model, and which of its weights are trained.
+    """
+    from engine.problems.texts.instructions import instructions_problem
+
+    urls = {"train": url, "objective": objective, "validation": validation, "test": test}
+    text = _part(TextConfig, locals())
+    return instructions_problem(urls, held_out, seed, text, (model, language))
+
+
+def hf_dataset(
+    source: SafeUrl,
+    inputs: tuple[str, ...],
+    label: str | None = None,
+    hub: bool = False,
+    held_out: Share = 0.4,
+    size: PictureSize = 32,
+    max_pixels: Number = 2**26,
+    separator: str = "\n",
+    max_tokens: MaxTokens = 256,
+    vocabulary: Vocabulary = 1024,
+    seed: Seed = 0,
+    model: ModelConfig | str = ModelConfig(),
+    language: LanguageConfig = LanguageConfig(),
+) -> "Problem":
+    """A data set of the package datasets: pictures or numbers with a label, or texts.
+
+    Its own splits are kept: train, validation (of which objective and validation are cut) and test.
+
+    Args:
+        source: Folder that save_to_disk has filled, or a file or folder of Parquet, JSON lines or
+            CSV; with hub, the name of a data set on the Hub.
+        inputs: Columns that the model reads: one of pictures, some of numbers, or some of texts.
+        label: Column of the label. A language model answers texts with it; empty learns the texts.
+        hub: Whether source is a name on the Hub, which is then asked for it.
+        held_out: Share of the training rows that are held out, if there is no split for it.
+        size: Height and width to which the middle square of a picture is scaled.
+        max_pixels: Most pixels of a picture; one with more is refused.
+        separator: Put between texts and their label.
+        max_tokens: Longest sequence of texts; a longer one is cut.
+        vocabulary: Tokens of the tokenizer that is trained on the texts.
+        seed: Seeds which rows are held out.
+        model: Settings of a shipped model, or a class of your own, my_file.py:Net; of texts, the
+            sizes of a new language model.
+        language: Which causal language model texts are continued by.
+    """
+    from engine.problems.hf_dataset import Asked, hf_dataset_problem
+
+    given = locals()
+    asked = Asked(source, tuple(inputs), label, hub, held_out, seed, size, max_pixels)
+    return hf_dataset_problem(asked, model, _part(TextConfig, given), language)
 
 
 def fashion_captions(

@@ -94,12 +94,30 @@ def table_problem(
     Raises:
         DataError: If a file or a column cannot be used; says which.
     """
-    label, features, names, target = wanted
     assert urls["train"] is not None  # an argument of the problem
-    tables = {name: _table(url, name) for name, url in urls.items() if url is not None}
+    tables = {name: read_table(url, name) for name, url in urls.items() if url is not None}
     if "objective" not in tables:
         tables["train"], tables["objective"] = _hold_out(tables["train"], held_out, seed)
+    label, features, names, _ = wanted
     _check_columns(tables, [label, *features, *([names] if names else [])], urls)
+    return rows_problem(tables, wanted, model)
+
+
+def rows_problem(
+    tables: dict[str, dict[str, list[Any]]],
+    wanted: Wanted,
+    model: ModelConfig | str,
+    notes: tuple[str, ...] = (),
+) -> Problem:
+    """Return the columns of each split as a problem; see ``table_problem``.
+
+    Args:
+        tables: Split to its columns, ``train`` and ``objective`` among them.
+        wanted: Which columns are what.
+        model: See ``engine.problems.user_models.model_maker``.
+        notes: What people should know of the rows.
+    """
+    label, features, names, target = wanted
     train = tables["train"]
     read = features or tuple(name for name in train if name not in (label, names))
     columns = [_fitted(name, train[name]) for name in read]
@@ -121,6 +139,7 @@ def table_problem(
         **splits,
         "names": [str(each) for each in train[names]] if names else None,
         "show": lambda place: {name: train[name][place] for name in (*read, label)},
+        "notes": notes,
     }
     if classes:
         return Problem(
@@ -151,7 +170,7 @@ def _error(model: nn.Module, batch: Batch) -> Tensor:
     return model(inputs).squeeze(1) - target
 
 
-def _table(url: str, name: str) -> dict[str, list[Any]]:
+def read_table(url: str, name: str) -> dict[str, list[Any]]:
     """Return the columns of a file, as lists of Python values."""
     what = f"The table {url} of the {name} rows"
     content = read_data(what, url, "Correct the path.")

@@ -173,6 +173,33 @@ def arguments_of(function: Function) -> type[Settings]:
         ) from error
 
 
+def arguments_schema(name: str, folder: str | None = None) -> dict[str, Any]:
+    """Return the JSON schema of a problem's arguments, for a form with a field for each.
+
+    Titles are the names of the parameters, descriptions come from the docstring, defaults and
+    bounds from the signature; nothing is computed, and what ships loads no torch.
+
+    Args:
+        name: See the module.
+        folder: Folder of the recipe's file; the working folder if none.
+
+    Raises:
+        ConfigurationError: If there is no such function, or a parameter is none of JSON's.
+    """
+    function = find_function(name, folder)
+    try:
+        schema = arguments_of(function).model_json_schema()
+    except PydanticUserError as error:
+        raise ConfigurationError(
+            f"The parameters of {function.__name__} have no form: {str(error).splitlines()[0]} "
+            "Use numbers, texts, lists and dicts of them."
+        ) from error
+    for argument, field in schema["properties"].items():
+        field.setdefault("title", argument.replace("_", " ").title())  # groups have none
+    summary = (inspect.getdoc(function) or "").partition("\nArgs:\n")[0].strip()
+    return schema | {"description": summary}
+
+
 def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: ANN401 (any input)
     """Return a function's arguments as a recipe keeps them: all of them, as JSON values.
 

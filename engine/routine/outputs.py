@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
+from engine.routine.own_state import Own, told_state
 from engine.types import Loss
 
 
@@ -21,7 +22,8 @@ class MeanLoss:
     """Mean of the per-example losses over held-out examples.
 
     Attributes:
-        loss: Maps (model, batch) to per-example losses, shape (batch,).
+        loss: Maps (model, batch) to per-example losses, shape (batch,); if it has an argument
+            ``state``, it is given the run's own state.
         examples: A tuple of tensors with one row for each example, on the model's device, or any
             object with ``len`` that returns a batch for a tensor of indices.
         chunk: Examples evaluated at a time; bounds the memory.
@@ -35,21 +37,25 @@ class MeanLoss:
         if not len(self.examples) or self._total() == 0:
             raise DataError("The output has no examples to average over. Give at least one.")
 
-    def __call__(self, model: nn.Module) -> Tensor:
+    def __call__(self, model: nn.Module, state: Own | None = None) -> Tensor:
         """Return the mean loss, a scalar."""
-        return torch.stack([part(model) for part in self.parts()]).sum()
+        return torch.stack([part(model, state) for part in self.parts()]).sum()
 
-    def parts(self) -> Iterator[Callable[[nn.Module], Tensor]]:
-        """Yield functions of the model whose sum is the mean loss."""
+    def parts(self) -> Iterator[Callable[..., Tensor]]:
+        """Yield functions of (model, state) whose sum is the mean loss."""
         total = self._total()
         for start, batch in zip(
             range(0, total, self.chunk), batches_of(self.examples, self.chunk), strict=True
         ):
             number = min(self.chunk, total - start)
-            yield lambda model, batch=batch, number=number: self._sum(model, batch, number) / total
+            yield (
+                lambda model, state=None, batch=batch, number=number: (
+                    self._sum(model, batch, number, state) / total
+                )
+            )
 
-    def _sum(self, model: nn.Module, batch: Any, number: int) -> Tensor:  # noqa: ANN401 (any batch)
-        losses = self.loss(model, batch)
+    def _sum(self, model: nn.Module, batch: Any, number: int, state: Own | None) -> Tensor:  # noqa: ANN401 (any batch)
+        losses = self.loss(model, batch, **told_state(self.loss, state))
         if losses.shape != (number,):  # a mean would be divided twice, in silence
             raise ConfigurationError(
                 f"The loss of {number} held-out examples has shape {tuple(losses.shape)}, but it "

@@ -32,6 +32,11 @@ def takes(function: Any, name: str) -> bool:  # noqa: ANN401 (whatever is called
     return any(each.name == name or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
+def told_state(function: Any, state: Own | None) -> dict[str, Own]:  # noqa: ANN401 (whatever is called)
+    """Return the keyword by which a function is told the state, if it has an argument for it."""
+    return {} if state is None or not takes(function, "state") else {"state": state}
+
+
 @dataclass(frozen=True, eq=False)
 class OwnState:
     """What a problem keeps, and how it moves.

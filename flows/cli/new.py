@@ -18,6 +18,8 @@ class Start(StrEnum):
     IMAGE_FOLDER = "image_folder"
     TABLE = "table"
     TEXTS = "texts"
+    INSTRUCTIONS = "instructions"
+    HF_DATASET = "hf_dataset"
 
 
 class _Begin(NamedTuple):
@@ -60,6 +62,18 @@ _LINES = """\
     one, other = folder / "one.txt", folder / "other.txt"
     return f"{{sources: [{one}, {other}], target: {other}, num_train: 24}}\""""
 
+_ANSWERS = """\
+    pytest.importorskip("transformers", reason="language models need the extra lm")
+    rows = [f'{{"instruction": "add {n} and 2", "output": "{n + 2}"}}' for n in range(30)]
+    (folder / "rows.jsonl").write_text("\\n".join(rows))
+    return f"{{url: {folder / 'rows.jsonl'}}}\""""
+
+_SAVED = """\
+    datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
+    rows = {"x": [n % 7 / 7 for n in range(30)], "kind": ["ab"[n % 2] for n in range(30)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder / "saved"))
+    return f"{{source: {folder / 'saved'}, inputs: [x], label: kind}}\""""
+
 _BEGINS = {
     Start.SCRIPT: _Begin("{num_train: 300}", '    return "{num_train: 12, width: 3}"', ""),
     Start.IMAGE_FOLDER: _Begin("{folder: pictures}", _PICTURES, "arguments.folder"),
@@ -70,6 +84,16 @@ _BEGINS = {
         "arguments.sources and target",
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-6}",
+    ),
+    Start.INSTRUCTIONS: _Begin(
+        "{url: rows.jsonl}",
+        _ANSWERS,
+        "arguments.url",
+        rate=0.003,
+        optimizer="{name: adamw, eps_root: 1.0e-5}",
+    ),
+    Start.HF_DATASET: _Begin(
+        "{source: saved, inputs: [x], label: label}", _SAVED, "arguments.source, inputs and label"
     ),
 }
 

@@ -1,5 +1,6 @@
 """How a recipe's problem is found, checked and known again: a function by name, and its source."""
 
+import json
 import re
 import sys
 
@@ -10,6 +11,7 @@ from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
 from engine.recipes.problem_functions import (
     arguments_of,
+    arguments_schema,
     find_function,
     shipped_problems,
     sources,
@@ -176,3 +178,40 @@ def _path():
     before = list(sys.path)
     yield
     sys.path[:] = before
+
+
+def test_schema_of_a_form_has_a_typed_field_for_each_argument(tmp_path):
+    """With the sentence of its docstring, its default and its bounds; of one's own problem too."""
+    write_problem(tmp_path)
+
+    own = arguments_schema("my_clouds.py:two_clouds", str(tmp_path))
+    table = arguments_schema("table")
+
+    assert own["description"] == "Which points of two clouds have a wrong label."
+    assert own["properties"]["wrong"] == {
+        "default": 0.2,
+        "description": "Share of the labels that are wrong.",
+        "title": "Wrong",
+        "type": "number",
+    }
+    assert set(table["required"]) == {"url", "label"}
+    held_out = table["properties"]["held_out"]
+    assert (held_out["minimum"], held_out["maximum"]) == (0, 1)
+    assert "Args" not in table["description"]
+
+
+def test_every_shipped_problem_has_a_form():
+    """Without torch, as a deployment is made."""
+    for name in shipped_problems():
+        schema = arguments_schema(name)
+        assert all("title" in field for field in schema["properties"].values()), name
+        json.dumps(schema)
+
+
+def test_parameter_that_json_cannot_hold_has_no_form(tmp_path):
+    """It could be set by nobody."""
+    text = PROBLEM.replace("number: int = 40", "number: Callable = int")
+    write_problem(tmp_path, "from collections.abc import Callable\n" + text)
+
+    with pytest.raises(ConfigurationError, match="have no form"):
+        arguments_schema("my_clouds.py:two_clouds", str(tmp_path))

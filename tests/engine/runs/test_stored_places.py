@@ -30,6 +30,7 @@ HARMLESS_ARGUMENTS = {
     *("arguments.separator", "arguments.checksum", "arguments.language.lora_targets"),
     *("arguments.contrastive.image_column", "arguments.contrastive.caption_column"),
     *("arguments.label", "arguments.features", "arguments.names"),
+    "arguments.inputs",
     "arguments.model",  # code, which is confirmed by itself, see below
 }
 """Texts among the arguments of problems that ship that name no place."""

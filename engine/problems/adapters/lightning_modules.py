@@ -1,0 +1,158 @@
+"""Modules of Lightning outside of Lightning's loop: what they may ask, and what is refused."""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+
+_STEP_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step", "on_before_batch_transfer"),
+    *("on_after_batch_transfer", "transfer_batch_to_device", "backward", "optimizer_step"),
+    *("optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step"),
+    *("configure_model", "configure_sharded_model"),
+)
+"""Hooks through which a module may change a step."""
+
+_OTHER_HOOKS = (
+    *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start"),
+    *("on_train_epoch_end", "on_validation_epoch_end", "setup", "prepare_data"),
+)
+"""Hooks around the steps, which are not called, and said."""
+
+
+def refuse_other_loops(
+    module: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401
+    ignored: tuple[str, ...],
+) -> list[str]:
+    """Refuse a module whose training is not one loss and one optimizer; say what is left behind.
+
+    Raises:
+        ConfigurationError: With the remedy.
+    """
+    base = next((each for each in type(module).__mro__ if each.__name__ == "LightningModule"), None)
+    if base is None:
+        raise ConfigurationError(
+            f"module is a {type(module).__name__}, not a LightningModule. Hand in one, or write an "
+            "engine.Problem: `mgd new`."
+        )
+    if not module.automatic_optimization:
+        raise ConfigurationError(
+            f"{type(module).__name__} optimizes by hand (automatic_optimization=False), so its "
+            "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
+            "and `advance` for what moves besides: `mgd new`."
+        )
+    own = [name for name in _STEP_HOOKS if _overrides(module, base, name) and name not in ignored]
+    if own:
+        raise ConfigurationError(
+            f"{type(module).__name__} has the hook {own[0]}, which is not called here and may "
+            f"change a step. If it changes nothing, say ignored_hooks=({own[0]!r},); if it does, "
+            "write an engine.Problem: `mgd new`."
+        )
+    named = [*_OTHER_HOOKS, *ignored]
+    left = [f"{name} is not called." for name in named if _overrides(module, base, name)]
+    return left if trainer is None else [*left, *_of_trainer(trainer)]
+
+
+def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401
+    return getattr(type(module), name, None) is not getattr(base, name, None)
+
+
+def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
+    if str(trainer.precision) not in ("32-true", "64-true", "32", "64"):
+        yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
+    if trainer.limit_train_batches not in (1.0, None):
+        yield f"limit_train_batches={trainer.limit_train_batches}: whole passes are made."
+    usual = ("ModelCheckpoint", "ModelSummary", "TQDMProgressBar", "RichProgressBar")
+    own = [type(each).__name__ for each in trainer.callbacks]
+    own = [name for name in own if name not in usual]
+    if own:
+        yield f"callbacks: {', '.join(own)} are not called."
+
+
+class _Silent(nn.Module):
+    """Takes the place of a metric, whose count is no part of the training."""
+
+    def forward(self, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401
+        """Return zero."""
+        del given, named
+        return torch.zeros(())
+
+    update = compute = reset = forward
+
+
+def guarded(module: nn.Module) -> nn.Module:
+    """Return a copy of a module that logs nothing, counts nothing, and has no Trainer to ask.
+
+    What it asks of the Trainer inside of its steps is refused, because it would be another step
+    each time.
+    """
+    attached = getattr(module, "_trainer", None)
+    memo: dict[int, Any] = {} if attached is None else {id(attached): None}
+    held = copy.deepcopy(module, memo)
+    for parent in list(held.modules()):
+        for name, child in list(parent.named_children()):
+            if any(each.__module__.startswith("torchmetrics") for each in type(child).__mro__):
+                setattr(parent, name, _Silent())
+    held.__class__ = _guard(type(module))
+    return held
+
+
+@cache
+def _guard(kind: type) -> type:
+    """Return a subclass that asks no Trainer."""
+
+    def refused(name: str) -> property:
+        def asked(self: Any) -> Any:  # noqa: ANN401
+            stand_in = self.__dict__.get("_stand_in")
+            if stand_in is not None:
+                return stand_in if name == "trainer" else 0
+            raise ConfigurationError(
+                f"{kind.__name__} asks for self.{name} in training_step, so a step depends on "
+                "Lightning's loop. Leave it out, or write it as a state of an engine.Problem: "
+                "`mgd new`."
+            )
+
+        return property(asked)
+
+    def nothing(self: Any, *given: Any, **named: Any) -> None:  # noqa: ANN401
+        del self, given, named
+
+    names = ("trainer", "current_epoch", "global_step")
+    silent = dict.fromkeys(("log", "log_dict", "print"), nothing)
+    return type(kind.__name__, (kind,), {**{name: refused(name) for name in names}, **silent})
+
+
+@contextmanager
+def stood_in(module: nn.Module, known: Any) -> Iterator[None]:  # noqa: ANN401
+    """Answer for the Trainer in the block, with its counts only."""
+    module.__dict__["_stand_in"] = known
+    try:
+        yield
+    finally:
+        del module.__dict__["_stand_in"]
+
+
+def training_loss(model: nn.Module, batch: list[Any]) -> Tensor:
+    """Return what ``training_step`` makes of each of some batches, shape (batches,)."""
+    step: Any = model.training_step
+    more = () if len(inspect.signature(step).parameters) == 1 else (0,)
+    return torch.stack([_scalar(step(each, *more)) for each in batch])
+
+
+def _scalar(given: Any) -> Tensor:  # noqa: ANN401
+    loss = given.get("loss") if isinstance(given, dict) else given
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ConfigurationError(
+            f"training_step returned a {type(loss).__name__}, but a loss is one number. Return a "
+            "tensor, or a dict with one as 'loss'."
+        )
+    return loss.reshape(())

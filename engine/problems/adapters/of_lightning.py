@@ -1,0 +1,240 @@
+"""A module of Lightning and its data as a problem."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.errors import ConfigurationError
+from engine.problems.adapters.adapted import AdaptedProblem, held_module, told
+from engine.problems.adapters.lightning_modules import (
+    guarded,
+    refuse_other_loops,
+    stood_in,
+    training_loss,
+)
+from engine.problems.adapters.lightning_order import loaders_of, order_of
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.routine.examples import Collated, collated
+from engine.routine.rates import rates
+from engine.types import Loss
+
+
+def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
+    module: Any,  # noqa: ANN401 (of a library that is not imported)
+    data: Any,  # noqa: ANN401 (a datamodule, or two loaders)
+    trainer: Any = None,  # noqa: ANN401
+    *,
+    num_steps: int | None = None,
+    loss: Loss | None = None,
+    eps_root: float = 1e-8,
+    keep_order: bool = True,
+    ignored_hooks: tuple[str, ...] = (),
+    **parts: Any,  # noqa: ANN401 (of Problem)
+) -> AdaptedProblem:
+    """Return the training of a LightningModule as a problem.
+
+    ``training_step`` is the loss, ``configure_optimizers`` gives the optimizer, its groups of
+    parameters and the rates; steps, clipping and accumulation are the Trainer's. With
+    ``eps_root=0`` every step is Lightning's own, to rounding, if nothing is drawn at random. The
+    module stays as it is.
+
+    Args:
+        module: A LightningModule with automatic optimization and one optimizer.
+        data: A LightningDataModule, or a pair of loaders: training examples, and the held-out
+            ones whose mean loss is the output.
+        trainer: Lightning's Trainer, of which steps, clipping and accumulation are read.
+        num_steps: T, in place of the Trainer's.
+        loss: Maps (module, batch) to one loss for each example, shape (batch,). By default
+            ``training_step`` is called for each example by itself.
+        eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
+        keep_order: Whether the loader's order of examples is read; ``Counts`` need the engine's.
+        ignored_hooks: Hooks of the module that change nothing in its training, by name.
+        **parts: Further parts of ``engine.Problem``: validation, test, names, show, metrics, ...
+
+    Raises:
+        ConfigurationError: If the module does what a problem cannot, with the remedy.
+        DataError: If no batches can be made of its data.
+
+    Cost:
+        A copy of the module. Without ``loss``, a batch costs as many passes as it has examples.
+    """
+    left = refuse_other_loops(module, trainer, ignored_hooks)
+    held = guarded(held_module(module))
+    train, held_out, loader = _examples(data, one_by_one=loss is None)
+    counts = _counts(trainer, loader, num_steps)
+    if loss is None:
+        _refuse_coupled(held)
+        _compare(held, train, loader)
+    configured = _configured(held, counts)
+    clip = _clipping(trainer)
+    made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
+    order, why_not = (None, "you asked for none of it")
+    if keep_order:
+        order, why_not = order_of(loader, counts.num_steps, counts.accumulated)
+    not_carried = [*left]
+    if why_not is not None:
+        not_carried.append(f"the order of the examples, because {why_not}; the engine draws its.")
+    if made.root:
+        not_carried.append(
+            f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
+        )
+    not_carried.append("validation_step: held-out examples have the loss of training_step.")
+    settings: dict[str, Any] = {
+        "num_steps": counts.num_steps,
+        "batch_size": counts.batch_size,
+        "seed": 0,
+    }
+    given: dict[str, Any] = {
+        "model": held,
+        "loss": training_loss if loss is None else loss,
+        "train": train,
+        "objective": held_out,
+        "optimizer": made,
+        "learning_rate": _OfSteps(configured, counts.a_pass),
+        "order": order,
+        "chunk": counts.batch_size,
+    }
+    said = tuple(not_carried)
+    parts["notes"] = (*told(settings, said, "Lightning"), *parts.get("notes", ()))
+    return AdaptedProblem(**(given | parts), **settings, not_carried=said)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    num_steps: int
+    batch_size: int
+    accumulated: int
+    a_pass: int
+
+
+def _examples(data: Any, *, one_by_one: bool) -> tuple[Collated, Collated, Any]:  # noqa: ANN401
+    """Return training and held-out examples, and the training loader."""
+    train, held_out = loaders_of(data)
+
+    def of(loader: Any) -> Collated:  # noqa: ANN401
+        collate = loader.collate_fn
+        return collated(loader.dataset, _EachByItself(collate) if one_by_one else collate)
+
+    return of(train), of(held_out), train
+
+
+@dataclass(frozen=True)
+class _EachByItself:
+    """Makes a batch of one of each sample, so that nothing is padded to its neighbours."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, samples: list[Any]) -> list[Any]:
+        return [self.collate([sample]) for sample in samples]
+
+
+def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noqa: ANN401
+    accumulated = 1 if trainer is None else trainer.accumulate_grad_batches
+    a_pass = math.ceil(len(loader) / accumulated)
+    if num_steps is None and trainer is not None:
+        epochs, most = trainer.max_epochs, trainer.max_steps
+        of_epochs = [] if epochs in (None, -1) else [epochs * a_pass]
+        num_steps = min([*of_epochs, *([most] if most > 0 else [])], default=None)
+    if num_steps is None:
+        raise ConfigurationError(
+            "Nothing says how many steps are trained. Hand in num_steps=, or a Trainer with "
+            "max_epochs or max_steps."
+        )
+    return _Counts(num_steps, loader.batch_size * accumulated, accumulated, a_pass)
+
+
+def _refuse_coupled(module: nn.Module) -> None:
+    for name, each in module.named_modules():
+        if isinstance(each, _BatchNorm) and each.training:
+            raise ConfigurationError(
+                f"{name} is a batch normalization, so training_step of one example is not its "
+                "share of a batch. Hand in loss=, a function of (module, batch) that returns one "
+                "loss for each example, or put this layer into evaluation mode."
+            )
+
+
+def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401
+    """Refuse a loss of a batch that is not the mean of its examples' losses."""
+    rows = [train.samples[place] for place in range(min(4, len(train)))]
+    was_training = module.training
+    with torch.no_grad(), torch.random.fork_rng():
+        module.eval()
+        whole = float(training_loss(module, [loader.collate_fn(copy.deepcopy(rows))]).sum())
+        mean = float(training_loss(module, train.collate(rows)).mean())
+    module.train(was_training)
+    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-6):
+        raise ConfigurationError(
+            f"training_step of the first {len(rows)} examples gives {whole:.6g}, but its mean over "
+            f"each of them by itself is {mean:.6g}: it is no mean over the batch, or it compares "
+            "examples. Hand in loss=, a function of (module, batch) that returns one loss for each "
+            "example."
+        )
+
+
+def _configured(module: nn.Module, counts: _Counts) -> tuple[Any, Any]:
+    """Return the optimizer and the settings of its scheduler, a dict or None."""
+    known = SimpleNamespace(
+        estimated_stepping_batches=counts.num_steps,
+        max_steps=counts.num_steps,
+        max_epochs=math.ceil(counts.num_steps / counts.a_pass),
+        num_training_batches=counts.a_pass * counts.accumulated,
+        accumulate_grad_batches=counts.accumulated,
+    )
+    with stood_in(module, known):
+        given = module.configure_optimizers()  # pyright: ignore[reportCallIssue] (of Lightning)
+    schedulers: Any = None
+    if isinstance(given, dict):
+        given, schedulers = given["optimizer"], given.get("lr_scheduler")
+    elif isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], list | tuple):
+        given, schedulers = given
+    optimizers = list(given) if isinstance(given, tuple | list) else [given]
+    schedulers = list(schedulers) if isinstance(schedulers, tuple | list) else [schedulers]
+    if len(optimizers) != 1 or len(schedulers) > 1 or isinstance(optimizers[0], dict):
+        raise ConfigurationError(
+            f"configure_optimizers gives {len(optimizers)} optimizers and {len(schedulers)} "
+            "schedulers, but a run has one. Give all parameters to one optimizer, in groups."
+        )
+    if optimizers[0] is None:
+        raise ConfigurationError("configure_optimizers gives no optimizer. Return one.")
+    return optimizers[0], schedulers[0] if schedulers else None
+
+
+@dataclass(frozen=True)
+class _OfSteps:
+    """Maps T to the learning rate of each step."""
+
+    configured: tuple[Any, Any]
+    a_pass: int
+
+    def __call__(self, num_steps: int) -> Any:  # noqa: ANN401 (a number, or one for each step)
+        optimizer, given = self.configured
+        settings = given if isinstance(given, dict) else {"scheduler": given}
+        scheduler = settings["scheduler"]
+        if scheduler is None:
+            return rate_of(next(group for group in optimizer.param_groups if group["params"]))
+        frequency = settings.get("frequency", 1)
+        if frequency != 1 or getattr(scheduler, "cycle_momentum", False):
+            raise ConfigurationError(
+                f"The scheduler {type(scheduler).__name__} has frequency {frequency} and moves "
+                "the momentum, or one of both, which is not read here. Use frequency=1 and "
+                "cycle_momentum=False."
+            )
+        if settings.get("interval", "epoch") == "step":
+            return rates(scheduler, num_steps)
+        of_passes = rates(scheduler, math.ceil(num_steps / self.a_pass))
+        return [of_passes[step // self.a_pass] for step in range(num_steps)]
+
+
+def _clipping(trainer: Any) -> dict[str, float]:  # noqa: ANN401
+    if trainer is None or not trainer.gradient_clip_val:
+        return {}
+    value = trainer.gradient_clip_val
+    algorithm = str(getattr(trainer.gradient_clip_algorithm, "value", "norm") or "norm")
+    return {"clip_value" if algorithm == "value" else "clip_norm": float(value)}

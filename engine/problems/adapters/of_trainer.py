@@ -1,0 +1,309 @@
+"""A ``Trainer`` of transformers as a problem."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import ConfigurationError
+from engine.problems.adapters.adapted import AdaptedProblem, held_module, told
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.problems.adapters.trainer_losses import (
+    TOKENWISE,
+    LossKind,
+    TrainerLoss,
+    is_regression,
+    loss_of,
+)
+from engine.problems.adapters.trainer_order import Loop, order_of
+from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
+from engine.routine.examples import Collated, collated
+from engine.routine.optimizer import Optimizer
+from engine.routine.rates import rates
+from engine.types import Loss
+
+
+def from_trainer(
+    trainer: Any,  # noqa: ANN401 (of a library that is not imported)
+    *,
+    objective: str | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    eps_root: float = 1e-8,
+    keep_order: bool = True,
+    **parts: Any,  # noqa: ANN401 (of Problem)
+) -> AdaptedProblem:
+    """Return the training of a ``Trainer`` of transformers as a problem.
+
+    Model, training and evaluation data, collator, optimizer with its groups of parameters, learning
+    rates, clipping, label smoothing, accumulation, number of steps and order of the examples are
+    the Trainer's. With ``eps_root=0`` every step is the Trainer's own, to rounding, if nothing is
+    drawn at random. The Trainer stays as it is.
+
+    Args:
+        trainer: A Trainer that has not trained yet.
+        objective: Name of the evaluation data, if ``eval_dataset`` is a dict.
+        loss: Maps (model, batch) to one loss for each example, shape (batch,), for a model or a
+            ``compute_loss`` whose loss is not known here.
+        optimizer: In place of the Trainer's.
+        eps_root: Added inside of Adam's square root, where torch has 0; see ``engine.adam``.
+        keep_order: Whether the Trainer's order of examples is read; ``Counts`` need the engine's.
+        **parts: Further parts of ``engine.Problem``: validation, test, names, show, metrics, ...
+
+    Raises:
+        ConfigurationError: If the Trainer does what a problem cannot, with the remedy.
+        DataError: If no batches can be made of its data.
+
+    Cost:
+        A copy of the model; one pass over the indices of all epochs.
+    """
+    refuse_other_loops(trainer, own_loss=loss is not None)
+    args = trainer.args
+    model = copy.deepcopy(held_module(trainer.accelerator.unwrap_model(trainer.model)))
+    model = model.float() if model.dtype in (torch.float16, torch.bfloat16) else model
+    train, loop = _training_data(trainer)
+    own, training = _losses(trainer, model, loss, train, loop.accumulated)
+    if loss is None:
+        _compare(trainer, model, own if training is None else own.for_batches(), train)
+    order, why_not = order_of(trainer, loop) if keep_order else (None, "you asked for none of it")
+    made = _optimizer(trainer, optimizer, eps_root)
+    not_carried = left_behind(trainer, _sentences(args, model, made, why_not))
+    settings: dict[str, Any] = {
+        "num_steps": loop.num_steps,
+        "batch_size": loop.batch_size,
+        "seed": args.seed,
+    }
+    given: dict[str, Any] = {
+        "model": model,
+        "loss": own,
+        "training_loss": training,
+        "train": train,
+        "objective": _held_out(trainer, objective),
+        "metrics": {} if loss is not None or not _has_classes(own, model) else {"hits": own.hits},
+        "show": _shown(trainer, train),
+        "chunk": args.per_device_eval_batch_size,
+        "optimizer": made,
+        "learning_rate": _rates(trainer),
+        "order": order,
+        "origin": (f"transformers {version('transformers')}",),
+    }
+    parts["notes"] = (*told(settings, not_carried, "The Trainer"), *parts.get("notes", ()))
+    return AdaptedProblem(**(given | parts), **settings, not_carried=not_carried)
+
+
+def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401
+    """Return the training data as the Trainer's own loader collates them, and its counts."""
+    if trainer.train_dataset is None:
+        raise ConfigurationError("The Trainer has no train_dataset. Give it one.")
+    args, loader = trainer.args, trainer.get_train_dataloader()
+    examples = collated(loader.dataset, loader.collate_fn)
+    _refuse_random(examples, "data_collator")
+    batches = len(loader)
+    accumulated = args.gradient_accumulation_steps
+    a_pass = max(math.ceil(batches / accumulated), 1)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
+    micro = args.train_batch_size
+    return examples, Loop(steps, micro * accumulated, accumulated, a_pass)
+
+
+def _refuse_random(examples: Collated, what: str) -> None:
+    """Refuse a collator that draws: a step is run again when the run is reversed."""
+    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
+    batches = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            batches.append(examples.collate(copy.deepcopy(rows)))
+    one, other = batches
+    tensors = [name for name, each in dict(one).items() if isinstance(each, torch.Tensor)]
+    for name in tensors:
+        if one[name].shape != other[name].shape or not torch.equal(one[name], other[name]):
+            raise ConfigurationError(
+                f"The {what} draws {name} at random, but a step is run again when the run is "
+                "reversed, and other numbers would be drawn. Draw once, before training, and keep "
+                "it in the dataset (for masked tokens: map the collator over it), or hand in "
+                "augment=."
+            )
+
+
+def _held_out(trainer: Any, objective: str | None) -> Collated:  # noqa: ANN401
+    """Return the evaluation data, which phi is the mean loss of."""
+    given = trainer.eval_dataset
+    if isinstance(given, dict):
+        if objective not in given:
+            raise ConfigurationError(
+                f"eval_dataset has {', '.join(map(repr, given))}, and objective is {objective!r}. "
+                "Name the one whose mean loss is the output."
+            )
+        given = given[objective]
+    if given is None:
+        raise ConfigurationError(
+            "The Trainer has no eval_dataset, whose mean loss would be the output. Give it one."
+        )
+    loader = trainer.get_eval_dataloader(given)
+    return collated(loader.dataset, loader.collate_fn)
+
+
+def _losses(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    own: Loss | None,
+    examples: Collated,
+    accumulated: int,
+) -> tuple[Any, Any]:
+    """Return the loss of held-out examples, and that of training."""
+    if own is not None:
+        return own, None
+    found = loss_of(model, trainer.args.label_smoothing_factor)
+    batch = examples.collate([examples.samples[0]])
+    if "labels" not in batch or "shift_labels" in batch:
+        raise ConfigurationError(
+            f"A batch of the data_collator has {', '.join(batch)}, but a loss needs labels, one "
+            "row for each example. Name the column of the labels 'labels' or 'label', or hand in "
+            "loss=."
+        )
+    if found.kind in TOKENWISE:
+        if accumulated > 1 and not trainer.model_accepts_loss_kwargs:
+            raise ConfigurationError(
+                f"gradient_accumulation_steps is {accumulated}, and {type(model).__name__} "
+                "averages tokens over each of these batches by itself. Use "
+                "gradient_accumulation_steps=1, or hand in loss=."
+            )
+        first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
+        shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
+        return found, found.for_batches(counts_first=first and not shifts)
+    plain = is_regression(model) or batch["labels"].is_floating_point()
+    if plain and found.smoothing:
+        raise ConfigurationError(
+            f"label_smoothing_factor is {found.smoothing:g}, but the labels are numbers. Set it "
+            "to 0."
+        )
+    if plain and accumulated > 1 and trainer.model_accepts_loss_kwargs:
+        raise ConfigurationError(
+            f"gradient_accumulation_steps is {accumulated}, and transformers adds the mean losses "
+            "of these batches up for labels that are numbers, where a mean is meant. Use "
+            "gradient_accumulation_steps=1 with the whole batch."
+        )
+    return found, None
+
+
+def _compare(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    loss: TrainerLoss,
+    examples: Collated,
+) -> None:
+    """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
+    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
+    device = next(model.parameters()).device
+    batch = {
+        name: each.to(device) if isinstance(each, torch.Tensor) else each
+        for name, each in dict(examples.collate(rows)).items()
+    }
+    was_training = model.training
+    with torch.no_grad(), torch.random.fork_rng():
+        whole = float(trainer.compute_loss(model.eval(), dict(batch)))
+        mean = float(loss(model, batch).mean())
+    model.train(was_training)
+    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
+        raise ConfigurationError(
+            f"The loss that {type(model).__name__} has of the first {len(rows)} examples is "
+            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
+            "Hand in loss=, a function of (model, batch) that returns one loss for each example."
+        )
+
+
+def _has_classes(loss: TrainerLoss, model: nn.Module) -> bool:
+    return loss.kind in TOKENWISE or (
+        not is_regression(model)
+        and getattr(model, "config").problem_type != "multi_label_classification"  # noqa: B009
+    )
+
+
+def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimizer:  # noqa: ANN401
+    if own is not None:
+        return own
+    norm = trainer.args.max_grad_norm
+    return optimizer_of_torch(
+        _made(trainer),
+        trainer.accelerator.unwrap_model(trainer.model),
+        eps_root=eps_root,
+        clip_norm=norm if norm and norm > 0 else None,
+    )
+
+
+def _made(trainer: Any) -> Any:  # noqa: ANN401
+    """Return the Trainer's optimizer; one that it makes for this is forgotten again."""
+    before = trainer.optimizer
+    try:
+        made = trainer.create_optimizer()
+        return getattr(made, "optimizer", made)  # of accelerate
+    finally:
+        trainer.optimizer = before
+
+
+def _rates(trainer: Any) -> Callable[..., list[float]]:  # noqa: ANN401
+    """Return what makes the Trainer's learning rates for T steps."""
+    made, of_user = _made(trainer), trainer.lr_scheduler
+    if of_user is not None:
+        return _OfSteps(lambda num_steps: rates(of_user, num_steps))
+    first = next(group for group in made.param_groups if group["params"])
+
+    def of_steps(num_steps: int) -> list[float]:
+        inner = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate_of(first))
+        known = trainer.lr_scheduler, getattr(trainer, "_created_lr_scheduler", False)
+        try:
+            return rates(trainer.create_scheduler(num_steps, optimizer=inner), num_steps)
+        finally:
+            trainer.lr_scheduler, trainer._created_lr_scheduler = known
+
+    return _OfSteps(of_steps)
+
+
+@dataclass(frozen=True)
+class _OfSteps:
+    """A function of the number of steps, whose answers are kept apart from its maker."""
+
+    make: Callable[[int], list[float]]
+
+    def __call__(self, num_steps: int) -> list[float]:
+        return self.make(num_steps)
+
+
+def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401
+    """Return what decodes a candidate's tokens, if the Trainer has a tokenizer."""
+    decode = getattr(trainer.processing_class, "decode", None)
+    if decode is None or "input_ids" not in examples.samples[0]:
+        return None
+    return lambda place: decode(examples.samples[place]["input_ids"], skip_special_tokens=True)
+
+
+def _sentences(
+    args: Any,  # noqa: ANN401
+    model: nn.Module,
+    made: Optimizer,
+    why_not: str | None,
+) -> list[str]:
+    """Return what is other than in the Trainer because of how it is adapted."""
+    found = []
+    if why_not is not None:
+        found.append(f"the order of the examples, because {why_not}; the engine draws its own.")
+    if made.root:
+        found.append(
+            f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
+        )
+    drops = [
+        module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0
+    ]
+    if drops:
+        found.append(
+            f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
+        )
+    if getattr(model, "loss_type", None) == LossKind.CAUSAL and args.eval_strategy != "no":
+        found.append("evaluation by batches: held-out tokens are averaged over their example.")
+    return found

@@ -1,0 +1,160 @@
+"""How a problem is trained, where it says so itself: optimizer, rates, order, state of its own.
+
+What a problem leaves out is the recipe's. What it has counts in the key of every stage: functions
+by the digest of their source, numbers and indices by their bits.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from engine.errors import ConfigurationError
+from engine.metaparameters.scalars import Scalars
+from engine.numerics.fingerprint import fingerprint
+from engine.problems.base import Problem
+from engine.problems.calls import surroundings
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.metaparameters import ScalarName
+from engine.recipes.optimizer import OptimizerConfig
+from engine.recipes.training import TrainingConfig
+from engine.routine.batch_order import given_order
+from engine.routine.intake import optimizer_from
+from engine.routine.optimizer import Optimizer
+from engine.routine.optimizers import make_optimizer
+from engine.routine.own_state import OWN, takes
+from engine.routine.rates import learning_rates, rates
+from engine.routine.routine import Routine
+
+RATE_SETTINGS = (
+    *("learning_rate", "rate_schedule", "warmup_steps", "final_rate", "milestones", "rate_drop"),
+)
+"""Settings of ``training`` that nobody reads where a problem has rates of its own."""
+
+_STEPS = "num_steps"
+"""The argument of what a problem makes for T steps."""
+
+
+def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -> dict[str, Any]:
+    """Return what ``Routine`` is given for optimizer, rates, order and a state of one's own.
+
+    A sampler draws under the run's seed, whenever and wherever it is read.
+
+    Raises:
+        ConfigurationError: If a part is not what it has to be.
+        DataError: If the order has other batches than the run.
+    """
+    training, order = recipe.training, problem.order
+    dtype = getattr(torch, training.dtype.value)
+    with surroundings(training.seed, dtype, "order"):
+        own_optimizer = _for_steps(problem.optimizer, training.num_steps)
+        own_rate = _for_steps(problem.learning_rate, training.num_steps)
+        if isinstance(own_rate, LRScheduler):
+            own_rate = rates(own_rate, training.num_steps)
+        if order is not None:
+            order = given_order(order, training.num_steps, training.batch_size, num_examples)
+    return {
+        "optimizer": make_optimizer(recipe.optimizer)
+        if own_optimizer is None
+        else optimizer_from(own_optimizer),
+        "learning_rate": learning_rates(training) if own_rate is None else own_rate,
+        "order": order,
+        "state": problem.state,
+        "advance": problem.advance,
+    }
+
+
+def _for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was handed in)
+    """Return what was handed in, or what it makes for T steps where it is a function of them."""
+    is_function = callable(given) and not isinstance(given, Optimizer | type)
+    return given(num_steps=num_steps) if is_function and takes(given, _STEPS) else given
+
+
+def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
+    """Refuse settings of a recipe that nothing would read, because the problem has its own.
+
+    Raises:
+        ConfigurationError: With the setting, its value and the remedy.
+    """
+    if problem.optimizer is not None and recipe.optimizer != OptimizerConfig():
+        raise ConfigurationError(
+            f"optimizer is set in the recipe ({recipe.optimizer.name.value}), but problem "
+            f"{recipe.problem} has an optimizer of its own, so nothing would read it. Leave it out "
+            "of the recipe, or make what should be set an argument of the function.",
+            settings=("optimizer", "arguments"),
+        )
+    if problem.learning_rate is None:
+        return
+    for name in RATE_SETTINGS:
+        if getattr(recipe.training, name) != TrainingConfig.model_fields[name].default:
+            raise ConfigurationError(
+                f"training.{name} is {getattr(recipe.training, name)}, but problem "
+                f"{recipe.problem} has learning rates of its own, so nothing would read it. Leave "
+                "it out of the recipe, or make what should be set an argument of the function.",
+                settings=(f"training.{name}", "arguments"),
+            )
+    if recipe.metaparameters.name.value == "learning-rate":
+        raise ConfigurationError(
+            "metaparameters.name is learning-rate, whose key points start flat and set the rate of "
+            f"every step, but problem {recipe.problem} has learning rates of its own. Leave "
+            "learning_rate out of the engine.Problem, and set training.learning_rate.",
+            settings=("metaparameters.name", "training.learning_rate"),
+        )
+
+
+def own_scalars(recipe: DescentRecipe, optimizer: Optimizer) -> Scalars:
+    """Return the scalars of a recipe, from the numbers that a problem's own optimizer has.
+
+    Raises:
+        ConfigurationError: If it has no such number, or one for each step.
+    """
+    found: dict[str, float] = {}
+    for name in recipe.metaparameters.scalars:
+        if name is ScalarName.LABEL_SMOOTHING:
+            found[name.value] = recipe.training.label_smoothing
+            continue
+        value = optimizer.hyperparameters.get(name.value)
+        if not isinstance(value, int | float):
+            has = "one for each step" if value is not None else "none"
+            known = [n for n, v in optimizer.hyperparameters.items() if isinstance(v, int | float)]
+            raise ConfigurationError(
+                f"metaparameters.scalars has {name.value}, of which the optimizer "
+                f"{optimizer.name!r} of problem {recipe.problem} has {has}. Use one of "
+                f"{', '.join(known) or 'those that an optimizer with numbers has'}.",
+                settings=("metaparameters.scalars",),
+            )
+        found[name.value] = float(value)
+    return Scalars.of(getattr(torch, recipe.training.dtype.value), **found)
+
+
+def own_digests(problem: Problem, routine: Routine) -> dict[str, str]:
+    """Return a digest of each part that a problem has of its own, by what it is called.
+
+    Cost:
+        Reads the batches of all T steps once, if there is an order.
+    """
+    found: dict[str, str] = {}
+    if problem.optimizer is not None:
+        made: Mapping[str, Any] = routine.optimizer.hyperparameters
+        numbers = {n: v if isinstance(v, int | float) else list(v) for n, v in made.items()}
+        shown = [routine.optimizer.name, routine.optimizer.evaluated, sorted(numbers.items())]
+        found["optimizer"] = _digest(repr(shown).encode())
+    if problem.learning_rate is not None:
+        rate = routine.learning_rate
+        shown = float(rate) if isinstance(rate, int | float) else [float(each) for each in rate]
+        found["learning rates"] = _digest(repr(shown).encode())
+    if problem.order is not None:
+        hasher = hashlib.sha256()
+        for step in range(routine.num_steps):
+            hasher.update(routine.order.batch(step).numpy().tobytes())
+        found["order of the examples"] = hasher.hexdigest()
+    if routine.own is not None:
+        names = repr(list(routine.own.layout.shapes.items())).encode()
+        found["state"] = _digest(names) + fingerprint(routine.initial_state()[OWN].detach())
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,223 @@
+"""Instructions with their responses, and a language model that learns the responses only."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from engine.errors import DataError
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import generator
+from engine.problems.base import Problem
+from engine.problems.passage import Passage, Texts
+from engine.problems.splits import Examples
+from engine.problems.table import read_table
+from engine.problems.texts.json_lines import holds_json, read_json, stem
+from engine.problems.texts.model import build_language_model, origin
+from engine.problems.texts.problem import TEXTS_TOGETHER
+from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
+from engine.recipes.text import LanguageConfig, LanguageModelConfig, TextConfig, check_language
+from engine.routine.outputs import classification_scores
+from engine.storage.content import decoded, unpacked
+from engine.storage.reading import read_data
+
+_PROMPTS = ("instruction", "prompt", "question")
+_INPUTS = ("input", "context")
+_RESPONSES = ("output", "response", "completion", "answer")
+_DIALOGUES = ("messages", "conversations")
+"""Names of fields that are known, the first that is there counts."""
+
+_SHOWN = 5
+"""Rows that were left out, by place in a sentence."""
+
+
+def instructions_problem(
+    urls: dict[str, str | None],
+    held_out: float,
+    seed: int,
+    text: TextConfig,
+    models: tuple[LanguageModelConfig, LanguageConfig],
+) -> Problem:
+    """Return instructions with responses, and a language model that answers.
+
+    Args:
+        urls: ``train``, and ``objective``, ``validation`` and ``test`` where they have files.
+        held_out: Share of the rows that are held out if ``objective`` has no file.
+        seed: Seeds which.
+        text: Separator, longest sequence and vocabulary.
+        models: Sizes of a new model, and which one.
+
+    Raises:
+        DataError: If a file cannot be read, has no known fields, or no row with a response.
+    """
+    assert urls["train"] is not None  # an argument of the problem
+    left_out: list[str] = []
+    splits = {name: _passages(url, name, left_out) for name, url in urls.items() if url is not None}
+    splits["train"] = list({each.text: each for each in splits["train"]}.values())
+    if "objective" not in splits:
+        splits["train"], splits["objective"] = hold_out(splits["train"], held_out, seed)
+    return passages_problem(splits, text, models, left_out_notes(left_out, "prompt or response"))
+
+
+def passages_problem(
+    splits: dict[str, list[Passage]],
+    text: TextConfig,
+    models: tuple[LanguageModelConfig, LanguageConfig],
+    notes: tuple[str, ...] = (),
+    **parts: Any,  # noqa: ANN401 (of Problem)
+) -> Problem:
+    """Return passages of each split as rows of tokens, and a language model that continues them.
+
+    Args:
+        splits: Split to its passages; ``train`` and ``objective``, and perhaps the others.
+        text: Separator, longest sequence and vocabulary.
+        models: Sizes of a new model, and which one.
+        notes: What people should know of the passages.
+        **parts: Further parts of the problem.
+    """
+    model, language = models
+    check_language(model, text.model_copy(update={"sources": ("given",)}), language)
+    tokenizer = (
+        pretrained_tokenizer(language.pretrained)
+        if language.pretrained is not None
+        else train_tokenizer(
+            [part for each in splits["train"] for part in each.text if part], text.vocabulary
+        )
+    )
+    columns = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
+    dtype = torch.get_default_dtype()
+
+    def make(seed: int) -> torch.nn.Module:
+        return build_language_model(
+            model,
+            language,
+            vocabulary=tokenizer.size,
+            num_positions=columns["train"][0].shape[1],
+            seed=seed,
+            dtype=dtype,
+        )
+
+    given: dict[str, Any] = {name: Examples(*both) for name, both in columns.items()}
+    train = splits["train"]
+    return Problem(
+        model=make,
+        loss=per_example_cross_entropy,
+        num_classes=tokenizer.size,
+        names=[each.place for each in train],
+        show=lambda place: text.separator.join(each for each in train[place].text if each),
+        texts=Texts.of(splits),
+        chunk=TEXTS_TOGETHER,
+        score=lambda model, examples, chunk: classification_scores(
+            model, examples.inputs, examples.labels, chunk=chunk
+        ),
+        origin=origin(language),
+        notes=notes,
+        **given,
+        **parts,
+    )
+
+
+def hold_out(
+    passages: list[Passage], share: float, seed: int
+) -> tuple[list[Passage], list[Passage]]:
+    """Return the passages that stay, and a share of them that is held out, drawn by the seed."""
+    number = min(max(round(share * len(passages)), 1), len(passages) - 1)
+    if number < 1:
+        raise DataError(
+            f"There are {len(passages)} different rows with a response, too few to hold any out. "
+            "Give more, or a file of objective rows."
+        )
+    order = torch.randperm(len(passages), generator=generator(seed, "held-out rows")).tolist()
+    kept, held = sorted(order[number:]), sorted(order[:number])
+    return [passages[place] for place in kept], [passages[place] for place in held]
+
+
+def left_out_notes(places: list[str], lack: str) -> tuple[str, ...]:
+    """Say which rows were left out, because they lack something."""
+    if not places:
+        return ()
+    shown = ", ".join(places[:_SHOWN]) + (", ..." if len(places) > _SHOWN else "")
+    return (f"{len(places)} rows without a {lack} were left out: {shown}.",)
+
+
+def _passages(url: str, split: str, left_out: list[str]) -> list[Passage]:
+    """Return the rows of a file as passages; note those that have nothing to learn."""
+    found = []
+    for line, row in _rows(url, split):
+        place = Passage("", "", stem(url), url, line)
+        prompt, response = _both(row, place.place)
+        if prompt.strip() and response.strip():
+            found.append(Passage(prompt, response, place.source, url, line))
+        else:
+            left_out.append(place.place)
+    if not found:
+        raise DataError(
+            f"{url} has {len(left_out)} rows, and none with a prompt and a response, so there is "
+            "nothing to learn from it. Point at a file with some."
+        )
+    return found
+
+
+def _rows(url: str, split: str) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a file of JSON, or of a table, with the line or the number of each."""
+    content = read_data(f"The file {url} of the {split} rows", url, "Correct the path.")
+    if content[:4] not in (b"PAR1", b"PK\x03\x04"):
+        text = decoded(unpacked(content, url), url)
+        if holds_json(text, url):
+            yield from read_json(text, url)
+            return
+    columns = read_table(url, split)
+    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+        yield number, dict(zip(columns, values, strict=True))
+
+
+def _both(row: Any, place: str) -> tuple[str, str]:  # noqa: ANN401 (a JSON value)
+    """Return prompt and response of a row; empty where it has none."""
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{place} holds a {type(row).__name__}, but a row is an object with instruction and "
+            "output, prompt and completion, or messages. Write it as one."
+        )
+    dialogue = next((row[name] for name in _DIALOGUES if row.get(name) is not None), None)
+    if dialogue is not None:
+        return _of_dialogue(dialogue, place)
+    prompt = next((name for name in _PROMPTS if name in row), None)
+    response = next((name for name in _RESPONSES if name in row), None)
+    if prompt is None or response is None:
+        raise DataError(
+            f"{place} has {', '.join(map(repr, row)) or 'no field'}, but a row has one of "
+            f"{', '.join(_PROMPTS)} and one of {', '.join(_RESPONSES)} (and perhaps input), or "
+            "messages. Rename the fields."
+        )
+    more = next((row[name] for name in _INPUTS if row.get(name)), "")
+    parts = [_text(row[prompt], prompt, place), _text(more, "input", place)]
+    return "\n\n".join(part for part in parts if part), _text(row[response], response, place)
+
+
+def _of_dialogue(dialogue: Any, place: str) -> tuple[str, str]:  # noqa: ANN401
+    """Return all but the last message of an assistant, and that one."""
+    known = isinstance(dialogue, list) and all(isinstance(each, dict) for each in dialogue)
+    turns = [
+        (each.get("role", each.get("from")), each.get("content", each.get("value")))
+        for each in (dialogue if known else [])
+    ]
+    if not known or any(not isinstance(part, str) for turn in turns for part in turn):
+        raise DataError(
+            f"{place} has messages that are no list of objects with role and content, both texts. "
+            "Write them so."
+        )
+    last = next(
+        (at for at, (role, _) in reversed([*enumerate(turns)]) if role in ("assistant", "gpt")),
+        None,
+    )
+    if last is None:
+        return "", ""
+    return "\n".join(f"{role}: {content}" for role, content in turns[:last]), turns[last][1]
+
+
+def _text(value: Any, name: str, place: str) -> str:  # noqa: ANN401
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{place} has {value!r} as its {name}, which is no text. Write it as one.")
+    return value

@@ -1,0 +1,260 @@
+"""Modules of Lightning as problems: each step is that of Lightning's own Trainer."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import engine
+from engine.errors import ConfigurationError
+from engine.step.step import plain_step
+
+lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+
+T = 12
+
+
+class Net(lightning.LightningModule):
+    """Two heads, a logged metric, groups of parameters and a scheduler by step."""
+
+    def __init__(self, optimizer="adamw", interval="step"):
+        super().__init__()
+        self.save_hyperparameters()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6))
+        self.head, self.other = nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        kinds = functional.cross_entropy(self(x), y)
+        loss = kinds + 0.3 * self.other(self.body(x)).square().mean()
+        self.log("train_loss", loss, prog_bar=True)
+        self.log_dict({"kinds": kinds})
+        return {"loss": loss}
+
+    def configure_optimizers(self):
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        rest = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.2}, {"params": rest, "lr": 0.005}]
+        made = {
+            "adamw": lambda: torch.optim.AdamW(groups, lr=0.02, weight_decay=0.0),
+            "sgd": lambda: torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True),
+            "rmsprop": lambda: torch.optim.RMSprop(groups, lr=0.01, momentum=0.5, centered=True),
+        }[self.hparams.optimizer]()
+        if self.hparams.interval is None:
+            return made
+        steps = self.trainer.estimated_stepping_batches
+        length = steps if self.hparams.interval == "step" else self.trainer.max_epochs
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, length)
+        settings = {"scheduler": schedule, "interval": self.hparams.interval}
+        return {"optimizer": made, "lr_scheduler": settings}
+
+
+def loaders(number=24, batch_size=4, **settings):
+    drawn = torch.Generator().manual_seed(5)
+    x, y = torch.randn(number, 4, generator=drawn), torch.randint(0, 3, (number,), generator=drawn)
+    own = {"shuffle": True, "generator": torch.Generator().manual_seed(9)} | settings
+    train = DataLoader(TensorDataset(x, y), batch_size=batch_size, **own)
+    return train, DataLoader(TensorDataset(x[:8] + 0.1, y[:8]), batch_size=4)
+
+
+class Path(lightning.Callback):
+    def __init__(self):
+        self.states = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        while len(self.states) < trainer.global_step:
+            self.states.append({n: p.detach().clone() for n, p in module.named_parameters()})
+
+
+def trainer_of(**settings):
+    own = {"max_epochs": 3, "gradient_clip_val": 0.5} | settings
+    return lightning.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_val_batches=0, **own,
+    )  # fmt: skip
+
+
+def states_of(problem):
+    weights = engine.ExampleWeights(torch.ones(len(problem.train)))
+    routine = problem.routine({"weights": weights})
+    state, found = routine.initial_state(), []
+    for step in range(routine.num_steps):
+        state, _ = plain_step(routine, state, routine.point(), step)
+        found.append(routine.layout.views(state["params"]))
+    return found
+
+
+def each_loss(module, batch):
+    x, y = batch
+    kinds = functional.cross_entropy(module(x), y, reduction="none")
+    return kinds + 0.3 * module.other(module.body(x)).square().mean(dim=1)
+
+
+CASES = {
+    "adamw, one by one": ({}, {}, {}),
+    "sgd, by epoch": ({"optimizer": "sgd", "interval": "epoch"}, {}, {"loss": each_loss}),
+    "rmsprop, flat": ({"optimizer": "rmsprop", "interval": None}, {}, {"loss": each_loss}),
+    "accumulated": ({}, {"accumulate_grad_batches": 3}, {"loss": each_loss}),
+    "clipped by value": ({}, {"gradient_clip_algorithm": "value"}, {"loss": each_loss}),
+    "max_steps": ({}, {"max_steps": 4}, {"loss": each_loss}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_lightnings_own_trainer(case):
+    """Shuffled order, two groups, schedulers, clipping and accumulation at once."""
+    settings, of_trainer, parts = CASES[case]
+    torch.manual_seed(1)
+    module, data = Net(**settings), loaders()
+    start = copy.deepcopy(dict(module.named_parameters()))
+    path = Path()
+    trainer = trainer_of(callbacks=[path], **of_trainer)
+    problem = engine.from_lightning(module, data, trainer, eps_root=0.0, **parts)
+    found = states_of(problem)
+
+    trainer.fit(module, data[0])
+
+    assert len(found) == len(path.states) == problem.num_steps
+    moved = max(float((path.states[-1][n] - p).detach().abs().max()) for n, p in start.items())
+    assert moved > 1e-3
+    for step, (mine, own) in enumerate(zip(found, path.states, strict=True)):
+        for name, tensor in mine.items():
+            error = float((tensor - own[name]).abs().max())
+            assert error < 2e-4 * moved, (step, name, error, moved)
+
+
+def test_metagradient_is_the_central_difference():
+    """Of examples one by one, in float64."""
+    module = Net().double()
+    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12)
+    loader = DataLoader(TensorDataset(x, y % 3), batch_size=4)
+    problem = engine.from_lightning(module, (loader, loader), num_steps=5)
+    routine = problem.routine({"weights": engine.ExampleWeights(torch.ones(12).double())})
+
+    found = engine.metagradient(routine, problem.phi)["weights"]
+
+    v = torch.randn(12, generator=torch.Generator().manual_seed(2)).double()
+    measured = engine.central_difference(routine, problem.phi, {"weights": v})
+    assert float(found @ v) == pytest.approx(measured, rel=1e-5)
+
+
+def test_datamodule_is_set_up_and_read():
+    """As a Trainer does."""
+
+    class Data(lightning.LightningDataModule):
+        def setup(self, stage):
+            self.both = loaders(shuffle=False)
+
+        def train_dataloader(self):
+            return self.both[0]
+
+        def val_dataloader(self):
+            return [self.both[1]]
+
+    problem = engine.from_lightning(Net(), Data(), trainer_of(max_epochs=2))
+
+    assert (len(problem.train), len(problem.objective), problem.num_steps) == (24, 8, 12)
+    assert problem.order[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+class ByHand(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Averages(Net):
+    def on_train_batch_end(self, *given):
+        """Would move an average."""
+
+
+class Asks(Net):
+    def training_step(self, batch, batch_idx):
+        return (self.current_epoch + 1) * super().training_step(batch, batch_idx)["loss"]
+
+
+class Sums(Net):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x), y, reduction="sum")
+
+
+class Skips(Net):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+class Two(Net):
+    def configure_optimizers(self):
+        return [
+            torch.optim.SGD(p, lr=0.1) for p in (self.body.parameters(), self.head.parameters())
+        ]
+
+
+class Some(Net):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.body.parameters(), lr=0.1)
+
+
+class Plateau(Net):
+    def configure_optimizers(self):
+        made = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(made)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": "loss"}}
+
+
+class Normed(Net):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+
+
+WRONG = {
+    ByHand: "optimizes by hand",
+    Averages: "hook on_train_batch_end, which is not called",
+    Asks: "asks for self.current_epoch",
+    Sums: "no mean over the batch",
+    Skips: "returned a NoneType",
+    Two: "2 optimizers",
+    Some: "leaves out 4 parameters of the model, head.weight",
+    Plateau: "ReduceLROnPlateau|plateau|metric",
+    Normed: "body.1 is a batch normalization",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
+def test_what_cannot_be_carried_over_is_refused(kind):
+    """With the reason and the remedy, when the problem is made or its run."""
+
+    def made():
+        problem = engine.from_lightning(kind(), loaders(), num_steps=3)
+        return problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
+
+    with pytest.raises(ConfigurationError, match=WRONG[kind]):
+        made()
+
+
+def test_hook_that_changes_nothing_is_named_and_said():
+    """Only the user knows what it does."""
+    problem = engine.from_lightning(
+        Averages(), loaders(), num_steps=3, ignored_hooks=("on_train_batch_end",)
+    )
+
+    assert "on_train_batch_end is not called." in problem.not_carried
+
+
+def test_what_is_no_module_or_has_no_length_is_refused():
+    """In words of what was handed in."""
+    with pytest.raises(ConfigurationError, match="not a LightningModule"):
+        engine.from_lightning(nn.Linear(1, 1), loaders())
+    with pytest.raises(ConfigurationError, match="how many steps"):
+        engine.from_lightning(Net(), loaders())
+    with pytest.raises(ConfigurationError, match="a pair of loaders"):
+        engine.from_lightning(Net(), loaders()[0], num_steps=2)

@@ -1,0 +1,359 @@
+"""Trainers of transformers as problems: each step is that of the real Trainer's own loop."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import engine
+from engine.errors import ConfigurationError, EngineError
+from engine.problems.problem import build_problem, check_repeats
+from engine.recipes.files import validate_recipe
+from engine.step.step import plain_step
+
+transformers = pytest.importorskip("transformers", reason="Trainers need the extra lm")
+pytest.importorskip("accelerate", reason="Trainers need accelerate")
+
+LENGTH, VOCABULARY = 7, 23
+SETTINGS = {
+    "learning_rate": 3e-3,
+    "weight_decay": 0.3,
+    "max_grad_norm": 0.4,
+    "warmup_steps": 2,
+    "lr_scheduler_type": "cosine",
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 4,
+    "adam_beta2": 0.9,
+    "report_to": [],
+    "use_cpu": True,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
+def rows(number, seed, *, labels=None):
+    """Sentences of three to seven tokens; the label of one is a class, or its own tokens."""
+    drawn = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(number):
+        size = int(torch.randint(3, LENGTH + 1, (1,), generator=drawn))
+        tokens = torch.randint(1, VOCABULARY, (size,), generator=drawn).tolist()
+        found.append({"input_ids": tokens, "labels": tokens if labels is None else labels(tokens)})
+    return found
+
+
+def padded(samples):
+    """Pad to the longest; the labels of padding are ignored."""
+    width = max(len(each["input_ids"]) for each in samples)
+    gaps = [width - len(each["input_ids"]) for each in samples]
+    both = list(zip(samples, gaps, strict=True))
+    batch = {
+        "input_ids": [each["input_ids"] + [0] * gap for each, gap in both],
+        "attention_mask": [[1] * (width - gap) + [0] * gap for gap in gaps],
+        "labels": [
+            each["labels"] + [-100] * gap if isinstance(each["labels"], list) else each["labels"]
+            for each, gap in both
+        ],
+    }  # fmt: skip
+    return {name: torch.tensor(column) for name, column in batch.items()}
+
+
+def bert(**changes):
+    torch.manual_seed(3)
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=16, num_labels=3,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **changes,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+def gpt2():
+    torch.manual_seed(4)
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=8, n_layer=2, n_head=2, n_positions=16,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def kind(tokens):
+    return sum(tokens) % 3
+
+
+class Path(transformers.TrainerCallback):
+    """Keeps the parameters after every step."""
+
+    def __init__(self):
+        self.states, self.rates = [], []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.states.append({n: p.detach().clone() for n, p in model.named_parameters()})
+
+
+def trainer_of(folder, model, labels=None, base=transformers.Trainer, number=24, **changes):
+    args = transformers.TrainingArguments(output_dir=str(folder), **(SETTINGS | changes))
+    return base(
+        model=model,
+        args=args,
+        train_dataset=rows(number, 0, labels=labels),
+        eval_dataset=rows(12, 1, labels=labels),
+        data_collator=padded,
+    )
+
+
+def states_of(problem):
+    """Return the parameters after each step of the engine."""
+    weights = engine.ExampleWeights(torch.ones(len(problem.train)))
+    routine = problem.routine({"weights": weights})
+    state, found = routine.initial_state(), []
+    for step in range(routine.num_steps):
+        state, _ = plain_step(routine, state, routine.point(), step)
+        found.append(routine.layout.views(state["params"]))
+    return found
+
+
+CASES = {
+    "bert": (bert, kind, {}),
+    "bert, smoothed, accumulated": (
+        bert, kind, {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
+    ),
+    "bert, linear, no warm-up, no clipping": (
+        bert, kind, {"lr_scheduler_type": "linear", "warmup_steps": 0, "max_grad_norm": 0},
+    ),
+    "bert, sgd, few steps": (bert, kind, {"optim": "sgd", "max_steps": 7, "learning_rate": 0.1}),
+    "gpt2": (gpt2, None, {}),
+    "gpt2, accumulated": (gpt2, None, {"gradient_accumulation_steps": 3}),
+    "gpt2, smoothed": (gpt2, None, {"label_smoothing_factor": 0.2}),
+    "gpt2, checkpointed": (gpt2, None, {"gradient_checkpointing": True, "max_steps": 3}),
+    "sequential": (bert, kind, {"train_sampling_strategy": "sequential"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path):
+    """Order, padding, token counts, groups of decay, rates, clipping and accumulation at once."""
+    make, labels, changes = CASES[case]
+    trainer = trainer_of(tmp_path, make(), labels, **changes)
+    problem = engine.from_trainer(trainer, eps_root=0.0)
+    found = states_of(problem)
+
+    path = Path()
+    trainer.add_callback(path)
+    trainer.train()
+
+    assert len(found) == len(path.states) == problem.num_steps
+    start = dict(make().named_parameters())
+    moved = max(float((path.states[-1][n] - p.detach()).abs().max()) for n, p in start.items())
+    for step, (mine, own) in enumerate(zip(found, path.states, strict=True)):
+        for name, tensor in mine.items():
+            error = float((tensor - own[name]).abs().max())
+            assert error < 2e-4 * moved, (step, name, error, moved)
+
+
+def test_the_trainer_stays_as_it_is(tmp_path):
+    """It may train afterwards; nothing that was made for the reading is kept in it."""
+    trainer = trainer_of(tmp_path, bert(), kind)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    problem = engine.from_trainer(trainer)
+    states_of(problem)
+
+    assert trainer.optimizer is None
+    assert trainer.lr_scheduler is None
+    assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters())
+
+
+def test_metagradient_is_the_central_difference(tmp_path):
+    """In float64, through all steps, with padding, groups, clipping and rates."""
+    trainer = trainer_of(tmp_path, bert().double(), kind, max_steps=5)
+    problem = engine.from_trainer(trainer, eps_root=1e-8)
+    weights = engine.ExampleWeights(torch.ones(24).double())
+    routine = problem.routine({"weights": weights})
+
+    found = engine.metagradient(routine, problem.phi)["weights"]
+
+    v = torch.randn(24, generator=torch.Generator().manual_seed(2)).double()
+    measured = engine.central_difference(routine, problem.phi, {"weights": v})
+    assert float(found @ v) == pytest.approx(measured, rel=1e-5)
+
+
+def test_batches_of_two_sizes_have_no_order(tmp_path):
+    """All batches have one size here, so the short one at the end of a pass is said."""
+    trainer = trainer_of(tmp_path, bert(), kind, number=22)
+    problem = engine.from_trainer(trainer)
+
+    assert problem.order is None
+    assert problem.num_steps == 18
+    assert "2 examples where the others have 4" in problem.not_carried[0]
+    kept = trainer_of(tmp_path, bert(), kind, number=22, dataloader_drop_last=True)
+    assert len(engine.from_trainer(kept).order) == 15
+
+
+def test_what_is_left_behind_is_said(tmp_path):
+    """In the notes, which the preflight says as well."""
+    trainer = trainer_of(tmp_path, bert(), kind)
+    trainer.add_callback(transformers.EarlyStoppingCallback())
+    trainer.add_callback(Path())
+    trainer.compute_metrics = lambda prediction: {}
+    trainer.args.bf16 = True
+    problem = engine.from_trainer(trainer, notes=("mine",))
+
+    words = " ".join(problem.notes)
+    for each in ("bf16", "EarlyStoppingCallback: all", "callbacks: Path", "compute_metrics", "mine",
+                 "eps_root=1e-08", "num_steps: 18, batch_size: 4, seed: 42"):  # fmt: skip
+        assert each in words
+
+
+class OwnLoss(transformers.Trainer):
+    def compute_loss(self, model, inputs, *given, **named):
+        return super().compute_loss(model, inputs, *given, **named) * 2
+
+
+class OwnStep(transformers.Trainer):
+    def training_step(self, *given, **named):
+        return super().training_step(*given, **named)
+
+
+def doubled(model, batch):
+    inputs = {name: column for name, column in batch.items() if name != "labels"}
+    logits = model(**inputs).logits
+    return 2 * nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+
+def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path):
+    """Without it the Trainer is refused; with it its steps are those of the Trainer."""
+    trainer = trainer_of(tmp_path, bert(), kind, base=OwnLoss)
+    with pytest.raises(ConfigurationError, match="compute_loss of its own.*Hand in loss="):
+        engine.from_trainer(trainer)
+    found = states_of(engine.from_trainer(trainer, loss=doubled, eps_root=0.0))
+
+    path = Path()
+    trainer.add_callback(path)
+    trainer.train()
+
+    name = "classifier.weight"
+    torch.testing.assert_close(found[-1][name], path.states[-1][name], rtol=1e-3, atol=2e-5)
+
+
+def stripped(samples):
+    return {name: column for name, column in padded(samples).items() if name != "labels"}
+
+
+def noisy(samples):
+    batch = padded(samples)
+    batch["input_ids"] = torch.randint(1, VOCABULARY, batch["input_ids"].shape)
+    return batch
+
+
+class Odd(transformers.BertForSequenceClassification):
+    """Its loss is not that of its class."""
+
+    @functools.wraps(transformers.BertForSequenceClassification.forward)
+    def forward(self, *given, **named):
+        found = super().forward(*given, **named)
+        if found.loss is not None:
+            found["loss"] = found.loss + 1.0
+        return found
+
+
+def test_model_with_a_loss_of_its_own_is_found_out(tmp_path):
+    """Whatever its class is called: the batch's loss is compared with the examples'."""
+    trainer = trainer_of(tmp_path, Odd(bert().config), kind)
+
+    with pytest.raises(ConfigurationError, match="Hand in loss="):
+        engine.from_trainer(trainer)
+
+
+WRONG = {
+    "own step": (lambda t: setattr(t, "__class__", OwnStep), "training_step of its own"),
+    "no training data": (lambda t: setattr(t, "train_dataset", None), "no train_dataset"),
+    "no evaluation data": (lambda t: setattr(t, "eval_dataset", None), "no eval_dataset"),
+    "which evaluation data": (
+        lambda t: setattr(t, "eval_dataset", {"de": [1], "fr": [2]}), "has 'de', 'fr'",
+    ),
+    "noise": (lambda t: setattr(t.args, "neftune_noise_alpha", 5.0), "neftune_noise_alpha is 5"),
+    "labels": (lambda t: setattr(t, "data_collator", stripped), "a loss needs labels"),
+    "random collator": (lambda t: setattr(t, "data_collator", noisy), "draws input_ids at random"),
+    "trained": (lambda t: setattr(t.state, "global_step", 3), "has taken 3 steps"),
+    "adafactor": (lambda t: setattr(t.args, "optim", "adafactor"), "no counterpart"),
+    "no trainer": (lambda t: setattr(t, "__class__", nn.Module), "not a Trainer of transformers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_carried_over_is_refused(case, tmp_path):
+    """With the reason, before any training."""
+    change, words = WRONG[case]
+    trainer = trainer_of(tmp_path, bert(), kind)
+    if case == "adafactor":
+        trainer = trainer_of(tmp_path, bert(), kind, optim="adafactor")
+    elif case == "no trainer":
+        trainer = nn.Linear(1, 1)
+    else:
+        change(trainer)
+
+    with pytest.raises(EngineError, match=words):
+        engine.from_trainer(trainer)
+
+
+FILE = '''
+import engine
+import torch
+import transformers
+
+
+def collate(samples):
+    return {name: torch.tensor([each[name] for each in samples]) for name in samples[0]}
+
+
+def made(steps: int = 5) -> engine.Problem:
+    """A Trainer as a problem.
+
+    Args:
+        steps: Of the Trainer.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    rows = torch.randint(1, 20, (32, 6), generator=drawn).tolist()
+    samples = [{"input_ids": row, "labels": sum(row) % 3} for row in rows]
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    args = transformers.TrainingArguments(
+        output_dir="out", max_steps=steps, per_device_train_batch_size=4, report_to=[],
+        use_cpu=True, learning_rate=0.01, seed=3,
+    )
+    trainer = transformers.Trainer(
+        model=transformers.BertForSequenceClassification(config), args=args,
+        train_dataset=samples[:20], eval_dataset=samples[20:], data_collator=collate,
+    )
+    return engine.from_trainer(trainer)
+'''
+
+
+def test_problem_file_may_return_a_trainer(tmp_path, monkeypatch):
+    """The pipeline's run has the Trainer's optimizer, rates and order, and says what it lacks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+    content = {
+        "name": "mine",
+        "problem": "mine.py:made",
+        "folder": str(tmp_path),
+        "training": {"num_steps": 5, "batch_size": 4, "seed": 3, "threads": 1},
+        "metaparameters": {"name": "weights"},
+        "outer": {"update": "sign"},
+    }
+    recipe = validate_recipe(content, "the test")
+
+    built = build_problem(recipe)
+    check_repeats(recipe)
+
+    assert built.routine.optimizer.name == "adamw"
+    assert built.routine.learning_rate == pytest.approx([0.01 * (5 - t) / 5 for t in range(5)])
+    assert set(built.scores(built.routine.initial_state())["test"]) == {"loss", "hits"}
+    assert any("num_steps: 5, batch_size: 4, seed: 3" in note for note in built.notes)
+    assert {name: len(each) for name, each in built.held_out.items()} == {
+        "objective": 6, "validation": 3, "test": 3,
+    }  # fmt: skip

@@ -1,0 +1,195 @@
+"""Data sets of the package ``datasets``: pictures, numbers and texts, with splits of their own."""
+
+import numpy as np
+import pytest
+
+from engine.errors import EngineError
+from engine.problems.problem import build_problem
+from engine.recipes.files import validate_recipe
+
+datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
+
+TRAINING = {"num_steps": 4, "batch_size": 5, "threads": 1, "learning_rate": 0.1}
+
+
+def built(source, problem="hf_dataset", **arguments):
+    content = {
+        "name": "own",
+        "problem": problem,
+        "arguments": {"source": str(source), **arguments},
+        "training": TRAINING,
+        "metaparameters": {"name": "weights"},
+        "outer": {"update": "sign"},
+    }
+    return build_problem(validate_recipe(content, "the test"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """The library keeps copies, which are nobody's here."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def numbers(count, seed):
+    drawn = np.random.default_rng(seed)
+    x = drawn.normal(size=(count, 3))
+    return {"x": x.tolist(), "age": drawn.normal(size=count).tolist(),
+            "kind": (x[:, 0] > 0).astype(int).tolist()}  # fmt: skip
+
+
+FEATURES = datasets.Features(
+    {
+        "x": datasets.List(datasets.Value("float64"), length=3),
+        "age": datasets.Value("float64"),
+        "kind": datasets.ClassLabel(names=["no", "yes"]),
+    }
+)
+
+
+def table(count, seed, **changes):
+    return datasets.Dataset.from_dict(numbers(count, seed) | changes, features=FEATURES)
+
+
+def test_splits_of_its_own_are_kept(tmp_path):
+    """Validation is what objective and validation are cut from; test is test."""
+    splits = {"train": table(20, 0), "validation": table(10, 1), "test": table(7, 2)}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+
+    made = built(tmp_path / "data", inputs=["x", "age"], label="kind")
+
+    sizes = {name: len(each) for name, each in made.data.splits.items()}
+    assert sizes == {"train": 20, "objective": 5, "validation": 5, "test": 7}
+    assert made.data.splits["train"].inputs.shape == (20, 4)
+    wanted = [splits["train"].features["kind"].int2str(v) for v in splits["train"]["kind"]]
+    assert list(made.data.groups["kind"]) == wanted
+    assert made.data.splits["train"].labels.tolist() == splits["train"]["kind"]
+    assert made.data.show(0)["kind"] == wanted[0]
+    assert any("split validation" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "csv"])
+def test_files_are_read_without_a_network(form, tmp_path, monkeypatch):
+    """And rows are held out, because a file has no splits."""
+    rows = datasets.Dataset.from_dict({k: v for k, v in numbers(20, 0).items() if k != "x"})
+    path = tmp_path / f"rows.{form}"
+    getattr(rows, f"to_{form}")(str(path))
+    monkeypatch.setattr("socket.socket.connect", lambda *given: pytest.fail("asked a network"))
+
+    made = built(path, inputs=["age"], label="kind", held_out=0.4)
+
+    assert len(made.data.splits["train"]) == 12
+    assert any("8 of its training rows are held out" in note for note in made.notes)
+
+
+def test_pictures_are_decoded_and_shown(tmp_path):
+    """Scaled as those of image_folder, and shown in their own size."""
+    image = pytest.importorskip("PIL.Image", reason="pictures need the extra clip")
+    pictures = [image.new("RGB", (9, 7), (10 * n, 0, 200)) for n in range(20)]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    data = datasets.Dataset.from_dict(
+        {"image": pictures, "label": [n % 2 for n in range(20)]}, datasets.Features(features)
+    )
+    data.save_to_disk(str(tmp_path / "data"))
+
+    made = built(tmp_path / "data", inputs=["image"], label="label", size=8)
+
+    inputs = made.data.splits["train"].inputs
+    assert inputs.shape == (12, 3, 8, 8)
+    for place in (0, 11):
+        shown = made.data.show(place)
+        assert shown.size == (9, 7)
+        red = round(float(inputs[place, 0].max()) * 63.75 + 127.5)
+        assert shown.getpixel((0, 0))[0] == red
+        assert made.data.names[place].endswith("ab"[red // 10 % 2])
+
+
+def test_texts_are_answered_with_their_label(tmp_path):
+    """The label is what is learned; the text is masked out of the loss."""
+    pytest.importorskip("transformers", reason="language models need the extra lm")
+    rows = {"text": [f"film {n} was long" for n in range(20)], "mood": ["sad", "glad"] * 10}
+    datasets.Dataset.from_dict(rows).to_json(str(tmp_path / "rows.jsonl"))
+    arguments = {"model": {"width": 8, "depth": 1, "heads": 2}}
+
+    made = built(tmp_path / "rows.jsonl", inputs=["text"], label="mood", **arguments)
+
+    labels = made.data.splits["train"].labels
+    learned = (labels != -100).sum(dim=1)
+    assert int(learned.max()) <= 5  # of at most four bytes, and the end
+    assert set(made.data.groups["mood"]) == {"sad", "glad"}
+    assert "film" in made.data.show(0)
+    whole = built(tmp_path / "rows.jsonl", inputs=["text"], **arguments)
+    assert int((whole.data.splits["train"].labels != -100).sum(dim=1).min()) > int(learned.max())
+
+
+def test_empty_rows_are_counted_and_named(tmp_path):
+    """A row without a label, and one without any input."""
+    age = [0.5 * n for n in range(20)]
+    rows = {"age": [None, *age[1:]], "kind": ["a", None, *["a", "b"] * 9]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "rows.parquet"))
+
+    made = built(tmp_path / "rows.parquet", inputs=["age"], label="kind")
+
+    (note,) = [each for each in made.notes if "were left out" in each]
+    assert note.startswith("2 rows without a label or any input")
+    assert note.count("row ") == 2
+    assert sum(len(each) for each in made.data.splits.values()) == 18
+
+
+def test_splits_that_overlap_are_said(tmp_path):
+    """The same rows in train and validation."""
+    splits = {"train": table(20, 0), "validation": table(12, 0)}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+
+    made = built(tmp_path / "data", inputs=["x"], label="kind")
+
+    # The first draws of one generator differ by their number, so compare by what is said.
+    same = splits["train"]["x"][:12] == splits["validation"]["x"]
+    said = any("are the same as a training candidate" in note for note in made.notes)
+    assert said == same
+    datasets.DatasetDict(
+        {"train": splits["train"], "validation": splits["train"].select(range(8))}
+    ).save_to_disk(str(tmp_path / "again"))
+    again = built(tmp_path / "again", inputs=["x"], label="kind")
+    assert any("are the same as a training candidate" in note for note in again.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inputs": ["y"]}, "have no column 'y'; they have x, age, kind"),
+        ({"label": "sort"}, "have no column 'sort'"),
+        ({"label": None}, "arguments.label is empty"),
+        ({"source": "/nowhere"}, "There is no /nowhere here.*arguments.hub=true"),
+        ({"model": "nets.py:Net"}, "no such file"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, words, tmp_path):
+    """With the remedy."""
+    datasets.DatasetDict({"train": table(20, 0)}).save_to_disk(str(tmp_path / "data"))
+    arguments = {"source": str(tmp_path / "data"), "inputs": ["x"], "label": "kind", **change}
+
+    with pytest.raises(EngineError, match=words):
+        built(**arguments)
+
+
+def test_lists_of_two_lengths_are_refused(tmp_path):
+    """A model reads as many numbers of each row."""
+    rows = {"x": [[1.0] * (1 + n % 2) for n in range(20)], "kind": ["a", "b"] * 10}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "rows.parquet"))
+
+    with pytest.raises(EngineError, match=r"lists of \[1, 2\] numbers"):
+        built(tmp_path / "rows.parquet", inputs=["x"], label="kind")
+
+
+def test_without_train_or_labels_there_is_nothing(tmp_path):
+    """Each is said."""
+    datasets.DatasetDict({"test": table(5, 0)}).save_to_disk(str(tmp_path / "data"))
+    with pytest.raises(EngineError, match="has the splits test, and no train"):
+        built(tmp_path / "data", inputs=["x"], label="kind")
+    rows = {"age": [0.5] * 6, "kind": [None] * 6}
+    features = datasets.Features(
+        {"age": datasets.Value("float64"), "kind": datasets.Value("string")}
+    )
+    datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / "rows.parquet"))
+    with pytest.raises(EngineError, match="rows of .* lack a label or any input"):
+        built(tmp_path / "rows.parquet", inputs=["age"], label="kind")
