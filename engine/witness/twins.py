@@ -14,6 +14,7 @@ from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import ExampleWeights, TokenWeights
+from engine.routine.examples import Batches
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -99,7 +100,7 @@ def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metapara
     if routine.order_of([], 1) is not None:
         return examples, kinds  # the order names all of them
     known = all(type(kind) in (*_ONE_EACH, *_NONE_EACH) for kind in kinds.values())
-    can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
+    can_be_cut = isinstance(examples, tuple | Batches)
     if len(routine) <= num_examples or not known or not can_be_cut:
         return examples, kinds
     shorter = {
