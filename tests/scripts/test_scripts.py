@@ -5,21 +5,12 @@ problem that imports the script's data and model, and a recipe. The loop says wh
 and its central differences what the metagradient is; nothing of the engine takes part in it.
 """
 
-import importlib.util
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 import torch
 
 from engine import metagradient
 from engine.problems.problem import build_problem, check_repeats
-from engine.recipes.files import load_recipe
-
-HERE = Path(__file__).parent
-SCRIPTS = sorted(each.name for each in HERE.iterdir() if (each / "script.py").is_file())
-QUICK = ("codebook", "lightning", "nanogpt", "teacher")
-"""Run each time; all of them with ``-m exhaustive``."""
+from tests.scripts.folders import EACH, loop_of, recipe_of
 
 CORNERS = {"resnet": 1e-6, "gcn": 1e-6, "mixup": 1e-6, "codebook": 1e-5}
 """Scripts whose loops have corners (ReLU, clipping by value, nearest codes), and a step that
@@ -28,46 +19,6 @@ crosses none."""
 LIMIT = 1e-6
 """Of the error of a directional derivative, relative to the larger of it and a thousandth of the
 gradient's length."""
-
-
-@contextmanager
-def float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def script_of(name):
-    """The script alone, under a name that no problem imports it by."""
-    spec = importlib.util.spec_from_file_location(f"loop_of_{name}", HERE / name / "script.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def loop_of(name, folder):
-    """The script's loop as a function of z alone, and the z that it starts from."""
-    script = script_of(name)
-    given = ()
-    if hasattr(script, "draw_pictures"):
-        script.draw_pictures(folder)
-        given = (str(folder),)
-
-    def objective(z):
-        with float64():
-            return script.train(z, *given)
-
-    with float64():
-        return objective, script.start()
-
-
-def recipe_of(name, folder, changes=()):
-    takes_folder = name == "resnet"
-    given = [f"arguments.folder={folder}"] if takes_folder else []
-    return load_recipe(str(HERE / name / "recipe.yaml"), [*given, *changes])
 
 
 def difference(objective, z, direction, step):
@@ -89,11 +40,7 @@ def directions(gradient):
     yield from torch.eye(size, dtype=torch.float64)[chosen]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [each if each in QUICK else pytest.param(each, marks=pytest.mark.exhaustive)
-     for each in SCRIPTS],
-)  # fmt: skip
+@pytest.mark.parametrize("name", EACH)
 def test_metagradient_is_that_of_the_script(name, tmp_path):
     """Objective to 1e-12, derivative to a millionth, for each part of a run that scripts have."""
     objective, start = loop_of(name, tmp_path)
