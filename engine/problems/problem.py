@@ -116,7 +116,7 @@ def check_repeats(recipe: DescentRecipe) -> None:
         return
     one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
     differing = [
-        what for what in one.digests | other.digests
+        what for what in {**one.digests, **other.digests}
         if one.digests.get(what) != other.digests.get(what)
     ]  # fmt: skip
     if differing:
