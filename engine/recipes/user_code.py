@@ -140,7 +140,8 @@ def _load_file(path: Path) -> ModuleType:
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(_told(error, path)) from error
+        told = _told(error, path).replace(f"{folder.package}.", "")  # as the file calls them
+        raise ConfigurationError(told) from error
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def test_a_name_with_dots_and_hyphens_is_a_file_like_others(tmp_path):
         ("import no_such_module_at_all", r"imports 'no_such_module_at_all' in line 1 of .*utils"),
         ("word = 1 / 0", r"ZeroDivisionError in line 1 of .*utils\.py"),
         ("def word(:", r"syntax error in line 1 of .*utils\.py"),
-        ("other = 1", r"cannot import name 'word'"),
+        ("other = 1", r"cannot import name 'word' from 'utils'"),
     ],
 )
 def test_a_neighbour_that_cannot_be_loaded_is_named_and_may_be_mended(utils, words, tmp_path):
