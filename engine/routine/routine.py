@@ -132,9 +132,9 @@ class Routine(HeldModule):
         """
         unknown = sorted(values.keys() - self.metaparameters.keys())
         if unknown:
+            known = ", ".join(map(repr, self.metaparameters))
             raise ConfigurationError(
-                f"There is no metaparameter {unknown[0]!r} to set. The routine has "
-                f"{', '.join(map(repr, self.metaparameters))}."
+                f"There is no metaparameter {unknown[0]!r} to set. The routine has {known}."
             )
         kinds = {
             name: kind.with_value(values[name]) if name in values else kind
@@ -323,6 +323,11 @@ class Routine(HeldModule):
 
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
+        if not isinstance(losses, Tensor):
+            raise ConfigurationError(
+                f"The loss returned a {type(losses).__name__}. Return a tensor with one loss for "
+                "each example: reduction='none', without item(), float() or numpy()."
+            )
         if losses.shape != term.indices.shape:
             raise ConfigurationError(
                 f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "

@@ -27,6 +27,7 @@ from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.replay.segment import reverse_segment as reverse
 from engine.replay.segment import segment_states
+from engine.routine.diagnosis import asked_rightly
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
@@ -50,7 +51,10 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
     if recipe.replay.schedule is not ScheduleName.AUTO:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
-    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+    with (
+        deterministic(recipe.training.threads, tf32=recipe.training.tf32),
+        asked_rightly(problem.routine, [problem.output]),
+    ):
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
     check_writable(store)
@@ -58,18 +62,13 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
 
 def preflight(recipe: DescentRecipe, store: str) -> Ref:
     """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
-    return run_stage(
-        "preflight",
-        recipe,
-        store,
-        {},
-        lambda problem: (
-            {},
-            with_notes(
-                checked(problem.routine, problem.output, recipe.replay), problem.notes
-            ).model_dump(mode="json"),
-        ),
-    )
+
+    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
+        with asked_rightly(problem.routine, [problem.output]):
+            report = checked(problem.routine, problem.output, recipe.replay)
+        return {}, with_notes(report, problem.notes).model_dump(mode="json")
+
+    return run_stage("preflight", recipe, store, {}, compute)
 
 
 def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:

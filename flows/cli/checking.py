@@ -13,6 +13,7 @@ from engine.applications.attribution import stages as attribution_stages
 from engine.applications.descent.certificate import verify_run
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.problems.problem import check_repeats
 from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
@@ -34,6 +35,7 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     keep_freed_memory()
     place = absolute(store)
     check_writable(place)
+    check_repeats(recipe.descent)
     if isinstance(recipe, AttributionRecipe):
         report = attribution_stages.preflight(recipe, place)
     else:
