@@ -64,8 +64,8 @@ class Folder:
 
     def load(self) -> ModuleType:
         """Return the problem's file as a module, loaded at the first call."""
-        if self.package not in _FOLDERS:
-            _FOLDERS[self.package] = self
+        _FOLDERS[self.package] = self
+        if self.package not in sys.modules:
             package = ModuleType(self.package)
             package.__path__ = [str(self.root)]
             sys.modules[self.package] = package
@@ -79,7 +79,7 @@ class Folder:
 
     def forget(self) -> None:
         """Forget what was loaded, for a file that could not be."""
-        del _FOLDERS[self.package]
+        _FOLDERS.pop(self.package, None)
         for name in [n for n in sys.modules if n.partition(".")[0] == self.package]:
             del sys.modules[name]
 

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
 from engine.recipes.neighbours import Folder
+from engine.recipes.process_defaults import defaults_kept
 from engine.recipes.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
 
 _LIBRARIES = tuple(
@@ -135,11 +136,11 @@ def _load_file(path: Path) -> ModuleType:
     if loaded is not None:
         return loaded
     try:
-        with _in_front(path, files):
+        with _in_front(path, files), defaults_kept(path.name):
             return folder.load()
-    except ConfigurationError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ConfigurationError) and not own_line(error):
+            raise
         told = _told(error, path).replace(f"{folder.package}.", "")  # as the file calls them
         raise ConfigurationError(told) from error
 
@@ -204,8 +205,15 @@ def _load_package(place: str) -> ModuleType:
         raise ConfigurationError(_told(error, Path(place))) from error
 
 
-def _told(error: Exception, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
     place = own_line(error) or str(path)
+    if isinstance(error, SystemExit):
+        return (
+            f"{path.name} ends the process ({place}: exit) while it is loaded. Put what the script "
+            'does under `if __name__ == "__main__":`, and leave functions at the head.'
+        )
+    if isinstance(error, EngineError):
+        return f"{path.name} cannot be loaded, because of {place}: {error}"
     if isinstance(error, ModuleNotFoundError):
         return (
             f"{path.name} imports {error.name!r} in {place}, which is not installed. Install it "

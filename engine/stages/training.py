@@ -19,7 +19,13 @@ from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import BuiltProblem, build_problem, check_repeats, make_step_vjp
+from engine.problems.problem import (
+    BuiltProblem,
+    build_problem,
+    check_repeats,
+    check_scores,
+    make_step_vjp,
+)
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import SegmentBorders, differs, refuse_difference
@@ -57,6 +63,7 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
     ):
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
+        check_scores(recipe)
     check_writable(store)
 
 

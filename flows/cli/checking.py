@@ -13,7 +13,7 @@ from engine.applications.attribution import stages as attribution_stages
 from engine.applications.descent.certificate import verify_run
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import check_repeats
+from engine.problems.problem import check_repeats, check_scores
 from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
@@ -41,6 +41,8 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     else:
         ref = preflight(recipe.descent, place)
         report = read_scalars_as(place, ref, CheckReport)
+    if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
+        check_scores(recipe.descent)
     if as_json:
         say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:
