@@ -84,23 +84,28 @@ def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
     Raises:
         ConfigurationError: With the setting, its value and the remedy.
     """
-    if problem.optimizer is not None and recipe.optimizer != OptimizerConfig():
+    own, unread = [], []
+    if problem.optimizer is not None:
+        own.append("an optimizer")
+        unread += ["optimizer"] if recipe.optimizer != OptimizerConfig() else []
+    if problem.learning_rate is not None:
+        own.append("learning rates")
+        settings, defaults = recipe.training, TrainingConfig.model_fields
+        unread += [
+            f"training.{name}"
+            for name in RATE_SETTINGS
+            if getattr(settings, name) != defaults[name].default
+        ]
+    if unread:
+        is_set, them = ("is", "it") if len(unread) == 1 else ("are", "them")
         raise ConfigurationError(
-            f"optimizer is set in the recipe ({recipe.optimizer.name.value}), but problem "
-            f"{recipe.problem} has an optimizer of its own, so nothing would read it. Leave it out "
-            "of the recipe, or make what should be set an argument of the function.",
-            settings=("optimizer", "arguments"),
+            f"{', '.join(unread)} {is_set} set in the recipe, but problem {recipe.problem} has "
+            f"{' and '.join(own)} of its own, so nothing would read {them}. Leave {them} out of "
+            "the recipe, or make what should be set an argument of the function.",
+            settings=(*unread, "arguments"),
         )
     if problem.learning_rate is None:
         return
-    for name in RATE_SETTINGS:
-        if getattr(recipe.training, name) != TrainingConfig.model_fields[name].default:
-            raise ConfigurationError(
-                f"training.{name} is {getattr(recipe.training, name)}, but problem "
-                f"{recipe.problem} has learning rates of its own, so nothing would read it. Leave "
-                "it out of the recipe, or make what should be set an argument of the function.",
-                settings=(f"training.{name}", "arguments"),
-            )
     if recipe.metaparameters.name.value == "learning-rate":
         raise ConfigurationError(
             "metaparameters.name is learning-rate, whose key points start flat and set the rate of "

@@ -83,6 +83,10 @@ _CURES = (
         "Classes and indices are whole numbers of 64 bits: convert them with labels.long()",
     ),
     (
+        ("be cast to the desired output type Long",),
+        "This loss takes numbers with a fraction for labels: convert them with labels.float()",
+    ),
+    (
         ("same dtype", "expected scalar type", "expected dtype", "to have the same dtype"),
         "Examples and model have different number formats: convert one of them, e.g. with "
         "x.to(torch.float64) or model.float()",

@@ -153,8 +153,14 @@ def test_another_function_is_another_key(problem, tmp_path):
 
 REFUSED = {
     "both optimizers": (PROBLEM, ["optimizer.momentum=0.5"], r"optimizer is set in the recipe"),
-    "both rates": (PROBLEM, ["training.learning_rate=0.5"], r"training.learning_rate is 0.5, but"),
-    "a warm-up": (PROBLEM, ["training.warmup_steps=2"], r"training.warmup_steps is 2, but"),
+    "both rates": (PROBLEM, ["training.learning_rate=0.5"], r"training.learning_rate is set"),
+    "all of them": (
+        PROBLEM,
+        ["optimizer.momentum=0.5", "training.learning_rate=0.5", "training.warmup_steps=2"],
+        "optimizer, training.learning_rate, training.warmup_steps are set .* an optimizer and "
+        "learning rates of its own, so nothing would read them",
+    ),
+    "a warm-up": (PROBLEM, ["training.warmup_steps=2"], r"training.warmup_steps is set"),
     "rates as z": (PROBLEM, ["metaparameters={name: learning-rate}"], "Leave learning_rate out"),
     "a number that it lacks": (
         PROBLEM,
