@@ -122,10 +122,12 @@ def _path(place: str, folder: str | None) -> Path:
     beside = Path.cwd() / place
     if beside.is_file():  # a worker keeps the files where it was started
         return beside.resolve()
+    started = (
+        "" if root.resolve() == Path.cwd() else f", nor in {Path.cwd()}, where this process runs"
+    )
     raise ConfigurationError(
-        f"problem names {place}, but there is no such file in {root}, nor in {Path.cwd()}, where "
-        "this process was started. Put it there, on workers too, or name a function of an "
-        "installed package."
+        f"problem names {place}, but there is no such file in {root}{started}. Put it there, on "
+        "workers too, or name a function of an installed package."
     )
 
 
