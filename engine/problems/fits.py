@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
+from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName, ScalarName
 from engine.routine.coupled_loss import CoupledLoss
@@ -36,6 +37,14 @@ def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
             "it takes no argument label_smoothing. Leave it out."
         )
     _check_state(problem)
+    asking = {BaselineName.LOW_LOSS, BaselineName.GRADIENT_SIMILARITY} & {*recipe.baselines}
+    if asking and problem.state is not None and "state" in _parameters(loss):
+        raise ConfigurationError(
+            f"baselines has {' and '.join(sorted(asking))}, which asks for the loss of single "
+            f"candidates, but that of {recipe.problem} reads the run's own state, which belongs to "
+            "no single one. Leave it out.",
+            settings=("baselines",),
+        )
     if isinstance(loss, CoupledLoss):
         _check_coupled(recipe)
     elif recipe.training.piece is not None:

@@ -5,8 +5,10 @@ import torch
 
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.scalars import Scalars
+from engine.planning.plan import plan
 from engine.problems.problem import _build, build_problem, check_repeats
 from engine.recipes.files import load_recipe
+from engine.routine.own_state import OWN
 from engine.stages.keys import stage_key
 from engine.stages.training import prepare
 from tests.own_problem import write_problem
@@ -162,6 +164,12 @@ REFUSED = {
     ),
     "a warm-up": (PROBLEM, ["training.warmup_steps=2"], r"training.warmup_steps is set"),
     "rates as z": (PROBLEM, ["metaparameters={name: learning-rate}"], "Leave learning_rate out"),
+    "baselines of single candidates": (
+        replaced("order=sampler,", ""),
+        ["metaparameters={name: counts}", "outer.update=masked-sign",
+         "baselines=[low-loss, gradient-similarity]"],
+        "gradient-similarity and low-loss, which asks for",
+    ),
     "a number that it lacks": (
         PROBLEM,
         ["metaparameters={name: scalars, scalars: [beta1]}"],
@@ -242,6 +250,20 @@ def test_scalars_start_from_the_problems_own_optimizer(tmp_path):
     assert {n: float(v) for n, v in kind.numbers(kind.value).items()} == pytest.approx(
         {"momentum": 0.9, "weight_decay": 0.01}
     )
+
+
+def test_plan_and_scores_tell_the_state(tmp_path):
+    """The trained teacher is scored in a plan, before a run and after it."""
+    text = PROBLEM.replace("loss=held_out_loss", "loss=loss").replace("training_loss=loss,", "")
+    recipe = own(tmp_path, text)
+
+    built = build_problem(recipe)
+    state = built.routine.initial_state()
+    once = built.scores(state)["test"]["loss"]
+    twice = built.scores({**state, OWN: 2 * state[OWN]})["test"]["loss"]
+
+    assert twice == pytest.approx(2 * once)
+    assert plan(recipe, str(tmp_path / "store")).alternatives
 
 
 def test_losses_of_single_examples_know_no_state():
