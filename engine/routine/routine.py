@@ -167,8 +167,7 @@ class Routine(HeldModule):
 
     def __len__(self) -> int:
         """Return n, the number of training candidates."""
-        first = self.examples[0] if isinstance(self.examples, tuple) else self.examples
-        return len(first)
+        return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
 
     def initial_state(self, z: Metaparams | None = None) -> State:
         """Return s_0: parameters, the optimizer's moments at zero, running statistics if any.
@@ -176,8 +175,7 @@ class Routine(HeldModule):
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
         """
-        params = self.layout.flatten(self.trainable)
-        point = self.point() if z is None else z
+        params, point = self.layout.flatten(self.trainable), self.point() if z is None else z
         for name, kind in self.metaparameters.items():
             params = kind.initial(point[name], params)
         state = {"params": params, **self.optimizer.init(params.detach())}
@@ -325,8 +323,8 @@ class Routine(HeldModule):
             losses = self.call(loss, params, batch, training=True)
         if not isinstance(losses, Tensor):
             raise ConfigurationError(
-                f"The loss returned a {type(losses).__name__}. Return a tensor with one loss for "
-                "each example: reduction='none', without item(), float() or numpy()."
+                f"The loss returned a {type(losses).__name__}. Return one tensor of one loss for each "
+                "example: reduction='none', without item(), float() or numpy()."
             )
         if losses.shape != term.indices.shape:
             raise ConfigurationError(
