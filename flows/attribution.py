@@ -53,11 +53,11 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
     value = stages.run(training.initial_value, "initial metaparameters")
     borders, final = train(stages, parts, value)
     # All that needs no metagradient is handed in before the sweep, and done beside it by workers.
-    scored = stages.submit(training.evaluate, "evaluate", value=value, final=final)
+    scored = stages.submit(training.evaluate, "evaluate", final=final)
     baselines = {name: baseline(stages, name, settings, final) for name in chosen}
     trainings = [
         stages.submit(
-            work.retrain,
+            work.train_without,
             f"train without {each.removals.percent:g} % [{each.start}-{each.stop})",
             queries=settings.queries,
             subsets=each,

@@ -50,14 +50,10 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
         borders, final = _train(stages, parts, outer_step, value)
-        scored = stages.submit(
-            training.evaluate, f"evaluate[{outer_step}]", value=value, final=final
-        )
+        scored = stages.submit(training.evaluate, f"evaluate[{outer_step}]", final=final)
         gradient = None
         if outer_step < num_steps:
-            adjoint = stages.run(
-                training.seed_adjoint, f"seed[{outer_step}]", value=value, final=final
-            )
+            adjoint = stages.run(training.seed, f"seed[{outer_step}]", value=value, final=final)
             gradient = reverse_sweep(stages, reversible, outer_step, value, borders, adjoint)
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)

@@ -44,7 +44,7 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
     stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
     value = stages.run(training.initial_value, "initial metaparameters")
     base = train(stages, parts, value)
-    scores = stages.submit(training.evaluate, "evaluate", value=value, final=base)
+    scores = stages.submit(training.evaluate, "evaluate", final=base)
 
     def train_shifted(direction: int, distance: float) -> StageFuture:
         shift = Shift(by=settings.by, seed=settings.seed, direction=direction, distance=distance)

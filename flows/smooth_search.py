@@ -112,7 +112,7 @@ def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None
     value = stages.run(training.initial_value, "initial metaparameters")
     try:
         final = train(stages, parts, value)
-        scores = stages.run(training.evaluate, "evaluate", value=value, final=final)
+        scores = stages.run(training.evaluate, "evaluate", final=final)
     except NonFiniteError:
         return None
     stages.progress.finish()

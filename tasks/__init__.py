@@ -1,4 +1,4 @@
-"""Prefect tasks: each is one decorator and one engine call."""
+"""Prefect tasks: the stages of the engine, and what people see of their results."""
 
 import logging
 

@@ -4,58 +4,18 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.attribution import record as attribution_runs
-from engine.applications.attribution import stages as attribution_stages
+from engine.applications.attribution import stages
 from engine.applications.attribution.record import AttributionRecord, Found
-from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
-from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
-from engine.recipes.descent import DescentRecipe
+from engine.recipes.attribution import AttributionRecipe
 from engine.runs.run import Stages
-from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
-
-@stage_task("seed-queries")
-def seed_queries(
-    recipe: DescentRecipe, store: str, value: Ref, final: Ref, queries: Queries
-) -> Ref:
-    """Seed all queries' adjoints; see ``engine.applications.attribution.stages.seed_queries``."""
-    return attribution_stages.seed_queries(recipe, store, value, final, queries)
-
-
-@stage_task("trial")
-def trial(
-    recipe: DescentRecipe,
-    store: str,
-    queries: Queries,
-    removals: Removals,
-    num_subsets: int,
-    retraining: Retraining,
-) -> Ref:
-    """Try a few removals; see ``engine.applications.attribution.stages.trial``."""
-    return attribution_stages.trial(recipe, store, queries, removals, num_subsets, retraining)
-
-
-@stage_task("retrain")
-def retrain(
-    recipe: DescentRecipe, store: str, queries: Queries, subsets: Subsets, retraining: Retraining
-) -> Ref:
-    """Train without some examples; see ``engine.applications.attribution.stages.retrain``."""
-    return attribution_stages.retrain(recipe, store, queries, subsets, retraining)
-
-
-@stage_task("final-gradients")
-def final_gradients(recipe: DescentRecipe, store: str, final: Ref, queries: Queries) -> Ref:
-    """Score by final gradients; see ``engine.applications.attribution.stages.final_gradients``."""
-    return attribution_stages.final_gradients(recipe, store, final, queries)
-
-
-@stage_task("trak")
-def trak(
-    recipe: DescentRecipe, store: str, final: Ref, queries: Queries, dimension: int, seed: int
-) -> Ref:
-    """Score by TRAK; see ``engine.applications.attribution.stages.trak``."""
-    return attribution_stages.trak(recipe, store, final, queries, dimension, seed)
+seed_queries = stage_task(stages.seed_queries)
+trial = stage_task(stages.trial)
+train_without = stage_task(stages.train_without)
+final_gradients = stage_task(stages.final_gradients)
+trak = stage_task(stages.trak)
 
 
 @task

@@ -4,45 +4,16 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.canaries import record as canary_runs
-from engine.applications.canaries import stages as canary_stages
+from engine.applications.canaries import stages
 from engine.applications.canaries.record import CanariesRecord
-from engine.applications.canaries.stages import CanarySet
 from engine.preflight.verdict import CheckReport
-from engine.recipes.attribution import Retraining
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.descent import DescentRecipe, OuterConfig
 from engine.runs.run import Stages
 from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
-
-@stage_task("move-canaries")
-def move_canaries(
-    recipe: DescentRecipe,
-    store: str,
-    chosen: CanarySet,
-    outer_step: int,
-    before: Ref | None,
-    rule: OuterConfig,
-) -> Ref:
-    """Carry out one outer step; see ``engine.applications.canaries.stages.move_canaries``."""
-    return canary_stages.move_canaries(recipe, store, chosen, outer_step, before, rule)
-
-
-@stage_task("audit-canaries")
-def audit_canaries(  # noqa: PLR0913 (what a stage reads)
-    recipe: DescentRecipe,
-    store: str,
-    chosen: CanarySet,
-    images: Ref | None,
-    wrong_labels: bool,
-    num_audits: int,
-    retraining: Retraining,
-) -> Ref:
-    """Audit canaries; see ``engine.applications.canaries.stages.audit_canaries``."""
-    return canary_stages.audit_canaries(
-        recipe, store, chosen, images, wrong_labels, num_audits, retraining
-    )
+move_canaries = stage_task(stages.move_canaries)
+audit_canaries = stage_task(stages.audit_canaries)
 
 
 @task

@@ -5,50 +5,18 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.smoothness import record as smoothness_runs
 from engine.applications.smoothness import search as smooth_search
-from engine.applications.smoothness import stages as smoothness_stages
+from engine.applications.smoothness import stages
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.search import SearchRecord, Trial
-from engine.applications.smoothness.stages import Shift
-from engine.recipes.descent import DescentRecipe
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.runs.run import Stages
-from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from tasks.running.stage_task import stage_task
 
-
-@stage_task("perturb")
-def perturb(recipe: DescentRecipe, store: str, value: Ref, shift: Shift) -> Ref:
-    """Commit a perturbed point; see ``engine.applications.smoothness.stages.perturb``."""
-    return smoothness_stages.perturb(recipe, store, value, shift)
-
-
-@stage_task("train-at")
-def train_at(
-    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, point: Ref, start: Ref | None
-) -> Ref:
-    """Train one segment at a perturbed point.
-
-    See ``engine.applications.smoothness.stages.train_at``.
-    """
-    return smoothness_stages.train_at(recipe, store, segment, value, point, start)
-
-
-@stage_task("output")
-def output_at(recipe: DescentRecipe, store: str, final: Ref) -> Ref:
-    """Evaluate the output at a final state.
-
-    See ``engine.applications.smoothness.stages.output_at``.
-    """
-    return smoothness_stages.output_at(recipe, store, final)
-
-
-@stage_task("compare")
-def compare(
-    recipe: DescentRecipe, store: str, at_0: Ref, at_h: Ref, at_2h: Ref, step: float
-) -> Ref:
-    """Compare three trainings; see ``engine.applications.smoothness.stages.compare``."""
-    return smoothness_stages.compare(recipe, store, at_0, at_h, at_2h, step)
+perturb = stage_task(stages.perturb)
+train_at = stage_task(stages.train_at)
+output_at = stage_task(stages.output_at)
+compare = stage_task(stages.compare)
 
 
 @task

@@ -11,31 +11,29 @@ from engine.recipes.names import run_name
 from engine.runs.run import Stages, begin_run
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.run import Run
 
 
 def finish(recipe: DescentRecipe, store: str) -> RunRecord:
     """Do what the flow ``descent`` does, without a server; baselines are left out."""
     begin_run(recipe, store)
+    run = Run(recipe, store)
     started = datetime.now(UTC).isoformat()
-    checks = CheckReport.model_validate(
-        commits.read_scalars(store, stages.preflight(recipe, store))
-    )
+    checks = CheckReport.model_validate(commits.read_scalars(store, stages.preflight(run)))
     parts, iterates = segments(recipe), []
-    value = stages.initial_value(recipe, store)
+    value = stages.initial_value(run)
     for outer_step in range(recipe.outer.num_steps + 1):
         borders = [None]
         for part in parts:
-            borders.append(stages.train_segment(recipe, store, part, value, borders[-1]))
+            borders.append(stages.train_segment(run, part, value, borders[-1]))
         gradient = None
         if outer_step < recipe.outer.num_steps:
-            gradient = stages.seed(recipe, store, value, borders[-1])
+            gradient = stages.seed(run, value, borders[-1])
             rows = list(zip(parts, borders, borders[1:], strict=False))
             for part, start, end in reversed(rows):
                 if part.start >= first_step(recipe):
-                    gradient = stages.reverse_segment(
-                        recipe, store, part, value, start, end, gradient
-                    )
-        scores = stages.evaluate(recipe, store, value, borders[-1])
+                    gradient = stages.reverse_segment(run, part, value, start, end, gradient)
+        scores = stages.evaluate(run, borders[-1])
         iterates.append(
             Iterate(
                 outer_step=outer_step,
@@ -46,7 +44,7 @@ def finish(recipe: DescentRecipe, store: str) -> RunRecord:
             )
         )
         if gradient is not None:
-            value = stages.update(recipe, store, outer_step, value, gradient)
+            value = stages.update(run, outer_step, value, gradient)
     record = conclude(recipe, store, iterates, Stages(), started, checks)
     assert record.run == run_name(recipe)
     return record

@@ -1,6 +1,8 @@
 """A small run in float64, and results of it changed as a forger would."""
 
 from engine.stages import commits
+from engine.stages.run import Run
+from engine.stages.stage import STAGES
 from tests.tiny_stages import kind, recipe
 
 
@@ -21,8 +23,9 @@ def forge(store, ref, change):
     rows, scalars = commits.read_rows(store, ref), commits.read_scalars(store, ref)
     inputs = commits.read_inputs(store, ref)
     commits.discard(store, ref)
+    run = Run(settings(), store)
     made = commits.run_stage(
-        ref.stage, settings(), store, inputs, lambda problem: (change(rows), scalars)
+        STAGES[ref.stage].declared, run, inputs, lambda: (change(rows), scalars)
     )
     assert made.key == ref.key
     assert made.content != ref.content

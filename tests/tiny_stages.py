@@ -5,6 +5,7 @@ from copy import deepcopy
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
 from engine.stages import training as stages
+from engine.stages.run import Run
 
 SETTINGS = {
     "name": "tiny",
@@ -40,20 +41,21 @@ def kind(name):
 
 def train_all(tiny, store, value):
     """Train segment by segment; what made the state at each border, None for s_0."""
-    borders = [None]
+    run, borders = Run(tiny, store), [None]
     for part in segments(tiny):
-        borders.append(stages.train_segment(tiny, store, part, value, borders[-1]))
+        borders.append(stages.train_segment(run, part, value, borders[-1]))
     return borders
 
 
 def reverse_all(tiny, store, value, borders):
     """Seed the adjoint and reverse the segments that z has a part in, last first."""
-    adjoint = stages.seed(tiny, store, value, borders[-1])
+    run = Run(tiny, store)
+    adjoint = stages.seed(run, value, borders[-1])
     reversible = [
         (part, start, end)
         for part, start, end in zip(segments(tiny), borders, borders[1:], strict=False)
         if part.start >= first_step(tiny)
     ]
     for part, start, end in reversed(reversible):
-        adjoint = stages.reverse_segment(tiny, store, part, value, start, end, adjoint)
+        adjoint = stages.reverse_segment(run, part, value, start, end, adjoint)
     return adjoint

@@ -3,12 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.errors import ConfigurationError
+from engine.models.attention import attention
 from engine.models.parts import ACTIVATIONS, GlobalPool, dropout, normalization
 from engine.recipes.model import ModelConfig, ModelName, NormPosition
 
@@ -44,7 +43,7 @@ def check_sequence(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
 
 
 class Attention(nn.Module):
-    """Multi-head attention by torch's math kernel; the fused ones have no second derivative."""
+    """Multi-head attention with a second derivative, fused where there are many tokens."""
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
@@ -58,8 +57,7 @@ class Attention(nn.Module):
         """Let every token read all tokens, or those up to itself if causal."""
         split = self.inputs(inputs).unflatten(-1, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, size)
-        with sdpa_kernel(SDPBackend.MATH):
-            read = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        read = attention(query, key, value, is_causal=self.causal)
         return self.output(read.transpose(1, 2).flatten(2))
 
 

@@ -8,7 +8,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplayConfig, ScheduleName
 from engine.recipes.settings import Settings
-from engine.storage.location import join
+from engine.storage.places import PLAN, run_file
 from engine.storage.records import read_record, write_record
 
 STAGE_SECONDS = 0.04
@@ -93,4 +93,4 @@ def read_forecast(store: str, run: str) -> Forecast | None:
 
 
 def _url(store: str, run: str) -> str:
-    return join(store, "runs", run, "plan.json")
+    return run_file(store, run, PLAN)

@@ -15,6 +15,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from engine.models.attention import attention
+
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
     """Return what has to be in force while a model is called and differentiated."""
@@ -106,7 +108,11 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 ]
 """Holder, name and what takes the place of the function, which models look up when they call it."""
 
-_ALL = [*_GROUPED, (checkpointing, "CheckpointFunction", _BySavedTensors)]
+_ALL = [
+    *_GROUPED,
+    (checkpointing, "CheckpointFunction", _BySavedTensors),
+    (functional, "scaled_dot_product_attention", attention),
+]
 
 
 @contextmanager

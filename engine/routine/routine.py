@@ -323,8 +323,8 @@ class Routine(HeldModule):
             losses = self.call(loss, params, batch, training=True)
         if not isinstance(losses, Tensor):
             raise ConfigurationError(
-                f"The loss returned a {type(losses).__name__}. Return one tensor of one loss for each "
-                "example: reduction='none', without item(), float() or numpy()."
+                f"The loss returned a {type(losses).__name__}. Return one loss for each example, "
+                "as one tensor: reduction='none', without item(), float() or numpy()."
             )
         if losses.shape != term.indices.shape:
             raise ConfigurationError(

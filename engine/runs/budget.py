@@ -17,9 +17,8 @@ from engine.recipes.files import validated
 from engine.recipes.settings import Settings
 from engine.reports.units import number_in
 from engine.stages.claims import read_claims
-from engine.stages.places import run_folder, stage_record_url
 from engine.stages.references import Ref
-from engine.storage.location import join
+from engine.storage.places import BUDGET, run_file, stage_record_url
 from engine.storage.records import read_record, read_records, write_record
 
 
@@ -146,4 +145,4 @@ def _granted(store: str, run: str) -> float:
 
 
 def _budget_url(store: str, run: str) -> str:
-    return join(run_folder(store, run), "budget.json")
+    return run_file(store, run, BUDGET)

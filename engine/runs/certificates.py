@@ -5,10 +5,9 @@ from typing import Any
 from engine.errors import CheckpointMissingError
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.settings import Settings
-from engine.runs.inventory import CERTIFICATE
 from engine.schedules.segments import Segment
-from engine.stages.places import run_folder
 from engine.storage.location import join
+from engine.storage.places import CERTIFICATE, run_folder
 from engine.storage.records import read_model
 
 

@@ -21,10 +21,10 @@ from engine.runs.freeing import carry_out
 from engine.runs.inventory import Inventory, StageName, StoredRun, StoredStage, take_inventory
 from engine.runs.life import stages_at_work
 from engine.runs.store_mark import check_mark, store_time
-from engine.stages.places import stage_record_url
 from engine.storage.listing import File
 from engine.storage.location import store_errors
 from engine.storage.names import label
+from engine.storage.places import stage_record_url
 from engine.storage.records import read_records
 
 __all__ = ["CleanReport", "CleanRules", "carry_out", "plan_clean"]

@@ -20,10 +20,10 @@ from engine.runs.inventory import StageName, stages_of
 from engine.runs.life import stages_at_work
 from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
 from engine.stages.claims import Claim, claim, claim_url, read_claims
-from engine.stages.places import stage_record_url
 from engine.stages.references import Ref
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import label
+from engine.storage.places import RECIPE, RUN, run_folder, stage_record_url
 from engine.storage.records import read_bytes, read_record, read_records, write_record
 
 _Record = TypeVar("_Record", bound=Finished)
@@ -66,8 +66,8 @@ def finish(
     Returns:
         The record with the figures of all starts, and the counts of this one.
     """
-    run, folder, began = record.run, join(store, "runs", record.run), record.started
-    url, own = join(folder, "run.json"), own_start(store, run)
+    run, folder, began = record.run, run_folder(store, record.run), record.started
+    url, own = join(folder, RUN), own_start(store, run)
     asked = _adopt(store, run, needs.parts)
     claims, starts, before = read_claims(store, run), read_starts(store, run), _read(url)
     stale = [each for each in claims if own is not None and each.token in own.before]
@@ -115,19 +115,19 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
     """
     found: list[Claim] = []
     for part in dict.fromkeys(parts):
-        claims, folder = read_claims(store, part), join(store, "runs", part)
-        if read_bytes(join(folder, "recipe.json")) is None:
+        claims, folder = read_claims(store, part), run_folder(store, part)
+        if read_bytes(join(folder, RECIPE)) is None:
             for each in claims:
                 claim(store, run, each.stage, each.key, each.name, cached=each.cached)
                 remove_file(claim_url(store, part, each.stage, each.key))
             continue
         found.extend(claims)
-        record = _read(join(folder, "run.json"))
+        record = _read(join(folder, RUN))
         ending = read_ending(record)
         if record is not None and ending is not None:
             ending = ending.model_copy(update={"claims": sorted(each.token for each in claims)})
             content = {**record, "ending": ending.model_dump(mode="json")}
-            write_record(join(folder, "run.json"), content)
+            write_record(join(folder, RUN), content)
     return found
 
 

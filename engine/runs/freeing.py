@@ -12,11 +12,10 @@ from engine.runs.clean_plan import CleanPlan, CleanReport, Victim
 from engine.runs.inventory import StoredRun, stored_run
 from engine.runs.run import list_runs
 from engine.stages.claims import claim_url, read_claim, read_claims
-from engine.stages.places import run_folder, stage_record_url
+from engine.storage import places
 from engine.storage.location import (
     filesystem,
     is_local,
-    join,
     list_files,
     remove_files,
     store_errors,
@@ -47,11 +46,11 @@ def _carry_out(plan: CleanPlan) -> CleanReport:
         spared |= _free(store, batch)
     kept = {name.replace("/", "-") for name in spared}
     results = [file.path for name, file in plan.results.items() if name not in kept]
-    remove_files(join(store, "results"), results)
+    remove_files(places.results_folder(store), results)
     for run in plan.runs:
         if _is_untouched(store, run):
-            remove_files(join(store, "runs"), [file.path for file in run.files])
-            _remove_empty(run_folder(store, run.name))
+            remove_files(places.runs_folder(store), [file.path for file in run.files])
+            _remove_empty(places.run_folder(store, run.name))
         else:
             spared.add(run.name)
     for name in sorted(spared):
@@ -74,7 +73,7 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
     """Delete stages, except those that a run has claimed since they were chosen; name these."""
     records: dict[str, bytes | None] = {}
     for victim in victims:
-        url = stage_record_url(store, *victim.stage.name)
+        url = places.stage_record_url(store, *victim.stage.name)
         records[victim.name] = read_bytes(url)
         remove_files(store, [filesystem(url)[1]])  # from here on nobody finds it
     spared: set[str] = set()
@@ -84,10 +83,10 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
         if now_claimed[victim.name] != victim.claims:
             spared.add(victim.name)
             if record is not None:
-                write_bytes(stage_record_url(store, *victim.stage.name), record)
+                write_bytes(places.stage_record_url(store, *victim.stage.name), record)
             continue
-        remove_files(join(store, "stages"), [file.path for file in victim.stage.files])
-        _remove_empty(join(store, "stages", *victim.stage.name))
+        remove_files(places.stages_folder(store), [file.path for file in victim.stage.files])
+        _remove_empty(places.stage_folder(store, *victim.stage.name))
         for run in victim.claims:
             url = claim_url(store, run, *victim.stage.name)
             remove_files(store, [filesystem(url)[1]])
@@ -99,7 +98,7 @@ def claims_now(store: str, victims: list[Victim]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {victim.name: {} for victim in victims}
     wanted = {f"{label(*victim.stage.name)}.json": victim for victim in victims}
     for run in list_runs(store):
-        for name in wanted.keys() & set(list_files(join(run_folder(store, run), "stages"))):
+        for name in wanted.keys() & set(list_files(places.claims_folder(store, run))):
             victim = wanted[name]
             claim = read_claim(store, run, *victim.stage.name)
             if claim is not None:

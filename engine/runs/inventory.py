@@ -13,16 +13,14 @@ from typing import Any
 
 from engine.runs.endings import Ending, read_ending
 from engine.stages.claims import Claim, understand_claims
+from engine.storage import places
 from engine.storage.listing import File, list_tree, relative_paths
-from engine.storage.location import filesystem, is_local, join
+from engine.storage.location import filesystem, is_local
 from engine.storage.names import claimed_label, is_result, is_run, is_run_file, own_stage
 from engine.storage.records import read_records
 
 StageName = tuple[str, str]
 """Kind and key of a stage."""
-
-CERTIFICATE = "certificate.json"
-"""File of a run that is written after its end, see ``engine.applications.descent.certificate``."""
 
 _AT_ONCE = 16
 """Folders that are listed at once: a store may be far away."""
@@ -55,7 +53,7 @@ class StoredStage:
     @property
     def leases(self) -> list[File]:
         """A file for each time that somebody began to make it."""
-        return [file for file in self.files if "/leases/" in file.path]
+        return [file for file in self.files if f"/{places.LEASES}/" in file.path]
 
     @property
     def attempts(self) -> int:
@@ -134,11 +132,11 @@ def take_inventory(store: str) -> Inventory:
     runs = _stored_runs(store, foreign)
     stages = _stored_stages(store, foreign)
     results: dict[str, File] = {}
-    for path, file in _below(store, "results").items():
+    for path, file in _below(places.results_folder(store)).items():
         if is_result(path):
             results[path] = file
         else:
-            foreign.append(f"results/{path}")
+            foreign.append(f"{places.RESULTS}/{path}")
     return Inventory(runs, stages, results, sorted(foreign))
 
 
@@ -154,7 +152,7 @@ def stored_stages(store: str) -> dict[StageName, StoredStage]:
 
 def stored_run(store: str, run: str) -> StoredRun:
     """Return one run, and look at no other."""
-    folder = join(store, "runs", run)
+    folder = places.run_folder(store, run)
     paths = relative_paths(folder, list_tree(folder))
     own = {path: file for path, file in paths.items() if is_run_file(path)}
     return _described(store, {run: own})[0]
@@ -162,8 +160,8 @@ def stored_run(store: str, run: str) -> StoredRun:
 
 def stored_stage(store: str, stage: str, key: str) -> StoredStage:
     """Return one stage; its files are none if it is not there."""
-    files = list_tree(join(store, "stages", stage, key))
-    root = join(store, "stages")
+    files = list_tree(places.stage_folder(store, stage, key))
+    root = places.stages_folder(store)
     own = [file for path, file in relative_paths(root, files).items() if own_stage(path)]
     return StoredStage(stage, key, own)
 
@@ -178,10 +176,10 @@ def stages_of(store: str, names: Iterable[StageName]) -> list[StoredStage]:
 
 def _stored_stages(store: str, foreign: list[str]) -> dict[StageName, StoredStage]:
     found: dict[StageName, StoredStage] = {}
-    for path, file in _below(store, "stages").items():
+    for path, file in _below(places.stages_folder(store)).items():
         name = own_stage(path)
         if name is None:
-            foreign.append(f"stages/{path}")
+            foreign.append(f"{places.STAGES}/{path}")
         else:
             found.setdefault(name, StoredStage(*name)).files.append(file)
     return found
@@ -189,53 +187,58 @@ def _stored_stages(store: str, foreign: list[str]) -> dict[StageName, StoredStag
 
 def _stored_runs(store: str, foreign: list[str]) -> list[StoredRun]:
     folders: dict[str, dict[str, File]] = {}
-    for path, file in _below(store, "runs").items():
+    for path, file in _below(places.runs_folder(store)).items():
         run, _, rest = path.partition("/")
         if rest and is_run(run) and is_run_file(rest):
             folders.setdefault(run, {})[rest] = file
         else:
-            foreign.append(f"runs/{path}")
+            foreign.append(f"{places.RUNS}/{path}")
     # A folder of that name which holds neither settings nor claims may be anything.
     for run in [run for run, files in folders.items() if not _is_of_a_run(files)]:
-        foreign.extend(f"runs/{run}/{path}" for path in folders.pop(run))
+        foreign.extend(f"{places.RUNS}/{run}/{path}" for path in folders.pop(run))
     return sorted(_described(store, folders), key=lambda run: run.active, reverse=True)
 
 
 def _is_of_a_run(files: Iterable[str]) -> bool:
-    return any(path == "recipe.json" or path.startswith("stages/") for path in files)
+    return any(path == places.RECIPE or path.startswith(f"{places.CLAIMS}/") for path in files)
 
 
 def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRun]:
     """Read what the folders of runs hold."""
+    claims = {
+        run: {path: name for path in files if (name := _claimed(path)) is not None}
+        for run, files in folders.items()
+    }
     wanted = [
-        join(store, "runs", run, path)
+        places.run_file(store, run, path)
         for run, files in folders.items()
         for path in files
-        if path in ("recipe.json", "run.json") or claimed_label(path.removeprefix("stages/"))
+        if path in (places.RECIPE, places.RUN) or path in claims[run]
     ]
     records = read_records(wanted)
+
+    def read(run: str, paths: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+        urls = [places.run_file(store, run, path) for path in paths]
+        return {url: records[url] for url in urls if url in records}
+
     return [
         StoredRun(
             name=run,
-            recipe=records.get(join(store, "runs", run, "recipe.json")),
-            record=records.get(join(store, "runs", run, "run.json")),
-            claims=understand_claims(
-                {
-                    url: records[url]
-                    for path in files
-                    if path.startswith("stages/")
-                    and (url := join(store, "runs", run, path)) in records
-                }
-            ),
+            recipe=records.get(places.run_file(store, run, places.RECIPE)),
+            record=records.get(places.run_file(store, run, places.RUN)),
+            claims=understand_claims(read(run, claims[run])),
             files=list(files.values()),
-            uses=frozenset(
-                filter(None, (claimed_label(path.removeprefix("stages/")) for path in files))
-            ),
+            uses=frozenset(claims[run].values()),
         )
         for run, files in folders.items()
     ]
 
 
-def _below(store: str, folder: str) -> dict[str, File]:
-    url = join(store, folder)
+def _claimed(path: str) -> str | None:
+    """Return the stage that a file of a run's folder claims; None for any other file."""
+    folder, _, name = path.rpartition("/")
+    return claimed_label(name) if folder == places.CLAIMS else None
+
+
+def _below(url: str) -> dict[str, File]:
     return relative_paths(url, list_tree(url))

@@ -12,6 +12,7 @@ from typing import Any
 from engine.runs.inventory import StageName, StoredStage
 from engine.stages.lease import is_held, renewal_seconds
 from engine.storage.location import join
+from engine.storage.places import LEASES, stage_folder
 from engine.storage.records import read_records
 
 PATIENCE = 2.5
@@ -29,7 +30,7 @@ def stages_at_work(store: str, stages: Iterable[StoredStage]) -> set[StageName]:
         nor of a process on this machine.
     """
     newest = {
-        join(store, "stages", *stage.name, "leases", _newest(stage)): stage.name
+        join(stage_folder(store, *stage.name), LEASES, _newest(stage)): stage.name
         for stage in stages
         if stage.leases
     }

@@ -11,8 +11,8 @@ from engine.runs.endings import Ending
 from engine.runs.inventory import StoredRun, StoredStage, stages_of, stored_run, stored_runs
 from engine.runs.starts import read_starts, seconds_until_last
 from engine.stages.claims import Claim
-from engine.stages.places import stage_record_url
 from engine.storage.location import store_errors
+from engine.storage.places import stage_record_url
 from engine.storage.records import read_records
 
 

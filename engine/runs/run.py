@@ -10,9 +10,9 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
-from engine.stages.places import run_folder
-from engine.storage.location import join, list_folders
+from engine.storage.location import list_folders
 from engine.storage.names import is_run
+from engine.storage.places import RECIPE, run_file, runs_folder
 from engine.storage.records import UNFORESEEN, read_record, write_record
 from engine.storage.safe_names import is_part
 
@@ -43,7 +43,7 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     run = run_name(recipe.descent)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
-    write_record(join(run_folder(store, run), "recipe.json"), content)
+    write_record(run_file(store, run, RECIPE), content)
 
 
 OF_A_START = ("workers", "budget")
@@ -57,7 +57,7 @@ def read_recipe(store: str, run: str) -> DescentRecipe:
         CheckpointMissingError: If there is none.
         ConfigurationError: If it cannot be run, or is no recipe of that run.
     """
-    url = join(run_folder(store, run), "recipe.json")
+    url = run_file(store, run, RECIPE)
     content = read_record(url)
     for name in OF_A_START:
         content.pop(name, None)
@@ -104,4 +104,4 @@ def find_run(store: str, run: str) -> str:
 
 def list_runs(store: str) -> list[str]:
     """Return the names of the runs in a store; a folder that no run can be called is none."""
-    return [name for name in list_folders(join(store, "runs")) if is_run(name) and is_part(name)]
+    return [name for name in list_folders(runs_folder(store)) if is_run(name) and is_part(name)]

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, ValidationError
 from engine.recipes.settings import Settings
 from engine.stages.claims import read_claims
 from engine.storage.location import join, list_files, remove_file
+from engine.storage.places import STARTS, run_file
 from engine.storage.records import read_records, write_record
 
 
@@ -104,4 +105,4 @@ def end_of(record: dict[str, Any]) -> datetime | None:
 
 
 def _folder(store: str, run: str) -> str:
-    return join(store, "runs", run, "starts")
+    return run_file(store, run, STARTS)

@@ -14,10 +14,8 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError, Config
 from engine.recipes.settings import Settings
 from engine.storage.listing import describe_file
 from engine.storage.location import join, remove_file, store_errors
+from engine.storage.places import MARK
 from engine.storage.records import create_record, read_record, write_bytes
-
-MARK = "store.json"
-"""File directly in a store."""
 
 VERSION = 1
 """Of the layout of a store."""

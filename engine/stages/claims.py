@@ -14,7 +14,8 @@ from typing import Any
 
 from engine.recipes.settings import Settings
 from engine.storage.location import join, list_files
-from engine.storage.names import claimed_label
+from engine.storage.names import claimed_label, label
+from engine.storage.places import claims_folder
 from engine.storage.records import read_records, write_record
 
 
@@ -56,7 +57,7 @@ def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool
 
 def read_claims(store: str, run: str) -> list[Claim]:
     """Return the stages that a run uses, in the order in which it last asked for them."""
-    folder = join(store, "runs", run, "stages")
+    folder = claims_folder(store, run)
     urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
     return understand_claims(read_records(urls))
 
@@ -76,7 +77,7 @@ def read_claim(store: str, run: str, stage: str, key: str) -> Claim | None:
 
 def claim_url(store: str, run: str, stage: str, key: str) -> str:
     """Return where a run's claim to a stage lies."""
-    return join(store, "runs", run, "stages", f"{stage}-{key}.json")
+    return join(claims_folder(store, run), f"{label(stage, key)}.json")
 
 
 def _understood(url: str, record: dict[str, Any] | None) -> Claim:

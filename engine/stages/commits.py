@@ -6,8 +6,7 @@ folder and the digest of its bits. So no attempt touches what another has writte
 wakes, and readers see a whole stage or none. A second attempt that comes to its end finds the
 record, and compares: other bits from the same inputs are an error.
 
-Layout: ``<store>/stages/<stage>/<key>/`` holds ``record.json``, ``leases/<token>.json`` and
-``attempts/<token>-<nonce>/`` with the rows of an attempt.
+Where they lie says ``engine.storage.places``; the folder of an attempt is ``<token>-<nonce>``.
 """
 
 import logging
@@ -28,21 +27,14 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.environment import machine
 from engine.numerics.fingerprint import state_fingerprint
 from engine.numerics.memory_errors import memory_errors
-from engine.problems.problem import BuiltProblem, build_problem
-from engine.recipes.descent import DescentRecipe
-from engine.recipes.names import run_name
 from engine.recipes.settings import digest
-from engine.stages.keys import engine_version, plain, run_environment, stage_key
+from engine.stages.keys import Declaration, engine_version, plain, run_environment, stage_key
 from engine.stages.lease import Lease, acquire
 from engine.stages.references import Ref
-from engine.stages.stage_records import (
-    Recorded,
-    StageRecord,
-    any_record,
-    intact_record,
-    stage_folder,
-)
+from engine.stages.run import Run
+from engine.stages.stage_records import Recorded, StageRecord, any_record, intact_record
 from engine.storage.location import join, list_folders, remove_file, remove_folder, store_errors
+from engine.storage.places import ATTEMPTS, RECORD, stage_folder, stage_record_url
 from engine.storage.records import Model, create_record, read_bytes, understood
 from engine.storage.states import RowStore
 from engine.types import State
@@ -55,20 +47,20 @@ Made = tuple[State | Iterator[State], dict[str, Any]]
 
 
 def run_stage(
-    stage: str,
-    recipe: DescentRecipe,
-    store: str,
+    declared: Declaration,
+    run: Run,
     inputs: dict[str, Any],
-    compute: Callable[[BuiltProblem], Made],
+    compute: Callable[[], Made],
     *,
     num_rows: int = 1,
 ) -> Ref:
     """Return a stage's reference: of the committed result, or of the one that is made now.
 
+    Stages are called by their declaration (``engine.stages.stage``), which says what is an input.
+
     Args:
-        stage: Kind of stage.
-        recipe: The set-up.
-        store: fsspec URL of the store.
+        declared: Kind of stage.
+        run: The run that asks for it.
         inputs: All that ``compute`` reads besides the recipe: references and plain values.
         compute: Makes the result. An iterator of states is written as it goes, so that one state
             is alive at a time.
@@ -78,9 +70,9 @@ def run_stage(
         ReplayMismatchError: If another attempt has committed other bits.
         StoreError: If the store does not answer or is full.
     """
-    key = stage_key(stage, recipe, inputs)
+    stage, key, store = declared.name, stage_key(declared, run, inputs), run.store
     folder = stage_folder(store, stage, key)
-    record_url = join(folder, "record.json")
+    record_url = stage_record_url(store, stage, key)
     while True:
         with store_errors(store):
             damaged = read_bytes(record_url)
@@ -99,28 +91,28 @@ def run_stage(
                     remove_file(record_url)
             try:
                 with memory_errors(f"{stage} {key[:8]}"):
-                    return _attempt(stage, key, recipe, store, inputs, compute, lease, num_rows)
+                    return _attempt(declared, key, run, inputs, compute, lease, num_rows)
             except LeaseLostError as error:
                 logger.warning("%s", error)
 
 
 def _attempt(  # noqa: PLR0913 (what run_stage was given)
-    stage: str,
+    declared: Declaration,
     key: str,
-    recipe: DescentRecipe,
-    store: str,
+    run: Run,
     inputs: dict[str, Any],
-    compute: Callable[[BuiltProblem], Made],
+    compute: Callable[[], Made],
     lease: Lease,
     num_rows: int,
 ) -> Ref:
-    rows_folder = join(lease.folder, "attempts", lease.attempt)
+    stage, recipe = declared.name, run.recipe
+    rows_folder = join(lease.folder, ATTEMPTS, lease.attempt)
     started, clock = datetime.now(UTC), time.perf_counter()
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
-        made, scalars = compute(build_problem(recipe))
+        made, scalars = compute()
         states = iter([made] if isinstance(made, dict) else made)
         attributes = {"stage": stage, "key": key}
-        fingerprints, num_bytes = _save(store, rows_folder, states, num_rows, attributes)
+        fingerprints, num_bytes = _save(run.store, rows_folder, states, num_rows, attributes)
     ref = Ref(stage=stage, key=key, content=_content(fingerprints, scalars))
     record = {
         "ref": ref.model_dump(),
@@ -130,14 +122,14 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
         "started": started.isoformat(),
         "seconds": time.perf_counter() - clock,
         "bytes": num_bytes,
-        "run": run_name(recipe),
+        "run": run.name,
         "fingerprints": fingerprints,
         "environment": run_environment(recipe),
         "machine": machine(),
-        "engine": engine_version(),
+        "engine": engine_version(declared.application),
     }
     record["digest"] = digest(record)
-    with store_errors(store):
+    with store_errors(run.store):
         _commit(lease, ref, record)
     logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
     return ref
@@ -150,7 +142,7 @@ def _commit(lease: Lease, ref: Ref, record: dict[str, Any]) -> None:
             f"Attempt {lease.token} of {ref.stage} {ref.key[:8]} was away for so long that another "
             "one took over. What it made is dropped."
         )
-    if not create_record(join(lease.folder, "record.json"), record):
+    if not create_record(join(lease.folder, RECORD), record):
         other = any_record(lease.folder)
         if other is None or other.ref != ref:
             content = None if other is None else other.ref.content
@@ -160,7 +152,7 @@ def _commit(lease: Lease, ref: Ref, record: dict[str, Any]) -> None:
                 "input: look for unseeded random numbers, or workers with other libraries."
             )
     # Older attempts are fenced off: none of them can commit any more. A newer one may be at work.
-    attempts = join(lease.folder, "attempts")
+    attempts = join(lease.folder, ATTEMPTS)
     other = any_record(lease.folder)
     kept = record["attempt"] if other is None else other.attempt
     for name in list_folders(attempts):
@@ -195,9 +187,8 @@ def find(stage: str, key: str, store: str) -> Ref | None:
     return None
 
 
-def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, Any]) -> Ref | None:
+def committed(stage: str, key: str, store: str) -> Ref | None:
     """Return a stage if it is committed, without a look at its rows; see ``find`` for one."""
-    key = stage_key(stage, recipe, inputs)
     record = any_record(stage_folder(store, stage, key))
     if record is None or (record.ref.stage, record.ref.key) != (stage, key):
         return None
@@ -207,7 +198,7 @@ def committed(stage: str, recipe: DescentRecipe, store: str, inputs: dict[str, A
 def discard(store: str, ref: Ref) -> None:
     """Delete what a stage made; nothing happens if it is gone. Its next use makes it again."""
     folder = stage_folder(store, ref.stage, ref.key)
-    remove_file(join(folder, "record.json"))  # first: a half of it must not be found
+    remove_file(join(folder, RECORD))  # first: a half of it must not be found
     remove_folder(folder)
 
 
@@ -355,4 +346,4 @@ def _read(store: str, ref: Ref) -> StageRecord:
 
 
 def _rows_folder(folder: str, record: StageRecord) -> str:
-    return join(folder, "attempts", record.attempt)
+    return join(folder, ATTEMPTS, record.attempt)

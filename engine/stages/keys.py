@@ -4,16 +4,19 @@ Same key, same bits. Prefect's cache, the store's folders and the lineage in a r
 one key, so a changed learning rate can never reuse a stale stage.
 """
 
-from functools import lru_cache
+import json
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engine.errors import ConfigurationError
 from engine.metaparameters.weights import GroupWeights
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
-from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings, digest
+from engine.stages.run import Run
 
 NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
@@ -23,9 +26,6 @@ NOT_OUTER = {
 
 NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
-
-_REVERSING = {"reverse", "move-canaries", "trial", "preflight"}
-"""Stages that reverse steps."""
 
 APART = {
     "runs/": "lists, shows, budgets and cleans what stages made",
@@ -37,8 +37,8 @@ APART = {
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",
     "stages/monitoring.py": "reads what reverse sweeps recorded",
-    "stages/places.py": "says where stages lie",
     "storage/names.py": "says which files of a store are the engine's",
+    "storage/places.py": "says where stages lie",
     "storage/readable.py": "asks whether a store can be read",
     "applications/descent/": "chooses an iterate, reports and verifies",
     "applications/comparisons/damage.py": "judges what stages made",
@@ -59,19 +59,37 @@ the pairs that it names.
 """
 
 
-def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class Declaration:
+    """What the key of a stage has to know of its kind.
+
+    Attributes:
+        name: Kind of stage, e.g. train.
+        application: Folder of ``engine/applications/`` that declares it; empty for a stage that
+            all of them share.
+        reverses: Whether it reverses steps: how one is reversed changes the last digits.
+        moves: Whether it moves z as ``outer`` says.
+    """
+
+    name: str
+    application: str = ""
+    reverses: bool = False
+    moves: bool = False
+
+
+def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
     """Return the digest of everything that shapes a stage's result, 32 hex digits.
 
     Settings are left out by name, so that a new one counts until somebody decides that it cannot
     change a result.
     """
-    settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if stage == "update" else NOT_INNER)
+    recipe, problem = run.recipe, run.problem
+    settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if declared.moves else NOT_INNER)
     settings.get("outer", {}).pop("num_steps", None)
-    if stage in _REVERSING:  # how a step is reversed changes the last digits
+    if declared.reverses:
         settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
-    problem = build_problem(recipe)
     content = {
-        "stage": stage,
+        "stage": declared.name,
         "settings": settings,
         "data": problem.data.fingerprint,
         "origin": problem.origin,
@@ -80,18 +98,28 @@ def stage_key(stage: str, recipe: DescentRecipe, inputs: dict[str, Any]) -> str:
         if isinstance(problem.kind, GroupWeights)
         else "",
         "inputs": plain(inputs),
-        "engine": engine_version(),
+        "engine": engine_version(declared.application),
         "environment": run_environment(recipe),
     }
     return digest(content)[:32]
 
 
 def plain(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's inputs as JSON values."""
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, Settings) else value
-        for name, value in inputs.items()
-    }
+    """Return a stage's inputs as JSON values.
+
+    Raises:
+        ConfigurationError: If one is no value: a tensor has no name, a set no order.
+    """
+    return json.loads(json.dumps(inputs, default=_plain))
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 (JSON)
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
+    raise ConfigurationError(
+        f"An input of a stage is a {type(value).__name__}, which has no digest that says what is "
+        "in it. Hand in the reference of the stage that made it, settings, or JSON values."
+    )
 
 
 def run_environment(recipe: DescentRecipe) -> dict[str, Any]:
@@ -99,16 +127,39 @@ def run_environment(recipe: DescentRecipe) -> dict[str, Any]:
     return environment(recipe.training.device, recipe.training.threads)
 
 
-@lru_cache(maxsize=1)
-def engine_version() -> str:
-    """Return the digest of the engine's source files: a changed engine reuses no stage."""
-    return digest({name: (_ENGINE / name).read_text() for name in computing_files()})[:16]
+@cache
+def engine_version(application: str | None = None) -> str:
+    """Return the digest of the engine's source files: a changed engine reuses no stage.
+
+    Args:
+        application: Whose stages it is for, see ``computing_files``.
+    """
+    texts = {name: (_ENGINE / name).read_text() for name in computing_files(application)}
+    return digest(texts)[:16]
 
 
-def computing_files() -> list[str]:
-    """Return the files that can change what a stage makes, relative to the engine's folder."""
+def computing_files(application: str | None = None) -> list[str]:
+    """Return the files that can change what a stage makes, relative to the engine's folder.
+
+    Args:
+        application: The application that declares the stage: the files of another one are nothing
+            to it. Empty for a stage that all of them share. None for any stage at all, which is
+            what the record of a run names.
+    """
     names = (path.relative_to(_ENGINE).as_posix() for path in sorted(_ENGINE.rglob("*.py")))
-    return [name for name in names if not is_apart(name)]
+    return [name for name in names if not is_apart(name) and _counts_for(name, application)]
+
+
+def application_of(module: str) -> str:
+    """Return the application that a module of the engine belongs to; empty for any other one."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["engine", "applications"] and len(parts) > 3 else ""
+
+
+def _counts_for(name: str, application: str | None) -> bool:
+    if application is None or not name.startswith("applications/"):
+        return True
+    return name.startswith(f"applications/{application}/")
 
 
 def is_apart(name: str) -> bool:

@@ -36,6 +36,7 @@ from pydantic import Field
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.recipes.settings import Settings
 from engine.storage.location import join, list_files
+from engine.storage.places import LEASES
 from engine.storage.records import (
     SMALL,
     create_record,
@@ -198,7 +199,7 @@ def _create(folder: str, token: int, nonce: str) -> bool:
 
 def newest_token(folder: str) -> int:
     """Return the largest token that anybody has taken, as far as the listing knows, or 0."""
-    found = [_TOKEN.fullmatch(name) for name in list_files(join(folder, "leases"))]
+    found = [_TOKEN.fullmatch(name) for name in list_files(join(folder, LEASES))]
     return max((int(each[1]) for each in found if each is not None), default=0)
 
 
@@ -228,7 +229,7 @@ def is_held(content: dict[str, Any] | None) -> bool | None:
 
 
 def _lease_url(folder: str, token: int) -> str:
-    return join(folder, "leases", f"{token:08d}.json")
+    return join(folder, LEASES, f"{token:08d}.json")
 
 
 def _content(nonce: str, renewed: int, released: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.recipes.settings import Settings, digest
 from engine.stages.references import Ref
 from engine.storage.location import join
+from engine.storage.places import RECORD
 from engine.storage.records import read_model, read_record, understood
 from engine.storage.safe_names import AttemptName
 
@@ -73,14 +74,9 @@ class Recorded(dict[str, Any]):
         )
 
 
-def stage_folder(store: str, stage: str, key: str) -> str:
-    """Return the folder of a stage."""
-    return join(store, "stages", stage, key)
-
-
 def intact_record(folder: str) -> StageRecord:
     """Return what commits a stage, if every value is the one that was committed."""
-    url = join(folder, "record.json")
+    url = join(folder, RECORD)
     content = read_record(url)
     expected = content.get("digest")
     found = digest({name: value for name, value in content.items() if name != "digest"})
@@ -95,6 +91,6 @@ def intact_record(folder: str) -> StageRecord:
 def any_record(folder: str) -> StageRecord | None:
     """Return what commits a stage, or None if nothing does, or it is damaged."""
     try:
-        return read_model(join(folder, "record.json"), StageRecord)
+        return read_model(join(folder, RECORD), StageRecord)
     except (CheckpointMissingError, CheckpointCorruptError):
         return None

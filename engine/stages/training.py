@@ -7,9 +7,8 @@ intact does nothing (``engine.stages.commits``). Between stages travel ``Ref``s,
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -19,14 +18,7 @@ from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import (
-    BuiltProblem,
-    build_problem,
-    check_repeats,
-    check_scores,
-    make_step_vjp,
-)
-from engine.recipes.descent import DescentRecipe
+from engine.problems.problem import check_repeats, check_scores, make_step_vjp
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import SegmentBorders, differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
@@ -38,21 +30,23 @@ from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
 from engine.schedules.trees import Forward
-from engine.stages.commits import read_origin, read_rows, rows_url, run_stage
+from engine.stages.commits import Made, read_origin, read_rows, rows_url
 from engine.stages.references import Ref
+from engine.stages.run import Run
+from engine.stages.stage import stage
 from engine.storage.location import check_writable
 from engine.types import State
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(recipe: DescentRecipe, store: str) -> None:
+def prepare(run: Run) -> None:
     """Refuse an impossible run: reads the data, tries one step and a write; leaves nothing.
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
     """
-    problem = build_problem(recipe)
+    recipe, problem = run.recipe, run.problem
     check_repeats(recipe)
     if recipe.replay.schedule is not ScheduleName.AUTO:
         plan_of(recipe.replay)
@@ -64,18 +58,16 @@ def prepare(recipe: DescentRecipe, store: str) -> None:
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
         check_scores(recipe)
-    check_writable(store)
+    check_writable(run.store)
 
 
-def preflight(recipe: DescentRecipe, store: str) -> Ref:
+@stage("preflight", reverses=True)
+def preflight(run: Run) -> Made:
     """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        with asked_rightly(problem.routine, [problem.output]):
-            report = checked(problem.routine, problem.output, recipe.replay)
-        return {}, with_notes(report, problem.notes).model_dump(mode="json")
-
-    return run_stage("preflight", recipe, store, {}, compute)
+    problem = run.problem
+    with asked_rightly(problem.routine, [problem.output]):
+        found = checked(problem.routine, problem.output, run.recipe.replay)
+    return {}, with_notes(found, problem.notes).model_dump(mode="json")
 
 
 def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
@@ -95,79 +87,59 @@ def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
     )
 
 
-def initial_value(recipe: DescentRecipe, store: str) -> Ref:
+@stage("initial")
+def initial_value(run: Run) -> Made:
     """Commit z_0."""
-    return run_stage(
-        "initial",
-        recipe,
-        store,
-        {},
-        lambda problem: ({"value": problem.kind.value.reshape(-1)}, {}),
-    )
+    return {"value": run.problem.kind.value.reshape(-1)}, {}
 
 
-def train_segment(
-    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
-) -> Ref:
+@stage("train")
+def train_segment(run: Run, segment: Segment, value: Ref, start: Ref | None) -> Made:
     """Train ``segment`` at z and commit the state at its end.
 
     Args:
-        recipe: The set-up.
-        store: fsspec URL of the store.
+        run: The run.
         segment: Steps to train.
         value: z.
         start: The stage that trained up to ``segment.start``; None for s_0.
     """
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(read_rows(store, value)["value"])
-        first = _start(routine, store, start)
-        sweep = Sweep(state=first)
-        forward = [Forward(segment.start, segment.stop)]
-        replay(forward, routine, routine.point(), {}, sweep)
-        check_losses(sweep.losses, segment.start, segment.stop)
-        losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
-        return sweep.state, {"losses": losses}
-
-    return run_stage(
-        "train", recipe, store, {"segment": segment, "value": value, "start": start}, compute
-    )
+    routine = _routine_at(run, value)
+    sweep = Sweep(state=_start(routine, run.store, start))
+    forward = [Forward(segment.start, segment.stop)]
+    replay(forward, routine, routine.point(), {}, sweep)
+    check_losses(sweep.losses, segment.start, segment.stop)
+    losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
+    return sweep.state, {"losses": losses}
 
 
-def replay_segment(
-    recipe: DescentRecipe, store: str, segment: Segment, value: Ref, start: Ref | None
-) -> Ref:
+def _steps_of(segment: Segment, **_: object) -> int:
+    return segment.stop - segment.start
+
+
+@stage("replay", num_rows=_steps_of)
+def replay_segment(run: Run, segment: Segment, value: Ref, start: Ref | None) -> Made:
     """Train ``segment`` again and commit the state before each of its steps, as rows 0, 1, ...
 
     It needs no adjoint, so it can be done before the adjoint gets there; ``reverse_segment`` then
     takes its states from here. The arguments are those of ``train_segment``.
     """
-
-    def compute(problem: BuiltProblem) -> tuple[Iterator[State], dict[str, Any]]:
-        routine = problem.routine_at(read_rows(store, value)["value"])
-        first = _start(routine, store, start)
-        return segment_states(routine, segment.start, segment.stop, first), {}
-
-    inputs = {"segment": segment, "value": value, "start": start}
-    num_rows = segment.stop - segment.start
-    return run_stage("replay", recipe, store, inputs, compute, num_rows=num_rows)
+    routine = _routine_at(run, value)
+    first = _start(routine, run.store, start)
+    return segment_states(routine, segment.start, segment.stop, first), {}
 
 
-def seed(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+@stage("seed")
+def seed(run: Run, value: Ref, final: Ref) -> Made:
     """Evaluate the output at s_T and commit its adjoint; the record holds ``output``."""
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(read_rows(store, value)["value"])
-        state = read_rows(store, final, routine.device)
-        output, adjoint = seed_adjoint(routine, state, problem.output)
-        return adjoint, {"output": float(output)}
-
-    return run_stage("seed", recipe, store, {"value": value, "final": final}, compute)
+    routine = _routine_at(run, value)
+    state = read_rows(run.store, final, routine.device)
+    output, adjoint = seed_adjoint(routine, state, run.problem.output)
+    return adjoint, {"output": float(output)}
 
 
+@stage("reverse", cost_only={"trajectory"}, reverses=True)
 def reverse_segment(  # noqa: PLR0913 (what a stage reads)
-    recipe: DescentRecipe,
-    store: str,
+    run: Run,
     segment: Segment,
     value: Ref,
     start: Ref | None,
@@ -175,14 +147,13 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     adjoint: Ref,
     *,
     trajectory: Ref | None = None,
-) -> Ref:
+) -> Made:
     """Replay and reverse ``segment``; commit the adjoint at its start and the metagradient so far.
 
     An adjoint of several outputs is stored as one row, output by output; so is the metagradient.
 
     Args:
-        recipe: The set-up.
-        store: fsspec URL of the store.
+        run: The run.
         segment: Steps to reverse.
         value: z.
         start: The stage that trained up to ``segment.start``; None for s_0.
@@ -195,50 +166,38 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         ReplayMismatchError: If the replay meets another state than ``end`` made; names the step,
             the element and the likely cause.
     """
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        routine = problem.routine_at(read_rows(store, value)["value"])
-        after = read_rows(store, adjoint, routine.device)
-        sweep = Sweep(
-            adjoint={
-                name: _shaped(after[name], row.shape)
-                for name, row in routine.initial_state().items()
-            },
-            metagradient={
-                name: _shaped(row, routine.metaparameters[name].value.shape)
-                for name, row in _named(after, "metagradient_").items()
-            },
-            vjp=make_step_vjp(recipe, routine),
-            watch=SegmentBorders(
-                routine,
-                routine.point(),
-                segment.stop,
-                partial(_compare_end, store, routine, end, segment.stop),
-            ),
-        )
-        reverse(
+    routine, store = _routine_at(run, value), run.store
+    after = read_rows(store, adjoint, routine.device)
+    sweep = Sweep(
+        adjoint={
+            name: _shaped(after[name], row.shape) for name, row in routine.initial_state().items()
+        },
+        metagradient={
+            name: _shaped(row, routine.metaparameters[name].value.shape)
+            for name, row in _named(after, "metagradient_").items()
+        },
+        vjp=make_step_vjp(run.recipe, routine),
+        watch=SegmentBorders(
             routine,
-            range(segment.start, segment.stop),
-            sweep,
-            first=lambda: _start(routine, store, start),
-            plan=plan_of(followed(recipe, store)),
-            trajectory=_rows_ahead(store, trajectory),
-        )
-        rows = _prefixed(sweep.adjoint, "")
-        return {**rows, **_prefixed(sweep.metagradient, "metagradient_")}, {
-            "adjoint_norms": as_numbers(sweep.adjoint_norms),
-            "layer_norms": as_numbers(sweep.layer_norms),
-            "share_norms": as_numbers(sweep.share_norms),
-        }
-
-    inputs: dict[str, Any] = {
-        "segment": segment,
-        "value": value,
-        "start": start,
-        "end": end,
-        "adjoint": adjoint,
+            routine.point(),
+            segment.stop,
+            partial(_compare_end, store, routine, end, segment.stop),
+        ),
+    )
+    reverse(
+        routine,
+        range(segment.start, segment.stop),
+        sweep,
+        first=lambda: _start(routine, store, start),
+        plan=plan_of(followed(run.recipe, store)),
+        trajectory=_rows_ahead(store, trajectory),
+    )
+    rows = _prefixed(sweep.adjoint, "")
+    return {**rows, **_prefixed(sweep.metagradient, "metagradient_")}, {
+        "adjoint_norms": as_numbers(sweep.adjoint_norms),
+        "layer_norms": as_numbers(sweep.layer_norms),
+        "share_norms": as_numbers(sweep.share_norms),
     }
-    return run_stage("reverse", recipe, store, inputs, compute)
 
 
 def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State) -> None:
@@ -248,33 +207,32 @@ def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State
         refuse_difference(routine, stop, read_rows(store, end), again, made_in)
 
 
-def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradient: Ref) -> Ref:
+@stage("update", moves=True)
+def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
     """Move z along the metagradient and commit the next one, with the update's own state."""
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        before = read_rows(store, value)
-        (metagradient,) = _named(read_rows(store, gradient), "metagradient_").values()
-        if recipe.outer.maximize:
-            metagradient = -metagradient
-        move = make_outer(recipe.outer)
-        memory = _named(before, "outer_")
-        moved, memory = move(before["value"], metagradient, memory, outer_step)
-        moved = problem.kind.project(moved.reshape(problem.kind.value.shape)).reshape(-1)
-        return {"value": moved, **_prefixed(memory, "outer_")}, {
-            "moved": int((moved != before["value"]).sum())
-        }
-
-    inputs = {"outer_step": outer_step, "value": value, "gradient": gradient}
-    return run_stage("update", recipe, store, inputs, compute)
+    outer, kind = run.recipe.outer, run.problem.kind
+    before = read_rows(run.store, value)
+    (metagradient,) = _named(read_rows(run.store, gradient), "metagradient_").values()
+    if outer.maximize:
+        metagradient = -metagradient
+    move = make_outer(outer)
+    moved, memory = move(before["value"], metagradient, _named(before, "outer_"), outer_step)
+    moved = kind.project(moved.reshape(kind.value.shape)).reshape(-1)
+    return {"value": moved, **_prefixed(memory, "outer_")}, {
+        "moved": int((moved != before["value"]).sum())
+    }
 
 
-def evaluate(recipe: DescentRecipe, store: str, value: Ref, final: Ref) -> Ref:
+@stage("evaluate")
+def evaluate(run: Run, final: Ref) -> Made:
     """Score the trained model; the record holds loss and accuracy on each held-out split."""
+    state = read_rows(run.store, final, run.problem.routine.device)
+    return {}, run.problem.scores(state)
 
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        return {}, problem.scores(read_rows(store, final, problem.routine.device))
 
-    return run_stage("evaluate", recipe, store, {"value": value, "final": final}, compute)
+def _routine_at(run: Run, value: Ref) -> Routine:
+    """Return the run at a committed z."""
+    return run.problem.routine_at(read_rows(run.store, value)["value"])
 
 
 def _rows_ahead(store: str, trajectory: Ref | None) -> str | None:

@@ -3,22 +3,18 @@
 Ownership goes by name: whatever lies in a store under another name is somebody else's, is counted
 nowhere and is never deleted.
 
-Layout::
-
-    <store>/store.json                          the mark of a store
-    <store>/stages/<stage>/<key>/...            record, leases and attempts of a stage
-    <store>/results/<stage>-<key>               Prefect's record of a stage
-    <store>/runs/<name>-<8 hex digits>/...      a run, with the files that are listed here, its
-                                                claims, starts, and processes at work
+Where they lie says ``engine.storage.places``; a run is called ``<name>-<8 hex digits>``.
 """
 
 import re
 
-STAGES = frozenset(
+from engine.storage import places
+
+STAGE_KINDS = frozenset(
     {
         *("preflight", "initial", "train", "replay", "seed", "reverse", "update", "evaluate"),
         *("baseline", "retrain", "schedules", "optuna"),
-        *("seed-queries", "trial", "final-gradients", "trak"),
+        *("seed-queries", "trial", "train-without", "final-gradients", "trak"),
         *("perturb", "train-at", "output", "compare"),
         *("move-canaries", "audit-canaries"),
     }
@@ -27,14 +23,14 @@ STAGES = frozenset(
 
 RUN_FILES = frozenset(
     {
-        *("recipe.json", "plan.json", "budget.json", "run.json", "certificate.json"),
+        *(places.RECIPE, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
         *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
         *("landscape.png", "search.png", "chosen.yaml"),
     }
 )
 """Files directly in a run's folder; a test compares them with what runs of each kind leave."""
 
-_KIND = "(?P<stage>" + "|".join(sorted(STAGES)) + ")"
+_KIND = "(?P<stage>" + "|".join(sorted(STAGE_KINDS)) + ")"
 _KEY = "(?P<key>[0-9a-f]{32})"
 _PARTIAL = r"\.(?P<of>.+)\.[0-9a-f]{32}\.partial"  # of a file that was not written to its end
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}")
@@ -42,11 +38,13 @@ _CLAIM = re.compile(rf"{_KIND}-{_KEY}\.json")
 _START = re.compile(r"[0-9a-f]{32}\.json")
 _RESULT = re.compile(f"{_KIND}-{_KEY}")
 _STAGE = re.compile(f"{_KIND}/{_KEY}/(?P<rest>.+)", re.DOTALL)
+_ATTEMPT = places.ATTEMPTS + r"/\d{8,}-[0-9a-f]{8}"
 _STAGE_FILE = re.compile(
-    r"record\.json|leases/\d{8,}\.json|attempts/\d{8,}-[0-9a-f]{8}/"
-    r"(?:zarr\.json|committed/(?:zarr\.json|\d+/zarr\.json)|\w+/(?:zarr\.json|c/\d+/\d+))"
+    rf"{re.escape(places.RECORD)}|{places.LEASES}/"
+    r"\d{8,}\.json|"
+    rf"{_ATTEMPT}/(?:zarr\.json|committed/(?:zarr\.json|\d+/zarr\.json)|\w+/(?:zarr\.json|c/\d+/\d+))"
 )
-_ZARR_PARTIAL = re.compile(r"attempts/\d{8,}-[0-9a-f]{8}/[\w/]+\.[0-9a-f]{32}\.partial")
+_ZARR_PARTIAL = re.compile(_ATTEMPT + r"/[\w/]+\.[0-9a-f]{32}\.partial")
 
 
 def label(stage: str, key: str) -> str:
@@ -78,7 +76,7 @@ def is_run(name: str) -> bool:
 def is_run_file(path: str) -> bool:
     """Say whether a file in a run's folder, by its path below it, is ours."""
     folder, _, name = _completed(path).rpartition("/")
-    patterns = {"stages": _CLAIM, "starts": _START, "at-work": _START}
+    patterns = {places.CLAIMS: _CLAIM, places.STARTS: _START, places.AT_WORK: _START}
     if folder in patterns:
         return patterns[folder].fullmatch(name) is not None
     return not folder and name in RUN_FILES

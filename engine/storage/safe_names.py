@@ -11,7 +11,10 @@ from pydantic import StringConstraints
 
 from engine.errors import CheckpointCorruptError
 
-StageKind = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z])*$", max_length=64)]
+KIND_PATTERN = r"^[a-z](-?[a-z])*$"
+"""Small letters, and hyphens between them."""
+
+StageKind = Annotated[str, StringConstraints(pattern=KIND_PATTERN, max_length=64)]
 """Kind of stage, e.g. ``train`` or ``seed-queries``."""
 
 StageKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]

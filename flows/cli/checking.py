@@ -17,10 +17,11 @@ from engine.problems.problem import check_repeats, check_scores
 from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
-from engine.runs.inventory import CERTIFICATE
 from engine.stages.commits import read_scalars_as
+from engine.stages.run import Run
 from engine.stages.training import preflight
 from engine.storage.location import absolute, check_writable, store_errors
+from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
 from flows.cli.screen import Screen, say, text
 
@@ -39,7 +40,7 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     if isinstance(recipe, AttributionRecipe):
         report = attribution_stages.preflight(recipe, place)
     else:
-        ref = preflight(recipe.descent, place)
+        ref = preflight(Run(recipe.descent, place))
         report = read_scalars_as(place, ref, CheckReport)
     if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
         check_scores(recipe.descent)

@@ -59,11 +59,12 @@ def _run(
 ) -> None:
     from engine.errors import ConfigurationError
     from engine.numerics.process import prepare_cpu
+    from engine.stages.run import Run
     from engine.stages.training import prepare
 
     typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
     # What is refused is refused here, in one message, before a flow starts.
-    prepare(recipe.descent, place)
+    prepare(Run(recipe.descent, place))
     runs = _runs(recipe, chosen)
     for run in runs:
         typer.echo(f"Run: {run} in {place}", err=True)

@@ -15,7 +15,7 @@ from engine.runs.endings import read_ending
 from engine.runs.overview import RunOverview, describe, list_overviews
 from engine.runs.predicted import compare
 from engine.runs.run import find_run
-from engine.storage.location import join
+from engine.storage.places import run_file
 from flows.cli.screen import Screen, say
 
 SHOWN = 40
@@ -81,7 +81,7 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         )
     elif ending.verifiable:
         console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {join(store, 'runs', name, REPORT)}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {run_file(store, name, REPORT)}", highlight=False, soft_wrap=True)
 
 
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:

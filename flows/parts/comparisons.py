@@ -104,7 +104,6 @@ def _hand_in(
         comparison.baseline,
         f"baseline {name.value}",
         which=name,
-        start=first.value,
         final=first.final,
         chosen=chosen.value,
     )
@@ -118,5 +117,5 @@ def _hand_in(
             start=final,
         )
     assert final is not None  # a run has at least one segment
-    scores = stages.submit(training.evaluate, f"evaluate[{name.value}]", value=value, final=final)
+    scores = stages.submit(training.evaluate, f"evaluate[{name.value}]", final=final)
     return value, final, scores

@@ -35,15 +35,12 @@ from prefect.exceptions import Abort
 from prefect.states import Crashed
 
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.names import run_name
-from engine.stages.places import run_folder
+from engine.stages.run import Run
 from engine.storage.location import join, remove_file
+from engine.storage.places import AT_WORK
 from engine.storage.records import read_record, write_record
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "at-work"
-"""In the folder of a run: for each flow run that carries it out, the process that does."""
 
 LOOK_SECONDS = 5.0
 """Time between two looks; a second process that is started needs longer to begin."""
@@ -110,8 +107,8 @@ def one_process(recipe: DescentRecipe, store: str) -> Iterator[None]:
     if context is None or run is None or run.deployment_id is None:
         yield
         return
-    folder = run_folder(store, run_name(recipe.descent))
-    attempt = Attempt(join(folder, FOLDER, f"{run.id.hex}.json"))
+    folder = Run(recipe.descent, store).file(AT_WORK)
+    attempt = Attempt(join(folder, f"{run.id.hex}.json"))
     token = _current.set(attempt)
     try:
         if run.run_count > 1:

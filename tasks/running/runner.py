@@ -24,9 +24,10 @@ from engine.runs.budget import Budget
 from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from tasks.running.policy import smaller_pieces
 from tasks.running.progress import Progress
-from tasks.running.stage_task import CACHED, stage_name
+from tasks.running.stage_task import CACHED, stage_name, stage_of
 from tasks.running.stopping import to_its_end
 from tasks.running.workers import Workers
 
@@ -113,7 +114,9 @@ class StageRunner:
 
     def peek(self, stage: Task[..., Ref], **inputs: Any) -> Ref | None:  # noqa: ANN401 (the stage's)
         """Return the stage's reference if it is committed; does not look at its rows."""
-        return commits.committed(stage_name(stage), self.recipe, self.store, inputs)
+        declared = stage_of(stage)
+        assert declared is not None  # only stages of the engine are looked for
+        return declared.committed(Run(self.recipe, self.store), **inputs)
 
     def discard(self, ref: Ref) -> None:
         """Delete what a stage made and no other stage needs."""

@@ -9,9 +9,7 @@ version; nothing reads it.
 """
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec, cast
+from typing import Any, Concatenate, ParamSpec, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -19,16 +17,14 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from engine.recipes.names import run_name
-from engine.stages import commits, keys
+from engine.recipes.descent import DescentRecipe
+from engine.stages import commits
 from engine.stages.claims import claim
 from engine.stages.references import Ref
-from engine.stages.stage_records import any_record, stage_folder
+from engine.stages.run import Run
+from engine.stages.stage import Stage
 from engine.storage.location import store_errors
 from tasks.running.policy import is_transient
-
-COST_ONLY = {"recipe", "store", "trajectory"}
-"""Parameters of tasks that are no inputs: the recipe counts by itself, the others change no bit."""
 
 CACHED = "Cached"
 """Name of the state of a stage whose committed result was used again."""
@@ -45,46 +41,58 @@ _OPTIONS: dict[str, Any] = {
 P = ParamSpec("P")
 
 
-def stage_task(stage: str) -> Callable[[Callable[P, Ref]], Task[P, Ref]]:
-    """Make a task of a function that calls the engine for a stage.
+def stage_task(stage: Stage[P]) -> Task[Concatenate[DescentRecipe, str, P], Ref]:
+    """Make a task of a stage, which takes ``recipe`` and ``store`` in place of the run.
 
-    Its parameters besides those in ``COST_ONLY`` are the stage's inputs.
+    Name, words for people and the other parameters are those of the stage. A task travels to a
+    worker as its values, and the stage in it as a name, so a worker has to be able to import the
+    engine and this module only.
     """
 
-    def decorate(body: Callable[P, Ref]) -> Task[P, Ref]:
-        signature = inspect.signature(body)
+    def carry_out(recipe: DescentRecipe, store: str, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 (Ref or State)
+        run = Run(recipe, store)
+        found = _committed(stage.name, stage.key(run, *args, **kwargs), run)
+        if found is None:
+            return stage(run, *args, **kwargs)
+        # One that the same task run has committed before it was tried again is its own.
+        return Completed(name=CACHED, data=found) if _is_first_attempt() else found
 
-        @wraps(body)
-        def carry_out(*args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 (Ref or State)
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            found = _committed(stage, given.arguments)
-            if found is None:
-                return body(*args, **kwargs)
-            # One that the same task run has committed before it was tried again is its own.
-            return Completed(name=CACHED, data=found) if _is_first_attempt() else found
+    made = cast(Any, carry_out)
+    made.__name__, made.__qualname__ = stage.compute.__name__, stage.compute.__qualname__
+    made.__doc__, made.__signature__ = stage.__doc__, _signature(stage)
+    made.stage = stage
+    return cast("Task[Concatenate[DescentRecipe, str, P], Ref]", task(made, **_OPTIONS))
 
-        carry_out.__dict__["stage"] = stage
-        return cast("Task[P, Ref]", task(carry_out, **_OPTIONS))
 
-    return decorate
+def _signature(stage: Stage[...]) -> inspect.Signature:
+    """Return the signature of a stage's task: JSON takes the place of the run."""
+    _, *inputs = stage.signature.parameters.values()
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    run = [
+        inspect.Parameter("recipe", place, annotation=DescentRecipe),
+        inspect.Parameter("store", place, annotation=str),
+    ]
+    return stage.signature.replace(parameters=[*run, *inputs])
+
+
+def stage_of(task: Task[..., Any]) -> Stage[...] | None:
+    """Return which stage a task carries out; None if it is none of the engine's."""
+    return getattr(task.fn, "stage", None)
 
 
 def stage_name(task: Task[..., Any]) -> str:
-    """Return which stage a task carries out; its own name if it is none of the engine's."""
-    return getattr(task.fn, "stage", task.name)
+    """Return the name of the stage that a task carries out; its own if that is none."""
+    stage = stage_of(task)
+    return task.name if stage is None else stage.name
 
 
-def _committed(stage: str, given: dict[str, Any]) -> Ref | None:
+def _committed(stage: str, key: str, run: Run) -> Ref | None:
     """Claim a stage for the run, and return it if it is committed and intact."""
-    recipe, store = given["recipe"], given["store"]
-    inputs = {name: value for name, value in given.items() if name not in COST_ONLY}
-    key = keys.stage_key(stage, recipe, inputs)
-    claimed = (store, run_name(recipe), stage, key, _task_run_name(stage))
-    with store_errors(store):
-        likely = any_record(stage_folder(store, stage, key)) is not None
+    claimed = (run.store, run.name, stage, key, _task_run_name(stage))
+    with store_errors(run.store):
+        likely = commits.committed(stage, key, run.store) is not None
         claim(*claimed, cached=likely)  # before it is looked for: see engine.stages.claims
-        found = commits.find(stage, key, store) if likely else None
+        found = commits.find(stage, key, run.store) if likely else None
         if likely and found is None:
             claim(*claimed, cached=False)
     return found

@@ -27,6 +27,7 @@ from engine.numerics.process import keep_freed_memory
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from engine.routine.routine import Routine
+from engine.stages.run import Run
 from engine.stages.training import preflight
 from engine.step.step import plain_step
 from engine.types import Output
@@ -80,7 +81,7 @@ def main_job(rounds: int) -> list[str]:
 
     def check() -> None:
         with tempfile.TemporaryDirectory() as store:
-            preflight(recipe, store)
+            preflight(Run(recipe, store))
 
     def unseen() -> None:
         with mock.patch("engine.preflight.checkup.testify", return_value=Witness(0.0, 0.0, 0.0)):
@@ -112,11 +113,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     keep_freed_memory()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     lines = [
-        f"Commit {commit}. Seconds are those of CPU. A witness is two plain steps, two evaluations",
+        "Seconds are those of CPU. A witness is two plain steps, two evaluations",
         "and the comparison of derivatives, which is some hundreds of small operations: where a",
         "step is as small as the main job's, calls are what it costs.",
         "",

@@ -25,6 +25,7 @@ from engine.recipes.files import load_recipe
 from engine.schedules.by_name import make_plan
 from engine.schedules.simulator import measure
 from engine.stages import training as stages
+from engine.stages.run import Run
 from flows.cli.local_server import LocalServer, connected
 from flows.parts.sweep import reverse_sweep
 from tasks import training
@@ -50,11 +51,11 @@ SETTINGS = [
 def trained(recipe, store):
     """Train a run and seed its adjoint in this process; return what a sweep starts from."""
     parts = segments(recipe)
-    value, state, borders = stages.initial_value(recipe, store), None, {0: None}
+    value, state, borders = stages.initial_value(Run(recipe, store)), None, {0: None}
     for part in parts:
-        state = stages.train_segment(recipe, store, part, value, state)
+        state = stages.train_segment(Run(recipe, store), part, value, state)
         borders[part.stop] = state
-    return parts, value, borders, stages.seed(recipe, store, value, state)
+    return parts, value, borders, stages.seed(Run(recipe, store), value, state)
 
 
 @flow

@@ -1,6 +1,8 @@
 """Writes the record of an experiment: what was run where, and what came out."""
 
+import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +15,40 @@ def write_record(
     name: str, title: str, command: str, lines: Sequence[str], date: str, threads: int = 1
 ) -> Path:
     """Write ``results/NAME_cpu-2core_DATE.md`` and return where it is."""
-    capability = torch.backends.cpu.get_cpu_capability()
+    cores, load = os.cpu_count(), os.getloadavg()
     content = [
         f"# {title}",
         "",
         "| what | value |",
         "| --- | --- |",
         f"| command | `{command}` |",
-        f"| hardware | {platform.machine()} with {capability}, CPU only; shared by other work |",
+        f"| commit | {commit()} |",
+        f"| hardware | {machine()} |",
+        f"| load when it ended | {load[0]:.1f} over a minute, {load[2]:.1f} over fifteen |",
         f"| versions | torch {torch.__version__}, {threads} thread(s) |",
         "",
         *lines,
     ]
-    place = RESULTS / f"{name}_cpu-2core_{date}.md"
+    place = RESULTS / f"{name}_cpu-{cores}core_{date}.md"
     place.write_text("\n".join(content).rstrip() + "\n")
     return place
+
+
+def commit() -> str:
+    """Return the commit of the code that runs, and whether files differ from it."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Return what this machine computes with."""
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}; {cpu}"
+    return f"{cpu}; no GPU"

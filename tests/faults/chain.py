@@ -12,6 +12,7 @@ from engine.recipes.files import load_recipe
 from engine.recipes.settings import digest
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.run import Run
 
 SMALL = [
     "baselines=[]",
@@ -43,20 +44,19 @@ def at_once(stage, *arguments):
 
 def run(store, call=at_once):
     """Carry out all stages of one outer step; return what they made, in order."""
-    tiny, store = recipe(), str(store)
-    checks = call(stages.preflight, tiny, store)
-    value = call(stages.initial_value, tiny, store)
+    tiny = recipe()
+    asked = Run(tiny, str(store))
+    checks = call(stages.preflight, asked)
+    value = call(stages.initial_value, asked)
     parts, borders = segments(tiny), [None]
     for part in parts:
-        borders.append(call(stages.train_segment, tiny, store, part, value, borders[-1]))
-    made = [checks, value, *borders[1:], call(stages.seed, tiny, store, value, borders[-1])]
+        borders.append(call(stages.train_segment, asked, part, value, borders[-1]))
+    made = [checks, value, *borders[1:], call(stages.seed, asked, value, borders[-1])]
     for part, start, end in reversed(list(zip(parts, borders, borders[1:], strict=False))):
         if part.start >= first_step(tiny):
-            made.append(
-                call(stages.reverse_segment, tiny, store, part, value, start, end, made[-1])
-            )
-    made.append(call(stages.update, tiny, store, 0, value, made[-1]))
-    made.append(call(stages.evaluate, tiny, store, value, borders[-1]))
+            made.append(call(stages.reverse_segment, asked, part, value, start, end, made[-1]))
+    made.append(call(stages.update, asked, 0, value, made[-1]))
+    made.append(call(stages.evaluate, asked, borders[-1]))
     return made
 
 
@@ -124,9 +124,9 @@ def counted():
     """Collect the stages that are computed in the block, each as often as it is."""
     computed, attempt = [], commits._attempt
 
-    def counting(stage, key, *arguments):
-        computed.append(f"{stage}/{key}")
-        return attempt(stage, key, *arguments)
+    def counting(declared, key, *arguments):
+        computed.append(f"{declared.name}/{key}")
+        return attempt(declared, key, *arguments)
 
     commits._attempt = counting
     try:

@@ -12,9 +12,8 @@ from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradients
 from engine.runs.run import find_run, read_recipe
-from engine.stages.places import run_folder
+from engine.storage.places import run_folder
 from flows.attribution import attribution, subsets
-from tasks.running.stage_task import stage_name
 
 TINY = {
     "kind": "attribution",
@@ -130,13 +129,3 @@ def test_a_group_of_subsets_is_never_larger_than_asked_for(recipe):
     ]
 
     assert groups == [(10, 0, 4), (10, 4, 6), (20, 0, 4), (20, 4, 6)]
-
-
-def test_stages_are_keyed_by_the_engine():
-    """A task whose key is not the engine's would be looked for in vain by the engine."""
-    from tasks import attribution as work
-
-    tasks = (work.trial, work.seed_queries, work.retrain, work.final_gradients, work.trak)
-
-    expected = ["trial", "seed-queries", "retrain", "final-gradients", "trak"]
-    assert [stage_name(each) for each in tasks] == expected

@@ -6,7 +6,6 @@ from engine.applications.canaries.record import OWN, RANDOM, WRONG
 from engine.recipes.files import validate_recipe
 from engine.runs.run import find_run, read_recipe
 from flows.canaries import canaries
-from tasks.running.stage_task import stage_name
 
 TINY = {
     "kind": "canaries",
@@ -45,13 +44,3 @@ def test_canaries_widen_the_gap_on_fresh_trainings(prefect_server, tmp_path):
     assert read_recipe(store, find_run(store, found.run)) == recipe
     with open(content["report"]) as file:
         assert file.read().count("data:image/png;base64,") == 2
-
-
-def test_stages_are_keyed_by_the_engine():
-    """A task whose key is not the engine's would be looked for in vain by the engine."""
-    from tasks import canaries as work
-
-    assert [stage_name(each) for each in (work.move_canaries, work.audit_canaries)] == [
-        "move-canaries",
-        "audit-canaries",
-    ]

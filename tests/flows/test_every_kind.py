@@ -16,8 +16,8 @@ from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_run, stored_runs, take_inventory
-from engine.runs.store_mark import MARK
 from engine.storage.names import is_run_file
+from engine.storage.places import MARK
 from engine.storage.records import read_record
 from flows.clean import clean
 from flows.cli.app import app

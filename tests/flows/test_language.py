@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.recipes.files import validate_recipe
-from engine.stages.places import run_folder
+from engine.storage.places import run_folder
 from flows.attribution import attribution
 from flows.descent import descent
 from tests.language import TINY, library_texts, write_jsonl

@@ -9,12 +9,12 @@ from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe, to_measure, validate_recipe
 from engine.runs.run import find_run, read_recipe
-from engine.stages.places import run_folder
+from engine.stages.run import Run
 from engine.stages.training import prepare
+from engine.storage.places import run_folder
 from engine.storage.records import read_bytes
 from flows.metasmoothness import landscape_distances, metasmoothness
 from flows.smooth_search import smooth_search
-from tasks.running.stage_task import stage_name
 
 TINY = {
     "name": "tiny",
@@ -135,7 +135,7 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
     assert chosen.arguments["model"]["activation"] == (
         "relu" if found.chosen == "activation relu" else "gelu"
     )
-    prepare(chosen, str(tmp_path))
+    prepare(Run(chosen, str(tmp_path)))
     assert (tmp_path / "runs" / found.run / "search.png").is_file()
     assert any(trial.nominal.pareto for trial in found.trials if trial.nominal)
 
@@ -196,12 +196,3 @@ def test_landscape_points_lie_on_both_sides():
     """Those that the definitions compare are there already."""
     assert landscape_distances(3, 0.5) == [1.5, -0.5, 2.0]
     assert landscape_distances(0, 0.5) == []
-
-
-def test_stages_are_keyed_by_the_engine():
-    """A task whose key is not the engine's would be looked for in vain by the engine."""
-    from tasks import smoothness
-
-    tasks = (smoothness.perturb, smoothness.train_at, smoothness.output_at, smoothness.compare)
-
-    assert [stage_name(each) for each in tasks] == ["perturb", "train-at", "output", "compare"]

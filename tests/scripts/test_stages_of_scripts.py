@@ -11,8 +11,10 @@ from engine.preflight.verdict import Verdict
 from engine.problems import problem
 from engine.problems.problem import build_problem
 from engine.routine.own_state import OWN
+from engine.stages import stage
 from engine.stages import training as stages
 from engine.stages.commits import read_rows
+from engine.stages.run import Run
 from tests.scripts.folders import EACH, HERE, draw_pictures, recipe_of, script_of
 from tests.tiny_stages import reverse_all, train_all
 
@@ -28,13 +30,14 @@ def forget():
 @pytest.fixture
 def each_stage_alone(monkeypatch):
     """Let every stage build the problem anew."""
-    run_stage = stages.run_stage
+    run_stage = stage.run_stage
 
-    def alone(*given, **named):
+    def alone(declared, run, *given, **named):
         forget()
-        return run_stage(*given, **named)
+        vars(run).pop("problem", None)
+        return run_stage(declared, run, *given, **named)
 
-    monkeypatch.setattr(stages, "run_stage", alone)
+    monkeypatch.setattr(stage, "run_stage", alone)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -43,9 +46,9 @@ def test_segments_in_processes_of_their_own_give_the_same_bits(name, tmp_path):
     """Order, rates, moments and a state of one's own are at every border what they were."""
     draw_pictures(script_of(name), tmp_path / "pictures")
     recipe, store = recipe_of(name, tmp_path / "pictures"), str(tmp_path / "store")
-    stages.prepare(recipe, store)
+    stages.prepare(Run(recipe, store))
 
-    value = stages.initial_value(recipe, store)
+    value = stages.initial_value(Run(recipe, store))
     borders = train_all(recipe, store, value)
     adjoint = reverse_all(recipe, store, value, borders)
 

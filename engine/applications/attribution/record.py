@@ -38,10 +38,11 @@ from engine.runs.run import Scores, Stages, begin_run
 from engine.stages.commits import lineage, read_inputs, read_rows, read_scalars
 from engine.stages.keys import engine_version, run_environment
 from engine.stages.monitoring import alarm, read_sweep
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import write_bytes
 
 OWN = "metagradient"
@@ -161,7 +162,7 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
         DataError: If there are too few queries, or too few examples to leave out.
     """
-    prepare_descent(recipe.descent, store)
+    prepare_descent(Run(recipe.descent, store))
     problem = build_problem(recipe.descent)
     query_batch(problem, recipe.attribution.queries)
     for removals in recipe.attribution.removals:

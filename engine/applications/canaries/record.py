@@ -21,10 +21,11 @@ from engine.runs.finishing import Needs, finish
 from engine.runs.run import Stages, begin_run
 from engine.stages.commits import read_scalars
 from engine.stages.keys import engine_version, run_environment
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
 from engine.storage.location import join
+from engine.storage.places import run_folder
 
 OWN, RANDOM, WRONG = "optimized", "random", "mislabelled"
 """Kinds of canaries."""
@@ -113,7 +114,7 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
     """
-    prepare_descent(recipe.descent, store)
+    prepare_descent(Run(recipe.descent, store))
     begin_run(recipe, store)
 
 

@@ -4,29 +4,29 @@ import torch
 
 from engine.applications.comparisons.rate_search_stages import best_rates, one_cycle_rates
 from engine.problems.problem import SPLITS
-from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import Searched, one_cycles
 from engine.stages.commits import read_rows
 from engine.stages.references import Ref
+from engine.stages.run import Run
 
 
-def read_grid(recipe: DescentRecipe, store: str, chunks: list[Ref]) -> Searched:
+def read_grid(run: Run, chunks: list[Ref]) -> Searched:
     """Return what the grid found."""
-    parts = [read_rows(store, ref) for ref in chunks]
+    parts = [read_rows(run.store, ref) for ref in chunks]
     losses = {name: torch.cat([part[name] for part in parts]) for name in SPLITS}
     place = int(losses["validation"].argmin())
-    cycle = one_cycles(recipe.schedules.grid)[place]
-    training = recipe.training
+    cycle = one_cycles(run.recipe.schedules.grid)[place]
+    training = run.recipe.training
     rates = one_cycle_rates(cycle, training.learning_rate, training.num_steps)
     return _searched(losses, place, rates)
 
 
-def read_optuna(recipe: DescentRecipe, store: str, ref: Ref) -> Searched:
+def read_optuna(run: Run, ref: Ref) -> Searched:
     """Return what Optuna found."""
-    rows = read_rows(store, ref)
+    rows = read_rows(run.store, ref)
     losses = {name: rows[name] for name in SPLITS}
     place = int(losses["validation"].argmin())
-    return _searched(losses, place, best_rates(recipe, store, ref, place))
+    return _searched(losses, place, best_rates(run, ref, place))
 
 
 def _searched(losses: dict[str, torch.Tensor], place: int, rates: torch.Tensor) -> Searched:

@@ -7,7 +7,6 @@ chunk is many runs that differ in z, and is trained as one.
 import math
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,12 +15,13 @@ from torch import Tensor
 from engine.errors import NonFiniteError
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.problems.problem import SPLITS, BuiltProblem
-from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import OneCycle, one_cycles
 from engine.replay.batched import Together, train_many
 from engine.routine.routine import Routine
-from engine.stages.commits import read_rows, run_stage
+from engine.stages.commits import Made, read_rows
 from engine.stages.references import Ref
+from engine.stages.run import Run
+from engine.stages.stage import stage
 from engine.types import State
 
 REACH = 10.0
@@ -42,24 +42,27 @@ def one_cycle_rates(cycle: OneCycle, base: float, num_steps: int) -> Float[Tenso
     return base * cycle.peak * torch.where(place < cycle.position, rising, falling)
 
 
-def train_chunk(recipe: DescentRecipe, store: str, start: int, stop: int) -> Ref:
-    """Train the grid's schedules ``start`` to ``stop`` and commit their losses on each split.
+@stage("schedules")
+def train_chunk(run: Run, start: int, stop: int, grid: int) -> Made:
+    """Train some schedules of a grid and commit their losses on each split.
 
     A schedule that diverges has the loss infinity.
+
+    Args:
+        run: The run.
+        start: First schedule.
+        stop: Schedule after the last one.
+        grid: Schedules of the grid: another grid has others at the same places.
     """
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        steps, base = recipe.training.num_steps, recipe.training.learning_rate
-        cycles = one_cycles(recipe.schedules.grid)[start:stop]
-        rates = [one_cycle_rates(cycle, base, steps) for cycle in cycles]
-        losses = torch.stack([torch.tensor(row) for row in score_schedules(problem, rates)])
-        return {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}, {}
-
-    inputs = {"start": start, "stop": stop, "grid": recipe.schedules.grid}
-    return run_stage("schedules", recipe, store, inputs, compute)
+    training = run.recipe.training
+    cycles = one_cycles(grid)[start:stop]
+    rates = [one_cycle_rates(each, training.learning_rate, training.num_steps) for each in cycles]
+    losses = torch.stack([torch.tensor(row) for row in score_schedules(run.problem, rates)])
+    return {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}, {}
 
 
-def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> Ref:
+@stage("optuna")
+def search_optuna(run: Run, trials: int, seed: int) -> Made:
     """Let Optuna's TPE choose key points; commit the losses and the points of each trial.
 
     It minimizes what the descent minimizes, over as many key points, from the same flat start.
@@ -70,32 +73,28 @@ def search_optuna(recipe: DescentRecipe, store: str, trials: int, seed: int) -> 
     References:
         Akiba et al. 2019, arXiv:1907.10902 (Optuna); Bergstra et al. 2011 (TPE).
     """
-
-    def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
-        optuna = import_module("optuna")  # an extra
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
-        study = optuna.create_study(direction="minimize", sampler=sampler)
-        base, number = recipe.training.learning_rate, recipe.metaparameters.num_key_points
-        names = [f"rate {j}" for j in range(number)]
-        study.enqueue_trial(dict.fromkeys(names, base))
-        rows, points = [], []
-        for _ in range(trials):
-            trial = study.ask()
-            rates = [trial.suggest_float(n, base / REACH, base * REACH, log=True) for n in names]
-            points.append(torch.tensor(rates, dtype=torch.float64).log())
-            every = _every_step(points[-1], recipe.training.num_steps)
-            (row,) = score_schedules(problem, [every])
-            rows.append(torch.tensor(row))
-            if math.isfinite(row[0]):
-                study.tell(trial, row[0])
-            else:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        losses = torch.stack(rows)
-        made = {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}
-        return {**made, "points": torch.cat(points)}, {}
-
-    return run_stage("optuna", recipe, store, {"trials": trials, "seed": seed}, compute)
+    optuna = import_module("optuna")  # an extra
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    training, number = run.recipe.training, run.recipe.metaparameters.num_key_points
+    base = training.learning_rate
+    names = [f"rate {j}" for j in range(number)]
+    study.enqueue_trial(dict.fromkeys(names, base))
+    rows, points = [], []
+    for _ in range(trials):
+        trial = study.ask()
+        rates = [trial.suggest_float(n, base / REACH, base * REACH, log=True) for n in names]
+        points.append(torch.tensor(rates, dtype=torch.float64).log())
+        (row,) = score_schedules(run.problem, [_every_step(points[-1], training.num_steps)])
+        rows.append(torch.tensor(row))
+        if math.isfinite(row[0]):
+            study.tell(trial, row[0])
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    losses = torch.stack(rows)
+    made = {name: losses[:, i].contiguous() for i, name in enumerate(SPLITS)}
+    return {**made, "points": torch.cat(points)}, {}
 
 
 def score_schedules(problem: BuiltProblem, rates: list[Tensor]) -> list[list[float]]:
@@ -110,9 +109,10 @@ def score_schedules(problem: BuiltProblem, rates: list[Tensor]) -> list[list[flo
     return [_losses(problem, state) for state in states]
 
 
-def best_rates(recipe: DescentRecipe, store: str, ref: Ref, place: int) -> Float[Tensor, " steps"]:
+def best_rates(run: Run, ref: Ref, place: int) -> Float[Tensor, " steps"]:
     """Return the rates of the trial at ``place`` of Optuna's, in float64."""
-    points = read_rows(store, ref)["points"].reshape(-1, recipe.metaparameters.num_key_points)
+    recipe = run.recipe
+    points = read_rows(run.store, ref)["points"].reshape(-1, recipe.metaparameters.num_key_points)
     return _every_step(points[place], recipe.training.num_steps)
 
 

@@ -1,13 +1,12 @@
 """What a run is compared with, as its record holds it."""
 
 from engine.errors import NonFiniteError
-from engine.problems.problem import build_problem
-from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.rate_search import Searched
 from engine.recipes.settings import Settings
 from engine.stages.commits import read_rows, read_scalars
 from engine.stages.references import Ref
+from engine.stages.run import Run
 
 
 class Baseline(Settings):
@@ -117,14 +116,14 @@ def read_rerun(store: str, name: str, before: Ref, after: Ref) -> Rerun:
     )
 
 
-def count_examples(recipe: DescentRecipe, store: str, value: Ref) -> tuple[int | None, int | None]:
+def count_examples(run: Run, value: Ref) -> tuple[int | None, int | None]:
     """Return how many examples z keeps, and how many of those have a wrong label, if any has.
 
     Both are None for metaparameters that select no examples.
     """
     selecting = (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS)
-    if recipe.metaparameters.name not in selecting:
+    if run.recipe.metaparameters.name not in selecting:
         return None, None
-    kept = read_rows(store, value)["value"] > 0
-    corrupted = build_problem(recipe).data.corrupted
+    kept = read_rows(run.store, value)["value"] > 0
+    corrupted = run.problem.data.corrupted
     return int(kept.sum()), int((kept & corrupted).sum()) if corrupted.any() else None

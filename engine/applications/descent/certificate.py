@@ -32,7 +32,6 @@ from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
 from engine.runs.certificates import Certificate
-from engine.runs.inventory import CERTIFICATE
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
 from engine.schedules.segments import Segment
@@ -46,10 +45,11 @@ from engine.stages.commits import (
     read_scalars,
 )
 from engine.stages.keys import engine_version, run_environment
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from engine.stages.training import reverse_segment, train_segment
 from engine.storage.location import copy_folder, join
+from engine.storage.places import CERTIFICATE, run_folder
 from engine.storage.records import understood, write_record
 from engine.types import Metaparams, State
 
@@ -163,11 +163,13 @@ def _check_segment(record: RunRecord, store: str, reverse: Ref, segment: Segment
                 )
 
     return [
-        compare(end, [value, start], lambda s: train_segment(recipe, s, segment, value, start)),
+        compare(
+            end, [value, start], lambda s: train_segment(Run(recipe, s), segment, value, start)
+        ),
         compare(
             reverse,
             [value, start, end, adjoint],
-            lambda s: reverse_segment(recipe, s, segment, value, start, end, adjoint),
+            lambda s: reverse_segment(Run(recipe, s), segment, value, start, end, adjoint),
         ),
     ]
 

@@ -30,9 +30,9 @@ from engine.runs.run import Stages
 from engine.stages.commits import lineage, read_rows, read_scalars
 from engine.stages.keys import engine_version, run_environment
 from engine.stages.monitoring import read_sweep
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import write_bytes
 
 BULKY = frozenset({"train", "seed", "reverse", "replay"})

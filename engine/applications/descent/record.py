@@ -21,9 +21,8 @@ from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
 from engine.runs.endings import Finished
 from engine.runs.run import Scores, Stages
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
-from engine.storage.location import join
+from engine.storage.places import RUN, run_file
 from engine.storage.records import read_model
 
 NOTICEABLE = 0.01
@@ -232,7 +231,7 @@ def read_run(store: str, run: str) -> RunRecord:
         ConfigurationError: If it has not finished.
         CheckpointCorruptError: If its record is damaged, or that of another version or run.
     """
-    url = join(run_folder(store, run), "run.json")
+    url = run_file(store, run, RUN)
     try:
         record = read_model(url, RunRecord)
     except CheckpointMissingError:

@@ -14,10 +14,11 @@ from engine.runs.finishing import Needs, finish
 from engine.runs.run import Scores, Stages, begin_run
 from engine.stages.commits import read_scalars
 from engine.stages.keys import engine_version, run_environment
-from engine.stages.places import run_folder
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import write_bytes
 
 BULKY = frozenset({"train", "train-at"})
@@ -95,7 +96,7 @@ def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> No
     several = isinstance(recipe, SmoothSearchRecipe)
     tried = list(recipe.routines().values()) if several else [recipe.descent]
     for descent in tried:
-        prepare_descent(descent, store)
+        prepare_descent(Run(descent, store))
     begin_run(recipe, store)
 
 

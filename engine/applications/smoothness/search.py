@@ -15,8 +15,8 @@ from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
 from engine.reports.page import REPORT, Section, how_made, write_page
 from engine.runs.endings import Ending, Finished
 from engine.runs.finishing import Needs, finish
-from engine.stages.places import run_folder
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import write_bytes
 
 BULKY = frozenset({"train"})

@@ -21,6 +21,7 @@ from engine.runs.overview import overview
 from engine.runs.predicted import compare
 from engine.runs.run import begin_run
 from engine.stages import training as stages
+from engine.stages.run import Run
 from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
 STATE = 12 * (64 * 5 + 5 + 5 * 10 + 10)
@@ -81,7 +82,7 @@ def test_steps_are_those_that_the_stages_run(tmp_path, monkeypatch, replay):
     counted(interpreter, "reverse_step", "reverse")
     # A plain step that the graph's path is compared with, once for each segment, is not counted.
     monkeypatch.setattr(interpreter, "path_difference", lambda *_: "")
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     reverse_all(tiny, store, value, train_all(tiny, store, value))
 
     found = forecast(setting(*kind("weights"), *changes), tiny.replay)
@@ -106,12 +107,12 @@ def test_bytes_are_those_that_the_stages_write(tmp_path, name, update):
     tiny, store = recipe(*changes), str(tmp_path)
     begin_run(tiny, store)
     planning.keep_plan(tiny, store)
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     for outer_step in range(3):
         trained = train_all(tiny, store, value)
         if outer_step < 2:
             gradient = reverse_all(tiny, store, value, trained)
-            value = stages.update(tiny, store, outer_step, value, gradient)
+            value = stages.update(Run(tiny, store), outer_step, value, gradient)
 
     kept = read_forecast(store, run_name(tiny))
     written = sum(
@@ -183,7 +184,7 @@ def test_auto_is_resolved_once_and_kept_with_the_run(tmp_path):
 
     planning.keep_plan(tiny, store)
     again = planning.followed(tiny, store)
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     found = reverse_all(tiny, store, value, train_all(tiny, store, value))
 
     assert first == again
@@ -192,7 +193,7 @@ def test_auto_is_resolved_once_and_kept_with_the_run(tmp_path):
     own = recipe(*kind("weights"))
     (other,) = {
         reverse_all(own, str(tmp_path / "own"), start, train_all(own, str(tmp_path / "own"), start))
-        for start in [stages.initial_value(own, str(tmp_path / "own"))]
+        for start in [stages.initial_value(Run(own, str(tmp_path / "own")))]
     }
     assert found.content == other.content
 

@@ -15,8 +15,8 @@ from engine.problems.problem import build_problem, check_repeats
 from engine.problems.scores import mean_scores
 from engine.problems.splitting import data_set
 from engine.recipes.files import load_recipe
-from engine.stages.keys import stage_key
-from engine.stages.training import prepare
+from engine.stages.run import Run
+from engine.stages.training import initial_value, prepare
 from tests.own_problem import PROBLEM, write_problem
 
 SPLITS = ("train", "objective", "validation", "test")
@@ -106,7 +106,7 @@ def test_start_is_seeded_by_the_run_and_is_part_of_the_keys(tmp_path):
     assert one.origin != other.origin
     recipe = own(tmp_path)
     edited = own(tmp_path, PROBLEM + "\n")
-    assert stage_key("initial", recipe, {}) != stage_key("initial", edited, {})
+    assert initial_value.key(Run(recipe, "")) != initial_value.key(Run(edited, ""))
     check_repeats(edited)
 
 
@@ -198,7 +198,7 @@ WRONG = {
 def test_wrong_problem_is_one_message_before_training(problem, words, tmp_path):
     """What a user gets wrong is said by the line or the part, with what to do."""
     with pytest.raises(EngineError, match=words):
-        prepare(own(tmp_path, problem), str(tmp_path / "store"))
+        prepare(Run(own(tmp_path, problem), str(tmp_path / "store")))
 
 
 def held(**more):
@@ -295,7 +295,7 @@ def test_mean_of_a_held_out_loss_is_refused(tmp_path):
     other = replaced("loss=loss", "training_loss=loss, loss=lambda m, b: loss(m, b).mean()")
 
     with pytest.raises(EngineError, match="one number for each example"):
-        prepare(own(tmp_path, other), str(tmp_path / "store"))
+        prepare(Run(own(tmp_path, other), str(tmp_path / "store")))
 
 
 def test_model_that_is_named_in_the_code_is_refused(tmp_path):

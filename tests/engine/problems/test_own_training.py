@@ -9,8 +9,8 @@ from engine.planning.plan import plan
 from engine.problems.problem import _build, build_problem, check_repeats
 from engine.recipes.files import load_recipe
 from engine.routine.own_state import OWN
-from engine.stages.keys import stage_key
-from engine.stages.training import prepare
+from engine.stages.run import Run
+from engine.stages.training import initial_value, prepare
 from tests.own_problem import write_problem
 
 PROBLEM = '''
@@ -123,7 +123,7 @@ def test_another_part_is_another_key_whatever_it_comes_from(problem, tmp_path, m
         monkeypatch.setenv("MY_NUMBER", number)
         _build.cache_clear()
         forget_module()
-        keys.append(stage_key("train", own(tmp_path, problem), {}))
+        keys.append(initial_value.key(Run(own(tmp_path, problem), "")))
 
     assert keys[0] == keys[2] != keys[1]
 
@@ -148,7 +148,7 @@ def test_another_function_is_another_key(problem, tmp_path):
     """By the digest of the source."""
     problem = problem.replace("0.99), 0.9", "0.99)")
 
-    one, other = (stage_key("train", own(tmp_path, each), {}) for each in (PROBLEM, problem))
+    one, other = (initial_value.key(Run(own(tmp_path, each), "")) for each in (PROBLEM, problem))
 
     assert one != other
 
@@ -237,7 +237,7 @@ REFUSED = {
 def test_parts_that_make_no_run_are_refused_before_training(problem, changes, words, tmp_path):
     """A setting that nothing reads would be reported as if it had been done."""
     with pytest.raises(EngineError, match=words):
-        prepare(own(tmp_path, problem, changes), str(tmp_path / "store"))
+        prepare(Run(own(tmp_path, problem, changes), str(tmp_path / "store")))
 
 
 def test_scalars_start_from_the_problems_own_optimizer(tmp_path):

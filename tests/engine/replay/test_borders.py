@@ -21,6 +21,7 @@ from engine.schedules.segments import Segment
 from engine.schedules.trees import Tier, whole_run
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.run import Run
 from engine.storage.states import MemoryStates
 from tests import problems
 from tests.tiny_stages import kind, recipe, reverse_all, train_all
@@ -255,7 +256,7 @@ def trained(tmp_path_factory):
     """A run whose segments are trained, in two versions: as it is, and with its last step moved."""
     store = str(tmp_path_factory.mktemp("store"))
     tiny = recipe(*kind("weights"))
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     return tiny, store, value, train_all(tiny, store, value)
 
 
@@ -271,7 +272,9 @@ def _other_end(trained, **machine):
         if machine:
             real = commits.machine
             patch.setattr(commits, "machine", lambda: {**real(), **machine})
-        end = commits.run_stage("train", tiny, store, inputs, lambda problem: (moved, {}))
+        end = commits.run_stage(
+            stages.train_segment.declared, Run(tiny, store), inputs, lambda: (moved, {})
+        )
     return part, end
 
 
@@ -286,11 +289,13 @@ def test_a_segment_that_meets_another_end_is_stopped(trained, changes, ahead):
     tiny, store, value, borders = trained
     tiny = recipe(*kind("weights"), *(("replay", name, value) for name, value in changes.items()))
     part, end = _other_end(trained)
-    adjoint = stages.seed(tiny, store, value, end)
-    rows = stages.replay_segment(tiny, store, part, value, borders[-2]) if ahead else None
+    adjoint = stages.seed(Run(tiny, store), value, end)
+    rows = stages.replay_segment(Run(tiny, store), part, value, borders[-2]) if ahead else None
 
     with pytest.raises(ReplayMismatchError) as caught:
-        stages.reverse_segment(tiny, store, part, value, borders[-2], end, adjoint, trajectory=rows)
+        stages.reverse_segment(
+            Run(tiny, store), part, value, borders[-2], end, adjoint, trajectory=rows
+        )
 
     assert "Step 11, replayed, made another state 12" in str(caught.value)
     assert "of exp_avg" in str(caught.value)
@@ -301,30 +306,34 @@ def test_a_store_from_another_kind_of_machine_is_recognized(trained):
     """The record of a stage says where it was made, and the message says what differs."""
     tiny, store, value, borders = trained
     part, end = _other_end(trained, processor="Another Processor 9000")
-    adjoint = stages.seed(tiny, store, value, end)
+    adjoint = stages.seed(Run(tiny, store), value, end)
 
     with pytest.raises(ReplayMismatchError, match="processor was Another Processor 9000"):
-        stages.reverse_segment(tiny, store, part, value, borders[-2], end, adjoint)
+        stages.reverse_segment(Run(tiny, store), part, value, borders[-2], end, adjoint)
 
 
 def test_a_trajectory_that_is_not_the_run_is_stopped(trained):
     """States that another worker replayed are used only if they lead where the run went."""
     tiny, store, value, borders = trained
     part = segments(tiny)[-1]
-    adjoint = stages.seed(tiny, store, value, borders[-1])
-    own = stages.replay_segment(tiny, store, part, value, borders[-2])
+    adjoint = stages.seed(Run(tiny, store), value, borders[-1])
+    own = stages.replay_segment(Run(tiny, store), part, value, borders[-2])
     rows = [commits.read_rows(store, borders[-2])] * (part.stop - part.start)
     inputs = {"segment": part, "value": value, "start": borders[-2], "by": "a broken worker"}
     wrong = commits.run_stage(
-        "replay", tiny, store, inputs, lambda problem: (iter(rows), {}), num_rows=len(rows)
+        stages.replay_segment.declared,
+        Run(tiny, store),
+        inputs,
+        lambda: (iter(rows), {}),
+        num_rows=len(rows),
     )
 
     with pytest.raises(ReplayMismatchError, match="Step 11, replayed"):
         stages.reverse_segment(
-            tiny, store, part, value, borders[-2], borders[-1], adjoint, trajectory=wrong
+            Run(tiny, store), part, value, borders[-2], borders[-1], adjoint, trajectory=wrong
         )
     assert stages.reverse_segment(
-        tiny, store, part, value, borders[-2], borders[-1], adjoint, trajectory=own
+        Run(tiny, store), part, value, borders[-2], borders[-1], adjoint, trajectory=own
     )
 
 

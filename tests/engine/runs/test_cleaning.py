@@ -14,11 +14,11 @@ from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_runs, stored_stages
-from engine.runs.store_mark import MARK, mark_store
+from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim, claim_url, read_claims
-from engine.stages.places import stage_record_url
 from engine.storage.location import join, list_folders
-from engine.storage.names import STAGES
+from engine.storage.names import STAGE_KINDS
+from engine.storage.places import MARK, stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
 from tests.tiny_stores import add_descent, add_run, add_stage, hold, key, named
 
@@ -226,7 +226,7 @@ def test_stage_is_not_committed_while_its_rows_are_deleted(store, monkeypatch):
 
 def test_damaged_claim_protects_its_stage(store):
     """A stage in doubt is in use, whatever its kind: some kinds have a hyphen."""
-    for kind in sorted(STAGES):
+    for kind in sorted(STAGE_KINDS):
         used = add_stage(store, kind, kind)
         name = add_run(store, kind, used)
         write_bytes(claim_url(store, name, *used), bytes(40))

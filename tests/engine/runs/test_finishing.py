@@ -19,9 +19,9 @@ from engine.runs.run import Stages
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim, claim_url, read_claims
-from engine.stages.places import stage_record_url
 from engine.stages.references import Ref
 from engine.storage.location import join
+from engine.storage.places import stage_record_url
 from engine.storage.records import read_bytes, read_record, write_bytes, write_record
 from tests.tiny_stores import hold, key, named
 

@@ -7,8 +7,8 @@ from engine.runs import inventory, overview
 from engine.runs.overview import Standing, describe, list_overviews
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim_url
-from engine.stages.places import stage_record_url
 from engine.storage.location import join
+from engine.storage.places import stage_record_url
 from engine.storage.records import write_bytes
 from tests.tiny_stores import add_descent, add_run, add_stage, named
 

@@ -13,7 +13,7 @@ from engine.recipes.names import run_name
 from engine.recipes.problem_functions import arguments_of, find_function, shipped_problems
 from engine.runs.run import OF_A_START, begin_run, find_run, read_recipe
 from engine.runs.stored_places import check_places, foreign_places, places_of
-from engine.stages.places import run_folder
+from engine.storage.places import run_folder
 from engine.storage.records import read_record, write_record
 
 HARMLESS = {

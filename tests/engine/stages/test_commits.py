@@ -21,6 +21,8 @@ from engine.recipes.files import load_recipe
 from engine.recipes.settings import digest
 from engine.stages import commits, lease
 from engine.stages.commits import discard, find, lineage, read_rows, run_stage
+from engine.stages.keys import Declaration
+from engine.stages.run import Run
 from engine.storage.records import read_record, write_record
 
 RECIPE = load_recipe("digits-selection", ["arguments.num_train=20", "training.num_steps=2"])
@@ -32,10 +34,10 @@ def store(tmp_path):
 
 
 def stage(store, compute, **inputs):
-    return run_stage("some", RECIPE, store, inputs, compute)
+    return run_stage(Declaration("some"), Run(RECIPE, store), inputs, compute)
 
 
-def ones(problem):
+def ones():
     return {"row": torch.ones(3)}, {"number": 1}
 
 
@@ -48,11 +50,11 @@ def test_two_that_want_the_same_stage_do_it_once(store):
     computed, made = [], []
     started, go_on = threading.Event(), threading.Event()
 
-    def slow(problem):
+    def slow():
         computed.append(1)
         started.set()
         go_on.wait(20)
-        return ones(problem)
+        return ones()
 
     threads = [threading.Thread(target=lambda: made.append(stage(store, slow))) for _ in range(2)]
     threads[0].start()
@@ -73,11 +75,11 @@ def test_revived_owner_cannot_commit(store, monkeypatch):
     monkeypatch.setattr(lease, "_is_over", lambda content: False)  # on another machine
     other = []
 
-    def overtaken(problem):
+    def overtaken():
         if not other:
             other.append(None)
             other[0] = stage(store, ones)
-        return ones(problem)
+        return ones()
 
     ref = stage(store, overtaken)
 
@@ -99,7 +101,7 @@ def test_older_owner_does_not_remove_what_a_newer_one_committed(store, monkeypat
 
     monkeypatch.setattr(commits, "acquire", late)
 
-    ref = stage(store, lambda problem: pytest.fail("computed a second time"))
+    ref = stage(store, lambda: pytest.fail("computed a second time"))
 
     assert ref == committed[0]
 
@@ -140,7 +142,7 @@ def test_discarded_stage_is_made_again_when_it_is_wanted(store):
 
 def test_stage_without_rows_is_committed_by_its_numbers(store):
     """An evaluation makes numbers alone."""
-    ref = stage(store, lambda problem: ({}, {"loss": 0.5}))
+    ref = stage(store, lambda: ({}, {"loss": 0.5}))
 
     assert find(ref.stage, ref.key, store) == ref
     assert commits.read_scalars(store, ref) == {"loss": 0.5}
@@ -199,7 +201,7 @@ def test_attempt_of_a_record_is_a_name(attempt, store, caplog):
 def test_memory_that_runs_out_is_told_with_a_remedy(store):
     """Torch has an error of its own for devices only."""
 
-    def too_large(problem):
+    def too_large():
         return {"row": torch.empty(2**50)}, {}
 
     with pytest.raises(MemoryExhaustedError, match="some .*batch_size"):
@@ -241,10 +243,10 @@ def test_listings_that_lag_neither_stop_a_commit_nor_make_it_spin(flows):
     Lagging.written.clear()
     place, computed, made = f"lagging://{uuid.uuid4().hex}", [], []
 
-    def slow(problem):
+    def slow():
         computed.append(1)
         time.sleep(0.3)
-        return ones(problem)
+        return ones()
 
     threads = [
         threading.Thread(target=lambda: made.append(stage(place, slow)), daemon=True)

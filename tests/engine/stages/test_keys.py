@@ -10,16 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.applications.attribution import stages as attribution
+from engine.applications.canaries import stages as canaries
 from engine.numerics.fingerprint import fingerprint
 from engine.problems import shipped
+from engine.problems.problem import build_problem
 from engine.problems.segments import segments
 from engine.problems.splits import examples_fingerprint
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.settings import Settings
 from engine.recipes.training import TrainingConfig
-from engine.stages import keys
+from engine.stages import keys, run, training
 from engine.stages.references import Ref
+from engine.stages.run import Run
 
 TINY = load_recipe(
     "digits-selection",
@@ -35,6 +39,14 @@ TINY = load_recipe(
         "outer.num_steps=2",
     ],
 )
+
+STAGES = {
+    each.name: each
+    for each in (
+        *(training.initial_value, training.train_segment, training.evaluate),
+        *(training.seed, training.reverse_segment, training.update),
+    )
+}
 
 INNER = {
     ("arguments", "seed"): 1,
@@ -88,25 +100,27 @@ def chain(recipe, contents=None, borders=None):
     contents, found = contents or {}, {}
 
     def made(name, **inputs):
-        key = keys.stage_key(name.split()[0], recipe, inputs)
+        stage = STAGES[name.split()[0]]
+        key = stage.key(Run(recipe, ""), **inputs)
         found[name] = key
-        return Ref(stage=name.split()[0], key=key, content=contents.get(name, key[:16]))
+        return Ref(stage=stage.name, key=key, content=contents.get(name, key[:16]))
 
     value = made("initial 0")
     for outer in range(2):
-        start, starts = None, []
+        states = [None]
         parts = borders or segments(recipe)
         for index, part in enumerate(parts):
-            starts.append(start)
-            start = made(f"train {outer} {index}", segment=part, value=value, start=start)
-        adjoint = made(f"seed {outer}", value=value, final=start)
-        made(f"evaluate {outer}", value=value, final=start)
+            name = f"train {outer} {index}"
+            states.append(made(name, segment=part, value=value, start=states[-1]))
+        adjoint = made(f"seed {outer}", value=value, final=states[-1])
+        made(f"evaluate {outer}", final=states[-1])
         for index in range(len(parts) - 1, 0, -1):
             adjoint = made(
                 f"reverse {outer} {index}",
                 segment=parts[index],
                 value=value,
-                start=starts[index],
+                start=states[index],
+                end=states[index + 1],
                 adjoint=adjoint,
             )
         value = made(f"update {outer}", outer_step=outer, value=value, gradient=adjoint)
@@ -194,14 +208,14 @@ def test_segment_border_renames_what_comes_after_it():
 
 def test_one_label_renames_every_stage(monkeypatch):
     """Data are known by their bits, whatever the recipe calls them."""
-    problem = keys.build_problem(TINY)
+    problem = build_problem(TINY)
     splits = dict(problem.data.splits)
     labels = splits["train"].labels.clone()
     labels[7] = (labels[7] + 1) % 10
     splits["train"] = replace(splits["train"], labels=labels)
     assert fingerprint(labels) != fingerprint(problem.data.splits["train"].labels)
     data = replace(problem.data, splits=splits, fingerprint=examples_fingerprint(splits))
-    monkeypatch.setattr(keys, "build_problem", lambda recipe: replace(problem, data=data))
+    monkeypatch.setattr(run, "build_problem", lambda recipe: replace(problem, data=data))
 
     assert differing(chain(TINY), BEFORE) == ALL
 
@@ -247,27 +261,63 @@ def test_every_file_is_in_the_version_or_apart_for_a_reason():
         assert reason
 
 
+def module_of(name):
+    """Return what a file is imported as, by its path in the engine's folder."""
+    return ".".join(["engine", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
+
+
 READS_APART = {
-    ("stages.commits", "recipes.names"),  # a claim is filed under the run's name
+    ("stages.run", "recipes.names"),  # a claim is filed under the run's name
+    ("stages.run", "storage.places"),  # and lies there; so
+    ("stages.commits", "storage.places"),  # do the stages, and
+    ("stages.stage_records", "storage.places"),  # their records
     ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
     ("stages.training", "planning.plan"),  # all schedules make the same bits
 }
+APPLICATIONS = ["attribution", "canaries", "comparisons", "descent", "smoothness"]
 
 
-def test_nothing_that_computes_imports_what_is_apart():
+@pytest.mark.parametrize("application", [None, "", *APPLICATIONS])
+def test_nothing_that_computes_imports_what_is_not_in_its_version(application):
     """What a file imports can change what it makes, so that has to be in the version as well."""
     graph = grimp.build_graph("engine", exclude_type_checking_imports=True)
-    counted = {name[:-3].replace("/", ".") for name in keys.computing_files()}
+    counted = {module_of(name) for name in keys.computing_files(application)}
 
     found = {
         (importer.removeprefix("engine."), imported.removeprefix("engine."))
-        for importer in graph.modules
-        if importer.removeprefix("engine.") in counted
-        for imported in graph.find_modules_directly_imported_by(importer)
-        if keys.is_apart(imported.removeprefix("engine.").replace(".", "/") + ".py")
+        for importer in graph.modules & counted
+        for imported in graph.find_modules_directly_imported_by(importer) - counted
     }
 
     assert found == READS_APART
+
+
+def test_every_application_is_looked_at():
+    """A new one is compared as the others are."""
+    folders = (Path(keys.__file__).parents[1] / "applications").iterdir()
+
+    assert sorted(each.name for each in folders if (each / "__init__.py").exists()) == APPLICATIONS
+
+
+def test_an_edit_to_one_application_is_nothing_to_the_stages_of_another(monkeypatch):
+    """A corrected canary must not throw away every trained state of every store."""
+    names = [None, "", *APPLICATIONS]
+    real, before = Path.read_text, {name: keys.engine_version(name) for name in names}
+    stages = [training.initial_value, attribution.trial, canaries.move_canaries]
+    own = [keys.stage_key(each.declared, Run(TINY, ""), {}) for each in stages]
+
+    def other(path, *arguments, **options):
+        text = real(path, *arguments, **options)
+        return text + "#" if path.match("applications/canaries/canaries.py") else text
+
+    monkeypatch.setattr(Path, "read_text", other)
+    keys.engine_version.cache_clear()
+    after = {name: keys.engine_version(name) for name in names}
+    now = [keys.stage_key(each.declared, Run(TINY, ""), {}) for each in stages]
+    keys.engine_version.cache_clear()
+
+    assert [one == other for one, other in zip(own, now, strict=True)] == [True, True, False]
+    assert {name for name in names if after[name] != before[name]} == {None, "canaries"}
 
 
 class NextTraining(TrainingConfig):
@@ -313,8 +363,8 @@ class NextRecipe(DescentRecipe):
 )
 def test_field_that_does_not_exist_yet_renames_every_stage(group, name, value, monkeypatch):
     """Whoever adds a setting and forgets the cache must not get the old numbers."""
-    problem = keys.build_problem(TINY)
-    monkeypatch.setattr(keys, "build_problem", lambda recipe: problem)
+    problem = build_problem(TINY)
+    monkeypatch.setattr(run, "build_problem", lambda recipe: problem)
     monkeypatch.setattr(shipped, "digits", next_digits)
     content = TINY.model_dump(mode="json")
     now = chain(NextRecipe.model_validate(content), borders=segments(TINY))

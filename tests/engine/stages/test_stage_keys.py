@@ -4,15 +4,22 @@ from dataclasses import replace
 
 import pytest
 
+from engine.problems.problem import build_problem
 from engine.schedules.segments import Segment
-from engine.stages import keys
+from engine.stages import keys, run
+from engine.stages import training as stages
 from engine.stages.references import Ref
+from engine.stages.run import Run
 from tests.tiny_stages import kind, recipe
 
 
 def train_key(tiny, **inputs):
     given = {"segment": Segment(start=0, stop=4), "value": None, "start": None}
-    return keys.stage_key("train", tiny, given | inputs)
+    return stages.train_segment.key(Run(tiny, ""), **given | inputs)
+
+
+def key(stage, tiny):
+    return keys.stage_key(stage.declared, Run(tiny, ""), {})
 
 
 INNER = [
@@ -102,7 +109,7 @@ def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
     one, other = (Ref(stage="train", key="a" * 32, content=content * 16) for content in "bc")
 
     assert train_key(recipe(), start=one) != train_key(recipe(), start=other)
-    assert keys.stage_key("seed", recipe(), {}) != keys.stage_key("evaluate", recipe(), {})
+    assert key(stages.seed, recipe()) != key(stages.evaluate, recipe())
 
 
 @pytest.mark.parametrize(
@@ -120,17 +127,17 @@ def test_key_changes_with_the_bits_of_an_input_and_with_the_stage():
 )
 def test_key_of_an_update_counts_the_outer_settings(change, is_same):
     """A longer descent goes on where it stopped; another step size moves z elsewhere."""
-    key = keys.stage_key("update", recipe(change), {})
+    found = key(stages.update, recipe(change))
 
-    assert (key == keys.stage_key("update", recipe(), {})) is is_same
+    assert (found == key(stages.update, recipe())) is is_same
 
 
 def test_key_of_a_reverse_stage_alone_counts_how_a_step_is_reversed():
     """Its last digits depend on it, and the states of the run do not."""
     lean = recipe(("replay", "vjp", "forward-over-reverse"), ("replay", "micro_batch", 3))
 
-    assert keys.stage_key("reverse", lean, {}) != keys.stage_key("reverse", recipe(), {})
-    assert keys.stage_key("train", lean, {}) == keys.stage_key("train", recipe(), {})
+    assert key(stages.reverse_segment, lean) != key(stages.reverse_segment, recipe())
+    assert key(stages.train_segment, lean) == key(stages.train_segment, recipe())
 
 
 def test_key_depends_on_the_environment(monkeypatch):
@@ -145,12 +152,12 @@ def test_key_depends_on_the_environment(monkeypatch):
 def test_other_clusters_of_the_same_settings_are_other_stages(monkeypatch):
     """A library finds them, and a run that goes on with another version of it must not mix two."""
     tiny = recipe(*kind("group-weights"))
-    problem = keys.build_problem(tiny)
+    problem = build_problem(tiny)
     ((name, found),) = problem.routine.metaparameters.items()
     moved = {name: replace(found, groups=found.groups.roll(1))}
     other = replace(problem, routine=replace(problem.routine, metaparameters=moved))
     before = train_key(tiny)
 
-    monkeypatch.setattr(keys, "build_problem", lambda _: other)
+    monkeypatch.setattr(run, "build_problem", lambda _: other)
 
     assert train_key(tiny) != before

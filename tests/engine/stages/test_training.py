@@ -13,6 +13,7 @@ from engine.problems.segments import segments
 from engine.schedules.segments import Segment
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.run import Run
 from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
 
@@ -74,7 +75,7 @@ def test_staged_metagradient_has_the_bits_of_one_call(changes, store):
     tiny = recipe(*changes)
     problem = build_problem(tiny)
     expected = metagradient(problem.routine, problem.output, schedule="store-all")
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
 
     borders = train_all(tiny, store, value)
     gradient = reverse_all(tiny, store, value, borders)
@@ -90,12 +91,12 @@ def test_records_hold_the_run_that_one_call_made(store):
     tiny = recipe(*kind("weights"))
     problem = build_problem(tiny)
     expected = metagradient(problem.routine, problem.output)
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
 
     borders = train_all(tiny, store, value)
-    seed = stages.seed(tiny, store, value, borders[-1])
+    seed = stages.seed(Run(tiny, store), value, borders[-1])
     last = segments(tiny)[-1]
-    reverse = stages.reverse_segment(tiny, store, last, value, borders[-2], borders[-1], seed)
+    reverse = stages.reverse_segment(Run(tiny, store), last, value, borders[-2], borders[-1], seed)
 
     losses = [x for ref in borders[1:] for x in commits.read_scalars(store, ref)["losses"]]
     norms = commits.read_scalars(store, reverse)["adjoint_norms"]
@@ -126,11 +127,11 @@ def test_segments_cover_the_run_with_a_border_where_z_enters(changes, starts):
 def test_finished_stage_is_not_computed_again(store):
     """A retry, a second run and another worker find the work done: no file is written again."""
     tiny = recipe()
-    value = stages.initial_value(tiny, store)
-    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    value = stages.initial_value(Run(tiny, store))
+    first = stages.train_segment(Run(tiny, store), Segment(start=0, stop=4), value, None)
     before = files_of(store, first)
 
-    again = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    again = stages.train_segment(Run(tiny, store), Segment(start=0, stop=4), value, None)
 
     assert again == first
     assert files_of(store, again) == before
@@ -168,14 +169,14 @@ def flip_a_byte(path):
 def test_damaged_stage_is_computed_again_and_gives_the_same_ref(pattern, damage, store):
     """A cache hit counts only while its bits are intact; what depends on it stays valid."""
     tiny = recipe()
-    value = stages.initial_value(tiny, store)
-    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    value = stages.initial_value(Run(tiny, store))
+    first = stages.train_segment(Run(tiny, store), Segment(start=0, stop=4), value, None)
     rows = commits.read_rows(store, first)
     (target,) = Path(store, "stages", first.stage, first.key).glob(pattern)
     damage(target)
     assert commits.find(first.stage, first.key, store) is None
 
-    again = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    again = stages.train_segment(Run(tiny, store), Segment(start=0, stop=4), value, None)
 
     assert again == first
     assert commits.find(first.stage, first.key, store) == first
@@ -186,27 +187,27 @@ def test_damaged_stage_is_computed_again_and_gives_the_same_ref(pattern, damage,
 def test_stage_whose_input_is_damaged_stops_with_its_name(store):
     """Training on from a damaged state would be a run that nobody asked for."""
     tiny = recipe()
-    value = stages.initial_value(tiny, store)
-    first = stages.train_segment(tiny, store, Segment(start=0, stop=4), value, None)
+    value = stages.initial_value(Run(tiny, store))
+    first = stages.train_segment(Run(tiny, store), Segment(start=0, stop=4), value, None)
     (chunk,) = Path(store, "stages", first.stage, first.key).glob("attempts/*/params/c/0/0")
     flip_a_byte(chunk)
 
     with pytest.raises(StoreError, match=rf"{first.key}.*'params' fails its checksum"):
-        stages.train_segment(tiny, store, Segment(start=4, stop=5), value, first)
+        stages.train_segment(Run(tiny, store), Segment(start=4, stop=5), value, first)
 
 
 def test_trajectory_that_is_gone_is_replayed_to_the_same_bits(store):
     """A clean or a damaged disk may take what was replayed ahead; it was only ever a saving."""
     tiny = recipe(*kind("weights"), ("replay", "steps_per_segment", 12))
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     borders = train_all(tiny, store, value)
     (part,) = segments(tiny)
-    adjoint = stages.seed(tiny, store, value, borders[-1])
-    ahead = stages.replay_segment(tiny, store, part, value, None)
+    adjoint = stages.seed(Run(tiny, store), value, borders[-1])
+    ahead = stages.replay_segment(Run(tiny, store), part, value, None)
     commits.discard(store, ahead)
 
     found = stages.reverse_segment(
-        tiny, store, part, value, None, borders[-1], adjoint, trajectory=ahead
+        Run(tiny, store), part, value, None, borders[-1], adjoint, trajectory=ahead
     )
 
     problem = build_problem(tiny)
@@ -217,7 +218,7 @@ def test_trajectory_that_is_gone_is_replayed_to_the_same_bits(store):
 def test_failed_stage_is_not_committed(store, monkeypatch):
     """A worker that dies after its rows and before its record has not finished."""
     tiny = recipe()
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     segment = Segment(start=0, stop=4)
 
     def die(*arguments):
@@ -225,10 +226,10 @@ def test_failed_stage_is_not_committed(store, monkeypatch):
 
     monkeypatch.setattr(commits, "_commit", die)
     with pytest.raises(KeyboardInterrupt):
-        stages.train_segment(tiny, store, segment, value, None)
+        stages.train_segment(Run(tiny, store), segment, value, None)
     monkeypatch.undo()
     left = list(Path(store, "stages", "train").glob("*/attempts/*/committed/*/zarr.json"))
-    again = stages.train_segment(tiny, store, segment, value, None)
+    again = stages.train_segment(Run(tiny, store), segment, value, None)
 
     assert len(left) == 1  # the rows were there
     assert commits.find(again.stage, again.key, store) == again
@@ -243,7 +244,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
         ("outer", "step_size", 0.05),
         ("training", "num_steps", 2),
     )
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
     theirs = commits.read_rows(store, value)["value"].clone().requires_grad_()
     reference = getattr(torch.optim, update)([theirs], lr=0.05)
@@ -253,7 +254,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
             reference.step()
 
     for outer_step in range(3):  # along one metagradient; another each time would cost trainings
-        value = stages.update(tiny, store, outer_step, value, gradient)
+        value = stages.update(Run(tiny, store), outer_step, value, gradient)
 
     expected = theirs.detach().clamp(min=0)
     assert torch.allclose(commits.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
@@ -262,7 +263,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
 def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
     """An audit asks how much a set-up can hurt; the sign of the move is all that differs."""
     tiny = recipe(*kind("weights"), ("outer", "update", "sign"), ("outer", "step_size", 0.25))
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
     uphill = recipe(
         *kind("weights"),
@@ -271,8 +272,8 @@ def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
         ("outer", "maximize", True),
     )
 
-    down = commits.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
-    up = commits.read_rows(store, stages.update(uphill, store, 0, value, gradient))["value"]
+    down = commits.read_rows(store, stages.update(Run(tiny, store), 0, value, gradient))["value"]
+    up = commits.read_rows(store, stages.update(Run(uphill, store), 0, value, gradient))["value"]
 
     assert torch.equal(up - 1, 1 - down)
     assert (down != 1).any()
@@ -281,10 +282,10 @@ def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
 def test_inputs_stay_inside_what_an_image_can_be(store):
     """A pixel brighter than white is no attack that anybody could mount."""
     tiny = recipe(*kind("inputs"), ("outer", "update", "sign"), ("outer", "step_size", 10))
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
 
-    moved = commits.read_rows(store, stages.update(tiny, store, 0, value, gradient))["value"]
+    moved = commits.read_rows(store, stages.update(Run(tiny, store), 0, value, gradient))["value"]
 
     assert moved.min() == 0
     assert moved.max() == 1
@@ -293,10 +294,10 @@ def test_inputs_stay_inside_what_an_image_can_be(store):
 def test_update_says_how_many_moved_and_keeps_counts_whole(store):
     """The report shows how much of the data set a step changed."""
     tiny = recipe(("outer", "update", "masked-sign"), ("replay", "steps_per_segment", 100))
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     gradient = reverse_all(tiny, store, value, train_all(tiny, store, value))
 
-    moved = stages.update(tiny, store, 0, value, gradient)
+    moved = stages.update(Run(tiny, store), 0, value, gradient)
 
     counts = commits.read_rows(store, moved)["value"]
     assert set(counts.tolist()) <= {0.0, 1.0, 2.0}
@@ -307,12 +308,12 @@ def test_update_says_how_many_moved_and_keeps_counts_whole(store):
 def test_evaluation_scores_every_held_out_split(store):
     """The validation split chooses the iterate, the test split is for the reader."""
     tiny = recipe()
-    value = stages.initial_value(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
     (*_, final) = train_all(tiny, store, value)
     problem = build_problem(tiny)
     params = commits.read_rows(store, final)["params"]
 
-    scores = commits.read_scalars(store, stages.evaluate(tiny, store, value, final))
+    scores = commits.read_scalars(store, stages.evaluate(Run(tiny, store), final))
 
     expected = float(problem.routine.call(problem.output, params, training=False))
     assert scores.keys() == {"objective", "validation", "test"}
@@ -322,7 +323,7 @@ def test_evaluation_scores_every_held_out_split(store):
 
 def test_prepare_leaves_nothing_behind(store):
     """It runs before every flow, also where the work is done already."""
-    stages.prepare(recipe(), store)
+    stages.prepare(Run(recipe(), store))
 
     assert not [path for path in Path(store).rglob("*") if path.is_file()]
 
@@ -332,4 +333,4 @@ def test_prepare_refuses_a_store_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigurationError, match="file"):
-        stages.prepare(recipe(), str(tmp_path / "file" / "store"))
+        stages.prepare(Run(recipe(), str(tmp_path / "file" / "store")))

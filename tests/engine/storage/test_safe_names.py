@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from engine.errors import CheckpointCorruptError
 from engine.stages.references import Ref
-from engine.stages.stage_records import stage_folder
 from engine.storage.location import copy_folder, join
+from engine.storage.places import stage_folder
 from engine.storage.safe_names import part
 
 BAD = ["", ".", "..", "a/b", "/etc", "a\\b", "a\x00", "\x1b[2J", "\ud800", "x" * 300, "\n"]

@@ -9,6 +9,7 @@ from engine.recipes.names import run_name
 from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.run import Run
 from engine.storage.location import list_folders
 from flows.descent import descent
 from tasks.running.progress import Progress
@@ -70,8 +71,10 @@ def test_nothing_is_replayed_for_segments_that_are_reversed(alone, monkeypatch):
     """A resumed run must not make trajectories that nobody will read."""
     store, expected = alone
     made = []
-    replay = stages.replay_segment
-    monkeypatch.setattr(stages, "replay_segment", lambda *a: made.append(a) or replay(*a))
+    replay = stages.replay_segment.compute
+    monkeypatch.setattr(
+        stages.replay_segment, "compute", lambda *a, **k: made.append(a) or replay(*a, **k)
+    )
 
     again = descent(small(*FINE, f"workers.lookahead={LOOKAHEAD}"), store)
 
@@ -85,7 +88,7 @@ def test_resumed_sweep_drops_a_trajectory_that_was_used(alone):
     recipe = small(*FINE, f"workers.lookahead={LOOKAHEAD}")
     part = segments(recipe)[-2]
     before = commits.lineage(store, expected.iterates[0].final, "start")[2]
-    stages.replay_segment(recipe, store, part, expected.iterates[0].value, before)
+    stages.replay_segment(Run(recipe, store), part, expected.iterates[0].value, before)
     assert len(trajectories(store)) == 1
 
     descent(recipe, store)

@@ -9,7 +9,7 @@ from prefect.exceptions import Abort
 
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
-from engine.stages.places import run_folder
+from engine.storage.places import AT_WORK, run_folder
 from tasks.running import attempt, stopping
 
 RECIPE = load_recipe("digits-selection")
@@ -29,12 +29,12 @@ def flow_run(monkeypatch):
 
 def another(store, run):
     """Let another process of a flow run begin."""
-    folder = f"{run_folder(str(store), run_name(RECIPE))}/{attempt.FOLDER}"
+    folder = f"{run_folder(str(store), run_name(RECIPE))}/{AT_WORK}"
     return attempt.Attempt(f"{folder}/{run.id.hex}.json")
 
 
 def records(store):
-    return list(store.glob(f"runs/*/{attempt.FOLDER}/*"))
+    return list(store.glob(f"runs/*/{AT_WORK}/*"))
 
 
 def test_older_process_ends_between_two_stages(flow_run, tmp_path):

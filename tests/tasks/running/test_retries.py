@@ -68,11 +68,11 @@ def test_wrong_setting_fails_at_once(tmp_path, monkeypatch):
     """It would be as wrong two minutes later."""
     recipe, tried = small(*COARSE, "name=wrong-setting"), []
 
-    def refuse(*arguments):
+    def refuse(*arguments, **named):
         tried.append(arguments)
         raise ConfigurationError("arguments.model.width is 8: use another.")
 
-    monkeypatch.setattr(stages, "train_segment", refuse)
+    monkeypatch.setattr(stages.train_segment, "compute", refuse)
 
     with pytest.raises(ConfigurationError, match="use another"):
         descent(recipe, str(tmp_path))

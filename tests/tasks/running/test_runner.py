@@ -31,7 +31,7 @@ def chain(recipe, store, workers):
             state = runner.submit(
                 training.train_segment, "train", segment=part, value=value, start=state
             )
-        scores = runner.submit(training.evaluate, "evaluate", value=value, final=state)
+        scores = runner.submit(training.evaluate, "evaluate", final=state)
         return [state.result(), scores.result()], runner.counts
 
 
@@ -61,9 +61,11 @@ def test_error_is_that_of_the_stage_that_failed_first(tmp_path):
 def test_nan_is_not_tried_again(tmp_path, monkeypatch):
     """The same NaN six times later would be two minutes of waiting for nothing."""
     tried = []
-    train = stages.train_segment
+    train = stages.train_segment.compute
     monkeypatch.setattr(planning, "keep_plan", lambda *_: None)  # would train some steps itself
-    monkeypatch.setattr(stages, "train_segment", lambda *a: tried.append(a) or train(*a))
+    monkeypatch.setattr(
+        stages.train_segment, "compute", lambda *a, **k: tried.append(a) or train(*a, **k)
+    )
 
     with pytest.raises(NonFiniteError, match="step 1") as error:
         descent(small(*COARSE, "training.learning_rate=1e30", "preflight=advise"), str(tmp_path))
@@ -74,15 +76,16 @@ def test_nan_is_not_tried_again(tmp_path, monkeypatch):
 
 def limited(monkeypatch, most):
     """Let reverse stages fit only if at most ``most`` examples are reversed at a time."""
-    sizes, reverse = [], stages.reverse_segment
+    sizes, reverse = [], stages.reverse_segment.compute
 
-    def on_a_small_device(recipe, *inputs, **options):
+    def on_a_small_device(run, *inputs, **options):
+        recipe = run.recipe
         sizes.append(recipe.replay.micro_batch)
         if (recipe.replay.micro_batch or recipe.training.batch_size) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return reverse(recipe, *inputs, **options)
+        return reverse(run, *inputs, **options)
 
-    monkeypatch.setattr(stages, "reverse_segment", on_a_small_device)
+    monkeypatch.setattr(stages.reverse_segment, "compute", on_a_small_device)
     return sizes
 
 

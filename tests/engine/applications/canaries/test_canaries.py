@@ -16,6 +16,7 @@ from engine.applications.canaries.canaries import (
     with_wrong_labels,
 )
 from engine.applications.canaries.record import compare
+from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import Retraining
@@ -23,6 +24,8 @@ from engine.recipes.files import validate_recipe
 from engine.replay import metagradient as differentiate
 from engine.replay.batched import train_many
 from engine.stages.keys import stage_key
+from engine.stages.run import Run
+from engine.stages.training import preflight, reverse_segment
 
 TINY = {
     "kind": "canaries",
@@ -122,13 +125,13 @@ def test_a_cap_on_memory_holds_for_canaries(problem):
         pixel_gradient(asked, problem, first_canaries(problem, 6), draw_inside(6, 0), 7)
 
 
-@pytest.mark.parametrize("stage", ["move-canaries", "reverse", "trial", "preflight"])
+@pytest.mark.parametrize("stage", [move_canaries, reverse_segment, preflight])
 def test_how_a_step_is_reversed_is_part_of_the_key(stage):
     """It moves the last digits, and one key has one set of bits."""
-    keys = {
-        stage_key(stage, validate_recipe({**TINY, "replay": replay}, "test").descent, {})
-        for replay in ({}, {"vjp": "forward-over-reverse"}, {"micro_batch": 3})
-    }
+    changes = ({}, {"vjp": "forward-over-reverse"}, {"micro_batch": 3})
+    recipes = [validate_recipe({**TINY, "replay": replay}, "test") for replay in changes]
+
+    keys = {stage_key(stage.declared, Run(recipe.descent, ""), {}) for recipe in recipes}
 
     assert len(keys) == 3
 

@@ -12,6 +12,7 @@ from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe, validate_recipe
+from engine.stages.run import Run
 from engine.stages.training import initial_value
 
 SMALL = ["arguments.num_train=80", "metaparameters.fraction=0.1", "arguments.model.width=8",
@@ -86,6 +87,7 @@ def test_rerun_of_other_data_is_refused():
 
 OWN = """
 import torch
+from engine.stages.run import Run
 from engine.problems.base import Problem
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -120,12 +122,12 @@ def test_rerun_of_ones_own_problem_may_not_make_other_examples(tmp_path):
         },
         "the test",
     )
-    store = str(tmp_path / "store")
-    value = initial_value(recipe, store)
+    run = Run(recipe, str(tmp_path / "store"))
+    value = initial_value(run)
 
-    assert retrain(recipe, store, value, reruns[0]).stage == "retrain"
+    assert retrain(run, value, reruns[0]).stage == "retrain"
     with pytest.raises(ConfigurationError, match="reruns has shift 1.0, which gives.* other ex"):
-        retrain(recipe, store, value, reruns[1])
+        retrain(run, value, reruns[1])
 
 
 def test_rerun_changes_the_routine_and_nothing_else():

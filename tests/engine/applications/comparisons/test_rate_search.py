@@ -21,6 +21,7 @@ from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import OneCycle, Searched, one_cycles
 from engine.routine.outputs import classification_scores
+from engine.stages.run import Run
 from tests.made_records import make_record
 from tests.tiny_recipe import SCHEDULE
 
@@ -80,11 +81,12 @@ def test_diverging_schedule_costs_only_itself():
 def test_grid_is_the_same_in_chunks_and_at_once(tmp_path):
     """Chunks are a matter of cost: best, rank and losses do not depend on them."""
     recipe = small("schedules.grid=6")
+    run = Run(recipe, str(tmp_path))
 
-    whole = read_grid(recipe, str(tmp_path), [train_chunk(recipe, str(tmp_path), 0, 6)])
-    parts = [train_chunk(recipe, str(tmp_path), *ends) for ends in ((0, 4), (4, 6))]
+    whole = read_grid(run, [train_chunk(run, 0, 6, grid=6)])
+    parts = [train_chunk(run, *ends, grid=6) for ends in ((0, 4), (4, 6))]
 
-    assert read_grid(recipe, str(tmp_path), parts).losses == pytest.approx(whole.losses, rel=1e-4)
+    assert read_grid(run, parts).losses == pytest.approx(whole.losses, rel=1e-4)
     assert whole.trainings == 6
     assert whole.best["validation"] == whole.losses[0]
     assert len(whole.rates) == 10
@@ -94,10 +96,10 @@ def test_optuna_starts_where_the_descent_starts_and_repeats(tmp_path):
     """Equal trainings from the same start; a seeded search is a stage like any other."""
     pytest.importorskip("optuna", reason="the extra optuna is not installed")
     recipe = small()
-    stores = [str(tmp_path / name) for name in ("one", "two")]
+    runs = [Run(recipe, str(tmp_path / name)) for name in ("one", "two")]
 
-    refs = [search_optuna(recipe, store, 4, 0) for store in stores]
-    found = read_optuna(recipe, stores[0], refs[0])
+    refs = [search_optuna(run, 4, 0) for run in runs]
+    found = read_optuna(runs[0], refs[0])
 
     flat = score_schedules(build_problem(recipe), [torch.full((10,), 0.3, dtype=torch.float64)])
     assert refs[0] == refs[1]

@@ -11,8 +11,8 @@ from engine.preflight.verdict import Verdict
 from engine.problems.segments import segments
 from engine.runs.certificates import read_certificate
 from engine.stages import commits
-from engine.stages.places import run_folder
 from engine.storage.location import join
+from engine.storage.places import run_folder
 from engine.storage.records import read_record, write_record
 from tests.finished import finish
 from tests.forgery import forge, moved, settings

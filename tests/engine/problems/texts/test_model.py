@@ -9,7 +9,8 @@ from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.problems.problem import build_problem
 from engine.replay.first_step import check_routine
-from engine.stages.keys import stage_key
+from engine.stages.run import Run
+from engine.stages.training import initial_value
 from tests.language import TINY, tiny_problem, tiny_recipe
 
 ADAPTERS = {"lora_rank": 2, "lora_alpha": 4.0}
@@ -160,7 +161,7 @@ def test_key_of_a_stage_knows_pretrained_weights(tmp_path, pretrained):
     import transformers
 
     recipe = instruction_recipe(tmp_path, pretrained)
-    before = stage_key("train", recipe, {})
+    before = initial_value.key(Run(recipe, ""))
     model = transformers.AutoModelForCausalLM.from_pretrained(pretrained)
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
@@ -169,7 +170,7 @@ def test_key_of_a_stage_knows_pretrained_weights(tmp_path, pretrained):
 
     problem._build.cache_clear()
 
-    assert stage_key("train", recipe, {}) != before
+    assert initial_value.key(Run(recipe, "")) != before
 
 
 @pytest.mark.parametrize(

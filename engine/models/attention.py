@@ -1,0 +1,217 @@
+"""Attention by torch's fused kernels, with an exact second derivative in linear memory.
+
+A run puts it in the place of ``torch.nn.functional.scaled_dot_product_attention`` while it calls a
+model (``engine.routine.operations``), so torch's own layers and the models of ``transformers`` have
+it without being changed. The formula is in ``engine.models.attention_blocks``. A compiled step
+keeps torch's math kernel: torch 2.13 compiles no function of autograd whose derivative is another
+one under ``torch.func.grad``.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from engine.models.attention_blocks import forward_pass, pull, second_pull
+
+LEAST_PAIRS = 1 << 16
+"""Pairs of tokens (256 x 256) from which on the fused kernels pay; fewer take torch's own."""
+
+FOUR = 4
+"""Axes of the tensors: examples, heads, tokens, numbers."""
+
+logger = logging.getLogger(__name__)
+
+_Context = Any  # what torch hands to the methods of a Function, which it does not type
+
+
+def attention(  # noqa: PLR0913 (the signature of torch's function, in whose place it is called)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Take the place of ``torch.nn.functional.scaled_dot_product_attention``.
+
+    Whatever ``why_not`` names goes to torch's own function, which keeps the whole matrix.
+
+    Args:
+        query: Shape (..., heads, rows, size).
+        key: Shape (..., heads, columns, size).
+        value: Likewise.
+        attn_mask: True where a row may read a column, or numbers that are added to the scores.
+        dropout_p: Share of the matrix that is dropped.
+        is_causal: Whether a row reads the columns up to its own only.
+        scale: Of the scores; 1 / sqrt(size) by default.
+        enable_gqa: Whether several heads of the query share one of key and value.
+
+    Cost:
+        Forward and first backward pass as the fused kernels; the second derivative makes the matrix
+        twice, a block at a time. Measured in ``tests/bench/bench_attention.py``.
+    """
+    given = (query, key, value, attn_mask, dropout_p, is_causal)
+    reason = why_not(*given, enable_gqa=enable_gqa)
+    if reason:
+        _say(reason, query.shape[-2] * key.shape[-2])
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        with sdpa_kernel(SDPBackend.MATH):  # the only one with a second derivative
+            return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    if key.shape[-3] != query.shape[-3]:
+        shared = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(shared, -3) for each in (key, value))
+    size = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    mask = None if attn_mask is None else _added(attn_mask, query)
+    batch = query.shape[:-3]
+    flat = (each.reshape(-1, *each.shape[-3:]).contiguous() for each in (query, key, value))
+    out, _ = _Attention.apply(*flat, mask, is_causal, size)  # pyright: ignore[reportGeneralTypeIssues]
+    return out.reshape(*batch, *out.shape[-3:])
+
+
+def why_not(  # noqa: PLR0913 (one return for each reason)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    enable_gqa: bool = False,
+) -> str:
+    """Say why an attention keeps the whole matrix; empty if it does not."""
+    formats = {query.dtype, key.dtype, value.dtype}
+    if not query.ndim == key.ndim == value.ndim or query.ndim < FOUR:
+        return "its tensors have fewer than four axes"
+    heads = key.shape[-3] == query.shape[-3] or enable_gqa
+    reasons = {
+        "it has dropout, whose draws are those of torch's math kernel": dropout > 0,
+        "its mask is trained": mask is not None and mask.requires_grad,
+        "it has a mask beside is_causal": mask is not None and is_causal,
+        "it has a mask for more than four axes": mask is not None and query.ndim > FOUR,
+        "it is computed in another format than float32 or float64": not (
+            len(formats) == 1 and query.dtype in (torch.float32, torch.float64)
+        ),
+        "its values have another size than its keys": query.shape[-1] != value.shape[-1],
+        "its examples or heads are broadcast": query.shape[:-3] != key.shape[:-3] or not heads,
+        "its tokens are few": query.shape[-2] * key.shape[-2] < LEAST_PAIRS,
+        "its device or layout has no fused kernels": query.device.type not in ("cpu", "cuda")
+        or query.is_nested
+        or query.is_sparse,
+        "its step is compiled, in forward mode or batched": _is_transformed(),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _say(reason: str, pairs: int) -> None:
+    if pairs < LEAST_PAIRS or reason in _SAID or torch.compiler.is_compiling():
+        return
+    _SAID.add(reason)
+    logger.info(
+        "An attention of %d pairs of tokens keeps its whole matrix, because %s.", pairs, reason
+    )
+
+
+_SAID: set[str] = set()
+
+
+def _is_transformed() -> bool:
+    if torch.compiler.is_compiling():
+        return True
+    levels = functorch.get_interpreter_stack() or []
+    return forward_ad._current_level >= 0 or any(
+        level.key() != functorch.TransformType.Grad for level in levels
+    )
+
+
+def _added(mask: Tensor, query: Tensor) -> Tensor:
+    """Return a mask as numbers that are added to the scores, in four axes and no larger."""
+    if mask.dtype == torch.bool:
+        added = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+        mask = added.masked_fill(~mask, -math.inf)
+    mask = mask.to(query.dtype)
+    return mask[(None,) * (4 - mask.ndim)]
+
+
+_torch_attention = functional.scaled_dot_product_attention
+
+
+class _Attention(torch.autograd.Function):
+    """What rows read, with its derivative."""
+
+    @staticmethod
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        return forward_pass(query, key, value, mask, is_causal, scale)
+
+    @staticmethod
+    def setup_context(
+        ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+    ) -> None:
+        query, key, value, mask, ctx.is_causal, ctx.scale = inputs
+        out, sums = output
+        ctx.mark_non_differentiable(sums)
+        ctx.save_for_backward(query, key, value, mask, out, sums)
+
+    @staticmethod
+    def backward(ctx: _Context, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        cotangent, _ = cotangents
+        query, key, value, mask, out, sums = ctx.saved_tensors
+        # What ``out`` passes on is a part of the formula of the second derivative.
+        given = (cotangent, query, key, value, out.detach(), sums, mask, ctx.is_causal, ctx.scale)
+        return (*_Pull.apply(*given), None, None, None)
+
+
+class _Pull(torch.autograd.Function):
+    """The first backward pass, with its derivative, which has none."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0913 (what the formula reads)
+        cotangent: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return pull(cotangent, query, key, value, out, sums, mask, is_causal, scale)
+
+    @staticmethod
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: object) -> None:
+        del output
+        *tensors, ctx.is_causal, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as the decorator makes it)
+        ctx: _Context, *cotangents: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        cotangent, query, key, value, out, sums, mask = ctx.saved_tensors
+        ddq, ddk, ddv = (
+            torch.zeros_like(each) if given is None else given.contiguous()
+            for given, each in zip(cotangents, (query, key, value), strict=True)
+        )
+        found = second_pull(
+            cotangent.contiguous(), query, key, value, out, sums, mask, ctx.is_causal, ctx.scale,
+            ddq, ddk, ddv,
+        )  # fmt: skip
+        return (*found, None, None, None, None, None)

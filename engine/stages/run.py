@@ -1,0 +1,43 @@
+"""A run, by which every stage knows where it stands: a recipe on a store."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from engine.problems.problem import BuiltProblem, build_problem
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.storage.places import run_file, run_folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe on a store: what every stage is given.
+
+    Making one costs nothing; what a recipe stands for is read when it is asked for.
+
+    Attributes:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+    """
+
+    recipe: DescentRecipe
+    store: str
+
+    @cached_property
+    def problem(self) -> BuiltProblem:
+        """What the recipe stands for, on its device; see ``build_problem`` for what it raises."""
+        return build_problem(self.recipe)
+
+    @property
+    def name(self) -> str:
+        """What the run is called in its store."""
+        return run_name(self.recipe)
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie."""
+        return run_folder(self.store, self.name)
+
+    def file(self, name: str) -> str:
+        """Return where a file of the run lies, by a name of ``engine.storage.places``."""
+        return run_file(self.store, self.name, name)

@@ -1,0 +1,84 @@
+"""Where things lie in a store: the one module that knows its folders and what its files are called.
+
+Layout::
+
+    <store>/store.json                         the mark of a store
+    <store>/stages/<stage>/<key>/record.json   what commits a stage
+                                 leases/       who is, and was, at work on it
+                                 attempts/     rows, a folder for each attempt
+    <store>/results/<stage>-<key>              of an earlier version; nothing reads it
+    <store>/runs/<run>/recipe.json             what was asked for
+                       plan.json               what it was predicted to cost
+                       budget.json             what it has spent
+                       run.json                what it found, once it is finished
+                       certificate.json        what ``mgd verify`` found
+                       stages/                 its claims, one for each stage that it uses
+                       starts/                 its starts
+                       at-work/                the process that carries out each flow run
+"""
+
+from engine.storage.location import join
+
+STAGES, RUNS, RESULTS = "stages", "runs", "results"
+"""Folders of a store."""
+
+LEASES, ATTEMPTS = "leases", "attempts"
+"""Folders of a stage."""
+
+CLAIMS, STARTS, AT_WORK = "stages", "starts", "at-work"
+"""Folders of a run."""
+
+MARK = "store.json"
+"""File directly in a store."""
+
+RECORD = "record.json"
+"""File directly in a stage's folder."""
+
+RECIPE, PLAN, BUDGET, RUN, CERTIFICATE = (
+    "recipe.json",
+    "plan.json",
+    "budget.json",
+    "run.json",
+    "certificate.json",
+)
+"""Files directly in a run's folder, besides what it writes for people."""
+
+
+def stages_folder(store: str) -> str:
+    """Return the folder of all stages."""
+    return join(store, STAGES)
+
+
+def stage_folder(store: str, stage: str, key: str) -> str:
+    """Return the folder of a stage."""
+    return join(store, STAGES, stage, key)
+
+
+def stage_record_url(store: str, stage: str, key: str) -> str:
+    """Return where the record lies that commits a stage."""
+    return join(store, STAGES, stage, key, RECORD)
+
+
+def runs_folder(store: str) -> str:
+    """Return the folder of all runs."""
+    return join(store, RUNS)
+
+
+def run_folder(store: str, run: str) -> str:
+    """Return the folder of a run."""
+    return join(store, RUNS, run)
+
+
+def run_file(store: str, run: str, name: str) -> str:
+    """Return where a file, or a folder, of a run lies."""
+    return join(store, RUNS, run, name)
+
+
+def claims_folder(store: str, run: str) -> str:
+    """Return the folder of what a run says that it uses."""
+    return join(store, RUNS, run, CLAIMS)
+
+
+def results_folder(store: str) -> str:
+    """Return the folder in which an earlier version kept Prefect's records of stages."""
+    return join(store, RESULTS)
