@@ -1,14 +1,15 @@
 """The stages of an attribution as Prefect tasks, and what people see of the results."""
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.attribution import record as attribution_runs
+from engine.applications.attribution import report as attribution_reports
 from engine.applications.attribution import stages
 from engine.applications.attribution.record import AttributionRecord, Found
 from engine.preflight.verdict import CheckReport
 from engine.recipes.attribution import AttributionRecipe
 from engine.runs.run import Stages
+from tasks.reporting import publish
 from tasks.running.stage_task import stage_task
 
 seed_queries = stage_task(stages.seed_queries)
@@ -35,11 +36,8 @@ def conclude(
 ) -> AttributionRecord:
     """Judge, write record and report, and show them.
 
-    See ``engine.applications.attribution.record``.
+    See ``engine.applications.attribution.report``.
     """
-    record = attribution_runs.conclude(recipe, store, found, counts, started, checks)
-    if record.table:
-        create_table_artifact(record.table, key=f"lds-{recipe.name}", description=record.run)
-    lines = "\n".join(f"- {line}" for line in record.summary)
-    create_markdown_artifact(lines, key=f"attribution-{recipe.name}", description=record.run)
-    return record
+    return publish(
+        attribution_reports.conclude(recipe, store, found, counts, started, checks), store
+    )

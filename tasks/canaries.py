@@ -1,15 +1,16 @@
 """The stages of privacy canaries as Prefect tasks, and what people see of the results."""
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.canaries import record as canary_runs
+from engine.applications.canaries import report as canary_reports
 from engine.applications.canaries import stages
 from engine.applications.canaries.record import CanariesRecord
 from engine.preflight.verdict import CheckReport
 from engine.recipes.canaries import CanariesRecipe
 from engine.runs.run import Stages
 from engine.stages.references import Ref
+from tasks.reporting import publish
 from tasks.running.stage_task import stage_task
 
 move_canaries = stage_task(stages.move_canaries)
@@ -34,10 +35,8 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
 ) -> CanariesRecord:
     """Compare, write record and report, and show them.
 
-    See ``engine.applications.canaries.record.conclude``.
+    See ``engine.applications.canaries.report.conclude``.
     """
-    record = canary_runs.conclude(recipe, store, moved, audits, counts, started, checks)
-    create_table_artifact(record.table, key=f"gap-{recipe.name}", description=record.run)
-    lines = "\n".join(f"- {line}" for line in record.summary)
-    create_markdown_artifact(lines, key=f"canaries-{recipe.name}", description=record.run)
-    return record
+    return publish(
+        canary_reports.conclude(recipe, store, moved, audits, counts, started, checks), store
+    )

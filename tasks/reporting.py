@@ -1,18 +1,25 @@
 """What people see of a finished run: the record and the report, and both as Prefect artifacts."""
 
+from typing import TypeVar
+
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.comparisons.results import Comparisons
-from engine.applications.descent import conclude as conclusion
+from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate, RunRecord
-from engine.applications.descent.report import summary
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
+from engine.reports.page import REPORT, as_markdown
+from engine.reports.sections import Section, Table
+from engine.runs.finished import FinishedRun
+from engine.runs.report import head
 from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages.references import Ref
 from tasks.running.progress import TERMINAL
+
+_Record = TypeVar("_Record", bound=FinishedRun)
 
 
 @task(task_run_name="read scores {outer_step}")
@@ -51,20 +58,23 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
 ) -> RunRecord:
     """Choose the iterate, write record and report, and show them.
 
-    See ``engine.applications.descent.conclude``.
+    See ``engine.applications.descent.report``.
     """
     record = conclusion.conclude(
         recipe, store, iterates, counts, started, checks, compared=compared
     )
-    rows = [
-        {
-            "outer step": iterate.outer_step,
-            **{f"{split} loss": f"{s['loss']:.4f}" for split, s in iterate.scores.items()},
-            "chosen": "yes" if iterate.outer_step == record.chosen else "",
-        }
-        for iterate in record.iterates
-    ]
-    create_table_artifact(rows, key=f"history-{recipe.name}", description=f"Run {record.run}")
-    lines = [*summary(record), f"Report: {conclusion.report_url(store, record.run)}"]
-    create_markdown_artifact("\n".join(f"- {line}" for line in lines), key=f"summary-{recipe.name}")
+    return publish(record, store)
+
+
+def publish(record: _Record, store: str) -> _Record:
+    """Show a finished run as Prefect artifacts: its table, and the top of its report."""
+    name, table = record.recipe.name, record.table()
+    if table:
+        create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
+    sections = [Section("Result", tables=[Table(table)])] if table else []
+    shown = as_markdown(head(record, sections=sections))
+    place = f"Report: {record.url(store, REPORT)}"
+    create_markdown_artifact(
+        f"{shown}\n\n{place}", key=f"summary-{name}", description=f"Run {record.run}"
+    )
     return record

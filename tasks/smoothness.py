@@ -1,9 +1,9 @@
 """The stages of metasmoothness as Prefect tasks, and what people see of the results."""
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.smoothness import record as smoothness_runs
+from engine.applications.smoothness import report as smoothness_reports
 from engine.applications.smoothness import search as smooth_search
 from engine.applications.smoothness import stages
 from engine.applications.smoothness.record import SmoothnessRecord
@@ -11,6 +11,7 @@ from engine.applications.smoothness.search import SearchRecord, Trial
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.runs.run import Stages
 from engine.stages.references import Ref
+from tasks.reporting import publish
 from tasks.running.stage_task import stage_task
 
 perturb = stage_task(stages.perturb)
@@ -37,14 +38,12 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
 ) -> SmoothnessRecord:
     """Write record, report and figure, and show them.
 
-    See ``engine.applications.smoothness.record.conclude``.
+    See ``engine.applications.smoothness.report.conclude``.
     """
-    record = smoothness_runs.conclude(
+    record = smoothness_reports.conclude(
         recipe, store, comparisons, landscape, scores, counts, started
     )
-    lines = "\n".join(f"- {line}" for line in record.summary)
-    create_markdown_artifact(lines, key=f"smoothness-{recipe.name}", description=record.run)
-    return record
+    return publish(record, store)
 
 
 @task(task_run_name="search {recipe.name}")
@@ -55,8 +54,4 @@ def conclude_search(
 
     See ``engine.applications.smoothness.search``.
     """
-    record = smooth_search.conclude(recipe, store, trials, started)
-    create_table_artifact(record.table, key=f"search-{recipe.name}", description=record.run)
-    lines = "\n".join(f"- {line}" for line in record.summary)
-    create_markdown_artifact(lines, key=f"chosen-{recipe.name}", description=record.run)
-    return record
+    return publish(smooth_search.conclude(recipe, store, trials, started), store)

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from engine.applications.descent.conclude import conclude
 from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.report import conclude
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe

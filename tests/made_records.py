@@ -2,8 +2,15 @@
 
 import struct
 
+import torch
+
+from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import Iterate, RunRecord, choose
+from engine.applications.descent.report import report_of
+from engine.problems.splits import DataSet, Examples
 from engine.recipes.descent import DescentRecipe
+from engine.reports.page import as_html
+from engine.runs.report import compose
 from engine.runs.run import Stages
 from engine.stages.references import Ref
 
@@ -75,3 +82,45 @@ def size_of(png):
     """Width and height of a PNG, from its header."""
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     return struct.unpack(">II", png[16:24])
+
+
+def make_curves(kind="counts", **fields):
+    initial, value = {
+        "counts": (torch.ones(4), torch.tensor([0.0, 1.0, 2.0, 0.0])),
+        "weights": (torch.ones(4), torch.tensor([0.0, 0.4, 1.7, 2.0])),
+        "learning-rate": (torch.full((3,), -3.0), torch.tensor([-3.0, -1.0, -5.0])),
+        "scalars": (torch.tensor([-5.0, 2.0]), torch.tensor([-6.0, 3.0])),
+        "group-weights": (torch.zeros(3), torch.tensor([0.0, 1.0, -1.0])),
+        "inputs": (torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)),
+        "initial-parameters": (torch.zeros(9), torch.linspace(-1, 1, 9)),
+    }[kind]
+    losses = [1.0 / (1 + step) for step in range(NUM_STEPS)]
+    known = {
+        "initial_value": initial,
+        "value": value,
+        "corrupted": torch.tensor([True, False, False, False]),
+        "losses_before": losses,
+        "losses_after": losses[::-1],
+        "adjoint_norms": {step: 2.0**-step for step in range(5, NUM_STEPS)},
+    }
+    return Curves(**{**known, **fields})
+
+
+def make_material(record, curves=None, data=None, first_gradient=None):
+    """What the sections of a report are made from, of a record that nobody ran."""
+    curves = make_curves() if curves is None else curves
+    if data is None:
+        split = {"train": Examples(torch.zeros(4, 2), torch.arange(4))}
+        data = DataSet(split, 4, curves.corrupted, "", ids=torch.arange(4))
+    score = torch.linspace(-1, 1, 4) if first_gradient is None else first_gradient
+    return Material(record, curves, data, score)
+
+
+def render(record, curves=None, **material):
+    """The report of a record that nobody ran, as HTML."""
+    run = make_material(record, curves or make_curves(kind_of(record)), **material)
+    return as_html(compose("/nowhere", record, report_of(run, {})))
+
+
+def kind_of(record):
+    return record.recipe.metaparameters.name.value

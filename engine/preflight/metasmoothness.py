@@ -228,7 +228,7 @@ def explain(found: Metasmoothness) -> list[str]:
         f"For comparison: independent increments have {INDEPENDENT:.3f}, chaos {CHAOS:.2f}.",
         f"Definition 1: {_with_spread(one)} (second difference of the output per h^2; lower is "
         "smoother).",
-        _verdict(two.mean),
+        what_it_means(two.mean),
     ]
     unmoved = sum(value is None for value in two.directions)
     if unmoved:
@@ -236,7 +236,8 @@ def explain(found: Metasmoothness) -> list[str]:
     return sentences
 
 
-def _verdict(mean: float) -> str:
+def what_it_means(mean: float) -> str:
+    """Say what a mean of Definition 2 means for metagradients."""
     if mean >= SMOOTH:
         return (
             "The trained parameters answer almost in proportion, so a metagradient predicts what "

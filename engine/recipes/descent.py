@@ -264,6 +264,14 @@ class DescentRecipe(Settings):
         """The recipe that stages are given: itself, or that of a kind with more settings."""
         return self
 
+    def trainings(self) -> "list[DescentRecipe]":
+        """Return the set-ups whose training is asked for: one, but for a kind that tries some."""
+        return [self.descent]
+
+    def changes_to_try(self) -> list[tuple[str, Any]]:
+        """Return settings that are tried beside its own, with their values; places among them."""
+        return []
+
     def rerun(self, changes: dict[str, Any]) -> "DescentRecipe":
         """Return the recipe with the routine of a rerun.
 

@@ -142,6 +142,30 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     return validate_recipe(content, f"Seed {seed}")
 
 
+def changes_of_shipped(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the settings in which a recipe differs from the shipped one of its name.
+
+    Returns:
+        Dotted key to the value; None if no recipe of that name ships.
+    """
+    if recipe.name not in _names():
+        return None
+    ours, theirs = (
+        _flat(each.model_dump(mode="json")) for each in (recipe, load_recipe(recipe.name))
+    )
+    return {key: value for key, value in ours.items() if theirs.get(key, value) != value}
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key not in ("description", "folder", "code"):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def to_measure(
     recipe: Recipe, settings: dict[str, Any], changes: list[str]
 ) -> MetasmoothnessRecipe:

@@ -121,6 +121,15 @@ class SmoothSearchRecipe(DescentRecipe):
         settings = self.model_dump(mode="json", include={"smoothness", "search"})
         return descent_of(self, f"{self.name}-{digest(settings)[:4]}")
 
+    def trainings(self) -> list[DescentRecipe]:
+        """Return the routines to try."""
+        return list(self.routines().values())
+
+    def changes_to_try(self) -> list[tuple[str, Any]]:
+        """Return what the grid and the list change."""
+        listed = (pair for each in self.search.candidates for pair in each.items())
+        return [*self.search.grid.items(), *listed]
+
     def measurement(self, descent: DescentRecipe) -> MetasmoothnessRecipe:
         """Return the recipe that measures a routine."""
         shared = descent.model_dump(mode="json", exclude={"kind"})

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,28 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
         # report of a short run is mostly that.
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def whole_numbers(axes: "matplotlib.axes.Axes") -> None:
+    """Let the ticks of the x axis be whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def scale(axes: "matplotlib.axes.Axes", values: Sequence[float], *, log: bool = False) -> None:
+    """Start the y axis at 0, or make it logarithmic: if asked for, or over two powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(values), max(values)
+    if low <= 0 or not (log or high > 100 * low):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high < 20 * low:  # powers of ten alone would leave one tick or none
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _write_powers(axis: "matplotlib.axis.Axis") -> None:

@@ -1,62 +1,41 @@
-"""HTML reports: the templates, and pages of sections of sentences, tables and figures."""
+"""A report written as one HTML file that needs no network, and as Markdown for Prefect."""
 
 import base64
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.recipes.descent import DescentRecipe
-from engine.reports.units import write_duration
-from engine.storage.location import join
-from engine.storage.records import write_bytes
+from engine.reports.sections import Page, Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from engine.preflight.verdict import CheckReport
-    from engine.runs.endings import Finished
-    from engine.runs.run import Stages
-
 REPORT = "report.html"
 """File in the run's folder."""
 
+ROWS = 20
+"""Rows of a table in Markdown; the page has them all."""
 
-@dataclass(frozen=True)
-class Section:
-    """A part of a report.
-
-    Attributes:
-        heading: Its title; empty for the first one.
-        lines: Sentences, one to a bullet.
-        table: Rows of the same columns.
-        image: A PNG image.
-        caption: What the image shows.
-    """
-
-    heading: str = ""
-    lines: Sequence[str] = ()
-    table: Sequence[dict[str, Any]] = ()
-    image: bytes | None = None
-    caption: str = ""
-
-    @property
-    def source(self) -> str | None:
-        """The image as a page holds it."""
-        return None if self.image is None else as_source(self.image)
+_FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
+@lru_cache(maxsize=1)
 def templates() -> "Environment":
     """Return the templates of all reports; a name that is not given is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["source"] = as_source
+    made.filters["anchor"] = anchor
+    return made
 
 
 def as_source(image: bytes) -> str:
@@ -64,54 +43,50 @@ def as_source(image: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
-def how_made(
-    record: "Finished",
-    counts: "Stages | None" = None,
-    checks: "CheckReport | None" = None,
-    environment: dict[str, Any] | None = None,
-) -> dict[str, str]:
-    """Say how a run was made: when, what all of its starts took, and where."""
-    ending = record.ending
-    made = {
-        "Started": f"{record.started[:19].replace('T', ' ')} UTC",
-        "Took": f"{write_duration(record.seconds)} in {ending.starts} "
-        f"start{'s' * (ending.starts != 1)}",
-        "Computing": write_duration(ending.computing_seconds),
-    }
-    if counts is not None:
-        made["Stages"] = (
-            f"{counts.total}, of which {counts.cached} were there when it was started last"
-        )
-    if checks is not None:
-        made["Preflight"] = str(checks.verdict)
-    return made | {n: str(value) for n, value in (environment or {}).items() if value is not None}
+def anchor(title: str) -> str:
+    """Return a title as the name of a place in the page."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
-def write_page(
-    folder: str,
-    title: str,
-    sections: Sequence[Section],
-    made: dict[str, str],
-    recipe: DescentRecipe,
-) -> None:
-    """Write ``report.html`` into a run's folder.
+def as_html(page: Page) -> str:
+    """Return a page as one HTML file; whatever it says is text, and never markup."""
+    return templates().get_template("page.html").render(page=page)
 
-    Args:
-        folder: URL of the folder.
-        title: Heading of the page.
-        sections: What it says, in order.
-        made: How it was made: a name to a value.
-        recipe: The settings.
-    """
-    page = (
-        templates()
-        .get_template("application.html")
-        .render(
-            title=title,
-            description=recipe.description,
-            sections=sections,
-            made=made,
-            settings=recipe.model_dump_json(indent=2, exclude_defaults=True),
-        )
+
+def as_markdown(page: Page) -> str:
+    """Return what a page says in words and tables as Markdown; whatever it says is no markup."""
+    parts = [f"**{_plain(page.verdict)}**"]
+    if page.numbers:
+        rows = [{each.label: each.value for each in page.numbers}]
+        notes = {each.label: each.note for each in page.numbers}
+        parts.append(_table(Table([*rows, *([notes] if any(notes.values()) else [])])))
+    parts.append(_bullets(page.findings))
+    parts.extend(f"> {_plain(line)}" for line in page.warnings)
+    for section in page.sections:
+        if section.folded:
+            continue
+        parts.append(f"### {_plain(section.title)}")
+        parts.extend(_plain(note) for note in section.notes)
+        parts.append(_bullets(section.lines))
+        parts.extend(_table(table) for table in section.tables)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_plain(line)}" for line in lines)
+
+
+def _table(table: Table) -> str:
+    names = list(table.columns)
+    lines = [names, ["---"] * len(names)]
+    lines += [[_plain(str(row.get(name, ""))) for name in names] for row in table.rows[:ROWS]]
+    written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
+    more = len(table.rows) - ROWS
+    return f"{written}\n\n... and {more} rows more." if more > 0 else written
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line in which no sign of Markdown or HTML means anything."""
+    return (
+        _FENCED.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
     )
-    write_bytes(join(folder, REPORT), page.encode())

@@ -45,3 +45,15 @@ def number_in(document: Mapping[str, Any], name: str) -> float:
     """Return a number of a document that may be damaged; 0 if there is none."""
     value = document.get(name)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def write_number(value: float) -> str:
+    """Write a loss or the like in four decimals, or with an exponent where these say nothing."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def write_percent(share: float, digits: int | None = None) -> str:
+    """Write a share of 1 in percent, by default in as many digits as tell small ones apart."""
+    if digits is None:
+        digits = 0 if share >= 0.1 else 1
+    return f"{100 * share:.{digits}f} %"

@@ -1,7 +1,8 @@
 """What the record of every finished run says, whatever its kind: enough to keep house by.
 
-Each kind of run says itself what its result needs and what people read of it. Nothing that keeps
-house, shows or lists runs looks at more than this.
+Each kind of run says itself what its result needs and what people read of it, see
+``engine.runs.finished``. Nothing that keeps house, shows or lists runs looks at more than this, and
+nothing here knows torch.
 """
 
 from typing import Any
@@ -37,12 +38,15 @@ class Ending(Settings):
     table: list[dict[str, Any]] = []
     """The result as rows of the same columns; may be none."""
 
+    files: list[str] = []
+    """Files that are in the run's folder from its end on, beside its report."""
+
     verifiable: bool = False
     """Whether it has metagradients that ``mgd verify`` can make again."""
 
 
-class Finished(Settings):
-    """Base of the records of finished runs, ``run.json``."""
+class Outline(Settings):
+    """What the records of all finished runs have, ``run.json``."""
 
     run: str
     """Name of the run."""
@@ -55,6 +59,14 @@ class Finished(Settings):
 
     ending: Ending = Ending()
     """What house-keeping and ``mgd show`` read."""
+
+
+def read_outline(record: dict[str, Any]) -> Outline | None:
+    """Return what the records of all kinds have; None if it cannot be understood."""
+    try:
+        return Outline.model_validate({name: record.get(name) for name in Outline.model_fields})
+    except ValidationError:
+        return None
 
 
 def read_ending(record: dict[str, Any] | None) -> Ending | None:

@@ -1,87 +1,63 @@
 """The end of a run of any kind: its record, what that ends, and what all its starts took.
 
+Which kind it is nobody asks here: the record says what its result needs and what people read of it.
 A start that computed nothing of a run that has ended already changes nothing but the claims that
 the record ends: when it was made and what it took stay what they were.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
-from engine.reports.page import REPORT
+from engine.reports.page import REPORT, as_html
 from engine.reports.units import number_in
-from engine.runs.endings import Finished, read_ending
+from engine.runs.endings import read_ending, read_outline
+from engine.runs.finished import FinishedRun
 from engine.runs.inventory import StageName, stages_of
 from engine.runs.life import stages_at_work
+from engine.runs.report import Report, compose
 from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
 from engine.stages.claims import Claim, claim, claim_url, read_claims
-from engine.stages.references import Ref
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import label
-from engine.storage.places import RECIPE, RUN, run_folder, stage_record_url
-from engine.storage.records import read_bytes, read_record, read_records, write_record
+from engine.storage.places import RECIPE, RUN, stage_record_url
+from engine.storage.records import read_bytes, read_record, read_records, write_bytes, write_record
 
-_Record = TypeVar("_Record", bound=Finished)
+_Record = TypeVar("_Record", bound=FinishedRun)
 
 _OF_THE_START = {"started", "seconds", "stages", "environment", "ending"}
 """What a record says of how it was made; the rest is the result."""
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What the result of a run needs of its stages.
-
-    Attributes:
-        bulky: Kinds of stages that only repeat or continue the run; all of other kinds are needed.
-        results: Those of the bulky ones that the result needs all the same.
-        parts: Runs that were parts of it, whose work counts as its own.
-    """
-
-    bulky: frozenset[str] = frozenset()
-    results: Sequence[Ref] = ()
-    parts: Sequence[str] = ()
-
-    def among(self, claims: Iterable[Claim]) -> list[str]:
-        """Return the stages that are needed, as ``Ending.keeps`` has them."""
-        small = {f"{each.stage}/{each.key}" for each in claims if each.stage not in self.bulky}
-        return sorted(small | {f"{ref.stage}/{ref.key}" for ref in self.results})
-
-
-def finish(
-    store: str, record: _Record, needs: Needs, write_pages: Callable[[_Record], None]
-) -> _Record:
+def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> _Record:
     """Write the record of a run that has ended, and what people read; return the record.
 
     Args:
         store: fsspec URL of the store.
         record: Of the start that ends, with its own ``started`` and ``seconds``.
-        needs: What its result needs of its stages.
-        write_pages: Writes the report, and files beside it; not asked if nothing has changed.
+        report: Draws what the kind of run has to show; not asked if nothing has changed.
 
     Returns:
         The record with the figures of all starts, and the counts of this one.
     """
-    run, folder, began = record.run, run_folder(store, record.run), record.started
-    url, own = join(folder, RUN), own_start(store, run)
-    asked = _adopt(store, run, needs.parts)
+    run, folder, began = record.run, join(store, "runs", record.run), record.started
+    url, own, parts = join(folder, RUN), own_start(store, run), record.parts()
+    asked = _adopt(store, run, parts)
     claims, starts, before = read_claims(store, run), read_starts(store, run), _read(url)
     stale = [each for each in claims if own is not None and each.token in own.before]
     renewed = [each for each in claims if each not in stale]
     asked = [*renewed, *asked]
     tokens = {"claims": sorted(each.token for each in renewed if each.token)}
-    ending = record.ending.model_copy(update={**tokens, "keeps": needs.among(renewed)})
+    ending = record.ending.model_copy(update={**tokens, **_said(store, record, renewed)})
     record = record.model_copy(update={"ending": ending})
-    ended, runs = read_ending(before), {run, *needs.parts}
+    ended, runs = read_ending(before), {run, *parts}
     repeated = (
         before is not None
         and ended is not None
         and all(each.cached for each in asked)
-        and REPORT in list_files(folder)
+        and {REPORT, *ended.files} <= set(list_files(folder))
         and _result(before) == _result(record.model_dump(mode="json"))
     )
     if repeated and before is not None and ended is not None:
@@ -96,11 +72,37 @@ def finish(
         record = record.model_copy(update=_figures(record, before, made, others, asked))
         # First the record: a page that cannot be drawn is drawn by the next start, where none is.
         write_record(url, record.model_dump(mode="json"))
-        write_pages(record)
+        record = _write_report(store, record, report(record))
     here = datetime.fromisoformat(began)
     counted = [name for name, each in starts.items() if each.started < here]
     forget_starts(store, run, [*counted, *([own.file] if own else [])])
     _drop(store, run, stale, claims)
+    return record
+
+
+def _said(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str, Any]:
+    """Return what the record of a kind says to whoever shows runs and keeps house."""
+    small = {f"{each.stage}/{each.key}" for each in claims if each.stage not in record.bulky}
+    results = {f"{ref.stage}/{ref.key}" for ref in record.refs_to_keep(store)}
+    return {
+        "keeps": sorted(small | results),
+        "summary": record.sentences(),
+        "table": record.table(),
+        "verifiable": record.verifiable,
+    }
+
+
+def _write_report(store: str, record: _Record, own: Report) -> _Record:
+    """Write the page and the files beside it; the record names them when they are there."""
+    folder = join(store, "runs", record.run)
+    for name, content in own.files.items():
+        write_bytes(join(folder, name), content)
+    if own.files:
+        ending = record.ending.model_copy(update={"files": sorted(own.files)})
+        record = record.model_copy(update={"ending": ending})
+        write_record(join(folder, RUN), record.model_dump(mode="json"))
+    # Last the page: without it the next start writes everything again.
+    write_bytes(join(folder, REPORT), as_html(compose(store, record, own)).encode())
     return record
 
 
@@ -115,7 +117,7 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
     """
     found: list[Claim] = []
     for part in dict.fromkeys(parts):
-        claims, folder = read_claims(store, part), run_folder(store, part)
+        claims, folder = read_claims(store, part), join(store, "runs", part)
         if read_bytes(join(folder, RECIPE)) is None:
             for each in claims:
                 claim(store, run, each.stage, each.key, each.name, cached=each.cached)
@@ -132,7 +134,7 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
 
 
 def _figures(
-    record: Finished,
+    record: FinishedRun,
     before: dict[str, Any] | None,
     made: list[dict[str, Any]],
     others: list[datetime],
@@ -199,10 +201,9 @@ def _read(url: str) -> dict[str, Any] | None:
     """Return the record that is there, if it can be understood as one of a finished run."""
     try:
         record = read_record(url)
-        Finished.model_validate({name: record.get(name) for name in Finished.model_fields})
-    except (CheckpointMissingError, CheckpointCorruptError, ValidationError):
+    except (CheckpointMissingError, CheckpointCorruptError):
         return None
-    return record
+    return record if read_outline(record) is not None else None
 
 
 def _result(record: dict[str, Any]) -> dict[str, Any]:
@@ -220,9 +221,3 @@ def _stage_records(store: str, names: Iterable[StageName]) -> list[dict[str, Any
 def _label_of(record: dict[str, Any]) -> str:
     ref = record.get("ref")
     return label(str(ref.get("stage")), str(ref.get("key"))) if isinstance(ref, dict) else ""
-
-
-def nothing_computed(record: Finished) -> bool:
-    """Say whether the start that returned a record found every stage committed."""
-    stages = getattr(record, "stages", None)
-    return stages is not None and 0 < stages.total == stages.cached

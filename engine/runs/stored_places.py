@@ -55,15 +55,9 @@ def _places(recipe: DescentRecipe) -> Known:
         found |= places_of(arguments, recipe.arguments)
     else:  # code, whose arguments nobody here understands
         found["problem"] = f"{recipe.problem} in {recipe.folder or 'the working folder'}"
-    search = getattr(recipe, "search", None)  # which tries other settings, places among them
-    if search is not None:
-        tried = [
-            *search.grid.items(),
-            *(pair for each in search.candidates for pair in each.items()),
-        ]
-        for number, (name, value) in enumerate(tried):
-            if name.startswith("arguments.") and not name.startswith("arguments.model."):
-                found[f"search, change {number} of {name}"] = str(value)
+    for number, (name, value) in enumerate(recipe.changes_to_try()):
+        if name.startswith("arguments.") and not name.startswith("arguments.model."):
+            found[f"search, change {number} of {name}"] = str(value)
     return found
 
 

@@ -41,13 +41,14 @@ APART = {
     "storage/places.py": "says where stages lie",
     "storage/readable.py": "asks whether a store can be read",
     "applications/descent/": "chooses an iterate, reports and verifies",
+    "applications/kinds.py": "finds what a kind of run has of its own",
     "applications/comparisons/damage.py": "judges what stages made",
     "applications/comparisons/rate_search_results.py": "gathers what stages made",
     "applications/comparisons/results.py": "gathers what stages made",
     **{
         f"applications/{name}/{file}.py": "reports what stages made"
         for name in ("attribution", "canaries", "smoothness")
-        for file in ("figures", "record")
+        for file in ("figures", "record", "report")
     },
     "applications/attribution/texts.py": "reports what stages made",
     "applications/smoothness/search.py": "chooses among what stages made",

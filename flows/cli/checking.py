@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from engine.applications.attribution import stages as attribution_stages
 from engine.applications.descent.certificate import verify_run
+from engine.applications.kinds import check_recipe
 from engine.numerics.process import keep_freed_memory
-from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.preflight.verdict import Check, Verdict
 from engine.problems.problem import check_repeats, check_scores
-from engine.recipes.attribution import AttributionRecipe
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
-from engine.stages.commits import read_scalars_as
-from engine.stages.run import Run
-from engine.stages.training import preflight
 from engine.storage.location import absolute, check_writable, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
@@ -37,11 +33,7 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     place = absolute(store)
     check_writable(place)
     check_repeats(recipe.descent)
-    if isinstance(recipe, AttributionRecipe):
-        report = attribution_stages.preflight(recipe, place)
-    else:
-        ref = preflight(Run(recipe.descent, place))
-        report = read_scalars_as(place, ref, CheckReport)
+    report = check_recipe(recipe, place)
     if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
         check_scores(recipe.descent)
     if as_json:

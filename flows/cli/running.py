@@ -15,12 +15,8 @@ from flows.cli.signals import goes_on
 from flows.cli.terminal import prepare_process, progress
 
 if TYPE_CHECKING:
-    from engine.applications.attribution.record import AttributionRecord
-    from engine.applications.canaries.record import CanariesRecord
-    from engine.applications.descent.record import RunRecord
-    from engine.applications.smoothness.record import SmoothnessRecord
-    from engine.applications.smoothness.search import SearchRecord
     from engine.recipes.files import Recipe
+    from engine.runs.finished import FinishedRun
     from flows.cli.local_server import LocalServer
 
 
@@ -98,49 +94,21 @@ def _runs(recipe: "Recipe", seeds: list[int] | None) -> list[str]:
     return [run_name(with_seed(recipe, seed).descent) for seed in seeds]
 
 
-def _tell(
-    record: "RunRecord | SmoothnessRecord | SearchRecord | AttributionRecord | CanariesRecord",
-    place: str,
-    as_json: bool,
-) -> dict[str, Any]:
+def _tell(record: "FinishedRun", place: str, as_json: bool) -> dict[str, Any]:
     """Say what came of a run, and return it as the JSON object of ``--json``."""
-    from engine.applications.descent.conclude import report_url
-    from engine.applications.descent.record import RunRecord
-    from engine.applications.descent.report import summary
-    from engine.runs.finishing import nothing_computed
-
-    if nothing_computed(record):
-        _say(
-            f"Nothing was computed: run {record.run} had finished, and all of it was there.",
-            as_json,
+    content = record.content(place)
+    lines = [
+        *record.sentences(),
+        f"Report: {content['report']}",
+        f"Run: {record.run} in {place}",
+    ]
+    if record.nothing_computed:
+        lines.insert(
+            0, f"Nothing was computed: run {record.run} had finished, and all of it was there."
         )
-    if not isinstance(record, RunRecord):
-        content = record.content(place)
-        lines = [*record.summary, f"Report: {content['report']}", f"Run: {record.run} in {place}"]
-        for line in lines:
-            _say(line, as_json)
-        return content
-    for line in summary(record):
+    for line in lines:
         _say(line, as_json)
-    report = report_url(place, record.run)
-    _say(f"Report: {report}", as_json)
-    _say(f"Run: {record.run} in {place}", as_json)
-    return {
-        "run": record.run,
-        "recipe": record.recipe.name,
-        "store": place,
-        "seconds": round(record.seconds, 3),
-        "objective": record.objective,
-        "losses": record.losses,
-        "chosen": record.chosen,
-        "over_fitted": record.over_fitted,
-        "validation": record.before_and_after("validation"),
-        "test": record.before_and_after("test"),
-        "stages": record.stages.model_dump(),
-        **record.compared(),
-        "digest": record.digest,
-        "report": report,
-    }
+    return content
 
 
 def _say(line: str, as_json: bool) -> None:

@@ -7,13 +7,11 @@ settings change of the recipe that ships under its name.
 import re
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 from prefect.context import FlowRunContext
 
-from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import load_recipe
+from engine.recipes.files import changes_of_shipped
 from engine.recipes.names import run_name
 
 _NAMED_CHANGES = 3
@@ -40,7 +38,8 @@ def name_of(recipe: DescentRecipe, seeds: list[int] | None = None) -> str:
     which = run_name(recipe.descent)
     if seeds is not None:
         which = f"{recipe.name} for seeds {', '.join(map(str, seeds))}"
-    changes = _changes(recipe)
+    changed = changes_of_shipped(recipe) or {}
+    changes = [f"{key}={value}" for key, value in changed.items()]
     named = ", ".join(changes[:_NAMED_CHANGES])
     more = len(changes) - _NAMED_CHANGES
     if more > 0:
@@ -61,23 +60,3 @@ def _drawn_words() -> frozenset[str]:
     lists = [[*each.get("words", []), *each.get("phrases", [])] for each in config.values()]
     texts = (" ".join(entry) if isinstance(entry, list) else entry for entry in chain(*lists))
     return frozenset(word for text in texts for word in re.split(r"[\s-]+", text.lower()))
-
-
-def _changes(recipe: DescentRecipe) -> list[str]:
-    """List the settings in which a recipe differs from the shipped one of its name."""
-    try:
-        shipped = load_recipe(recipe.name)
-    except ConfigurationError:
-        return []
-    ours, theirs = _flat(recipe.model_dump(mode="json")), _flat(shipped.model_dump(mode="json"))
-    return [f"{key}={value}" for key, value in ours.items() if theirs.get(key, value) != value]
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif key not in ("description", "folder", "code"):
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -14,7 +14,6 @@ from engine import metagradient, train
 from engine.applications.comparisons.baselines import proportional, random_subset, uniform
 from engine.applications.comparisons.poisons import random_pixels
 from engine.applications.comparisons.rate_search_stages import one_cycle_rates, score_schedules
-from engine.applications.descent.report import summary
 from engine.metaparameters.outer_updates import make_outer
 from engine.problems.problem import SPLITS, BuiltProblem, build_problem
 from engine.recipes.files import load_recipe
@@ -101,7 +100,7 @@ def test_small_target_is_over_fitted_and_the_report_says_so():
     assert test[-1] > 1.2 * test[found.chosen]
     assert record.chosen == found.chosen < 5
     assert record.over_fitted
-    assert any("over-fitted the objective split" in line for line in summary(record))
+    assert any("over-fitted the objective split" in line for line in record.sentences())
 
 
 def test_mixture_beats_uniform_and_proportional_shares():

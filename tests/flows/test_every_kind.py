@@ -3,14 +3,17 @@
 What keeps house must name no kind: a new one has to work here without a change there.
 """
 
+import html
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from engine.applications.kinds import read_finished
 from engine.recipes.files import KINDS
 from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
@@ -199,3 +202,53 @@ def test_resume_and_show_refuse_an_empty_name(store):
         asked = cli.invoke(app, [command, "", "--store", store])
         assert asked.exit_code == 2
         assert "names no run" in asked.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_opened_as_the_object_that_it_was(finished, kind):
+    """By its name alone; and what its result needs is in the store."""
+    store, records = finished
+    record = records[kind]
+
+    found = read_finished(store, record.run)
+
+    assert found == record
+    refs = [f"{ref.stage}/{ref.key}" for ref in found.refs_to_keep(store)]
+    assert set(refs) <= set(found.ending.keeps)
+    assert all(Path(store, "stages", name, "record.json").exists() for name in refs)
+    bulky = [name for name in found.ending.keeps if name.split("/")[0] in found.bulky]
+    assert set(bulky) <= set(refs)
+
+
+def test_a_clean_keeps_exactly_what_the_records_say(store):
+    """A stage more would cost what nobody needs; one less would lose a result."""
+    carry_out(plan_clean(store, CleanRules(intermediate=True, grace_seconds=0)))
+
+    left = Path(store, "stages").glob("*/*/record.json")
+    names = {str(path.parent.relative_to(f"{store}/stages")) for path in left}
+    assert names == {name for run in stored_runs(store) for name in run.ending.keeps}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_tells_programs_and_people_the_same(finished, kind):
+    """One JSON object with the same names for all; one page with the same order for all."""
+    store, records = finished
+    record = records[kind]
+
+    content = record.content(store)
+    page = Path(store, "runs", record.run, "report.html").read_text()
+
+    assert content.keys() >= {"run", "recipe", "store", "seconds", "stages", "report"}
+    json.dumps(content)
+    assert Path(content["report"]).exists()
+    titles = re.findall(r"<h2>([^<]+)</h2>", page)
+    last = ["What it cost", "How sure it is", "How to repeat it, and what next"]
+    assert (titles[0], titles[-3:]) == ("What was asked", last)
+    assert len(titles) > 4
+    assert html.escape(record.headline()) in page
+    assert 1 <= len(record.numbers()) <= 3
+    images = re.findall(r"<img [^>]*>", page)
+    assert images
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    beside = {path.name for path in Path(store, "runs", record.run).iterdir()}
+    assert set(record.ending.files) <= beside

@@ -123,6 +123,6 @@ def test_attribution_shows_texts_and_escapes_them(texts, tmp_path, prefect_serve
     assert "&lt;script&gt;x&lt;/script&gt; &amp; " in page
     assert "<script>" not in page
     assert page.count("Query: &lt;b&gt;") == 2
-    assert "<td>helps</td>" in page
-    assert "<td>harms</td>" in page
+    assert ">helps</td>" in page
+    assert ">harms</td>" in page
     assert set(record.lds) == {"metagradient", "final-gradient"}

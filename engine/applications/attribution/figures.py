@@ -52,8 +52,9 @@ def draw_datamodeling(lds: Mapping[str, Mapping[float, Interval]]) -> bytes:
 def draw_prediction(points: Mapping[float, tuple[Sequence[float], Sequence[float]]]) -> bytes:
     """Draw the change of one query's loss against its prediction, a panel for each percentage."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
-    columns = min(len(points), 4)
+    columns = min(len(points), 2)  # more leave no room for the numbers beside the ticks
     rows = -(-len(points) // columns)
     figure = Figure(figsize=(WIDTH, 2.5 * rows), layout="constrained")
     for place, (drop, (predicted, actual)) in enumerate(points.items()):
@@ -62,11 +63,12 @@ def draw_prediction(points: Mapping[float, tuple[Sequence[float], Sequence[float
         low, high = min(*predicted, *actual), max(*predicted, *actual)
         axes.plot([low, high], [low, high], color=GREY, linewidth=1, zorder=0)
         axes.plot(predicted, actual, "o", color=BLUE, markersize=3)
-        axes.ticklabel_format(style="sci", scilimits=(-2, 3), useMathText=True)
         axes.locator_params(nbins=4)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.tick_params(labelsize=8)
         axes.set_title(f"{drop:g} % left out", fontsize=10)
-        axes.set_xlabel("predicted change", fontsize=9, labelpad=12)  # below the power of ten
+        axes.set_xlabel("predicted change", fontsize=9)
         if place % columns == 0:
             axes.set_ylabel("change of the loss", fontsize=9)
     return png(figure)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.problems.passage import Passage, Texts
-from engine.reports.page import Section
+from engine.reports.sections import Section, Table
 
 SHOWN = 5
 """Helpful, and harmful, examples that are shown for a query."""
@@ -31,8 +31,7 @@ def text_sections(
         Section(
             f"Query {number}: helpful and harmful examples",
             lines=[f"Query: {shown(query)}", f"Its loss: {loss:.3f} nats a token."],
-            table=rows_of(scores[number], train),
-            caption="",
+            tables=[Table(rows_of(scores[number], train))],
         )
         for number, (query, loss) in enumerate(zip(asked, losses, strict=True))
     ]

@@ -1,31 +1,15 @@
-"""What canaries leave: their record, and a report with figures."""
+"""What canaries leave: their record."""
 
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-from torch import Tensor
-
-from engine.applications.canaries.figures import draw_canaries, draw_losses
-from engine.applications.canaries.stages import read_audit, read_images
-from engine.numerics.environment import machine
-from engine.preflight.verdict import CheckReport
-from engine.problems.problem import build_problem
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.names import run_name
 from engine.recipes.settings import Settings
-from engine.reports.intervals import interval
-from engine.reports.page import REPORT, Section, how_made, write_page
-from engine.runs.endings import Ending, Finished
-from engine.runs.finishing import Needs, finish
-from engine.runs.run import Stages, begin_run
-from engine.stages.commits import read_scalars
-from engine.stages.keys import engine_version, run_environment
+from engine.reports.sections import Number
+from engine.runs.finished import FinishedRun
+from engine.runs.run import begin_run
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
-from engine.storage.location import join
-from engine.storage.places import run_folder
 
 OWN, RANDOM, WRONG = "optimized", "random", "mislabelled"
 """Kinds of canaries."""
@@ -53,11 +37,17 @@ class GapRecord(Settings):
     """Mean loss of those left out."""
 
 
-class CanariesRecord(Finished):
+class CanariesRecord(FinishedRun):
     """Everything that is known of finished canaries."""
 
-    recipe: CanariesRecipe
+    recipe: CanariesRecipe  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
     """The settings that made it."""
+
+    moved: list[Ref]
+    """The stage of each outer step."""
+
+    audited: dict[str, Ref]
+    """Kind of canaries to its audit."""
 
     audits: dict[str, GapRecord]
     """Kind of canaries to what its audit found, the optimized ones first."""
@@ -65,21 +55,44 @@ class CanariesRecord(Finished):
     steps: list[float]
     """Gap in the training of each outer step, before its move."""
 
-    summary: list[str]
-    """What the numbers mean, in sentences."""
+    def refs_to_keep(self, store: str) -> list[Ref]:
+        """Return every stage: pictures and losses are all that canaries keep."""
+        return [*self.moved, *self.audited.values()]
 
-    stages: Stages
-    """How many stages, cached and retried."""
+    def headline(self) -> str:
+        """Return the gap of the optimized canaries beside that of the same images before."""
+        own, random = self.audits[OWN], self.audits[RANDOM]
+        times = f" ({own.gap / random.gap:.1f} times the gap)" if own.gap > random.gap > 0 else ""
+        return (
+            f"The loss of the optimized canaries is {own.gap:.3f} nats lower where they were "
+            f"trained on{times}; that of the same images before, {random.gap:.3f}."
+        )
 
-    checks: CheckReport
-    """What the preflight found."""
+    def numbers(self) -> list[Number]:
+        """Return gap and AUC, and the gap of the same images before."""
+        own, random = self.audits[OWN], self.audits[RANDOM]
+        return [
+            Number("Gap of the canaries", f"{own.gap:.3f}", f"{own.low:.3f} to {own.high:.3f}"),
+            Number("Gap of the same images before", f"{random.gap:.3f}", "nats"),
+            Number("AUC of a threshold on the loss", f"{own.auc:.2f}", "0.5 is chance"),
+        ]
 
-    environment: dict[str, Any]
-    """What the bits depend on besides the recipe."""
+    def findings(self) -> list[str]:
+        """Say what was optimized, and what the audits found."""
+        own, random, wrong = (self.audits[name] for name in (OWN, RANDOM, WRONG))
+        settings = self.recipe.canaries
+        return [
+            f"{settings.num_canaries} canaries were optimized in {self.recipe.outer.num_steps} "
+            f"outer steps, and audited in {settings.num_audits} trainings with other halves, "
+            "starts and orders.",
+            self.headline(),
+            f"With wrong labels instead, it is {wrong.gap:.3f}.",
+            f"A threshold on the loss tells who was trained on with an AUC of {own.auc:.2f}; "
+            f"before {random.auc:.2f}, with wrong labels {wrong.auc:.2f}.",
+        ]
 
-    @property
     def table(self) -> list[dict[str, Any]]:
-        """One row for each kind of canaries."""
+        """Return one row for each kind of canaries."""
         return [
             {
                 "canaries": name,
@@ -91,20 +104,14 @@ class CanariesRecord(Finished):
             for name, found in self.audits.items()
         ]
 
-    def content(self, store: str) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        found = self.model_dump(mode="json", include={"run", "steps", "stages"})
+    def outcome(self) -> dict[str, Any]:
+        """Return the audit of the canaries, and those of the others."""
         audits = {name: each.model_dump() for name, each in self.audits.items()}
         return {
-            "recipe": self.recipe.name,
-            "store": store,
-            "seconds": round(self.seconds, 3),
-            **found,
+            "steps": self.steps,
             "gap": audits[OWN]["gap"],
             "audit": audits.pop(OWN),
             "baselines": audits,
-            "preflight": self.checks.verdict,
-            "report": join(run_folder(store, self.run), REPORT),
         }
 
 
@@ -116,125 +123,3 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
     """
     prepare_descent(Run(recipe.descent, store))
     begin_run(recipe, store)
-
-
-def conclude(  # noqa: PLR0913 (what canaries are made of)
-    recipe: CanariesRecipe,
-    store: str,
-    moved: list[Ref],
-    audits: dict[str, Ref],
-    counts: Stages,
-    started: str,
-    checks: CheckReport,
-) -> CanariesRecord:
-    """Compare the audits; write ``run.json`` and ``report.html``.
-
-    The result needs every stage: pictures and losses are all that canaries keep.
-
-    Args:
-        recipe: The settings.
-        store: fsspec URL of the store.
-        moved: The stage of each outer step.
-        audits: Kind of canaries to its audit.
-        counts: How the stages were done.
-        started: UTC time of the start, ISO 8601.
-        checks: What the preflight found.
-    """
-    number = recipe.canaries.num_canaries
-    measured = {name: read_audit(store, ref, number) for name, ref in audits.items()}
-    record = CanariesRecord(
-        run=run_name(recipe.descent),
-        recipe=recipe,
-        started=started,
-        seconds=(datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds(),
-        audits={name: compare(*each) for name, each in measured.items()},
-        steps=[read_scalars(store, ref)["gap"] for ref in moved],
-        summary=[],
-        stages=counts,
-        checks=checks,
-        environment={"engine": engine_version(), **run_environment(recipe.descent), **machine()},
-    )
-    lines = summarize(record)
-    record = record.model_copy(update={"summary": lines})
-    record = record.model_copy(update={"ending": Ending(summary=lines, table=record.table)})
-    problem = build_problem(recipe.descent)
-
-    def write_pages(record: CanariesRecord) -> None:
-        before = problem.routine.examples[0][:number].cpu()
-        after = read_images(problem, store, moved[-1], number).cpu()
-        made = how_made(record, counts, checks, record.environment)
-        sections = _sections(record, measured, before, after)
-        folder = run_folder(store, record.run)
-        write_page(folder, f"Privacy canaries: {recipe.name}", sections, made, recipe)
-
-    needs = Needs(results=[*moved, *audits.values()])
-    return finish(store, record, needs, write_pages)
-
-
-def compare(losses: Tensor, inside: Tensor) -> GapRecord:
-    """Compare the losses of canaries that were trained on with those of the others.
-
-    Args:
-        losses: Shape (audits, canaries).
-        inside: Who was trained on, likewise.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    gaps = [
-        float(row[~inner].mean() - row[inner].mean())
-        for row, inner in zip(losses, inside, strict=True)
-    ]
-    found = asdict(interval(gaps))
-    auc = roc_auc_score(inside.flatten().numpy(), -losses.double().flatten().numpy())
-    return GapRecord(
-        gap=found.pop("mean"),
-        **found,
-        auc=float(auc),
-        loss_in=float(losses[inside].mean()),
-        loss_out=float(losses[~inside].mean()),
-    )
-
-
-def summarize(record: CanariesRecord) -> list[str]:
-    """Say what was found."""
-    own, random = record.audits[OWN], record.audits[RANDOM]
-    settings = record.recipe.canaries
-    times = f", which is {own.gap / random.gap:.1f} times less" if random.gap > 0 else ""
-    return [
-        f"{settings.num_canaries} canaries were optimized in {record.recipe.outer.num_steps} outer "
-        f"steps, and audited in {settings.num_audits} trainings with other halves, starts and "
-        "orders.",
-        f"Their loss is {own.gap:.3f} nats lower if they were trained on; that of the same images "
-        f"before, {random.gap:.3f}{times}.",
-        f"With wrong labels instead, it is {record.audits[WRONG].gap:.3f}.",
-        f"A threshold on the loss tells who was trained on with an AUC of {own.auc:.2f}; before "
-        f"{random.auc:.2f}, with wrong labels {record.audits[WRONG].auc:.2f}.",
-        *record.checks.sentences(),
-    ]
-
-
-def _sections(
-    record: CanariesRecord,
-    measured: dict[str, tuple[Tensor, Tensor]],
-    before: Tensor,
-    after: Tensor,
-) -> list[Section]:
-    drawn = {name: (losses[inside], losses[~inside]) for name, (losses, inside) in measured.items()}
-    change = (after - before).flatten(1).norm(dim=1)
-    shown = change.argsort(descending=True, stable=True)[:10]
-    return [
-        Section(lines=record.summary),
-        Section(
-            "What the audits found",
-            table=record.table,
-            image=draw_losses(drawn, record.steps),
-            caption="Above: losses of canaries that were trained on (IN) and left out (OUT), in "
-            "all audits; bars from the lower to the upper quartile, dots at the mean. Below: the "
-            "gap in the training of each outer step, on the half drawn there.",
-        ),
-        Section(
-            "The canaries that changed most",
-            image=draw_canaries(before[shown], after[shown]),
-            caption="Before, after, and the change (red brighter, blue darker).",
-        ),
-    ]

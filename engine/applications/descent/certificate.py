@@ -32,6 +32,7 @@ from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
 from engine.runs.certificates import Certificate
+from engine.runs.inventory import stored_run
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
 from engine.schedules.segments import Segment
@@ -76,7 +77,8 @@ def verify_run(
     """
     name = find_run(store, run)
     recipe = read_recipe(store, name)
-    if recipe.kind != "descent":
+    ending = stored_run(store, name).ending
+    if ending is not None and not ending.verifiable:
         raise ConfigurationError(
             f"Run {name} is of kind {recipe.kind}, which leaves no metagradient to verify. Name a "
             "run of kind descent."

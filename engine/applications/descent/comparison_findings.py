@@ -1,10 +1,14 @@
 """Sentences on how a run compares with set-ups made without a metagradient."""
 
-from engine.applications.descent.record import RunRecord
+from typing import TYPE_CHECKING
+
 from engine.extras import install
 
+if TYPE_CHECKING:
+    from engine.applications.descent.record import RunRecord
 
-def comparison_findings(record: RunRecord) -> list[str]:
+
+def comparison_findings(record: "RunRecord") -> list[str]:
     """Say which baselines the chosen iterate beats on the test split, and which it does not."""
     if not record.baselines:
         return []
@@ -36,7 +40,7 @@ def comparison_findings(record: RunRecord) -> list[str]:
     return sentences
 
 
-def _points(record: RunRecord) -> str:
+def _points(record: "RunRecord") -> str:
     """Compare the fall of the accuracy with that under the most harmful baseline."""
     clean = record.iterates[0].scores["test"]["accuracy"]
     own = 100 * (clean - record.iterates[record.chosen].scores["test"]["accuracy"])
@@ -48,7 +52,7 @@ def _points(record: RunRecord) -> str:
     return sentence + (f": {own / falls[name]:.1f} times as far." if falls[name] > 0 else ".")
 
 
-def rerun_findings(record: RunRecord) -> list[str]:
+def rerun_findings(record: "RunRecord") -> list[str]:
     """Say what the chosen set-up does by other routines, and which of those say nothing."""
     sentences = []
     for each in record.reruns:
@@ -70,7 +74,7 @@ def rerun_findings(record: RunRecord) -> list[str]:
     return sentences
 
 
-def schedule_findings(record: RunRecord) -> list[str]:
+def schedule_findings(record: "RunRecord") -> list[str]:
     """Say where the chosen schedule stands in the grid, and beside Optuna."""
     own, sentences = record.iterates[record.chosen].scores, []
     loss = own["validation"]["loss"]
@@ -96,7 +100,7 @@ def schedule_findings(record: RunRecord) -> list[str]:
     return sentences
 
 
-def damage_findings(record: RunRecord) -> list[str]:
+def damage_findings(record: "RunRecord") -> list[str]:
     """Say how few images and classes carry the damage."""
     damage = record.damage
     if damage is None or damage.rise <= 0:
@@ -116,7 +120,7 @@ def damage_findings(record: RunRecord) -> list[str]:
     ]
 
 
-def retrieval_findings(record: RunRecord) -> list[str]:
+def retrieval_findings(record: "RunRecord") -> list[str]:
     """Say how well captions find images, for pairs; ``accuracy`` is the other way round."""
     test = record.before_and_after("test")
     if "text_to_image" not in test["before"]:
@@ -132,7 +136,7 @@ def retrieval_findings(record: RunRecord) -> list[str]:
     ]
 
 
-def file_notes(record: RunRecord) -> list[str]:
+def file_notes(record: "RunRecord") -> list[str]:
     """Say which files lie beside the report, and what is missing for another one."""
     if not record.files:
         return []

@@ -1,4 +1,4 @@
-"""What a run leaves for people: its record, its history and where they are.
+"""What a descent leaves: its record, and how it is read back.
 
 Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.json`` (a
 ``RunRecord``) and ``report.html`` from the end. The stages that made it stay where they are and are
@@ -12,21 +12,19 @@ from pydantic import model_validator
 from torch import Tensor
 
 from engine.applications.comparisons.results import Comparisons, Damage, Rerun
+from engine.applications.descent import findings
+from engine.applications.descent.comparison_findings import file_notes
 from engine.applications.descent.source_shares import SourceShare
-from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
-from engine.preflight.verdict import CheckReport
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
-from engine.runs.endings import Finished
-from engine.runs.run import Scores, Stages
+from engine.reports.sections import Number
+from engine.reports.units import write_number, write_percent
+from engine.runs.finished import FinishedRun, read_finished_as
+from engine.runs.run import Scores
+from engine.stages.commits import lineage
 from engine.stages.references import Ref
-from engine.storage.places import RUN, run_file
-from engine.storage.records import read_model
-
-NOTICEABLE = 0.01
-"""Relative change of a loss below which nothing is made of it."""
 
 
 class Iterate(Settings):
@@ -86,8 +84,11 @@ class SetUp(Settings):
     """Those of them whose label is wrong."""
 
 
-class RunRecord(Comparisons, Finished):
-    """Everything that ``mgd show`` and ``mgd run --json`` say about a finished run."""
+class RunRecord(Comparisons, FinishedRun):
+    """Everything that ``mgd show`` and ``mgd run --json`` say about a finished descent."""
+
+    bulky = frozenset({"train", "seed", "reverse", "replay"})
+    verifiable = True
 
     recipe: DescentRecipe
     """The settings that made it."""
@@ -102,17 +103,8 @@ class RunRecord(Comparisons, Finished):
     selection: Selection | None
     """For example counts and weights with known corruption."""
 
-    stages: Stages
-    """How many stages, cached and retried."""
-
     digest: str
     """SHA-256 of the bits of z_N."""
-
-    environment: dict[str, Any]
-    """What the bits depend on besides the recipe."""
-
-    checks: CheckReport | None = None
-    """What the preflight found."""
 
     damage: Damage | None = None
     """For changed inputs: which images and classes carry it."""
@@ -152,7 +144,7 @@ class RunRecord(Comparisons, Finished):
             return False
         objective, validation = self.losses["objective"], self.losses["validation"]
         fell = objective[-1] < objective[self.chosen]
-        return fell and rose(validation[self.chosen], validation[-1])
+        return fell and findings.rose(validation[self.chosen], validation[-1])
 
     @property
     def losses(self) -> dict[str, list[float]]:
@@ -188,6 +180,69 @@ class RunRecord(Comparisons, Finished):
             for each in self.baselines
         ]
 
+    def refs_to_keep(self, store: str) -> list[Ref]:
+        """Return metaparameters, metagradients, and the training of the chosen iterate."""
+        results = [each.gradient for each in self.iterates if each.gradient is not None]
+        results += [each.value for each in [*self.iterates, *self.baselines]]
+        return results + lineage(store, self.iterates[self.chosen].final, "start")
+
+    def headline(self) -> str:
+        """Return what the chosen iterate does on the test split, or that none is better."""
+        return findings.headline(self)
+
+    def numbers(self) -> list[Number]:
+        """Return loss and accuracy on the test split, and how well a selection finds errors."""
+        test = self.before_and_after("test")
+        before, after = test["before"], test["after"]
+        was = write_number(before["loss"])
+        shown = [Number("Test loss", write_number(after["loss"]), f"{was} at the start")]
+        if "accuracy" in after:
+            was = write_percent(before["accuracy"], 1)
+            now = write_percent(after["accuracy"], 1)
+            shown.append(Number("Test accuracy", now, f"{was} at the start"))
+        kept = self.selection
+        if kept is not None and kept.auc is not None:
+            shown.append(Number("AUC for wrong labels", f"{kept.auc:.2f}", "0.5 is chance"))
+        elif kept is not None:
+            shown.append(Number("Examples kept", str(kept.examples - kept.dropped)))
+        return shown
+
+    def findings(self) -> list[str]:
+        """Say which iterate was chosen, what it changed, and how it compares."""
+        return findings.findings(self)
+
+    def warnings(self) -> list[str]:
+        """Say what speaks against the metagradients, and against what came of them."""
+        return findings.warnings(self)
+
+    def next_steps(self) -> list[str]:
+        """Say which files hold the selection."""
+        return file_notes(self)
+
+    def table(self) -> list[dict[str, str]]:
+        """Return the loss of each iterate on each split, and which was chosen."""
+        return [
+            {
+                "outer step": str(each.outer_step),
+                **{split: f"{scores['loss']:.4f}" for split, scores in each.scores.items()},
+                "chosen": "*" if each.outer_step == self.chosen else "",
+            }
+            for each in self.iterates
+        ]
+
+    def outcome(self) -> dict[str, Any]:
+        """Return losses and scores, and what they are compared with."""
+        return {
+            "objective": self.objective,
+            "losses": self.losses,
+            "chosen": self.chosen,
+            "over_fitted": self.over_fitted,
+            "validation": self.before_and_after("validation"),
+            "test": self.before_and_after("test"),
+            **self.compared(),
+            "digest": self.digest,
+        }
+
     def compared(self) -> dict[str, Any]:
         """Return what ``mgd run --json`` says of an application, as far as the run has it."""
         content: dict[str, Any] = {}
@@ -213,11 +268,6 @@ class RunRecord(Comparisons, Finished):
         return content
 
 
-def rose(before: float, after: float) -> bool:
-    """Say whether a loss rose by more than chance and rounding would explain."""
-    return after > before * (1 + NOTICEABLE)
-
-
 def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
     """Return the figures of a rerun on the test split; None where a training diverged."""
     pair = {"before": rerun.before, "after": rerun.after}
@@ -225,26 +275,8 @@ def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
 
 
 def read_run(store: str, run: str) -> RunRecord:
-    """Read a finished run.
-
-    Raises:
-        ConfigurationError: If it has not finished.
-        CheckpointCorruptError: If its record is damaged, or that of another version or run.
-    """
-    url = run_file(store, run, RUN)
-    try:
-        record = read_model(url, RunRecord)
-    except CheckpointMissingError:
-        raise ConfigurationError(
-            f"Run {run} in {store} has not finished, so there is nothing to show yet. "
-            f"Let it go on with `mgd resume {run}`."
-        ) from None
-    if record.run != run:
-        raise CheckpointCorruptError(
-            f"The record at {url} is that of run {record.run[:80]}. Delete it, and let the run go "
-            f"on with `mgd resume {run}`, which writes it again."
-        )
-    return record
+    """Read a finished descent; see ``engine.runs.finished.read_finished_as``."""
+    return read_finished_as(store, run, RunRecord)
 
 
 def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:

@@ -18,8 +18,6 @@ from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName
-from engine.storage.location import join
-from engine.storage.records import write_bytes
 
 
 def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, list[Any]]:
@@ -65,27 +63,26 @@ def _cell(value: Any) -> Any:  # noqa: ANN401 (a value of any column)
     return value
 
 
-def write_selection(
-    folder: str, recipe: DescentRecipe, value: Tensor, score: Tensor, data: DataSet
-) -> list[str]:
-    """Write ``selection.csv`` and ``selection.parquet`` beside the report; return their names.
+def selection_files(
+    recipe: DescentRecipe, value: Tensor, score: Tensor, data: DataSet
+) -> dict[str, bytes]:
+    """Return ``selection.csv``, and ``selection.parquet`` where that can be written, by name.
 
-    Nothing is written for metaparameters that select no examples.
+    There are none for metaparameters that select no examples.
     """
     if recipe.metaparameters.name not in (MetaparameterName.COUNTS, MetaparameterName.WEIGHTS):
-        return []
+        return {}
     columns = selection_columns(value, score, data)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     safe = [[_cell(value) for value in column] for column in columns.values()]
     writer.writerows(zip(*safe, strict=True))
-    write_bytes(join(folder, "selection.csv"), text.getvalue().encode())
-    if find_spec("pyarrow") is None:
-        return ["selection.csv"]
-    # By name, because it is an extra: a second of import that other runs can spare.
-    table = import_module("pyarrow").table(columns)
-    buffer = io.BytesIO()
-    import_module("pyarrow.parquet").write_table(table, buffer)
-    write_bytes(join(folder, "selection.parquet"), buffer.getvalue())
-    return ["selection.csv", "selection.parquet"]
+    files = {"selection.csv": text.getvalue().encode()}
+    if find_spec("pyarrow") is not None:
+        # By name, because it is an extra: a second of import that other runs can spare.
+        table = import_module("pyarrow").table(columns)
+        buffer = io.BytesIO()
+        import_module("pyarrow.parquet").write_table(table, buffer)
+        files["selection.parquet"] = buffer.getvalue()
+    return files

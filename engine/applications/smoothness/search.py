@@ -1,6 +1,5 @@
 """The end of a search over the design menu: table, figure, Pareto set and the chosen recipe."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -12,15 +11,13 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import Settings
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
-from engine.reports.page import REPORT, Section, how_made, write_page
-from engine.runs.endings import Ending, Finished
-from engine.runs.finishing import Needs, finish
+from engine.reports.sections import Figure, Number, Section, Table
+from engine.runs.finished import FinishedRun, how_made
+from engine.runs.finishing import finish
+from engine.runs.report import Report
+from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from engine.storage.records import write_bytes
-
-BULKY = frozenset({"train"})
-"""Kinds of stages whose states only repeat a search."""
 
 FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
@@ -70,10 +67,10 @@ class Trial(Settings):
     """Why there is no measurement."""
 
 
-class SearchRecord(Finished):
+class SearchRecord(FinishedRun):
     """Everything that is known of a finished search."""
 
-    recipe: SmoothSearchRecipe
+    recipe: SmoothSearchRecipe  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
     """The settings that made it."""
 
     trials: list[Trial]
@@ -91,30 +88,90 @@ class SearchRecord(Finished):
     recipe_url: str
     """The chosen routine as a recipe for ``mgd run``."""
 
-    summary: list[str]
-    """What was found, in sentences."""
+    bulky = frozenset({"train"})
+
+    def refs_to_keep(self, store: str) -> list[Ref]:
+        """Return none: what was trained is scored, and measurements are runs by themselves."""
+        return []
+
+    def parts(self) -> list[str]:
+        """Return the measurements, and the trainings that match losses."""
+        measured = (
+            self.recipe.measurement(r).descent for r in tried_routines(self.recipe).values()
+        )
+        return [run_name(each) for each in [*measured, *scored_routines(self.recipe).values()]]
 
     @property
+    def point(self) -> Measured:
+        """The chosen routine at its learning rate."""
+        (trial,) = (each for each in self.trials if each.name == self.chosen)
+        points = [each for each in (trial.nominal, trial.matched) if each is not None]
+        return next(each for each in points if each.learning_rate == self.learning_rate)
+
+    def headline(self) -> str:
+        """Return which routine was chosen, and how smooth and good it is."""
+        point = self.point
+        return (
+            f"Chosen: {self.chosen}, learning rate {point.learning_rate:g}: metasmoothness "
+            f"{point.definition_2:.3f}, validation loss {point.validation:.4f}."
+        )
+
+    def numbers(self) -> list[Number]:
+        """Return smoothness and loss of the chosen routine, beside the baseline's."""
+        point, before = self.point, self.trials[0].nominal
+        smooth, loss = (
+            ("", "")
+            if before is None
+            else (f"baseline {before.definition_2:.3f}", f"baseline {before.validation:.4f}")
+        )
+        return [
+            Number("Metasmoothness (Definition 2)", f"{point.definition_2:.3f}", smooth),
+            Number("Validation loss", f"{point.validation:.4f}", loss),
+            Number("Learning rate", f"{point.learning_rate:g}"),
+        ]
+
+    def findings(self) -> list[str]:
+        """Say which routine was chosen, how it compares, and which diverged."""
+        lines, baseline = [self.headline()], self.trials[0]
+        (chosen,) = (each for each in self.trials if each.name == self.chosen)
+        for kind, words in (
+            ("nominal", "At the same learning rate"),
+            ("matched", f"At a validation loss near {self.target:.4f}"),
+        ):
+            before, after = getattr(baseline, kind), getattr(chosen, kind)
+            if before is not None and after is not None:
+                lines.append(
+                    f"{words}: Definition 2 {before.definition_2:.3f} for the baseline and "
+                    f"{after.definition_2:.3f} for the chosen routine, Definition 1 "
+                    f"{before.definition_1:.3g} and {after.definition_1:.3g}, validation loss "
+                    f"{before.validation:.4f} and {after.validation:.4f}."
+                )
+        failed = [trial.name for trial in self.trials if trial.nominal is None]
+        return lines + (
+            [f"Diverged at their own learning rate: {'; '.join(failed)}."] * bool(failed)
+        )
+
+    def next_steps(self) -> list[str]:
+        """Say where the chosen routine is, as a recipe."""
+        return [f"Recipe: {self.recipe_url}"]
+
     def table(self) -> list[dict[str, Any]]:
-        """One row for each routine."""
+        """Return one row for each routine."""
         return [_row(trial, self.chosen) for trial in self.trials]
 
-    def content(self, store: str) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        folder = run_folder(store, self.run)
+    def outcome(self) -> dict[str, Any]:
+        """Return all trials, and what was chosen."""
         return {
-            "run": self.run,
-            "recipe": self.recipe.name,
-            "store": store,
-            "seconds": round(self.seconds, 3),
             "trials": [trial.model_dump(mode="json") for trial in self.trials],
             "target": self.target,
             "chosen": self.chosen,
             "learning_rate": self.learning_rate,
             "chosen_recipe": self.recipe_url,
-            "report": join(folder, REPORT),
-            "figure": join(folder, FIGURE),
         }
+
+    def content(self, store: str) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {**super().content(store), "figure": self.url(store, FIGURE)}
 
 
 def measured(record: SmoothnessRecord) -> Measured:
@@ -189,32 +246,18 @@ def conclude(
 
     What was trained to match losses becomes the search's own; measurements are runs by themselves.
     """
-    target = target_loss([trial.nominal for trial in trials])
-    marked = _marked(trials)
+    target, marked = target_loss([trial.nominal for trial in trials]), _marked(trials)
     trial, point = choose(marked, recipe.search.tolerance)
-    run = run_name(recipe.descent)
-    url = join(run_folder(store, run), CHOSEN)
+    made = how_made(recipe, started)
     record = SearchRecord(
-        run=run,
-        recipe=recipe,
-        started=started,
-        seconds=(datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds(),
+        **made,
         trials=marked,
         target=target,
         chosen=trial.name,
         learning_rate=point.learning_rate,
-        recipe_url=url,
-        summary=_summary(marked, trial, point, target, url),
+        recipe_url=join(run_folder(store, made["run"]), CHOSEN),
     )
-    record = record.model_copy(
-        update={"ending": Ending(summary=record.summary, table=record.table)}
-    )
-    measurements = [recipe.measurement(each).descent for each in tried_routines(recipe).values()]
-    parts = [run_name(each) for each in [*measurements, *scored_routines(recipe).values()]]
-    needs = Needs(BULKY, parts=parts)
-    return finish(
-        store, record, needs, lambda record: _write_pages(record, store, point.learning_rate)
-    )
+    return finish(store, record, _report)
 
 
 def tried_routines(recipe: SmoothSearchRecipe) -> dict[str, DescentRecipe]:
@@ -234,11 +277,9 @@ def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], Desce
     }
 
 
-def _write_pages(record: SearchRecord, store: str, learning_rate: float) -> None:
-    """Write the chosen recipe, the figure and the report."""
-    recipe, folder = record.recipe, run_folder(store, record.run)
-    chosen = recipe.routines()[record.chosen]
-    write_bytes(record.recipe_url, _as_yaml(chosen, learning_rate, recipe.name).encode())
+def _report(record: SearchRecord) -> Report:
+    """Return the figure and the table, and the chosen routine as a recipe."""
+    recipe = record.recipe
     nominal, matched = (
         [
             Point(each.name, found.validation, found.definition_2, found.pareto)
@@ -247,18 +288,22 @@ def _write_pages(record: SearchRecord, store: str, learning_rate: float) -> None
         ]
         for kind in ("nominal", "matched")
     )
-    image = draw_search(nominal, matched, record.target)
-    write_bytes(join(folder, FIGURE), image)
-    caption = (
-        "Metasmoothness against validation loss, at each routine's own rate and at matched loss."
+    chosen = recipe.routines()[record.chosen]
+    files = {
+        FIGURE: draw_search(nominal, matched, record.target),
+        CHOSEN: _as_yaml(chosen, record.learning_rate, recipe.name).encode(),
+    }
+    shown = Figure(
+        files[FIGURE],
+        "Metasmoothness of each routine against its validation loss, at equal and at re-tuned "
+        "learning rates, with the Pareto set marked",
+        "Metasmoothness against validation loss, at each routine's own rate and at matched loss.",
     )
     sections = [
-        Section(lines=record.summary),
-        Section(heading="Smoothness and loss", image=image, caption=caption),
-        Section(heading="Routines", table=record.table),
+        Section("Smoothness and loss", figures=[shown]),
+        Section("Routines", tables=[Table(record.table())]),
     ]
-    made = {"Run": record.run, **how_made(record)}
-    write_page(folder, f"Search for a smooth routine: {recipe.name}", sections, made, recipe)
+    return Report(f"Search for a smooth routine: {recipe.name}", sections, files=files)
 
 
 def _marked(trials: list[Trial]) -> list[Trial]:
@@ -278,32 +323,6 @@ def _as_yaml(recipe: DescentRecipe, learning_rate: float, search: str) -> str:
     content["description"] = f"The routine that the search {search} chose."
     content.setdefault("training", {})["learning_rate"] = learning_rate
     return yaml.safe_dump({"kind": "descent", **content}, sort_keys=False)
-
-
-def _summary(
-    trials: list[Trial], chosen: Trial, point: Measured, target: float, url: str
-) -> list[str]:
-    lines = [
-        f"Chosen: {chosen.name}, learning rate {point.learning_rate:g}: metasmoothness "
-        f"{point.definition_2:.3f}, validation loss {point.validation:.4f}.",
-    ]
-    baseline = trials[0]
-    for kind, words in (
-        ("nominal", "At the same learning rate"),
-        ("matched", f"At a validation loss near {target:.4f}"),
-    ):
-        before, after = getattr(baseline, kind), getattr(chosen, kind)
-        if before is not None and after is not None:
-            lines.append(
-                f"{words}: Definition 2 {before.definition_2:.3f} for the baseline and "
-                f"{after.definition_2:.3f} for the chosen routine, Definition 1 "
-                f"{before.definition_1:.3g} and {after.definition_1:.3g}, validation loss "
-                f"{before.validation:.4f} and {after.validation:.4f}."
-            )
-    failed = [trial.name for trial in trials if trial.nominal is None]
-    if failed:
-        lines.append(f"Diverged at their own learning rate: {'; '.join(failed)}.")
-    return [*lines, f"Recipe: {url}"]
 
 
 def _row(trial: Trial, chosen: str) -> dict[str, Any]:

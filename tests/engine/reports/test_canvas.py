@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.applications.descent.source_figure import draw_sources
+from engine.applications.descent.figures.sources import draw_sources
 from engine.applications.descent.source_shares import SourceShare
 from engine.reports.canvas import _power, new_figure, png
 

@@ -8,7 +8,6 @@ import torch
 
 from engine import train
 from engine.applications.comparisons.poisons import with_flipped_labels
-from engine.applications.descent.report import summary
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import SELECTIONS
 from engine.recipes.files import load_recipe
@@ -151,7 +150,7 @@ def test_diverged_rerun_is_told_and_not_counted(audited):
     diverged = record.reruns[1]
 
     assert (diverged.before, diverged.after) == (None, None)
-    assert "diverges, so it says nothing" in " ".join(summary(record))
+    assert "diverges, so it says nothing" in " ".join(record.sentences())
     assert record.compared()["reruns"][diverged.name] == {"before": None, "after": None}
 
 

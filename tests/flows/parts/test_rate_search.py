@@ -2,7 +2,6 @@
 
 import pytest
 
-from engine.applications.descent.conclude import report_url
 from engine.recipes.files import load_recipe
 from flows.descent import descent
 from tests.tiny_recipe import SCHEDULE
@@ -28,7 +27,7 @@ def test_grid_and_optuna_are_in_the_report_and_the_json_of_the_run(prefect_serve
         "test": {"loss": record.optuna.best["test"]},
         "rank": 1 + sum(loss < own for loss in record.optuna.losses),
     }
-    with open(report_url(store, record.run)) as file:
+    with open(record.url(store, "report.html")) as file:
         page = file.read()
     assert "Optuna, with as many trainings (3)" in page
     assert f"{record.optuna.best['validation']:.4f} in validation" in page

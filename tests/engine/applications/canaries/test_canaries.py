@@ -15,7 +15,7 @@ from engine.applications.canaries.canaries import (
     point_of,
     with_wrong_labels,
 )
-from engine.applications.canaries.record import compare
+from engine.applications.canaries.report import compare
 from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
 from engine.problems.problem import build_problem

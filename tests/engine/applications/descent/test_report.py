@@ -5,38 +5,27 @@ import re
 import pytest
 import torch
 
-from engine.applications.descent.figures import Curves, figures
+from engine.applications.descent import report
+from engine.applications.descent.figures import losses, metaparameters, training
+from engine.applications.descent.figures.metaparameters import KINDS as SHOWN
 from engine.applications.descent.record import Selection, choose
-from engine.applications.descent.report import render, summary
-from tests.made_records import FALLING, KINDS, NUM_STEPS, make_record, size_of
+from engine.recipes.metaparameters import MetaparameterName
+from tests.made_records import (
+    FALLING,
+    KINDS,
+    NUM_STEPS,
+    make_curves,
+    make_material,
+    make_record,
+    render,
+    size_of,
+)
 
 OVER_FITTED = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.7, 0.65), (0.1, 1.2, 1.1)]
 LEVEL = [(0.8, 0.9, 0.85), (0.4, 0.6, 0.55), (0.2, 0.603, 0.55)]
 TOO_LONG = [(0.2, 0.21, 0.22), (0.9, 0.95, 0.99)]
 CHANCE = [(0.8, 0.9, 0.8), (0.6, 0.7, 0.9)]
 UNMOVED = [(0.8, 0.9, 0.85), (0.8, 0.9, 0.85)]
-
-
-def make_curves(kind="counts", **fields):
-    initial, value = {
-        "counts": (torch.ones(4), torch.tensor([0.0, 1.0, 2.0, 0.0])),
-        "weights": (torch.ones(4), torch.tensor([0.0, 0.4, 1.7, 2.0])),
-        "learning-rate": (torch.full((3,), -3.0), torch.tensor([-3.0, -1.0, -5.0])),
-        "scalars": (torch.tensor([-5.0, 2.0]), torch.tensor([-6.0, 3.0])),
-        "group-weights": (torch.zeros(3), torch.tensor([0.0, 1.0, -1.0])),
-        "inputs": (torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)),
-        "initial-parameters": (torch.zeros(9), torch.linspace(-1, 1, 9)),
-    }[kind]
-    losses = [1.0 / (1 + step) for step in range(NUM_STEPS)]
-    known = {
-        "initial_value": initial,
-        "value": value,
-        "corrupted": torch.tensor([True, False, False, False]),
-        "losses_before": losses,
-        "losses_after": losses[::-1],
-        "adjoint_norms": {step: 2.0**-step for step in range(5, NUM_STEPS)},
-    }
-    return Curves(**{**known, **fields})
 
 
 def selection(*, dropped=312, dropped_corrupted=280, corrupted=320, auc=0.931):
@@ -51,7 +40,7 @@ def selection(*, dropped=312, dropped_corrupted=280, corrupted=320, auc=0.931):
 
 def test_summary_of_a_selection_says_what_was_gained_and_what_was_dropped():
     """The whole account of a good run: read this to learn the sentences."""
-    sentences = summary(make_record(FALLING, selection=selection()))
+    sentences = make_record(FALLING, selection=selection()).sentences()
 
     assert sentences == [
         "Outer step 2 of 2 was chosen: its validation loss is the lowest.",
@@ -71,7 +60,7 @@ def test_summary_of_an_ascent_speaks_of_rising_losses():
     rising = [row for row in reversed(FALLING)]
     record = make_record(rising, kind="inputs", outer={"update": "sign", "maximize": True})
 
-    first, test, *_ = summary(record.model_copy(update={"chosen": 2}))
+    first, test, *_ = record.model_copy(update={"chosen": 2}).sentences()
 
     assert first == "Outer step 2 of 2 was chosen: its validation loss is the highest."
     assert test.startswith("Test loss rose by 89 %")
@@ -86,7 +75,7 @@ def test_ascent_chooses_the_highest_validation_loss():
 
 def test_summary_names_the_outer_step_after_which_the_objective_was_over_fitted():
     """A falling objective looks like success, so its price on validation is said beside it."""
-    (warning,) = [line for line in summary(make_record(OVER_FITTED)) if "over-fitted" in line]
+    (warning,) = [line for line in make_record(OVER_FITTED).sentences() if "over-fitted" in line]
 
     assert warning == (
         "The descent over-fitted the objective split after outer step 1: from there to outer step "
@@ -114,7 +103,7 @@ def test_record_says_over_fitted_only_where_the_objective_fell_and_validation_ro
 
 def test_summary_says_that_nothing_improved_when_the_initial_set_up_is_kept():
     """Equal numbers before and after would read like a result."""
-    first, second, warning = summary(make_record(TOO_LONG))
+    first, second, warning = make_record(TOO_LONG).sentences()
 
     assert first == (
         "Nothing improved: the outer step did not lower the validation loss of 0.2100, so the "
@@ -130,26 +119,26 @@ def test_summary_says_that_nothing_improved_when_the_initial_set_up_is_kept():
 )
 def test_summary_advises_the_setting_that_shortens_the_steps(kind, setting):
     """Counts move by whole examples, so a smaller step size would not move them at all."""
-    assert summary(make_record(TOO_LONG, kind=kind))[-1].endswith(f"Lower {setting}.")
+    assert make_record(TOO_LONG, kind=kind).sentences()[-1].endswith(f"Lower {setting}.")
 
 
 def test_summary_says_when_the_steps_were_too_short_to_change_anything():
     """A step size below one half moves no count, and the run ends without any other sign."""
-    assert summary(make_record(UNMOVED))[-1] == (
+    assert make_record(UNMOVED).sentences()[-1] == (
         "The losses never changed: the steps were too short. Raise outer.step_size (now 1)."
     )
 
 
 def test_summary_says_when_the_gain_does_not_carry_over_to_the_test_split():
     """The validation split chose the iterate, so its own gain proves little."""
-    assert "does not carry over" in summary(make_record(CHANCE))[-1]
+    assert "does not carry over" in make_record(CHANCE).sentences()[-1]
 
 
 def test_summary_says_when_dropping_at_random_would_have_done_as_well():
     """A share of wrong labels sounds good until it is compared with the share among all."""
     record = make_record(selection=selection(dropped=100, dropped_corrupted=40))
 
-    (sentence,) = [line for line in summary(record) if line.startswith("Dropped")]
+    (sentence,) = [line for line in record.sentences() if line.startswith("Dropped")]
 
     assert sentence.endswith("(40 %) did, so dropping at random would do as well.")
 
@@ -174,15 +163,29 @@ def test_summary_claims_nothing_about_labels_when(chosen, sentences):
     """Without known corruption or without a drop there is no share to speak of."""
     record = make_record(selection=chosen)
 
-    assert [line for line in summary(record) if "ropped" in line or "label" in line] == sentences
+    assert [line for line in record.sentences() if "ropped" in line or "label" in line] == sentences
 
 
 def test_summary_leaves_accuracy_out_where_there_is_none():
     """A loss is all that a problem without classes has."""
     record = make_record(accuracy=False)
 
-    assert "Test loss fell by 47 %, from 0.8500 to 0.4500." in summary(record)
-    assert "accuracy" not in render(record, {}).lower()
+    assert "Test loss fell by 47 %, from 0.8500 to 0.4500." in record.sentences()
+    assert "accuracy" not in render(record).lower()
+
+
+THREE = (losses.section, metaparameters.section, training.section)
+"""Sections that every descent has."""
+
+
+def figures(record, curves):
+    run = make_material(record, curves)
+    return [figure for make in THREE for figure in make(run).figures]
+
+
+def test_every_kind_of_metaparameter_is_shown():
+    """A kind without a figure would be noticed at the end of a run of hours."""
+    assert set(SHOWN) == set(MetaparameterName)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,13 +193,13 @@ def test_figures_are_images_wide_enough_for_the_page(kind):
     """Twice the page's width in pixels keeps the text sharp on any screen."""
     drawn = figures(make_record(kind=kind), make_curves(kind))
 
-    assert list(drawn) == ["losses", "metaparameters", "training"]
-    assert {size_of(png)[0] for png in drawn.values()} == {1382}
-    assert all(500 < size_of(png)[1] < 1000 for png in drawn.values())
+    assert len(drawn) == 3
+    assert {size_of(figure.image)[0] for figure in drawn} == {1382}
+    assert all(500 < size_of(figure.image)[1] < 1000 for figure in drawn)
 
 
 @pytest.mark.parametrize(
-    ("kind", "losses", "fields"),
+    ("kind", "rows", "fields"),
     [
         pytest.param(
             "counts",
@@ -241,21 +244,80 @@ def test_figures_are_images_wide_enough_for_the_page(kind):
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_figures_can_be_drawn_from_unusual_curves(kind, losses, fields):
+def test_figures_can_be_drawn_from_unusual_curves(kind, rows, fields):
     """A report is the last thing that a run of hours makes; it must not fail there."""
-    assert len(figures(make_record(losses, kind=kind), make_curves(kind, **fields))) == 3
+    assert len(figures(make_record(rows, kind=kind), make_curves(kind, **fields))) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_page_holds_its_images_and_refers_to_nothing_outside(kind):
     """A report is read offline and mailed, and opening it must not tell anyone."""
-    images = {name: b"image" for name in ("losses", "metaparameters", "training")}
+    page = render(make_record(kind=kind), make_curves(kind))
 
-    page = render(make_record(kind=kind), images)
-
-    embedded = "data:image/png;base64,aW1hZ2U="
-    assert re.findall(r"""(?:src|href|action)\s*=\s*["']?([^"'>\s]+)""", page) == [embedded] * 3
+    places = re.findall(r"""(?:src|href|action)\s*=\s*["']?([^"'>\s]+)""", page)
+    images = [place for place in places if not place.startswith("#")]
+    assert len(images) == 4
+    assert all(place.startswith("data:image/png;base64,") for place in images)
     assert not re.search(r"https?://|url\(|@import|<script|<link", page)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_place_that_the_page_leads_to_is_there_once(kind):
+    """And every image says what it shows to whoever cannot see it."""
+    page = render(make_record(kind=kind), make_curves(kind))
+
+    places = re.findall(r' id="([^"]+)"', page)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(places)
+    assert len(set(places)) == len(places)
+    assert page.count("<img") == len(re.findall(r'<img [^>]*alt="[^"]{10,}"', page)) == 4
+
+
+def test_page_has_the_order_of_every_report():
+    """What came of it first; settings and keys last, and folded."""
+    page = render(make_record(), make_curves())
+
+    assert re.findall(r"<h2>([^<]+)</h2>", page) == [
+        "What was asked",
+        "Loss and accuracy",
+        "Example counts",
+        "Training",
+        "Reverse sweep",
+        "What it cost",
+        "How sure it is",
+        "How to repeat it, and what next",
+    ]
+    folded = ["Stages in the store", "All settings", "Where it was made"]
+    assert re.findall(r"<summary>([^<]+)</summary>", page) == folded
+    assert page.index("47 %, from 0.8500") < page.index("<h2>") < page.index("<details")
+
+
+def test_a_long_table_of_outer_steps_is_thinned_and_whole_below():
+    """101 rows are an appendix; the first, the last and the chosen one are not."""
+    rows = [(1.0 - step / 200, 0.9 - step / 200, 0.8) for step in range(101)]
+    record = make_record(rows).model_copy(update={"chosen": 7})
+    run = make_material(record, make_curves())
+
+    (shown,) = losses.section(run).tables
+    every = losses.all_steps(run)
+
+    steps = [row["Outer step"] for row in shown.rows]
+    assert len(steps) <= losses.ROWS
+    assert {"0", "7 (chosen)", "100"} <= set(steps)
+    assert [steps[place] for place in shown.marked] == ["7 (chosen)"]
+    assert every.folded
+    assert len(every.tables[0].rows) == 101
+    assert losses.all_steps(make_material(make_record(), make_curves())) is None
+
+
+def test_a_section_that_has_nothing_to_show_is_left_out():
+    """An empty heading would ask what is missing."""
+    run = make_material(make_record(), make_curves())
+
+    titles = [each.title for each in report.report_of(run, {}).sections]
+
+    assert titles == [
+        *("Loss and accuracy", "Example counts", "Training", "Reverse sweep"),
+    ]
 
 
 def test_page_escapes_what_a_recipe_says():
@@ -263,25 +325,31 @@ def test_page_escapes_what_a_recipe_says():
     hostile = """<script>alert("x")</script><img src=x onerror='y'>"""
     record = make_record(description=hostile, problem="fashion_mnist", arguments={"url": hostile})
 
-    page = render(record, {})
+    page = render(record)
 
     assert "<script" not in page
-    assert "<img" not in page
-    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 2
+    assert "<img src=x" not in page
+    # The description, and the argument among the changed settings and among all of them.
+    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;") == 3
 
 
 def test_page_marks_the_chosen_outer_step_and_only_that():
     """The table of all outer steps is where a reader looks for the one that counts."""
-    page = render(make_record(OVER_FITTED), {})
+    page = render(make_record(OVER_FITTED))
 
-    assert re.findall(r'<tr class="chosen">\s*<td>([^<]*)</td>', page) == ["1 (chosen)"]
+    marked = re.findall(r'<tr class="chosen">\s*<td[^>]*>([^<]*)</td>', page)
+    assert marked == ["1 (chosen)"]
 
 
 def test_page_shows_every_setting_with_its_dotted_key():
     """The keys are those of ``mgd run --set``, so that a reader can change one and run again."""
-    page = render(make_record(training={"num_steps": NUM_STEPS, "learning_rate": 0.07}), {})
+    page = render(make_record(training={"num_steps": NUM_STEPS, "learning_rate": 0.07}))
 
-    shown = dict(re.findall(r"<tr><td><code>([\w.]+)</code></td><td>([^<]*)</td>", page))
+    rows = r"<tr><td[^>]*><code>([\w.]+)</code></td><td[^>]*>([^<]*)</td>"
+    changed, every = page.split("All settings</summary>")
+    assert dict(re.findall(rows, changed))["training.learning_rate"] == "0.07"
+    assert "optimizer.nesterov" not in changed
+    shown = dict(re.findall(rows, every))
     assert shown["training.learning_rate"] == "0.07"
     assert shown["optimizer.nesterov"] == "false"
     assert shown["arguments.num_test"] == ""
@@ -290,7 +358,7 @@ def test_page_shows_every_setting_with_its_dotted_key():
 
 def test_page_says_how_the_run_was_made():
     """Whoever doubts a number finds the stages that made it, and what its bits depend on."""
-    page = render(make_record(), {})
+    page = render(make_record())
 
     assert "9 in all" in page
     assert "4 used again from the store" in page

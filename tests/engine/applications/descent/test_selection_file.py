@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from engine.applications.descent.selection_file import _cell, selection_columns, write_selection
+from engine.applications.descent.selection_file import _cell, selection_columns, selection_files
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 
@@ -18,8 +18,10 @@ def written(tmp_path_factory):
     """The folder of a written selection, what was selected, and the data."""
     folder, data = tmp_path_factory.mktemp("run"), build_problem(RECIPE).data
     counts, scores = torch.arange(50.0) % 3, torch.linspace(-1, 1, 50)
-    names = write_selection(str(folder), RECIPE, counts, scores, data)
-    return folder, counts, scores, data, names
+    files = selection_files(RECIPE, counts, scores, data)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder, counts, scores, data, list(files)
 
 
 def test_ids_are_positions_in_the_data_set(written):
@@ -57,13 +59,12 @@ def test_parquet_holds_what_the_csv_holds(written):
     assert table == selection_columns(counts, scores, data)
 
 
-def test_schedule_selects_nothing(tmp_path):
+def test_schedule_selects_nothing():
     """Key points of a learning rate are no examples."""
     recipe = load_recipe("digits-schedule", ["arguments.num_train=50"])
     data = build_problem(recipe).data
 
-    assert write_selection(str(tmp_path), recipe, torch.ones(10), torch.ones(10), data) == []
-    assert not list(tmp_path.iterdir())
+    assert selection_files(recipe, torch.ones(10), torch.ones(10), data) == {}
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d"])

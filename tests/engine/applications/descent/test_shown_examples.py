@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from engine.applications.descent.report import render
-from engine.applications.descent.shown_examples import shown_examples
+from engine.applications.descent.figures.examples import shown_examples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet, Examples
-from tests.made_records import make_record
+from tests.made_records import make_curves, make_record, render
 
 NAMES = ("s/0", "s/1", "s/2", "s/3")
 
@@ -32,14 +31,16 @@ def test_dropped_and_kept_pairs_are_ranked_by_what_one_more_copy_does():
     dropped, kept = found.values()
     assert [pair.name for pair in dropped] == ["s/2", "s/0"]
     assert [pair.name for pair in kept] == ["s/3", "s/1"]
-    assert [pair.wrong for pair in dropped] == [False, True]
+    assert [pair.marked for pair in dropped] == [False, True]
 
 
 def test_captions_of_strangers_are_escaped_in_the_page():
     """Captions of the web hold anything, also scripts."""
-    found = shown_examples(data(), torch.tensor([0, 1, 0, 1]), torch.tensor([2.0, -1.0, 3.0, -4.0]))
+    curves = make_curves(value=torch.tensor([0.0, 1, 0, 1]))
 
-    page = render(make_record(), {}, found)
+    page = render(
+        make_record(), curves, data=data(), first_gradient=torch.tensor([2.0, -1.0, 3.0, -4.0])
+    )
 
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -68,16 +69,15 @@ def test_examples_of_ones_own_are_shown_as_their_problem_says():
         2: lambda place: {"age": place, "city": "Rome"},
         3: lambda place: [][place],
     }
-    found = shown_examples(
-        own(lambda place: shows[place](place), ("n0", "n1", "n2", "n3")),
-        torch.tensor([1, 1, 1, 0]),
-        torch.tensor([-3.0, -2.0, -1.0, 4.0]),
-    )
+    data = own(lambda place: shows[place](place), ("n0", "n1", "n2", "n3"))
+    counts, score = torch.tensor([1, 1, 1, 0]), torch.tensor([-3.0, -2.0, -1.0, 4.0])
+    found = shown_examples(data, counts, score)
 
     (broken,), kept = found.values()
     assert "IndexError" in broken.text
     assert [each.name for each in kept] == ["n0", "n1", "n2"]
     assert kept[0].image.startswith("data:image/png;base64,")
     assert [each.text for each in kept[1:]] == ["text <b>1</b>", "age 2, city Rome"]
-    page = render(make_record(), {}, found)
+    curves = make_curves(value=counts.double())
+    page = render(make_record(), curves, data=data, first_gradient=score)
     assert "text &lt;b&gt;1&lt;/b&gt;" in page

@@ -14,7 +14,8 @@ from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.metaparameters import MetaparametersConfig
-from engine.reports.page import templates
+from engine.reports.page import as_html
+from engine.reports.sections import Page
 from tests.language import TINY, library_texts, tiny_problem
 
 
@@ -113,9 +114,7 @@ def test_texts_in_a_report_are_escaped_and_short():
     query = Passage("a <b>", "\n c" * 400, "it", "it.txt", 1)
     sections = text_sections(TEXTS, [query], torch.ones(1, 5), [1.5])
 
-    page = templates().get_template("application.html").render(
-        title="t", description="", sections=sections, made={}, settings=""
-    )  # fmt: skip
+    page = as_html(Page("t", "run", "Good.", sections=sections))
 
     assert "Query: a &lt;b&gt; \u2192 c c" in page
     assert "&lt;eins&gt;</td>" in page

@@ -2,11 +2,10 @@
 
 import pytest
 
-from engine.applications.descent.report import render, summary
-from engine.applications.descent.sweep_figure import MOST_NAMES, draw_sweep
+from engine.applications.descent.figures.sweep import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reports.canvas import png
-from tests.made_records import make_record, size_of
+from tests.made_records import make_record, render, size_of
 
 
 def checked(verdict):
@@ -19,18 +18,18 @@ def checked(verdict):
 @pytest.mark.parametrize("verdict", Verdict)
 def test_page_has_a_row_for_each_check(verdict):
     """With figure, limit, cause and remedy, in a colour of its own where it did not pass."""
-    page = render(checked(verdict), {})
+    page = render(checked(verdict))
 
     assert f'<tr class="{verdict}">' in page
     assert "It grows. Slow it." in page
-    assert "<h2>Preflight</h2>" in page
+    assert "Preflight, on short twins" in page
 
 
 @pytest.mark.parametrize("verdict", [Verdict.WARN, Verdict.REFUSE])
 def test_what_did_not_pass_stands_in_the_summary(verdict):
     """A run that went on all the same is never silent about it."""
-    assert "Preflight, adjoint: It grows. Slow it." in summary(checked(verdict))
-    assert not [line for line in summary(checked(Verdict.PASS)) if "Preflight" in line]
+    assert "Preflight, adjoint: It grows. Slow it." in checked(verdict).sentences()
+    assert not [line for line in checked(Verdict.PASS).sentences() if "Preflight" in line]
 
 
 @pytest.mark.parametrize(("growth", "sounds"), [([1.02, 1.1], False), ([1.05, 1.43], True)])
@@ -38,7 +37,7 @@ def test_growth_is_on_the_page_and_an_alarm_beyond_its_limit(growth, sounds):
     """The figure is always there; the alarm names the outer step."""
     record = make_record().model_copy(update={"growth": growth})
 
-    page = render(record, {"sweep": b"\x89PNG\r\n\x1a\n"})
+    page = render(record)
 
     assert f"the adjoint grew {max(growth):.2f}-fold per step at most" in page
     assert ("In outer step 1 the adjoint grew 1.43-fold" in page) == sounds

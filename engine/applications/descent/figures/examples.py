@@ -1,44 +1,40 @@
-"""Examples to look at in a report: those that a selection dropped first, and those it keeps first.
+"""Section of examples to look at: those that a selection dropped first, and those it keeps first.
 
 Pairs show themselves. Any other problem may have a function ``show``, of a picture or a text; what
 it raises is shown in place of the example, because it says nothing about the run.
 """
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.applications.descent.material import Material
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
 from engine.reports.page import as_source
+from engine.reports.sections import Card, Section
 
 SHOWN = 12
 """Examples of each kind."""
 
 
-@dataclass(frozen=True)
-class ShownExample:
-    """A training candidate as a report shows it.
-
-    Attributes:
-        image: As a page holds it; empty if it is shown by its text alone.
-        text: What is read of it: its caption, its text, or a row of a table.
-        score: First metagradient; positive where more of it raises the objective.
-        wrong: Whether its label or caption is known to be wrong.
-        name: Where it comes from, or its number.
-    """
-
-    image: str
-    text: str
-    score: float
-    wrong: bool
-    name: str
+def section(run: Material) -> Section | None:
+    """Return examples that were dropped and kept; none where nobody can show one."""
+    cards = shown_examples(run.data, run.curves.value, run.first_gradient)
+    if not cards:
+        return None
+    marked = any(card.marked for group in cards.values() for card in group)
+    note = (
+        "Training candidates by the first metagradient. A number is the derivative of the "
+        f"objective by one more copy of the example"
+        f"{'; an orange frame marks one that is known to be wrong' if marked else ''}."
+    )
+    return Section("Examples to look at", notes=[note], cards=cards)
 
 
-def shown_examples(data: DataSet, value: Tensor, score: Tensor) -> dict[str, list[ShownExample]]:
+def shown_examples(data: DataSet, value: Tensor, score: Tensor) -> dict[str, list[Card]]:
     """Return examples by the words for them; none where nobody can show one.
 
     Args:
@@ -51,11 +47,12 @@ def shown_examples(data: DataSet, value: Tensor, score: Tensor) -> dict[str, lis
     if not can_show or len(value) != len(train) or len(score) != len(train):
         return {}
 
-    def shown(place: int) -> ShownExample:
+    def shown(place: int) -> Card:
         image, text, name = (
             _pair(data, train, place) if isinstance(train, Pairs) else _own(data, place)
         )
-        return ShownExample(image, text, float(score[place]), bool(data.corrupted[place]), name)
+        note = f"{float(score[place]):+.1e}"
+        return Card(image, name, text, note, marked=bool(data.corrupted[place]))
 
     order = torch.argsort(score, stable=True)
     dropped = [place for place in order.flip(0).tolist() if value[place] == 0][:SHOWN]

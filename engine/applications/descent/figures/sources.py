@@ -1,13 +1,28 @@
-"""Figure of the sources' shares in training."""
+"""Section of the sources' shares in training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from engine.applications.descent.material import Material
 from engine.applications.descent.source_shares import SourceShare
-from engine.reports.canvas import BLUE, GREY, new_figure
+from engine.reports.canvas import BLUE, GREY, new_figure, png
+from engine.reports.sections import Figure, Section
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+
+def section(run: Material) -> Section | None:
+    """Return the share of each source; none for data without sources."""
+    drawn = draw_sources(run.record.sources)
+    if drawn is None:
+        return None
+    figure = Figure(
+        png(drawn),
+        "Share of each source in the training, at the start and at the chosen iterate",
+        "Share of each source in the training: of all counts or weights together.",
+    )
+    return Section("Sources", figures=[figure])
 
 
 def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure | None":

@@ -1,16 +1,32 @@
-"""Figure of a learning-rate descent beside a grid of schedules and Optuna."""
+"""Section of a learning-rate descent beside a grid of schedules and Optuna."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.applications.descent.figures import Curves
+from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure
+from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, png
+from engine.reports.sections import Figure, Section
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+
+def section(run: Material) -> Section | None:
+    """Return the schedules that were searched without a metagradient; none if none were."""
+    drawn = draw_schedules(run.record, run.curves)
+    if drawn is None:
+        return None
+    figure = Figure(
+        png(drawn),
+        "Validation losses of a grid of schedules, with those of the descent and of Optuna, and "
+        "the best schedules as curves",
+        "Above: validation losses of the grid, and what the descent and Optuna reach. Below: the "
+        "schedules with the lowest validation loss.",
+    )
+    return Section("Other schedules", figures=[figure])
 
 
 def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure | None":

@@ -1,18 +1,34 @@
-"""Figures of an audit: the images that carry the damage, and the classes that suffer it."""
+"""Section of an audit: the images that carry the damage, and the classes that suffer it."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
 from engine.applications.comparisons.results import Damage
-from engine.applications.descent.figures import Curves, as_picture
-from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH
+from engine.applications.descent.material import Curves, Material, as_picture
+from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH, png
+from engine.reports.sections import Figure, Section
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 SHOWN = 8
 """Images in the grid."""
+
+
+def section(run: Material) -> Section | None:
+    """Return whose images do the damage; none for anything but changed inputs."""
+    damage = run.record.damage
+    if damage is None or run.changed is None:
+        return None
+    figure = Figure(
+        png(draw_classes(damage)),
+        "Rise of the objective by class of the changed images, and test accuracy of each class "
+        "before and after",
+        "Left: which changed images raise the objective, by label, measured by the metagradient "
+        "along the path of their pixels. Right: on which test examples it shows.",
+    )
+    return Section("Damage by class", figures=[figure])
 
 
 def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.figure.Figure":

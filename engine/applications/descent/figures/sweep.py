@@ -1,10 +1,14 @@
-"""The figure of a reverse sweep: where the adjoint is large, and which steps matter."""
+"""Section of a reverse sweep: where the adjoint is large, and which steps matter."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engine.reports.canvas import BLUE, new_figure
+from engine.applications.descent.material import Material
+from engine.applications.descent.record import RunRecord
+from engine.preflight.growth import GROWTH_LIMIT, WINDOW
+from engine.reports.canvas import BLUE, new_figure, png
+from engine.reports.sections import Figure, Section
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -12,6 +16,30 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 24
 """Parameter tensors whose names stand beside their rows; more would overlap."""
+
+
+def section(run: Material) -> Section:
+    """Return what the first reverse sweep found."""
+    curves, num_steps = run.curves, run.record.recipe.training.num_steps
+    figure = Figure(
+        png(draw_sweep(curves.layers, curves.layer_norms, curves.share_norms, num_steps)),
+        f"Adjoint of {len(curves.layers)} parameter tensors by training step, and share of the "
+        "metagradient by step",
+        "Above: size of the adjoint by parameter tensor and step, as the first reverse sweep found "
+        "it. A row that is much brighter than the others is where training is sensitive. Below: "
+        f"how much of the metagradient each step contributes.{growth(run.record)}",
+    )
+    return Section("Reverse sweep", figures=[figure])
+
+
+def growth(record: RunRecord) -> str:
+    """Say how fast the adjoint grew backwards; empty if that was not measured."""
+    if not record.growth:
+        return ""
+    return (
+        f" Backwards the adjoint grew {max(record.growth):.2f}-fold per step at most, over any "
+        f"{WINDOW} steps of any outer step; from {GROWTH_LIMIT:g} on training counts as chaotic."
+    )
 
 
 def draw_sweep(

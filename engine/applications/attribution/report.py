@@ -1,0 +1,222 @@
+"""The end of an attribution: its scores judged, as a table, and shown in a report."""
+
+import csv
+import io
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from engine.applications.attribution.figures import (
+    Examined,
+    draw_datamodeling,
+    draw_examples,
+    draw_prediction,
+)
+from engine.applications.attribution.record import (
+    OWN,
+    SCORES,
+    AttributionRecord,
+    Found,
+    LdsRecord,
+)
+from engine.applications.attribution.scores import (
+    datamodeling_scores,
+    kept_weights,
+    predicted_effects,
+    query_batch,
+)
+from engine.applications.attribution.stages import Subsets
+from engine.applications.attribution.texts import text_sections
+from engine.preflight.verdict import CheckReport
+from engine.problems.problem import BuiltProblem, build_problem
+from engine.recipes.attribution import AttributionRecipe
+from engine.reports.intervals import Interval, interval
+from engine.reports.sections import Figure, Section, Table
+from engine.runs.finished import how_made
+from engine.runs.finishing import finish
+from engine.runs.report import Report
+from engine.runs.run import Stages
+from engine.stages.commits import read_inputs, read_rows, read_scalars
+from engine.stages.monitoring import read_sweep
+from engine.stages.references import Ref
+
+ROWS = 6
+"""Queries that are shown with their examples."""
+
+
+def conclude(
+    recipe: AttributionRecipe,
+    store: str,
+    found: Found,
+    counts: Stages,
+    started: str,
+    checks: CheckReport,
+) -> AttributionRecord:
+    """Judge the scores; write ``run.json``, ``scores.csv`` and ``report.html``.
+
+    Args:
+        recipe: What was attributed.
+        store: fsspec URL of the store.
+        found: The stages.
+        counts: How they were done.
+        started: UTC time of the start, ISO 8601.
+        checks: What the preflight found.
+    """
+    problem, settings = build_problem(recipe.descent), recipe.attribution
+    shape = settings.num_queries, len(problem.routine)
+    (own,) = (
+        row for name, row in read_rows(store, found.gradient).items() if "metagradient" in name
+    )
+    scores = {OWN: own.reshape(shape)}
+    for name, ref in found.baselines.items():
+        scores[name] = read_rows(store, ref)["scores"].reshape(shape)
+    base = torch.tensor(read_scalars(store, found.seed)["outputs"], dtype=own.dtype)
+    trainings = {
+        drop: (weights, losses - base)
+        for drop, (weights, losses) in read_trainings(store, found.trainings, shape).items()
+    }
+    lds = {name: judge(each, trainings) for name, each in scores.items()}
+    record = AttributionRecord(
+        **how_made(recipe, started),
+        stages=counts,
+        checks=checks,
+        found=found,
+        lds={
+            name: {f"{drop:g}": LdsRecord(**asdict(each)) for drop, each in by_drop.items()}
+            for name, by_drop in lds.items()
+        },
+        scores=read_scalars(store, found.scores),
+        growth=read_sweep(store, found.gradient).growth,
+    )
+
+    def report(record: AttributionRecord) -> Report:
+        return Report(
+            f"Attribution: {recipe.name}",
+            _sections(record, problem, scores[OWN], base.tolist(), trainings, lds),
+            files={SCORES: as_csv(scores[OWN], problem).encode()},
+        )
+
+    return finish(store, record, report)
+
+
+def read_trainings(
+    store: str, trainings: list[Ref], shape: tuple[int, int]
+) -> dict[float, tuple[Tensor, Tensor]]:
+    """Return weights and query losses of the trainings for each percentage.
+
+    Args:
+        store: fsspec URL of the store.
+        trainings: The stages.
+        shape: Queries and examples.
+
+    Returns:
+        Shapes (subsets, examples) and (subsets, queries).
+    """
+    found: dict[float, list[tuple[Tensor, Tensor]]] = {}
+    for ref in trainings:
+        subsets = Subsets.model_validate(read_inputs(store, ref)["subsets"])
+        weights = torch.stack(
+            [
+                kept_weights(subsets.removals, shape[1], number)
+                for number in range(subsets.start, subsets.stop)
+            ]
+        )
+        losses = read_rows(store, ref)["losses"].reshape(len(weights), shape[0])
+        found.setdefault(subsets.removals.percent, []).append((weights, losses))
+    return {
+        drop: (torch.cat([w for w, _ in parts]), torch.cat([losses for _, losses in parts]))
+        for drop, parts in found.items()
+    }
+
+
+def judge(scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]) -> dict[float, Interval]:
+    """Return the LDS of scores for each percentage, with its interval over the queries."""
+    return {
+        drop: interval(datamodeling_scores(predicted_effects(scores, weights), changes))
+        for drop, (weights, changes) in trainings.items()
+    }
+
+
+def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
+    """Return one line for each training example: its label, and its score for each query."""
+    labels = problem.routine.examples[1].cpu()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ["label"] if labels.ndim == 1 else []
+    writer.writerow(["example", *names, *(f"query_{i}" for i in range(len(scores)))])
+    for number, column in enumerate(scores.T.tolist()):
+        writer.writerow([number, *([int(labels[number])] if names else []), *column])
+    return text.getvalue()
+
+
+def _sections(
+    record: AttributionRecord,
+    problem: BuiltProblem,
+    scores: Tensor,
+    losses: list[float],
+    trainings: dict[float, tuple[Tensor, Tensor]],
+    lds: dict[str, dict[float, Interval]],
+) -> list[Section]:
+    sections: list[Section] = []
+    if trainings:
+        points = {
+            drop: (predicted_effects(scores, weights)[:, 0].tolist(), changes[:, 0].tolist())
+            for drop, (weights, changes) in trainings.items()
+        }
+        sections += [
+            Section(
+                "Predicted against measured: the linear datamodeling score",
+                figures=[
+                    Figure(
+                        draw_datamodeling(lds),
+                        "Rank correlation of predicted and measured losses of each method, by "
+                        "the percentage of examples that is left out",
+                        "Rank correlation of predicted and measured losses over random subsets, "
+                        "mean over the queries with its 95 % bootstrap interval. Trained without "
+                        "an example means with weight 0, in the same order and from the same "
+                        "start.",
+                    )
+                ],
+                tables=[Table(record.table())],
+            ),
+            Section(
+                "The first query",
+                figures=[
+                    Figure(
+                        draw_prediction(points),
+                        "Predicted and measured change of the first query's loss, a point for "
+                        "each training without a random subset",
+                        "Each point is a training without a random subset; on the line the "
+                        "prediction is exact.",
+                    )
+                ],
+            ),
+        ]
+    inputs, labels = (column.cpu() for column in problem.routine.examples)
+    texts, queries = problem.data.texts, record.recipe.attribution.queries
+    if texts is not None:
+        asked = texts.splits[queries.split][: min(ROWS, len(scores))]
+        sections += text_sections(texts, asked, scores, losses)
+    if inputs.ndim == 4:
+        asked, answers = query_batch(problem, queries)
+        shown = [
+            Examined(asked[i].cpu(), int(answers[i]), scores[i])
+            for i in range(min(ROWS, len(scores)))
+        ]
+        sections.append(
+            Section(
+                "Helpful and harmful examples",
+                figures=[
+                    Figure(
+                        draw_examples(shown, inputs, labels),
+                        "Queries as pictures, each beside the training examples that help and "
+                        "harm it most, with their labels and scores",
+                        "Left: queries. Blue: the training examples whose weight lowers the "
+                        "query's loss most; orange: those whose weight raises it most. With "
+                        "label, and change of the query's loss per unit of weight.",
+                    )
+                ],
+            )
+        )
+    return sections

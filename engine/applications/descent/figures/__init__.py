@@ -1,0 +1,1 @@
+"""The sections of a descent's report: one file each, whose ``section`` may return none."""

@@ -1,0 +1,94 @@
+"""Section of the losses: the curves by outer step, and the table of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.applications.descent.material import Material
+from engine.applications.descent.record import Iterate, RunRecord
+from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, png, scale, whole_numbers
+from engine.reports.sections import Figure, Section, Table
+from engine.reports.units import write_number, write_percent
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+SPLITS = {"objective": (BLUE, "o"), "validation": (ORANGE, "s"), "test": (GREEN, "^")}
+
+ROWS = 14
+"""Outer steps in the table; of more, some are shown, and all of them stand in a folded section."""
+
+
+def section(run: Material) -> Section:
+    """Return the losses at each outer step."""
+    record = run.record
+    has_accuracy = "accuracy" in record.iterates[0].scores["test"]
+    shown = _thinned(record)
+    notes = []
+    if len(shown) < len(record.iterates):
+        notes = [f"{len(shown)} of {len(record.iterates)} outer steps; all of them stand below."]
+    caption = (
+        "Mean loss on three held-out splits. The objective is what the metagradient lowers, "
+        "validation chooses the iterate, and test takes no part."
+    )
+    first, last = record.losses["test"][0], record.losses["test"][record.chosen]
+    alt = (
+        f"Objective, validation and test loss at each of {len(record.iterates)} outer steps; the "
+        f"test loss goes from {write_number(first)} to {write_number(last)} at the chosen one"
+    )
+    return Section(
+        "Loss and accuracy" if has_accuracy else "Loss",
+        notes=notes,
+        figures=[Figure(png(draw(record)), alt, caption)],
+        tables=[_table(record, shown)],
+    )
+
+
+def all_steps(run: Material) -> Section | None:
+    """Return every row, where the section above has only some."""
+    iterates = run.record.iterates
+    if len(iterates) <= ROWS:
+        return None
+    return Section("All outer steps", tables=[_table(run.record, iterates)], folded=True)
+
+
+def _thinned(record: RunRecord) -> list[Iterate]:
+    """Return at most so many iterates, the first, the last and the chosen one among them."""
+    number = len(record.iterates)
+    if number <= ROWS:
+        return record.iterates
+    every = {round(place * (number - 1) / (ROWS - 2)) for place in range(ROWS - 1)}
+    return [record.iterates[place] for place in sorted(every | {record.chosen})]
+
+
+def _table(record: RunRecord, iterates: Sequence[Iterate]) -> Table:
+    rows: list[dict[str, Any]] = []
+    for each in iterates:
+        chosen = each.outer_step == record.chosen
+        row = {"Outer step": f"{each.outer_step}{' (chosen)' if chosen else ''}"}
+        row |= {
+            f"{split.capitalize()} loss": write_number(each.scores[split]["loss"])
+            for split in SPLITS
+        }
+        if "accuracy" in each.scores["test"]:
+            row["Test accuracy"] = write_percent(each.scores["test"]["accuracy"], 1)
+        rows.append(row)
+    places = [each.outer_step for each in iterates]
+    marked = {places.index(record.chosen): "chosen"} if record.chosen in places else {}
+    return Table(rows, marked=marked)
+
+
+def draw(record: RunRecord) -> "matplotlib.figure.Figure":
+    """Draw the loss on each split by outer step."""
+    figure, (axes,) = new_figure(3.4)
+    steps = [iterate.outer_step for iterate in record.iterates]
+    everything = []
+    for split, (colour, marker) in SPLITS.items():
+        losses = [iterate.scores[split]["loss"] for iterate in record.iterates]
+        everything += losses
+        axes.plot(steps, losses, color=colour, marker=marker, markersize=5, label=split)
+    axes.axvline(record.chosen, color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
+    scale(axes, everything)
+    whole_numbers(axes)
+    axes.set(xlabel="outer step", ylabel="mean loss (nats)")
+    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.02))
+    return figure

@@ -1,0 +1,67 @@
+"""Section of a training: its loss, and the adjoint on the way back through it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.applications.descent.material import Curves, Material, set_ups
+from engine.applications.descent.record import RunRecord
+from engine.recipes.metaparameters import MetaparameterName
+from engine.reports.canvas import new_figure, png, scale, whole_numbers
+from engine.reports.sections import Figure, Section
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def section(run: Material) -> Section:
+    """Return the training loss at the first and the chosen set-up, above the adjoint."""
+    recipe = run.record.recipe
+    caption = (
+        "Above: loss of each training step on its own batch; where steps are many, the thick line "
+        "is the mean over its neighbours. A run on other examples or weights has another training "
+        "loss, so lower is not better by itself. Below: size of the adjoint, the derivative of the "
+        "objective by the state, as the first reverse sweep found it; growth by many powers of ten "
+        "towards step 0 means that the training is not smooth."
+    )
+    if recipe.metaparameters.name is MetaparameterName.COUNTS:
+        caption += f" Counts enter at step {recipe.injection_step}, so the sweep ends there."
+    alt = f"Training loss and adjoint norm at each of {recipe.training.num_steps} training steps"
+    return Section("Training", figures=[Figure(png(draw(run.record, run.curves)), alt, caption)])
+
+
+def draw(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    """Draw the training loss before and after, above the norm of the adjoint."""
+    figure, (above, below) = new_figure(4.8, rows=2)
+    below.sharex(above)
+    everything = []
+    for (label, colour), losses in zip(
+        set_ups(record), (curves.losses_before, curves.losses_after), strict=False
+    ):
+        smooth = _running_mean(losses)
+        everything += smooth
+        if len(smooth) < len(losses):
+            above.plot(losses, color=colour, linewidth=0.7, alpha=0.35)
+        start = (len(losses) - len(smooth)) // 2
+        above.plot(range(start, start + len(smooth)), smooth, color=colour, label=label)
+    scale(above, everything)
+    above.set(ylabel="training loss (nats)")
+    above.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+
+    norms = {step: norm for step, norm in sorted(curves.adjoint_norms.items()) if norm > 0}
+    if norms:
+        marker = "o" if len(norms) == 1 else ""
+        below.plot(list(norms), list(norms.values()), color="black", marker=marker)
+        scale(below, list(norms.values()), log=True)
+    below.set_xlim(0, record.recipe.training.num_steps)
+    below.set(xlabel="training step", ylabel="adjoint norm")
+    whole_numbers(below)
+    return figure
+
+
+def _running_mean(losses: Sequence[float]) -> list[float]:
+    """Average over neighbours, a fortieth of the run; a run of few steps stays as it is."""
+    width = max(len(losses) // 40, 1)
+    sums = torch.tensor([0.0, *losses], dtype=torch.float64).cumsum(0)
+    return ((sums[width:] - sums[:-width]) / width).tolist()

@@ -1,0 +1,184 @@
+"""What a descent achieved in plain sentences, and what a reader should be wary of."""
+
+from typing import TYPE_CHECKING
+
+from engine.applications.descent.comparison_findings import (
+    comparison_findings,
+    damage_findings,
+    rerun_findings,
+    retrieval_findings,
+    schedule_findings,
+)
+from engine.applications.descent.source_shares import source_findings
+from engine.recipes.descent import OuterUpdate
+from engine.reports.units import write_number, write_percent
+from engine.stages.monitoring import alarm
+
+if TYPE_CHECKING:
+    from engine.applications.descent.record import RunRecord
+
+NOTICEABLE = 0.01
+"""Relative change of a loss below which nothing is made of it."""
+
+
+def rose(before: float, after: float) -> bool:
+    """Say whether a loss rose by more than chance and rounding would explain."""
+    return after > before * (1 + NOTICEABLE)
+
+
+def headline(record: "RunRecord") -> str:
+    """Return what the chosen iterate does on the test split, or that none is better."""
+    return findings(record)[1 if record.chosen else 0]
+
+
+def findings(record: "RunRecord") -> list[str]:
+    """Say which iterate was chosen, what it changed, and how it compares."""
+    last, uphill = len(record.iterates) - 1, record.recipe.outer.maximize
+    if record.chosen:
+        sentences = [
+            f"Outer step {record.chosen} of {last} was chosen: its validation loss is the "
+            f"{'highest' if uphill else 'lowest'}.",
+            _change(record, "test"),
+            _change(record, "validation"),
+        ]
+    else:
+        kept = record.iterates[0].scores
+        steps = f"none of the {last} outer steps" if last > 1 else "the outer step did not"
+        one, many = ("raise", "raised") if uphill else ("lower", "lowered")
+        lowered = many if last > 1 else one
+        sentences = [
+            f"Nothing {'changed' if uphill else 'improved'}: {steps} {lowered} the validation loss "
+            f"of {write_number(kept['validation']['loss'])}, so the initial set-up was kept.",
+            f"Its test loss is {write_number(kept['test']['loss'])}{_accuracy(kept['test'])}.",
+        ]
+    if record.chosen == last:
+        sentences.append(
+            f"The validation loss was still {'rising' if uphill else 'falling'} there: with a "
+            f"larger outer.num_steps (now {record.recipe.outer.num_steps}) the run goes on from "
+            "that step."
+        )
+    return [
+        *sentences,
+        *_selection_findings(record),
+        *source_findings(record.sources),
+        *damage_findings(record),
+        *comparison_findings(record),
+        *retrieval_findings(record),
+        *rerun_findings(record),
+        *schedule_findings(record),
+    ]
+
+
+def _change(record: "RunRecord", split: str) -> str:
+    scores = record.before_and_after(split)
+    before, after = scores["before"], scores["after"]
+    old, new = write_number(before["loss"]), write_number(after["loss"])
+    if old == new:
+        sentence = f"{split.capitalize()} loss stayed at {old}"
+    else:
+        verb = "fell" if after["loss"] < before["loss"] else "rose"
+        share = abs(after["loss"] / before["loss"] - 1) if before["loss"] else None
+        by = "" if share is None else f" by {write_percent(share)},"
+        sentence = f"{split.capitalize()} loss {verb}{by} from {old} to {new}"
+    if "accuracy" not in before:
+        return sentence + "."
+    old, new = write_percent(before["accuracy"], 1), write_percent(after["accuracy"], 1)
+    if old == new:
+        return f"{sentence}; accuracy stayed at {old}."
+    verb = "rose" if after["accuracy"] > before["accuracy"] else "fell"
+    return f"{sentence}; accuracy {verb} from {old} to {new}."
+
+
+def _accuracy(scores: dict[str, float]) -> str:
+    return f", its accuracy {write_percent(scores['accuracy'], 1)}" if "accuracy" in scores else ""
+
+
+def _selection_findings(record: "RunRecord") -> list[str]:
+    selection = record.selection
+    if selection is None:
+        return []
+    sentences = []
+    if record.chosen and selection.dropped:
+        share = selection.dropped / selection.examples
+        sentence = f"Dropped {selection.dropped} of {selection.examples} examples"
+        if selection.corrupted:
+            hit = selection.dropped_corrupted / selection.dropped
+            base = selection.corrupted / selection.examples
+            found, known = selection.dropped_corrupted, selection.corrupted
+            sentence += f"; {found} of the {selection.dropped} ({write_percent(hit)}) had a wrong"
+            sentence += (
+                f" label, as {known} of all {selection.examples} ({write_percent(base)}) did"
+            )
+            if hit <= base:
+                sentence += ", so dropping at random would do as well"
+        else:
+            sentence += f" ({write_percent(share)})"
+        sentences.append(sentence + ".")
+    elif record.chosen:
+        sentences.append(f"Dropped none of the {selection.examples} examples.")
+    if selection.auc is not None:
+        sentences.append(
+            "The first metagradient tells wrong labels from right ones with an AUC of "
+            f"{selection.auc:.2f} (0.5 is chance)."
+        )
+    return sentences
+
+
+def warnings(record: "RunRecord") -> list[str]:
+    """Say what speaks against the metagradients of a run, and against what came of them."""
+    found = [] if record.checks is None else record.checks.sentences()
+    grown = alarm(record.growth)
+    return [
+        *(f"Preflight, {sentence}" for sentence in found),
+        *([grown] if grown else []),
+        *_warnings(record),
+    ]
+
+
+def _warnings(record: "RunRecord") -> list[str]:
+    objective, validation = record.losses["objective"], record.losses["validation"]
+    if record.recipe.outer.maximize:
+        return []  # an attack that over-fits is a weaker attack, which the test loss shows
+    chosen, last = record.chosen, len(record.iterates) - 1
+    outer = record.recipe.outer
+    sizes = {
+        name: record.recipe.arguments.get(f"num_{name}") for name in ("objective", "validation")
+    }
+    # Counts move by whole examples, so it is the number of moves that is too large.
+    masked = outer.update is OuterUpdate.MASKED_SIGN
+    length = "probability" if masked else "step_size"
+    warnings = []
+    if record.over_fitted:
+        warnings.append(
+            f"The descent over-fitted the objective split after outer step {chosen}: from there to "
+            f"outer step {last} the objective fell from {write_number(objective[chosen])} to "
+            f"{write_number(objective[last])}, but the validation loss rose from "
+            f"{write_number(validation[chosen])} to {write_number(validation[last])}. "
+            f"{_raise('objective', sizes)}"
+        )
+    elif rose(validation[chosen], validation[last]) and rose(objective[chosen], objective[last]):
+        warnings.append(
+            f"From outer step {chosen} to {last} the objective itself rose, from "
+            f"{write_number(objective[chosen])} to {write_number(objective[last])}: "
+            "the steps were too long, or the training is not smooth enough in z. "
+            f"Lower outer.{length} (now {getattr(outer, length):g})."
+        )
+    elif len(set(objective)) == 1:
+        warnings.append(
+            f"The losses never changed: the steps were too short. Raise "
+            f"outer.step_size (now {outer.step_size:g})."
+        )
+    test = record.before_and_after("test")
+    if chosen and rose(test["before"]["loss"], test["after"]["loss"]):
+        warnings.append(
+            "The gain on the validation split does not carry over to the test split: the choice "
+            f"may be chance. {_raise('validation', sizes)}"
+        )
+    return warnings
+
+
+def _raise(split: str, sizes: dict[str, int | None]) -> str:
+    """Say how a split gets more examples: by an argument, where the problem has one."""
+    if sizes[split] is None:
+        return f"Give the {split} split more examples."
+    return f"Raise arguments.num_{split} (now {sizes[split]})."

@@ -1,0 +1,70 @@
+"""What the sections of a descent's report are made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from engine.applications.descent.record import RunRecord
+from engine.problems.splits import DataSet
+from engine.reports.canvas import BLUE, GREY
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Arrays that figures show and the record does not hold.
+
+    Attributes:
+        initial_value: z_0, as the update moves it; see the kind of metaparameter.
+        value: z at the chosen iterate, shaped like ``initial_value``.
+        corrupted: Which training candidates have a wrong label, shape (examples,).
+        losses_before: Batch loss of each training step at z_0.
+        losses_after: The same at the chosen iterate.
+        adjoint_norms: Norm of lambda_t by t, in the first outer step.
+        layers: Names of the parameter tensors.
+        layer_norms: Norm of each one's part of lambda_t by t, in the first outer step.
+        share_norms: Norm of step t's share of the metagradient by t, there too.
+    """
+
+    initial_value: Tensor
+    value: Tensor
+    corrupted: Tensor
+    losses_before: Sequence[float]
+    losses_after: Sequence[float]
+    adjoint_norms: dict[int, float]
+    layers: Sequence[str] = ()
+    layer_norms: dict[int, list[float]] = field(default_factory=dict)
+    share_norms: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A finished descent, and what its figures show of it.
+
+    Attributes:
+        record: What is known of it.
+        curves: Arrays.
+        data: The examples.
+        first_gradient: First metagradient, as one row.
+        changed: Positions in the data set of the inputs that z changes; None for other kinds.
+    """
+
+    record: RunRecord
+    curves: Curves
+    data: DataSet
+    first_gradient: Tensor
+    changed: Sequence[int] | None = None
+
+
+def set_ups(record: RunRecord) -> list[tuple[str, str]]:
+    """Name and colour the set-ups to compare: two, or one if the first was kept."""
+    if record.chosen:
+        return [("initial set-up", GREY), (f"chosen (outer step {record.chosen})", BLUE)]
+    return [("initial set-up, which was kept", BLUE)]
+
+
+def as_picture(values: Tensor) -> Tensor:
+    """Return an input as a picture: channels are averaged, and a row of a table is one line."""
+    if values.ndim < 2:
+        return values.reshape(1, -1)
+    return values.reshape(-1, *values.shape[-2:]).mean(dim=0)

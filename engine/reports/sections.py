@@ -1,0 +1,163 @@
+"""What a report is made of: a page of sections, and what a section holds.
+
+Nothing here knows what a run is, or how a page is written: ``engine.reports.page`` does that.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MANY_COLUMNS = 5
+"""A table with more columns shows a row for each value where the screen is narrow."""
+
+LONG_KEY = 36
+"""A longer name is broken anywhere; it is a digest, which nobody reads as a word."""
+
+_NUMBER = re.compile(r"[-+]?(\d|\.\d)")
+_NOTHING = ("", "-", "diverged")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A figure that stands at the top of a page.
+
+    Attributes:
+        label: What it is.
+        value: As people read it, with its unit.
+        note: What it is to be seen beside, e.g. the value before.
+    """
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image with what it shows.
+
+    Attributes:
+        image: PNG.
+        alt: What it shows, in one sentence, for whoever cannot see it. It may not be empty.
+        caption: How to read it.
+    """
+
+    image: bytes
+    alt: str
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.alt.strip():
+            raise ValueError("A figure has no alternative text. Say in one sentence what it shows.")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of the same columns.
+
+    Attributes:
+        rows: Name of a column to its value. Values are written as they are.
+        marked: Number of a row to a word that gives it a colour: chosen, warn or refuse.
+        code: Columns that hold names which people copy.
+        pairs: Whether it has two columns, a name and its value, and no heads.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    marked: Mapping[int, str] = field(default_factory=dict)
+    code: frozenset[str] = frozenset()
+    pairs: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Each column with what it holds, as the stylesheet calls it."""
+        return {name: self._kind(name) for name in self.rows[0]} if self.rows else {}
+
+    @property
+    def stacks(self) -> bool:
+        """Whether a narrow screen shows a row for each value."""
+        kinds = self.columns
+        return len(kinds) > MANY_COLUMNS or (len(kinds) > 2 and "text" in kinds.values())
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs more width than text does."""
+        return len(self.columns) > MANY_COLUMNS + 2
+
+    def _kind(self, name: str) -> str:
+        values = [str(row.get(name, "")) for row in self.rows]
+        if name in self.code:
+            return "key" if any(len(value) > LONG_KEY for value in values) else "code"
+        if self.pairs:
+            return "text"
+        said = [value for value in values if value not in _NOTHING]
+        if name != next(iter(self.rows[0])) and all(_NUMBER.match(value) for value in said):
+            return "interval" if any("[" in value for value in said) else "number"
+        return "text" if any(len(value) > 20 for value in said) else "word"
+
+
+@dataclass(frozen=True)
+class Card:
+    """An example to look at.
+
+    Attributes:
+        image: As a page holds it; empty if it is shown by its text alone.
+        name: Where it comes from, or its number.
+        text: What is read of it: its caption, its text, or a row of a table.
+        note: A figure of it.
+        marked: Whether it is known to be wrong.
+    """
+
+    image: str
+    name: str
+    text: str
+    note: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: Its heading.
+        notes: Paragraphs before all else.
+        lines: Sentences, one to a bullet.
+        figures: Images.
+        tables: Tables, after the images.
+        cards: Words for a group of examples, to the examples.
+        commands: Commands that a reader may copy, each to what it does.
+        folded: Whether it is closed until somebody opens it.
+    """
+
+    title: str
+    notes: Sequence[str] = ()
+    lines: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    cards: Mapping[str, Sequence[Card]] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: Name of what was done, and of the recipe.
+        run: Name of the run, and when it began.
+        verdict: What came of it, in one sentence.
+        numbers: At most three.
+        findings: What there is to say besides, in sentences.
+        warnings: What speaks against it.
+        sections: The rest, in order.
+    """
+
+    title: str
+    run: str
+    verdict: str
+    numbers: Sequence[Number] = ()
+    findings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    sections: Sequence[Section] = ()

@@ -1,0 +1,165 @@
+"""A finished run as an object: what the record of every kind has, and what each kind says itself.
+
+A kind of run derives its record from ``FinishedRun``. What ends, shows and tells of runs asks the
+methods of this class and never which kind it has before it; what lists and cleans a store reads no
+more than the ending that ``engine.runs.finishing.finish`` writes by them.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
+
+from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
+from engine.numerics.environment import machine
+from engine.preflight.verdict import CheckReport
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.reports.page import REPORT
+from engine.reports.sections import Number
+from engine.runs.endings import Outline
+from engine.runs.run import Stages
+from engine.stages.keys import engine_version, run_environment
+from engine.stages.references import Ref
+from engine.storage.location import join
+from engine.storage.places import RUN, run_folder
+from engine.storage.records import read_model
+
+
+class FinishedRun(Outline):
+    """Base of the records of finished runs.
+
+    A kind overrides ``recipe`` by its own class, and at least the abstract methods.
+    """
+
+    bulky: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of stages whose states only repeat or continue the run; all others are kept."""
+
+    verifiable: ClassVar[bool] = False
+    """Whether it has metagradients that ``mgd verify`` can make again."""
+
+    recipe: DescentRecipe
+    """The settings that made it."""
+
+    stages: Stages = Stages()
+    """How many stages, cached and retried."""
+
+    checks: CheckReport | None = None
+    """What the preflight found; none if the kind has none."""
+
+    environment: dict[str, Any] = {}
+    """What the bits depend on besides the recipe."""
+
+    @abstractmethod
+    def refs_to_keep(self, store: str) -> Sequence[Ref]:
+        """Return the bulky stages that the result needs all the same."""
+
+    @abstractmethod
+    def headline(self) -> str:
+        """Return the verdict in one sentence."""
+
+    @abstractmethod
+    def numbers(self) -> Sequence[Number]:
+        """Return the figures that stand at the top of the report, at most three."""
+
+    @abstractmethod
+    def findings(self) -> list[str]:
+        """Say in sentences what came of it; the headline may be one of them."""
+
+    def warnings(self) -> list[str]:
+        """Say in sentences what speaks against it; by default what the preflight found."""
+        return [] if self.checks is None else self.checks.sentences()
+
+    def next_steps(self) -> list[str]:
+        """Say in sentences what to do with it."""
+        return []
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the result as rows of the same columns; may be none."""
+        return []
+
+    def parts(self) -> Sequence[str]:
+        """Return the runs that were parts of it, whose work counts as its own."""
+        return ()
+
+    @abstractmethod
+    def outcome(self) -> dict[str, Any]:
+        """Return what ``mgd run --json`` has of this kind, besides what it has of all."""
+
+    def sentences(self) -> list[str]:
+        """Say what it achieved, what a reader should be wary of, and what to do with it."""
+        return [*self.findings(), *self.warnings(), *self.next_steps()]
+
+    def content(self, store: str) -> dict[str, Any]:
+        """Return the JSON object of ``mgd run --json``."""
+        return {
+            "run": self.run,
+            "recipe": self.recipe.name,
+            "store": store,
+            "seconds": round(self.seconds, 3),
+            **self.outcome(),
+            "stages": self.stages.model_dump(),
+            **({} if self.checks is None else {"preflight": self.checks.verdict}),
+            "report": self.url(store, REPORT),
+        }
+
+    def url(self, store: str, file: str) -> str:
+        """Return where a file of the run lies."""
+        return join(run_folder(store, self.run), file)
+
+    @property
+    def nothing_computed(self) -> bool:
+        """Whether the start that returned it found every stage committed."""
+        return 0 < self.stages.total == self.stages.cached
+
+
+Record = TypeVar("Record", bound=FinishedRun)
+"""Record of a kind of run."""
+
+
+def how_made(recipe: DescentRecipe, started: str) -> dict[str, Any]:
+    """Return the fields of a record that say which run it is, and how this start made it.
+
+    Args:
+        recipe: Of any kind.
+        started: UTC time of the start, ISO 8601.
+    """
+    return {
+        "run": run_name(recipe.descent),
+        "recipe": recipe,
+        "started": started,
+        "seconds": (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds(),
+        "environment": {
+            "engine": engine_version(),
+            **run_environment(recipe.descent),
+            **machine(),
+        },
+    }
+
+
+def read_finished_as(store: str, run: str, model: type[Record]) -> Record:
+    """Read a finished run whose kind is known.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Its whole name.
+        model: Class of its record.
+
+    Raises:
+        ConfigurationError: If it has not finished.
+        CheckpointCorruptError: If its record is damaged, or that of another version or run.
+    """
+    url = join(run_folder(store, run), RUN)
+    try:
+        record = read_model(url, model)
+    except CheckpointMissingError:
+        raise ConfigurationError(
+            f"Run {run} in {store} has not finished, so there is nothing to show yet. "
+            f"Let it go on with `mgd resume {run}`."
+        ) from None
+    if record.run != run:
+        raise CheckpointCorruptError(
+            f"The record at {url} is that of run {record.run[:80]}. Delete it, and let the run go "
+            f"on with `mgd resume {run}`, which writes it again."
+        )
+    return record
