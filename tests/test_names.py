@@ -34,6 +34,7 @@ FILE = re.compile(r"`([\w-]+\.py)`")
 OTHERS = {
     "deployments/.env": "made by whoever deploys",
     "my_file.py": "of a user, in an example",
+    "utils.py": "of a user, beside a problem",
     "random.py": "of a user, in the place of Python's",
 }
 """What is named and is not there."""

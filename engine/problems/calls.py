@@ -34,11 +34,21 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
         around = calling(recipe.problem, recipe.folder, recipe.code)
         with around, surroundings(drawn, dtype):
             made = call(function, recipe.arguments)
-    except EngineError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = own_line(error)
+        if isinstance(error, EngineError) and not line:
+            raise
         place = f" in {line}" if line else ""
+        if isinstance(error, EngineError):
+            raise ConfigurationError(
+                f"The function of problem {recipe.problem} was refused{place}. {error}",
+                settings=error.settings,
+            ) from error
+        if isinstance(error, SystemExit):
+            raise ConfigurationError(
+                f"The function of problem {recipe.problem} ends the process{place} (exit). Raise "
+                "an error that says what is missing, or return the engine.Problem."
+            ) from error
         raise ConfigurationError(
             f"The function of problem {recipe.problem} raised {type(error).__name__}{place}: "
             f"{error}. Correct it, or its arguments in the recipe."

@@ -1,9 +1,12 @@
 """Whether the settings of a recipe fit its problem, asked before any data is trained on."""
 
 import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
+from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import KINDS
 from engine.routine.coupled_loss import CoupledLoss
@@ -25,6 +28,15 @@ def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
             f"{where} {value}, but the loss of problem {recipe.problem} has no labels to smooth: "
             "it takes no argument label_smoothing. Leave it out."
         )
+    _check_state(problem)
+    asking = {BaselineName.LOW_LOSS, BaselineName.GRADIENT_SIMILARITY} & {*recipe.baselines}
+    if asking and problem.state is not None and "state" in _parameters(loss):
+        raise ConfigurationError(
+            f"baselines has {' and '.join(sorted(asking))}, which asks for the loss of single "
+            f"candidates, but that of {recipe.problem} reads the run's own state, which belongs to "
+            "no single one. Leave it out.",
+            settings=("baselines",),
+        )
     if isinstance(loss, CoupledLoss):
         _check_coupled(recipe)
     elif recipe.training.piece is not None:
@@ -36,25 +48,52 @@ def check_fits(recipe: DescentRecipe, problem: Problem) -> None:
         )
 
 
+def _check_state(problem: Problem) -> None:
+    """Refuse functions that ask for a state of the problem's own where there is none."""
+    if problem.state is not None:
+        return
+    asked = {"loss": problem.loss, "training_loss": problem.training_loss}
+    asked |= {"score": problem.score, "output": problem.output}
+    asked |= {f"metric {name!r}": metric for name, metric in problem.metrics.items()}
+    for name, function in asked.items():
+        wanted = {} if function is None else _parameters(function)
+        if "state" in wanted and wanted["state"].default is inspect.Parameter.empty:
+            raise ConfigurationError(
+                f"The {name} of the problem is written as {name.partition(' ')[0]}"
+                f"({', '.join(wanted)}), but the problem has no state. Give the engine.Problem "
+                "state and advance, or write it without that argument."
+            )
+
+
 def check_single_losses(loss: Loss, kind: str) -> None:
     """Refuse a question about the loss of single examples where a loss is that of many.
 
     Raises:
-        ConfigurationError: If the loss is coupled.
+        ConfigurationError: If the loss is coupled, or reads a state of the run's own.
     """
     if isinstance(loss, CoupledLoss):
         raise ConfigurationError(
             f"kind is {kind}, which asks for the loss of single examples, but here a loss is that "
             "of an example among others of its batch. Use kind=descent."
         )
+    if "state" in _parameters(loss):
+        raise ConfigurationError(
+            f"kind is {kind}, which asks for the loss of single examples, but the problem's loss "
+            "reads the run's own state. Use kind=descent, or give the problem a loss of (model, "
+            "batch), and the one that reads the state as its training_loss."
+        )
 
 
 def smooths_labels(loss: Loss) -> bool:
     """Say whether a loss takes ``label_smoothing``."""
+    return "label_smoothing" in _parameters(loss)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
-        return "label_smoothing" in inspect.signature(loss).parameters
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):  # a function without a signature
-        return False
+        return {}
 
 
 def _check_coupled(recipe: DescentRecipe) -> None:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from engine.errors import ConfigurationError, DataError
 from engine.problems.splits import Examples, check_examples
-from engine.routine.examples import examples_from
+from engine.routine.examples import Batches, examples_from
 from engine.routine.outputs import batches_of
 from engine.types import Batch
 
@@ -64,7 +64,7 @@ class OwnExamples(Examples):
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(Batches):
     """A maker of batches whose numbers get the run's format, and go to its device."""
 
     source: Any
@@ -84,7 +84,7 @@ class Placed:
 
 
 @dataclass(frozen=True, eq=False)
-class Some:
+class Some(Batches):
     """Some of the examples of a maker of batches."""
 
     source: Any

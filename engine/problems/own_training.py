@@ -5,6 +5,7 @@ by the digest of their source, numbers and indices by their bits.
 """
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,10 @@ from engine.recipes.metaparameters import ScalarName
 from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.training import TrainingConfig
 from engine.routine.batch_order import given_order
-from engine.routine.intake import optimizer_from
+from engine.routine.intake import optimizer_from, rates_from
 from engine.routine.optimizer import Optimizer
 from engine.routine.optimizers import make_optimizer
-from engine.routine.own_state import OWN, takes
+from engine.routine.own_state import OWN
 from engine.routine.rates import learning_rates, rates
 from engine.routine.routine import Routine
 
@@ -59,7 +60,7 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
         "optimizer": make_optimizer(recipe.optimizer)
         if own_optimizer is None
         else optimizer_from(own_optimizer),
-        "learning_rate": learning_rates(training) if own_rate is None else own_rate,
+        "learning_rate": learning_rates(training) if own_rate is None else rates_from(own_rate),
         "order": order,
         "state": problem.state,
         "advance": problem.advance,
@@ -68,8 +69,13 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
 
 def _for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was handed in)
     """Return what was handed in, or what it makes for T steps where it is a function of them."""
-    is_function = callable(given) and not isinstance(given, Optimizer | type)
-    return given(num_steps=num_steps) if is_function and takes(given, _STEPS) else given
+    if not callable(given) or isinstance(given, type):
+        return given
+    try:
+        names = inspect.signature(given).parameters  # by name: many functions take anything
+    except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
+        return given
+    return given(num_steps=num_steps) if _STEPS in names else given
 
 
 def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
@@ -78,23 +84,28 @@ def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
     Raises:
         ConfigurationError: With the setting, its value and the remedy.
     """
-    if problem.optimizer is not None and recipe.optimizer != OptimizerConfig():
+    own, unread = [], []
+    if problem.optimizer is not None:
+        own.append("an optimizer")
+        unread += ["optimizer"] if recipe.optimizer != OptimizerConfig() else []
+    if problem.learning_rate is not None:
+        own.append("learning rates")
+        settings, defaults = recipe.training, TrainingConfig.model_fields
+        unread += [
+            f"training.{name}"
+            for name in RATE_SETTINGS
+            if getattr(settings, name) != defaults[name].default
+        ]
+    if unread:
+        is_set, them = ("is", "it") if len(unread) == 1 else ("are", "them")
         raise ConfigurationError(
-            f"optimizer is set in the recipe ({recipe.optimizer.name.value}), but problem "
-            f"{recipe.problem} has an optimizer of its own, so nothing would read it. Leave it out "
-            "of the recipe, or make what should be set an argument of the function.",
-            settings=("optimizer", "arguments"),
+            f"{', '.join(unread)} {is_set} set in the recipe, but problem {recipe.problem} has "
+            f"{' and '.join(own)} of its own, so nothing would read {them}. Leave {them} out of "
+            "the recipe, or make what should be set an argument of the function.",
+            settings=(*unread, "arguments"),
         )
     if problem.learning_rate is None:
         return
-    for name in RATE_SETTINGS:
-        if getattr(recipe.training, name) != TrainingConfig.model_fields[name].default:
-            raise ConfigurationError(
-                f"training.{name} is {getattr(recipe.training, name)}, but problem "
-                f"{recipe.problem} has learning rates of its own, so nothing would read it. Leave "
-                "it out of the recipe, or make what should be set an argument of the function.",
-                settings=(f"training.{name}", "arguments"),
-            )
     if recipe.metaparameters.name.value == "learning-rate":
         raise ConfigurationError(
             "metaparameters.name is learning-rate, whose key points start flat and set the rate of "

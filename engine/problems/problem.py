@@ -15,6 +15,7 @@ from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_fits, smooths_labels
 from engine.problems.metaparameters import make_metaparameter
+from engine.problems.own_examples import take
 from engine.problems.own_training import (
     check_own_training,
     own_digests,
@@ -26,6 +27,7 @@ from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
+from engine.recipes.user_code import own_line
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.outputs import MeanLoss
 from engine.routine.own_state import Own, told_state
@@ -33,6 +35,9 @@ from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.step.reference import StepVjp
 from engine.types import Loss, Output, State
+
+_TRIED = 2000
+"""Most held-out examples that metrics are tried on before a run."""
 
 SPLITS = ("objective", "validation", "test")
 """Held-out splits, in the order in which reports show them."""
@@ -78,17 +83,18 @@ class BuiltProblem:
         ((name, kind),) = self.routine.metaparameters.items()
         return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
 
-    def scores(self, state: State) -> dict[str, dict[str, Any]]:
-        """Score a trained model on each held-out split."""
-        return {
-            name: self.routine.evaluate(
-                lambda model, state=None, e=self.held_out[name]: self.score(
-                    model, e, **told_state(self.score, state)
-                ),
-                state,
+    def scores(
+        self, state: State, held_out: Mapping[str, Examples] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Score a trained model on each held-out split, or on other examples by name."""
+
+        def score(examples: Examples) -> Callable[..., dict[str, Any]]:
+            return lambda model, state=None: self.score(
+                model, examples, **told_state(self.score, state)
             )
-            for name in SPLITS
-        }
+
+        splits = {name: self.held_out[name] for name in SPLITS} if held_out is None else held_out
+        return {name: self.routine.evaluate(score(each), state) for name, each in splits.items()}
 
 
 def build_problem(recipe: DescentRecipe) -> BuiltProblem:
@@ -115,7 +121,7 @@ def check_repeats(recipe: DescentRecipe) -> None:
         return
     one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
     differing = [
-        what for what in one.digests | other.digests
+        what for what in {**one.digests, **other.digests}
         if one.digests.get(what) != other.digests.get(what)
     ]  # fmt: skip
     if differing:
@@ -124,6 +130,34 @@ def check_repeats(recipe: DescentRecipe) -> None:
             f"{' and '.join(differing)}, although torch, numpy and random were seeded alike. Draw "
             "from those generators, or from one that the function seeds itself, and read no clock."
         )
+
+
+def check_scores(recipe: DescentRecipe) -> None:
+    """Refuse metrics and pictures of one's own that fail, before anything is trained.
+
+    Cost:
+        One evaluation of at most some thousand held-out examples, spread evenly over the split.
+
+    Raises:
+        ConfigurationError: Names the metric and the line.
+    """
+    if not names_code(recipe.problem, recipe.arguments):
+        return
+    built = build_problem(recipe)
+    held_out = built.held_out["validation"]
+    number = min(len(held_out), _TRIED)
+    few = take(held_out, torch.linspace(0, len(held_out) - 1, number).long())
+    built.scores(built.routine.initial_state(), {"validation": few})
+    if built.data.show is not None:
+        try:
+            built.data.show(0)
+        except Exception as error:
+            line = own_line(error)
+            raise ConfigurationError(
+                f"show of problem {recipe.problem} raised {type(error).__name__}"
+                f"{f' in {line}' if line else ''} for the first candidate: {error}. Return a "
+                "picture or a text, or leave show out."
+            ) from error
 
 
 @lru_cache(maxsize=2)
@@ -138,7 +172,7 @@ def _build(settings: str) -> BuiltProblem:
     model = make_model(recipe, problem, recipe.training.seed)
     name = recipe.metaparameters.name.value.replace("-", "_")
     parts = training_parts(recipe, problem, len(data.splits["train"]))
-    of_own = problem.optimizer is not None and name == MetaparameterName.SCALARS.value
+    of_own = problem.optimizer is not None and "scalars" in recipe.metaparameters.about.reads
     kind = (
         own_scalars(recipe, parts["optimizer"])
         if of_own

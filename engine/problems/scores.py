@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
 from engine.problems.base import Metric
+from engine.recipes.user_code import own_line
 from engine.routine.outputs import batches_of
 from engine.types import Loss
 
@@ -31,14 +32,14 @@ def mean_scores(
             split, which is then evaluated at once.
 
     Raises:
-        ConfigurationError: If a metric returns something else.
+        ConfigurationError: If a metric fails, or returns something else.
     """
     total = len(examples[0] if isinstance(examples, tuple) else examples)
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
     whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
         sums["loss"] += float(loss(model, batch).sum())
-        found = {name: torch.as_tensor(metric(model, batch)) for name, metric in metrics.items()}
+        found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
         if whole is None:
             whole = {name for name, value in found.items() if value.ndim == 0}
         for name, value in found.items():
@@ -48,8 +49,27 @@ def mean_scores(
     means: dict[str, Any] = {name: value / total for name, value in sums.items()}
     for name in sorted(whole or ()):
         (everything,) = batches_of(examples, total)
-        means[name] = float(metrics[name](model, everything))
+        means[name] = float(_found(name, metrics[name], model, everything))
     return means
+
+
+def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
+    """Return what a metric is.
+
+    Raises:
+        ConfigurationError: If it fails; says in which line.
+    """
+    try:
+        return torch.as_tensor(metric(model, batch))
+    except EngineError:
+        raise
+    except Exception as error:
+        line = own_line(error)
+        raise ConfigurationError(
+            f"The metric {name!r} raised {type(error).__name__}{f' in {line}' if line else ''}: "
+            f"{error}. A metric is called as metric(model, batch), in evaluation mode, and returns "
+            "numbers. Correct it, or leave it out."
+        ) from error
 
 
 def _shape(name: str, found: Tensor) -> ConfigurationError:

@@ -169,7 +169,8 @@ def arguments_of(function: Function) -> type[Settings]:
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
         raise ConfigurationError(
             f"The parameters of {function.__name__} cannot be settings of a recipe: "
-            f"{str(error).splitlines()[0]} Use numbers, texts, lists and dicts of them."
+            f"{str(error).splitlines()[0].partition('. Set ')[0].rstrip('.')}. Use numbers, texts, "
+            "lists and dicts of them."
         ) from error
 
 

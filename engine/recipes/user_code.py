@@ -1,24 +1,23 @@
 """Code that a recipe names: a file beside it, or a module of an installed package, loaded.
 
-A file is loaded with its folder in front of the path, as a script has it. Its neighbours are known
-by their digests; one that is loaded in a way that the digests do not see is refused, because an
-edit of it would pass unnoticed.
+A file finds its neighbours as a script does. They are known by their digests; one that is loaded in
+a way that the digests do not see is refused, because an edit of it would pass unnoticed.
 """
 
 import importlib
-import importlib.util
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
+from engine.recipes.neighbours import Folder
+from engine.recipes.process_defaults import defaults_kept
 from engine.recipes.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
 
 _LIBRARIES = tuple(
@@ -26,9 +25,6 @@ _LIBRARIES = tuple(
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 """Folders of installed modules, which are known by their version."""
-
-_FOLDERS: set[str] = set()
-"""Folders of problems that this process has loaded, of which the last one is on the path."""
 
 _CALLED: ContextVar[tuple[str | None, frozenset[str]] | None] = ContextVar("called", default=None)
 """Folder of the recipe whose problem is being called, and the names of its digests."""
@@ -126,71 +122,51 @@ def _path(place: str, folder: str | None) -> Path:
     beside = Path.cwd() / place
     if beside.is_file():  # a worker keeps the files where it was started
         return beside.resolve()
+    started = (
+        "" if root.resolve() == Path.cwd() else f", nor in {Path.cwd()}, where this process runs"
+    )
     raise ConfigurationError(
-        f"problem names {place}, but there is no such file in {root}, nor in {Path.cwd()}, where "
-        "this process was started. Put it there, on workers too, or name a function of an "
-        "installed package."
+        f"problem names {place}, but there is no such file in {root}{started}. Put it there, on "
+        "workers too, or name a function of an installed package."
     )
 
 
 def _load_file(path: Path) -> ModuleType:
     files = files_of(path, path.parent)
-    found = digests_of(files)
-    name = f"problem_{path.stem}_{digests_of({'': path})['']}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__sources__", None) == (str(path), found):
-        return known
-    for each, file in files.items():
-        _forget(each, file)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # it ends with .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    folder = Folder.of(path, files)
+    loaded = sys.modules.get(f"{folder.package}.{folder.main}")
+    if loaded is not None:
+        return loaded
     try:
-        with _in_front(path, files):
-            spec.loader.exec_module(module)
-    except ConfigurationError:
-        del sys.modules[name]
-        raise
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
+        with _in_front(path, files), defaults_kept(path.name):
+            return folder.load()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ConfigurationError) and not own_line(error):
             raise
-        raise ConfigurationError(_told(error, path)) from error
-    module.__sources__ = (str(path), found)  # pyright: ignore[reportAttributeAccessIssue] (ours)
-    return module
+        told = _told(error, path).replace(f"{folder.package}.", "")  # as the file calls them
+        raise ConfigurationError(told) from error
 
 
 @contextmanager
 def _in_front(path: Path, files: dict[str, Path]) -> Iterator[None]:
-    """Put the folder of a file in front of the path in the block, and at its end afterwards.
+    """Put the folder of a file in front of the path in the block.
 
-    At the end, because a loss may import a neighbour while it is called, and a library that is
-    imported later must not find a module of this folder in place of its own. Folders of other
-    problems are taken off the path, for their neighbours may have the same names.
+    Import statements of its files find neighbours without it (``engine.recipes.neighbours``). It is
+    for those that run code to import by name: what they load is known here, and refused if its
+    content is in no digest. Afterwards none of it can be taken for a module of another folder.
     """
-    root, main, before = path.parent, path.name, set(sys.modules)
-    others = [each for each in sys.path if each not in (*_FOLDERS, str(root))]
-    _FOLDERS.add(str(root))
-    sys.path[:] = [str(root), *others]
+    root, known = path.parent, set(sys.modules)
+    for name, file in files.items():
+        _forget(name, file)
+    sys.path.insert(0, str(root))
     try:
         yield
     finally:
-        sys.path[:] = [*(each for each in sys.path if each != str(root)), str(root)]
-    _refuse_unseen(root, files, set(sys.modules) - before)
-    for name in files:
-        top = name.partition("/")[0].removesuffix(".py")
-        if (
-            top not in sys.modules
-            and name != main
-            and PathFinder.find_spec(top, others) is not None
-        ):
-            raise ConfigurationError(
-                f"{name} in {root} is imported only while something is called, and another module "
-                f"{top!r} is installed, which would be found instead. Rename the file, or import "
-                "it at the head of the problem's file."
-            )
+        with suppress(ValueError):  # what was called may have set another path
+            sys.path.remove(str(root))
+    _refuse_unseen(root, files, set(sys.modules) - known)
+    for name, file in files.items():
+        _forget(name, file)
 
 
 def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None:
@@ -231,8 +207,15 @@ def _load_package(place: str) -> ModuleType:
         raise ConfigurationError(_told(error, Path(place))) from error
 
 
-def _told(error: Exception, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
     place = own_line(error) or str(path)
+    if isinstance(error, SystemExit):
+        return (
+            f"{path.name} ends the process ({place}: exit) while it is loaded. Put what the script "
+            'does under `if __name__ == "__main__":`, and leave functions at the head.'
+        )
+    if isinstance(error, EngineError):
+        return f"{path.name} cannot be loaded, because of {place}: {error}"
     if isinstance(error, ModuleNotFoundError):
         return (
             f"{path.name} imports {error.name!r} in {place}, which is not installed. Install it "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.routine.coupled_loss import coupled
+from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Output
 
@@ -65,18 +66,25 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
             ) from error
         for output in outputs:
             found, failure = _tried(lambda o=output: routine.evaluate(o, state))
+            if failure is not None and isinstance(output, MeanLoss):
+                raise _told("The loss fails on held-out examples", failure, _HELD_OUT) from error
             if failure is not None:
                 raise _told("The output fails on the model", failure, _OUTPUT) from error
 
 
 _SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
 _LOSS = "A loss is called as loss(model, batch), with the batch as the examples give it"
+_HELD_OUT = "It is given them as it is given those that are trained on: with the same columns"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
 _CURES = (
     (
         ("expected target dtype", "expected scalar type Long", "index tensor"),
         "Classes and indices are whole numbers of 64 bits: convert them with labels.long()",
+    ),
+    (
+        ("be cast to the desired output type Long",),
+        "This loss takes numbers with a fraction for labels: convert them with labels.float()",
     ),
     (
         ("same dtype", "expected scalar type", "expected dtype", "to have the same dtype"),

@@ -29,8 +29,16 @@ _MOST_COLUMNS = 8
 """Tensors in a list that are taken for columns; more are taken for samples, and refused."""
 
 
+class Batches:
+    """A maker of batches of the engine's own: a data set of somebody's may have any attribute."""
+
+    def first(self, number: int) -> "Batches":
+        """Return the first examples, for twins of a run."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Columns:
+class Columns(Batches):
     """Columns in a dict, a named tuple, or nested, whose batches have the same structure.
 
     Attributes:
@@ -53,7 +61,7 @@ class Columns:
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class Samples(Batches):
     """A data set that gives one sample for an index.
 
     Attributes:
@@ -120,7 +128,7 @@ def collated(samples: Any, collate_fn: Any) -> Collated:  # noqa: ANN401 (whatev
 
 
 @dataclass(frozen=True, eq=False)
-class TableRows:
+class TableRows(Batches):
     """A table of the package ``datasets``: a list of indices gives a dict of columns."""
 
     table: Any
@@ -148,7 +156,7 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
     Raises:
         DataError: If batches cannot be made of it; says what to hand in.
     """
-    if isinstance(given, Columns | Samples | TableRows) or hasattr(given, "first"):
+    if isinstance(given, Batches):
         return given
     if isinstance(given, Collated):
         return _tried(Samples(given.samples, device, len(given), given.collate))

@@ -134,9 +134,9 @@ class Routine(HeldModule):
         """
         unknown = sorted(values.keys() - self.metaparameters.keys())
         if unknown:
+            known = ", ".join(map(repr, self.metaparameters))
             raise ConfigurationError(
-                f"There is no metaparameter {unknown[0]!r} to set. The routine has "
-                f"{', '.join(map(repr, self.metaparameters))}."
+                f"There is no metaparameter {unknown[0]!r} to set. The routine has {known}."
             )
         kinds = {
             name: kind.with_value(values[name]) if name in values else kind
@@ -169,8 +169,7 @@ class Routine(HeldModule):
 
     def __len__(self) -> int:
         """Return n, the number of training candidates."""
-        first = self.examples[0] if isinstance(self.examples, tuple) else self.examples
-        return len(first)
+        return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
 
     def initial_state(self, z: Metaparams | None = None) -> State:
         """Return s_0: parameters, the optimizer's moments at zero, running statistics if any.
@@ -178,8 +177,7 @@ class Routine(HeldModule):
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
         """
-        params = self.layout.flatten(self.trainable)
-        point = self.point() if z is None else z
+        params, point = self.layout.flatten(self.trainable), self.point() if z is None else z
         for name, kind in self.metaparameters.items():
             params = kind.initial(point[name], params)
         state = {"params": params, **self.optimizer.init(params.detach())}
@@ -325,6 +323,11 @@ class Routine(HeldModule):
 
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
+        if not isinstance(losses, Tensor):
+            raise ConfigurationError(
+                f"The loss returned a {type(losses).__name__}. Return one loss for each example, "
+                "as one tensor: reduction='none', without item(), float() or numpy()."
+            )
         if losses.shape != term.indices.shape:
             raise ConfigurationError(
                 f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "

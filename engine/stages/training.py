@@ -18,13 +18,14 @@ from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import check_repeats, make_step_vjp
+from engine.problems.problem import check_repeats, check_scores, make_step_vjp
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import SegmentBorders, differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep, as_numbers, check_losses, replay, seed_adjoint
 from engine.replay.segment import reverse_segment as reverse
 from engine.replay.segment import segment_states
+from engine.routine.diagnosis import asked_rightly
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
@@ -50,9 +51,13 @@ def prepare(run: Run) -> None:
     if recipe.replay.schedule is not ScheduleName.AUTO:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
-    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+    with (
+        deterministic(recipe.training.threads, tf32=recipe.training.tf32),
+        asked_rightly(problem.routine, [problem.output]),
+    ):
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
+        check_scores(recipe)
     check_writable(run.store)
 
 
@@ -60,7 +65,8 @@ def prepare(run: Run) -> None:
 def preflight(run: Run) -> Made:
     """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
     problem = run.problem
-    found = checked(problem.routine, problem.output, run.recipe.replay)
+    with asked_rightly(problem.routine, [problem.output]):
+        found = checked(problem.routine, problem.output, run.recipe.replay)
     return {}, with_notes(found, problem.notes).model_dump(mode="json")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engine.metaparameters.base import Metaparameter
+from engine.routine.examples import Batches
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -77,7 +78,7 @@ def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metapara
     kinds, examples = routine.metaparameters, routine.examples
     if routine.order_of([], 1) is not None:
         return examples, kinds  # the order names all of them
-    can_be_cut = isinstance(examples, tuple) or hasattr(examples, "first")
+    can_be_cut = isinstance(examples, tuple | Batches)
     if len(routine) <= num_examples or not can_be_cut:
         return examples, kinds
     shorter = {name: _of_first(kind, num_examples) for name, kind in kinds.items()}

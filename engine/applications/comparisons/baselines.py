@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import grad, vmap
+from torch.utils._pytree import tree_map
 
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
 from engine.metaparameters.group_weights import GroupWeights
@@ -155,28 +156,28 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     found = torch.zeros(len(routine), dtype=params.dtype)
     for indices, num_new in candidate_batches(routine):
         batch = routine.batch_of(indices)
-        each = vmap(grad(_loss_of_one(routine, final, batch)), in_dims=(None, 0, *[0] * len(batch)))
+        each = vmap(grad(_loss_of_one(routine, final, batch)), in_dims=(None, 0, 0))
         for start in range(0, num_new, CHUNK):
             stop = min(start + CHUNK, num_new)
-            few = tuple(column[start:stop] for column in batch)
+            few = tree_map(lambda column, a=start, b=stop: column[a:b], batch)
             places = torch.arange(start, stop, device=params.device)
             with routine.binding.kept():
-                gradients = each(params, places, *few)
+                gradients = each(params, places, few)
             cosines = torch.cosine_similarity(gradients, target[None], dim=1)
             found[indices[start:stop]] = cosines.cpu()
     return found
 
 
 def _loss_of_one(routine: Routine, final: State, batch: Batch) -> Callable[..., Tensor]:
-    """Return a function of (params, place, *example): the loss of the example at a place."""
+    """Return a function of (params, place, example): the loss of the example at a place."""
     joined = coupled(routine.loss)
     known = torch.zeros(0)
     if joined is not None:
         with torch.no_grad():
             known = routine.evaluate(lambda model: joined.embed(model, batch), final)
 
-    def loss_of_one(params: Tensor, place: Tensor, *example: Tensor) -> Tensor:
-        alone = tuple(column.unsqueeze(0) for column in example)
+    def loss_of_one(params: Tensor, place: Tensor, example: Batch) -> Tensor:
+        alone = tree_map(lambda column: column.unsqueeze(0), example)
 
         def loss(model: nn.Module) -> Tensor:
             if joined is None:

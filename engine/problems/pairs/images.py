@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.problems.pairs.pictures import decode
+from engine.routine.examples import Batches
 from engine.storage.reading import data_errors, open_data
 from engine.types import Batch
 
@@ -82,7 +83,7 @@ class ShardImages:
 
 
 @dataclass(frozen=True, eq=False)
-class PairBatches:
+class PairBatches(Batches):
     """Examples of a ``Routine`` whose images are read batch by batch."""
 
     images: ShardImages

@@ -151,6 +151,45 @@ WRONG = {
                  "generator = torch.Generator().manual_seed(torch.Generator().seed())"),
         "different .*examples",
     ),
+    "exit": (
+        replaced("    net =", "    raise SystemExit('bye')\n    net ="), "ends the process in line",
+    ),
+    "exit at the head": (
+        replaced("import engine", "import engine\nraise SystemExit('bye')"), "__main__",
+    ),
+    "default format": (
+        replaced("import engine", "import engine\ntorch.set_default_dtype(torch.float64)"),
+        "calls torch.set_default_dtype .* training.dtype says it",
+    ),
+    "default device": (
+        replaced("import engine", "import engine\ntorch.set_default_device('meta')"),
+        "training.device moves them",
+    ),
+    "the engine's own refusal": (
+        replaced("    net =", "    engine.averaged(engine.sgd(), 2.0)\n    net ="),
+        r"refused in line \d+ of .*my_clouds.py. The decay of an average is 2.0",
+    ),
+    "the engine's own refusal at the head": (
+        replaced("import engine", "import engine\nengine.averaged(engine.sgd(), 2.0)"),
+        r"cannot be loaded, because of line \d+ of .*The decay of an average is 2.0",
+    ),
+    "metric": (
+        replaced('return (model(batch["x"])', 'return 1 / 0 + (model(batch["x"])'),
+        r"metric 'accuracy' raised ZeroDivisionError in line \d+ of",
+    ),
+    "picture": (
+        replaced("groups=", "show=lambda place: 1 / 0,\n        groups="),
+        "show of problem .* raised ZeroDivisionError",
+    ),
+    "other columns": (
+        replaced('objective={"x"', 'objective={"z"'),
+        r"loss fails on held-out examples \(KeyError.* same columns",
+    ),
+    "a list of losses": (
+        replaced("return cross_entropy(model(batch[\"x\"]), batch[\"y\"], reduction=\"none\")",
+                 "return [1.0]"),
+        "The loss returned a list",
+    ),
     "too few held out": (replaced("clouds(60,", "clouds(3,"), "too few to cut"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from engine.applications.comparisons.baselines import BASELINES, example_losses,
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import SELECTIONS, BaselineName
 from engine.recipes.files import load_recipe
+from tests import routines
 
 KEPT = 30
 
@@ -84,3 +85,19 @@ def test_random_subset_depends_on_the_seed_alone(trained):
 
     assert torch.equal(pick(*trained, KEPT, 3), pick(*trained, KEPT, 3))
     assert not torch.equal(pick(*trained, KEPT, 3), pick(*trained, KEPT, 4))
+
+
+def test_gradient_similarity_of_batches_in_dicts():
+    """Most data sets of people give dicts, whose columns a tuple's code would take for names."""
+    inputs, labels = routines.examples()
+    pairs = routines.routine(num_steps=4)
+    dicts = routines.routine(
+        num_steps=4,
+        examples={"x": inputs, "y": labels},
+        loss=lambda model, batch: routines.loss(model, (batch["x"], batch["y"])),
+    )
+    final = train(pairs)
+
+    found = gradient_cosines(dicts, routines.output, final)
+
+    assert torch.equal(found, gradient_cosines(pairs, routines.output, final))
