@@ -53,6 +53,11 @@ class Metaparameter:
         """Return the same kind at another value, moved into its feasible set."""
         return replace(self, value=self.project(value))
 
+    def fitted(self, num_steps: int) -> "Metaparameter":
+        """Return the same kind with what it leaves open filled in for a run of so many steps."""
+        del num_steps
+        return self
+
     def point(self) -> Tensor:
         """Return z where the metagradient is taken; floating point, on the CPU."""
         return self.value
@@ -95,6 +100,10 @@ class Metaparameter:
         """Return weights of all examples, added to the batch of ``step``, or None."""
         del z, step
         return None
+
+    def candidates(self, num_examples: int) -> Tensor:
+        """Return the positions of the examples that are injected, in order."""
+        return torch.arange(num_examples, device="cpu")
 
     def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
         """Return the hyperparameters of ``step`` that z sets."""

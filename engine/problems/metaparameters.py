@@ -33,7 +33,7 @@ def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -
     match recipe.metaparameters.name:
         case MetaparameterName.COUNTS:
             counts = first_subset(recipe.metaparameters, num_examples, dtype)
-            return Counts(counts, injection_step=recipe.injection_step)
+            return Counts(counts, injection_steps=recipe.injection_steps)
         case MetaparameterName.WEIGHTS:
             return ExampleWeights(torch.ones(num_examples, dtype=dtype))
         case MetaparameterName.LEARNING_RATE:

@@ -1,5 +1,6 @@
 """Settings of z: what a run is differentiated with respect to. This module does not know torch."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -38,6 +39,22 @@ class ScalarName(StrEnum):
     LABEL_SMOOTHING = "label_smoothing"
 
 
+def default_injection_step(num_steps: int) -> int:
+    """Return k where nobody says it: 90 % of the run.
+
+    The earlier k, the longer momentum swings between it and the end, and the less its sign says;
+    the later, the less the derivative knows of training. See decision 73 in ``DESIGN.md``.
+    """
+    return 9 * num_steps // 10
+
+
+def at_steps(steps: Sequence[int]) -> str:
+    """Name steps in a sentence: ``step 90``, or ``10 steps from 70 to 97``."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    return f"{len(steps)} steps from {min(steps)} to {max(steps)}"
+
+
 class MetaparametersConfig(Settings):
     """z: what the run is differentiated with respect to, and where it enters."""
 
@@ -45,7 +62,10 @@ class MetaparametersConfig(Settings):
     """Kind."""
 
     injection_step: Annotated[int | None, Field(ge=0)] = None
-    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
+    """Step k at which counts are perturbed (Algorithm 1); empty means 90 % of the run."""
+
+    injection_steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Several such steps in place of one; the metagradient is the sum of theirs."""
 
     num_key_points: Annotated[int, Field(ge=1)] = 10
     """Points between which the learning rate is interpolated."""

@@ -289,8 +289,7 @@ class Routine(HeldModule):
             size = (
                 INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
             )
-            for start in range(0, len(self), size):
-                chunk = torch.arange(start, min(start + size, len(self)), device="cpu")
+            for start, chunk in enumerate(kind.candidates(len(self)).split(size)):
 
                 def weights(
                     z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind
@@ -298,7 +297,7 @@ class Routine(HeldModule):
                     injected = kind.injected(z[name], step)
                     return None if injected is None else injected[i.to(injected.device)]
 
-                yield Term(chunk, weights, ("injected", name, start), context=context)
+                yield Term(chunk, weights, ("injected", name, start * size), context=context)
 
     def in_one_piece(self) -> "Routine":
         """Return a run whose batch is as large as what goes through a step of this one at once."""

@@ -81,9 +81,9 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
 
 def _shorter_kind(kind: Metaparameter, before: int, after: int) -> Metaparameter:
     names = {each.name for each in fields(kind)}
-    if "injection_step" in names:
-        step = kind.injection_step  # pyright: ignore[reportAttributeAccessIssue] (just asked)
-        kind = replace(kind, injection_step=step * after // before)
+    if isinstance(kind, Counts):
+        steps = tuple(sorted({step * after // before for step in kind.steps}))
+        kind = replace(kind, injection_step=None, injection_steps=steps)
     if "num_steps" in names:
         kind = replace(kind, num_steps=after)
     return kind

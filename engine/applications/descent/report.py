@@ -22,7 +22,7 @@ from engine.applications.descent.record import RunRecord, rose
 from engine.applications.descent.source_shares import source_findings
 from engine.preflight.growth import GROWTH_LIMIT, WINDOW
 from engine.recipes.descent import DescentRecipe, OuterUpdate
-from engine.recipes.metaparameters import MetaparameterName
+from engine.recipes.metaparameters import MetaparameterName, at_steps
 from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
 from engine.recipes.settings import Settings
 from engine.reports.page import as_source, templates
@@ -241,7 +241,12 @@ def _captions(record: RunRecord) -> dict[str, str]:
         "towards step 0 means that the training is not smooth."
     )
     if recipe.metaparameters.name is MetaparameterName.COUNTS:
-        training += f" Counts enter at step {recipe.injection_step}, so the sweep ends there."
+        training += f" Counts enter at {at_steps(recipe.injection_steps)}"
+        training += (
+            ", so the sweep ends there."
+            if len(recipe.injection_steps) == 1
+            else (", and the sweep ends at the first.")
+        )
     kept = recipe.metaparameters.kept
     start = "every one is 1" if kept == 1 else f"a random {_percent(kept)} are 1, the others 0"
     values = f"Examples by their {{}} at the chosen iterate; at the start {start}."
