@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.applications.descent.loop import descend
     from engine.errors import EngineError
     from engine.metaparameters.base import Metaparameter
     from engine.metaparameters.counts import Counts
@@ -46,6 +47,7 @@ _HOME = {
     "central_difference": "engine.preflight.oracle",
     "check": "engine.preflight.checkup",
     "collated": "engine.routine.examples",
+    "descend": "engine.applications.descent.loop",
     "evaluate": "engine.replay.plain_training",
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
@@ -76,6 +78,7 @@ __all__ = [
     "central_difference",
     "check",
     "collated",
+    "descend",
     "evaluate",
     "metagradient",
     "metagradients",

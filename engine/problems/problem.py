@@ -123,9 +123,22 @@ def check_repeats(recipe: DescentRecipe) -> None:
 @lru_cache(maxsize=2)
 def _build(settings: str) -> BuiltProblem:
     recipe = DescentRecipe.model_validate_json(settings)
+    return built(recipe, call_problem(recipe))
+
+
+def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
+    """Build the run of a recipe around a problem, whoever made it.
+
+    Args:
+        recipe: All settings but those of the problem.
+        problem: Is left as it is, but for a model that its function made for this run.
+
+    Raises:
+        DataError: If the data do not fit the recipe.
+        ConfigurationError: If the parts of the recipe do not fit together.
+    """
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
-    problem = call_problem(recipe)
     check_fits(recipe, problem)
     data, notes = data_set(problem, dtype)
     model = make_model(recipe, problem, recipe.training.seed)

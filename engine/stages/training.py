@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
-from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
@@ -22,15 +21,14 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import BuiltProblem, build_problem, check_repeats, make_step_vjp
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.replay import ScheduleName
-from engine.replay.borders import SegmentBorders, differs, refuse_difference
+from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
-from engine.replay.interpreter import Sweep, as_numbers, check_losses, replay, seed_adjoint
-from engine.replay.segment import reverse_segment as reverse
+from engine.replay.interpreter import as_numbers, seed_adjoint
+from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.segment import segment_states
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
-from engine.schedules.trees import Forward
 from engine.stages.commits import read_origin, read_rows, rows_url, run_stage
 from engine.stages.references import Ref
 from engine.storage.location import check_writable
@@ -115,13 +113,9 @@ def train_segment(
 
     def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
-        first = _start(routine, store, start)
-        sweep = Sweep(state=first)
-        forward = [Forward(segment.start, segment.stop)]
-        replay(forward, routine, routine.point(), {}, sweep)
-        check_losses(sweep.losses, segment.start, segment.stop)
-        losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
-        return sweep.state, {"losses": losses}
+        steps = range(segment.start, segment.stop)
+        state, losses = train_steps(routine, steps, _start(routine, store, start))
+        return state, {"losses": losses}
 
     return run_stage(
         "train", recipe, store, {"segment": segment, "value": value, "start": start}, compute
@@ -193,28 +187,18 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         routine = problem.routine_at(read_rows(store, value)["value"])
         after = read_rows(store, adjoint, routine.device)
-        sweep = Sweep(
-            adjoint={
-                name: _shaped(after[name], row.shape)
-                for name, row in routine.initial_state().items()
-            },
-            metagradient={
-                name: _shaped(row, routine.metaparameters[name].value.shape)
-                for name, row in _named(after, "metagradient_").items()
-            },
-            vjp=make_step_vjp(recipe, routine),
-            watch=SegmentBorders(
-                routine,
-                routine.point(),
-                segment.stop,
-                partial(_compare_end, store, routine, end, segment.stop),
-            ),
-        )
-        reverse(
+        so_far = {
+            name: _shaped(row, routine.metaparameters[name].value.shape)
+            for name, row in _named(after, "metagradient_").items()
+        }
+        shapes = {name: row.shape for name, row in routine.initial_state().items()}
+        sweep = reverse_steps(
             routine,
             range(segment.start, segment.stop),
-            sweep,
+            ({name: _shaped(after[name], shape) for name, shape in shapes.items()}, so_far),
             first=lambda: _start(routine, store, start),
+            meet=partial(_compare_end, store, routine, end, segment.stop),
+            vjp=make_step_vjp(recipe, routine),
             plan=plan_of(followed(recipe, store)),
             trajectory=_rows_ahead(store, trajectory),
         )
@@ -248,12 +232,10 @@ def update(recipe: DescentRecipe, store: str, outer_step: int, value: Ref, gradi
     def compute(problem: BuiltProblem) -> tuple[State, dict[str, Any]]:
         before = read_rows(store, value)
         (metagradient,) = _named(read_rows(store, gradient), "metagradient_").values()
-        if recipe.outer.maximize:
-            metagradient = -metagradient
-        move = make_outer(recipe.outer)
         memory = _named(before, "outer_")
-        moved, memory = move(before["value"], metagradient, memory, outer_step)
-        moved = problem.kind.project(moved.reshape(problem.kind.value.shape)).reshape(-1)
+        moved, memory = move_value(
+            recipe.outer, problem.kind, before["value"], metagradient, memory, outer_step
+        )
         return {"value": moved, **_prefixed(memory, "outer_")}, {
             "moved": int((moved != before["value"]).sum())
         }

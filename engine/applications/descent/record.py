@@ -19,6 +19,7 @@ from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.settings import Settings
+from engine.replay.outer_step import choose_iterate
 from engine.runs.endings import Finished
 from engine.runs.run import Scores, Stages
 from engine.stages.places import run_folder
@@ -258,7 +259,7 @@ def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:
         maximize: Whether the descent went uphill, so that the highest loss is looked for.
     """
     losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
-    return losses.index(max(losses) if maximize else min(losses))
+    return choose_iterate(losses, maximize=maximize)
 
 
 def summarize_selection(
