@@ -14,10 +14,11 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import refuse_meta
+from engine.numerics.shown import shown_fields, shown_tensor
 from engine.types import Batch, Hyperparameters
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Metaparameter:
     """Base of all kinds; by itself it enters nowhere.
 
@@ -48,6 +49,10 @@ class Metaparameter:
                 "step of yours led there, it was too long.",
                 settings=("outer.step_size",),
             )
+
+    def __repr__(self) -> str:
+        more = shown_fields(self, ("value",))
+        return f"{type(self).__name__}({shown_tensor(self.value)}{more and f'; {more}'})"
 
     def with_value(self, value: Tensor) -> "Metaparameter":
         """Return the same kind at another value, moved into its feasible set."""

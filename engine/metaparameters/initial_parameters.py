@@ -8,7 +8,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InitialParameters(Metaparameter):
     """The parameters that training starts from.
 

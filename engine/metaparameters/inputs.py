@@ -11,7 +11,7 @@ from engine.metaparameters.base import Metaparameter, _whole
 from engine.types import Batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inputs(Metaparameter):
     """Inputs of chosen examples: pixels of images, or embeddings. Their labels stay.
 

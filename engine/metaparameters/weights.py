@@ -10,7 +10,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter, _check_one_each, _whole
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExampleWeights(Metaparameter):
     """One weight for each example: the loss of step t is sum_i w_i l_i / B over its batch.
 
@@ -29,7 +29,7 @@ class ExampleWeights(Metaparameter):
         return z[indices.to(z.device)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupWeights(Metaparameter):
     """A mixture of groups of examples: sources, classes or clusters.
 
@@ -70,7 +70,7 @@ class GroupWeights(Metaparameter):
         return (torch.log_softmax(z, 0) - self.proportional().to(z))[group].exp()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenWeights(Metaparameter):
     """One weight for each token of each example, handed to the loss as ``token_weights``.
 

@@ -24,6 +24,7 @@ from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffer
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
+from engine.routine.in_a_line import in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
 from engine.routine.modules import Called
@@ -36,7 +37,7 @@ INJECTION_CHUNK = 1000
 """Examples whose losses are injected at a time; bounds the memory of step k."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Routine(HeldModule):
     """A training run of T steps, differentiable with respect to its metaparameters.
 
@@ -123,6 +124,9 @@ class Routine(HeldModule):
                     "metagradient would be zero whatever the data. Use an injection_step below "
                     "num_steps."
                 )
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
         """Return the same routine with other values for its metaparameters.
