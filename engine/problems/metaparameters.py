@@ -15,6 +15,7 @@ from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import ExampleWeights, GroupWeights
 from engine.numerics.determinism import generator
+from engine.problems.fits import continuous_inputs
 from engine.problems.splits import DataSet
 from engine.problems.splitting import own_groups
 from engine.recipes.descent import DescentRecipe
@@ -49,7 +50,8 @@ def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -
             drawn = generator(recipe.metaparameters.seed, "chosen inputs")
             number = max(round(recipe.metaparameters.fraction * num_examples), 1)
             chosen = torch.randperm(num_examples, generator=drawn)[:number].sort().values
-            return Inputs(train.inputs[chosen], chosen, num_examples, data.bounds)
+            inputs = continuous_inputs(data, "metaparameters.name is inputs")
+            return Inputs(inputs[chosen], chosen, num_examples, data.bounds)
         case MetaparameterName.INITIAL_PARAMETERS:
             return InitialParameters(initial_vector(model))
 

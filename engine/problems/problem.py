@@ -13,7 +13,7 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
-from engine.problems.fits import check_fits, smooths_labels
+from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.metaparameters import make_metaparameter
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
@@ -141,6 +141,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     dtype = getattr(torch, recipe.training.dtype.value)
     check_fits(recipe, problem)
     data, notes = data_set(problem, dtype)
+    check_baselines_fit(recipe, data)
     model = make_model(recipe, problem, recipe.training.seed)
     name = recipe.metaparameters.name.value.replace("-", "_")
     routine = Routine(

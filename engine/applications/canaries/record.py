@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from engine.applications.canaries.canaries import first_canaries
 from engine.applications.canaries.figures import draw_canaries, draw_losses
 from engine.applications.canaries.stages import read_audit, read_images
 from engine.numerics.environment import machine
@@ -114,6 +115,7 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     prepare_descent(recipe.descent, store)
+    first_canaries(build_problem(recipe.descent), recipe.canaries.num_canaries)
     begin_run(recipe, store)
 
 
