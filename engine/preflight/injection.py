@@ -34,8 +34,11 @@ LONGEST = 1000
 """Steps of a run beyond which nothing is compared: it takes a whole training."""
 
 WEAK = 0.3
-"""Correlation below which the sign says little: on digits with wrong labels, the AUC of steps whose
-correlation is below it is 0.16 to 0.69, and 0.66 to 0.99 above it (decision 73)."""
+"""Correlation below which the sign says little.
+
+On digits with wrong labels, seven trainings, k from 0.7 T on: the AUC is 0.16 to 0.67 where it is
+negative, and 0.61 to 0.99 above this limit. Earlier k are told less surely
+(``tests/bench/results/injection_cpu-2core_20261128.md``)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
