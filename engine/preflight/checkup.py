@@ -1,6 +1,7 @@
 """All checks of a routine, in order: those that cost one step first."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -88,13 +89,17 @@ def _all_checks(
         census = operations.take_census(long)
         return operations.check_second_derivatives(census)
 
-    yield _attempt("second-derivatives", take)
+    refused = first.verdict is Verdict.REFUSE
+    with suppress(*((RuntimeError,) if refused else ())):  # of what was said already
+        derivatives = _attempt("second-derivatives", take)
+        if not refused or derivatives.cause != first.cause:
+            yield derivatives
     if census is not None:
         yield operations.check_dropout(census)
     eps_root = operations.check_eps_root(routine)
     if eps_root is not None:
         yield eps_root
-    if first.verdict is Verdict.REFUSE or census is None or census.missing:
+    if refused or census is None or census.missing:
         return
     replayed = _attempt("replay", lambda: check_replay(long))
     yield replayed

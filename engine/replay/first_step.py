@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, UndifferentiableError
 from engine.numerics.determinism import deterministic
-from engine.numerics.fingerprint import fingerprint
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
 from engine.routine.coupled_loss import coupled
@@ -23,6 +22,7 @@ from engine.step.products import named_refusals
 from engine.step.reference import step_vjp
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
+from engine.witness.in_place import Frozen, nothing_moves
 
 _FEW = 8
 """Examples on which coupling is looked for."""
@@ -37,8 +37,9 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         z: Metaparameters.
 
     Raises:
-        ConfigurationError: If there is no metaparameter, z does not fit, a step is not a pure
-            function, or a buffer changes during training.
+        ConfigurationError: If there is no metaparameter, z does not fit, or a step is not a pure
+            function.
+        WitnessError: If a step changes a parameter or a buffer that is in no state.
         UndifferentiableError: If the step has no second derivative, a parameter has no part in the
             loss, or the output does not depend on the model.
         NonFiniteError: If the first loss or the output is not finite.
@@ -120,7 +121,8 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
         name: view.detach().requires_grad_() for name, view in routine.layout.views(params).items()
     }
     called: set[str] = set()
-    with torch.enable_grad(), routine.binding.kept(), _noting_calls(routine.model, called):
+    unmoved = nothing_moves(routine.model, routine, params)  # nor by a first call alone
+    with unmoved, torch.enable_grad(), routine.binding.kept(), _noting_calls(routine.model, called):
         first = routine.first_piece(next(routine.terms(0)))
         loss = routine.term_loss(leaves, first, routine.point(), 0)
         if not loss.requires_grad:
@@ -152,17 +154,12 @@ def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
 
 
 def _check_pure(routine: Routine, z: Metaparams) -> None:
-    buffers = {name: buffer.clone() for name, buffer in routine.model.named_buffers()}
+    frozen = Frozen(routine.model, routine)
     first, loss = plain_step(routine, routine.initial_state(z), z, 0)
     check_losses({0: loss}, 0, 1)
     # Before the comparison: NaN is not equal to itself, and would be told as randomness.
     refuse_nonfinite_step(routine, z, 0, routine.initial_state(z), first)
-    for name, buffer in routine.model.named_buffers():
-        if fingerprint(buffer) != fingerprint(buffers[name]):
-            raise ConfigurationError(
-                f"Buffer {name!r} changes during training, outside the state, so a replayed step "
-                f"would not read what the step read. {_cure_of_buffer(routine, name)}"
-            )
+    frozen.refuse_moved()
     second, _ = plain_step(routine, routine.initial_state(z), z, 0)
     for name, row in first.items():
         if not torch.equal(row, second[name]):
@@ -174,20 +171,6 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
                 "generator inside the model, or from the generator that augment gets, and keep no "
                 "state outside the parameters."
             )
-
-
-def _cure_of_buffer(routine: Routine, name: str) -> str:
-    owner = routine.model.get_submodule(name.rpartition(".")[0])
-    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
-        return (
-            "Spectral normalization improves its singular vectors at every call in training mode: "
-            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
-            "norm in the loss."
-        )
-    return (
-        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
-        "running statistics, or make the value from parameters and batch at every call."
-    )
 
 
 def _check_coupling(routine: Routine, state: State) -> None:

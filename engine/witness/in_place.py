@@ -61,10 +61,18 @@ def given_module(routine: Routine) -> nn.Module:
 
 
 class Frozen:
-    """What training must not change: everything in a module that is in no state."""
+    """What a call of the loss must not change: the parameters, and what no state holds.
 
-    def __init__(self, module: nn.Module, routine: Routine) -> None:
-        self._module = module
+    Args:
+        module: Whose tensors are watched.
+        routine: The run, which says what is in the state.
+        params: The flat parameters that the call is given; none, where the module has its own.
+    """
+
+    def __init__(self, module: nn.Module, routine: Routine, params: Tensor | None = None) -> None:
+        self._module, self._layout, self._params = module, routine.layout, params
+        self._version = 0 if params is None else params._version
+        self._values = None if params is None else params.detach().clone()
         held = set(routine.layout.shapes)
         if routine.statistics is not None:
             held |= set(routine.statistics.layout.shapes)
@@ -87,6 +95,74 @@ class Frozen:
         """Return the names of what is not as it was."""
         now = self._look()
         return [name for name, seen in self._before.items() if now.get(name) != seen]
+
+    def refuse_moved(self) -> None:
+        """Refuse what is not as it was.
+
+        Raises:
+            WitnessError: Names it.
+        """
+        if self._params is not None and self._values is not None:
+            before = self._layout.views(self._values)
+            parts = self._layout.views(self._params.detach()).items()
+            changed = [name for name, part in parts if not _same(part, before[name])]
+            if changed or self._params._version != self._version:
+                raise WitnessError(
+                    f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in "
+                    "place (an embedding with max_norm does, and a layer that finds its first "
+                    "values from the first batch), which no step of the optimizer knows. Leave "
+                    "that out, do it before the run begins, or write it into the optimizer's "
+                    "update."
+                )
+        moved = self.moved()
+        buffers = [name for name in moved if name in dict(self._module.named_buffers())]
+        if buffers:
+            raise WitnessError(
+                f"Buffer {buffers[0]!r} changes during training, outside the state, so a replayed "
+                "step would not read what the step read. "
+                f"{_cure_of_buffer(self._module, buffers[0])}"
+            )
+        if moved:
+            raise WitnessError(
+                f"A step of training changes {', '.join(map(repr, moved[:3]))}, which the "
+                "optimizer does not train and the state does not hold, so a replayed step would "
+                "not read what the step read. Keep it constant while the run trains, or compute it "
+                "from the parameters in every step."
+            )
+
+
+def _cure_of_buffer(module: nn.Module, name: str) -> str:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
+        return (
+            "Spectral normalization improves its singular vectors at every call in training mode: "
+            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
+            "norm in the loss."
+        )
+    return (
+        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
+        "running statistics, or make the value from parameters and batch at every call."
+    )
+
+
+@contextmanager
+def nothing_moves(module: nn.Module, routine: Routine, params: Tensor) -> Iterator[None]:
+    """Refuse, at the end of the block, a call that changed the parameters or what no state holds.
+
+    An error inside of the block may be the consequence, and comes second.
+
+    Raises:
+        WitnessError: Names what was changed.
+    """
+    frozen = Frozen(module, routine, params)
+    try:
+        yield
+    finally:
+        frozen.refuse_moved()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def count_batches(given: nn.Module, routine: Routine, calls: Mapping[str, int]) -> None:

@@ -27,7 +27,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
     place.given.train(False)
     routine = place.routine
     with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
-        return _without_graph(routine.told(_part(output)), place.given)
+        return _without_graph(routine.told(first_part(output)), place.given)
 
 
 def compare_output(routine: Routine, output: Output, state: State, theirs: Tensor) -> float:
@@ -42,7 +42,7 @@ def compare_output(routine: Routine, output: Output, state: State, theirs: Tenso
     Raises:
         WitnessError: If they differ, or the output reads a tensor with a gradient from elsewhere.
     """
-    part = _part(output)
+    part = first_part(output)
     leaves = {name: row.detach().clone().requires_grad_() for name, row in state.items()}
 
     def evaluated() -> Tensor:
@@ -82,7 +82,8 @@ def compare_output(routine: Routine, output: Output, state: State, theirs: Tenso
     )
 
 
-def _part(output: Output) -> Output:
+def first_part(output: Output) -> Output:
+    """Return the first part of an output that has several, or the output itself."""
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     return next(iter(parts))
 

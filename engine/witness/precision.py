@@ -15,6 +15,7 @@ from engine.errors import ConfigurationError
 from engine.routine.modules import LOW_PRECISION
 from engine.routine.routine import Routine
 from engine.types import Metaparams
+from engine.witness.in_place import nothing_moves
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -22,8 +23,11 @@ LOW = (torch.bfloat16, torch.float16)
 def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
     """Refuse a loss that computes in fewer than 32 bits, e.g. under autocast.
 
+    It is the first call of the loss, so what only a first call changes is refused here too.
+
     Raises:
         ConfigurationError: Names the format, the first operation in it, and the user's line.
+        WitnessError: If the call changes a parameter, or a tensor that no state holds.
 
     Cost:
         One forward pass.
@@ -39,8 +43,11 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
                 f"z[{name!r}] is {tensor.dtype}. {LOW_PRECISION}: use .float()."
             )
     term, state = routine.first_piece(next(routine.terms(0))), routine.initial_state(z)
-    with torch.enable_grad(), routine.reading(state), full_precision("loss"):
-        routine.term_losses(state["params"].detach(), term, z, 0)
+    params = state["params"].detach().clone().requires_grad_()  # a loss may take derivatives
+    unmoved = nothing_moves(routine.model, routine, params)
+    reading, kept = routine.reading(state), routine.binding.kept()
+    with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
+        routine.term_losses(params, term, z, 0)
 
 
 @contextmanager

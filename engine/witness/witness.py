@@ -31,6 +31,7 @@ from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.witness.leaves import foreign_leaves, refuse_leaves
+from engine.witness.output_slope import compare_output_slope
 from engine.witness.outputs import compare_output, own_output
 
 FLOOR = 0.1
@@ -48,6 +49,8 @@ class Witness:
         output: Relative difference of the output; NaN if there was none to compare.
         curvature: Relative error of the second derivative against a finite difference; None if it
             could not be taken.
+        slope: Relative error of the output's derivative against a finite difference; None if it
+            could not be taken, or there was no output.
         note: What was not compared, and why; empty if all was.
     """
 
@@ -55,6 +58,7 @@ class Witness:
     loss: float = math.nan
     output: float = math.nan
     curvature: float | None = None
+    slope: float | None = None
     note: str = ""
 
     def __repr__(self) -> str:
@@ -79,6 +83,8 @@ class Witness:
             else "second derivative not compared"
         )
         output = "" if math.isnan(self.output) else f", output {self.output:.0e}"
+        if self.slope is not None:
+            output += f" and its derivative {self.slope:.0e}"
         note = f" {self.note}" if self.note else ""
         return (
             "A step that the module took by itself agrees with the engine's: gradient "
@@ -99,8 +105,9 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         WitnessError: If they differ; says what differs, where that is known, and a remedy.
 
     Cost:
-        Two plain steps (one of them by the module itself), two evaluations of each output, and what
-        ``compare_derivatives`` takes: less than a step, where a batch is some tens of examples.
+        Two plain steps (one of them by the module itself), two evaluations of each output, what
+        ``compare_derivatives`` takes, which is less than a step where a batch is some tens of
+        examples, and what ``compare_output_slope`` takes of the first part of each output.
         Measured in ``tests/bench/bench_witness.py``.
     """
     with deterministic():
@@ -118,9 +125,7 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
             frozen = place.watch()
             count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
             theirs = own_step(given, routine, term, z, step)
-            moved = frozen.moved()
-            if moved:
-                raise WitnessError(_moves(moved))
+            frozen.refuse_moved()
             values = [own_output(place, output) for output in outputs]
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         loss_error = relative(own.losses, theirs.losses)
@@ -129,7 +134,17 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
         curvature, note = compare_derivatives(
             routine, Here(state, term, own.losses, after, own.flat, step, z)
         )
-    return Witness(error, loss_error, max(errors, default=math.nan), curvature, note)
+        slopes = [compare_output_slope(routine, output, state) for output in outputs]
+    notes = [each for each in (note, *(words for _, words in slopes)) if each]
+    known = [error for error, _ in slopes if error is not None]
+    return Witness(
+        gradient=error,
+        loss=loss_error,
+        output=max(errors, default=math.nan),
+        curvature=curvature,
+        slope=max(known, default=None),
+        note=" ".join(dict.fromkeys(notes)),
+    )
 
 
 def moved_state(routine: Routine, state: State) -> State:
@@ -165,8 +180,7 @@ def _moved(layout: Layout, flat: Tensor, drawn: torch.Generator, from_zero: floa
 def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: State) -> Seen:
     """Return what the engine finds, and refuse graphs that begin elsewhere."""
     params = state["params"].detach().clone().requires_grad_()
-    version, before = params._version, params.detach().clone()
-    frozen = Frozen(routine.model, routine)
+    frozen = Frozen(routine.model, routine, params)
     with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
         losses = routine.term_losses(params, term, z, step)
         loss = losses.sum() / routine.batch_size
@@ -181,20 +195,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
                 lambda: routine.term_losses(params, term, z, step).sum(),
                 known,
             )
-    if params._version != version:
-        changed = [
-            name
-            for name, part in routine.layout.views(params.detach()).items()
-            if not torch.equal(part, routine.layout.views(before)[name])
-        ]
-        raise WitnessError(
-            f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in place "
-            "(an embedding with max_norm does), which no step of the optimizer knows. Leave that "
-            "out, or write it into the optimizer's update."
-        )
-    moved = frozen.moved()
-    if moved:
-        raise WitnessError(_moves(moved))
+    frozen.refuse_moved()
     statistics: dict[str, Tensor] = {}
     if routine.statistics is not None:
         row = routine.moved_buffers(state, calls, step)[BUFFERS]
@@ -227,15 +228,6 @@ def _look_at_update(
     if value.requires_grad and foreign_leaves(value, known):
         refuse_leaves(routine.given, "optimizer", lambda: joined(following()), known)
     return {name: row.detach() for name, row in rows.items()}
-
-
-def _moves(names: Sequence[str]) -> str:
-    return (
-        f"A step of training changes {', '.join(map(repr, names[:3]))}, which the optimizer does "
-        "not train and the state does not hold, so a replayed step would not read what the step "
-        "read. Keep it constant while the run trains, or compute it from the parameters in every "
-        "step."
-    )
 
 
 def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from tests.strangers.plain import Variant, around, copies, data, loss, mlp
+from tests.strangers.plain import NUM_EXAMPLES, Variant, around, copies, data, loss, mlp
 
 
 def image(hidden: Tensor) -> Tensor:
@@ -470,6 +471,17 @@ def energy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return loss(model, batch) + 0.01 * slope.square().sum(1)
 
 
+def after_a_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The losses after a step of gradient descent inside, as of meta-learning."""
+    parameters = dict(model.named_parameters())
+    with torch.enable_grad():
+        inner = F.cross_entropy(functional_call(model, parameters, (batch[0],)), batch[1])
+        slopes = torch.autograd.grad(inner, list(parameters.values()), create_graph=True)
+    pairs = zip(parameters.items(), slopes, strict=True)
+    moved = {name: value - 0.1 * slope for (name, value), slope in pairs}
+    return F.cross_entropy(functional_call(model, moved, (batch[0],)), batch[1], reduction="none")
+
+
 MASKED = torch.rand(10, 6, generator=torch.Generator().manual_seed(1)).gt(0.5).double()
 
 MODULES: dict[str, Variant] = {
@@ -549,6 +561,23 @@ MODULES: dict[str, Variant] = {
         ),
     ),
     "derivative inside the loss": Variant(mlp, loss=lambda _: energy),
+    "step inside the loss": Variant(
+        lambda: mlp(nn.Tanh()),
+        loss=lambda model: lambda m, b: after_a_step(m, b) if m.training else loss(m, b),
+    ),
+    "step inside the output": Variant(
+        lambda: mlp(nn.Tanh()),
+        output=lambda _: lambda m: after_a_step(m, tuple(c[NUM_EXAMPLES:] for c in data())).mean(),
+    ),
+    "derivative inside the output": Variant(
+        lambda: mlp(nn.Tanh()),
+        output=lambda _: lambda m: energy(m, tuple(c[NUM_EXAMPLES:] for c in data())).mean(),
+    ),
+    "batch changed in place by the loss": Variant(
+        mlp,
+        loss=lambda _: lambda m, b: loss(m, (b[0].mul_(1.5), b[1])),
+        output=lambda _: lambda m: loss(m, tuple(c[NUM_EXAMPLES:] for c in data())).mean(),
+    ),
     "layers frozen in the loss": Variant(
         lambda: nn.Sequential(
             nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)

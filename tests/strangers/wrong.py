@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
+from tests.strangers import wrong_outputs
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Norms, Words, token_data
 
@@ -510,4 +511,4 @@ def _post_accumulated() -> nn.Module:
     return net
 
 
-REFUSED = _refused()
+REFUSED = {**_refused(), **wrong_outputs.REFUSED}

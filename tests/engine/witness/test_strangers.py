@@ -29,6 +29,8 @@ ALWAYS = {
     "full backward hook on layer 0",
     "gradients scaled by frequency",
     "noise of numpy in the output",
+    "detach in the output: detached weights",
+    "values from the first batch: copy",
     "another function without a graph (True)",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""

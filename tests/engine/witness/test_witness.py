@@ -354,6 +354,7 @@ def test_a_small_rate_hides_no_part_that_an_update_cuts():
         return {"params": state["params"] - hyper["learning_rate"] * moment}
 
     own = engine.Optimizer("own", {}, lambda params: {}, update)
+    torch.manual_seed(0)  # of few numbers, what is cut may cancel along a direction
 
     with pytest.raises(WitnessError, match="update of optimizer"):
         ask(routine(optimizer=own, learning_rate=1e-6), [], routine().point())
