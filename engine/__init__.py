@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.applications.descent.loop import descend
     from engine.errors import EngineError
     from engine.metaparameters.base import Metaparameter
     from engine.metaparameters.counts import Counts
@@ -48,6 +49,7 @@ _HOME = {
     "central_difference": "engine.preflight.oracle",
     "check": "engine.preflight.checkup",
     "collated": "engine.routine.examples",
+    "descend": "engine.applications.descent.loop",
     "evaluate": "engine.replay.plain_training",
     "from_lightning": "engine.problems.adapters.of_lightning",
     "from_trainer": "engine.problems.adapters.of_trainer",
@@ -80,6 +82,7 @@ __all__ = [
     "central_difference",
     "check",
     "collated",
+    "descend",
     "evaluate",
     "from_lightning",
     "from_trainer",

@@ -16,11 +16,12 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.charts import Chart, Histogram
 from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import refuse_meta
+from engine.numerics.shown import shown_fields, shown_tensor
 from engine.recipes.descent import DescentRecipe
 from engine.types import Batch, Hyperparameters
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Metaparameter:
     """Base of all kinds; by itself it enters nowhere.
 
@@ -74,9 +75,18 @@ class Metaparameter:
                 settings=("outer.step_size",),
             )
 
+    def __repr__(self) -> str:
+        more = shown_fields(self, ("value",))
+        return f"{type(self).__name__}({shown_tensor(self.value)}{more and f'; {more}'})"
+
     def with_value(self, value: Tensor) -> "Metaparameter":
         """Return the same kind at another value, moved into its feasible set."""
         return replace(self, value=self.project(value))
+
+    def fitted(self, num_steps: int) -> "Metaparameter":
+        """Return the same kind with what it leaves open filled in for a run of so many steps."""
+        del num_steps
+        return self
 
     def point(self) -> Tensor:
         """Return z where the metagradient is taken; floating point, on the CPU."""
@@ -149,6 +159,10 @@ class Metaparameter:
         """Return weights of all examples, added to the batch of ``step``, or None."""
         del z, step
         return None
+
+    def candidates(self, num_examples: int) -> Tensor:
+        """Return the positions of the examples that are injected, in order."""
+        return torch.arange(num_examples, device="cpu")
 
     def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
         """Return the hyperparameters of ``step`` that z sets."""

@@ -12,7 +12,7 @@ from engine.metaparameters.setup import Setup
 from engine.recipes.descent import DescentRecipe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupWeights(Metaparameter):
     """A mixture of groups of examples: sources, classes or clusters.
 

@@ -11,7 +11,7 @@ from engine.metaparameters.setup import Setup
 from engine.recipes.descent import DescentRecipe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InitialParameters(Metaparameter):
     """The parameters that training starts from.
 

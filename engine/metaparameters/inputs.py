@@ -15,7 +15,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.types import Batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inputs(Metaparameter):
     """Inputs of chosen examples: pixels of images, or embeddings. Their labels stay.
 

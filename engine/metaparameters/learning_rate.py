@@ -14,7 +14,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.types import Hyperparameters
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LearningRatePoints(Metaparameter):
     """A learning-rate schedule by key points, evenly spaced over the run.
 

@@ -18,7 +18,7 @@ _POSITIVE = ("weight_decay", "eps", "eps_root", "clip_norm", "clip_value")
 _FRACTIONS = ("momentum", "beta1", "beta2", "alpha", "ema_decay", "label_smoothing")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scalars(Metaparameter):
     """Hyperparameters that are one number for the whole run; make it with ``Scalars.of``.
 

@@ -17,7 +17,8 @@ class Setup:
     Attributes:
         recipe: The settings.
         num_examples: Training candidates.
-        inputs: Maps positions of candidates to their inputs, shape (positions, ...).
+        inputs: Maps positions of candidates to their inputs, shape (positions, ...), and refuses
+            inputs that cannot be moved by small steps.
         bounds: Smallest and largest value of an input; None where there is no such limit.
         groups: Returns the group of each candidate, integers from 0, shape (examples,), and the
             number of groups, as ``metaparameters.groups`` asks for them.

@@ -12,7 +12,7 @@ from engine.metaparameters.setup import Setup
 from engine.recipes.descent import DescentRecipe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExampleWeights(Metaparameter):
     """One weight for each example: the loss of step t is sum_i w_i l_i / B over its batch.
 
@@ -46,7 +46,7 @@ class ExampleWeights(Metaparameter):
         return z[indices.to(z.device)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenWeights(Metaparameter):
     """One weight for each token of each example, handed to the loss as ``token_weights``.
 

@@ -25,6 +25,7 @@ from engine.problems.pairs.towers import build_towers
 from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.metaparameters import at_steps
 from engine.recipes.model import ModelConfig
 from engine.recipes.pairs import ContrastiveConfig
 from engine.replay.step_costs import StepCosts
@@ -94,7 +95,8 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
     injected = 0.0
     if isinstance(problem.kind, Counts):
         chunks = -(-len(routine) // largest)
-        injected = operations["injected"] * (len(routine) + chunks * batch)
+        times = len(problem.kind.steps)
+        injected = operations["injected"] * (len(routine) + chunks * batch) * times
     costs = StepCosts(
         plain=operations["plain"] * batch / RATE,
         product=(operations["product"]) * batch / RATE,
@@ -119,8 +121,9 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
     note = (
         f"Counted, not measured, because {why}: {operations['plain'] * batch:.2e} operations a "
         f"step, {operations['product'] * batch:.2e} for its product and {injected:.2e} for the "
-        f"losses injected at step {recipe.injection_step}, at an assumed {RATE:.0e} a second, with "
-        f"{memory.device / 1e9:.0f} GB on the device. Reading and decoding images is not in it."
+        f"losses injected at {at_steps(recipe.injection_steps)}, at an assumed {RATE:.0e} a "
+        f"second, with {memory.device / 1e9:.0f} GB on the device. Reading and decoding images is "
+        "not in it."
     )
     evaluation = operations["plain"] / 3 * held_out / RATE
     return Setting(recipe, problem, costs, memory, evaluation), note
@@ -150,7 +153,7 @@ def _problem(recipe: DescentRecipe) -> BuiltProblem:
         learning_rate=learning_rates(recipe.training),
         num_steps=recipe.training.num_steps,
         batch_size=recipe.training.batch_size,
-        metaparameters={"counts": Counts(counts, injection_step=recipe.injection_step)},
+        metaparameters={"counts": Counts(counts, injection_steps=recipe.injection_steps)},
         piece=recipe.training.piece,
     )
     few = shapes[torch.arange(2)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine.errors import EngineError
+from engine.metaparameters.counts import Counts
 from engine.numerics.determinism import deterministic
 from engine.preflight import census as operations
 from engine.preflight.derivatives import (
@@ -15,6 +16,7 @@ from engine.preflight.derivatives import (
     check_format,
     metagradient_of,
 )
+from engine.preflight.injection import check_injection, neighbours
 from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
@@ -48,7 +50,8 @@ def check(
 
     Cost:
         In plain steps: about 10 of the run's own batch size for each of 40 steps, and about
-        2 x 8 small ones in float64 for each direction.
+        2 x 8 small ones in float64 for each direction; for counts a training of the whole run,
+        reversed to their first step.
     """
     replay = replay_from(options, "check", ("num_directions",))
     return checked(routine, output, replay, num_directions)
@@ -105,6 +108,9 @@ def _all_checks(
     yield _attempt("witness", lambda: _check_witness(routine, output))
     yield from _exact_checks(routine, output, census, num_directions, replay)
     yield from _long_checks(long, output, replay)
+    for name, kind in routine.metaparameters.items():
+        if isinstance(kind, Counts) and neighbours(kind.steps, routine.num_steps):
+            yield _attempt("injection", lambda n=name: check_injection(routine, output, n, replay))
 
 
 def _check_first_step(routine: Routine, output: Output) -> Check:

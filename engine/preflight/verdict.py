@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from enum import StrEnum
+from html import escape
 
 from pydantic import field_validator
 
@@ -43,6 +44,12 @@ class Check(Settings):
     settings: tuple[str, ...] = ()
     """Keys of a recipe that the remedy is about."""
 
+    def __repr__(self) -> str:
+        figure = "" if self.value is None else f" {self.value:.3g}, limit {self.limit:.3g}"
+        return f"Check({self.name}: {self.verdict.value}{figure if self.limit is not None else ''})"
+
+    __str__ = __repr__
+
     def meaning(self) -> str:
         """Return what was found and what helps, for somebody who wrote a recipe."""
         return with_settings(f"{self.cause} {self.remedy}".strip(), self.settings)
@@ -72,6 +79,25 @@ class CheckReport(Settings):
         order = list(Verdict)
         worst = max((check.verdict for check in checks), key=order.index, default=Verdict.PASS)
         return cls(verdict=worst, checks=list(checks))
+
+    def __repr__(self) -> str:
+        wrong = [*self.named(Verdict.REFUSE), *self.named(Verdict.WARN)]
+        shown = ", ".join(f"{check.name} {check.verdict.value}s" for check in wrong)
+        return f"CheckReport({self.verdict.value}: {shown or 'all'} of {len(self.checks)} checks)"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *self.sentences()])
+
+    def _repr_html_(self) -> str:
+        """Return the checks as a table, for a notebook."""
+        heads = "".join(f"<th>{name}</th>" for name in ("check", "verdict", "value", "meaning"))
+        rows = "".join(
+            f"<tr><td>{escape(each.name)}</td><td>{each.verdict.value}</td>"
+            f"<td>{'' if each.value is None else format(each.value, '.3g')}</td>"
+            f"<td>{escape(each.meaning())}</td></tr>"
+            for each in self.checks
+        )
+        return f"<table><tr>{heads}</tr>{rows}</table>"
 
     def with_checks(self, more: Sequence[Check]) -> "CheckReport":
         """Return the report with more checks at its end."""

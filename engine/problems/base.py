@@ -123,4 +123,18 @@ class Problem:
 
     def __repr__(self) -> str:
         model = type(self.model).__name__ if isinstance(self.model, nn.Module) else "made by seed"
-        return f"Problem(model {model}, train {type(self.train).__name__})"
+        splits = {
+            name: getattr(self, name) for name in ("train", "objective", "validation", "test")
+        }
+        sizes = ", ".join(f"{n} {_number(each)}" for n, each in splits.items() if each is not None)
+        more = [f"metrics {', '.join(self.metrics)}"] if self.metrics else []
+        more += [f"groups {', '.join(self.groups)}"] if self.groups else []
+        return f"Problem({'; '.join([f'model {model}', sizes, *more])})"
+
+
+def _number(examples: Any) -> int:  # noqa: ANN401 (whatever holds examples)
+    """Return how many examples there are: rows of columns, or entries of a data set."""
+    columns = tuple(examples.values()) if isinstance(examples, Mapping) else examples
+    if isinstance(columns, tuple) and columns and hasattr(columns[0], "__len__"):
+        return len(columns[0])
+    return len(columns)

@@ -4,8 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
+from engine.problems.splits import DataSet
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import KINDS
@@ -65,6 +68,16 @@ def _check_state(problem: Problem) -> None:
             )
 
 
+def check_baselines_fit(recipe: DescentRecipe, data: DataSet) -> None:
+    """Refuse baselines that a problem cannot have.
+
+    Raises:
+        ConfigurationError: With the baseline, the reason and the remedy.
+    """
+    if BaselineName.LABEL_FLIP in recipe.baselines:
+        check_classes(data, "baselines names label-flip")
+
+
 def check_single_losses(loss: Loss, kind: str) -> None:
     """Refuse a question about the loss of single examples where a loss is that of many.
 
@@ -81,6 +94,45 @@ def check_single_losses(loss: Loss, kind: str) -> None:
             f"kind is {kind}, which asks for the loss of single examples, but the problem's loss "
             "reads the run's own state. Use kind=descent, or give the problem a loss of (model, "
             "batch), and the one that reads the state as its training_loss."
+        )
+
+
+def continuous_inputs(data: DataSet, setting: str) -> Tensor:
+    """Return the training inputs of a problem whose inputs may be moved, shape (examples, ...).
+
+    Args:
+        data: The examples.
+        setting: What moves them, for the message, e.g. ``metaparameters.name is inputs``.
+
+    Raises:
+        ConfigurationError: If inputs are no numbers in a row, or nobody says between which values.
+    """
+    inputs = data.splits["train"].inputs
+    if not inputs.is_floating_point():
+        raise ConfigurationError(
+            f"{setting}, which moves inputs by small steps, but those of the problem are "
+            f"{inputs.dtype}, between which there is nothing. Use counts or weights of examples."
+        )
+    if data.bounds is None:
+        raise ConfigurationError(
+            f"{setting}, which moves inputs, but the problem does not say between which values "
+            f"they may lie (they are {float(inputs.min()):.3g} to {float(inputs.max()):.3g}). Give "
+            "it bounds=(low, high)."
+        )
+    return inputs
+
+
+def check_classes(data: DataSet, setting: str) -> None:
+    """Refuse what gives examples other labels where labels are no classes.
+
+    Raises:
+        ConfigurationError: If there are not two classes.
+    """
+    if data.num_classes < 2:
+        raise ConfigurationError(
+            f"{setting}, which gives examples the label of another class, but the labels of the "
+            "problem are no classes (whole numbers from 0, one for each example). Leave it out, or "
+            "give the problem such labels."
         )
 
 

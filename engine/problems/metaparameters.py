@@ -9,6 +9,7 @@ from engine.extras import load
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.setup import Setup
+from engine.problems.fits import continuous_inputs
 from engine.problems.splits import DataSet
 from engine.problems.splitting import own_groups
 from engine.recipes.descent import DescentRecipe
@@ -21,7 +22,9 @@ def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -
     setup = Setup(
         recipe=recipe,
         num_examples=len(train),
-        inputs=lambda positions: train.inputs[positions],
+        inputs=lambda positions: continuous_inputs(
+            data, f"metaparameters.name is {recipe.metaparameters.name.value}"
+        )[positions],
         bounds=data.bounds,
         groups=lambda: groups(recipe.metaparameters, data),
         parameters=lambda: initial_vector(model),

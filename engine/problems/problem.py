@@ -13,7 +13,7 @@ from engine.metaparameters.base import Metaparameter
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
-from engine.problems.fits import check_fits, smooths_labels
+from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.metaparameters import make_metaparameter
 from engine.problems.own_examples import take
 from engine.problems.own_training import (
@@ -163,12 +163,26 @@ def check_scores(recipe: DescentRecipe) -> None:
 @lru_cache(maxsize=2)
 def _build(settings: str) -> BuiltProblem:
     recipe = DescentRecipe.model_validate_json(settings)
+    return built(recipe, call_problem(recipe))
+
+
+def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
+    """Build the run of a recipe around a problem, whoever made it.
+
+    Args:
+        recipe: All settings but those of the problem.
+        problem: Is left as it is, but for a model that its function made for this run.
+
+    Raises:
+        DataError: If the data do not fit the recipe.
+        ConfigurationError: If the parts of the recipe do not fit together.
+    """
     device = _device(recipe.training.device)
     dtype = getattr(torch, recipe.training.dtype.value)
-    problem = call_problem(recipe)
     check_fits(recipe, problem)
     check_own_training(recipe, problem)
     data, notes = data_set(problem, dtype)
+    check_baselines_fit(recipe, data)
     model = make_model(recipe, problem, recipe.training.seed)
     name = recipe.metaparameters.name.value.replace("-", "_")
     parts = training_parts(recipe, problem, len(data.splits["train"]))

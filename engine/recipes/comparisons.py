@@ -6,7 +6,7 @@ This module does not know torch.
 from enum import StrEnum
 from typing import Any
 
-from engine.recipes.problem_functions import is_shipped
+from engine.recipes.problem_functions import is_shipped, refuse_other_code
 from engine.recipes.settings import with_setting
 
 
@@ -98,6 +98,7 @@ def rerun_content(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
                 f"reruns names {key!r}, which is no setting of the routine. Write it as "
                 f"group.setting with a group of {', '.join(groups)}."
             )
+        refuse_other_code(content, key, value, "reruns")
         changed = with_setting(changed, key, value)
     return changed
 

@@ -19,6 +19,7 @@ from engine.recipes.metaparameters import (
     GroupName,
     MetaparametersConfig,
     ScalarName,
+    default_injection_step,
 )
 from engine.recipes.optimizer import OptimizerConfig
 from engine.recipes.problem_functions import (
@@ -183,9 +184,21 @@ class DescentRecipe(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> "DescentRecipe":
         kind, steps = self.metaparameters, self.training.num_steps
-        if kind.injection_step is not None and kind.injection_step >= steps:
+        if kind.injection_step is not None and kind.injection_steps:
             raise ValueError(
-                f"metaparameters.injection_step is {kind.injection_step}, but the run has only "
+                f"metaparameters.injection_step is {kind.injection_step}, and injection_steps "
+                f"names {len(kind.injection_steps)} steps. Use one of the two."
+            )
+        if len(set(kind.injection_steps)) < len(kind.injection_steps):
+            raise ValueError(
+                f"metaparameters.injection_steps names a step twice: "
+                f"{', '.join(map(str, kind.injection_steps))}. Name each once."
+            )
+        beyond = [step for step in self.injection_steps if step >= steps]
+        if beyond:
+            name = "injection_steps" if kind.injection_steps else "injection_step"
+            raise ValueError(
+                f"metaparameters.{name} is {beyond[0]}, but the run has only "
                 f"{steps} steps, so the counts would never enter it. Use a step below "
                 "training.num_steps."
             )
@@ -275,7 +288,16 @@ class DescentRecipe(Settings):
         return DescentRecipe.model_validate(rerun_content(shared, changes))
 
     @property
+    def injection_steps(self) -> tuple[int, ...]:
+        """Steps k of Algorithm 1 in order, with the default filled in."""
+        kind = self.metaparameters
+        if kind.injection_steps:
+            return tuple(sorted(kind.injection_steps))
+        if kind.injection_step is not None:
+            return (kind.injection_step,)
+        return (default_injection_step(self.training.num_steps),)
+
+    @property
     def injection_step(self) -> int:
-        """Step k of Algorithm 1, with its default filled in."""
-        chosen = self.metaparameters.injection_step
-        return int(0.7 * self.training.num_steps) if chosen is None else chosen
+        """The first of them, at which the reverse sweep ends."""
+        return self.injection_steps[0]

@@ -4,6 +4,7 @@ A kind is described here, by its name and what others ask of it (``KINDS``); wha
 is in the file of its name in ``engine.metaparameters``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -44,6 +45,22 @@ class ScalarName(StrEnum):
     LABEL_SMOOTHING = "label_smoothing"
 
 
+def default_injection_step(num_steps: int) -> int:
+    """Return k where nobody says it: 90 % of the run.
+
+    The earlier k, the longer momentum swings between it and the end, and the less its sign says;
+    the later, the less the derivative knows of training. See decision 73 in ``DESIGN.md``.
+    """
+    return 9 * num_steps // 10
+
+
+def at_steps(steps: Sequence[int]) -> str:
+    """Name steps in a sentence: ``step 90``, or ``10 steps from 70 to 97``."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    return f"{len(steps)} steps from {min(steps)} to {max(steps)}"
+
+
 class MetaparametersConfig(Settings):
     """z: what the run is differentiated with respect to, and where it enters."""
 
@@ -51,7 +68,10 @@ class MetaparametersConfig(Settings):
     """Kind."""
 
     injection_step: Annotated[int | None, Field(ge=0)] = None
-    """Step k at which counts are perturbed (Algorithm 1); empty means 70 % of the run."""
+    """Step k at which counts are perturbed (Algorithm 1); empty means 90 % of the run."""
+
+    injection_steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Several such steps in place of one; the metagradient is the sum of theirs."""
 
     num_key_points: Annotated[int, Field(ge=1)] = 10
     """Points between which the learning rate is interpolated."""
@@ -122,7 +142,7 @@ class About:
 
     @property
     def is_injected(self) -> bool:
-        """Whether it enters by the losses that are injected at ``injection_step``, and only so."""
+        """Whether it enters by losses that are injected at some steps, and only so."""
         return "injection_step" in self.reads
 
 
@@ -132,7 +152,7 @@ KINDS: dict[MetaparameterName, About] = {
     MetaparameterName.COUNTS: About(
         title="Example counts",
         caption=_EXAMPLES.format(what="count in an epoch"),
-        reads=frozenset({"injection_step", "kept"}),
+        reads=frozenset({"injection_step", "injection_steps", "kept"}),
         baselines=SELECTIONS,
         selects_examples=True,
         moves_by_whole=True,

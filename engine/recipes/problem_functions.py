@@ -140,6 +140,29 @@ def names_code(problem: Any, arguments: Any) -> bool:  # noqa: ANN401 (of any re
     return ":" in str(problem) or (isinstance(model, str) and ":" in model)
 
 
+def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str) -> None:  # noqa: ANN401
+    """Refuse a change of a recipe that names code which the recipe itself does not.
+
+    The digests of a recipe are those of the code that it names; code of a change would have none.
+
+    Args:
+        content: The settings that are changed.
+        key: Setting, by dots.
+        value: What it is changed to.
+        where: What changes it, for the message.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    own = content.get("arguments", {}).get("model")
+    if key == "arguments.model" and isinstance(value, str) and ":" in value and value != own:
+        raise ValueError(
+            f"{where} sets arguments.model to {value}, which is code that the recipe itself does "
+            "not name, so that no digest of it would be kept. Let the problem's function take a "
+            "name of its own for each model and make the module, or write a recipe for each."
+        )
+
+
 def arguments_of(function: Function) -> type[Settings]:
     """Return the arguments of a function as settings: names, types, defaults and descriptions.
 

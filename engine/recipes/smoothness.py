@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
+from engine.recipes.problem_functions import refuse_other_code
 from engine.recipes.settings import Settings, digest, with_setting
 
 
@@ -181,5 +182,6 @@ def _changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
                 f"search names {key!r}, which is no setting of the menu. Write it as group.setting "
                 f"with a group of {', '.join(_MENU)}, e.g. arguments.model.activation."
             )
+        refuse_other_code(content, key, value, "search")
         changed = with_setting(changed, key, value)
     return changed

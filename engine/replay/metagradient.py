@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.numerics.shown import shown_tensor
 from engine.recipes.replay import ReplayConfig, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import settled
@@ -30,7 +31,7 @@ from engine.witness.precision import refuse_low_precision
 from engine.witness.witness import Witness, testify
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metagradient:
     """A metagradient and the run that it belongs to.
 
@@ -53,6 +54,14 @@ class Metagradient:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.gradient[name]
+
+    def __repr__(self) -> str:
+        found = "; ".join(f"{name}: {shown_tensor(g)}" for name, g in self.gradient.items())
+        losses = f"loss {float(self.losses[0]):.4g} to {float(self.losses[-1]):.4g}"
+        return (
+            f"Metagradient({found}; output {self.output:.4g}; {len(self.losses)} steps, {losses}; "
+            f"witness {'agrees' if self.witness.was_asked else 'not asked'})"
+        )
 
 
 def metagradient(

@@ -42,7 +42,7 @@ class StepCosts:
         product: The product of a step, its graph included.
         traced: A step with its graph.
         pulled: The product of a step whose graph is there.
-        injected: What the first step that reads z takes more, for the losses injected there.
+        injected: What the steps with injected losses take more, all together.
         seed: The output and its adjoint.
         copied: A state saved in the device's memory and loaded.
         moved: A state moved to host memory; and back, the same.
@@ -84,8 +84,7 @@ def measure_costs(
         Some ten quantities, each with at least three rounds and one that warms up.
     """
     z, state = routine.point(), routine.initial_state()
-    # The step after the first one that reads z: the first may have losses injected.
-    step = min(routine.first_step + 1, routine.num_steps - 1)
+    step = _plain_step(routine)
     stop = min(step + _STEPS, routine.num_steps)
     forward = [Forward(step, stop)]
     parts = list(output.parts()) if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
@@ -188,11 +187,11 @@ def graph_bytes(routine: Routine, state: State, z: Metaparams, step: int) -> int
 
 
 def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: State) -> float:
-    """Time one of the terms injected at the first step that reads z, for all of them."""
-    step = routine.first_step
-    injected = list(routine.injected_terms(step))
-    if not injected:
+    """Time one of the terms injected at the first such step, for all of them."""
+    steps = _injection_steps(routine)
+    if not steps:
         return 0.0
+    step, injected = steps[0], list(routine.injected_terms(steps[0]))
     params, leaves = state["params"].detach().requires_grad_(), entering(routine, z, step)
     inner = without_buffers(state)
 
@@ -210,7 +209,23 @@ def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: 
         pull_gradient(share, leaves, products, step)
 
     with routine.reading(state):
-        return median_seconds(pull, routine.device) * len(injected)
+        return median_seconds(pull, routine.device) * len(injected) * len(steps)
+
+
+def _plain_step(routine: Routine) -> int:
+    """Return a step that reads z, and has no losses injected if there is one."""
+    after = range(min(routine.first_step + 1, routine.num_steps - 1), routine.num_steps)
+    injecting = _injection_steps(routine)
+    return next((step for step in after if step not in injecting), after[0])
+
+
+def _injection_steps(routine: Routine) -> list[int]:
+    points = [(kind, kind.point()) for kind in routine.metaparameters.values()]
+    return [
+        step
+        for step in range(routine.num_steps)
+        if any(kind.injected(point, step) is not None for kind, point in points)
+    ]
 
 
 def _store_seconds(state: State, store: str) -> tuple[float, float]:

@@ -49,7 +49,8 @@ def take_in(routine: "Routine") -> None:
     if routine.piece is not None:
         put("piece", whole_number("piece", routine.piece))
     put("learning_rate", rates_from(routine.learning_rate))
-    put("metaparameters", _kinds_from(routine.metaparameters))
+    kinds = _kinds_from(routine.metaparameters)
+    put("metaparameters", {name: kind.fitted(routine.num_steps) for name, kind in kinds.items()})
     put("path", _path_from(routine.path))
     if routine.augment is not None and not callable(routine.augment):
         raise ConfigurationError(

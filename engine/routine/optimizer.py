@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
+from engine.numerics.shown import shown_value
 from engine.routine.layout import Layout
 from engine.types import Hyperparameters, State
 
@@ -25,7 +26,7 @@ Update = Callable[[State, Tensor, Hyperparameters, int | Tensor], State]
 Recover = Callable[[State, State, Hyperparameters], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Optimizer:
     """An optimizer as a pair of pure functions.
 
@@ -53,6 +54,9 @@ class Optimizer:
     recover: Recover | None = None
     fit: "Callable[[Layout, torch.device], Optimizer] | None" = None
     evaluated: str = "params"
+
+    def __repr__(self) -> str:
+        return f"Optimizer({self.name}: {shown_value(self.hyperparameters)})"
 
     def on(self, layout: Layout, device: torch.device) -> "Optimizer":
         """Return the optimizer for parameters of some names and shapes; a routine asks for it."""

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
+from engine.numerics.shown import shown_value
 from engine.routine.own_state import Own, told_state
 from engine.types import Loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MeanLoss:
     """Mean of the per-example losses over held-out examples.
 
@@ -36,6 +37,9 @@ class MeanLoss:
     def __post_init__(self) -> None:
         if not len(self.examples) or self._total() == 0:
             raise DataError("The output has no examples to average over. Give at least one.")
+
+    def __repr__(self) -> str:
+        return f"MeanLoss({shown_value(self.loss)} over {self._total()} examples)"
 
     def __call__(self, model: nn.Module, state: Own | None = None) -> Tensor:
         """Return the mean loss, a scalar."""

@@ -24,6 +24,7 @@ from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffer
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import coupled
 from engine.routine.held_module import HeldModule, Params
+from engine.routine.in_a_line import in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
 from engine.routine.modules import Called
@@ -36,7 +37,7 @@ INJECTION_CHUNK = 1000
 """Examples whose losses are injected at a time; bounds the memory of step k."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Routine(HeldModule):
     """A training run of T steps, differentiable with respect to its metaparameters.
 
@@ -125,6 +126,9 @@ class Routine(HeldModule):
                     "metagradient would be zero whatever the data. Use an injection_step below "
                     "num_steps."
                 )
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
         """Return the same routine with other values for its metaparameters.
@@ -289,8 +293,7 @@ class Routine(HeldModule):
             size = (
                 INJECTION_CHUNK if self.piece is None else max(INJECTION_CHUNK, 2 * self.batch_size)
             )
-            for start in range(0, len(self), size):
-                chunk = torch.arange(start, min(start + size, len(self)), device="cpu")
+            for start, chunk in enumerate(kind.candidates(len(self)).split(size)):
 
                 def weights(
                     z: Metaparams, i: Tensor, name: str = name, kind: Metaparameter = kind
@@ -298,7 +301,7 @@ class Routine(HeldModule):
                     injected = kind.injected(z[name], step)
                     return None if injected is None else injected[i.to(injected.device)]
 
-                yield Term(chunk, weights, ("injected", name, start), context=context)
+                yield Term(chunk, weights, ("injected", name, start * size), context=context)
 
     def in_one_piece(self) -> "Routine":
         """Return a run whose batch is as large as what goes through a step of this one at once."""

@@ -13,23 +13,21 @@ from functools import partial
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
-from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import check_repeats, check_scores, make_step_vjp
 from engine.recipes.replay import ScheduleName
-from engine.replay.borders import SegmentBorders, differs, refuse_difference
+from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
-from engine.replay.interpreter import Sweep, as_numbers, check_losses, replay, seed_adjoint
-from engine.replay.segment import reverse_segment as reverse
+from engine.replay.interpreter import as_numbers, seed_adjoint
+from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.segment import segment_states
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
-from engine.schedules.trees import Forward
 from engine.stages.commits import Made, read_origin, read_rows, rows_url
 from engine.stages.references import Ref
 from engine.stages.run import Run
@@ -104,12 +102,9 @@ def train_segment(run: Run, segment: Segment, value: Ref, start: Ref | None) -> 
         start: The stage that trained up to ``segment.start``; None for s_0.
     """
     routine = _routine_at(run, value)
-    sweep = Sweep(state=_start(routine, run.store, start))
-    forward = [Forward(segment.start, segment.stop)]
-    replay(forward, routine, routine.point(), {}, sweep)
-    check_losses(sweep.losses, segment.start, segment.stop)
-    losses = [float(sweep.losses[step]) for step in range(segment.start, segment.stop)]
-    return sweep.state, {"losses": losses}
+    steps = range(segment.start, segment.stop)
+    state, losses = train_steps(routine, steps, _start(routine, run.store, start))
+    return state, {"losses": losses}
 
 
 def _steps_of(segment: Segment, **_: object) -> int:
@@ -168,27 +163,18 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     """
     routine, store = _routine_at(run, value), run.store
     after = read_rows(store, adjoint, routine.device)
-    sweep = Sweep(
-        adjoint={
-            name: _shaped(after[name], row.shape) for name, row in routine.initial_state().items()
-        },
-        metagradient={
-            name: _shaped(row, routine.metaparameters[name].value.shape)
-            for name, row in _named(after, "metagradient_").items()
-        },
-        vjp=make_step_vjp(run.recipe, routine),
-        watch=SegmentBorders(
-            routine,
-            routine.point(),
-            segment.stop,
-            partial(_compare_end, store, routine, end, segment.stop),
-        ),
-    )
-    reverse(
+    so_far = {
+        name: _shaped(row, routine.metaparameters[name].value.shape)
+        for name, row in _named(after, "metagradient_").items()
+    }
+    shapes = {name: row.shape for name, row in routine.initial_state().items()}
+    sweep = reverse_steps(
         routine,
         range(segment.start, segment.stop),
-        sweep,
+        ({name: _shaped(after[name], shape) for name, shape in shapes.items()}, so_far),
         first=lambda: _start(routine, store, start),
+        meet=partial(_compare_end, store, routine, end, segment.stop),
+        vjp=make_step_vjp(run.recipe, routine),
         plan=plan_of(followed(run.recipe, store)),
         trajectory=_rows_ahead(store, trajectory),
     )
@@ -210,14 +196,16 @@ def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State
 @stage("update", moves=True)
 def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
     """Move z along the metagradient and commit the next one, with the update's own state."""
-    outer, kind = run.recipe.outer, run.problem.kind
     before = read_rows(run.store, value)
     (metagradient,) = _named(read_rows(run.store, gradient), "metagradient_").values()
-    if outer.maximize:
-        metagradient = -metagradient
-    move = make_outer(outer)
-    moved, memory = move(before["value"], metagradient, _named(before, "outer_"), outer_step)
-    moved = kind.project(moved.reshape(kind.value.shape)).reshape(-1)
+    moved, memory = move_value(
+        run.recipe.outer,
+        run.problem.kind,
+        before["value"],
+        metagradient,
+        _named(before, "outer_"),
+        outer_step,
+    )
     return {"value": moved, **_prefixed(memory, "outer_")}, {
         "moved": int((moved != before["value"]).sum())
     }

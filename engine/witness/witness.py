@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.errors import WitnessError
 from engine.numerics.determinism import deterministic, generator
+from engine.numerics.shown import shown_fields
 from engine.routine.batch_norm import BUFFERS
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
@@ -38,7 +39,7 @@ FLOOR = 0.1
 cancel to nothing, as of a bias before a normalization, are noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Witness:
     """What a plain step of the handed-in module said of the engine's.
 
@@ -59,6 +60,9 @@ class Witness:
     curvature: float | None = None
     slope: float | None = None
     note: str = ""
+
+    def __repr__(self) -> str:
+        return f"Witness({shown_fields(self) if self.was_asked else 'not asked'})"
 
     @property
     def was_asked(self) -> bool:

@@ -316,6 +316,25 @@ def show(
 
 
 @app.command()
+def export(  # noqa: PLR0913 (the options of one command)
+    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    file: Annotated[str, typer.Argument(help="Where to write: *.safetensors or *.pt.")],
+    step: Annotated[
+        int | None, typer.Option("--step", help="Outer step; the chosen one by default.", min=0)
+    ] = None,
+    store: StoreOption = "mgd-store",
+    trusted: TrustOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the trained model of a run into a file that torch reads without this project."""
+    with one_message(debug):
+        from flows.cli import exporting
+
+        exporting.export(run, file, store, step, trusted=trusted, as_json=as_json)
+
+
+@app.command()
 def clean(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
     older_than: Annotated[

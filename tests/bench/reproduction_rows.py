@@ -234,14 +234,17 @@ CONTRASTIVE = [
 
 STEP_SIZES = tuple((f"outer.step_size={size}",) for size in (0.1, 0.2, 0.4))
 
+AT_140 = "metaparameters.injection_step=140"
+"""Algorithm 1 at 70 % of the run, by which these rows were measured; the default is later now."""
+
 ROWS = {
-    "digits-selection": Row("digits-selection", SELECTION),
+    "digits-selection": Row("digits-selection", SELECTION, (AT_140,)),
     "digits-selection, 20 target examples": Row(
         "digits-selection",
         OVER_FITTED,
-        ("arguments.num_objective=20", "outer.num_steps=24", "baselines=[]"),
+        (AT_140, "arguments.num_objective=20", "outer.num_steps=24", "baselines=[]"),
     ),
-    "digits-exchange": Row("digits-exchange", SELECTION),
+    "digits-exchange": Row("digits-exchange", SELECTION, (AT_140,)),
     "digits-mixture": Row("digits-mixture", MIXTURE),
     "digits-schedule, three step sizes": Row("digits-schedule", SCHEDULE, (), STEP_SIZES),
     "digits-poison": Row("digits-poison", POISON),

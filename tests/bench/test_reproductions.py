@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["arguments.model.width=32", "arguments.model.depth=1"]
 SELECTION = [*SMALL, "arguments.num_train=300", "training.num_steps=60", "training.batch_size=50",
-             "training.learning_rate=0.1"]  # fmt: skip
+             "training.learning_rate=0.1", "metaparameters.injection_step=42"]  # fmt: skip
 
 
 @dataclass

@@ -24,7 +24,7 @@ from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
 from engine.numerics.determinism import generator, seed_for
-from engine.problems.fits import check_single_losses
+from engine.problems.fits import check_classes, check_single_losses, continuous_inputs
 from engine.problems.metaparameters import initial_vector
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
@@ -58,7 +58,8 @@ def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
     """Return canaries as they are in the data.
 
     Raises:
-        ConfigurationError: If losses are not those of single examples.
+        ConfigurationError: If losses are not those of single examples, inputs cannot be moved, or
+            labels are no classes.
         DataError: If no other examples are left.
     """
     check_single_losses(problem.loss, "canaries")
@@ -69,7 +70,8 @@ def first_canaries(problem: BuiltProblem, number: int) -> Canaries:
             "examples, and others than the canaries have to be left. Lower it, or give more "
             "training examples."
         )
-    _ = train.inputs  # refuses examples that are no pair of tensors
+    continuous_inputs(problem.data, "kind is canaries")
+    check_classes(problem.data, "kind is canaries")  # of the mislabelled ones beside them
     inputs, labels = problem.routine.examples
     return Canaries(inputs[:number].clone(), labels[:number].clone())
 

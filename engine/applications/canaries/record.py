@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from engine.applications.canaries.canaries import first_canaries
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.settings import Settings
 from engine.reports.sections import Number
@@ -121,5 +122,7 @@ def prepare(recipe: CanariesRecipe, store: str) -> None:
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
     """
-    prepare_descent(Run(recipe.descent, store))
+    run = Run(recipe.descent, store)
+    prepare_descent(run)
+    first_canaries(run.problem, recipe.canaries.num_canaries)
     begin_run(recipe, store)

@@ -18,6 +18,7 @@ from engine.applications.descent.source_shares import SourceShare
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
+from engine.replay.outer_step import choose_iterate
 from engine.reports.sections import Number
 from engine.reports.units import write_number, write_percent
 from engine.runs.finished import FinishedRun, read_finished_as
@@ -288,7 +289,7 @@ def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:
         maximize: Whether the descent went uphill, so that the highest loss is looked for.
     """
     losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
-    return losses.index(max(losses) if maximize else min(losses))
+    return choose_iterate(losses, maximize=maximize)
 
 
 def summarize_selection(

@@ -20,6 +20,7 @@ from engine.witness.twins import exact_run
 SIZES = {"num_train": 200, "num_objective": 40, "num_validation": 20, "num_test": 20}
 CHANGED = {
     "injection_step": 3,
+    "injection_steps": (2, 5),
     "kept": 0.5,
     "num_key_points": 4,
     "scalars": ("momentum",),

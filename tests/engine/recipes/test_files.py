@@ -33,7 +33,7 @@ def test_main_job_selects_examples_by_algorithm_1():
     assert recipe.metaparameters.name is MetaparameterName.COUNTS
     assert recipe.outer.update is OuterUpdate.MASKED_SIGN
     assert recipe.arguments["flip_fraction"] == 0.4
-    assert recipe.injection_step == int(0.7 * recipe.training.num_steps)
+    assert recipe.injection_steps == (180,)
 
 
 def test_empty_recipe_is_the_defaults_under_its_files_name(tmp_path):

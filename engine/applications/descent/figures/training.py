@@ -7,6 +7,7 @@ import torch
 
 from engine.applications.descent.material import Curves, Material, set_ups
 from engine.applications.descent.record import RunRecord
+from engine.recipes.metaparameters import at_steps
 from engine.reports.canvas import new_figure, png, scale, whole_numbers
 from engine.reports.sections import Figure, Section
 
@@ -25,9 +26,9 @@ def section(run: Material) -> Section:
         "towards step 0 means that the training is not smooth."
     )
     if recipe.metaparameters.about.is_injected:
-        caption += (
-            f" The metaparameters enter at step {recipe.injection_step}, so the sweep ends there."
-        )
+        steps = recipe.injection_steps
+        ends = "there" if len(steps) == 1 else "at the first"
+        caption += f" Counts enter at {at_steps(steps)}, and the sweep ends {ends}."
     alt = f"Training loss and adjoint norm at each of {recipe.training.num_steps} training steps"
     return Section("Training", figures=[Figure(png(draw(run.record, run.curves)), alt, caption)])
 

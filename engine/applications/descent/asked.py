@@ -1,0 +1,230 @@
+"""What a descent in a notebook is asked for: a problem, a recipe or a routine, as one thing."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from engine.errors import ConfigurationError
+from engine.metaparameters.base import Metaparameter
+from engine.metaparameters.counts import Counts
+from engine.problems.base import Problem
+from engine.problems.problem import BuiltProblem, build_problem, built, make_step_vjp
+from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
+from engine.recipes.execution import PreflightMode
+from engine.recipes.files import load_recipe, validate_recipe, validated
+from engine.recipes.replay import ReplayConfig
+from engine.replay.fastest import settled
+from engine.replay.plain_training import evaluate
+from engine.routine.intake import refuse_output
+from engine.routine.routine import Routine
+from engine.schedules.by_name import NamedPlan, plan_of
+from engine.schedules.segments import Segment, cut
+from engine.step.by_name import make_vjp
+from engine.step.reference import StepVjp
+from engine.types import Output, State
+
+Figures = dict[str, dict[str, Any]]
+"""Split to its figures, ``loss`` among them."""
+
+IN_MEMORY = "in-memory"
+"""What the problem of a notebook is called in messages."""
+
+_WHOLE = (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A descent that can begin.
+
+    Attributes:
+        routine: The run at z_0.
+        output: phi.
+        score: Maps (run, s_T) to figures by split.
+        judge: The split that chooses the iterate.
+        outer: How z moves.
+        replay: How a run is reversed.
+        preflight: Whether a refusal stops it.
+        vjp: How a step is reversed.
+        threads: Of the CPU; as they are if None.
+        tf32: Whether a GPU may round products to it.
+    """
+
+    routine: Routine
+    output: Output
+    score: Callable[[Routine, State], Figures]
+    judge: str
+    outer: OuterConfig
+    replay: ReplayConfig
+    preflight: PreflightMode
+    vjp: StepVjp
+    threads: int | None = None
+    tf32: bool = False
+
+    @property
+    def kind(self) -> Metaparameter:
+        """The metaparameter that is moved, at z_0."""
+        (kind,) = self.routine.metaparameters.values()
+        return kind
+
+    def routine_at(self, value: Tensor) -> Routine:
+        """Return the run at another z, which may be flat."""
+        ((name, kind),) = self.routine.metaparameters.items()
+        return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
+
+    @property
+    def parts(self) -> list[Segment]:
+        """The segments of the run, with a border at the first step that reads z."""
+        length, run = self.replay.steps_per_segment, self.routine
+        return cut(run.num_steps, length, run.first_step)
+
+    @cached_property
+    def plan(self) -> NamedPlan:
+        """The schedule inside a segment; with auto the fastest, measured once."""
+        return plan_of(settled(self.replay, self.routine, self.output, self.vjp, None))
+
+
+def asked_of(
+    what: Any,  # noqa: ANN401 (whatever was handed in)
+    outputs: Output | Mapping[str, Output] | None,
+    settings: dict[str, Any],
+) -> Asked:
+    """Return the descent that the arguments of ``engine.descend`` stand for.
+
+    Raises:
+        ConfigurationError: Names what is wrong with which of them.
+    """
+    if isinstance(what, Routine):
+        return _of_routine(what, outputs, settings)
+    if outputs is not None:
+        raise ConfigurationError(
+            f"outputs are given beside a {type(what).__name__}, which has its own. Hand in a "
+            "Routine with them, or set Problem(output=...)."
+        )
+    if isinstance(what, Problem):
+        return _of_built(*_around(what, settings))
+    recipe = load_recipe(what) if isinstance(what, str) else what
+    if not isinstance(recipe, DescentRecipe):
+        raise ConfigurationError(
+            f"A descent is asked of a {type(what).__name__}. Hand in an engine.Problem, an "
+            "engine.Routine, or a recipe by name, path or as a DescentRecipe."
+        )
+    if recipe.kind != "descent":
+        raise ConfigurationError(
+            f"The recipe {recipe.name} is of kind {recipe.kind}, which is no descent. Run it by "
+            f"`mgd run`, or hand in one of kind descent."
+        )
+    recipe = _changed(recipe, settings)
+    return _of_built(recipe, build_problem(recipe))
+
+
+def _changed(recipe: DescentRecipe, settings: dict[str, Any]) -> DescentRecipe:
+    """Return a recipe with some of its settings changed, group by group."""
+    if not settings:
+        return recipe
+    content = recipe.model_dump(mode="json")
+    if {"problem", "arguments"} & settings.keys():
+        del content["code"]  # of other code or another model, named here by a person
+    for name, value in settings.items():
+        before = content.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            content[name] = {**before, **value}
+        else:
+            content[name] = value
+    made = validate_recipe(content, f"The recipe {recipe.name} with these settings")
+    assert isinstance(made, DescentRecipe)  # by its kind
+    return made
+
+
+def _around(problem: Problem, settings: dict[str, Any]) -> tuple[DescentRecipe, BuiltProblem]:
+    """Return the recipe of a notebook's problem, and the run that both make."""
+    foreign = {"problem", "arguments", "folder", "code", "kind"} & settings.keys()
+    if foreign:
+        raise ConfigurationError(
+            f"The setting {min(foreign)} names a problem, and an engine.Problem is handed in. "
+            "Leave it out, or hand in a recipe."
+        )
+    recipe = validate_recipe({"name": "notebook", **settings}, "A descent with these settings")
+    recipe = recipe.model_copy(update={"problem": IN_MEMORY, "arguments": {}})
+    if isinstance(problem.model, nn.Module):  # a run converts it to its number format
+        problem = replace(problem, model=deepcopy(problem.model))
+    return recipe, built(recipe, problem)
+
+
+def _of_built(recipe: DescentRecipe, problem: BuiltProblem) -> Asked:
+    return Asked(
+        routine=problem.routine,
+        output=problem.output,
+        score=lambda _, state: problem.scores(state),
+        judge="validation",
+        outer=recipe.outer,
+        replay=recipe.replay,
+        preflight=recipe.preflight,
+        vjp=make_step_vjp(recipe, problem.routine),
+        threads=recipe.training.threads,
+        tf32=recipe.training.tf32,
+    )
+
+
+def _of_routine(
+    routine: Routine,
+    outputs: Output | Mapping[str, Output] | None,
+    settings: dict[str, Any],
+) -> Asked:
+    named = _named(outputs)
+    known = ("outer", "replay", "preflight")
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"A descent of a Routine has no setting {unknown[0]!r}, which is the routine's own. "
+            f"Its settings are {', '.join(known)}."
+        )
+    if len(routine.metaparameters) != 1:
+        raise ConfigurationError(
+            f"The routine has {len(routine.metaparameters)} metaparameters "
+            f"({', '.join(routine.metaparameters) or 'none'}), and a descent moves one. Make the "
+            "routine with the one to move."
+        )
+    outer = validated(OuterConfig, **settings.get("outer", {}))
+    replay = validated(ReplayConfig, **settings.get("replay", {}))
+    (kind,) = routine.metaparameters.values()
+    if outer.update in _WHOLE and not isinstance(kind, Counts):
+        raise ConfigurationError(
+            f"outer.update is {outer.update.value}, which moves counts by whole examples, but the "
+            f"routine's metaparameter is {type(kind).__name__}. Use outer={{'update': 'sign', "
+            "'step_size': ...} or a torch.optim optimizer such as 'Adam'."
+        )
+    uses = (routine.num_steps - routine.first_step) * outer.num_steps
+    return Asked(
+        routine=routine,
+        output=named["objective"],
+        score=lambda run, state: {
+            name: {"loss": float(evaluate(run, state, output))} for name, output in named.items()
+        },
+        judge="validation" if "validation" in named else "objective",
+        outer=outer,
+        replay=replay,
+        preflight=PreflightMode(settings.get("preflight", PreflightMode.ENFORCE)),
+        vjp=make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=uses),
+    )
+
+
+def _named(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:
+    """Return outputs by name, with an objective among them."""
+    if outputs is None:
+        raise ConfigurationError(
+            "A Routine does not say what it is judged by. Hand in its output, "
+            "engine.descend(routine, output), or outputs={'objective': ..., 'validation': ...}."
+        )
+    named = dict(outputs) if isinstance(outputs, Mapping) else {"objective": outputs}
+    if "objective" not in named:
+        raise ConfigurationError(
+            f"outputs has {', '.join(map(repr, named)) or 'nothing'}, but the one called "
+            "'objective' is differentiated. Name it so."
+        )
+    for output in named.values():
+        refuse_output(output)
+    return named

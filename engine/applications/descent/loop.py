@@ -1,0 +1,268 @@
+"""Metagradient descent in one process: train, evaluate, reverse, move, repeat; no Prefect.
+
+The parts are those of the pipeline's stages (``engine.replay.outer_step``), so the bits are theirs:
+what a flow commits to a store lies in memory here.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.applications.descent.asked import Asked, asked_of
+from engine.metaparameters.outer_updates import OuterState
+from engine.numerics.determinism import deterministic
+from engine.preflight.checkup import checked
+from engine.preflight.verdict import CheckReport
+from engine.replay.borders import present, refuse_difference
+from engine.replay.interpreter import seed_adjoint
+from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, train_steps
+from engine.routine.routine import Routine
+from engine.schedules.segments import Segment
+from engine.storage.states import MemoryStates, RowStore, StateStore
+from engine.types import Metaparams, Output, State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class OuterStep:
+    """One point of the descent, and the model trained there.
+
+    Attributes:
+        number: n; 0 is the set-up that the descent started from.
+        value: z_n, with the shape of z.
+        metagradient: d phi / d z at z_n, likewise; None at the last one, which is not left.
+        scores: Figures by split; ``loss`` is among them.
+        losses: Batch loss of each training step.
+        seconds: Time that it took.
+    """
+
+    number: int
+    value: Tensor
+    metagradient: Tensor | None
+    scores: dict[str, dict[str, Any]]
+    losses: list[float]
+    seconds: float
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{split} {scores['loss']:.4g}" for split, scores in self.scores.items())
+        return f"OuterStep({self.number}: loss {shown}; {self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Descent:
+    """What a descent found.
+
+    Attributes:
+        iterates: z_0, ..., z_N with their metagradients and scores.
+        chosen: The one with the lowest loss on ``judge`` (the highest, uphill).
+        judge: The split that chose it.
+        routine: The run at the chosen z.
+        state: s_T there.
+        checks: What the preflight found; None if it was left out.
+    """
+
+    iterates: list[OuterStep]
+    chosen: int
+    judge: str
+    routine: Routine
+    state: State
+    checks: CheckReport | None
+
+    @property
+    def value(self) -> Tensor:
+        """The chosen z."""
+        return self.iterates[self.chosen].value
+
+    def model(self) -> nn.Module:
+        """Return the model that was trained at the chosen z, in evaluation mode."""
+        return self.routine.model_at(self.state)
+
+    def __repr__(self) -> str:
+        first, best = (each.scores[self.judge]["loss"] for each in self._ends())
+        return (
+            f"Descent({len(self.iterates) - 1} outer steps; chosen {self.chosen}: {self.judge} "
+            f"loss {first:.4g} -> {best:.4g})"
+        )
+
+    def _ends(self) -> tuple[OuterStep, OuterStep]:
+        return self.iterates[0], self.iterates[self.chosen]
+
+
+@torch.inference_mode(mode=False)  # also where a notebook is in it
+def descend(
+    what: Any,  # noqa: ANN401 (a problem, a recipe or a routine; anything else is refused in words)
+    outputs: Output | Mapping[str, Output] | None = None,
+    *,
+    each: Callable[[OuterStep], object] | None = None,
+    check: bool = True,
+    store: str | os.PathLike[str] | None = None,
+    **settings: Any,  # noqa: ANN401 (those of a recipe, checked by it)
+) -> Descent:
+    """Descend along the metagradient of a training run.
+
+    The bits are those of ``mgd run`` with the same settings: every z_n, every metagradient, the
+    scores and the choice. Baselines, reruns and reports are the pipeline's.
+
+    Args:
+        what: An ``engine.Problem``; a recipe (a ``DescentRecipe``, the name of one that ships, or
+            the path of a file); or an ``engine.Routine`` with one metaparameter.
+        outputs: Of a routine, phi, or outputs by name: ``objective`` is differentiated,
+            ``validation`` chooses the iterate (``objective`` where it is left out), any other is
+            only shown. A problem and a recipe bring their own.
+        each: Called with every ``OuterStep`` when it is done.
+        check: Whether the preflight is asked first, and its refusal heeded, as by ``mgd run``.
+        store: fsspec URL of a folder for the states between segments; in memory by default.
+        **settings: Groups of a recipe by name, e.g. ``training={"num_steps": 200}``,
+            ``metaparameters={"name": "counts"}``, ``outer={"num_steps": 5}``. Of a routine only
+            ``outer``, ``replay`` and ``preflight``.
+
+    Returns:
+        All iterates, and the model trained at the chosen one.
+
+    Raises:
+        ConfigurationError: If settings are impossible or do not fit ``what``.
+        UntrustworthyError: If the preflight refuses the run.
+        NonFiniteError: If training or the adjoint diverges.
+
+    Cost:
+        N + 1 trainings and N reverse sweeps, and the preflight. In memory are the states between
+        segments of ``replay.steps_per_segment`` steps, and two more.
+
+    References:
+        Engstrom et al. 2025, arXiv:2503.13751, metagradient descent.
+    """
+    asked = asked_of(what, outputs, settings)
+    place = None if store is None else os.fspath(store)
+    with deterministic(asked.threads, tf32=asked.tf32):
+        checks = _judged(asked) if check else None
+        return _Loop(asked, place, each).run(checks)
+
+
+def _judged(asked: Asked) -> CheckReport:
+    """Ask the preflight; a run that it refuses stops here, unless told not to."""
+    found = checked(asked.routine, asked.output, asked.replay)
+    for sentence in found.gate(asked.preflight):
+        logger.warning("preflight, %s", sentence)
+    return found
+
+
+class _Loop:
+    """The state of a descent between its parts."""
+
+    def __init__(
+        self, asked: Asked, store: str | None, each: Callable[[OuterStep], object] | None
+    ) -> None:
+        self._asked, self._each = asked, each
+        self._store = _store(asked, store)
+        self._borders: StateStore = MemoryStates()
+        self._best: tuple[Routine, State] | None = None
+
+    def run(self, checks: CheckReport | None) -> Descent:
+        """Take all outer steps."""
+        asked, iterates = self._asked, list[OuterStep]()
+        value, memory = asked.kind.value.reshape(-1), OuterState()
+        for number in range(asked.outer.num_steps + 1):
+            started = time.perf_counter()
+            routine = asked.routine_at(value)
+            final, losses = self._train(routine)
+            scores = asked.score(routine, final)
+            gradient = None
+            if number < asked.outer.num_steps:
+                gradient = self._reverse(routine, final)
+            iterates.append(
+                OuterStep(
+                    number,
+                    value.reshape(asked.kind.value.shape),
+                    gradient,
+                    scores,
+                    losses,
+                    time.perf_counter() - started,
+                )
+            )
+            self._keep_best(iterates, routine, final)
+            logger.info("%s", iterates[-1])
+            if self._each is not None:
+                self._each(iterates[-1])
+            if gradient is not None:
+                value, memory = move_value(
+                    asked.outer, asked.kind, value, gradient.reshape(-1), memory, number
+                )
+        assert self._best is not None  # there is at least one iterate
+        chosen = self._chosen(iterates)
+        return Descent(iterates, chosen, asked.judge, *self._best, checks)
+
+    def _chosen(self, iterates: list[OuterStep]) -> int:
+        losses = [each.scores[self._asked.judge]["loss"] for each in iterates]
+        return choose_iterate(losses, maximize=self._asked.outer.maximize)
+
+    def _keep_best(self, iterates: list[OuterStep], routine: Routine, final: State) -> None:
+        if self._chosen(iterates) == len(iterates) - 1:
+            self._best = (routine, final)
+
+    def _train(self, routine: Routine) -> tuple[State, list[float]]:
+        """Train all segments and keep the states at their borders."""
+        state, losses = routine.initial_state(), list[float]()
+        self._borders = _emptied(self._store)
+        for part in self._asked.parts:
+            if part.start >= routine.first_step:
+                self._borders.save(part.start, state)
+            state, more = train_steps(routine, range(part.start, part.stop), state)
+            losses += more
+        self._borders.save(routine.num_steps, state)
+        return state, losses
+
+    def _reverse(self, routine: Routine, final: State) -> Tensor:
+        """Reverse the segments that z has a part in, last first."""
+        asked = self._asked
+        _, adjoint = seed_adjoint(routine, final, asked.output)
+        after: tuple[State, Metaparams] = (adjoint, {})
+        made_in = present(routine)
+        for part in reversed([each for each in asked.parts if each.start >= routine.first_step]):
+            sweep = reverse_steps(
+                routine,
+                range(part.start, part.stop),
+                after,
+                first=partial(self._load, routine, part.start),
+                meet=partial(self._meet, routine, part, made_in),
+                vjp=asked.vjp,
+                plan=asked.plan,
+            )
+            after = sweep.adjoint, sweep.metagradient
+        (gradient,) = after[1].values()
+        return gradient.detach().cpu()
+
+    def _load(self, routine: Routine, step: int) -> State:
+        rows = self._borders.load(step)
+        return {name: row.to(routine.device) for name, row in rows.items()}
+
+    def _meet(
+        self, routine: Routine, part: Segment, made_in: dict[str, object], again: State
+    ) -> None:
+        """Compare where the replay of a segment leads with what was trained."""
+        refuse_difference(routine, part.stop, self._load(routine, part.stop), again, made_in)
+
+
+def _store(asked: Asked, url: str | None) -> RowStore | None:
+    """Return where states between segments lie, if that is not memory."""
+    if url is None:
+        return None
+    start = asked.routine.initial_state()
+    layout = {name: (len(row), row.dtype) for name, row in start.items()}
+    return RowStore.create(url, layout, asked.routine.num_steps + 1, attributes={})
+
+
+def _emptied(store: RowStore | None) -> StateStore:
+    """Return a place for the states of another z."""
+    if store is None:
+        return MemoryStates(torch.device("cpu"))
+    for step in store.steps():
+        store.delete(step)
+    return store

@@ -1,0 +1,109 @@
+"""The parts of an outer step: train, reverse, move, choose.
+
+The stages of a pipeline and the loop in a notebook both call these, so that they make the same
+bits. What lies between the parts, a store or memory, is theirs.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from engine.metaparameters.base import Metaparameter
+from engine.metaparameters.outer_updates import OuterState, make_outer
+from engine.recipes.descent import OuterConfig
+from engine.replay.borders import SegmentBorders
+from engine.replay.interpreter import Sweep, check_losses, replay
+from engine.replay.segment import reverse_segment
+from engine.routine.routine import Routine
+from engine.schedules.by_name import NamedPlan
+from engine.schedules.trees import Forward
+from engine.step.reference import StepVjp
+from engine.types import Metaparams, State
+
+
+def train_steps(routine: Routine, steps: range, start: State) -> tuple[State, list[float]]:
+    """Train consecutive steps at the routine's own z.
+
+    Args:
+        routine: The run.
+        steps: [t, t').
+        start: s_t.
+
+    Returns:
+        s_t', and the batch loss of each step.
+
+    Raises:
+        NonFiniteError: If a loss is infinite or NaN; names the step.
+    """
+    sweep = Sweep(state=start)
+    replay([Forward(steps.start, steps.stop)], routine, routine.point(), {}, sweep)
+    check_losses(sweep.losses, steps.start, steps.stop)
+    return sweep.state, [float(sweep.losses[step]) for step in steps]
+
+
+def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
+    routine: Routine,
+    steps: range,
+    after: tuple[State, Metaparams],
+    *,
+    first: Callable[[], State],
+    meet: Callable[[State], None],
+    vjp: StepVjp,
+    plan: NamedPlan,
+    trajectory: str | None = None,
+) -> Sweep:
+    """Replay and reverse consecutive steps at the routine's own z.
+
+    Args:
+        routine: The run.
+        steps: [t, t').
+        after: lambda_t', and the metagradient of the steps from t' on; empty if there are none.
+        first: Loads s_t.
+        meet: Is given s_t' as the replay makes it, to compare it with what was trained.
+        vjp: How a step is reversed.
+        plan: Makes the schedule of the replay.
+        trajectory: URL of the states, if they were replayed ahead.
+
+    Returns:
+        The sweep, with lambda_t and the metagradient so far.
+    """
+    adjoint, metagradient = after
+    sweep = Sweep(
+        adjoint=adjoint,
+        metagradient=metagradient,
+        vjp=vjp,
+        watch=SegmentBorders(routine, routine.point(), steps.stop, meet),
+    )
+    reverse_segment(routine, steps, sweep, first=first, plan=plan, trajectory=trajectory)
+    return sweep
+
+
+def move_value(
+    outer: OuterConfig,
+    kind: Metaparameter,
+    value: Tensor,
+    gradient: Tensor,
+    memory: OuterState,
+    number: int,
+) -> tuple[Tensor, OuterState]:
+    """Move z along its metagradient and into its feasible set.
+
+    Args:
+        outer: The rule.
+        kind: Knows shape and feasible set.
+        value: z_n, flat, on the CPU.
+        gradient: d phi / d z at z_n, likewise.
+        memory: What the rule remembers.
+        number: n.
+
+    Returns:
+        z_{n+1}, flat, and what the rule remembers of it.
+    """
+    downhill = -gradient if outer.maximize else gradient
+    moved, memory = make_outer(outer)(value, downhill, memory, number)
+    return kind.project(moved.reshape(kind.value.shape)).reshape(-1), memory
+
+
+def choose_iterate(losses: Sequence[float], *, maximize: bool = False) -> int:
+    """Return the place of the lowest loss, or of the highest uphill; the earliest of equals."""
+    return losses.index(max(losses) if maximize else min(losses))

@@ -1,0 +1,149 @@
+"""The outer loop without Prefect: what it takes, what it gives, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import engine
+from engine.errors import ConfigurationError, UntrustworthyError
+from engine.problems.problem import build_problem
+from tests import routines
+from tests.tiny_recipe import small
+
+SIGN = {"update": "sign", "step_size": 0.2, "num_steps": 2}
+
+
+def run():
+    return routines.routine()
+
+
+def held_out(model):
+    return cross_entropy(model(routines.examples(30, seed=2)[0]), routines.examples(30, seed=2)[1])
+
+
+def test_a_routine_descends_by_its_own_outputs():
+    """Each step follows the metagradient that the one call finds there."""
+    outputs = {"objective": routines.output, "validation": held_out}
+
+    found = engine.descend(run(), outputs, check=False, outer=SIGN)
+
+    value = run().metaparameters["weights"].value
+    for step in found.iterates:
+        assert torch.equal(step.value, value)
+        there = run().with_metaparameters({"weights": value})
+        expected = engine.metagradient(there, routines.output, witness=False)
+        assert step.scores["objective"]["loss"] == pytest.approx(expected.output, rel=1e-12)
+        assert step.losses == expected.losses.tolist()
+        if step.metagradient is not None:
+            assert torch.equal(step.metagradient, expected["weights"])
+            value = (value - 0.2 * step.metagradient.sign()).clamp(min=0)
+    assert len(found.iterates) == 3
+
+
+def test_the_trained_model_is_that_of_the_chosen_iterate():
+    """Its loss on the split that chose is the one that was reported, and the lowest."""
+    outputs = {"objective": routines.output, "validation": held_out}
+
+    found = engine.descend(run(), outputs, check=False, outer=SIGN)
+
+    losses = [step.scores["validation"]["loss"] for step in found.iterates]
+    assert found.chosen == losses.index(min(losses))
+    with torch.no_grad():
+        assert float(held_out(found.model())) == losses[found.chosen]
+    assert torch.equal(found.value, found.iterates[found.chosen].value)
+
+
+def test_a_store_holds_the_states_between_segments_and_changes_no_bit(tmp_path):
+    """Also one in which an earlier call has left its states."""
+    settings = {"check": False, "outer": SIGN, "replay": {"steps_per_segment": 7}}
+    in_memory = engine.descend(run(), routines.output, **settings)
+
+    for _ in range(2):
+        stored = engine.descend(run(), routines.output, store=tmp_path / "states", **settings)
+
+        assert all(
+            torch.equal(one.value, other.value) and one.scores == other.scores
+            for one, other in zip(in_memory.iterates, stored.iterates, strict=True)
+        )
+    assert (tmp_path / "states" / "zarr.json").exists()
+
+
+def test_what_is_shown_says_what_happened_in_a_line():
+    """No tensor is written out."""
+    found = engine.descend(run(), routines.output, check=False, outer=SIGN)
+
+    for shown in (repr(found), *map(repr, found.iterates)):
+        assert "\n" not in shown
+        assert "tensor" not in shown
+    assert "2 outer steps; chosen" in repr(found)
+    assert "objective loss" in repr(found)
+
+
+def test_a_run_that_the_preflight_refuses_does_not_begin():
+    """As for ``mgd run``; advise goes on."""
+
+    def detached(model, batch):
+        return routines.loss(model, batch) * model[0].weight.detach().square().mean()
+
+    with pytest.raises(UntrustworthyError, match="preflight"):
+        engine.descend(routines.routine(loss=detached), routines.output, outer=SIGN)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: engine.descend(run()), "A Routine does not say.*Hand in its output"),
+        (lambda: engine.descend(run(), {"validation": held_out}), "'objective' is differentiated"),
+        (lambda: engine.descend(run(), held_out), "masked-sign, which moves counts.*'sign'"),
+        (lambda: engine.descend(run(), held_out, training={}), "no setting 'training'"),
+        (lambda: engine.descend(run(), held_out, outer={"steps": 1}), "steps"),
+        (lambda: engine.descend(run(), held_out, replay={"arity": 1}), "arity"),
+        (lambda: engine.descend(small(), held_out), "outputs are given beside a DescentRecipe"),
+        (lambda: engine.descend("digits-attribution"), "of kind attribution, which is no descent"),
+        (lambda: engine.descend(3), "asked of a int"),
+        (lambda: engine.descend("digits-selection", traning={}), "traning"),
+    ],
+    ids=lambda each: None if callable(each) else each[:20],
+)
+def test_what_cannot_be_meant_is_refused_in_words(ask, message):
+    """Before anything is trained."""
+    with pytest.raises(ConfigurationError, match=message):
+        ask()
+
+
+def test_a_problem_brings_splits_and_metrics():
+    """The one who calls names groups of a recipe; labels, metrics and splits are the problem's."""
+    points, labels = routines.examples(90, dtype=torch.float32)
+    model = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3))
+    problem = engine.Problem(
+        model=model,
+        loss=routines.loss,
+        train=(points[:50], labels[:50]),
+        objective=(points[50:], labels[50:]),
+        metrics={"accuracy": lambda model, batch: (model(batch[0]).argmax(1) == batch[1]).float()},
+    )
+
+    found = engine.descend(
+        problem,
+        check=False,
+        training={"num_steps": 10, "batch_size": 10, "learning_rate": 0.1},
+        metaparameters={"name": "weights"},
+        outer=SIGN,
+    )
+
+    assert {"objective", "validation", "test"} == found.iterates[0].scores.keys()
+    assert 0 <= found.iterates[0].scores["test"]["accuracy"] <= 1
+    assert found.value.shape == (50,)
+
+
+def test_settings_change_the_groups_of_a_recipe():
+    """What is not named stays as the recipe has it."""
+    recipe = small("preflight=advise")
+
+    found = engine.descend(recipe, check=False, outer={"num_steps": 1})
+
+    assert len(found.iterates) == 2
+    built = build_problem(recipe)
+    expected = engine.metagradient(built.routine, built.output, witness=False)["counts"]
+    assert torch.equal(found.iterates[0].metagradient, expected)
