@@ -69,6 +69,7 @@ def small_store(tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LIGHT, ids=" ".join)
 def test_a_command_that_computes_nothing_loads_no_torch(command, small_store):
     """Whoever looks at a run or mistypes a setting waits for neither torch nor a server."""
@@ -121,6 +122,7 @@ def test_public_names_are_few():
     assert len(set(engine.__all__) - known) <= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=relative)
 def test_shipped_recipe_is_valid(path):
     """A recipe that a user copies must not be refused at once."""

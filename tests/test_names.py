@@ -90,6 +90,7 @@ def test_every_name_in_a_document_exists(path):
     assert dead(words_of(path), path.parent) == []
 
 
+@pytest.mark.slow
 def test_every_name_in_a_docstring_exists():
     """As in documents; they are what help() shows."""
     found = {str(path.relative_to(ROOT)): dead(words_of(path), path.parent) for path in MODULES}

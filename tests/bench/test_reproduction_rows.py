@@ -16,6 +16,7 @@ from tests.bench.bench_reproductions import (
 from tests.bench.reproduction_rows import ROWS, Row, above, at_least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_each_run_of_a_row_is_one_that_its_recipe_allows(name):
     """An hour into the table is too late; and no run has a seed that chose settings."""

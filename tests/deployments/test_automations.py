@@ -37,6 +37,7 @@ def trigger(automation):
     return EventTrigger.model_validate(automation.trigger.model_dump(mode="json"))
 
 
+@pytest.mark.slow
 def test_deployments_carry_the_tag():
     """The automation and the deployments agree only by a word."""
     tags = [deploying.recipe_deployment(name, target("process")).tags for name in list_recipes()]

@@ -69,12 +69,14 @@ def flowers(tmp_path):
     return recipe
 
 
+@pytest.mark.slow
 def test_names_of_the_command_are_those_of_the_registry():
     """The command knows them without loading Prefect."""
     assert list(registry.HOUSEKEEPING) == list(command.HOUSEKEEPING)
     assert command.shipped() == [*SHIPPED, *registry.HOUSEKEEPING]
 
 
+@pytest.mark.slow
 @each_kind
 @each_name
 def test_parameters_fit_the_flow(name, kind):
@@ -103,6 +105,7 @@ def test_parameters_are_the_recipe_on_the_pools_device(name, kind):
     assert validated["recipe"] == shipped.model_copy(update={"training": training})
 
 
+@pytest.mark.slow
 @each_recipe
 def test_only_what_the_file_says_becomes_a_parameter(name):
     """Defaults stay those of the code that runs, which may be newer than the deployment."""

@@ -32,6 +32,7 @@ def test_script_exists(module):
     assert importlib.util.find_spec(module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"'descent/([\w-]+)'", COMMANDS))))
 def test_deployment_exists(name):
     """A command about a deployment that is not there ends in an error that names no remedy."""

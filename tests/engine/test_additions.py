@@ -77,6 +77,7 @@ def outcomes(tmp_path_factory):
     return dict(json.loads(line) for line in run.stdout.splitlines() if line.startswith("["))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ADDITIONS)
 def test_an_addition_works_from_its_two_places(what, outcomes):
     """A third place that has to know of it shows here, and not after a run of hours."""

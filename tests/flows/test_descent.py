@@ -26,6 +26,7 @@ def finished(tmp_path_factory, prefect_server):
     return small(), store, descent(small(), store)
 
 
+@pytest.mark.slow
 def test_descent_takes_the_engines_metagradient_in_every_outer_step(finished):
     """Segments, stages and the store must not change a bit of what the engine computes."""
     recipe, store, record = finished
@@ -68,6 +69,7 @@ def test_run_leaves_its_report_beside_the_checkpoints(finished):
         assert record.digest in file.read()
 
 
+@pytest.mark.slow
 def test_second_run_uses_every_stage_again(finished):
     """The same settings are the same run: nothing that is finished is done twice."""
     recipe, store, record = finished
@@ -78,6 +80,7 @@ def test_second_run_uses_every_stage_again(finished):
     assert again.digest == record.digest
 
 
+@pytest.mark.slow
 def test_longer_run_goes_on_from_a_shorter_one(finished):
     """More outer steps are a natural wish after a look at the report: only those are new."""
     _, store, record = finished
@@ -88,6 +91,7 @@ def test_longer_run_goes_on_from_a_shorter_one(finished):
     assert longer.iterates[:2] == record.iterates[:2]
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_made_again_and_nothing_else(finished, tmp_path):
     """A cached record whose rows are gone must not be believed: zarr reads missing as fill."""
     _, original, record = finished
@@ -102,6 +106,7 @@ def test_damaged_checkpoint_is_made_again_and_nothing_else(finished, tmp_path):
     assert again.stages.total - again.stages.cached == 1
 
 
+@pytest.mark.slow
 def test_task_runs_have_names_that_say_what_they_did(finished):
     """The UI lists task runs by name: the outer step and the steps of the segment are in it."""
     recipe, store, _ = finished
@@ -122,6 +127,7 @@ def test_impossible_store_is_refused_before_training(tmp_path):
         descent(small(), str(blocked / "store"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "learning-rate"])
 def test_other_metaparameters_descend_with_a_torch_optimizer(kind, tmp_path):
     """Adam's moments travel from one outer step to the next through the store."""
@@ -139,6 +145,7 @@ def test_other_metaparameters_descend_with_a_torch_optimizer(kind, tmp_path):
     assert rows["outer_exp_avg"].abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["file", "s3"])
 def test_store_may_be_any_url(protocol, request, tmp_path):
     """Another machine reuses stages by the URL alone."""

@@ -60,6 +60,7 @@ def result(record):
     return [line for line in record.ending.summary if not line.startswith("Recipe: ")]
 
 
+@pytest.mark.slow
 def test_every_kind_ends_what_it_claimed_and_leaves_only_known_files(finished):
     """A file that the engine does not know for its own stays for ever."""
     store, records = finished
@@ -132,6 +133,7 @@ def test_every_kind_keeps_what_its_result_needs(store, finished, option):
         assert Path(store, "runs", run.name, "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_made_again_after_a_clean(store, finished, kind):
     """What was freed is computed again, with the same bits; a second time nothing is."""
@@ -204,6 +206,7 @@ def test_resume_and_show_refuse_an_empty_name(store):
         assert "names no run" in asked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_opened_as_the_object_that_it_was(finished, kind):
     """By its name alone; and what its result needs is in the store."""

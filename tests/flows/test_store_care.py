@@ -54,6 +54,7 @@ def own(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "own"), finished[1]
 
 
+@pytest.mark.slow
 def test_budget_stops_after_the_commit_and_says_how_to_go_on(stopped):
     """What was computed on rented machines must be there afterwards, and be used."""
     folder, message, found = stopped
@@ -73,6 +74,7 @@ def test_run_that_has_spent_its_budget_is_failed_with_the_reason(stopped):
     assert any(state.name == "Failed" and "budget.max_seconds" in state.message for state in states)
 
 
+@pytest.mark.slow
 def test_same_budget_again_buys_the_same_again(tmp_path):
     """Retry and a nightly schedule have the same parameters, and must get on all the same."""
     recipe = small("budget.max_seconds=1e-9")
@@ -83,6 +85,7 @@ def test_same_budget_again_buys_the_same_again(tmp_path):
     assert len(committed(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_larger_budget_is_the_same_run_and_goes_on(stopped):
     """A budget is no part of a run's name: finished stages are cached."""
     folder, _, before = stopped
@@ -94,6 +97,7 @@ def test_larger_budget_is_the_same_run_and_goes_on(stopped):
     assert record.recipe.budget.max_seconds == 1e6
 
 
+@pytest.mark.slow
 def test_bytes_stop_a_run_until_it_may_take_more(tmp_path):
     """A second start does not make the store smaller."""
     recipe = small("budget.max_bytes=1")
@@ -104,6 +108,7 @@ def test_bytes_stop_a_run_until_it_may_take_more(tmp_path):
     assert len(committed(tmp_path)) == 2  # the preflight writes no rows
 
 
+@pytest.mark.slow
 def test_stages_of_another_run_cost_nothing(own):
     """What is found in the store was paid for by whoever computed it."""
     folder, first = own
@@ -129,6 +134,7 @@ def test_wrong_limit_is_refused():
         with_budget(small(), max_seconds=0.0)
 
 
+@pytest.mark.slow
 def test_cleaned_run_keeps_its_result_and_can_be_repeated(own):
     """Freed states are made again, with the same bits, if somebody asks for them."""
     folder, record = own
@@ -150,6 +156,7 @@ def test_cleaned_run_keeps_its_result_and_can_be_repeated(own):
     assert descent(small(), store).digest == record.digest
 
 
+@pytest.mark.slow
 def test_show_tells_stages_and_what_they_took(own):
     """Who pays for GPUs wants to know what a run cost, and what was used again."""
     folder, record = own
@@ -173,6 +180,7 @@ def test_show_tells_stages_and_what_they_took(own):
     assert "0.0 GPU-seconds" in printed
 
 
+@pytest.mark.slow
 def test_show_of_an_unfinished_run_says_how_to_go_on(tmp_path):
     """A run that was interrupted is the one that is asked about most."""
     with pytest.raises(BudgetSpentError):

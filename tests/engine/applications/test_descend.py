@@ -22,6 +22,7 @@ def held_out(model):
     return cross_entropy(model(routines.examples(30, seed=2)[0]), routines.examples(30, seed=2)[1])
 
 
+@pytest.mark.slow
 def test_a_routine_descends_by_its_own_outputs():
     """Each step follows the metagradient that the one call finds there."""
     outputs = {"objective": routines.output, "validation": held_out}
@@ -54,6 +55,7 @@ def test_the_trained_model_is_that_of_the_chosen_iterate():
     assert torch.equal(found.value, found.iterates[found.chosen].value)
 
 
+@pytest.mark.slow
 def test_a_store_holds_the_states_between_segments_and_changes_no_bit(tmp_path):
     """Also one in which an earlier call has left its states."""
     settings = {"check": False, "outer": SIGN, "replay": {"steps_per_segment": 7}}
@@ -80,6 +82,7 @@ def test_what_is_shown_says_what_happened_in_a_line():
     assert "objective loss" in repr(found)
 
 
+@pytest.mark.slow
 def test_a_run_that_the_preflight_refuses_does_not_begin():
     """As for ``mgd run``; advise goes on."""
 
@@ -137,6 +140,7 @@ def test_a_problem_brings_splits_and_metrics():
     assert found.value.shape == (50,)
 
 
+@pytest.mark.slow
 def test_settings_change_the_groups_of_a_recipe():
     """What is not named stays as the recipe has it."""
     recipe = small("preflight=advise")

@@ -142,6 +142,7 @@ def test_seeded_block_covers_the_gpu_and_gives_its_generator_back():
     assert torch.equal(torch.cuda.get_rng_state(device), before)
 
 
+@pytest.mark.slow
 def test_environment_tells_kernels_of_one_capability_apart():
     """Libraries have variables and choices of their own, under which a replay makes other bits."""
     code = (

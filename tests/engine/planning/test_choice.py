@@ -50,6 +50,7 @@ def setting(*changes, costs=COSTS, memory=PLENTY):
     return Setting(tiny, build_problem(tiny), costs, memory, evaluation=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "replay",
     [
@@ -90,6 +91,7 @@ def test_steps_are_those_that_the_stages_run(tmp_path, monkeypatch, replay):
     assert counts == {"forward": found.forward_steps, "reverse": found.reverse_steps}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "update"),
     [
@@ -123,6 +125,7 @@ def test_bytes_are_those_that_the_stages_write(tmp_path, name, update):
     assert kept.written_bytes == written > 0
 
 
+@pytest.mark.slow
 def test_the_fastest_that_fits_is_chosen_and_less_memory_is_never_faster():
     """The one promise of a planner."""
     wide = setting(*kind("weights"), ("training", "num_steps", 60))
@@ -174,6 +177,7 @@ def build_device(tiny):
     return build_problem(tiny).routine.device
 
 
+@pytest.mark.slow
 def test_auto_is_resolved_once_and_kept_with_the_run(tmp_path):
     """A clock chooses, so a retry on another machine must not choose again."""
     tiny, store = recipe(*kind("weights"), ("replay", "schedule", "auto")), str(tmp_path)
@@ -198,6 +202,7 @@ def test_auto_is_resolved_once_and_kept_with_the_run(tmp_path):
     assert found.content == other.content
 
 
+@pytest.mark.slow
 def test_measured_plan_holds_what_the_command_prints(tmp_path):
     """Real measurements of the tiny recipe, and nothing left in the store."""
     tiny = recipe(*kind("weights"))

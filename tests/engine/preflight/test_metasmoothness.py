@@ -173,6 +173,7 @@ def test_definition_1_is_the_second_derivative_of_the_output_along_the_direction
     assert found.definition_1.spread is None
 
 
+@pytest.mark.slow
 def test_a_smooth_routine_scores_higher_than_a_chaotic_one():
     """ReLU at a rate far too high against GELU at a tenth of it: what the numbers are for."""
     inputs, labels = problems.examples(60)

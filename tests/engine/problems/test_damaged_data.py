@@ -170,6 +170,7 @@ def damaged(content, drawn):
     return drawn.choice(ways)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", READERS)
 def test_damaged_files_are_read_or_refused_in_one_message(kind, tmp_path):
@@ -193,6 +194,7 @@ def test_damaged_files_are_read_or_refused_in_one_message(kind, tmp_path):
     assert [message for message in refused if len(message) < 40] == []
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_far_more_than_it_is_is_refused():
     """A kilobyte that asks for gigabytes ends the process, and with it what others compute."""
     bomb = bz2.compress(b"\0" * 2**28 + b"\0" * 2**22)

@@ -103,6 +103,7 @@ def test_pictures_are_decoded_and_shown(tmp_path):
         assert made.data.names[place].endswith("ab"[red // 10 % 2])
 
 
+@pytest.mark.slow
 def test_texts_are_answered_with_their_label(tmp_path):
     """The label is what is learned; the text is masked out of the loss."""
     pytest.importorskip("transformers", reason="language models need the extra lm")

@@ -95,6 +95,7 @@ def test_groups_of_ones_own_have_weights(tmp_path):
         build_problem(own(tmp_path, changes=[*changes, "metaparameters.groups=site"]))
 
 
+@pytest.mark.slow
 def test_start_is_seeded_by_the_run_and_is_part_of_the_keys(tmp_path):
     """Another seed is another start; so is another initialization in the source."""
     one, same, other = (

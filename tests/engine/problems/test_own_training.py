@@ -79,6 +79,7 @@ def own(tmp_path, problem=PROBLEM, changes=()):
     return load_recipe(write_problem(tmp_path, problem, RECIPE), [*changes])
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_are_those_of_the_run(tmp_path):
     """A sampler without a generator draws under the run's seed; another seed is another order."""
     routine = build_problem(own(tmp_path)).routine
@@ -115,6 +116,7 @@ UNSEEN = {
 """Parts that depend on something that no digest of the source sees."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", UNSEEN.values(), ids=UNSEEN)
 def test_another_part_is_another_key_whatever_it_comes_from(problem, tmp_path, monkeypatch):
     """The source and the recipe are the same, so only the bits of the part tell the runs apart."""
@@ -143,6 +145,7 @@ EDITED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", EDITED.values(), ids=EDITED)
 def test_another_function_is_another_key(problem, tmp_path):
     """By the digest of the source."""

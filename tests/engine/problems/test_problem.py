@@ -138,6 +138,7 @@ def test_scalars_start_from_the_recipes_numbers():
     assert numbers == pytest.approx({"momentum": 0.9, "label_smoothing": 0.1}, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["group-weights", "inputs", "initial-parameters"])
 def test_kind_at_its_start_trains_the_run_without_it(name):
     """z_0 of every kind is plain training: to the bit, or to the rounding of weights of 1."""

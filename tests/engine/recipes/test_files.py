@@ -18,6 +18,7 @@ def write(folder, text, name="own.yaml"):
     return str(path)
 
 
+@pytest.mark.slow
 def test_shipped_recipes_load():
     """They are what the README runs; the main job is among them."""
     recipes = list_recipes()

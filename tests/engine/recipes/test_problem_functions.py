@@ -200,6 +200,7 @@ def test_schema_of_a_form_has_a_typed_field_for_each_argument(tmp_path):
     assert "Args" not in table["description"]
 
 
+@pytest.mark.slow
 def test_every_shipped_problem_has_a_form():
     """Without torch, as a deployment is made."""
     for name in shipped_problems():

@@ -22,6 +22,7 @@ def expected():
     return metagradient(routines.routine(), routines.output)["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [None, "memory", "path"])
 @pytest.mark.parametrize("schedule", BITS)
 def test_auto_gives_the_bits_of_every_schedule(expected, schedule, place, tmp_path):

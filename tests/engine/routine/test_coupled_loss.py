@@ -35,6 +35,7 @@ def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_metagradient_is_that_of_autograd_and_of_central_differences(kind):
     """Pairs are each other's negatives, so each weight acts on the losses of all others too."""
@@ -144,6 +145,7 @@ def test_batched_runs_are_those_of_the_loop():
         torch.testing.assert_close(found["params"], expected["params"], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_twin_in_another_number_format_stays_coupled():
     """As an ordinary loss it would inject each candidate among other candidates."""
     twin, output = exact_twin(pairs.routine(COUNTS), pairs.output(), torch.float32)

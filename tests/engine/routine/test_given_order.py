@@ -188,6 +188,7 @@ def bag_loss(model, batch):
     return nn.functional.cross_entropy(model(batch["ids"]), batch["labels"], reduction="none")
 
 
+@pytest.mark.slow
 def test_samples_of_variable_length_are_collated():
     """Padded batch by batch, as a loader does; padded all together they give the same numbers."""
     data = Sequences()

@@ -28,6 +28,7 @@ def outcomes():
     return json.loads(found.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORK)
 def test_plain_meaning_works(name, outcomes):
     """Honest forms of the same run, whose meaning nobody can mistake, give the same numbers."""

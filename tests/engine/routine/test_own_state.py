@@ -290,6 +290,7 @@ def test_every_way_to_reverse_carries_the_state(name, options):
     assert float((found - expected).norm() / expected.norm()) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_preflight_knows_the_state(name):
     """Its twins, in float64 and shorter, keep and move it too."""

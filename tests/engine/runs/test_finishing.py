@@ -185,6 +185,7 @@ def test_repeated_start_computes_nothing_and_changes_nothing(tmp_path, clock):
     assert not list((tmp_path / "runs" / RUN).glob("starts/*"))
 
 
+@pytest.mark.slow
 def test_lost_report_is_written_again(tmp_path, clock):
     """With the figures of the run, and not those of the start that wrote it."""
     store = str(tmp_path)
@@ -196,6 +197,7 @@ def test_lost_report_is_written_again(tmp_path, clock):
     assert b"took 20.0, computing 20.0" in read_bytes(url(store, "report.html"))
 
 
+@pytest.mark.slow
 def test_other_result_replaces_the_record(tmp_path, clock):
     """E.g. of a larger budget: nothing was computed, and the settings are others all the same."""
     store = str(tmp_path)
@@ -210,6 +212,7 @@ def test_other_result_replaces_the_record(tmp_path, clock):
     assert (record.seconds, record.ending.starts) == (20.0, 1)
 
 
+@pytest.mark.slow
 def test_all_starts_are_counted(tmp_path, clock):
     """A killed start says nothing of its end; it lasted until the last stage that it committed."""
     store = str(tmp_path)
@@ -268,6 +271,7 @@ def change_engine(store, clock):
     return run
 
 
+@pytest.mark.slow
 def test_engine_change_does_not_keep_both_sets(tmp_path, clock):
     """The old stages are found by no run any more, and would never be freed."""
     store = str(tmp_path)
@@ -293,6 +297,7 @@ def test_bytes_of_older_stages_are_no_part_of_a_budget(tmp_path, clock):
     assert budget.spent.seconds == 40.0
 
 
+@pytest.mark.slow
 def test_older_stages_stay_while_an_older_engine_is_at_work_on_them(tmp_path, clock):
     """Two versions may be at work on one run; neither may take the ground from under the other."""
     store = str(tmp_path)
@@ -307,6 +312,7 @@ def test_older_stages_stay_while_an_older_engine_is_at_work_on_them(tmp_path, cl
     assert {each.key for each in read_claims(store, RUN)} == {key("z0"), key("t0")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"ending": 3}', b'{"ending": {}}'])
 def test_damaged_record_is_written_anew(tmp_path, clock, content):
     """And until then the run is one that can go on."""

@@ -73,6 +73,7 @@ def kept(tmp_path):
     return recipe, str(tmp_path), run_name(recipe)
 
 
+@pytest.mark.slow
 def test_every_text_of_a_recipe_is_known_to_name_a_place_or_none():
     """A new setting with a URL would otherwise be believed."""
     models = [arguments_of(find_function(name, None)) for name in shipped_problems()]
@@ -173,6 +174,7 @@ def test_changed_recipe_is_not_that_of_its_run(group, name, value, reason, kept)
         read_recipe(store, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "changes", "named"),
     [
@@ -204,6 +206,7 @@ def test_place_of_a_stored_recipe_has_to_be_confirmed(recipe, changes, named):
         check_places(hostile, "run", "s3://bucket/store")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["digits-selection", "text-selection", "datacomp-small", "fashion-smooth-search"]
 )
@@ -221,6 +224,7 @@ def test_run_is_not_found_by_an_empty_name(kept):
         find_run(store, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [

@@ -137,6 +137,7 @@ ALL = set(BEFORE)
 AFTER_UPDATE = {"update 0", "update 1"} | {name for name in ALL if name.split()[1] == "1"}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.dictionaries(st.sampled_from(sorted(INNER)), st.none(), min_size=1, max_size=3))
 def test_inner_settings_rename_every_stage(chosen):
@@ -146,6 +147,7 @@ def test_inner_settings_rename_every_stage(chosen):
     assert differing(chain(recipe, borders=segments(TINY)), BEFORE) == ALL
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.dictionaries(st.sampled_from(sorted(OUTER)), st.none(), min_size=1, max_size=3))
 def test_outer_settings_rename_the_updates_and_what_follows_them(chosen):
@@ -155,6 +157,7 @@ def test_outer_settings_rename_the_updates_and_what_follows_them(chosen):
     assert differing(chain(recipe), BEFORE) == AFTER_UPDATE
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.dictionaries(st.sampled_from(sorted(COST)), st.none(), min_size=1, max_size=4))
 def test_settings_of_cost_rename_nothing(chosen):
@@ -164,6 +167,7 @@ def test_settings_of_cost_rename_nothing(chosen):
     assert differing(chain(recipe), BEFORE) == set()
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(ALL)))
 def test_other_bits_of_a_stage_rename_what_depends_on_it(name):

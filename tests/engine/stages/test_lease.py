@@ -79,6 +79,7 @@ def test_who_waits_is_told_that_the_stage_is_finished(folder):
     assert len(asked) == 3
 
 
+@pytest.mark.slow
 def test_living_owner_is_not_given_up(folder, impatient):
     """A stage may take hours; renewals say that its owner is alive."""
     waited = []

@@ -59,6 +59,7 @@ INNER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", INNER, ids=lambda change: ".".join(change[:-1]))
 def test_key_changes_with_every_inner_setting(change):
     """A changed learning rate must never reuse a state that another one made."""

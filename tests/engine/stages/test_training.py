@@ -260,6 +260,7 @@ def test_state_of_a_torch_optimizer_survives_between_updates(update, store):
     assert torch.allclose(commits.read_rows(store, value)["value"], expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_update_uphill_is_the_mirror_image_of_one_downhill(store):
     """An audit asks how much a set-up can hurt; the sign of the move is all that differs."""
     tiny = recipe(*kind("weights"), ("outer", "update", "sign"), ("outer", "step_size", 0.25))

@@ -199,6 +199,7 @@ def test_a_frozen_batch_normalization_goes_through_in_shards():
     assert float((first - second).norm() / second.norm()) < 1e-12
 
 
+@pytest.mark.slow
 def test_check_knows_shards():
     """Twins have batches of their own, which must have shards as well."""
     assert engine.check(run(), routines.output).verdict != "refuse"

@@ -28,6 +28,7 @@ def test_version_is_that_of_the_package():
     assert result.stdout.startswith("mgd 0.")
 
 
+@pytest.mark.slow
 def test_recipes_lists_what_run_takes():
     """A user looks here for names to run."""
     result = runner.invoke(app, ["recipes"])

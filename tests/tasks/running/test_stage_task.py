@@ -31,6 +31,7 @@ def test_every_stage_has_one_task():
     assert sorted(stage_name(each) for each in FOUND.values()) == sorted(STAGE_KINDS)
 
 
+@pytest.mark.slow
 @named
 def test_a_task_says_what_its_stage_says(place):
     """Name, words and parameters come from the engine; JSON takes the place of the run."""
@@ -57,6 +58,7 @@ def test_tasks_have_keys_of_their_own():
     assert len({each.task_key for each in FOUND.values()}) == len(FOUND)
 
 
+@pytest.mark.slow
 def test_tasks_travel_to_a_process_that_has_loaded_nothing(tmp_path):
     """Dask and Ray hand a task to a worker as it is pickled here; the worker imports the rest."""
     (tmp_path / "tasks").write_bytes(cloudpickle.dumps([FOUND[place] for place in sorted(FOUND)]))

@@ -74,6 +74,7 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
     assert float((gradient * direction).sum()) == pytest.approx(difference, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "replay",
     [
@@ -125,6 +126,7 @@ def test_a_cap_on_memory_holds_for_canaries(problem):
         pixel_gradient(asked, problem, first_canaries(problem, 6), draw_inside(6, 0), 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [move_canaries, reverse_segment, preflight])
 def test_how_a_step_is_reversed_is_part_of_the_key(stage):
     """It moves the last digits, and one key has one set of bits."""

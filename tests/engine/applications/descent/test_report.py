@@ -191,6 +191,7 @@ def test_figures_are_images_wide_enough_for_the_page(kind):
     assert all(500 < size_of(figure.image)[1] < 1000 for figure in drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows", "fields"),
     [
@@ -242,6 +243,7 @@ def test_figures_can_be_drawn_from_unusual_curves(kind, rows, fields):
     assert len(figures(make_record(rows, kind=kind), make_curves(kind, **fields))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_page_holds_its_images_and_refers_to_nothing_outside(kind):
     """A report is read offline and mailed, and opening it must not tell anyone."""
@@ -254,6 +256,7 @@ def test_page_holds_its_images_and_refers_to_nothing_outside(kind):
     assert not re.search(r"https?://|url\(|@import|<script|<link", page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_place_that_the_page_leads_to_is_there_once(kind):
     """And every image says what it shows to whoever cannot see it."""
@@ -349,6 +352,7 @@ def test_page_shows_every_setting_with_its_dotted_key():
     assert shown["outer.update"] == "masked-sign"
 
 
+@pytest.mark.slow
 def test_page_says_how_the_run_was_made():
     """Whoever doubts a number finds the stages that made it, and what its bits depend on."""
     page = render(make_record())

@@ -25,6 +25,7 @@ def passages(source, *texts):
 TEXTS = Texts.of({"train": passages("it", "uno", "due") + passages("de", "<eins>", "zwei", "drei")})
 
 
+@pytest.mark.slow
 def test_two_outer_steps_help_the_task_by_its_own_source(tmp_path):
     """Better than all data and than as many candidates at random, on text that Python has."""
     recipe = DescentRecipe.model_validate(

@@ -15,6 +15,7 @@ def checked(verdict):
     return make_record().model_copy(update={"checks": CheckReport.of([found])})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", Verdict)
 def test_page_has_a_row_for_each_check(verdict):
     """With figure, limit, cause and remedy, in a colour of its own where it did not pass."""

@@ -131,6 +131,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path):
     """Order, padding, token counts, groups of decay, rates, clipping and accumulation at once."""
@@ -221,6 +222,7 @@ def doubled(model, batch):
     return 2 * nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
 
 
+@pytest.mark.slow
 def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path):
     """Without it the Trainer is refused; with it its steps are those of the Trainer."""
     trainer = trainer_of(tmp_path, bert(), kind, base=OwnLoss)

@@ -93,6 +93,7 @@ def test_too_few_pairs_are_refused_with_the_sizes(tmp_path):
         load(shards(tmp_path, 10))
 
 
+@pytest.mark.slow
 @needs_fashion
 def test_captions_of_fashion_mnist_name_the_class_and_wrong_ones_another():
     """The recipe's AUC is that of captions which name another class than the picture's."""

@@ -46,6 +46,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 def test_every_form_of_the_same_rows_is_the_same_problem(tmp_path):
     """Names of the fields are not learned."""
     found = {name: built(lines(tmp_path / f"{name}.jsonl", rows)) for name, rows in FORMS.items()}
@@ -53,6 +54,7 @@ def test_every_form_of_the_same_rows_is_the_same_problem(tmp_path):
     assert len({each.data.fingerprint for each in found.values()}) == 1
 
 
+@pytest.mark.slow
 def test_csv_and_parquet_are_read_too(tmp_path):
     """The file is what its content is."""
     arrow = pytest.importorskip("pyarrow", reason="tables need the extra parquet")

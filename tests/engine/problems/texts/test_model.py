@@ -54,6 +54,7 @@ def instruction_recipe(folder, pretrained, **language):
     return tiny_recipe(folder, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["counts", "weights"])
 @pytest.mark.parametrize("language", MODELS.values(), ids=MODELS)
 def test_metagradient_equals_both_oracles(tmp_path, language, kind):
@@ -74,6 +75,7 @@ def test_metagradient_equals_both_oracles(tmp_path, language, kind):
     assert (found != 0).all()
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained(tmp_path):
     """Then a state is as small as they are, and every one of them moves."""
     full, few = (
@@ -141,6 +143,7 @@ def test_prompts_are_context_and_not_learned(tmp_path):
     assert changed == [row]
 
 
+@pytest.mark.slow
 def test_a_pretrained_folder_is_trained_by_adapters(tmp_path, pretrained):
     """The recipe for instruction tuning, on a tiny model, passes every check of a first step."""
     problem = build_problem(instruction_recipe(tmp_path, pretrained))
@@ -156,6 +159,7 @@ def test_a_pretrained_folder_is_trained_by_adapters(tmp_path, pretrained):
     assert (found != 0).any()
 
 
+@pytest.mark.slow
 def test_key_of_a_stage_knows_pretrained_weights(tmp_path, pretrained):
     """With adapters the base is in no state, so its bits must be in the key."""
     import transformers
