@@ -266,7 +266,7 @@ refused("hops is 2, but schedule is k-ary", replay={"hops": 2})
     ),
     "a model": Addition(
         entry=(
-            "recipes/model.py",
+            "recipes/arguments/model.py",
             {
                 '    MLP = "mlp"\n': '    LINEAR = "linear"\n',
                 '    """Architecture."""\n': (
@@ -285,7 +285,7 @@ import math
 from torch import nn
 
 from engine.models.base import Model
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 
 def _features(

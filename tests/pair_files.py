@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from engine.problems.pairs.shards import read_files
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
 

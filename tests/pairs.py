@@ -8,8 +8,8 @@ from engine.metaparameters.base import Metaparameter
 from engine.problems.pairs.captions import BEGIN, END
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.towers import TwoTowers, build_towers
-from engine.recipes.model import ModelConfig, ModelName
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import ModelConfig, ModelName
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.routine.outputs import MeanLoss
 
 CONFIG = ContrastiveConfig(

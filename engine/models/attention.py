@@ -1,10 +1,10 @@
 """Attention by torch's fused kernels, with an exact second derivative in linear memory.
 
 A run puts it in the place of ``torch.nn.functional.scaled_dot_product_attention`` while it calls a
-model (``engine.routine.operations``), so torch's own layers and the models of ``transformers`` have
-it without being changed. The formula is in ``engine.models.attention_blocks``. A compiled step
-keeps torch's math kernel: torch 2.13 compiles no function of autograd whose derivative is another
-one under ``torch.func.grad``.
+model (``engine.routine.module.operations``), so torch's own layers and the models of
+``transformers`` have it without being changed. ``engine.models.attention_blocks`` has the formula.
+A compiled step keeps torch's math kernel: torch 2.13 compiles no function of autograd whose
+derivative is another one under ``torch.func.grad``.
 """
 
 import logging

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 Features = Callable[[ModelConfig, tuple[int, ...], int], tuple[nn.Module, int]]
 """Maps (settings, shape of one example, number of logits) to everything before the head, and the

@@ -13,8 +13,8 @@ from torch import nn
 from engine.errors import ConfigurationError
 from engine.models.base import Model
 from engine.models.parts import Classifier
+from engine.recipes.arguments.model import ModelConfig, ModelName
 from engine.recipes.members import find_member
-from engine.recipes.model import ModelConfig, ModelName
 
 
 def model_of(name: ModelName) -> Model:

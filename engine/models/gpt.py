@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.base import Model
 from engine.models.transformer import body, check_heads
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 
 def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from engine.errors import ConfigurationError
 from engine.models.base import Model
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 
 def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from engine.models.base import Model
 from engine.models.parts import linear
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 
 def _features(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.recipes.model import Activation, ModelConfig, Norm, NormPosition, Pooling
+from engine.recipes.arguments.model import Activation, ModelConfig, Norm, NormPosition, Pooling
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     Activation.GELU: nn.GELU,

@@ -13,7 +13,7 @@ from engine.models.parts import (
     dropout,
     residual_pair,
 )
-from engine.recipes.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelConfig, Norm
 
 
 def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:

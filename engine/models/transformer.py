@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.attention import attention
 from engine.models.parts import ACTIVATIONS, dropout, normalization
-from engine.recipes.model import ModelConfig, NormPosition
+from engine.recipes.arguments.model import ModelConfig, NormPosition
 
 _INITIAL_SCALE = 0.02
 """Standard deviation of initial weights, as in GPT-2."""

@@ -24,10 +24,10 @@ from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
 from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import at_steps
-from engine.recipes.model import ModelConfig
-from engine.recipes.pairs import ContrastiveConfig
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
 from engine.routine.optimizers import make_optimizer

@@ -13,8 +13,8 @@ from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.replay.plain_training import evaluate, train
 from engine.routine.intake import direction_from, point_from
+from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import in_format, output_in_format
-from engine.routine.operations import without_checkpointing
 from engine.routine.routine import Routine
 from engine.step.step import traced_step
 from engine.types import Metaparams, Output

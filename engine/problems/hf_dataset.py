@@ -22,8 +22,8 @@ from engine.problems.passage import Passage
 from engine.problems.splits import Examples
 from engine.problems.table import Wanted, rows_problem
 from engine.problems.user_models import model_maker
-from engine.recipes.model import ModelConfig
-from engine.recipes.text import LanguageConfig, LanguageModelConfig, TextConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, TextConfig
 from engine.routine.outputs import classification_scores
 
 _HELD_OUT = ("validation", "valid", "dev")

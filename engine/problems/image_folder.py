@@ -14,7 +14,7 @@ from engine.problems.base import Problem
 from engine.problems.pairs.pictures import UnusableError, decode, read_picture
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
-from engine.recipes.model import ModelConfig
+from engine.recipes.arguments.model import ModelConfig
 from engine.routine.outputs import classification_scores
 from engine.storage.listing import list_tree, relative_paths
 from engine.storage.reading import data_errors, open_data, read_data

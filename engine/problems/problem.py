@@ -25,9 +25,9 @@ from engine.problems.own_training import (
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
+from engine.recipes.code.user_code import own_line
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
-from engine.recipes.user_code import own_line
 from engine.routine.coupled_loss import CoupledLoss
 from engine.routine.outputs import MeanLoss
 from engine.routine.own_state import Own, told_state

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.base import Metric
-from engine.recipes.user_code import own_line
+from engine.recipes.code.user_code import own_line
 from engine.routine.outputs import batches_of
 from engine.types import Loss
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from engine.recipes.data import DataConfig, DataName, Target
-from engine.recipes.model import ModelConfig
-from engine.recipes.pairs import ContrastiveConfig
-from engine.recipes.text import LanguageConfig, LanguageModelConfig, Passages, TextConfig
+from engine.recipes.arguments.data import DataConfig, DataName, Target
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, Passages, TextConfig
 from engine.secret_urls import SafeUrl
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ def image_text(
 
 
 def _classes(given: dict[str, Any], name: DataName) -> "Problem":
-    from engine.problems.classes import classes_problem
+    from engine.problems.classes.problem import classes_problem
 
     return classes_problem(_part(DataConfig, given, name=name), given["model"])
 

@@ -20,8 +20,8 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
-from engine.recipes.data import Target
-from engine.recipes.model import ModelConfig
+from engine.recipes.arguments.data import Target
+from engine.recipes.arguments.model import ModelConfig
 from engine.routine.outputs import classification_scores
 from engine.storage.reading import read_data
 from engine.types import Batch

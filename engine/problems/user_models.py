@@ -10,8 +10,8 @@ from torch import nn
 from engine.errors import ConfigurationError
 from engine.models.build import build_model, check_model
 from engine.numerics.determinism import seeded
-from engine.recipes.model import ModelConfig
-from engine.recipes.user_code import load_object
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.code.user_code import load_object
 
 
 def model_maker(

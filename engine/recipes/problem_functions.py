@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from engine.errors import ConfigurationError
+from engine.recipes.code.user_code import load_module, source_digests
 from engine.recipes.explain import explained
 from engine.recipes.settings import Settings
-from engine.recipes.user_code import load_module, source_digests
 from engine.secret_urls import refuse_secrets
 
 SHIPPED = "engine.problems.shipped"

@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError, UndifferentiableError
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.replay import StepPath
-from engine.routine.batch_norm import BUFFERS
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.numerics.fingerprint import state_fingerprint
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step, seed_adjoint
-from engine.routine.batch_norm import without_buffers
+from engine.routine.module.batch_norm import without_buffers
 from engine.routine.routine import Routine
 from engine.schedules.trees import Forward
 from engine.step.coupled_pieces import pull_in_pieces

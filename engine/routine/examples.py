@@ -329,3 +329,14 @@ def _detached(leaf: Any) -> Any:  # noqa: ANN401
 
 def _moved(leaf: Any, device: torch.device) -> Any:  # noqa: ANN401
     return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+
+def rows_of(batch: Batch, rows: slice, count: int) -> Batch:
+    """Return some rows of every tensor of a batch that has one for each of ``count`` examples."""
+
+    def cut(leaf: object) -> object:
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count:
+            return leaf[rows]
+        return leaf
+
+    return tree_map(cut, batch)

@@ -18,7 +18,7 @@ from engine.numerics.determinism import refuse_meta
 from engine.recipes.replay import StepPath
 from engine.routine import optimizers as optim
 from engine.routine.examples import examples_from
-from engine.routine.modules import model_from
+from engine.routine.module.modules import model_from
 from engine.routine.optimizer import Optimizer
 from engine.types import Metaparams
 

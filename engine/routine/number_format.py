@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from engine.routine.binding import copied
 from engine.routine.coupled_loss import CoupledLoss, coupled
-from engine.routine.operations import without_checkpointing
+from engine.routine.module.binding import copied
+from engine.routine.module.operations import without_checkpointing
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Batch, Output

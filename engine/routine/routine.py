@@ -14,20 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
 from engine.recipes.replay import StepPath
-from engine.routine.batch_norm import BUFFERS, RunningStatistics, without_buffers
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import coupled
-from engine.routine.held_module import HeldModule, Params
+from engine.routine.examples import rows_of
 from engine.routine.in_a_line import in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term
-from engine.routine.modules import Called
+from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, without_buffers
+from engine.routine.module.held_module import HeldModule, Params
+from engine.routine.module.modules import Called
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, takes
 from engine.routine.validate import refuse_misfits
@@ -353,8 +353,7 @@ class Routine(HeldModule):
     def loss_module(self) -> nn.Module:
         """Model and loss as one module: maps a batch to per-example losses.
 
-        Its parameters' names begin with ``model.``. It is made once, because a compiler knows a
-        module by its identity.
+        Its parameters' names begin with ``model.``. It is made once: compilers go by identity.
         """
         return Called(self.model, self.loss)
 
@@ -388,7 +387,7 @@ class Routine(HeldModule):
         if term.whole is None:
             return batch
         rows = slice(term.start, term.start + len(term.indices))
-        return tree_map(lambda leaf: leaf[rows] if _has_rows(leaf, len(indices)) else leaf, batch)
+        return rows_of(batch, rows, len(indices))
 
     def _example_tensors(self) -> list[Tensor]:
         columns = self.examples if isinstance(self.examples, tuple) else ()
@@ -399,7 +398,3 @@ class Routine(HeldModule):
                 "of every tensor. Give inputs and labels of the same number."
             )
         return [column for column in columns if isinstance(column, Tensor)]
-
-
-def _has_rows(leaf: object, count: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import UndifferentiableError
-from engine.routine.batch_norm import BUFFERS
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.errors import UndifferentiableError
 from engine.recipes.replay import StepPath
-from engine.routine.batch_norm import BUFFERS, without_buffers
+from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_gradient, is_active, term_gradient

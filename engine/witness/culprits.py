@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.numerics.determinism import generator
-from engine.routine.binding import Binding
+from engine.routine.module.binding import Binding
 from engine.routine.routine import Routine
 from engine.types import State
 from engine.witness.finite_differences import compare, directions

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.loss_terms import Term
+from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers, convert
-from engine.routine.operations import without_checkpointing
 from engine.routine.routine import Routine
 from engine.step.products import named_refusals
 from engine.types import Metaparams, State

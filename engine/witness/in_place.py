@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
-from engine.routine.batch_norm import BUFFERS
 from engine.routine.loss_terms import Term
-from engine.routine.operations import grouped_products
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.operations import grouped_products
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
-from engine.routine.batch_norm import BUFFERS
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.number_format import output_in_format
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from engine.errors import WitnessError
 from engine.numerics.determinism import seeded
-from engine.routine.batch_norm import BUFFERS
-from engine.routine.operations import grouped_products
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.operations import grouped_products
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State

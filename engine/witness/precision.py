@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import ConfigurationError
-from engine.routine.modules import LOW_PRECISION
+from engine.routine.module.modules import LOW_PRECISION
 from engine.routine.routine import Routine
 from engine.types import Metaparams
 from engine.witness.in_place import nothing_moves

@@ -19,9 +19,9 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.numerics.determinism import deterministic, generator
 from engine.numerics.shown import shown_fields
-from engine.routine.batch_norm import BUFFERS
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.step.products import entering
 from engine.step.step import plain_step

@@ -12,11 +12,16 @@ import typer
 
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
 from flows.cli.options import (
+    AgeOption,
     BytesOption,
     ChangesOption,
     DebugOption,
+    GraceOption,
+    IntermediateOption,
     JsonOption,
+    KeepOption,
     RecipeArgument,
+    RunsOption,
     SecondsOption,
     StoreOption,
     TrustOption,
@@ -337,25 +342,11 @@ def export(  # noqa: PLR0913 (the options of one command)
 @app.command()
 def clean(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
-    older_than: Annotated[
-        str | None,
-        typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(help="Free all but so many runs, those active last.")
-    ] = None,
-    run: Annotated[
-        list[str] | None, typer.Option("--run", help="Free this run. May be repeated.")
-    ] = None,
-    intermediate: Annotated[
-        bool,
-        typer.Option(
-            "--intermediate", help="Free what finished runs keep only to be repeated or continued."
-        ),
-    ] = False,
-    grace: Annotated[
-        str, typer.Option(help="What wrote something within this time is left alone.")
-    ] = "1d",
+    older_than: AgeOption = None,
+    keep: KeepOption = None,
+    run: RunsOption = None,
+    intermediate: IntermediateOption = False,
+    grace: GraceOption = "1d",
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -40,3 +40,22 @@ TrustOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+AgeOption = Annotated[
+    str | None,
+    typer.Option(help="Free runs that wrote nothing for so long: 90s, 30m, 12h, 7d, 2w."),
+]
+IntermediateOption = Annotated[
+    bool,
+    typer.Option(
+        "--intermediate", help="Free what finished runs keep only to be repeated or continued."
+    ),
+]
+KeepOption = Annotated[
+    int | None, typer.Option(help="Free all but so many runs, those active last.")
+]
+RunsOption = Annotated[
+    list[str] | None, typer.Option("--run", help="Free this run. May be repeated.")
+]
+GraceOption = Annotated[
+    str, typer.Option(help="What wrote something within this time is left alone.")
+]

@@ -22,8 +22,8 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.process import keep_freed_memory
+from engine.recipes.arguments.model import ModelConfig
 from engine.recipes.files import load_recipe
-from engine.recipes.model import ModelConfig
 from engine.routine.optimizers import adamw, sgd
 from engine.routine.routine import Routine
 from engine.step.reference import step_vjp

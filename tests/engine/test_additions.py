@@ -103,7 +103,10 @@ def test_every_row_of_the_table_is_tried():
 
 NAMED = {
     "MetaparameterName": {"recipes/attribution.py", "recipes/canaries.py"},  # which ask of weights
-    "ModelName": {"recipes/text.py", "problems/pairs/towers.py"},  # which are of one model
+    "ModelName": {
+        "recipes/arguments/text.py",
+        "problems/pairs/towers.py",
+    },  # which are of one model
     "OptimizerName": {"routine/optimizers.py"},
     "RateSchedule": {"routine/rates.py", "recipes/descent.py"},  # the latter: flat is no schedule
     "ScheduleName": set(),

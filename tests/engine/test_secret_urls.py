@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import ConfigurationError
-from engine.recipes.data import DataConfig
+from engine.recipes.arguments.data import DataConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.text import LanguageConfig, TextConfig
 from engine.recipes.files import load_recipe
-from engine.recipes.pairs import ContrastiveConfig
-from engine.recipes.text import LanguageConfig, TextConfig
 from engine.secret_urls import redacted, secret_in
 from engine.storage.location import absolute, check_writable, filesystem, store_errors
 

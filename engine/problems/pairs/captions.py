@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.extras import install
-from engine.recipes.pairs import ContrastiveConfig, TokenizerName
+from engine.recipes.arguments.pairs import ContrastiveConfig, TokenizerName
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.problems.pairs.pictures import UnusableError, read_picture
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.storage.content import decoded
 
 _logger = logging.getLogger(__name__)

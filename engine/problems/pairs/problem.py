@@ -9,9 +9,9 @@ from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.splits import load_pairs
 from engine.problems.pairs.towers import build_towers
-from engine.recipes.data import DataConfig
-from engine.recipes.model import ModelConfig
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 
 
 def pairs_problem(data: DataConfig, model: ModelConfig, contrastive: ContrastiveConfig) -> Problem:

@@ -15,7 +15,7 @@ from engine.problems.pairs.fetching import Fetching
 from engine.problems.pairs.found import Found
 from engine.problems.pairs.parquet import read_parquet
 from engine.problems.pairs.tars import read_tar
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.storage.content import HEAD, compression, is_tar, unpacked
 from engine.storage.reading import data_errors, open_data
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.numerics.determinism import generator
-from engine.problems.data_sets import load_data
+from engine.problems.classes.data_sets import load_data
 from engine.problems.pairs.captions import (
     FASHION_CLASSES,
     Tokenizer,
@@ -26,8 +26,8 @@ from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.images import PairBatches, ShardImages, standardized
 from engine.problems.pairs.shards import read_files
 from engine.problems.splits import DataSet, Examples
-from engine.recipes.data import DataConfig, DataName
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataConfig, DataName
+from engine.recipes.arguments.pairs import ContrastiveConfig
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from engine.models.build import build_model, initialization, model_of
 from engine.models.gpt import gpt_features
 from engine.numerics.determinism import seed_for
 from engine.problems.pairs.captions import END
-from engine.recipes.model import Activation, ModelConfig, ModelName, Norm
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import Activation, ModelConfig, ModelName, Norm
+from engine.recipes.arguments.pairs import ContrastiveConfig
 
 _TINY = 1e-12
 """Added to squared norms, so that a vector of zeros has a derivative."""

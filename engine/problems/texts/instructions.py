@@ -16,7 +16,12 @@ from engine.problems.texts.json_lines import holds_json, read_json, stem
 from engine.problems.texts.model import build_language_model, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
 from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.text import LanguageConfig, LanguageModelConfig, TextConfig, check_language
+from engine.recipes.arguments.text import (
+    LanguageConfig,
+    LanguageModelConfig,
+    TextConfig,
+    check_language,
+)
 from engine.routine.outputs import classification_scores
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.build import check_model, initialization
 from engine.problems.texts.packages import extra
-from engine.recipes.model import ModelConfig
-from engine.recipes.text import Architecture, LanguageConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.text import Architecture, LanguageConfig
 from engine.routine.number_format import SameNumbers
 from engine.secret_urls import redacted
 

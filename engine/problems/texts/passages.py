@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import DataError
 from engine.problems.passage import Passage
 from engine.problems.texts.json_lines import holds_json, read_json, stem
-from engine.recipes.text import Passages, TextConfig
+from engine.recipes.arguments.text import Passages, TextConfig
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 

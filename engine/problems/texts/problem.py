@@ -8,9 +8,9 @@ from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
 from engine.problems.texts.model import build_language_model, origin
 from engine.problems.texts.splits import load_texts
-from engine.recipes.data import DataConfig
-from engine.recipes.model import ModelConfig
-from engine.recipes.text import LanguageConfig, TextConfig, check_language
+from engine.recipes.arguments.data import DataConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.text import LanguageConfig, TextConfig, check_language
 from engine.routine.outputs import classification_scores
 
 TEXTS_TOGETHER = 64

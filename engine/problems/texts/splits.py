@@ -8,8 +8,8 @@ from engine.problems.passage import Passage, Texts
 from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
 from engine.problems.texts.passages import FORTUNES, read_sources
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.data import DataConfig
-from engine.recipes.text import LanguageConfig, Passages, TextConfig
+from engine.recipes.arguments.data import DataConfig
+from engine.recipes.arguments.text import LanguageConfig, Passages, TextConfig
 
 HELD_OUT = ("objective", "validation", "test")
 

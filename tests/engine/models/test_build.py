@@ -9,7 +9,7 @@ from engine.errors import ConfigurationError
 from engine.models.build import build_model
 from engine.models.losses import per_example_cross_entropy
 from engine.models.parts import POOLINGS, GlobalPool
-from engine.recipes.model import ModelConfig, ModelName, Norm, NormPosition, Pooling
+from engine.recipes.arguments.model import ModelConfig, ModelName, Norm, NormPosition, Pooling
 
 IMAGE = (1, 8, 8)
 MENU = {

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError, EngineError
-from engine.problems import cifar
-from engine.problems.idx import read_idx
+from engine.problems.classes import cifar
+from engine.problems.classes.idx import read_idx
 from engine.problems.pairs.shards import read_files
 from engine.problems.texts.passages import read_passages
+from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.text import TextConfig
 from engine.recipes.files import load_recipe
-from engine.recipes.pairs import ContrastiveConfig
-from engine.recipes.text import TextConfig
 from engine.storage.content import unpacked
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")

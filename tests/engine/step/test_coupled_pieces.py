@@ -13,8 +13,8 @@ from engine.metaparameters.weights import ExampleWeights
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.towers import build_towers
-from engine.recipes.model import ModelConfig
-from engine.recipes.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.replay.step_costs import graph_bytes, measure_costs
 from engine.step.coupled_pieces import gradient_in_pieces
 from engine.step.reference import step_vjp

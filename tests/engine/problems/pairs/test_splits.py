@@ -8,15 +8,15 @@ import torch
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.canaries.canaries import first_canaries
 from engine.errors import ConfigurationError, DataError
-from engine.problems.idx import FASHION_MNIST_URL
+from engine.problems.classes.idx import FASHION_MNIST_URL
 from engine.problems.pairs.captions import BEGIN, END, UNKNOWN, train_tokenizer
 from engine.problems.pairs.images import ShardImages
 from engine.problems.pairs.splits import exchange_captions, load_pairs
 from engine.problems.problem import build_problem
+from engine.recipes.arguments.data import DataConfig, DataName
+from engine.recipes.arguments.pairs import ContrastiveConfig
 from engine.recipes.attribution import Queries
-from engine.recipes.data import DataConfig, DataName
 from engine.recipes.files import load_recipe, validate_recipe
-from engine.recipes.pairs import ContrastiveConfig
 from tests.pair_files import shards
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")

@@ -8,8 +8,8 @@ from engine.models.losses import IGNORED
 from engine.problems.passage import Passage
 from engine.problems.texts.model import build_language_model
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.model import ModelConfig
-from engine.recipes.text import LanguageConfig
+from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.text import LanguageConfig
 from tests.language import PAIRS
 
 transformers = pytest.importorskip("transformers", reason="language models need the extra lm")
@@ -70,8 +70,8 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
     """Splits are padded to the longest passage of all, so this must not depend on company."""
     from engine.models.losses import per_example_cross_entropy
     from engine.problems.texts.model import build_language_model
-    from engine.recipes.model import ModelConfig
-    from engine.recipes.text import LanguageConfig
+    from engine.recipes.arguments.model import ModelConfig
+    from engine.recipes.arguments.text import LanguageConfig
 
     model = build_language_model(
         ModelConfig(name="transformers", width=8, depth=2, heads=2),

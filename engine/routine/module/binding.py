@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import PROCESS
-from engine.routine.operations import corrections
+from engine.routine.module.operations import corrections
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""

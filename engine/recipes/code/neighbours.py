@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from engine.errors import ConfigurationError
-from engine.recipes.sources import digests_of
+from engine.recipes.code.sources import digests_of
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engine.errors import DataError
-from engine.problems.data_sets import READERS, Source, load_data
+from engine.problems.classes.data_sets import READERS, Source, load_data
 from engine.problems.splits import Examples, check_examples, examples_fingerprint
-from engine.recipes.data import PAIRS, DataConfig, DataName
+from engine.recipes.arguments.data import PAIRS, DataConfig, DataName
 
 DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
 

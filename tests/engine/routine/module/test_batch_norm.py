@@ -7,7 +7,7 @@ from torch import nn
 from engine import central_difference, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError
 from engine.replay.plain_training import train
-from engine.routine.batch_norm import BUFFERS, RunningStatistics
+from engine.routine.module.batch_norm import BUFFERS, RunningStatistics
 from engine.step.step import plain_step
 from tests import problems
 

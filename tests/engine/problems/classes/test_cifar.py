@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from engine.errors import DataError
-from engine.problems.cifar import CHECKSUM, TESTS, TRAINING, read_archive
-from engine.problems.data_sets import load_data
+from engine.problems.classes.cifar import CHECKSUM, TESTS, TRAINING, read_archive
+from engine.problems.classes.data_sets import load_data
 from engine.problems.problem import build_problem
-from engine.recipes.data import DataConfig, DataName
+from engine.recipes.arguments.data import DataConfig, DataName
 from engine.recipes.files import load_recipe
 
 FOLDER = "cifar-10-batches-bin"

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from engine.errors import ConfigurationError, EngineError
-from engine.recipes.neighbours import Folder
-from engine.recipes.process_defaults import defaults_kept
-from engine.recipes.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
+from engine.recipes.code.neighbours import Folder
+from engine.recipes.code.process_defaults import defaults_kept
+from engine.recipes.code.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
 
 _LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]).resolve())
@@ -151,9 +151,10 @@ def _load_file(path: Path) -> ModuleType:
 def _in_front(path: Path, files: dict[str, Path]) -> Iterator[None]:
     """Put the folder of a file in front of the path in the block.
 
-    Import statements of its files find neighbours without it (``engine.recipes.neighbours``). It is
-    for those that run code to import by name: what they load is known here, and refused if its
-    content is in no digest. Afterwards none of it can be taken for a module of another folder.
+    Import statements of its files find neighbours without it
+    (``engine.recipes.code.neighbours``). It is for those that run code to import by name: what they
+    load is known here, and refused if its content is in no digest. Afterwards none of it can be
+    taken for a module of another folder.
     """
     root, known = path.parent, set(sys.modules)
     for name, file in files.items():
@@ -229,7 +230,7 @@ def _told(error: BaseException, path: Path) -> str:
 
 def own_line(error: BaseException) -> str:
     """Return the last line of the user's own that led to an error; empty if there is none."""
-    engine = str(Path(__file__).parents[1])
+    engine = str(Path(__file__).parents[2])
     frames = [
         each
         for each in traceback.extract_tb(error.__traceback__)

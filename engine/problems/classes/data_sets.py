@@ -17,11 +17,11 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.extras import load
-from engine.problems import cifar
-from engine.problems.idx import FASHION_MNIST_URL, read_idx
+from engine.problems.classes import cifar
+from engine.problems.classes.idx import FASHION_MNIST_URL, read_idx
+from engine.problems.classes.target import keep_target
 from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
-from engine.problems.target import keep_target
-from engine.recipes.data import DataConfig, DataName
+from engine.recipes.arguments.data import DataConfig, DataName
 
 CIFAR_10_STATISTICS = (0.4734 * 255, 0.2516 * 255)
 """Mean and standard deviation of all pixels of the 50,000 training images, in bytes."""

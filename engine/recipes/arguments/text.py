@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.errors import ConfigurationError
-from engine.recipes.model import ModelConfig, ModelName
+from engine.recipes.arguments.model import ModelConfig, ModelName
 from engine.recipes.settings import Settings
 from engine.secret_urls import SafeUrl
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError
-from engine.routine.binding import Binding, Modes, copied
+from engine.routine.module.binding import Binding, Modes, copied
 from tests import problems
 from tests.strangers.plain import loss, mlp
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from engine.errors import ConfigurationError
-from engine.routine.binding import copied
+from engine.routine.module.binding import copied
 
 LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from engine.errors import UndifferentiableError
 from engine.numerics.determinism import PROCESS, seeded
-from engine.routine.batch_norm import BUFFERS, Call, RunningStatistics
-from engine.routine.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.routine.layout import Layout
+from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
+from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
@@ -52,7 +52,7 @@ class HeldModule:
 
     @cached_property
     def binding(self) -> Binding:
-        """Holds the tensors of a state in the module; see ``engine.routine.binding``."""
+        """Holds the tensors of a state in the module; see ``engine.routine.module.binding``."""
         return Binding(self.model, self.modes)
 
     @cached_property

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.recipes.user_code import calling, load_module, source_digests
+from engine.recipes.code.user_code import calling, load_module, source_digests
 
 HEAD = """
 from utils import word

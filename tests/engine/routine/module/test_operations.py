@@ -9,7 +9,11 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from engine.routine.operations import WrittenOutWeightNorm, grouped_products, without_checkpointing
+from engine.routine.module.operations import (
+    WrittenOutWeightNorm,
+    grouped_products,
+    without_checkpointing,
+)
 
 
 def leaf(*shape, seed=0):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DataError
-from engine.recipes.data import DataConfig
+from engine.recipes.arguments.data import DataConfig
 
 
 def keep_target(stored: dict[str, tuple[Tensor, Tensor, Tensor]], config: DataConfig) -> None:

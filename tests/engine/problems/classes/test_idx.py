@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from engine.errors import DataError
-from engine.problems.data_sets import load_data
-from engine.problems.idx import FASHION_MNIST_URL
-from engine.recipes.data import DataConfig, DataName
+from engine.problems.classes.data_sets import load_data
+from engine.problems.classes.idx import FASHION_MNIST_URL
+from engine.recipes.arguments.data import DataConfig, DataName
 
 DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
 

@@ -7,10 +7,10 @@ import torch
 from engine.models.build import build_model, check_model
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
-from engine.problems.data_sets import load_data
+from engine.problems.classes.data_sets import load_data
 from engine.problems.splits import DataSet
-from engine.recipes.data import DataConfig
-from engine.recipes.model import ModelConfig
+from engine.recipes.arguments.data import DataConfig
+from engine.recipes.arguments.model import ModelConfig
 from engine.routine.outputs import classification_scores
 
 

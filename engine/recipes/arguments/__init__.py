@@ -1,0 +1,1 @@
+"""Arguments of the problems that ship, as groups of settings."""

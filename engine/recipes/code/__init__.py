@@ -1,0 +1,1 @@
+"""The code of users: found beside a recipe or installed, digested, loaded, kept apart."""

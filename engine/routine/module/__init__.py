@@ -1,0 +1,1 @@
+"""A module as a function of flat parameters: bound, checked, its running statistics carried."""
