@@ -1,7 +1,6 @@
 """The command line ``mgd``: runs recipes and shows what they left.
 
-Flows, torch and Prefect are imported by the commands that need them, so that ``--version`` and
-``--help`` answer at once.
+The commands import flows, torch and Prefect themselves, so that ``--help`` answers at once.
 """
 
 from collections.abc import Callable
