@@ -25,7 +25,6 @@ from prefect.types.entrypoint import EntrypointType
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import Recipe, read_recipe_file, validate_recipe
-from engine.recipes.metaparameters import MetaparameterName
 from engine.recipes.problem_functions import names_code
 from engine.storage.location import absolute
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
@@ -267,8 +266,8 @@ def cost(recipe: Recipe) -> str:
     if type(recipe) is not DescentRecipe:
         return ""
     outer, inner = recipe.outer.num_steps, recipe.training.num_steps
-    counts = recipe.metaparameters.name is MetaparameterName.COUNTS
-    reversed_steps = inner - recipe.injection_step if counts else inner
+    injected = recipe.metaparameters.about.is_injected
+    reversed_steps = inner - recipe.injection_step if injected else inner
     return (
         f"Expected cost: {outer + 1} trainings of {inner} steps and {outer} reverse sweeps over "
         f"{reversed_steps} of them."

@@ -110,6 +110,7 @@ def attend(module: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def attend_by_flash(module: nn.Module, hidden: Tensor) -> Tensor:
-    """Insists on a kernel without a second derivative, which the engine would not take."""
-    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
-        return attend(module, hidden)
+    """Call a kernel without a second derivative, where nothing takes its place."""
+    heads = hidden.view(-1, 1, 3, 4)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return flash(heads, heads, heads)[0].reshape(-1, 12)

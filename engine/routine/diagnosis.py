@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.routine.coupled_loss import coupled
+from engine.routine.loss_terms import one_each
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -60,10 +61,7 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
         if failure is not None:
             raise _told("The loss fails on the batch of step 0", failure, _LOSS) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
-            raise ConfigurationError(
-                f"The loss returned a {type(found).__name__}{_hint(found)}. Return one tensor with "
-                "one loss for each example: reduction='none', without item(), float() or numpy()."
-            ) from error
+            one_each(found, len(term.indices))
         for output in outputs:
             found, failure = _tried(lambda o=output: routine.evaluate(o, state))
             if failure is not None and isinstance(output, MeanLoss):
@@ -119,14 +117,6 @@ def _line(failure: Exception) -> str:
 
 
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
-
-
-def _hint(found: Any) -> str:  # noqa: ANN401
-    if isinstance(found, tuple | list):
-        return f" of {len(found)}"
-    if hasattr(found, "loss"):
-        return ", whose .loss is the mean over the batch"
-    return ""
 
 
 def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
+from engine.errors import ConfigurationError
 from engine.types import Metaparams
 
 
@@ -49,3 +51,28 @@ class Term:
             )
             for start in range(0, len(self.indices), size)
         ]
+
+
+def one_each(losses: Any, count: int) -> Tensor:  # noqa: ANN401 (whatever the loss returned)
+    """Return what a loss returned, if it is one number for each of ``count`` examples.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if not isinstance(losses, Tensor):
+        hint = ""
+        if isinstance(losses, tuple | list):
+            hint = f" of {len(losses)}"
+        elif hasattr(losses, "loss"):
+            hint = ", whose .loss is the mean over the batch"
+        raise ConfigurationError(
+            f"The loss returned a {type(losses).__name__}{hint}. Return one tensor with one loss "
+            "for each example: reduction='none', without item(), float(), numpy() or detach()."
+        )
+    if losses.shape != (count,):
+        raise ConfigurationError(
+            f"The loss returned shape {tuple(losses.shape)} for {count} examples. "
+            "Metagradients need one loss for each example: use reduction='none', and average "
+            "over tokens or pixels inside the loss."
+        )
+    return losses

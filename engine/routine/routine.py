@@ -24,7 +24,7 @@ from engine.routine.coupled_loss import coupled
 from engine.routine.examples import rows_of
 from engine.routine.in_a_line import in_a_line
 from engine.routine.intake import take_in
-from engine.routine.loss_terms import Term
+from engine.routine.loss_terms import Term, one_each
 from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, without_buffers
 from engine.routine.module.held_module import HeldModule, Params
 from engine.routine.module.modules import Called
@@ -326,18 +326,7 @@ class Routine(HeldModule):
 
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
-        if not isinstance(losses, Tensor):
-            raise ConfigurationError(
-                f"The loss returned a {type(losses).__name__}. Return one loss for each example, "
-                "as one tensor: reduction='none', without item(), float() or numpy()."
-            )
-        if losses.shape != term.indices.shape:
-            raise ConfigurationError(
-                f"The loss returned shape {tuple(losses.shape)} for {len(term.indices)} examples. "
-                "Metagradients need one loss for each example: use reduction='none', and average "
-                "over tokens or pixels inside the loss."
-            )
-        return losses
+        return one_each(losses, len(term.indices))
 
     def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators for the random draws of a term inside the block."""

@@ -22,7 +22,7 @@ from engine.runs.starts import end_of, forget_starts, own_start, read_starts, se
 from engine.stages.claims import Claim, claim, claim_url, read_claims
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import label
-from engine.storage.places import RECIPE, RUN, stage_record_url
+from engine.storage.places import RECIPE, RUN, run_folder, stage_record_url
 from engine.storage.records import read_bytes, read_record, read_records, write_bytes, write_record
 
 _Record = TypeVar("_Record", bound=FinishedRun)
@@ -42,7 +42,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
     Returns:
         The record with the figures of all starts, and the counts of this one.
     """
-    run, folder, began = record.run, join(store, "runs", record.run), record.started
+    run, folder, began = record.run, run_folder(store, record.run), record.started
     url, own, parts = join(folder, RUN), own_start(store, run), record.parts()
     asked = _adopt(store, run, parts)
     claims, starts, before = read_claims(store, run), read_starts(store, run), _read(url)
@@ -94,7 +94,7 @@ def _said(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str,
 
 def _write_report(store: str, record: _Record, own: Report) -> _Record:
     """Write the page and the files beside it; the record names them when they are there."""
-    folder = join(store, "runs", record.run)
+    folder = run_folder(store, record.run)
     for name, content in own.files.items():
         write_bytes(join(folder, name), content)
     if own.files:
@@ -117,7 +117,7 @@ def _adopt(store: str, run: str, parts: Iterable[str]) -> list[Claim]:
     """
     found: list[Claim] = []
     for part in dict.fromkeys(parts):
-        claims, folder = read_claims(store, part), join(store, "runs", part)
+        claims, folder = read_claims(store, part), run_folder(store, part)
         if read_bytes(join(folder, RECIPE)) is None:
             for each in claims:
                 claim(store, run, each.stage, each.key, each.name, cached=each.cached)

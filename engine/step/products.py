@@ -232,7 +232,10 @@ def pull_gradient(
 def cure_of_operations(names: Sequence[str]) -> str:
     """Say what to do about operations without a second derivative, by torch's names for them."""
     if any("attention" in name for name in names):
-        return "Run attention inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+        return (
+            "Call torch.nn.functional.scaled_dot_product_attention by that name, in the place of "
+            "which the engine puts one with a second derivative."
+        )
     if any("embedding_bag" in name for name in names):
         return "Use nn.Embedding in place of EmbeddingBag, and sum or average over the tokens."
     if any("ctc" in name.lower() or "cudnn" in name.lower() for name in names):

@@ -115,7 +115,13 @@ def test_task_runs_have_names_that_say_what_they_did(finished):
     with get_client(sync_client=True) as client:
         names = {run.name for run in client.read_task_runs()}
 
-    assert {"train[0] 0-5", "train[0] 5-8", "train[1] 8-12", "seed[1]", "reverse[0] 8-12"} <= names
+    assert {
+        "train[0] 0-5",
+        "train[0] 5-10",
+        "train[1] 10-12",
+        "seed[1]",
+        "reverse[0] 10-12",
+    } <= names
 
 
 def test_impossible_store_is_refused_before_training(tmp_path):

@@ -23,7 +23,7 @@ def test_plan_ends_with_one_json_object_and_leaves_nothing(tmp_path):
 
     content = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert content["reverse_steps"] == 4  # those from the injection on
+    assert content["reverse_steps"] == 2  # those from the injection on
     assert content["seconds"].keys() == {"outer_step", "run"}
     assert content["price"] == pytest.approx(2 * content["seconds"]["run"] / 3600)
     assert all(

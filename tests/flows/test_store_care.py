@@ -176,7 +176,7 @@ def test_show_tells_stages_and_what_they_took(own):
     assert work["totals"]["seconds"] == pytest.approx(sum(s["seconds"] for s in work["stages"]))
     assert work["totals"]["bytes"] == sum(s["bytes"] for s in work["stages"]) > 0
     assert [run["run"] for run in listed] == [record.run]
-    assert "train[1] 8-12" in printed
+    assert "train[1] 10-12" in printed
     assert "0.0 GPU-seconds" in printed
 
 

@@ -6,6 +6,7 @@ from engine.applications.canaries.record import prepare as prepare_canaries
 from engine.errors import ConfigurationError
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.files import load_recipe
+from engine.stages.run import Run
 from engine.stages.training import prepare
 from tests.own_problem import PROBLEM, RECIPE, write_problem
 
@@ -74,7 +75,7 @@ def canaries(folder, problem):
 def test_inputs_that_cannot_be_moved_are_refused_when_the_run_begins(problem, message, tmp_path):
     """They would be moved to values that no input has, or not at all."""
     with pytest.raises(ConfigurationError, match=message):
-        prepare(recipe(tmp_path, problem, *INPUTS), str(tmp_path / "store"))
+        prepare(Run(recipe(tmp_path, problem, *INPUTS), str(tmp_path / "store")))
     assert not (tmp_path / "store").exists()
 
 
@@ -99,7 +100,7 @@ def test_flipped_labels_need_classes(tmp_path):
     asked = recipe(tmp_path, VALUES, *INPUTS, "baselines=[label-flip]")
 
     with pytest.raises(ConfigurationError, match="label-flip.*no classes"):
-        prepare(asked, str(tmp_path / "store"))
+        prepare(Run(asked, str(tmp_path / "store")))
 
 
 @pytest.mark.parametrize("kind", ["descent", "smooth-search"])

@@ -184,9 +184,9 @@ def test_label_smoothing_of_a_recipe_reaches_the_loss():
     torch.testing.assert_close(found, expected)
 
 
-def test_counts_are_injected_at_seventy_percent_by_default():
+def test_counts_are_injected_at_ninety_percent_by_default():
     """Algorithm 1 leaves k open; late enough to matter, early enough to be learnt from."""
-    assert build_problem(recipe()).routine.first_step == 4
+    assert build_problem(recipe()).routine.first_step == 5
 
 
 def test_routine_reads_what_the_recipe_says():

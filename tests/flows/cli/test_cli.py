@@ -133,7 +133,8 @@ def test_run_ends_with_one_json_object_on_stdout(prefect_server, tmp_path):
 @pytest.mark.slow
 def test_diverging_run_stops_with_the_step_and_the_remedy(prefect_server, tmp_path):
     """A NaN in step t is not a refusal: the run began, so it exits with 1 and says the step."""
-    divergent = ["--set", "training.learning_rate=1e30", "--store", str(tmp_path)]
+    divergent = ["--set", "training.learning_rate=1e30", "--set", "preflight=advise"]
+    divergent += ["--store", str(tmp_path)]
 
     done = runner.invoke(app, ["run", *small_options(), *divergent])
 
