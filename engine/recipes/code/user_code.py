@@ -171,8 +171,11 @@ def _in_front(path: Path, files: dict[str, Path]) -> Iterator[None]:
 
 
 def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None:
-    """Refuse neighbours that were loaded, but that no import statement names."""
-    for name in sorted(loaded):
+    """Refuse neighbours that were loaded, but that no import statement names.
+
+    The process's own program is none of them; multiprocessing gives it a second name.
+    """
+    for name in sorted(loaded - {"__mp_main__"}):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is None or in_library(file) or name.partition(".")[0] in OF_THE_PROJECT:
             continue

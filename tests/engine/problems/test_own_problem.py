@@ -1,5 +1,6 @@
 """What a user's function returns, taken as a run: seeded, split, scored, or refused in words."""
 
+import sys
 import threading
 import time
 
@@ -338,6 +339,20 @@ def test_module_without_a_file_is_no_neighbour(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert build_problem(own(tmp_path, made)).data.names
+
+
+def test_the_program_itself_is_no_neighbour(tmp_path, monkeypatch):
+    """A script beside the problem runs it, and multiprocessing gives the script a second name."""
+    script = tmp_path / "train.py"
+    script.write_text("")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
+    second = replaced(
+        "import engine",
+        "import engine, sys\nsys.modules['__mp_main__'] = sys.modules['__main__']",
+    )
+
+    assert build_problem(own(tmp_path, second)).data.names
 
 
 def test_problem_beside_the_project_itself_leaves_it_alone(tmp_path):
