@@ -72,7 +72,9 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 gradient=gradient,
             )
     compared = compare(stages, parts, iterates)
-    record = reporting.conclude(recipe, store, iterates, compared, stages.counts, started, checks)
+    record = reporting.conclude(
+        recipe, store, iterates, stages.counts, started, checks, compared=compared
+    )
     progress.finish()
     return record
 

@@ -1,25 +1,27 @@
 """What people see of a finished run: the record and the report, and both as Prefect artifacts."""
 
-from typing import TypeVar
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from engine.applications.comparisons.results import Comparisons
 from engine.applications.descent import report as conclusion
-from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.record import Iterate
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.reports.page import REPORT, as_markdown
 from engine.reports.sections import Section, Table
 from engine.runs.finished import FinishedRun
 from engine.runs.report import head
-from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages.references import Ref
 from tasks.running.progress import TERMINAL
 
 _Record = TypeVar("_Record", bound=FinishedRun)
+P = ParamSpec("P")
 
 
 @task(task_run_name="read scores {outer_step}")
@@ -46,26 +48,6 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     return report
 
 
-@task(task_run_name="report")
-def conclude(  # noqa: PLR0913 (what a run is made of)
-    recipe: DescentRecipe,
-    store: str,
-    iterates: list[Iterate],
-    compared: Comparisons,
-    counts: Stages,
-    started: str,
-    checks: CheckReport,
-) -> RunRecord:
-    """Choose the iterate, write record and report, and show them.
-
-    See ``engine.applications.descent.report``.
-    """
-    record = conclusion.conclude(
-        recipe, store, iterates, counts, started, checks, compared=compared
-    )
-    return publish(record, store)
-
-
 def publish(record: _Record, store: str) -> _Record:
     """Show a finished run as Prefect artifacts: its table, and the top of its report."""
     name, table = record.recipe.name, record.table()
@@ -78,3 +60,23 @@ def publish(record: _Record, store: str) -> _Record:
         f"{shown}\n\n{place}", key=f"summary-{name}", description=f"Run {record.run}"
     )
     return record
+
+
+def report_task(conclude: Callable[P, _Record], name: str) -> Task[P, _Record]:
+    """Make a task of the engine's end of a run, which shows people what it has written as well.
+
+    Args:
+        conclude: Writes record and report; one of its parameters is ``store``.
+        name: Of the task's run; ``{recipe.name}`` stands for the recipe's.
+    """
+    signature = inspect.signature(conclude)
+
+    @wraps(conclude)
+    def carry_out(*args: P.args, **kwargs: P.kwargs) -> _Record:
+        store = signature.bind(*args, **kwargs).arguments["store"]
+        return publish(conclude(*args, **kwargs), store)
+
+    return task(task_run_name=name)(carry_out)
+
+
+conclude = report_task(conclusion.conclude, "report")

@@ -7,6 +7,7 @@ the gradient. So the metagradient of a run is compared with that of other steps 
 and the end, on the run itself: short twins do not swing as the run does.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,7 +178,16 @@ def judge(
         f"The metagradient of {name!r} injected at {at_steps(own)} and that of {at_steps(others)} "
         f"have a correlation of {value:.2f} over the examples"
     )
-    if not value < WEAK:  # not a number where one of them is the same for all
+    if math.isnan(value):
+        return Check(
+            **{**named, "value": None},
+            verdict=Verdict.WARN,
+            cause=f"The metagradient of {name!r} injected at {at_steps(own)}, or that of "
+            f"{at_steps(others)}, is the same for all examples that were compared, so whether they "
+            "agree is not known.",
+            remedy="Look at the metagradient itself: one that is zero has nothing to follow.",
+        )
+    if value >= WEAK:
         return Check(**named, verdict=Verdict.PASS, cause=f"{shown}.")
     first = 7 * num_steps // 10
     several = list(range(first, num_steps, max((num_steps - first) // 10, 1)))

@@ -1,11 +1,11 @@
-"""Figures of privacy canaries: losses IN and OUT, the gap over the steps, and the images."""
+"""Figures of privacy canaries: losses IN and OUT, and the gap over the steps."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH, new_figure, png
+from engine.reports.canvas import BLUE, GREY, ORANGE, new_figure, png
 
 
 def draw_losses(losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[float]) -> bytes:
@@ -33,34 +33,4 @@ def draw_losses(losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[floa
     below.plot(range(len(gaps)), gaps, color=BLUE, marker="o", markersize=3)
     below.axhline(0, color=GREY, linewidth=1, zorder=0)
     below.set(xlabel="outer step", ylabel="gap (nats)")
-    return png(figure)
-
-
-def draw_canaries(before: Tensor, after: Tensor) -> bytes:
-    """Draw images before and after, and the change between.
-
-    Args:
-        before: Shape (images, channels, height, width).
-        after: Likewise.
-    """
-    from matplotlib.figure import Figure
-
-    number = len(before)
-    figure = Figure(figsize=(WIDTH, 0.35 + 2.1), layout="constrained")
-    low = float(torch.minimum(before, after).min())
-    high = float(torch.maximum(before, after).max())
-    reach = max(float((after - before).abs().max()), 1e-12)
-    rows = {
-        "before": (before, "gray", low, high),
-        "after": (after, "gray", low, high),
-        "change": (after - before, "RdBu_r", -reach, reach),
-    }
-    for row, (label, (images, colours, bottom, top)) in enumerate(rows.items()):
-        for column in range(number):
-            axes = figure.add_subplot(3, number, row * number + column + 1)
-            pixels = images[column].double().mean(dim=0).numpy()
-            axes.imshow(pixels, cmap=colours, vmin=bottom, vmax=top, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            if column == 0:
-                axes.set_ylabel(label)
     return png(figure)

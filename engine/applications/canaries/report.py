@@ -4,13 +4,15 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from engine.applications.canaries.figures import draw_canaries, draw_losses
+from engine.applications.canaries.figures import draw_losses
 from engine.applications.canaries.record import CanariesRecord, GapRecord
 from engine.applications.canaries.stages import read_audit, read_images
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import build_problem
 from engine.recipes.canaries import CanariesRecipe
+from engine.reports.canvas import png
 from engine.reports.intervals import interval
+from engine.reports.pictures import draw_changes
 from engine.reports.sections import Figure, Section, Table
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
@@ -114,7 +116,7 @@ def _sections(
             "The canaries that changed most",
             figures=[
                 Figure(
-                    draw_canaries(before[shown], after[shown]),
+                    png(draw_changes(before[shown], after[shown])),
                     "The ten canaries that changed most as pictures: before, after and the change",
                     "Before, after, and the change (red brighter, blue darker).",
                 )

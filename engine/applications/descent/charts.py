@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engine.applications.descent.material import as_picture
 from engine.metaparameters.charts import (
     Bars,
     Chart,
@@ -20,6 +19,7 @@ from engine.metaparameters.charts import (
     Pictures,
 )
 from engine.reports.canvas import BLUE, ORANGE, WIDTH, new_figure, scale, whole_numbers
+from engine.reports.pictures import draw_changes
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -138,32 +138,10 @@ def _panels(chart: Panels, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.fi
 
 def _pictures(chart: Pictures, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
     """Draw the images that changed most: before, after and the change."""
-    from matplotlib.figure import Figure
-
     del set_ups, corrupted
-    before, after = (z.to(torch.float64) for z in (chart.before, chart.after))
-    change = after - before
-    shown = change.flatten(1).norm(dim=1).argsort(descending=True)[:8]
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    rows = {"before": (before, "gray"), "after": (after, "gray"), "change": (change, "RdBu_r")}
-    for row, (label, (values, colours)) in enumerate(rows.items()):
-        low, high = float(values[shown].min()), float(values[shown].max())
-        if label == "change":
-            high = max(high, -low, 1e-12)
-            low = -high
-        for column, index in enumerate(shown.tolist()):
-            axes = figure.add_subplot(3, len(shown), row * len(shown) + column + 1)
-            axes.imshow(
-                as_picture(values[index]).numpy(),
-                cmap=colours,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-            )
-            axes.set(xticks=[], yticks=[])
-            if column == 0:
-                axes.set_ylabel(label)
-    return figure
+    change = (chart.after - chart.before).flatten(1).norm(dim=1)
+    shown = change.argsort(descending=True)[:8]
+    return draw_changes(chart.before[shown], chart.after[shown])
 
 
 def _histogram(chart: Histogram, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":

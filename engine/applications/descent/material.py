@@ -61,10 +61,3 @@ def set_ups(record: RunRecord) -> list[tuple[str, str]]:
     if record.chosen:
         return [("initial set-up", GREY), (f"chosen (outer step {record.chosen})", BLUE)]
     return [("initial set-up, which was kept", BLUE)]
-
-
-def as_picture(values: Tensor) -> Tensor:
-    """Return an input as a picture: channels are averaged, and a row of a table is one line."""
-    if values.ndim < 2:
-        return values.reshape(1, -1)
-    return values.reshape(-1, *values.shape[-2:]).mean(dim=0)

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from engine.applications.comparisons.results import Damage
-from engine.applications.descent.material import Curves, Material, as_picture
+from engine.applications.descent.material import Curves, Material
 from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH, png
+from engine.reports.pictures import draw_changes
 from engine.reports.sections import Figure, Section
 
 if TYPE_CHECKING:
@@ -39,38 +38,16 @@ def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.fig
         curves: Their pixels, in the order of ``ids``.
         ids: Of the changed images.
     """
-    from matplotlib.figure import Figure
-
-    before, after = (z.to(torch.float64) for z in (curves.initial_value, curves.value))
     shown = damage.images[:SHOWN]
     rows = [ids.index(image.id) for image in shown]
-    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    kinds = {
-        "before": (before, "gray"),
-        "after": (after, "gray"),
-        "change": (after - before, "RdBu_r"),
-    }
-    for row, (label, (values, colours)) in enumerate(kinds.items()):
-        low, high = float(values[rows].min()), float(values[rows].max())
-        if label == "change":
-            high = max(high, -low, 1e-12)
-            low = -high
-        for column, (index, image) in enumerate(zip(rows, shown, strict=True)):
-            axes = figure.add_subplot(3, SHOWN, row * SHOWN + column + 1)
-            axes.imshow(
-                as_picture(values[index]).numpy(),
-                cmap=colours,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-            )
-            axes.set(xticks=[], yticks=[])
-            if row == 0:
-                share = image.damage / damage.rise if damage.rise else 0.0
-                axes.set_title(f"class {image.label}\n{100 * share:.0f} %", fontsize=9)
-            if column == 0:
-                axes.set_ylabel(label)
-    return figure
+    shares = [image.damage / damage.rise if damage.rise else 0.0 for image in shown]
+    titles = [
+        f"class {image.label}\n{100 * share:.0f} %"
+        for image, share in zip(shown, shares, strict=True)
+    ]
+    return draw_changes(
+        curves.initial_value[rows], curves.value[rows], titles=titles, columns=SHOWN
+    )
 
 
 def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
