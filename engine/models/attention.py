@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from engine.models.attention_blocks import forward_pass, pull, second_pull
+from engine.models.attention_blocks import Passed, forward_pass, pull, second_pull
 
 LEAST_PAIRS = 1 << 16
 """Pairs of tokens (256 x 256) from which on the fused kernels pay; fewer take torch's own."""
@@ -192,7 +192,7 @@ class _Pull(torch.autograd.Function):
         is_causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return pull(cotangent, query, key, value, out, sums, mask, is_causal, scale)
+        return pull(cotangent, Passed(query, key, value, out, sums, mask, is_causal, scale))
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: object) -> None:
@@ -210,8 +210,6 @@ class _Pull(torch.autograd.Function):
             torch.zeros_like(each) if given is None else given.contiguous()
             for given, each in zip(cotangents, (query, key, value), strict=True)
         )
-        found = second_pull(
-            cotangent.contiguous(), query, key, value, out, sums, mask, ctx.is_causal, ctx.scale,
-            ddq, ddk, ddv,
-        )  # fmt: skip
+        passed = Passed(query, key, value, out, sums, mask, ctx.is_causal, ctx.scale)
+        found = second_pull(cotangent.contiguous(), passed, ddq, ddk, ddv)
         return (*found, None, None, None, None, None)

@@ -18,6 +18,7 @@ adjoints, each from blocks of p that are made anew. The formula is FlashBoB's
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,24 +51,28 @@ def forward_pass(
     else:
         return _blocked(query, key, value, mask, is_causal, scale)
     if mask is not None:  # a row that may read nothing reads zeros, as with the math kernel
-        empty = ~torch.isfinite(sums)
+        empty = (mask == -math.inf).all(-1).expand(sums.shape)
         out = out.masked_fill(empty[..., None], 0)
         sums = sums.masked_fill(empty, math.inf)
     return out.contiguous(), sums.contiguous()
 
 
-def pull(  # noqa: PLR0913 (what the formula reads)
-    cotangent: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    sums: Tensor,
-    mask: _Optional,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+class Passed(NamedTuple):
+    """A forward pass: what it read, and what it returned."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor
+    sums: Tensor
+    mask: _Optional
+    is_causal: bool
+    scale: float
+
+
+def pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first backward pass: dq, dk and dv."""
+    query, key, value, out, sums, mask, is_causal, scale = passed
     aten = torch.ops.aten
     if query.device.type == "cpu":
         found = aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -75,25 +80,15 @@ def pull(  # noqa: PLR0913 (what the formula reads)
             attn_mask=mask, scale=scale,
         )  # fmt: skip
     else:
-        found = _blocked_pull(cotangent, query, key, value, out, sums, mask, is_causal, scale)
+        found = _blocked_pull(cotangent, passed)
     return tuple(each.contiguous() for each in found)  # pyright: ignore[reportReturnType] (three)
 
 
-def second_pull(  # noqa: PLR0913 (what the formula reads)
-    cotangent: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    sums: Tensor,
-    mask: _Optional,
-    is_causal: bool,
-    scale: float,
-    ddq: Tensor,
-    ddk: Tensor,
-    ddv: Tensor,
+def second_pull(
+    cotangent: Tensor, passed: Passed, ddq: Tensor, ddk: Tensor, ddv: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the adjoints of cotangent, query, key and value, by the formula of the module."""
+    query, key, value, out, sums, mask, is_causal, scale = passed
     blocks = _Blocks(query, key, mask, is_causal, scale)
     d = (out * cotangent).sum(-1, keepdim=True)
     rows_of = torch.cat([ddq, query], -1)  # dds is one product of twice the size
@@ -209,7 +204,7 @@ _SIDE = 256
 def _blocked(
     query: Tensor, key: Tensor, value: Tensor, mask: _Optional, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``mgd::attention`` does, where torch has no fused kernel."""
+    """Return what ``forward_pass`` does, where torch has no fused kernel."""
     blocks = _Blocks(query, key, mask, is_causal, scale)
     sums = query.new_full(query.shape[:-1], -math.inf)
     for i, j in blocks:
@@ -221,18 +216,9 @@ def _blocked(
     return out, sums
 
 
-def _blocked_pull(  # noqa: PLR0913 (what the formula reads)
-    cotangent: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    sums: Tensor,
-    mask: _Optional,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what ``mgd::attention_pull`` does, where torch has no fused kernel."""
+def _blocked_pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``pull`` does, where torch has no fused kernel."""
+    query, key, value, out, sums, mask, is_causal, scale = passed
     blocks = _Blocks(query, key, mask, is_causal, scale)
     d = (out * cotangent).sum(-1, keepdim=True)
     dq, dk, dv = (torch.zeros_like(each) for each in (query, key, value))

@@ -18,6 +18,12 @@ NEAR = 1e-7
 DISTANCES = (1e-5, 1e-6, 1e-4)
 """Of the central ones, relative to the parameters; the first that agrees is enough."""
 
+COARSE = (1e-2, 3e-3, 3e-2)
+"""The same of a function that computes in float32, where nearer ones would be roundings."""
+
+COARSE_LIMIT = 0.05
+"""Of the relative error of a first derivative there."""
+
 LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
 """Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
 usual of a central difference, 1e-7 of a one-sided one."""
@@ -76,10 +82,19 @@ def compare(
     return _judge(pulled, direction, here, slope, LIMIT, slopes)
 
 
-def compare_first(function: Function, leaves: Sequence[Tensor], seed: int = 0) -> Curvature:
+def compare_first(
+    function: Function, leaves: Sequence[Tensor], seed: int = 0, *, coarse: bool = False
+) -> Curvature:
     """Compare the first derivative of a scalar function along one direction.
 
     Each number moves relative to itself, so that what is zero stays so.
+
+    Args:
+        function: Differentiable once.
+        leaves: Where, in float64.
+        seed: Of the direction.
+        coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
+            what is off by more than some percent.
 
     Cost:
         The function with its graph, and once without; where that does not agree, twice for each
@@ -97,27 +112,35 @@ def compare_first(function: Function, leaves: Sequence[Tensor], seed: int = 0) -
         with torch.no_grad():
             return float(function(_shifted(rows, direction, shift)))
 
-    return _judge(slopes, direction, float(value.detach()), shifted, UPDATE_LIMIT, slopes)
+    here = float(value.detach())
+    if coarse:
+        return _judge(slopes, direction, None, shifted, COARSE_LIMIT, slopes, COARSE)
+    return _judge(slopes, direction, here, shifted, UPDATE_LIMIT, slopes)
 
 
-def _judge(
+def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     pulled: Sequence[Tensor],
     direction: Sequence[Tensor],
-    here: float,
+    here: float | None,
     at: Callable[[float], float],
     limit: float,
     slopes: list[Tensor],
+    distances: Sequence[float] = DISTANCES,
 ) -> Curvature:
-    """Take differences until one agrees; what is wrong has two that agree with one another."""
+    """Take differences until one agrees; what is wrong has two that agree with one another.
+
+    The one-sided one is left out where nothing is known ``here``.
+    """
     terms = [(p * v).flatten() for p, v in zip(pulled, direction, strict=True)]
     predicted = float(torch.stack([term.sum() for term in terms]).sum())
     scale = float(torch.stack([term.dot(term) for term in terms]).sum().sqrt())
-    near = (at(NEAR) - here) / NEAR
-    size = max(scale, abs(near), torch.finfo(torch.float64).tiny)
-    if abs(near - predicted) <= limit * size:
-        return Curvature(abs(near - predicted) / size, False, slopes)
+    if here is not None:
+        near = (at(NEAR) - here) / NEAR
+        size = max(scale, abs(near), torch.finfo(torch.float64).tiny)
+        if abs(near - predicted) <= limit * size:
+            return Curvature(abs(near - predicted) / size, False, slopes)
     found: list[float] = []
-    for distance in DISTANCES:
+    for distance in distances:
         found.append((at(distance) - at(-distance)) / (2 * distance))
         if abs(found[-1] - predicted) <= limit * max(scale, abs(found[-1])):
             break

@@ -15,7 +15,7 @@ from engine.routine.number_format import output_in_format
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
-from engine.witness.finite_differences import UPDATE_LIMIT, Curvature, compare_first
+from engine.witness.finite_differences import COARSE_LIMIT, UPDATE_LIMIT, Curvature, compare_first
 from engine.witness.outputs import first_part
 from engine.witness.twins import exact_run
 
@@ -40,14 +40,18 @@ def compare_output_slope(
         The output with its graph and its gradient, and once more, in float64; where that does not
         agree, twice for each of up to three distances.
     """
-    part = first_part(output)
+    part, limit = first_part(output), UPDATE_LIMIT
     try:
         try:
             found = _compared(routine, part, state)
         except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
             if routine.layout.dtype == torch.float64:
                 raise
-            found = _compared(exact_run(routine), part, state)
+            try:
+                found = _compared(exact_run(routine), part, state)
+            except Exception:  # e.g. an output that writes into a float32 tensor of its own
+                limit = COARSE_LIMIT
+                found = _compared(routine, part, state, coarse=True)
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         return None, f"The derivative of the output was not compared: {words[0]}"
@@ -58,9 +62,7 @@ def compare_output_slope(
             "or no_grad() in the output, or in what the model computes where it is evaluated. "
             "Compute all of the output from the model's parameters, or leave that part out."
         )
-    if (
-        not found.error <= UPDATE_LIMIT
-    ):  # NaN too: nothing was learned of it, and the result says so
+    if not found.error <= limit:  # NaN too: nothing was learned of it, and the result says so
         return None, (
             "The derivative of the output was not compared: finite differences do not settle, as "
             "where it has kinks or is not finite."
@@ -68,10 +70,10 @@ def compare_output_slope(
     return found.error, ""
 
 
-def _compared(routine: Routine, part: Output, state: State) -> Curvature:
-    if routine.layout.dtype != torch.float64 or any(
-        row.is_floating_point() and row.dtype != torch.float64 for row in state.values()
-    ):
+def _compared(routine: Routine, part: Output, state: State, *, coarse: bool = False) -> Curvature:
+    """Compare in float64, or in the run's own format."""
+    formats = {row.dtype for row in state.values() if row.is_floating_point()}
+    if not coarse and {routine.layout.dtype, *formats} != {torch.float64}:
         part = output_in_format(part, torch.float64)
     read = (routine.optimizer.evaluated, BUFFERS, OWN)
     names = [name for name in read if name in state and state[name].is_floating_point()]
@@ -84,4 +86,5 @@ def _compared(routine: Routine, part: Output, state: State) -> Curvature:
             return routine.evaluate(part, {**rows, **dict(zip(names, leaves, strict=True))})
 
     with routine.binding.kept():
-        return compare_first(function, [rows[name].double() for name in names])
+        leaves = [rows[name] if coarse else rows[name].double() for name in names]
+        return compare_first(function, leaves, coarse=coarse)

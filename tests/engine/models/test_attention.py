@@ -105,8 +105,8 @@ def test_passes_without_a_fused_kernel_are_the_same(is_causal):
 
     out, sums = blocks._blocked(query, key, value, None, is_causal, 0.4)
     fused, fused_sums = blocks.forward_pass(query, key, value, None, is_causal, 0.4)
-    pulled = blocks._blocked_pull(cotangent, query, key, value, out, sums, None, is_causal, 0.4)
-    expected = blocks.pull(cotangent, query, key, value, out, sums, None, is_causal, 0.4)
+    passed = blocks.Passed(query, key, value, out, sums, None, is_causal, 0.4)
+    pulled, expected = blocks._blocked_pull(cotangent, passed), blocks.pull(cotangent, passed)
 
     torch.testing.assert_close((out, sums), (fused, fused_sums))
     torch.testing.assert_close(pulled, expected)
@@ -237,6 +237,21 @@ def test_a_run_takes_it_without_a_change_of_the_model(name, monkeypatch):
 
     assert made == {"forward_pass", "pull", "second_pull"}
     torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-9, atol=1e-13)
+
+
+def test_numbers_that_are_none_stay_so():
+    """A row that may read nothing reads zeros, and one whose scores are NaN reads NaN."""
+    (query, key, value), _ = tensors()
+    query = query.detach().clone()
+    query[0, 0, 3] = math.nan
+    mask = torch.ones(18, 18, dtype=torch.bool)
+    mask[5] = False
+
+    out = attention(query, key, value, mask)
+
+    assert out[0, 0, 3].isnan().all()
+    assert (out[:, :, 5] == 0).all()
+    assert out[1:, :, :5].isfinite().all()
 
 
 def test_same_bits_at_every_call():

@@ -358,3 +358,28 @@ def test_a_small_rate_hides_no_part_that_an_update_cuts():
 
     with pytest.raises(WitnessError, match="update of optimizer"):
         ask(routine(optimizer=own, learning_rate=1e-6), [], routine().point())
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_output_that_insists_on_float32_is_compared_in_it(is_cut):
+    """It cannot be called in float64, where a derivative is told from a nearly right one."""
+    held = data()[0][24:].float()
+
+    def output(net):
+        logs = net(held).log_softmax(1)
+        assert logs.dtype == torch.float32
+        share = logs.exp().detach() if is_cut else logs.exp()
+        return -(share * logs).sum(1).mean()
+
+    torch.manual_seed(0)
+    run = routine(
+        mlp().float(),
+        loss=lambda net, batch: loss(net, (batch[0].float(), batch[1])),
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )
+
+    if is_cut:
+        with pytest.raises(WitnessError, match="derivative of the output"):
+            ask(run, [output], run.point())
+    else:
+        assert ask(run, [output], run.point()).slope < 0.01
