@@ -2,6 +2,8 @@
 
 import textwrap
 
+from engine.recipes.files import load_recipe
+
 HELPERS = """
 import torch
 
@@ -73,3 +75,14 @@ def write_problem(folder, problem=PROBLEM, recipe=RECIPE):
     path = folder / "clouds.yaml"
     path.write_text(recipe)
     return str(path)
+
+
+def own(tmp_path, problem=PROBLEM, changes=()):
+    """Write the problem into a folder, and return its recipe."""
+    return load_recipe(write_problem(tmp_path, problem), [*changes])
+
+
+def replaced(old, new):
+    """Return the problem with some of its words replaced."""
+    assert old in PROBLEM
+    return PROBLEM.replace(old, new)

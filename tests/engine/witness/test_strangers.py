@@ -4,7 +4,8 @@ import pytest
 
 from engine import EngineError
 from tests.strangers.plain import by_engine, by_trainings
-from tests.strangers.sound import LAYERS, MODULES
+from tests.strangers.sound import MODULES
+from tests.strangers.sound_layers import LAYERS
 from tests.strangers.wrong import REFUSED
 
 SOUND = {**LAYERS, **MODULES}
