@@ -71,7 +71,7 @@ def test_the_program_itself_is_no_neighbour(tmp_path, monkeypatch):
     """A script beside the problem runs it, and multiprocessing gives the script a second name."""
     script = tmp_path / "train.py"
     script.write_text("")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
     second = replaced(
         "import engine",
