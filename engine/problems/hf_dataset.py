@@ -196,21 +196,29 @@ def _is_empty(value: Any) -> bool:  # noqa: ANN401 (a cell)
 
 
 def _plain(table: Any, name: str) -> list[Any]:  # noqa: ANN401
-    """Return a column as Python values; a class is its name, a picture its bytes."""
+    """Return a column as Python values; a class is its name, a picture what is stored of it."""
     feature = table.features[name]
     if type(feature).__name__ == "Image":
         bare = table.cast_column(name, type(feature)(decode=False))
-        return [_bytes(each) for each in bare[name]]
+        return list(bare[name])
     values = list(table[name])
     if type(feature).__name__ == "ClassLabel":
         return [None if v is None or v < 0 else feature.int2str(v) for v in values]
     return values
 
 
-def _bytes(picture: dict[str, Any] | None) -> bytes | None:
-    if picture is None:
-        return None
-    return picture["bytes"] or Path(picture["path"]).read_bytes()
+def _bytes(picture: dict[str, Any], source: str, where: str) -> bytes:
+    """Return the bytes of a picture, in the data set or in a file of its folder."""
+    if picture["bytes"]:
+        return picture["bytes"]
+    root, path = Path(source).resolve(), Path(picture["path"] or "").resolve()
+    root = root if root.is_dir() else root.parent
+    if not path.is_relative_to(root) or not path.is_file():  # a device or a pipe has no end
+        raise DataError(
+            f"The picture of {where} is {picture['path']}, which is no file below {root}. Save "
+            "the data set with its pictures in it, by Dataset.save_to_disk."
+        )
+    return path.read_bytes()
 
 
 def _pictures(
@@ -234,8 +242,10 @@ def _pictures(
             )
         content = _plain(table, column)
         pixels = [
-            decode(each, asked.size, f"row {place} of {name}", asked.max_pixels)
-            for place, each in enumerate(content)
+            decode(_bytes(each, asked.source, where), asked.size, where, asked.max_pixels)
+            for each, where in (
+                (each, f"row {place} of {name}") for place, each in enumerate(content)
+            )
         ]
         inputs = torch.from_numpy(np.stack(pixels)).to(torch.get_default_dtype())
         numbers = torch.tensor([classes.index(each) for each in labels[name]])

@@ -1,9 +1,11 @@
 """Data sets of the package ``datasets``: pictures, numbers and texts, with splits of their own."""
 
+import os
+
 import numpy as np
 import pytest
 
-from engine.errors import EngineError
+from engine.errors import DataError, EngineError
 from engine.problems.problem import build_problem
 from engine.recipes.files import validate_recipe
 
@@ -194,3 +196,30 @@ def test_without_train_or_labels_there_is_nothing(tmp_path):
     datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / "rows.parquet"))
     with pytest.raises(EngineError, match="rows of .* lack a label or any input"):
         built(tmp_path / "rows.parquet", inputs=["age"], label="kind")
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "a pipe"])
+def test_pictures_elsewhere_are_not_read(where, tmp_path):
+    """Whoever wrote the data set may have named any file of this machine, or one without an end."""
+    pytest.importorskip("PIL.Image", reason="pictures need the extra clip")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    arrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    named = folder / "pipe" if where == "a pipe" else tmp_path / "secret.png"
+    if where == "a pipe":
+        os.mkfifo(named)
+    else:
+        named.write_bytes(b"mine")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = {
+        "image": [{"bytes": None, "path": str(named)}] * 20,
+        "label": [number % 2 for number in range(20)],
+    }
+    table = arrow.Table.from_pydict(rows, features.arrow_schema)
+    parquet.write_table(table, folder / "rows.parquet")
+
+    with pytest.raises(DataError, match="no file below"):
+        built(folder / "rows.parquet", inputs=["image"], label="label", size=8)
