@@ -94,7 +94,10 @@ class BuiltProblem:
             )
 
         splits = {name: self.held_out[name] for name in SPLITS} if held_out is None else held_out
-        return {name: self.routine.evaluate(score(each), state) for name, each in splits.items()}
+        with torch.no_grad():
+            return {
+                name: self.routine.evaluate(score(each), state) for name, each in splits.items()
+            }
 
 
 def build_problem(recipe: DescentRecipe) -> BuiltProblem:

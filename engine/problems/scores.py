@@ -13,7 +13,6 @@ from engine.routine.outputs import batches_of
 from engine.types import Loss
 
 
-@torch.no_grad()
 def mean_scores(
     model: nn.Module,
     examples: Any,  # noqa: ANN401 (as MeanLoss)
@@ -38,7 +37,7 @@ def mean_scores(
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
     whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
-        sums["loss"] += float(loss(model, batch).sum())
+        sums["loss"] += float(loss(model, batch).detach().sum())
         found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
         if whole is None:
             whole = {name for name, value in found.items() if value.ndim == 0}
@@ -60,7 +59,7 @@ def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  
         ConfigurationError: If it fails; says in which line.
     """
     try:
-        return torch.as_tensor(metric(model, batch))
+        return torch.as_tensor(metric(model, batch)).detach()
     except EngineError:
         raise
     except Exception as error:

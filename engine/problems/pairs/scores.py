@@ -7,7 +7,6 @@ from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.splits import Pairs
 
 
-@torch.no_grad()
 def retrieval_scores(
     model: nn.Module, pairs: Pairs, *, batch_size: int, chunk: int = 1000
 ) -> dict[str, float]:
@@ -32,7 +31,7 @@ def retrieval_scores(
         for start in range(0, total, chunk)
     ]
     batches = torch.cat(parts).double().split(batch_size)
-    losses = sum(float(loss.couple(model, each).sum()) for each in batches)
+    losses = sum(float(loss.couple(model, each).detach().sum()) for each in batches)
     found = {"accuracy": 0.0, "text_to_image": 0.0}
     for embedded, groups in zip(parts, pairs.groups.split(chunk), strict=True):
         images, texts = embedded.unbind(1)

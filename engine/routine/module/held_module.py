@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from engine.errors import UndifferentiableError
 from engine.numerics.determinism import PROCESS, seeded
@@ -167,8 +168,26 @@ class HeldModule:
     def evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model)`` in evaluation mode, at a state of the run.
 
-        Random draws of the function are seeded, so that it returns the same at every call.
+        Random draws of the function are seeded, so that it returns the same at every call. A
+        function that takes derivatives of its own gets a graph even where the caller wants none.
         """
+        if torch.is_grad_enabled():
+            return self._evaluate(function, state)
+        evaluated = self.optimizer.evaluated
+        leaf = {**state, evaluated: state[evaluated].detach().requires_grad_()}
+        # By inputs alone first: what needs no graph of the parameters may call numpy.
+        for given, graph in ((state, False), (state, True), (leaf, True)):
+            try:
+                with torch.set_grad_enabled(graph):
+                    found = self._evaluate(function, given)
+            except Exception as error:
+                if given is leaf or not _wants_a_graph(error):
+                    raise
+            else:
+                break
+        return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
+
+    def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
             asked = self.told(function)
             return self.call(asked, state[self.optimizer.evaluated], training=False)
@@ -237,3 +256,12 @@ class HeldModule:
                     "torch.nn.functional.batch_norm with its statistics, or use group or layer "
                     "normalization."
                 )
+
+
+def _wants_a_graph(error: BaseException | None) -> bool:
+    """Whether torch missed a graph: in an error, or in the one that it was raised for."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and "not require grad" in str(error):
+            return True
+        error = error.__cause__
+    return False

@@ -211,8 +211,8 @@ def test_neighbours_reach_to_the_end_and_are_none_of_the_run():
 
 
 def test_what_cannot_be_compared_is_not_refused():
-    """A metagradient that is the same for all examples has no correlation."""
-    assert judge("counts", [3], [4], float("nan"), 5).verdict is Verdict.PASS
+    """A metagradient that is the same for all examples has no correlation, which is said."""
+    assert judge("counts", [3], [4], float("nan"), 5).verdict is Verdict.WARN
 
 
 def test_only_counts_are_injected():

@@ -1,0 +1,93 @@
+"""Commands about what can be run: recipes, new, deploy."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.one_message import one_message
+from flows.cli.options import (
+    ChangesOption,
+    DebugOption,
+    StoreOption,
+)
+
+
+def recipes(debug: DebugOption = False) -> None:
+    """List the recipes that ship with the project."""
+    with one_message(debug):
+        from rich.table import Table
+
+        from engine.recipes.files import list_recipes
+        from flows.cli.screen import Screen
+
+        table = Table("recipe", "kind", "what it does")
+        for name, recipe in list_recipes().items():
+            table.add_row(name, recipe.kind, recipe.description)
+        Screen().print(table)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Of the problem: a name in Python, e.g. flowers.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", help="What it begins from: script, image_folder, table or texts."),
+    ] = "script",
+    folder: Annotated[str, typer.Option("--folder", help="Where the files go.")] = ".",
+    debug: DebugOption = False,
+) -> None:
+    """Begin a problem of your own: a file, its recipe, and a test that passes as written."""
+    with one_message(debug):
+        from pathlib import Path
+
+        from engine.errors import ConfigurationError
+        from flows.cli.new import Start, begin, tell
+
+        if start not in list(Start):
+            raise ConfigurationError(
+                f"--from {start!r} is nothing to begin from. Use one of {', '.join(Start)}."
+            )
+        tell(begin(name, Start(start), Path(folder)), Start(start))
+
+
+def deploy(  # noqa: PLR0913 (the options of one command)
+    pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers run it.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE]", help="Shipped recipes, paths of YAML files, or clean."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every recipe that ships, and clean.")
+    ] = False,
+    changes: ChangesOption = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="One run for each of these training seeds, e.g. 0,1,2."),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    image: Annotated[
+        str | None,
+        typer.Option("--image", envvar="MGD_IMAGE", help="Image of the jobs, if in containers."),
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option("--folder", help="Where workers have the files of your problem, if not here."),
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option("--suffix", help="Ends the names: the same recipe on a second pool.")
+    ] = "",
+    debug: DebugOption = False,
+) -> None:
+    """Deploy recipes to a Prefect server, to be started from its UI, on a schedule, or anywhere."""
+    with one_message(debug):
+        from engine.recipes.files import read_seeds
+        from flows.cli.deploying import Order, deploy, shipped
+        from flows.cli.terminal import prepare_process
+
+        prepare_process(debug)
+        order = Order(
+            shipped() if everything else names or [],
+            changes or [],
+            None if seeds is None else read_seeds(seeds),
+            folder,
+        )
+        deploy(order, pool, store, image, suffix)

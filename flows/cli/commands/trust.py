@@ -1,0 +1,76 @@
+"""Commands that say what may be believed, and what it costs: check, verify, plan."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.one_message import UNTRUSTWORTHY, one_message
+from flows.cli.options import (
+    ChangesOption,
+    DebugOption,
+    JsonOption,
+    RecipeArgument,
+    StoreOption,
+    TrustOption,
+)
+
+
+def check(
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
+    store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
+    with one_message(debug):
+        from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
+        from flows.cli import checking
+
+        if checking.check(chosen, store, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
+
+
+def verify(
+    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses what is made again; drawn by default.")
+    ] = None,
+    store: StoreOption = "mgd-store",
+    trusted: TrustOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a random segment and a difference of a finished run again, and keep a certificate."""
+    with one_message(debug):
+        from flows.cli import checking
+
+        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json):
+            raise typer.Exit(UNTRUSTWORTHY)
+
+
+def plan(
+    recipe: RecipeArgument = "digits-selection",
+    changes: ChangesOption = None,
+    store: StoreOption = "mgd-store",
+    price: Annotated[
+        float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
+    with one_message(debug):
+        from engine.recipes.files import load_recipe
+
+        chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
+        from engine.numerics.process import prepare_cpu
+        from engine.planning.plan import plan as plan_recipe
+        from engine.storage.location import absolute, check_writable
+        from flows.cli import showing
+
+        prepare_cpu(chosen.training.threads)
+        check_writable(absolute(store))
+        showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
