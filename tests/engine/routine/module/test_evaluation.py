@@ -8,11 +8,14 @@ import engine
 
 
 class Line(nn.Module):
+    """A line, and a bend."""
+
     def __init__(self):
         super().__init__()
         self.line = nn.Linear(2, 1)
 
     def forward(self, x):
+        """Return one number for each row."""
         return self.line(x).tanh()
 
 
