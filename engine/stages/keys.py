@@ -41,6 +41,7 @@ APART = {
     "storage/readable.py": "asks whether a store can be read",
     "applications/descent/": "chooses an iterate, reports and verifies",
     "applications/kinds.py": "finds what a kind of run has of its own",
+    "applications/open_run.py": "opens what runs left",
     "applications/comparisons/damage.py": "judges what stages made",
     "applications/comparisons/rate_search_results.py": "gathers what stages made",
     "applications/comparisons/results.py": "gathers what stages made",
