@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -133,16 +133,18 @@ class HeldModule:
         }
         return self.layout.flatten(parts)
 
-    @contextmanager
-    def reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
+    def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[list[Call]]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.
 
         Yields:
             What the batch normalizations are given inside the block, for ``moved_buffers``.
         """
         if self.statistics is None and self.own is None:
-            yield []
-            return
+            return nullcontext([])
+        return self._reading(state)
+
+    @contextmanager
+    def _reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
         with PROCESS:
             before, own = self._bound.copy(), self._own.copy()
             if self.own is not None and OWN in state:
@@ -237,7 +239,7 @@ class HeldModule:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         with self.binding.kept():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
-            self.binding.put({**views, **held})
+            self.binding.put({**views, **held} if held else views)
             self.modes.train()
             if not training:
                 self.model.train(False)  # its own code, with the tensors of the state in place
