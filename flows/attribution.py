@@ -1,6 +1,7 @@
 """Attribution: one training, one reverse sweep for all queries, and trainings that judge it."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import flow
 
@@ -9,7 +10,7 @@ from engine.applications.attribution.stages import Subsets
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -24,8 +25,15 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="attribution", flow_run_name=flow_run_name)
-def attribution(
-    recipe: AttributionRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def attribution(  # noqa: PLR0913 (the fields of its form)
+    recipe: AttributionRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    queries: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> AttributionRecord:
     """Attribute the losses of several queries to the training examples, and judge the answer.
 
@@ -33,8 +41,22 @@ def attribution(
         recipe: The training, and what to attribute.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        queries: In place of ``attribution.num_queries``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        queries=queries,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return attribute(recipe, store, workers)

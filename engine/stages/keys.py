@@ -31,6 +31,7 @@ APART = {
     "reports/": "draws and writes what stages made",
     "planning/": "chooses among schedules, which all make the same bits",
     "recipes/files.py": "finds recipes, whose content is in a key by itself",
+    "recipes/form.py": "shows recipes as forms, whose content is in a key by itself",
     "recipes/names.py": "names runs",
     "recipes/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",

@@ -13,7 +13,8 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed, changes_of_shipped
+from engine.recipes.files import changes_of_shipped
+from engine.recipes.form import FIELDS, filled_in
 from engine.recipes.names import run_name
 
 _NAMED_CHANGES = 3
@@ -33,7 +34,9 @@ def flow_run_name() -> str:
     if not isinstance(recipe, DescentRecipe):
         return given or context.flow.name  # it is about to be refused
     with suppress(ConfigurationError):  # then the flow refuses it
-        recipe = changed(recipe, parameters.get("settings", ()))
+        given = {name: parameters[name] for name in FIELDS if name in parameters}
+        said = parameters.get("settings"), parameters.get("arguments")
+        recipe = filled_in(recipe, *said, **given)
     return name_of(recipe, parameters.get("seeds"))
 
 
