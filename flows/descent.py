@@ -15,6 +15,7 @@ from flows.parts.comparisons import compare, num_comparison_stages
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
 from tasks import reporting, training
+from tasks.growing import GrowingReport
 from tasks.running.attempt import one_process
 from tasks.running.progress import Progress
 from tasks.running.runner import StageRunner
@@ -50,6 +51,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     stages = StageRunner(recipe, store, progress, workers)
 
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
+    page = GrowingReport(recipe, store, checks, started)
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
@@ -63,6 +65,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         progress.iterate_done(iterate)
         iterates.append(iterate)
+        page.show(iterates)
         if gradient is not None:
             value = stages.run(
                 training.update,
@@ -72,6 +75,7 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 gradient=gradient,
             )
     compared = compare(stages, parts, iterates)
+    page.stop()
     record = reporting.conclude(
         recipe, store, iterates, stages.counts, started, checks, compared=compared
     )
