@@ -14,7 +14,7 @@ from engine.progress.drawing import html
 from engine.progress.meter import Meter
 from engine.progress.view import Picture, draw
 from tests import routines
-from tests.engine.progress.test_board import WORKS, Clock, scores
+from tests.watched_run import WORKS, Clock, scores
 
 
 @pytest.fixture
