@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
@@ -12,7 +13,7 @@ from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
 from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.recipes.titles import run_title
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
@@ -28,8 +29,15 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="attribution", flow_run_name=flow_run_name)
-def attribution(
-    recipe: AttributionRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def attribution(  # noqa: PLR0913 (the fields of its form)
+    recipe: AttributionRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    queries: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> AttributionRecord:
     """Attribute the losses of several queries to the training examples, and judge the answer.
 
@@ -37,8 +45,22 @@ def attribution(
         recipe: The training, and what to attribute.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        queries: In place of ``attribution.num_queries``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        queries=queries,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return attribute(recipe, store, workers)

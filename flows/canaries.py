@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
@@ -10,7 +11,7 @@ from engine.applications.canaries.stages import CanarySet
 from engine.planning.expected import Expected
 from engine.progress.time_left import Work
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.recipes.titles import run_title
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -24,8 +25,16 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="canaries", flow_run_name=flow_run_name)
-def canaries(
-    recipe: CanariesRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def canaries(  # noqa: PLR0913 (the fields of its form)
+    recipe: CanariesRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    canaries: int | None = None,
+    outer_steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> CanariesRecord:
     """Optimize canaries for the gap between models that were trained on them and others.
 
@@ -33,8 +42,24 @@ def canaries(
         recipe: The training, which of its examples are canaries, and how they move.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        canaries: In place of ``canaries.num_canaries``.
+        outer_steps: In place of ``outer.num_steps``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        canaries=canaries,
+        outer_steps=outer_steps,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return optimize(recipe, store, workers)

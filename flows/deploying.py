@@ -21,12 +21,14 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.callables import ParameterSchema
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import Recipe, read_recipe_file, validate_recipe
 from engine.recipes.problem_functions import names_code
 from engine.storage.location import absolute
+from flows.forms import form, recipe_form, recipe_values
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
 
 RESUME_TAG = "auto-resume"
@@ -150,6 +152,7 @@ def recipe_deployment(
     """
     content, checked = _content(recipe, target, list(changes), folder)
     flow, parameters = FLOWS[checked.kind], {"recipe": content, "store": target.store}
+    said = list(content.get("arguments", {}))
     about = f"{checked.description} {cost(checked)}".strip()
     if seeds is not None:
         if checked.kind not in REPLICAS:
@@ -165,7 +168,8 @@ def recipe_deployment(
         flow,
         target.named(checked.name),
         target,
-        parameters,
+        recipe_values(flow, checked, said) | parameters,
+        recipe_form(flow, checked, said),
         about,
         ["mgd", RESUME_TAG, *(["gpu"] if on_gpu else [])],
         ConcurrencyLimitStrategy.ENQUEUE,
@@ -187,6 +191,7 @@ def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
         target.named(name),
         target,
         {"store": target.store, "older_than_days": 30, "delete": False},
+        form(flow),
         f"{(flow.description or '').splitlines()[0]} Reports only, unless told to delete; its "
         "schedule deletes.",
         ["mgd"],
@@ -206,6 +211,7 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
     name: str,
     target: Target,
     parameters: dict[str, Any],
+    asked: ParameterSchema,
     description: str,
     tags: list[str],
     when_one_runs: ConcurrencyLimitStrategy,
@@ -228,6 +234,8 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)  # a coroutine only inside of an event loop
+    # Prefect has no other way to a form than a signature, which is the same for all recipes.
+    made._parameter_openapi_schema = asked
     return made
 
 

@@ -1,6 +1,7 @@
 """Metagradient descent: train, reverse the run, move the metaparameters, repeat."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import flow
 
@@ -8,7 +9,7 @@ from engine.applications.descent.record import Iterate, RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -23,8 +24,15 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="descent", flow_run_name=flow_run_name)
-def descent(
-    recipe: DescentRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def descent(  # noqa: PLR0913 (the fields of its form)
+    recipe: DescentRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    outer_steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> RunRecord:
     """Descend along the metagradient of a recipe.
 
@@ -32,8 +40,22 @@ def descent(
         recipe: The set-up, and what to optimize of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        outer_steps: In place of ``outer.num_steps``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        outer_steps=outer_steps,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     training.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return descend(recipe, store, workers)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
@@ -10,7 +11,7 @@ from engine.applications.smoothness.stages import Shift
 from engine.planning.expected import Expected
 from engine.problems.segments import segments
 from engine.progress.time_left import Work
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
 from engine.recipes.titles import run_title
 from engine.schedules.segments import Segment
@@ -25,8 +26,15 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="metasmoothness", flow_run_name=flow_run_name)
-def metasmoothness(
-    recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def metasmoothness(  # noqa: PLR0913 (the fields of its form)
+    recipe: MetasmoothnessRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    directions: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> SmoothnessRecord:
     """Measure how smoothly a training answers to changes of its set-up.
 
@@ -34,8 +42,22 @@ def metasmoothness(
         recipe: The training, and how to measure.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        directions: In place of ``smoothness.directions``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        directions=directions,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return measure(recipe, store, workers)

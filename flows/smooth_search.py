@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
@@ -20,7 +21,7 @@ from engine.planning.expected import Expected
 from engine.problems.segments import segments
 from engine.progress.time_left import Work
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
@@ -34,8 +35,14 @@ from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="smooth-search", flow_run_name=flow_run_name)
-def smooth_search(
-    recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def smooth_search(  # noqa: PLR0913 (the fields of its form)
+    recipe: SmoothSearchRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> SearchRecord:
     """Try the design menu and write the smoothest good routine as a recipe.
 
@@ -43,8 +50,15 @@ def smooth_search(
         recipe: The training, and what to change of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe, settings, arguments, seed=seed, device=device, max_seconds=max_seconds
+    )
+    store = absolute(store)
     started = datetime.now(UTC).isoformat()
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:

@@ -37,21 +37,35 @@ class PerStep(MutableMapping[int, Tensor]):
     """
 
     _BLOCK = 1024
+    _WAITING = 32  # written together, because one write costs as much as a small kernel
 
     def __init__(self) -> None:
         self._blocks: dict[int, Tensor] = {}
         self._steps: set[int] = set()
+        self._waiting: dict[int, Tensor] = {}
 
     def __setitem__(self, step: int, value: Tensor) -> None:
-        block, place = divmod(step, self._BLOCK)
-        if block not in self._blocks:
-            self._blocks[block] = value.new_empty((self._BLOCK, *value.shape))
-        self._blocks[block][place] = value
+        self._waiting[step] = value
         self._steps.add(step)
+        if len(self._waiting) == self._WAITING:
+            self._write()
+
+    def _write(self) -> None:
+        for block in sorted({step // self._BLOCK for step in self._waiting}):
+            own = {
+                s % self._BLOCK: v for s, v in self._waiting.items() if s // self._BLOCK == block
+            }
+            values = torch.stack(list(own.values()))
+            if block not in self._blocks:
+                self._blocks[block] = values.new_empty((self._BLOCK, *values.shape[1:]))
+            places = torch.tensor(list(own), device=values.device)
+            self._blocks[block][places] = values
+        self._waiting.clear()
 
     def __getitem__(self, step: int) -> Tensor:
         if step not in self._steps:
             raise KeyError(step)
+        self._write()
         block, place = divmod(step, self._BLOCK)
         return self._blocks[block][place]
 
@@ -312,21 +326,22 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
     else:
         adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     _add_shares(sweep, shares)
-    sweep.share_norms[step] = torch.stack(
-        [
-            shares[name].norm() if name in shares else torch.zeros_like(z[name].sum())
-            for name in routine.metaparameters
-        ]
+    sweep.share_norms[step] = _norms(
+        [shares.get(name, z[name].new_zeros(1)) for name in routine.metaparameters]
     )
     if step == 0 and routine.shapes_start:
         _add_shares(sweep, initial_vjp(routine, z, adjoint))
     sweep.adjoint = adjoint
     if adjoint:
-        sweep.adjoint_norms[step] = torch.stack([row.norm() for row in adjoint.values()]).norm()
-        parts = adjoint["params"].split(routine.layout.sizes, dim=-1)
-        sweep.layer_norms[step] = torch.stack([part.norm() for part in parts])
+        sweep.adjoint_norms[step] = _norms([*adjoint.values()]).norm()
+        sweep.layer_norms[step] = _norms(adjoint["params"].split(routine.layout.sizes, dim=-1))
     if sweep.heard is not None:
         sweep.heard.pulled(step, routine.num_steps)
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm of each of some tensors in one call, as torch's own clipping does."""
+    return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateUsage]
 
 
 def _add_shares(sweep: Sweep, shares: Metaparams) -> None:

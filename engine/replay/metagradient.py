@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.numerics.shown import shown_tensor
+from engine.numerics.shown_html import curve, pairs_html
 from engine.progress.board import one_work
 from engine.progress.counted import whole_work
 from engine.progress.displays import Shown, shown
@@ -66,6 +67,24 @@ class Metagradient:
             f"Metagradient({found}; output {self.output:.4g}; {len(self.losses)} steps, {losses}; "
             f"witness {'agrees' if self.witness.was_asked else 'not asked'})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return ranges, signs and curves as a table, for a notebook."""
+        pairs: dict[str, object] = {}
+        for name, g in self.gradient.items():
+            flat = g.detach().reshape(-1)
+            pairs[f"d output / d {name}"] = (
+                f"{shown_tensor(g)}; norm {float(flat.norm()):.4g}; {int((flat < 0).sum()):,} "
+                f"negative, {int((flat > 0).sum()):,} positive"
+            )
+        norms = [norm for _, norm in sorted(self.adjoint_norms.items())]
+        pairs |= {
+            "output": self.output,
+            "loss by step": curve(self.losses.tolist(), "Batch loss by step"),
+            "adjoint norm by step": curve(norms, "Norm of the adjoint by step"),
+        }
+        said = "A negative entry says that more of it lowers the output."
+        return pairs_html("Metagradient", pairs, [said, self.witness.sentence])
 
 
 def metagradient(

@@ -49,11 +49,34 @@ def run_recipe(
             from engine.storage.location import absolute
 
             place = absolute(store)
-        records = _records(recipe, place, chosen, debug)
+        found = _repeated(recipe, place) if chosen is None else None
+        records = [found] if found else _records(recipe, place, chosen, debug)
     contents = [_tell(record, place, as_json) for record in records]
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
         say(json.dumps(contents[0] if chosen is None else many))
+
+
+def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
+    """Return a finished run that has nothing left to do, without a server or a flow.
+
+    A server of the user's own is told of every start, so there the flow looks.
+    """
+    from engine.recipes.names import run_name
+    from engine.storage.location import store_errors
+    from engine.storage.places import RUN, run_file
+    from engine.storage.records import read_bytes
+    from flows.cli.surroundings import prefect_settings
+
+    # Asked first, because nothing heavy is loaded for it.
+    with store_errors(place):
+        if read_bytes(run_file(place, run_name(recipe.descent), RUN)) is None:
+            return None
+    if prefect_settings().api.url:
+        return None
+    from engine.applications.descent.repeated import repeated
+
+    return repeated(recipe, place)
 
 
 def _records(

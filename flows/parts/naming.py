@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import FIELDS, filled_in
 from engine.recipes.titles import run_title
 
 
@@ -30,7 +30,9 @@ def flow_run_name() -> str:
     if not isinstance(recipe, DescentRecipe):
         return given or context.flow.name  # it is about to be refused
     with suppress(ConfigurationError):  # then the flow refuses it
-        recipe = changed(recipe, parameters.get("settings", ()))
+        given = {name: parameters[name] for name in FIELDS if name in parameters}
+        said = parameters.get("settings"), parameters.get("arguments")
+        recipe = filled_in(recipe, *said, **given)
     return run_title(recipe, parameters.get("seeds"))
 
 
