@@ -1,0 +1,111 @@
+"""How well the time that is left is known: small runs of five shipped recipes, look by look.
+
+Each run is carried out by its flow, and looked at twice a second as a terminal does. Afterwards it
+is known what was left at each look. ``--keep`` keeps what the runs told of themselves for a test.
+
+Usage: ``python -m tests.bench.bench_time_left --date 20261128``.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from engine.progress import board
+from engine.progress.displays import ticking
+from engine.progress.meter import Meter, heard_by
+from engine.recipes.files import load_recipe
+from flows.cli.local_server import LocalServer, connected
+from flows.registry import FLOWS
+from tests.bench.record import write_record
+from tests.streams import FOLDER, Recording, errors, tell
+
+RECIPES = {
+    "digits-selection": ["outer.num_steps=4", "training.threads=1"],
+    "digits-mixture": ["outer.num_steps=4", "training.threads=1"],
+    "digits-schedule": ["outer.num_steps=4", "schedules.grid=20", "schedules.chunk=10",
+                        "schedules.optuna=false", "training.threads=1"],
+    "digits-poison": ["outer.num_steps=4", "training.threads=1"],
+    "digits-attribution": ["attribution.num_subsets=8", "attribution.trainings_per_stage=2",
+                           "attribution.num_queries=4", "training.threads=1"],
+}  # fmt: skip
+"""What is changed of each recipe, so that it takes a minute or two."""
+
+
+def watch(name, changes, store):
+    """Carry out a run; return what it told, the load, and what it took."""
+    recipe, meter = load_recipe(name, changes), Meter()
+    Recording.made.clear()
+    started = time.perf_counter()
+    with heard_by(meter), ticking(lambda: [each.seen() for each in meter.boards]):
+        FLOWS[recipe.kind](recipe, store)
+    load = os.getloadavg()[0]
+    return Recording.made[0].stream, load, time.perf_counter() - started
+
+
+def at(seen, whole, share):
+    """Return the relative error at the first look after a share of the run."""
+    return next(
+        abs(said - rest) / rest
+        for gone, said, rest in seen
+        if said is not None and gone >= share * whole
+    )
+
+
+def row(name, stream, load):
+    """Return a row of the table."""
+    whole, seen = tell(stream)
+    later = [error for _, error in errors(stream)]
+    figures = [*(at(seen, whole, share) for share in (0.25, 0.5, 0.75)), max(later)]
+    shown = " | ".join(f"{100 * each:.0f} %" for each in figures)
+    median = statistics.median(later)
+    works = len(stream["works"])
+    return f"| {name} | {works} | {whole:.0f} | {load:.0f} | {shown} | {100 * median:.0f} % |"
+
+
+def main():
+    """Run them all and write the record."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--date", required=True)
+    parser.add_argument("--keep", action="store_true", help="Keep the streams for the test.")
+    parser.add_argument("--recipe", action="append", choices=list(RECIPES))
+    options = parser.parse_args()
+    board.TimeLeft = Recording
+    rows = []
+    with connected(LocalServer()), tempfile.TemporaryDirectory() as folder:
+        for name in options.recipe or RECIPES:
+            stream, load, _ = watch(name, RECIPES[name], str(Path(folder) / name))
+            if options.keep:
+                FOLDER.mkdir(exist_ok=True)
+                text = json.dumps(stream, separators=(",", ":"))
+                (FOLDER / f"{name}.json").write_text(f"{text}\n")
+            rows.append(row(name, stream, load))
+            sys.stdout.write(f"{rows[-1]}\n")
+            sys.stdout.flush()
+    lines = [
+        "Error of the time left, relative to what was left, at the first look after a quarter, a",
+        "half and three quarters of the run, and the largest and the median one from a quarter to",
+        "nine tenths. The last tenth is left out: a few seconds are said to be a few seconds.",
+        "",
+        "| recipe | works | seconds | load | at 25 % | at 50 % | at 75 % | largest | median |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "The load is that of other programs on the two cores beside the run.",
+        "",
+        "Changed of the recipes:",
+        "",
+        *(f"- {name}: `{' '.join(changes)}`" for name, changes in RECIPES.items()),
+    ]
+    command = f"python -m tests.bench.bench_time_left --date {options.date}"
+    write_record("time_left", "Time that is left", command, lines, options.date)
+
+
+if __name__ == "__main__":
+    main()
