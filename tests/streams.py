@@ -1,7 +1,8 @@
 """What a run told of itself, written down, and told again to an estimate of the time left.
 
 A stream is JSON: the works of the run, whether their weights are seconds, and events, each with its
-time: ``begin`` (name, kind), ``reached`` (name, share), ``end`` (name, whether it was cached).
+time: ``begin`` (name, kind), ``reached`` (name, share), ``end`` (name, whether it was cached), and
+``look``, when somebody asked for the time left.
 """
 
 import json
@@ -46,6 +47,7 @@ class Recording(TimeLeft):
             if share is not None:
                 self._note(now, "reached", name, round(share, 4))
         self._shares.clear()
+        self._note(now, "look", "", None)
         return super().left(now)
 
     def end(self, name, now, *, cached=False):
@@ -78,7 +80,7 @@ def tell(stream):
             estimate.begin(name, value, now)
         elif what == "reached":
             estimate.reached(name, value)
-        else:
+        elif what == "end":
             estimate.end(name, now, cached=value)
         seen.append((now - first, estimate.left(now), last - now))
     return last - first, seen

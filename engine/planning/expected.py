@@ -26,8 +26,8 @@ _FEW_STEPS = 2.0
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
 
-_REPORT_SECONDS = 4.0
-"""Seconds of a record and a report, most of them for figures."""
+_REPORT_SECONDS = 6.0
+"""Seconds of a record and a report, most of them for loading what draws figures."""
 
 
 class Expected:

@@ -26,9 +26,9 @@ from tests.bench.record import write_record
 from tests.streams import FOLDER, Recording, errors, tell
 
 RECIPES = {
-    "digits-selection": ["outer.num_steps=4", "training.threads=1"],
-    "digits-mixture": ["outer.num_steps=4", "training.threads=1"],
-    "digits-schedule": ["outer.num_steps=4", "schedules.grid=20", "schedules.chunk=10",
+    "digits-selection": ["outer.num_steps=10", "training.threads=1"],
+    "digits-mixture": ["outer.num_steps=6", "training.threads=1"],
+    "digits-schedule": ["outer.num_steps=6", "schedules.grid=20", "schedules.chunk=10",
                         "schedules.optuna=false", "training.threads=1"],
     "digits-poison": ["outer.num_steps=4", "training.threads=1"],
     "digits-attribution": ["attribution.num_subsets=8", "attribution.trainings_per_stage=2",
@@ -53,7 +53,7 @@ def at(seen, whole, share):
     return next(
         abs(said - rest) / rest
         for gone, said, rest in seen
-        if said is not None and gone >= share * whole
+        if said is not None and rest > 0 and gone >= share * whole
     )
 
 

@@ -101,7 +101,7 @@ def test_what_was_there_is_said(clocked):
 
     assert seen.cached == seen.done == 6
     assert seen.share > 0.9
-    assert "6 of them were there" in board.seen().sentence()
+    assert "6 of them already there" in board.seen().sentence()
 
 
 def test_stages_of_other_processes_have_meters_of_their_own(clocked):
