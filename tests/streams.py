@@ -1,14 +1,21 @@
 """What a run told of itself, written down, and told again to an estimate of the time left.
 
 A stream is JSON: the works of the run, whether their weights are seconds, and events, each with its
-time: ``begin`` (name, kind), ``reached`` (name, share), ``end`` (name, whether it was cached), and
-``look``, when somebody asked for the time left.
+time by the wall and by the processor: ``begin`` (name, kind), ``reached`` (name, share), ``end``
+(name, whether it was cached), and ``look``, when somebody asked for the time left.
+
+The clock of the processor counts what the process has computed. On a machine that others use it is
+the one by which a pace can be known: no estimate knows when another program begins or ends.
 """
 
 import json
+import time
 from pathlib import Path
 
 from engine.progress.time_left import TimeLeft, Work
+
+WALL, CPU = 0, 1
+"""The clocks of a stream."""
 
 FOLDER = Path(__file__).parent / "engine" / "progress" / "streams"
 
@@ -56,15 +63,15 @@ class Recording(TimeLeft):
         super().end(name, now, cached=cached)
 
     def _note(self, now, *event):
-        self._events.append([round(now, 3), *event])
+        self._events.append([round(now, 3), round(time.process_time(), 3), *event])
 
 
 def _row(work):
     return [work.kind, round(work.weight, 5), work.forward, work.reverse, work.pull, work.rough]
 
 
-def tell(stream):
-    """Tell a stream to an estimate.
+def tell(stream, clock=CPU):
+    """Tell a stream to an estimate, by one of its clocks.
 
     Returns:
         The seconds of the run, and for each event the seconds since its beginning, those that the
@@ -73,9 +80,10 @@ def tell(stream):
     works = [Work(*row) for row in stream["works"]]
     estimate = TimeLeft(works, in_seconds=stream["in_seconds"])
     events = stream["events"]
-    first, last = events[0][0], events[-1][0]
+    first, last = events[0][clock], events[-1][clock]
     seen = []
-    for now, what, name, value in events:
+    for *times, what, name, value in events:
+        now = times[clock]
         if what == "begin":
             estimate.begin(name, value, now)
         elif what == "reached":
@@ -86,9 +94,9 @@ def tell(stream):
     return last - first, seen
 
 
-def errors(stream, start=0.25, stop=0.9):
+def errors(stream, clock=CPU, start=0.25, stop=0.9):
     """Return share of the run and relative error of the time left, for what was said between."""
-    whole, seen = tell(stream)
+    whole, seen = tell(stream, clock)
     return [
         (at / whole, abs(said - rest) / rest)
         for at, said, rest in seen
