@@ -128,13 +128,11 @@ def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
     order = [
         *("Reading the recipe", "Starting Prefect's server", "Run: digits-selection-"),
         *("Store: ", "Measuring what a step costs", "Preflight: check of"),
-        *("Training steps", "outer step 0 of 2: validation loss", "outer step 2 of 2"),
+        *("outer step 0 of 2: validation loss", "outer step 2 of 2"),
         *("was chosen: its validation loss", "Report: "),
     ]
     places = [plain.find(words) for words in order]
     assert -1 not in places, dict(zip(order, places, strict=True))
     assert places == sorted(places)
-    scored = plain.find("outer step 0 of 2: validation loss")
-    assert scored < plain.find("Reversing steps")  # before the sweep, which may take hours
     assert "In Prefect" not in plain  # the command's own server has no pages
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is there again
