@@ -24,7 +24,7 @@ UPDATE = "update"
 PULL = 3.0
 """Plain steps that a reverse step costs, where nobody has measured it."""
 
-_TRUST = 0.25
+_TRUST = 0.05
 """Share of one work for which the expectation counts once works of its kind were measured."""
 
 _SHORTEST = 0.2
@@ -236,8 +236,8 @@ class TimeLeft:
     def _factor(self, name: str, kind: _Kind, general: float, now: float) -> float:
         """Return the seconds of a unit of weight of one kind."""
         seconds, weight = self._measured(name, kind, now)
-        if kind.rough and self._in_seconds:
-            general = max(general, 1.0)  # others that are faster than planned do not make it so
+        if name == REPORT and self._in_seconds:
+            general = max(general, 1.0)  # steps that are faster than planned do not make it so
         doubt = _TRUST * kind.one
         return (seconds + doubt * general) / (weight + doubt) if weight + doubt > 0 else general
 
