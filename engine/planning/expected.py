@@ -20,14 +20,19 @@ from engine.schedules.segments import Segment
 _PREFLIGHT_STEPS = 600.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
 
+_TOGETHER = (0.6, 0.4)
+"""Time of n trainings that may be carried out as one, in trainings: the first number, and the
+second for each of them."""
+
 _FEW_STEPS = 2.0
 """Plain steps of a stage that hardly computes."""
 
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
 
-_REPORT_SECONDS = 4.0
-"""Seconds of a record and a report, most of them for figures."""
+_REPORT_SECONDS = (2.5, 2.5)
+"""Seconds of a record and a report, most of them for loading what draws figures; and those of a
+selection besides, for loading what judges it."""
 
 
 class Expected:
@@ -98,7 +103,9 @@ class Expected:
         """Return a stage that carries out so many trainings."""
         steps = self._num_steps(self.parts)
         one = self.plan.seconds.train if self.plan else float(steps)
-        return Work(kind, number * one, forward=number * steps, rough=True)
+        first, more = _TOGETHER
+        weight = (first + more * number) * one
+        return Work(kind, weight, forward=number * steps, rough=True)
 
     def descent_step(self, kind: str) -> Work:
         """Return a stage that trains, reverses the run and moves the metaparameters."""
@@ -114,8 +121,9 @@ class Expected:
 
     def report(self) -> Work:
         """Return the end of a run."""
-        weight = _REPORT_SECONDS if self.plan else 10 * _SCORING_STEPS
-        return Work(REPORT, weight, rough=True)
+        base, selection = _REPORT_SECONDS
+        seconds = base + selection * self.recipe.metaparameters.about.selects_examples
+        return Work(REPORT, seconds if self.plan else 10 * _SCORING_STEPS, rough=True)
 
     def _reverse(self, part: Segment, pull: float) -> Work:
         """Return the reverse stage of a segment, with its replays, in plain steps."""

@@ -114,7 +114,7 @@ class Seen:
     def sentence(self) -> str:
         """Say where the run stands."""
         if self.is_finished:
-            cached = f", {self.cached} of them were there" if self.cached else ""
+            cached = f", {self.cached} of them already there" if self.cached else ""
             return f"Finished: {self.done} stages in {write_duration(self.elapsed)}{cached}."
         where = f"outer step {self._at} of {self.num_outer}: " if self.num_outer else ""
         if where and self.running and where.rstrip(": ").split(" of ")[0] in self.work:

@@ -24,7 +24,7 @@ UPDATE = "update"
 PULL = 3.0
 """Plain steps that a reverse step costs, where nobody has measured it."""
 
-_TRUST = 0.25
+_TRUST = 0.05
 """Share of one work for which the expectation counts once works of its kind were measured."""
 
 _SHORTEST = 0.2
@@ -36,8 +36,8 @@ _ENOUGH = 1.0
 _REMEMBERED = (4.0, 0.2)
 """How far back a pace is measured: so many works of a kind, or this share of all of them."""
 
-_LAST = 0.1
-"""Share of a work that is always left while nobody knows how far it is."""
+_LAST = 0.3
+"""Share of its time until now that a work takes at least, while nobody knows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class _Begun:
         whole = factor * self.work.weight
         if self.share is not None:
             return (1 - self.share) * whole
-        return max(whole - (now - self.at), _LAST * whole)
+        gone = now - self.at
+        return max(whole - gone, _LAST * gone)
 
 
 class TimeLeft:
@@ -235,6 +236,8 @@ class TimeLeft:
     def _factor(self, name: str, kind: _Kind, general: float, now: float) -> float:
         """Return the seconds of a unit of weight of one kind."""
         seconds, weight = self._measured(name, kind, now)
+        if name == REPORT and self._in_seconds:
+            general = max(general, 1.0)  # steps that are faster than planned do not make it so
         doubt = _TRUST * kind.one
         return (seconds + doubt * general) / (weight + doubt) if weight + doubt > 0 else general
 

@@ -42,8 +42,8 @@ class Picture:
         """Draw what is seen now."""
         seen = [board.seen() for board in list(self._meter.boards)]
         going = [each for each in seen if not each.is_finished]
-        if going:
-            yield draw(going, self._clean)
+        if going or (seen and not self._meter.words):
+            yield draw(going or seen[-_MOST_RUNS:], self._clean)
         else:
             words = capital(self._clean(self._meter.work)) or "Working"
             self._spinner.update(text=Text(f"{words}  {clock(self._gone())}", style="bold"))
@@ -109,5 +109,5 @@ def _facts(seen: Seen) -> list[str]:
             f"{write_number(best.loss)} at outer step {best.number}"
         )
     outer = f"{len(seen.outer)} of {seen.num_outer + 1} models scored · " if seen.num_outer else ""
-    cached = f", {seen.cached} of them were there" if seen.cached else ""
+    cached = f", {seen.cached} of them already there" if seen.cached else ""
     return [*facts, f"{outer}{seen.done} of {seen.total} stages{cached}"]

@@ -20,6 +20,7 @@ from engine.storage.location import absolute, check_writable, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
 from flows.cli.screen import Screen, say, text
+from flows.cli.terminal import seen_at_work
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 
@@ -33,7 +34,8 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     place = absolute(store)
     check_writable(place)
     check_repeats(recipe.descent)
-    report = check_recipe(recipe, place)
+    with seen_at_work():
+        report = check_recipe(recipe, place)
     if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
         check_scores(recipe.descent)
     if as_json:
@@ -48,7 +50,7 @@ def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bo
     keep_freed_memory()
     place = absolute(store)
     check_readable(place)
-    with store_errors(place):
+    with store_errors(place), seen_at_work():
         certificate = verify_run(place, run, seed, trusted=trusted)
     if as_json:
         say(json.dumps(certificate.model_dump(mode="json")))

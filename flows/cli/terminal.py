@@ -91,6 +91,16 @@ def watched(*, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def seen_at_work() -> Iterator[None]:
+    """Show in a terminal what a command without a run is at; elsewhere it says its result alone."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    with watched():
+        yield
+
+
+@contextmanager
 def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
     """Draw a meter at the foot of the terminal; yield what prints a line above it."""
     from engine.progress.drawing import live

@@ -62,6 +62,7 @@ class Elsewhere:
     def __init__(self, run: Run, board: Board) -> None:
         self._folder, self._board = run.file(PROGRESS), board
         self._meters: dict[str, Meter] = {}
+        self._ended: set[str] = set()
         for url in self._urls():  # of processes that are no more
             with suppress(Exception):
                 remove_file(url)
@@ -73,9 +74,14 @@ class Elsewhere:
                 if record is not None:
                     self._note(record)
 
-    def forget(self, name: str) -> None:
-        """Let go of a stage that has ended, or that has to begin again."""
+    def forget(self, name: str, *, ended: bool) -> None:
+        """Let go of a stage that has ended, or that has to begin again.
+
+        A file of one that has ended may be read once more, or stay behind where its worker died.
+        """
         self._meters.pop(name, None)
+        if ended:
+            self._ended.add(name)
 
     def _urls(self) -> list[str]:
         with suppress(Exception):
@@ -86,6 +92,8 @@ class Elsewhere:
     def _note(self, record: dict[str, Any]) -> None:
         name, kind = str(record["name"]), str(record["stage"])
         meter = self._meters.get(name)
+        if name in self._ended:
+            return
         if meter is None:
             meter = self._meters[name] = Meter()
             self._board.begin(name, kind, meter=meter)

@@ -87,7 +87,7 @@ class Progress:
     def ends(self, name: str, kind: str, *, cached: bool = False) -> None:
         """Note that a stage is done."""
         if self._elsewhere is not None:
-            self._elsewhere.forget(name)
+            self._elsewhere.forget(name, ended=True)
             # It was too short to be heard of, or was found done: that says nothing of others.
             if not self.board.is_at_work(name):
                 self.board.begin(name, kind, meter=Meter())
@@ -97,7 +97,7 @@ class Progress:
     def begins_again(self, name: str) -> None:
         """Note that a stage is given up, and will be handed in again."""
         if self._elsewhere is not None:
-            self._elsewhere.forget(name)
+            self._elsewhere.forget(name, ended=False)
         self.board.drop(name)
 
     def scored(self, outer_step: int, scores: dict[str, Scores]) -> None:

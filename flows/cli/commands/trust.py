@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from engine.progress.meter import doing
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
 from flows.cli.options import (
     ChangesOption,
@@ -13,6 +14,7 @@ from flows.cli.options import (
     StoreOption,
     TrustOption,
 )
+from flows.cli.terminal import seen_at_work
 
 
 def check(
@@ -27,7 +29,8 @@ def check(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
-        from flows.cli import checking
+        with seen_at_work(), doing("loading torch"):
+            from flows.cli import checking
 
         if checking.check(chosen, store, as_json=as_json):
             raise typer.Exit(UNTRUSTWORTHY)
@@ -45,7 +48,8 @@ def verify(
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
     with one_message(debug):
-        from flows.cli import checking
+        with seen_at_work(), doing("loading torch"):
+            from flows.cli import checking
 
         if checking.verify(run, store, seed, trusted=trusted, as_json=as_json):
             raise typer.Exit(UNTRUSTWORTHY)
@@ -66,11 +70,14 @@ def plan(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
-        from engine.numerics.process import prepare_cpu
-        from engine.planning.plan import plan as plan_recipe
-        from engine.storage.location import absolute, check_writable
-        from flows.cli import showing
-
-        prepare_cpu(chosen.training.threads)
-        check_writable(absolute(store))
-        showing.show_plan(plan_recipe(chosen, absolute(store), price), as_json=as_json)
+        with seen_at_work():
+            with doing("loading torch"):
+                from engine.numerics.process import prepare_cpu
+                from engine.planning.plan import plan as plan_recipe
+                from engine.storage.location import absolute, check_writable
+                from flows.cli import showing
+            prepare_cpu(chosen.training.threads)
+            check_writable(absolute(store))
+            with doing("measuring what a step costs"):
+                found = plan_recipe(chosen, absolute(store), price)
+        showing.show_plan(found, as_json=as_json)

@@ -7,25 +7,7 @@ import pytest
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.progress.names import about, clock, in_words
-from engine.progress.time_left import Work
-
-SEGMENT = Work("train", 10.0, forward=60)
-SWEEP = Work("reverse", 30.0, forward=100, reverse=60)
-WORKS = [
-    *(SEGMENT, Work("evaluate", 1.0), SWEEP, Work("update", 1.0)),
-    *(SEGMENT, Work("evaluate", 1.0), Work("report", 2.0, rough=True)),
-]
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        """Return the time."""
-        return self.now
+from tests.watched_run import WORKS, Clock, scores
 
 
 @pytest.fixture
@@ -33,11 +15,6 @@ def clocked():
     """A board of one outer step, with its clock and its meter."""
     time, meter = Clock(), Meter()
     return Board(Course("a run", WORKS, in_seconds=True), meter, time), time, meter
-
-
-def scores(loss, accuracy=None):
-    more = {} if accuracy is None else {"accuracy": accuracy}
-    return {"objective": {"loss": 2 * loss}, "validation": {"loss": loss, **more}}
 
 
 def test_stage_at_work_is_named_and_its_part_counts(clocked):
@@ -124,7 +101,7 @@ def test_what_was_there_is_said(clocked):
 
     assert seen.cached == seen.done == 6
     assert seen.share > 0.9
-    assert "6 of them were there" in board.seen().sentence()
+    assert "6 of them already there" in board.seen().sentence()
 
 
 def test_stages_of_other_processes_have_meters_of_their_own(clocked):

@@ -14,7 +14,7 @@ from engine.progress.drawing import html
 from engine.progress.meter import Meter
 from engine.progress.view import Picture, draw
 from tests import routines
-from tests.engine.progress.test_board import WORKS, Clock, scores
+from tests.watched_run import WORKS, Clock, scores
 
 
 @pytest.fixture
@@ -90,7 +90,10 @@ def test_picture_says_where_the_run_stands(width):
     for words in (
         *("digits-12ab34cd", "0:20 gone, about", "left"),
         *("Reversing steps 0 to 60 of outer step 0", "step 45 of 60, reversed"),
-        *("Validation loss 0.5000, accuracy 90.0 %; best 0.5000", "1 of 6 stages, 1 of them were"),
+        *(
+            "Validation loss 0.5000, accuracy 90.0 %; best 0.5000",
+            "1 of 6 stages, 1 of them already",
+        ),
     ):
         assert words in text
     assert "MB" in text or "GB" in text
@@ -117,6 +120,19 @@ def test_notebook_gets_html_without_markup_of_ours():
 
     assert text.startswith("<pre")
     assert "data[old]/[/b]" in text
+
+
+def test_picture_of_a_finished_run_stays():
+    """In a notebook it is the last thing that is drawn."""
+    meter = Meter()
+    board = Board(Course("a run", WORKS, in_seconds=True), meter)
+    board.scored(0, scores(0.5))
+    board.finish()
+
+    text = html(meter, 1.0)._repr_html_()
+
+    assert "100 %" in text
+    assert "Finished" in text
 
 
 @pytest.mark.parametrize("call", ["metagradient", "metagradients"])

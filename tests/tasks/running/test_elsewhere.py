@@ -53,6 +53,9 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     until(seen_there.look, lambda: board.seen().running and board.seen().running[0].share == 0.5)
     (stage,) = board.seen().running
     (name,) = list_files(run.file(PROGRESS))
+    seen_there.forget("train[0] 0-12", ended=True)
+    board.end("train[0] 0-12")
+    seen_there.look()  # its file is still there
     go_on.set()
     worker.join()
 
@@ -60,6 +63,7 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     assert (stage.step, stage.num_steps) == (5, 12)
     assert is_run_file(f"{PROGRESS}/{name}")  # so it is cleaned with the run
     assert list_files(run.file(PROGRESS)) == []
+    assert board.seen().running == ()
 
 
 def test_what_a_killed_process_left_is_taken_away(tmp_path, monkeypatch):

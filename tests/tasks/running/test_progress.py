@@ -52,7 +52,7 @@ def test_ui_is_told_in_sentences_up_to_100(shown, heard, tmp_path):
     assert first[0][0] < 10
     assert any(sentence.startswith("Training steps") for _, sentence in first)
     assert first[-1][1].startswith(f"Finished: {record.stages.total} stages in")
-    assert f"{record.stages.total} of them were there" in shown[-1][1]
+    assert f"{record.stages.total} of them already there" in shown[-1][1]
     scores = [row for row in rows if row.startswith("outer step")]
     assert len(scores) == 2
     assert any(row.startswith(f"Run {run_title(recipe)} in {tmp_path}") for row in rows)

@@ -1,0 +1,138 @@
+"""What a command shows while it works: in a terminal, in a log file, and quietly."""
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.progress.displays import LINES
+from engine.progress.meter import doing, listening
+from flows.cli.signals import before_last_words
+from flows.cli.terminal import QUIET, watched
+from flows.deploying import ENVIRONMENT
+from tests.tiny_recipe import SMALL
+
+
+def test_log_file_has_lines_with_times(capsys):
+    """What is at work, what the program says, and warnings of the engine."""
+    with watched(), doing("reading the data"):
+        LINES.info("Run: digits-12ab34cd")
+        logging.getLogger("engine.stages").warning("made again")
+        logging.getLogger("engine.stages").info("of no interest")
+        time.sleep(0.7)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(r"\[\d\d:\d\d:\d\d\] ", line) for line in lines)
+    said = [line[11:] for line in lines]
+    assert said[:2] == ["Run: digits-12ab34cd", "made again"]
+    assert "Reading the data" in said
+    assert listening() is None
+
+
+def test_quiet_keeps_warnings_alone(capsys):
+    """For scripts that read standard error."""
+    with watched(quiet=True), doing("reading the data"):
+        LINES.info("Run: digits-12ab34cd")
+        LINES.warning("preflight, growth: ...")
+        logging.getLogger("engine.stages").warning("made again")
+        time.sleep(0.7)
+
+    assert capsys.readouterr().err.splitlines() == ["preflight, growth: ...", "made again"]
+
+
+def test_both_ways_to_run_leave_the_same_rows_out_of_the_log():
+    """626 of 764 rows were about states of task runs and hooks."""
+    assert QUIET.items() <= ENVIRONMENT.items()
+
+
+CODE = """
+import os, signal
+from flows.cli.signals import before_last_words, goes_on, stop_on_signals
+stop_on_signals()
+goes_on(["digits-12ab34cd"], "/a folder")
+with before_last_words(lambda: os.write(2, b"picture off")):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_picture_is_taken_off_before_the_last_words():
+    """Its last drawing would be over them."""
+    ended = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 130
+    assert ended.stderr.index("picture off") < ended.stderr.index("What is finished is kept")
+
+
+def test_what_is_taken_off_by_itself_is_not_taken_off_again():
+    """A signal that comes later finds no picture."""
+    taken = []
+    with before_last_words(lambda: taken.append(1)):
+        pass
+
+    from flows.cli import signals
+
+    assert signals._before == []
+    assert taken == []
+
+
+def in_a_terminal(home, *arguments):
+    """Carry a command out in a terminal; return its exit code and what it wrote there."""
+    home.mkdir()
+    names = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = names | {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "TERM": "xterm-256color",
+        "COLUMNS": "100",
+    }
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(home)
+        command = [sys.executable, "-m", "flows.cli.app", *arguments]
+        os.execvpe(sys.executable, command, environment)
+    written = b""
+    while True:
+        try:
+            more = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not more:
+            break
+        written += more
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), written.decode(errors="replace")
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(900)
+def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
+    """A minute of a spinner that said "Prefect starts" was the first impression."""
+    options = [part for change in SMALL for part in ("--set", change)]
+
+    code, text = in_a_terminal(
+        tmp_path / "home", "run", *options, "--store", str(tmp_path / "store")
+    )
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    assert code == 0, plain
+    order = [
+        *("Reading the recipe", "Starting Prefect's server", "Run: digits-selection-"),
+        *("Store: ", "Measuring what a step costs", "Preflight: check of"),
+        *("outer step 0 of 2: validation loss", "outer step 2 of 2"),
+        *("was chosen: its validation loss", "Report: "),
+    ]
+    places = [plain.find(words) for words in order]
+    assert -1 not in places, dict(zip(order, places, strict=True))
+    assert places == sorted(places)
+    assert "In Prefect" not in plain  # the command's own server has no pages
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is there again
