@@ -75,7 +75,7 @@ def test_run_that_is_stopped_goes_on_by_the_command_that_it_names(tmp_path, numb
         time.sleep(0.02)
 
     stopped.send_signal(number)
-    output, errors = stopped.communicate(timeout=90)
+    output, errors = stopped.communicate(timeout=600)
     committed = attempts(store)
     command = re.search(r"mgd resume (\S+) --store (\S+)", errors)
     assert command is not None, errors
