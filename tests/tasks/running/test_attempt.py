@@ -21,8 +21,8 @@ def flow_run(monkeypatch):
     run = SimpleNamespace(id=uuid.uuid4(), deployment_id=uuid.uuid4(), run_count=1)
     context = SimpleNamespace(flow_run=run, start_time=None)
     monkeypatch.setattr(attempt, "FlowRunContext", SimpleNamespace(get=lambda: context))
+    monkeypatch.setattr(attempt, "get_run_logger", lambda: attempt.logger)
     for module in (attempt, stopping):
-        monkeypatch.setattr(module, "get_run_logger", lambda: attempt.logger)
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
     return run
 
