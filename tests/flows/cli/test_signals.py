@@ -22,8 +22,15 @@ print("went on", flush=True)
 """
 
 
+def heard():
+    """Let a process hear signals although its parents, under ``nohup`` or in CI, do not."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def end_of(name, then="", **options):
     """Return how a process ends that gets a signal."""
+    options = {"preexec_fn": heard} | options
     return subprocess.run(
         [sys.executable, "-c", CODE.format(name=name, then=then)],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False, **options,
