@@ -348,6 +348,38 @@ assert slope(problem).shape == (30,)
 refused("number", problem="two-clouds", arguments={"number": 0})
 """,
     ),
+    "a figure of a descent": Addition(
+        entry=(
+            "applications/descent/report.py",
+            {
+                "from engine.applications.descent.figures import (\n": "    how_far,\n",
+                "ORDER = (\n": "    how_far.section,\n",
+            },
+        ),
+        member=(
+            "applications/descent/figures/how_far.py",
+            '''
+"""Section of a descent: how far z moved."""
+
+from engine.applications.descent.material import Material
+from engine.reports.sections import Section, Table
+
+
+def section(run: Material) -> Section | None:
+    """Return the distance from z_0 to the chosen z; none where nothing moved."""
+    if not run.record.chosen:
+        return None
+    moved = float((run.curves.value - run.curves.initial_value).norm())
+    return Section("How far z moved", tables=[Table([{"Distance": f"{moved:.3f}"}])])
+''',
+        ),
+        use="""
+from tests.made_records import make_record, render
+page = render(make_record())  # counts from (1, 1, 1, 1) to (0, 1, 2, 0)
+assert "How far z moved" in page and "1.732" in page
+assert "How far z moved" not in render(make_record([(0.1, 0.1, 0.1), (0.5, 0.5, 0.5)]))
+""",
+    ),
 }
 
 HEAVY_BALL = '''def heavy_ball(momentum: float) -> Optimizer:

@@ -26,7 +26,7 @@ def mgd(home, *arguments):
 
 def finish(child):
     """Wait for a command that must end well, and return its JSON object."""
-    output, errors = child.communicate(timeout=300)
+    output, errors = child.communicate(timeout=580)
     assert child.returncode == 0, errors
     return json.loads(output.splitlines()[-1])
 

@@ -20,7 +20,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "171
 PREFECT = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the server's end is noisy below that
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
     "DO_NOT_TRACK": "1",
 }
 
@@ -65,7 +65,7 @@ def prefect_server() -> Iterator[str]:
     # switch them off.
     without_heartbeats = {settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with (
-        prefect_test_harness(server_startup_timeout=120),
+        prefect_test_harness(server_startup_timeout=600),
         settings.temporary_settings(without_heartbeats),
     ):
         yield settings.get_current_settings().api.url

@@ -14,9 +14,12 @@ def every_stage():
     """Return the stages of the engine by name; each has to be declared by the decorator."""
     names = set()
     for path in sorted((ROOT / "engine").rglob("*.py")):
+        text = path.read_text()
+        if "@stage(" not in text:
+            continue
         found = [
             decorator.args[0].value
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.FunctionDef)
             for decorator in node.decorator_list
             if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "stage"

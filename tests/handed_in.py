@@ -252,6 +252,7 @@ def scheduler():
 
 
 def torchs(name, **settings):
+    """Return an optimizer of torch; the first one imports its compiler, for seconds."""
     return getattr(torch.optim, name)(routines.mlp().parameters(), lr=0.01, **settings)
 
 
@@ -328,18 +329,18 @@ REFUSED = {
     "optimizer not called": ({"optimizer": engine.adamw}, r"engine.adamw\(\)"),
     "optimizer as a word": ({"optimizer": "sgd"}, r"engine.sgd\(\)"),
     "optimizer of torch": (
-        {"optimizer": torchs("AdamW", weight_decay=0.1)},
+        values(lambda: run(optimizer=torchs("AdamW", weight_decay=0.1))),
         r"engine.adamw\(\(0.9, 0.999\), eps=1e-08, weight_decay=0.1\), learning_rate=0.01",
     ),
     "SGD of torch": (
-        {"optimizer": torchs("SGD", momentum=0.9)},
+        values(lambda: run(optimizer=torchs("SGD", momentum=0.9))),
         r"engine.sgd\(0.9, nesterov=False",
     ),
-    "RMSprop of torch": ({"optimizer": torchs("RMSprop")}, r"engine.rmsprop\(0.99"),
-    "Adagrad of torch": ({"optimizer": torchs("Adagrad")}, "pure function"),
+    "RMSprop of torch": (values(lambda: run(optimizer=torchs("RMSprop"))), r"engine.rmsprop\(0.99"),
+    "Adagrad of torch": (values(lambda: run(optimizer=torchs("Adagrad"))), "pure function"),
     "optimizer class of torch": ({"optimizer": torch.optim.Adam}, r"engine.adam\(\)"),
     "no optimizer": ({"optimizer": None}, r"engine.sgd\(\)"),
-    "scheduler": ({"learning_rate": scheduler()}, r"engine.rates\(scheduler"),
+    "scheduler": (values(lambda: run(learning_rate=scheduler())), r"engine.rates\(scheduler"),
     "rate as a function": ({"learning_rate": lambda t: 0.1}, r"\[rate\(t\) for t in"),
     "rate as a word": ({"learning_rate": "0.1"}, "Give one number"),
     "no rate": ({"learning_rate": None}, "Give one number"),
@@ -456,10 +457,10 @@ def outcome(changes):
 
 
 def main():
-    """Print a JSON object: what became of each case, and the plain form's numbers."""
+    """Print a JSON object: what became of each case that is named, and the plain form's numbers."""
     warnings.simplefilter("ignore")
-    found = {name: outcome(changes) for name, (changes, _) in REFUSED.items()}
-    found |= {name: outcome(changes) for name, changes in WORK.items()}
+    cases = WORK | {name: changes for name, (changes, _) in REFUSED.items()}
+    found = {name: outcome(cases[name]) for name in json.loads(sys.argv[1])}
     found["plain"] = outcome({})
     found["Subset, plain"] = outcome(
         {**FORTY, "examples": tuple(column[:40] for column in routines.examples(60))}

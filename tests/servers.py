@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 600
+"""Seconds until a server counts as one that will never answer; a busy machine takes minutes."""
+
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """Where Debian's package has its programs, the oldest version first."""
 
@@ -69,7 +72,9 @@ def postgresql(folder):
         with process(folder / "postgresql.log", *command, **user):
             at = ["-h", "127.0.0.1", "-p", port]
             ready = [binaries / "pg_isready", *at, "-q"]
-            wait_for("PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode, 20)
+            wait_for(
+                "PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode, PATIENCE
+            )
             subprocess.run([binaries / "createdb", *at, "-U", "prefect", "mgd"], **run)
             yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
 
@@ -104,7 +109,7 @@ class PrefectServer:
                 command if ui else [*command, "--no-ui"],
                 stdout=log, stderr=log, env=self.environment, cwd="/", start_new_session=True,
             )  # fmt: skip
-        wait_for("the server", lambda: self.is_up() or self.child.poll() is not None, 120)
+        wait_for("the server", lambda: self.is_up() or self.child.poll() is not None, PATIENCE)
         assert self.is_up(), (self.folder / "server.log").read_text()
 
     def is_up(self):

@@ -53,7 +53,7 @@ class Api:
     """The few requests that the UI makes."""
 
     def __init__(self, url):
-        self.url, self._http = url, httpx.Client(base_url=url, timeout=30)
+        self.url, self._http = url, httpx.Client(base_url=url, timeout=120)
 
     def get(self, path):
         """Return what the server has."""

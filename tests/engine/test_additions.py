@@ -53,6 +53,8 @@ def outcomes(tmp_path_factory):
     root = tmp_path_factory.mktemp("with additions")
     copy = root / "engine"
     shutil.copytree(ENGINE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "made_records.py", root / "tests")  # which figures are made of
     for each in ADDITIONS.values():
         write(copy, *each.entry)
         write(copy, *each.member)

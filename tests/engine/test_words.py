@@ -2,9 +2,8 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import engine
 from engine.errors import ConfigurationError
@@ -45,6 +44,7 @@ def imported(tree):
             yield from [name] if name else [each.name for each in node.names]
 
 
+@cache
 def modules():
     """What a call in a notebook can reach."""
     waiting, found = list(STARTS), {}
@@ -56,9 +56,6 @@ def modules():
         found[name] = ast.parse(path_of(name).read_text())
         waiting += imported(found[name])
     return found
-
-
-MODULES = modules()
 
 
 def shown(tree):
@@ -80,10 +77,14 @@ def shown(tree):
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_messages_of_a_notebook_name_no_key_of_a_recipe(name):
+def test_messages_of_a_notebook_name_no_key_of_a_recipe():
     """A notebook has no training.learning_rate, so a remedy that names it helps nobody there."""
-    found = [(line, key) for line, text in shown(MODULES[name]) for key in KEY.findall(text)]
+    found = [
+        (name, line, key)
+        for name, tree in modules().items()
+        for line, text in shown(tree)
+        for key in KEY.findall(text)
+    ]
 
     assert found == []
 
@@ -98,7 +99,7 @@ def test_the_search_finds_a_key_and_reaches_the_engine():
         "routine.validate",
         "routine.intake",
         "preflight.training",
-    } <= MODULES.keys()
+    } <= modules().keys()
 
 
 def test_a_recipe_is_told_its_keys_besides():

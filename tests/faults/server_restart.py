@@ -100,7 +100,7 @@ def last_state(server):
     request = urllib.request.Request(
         f"{server.url}/flow_runs/filter", body, {"Content-Type": "application/json"}
     )
-    return json.load(urllib.request.urlopen(request, timeout=30))[0]["state_name"]
+    return json.load(urllib.request.urlopen(request, timeout=300))[0]["state_name"]
 
 
 def once(number, server, store, expected, draw):

@@ -41,7 +41,7 @@ def digest_of(done):
 
 def logs_of_the_last_run(server):
     """Return the lines that the UI shows of the newest flow run and its task runs."""
-    with httpx.Client(base_url=server.url, timeout=30) as http:
+    with httpx.Client(base_url=server.url, timeout=300) as http:
         newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
         (flow_run,) = http.post("/flow_runs/filter", json=newest).json()
         of_it = {"logs": {"flow_run_id": {"any_": [flow_run["id"]]}}, "limit": 200}

@@ -19,7 +19,7 @@ def test_stopped_run_goes_on_elsewhere_with_the_same_bits(tmp_path):
         time.sleep(0.02)
 
     stopped.send_signal(signal.SIGTERM)
-    _, errors = stopped.communicate(timeout=60)
+    _, errors = stopped.communicate(timeout=600)
     committed = attempts(store)
     resumed = finish(
         mgd(tmp_path / "second", "resume", expected["run"], "--store", f"file://{store}", "--json")

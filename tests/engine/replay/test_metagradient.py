@@ -1,6 +1,7 @@
 """The metagradient against two oracles, for every schedule, optimizer and kind."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -66,6 +67,18 @@ def direction_for(routine, seed=0):
     }
 
 
+@cache
+def by_autograd(optimizer, kind):
+    """Return the output and the gradient of plain autograd, which several tests compare with."""
+    return whole_run_gradient(problems.routine(optimizer, kind), problems.output)
+
+
+@cache
+def by_replay(optimizer, kind, **options):
+    """Return the engine's own result, which several tests compare with and none changes."""
+    return metagradient(problems.routine(optimizer, kind), problems.output, **options)
+
+
 @pytest.mark.parametrize("kind", problems.kinds())
 @pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
 def test_metagradient_equals_backpropagation_through_the_whole_run(optimizer, kind):
@@ -73,10 +86,9 @@ def test_metagradient_equals_backpropagation_through_the_whole_run(optimizer, ki
 
     1e-12: both are float64 and differ only in the order of sums over 9 steps.
     """
-    routine = problems.routine(optimizer, kind)
-    value, expected = whole_run_gradient(routine, problems.output)
+    value, expected = by_autograd(optimizer, kind)
 
-    found = metagradient(routine, problems.output)
+    found = by_replay(optimizer, kind)
 
     assert found.gradient.keys() == expected.keys()
     assert found.output == pytest.approx(float(value), rel=1e-14)
@@ -88,9 +100,9 @@ def test_metagradient_equals_backpropagation_through_the_whole_run(optimizer, ki
 def test_schedule_decides_cost_and_never_a_bit_of_the_answer(options, optimizer):
     """States are made again bit by bit, so every schedule gives the same bits, for all kinds."""
     routine = problems.routine(optimizer, "all")
-    expected = metagradient(routine, problems.output, schedule="k-ary", arity=5)
+    expected = by_replay(optimizer, "all", schedule="k-ary", arity=5)
 
-    found = metagradient(routine, problems.output, **options)
+    found = metagradient(routine, problems.output, witness=False, **options)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected.gradient)
     assert torch.equal(found.losses, expected.losses)
@@ -104,9 +116,9 @@ def test_unrolled_steps_give_the_gradient_of_the_whole_run(optimizer, kind):
     1e-12: both are float64 and differ only in the order of sums over 9 steps.
     """
     routine = problems.routine(optimizer, kind)
-    _, expected = whole_run_gradient(routine, problems.output)
+    _, expected = by_autograd(optimizer, kind)
 
-    found = metagradient(routine, problems.output, schedule="sqrt", unroll=3)
+    found = metagradient(routine, problems.output, schedule="sqrt", unroll=3, witness=False)
 
     assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-12
 
@@ -149,7 +161,7 @@ def test_metagradient_agrees_with_central_differences(optimizer, kind):
     """
     routine = problems.routine(optimizer, kind)
     direction = direction_for(routine)
-    found = metagradient(routine, problems.output)
+    found = by_replay(optimizer, kind)
 
     estimate = central_difference(routine, problems.output, direction, step_size=1e-6)
 

@@ -18,11 +18,27 @@ AS_FLOAT32 = {"weights as a list", "z as a list", "table"}
 """A list of Python's numbers becomes float32, as everywhere in torch."""
 
 
+COMPILED = {"compiled", "compiled inside"}
+"""Importing the compiler takes ten seconds."""
+
+REFUSALS = [
+    pytest.param(name, marks=pytest.mark.slow if name in COMPILED else ()) for name in REFUSED
+]
+
+
 @pytest.fixture(scope="module")
-def outcomes():
-    """Every case, in a process without run-time checks of type hints, as a notebook is."""
+def outcomes(request):
+    """Every case that is asked for, in a process without run-time checks of type hints.
+
+    A notebook is such a process.
+    """
+    asked = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.module is request.module and "outcomes" in item.fixturenames
+    ]
     found = subprocess.run(
-        [sys.executable, "-m", "tests.handed_in"],
+        [sys.executable, "-m", "tests.handed_in", json.dumps(asked)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(found.stdout)
@@ -41,7 +57,7 @@ def test_plain_meaning_works(name, outcomes):
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REFUSALS)
 def test_what_has_no_plain_meaning_is_refused_with_what_to_hand_in(name, outcomes):
     """One message from the engine; a raw TypeError tells a newcomer nothing."""
     kind, found = outcomes[name]

@@ -62,7 +62,7 @@ def test_two_that_want_the_same_stage_do_it_once(store):
     threads[1].start()
     go_on.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
 
     assert len(computed) == 1
     assert made[0] == made[1]
@@ -255,7 +255,7 @@ def test_listings_that_lag_neither_stop_a_commit_nor_make_it_spin(flows):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
 
     assert len(made) == flows
     assert len(set(made)) == 1

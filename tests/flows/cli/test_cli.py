@@ -72,7 +72,17 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+SEEN_BY_THE_RUN = {"too many examples", "absent data", "absent gpu"}
+"""What only the run itself sees, which starts a server of its own before."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case in SEEN_BY_THE_RUN else ())
+        for case in REFUSALS
+    ],
+)
 def test_bad_input_is_refused_in_one_message_before_anything_is_written(case, tmp_path):
     """A refusal names the value, the reason and the remedy, exits with 2, and leaves nothing."""
     arguments, words = REFUSALS[case]

@@ -22,8 +22,15 @@ print("went on", flush=True)
 """
 
 
+def heard():
+    """Let a process hear signals although its parents, under ``nohup`` or in CI, do not."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def end_of(name, then="", **options):
     """Return how a process ends that gets a signal."""
+    options = {"preexec_fn": heard} | options
     return subprocess.run(
         [sys.executable, "-c", CODE.format(name=name, then=then)],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False, **options,
@@ -75,7 +82,7 @@ def test_run_that_is_stopped_goes_on_by_the_command_that_it_names(tmp_path, numb
         time.sleep(0.02)
 
     stopped.send_signal(number)
-    output, errors = stopped.communicate(timeout=90)
+    output, errors = stopped.communicate(timeout=600)
     committed = attempts(store)
     command = re.search(r"mgd resume (\S+) --store (\S+)", errors)
     assert command is not None, errors

@@ -59,7 +59,7 @@ def test_address_where_nobody_answers_is_named(monkeypatch):
 
 def test_chains_run_at_once_on_workers():
     """Each chain waits for the other one: called in turn, the first would wait for ever."""
-    meeting = threading.Barrier(2, timeout=20)
+    meeting = threading.Barrier(2, timeout=200)
 
     found = Workers(ThreadPoolTaskRunner()).together([meeting.wait, meeting.wait])
 

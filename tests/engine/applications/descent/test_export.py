@@ -129,6 +129,7 @@ def test_the_file_says_where_it_is_from_and_another_step_is_another_model(own, t
     assert torch.equal(one["frozen.weight"], other["frozen.weight"])
 
 
+@pytest.mark.slow
 def test_weights_that_a_model_has_twice_are_in_the_file_twice(tmp_path):
     """Safetensors holds no two names of one memory; a strict load wants both names."""
     tied = NORMED.replace("self.last = nn.Linear(width, 2)", TIE)
@@ -184,6 +185,7 @@ def test_a_run_without_a_model_is_refused(tmp_path):
         export_model(store, run_name(other.descent), tmp_path / "net.pt", trusted=True)
 
 
+@pytest.mark.slow
 def test_a_state_that_was_cleaned_away_is_told_with_the_way_back(tmp_path):
     """``mgd clean --intermediate`` keeps the chosen training only."""
     recipe, store = small("preflight=advise"), str(tmp_path / "store")
