@@ -11,6 +11,7 @@ from flows.descent import descent
 from flows.metasmoothness import metasmoothness
 from flows.replicas import replicas
 from flows.smooth_search import smooth_search
+from flows.trust import check, plan, smoothness, verify
 
 FLOWS: dict[str, Flow[..., Any]] = {
     "descent": descent,
@@ -23,6 +24,14 @@ FLOWS: dict[str, Flow[..., Any]] = {
 
 HOUSEKEEPING: dict[str, Flow[..., Any]] = {"clean": clean}
 """Flows of a store instead of a recipe; each takes ``store``."""
+
+TRUST: dict[str, Flow[..., Any]] = {
+    "check": check,
+    "plan": plan,
+    "verify": verify,
+    "smoothness": smoothness,
+}
+"""Flows of the commands of these names, which are told the name of a recipe or a run."""
 
 REPLICAS: dict[str, Flow[..., Any]] = {"descent": replicas}
 """Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""

@@ -52,6 +52,7 @@ class LocalServer:
 
     Args:
         show_log: Whether its log goes to standard error.
+        ui: Folder for the files of Prefect's UI, for a server that has one.
 
     Attributes:
         api_url: Of its API.
@@ -59,8 +60,9 @@ class LocalServer:
         was_used: Whether a client was let in.
     """
 
-    def __init__(self, *, show_log: bool = False) -> None:
+    def __init__(self, *, show_log: bool = False, ui: Path | None = None) -> None:
         self.secret = f"mgd:{secrets.token_urlsafe(32)}"
+        self._ui = ui
         self._show_log, self._starts, self._ready = show_log, 0, False
         self.was_used = False
         self._start()
@@ -79,16 +81,22 @@ class LocalServer:
             "PREFECT_SERVER_API_BASE_PATH": "/api",
             "PREFECT_SERVER_API_AUTH_STRING": self.secret,
         }
+        if self._ui is not None:
+            own |= {
+                "PREFECT_UI_STATIC_DIRECTORY": str(self._ui),
+                "PREFECT_UI_API_URL": self.api_url,  # browsers would ask port 4200
+                "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            }
         self._process = subprocess.Popen(
             # -P: the working folder may hold a random.py, or a folder prefect.
             [sys.executable, "-P", "-m", "prefect", "server", "start", "--port", str(port)]
-            + ["--no-ui"],
+            + ([] if self._ui else ["--no-ui"]),
             env=without_proxies(dict(os.environ)) | SAFE_PATH | own,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which then stops the server
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
 
     def wait(self) -> None:
@@ -144,7 +152,7 @@ def _log_file() -> IO[bytes] | None:
     return None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends: a SIGKILL leaves nobody else."""
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -211,8 +219,8 @@ def _ask_the_users() -> None:
         ) from error
 
 
-def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
-    """Start a server if neither the environment nor the active profile names one.
+def server_if_needed(*, show_log: bool = False, ui: Path | None = None) -> LocalServer | None:
+    """Start a server, as ``LocalServer``, if neither environment nor active profile names one.
 
     Raises:
         ConfigurationError: If Prefect's settings or its home cannot be used.
@@ -221,7 +229,7 @@ def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
     if settings.api.url:
         return None
     with _one_migration(settings) as first:
-        server = LocalServer(show_log=show_log)
+        server = LocalServer(show_log=show_log, ui=ui)
         if first:
             server.wait()
     return server
