@@ -1,21 +1,25 @@
 """Privacy canaries: move their pixels along the metagradient, then audit them beside others."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import flow
 
 from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
+from engine.planning.expected import Expected
+from engine.progress.time_left import Work
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.form import filled_in
+from engine.recipes.titles import run_title
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers, open_workers
 
@@ -63,13 +67,24 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
     """Optimize and audit on workers that are there, inside a flow run."""
-    started = datetime.now(UTC).isoformat()
-    settings, descent = recipe.canaries, recipe.descent
+    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    works = partial(_works, recipe)
+    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
+        return _optimize(recipe, StageRunner(descent, store, progress, workers), started)
+
+
+def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:
+    """Return the stages of an optimization of canaries and its audits."""
+    moves = [expected.descent_step("move-canaries") for _ in range(recipe.outer.num_steps)]
+    audits = [expected.trainings("audit-canaries", recipe.canaries.num_audits) for _ in range(3)]
+    return [expected.preflight(), *moves, *audits, expected.report()]
+
+
+def _optimize(recipe: CanariesRecipe, stages: StageRunner, started: str) -> CanariesRecord:
+    settings, descent, store = recipe.canaries, recipe.descent, stages.store
     chosen = CanarySet(number=settings.num_canaries, seed=settings.seed)
     # How many steps there will be changes none of them.
     rule = recipe.outer.model_copy(update={"num_steps": 1})
-    progress = Progress(descent, 4 + recipe.outer.num_steps)
-    stages = StageRunner(descent, store, progress, workers)
 
     def audit(name: str, images: Ref | None, *, wrong_labels: bool = False) -> Ref:
         return stages.run(
@@ -100,6 +115,5 @@ def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRe
         RANDOM: audit(RANDOM, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
-    record = work.conclude(recipe, store, moved, audits, stages.counts, started, checks)
-    progress.finish()
-    return record
+    with stages.progress.reporting():
+        return work.conclude(recipe, store, moved, audits, stages.counts, started, checks)

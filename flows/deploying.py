@@ -43,6 +43,8 @@ RESUME_TAG = "auto-resume"
 ENVIRONMENT = {
     # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # Prefect logs each state of each task run, and each hook: hundreds of rows that say nothing.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
     # Threads that belong to no run, such as those that renew leases, need not warn of it.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that is restarted: waits of 2, 4, 8, ... s, eight minutes in all.

@@ -1,22 +1,26 @@
 """Metasmoothness: trainings beside each other, each from a slightly moved set-up, compared."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import flow
 
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.stages import Shift
+from engine.planning.expected import Expected
 from engine.problems.segments import segments
+from engine.progress.time_left import Work
 from engine.recipes.form import filled_in
-from engine.recipes.smoothness import MetasmoothnessRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
+from engine.recipes.titles import run_title
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
 from tasks.running.workers import Workers, open_workers
 
@@ -61,13 +65,25 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
     """Measure on workers that are there, inside a flow run; several may do so at once."""
-    started = datetime.now(UTC).isoformat()
-    settings, descent = recipe.smoothness, recipe.descent
-    parts = segments(descent)
+    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    works = partial(_works, recipe.smoothness)
+    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
+        return _measure(recipe, StageRunner(descent, store, progress, workers), started)
+
+
+def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
+    """Return the stages of a measurement."""
+    extra = settings.landscape
+    works = [expected.guess("initial"), *expected.train(), expected.score()]
+    for _ in range(2 * settings.directions + extra):
+        works += [expected.guess("perturb"), *expected.train("train-at")]
+    works += [expected.guess("compare") for _ in range(settings.directions)]
+    return [*works, *(expected.guess("output") for _ in range(extra)), expected.report()]
+
+
+def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) -> SmoothnessRecord:
+    settings, store, parts = recipe.smoothness, stages.store, segments(recipe.descent)
     extra = landscape_distances(settings.landscape, settings.step)
-    num_points = 2 * settings.directions + len(extra)
-    num_stages = 2 + len(parts) + num_points * (1 + len(parts)) + settings.directions + len(extra)
-    stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
     value = stages.run(training.initial_value, "initial metaparameters")
     base = train(stages, parts, value)
     scores = stages.submit(training.evaluate, "evaluate", final=base)
@@ -106,17 +122,11 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
         distance: stages.submit(smoothness.output_at, f"output {distance:+g} v", final=final)
         for distance, final in sights.items()
     }
-    record = smoothness.conclude(
-        recipe,
-        store,
-        [each.result() for each in comparisons],
-        {distance: each.result() for distance, each in heights.items()},
-        scores.result(),
-        stages.counts,
-        started,
-    )
-    stages.progress.finish()
-    return record
+    compared = [each.result() for each in comparisons]
+    outputs = {distance: each.result() for distance, each in heights.items()}
+    found = scores.result()
+    with stages.progress.reporting():
+        return smoothness.conclude(recipe, store, compared, outputs, found, stages.counts, started)
 
 
 def train(stages: StageRunner, parts: list[Segment], value: Ref) -> StageFuture:

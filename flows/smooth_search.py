@@ -17,7 +17,9 @@ from engine.applications.smoothness.search import (
     tried_routines,
 )
 from engine.errors import NonFiniteError
+from engine.planning.expected import Expected
 from engine.problems.segments import segments
+from engine.progress.time_left import Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.form import filled_in
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
@@ -27,7 +29,7 @@ from flows.metasmoothness import measure, train
 from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers, open_workers
 
@@ -125,13 +127,17 @@ def _match(
 
 def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:
     """Train once and return the validation loss; None if the training diverges."""
-    parts = segments(routine)
-    stages = StageRunner(routine, store, Progress(routine, len(parts) + 2), workers)
-    value = stages.run(training.initial_value, "initial metaparameters")
-    try:
-        final = train(stages, parts, value)
-        scores = stages.run(training.evaluate, "evaluate", final=final)
-    except NonFiniteError:
-        return None
-    stages.progress.finish()
-    return read_scalars(store, scores)["validation"]["loss"]
+    with following(routine, store, _works, workers) as progress:
+        stages = StageRunner(routine, store, progress, workers)
+        value = stages.run(training.initial_value, "initial metaparameters")
+        try:
+            final = train(stages, segments(routine), value)
+            scores = stages.run(training.evaluate, "evaluate", final=final)
+        except NonFiniteError:
+            return None
+        return read_scalars(store, scores)["validation"]["loss"]
+
+
+def _works(expected: Expected) -> list[Work]:
+    """Return the stages of one training that is scored."""
+    return [expected.guess("initial"), *expected.train(), expected.score()]

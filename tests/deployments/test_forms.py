@@ -14,9 +14,9 @@ from prefect.utilities.schema_tools.validation import validate
 from engine.errors import ConfigurationError
 from engine.recipes.files import changes_of_shipped, list_recipes, load_recipe
 from engine.recipes.form import FIELDS, filled_in, in_words, setting_schemas
+from engine.recipes.titles import run_title
 from flows import registry
 from flows.deploying import deployment_alone, recipe_deployment
-from flows.parts.naming import name_of
 from tests.deployments.targets import target
 
 SHIPPED = list_recipes()
@@ -134,7 +134,7 @@ def test_schedule_that_changes_one_field_changes_that_one(override, setting):
     run = run_of(SOME, **override)
 
     assert run == load_recipe(SOME, [setting])
-    assert setting.replace("=60", "=60.0") in name_of(run)
+    assert setting.replace("=60", "=60.0") in run_title(run)
     assert len(changes_of_shipped(run)) == 1
 
 
