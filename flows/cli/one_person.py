@@ -22,6 +22,7 @@ from engine.errors import ConfigurationError
 from flows.cli.deploying import Order, check, put
 from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
 from flows.cli.screen import say
+from flows.cli.signals import says
 from flows.cli.surroundings import SAFE_PATH, prefect_settings
 
 if TYPE_CHECKING:
@@ -74,13 +75,15 @@ def serve(names: Sequence[str], store: str, *, browser: bool, debug: bool) -> No
     """
     order = Order(list(names))
     check(order)  # before anything is started
+    says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
+    say("Prefect's server starts; its very first start takes the longest.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
         server = server_if_needed(show_log=debug, ui=folder / "ui")
         if server is not None:
             stack.callback(server.stop)
         stack.enter_context(connected(server))
-        say("Server: it answers.")
+        say("The server answers; deployments are made.")
         first = _deploy(order, store)
         worker = stack.enter_context(_worker(server, debug))
         page = _page(server, folder, f"/v2/deployments/deployment/{first}/run")
@@ -125,7 +128,8 @@ def _make_pool(client: "SyncPrefectClient") -> None:
 def _worker(server: LocalServer | None, debug: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Have a worker inside the block, in a process group that its runs belong to as well."""
     own = {
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # Each look writes, and SQLite takes one writer at a time.
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }

@@ -66,7 +66,7 @@ def press(page, name, until):
 
     Prefect's form takes a moment to read what was typed last, and drops a click before that.
     """
-    for _ in range(5):
+    for _ in range(15):
         page.get_by_role("button", name=name, exact=True).last.click()
         for _ in range(20):
             if until():
