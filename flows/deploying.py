@@ -25,11 +25,17 @@ from prefect.utilities.callables import ParameterSchema
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import Recipe, read_recipe_file, validate_recipe
+from engine.recipes.files import (
+    DEFAULT_RECIPE,
+    Recipe,
+    list_recipes,
+    read_recipe_file,
+    validate_recipe,
+)
 from engine.recipes.problem_functions import names_code
 from engine.storage.location import absolute
 from flows.forms import form, recipe_form, recipe_values
-from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
+from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS, TRUST
 
 RESUME_TAG = "auto-resume"
 """Runs with this tag go on by themselves after a crash; see ``deployments/automations.py``."""
@@ -180,6 +186,35 @@ def recipe_deployment(
     )
 
 
+def deployment_alone(name: str, target: Target, files: Sequence[str] = ()) -> RunnerDeployment:
+    """Return the deployment of a flow that has no recipe of its own.
+
+    Args:
+        name: Of ``flows.registry.TRUST`` or ``HOUSEKEEPING``.
+        target: Where it goes.
+        files: Recipes that do not ship, by path, which its form offers as well.
+    """
+    if name in HOUSEKEEPING:
+        return housekeeping_deployment(name, target)
+    flow, offered = TRUST[name], "recipe" in TRUST[name].parameters.properties
+    parameters: dict[str, Any] = {"store": target.store}
+    if offered:
+        parameters |= {"recipe": DEFAULT_RECIPE, "device": "cuda" if target.has_gpus else "cpu"}
+    recipes = [*list_recipes(), *map(absolute, files)] if offered else []
+    return _deployment(
+        flow,
+        target.named(name),
+        target,
+        parameters,
+        form(flow, recipes),
+        (flow.description or "").splitlines()[0],
+        ["mgd", *(["gpu"] if target.has_gpus else [])],
+        ConcurrencyLimitStrategy.ENQUEUE,
+        None,
+        target.job_variables(**(_GPU if target.has_gpus else _NO_GPU)),
+    )
+
+
 def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
     """Return the deployment of a flow of house-keeping.
 
@@ -215,7 +250,7 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
     description: str,
     tags: list[str],
     when_one_runs: ConcurrencyLimitStrategy,
-    schedule: DeploymentScheduleCreate,
+    schedule: DeploymentScheduleCreate | None,
     job_variables: dict[str, Any],
 ) -> RunnerDeployment:
     """Return a deployment of one run at a time, of a flow that is installed where it runs.
@@ -228,7 +263,7 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
         description=description,
         tags=tags,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=when_one_runs),
-        schedules=[schedule],
+        schedules=[schedule] if schedule else [],
         work_pool_name=target.pool,
         job_variables=job_variables,
         entrypoint_type=EntrypointType.MODULE_PATH,

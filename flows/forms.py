@@ -4,7 +4,7 @@ Prefect would make a form of a flow's signature: all settings of a recipe, named
 parameters. These have the fields of ``engine.recipes.form``, with titles in words. Prefect merges
 what a run or a schedule gives into the parameters of its deployment key by key and no deeper, so
 every field is a key by itself; the recipe is a parameter too, but no field, and nobody loses parts
-of it. Nothing is required, because the deployment has it already.
+of it. Nothing is required that the deployment has already.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from prefect.utilities.callables import ParameterSchema
 from engine.recipes.files import Recipe
 from engine.recipes.form import (
     FIELDS,
+    any_setting,
     argument_fields,
     fields,
     in_words,
@@ -26,10 +27,24 @@ from engine.recipes.form import (
 _HIDDEN = {"recipe"}
 """Parameters that a deployment has, and a form does not show."""
 
+_IN_A_DEPLOYMENT = {"recipe", "store"}
+"""Parameters that a deployment has a value for, so that a schedule need not."""
 
-def form(flow: Flow[..., Any]) -> ParameterSchema:
-    """Return the form of a flow that is about no particular recipe."""
-    return _form(_own_fields(flow))
+
+def form(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> ParameterSchema:
+    """Return the form of a flow that is about no particular recipe.
+
+    Args:
+        flow: The flow.
+        recipes: What it offers to choose from, where it takes the name of a recipe.
+    """
+    own, needed = _own_fields(flow), flow.parameters.required
+    if not recipes:
+        return _form(own, [name for name in needed if name not in _IN_A_DEPLOYMENT])
+    chosen = {"title": "Recipe", "type": "string", "enum": list(recipes)}
+    described = flow.parameters.properties["recipe"]["description"]
+    settings = {**own["settings"], "title": "Other settings", "items": any_setting()}
+    return _form({"recipe": {**chosen, "description": described}, **own, "settings": settings})
 
 
 def recipe_form(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> ParameterSchema:
@@ -86,8 +101,8 @@ def _in_order(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _form(properties: dict[str, dict[str, Any]]) -> ParameterSchema:
+def _form(properties: dict[str, dict[str, Any]], required: Sequence[str] = ()) -> ParameterSchema:
     # Prefect sends what was set, and its first UI shows JSON in place of a form that is no object.
     return ParameterSchema(
-        title="Parameters", type="object", properties=_in_order(properties), required=[]
+        title="Parameters", type="object", properties=_in_order(properties), required=list(required)
     )

@@ -49,5 +49,8 @@ FLOWS = Flows(
 HOUSEKEEPING = Flows({"clean": "flows.clean:clean"})
 """Flows of a store instead of a recipe; each takes ``store``."""
 
+TRUST = Flows({name: f"flows.trust:{name}" for name in ("check", "plan", "verify", "smoothness")})
+"""Flows of the commands of these names, which are told the name of a recipe or a run."""
+
 REPLICAS = Flows({"descent": "flows.replicas:replicas"})
 """Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""

@@ -37,8 +37,7 @@ MOST_ARGUMENTS = 5
 _GROUPS_OF_OTHERS = {"kind", "name", "description", "problem", "folder", "code", "arguments"}
 """Settings of a recipe that no run changes, and the arguments, which the problem explains."""
 
-_WORDS = {
-    "num": "Number",
+_ARGUMENTS = {
     "num_train": "Training examples",
     "num_objective": "Objective examples",
     "num_validation": "Validation examples",
@@ -46,7 +45,7 @@ _WORDS = {
     "flip_fraction": "Share of wrong labels",
     "seed": "Seed of the data",
 }
-"""Titles of arguments whose names are short for something."""
+"""Titles of arguments of problems whose names are short for something."""
 
 
 def in_words(name: str) -> str:
@@ -57,7 +56,7 @@ def in_words(name: str) -> str:
         words.pop()
     if words[0] == "num" and len(words) > 1:
         words = ["number", "of", *words[1:]]
-    return _WORDS.get(name) or " ".join(words).capitalize()
+    return " ".join(words).capitalize()
 
 
 def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -136,7 +135,11 @@ def argument_fields(recipe: Recipe, said: Sequence[str]) -> dict[str, dict[str, 
         for name in sorted(plain, key=lambda each: each not in said)
         if plain[name].get("type") in ("integer", "number", "string", "boolean")
     ][:MOST_ARGUMENTS]
-    return {name: _field(plain[name], in_words(name)) for name in plain if name in chosen}
+    return {
+        name: _field(plain[name], _ARGUMENTS.get(name) or in_words(name))
+        for name in plain
+        if name in chosen
+    }
 
 
 def _field(schema: Mapping[str, Any], title: str) -> dict[str, Any]:
@@ -197,6 +200,12 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
             f"mgd recipes {recipe.name} lists the keys."
         ),
     }
+
+
+def any_setting() -> dict[str, Any]:
+    """Return the field for one assignment, to a setting of whatever recipe is chosen."""
+    checks = [_unless(r"^\s*[A-Za-z_][\w.-]*\s*=", "", "key=value, e.g. outer.num_steps=3")]
+    return {"title": "key=value", "type": "string", "allOf": checks}
 
 
 def _of_value(key: str, schema: Mapping[str, Any]) -> tuple[str, str, str] | None:

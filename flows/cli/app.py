@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.commands import recipes, runs, stores, trust
+from flows.cli.commands import recipes, runs, stores, trust, ui
 
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
@@ -38,6 +38,7 @@ for command in (
     runs.resume,
     trust.plan,
     recipes.deploy,
+    ui.ui,
     recipes.recipes,
     recipes.new,
     stores.show,

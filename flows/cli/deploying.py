@@ -1,4 +1,4 @@
-"""``mgd deploy``: recipes and house-keeping as deployments on a work pool of a Prefect server."""
+"""``mgd deploy``: recipes, checks and house-keeping as deployments on a pool of a server."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from flows.deploying import Target
 
 
-HOUSEKEEPING = ("clean",)
-"""Names of ``flows.registry.HOUSEKEEPING``, which cannot be read without loading Prefect."""
+WITHOUT_RECIPE = ("check", "plan", "verify", "smoothness", "clean")
+"""Names of ``flows.registry``, ``TRUST`` and ``HOUSEKEEPING``, which only Prefect could read."""
 
 
 class Order(NamedTuple):
     """What a command line asks for.
 
     Attributes:
-        names: Recipes by name or path, and flows of house-keeping.
+        names: Recipes by name or path, and flows that have no recipe of their own.
         changes: Assignments ``dotted.key=value`` to each recipe.
         seeds: One run for each of these training seeds.
         folder: Where workers have the files of a problem of one's own.
@@ -60,19 +60,36 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
     with connected(None):
         from prefect.client.orchestration import get_client
 
-        from flows.deploying import Target, apply
-
         with get_client(sync_client=True) as client:
-            target = Target.of(_read_pool(client, pool), store, image, suffix)
-            deployments = [_made(name, order, target) for name in order.names]
-            apply(deployments, client)
+            deployments = put(order, pool, store, image, suffix, client)
     for line in _told(deployments, pool):
         say(line)
 
 
+def put(
+    order: Order,
+    pool: str,
+    store: str,
+    image: str | None,
+    suffix: str,
+    client: "SyncPrefectClient",
+) -> "list[RunnerDeployment]":
+    """Put the deployments of a checked order into a server.
+
+    Raises:
+        ConfigurationError: If something of it cannot be; then nothing was deployed.
+    """
+    from flows.deploying import Target, apply
+
+    target = Target.of(_read_pool(client, pool), store, image, suffix)
+    deployments = [_made(name, order, target) for name in order.names]
+    apply(deployments, client)
+    return deployments
+
+
 def shipped() -> list[str]:
     """Return all that can be deployed without a file of one's own."""
-    return [*list_recipes(), *HOUSEKEEPING]
+    return [*list_recipes(), *WITHOUT_RECIPE]
 
 
 def check(order: Order) -> None:
@@ -84,10 +101,10 @@ def check(order: Order) -> None:
     if not order.names:
         raise ConfigurationError(
             "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
-            f"file, or {', '.join(HOUSEKEEPING)}; or use --all for everything that ships."
+            f"file, or {', '.join(WITHOUT_RECIPE)}; or use --all for everything that ships."
         )
     for name in order.names:
-        if name not in HOUSEKEEPING:
+        if name not in WITHOUT_RECIPE:
             load_recipe(name, list(order.changes))
 
 
@@ -105,10 +122,11 @@ def _read_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
 
 
 def _made(name: str, order: Order, target: "Target") -> "RunnerDeployment":
-    from flows.deploying import housekeeping_deployment, recipe_deployment
+    from flows.deploying import deployment_alone, recipe_deployment
 
-    if name in HOUSEKEEPING:
-        return housekeeping_deployment(name, target)
+    if name in WITHOUT_RECIPE:
+        files = [each for each in order.names if each not in shipped()]
+        return deployment_alone(name, target, files)
     return recipe_deployment(name, target, order.changes, order.seeds, order.folder)
 
 

@@ -62,6 +62,7 @@ class LocalServer:
 
     Args:
         show_log: Whether its log goes to standard error.
+        ui: Folder for the files of Prefect's UI, for a server that has one.
         migrated: Whether its database is known to be up to date, so that it need not look.
 
     Attributes:
@@ -70,9 +71,11 @@ class LocalServer:
         was_used: Whether a client was let in.
     """
 
-    def __init__(self, *, show_log: bool = False, migrated: bool = False) -> None:
+    def __init__(
+        self, *, show_log: bool = False, migrated: bool = False, ui: Path | None = None
+    ) -> None:
         self.secret = f"mgd:{secrets.token_urlsafe(32)}"
-        self._migrated = migrated
+        self._migrated, self._ui = migrated, ui
         self._show_log, self._starts, self._ready = show_log, 0, False
         self.was_used = False
         self._start()
@@ -91,16 +94,22 @@ class LocalServer:
             "PREFECT_SERVER_API_BASE_PATH": "/api",
             "PREFECT_SERVER_API_AUTH_STRING": self.secret,
         }
+        if self._ui is not None:
+            own |= {
+                "PREFECT_UI_STATIC_DIRECTORY": str(self._ui),
+                "PREFECT_UI_API_URL": self.api_url,  # browsers would ask port 4200
+                "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            }
         self._process = subprocess.Popen(
             # -P: the working folder may hold a random.py, or a folder prefect.
             [sys.executable, "-P", "-m", "prefect", "server", "start", "--port", str(port)]
-            + ["--no-ui"],
+            + ([] if self._ui else ["--no-ui"]),
             env=without_proxies(dict(os.environ)) | SAFE_PATH | own | self._spared(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which then stops the server
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
 
     def _spared(self) -> dict[str, str]:
@@ -109,7 +118,8 @@ class LocalServer:
         Measured together, a quarter of the computing time of its start. What the user has set
         stays.
         """
-        wanted = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_OF_ONE_RUN}
+        spared = () if self._ui else _NOT_OF_ONE_RUN
+        wanted = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in spared}
         if self._migrated:
             wanted |= dict.fromkeys(_FIRST_START, "false")
         return {name: value for name, value in wanted.items() if name not in os.environ}
@@ -167,7 +177,7 @@ def _log_file() -> IO[bytes] | None:
     return None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends: a SIGKILL leaves nobody else."""
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -236,8 +246,8 @@ def _ask_the_users() -> None:
         ) from error
 
 
-def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
-    """Start a server if neither the environment nor the active profile names one.
+def server_if_needed(*, show_log: bool = False, ui: Path | None = None) -> LocalServer | None:
+    """Start a server, as ``LocalServer``, if neither environment nor active profile names one.
 
     Raises:
         ConfigurationError: If Prefect's settings or its home cannot be used.
@@ -249,7 +259,7 @@ def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
     on_sqlite = url is None or url.get_secret_value().startswith("sqlite")
     with _one_migration(settings) as first:
         # Another kind of database may have been replaced since; a file that went is seen.
-        server = LocalServer(show_log=show_log, migrated=on_sqlite and not first)
+        server = LocalServer(show_log=show_log, migrated=on_sqlite and not first, ui=ui)
         if first:
             server.wait()
     return server

@@ -16,6 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _going_on: list[str] = []
 """How the run goes on, once there is one."""
 
+_instead: list[str] = []
+"""What a command says that is no run, such as a server."""
+
 _before: list[Callable[[], object]] = []
 """What is done before the last words, such as to take a picture off the terminal."""
 
@@ -31,6 +34,7 @@ def stop_on_signals() -> None:
     ``&``) stays ignored.
     """
     _going_on.clear()
+    _instead.clear()
     _asked.clear()
     for each in _SIGNALS:
         if signal.getsignal(each) is not signal.SIG_IGN:
@@ -42,6 +46,11 @@ def goes_on(runs: list[str], store: str) -> None:
     place = shlex.quote(store)
     commands = [f"mgd resume {shlex.quote(run)} --store {place}" for run in runs]
     _going_on[:] = commands
+
+
+def says(words: str) -> None:
+    """Note what is said when a signal comes to a command that is no run."""
+    _instead[:] = [words]
 
 
 @contextmanager
@@ -75,7 +84,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _say(by: signal.Signals) -> None:
     cause = "Ctrl-C" if by is signal.SIGINT else by.name
-    if _going_on:
+    if _instead:
+        words = f"Stopped by {cause}. {_instead[0]}"
+    elif _going_on:
         then = "".join(f"\n  {command}" for command in _going_on)
         words = f"Stopped by {cause}. What is finished is kept; the same command goes on, or:{then}"
     else:

@@ -36,8 +36,22 @@ def flow_run_name() -> str:
     return run_title(recipe, parameters.get("seeds"))
 
 
+_ADJECTIVES = (
+    "Awesome|Rustic|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|"
+    "Practical|Ergonomic|Handcrafted|Tasty|Handmade|Incredible"
+)
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|"
+    "sigma|tau|upsilon|phi|chi|psi|omega"
+)
+_DRAWN_BY_FORMS = re.compile(rf"({_ADJECTIVES})-[A-Z].{{0,7}}|({_GREEK})\d*(-[a-z]+)+")
+"""Names that the forms of Prefect's UIs are filled in with: an animal (V2) or a star (V1)."""
+
+
 def is_drawn(name: str) -> bool:
     """Say whether Prefect drew a name, such as ``humble-otter``, because nobody had typed one."""
+    if _DRAWN_BY_FORMS.fullmatch(name):
+        return True
     words = name.split("-")
     return len(words) > 1 and all(word in _drawn_words() for word in words)
 

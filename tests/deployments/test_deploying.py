@@ -16,15 +16,16 @@ from engine.errors import ConfigurationError
 from engine.recipes.files import RECIPES, changed, list_recipes, load_recipe
 from flows import registry
 from flows.cli import deploying as command
-from flows.deploying import Target, apply, housekeeping_deployment, recipe_deployment
+from flows.deploying import Target, apply, deployment_alone, recipe_deployment
 from tests.deployments.targets import TEMPLATES, pool, target
 
 SHIPPED = list_recipes()
+ALONE = [*registry.TRUST, *registry.HOUSEKEEPING]
 SOME = "digits-selection"
 
 each_kind = pytest.mark.parametrize("kind", TEMPLATES)
 each_recipe = pytest.mark.parametrize("name", SHIPPED)
-each_name = pytest.mark.parametrize("name", [*SHIPPED, *registry.HOUSEKEEPING])
+each_name = pytest.mark.parametrize("name", [*SHIPPED, *ALONE])
 
 FLOWERS = """
 import torch
@@ -42,8 +43,8 @@ def flowers(width: int = 4, seed: int = 0) -> engine.Problem:
 
 def deployed(name, kind="process", **options):
     """Return the deployment of a recipe or a flow of house-keeping on a kind of pool."""
-    if name in registry.HOUSEKEEPING:
-        return housekeeping_deployment(name, target(kind))
+    if name in ALONE:
+        return deployment_alone(name, target(kind))
     return recipe_deployment(name, target(kind), **options)
 
 
@@ -70,8 +71,8 @@ def flowers(tmp_path):
 @pytest.mark.slow
 def test_names_of_the_command_are_those_of_the_registry():
     """The command knows them without loading Prefect."""
-    assert list(registry.HOUSEKEEPING) == list(command.HOUSEKEEPING)
-    assert command.shipped() == [*SHIPPED, *registry.HOUSEKEEPING]
+    assert list(command.WITHOUT_RECIPE) == ALONE
+    assert command.shipped() == [*SHIPPED, *ALONE]
 
 
 @pytest.mark.slow
@@ -177,10 +178,11 @@ def test_cleaning_deletes_on_schedule_only():
 @each_name
 def test_no_schedule_is_active(name):
     """A deployment must not start to spend money before somebody says so."""
-    (schedule,) = plain(name).schedules
+    schedules = plain(name).schedules
 
-    assert schedule.active is False
-    assert schedule.schedule.timezone == "UTC"
+    assert len(schedules) == (name not in registry.TRUST)
+    assert not any(schedule.active for schedule in schedules)
+    assert all(schedule.schedule.timezone == "UTC" for schedule in schedules)
 
 
 @each_kind

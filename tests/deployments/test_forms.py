@@ -16,22 +16,23 @@ from engine.recipes.files import changes_of_shipped, list_recipes, load_recipe
 from engine.recipes.form import FIELDS, filled_in, in_words, setting_schemas
 from engine.recipes.titles import run_title
 from flows import registry
-from flows.deploying import housekeeping_deployment, recipe_deployment
+from flows.deploying import deployment_alone, recipe_deployment
 from tests.deployments.targets import target
 
 SHIPPED = list_recipes()
+ALONE = [*registry.TRUST, *registry.HOUSEKEEPING]
 SOME = "digits-selection"
 MOST_FIELDS = 12
 
 each_recipe = pytest.mark.parametrize("name", SHIPPED)
-each_name = pytest.mark.parametrize("name", [*SHIPPED, *registry.HOUSEKEEPING])
+each_name = pytest.mark.parametrize("name", [*SHIPPED, *ALONE])
 
 
 @cache
 def deployed(name):
     """Return a deployment on a pool of processes."""
-    if name in registry.HOUSEKEEPING:
-        return housekeeping_deployment(name, target("process"))
+    if name in ALONE:
+        return deployment_alone(name, target("process"))
     return recipe_deployment(name, target("process"))
 
 
@@ -71,6 +72,7 @@ def test_form_is_short_and_in_words(name):
     fields = shown(schema(name)["properties"])
 
     assert 4 <= len(fields) <= MOST_FIELDS
+
     for field in fields.values():
         assert re.fullmatch(r"[A-Z][a-z]*(,? [a-z]+)*", field["title"]), field["title"]
         assert field["description"]
@@ -84,7 +86,7 @@ def test_form_is_one_that_both_uis_can_draw(name):
     form = schema(name)
 
     assert form["type"] == "object"
-    assert form["required"] == []
+    assert form["required"] == (["run"] if name == "verify" else [])
     assert "anyOf" not in json.dumps(form)
     assert "$ref" not in json.dumps(form)
 
@@ -237,7 +239,7 @@ def test_fields_of_several_seeds_are_those_of_one_but_for_the_seed():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("flip_fraction", "Share of wrong labels"), ("older_than_days", "Older than days")]
+    [("flip_fraction", "Flip fraction"), ("older_than_days", "Older than days")]
     + [("num_heads", "Number of heads"), ("ModelConfig", "Model"), ("masked-sign", "Masked sign")],
 )
 def test_names_become_words(name, words):

@@ -53,10 +53,13 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     pool: Annotated[str, typer.Option("--pool", help="Work pool whose workers run it.")],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE]", help="Shipped recipes, paths of YAML files, or clean."),
+        typer.Argument(
+            metavar="[RECIPE or FILE ...]",
+            help="Shipped recipes, paths of YAML files, check, plan, verify, smoothness or clean.",
+        ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every recipe that ships, and clean.")
+        bool, typer.Option("--all", help="Every recipe that ships, and the others.")
     ] = False,
     changes: ChangesOption = None,
     seeds: Annotated[

@@ -20,7 +20,19 @@ def test_names_that_prefect_draws_are_known():
 
 
 @pytest.mark.parametrize(
-    "name", ["twelve outer steps", "baseline", "run-2", "seed-3-again", "my-first-run", "abc-def"]
+    "name",
+    ["Ergonomic-Fly", "Sleek-Opah", "Unbranded-Robin", "Handcrafted-Daniff", "Small-Maggot"]
+    + ["mu-carinae", "omicron4-cuvier", "theta93-coltar-cloud", "zeta4-mordor"],
+)
+def test_names_that_forms_are_filled_in_with_are_known(name):
+    """As they were seen in both of Prefect's UIs, which have words of their own."""
+    assert is_drawn(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["twelve outer steps", "baseline", "run-2", "seed-3-again", "my-first-run", "abc-def"]
+    + ["Small-run-of-digits", "Baseline-Run", "alpha=0.1"],
 )
 def test_name_that_a_person_types_is_no_drawn_one(name):
     """It would be thrown away."""

@@ -1,0 +1,34 @@
+"""The command ui: Prefect's UI for one person."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.one_message import one_message
+from flows.cli.options import DebugOption, StoreOption
+
+
+def ui(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE or FILE ...]",
+            help="What can be started there; by default digits-selection, check, plan, verify, "
+            "smoothness and clean.",
+        ),
+    ] = None,
+    store: StoreOption = "mgd-store",
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open one at the first form.")
+    ] = True,
+    debug: DebugOption = False,
+) -> None:
+    """Start Prefect's UI for yourself: server, worker and deployments; Ctrl-C ends them all."""
+    with one_message(debug):
+        from engine.recipes.files import DEFAULT_RECIPE
+        from flows.cli.deploying import WITHOUT_RECIPE
+        from flows.cli.one_person import serve
+        from flows.cli.terminal import prepare_process
+
+        prepare_process(debug)
+        serve(names or [DEFAULT_RECIPE, *WITHOUT_RECIPE], store, browser=browser, debug=debug)

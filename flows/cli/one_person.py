@@ -1,0 +1,189 @@
+"""Prefect's UI for one person: a server, a worker and deployments that end with the command.
+
+The server is the command's own and asks for its secret, as any does that a command starts (see
+``flows.cli.local_server``). A browser is let in by a page of the server's, which puts the secret
+where Prefect's UI looks for it; it comes there behind the ``#`` of an address, which no browser
+sends, from a file that only the user can read. In no list of arguments, which all users can read,
+is more than the name of that file.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.errors import ConfigurationError
+from flows.cli.deploying import Order, check, put
+from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
+from flows.cli.screen import say
+from flows.cli.signals import says
+from flows.cli.surroundings import SAFE_PATH, prefect_settings
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL = "mgd-process"
+"""The pool of ``deployments/pools.py`` for processes, made here where there is none."""
+
+SECONDS_TO_END = 30.0
+"""Longest wait for a worker and its runs, whose stages at work get 20 s to finish."""
+
+_LET_IN = """<!doctype html><meta charset="utf-8"><title>mgd</title><script>
+const [secret, path] = location.hash.slice(1).split("&").map(decodeURIComponent);
+if (secret) localStorage.setItem("prefect-password", btoa(secret));
+location.replace(path && path.startsWith("/") ? path : "/");
+</script>"""
+"""Page of the server's; both of Prefect's UIs read the secret there."""
+
+_GO = """<!doctype html><meta charset="utf-8"><title>mgd</title>
+<script>location.replace("{address}")</script>"""
+
+
+class Page(NamedTuple):
+    """Where a browser goes.
+
+    Attributes:
+        address: Of the UI's page, which asks for the secret where nobody has been let in.
+        secret: What it asks for; None on a server of the user's own.
+        file: Opens the page without being asked; None on a server of the user's own.
+    """
+
+    address: str
+    secret: str | None
+    file: Path | None
+
+
+def serve(names: Sequence[str], store: str, *, browser: bool, debug: bool) -> None:
+    """Serve until a signal comes; what is finished is kept, and the same command goes on.
+
+    Args:
+        names: Recipes by name or path, and flows without a recipe.
+        store: Where the runs keep checkpoints, results and reports.
+        browser: Open one.
+        debug: Show the logs of the server and of the worker.
+
+    Raises:
+        ConfigurationError: If something cannot be started.
+    """
+    order = Order(list(names))
+    check(order)  # before anything is started
+    says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
+    say("Prefect's server starts; its very first start takes the longest.")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
+        server = server_if_needed(show_log=debug, ui=folder / "ui")
+        if server is not None:
+            stack.callback(server.stop)
+        stack.enter_context(connected(server))
+        say("The server answers; deployments are made.")
+        first = _deploy(order, store)
+        worker = stack.enter_context(_worker(server, debug))
+        page = _page(server, folder, f"/v2/deployments/deployment/{first}/run")
+        _tell(page, browser)
+        code = worker.wait()
+        raise ConfigurationError(
+            f"The worker ended (exit code {code}), and nothing would take runs. Run the same "
+            "command with --debug to see its log."
+        )
+
+
+def _deploy(order: Order, store: str) -> "UUID":
+    """Make the pool and the deployments; return the first one's id."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        _make_pool(client)
+        made = put(order, POOL, store, None, "", client)
+        for each in made:
+            say(f"Deployed: {each.full_name}")
+        return client.read_deployment_by_name(made[0].full_name).id
+
+
+def _make_pool(client: "SyncPrefectClient") -> None:
+    """Make a pool of processes, one run at a time; one that is there stays as it is."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(
+            WorkPoolCreate(
+                name=POOL, type="process", base_job_template=template, concurrency_limit=1
+            )
+        )
+
+
+@contextmanager
+def _worker(server: LocalServer | None, debug: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a worker inside the block, in a process group that its runs belong to as well."""
+    own = {
+        # Each look writes, and SQLite takes one writer at a time.
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+    }
+    if server is not None:
+        own |= {"PREFECT_API_URL": server.api_url, "PREFECT_API_AUTH_STRING": server.secret}
+    output = None if debug else subprocess.DEVNULL
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL],
+        env=dict(os.environ) | SAFE_PATH | own,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C is for this command, which then ends it
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,
+    )
+    try:
+        yield process
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and its children: asked at first, so that stages at work are finished."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_END)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
+    if server is None:
+        url = prefect_settings().ui_url or (prefect_settings().api.url or "").removesuffix("/api")
+        return Page(f"{url.rstrip('/').removesuffix('/v2')}{path}", None, None)
+    from urllib.parse import quote
+
+    root = server.api_url.removesuffix("/api")
+    (folder / "ui" / "v2" / "mgd.html").write_text(_LET_IN)
+    address = f"{root}/v2/mgd.html#{quote(server.secret, safe='')}&{quote(path, safe='')}"
+    file = folder / "open.html"
+    file.touch(mode=0o600)
+    file.write_text(_GO.format(address=address))
+    return Page(f"{root}{path}", server.secret, file)
+
+
+def _tell(page: Page, browser: bool) -> None:
+    say(f"UI: {page.address}")
+    if page.secret:
+        say(f"It asks for: {page.secret}")
+    if page.file:
+        say(f"Without being asked: {page.file.as_uri()}")
+    opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
+    if browser and not opened:
+        say("No browser could be opened here; open the address above.")
+    say("Ctrl-C ends server, worker and runs; what is finished is kept.")

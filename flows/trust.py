@@ -1,0 +1,109 @@
+"""What may be believed, and what it costs, started from the UI: check, plan, verify, smoothness.
+
+They do what the commands of these names do. Recipes are named, because there is one deployment of
+each flow and not one for each recipe; a name is that of a shipped recipe, or the path of a file
+that the worker has.
+"""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from engine.applications.smoothness.record import SmoothnessRecord
+from engine.planning.forecast import Forecast
+from engine.preflight.verdict import CheckReport
+from engine.recipes.files import DEFAULT_RECIPE, Recipe, load_recipe, to_measure
+from engine.storage.location import StoreUrl, absolute
+from flows.metasmoothness import metasmoothness
+from tasks import trust
+
+
+@flow(name="check", flow_run_name="check {recipe}")
+def check(
+    recipe: str = DEFAULT_RECIPE,
+    settings: tuple[str, ...] | None = (),
+    device: str | None = None,
+    store: StoreUrl = "mgd-store",
+) -> CheckReport:
+    """Say whether the metagradient of a recipe may be trusted; tries short twins of its run.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd check --set`.
+        device: In place of ``training.device``: cpu, cuda or cuda:N.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+    """
+    return trust.check(_named(recipe, settings, device), absolute(store))
+
+
+@flow(name="plan", flow_run_name="plan {recipe}")
+def plan(
+    recipe: str = DEFAULT_RECIPE,
+    settings: tuple[str, ...] | None = (),
+    device: str | None = None,
+    price: Annotated[float | None, Field(ge=0)] = None,
+    store: StoreUrl = "mgd-store",
+) -> Forecast:
+    """Measure a step for a few seconds and say which schedule is fastest, and what a run costs.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd plan --set`.
+        device: In place of ``training.device``: cpu, cuda or cuda:N.
+        price: Of an hour of the device, in any currency; empty leaves it out.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+    """
+    return trust.plan(_named(recipe, settings, device), absolute(store), price)
+
+
+@flow(name="verify", flow_run_name="verify {run}")
+def verify(
+    run: str,
+    seed: Annotated[int | None, Field(ge=0)] = None,
+    trusted: bool = False,
+    store: StoreUrl = "mgd-store",
+) -> str:
+    """Make a random segment and a difference of a finished run again, and keep a certificate.
+
+    Args:
+        run: Name of a finished run, or the beginning of it.
+        seed: Chooses what is made again; empty draws one.
+        trusted: Read and connect to the places that the store's recipe names, whatever they are.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+    """
+    return trust.verify(run, absolute(store), seed, trusted)
+
+
+@flow(name="smoothness", flow_run_name="smoothness of {recipe}")
+def smoothness(
+    recipe: str = DEFAULT_RECIPE,
+    directions: Annotated[int | None, Field(ge=1)] = None,
+    settings: tuple[str, ...] | None = (),
+    device: str | None = None,
+    store: StoreUrl = "mgd-store",
+) -> SmoothnessRecord:
+    """Measure how smoothly the training of a recipe answers to changes of its set-up.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file that the worker has.
+        directions: Random directions, two trainings each; empty leaves it to the recipe.
+        settings: Changes of the recipe, each dotted.key=value as in `mgd smoothness --set`.
+        device: In place of ``training.device``: cpu, cuda or cuda:N.
+        store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
+    """
+    own = [each for each in settings or () if not each.strip().startswith("smoothness.")]
+    more = [each for each in settings or () if each.strip().startswith("smoothness.")]
+    given = {} if directions is None else {"directions": directions}
+    measured = to_measure(_named(recipe, own, device), given, more)
+    return metasmoothness.fn(measured, absolute(store))
+
+
+def _named(
+    recipe: str, settings: "tuple[str, ...] | list[str] | None", device: str | None
+) -> Recipe:
+    """Read a recipe, whose device is that of the form unless a setting names one."""
+    changes = [each for each in settings or () if each.strip()]
+    if device and not any(each.strip().startswith("training.device=") for each in changes):
+        changes.append(f"training.device={device}")
+    return load_recipe(recipe, changes)

@@ -1,0 +1,274 @@
+"""A person with a browser, from ``mgd ui`` to a report: in both of Prefect's UIs where both can.
+
+What is asserted of the form are counts and pixels, never times.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from engine.applications.descent.record import read_run
+from engine.recipes.files import load_recipe
+from engine.recipes.names import run_name
+from tests.deployments.browser import UIS, height, open_browser, picture, press
+from tests.deployments.site import Api
+from tests.servers import process, wait_for
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
+
+RECIPE = "digits-selection"
+MOST_FIELDS = 12
+MOST_PIXELS = {"v2": 2 * 900, "v1": 2000}
+"""Two screens in the UI that Prefect opens; its first UI has more space between fields."""
+
+FEW = {
+    "Training examples": ("arguments.num_train", 60),
+    "Objective examples": ("arguments.num_objective", 40),
+    "Validation examples": ("arguments.num_validation", 40),
+    "Test examples": ("arguments.num_test", 50),
+}
+SETTINGS = ["training.num_steps=12", "training.batch_size=10", "baselines=[]"]
+
+
+def small(outer_steps, *settings):
+    """Return the recipe that the form, filled in by ``fill``, is about."""
+    given = [f"{key}={value}" for key, value in FEW.values()]
+    return load_recipe(
+        RECIPE, [*given, *SETTINGS, *settings, f"outer.num_steps={outer_steps}"]
+    )  # fmt: skip
+
+
+class Served:
+    """What ``mgd ui`` has said, and the processes that it has started."""
+
+    def __init__(self, child, log, store):
+        self.child, self.log, self.store = child, log, store
+        said = log.read_text()
+        self.file = re.search(r"Without being asked: (file://\S+)", said)[1]
+        self.secret = re.search(r"It asks for: (\S+)", said)[1]
+        self.root = re.search(r"UI: (http://[^/]+)", said)[1]
+        self.api = Api(f"{self.root}/api")
+        self.api._http.auth = tuple(self.secret.split(":", 1))
+        self.deployment = self.api.get(f"/deployments/name/descent/{RECIPE}")["id"]
+        path = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        self.children = [int(each) for each in path.read_text().split()]
+
+    def address(self, path, ui="v2"):
+        """Return the address of a page."""
+        return f"{self.root}{UIS[ui]}{path}"
+
+    def form(self, ui="v2"):
+        """Return the address of the form."""
+        return self.address(f"/deployments/deployment/{self.deployment}/run", ui)
+
+    def runs(self):
+        """Return the ids of the runs that are there."""
+        return {each["id"] for each in self.api.post("/flow_runs/filter", limit=200)}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The command, as a person has typed it."""
+    folder = tmp_path_factory.mktemp("ui")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API_")},
+        "PREFECT_HOME": str(folder / "home"),
+        # The scheduler looks at the schedules every minute otherwise.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    }
+    log, store = folder / "ui.log", folder / "store"
+    command = [sys.executable, "-m", "flows.cli.app", "ui", RECIPE, "check", "--no-browser"]
+    with process(log, *command, "--store", str(store), env=environment) as child:
+        wait_for("the UI", lambda: "Ctrl-C ends" in log.read_text() or child.poll(), 600)
+        assert child.poll() is None, log.read_text()
+        yield Served(child, log, store)
+
+
+@pytest.fixture(scope="module")
+def page(served):
+    """A browser that was let in as by a person's click on the file."""
+    with open_browser() as page:
+        page.goto(served.file)
+        page.wait_for_url(served.form())
+        yield page
+
+
+def field(page, title):
+    """Return the input of a field by its title; the first UI does not say which label is whose."""
+    label = page.get_by_text(re.compile(rf"^\s*{title} \(Optional\)")).last
+    return label.locator("xpath=following::*[self::input or self::textarea][1]")
+
+
+def fill(page, outer_steps):
+    """Fill the form in for a small run."""
+    field(page, "Outer steps").fill(str(outer_steps))
+    for title, (_, value) in FEW.items():
+        field(page, title).fill(str(value))
+
+
+def add_settings(page, *settings):
+    """Add items to the list of other settings."""
+    for each in settings:
+        page.get_by_role("button", name="Add item").click()
+        # Device and store are texts too; the items stand between them.
+        page.locator("textarea").nth(-2).fill(each)
+
+
+def submit(page, served):
+    """Submit the form; return the id of the run that was made."""
+    before = served.runs()
+    press(page, "Submit", lambda: served.runs() - before)
+    (made,) = served.runs() - before
+    return made
+
+
+@pytest.mark.parametrize("ui", UIS)
+def test_form_is_short(served, page, ui):
+    """It had 115 fields on 16 screens."""
+    page.goto(served.form(ui))
+    field(page, "Outer steps").wait_for()
+
+    inputs = page.locator("textarea, input[type=number]").count()
+
+    picture(page, f"form-{ui}")
+    assert field(page, "Outer steps").input_value() == "8"
+    assert inputs + 1 <= MOST_FIELDS  # and the list of other settings
+    assert height(page) <= MOST_PIXELS[ui]
+
+
+@pytest.mark.parametrize("ui", UIS)
+def test_wrong_values_are_refused_in_words(served, page, ui):
+    """Nothing starts, and the page says what was expected."""
+    page.goto(served.form(ui))
+    before = served.runs()
+
+    field(page, "Device").fill("gpu")
+    refused = page.get_by_text(re.compile(r"cpu, cuda or cuda:N\..? was expected"))
+    press(page, "Submit", lambda: refused.count())
+
+    picture(page, f"refused-{ui}")
+    assert served.runs() == before
+
+
+def test_misspelt_setting_is_refused_in_words(served, page):
+    """The keys that it may have meant are named."""
+    page.goto(served.form())
+    before = served.runs()
+
+    field(page, "Outer steps").wait_for()
+    add_settings(page, "outer.num_step=3")
+    refused = page.get_by_text(re.compile(r"one of outer\.num_steps=.* was expected"))
+    press(page, "Submit", lambda: refused.count())
+
+    assert served.runs() == before
+
+
+def test_run_from_the_form_to_its_report(served, page):
+    """And it is the run that its name says, with the figures that its record has."""
+    page.goto(served.form())
+    field(page, "Outer steps").wait_for()
+    fill(page, 1)
+    add_settings(page, *SETTINGS)
+    run = submit(page, served)
+
+    page.goto(served.address(f"/runs/flow-run/{run}"))
+    page.get_by_text("Completed").first.wait_for(timeout=600_000)
+    picture(page, "run")
+    recipe = small(1)
+    record = read_run(str(served.store), run_name(recipe))
+    assert record.recipe == recipe
+    assert served.api.get(f"/flow_runs/{run}")["name"].startswith(run_name(recipe))
+
+    found = served.api.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+    (report,) = [each for each in found if each["key"].startswith("summary-")]
+    page.goto(served.address(f"/artifacts/artifact/{report['id']}"))
+    for sentence in record.sentences()[:1]:
+        page.get_by_text(sentence[:40]).first.wait_for()
+    picture(page, "report")
+
+
+def test_killed_run_goes_on_by_retry(served, page):
+    """From the menu of its page, and to the end."""
+    page.goto(served.form())
+    field(page, "Outer steps").wait_for()
+    fill(page, 12)
+    add_settings(page, *SETTINGS)
+    run = submit(page, served)
+    stages = Path(served.store) / "runs" / run_name(small(12))
+
+    wait_for("the run", lambda: stages.exists() and served.api.state(run) == "Running", 600)
+    wait_for("stages", lambda: len(served.api.task_runs(run, "Completed")) > 8, 300)
+    os.kill(int(served.api.get(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
+    page.goto(served.address(f"/runs/flow-run/{run}"))
+    page.get_by_text("Crashed").first.wait_for(timeout=300_000)
+    wait_for("the worker's last word", lambda: served.api.is_put_away(run), 300)
+    picture(page, "crashed")
+
+    page.get_by_role("button", name="Open menu").first.click()
+    page.get_by_role("menuitem", name="Retry").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Retry").click()
+    page.get_by_text("Completed").first.wait_for(timeout=600_000)
+
+    assert served.api.get(f"/flow_runs/{run}")["run_count"] == 2
+    assert served.api.task_runs(run, "Cached")
+
+
+def test_schedule_with_one_field_overridden_makes_runs_that_change_that_field(served, page):
+    """Everything else stays what the deployment has."""
+    page.goto(served.address(f"/deployments/deployment/{served.deployment}"))
+    page.get_by_role("button", name="Schedule", exact=True).last.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(re.compile(r"^Outer steps")).fill("2")
+    picture(page, "schedule")
+    path = f"/deployments/{served.deployment}"
+
+    def made():
+        return [each for each in served.api.get(path)["schedules"] if each["active"]]
+
+    press(page, "Save", made)
+    (schedule,) = made()
+    scheduled = wait_for(
+        "a scheduled run",
+        lambda: [
+            each
+            for each in served.api.post("/flow_runs/filter", limit=200)
+            if each["auto_scheduled"]
+        ],
+        120,
+    )
+    served.api.delete(f"{path}/schedules/{schedule['id']}")
+
+    assert schedule["parameters"] == {"outer_steps": 2}
+    deployed = served.api.get(path)["parameters"]
+    assert scheduled[0]["parameters"] == deployed | {"outer_steps": 2}
+
+
+def test_nobody_is_let_in_without_the_secret(served):
+    """Every user of a machine reaches its loopback address, and may list all arguments."""
+    with httpx.Client(trust_env=False) as stranger:
+        answer = stranger.post(f"{served.root}/api/flow_runs/filter", json={})
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    place = Path(served.file.removeprefix("file://"))
+
+    assert answer.status_code == httpx.codes.UNAUTHORIZED
+    assert served.secret not in listed.stdout
+    assert place.stat().st_mode & 0o077 == 0
+    assert place.parent.stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_ends_all_that_it_started(served):
+    """Server and worker, and nothing of anybody else's. The last test: nothing is left."""
+    assert len(served.children) == 2
+
+    served.child.send_signal(signal.SIGINT)
+    served.child.wait(120)
+
+    assert served.child.returncode == 130
+    assert not [each for each in served.children if Path(f"/proc/{each}").exists()]
+    assert "What is finished is kept" in served.log.read_text()
