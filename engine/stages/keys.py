@@ -32,6 +32,7 @@ APART = {
     "planning/": "chooses among schedules, which all make the same bits",
     "recipes/files.py": "finds recipes, whose content is in a key by itself",
     "recipes/names.py": "names runs",
+    "recipes/where.py": "says where recipes lie",
     "recipes/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",

@@ -13,7 +13,6 @@ from flows.cli.commands import recipes, runs, stores, trust
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -45,6 +44,7 @@ for command in (
     stores.clean,
 ):
     app.command()(command)
+app.command("open")(stores.open_report)
 
 
 if __name__ == "__main__":

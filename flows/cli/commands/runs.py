@@ -12,6 +12,7 @@ from flows.cli.options import (
     DebugOption,
     JsonOption,
     RecipeArgument,
+    RunArgument,
     SecondsOption,
     StoreOption,
     TrustOption,
@@ -78,7 +79,7 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
 
 
 def resume(  # noqa: PLR0913 (the options of one command)
-    run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    run: RunArgument,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Other workers for the rest: workers.key=value."),
