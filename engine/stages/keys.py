@@ -46,6 +46,8 @@ APART = {
     "applications/descent/": "chooses an iterate, reports and verifies",
     "applications/kinds.py": "finds what a kind of run has of its own",
     "applications/open_run.py": "opens what runs left",
+    "applications/side_by_side.py": "compares what runs left",
+    "applications/trackers.py": "sends what runs left elsewhere",
     "applications/comparisons/damage.py": "judges what stages made",
     "applications/comparisons/rate_search_results.py": "gathers what stages made",
     "applications/comparisons/results.py": "gathers what stages made",

@@ -40,6 +40,8 @@ for command in (
     recipes.recipes,
     recipes.new,
     stores.show,
+    stores.compare,
+    stores.send,
     stores.export,
     stores.clean,
 ):

@@ -77,3 +77,11 @@ RunsOption = Annotated[
 GraceOption = Annotated[
     str, typer.Option(help="What wrote something within this time is left alone.")
 ]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log-to",
+        help="Send the run, when it has ended, to tensorboard:DIR, mlflow:URI, wandb:PROJECT or "
+        "trackio:PROJECT.",
+    ),
+]

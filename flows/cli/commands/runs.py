@@ -11,6 +11,7 @@ from flows.cli.options import (
     ChangesOption,
     DebugOption,
     JsonOption,
+    LogOption,
     QuietOption,
     RecipeArgument,
     RunArgument,
@@ -33,6 +34,7 @@ def run(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
+    log_to: LogOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -48,7 +50,7 @@ def run(  # noqa: PLR0913 (the options of one command)
 
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)
+    _run(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)
 
 
 def smoothness(  # noqa: PLR0913 (the options of one command)
@@ -91,6 +93,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
     trusted: TrustOption = False,
+    log_to: LogOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -118,10 +121,10 @@ def resume(  # noqa: PLR0913 (the options of one command)
         recipe = change_workers(recipe, changes or [])
         return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, as_json=as_json, debug=debug, quiet=quiet)
+    _run(load, store, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)
 
 
-def _run(
+def _run(  # noqa: PLR0913 (the options of one command)
     load: "Callable[[str], Recipe]",
     store: str,
     seeds: str | None = None,
@@ -129,9 +132,10 @@ def _run(
     as_json: bool,
     debug: bool,
     quiet: bool,
+    log_to: str | None = None,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with one_message(debug):
         from flows.cli.running import run_recipe
 
-        run_recipe(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)
+        run_recipe(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)

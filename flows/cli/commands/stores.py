@@ -47,6 +47,49 @@ def show(
                 showing.show_run(place, run, as_json=as_json)
 
 
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN ...",
+            help="Names of runs, or the beginnings of them.",
+            autocompletion=complete_run,
+        ),
+    ],
+    store: StoreOption = "mgd-store",
+    page: Annotated[
+        str | None,
+        typer.Option("--page", help="File for the page; mgd-compare.html here by default."),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show runs side by side: what differs, what came of each, and a page with their curves."""
+    with one_message(debug):
+        from flows.cli import comparing
+
+        comparing.compare(runs, store, page, as_json=as_json)
+
+
+def send(
+    run: RunArgument,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="tensorboard:DIR, mlflow:URI, wandb:PROJECT or trackio:PROJECT."),
+    ],
+    store: StoreOption = "mgd-store",
+    debug: DebugOption = False,
+) -> None:
+    """Send settings, curves and numbers of a run, finished or not, to a tracker."""
+    with one_message(debug):
+        from engine.applications.trackers import check_target
+
+        check_target(to)
+        from flows.cli import comparing
+
+        comparing.send_run(run, store, to)
+
+
 def open_report(
     run: RunArgument,
     store: StoreOption = "mgd-store",
