@@ -27,6 +27,7 @@ NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
 
 APART = {
+    "docs/": "shows how the engine is used",
     "runs/": "lists, shows, budgets and cleans what stages made",
     "reports/": "draws and writes what stages made",
     "planning/": "chooses among schedules, which all make the same bits",
