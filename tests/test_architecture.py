@@ -45,6 +45,7 @@ RUN = "bench-0badcafe"
 LIGHT = {
     ("--version",): 0,
     ("recipes",): 0,
+    ("recipes", "digits-selection"): 0,
     ("show",): 0,
     ("show", RUN): 0,
     ("show", RUN, "--json"): 0,
@@ -57,6 +58,7 @@ LIGHT = {
     ("plan", "--set", "nothing=1"): 2,
     ("smoothness", "--by", "nothing"): 2,
     ("resume", "of-nobody"): 2,
+    ("open", "of-nobody"): 2,
 }
 """Commands that compute nothing, and how they end."""
 

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *("README.md", "engine/README.md", "engine/DESIGN.md", "deployments/README.md"),
+    *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "engine" / "docs").glob("*.md")),
 ]
 """The change log may name what is gone, and records say what was run at their time."""
 FOLDERS = ("engine", "tasks", "flows", "tests", "deployments")
@@ -34,6 +35,8 @@ FILE = re.compile(r"`([\w-]+\.py)`")
 OTHERS = {
     "deployments/.env": "made by whoever deploys",
     "my_file.py": "of a user, in an example",
+    "flowers.py": "of a user, in the tutorial",
+    "test_flowers.py": "of a user, in the tutorial",
     "utils.py": "of a user, beside a problem",
     "random.py": "of a user, in the place of Python's",
 }

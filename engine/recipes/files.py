@@ -18,18 +18,13 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.explain import explained
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.recipes.where import RECIPES
+from engine.recipes.where import shipped_names as _names
 from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
 
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
-
-_IN_A_WHEEL = Path(__file__).with_name("shipped")
-
-RECIPES = (
-    _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else Path(__file__).parents[2] / "deployments" / "recipes"
-)
-"""Folder of the shipped recipes: data of the package in a wheel, a folder of its own in a clone."""
 
 Recipe = DescentRecipe
 """A recipe of any kind."""
@@ -304,10 +299,6 @@ def _find(recipe: str) -> Path:
 def _meant(recipe: str) -> str:
     close = get_close_matches(recipe, _names(), 1)
     return f" Did you mean {close[0]}?" if close else ""
-
-
-def _names() -> list[str]:
-    return sorted(each.stem for each in RECIPES.glob("*.yaml"))
 
 
 def _shipped() -> str:

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from engine.numerics.shown import shown_value
+from engine.numerics.shown import in_words, shown_value
 from engine.numerics.shown_html import curve, pairs_html
 
 if TYPE_CHECKING:
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 def in_a_line(routine: "Routine") -> str:
     """Return model, examples, steps, optimizer and metaparameters of a routine."""
+    return in_words(routine, lambda: _line(routine))
+
+
+def _line(routine: "Routine") -> str:
     layout = routine.layout
     parameters = sum(map(math.prod, layout.shapes.values()))
     dtype = str(layout.dtype).removeprefix("torch.")

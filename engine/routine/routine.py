@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
-from engine.numerics.shown import in_words
 from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
@@ -129,11 +128,9 @@ class Routine(HeldModule):
                 )
 
     def __repr__(self) -> str:
-        return in_words(self, lambda: in_a_line(self))
+        return in_a_line(self)
 
-    def _repr_html_(self) -> str:
-        """Return its parts as a table, for a notebook."""
-        return as_table(self)
+    _repr_html_ = as_table
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
         """Return the same routine with other values for its metaparameters.

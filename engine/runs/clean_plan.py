@@ -46,6 +46,9 @@ class Freed(Settings):
     reason: str
     """Why nobody needs it."""
 
+    runs: list[str] = []
+    """Runs that it belongs to; none if no run refers to it."""
+
 
 class CleanReport(Settings):
     """What a clean would free, or has freed."""

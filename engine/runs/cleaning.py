@@ -76,8 +76,11 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
     }
     doomed = [run for run in found.runs if run.name in going]
     freed = [
-        *(_freed("run", run.name, run.files, going[run.name]) for run in doomed),
-        *(_freed("stage", each.name, each.stage.files, each.reason) for each in victims),
+        *(_freed("run", run.name, run.files, going[run.name], [run.name]) for run in doomed),
+        *(
+            _freed("stage", each.name, each.stage.files, each.reason, sorted(each.claims))
+            for each in victims
+        ),
         *(_freed("result", name, [file], "its stage is gone") for name, file in orphans.items()),
     ]
     return CleanPlan(_report(store, found, freed, going), victims, orphans, doomed)
@@ -232,6 +235,11 @@ def _ancestors(names: Iterable[str], upstream: dict[str, list[str]]) -> set[str]
 
 
 def _freed(
-    what: Literal["run", "stage", "result"], name: str, files: Iterable[File], reason: str
+    what: Literal["run", "stage", "result"],
+    name: str,
+    files: Iterable[File],
+    reason: str,
+    runs: Iterable[str] = (),
 ) -> Freed:
-    return Freed(what=what, name=name, bytes=sum(file.bytes for file in files), reason=reason)
+    size = sum(file.bytes for file in files)
+    return Freed(what=what, name=name, bytes=size, reason=reason, runs=list(runs))

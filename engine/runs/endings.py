@@ -32,6 +32,12 @@ class Ending(Settings):
     ended: AwareDatetime | None = None
     """When it did: UTC."""
 
+    verdict: str = ""
+    """What came of it, in one sentence."""
+
+    numbers: list[dict[str, str]] = []
+    """The figures that stand at the top of the report: label, value and note of each."""
+
     summary: list[str] = []
     """What the numbers mean, in sentences."""
 

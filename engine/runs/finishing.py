@@ -7,6 +7,7 @@ the record ends: when it was made and what it took stay what they were.
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -88,6 +89,8 @@ def _said(store: str, record: FinishedRun, claims: Iterable[Claim]) -> dict[str,
     results = {f"{ref.stage}/{ref.key}" for ref in record.refs_to_keep(store)}
     return {
         "keeps": sorted(small | results),
+        "verdict": record.headline(),
+        "numbers": [asdict(each) for each in record.numbers()],
         "summary": record.sentences(),
         "table": record.table(),
         "verifiable": record.verifiable,

@@ -147,6 +147,12 @@ class RunLine(Settings):
     stages: int
     """Stages that it uses."""
 
+    verdict: str = ""
+    """What came of it, in one sentence; empty while it has not finished."""
+
+    seconds: float | None = None
+    """Wall clock over all starts; none while it has not finished."""
+
 
 def overview(store: str, run: str) -> RunOverview:
     """Describe a run that is there; see ``engine.runs.run.find_run``."""
@@ -225,9 +231,15 @@ def list_overviews(store: str) -> list[RunLine]:
             standing=_standing(run),
             active=_time(run.active),
             stages=len(run.claims),
+            verdict=_verdict(run.ending),
+            seconds=number_in(run.record or {}, "seconds") if run.finished else None,
         )
         for run in runs
     ]
+
+
+def _verdict(ending: Ending | None) -> str:
+    return "" if ending is None else ending.verdict or next(iter(ending.summary), "")
 
 
 def _line(claim: Claim, stored: StoredStage, record: dict[str, Any] | None, run: str) -> StageLine:

@@ -19,7 +19,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import beside_shipped, changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
 from engine.reports.sections import Page, Section, Table
-from engine.reports.settings_rows import all_rows, changed_rows, write_setting
+from engine.reports.settings_rows import all_rows, changed_rows, written
 from engine.reports.units import write_duration, write_figure
 from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.finished import FinishedRun
@@ -96,7 +96,7 @@ def asked(recipe: DescentRecipe) -> Section:
             f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
         )
     rows = [
-        {"key": key, "here": write_setting(here), "as it ships": write_setting(shipped)}
+        {"key": key, "here": written(here), "as it ships": written(shipped)}
         for key, (here, shipped) in (changes or {}).items()
     ]
     return Section(

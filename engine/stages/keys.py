@@ -27,6 +27,7 @@ NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
 
 APART = {
+    "docs/": "shows how the engine is used",
     "runs/": "lists, shows, budgets and cleans what stages made",
     "reports/": "draws and writes what stages made",
     "planning/": "chooses among schedules, which all make the same bits",
@@ -35,6 +36,7 @@ APART = {
     "recipes/form.py": "shows recipes as forms, whose content is in a key by itself",
     "recipes/names.py": "names runs",
     "recipes/titles.py": "names runs for people",
+    "recipes/where.py": "says where recipes lie",
     "recipes/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",
@@ -45,6 +47,8 @@ APART = {
     "applications/descent/": "chooses an iterate, reports and verifies",
     "applications/kinds.py": "finds what a kind of run has of its own",
     "applications/open_run.py": "opens what runs left",
+    "applications/side_by_side.py": "compares what runs left",
+    "applications/trackers.py": "sends what runs left elsewhere",
     "applications/comparisons/damage.py": "judges what stages made",
     "applications/comparisons/rate_search_results.py": "gathers what stages made",
     "applications/comparisons/results.py": "gathers what stages made",

@@ -13,7 +13,6 @@ from flows.cli.commands import recipes, runs, stores, trust, ui
 app = typer.Typer(
     help="Gradient descent on the set-up of machine-learning training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -42,10 +41,13 @@ for command in (
     recipes.recipes,
     recipes.new,
     stores.show,
+    stores.compare,
+    stores.send,
     stores.export,
     stores.clean,
 ):
     app.command()(command)
+app.command("open")(stores.open_report)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,26 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completing import complete_change, complete_recipe, complete_run
+
 RecipeArgument = Annotated[
-    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+    str,
+    typer.Argument(
+        help="Name of a shipped recipe, or path of a YAML file.", autocompletion=complete_recipe
+    ),
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(help="Name of a run, or the beginning of it.", autocompletion=complete_run),
 ]
 ChangesOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a setting: dotted.key=value. May be repeated."),
+    typer.Option(
+        "--set",
+        help="Change a setting: dotted.key=value; mgd recipes RECIPE shows them all. May be "
+        "repeated.",
+        autocompletion=complete_change,
+    ),
 ]
 StoreOption = Annotated[
     str,
@@ -57,8 +71,17 @@ KeepOption = Annotated[
     int | None, typer.Option(help="Free all but so many runs, those active last.")
 ]
 RunsOption = Annotated[
-    list[str] | None, typer.Option("--run", help="Free this run. May be repeated.")
+    list[str] | None,
+    typer.Option("--run", help="Free this run. May be repeated.", autocompletion=complete_run),
 ]
 GraceOption = Annotated[
     str, typer.Option(help="What wrote something within this time is left alone.")
+]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log-to",
+        help="Send the run, when it has ended, to tensorboard:DIR, mlflow:URI, wandb:PROJECT or "
+        "trackio:PROJECT.",
+    ),
 ]

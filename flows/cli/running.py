@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flows.cli.local_server import LocalServer
 
 
-def run_recipe(
+def run_recipe(  # noqa: PLR0913 (the options of one command)
     load: "Callable[[str], Recipe]",
     store: str,
     seeds: str | None,
@@ -29,6 +29,7 @@ def run_recipe(
     as_json: bool,
     debug: bool,
     quiet: bool = False,
+    log_to: str | None = None,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
 
@@ -39,7 +40,12 @@ def run_recipe(
         as_json: End with the object on stdout; all else goes to stderr.
         debug: Show all log lines.
         quiet: Show warnings, and what came of it.
+        log_to: Tracker that the runs are sent to when they have ended.
     """
+    if log_to is not None:
+        from engine.applications.trackers import check_target
+
+        check_target(log_to)  # refused before anything is trained
     prepare_process(debug)
     with watched(quiet=quiet):
         with doing("reading the recipe"):
@@ -52,6 +58,11 @@ def run_recipe(
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, debug)
     contents = [_tell(record, place, as_json) for record in records]
+    if log_to is not None:
+        from flows.cli.comparing import send_run
+
+        for record in records:
+            send_run(record.run, place, log_to, err=as_json)
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
         say(json.dumps(contents[0] if chosen is None else many))

@@ -5,18 +5,20 @@ from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Column, Table
+from rich.text import Text
 
 from engine.planning.forecast import Forecast
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
-from engine.runs.clean_plan import CleanReport
-from engine.runs.endings import read_ending
+from engine.runs.clean_plan import CleanReport, Freed
+from engine.runs.endings import Ending, read_ending
+from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import RunOverview, describe, list_overviews
 from engine.runs.predicted import compare
 from engine.runs.run import find_run
 from engine.storage.places import run_file
-from flows.cli.screen import Screen, say
+from flows.cli.screen import Screen, plain, say
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -26,22 +28,29 @@ SHOWN_NAMES = 10
 
 
 def show_runs(store: str, *, as_json: bool) -> None:
-    """List the runs of a store, the one that was active last first."""
+    """List the runs of a store with what came of them, the one that was active last first."""
     runs = list_overviews(store)
     if as_json:
         say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
     # A name that is cut off could not be copied into the next command.
-    table = Table(Column("run", overflow="fold"), "standing", "last active (UTC)", "stages")
+    table = Table(
+        Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
+        "last active (UTC)",
+        "took",
+        "what came of it",
+    )
     for run in runs:
-        active = run.active.removesuffix("+00:00").replace("T", " ")
-        table.add_row(run.run, run.standing, active, str(run.stages))
+        active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
+        took = "" if run.seconds is None else write_duration(run.seconds)
+        standing = str(run.standing)
+        table.add_row(run.run, active, took, run.verdict or standing)
     console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
 
 def show_run(store: str, run: str, *, as_json: bool) -> None:
-    """Show a run of any kind: what it did so far, its stages, and how to go on."""
+    """Show a run of any kind: what came of it, how it got there, its stages, and how to go on."""
     name = find_run(store, run)
     view, record = describe(store, name)
     compared, certificate = compare(store, view), read_certificate(store, name)
@@ -54,34 +63,64 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         say(json.dumps(found))
         return
     console = Screen()
-    console.print(_stages(view))
-    console.print(_totals(view), highlight=False)
+    ending = read_ending(record)
+    if ending is None:
+        _show_so_far(console, store, view)
+    else:
+        _show_result(console, ending)
     console.print(_spent(view), highlight=False)
     if compared:
         table = Table("figure", "predicted", "so far" if record is None else "actual")
         for each in compared:
             table.add_row(each.what, f"{each.predicted:,.1f}", f"{each.actual:,.1f}")
         console.print(table)
-    ending = read_ending(record)
+    console.print(_stages(view))
+    console.print(_totals(view), highlight=False)
     if ending is None:
-        console.print(
-            f"Run {name} has not finished; it was active last at {view.active}. Let it go on: "
-            f"mgd resume {name} --store {store}",
-            highlight=False,
-            soft_wrap=True,
-        )
         return
-    if ending.table:
-        console.print(_rows(ending.table))
-    for line in ending.summary:
-        console.print(line, highlight=False, soft_wrap=True)
     if certificate is not None:
         console.print(
             f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.", highlight=False
         )
     elif ending.verifiable:
         console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {run_file(store, name, REPORT)}", highlight=False, soft_wrap=True)
+    report = run_file(store, name, REPORT)
+    console.print(f"Report: {report} (mgd open {name})", highlight=False, soft_wrap=True)
+
+
+def _show_result(console: Screen, ending: Ending) -> None:
+    """Print the verdict, the numbers that stand at the top of the report, and the result."""
+    verdict = ending.verdict or next(iter(ending.summary), "")
+    console.print(Text(plain(verdict), style="bold"), soft_wrap=True)
+    for each in ending.numbers:
+        note = f" ({each['note']})" if each.get("note") else ""
+        console.print(f"{each.get('label')}: {each.get('value')}{note}", soft_wrap=True)
+    if ending.table:
+        console.print(_rows(ending.table))
+    for line in ending.summary:
+        if line != verdict:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
+    """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
+    console.print(
+        f"Run {view.run} has not finished; it was active last at {view.active}. Let it go on: "
+        f"mgd resume {view.run} --store {store}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    rows = [
+        {"outer step": number} | {name: _loss(each) for name, each in step.scores.items()}
+        for number, step in enumerate(outer_steps(store, view.run))
+    ]
+    if rows:
+        console.print(_rows(rows))
+
+
+def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)
+    loss = scores.get("loss") if isinstance(scores, dict) else None
+    return f"{loss:.4f}" if isinstance(loss, int | float) else "-"
 
 
 def show_plan(forecast: Forecast, *, as_json: bool) -> None:
@@ -106,7 +145,8 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
             write_duration(each.seconds.run),
         )
     table.caption = (
-        "the fastest first; steps are those of one outer step; device: states and graphs"
+        "the fastest first; steps are those of one outer step, forward + reversed; memory is that "
+        "of states and graphs"
     )
     console.print(table)
     changes = " ".join(f"--set {name}={value}" for name, value in forecast.settings.items())
@@ -123,24 +163,29 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
 
 
 def show_clean(report: CleanReport, *, as_json: bool) -> None:
-    """Show what a clean frees, largest first."""
+    """Show what a clean frees, a line for each run, largest first; JSON has every place."""
     if as_json:
         say(json.dumps(report.model_dump(mode="json")))
         return
     console = Screen()
-    largest = sorted(report.freed, key=lambda each: each.bytes, reverse=True)
-    if largest:
-        table = Table("what", "name", "size", "why")
-        for each in largest[:SHOWN]:
-            table.add_row(each.what, each.name, decimal(each.bytes), each.reason)
+    lines = _lines_of(report.freed)
+    if lines:
+        table = Table(
+            Column("run", overflow="fold"),
+            Column("size", justify="right"),
+            Column("stages", justify="right"),
+            "why",
+        )
+        for each in lines[:SHOWN]:
+            table.add_row(*each)
         console.print(table)
-    if len(largest) > SHOWN:
-        console.print(f"... and {len(largest) - SHOWN} smaller ones; --json has them all.")
+    if len(lines) > SHOWN:
+        console.print(f"... and {len(lines) - SHOWN} smaller ones; --json has them all.")
     verb, remedy = ("Freed", "") if report.deleted else ("Would free", " Say --yes to delete.")
     console.print(
-        f"{verb} {decimal(report.bytes)} in {len(largest)} places of {report.store}; "
+        f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {report.store}; "
         f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} runs stay."
-        f"{remedy if largest else ''}",
+        f"{remedy if lines else ''}",
         highlight=False,
         soft_wrap=True,
     )
@@ -152,6 +197,27 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
+    """Return run, size, stages and reason for each run of which something goes, largest first.
+
+    What several runs used together has a line of its own, and so has what nobody refers to.
+    """
+    groups: dict[tuple[str, ...], list[Freed]] = {}
+    for each in freed:
+        groups.setdefault(tuple(each.runs), []).append(each)
+    lines: list[tuple[int, tuple[str, str, str, str]]] = []
+    for runs, parts in groups.items():
+        size = sum(each.bytes for each in parts)
+        stages = sum(each.what == "stage" for each in parts)
+        whole = [each.reason for each in parts if each.what == "run"]
+        reasons = whole or list(dict.fromkeys(each.reason for each in parts))
+        name = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        lines.append(
+            (size, (name or "(of no run)", decimal(size), str(stages), "; ".join(reasons)))
+        )
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
 
 
 def _stages(view: RunOverview) -> Table:

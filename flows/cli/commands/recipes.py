@@ -4,26 +4,36 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completing import complete_recipe
 from flows.cli.one_message import one_message
 from flows.cli.options import (
     ChangesOption,
     DebugOption,
+    JsonOption,
     StoreOption,
 )
 
 
-def recipes(debug: DebugOption = False) -> None:
-    """List the recipes that ship with the project."""
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a recipe, or path of a YAML file: shows its settings. None lists all.",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+    changes: ChangesOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the recipes that ship, or all settings of one: meaning, default, and where it is set."""
     with one_message(debug):
-        from rich.table import Table
+        from flows.cli.recipe_view import show_recipe, show_recipes
 
-        from engine.recipes.files import list_recipes
-        from flows.cli.screen import Screen
-
-        table = Table("recipe", "kind", "what it does")
-        for name, recipe in list_recipes().items():
-            table.add_row(name, recipe.kind, recipe.description)
-        Screen().print(table)
+        if name is None:
+            show_recipes(as_json=as_json)
+        else:
+            show_recipe(name, changes or [], as_json=as_json)
 
 
 def new(
@@ -56,6 +66,7 @@ def deploy(  # noqa: PLR0913 (the options of one command)
         typer.Argument(
             metavar="[RECIPE or FILE ...]",
             help="Shipped recipes, paths of YAML files, check, plan, verify, smoothness or clean.",
+            autocompletion=complete_recipe,
         ),
     ] = None,
     everything: Annotated[

@@ -11,8 +11,10 @@ from flows.cli.options import (
     ChangesOption,
     DebugOption,
     JsonOption,
+    LogOption,
     QuietOption,
     RecipeArgument,
+    RunArgument,
     SecondsOption,
     StoreOption,
     TrustOption,
@@ -32,6 +34,7 @@ def run(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
+    log_to: LogOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -47,7 +50,7 @@ def run(  # noqa: PLR0913 (the options of one command)
 
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)
+    _run(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)
 
 
 def smoothness(  # noqa: PLR0913 (the options of one command)
@@ -81,7 +84,7 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
 
 
 def resume(  # noqa: PLR0913 (the options of one command)
-    run: Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")],
+    run: RunArgument,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Other workers for the rest: workers.key=value."),
@@ -90,6 +93,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
     trusted: TrustOption = False,
+    log_to: LogOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -117,10 +121,10 @@ def resume(  # noqa: PLR0913 (the options of one command)
         recipe = change_workers(recipe, changes or [])
         return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, as_json=as_json, debug=debug, quiet=quiet)
+    _run(load, store, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)
 
 
-def _run(
+def _run(  # noqa: PLR0913 (the options of one command)
     load: "Callable[[str], Recipe]",
     store: str,
     seeds: str | None = None,
@@ -128,9 +132,10 @@ def _run(
     as_json: bool,
     debug: bool,
     quiet: bool,
+    log_to: str | None = None,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with one_message(debug):
         from flows.cli.running import run_recipe
 
-        run_recipe(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)
+        run_recipe(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet, log_to=log_to)

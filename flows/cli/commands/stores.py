@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completing import complete_run
 from flows.cli.one_message import one_message
 from flows.cli.options import (
     AgeOption,
@@ -12,6 +13,7 @@ from flows.cli.options import (
     IntermediateOption,
     JsonOption,
     KeepOption,
+    RunArgument,
     RunsOption,
     StoreOption,
     TrustOption,
@@ -20,7 +22,11 @@ from flows.cli.options import (
 
 def show(
     run: Annotated[
-        str | None, typer.Argument(help="Name of a run, or the beginning of it; none lists them.")
+        str | None,
+        typer.Argument(
+            help="Name of a run, or the beginning of it; none lists them.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
@@ -41,8 +47,63 @@ def show(
                 showing.show_run(place, run, as_json=as_json)
 
 
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN ...",
+            help="Names of runs, or the beginnings of them.",
+            autocompletion=complete_run,
+        ),
+    ],
+    store: StoreOption = "mgd-store",
+    page: Annotated[
+        str | None,
+        typer.Option("--page", help="File for the page; mgd-compare.html here by default."),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show runs side by side: what differs, what came of each, and a page with their curves."""
+    with one_message(debug):
+        from flows.cli import comparing
+
+        comparing.compare(runs, store, page, as_json=as_json)
+
+
+def send(
+    run: RunArgument,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="tensorboard:DIR, mlflow:URI, wandb:PROJECT or trackio:PROJECT."),
+    ],
+    store: StoreOption = "mgd-store",
+    debug: DebugOption = False,
+) -> None:
+    """Send settings, curves and numbers of a run, finished or not, to a tracker."""
+    with one_message(debug):
+        from engine.applications.trackers import check_target
+
+        check_target(to)
+        from flows.cli import comparing
+
+        comparing.send_run(run, store, to)
+
+
+def open_report(
+    run: RunArgument,
+    store: StoreOption = "mgd-store",
+    debug: DebugOption = False,
+) -> None:
+    """Open the report of a run in the browser."""
+    with one_message(debug):
+        from flows.cli import opening
+
+        opening.open_report(run, store)
+
+
 def export(  # noqa: PLR0913 (the options of one command)
-    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    run: RunArgument,
     file: Annotated[str, typer.Argument(help="Where to write: *.safetensors or *.pt.")],
     step: Annotated[
         int | None, typer.Option("--step", help="Outer step; the chosen one by default.", min=0)

@@ -11,6 +11,7 @@ from flows.cli.options import (
     DebugOption,
     JsonOption,
     RecipeArgument,
+    RunArgument,
     StoreOption,
     TrustOption,
 )
@@ -37,7 +38,7 @@ def check(
 
 
 def verify(
-    run: Annotated[str, typer.Argument(help="Name of a finished run, or the beginning of it.")],
+    run: RunArgument,
     seed: Annotated[
         int | None, typer.Option(help="Chooses what is made again; drawn by default.")
     ] = None,

@@ -1,0 +1,199 @@
+"""Runs sent to where people look: TensorBoard, MLflow, Weights & Biases, trackio.
+
+A run of a store is read and sent as it stands, finished or not. So nothing that is sent, and no
+tracker that fails, can change what a stage makes or what it is called.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.errors import ConfigurationError
+from engine.extras import load
+
+if TYPE_CHECKING:
+    from engine.applications.open_run import OpenRun
+
+PROJECT = "metagradient-descent"
+"""What runs are gathered under where nobody names a project."""
+
+
+class Tracker(Protocol):
+    """Takes one run. A new one is a class with these three, and a row in ``TRACKERS``."""
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """Take the settings of the run that differ from the defaults, by dotted key."""
+        ...
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Take numbers by name; steps come in rising order, each once."""
+        ...
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        ...
+
+
+class TensorBoard:
+    """Writes a folder of events, one folder for each run.
+
+    Args:
+        place: Folder that ``tensorboard --logdir`` is given.
+        run: Name of the run.
+    """
+
+    def __init__(self, place: str, run: str) -> None:
+        load("tensorboard", "Writing for TensorBoard", "tracking")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(os.path.join(place or "runs", run))
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """See ``Tracker``; shown as a text."""
+        lines = [f"| {key} | {value} |" for key, value in values.items()]
+        self._writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """See ``Tracker``."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See ``Tracker``."""
+        self._writer.close()
+
+
+class MLflow:
+    """Makes a run in an experiment that is called like the project.
+
+    Args:
+        place: Tracking URI, a folder or the address of a server; what MLflow's variables say if
+            empty.
+        run: Name of the run.
+    """
+
+    def __init__(self, place: str, run: str) -> None:
+        tracking = load("mlflow.tracking", "Writing for MLflow", "tracking")
+        self._client = tracking.MlflowClient(tracking_uri=place or None)
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = (
+            self._client.create_experiment(PROJECT) if found is None else found.experiment_id
+        )
+        made = self._client.create_run(experiment, tags={"mlflow.runName": run})
+        self._run = made.info.run_id
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """See ``Tracker``."""
+        for key, value in values.items():
+            self._client.log_param(self._run, _allowed(key), value[:500])
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """See ``Tracker``."""
+        for name, value in values.items():
+            self._client.log_metric(self._run, _allowed(name), value, step=step)
+
+    def close(self) -> None:
+        """See ``Tracker``."""
+        self._client.set_terminated(self._run)
+
+
+class LikeWandb:
+    """Makes a run by the calls of Weights & Biases, which trackio has too.
+
+    Args:
+        package: ``wandb`` or ``trackio``.
+        place: Name of the project; ``PROJECT`` if empty.
+        run: Name of the run.
+    """
+
+    def __init__(self, package: str, place: str, run: str) -> None:
+        self._module: Any = load(package, f"Writing for {package}", "tracking")
+        self._names = {"project": place or PROJECT, "name": run}
+        self._is_begun = False
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """See ``Tracker``."""
+        self._module.init(**self._names, config=dict(values))
+        self._is_begun = True
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """See ``Tracker``."""
+        self._module.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """See ``Tracker``."""
+        if self._is_begun:
+            self._module.finish()
+
+
+TRACKERS: dict[str, Callable[[str, str], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": lambda place, run: LikeWandb("wandb", place, run),
+    "trackio": lambda place, run: LikeWandb("trackio", place, run),
+}
+"""Name of a tracker to what makes one of a place and the name of a run."""
+
+
+def check_target(target: str) -> tuple[str, str]:
+    """Return tracker and place of a target as it is typed, ``tensorboard:DIR`` or ``wandb``.
+
+    Raises:
+        ConfigurationError: If there is no such tracker.
+    """
+    name, _, place = target.partition(":")
+    if name not in TRACKERS:
+        raise ConfigurationError(
+            f"{target!r} names no tracker. Use one of {', '.join(TRACKERS)}, with a place after a "
+            "colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
+        )
+    return name, place
+
+
+def send(run: "OpenRun", target: str) -> int:
+    """Send a run as it stands to a tracker; sent again, it is another run there.
+
+    Settings that differ from the defaults, every curve by its step, and at the last step the
+    numbers of the result as ``result/<name>``.
+
+    Args:
+        run: Finished or not.
+        target: As of ``check_target``.
+
+    Returns:
+        How many numbers were sent.
+
+    Raises:
+        ConfigurationError: If there is no such tracker, or its package is not installed.
+    """
+    from engine.reports.settings_rows import changed_rows
+
+    name, place = check_target(target)
+    steps = _by_step(run)
+    tracker = TRACKERS[name](place, run.name)
+    try:
+        tracker.settings({key: value for key, value, _ in changed_rows(run.recipe)})
+        for step, values in sorted(steps.items()):
+            tracker.log(values, step)
+    finally:
+        tracker.close()
+    return sum(map(len, steps.values()))
+
+
+def _by_step(run: "OpenRun") -> dict[int, dict[str, float]]:
+    """Return the numbers of a run by step: of what is not counted in steps, by its place."""
+    found: dict[int, dict[str, float]] = {}
+    for curve in run.curves:
+        whole = all(float(at).is_integer() and at >= 0 for at, _ in curve.points)
+        for place, (at, value) in enumerate(curve.points):
+            found.setdefault(int(at) if whole else place, {})[curve.name] = value
+    results = {f"result/{name}": value for name, value in run.quantities.items()}
+    if results:
+        found.setdefault(max(found, default=0), {}).update(results)
+    return found
+
+
+def _allowed(name: str) -> str:
+    """Return a name with the signs that MLflow takes."""
+    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)

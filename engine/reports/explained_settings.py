@@ -1,0 +1,162 @@
+"""Every setting of a recipe with what it means, what it would be, and where its value is from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
+from engine.recipes.settings import Settings
+from engine.reports.settings_rows import written
+
+_NOT_SET = {"name", "kind", "description", "folder", "code"}
+"""Fields of a recipe that say what it is called, and are nothing to set."""
+
+OVERRIDE, RECIPE, DEFAULT = "override", "recipe", "default"
+"""Where a value is from: a change that was asked for, the recipe's file, or neither."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One setting.
+
+    Attributes:
+        key: Dotted, as ``--set`` takes it.
+        value: As people write it; empty for none.
+        default: What it is where nobody says anything; ``None`` if it has to be said.
+        origin: ``override``, ``recipe`` or ``default``.
+        meaning: In one or two sentences; empty for an argument without a description.
+        words: What it may be, if that is one of some words.
+    """
+
+    key: str
+    value: str
+    default: str | None
+    origin: str
+    meaning: str
+    words: tuple[str, ...] = ()
+
+
+def explained_settings(
+    recipe: DescentRecipe, content: Mapping[str, Any], changed: Mapping[str, Any] | None = None
+) -> list[Explained]:
+    """Return all settings of a recipe, in the order in which it declares them.
+
+    Args:
+        recipe: As it was validated, of any kind.
+        content: What its file says.
+        changed: What the file says with the changes that were asked for; the same by default.
+    """
+    said, asked = _flat(content), _flat(content if changed is None else changed)
+
+    def origin(key: str) -> str:
+        if key in asked and (key not in said or asked[key] != said[key]):
+            return OVERRIDE
+        return RECIPE if key in said else DEFAULT
+
+    return [
+        Explained(key, value, default, origin(key), meaning, words)
+        for key, value, default, meaning, words in _rows(recipe, None, "")
+    ]
+
+
+def explained_defaults(model: type[DescentRecipe]) -> list[Explained]:
+    """Return the settings of a kind of recipe with their defaults, without those of a problem."""
+    found: list[Explained] = []
+    for name, field in model.model_fields.items():
+        if name in {*_NOT_SET, "arguments"}:
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, Settings):
+            rows = _rows(default, default, f"{name}.")
+            found += [Explained(k, v, d, DEFAULT, m, w) for k, v, d, m, w in rows]
+        elif default is not PydanticUndefined:
+            text = written(_plain(default))
+            found.append(
+                Explained(name, text, text, DEFAULT, _meaning(field), _words(field.annotation))
+            )
+    return found
+
+
+_Row = tuple[str, str, str | None, str, tuple[str, ...]]
+
+
+def _rows(settings: Settings, defaults: object, prefix: str) -> Iterator[_Row]:
+    """Yield the settings of a group.
+
+    Args:
+        settings: As they are.
+        defaults: The group as it is where nobody says anything, if that has a value.
+        prefix: What their keys begin with.
+    """
+    same = isinstance(defaults, type(settings))
+    base = defaults if same and isinstance(defaults, Settings) else type(settings).model_construct()
+    now, before = (each.model_dump(mode="json", warnings=False) for each in (settings, base))
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if not prefix and name in _NOT_SET:
+            continue
+        if isinstance(value, Settings):
+            yield from _rows(value, getattr(base, name, None), f"{prefix}{name}.")
+        elif name == "arguments" and isinstance(settings, DescentRecipe):
+            yield from _arguments(settings)
+        else:
+            default = written(before[name]) if name in before else None
+            yield (
+                prefix + name,
+                written(now[name]),
+                default,
+                _meaning(field),
+                _words(field.annotation),
+            )
+
+
+def _arguments(recipe: DescentRecipe) -> Iterator[_Row]:
+    """Yield the problem's arguments; code of one's own is not loaded to describe them."""
+    if is_shipped(recipe.problem):
+        model = arguments_of(find_function(recipe.problem, None))
+        yield from _rows(model(**recipe.arguments), None, "arguments.")
+        return
+    for name, value in recipe.arguments.items():
+        yield f"arguments.{name}", written(value), None, "", ()
+
+
+def _meaning(field: Any) -> str:  # noqa: ANN401 (a field of pydantic)
+    return " ".join((field.description or "").replace("``", "").split())
+
+
+def _words(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401 (any type)
+    """Return what a setting may be, if its type lists that."""
+    if annotation is bool:
+        return "true", "false"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(str(each.value) for each in annotation)
+    if get_origin(annotation) is Literal:
+        return tuple(map(str, get_args(annotation)))
+    found: tuple[str, ...] = ()
+    if get_origin(annotation) is not dict:
+        for each in get_args(annotation):
+            found += () if get_origin(annotation) in (list, tuple) else _words(each)
+    return found
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (any default)
+    """Return a default as a JSON value."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested settings by dotted key; groups are there as well."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found[f"{prefix}{name}"] = value
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+    return found

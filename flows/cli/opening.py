@@ -1,0 +1,66 @@
+"""What ``mgd open`` does: the report of a run in a browser, as a page that runs nothing.
+
+A store is data, whoever wrote it. The page of a report forbids scripts and connections by itself,
+but a page that somebody has put in its place would not; so what is opened is a copy that begins
+with the same rule, which counts for all that follows it.
+"""
+
+import re
+import tempfile
+import webbrowser
+from html import unescape
+from pathlib import Path
+
+from engine.errors import ConfigurationError
+from engine.reports.page import REPORT
+from engine.runs.run import find_run
+from engine.storage.location import absolute, store_errors
+from engine.storage.places import run_file
+from engine.storage.readable import check_readable
+from engine.storage.records import read_bytes
+from flows.cli.screen import say
+
+_RULE = (
+    b'<!doctype html><meta http-equiv="Content-Security-Policy" '
+    b"content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
+
+_LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*base\b", re.IGNORECASE)
+
+
+def open_report(run: str, store: str) -> None:
+    """Open the report of a run in the browser, and say where it is.
+
+    Raises:
+        ConfigurationError: If there is no such run or no report yet, or its page leads elsewhere.
+    """
+    place = absolute(store)
+    check_readable(place)
+    with store_errors(place):
+        name = find_run(place, run)
+        content = read_bytes(run_file(place, name, REPORT))
+    where = run_file(place, name, REPORT)
+    if content is None:
+        raise ConfigurationError(
+            f"Run {name} has no report yet. It gets one at its end: mgd resume {name} --store "
+            f"{place}."
+        )
+    say(f"Report: {where}")
+    if not webbrowser.open(guarded(content, name).as_uri()):
+        say("No browser could be opened here. Open that file in one.")
+
+
+def guarded(content: bytes, run: str) -> Path:
+    """Write a copy of a page that cannot run or load anything; return where it is.
+
+    Raises:
+        ConfigurationError: If the page would lead to another one by itself.
+    """
+    if _LEADS_AWAY.search(unescape(content.decode(errors="replace"))):
+        raise ConfigurationError(
+            f"The report of run {run} leads to another page by itself, which none of ours does: it "
+            f"was changed. Let the run write it anew with `mgd resume {run}`."
+        )
+    page = Path(tempfile.mkdtemp(prefix="mgd-report-")) / f"{run}.html"
+    page.write_bytes(_RULE + content)
+    return page

@@ -1,0 +1,130 @@
+"""What a shell completes, asked as a shell asks: fast, and never with an error in the prompt."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from engine.recipes.files import load_recipe
+from flows.cli.app import app
+from tests.bench import bench_show
+from tests.own_problem import PROBLEM, write_problem
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def complete(tmp_path, monkeypatch):
+    """Complete the last word of a command line, and return what is offered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def ask(*words):
+        asked = {
+            "_MGD_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["mgd", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        found = runner.invoke(app, [], prog_name="mgd", env=asked)
+        assert found.stderr == ""
+        return found.stdout.split("\n")[:-1] if found.stdout.strip() else []
+
+    return ask
+
+
+@pytest.mark.parametrize("command", ["run", "check", "plan", "recipes", "smoothness", "deploy"])
+def test_recipes_are_completed_by_name(complete, command):
+    """Wherever a command takes one."""
+    assert complete(command, "digits-se") == ["digits-selection"]
+
+
+def test_runs_are_those_of_the_store(complete, tmp_path):
+    """Of a store on this machine; another one may be far away."""
+    for name in ("one-0badcafe", "two-0badcafe"):
+        bench_show.add_run(tmp_path, name, 2, is_finished=name.startswith("one"))
+    store = str(tmp_path)
+
+    assert complete("show", "--store", store, "o") == ["one-0badcafe"]
+    assert sorted(complete("open", "--store", store, "")) == ["one-0badcafe", "two-0badcafe"]
+    assert complete("resume", "--store", "s3://bucket/folder", "") == []
+    assert complete("show", "--store", str(tmp_path / "none"), "") == []
+
+
+def test_keys_of_settings_come_with_what_they_are_now(complete):
+    """A group at a time, then keys with the recipe's values, and the words of a word."""
+    groups = complete("run", "digits-selection", "--set", "")
+    keys = complete("run", "digits-selection", "--set", "outer.")
+
+    assert groups.count("outer.") == groups.count("arguments.") == 1
+    assert f"outer.num_steps={load_recipe('digits-selection').outer.num_steps}" in keys
+    assert complete("run", "digits-selection", "--set", "arguments.num_tr") == [
+        "arguments.num_train=800"
+    ]
+    assert "outer.update=sign" in complete("run", "digits-selection", "--set", "outer.update=s")
+
+
+def test_what_was_read_once_is_kept_until_it_changes(complete, tmp_path):
+    """The second time costs no pydantic; a recipe that was edited is read again."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("kind: descent\ntraining: {num_steps: 7}\n")
+    asked = ("run", str(recipe), "--set", "training.num_s")
+
+    assert complete(*asked) == ["training.num_steps=7"]
+    (kept,) = (tmp_path / "cache" / "mgd").iterdir()
+    content = json.loads(kept.read_text())
+    content["settings"]["training.num_steps"]["value"] = "8"
+    kept.write_text(json.dumps(content))
+    assert complete(*asked) == ["training.num_steps=8"]
+    recipe.write_text("kind: descent\ntraining: {num_steps: 12}\n")
+    assert complete(*asked) == ["training.num_steps=12"]
+
+
+@pytest.mark.parametrize("content", ["no: [", "kind: nothing", None, "training: {num_steps: -1}"])
+def test_of_what_cannot_be_read_nothing_is_offered(complete, tmp_path, content):
+    """An error would be printed into the line that somebody types."""
+    if content is not None:
+        (tmp_path / "mine.yaml").write_text(content)
+
+    assert complete("run", str(tmp_path / "mine.yaml"), "--set", "outer.") == []
+
+
+def test_code_is_not_loaded_to_complete(complete, tmp_path):
+    """Nobody has run anything yet."""
+    marked = 'import pathlib; pathlib.Path(__file__).with_name("loaded").touch()\n' + PROBLEM
+    recipe = write_problem(tmp_path / "own", marked)
+
+    assert "training.seed=0" in complete("run", recipe, "--set", "training.se")
+    assert not (tmp_path / "own" / "loaded").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["run dig", "show be", "run digits-selection --set outer."])
+def test_completion_loads_nothing_heavy(words, tmp_path):
+    """It answers while somebody types; settings come from the cache from the second time on."""
+    bench_show.add_run(tmp_path / "store", "bench-0badcafe", 2, is_finished=True)
+    code = """
+import sys
+
+from flows.cli.app import app
+
+try:
+    app(prog_name="mgd")
+except SystemExit:
+    heavy = {"torch", "zarr", "prefect", "sklearn", "matplotlib", "rich"} & sys.modules.keys()
+    print("loaded:", *sorted(heavy), file=sys.stderr)
+"""
+    asked = {
+        "_MGD_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"mgd {words}",
+        "COMP_CWORD": str(len(words.split())),
+        "MGD_STORE": str(tmp_path / "store"),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True
+        )
+    assert run.stderr.splitlines()[-1] == "loaded:"
+    assert run.stdout.strip()

@@ -1,0 +1,86 @@
+"""The report of a run in a browser: a page from a store that cannot run, load or lead anywhere."""
+
+import re
+import webbrowser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.app import app
+from tests.bench import bench_show
+
+RUN = "bench-0badcafe"
+runner = CliRunner()
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A store with a run, and the addresses that the browser was asked for."""
+    bench_show.add_run(tmp_path, RUN, 2, is_finished=True)
+    found = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: found.append(url) or True)
+    return found
+
+
+def ask(tmp_path):
+    return runner.invoke(app, ["open", RUN[:6], "--store", str(tmp_path)])
+
+
+def test_the_report_is_opened_with_a_rule_before_all_else(opened, tmp_path):
+    """A page that somebody has put in its place has no rule of its own."""
+    report = tmp_path / "runs" / RUN / "report.html"
+    report.write_text("<!doctype html><title>x</title><script>alert(1)</script>")
+
+    result = ask(tmp_path)
+
+    assert result.exit_code == 0, result.stderr
+    assert str(report) in result.stdout
+    (url,) = opened
+    page = Path(urlsplit(url).path).read_text()
+    assert page.endswith(report.read_text())
+    before = page.removesuffix(report.read_text())
+    assert re.fullmatch(r"<!doctype html><meta [^>]*default-src 'none'[^>]*>", before)
+    assert "script-src" not in before
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<meta http-equiv="refresh" content="0; url=https://example.org">',
+        "<META HTTP-EQUIV = refresh content=0>",
+        '<meta http-equiv="&#114;efresh" content="0">',
+        "<base href='https://example.org'>",
+    ],
+)
+def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):
+    """No rule of a page forbids that."""
+    (tmp_path / "runs" / RUN / "report.html").write_text(page)
+
+    result = ask(tmp_path)
+
+    assert result.exit_code == 2
+    assert "mgd resume" in result.stderr
+    assert opened == []
+
+
+def test_a_run_without_a_report_says_how_it_gets_one(opened, tmp_path):
+    """It has not finished."""
+    (tmp_path / "runs" / RUN / "report.html").unlink(missing_ok=True)
+
+    result = ask(tmp_path)
+
+    assert result.exit_code == 2
+    assert f"mgd resume {RUN}" in result.stderr
+
+
+def test_where_there_is_no_browser_the_place_is_said(opened, tmp_path, monkeypatch):
+    """On a server, say."""
+    (tmp_path / "runs" / RUN / "report.html").write_text("<p>")
+    monkeypatch.setattr(webbrowser, "open", lambda _: False)
+
+    result = ask(tmp_path)
+
+    assert result.exit_code == 0
+    assert "No browser" in result.stdout

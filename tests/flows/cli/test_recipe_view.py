@@ -1,0 +1,88 @@
+"""``mgd recipes NAME``: every setting with its meaning, its default, and where it is set."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from engine.recipes.files import KINDS, list_recipes, load_recipe
+from engine.reports.explained_settings import explained_defaults
+from engine.reports.settings_rows import all_rows
+from flows.cli.app import app
+from tests.own_problem import PROBLEM, write_problem
+
+runner = CliRunner()
+
+
+def settings_of(*arguments):
+    result = runner.invoke(app, ["recipes", *arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return {each["key"]: each for each in json.loads(result.stdout)["settings"]}
+
+
+def test_a_value_is_from_the_recipe_from_a_change_or_a_default():
+    """And beside it stands what it would be."""
+    found = settings_of("digits-selection", "--set", "training.seed=7")
+
+    assert found["arguments.flip_fraction"]["origin"] == "recipe"
+    assert found["arguments.flip_fraction"]["default"] == "0.0"
+    assert (found["training.seed"]["origin"], found["training.seed"]["value"]) == ("override", "7")
+    assert (found["training.seed"]["default"], found["outer.seed"]["origin"]) == ("0", "default")
+    assert "masked-sign" in found["outer.update"]["words"]
+    assert found["outer.num_steps"]["meaning"]
+
+
+def test_what_is_said_twice_the_same_is_no_change():
+    """``--set`` of what the file says already."""
+    value = load_recipe("digits-selection").outer.num_steps
+
+    found = settings_of("digits-selection", "--set", f"outer.num_steps={value}")
+
+    assert found["outer.num_steps"]["origin"] == "recipe"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_setting_is_there_with_its_value_and_a_meaning(name):
+    """The same that a report calls all settings."""
+    recipe, found = load_recipe(name), settings_of(name)
+    rows = {key: value for key, value, _ in all_rows(recipe)}
+    unsaid = {"name", "kind", "folder", "code"}
+
+    assert {key: each["value"] for key, each in found.items()} == {
+        key: value for key, value in rows.items() if key not in unsaid
+    }
+    assert [key for key, each in found.items() if not each["meaning"]] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_defaults(kind):
+    """For a recipe whose problem is code, which is not loaded to complete its settings."""
+    rows = explained_defaults(KINDS[kind])
+
+    assert {"training.num_steps", "replay.schedule"} <= {each.key for each in rows}
+    assert all(each.value == each.default for each in rows)
+
+
+def test_people_see_a_table_for_each_group():
+    """With the value that is not the default's beside the default's."""
+    result = runner.invoke(app, ["recipes", "digits-selection"], env={"COLUMNS": "160"})
+
+    assert result.exit_code == 0
+    assert "arguments.model" in result.stdout
+    assert "recipe; default 0.0" in result.stdout
+
+
+def test_a_recipe_of_ones_own_is_shown_with_its_arguments(tmp_path):
+    """Naming the file is what loads its code, as for ``mgd run``."""
+    found = settings_of(write_problem(tmp_path, PROBLEM))
+
+    assert found["arguments.number"]["value"] == "40"
+
+
+def test_an_unknown_change_is_refused():
+    """As by every command that takes changes."""
+    result = runner.invoke(app, ["recipes", "digits-selection", "--set", "outer.steps=1"])
+
+    assert result.exit_code == 2
+    assert "outer.steps: unknown setting" in result.stderr
