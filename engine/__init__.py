@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.problems.base import Problem
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
+    from engine.replay.query_basis import query_basis
     from engine.replay.training import train
     from engine.routine.examples import collated
     from engine.routine.optimizer import Optimizer
@@ -56,6 +57,7 @@ _HOME = {
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
     "muon": "engine.routine.optimizers",
+    "query_basis": "engine.replay.query_basis",
     "rates": "engine.routine.rates",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
@@ -89,6 +91,7 @@ __all__ = [
     "metagradient",
     "metagradients",
     "muon",
+    "query_basis",
     "rates",
     "rmsprop",
     "sgd",

@@ -10,7 +10,11 @@ Texts have splits of another kind, see ``engine.problems.texts.splits``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -173,11 +177,24 @@ def _read_digits(config: DataConfig) -> Source:
             f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
             "read for them. Leave arguments.url empty, or choose another problem."
         )
-    # It costs a second, so only who asks pays.
-    data_sets = load("sklearn.datasets", "The problem digits")
-    pixels, labels = (torch.from_numpy(x) for x in data_sets.load_digits(return_X_y=True))
-    images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
+    rows = _digits_file()
+    images = torch.from_numpy(rows[:, :-1].copy()).reshape(-1, 1, 8, 8)  # values 0 to 16
+    labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     return Source((images, labels), 10, "scikit-learn's digits", None, (0.0, 16.0), (0.0, 16.0))
+
+
+def _digits_file() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the pixels and the label of each digit, shape (1797, 65).
+
+    The file is read where the package lies: to import the package takes two seconds.
+    """
+    found = find_spec("sklearn")
+    for folder in (found.submodule_search_locations or []) if found is not None else []:
+        place = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if place.is_file():
+            return np.loadtxt(place, delimiter=",")
+    pixels, labels = load("sklearn.datasets", "The problem digits").load_digits(return_X_y=True)
+    return np.column_stack([pixels, labels])
 
 
 def _read_fashion_mnist(config: DataConfig) -> Source:
