@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from engine.problems.base import Problem
     from engine.replay.metagradient import Metagradient, metagradient, metagradients
     from engine.replay.plain_training import evaluate
-    from engine.replay.query_basis import query_basis
     from engine.replay.training import train
     from engine.routine.examples import collated
     from engine.routine.optimizer import Optimizer
@@ -57,7 +56,6 @@ _HOME = {
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
     "muon": "engine.routine.optimizers",
-    "query_basis": "engine.replay.query_basis",
     "rates": "engine.routine.rates",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
@@ -91,7 +89,6 @@ __all__ = [
     "metagradient",
     "metagradients",
     "muon",
-    "query_basis",
     "rates",
     "rmsprop",
     "sgd",

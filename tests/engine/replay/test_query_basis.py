@@ -6,6 +6,7 @@ from torch.nn import functional
 
 import engine
 from engine.errors import ConfigurationError
+from engine.replay.query_basis import query_basis
 from tests import routines
 
 
@@ -26,7 +27,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def basis(run):
-    return engine.query_basis(run, losses(0, 6), vjp="batched")
+    return query_basis(run, losses(0, 6), vjp="batched")
 
 
 def error(found, expected):
@@ -70,7 +71,7 @@ def test_average_of_weights_is_what_queries_read():
     run = routines.routine(num_steps=8, optimizer=engine.averaged(engine.sgd(0.9), 0.8))
     outputs = losses(0, 3)
 
-    found = engine.query_basis(run, outputs).query(outputs[1])
+    found = query_basis(run, outputs).query(outputs[1])
 
     assert error(found["weights"], engine.metagradient(run, outputs[1])["weights"]) < 1e-6
 
@@ -79,10 +80,10 @@ def test_directions_that_repeat_are_left_out(run):
     """Outputs may be multiples of one another; rounding is no direction."""
     (one,) = losses(0, 1)
 
-    assert len(engine.query_basis(run, [one, lambda model: 2 * one(model)])) == 1
+    assert len(query_basis(run, [one, lambda model: 2 * one(model)])) == 1
 
 
 @pytest.mark.parametrize(("size", "outputs"), [(0, 2), (3, 2), (None, 0)])
 def test_sizes_that_nothing_spans_are_refused(run, size, outputs):
     with pytest.raises(ConfigurationError):
-        engine.query_basis(run, losses(0, outputs), size)
+        query_basis(run, losses(0, outputs), size)
