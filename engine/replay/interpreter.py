@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError, UndifferentiableError
 from engine.numerics.fingerprint import fingerprint
+from engine.progress.meter import Meter, listening
 from engine.recipes.replay import StepPath
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
@@ -99,6 +100,7 @@ class Sweep:
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
         watch: Is told of every action before it is carried out; see ``engine.replay.borders``.
+        heard: Where each step is noted, if anybody listens; see ``engine.progress.meter``.
     """
 
     state: State = field(default_factory=dict)
@@ -114,6 +116,7 @@ class Sweep:
     graphs: dict[int, StepGraph] = field(default_factory=dict)
     paths_agree: bool = False
     watch: "Callable[[Action, Sweep], None] | None" = None
+    heard: Meter | None = field(default_factory=listening)
 
     def before(self, step: int) -> State:
         """Return s_step when ``step`` is about to be reversed."""
@@ -189,7 +192,7 @@ def replay(
 
 def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sweep) -> None:
     _refuse_open_graphs(sweep, action)
-    traced = isinstance(action, Trace)
+    traced, heard = isinstance(action, Trace), sweep.heard
     if traced and not sweep.paths_agree:
         check_paths_agree(routine, sweep.state, z, action.start)
         sweep.paths_agree = True
@@ -199,6 +202,8 @@ def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sw
             sweep.state, sweep.losses[step] = graph.following(), graph.loss
         else:
             sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
+        if heard is not None:
+            heard.ran(step, routine.num_steps)
     check_losses(sweep.losses, action.start, action.stop)
 
 
@@ -330,6 +335,8 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
     if adjoint:
         sweep.adjoint_norms[step] = _norms([*adjoint.values()]).norm()
         sweep.layer_norms[step] = _norms(adjoint["params"].split(routine.layout.sizes, dim=-1))
+    if sweep.heard is not None:
+        sweep.heard.pulled(step, routine.num_steps)
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
+from engine.numerics.shown import in_words
 from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import rows_of
-from engine.routine.in_a_line import in_a_line
+from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
 from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, without_buffers
@@ -128,7 +129,11 @@ class Routine(HeldModule):
                 )
 
     def __repr__(self) -> str:
-        return in_a_line(self)
+        return in_words(self, lambda: in_a_line(self))
+
+    def _repr_html_(self) -> str:
+        """Return its parts as a table, for a notebook."""
+        return as_table(self)
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
         """Return the same routine with other values for its metaparameters.

@@ -131,7 +131,7 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
     record["digest"] = digest(record)
     with store_errors(run.store):
         _commit(lease, ref, record)
-    logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
+    logger.debug("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
     return ref
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import zarr
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
@@ -223,6 +224,18 @@ class RowStore:
         fingerprints = read_mark(self.url, step, self._arrays, self._options)
         state = {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
         return state, fingerprints
+
+    def arrays(self) -> "dict[str, zarr.Array[Any]]":
+        """Return the arrays, shapes (rows, elements), which read a chunk when it is asked for.
+
+        They are read-only. The checksum of each chunk is compared, the fingerprint of the row is
+        not: ``load`` does both.
+        """
+        lazy = self._zarr.with_read_only(True)
+        return {
+            name: open_array(self.url, lazy, name, self._description, self._options)
+            for name in self._arrays
+        }
 
     def delete(self, step: int) -> None:
         """Delete a row: its commit mark first, so that no half of it ever counts."""

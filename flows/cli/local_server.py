@@ -189,6 +189,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_UI_ENABLED,
         temporary_settings,
     )
 
@@ -201,6 +202,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
             PREFECT_API_URL: server.api_url,
             PREFECT_API_AUTH_STRING: server.secret,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            PREFECT_UI_ENABLED: False,  # so that no link is shown that nobody could open
         }
     ):
         yield

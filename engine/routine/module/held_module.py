@@ -175,19 +175,18 @@ class HeldModule:
         """
         if torch.is_grad_enabled():
             return self._evaluate(function, state)
-        evaluated = self.optimizer.evaluated
-        leaf = {**state, evaluated: state[evaluated].detach().requires_grad_()}
         # By inputs alone first: what needs no graph of the parameters may call numpy.
-        for given, graph in ((state, False), (state, True), (leaf, True)):
+        for graph in (False, True):
             try:
                 with torch.set_grad_enabled(graph):
-                    found = self._evaluate(function, given)
+                    return _without_graph(self._evaluate(function, state))
             except Exception as error:
-                if given is leaf or not _wants_a_graph(error):
+                if not _wants_a_graph(error):
                     raise
-            else:
-                break
-        return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
+        evaluated = self.optimizer.evaluated
+        with torch.enable_grad():
+            leaf = state[evaluated].detach().requires_grad_()
+            return _without_graph(self._evaluate(function, {**state, evaluated: leaf}))
 
     def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
@@ -258,6 +257,10 @@ class HeldModule:
                     "torch.nn.functional.batch_norm with its statistics, or use group or layer "
                     "normalization."
                 )
+
+
+def _without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
+    return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
 
 
 def _wants_a_graph(error: BaseException | None) -> bool:
