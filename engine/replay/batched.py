@@ -18,7 +18,8 @@ from torch.func import grad_and_value, vmap
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
-from engine.replay.interpreter import PerStep, check_losses
+from engine.replay.interpreter import check_losses
+from engine.replay.per_step import PerStep
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.products import join

@@ -5,7 +5,7 @@ step is saved when are decided elsewhere.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -16,6 +16,7 @@ from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError, Un
 from engine.numerics.fingerprint import fingerprint
 from engine.progress.meter import Meter, listening
 from engine.recipes.replay import StepPath
+from engine.replay.per_step import PerStep
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -27,56 +28,6 @@ from engine.step.step import StepGraph, initial_vjp, open_step, plain_step
 from engine.storage.background import announced
 from engine.storage.states import StateStore
 from engine.types import Metaparams, Output, State
-
-
-class PerStep(MutableMapping[int, Tensor]):
-    """A number for each step, or a few of them, kept in few tensors on their device.
-
-    A tensor for each number would pin pages all over the heap, so that the memory of a long run
-    grows with T; and reading a number when it is made would stall a GPU at every step.
-    """
-
-    _BLOCK = 1024
-    _WAITING = 32  # written together, because one write costs as much as a small kernel
-
-    def __init__(self) -> None:
-        self._blocks: dict[int, Tensor] = {}
-        self._steps: set[int] = set()
-        self._waiting: dict[int, Tensor] = {}
-
-    def __setitem__(self, step: int, value: Tensor) -> None:
-        self._waiting[step] = value
-        self._steps.add(step)
-        if len(self._waiting) == self._WAITING:
-            self._write()
-
-    def _write(self) -> None:
-        for block in sorted({step // self._BLOCK for step in self._waiting}):
-            own = {
-                s % self._BLOCK: v for s, v in self._waiting.items() if s // self._BLOCK == block
-            }
-            values = torch.stack(list(own.values()))
-            if block not in self._blocks:
-                self._blocks[block] = values.new_empty((self._BLOCK, *values.shape[1:]))
-            places = torch.tensor(list(own), device=values.device)
-            self._blocks[block][places] = values
-        self._waiting.clear()
-
-    def __getitem__(self, step: int) -> Tensor:
-        if step not in self._steps:
-            raise KeyError(step)
-        self._write()
-        block, place = divmod(step, self._BLOCK)
-        return self._blocks[block][place]
-
-    def __delitem__(self, step: int) -> None:
-        self._steps.remove(step)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self._steps))
-
-    def __len__(self) -> int:
-        return len(self._steps)
 
 
 @dataclass

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
-from engine.replay.interpreter import PerStep, check_losses
+from engine.replay.interpreter import check_losses
+from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.intake import point_from
 from engine.routine.routine import Routine
