@@ -38,7 +38,7 @@ from engine.numerics.process import keep_freed_memory
 from engine.replay.batched import train_many
 from engine.replay.query_basis import query_basis
 from tests.bench import bench_outputs
-from tests.bench.bench_step import make_routine
+from tests.bench.bench_step import Gpt, gpt_loss
 from tests.bench.bench_store import measure_rows
 from tests.bench.bench_witness import medians
 from tests.bench.record import write_record
@@ -149,9 +149,25 @@ def rows(rounds: int) -> list[Row]:
     ]
 
 
+def small_gpt() -> engine.Routine:
+    """Return a run of two steps: two blocks of width 64, batches of 8."""
+    drawn = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 65, (40, 33), generator=drawn)
+    return engine.Routine(
+        Gpt(65, 64, 32, 2),
+        gpt_loss,
+        (words[:, :-1], words[:, 1:]),
+        engine.adamw(),
+        learning_rate=1e-3,
+        num_steps=2,
+        batch_size=8,
+        metaparameters={"w": engine.ExampleWeights(torch.ones(40))},
+    )
+
+
 def outputs(rounds: int) -> list[Row]:
     found = []
-    for name, own in (("MLP", routine(12)), ("GPT", make_routine("gpt", 2))):
+    for name, own in (("MLP", routine(12)), ("a GPT of 32 tokens", small_gpt())):
         eight = bench_outputs.make_outputs(own, 8)
 
         def call(number: int, vjp: str, own: engine.Routine = own, eight: list = eight) -> object:
