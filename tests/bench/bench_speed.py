@@ -150,7 +150,7 @@ def rows(rounds: int) -> list[Row]:
 
 
 def small_gpt() -> engine.Routine:
-    """Return a run of two steps: two blocks of width 64, batches of 8."""
+    """Return a run of ten steps, of which two are compared: two blocks of width 64, batches of 8."""
     drawn = torch.Generator().manual_seed(0)
     words = torch.randint(0, 65, (40, 33), generator=drawn)
     return engine.Routine(
@@ -159,7 +159,7 @@ def small_gpt() -> engine.Routine:
         (words[:, :-1], words[:, 1:]),
         engine.adamw(),
         learning_rate=1e-3,
-        num_steps=2,
+        num_steps=10,
         batch_size=8,
         metaparameters={"w": engine.ExampleWeights(torch.ones(40))},
     )
