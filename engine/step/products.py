@@ -181,8 +181,9 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
                 )
         found = zip(z, pulled[len(sources) :], strict=True)
         shares = {name: tensor for name, tensor in found if tensor is not None}
-        adjoint = dict(zip(inputs, pulled, strict=False))
-        products.append(Product(adjoint, pulled[len(inputs)], shares, row.get(BUFFERS)))
+        known = [tensor for tensor in pulled[: len(sources)] if tensor is not None]  # all of them
+        adjoint = dict(zip(inputs, known, strict=False))
+        products.append(Product(adjoint, known[-1], shares, row.get(BUFFERS)))
     return products
 
 

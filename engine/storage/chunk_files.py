@@ -39,7 +39,7 @@ def read_chunk(path: str, count: int, dtype: np.dtype) -> np.ndarray:
         if found.st_size != size + _CHECKSUM:
             raise ValueError(f"it has {found.st_size} bytes, and {size + _CHECKSUM} were written")
         content = np.empty(size + _CHECKSUM, np.uint8)
-        view, done = memoryview(content), 0
+        view, done = memoryview(content), 0  # pyright: ignore[reportArgumentType] (a buffer)
         while done < len(view) and (more := file.readinto(view[done:])):
             done += more
     written = int.from_bytes(content[size:].tobytes(), "little")
@@ -57,7 +57,7 @@ def write_chunk(path: str, numbers: np.ndarray) -> None:
         numbers: Contiguous, shape (count,).
     """
     flat = np.ascontiguousarray(numbers).view(np.uint8)
-    octets = memoryview(flat)
+    octets = memoryview(flat)  # pyright: ignore[reportArgumentType] (a buffer)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:

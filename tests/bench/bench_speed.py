@@ -150,7 +150,7 @@ def rows(rounds: int) -> list[Row]:
 
 
 def small_gpt() -> engine.Routine:
-    """Return a run of ten steps, of which two are compared: two blocks of width 64, batches of 8."""
+    """Return a run of ten steps, two of which are compared: two blocks of width 64, batch 8."""
     drawn = torch.Generator().manual_seed(0)
     words = torch.randint(0, 65, (40, 33), generator=drawn)
     return engine.Routine(
@@ -297,7 +297,8 @@ def main() -> None:
         for figure, measured, asked in PARTS[name](arguments.rounds):
             lines.append(f"| {figure} | {measured} | {asked} | {os.getloadavg()[0]:.1f} |")
             print(lines[-1], flush=True)  # noqa: T201
-    command = f"python -m tests.bench.bench_speed --date {arguments.date}"
+    command = "python -m tests.bench.bench_speed"
+    command += f" --date {arguments.date} --rounds {arguments.rounds}"
     if arguments.parts != ",".join(PARTS):
         command += f" --parts {arguments.parts}"
     write_record(
