@@ -74,6 +74,10 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.census = census
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports the compiler to keep it out: three seconds
+
     def __torch_dispatch__(
         self,
         func: OpOverload,

@@ -80,6 +80,10 @@ class VjpMode(StrEnum):
     """Derivative of the gradient along a direction, in forward mode; as much memory as the
     reference in eager torch, and no second derivative of any kernel."""
 
+    BATCHED = "batched"
+    """The reference with the cotangents of several outputs in one pass, where torch's operations
+    have rules for that; as much memory as all of them at once."""
+
     AUTO = "auto"
     """The fastest on this step and machine, measured, compile time included. A clock decides, so no
     recipe may have it: a stage that is made again could differ in its last digits."""

@@ -152,8 +152,10 @@ def _batched_step(
 ) -> tuple[State, Tensor]:
     """Train one step of all runs: ``plain_step`` with a leading axis."""
     routine = runs[0]
+    # Runs of one seed are one routine, which draws its batch once for all of them.
+    drawing = [routine] if all(run is routine for run in runs) else runs
     gradient, loss = torch.zeros_like(states["params"]), None
-    for terms in zip(*(run.terms(step) for run in runs), strict=True):
+    for terms in zip(*(run.terms(step) for run in drawing), strict=True):
         share, value = _batched_gradient(routine, states["params"], terms, z, step)
         gradient = gradient + share
         loss = value if loss is None else loss

@@ -292,7 +292,7 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the norm of each of some tensors in one call, as torch's own clipping does."""
-    return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateUsage]
+    return torch.stack(torch._foreach_norm(list(tensors)))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _add_shares(sweep: Sweep, shares: Metaparams) -> None:

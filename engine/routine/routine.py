@@ -335,10 +335,6 @@ class Routine(HeldModule):
         """The loss as a coupled one, or None; asked once, since a protocol is slow to ask."""
         return coupled(self.loss)
 
-    @cached_property
-    def _loss_reads_state(self) -> bool:
-        return takes(self.loss, "state")
-
     def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators for the random draws of a term inside the block."""
         return seeded(self.seed, "step", step, *term.purpose, device=self.device)
@@ -364,7 +360,7 @@ class Routine(HeldModule):
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
                 arguments.update(kind.loss_arguments(z[name], term.indices))
-        if self.own is not None and self._loss_reads_state:
+        if self.own is not None and takes(self.loss, "state"):
             arguments["state"] = self.own_now
         weights = None if self.coupled_loss is None else term.weights(z)
         return batch, arguments if weights is None else {**arguments, "multiplicity": weights}

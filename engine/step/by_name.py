@@ -6,6 +6,7 @@ beside it at the first step that it reverses, and what does not agree is not use
 
 from engine.errors import ConfigurationError
 from engine.recipes.replay import VjpMode
+from engine.step.batched_outputs import BatchedVjp
 from engine.step.compiled import CompiledVjp
 from engine.step.measured import MeasuredVjp
 from engine.step.reference import StepVjp, step_vjp
@@ -33,7 +34,7 @@ def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: i
             return TwoStageVjp(pull_forward, micro_batch)
         case VjpMode.REVERSE_OVER_REVERSE:
             return step_vjp if micro_batch is None else TwoStageVjp(pull_reverse, micro_batch)
-        case VjpMode.COMPILED | VjpMode.AUTO if micro_batch is not None:
+        case VjpMode.COMPILED | VjpMode.BATCHED | VjpMode.AUTO if micro_batch is not None:
             raise ConfigurationError(
                 f"micro_batch is {micro_batch}, but vjp={mode} reverses a step as one piece. "
                 f"Use vjp={VjpMode.FORWARD_OVER_REVERSE} or {VjpMode.REVERSE_OVER_REVERSE}, or "
@@ -41,5 +42,7 @@ def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: i
             )
         case VjpMode.COMPILED:
             return CompiledVjp()
+        case VjpMode.BATCHED:
+            return BatchedVjp()
         case VjpMode.AUTO:
             return MeasuredVjp(num_uses)

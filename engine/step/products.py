@@ -18,6 +18,11 @@ from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 
+try:
+    from torch.autograd.graph import _engine_run_backward as _engine
+except ImportError:  # a name of torch's own
+    _engine = None
+
 PARAMS = "params of the model"
 """A key beside metaparameter names, which have no spaces."""
 
@@ -92,15 +97,63 @@ def split(state: State) -> list[State]:
     return [{name: rows[i] for name, rows in state.items()} for i in range(count)]
 
 
-def pull_update(
+def pulls(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    rows: Sequence[Sequence[Tensor]],
+    *,
+    together: bool = False,
+) -> list[Sequence[Tensor | None]]:
+    """Pull each row of cotangents of ``outputs`` through one graph, and free it.
+
+    Args:
+        outputs: With a graph.
+        inputs: What cotangents are wanted of; None for one that nothing depends on.
+        rows: K rows of cotangents, each shaped as ``outputs``.
+        together: Pull all of them in one pass, whose sums run in another order than one by one.
+    """
+    if together and len(rows) > 1:
+        stacked = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
+        found = torch.autograd.grad(
+            outputs, inputs, stacked, allow_unused=True, is_grads_batched=True
+        )
+        return [[None if t is None else t[i] for t in found] for i in range(len(rows))]
+    last = len(rows) - 1
+    return [_pull(outputs, inputs, row, keep=i < last) for i, row in enumerate(rows)]
+
+
+def _pull(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], row: Sequence[Tensor], *, keep: bool
+) -> Sequence[Tensor | None]:
+    """Pull one row back, by torch's engine itself where it is where it has been.
+
+    ``torch.autograd.grad`` asks first whether sizes are symbols, for which it loads sympy: a second
+    at every start, and a thirtieth of a small step.
+    """
+    if _engine is None:
+        return torch.autograd.grad(outputs, inputs, row, allow_unused=True, retain_graph=keep)
+    for output, cotangent in zip(outputs, row, strict=True):
+        if output.shape != cotangent.shape:  # the engine would add up what it can
+            raise RuntimeError(
+                f"A cotangent of shape {tuple(cotangent.shape)} was given for a result of shape "
+                f"{tuple(output.shape)}."
+            )
+    return _engine(
+        tuple(outputs), tuple(row), keep, False, tuple(inputs), True, accumulate_grad=False
+    )
+
+
+def pull_update(  # noqa: PLR0913 (the parts of a step)
     routine: Routine,
     state: State,
     gradient: Tensor,
     z: Metaparams,
     step: int,
     cotangent: State,
+    *,
+    together: bool = False,
 ) -> list[Product]:
-    """Pull each cotangent through the optimizer's update alone."""
+    """Pull each cotangent through the optimizer's update alone; ``together`` as in ``pulls``."""
     inputs = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
     gradient = gradient.detach().requires_grad_()
     with torch.enable_grad():
@@ -111,15 +164,14 @@ def pull_update(
             f"{sorted(following)} at step {step}. Return the same names that init returned."
         )
     sources = [*inputs.values(), gradient]
-    products = []
-    for row in split(cotangent):
-        pulled = torch.autograd.grad(
-            [following[name] for name in state],
-            [*sources, *z.values()],
-            [row[name] for name in state],
-            allow_unused=True,
-            retain_graph=True,
-        )
+    products, rows = [], split(cotangent)
+    found_of = pulls(
+        [following[name] for name in state],
+        [*sources, *z.values()],
+        [[row[name] for name in state] for row in rows],
+        together=together,
+    )
+    for row, pulled in zip(rows, found_of, strict=True):
         for name, tensor in zip([*inputs, "the gradient"], pulled, strict=False):
             if tensor is None:
                 raise UndifferentiableError(
@@ -129,8 +181,9 @@ def pull_update(
                 )
         found = zip(z, pulled[len(sources) :], strict=True)
         shares = {name: tensor for name, tensor in found if tensor is not None}
-        adjoint = dict(zip(inputs, pulled, strict=False))
-        products.append(Product(adjoint, pulled[len(inputs)], shares, row.get(BUFFERS)))
+        known = [tensor for tensor in pulled[: len(sources)] if tensor is not None]  # all of them
+        adjoint = dict(zip(inputs, known, strict=False))
+        products.append(Product(adjoint, known[-1], shares, row.get(BUFFERS)))
     return products
 
 
@@ -191,6 +244,8 @@ def pull_gradient(
     products: Sequence[Product],
     step: int,
     moved: State | None = None,
+    *,
+    together: bool = False,
 ) -> None:
     """Pull each product's direction through a gradient; inputs that it does not read get none.
 
@@ -200,25 +255,24 @@ def pull_gradient(
         products: Added to.
         step: t.
         moved: The running statistics after the step, if the term moved them.
+        together: As in ``pulls``.
     """
     if not inputs:
         return
-    last = len(products) - 1
-    for i, product in enumerate(products):
-        outputs = [(gradient, product.direction)]
-        outputs += [(row, product.statistics) for row in (moved or {}).values()]
-        outputs = [(row, cotangent) for row, cotangent in outputs if row.requires_grad]
-        pulled = (
-            torch.autograd.grad(
-                [row for row, _ in outputs],
-                list(inputs.values()),
-                [cotangent for _, cotangent in outputs],
-                allow_unused=True,
-                retain_graph=i < last,
-            )
-            if outputs
-            else [None] * len(inputs)
+    outputs = [gradient, *(moved or {}).values()]
+    rows = [[p.direction, *([p.statistics] * (len(outputs) - 1))] for p in products]
+    depend = [i for i, output in enumerate(outputs) if output.requires_grad]
+    found_of = (
+        pulls(
+            [outputs[i] for i in depend],
+            list(inputs.values()),
+            [[row[i] for i in depend] for row in rows],  # pyright: ignore[reportArgumentType] (statistics that moved have a cotangent)
+            together=together,
         )
+        if depend
+        else [[None] * len(inputs)] * len(products)
+    )
+    for product, pulled in zip(products, found_of, strict=True):
         found = {name: t for name, t in zip(inputs, pulled, strict=True) if t is not None}
         if PARAMS in inputs and PARAMS not in found:
             raise UndifferentiableError(

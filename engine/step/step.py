@@ -118,8 +118,13 @@ class StepGraph:
             own = self.routine.moved_own(self.state, after["params"], self.z, self.step)
             return {**after, **own, **{name: row.detach() for name, row in self.moved.items()}}
 
-    def pull(self, cotangent: State, *, to_state: bool = True) -> tuple[State, Metaparams]:
-        """Pull cotangents back through the step, and free its graph; see ``step_vjp``."""
+    def pull(
+        self, cotangent: State, *, to_state: bool = True, together: bool = False
+    ) -> tuple[State, Metaparams]:
+        """Pull cotangents back through the step, and free its graph; see ``step_vjp``.
+
+        ``together`` pulls all of them in one pass; see ``engine.step.products.pulls``.
+        """
         routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
         with named_refusals(step), routine.binding.kept():
             routine.binding.put(self.held)
@@ -129,12 +134,14 @@ class StepGraph:
                 with torch.no_grad():
                     after = routine.update(self.state, self.total, self.z, step)
             cotangent, pulled = pull_own(routine, self.state, after, leaves, step, cotangent)
-            products = pull_update(routine, before, self.total, leaves, step, cotangent)
+            products = pull_update(
+                routine, before, self.total, leaves, step, cotangent, together=together
+            )
             for product, share in zip(products, pulled, strict=False):
                 product.add(share)
             routine.binding.put(self.held)
             inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
-            pull_gradient(self.gradient, inputs, products, step, self.moved)
+            pull_gradient(self.gradient, inputs, products, step, self.moved, together=together)
             del self.gradient, self.moved  # frees their graph before the next term makes one
             for term in routine.injected_terms(step):
                 with routine.reading(self.statistics):
@@ -142,7 +149,8 @@ class StepGraph:
                         routine, self.params, term, leaves, step, create_graph=True
                     )
                 # At z = 0 an injected term has no second derivative in the parameters.
-                pull_gradient(share, inputs if is_active(term, z) else leaves, products, step)
+                wanted = inputs if is_active(term, z) else leaves
+                pull_gradient(share, wanted, products, step, together=together)
         return joined(products, leaves, step, to_state=to_state)
 
 

@@ -11,12 +11,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import zarr
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.fingerprint import check_same_bits, fingerprint, state_fingerprint
+from engine.storage.chunk_files import read_chunk, write_chunk
 from engine.storage.commit_marks import corrupt_row, mark_path, marked_steps, read_mark, write_mark
 from engine.storage.location import absolute, filesystem, is_local, join
 from engine.storage.objects import remove_below
@@ -205,7 +207,7 @@ class RowStore:
                 return
         fingerprints = fingerprints or state_fingerprint(state)
         for name, array in self._arrays.items():
-            array[step] = state[name].detach().cpu().numpy()
+            self._write(step, name, array, state[name].detach().cpu().numpy())
         if not write_mark(self.url, self._zarr, step, fingerprints):
             # Another worker was faster, which is fine if it has the same bits.
             check_same_bits(f"Row {step} of {self.url}", self.load(step), state)
@@ -275,7 +277,12 @@ class RowStore:
         chunks = [join(self._path, chunk) for chunk in self._chunks(step, name)]
         files = stamp(chunks) if is_local(self._files) else None
         try:
-            vector = torch.from_numpy(self._arrays[name][step])
+            vector = torch.from_numpy(self._numbers(step, name))
+        except FileNotFoundError as error:
+            missing = self._lacks(step, name)
+            raise corrupt_row(
+                self.url, step, f"vector {name!r} lacks the chunk {missing}"
+            ) from error
         except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
             raise corrupt_row(
                 self.url, step, f"vector {name!r} fails its checksum: {error}"
@@ -293,6 +300,28 @@ class RowStore:
             raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
         note(files, expected)
         return vector
+
+    def _numbers(self, step: int, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        if not is_local(self._files):
+            return array[step]  # pyright: ignore[reportReturnType] (a row is an array)
+        length, width = array.shape[1], array.chunks[1]
+        parts = [
+            read_chunk(join(self._path, chunk), width, array.dtype)
+            for chunk in self._chunks(step, name)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)[:length]
+
+    def _write(self, step: int, name: str, array: "zarr.Array[Any]", row: np.ndarray) -> None:
+        if not is_local(self._files):
+            array[step] = row
+            return
+        width = array.chunks[1]
+        for part, chunk in enumerate(self._chunks(step, name)):
+            numbers = row[part * width : (part + 1) * width]
+            if len(numbers) < width:  # of the last chunk, as zarr does
+                numbers = np.append(numbers, np.full(width - len(numbers), np.nan, row.dtype))
+            write_chunk(join(self._path, chunk), numbers)
 
     def _check_parts(self, step: int, name: str) -> None:
         """Refuse a row of which not every part is there, before memory is taken for the whole.

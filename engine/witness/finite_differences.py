@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.numerics.determinism import generator
+from engine.step.products import pulls
 
 NEAR = 1e-7
 """Distance of the one-sided difference, which is tried first because it costs half."""
@@ -161,18 +162,12 @@ def _pulled(
             function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
         )
         used = [(g, w) for g, w in zip(gradients, weights, strict=True) if g.requires_grad]
-        pulled = (
-            torch.autograd.grad(
-                [g for g, _ in used],
-                leaves,
-                [w for _, w in used],
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            if used
-            else [torch.zeros_like(row) for row in rows]
-        )
-    return [g.detach() for g in gradients], list(pulled)
+        found = pulls([g for g, _ in used], leaves, [[w for _, w in used]])[0] if used else leaves
+        pulled = [
+            torch.zeros_like(row) if not used or product is None else product
+            for row, product in zip(rows, found, strict=True)
+        ]
+    return [g.detach() for g in gradients], pulled
 
 
 def _gradient(function: Function, rows: Sequence[Tensor]) -> list[Tensor]:

@@ -75,6 +75,10 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.found = ""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports the compiler to keep it out: three seconds
+
     def __torch_dispatch__(
         self,
         func: OpOverload,

@@ -20,6 +20,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.reports.page import REPORT
 from engine.runs.finished import read_finished_as
 from engine.runs.run import OF_A_START, Stages
+from engine.stages import training  # noqa: F401 (declares stages)
 from engine.stages.claims import Claim, read_claims
 from engine.stages.commits import find
 from engine.stages.keys import stage_key

@@ -11,6 +11,7 @@ from engine.errors import ConfigurationError, UndifferentiableError
 from engine.preflight.oracle import whole_run_gradient
 from engine.replay.metagradient import metagradient, metagradients
 from engine.routine.optimizers import adamw
+from engine.step import products
 from engine.step.by_name import make_vjp
 from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
@@ -89,9 +90,9 @@ def test_metagradient_of_every_way_equals_autograd_of_the_whole_run(optimizer, m
 
 @pytest.mark.parametrize(
     ("kind", "mode"),
-    [("all", "reverse-over-reverse"), ("weights", "forward-over-reverse")],
+    [("all", "reverse-over-reverse"), ("weights", "forward-over-reverse"), ("all", "batched")],
 )
-def test_outputs_in_one_sweep_equal_outputs_one_by_one(kind, mode):
+def test_outputs_in_one_sweep_equal_outputs_one_by_one(kind, mode, caplog):
     """Several adjoints share a graph; none may see another's."""
     routine = problems.routine("adamw", kind)
     outputs = [
@@ -108,6 +109,63 @@ def test_outputs_in_one_sweep_equal_outputs_one_by_one(kind, mode):
         if mode == "reverse-over-reverse":
             assert all(torch.equal(found[name], alone[name]) for name in alone.gradient)
         assert worst_error(found.gradient, alone.gradient) < 1e-12
+    assert "one after the other" not in caplog.text
+
+
+class ByItself(torch.autograd.Function):
+    """The identity, whose derivative asks for numbers, as code with numpy does."""
+
+    @staticmethod
+    def forward(ctx, inputs):
+        """Copy."""
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        """Ask, and hand on."""
+        float(cotangent.detach().sum())
+        return cotangent
+
+
+class Asking(nn.Module):
+    """A layer of it."""
+
+    def forward(self, hidden):
+        """Hand on."""
+        return ByItself.apply(hidden)
+
+
+def test_outputs_that_cannot_be_pulled_together_are_pulled_one_by_one(caplog):
+    """Whatever torch has no batching rule for; nobody gets another number for it."""
+    model = problems.model()
+    model[2] = Asking()
+    routine = problems.routine("momentum", "weights", model=model)
+    outputs = [problems.output, lambda model: problems.output(model) ** 2]
+
+    found = metagradients(routine, outputs, vjp="batched")
+
+    assert "one after the other" in caplog.text
+    for one, output in zip(found, outputs, strict=True):
+        expected = metagradient(routine, output)
+        assert torch.equal(one["weights"], expected["weights"])
+
+
+def test_a_batched_product_that_differs_is_not_used(monkeypatch, caplog):
+    """The first two are compared with the reference, so that none is believed unseen."""
+    routine = problems.routine("momentum", "weights")
+    outputs = [problems.output, lambda model: problems.output(model) ** 2]
+    right = products.pulls
+
+    def swapped(*given, together=False):
+        rows = right(*given, together=together)
+        return rows[::-1] if together else rows
+
+    monkeypatch.setattr(products, "pulls", swapped)
+
+    found = metagradients(routine, outputs, vjp="batched")
+
+    assert "is off by" in caplog.text
+    assert torch.equal(found[0]["weights"], metagradient(routine, outputs[0])["weights"])
 
 
 def test_no_outputs_are_refused():

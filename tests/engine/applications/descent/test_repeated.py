@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,6 +54,19 @@ def test_finished_run_is_told_again_with_every_stage_cached(store, recipe):
     assert record is not None
     assert record.nothing_computed
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_stages_are_declared_where_nothing_else_was_loaded():
+    """A command that asks has loaded no flow, which would have declared them."""
+    code = (
+        "from engine.applications.descent import repeated\n"
+        "from engine.stages.stage import STAGES\n"
+        "print(*sorted(STAGES))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    used = "preflight initial train seed reverse update evaluate baseline retrain schedules optuna"
+    assert set(used.split()) <= set(done.stdout.split())
 
 
 def changed(path, change):

@@ -1,0 +1,310 @@
+"""All figures of speed in one record: steps, batches of runs, rows, outputs, programs, starts.
+
+Each figure is a ratio within one run: contestants alternate, medians; seconds of CPU of one thread,
+which other work on the machine disturbs least, and wall clock for what starts processes. Parts:
+
+small     training step, metagradient with all states and by the k-ary tree, over a loop of torch
+together  1,000 one-cycle trainings of the digits' MLP as one batched run, over such loops
+rows      rows of 10 MB written and read, over ``torch.save`` and ``torch.load``
+outputs   K = 8 outputs over one, one after the other and in one pass (MLP and GPT)
+basis     error of a held-out query against the number of swept directions
+programs  a compiled metagradient in a first and in a second process
+start     ``mgd run`` until the first training is committed, whole, and started again
+
+Attention has a command of its own (``bench_attention``), and so has whoever competes: bergson and
+others in environments of their own (``tests.bench.rivals``).
+
+    python -m tests.bench.bench_speed --date 20261128 [--rounds 5] [--parts small,rows]
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import engine
+from engine.metaparameters.learning_rate import LearningRatePoints
+from engine.numerics.determinism import deterministic
+from engine.numerics.process import keep_freed_memory
+from engine.replay.batched import train_many
+from engine.replay.query_basis import query_basis
+from tests.bench import bench_outputs
+from tests.bench.bench_step import Gpt, gpt_loss
+from tests.bench.bench_store import measure_rows
+from tests.bench.bench_witness import medians
+from tests.bench.record import write_record
+
+Row = tuple[str, str, str]
+"""Figure, what was measured, what was asked."""
+
+STEPS, BATCH, RATE = 200, 100, 0.05
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 10)]
+    return nn.Sequential(*layers)
+
+
+def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def points(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    inputs = torch.randn(number, 64, generator=drawn)
+    return inputs, torch.randint(0, 10, (number,), generator=drawn)
+
+
+def plain(steps: int, rates: Callable[[int], float]) -> None:
+    """Train as a script does."""
+    model, (inputs, labels) = net(), points(800)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    drawn = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rates(step)
+        rows = torch.randint(0, 800, (BATCH,), generator=drawn)
+        optimizer.zero_grad()
+        loss(model, (inputs[rows], labels[rows])).mean().backward()
+        optimizer.step()
+
+
+def routine(steps: int, **changes: object) -> engine.Routine:
+    settings = {"w": engine.ExampleWeights(torch.ones(800))}
+    given = {"metaparameters": settings, "learning_rate": RATE} | changes
+    return engine.Routine(
+        net(), loss, points(800), engine.sgd(0.9), num_steps=steps, batch_size=BATCH, **given
+    )  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def small(rounds: int) -> list[Row]:
+    own = routine(STEPS)
+
+    def output(model: nn.Module) -> torch.Tensor:
+        return loss(model, points(800)).mean()
+
+    found = medians(
+        {
+            "plain": lambda: plain(STEPS, lambda _: RATE),
+            "step": lambda: engine.train(own),
+            "all": lambda: engine.metagradient(own, output, schedule="store-all"),
+            "tree": lambda: engine.metagradient(own, output),
+        },
+        rounds,
+    )
+    over = {name: f"{seconds / found['plain']:.2f}" for name, seconds in found.items()}
+    return [
+        (
+            "training step over plain torch, MLP 64-64-64-10, batch 100, T = 200",
+            over["step"],
+            "1.15",
+        ),
+        ("metagradient with all states, in plain trainings", over["all"], "4.3"),
+        ("the same by the k-ary tree", over["tree"], "6.5"),
+    ]
+
+
+def together(rounds: int, runs: int = 1000, steps: int = 40) -> list[Row]:
+    peaks = torch.linspace(-5.0, -2.0, runs)
+    shape = torch.tensor([-1.0, 0.0, -3.0])
+    kind = LearningRatePoints(peaks[0] + shape, num_steps=steps)
+    own = routine(steps, metaparameters={"rates": kind})
+    trials = [{"rates": peak + shape} for peak in peaks]
+    rate = [float(own.hyperparameters(own.point(), step)["learning_rate"]) for step in range(steps)]
+    found = medians(
+        {
+            "plain": lambda: plain(steps, rate.__getitem__),
+            "ours": lambda: train_many(own, trials, together="batched"),
+        },
+        rounds,
+    )
+    ratio = found["ours"] / (runs * found["plain"])
+    words = f"{ratio:.2f} ({runs / found['ours']:.0f} trainings of {steps} steps a second)"
+    return [("1,000 one-cycle trainings of the MLP over a plain loop", words, "0.15")]
+
+
+def rows(rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_rows(10, 2 * rounds, Path(folder))
+    pairs = (
+        ("write", "store_save", "torch_save", "0.9"),
+        ("read", "store_load", "torch_load", "0.5"),
+    )
+    return [
+        (
+            f"rows of 10 MB, {name}, over torch",
+            f"{found[ours] / found[theirs]:.2f} ({found[ours]:.2f} of {found[theirs]:.2f} GB/s)",
+            goal,
+        )
+        for name, ours, theirs, goal in pairs
+    ]
+
+
+def small_gpt() -> engine.Routine:
+    """Return a run of ten steps, two of which are compared: two blocks of width 64, batch 8."""
+    drawn = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 65, (40, 33), generator=drawn)
+    return engine.Routine(
+        Gpt(65, 64, 32, 2),
+        gpt_loss,
+        (words[:, :-1], words[:, 1:]),
+        engine.adamw(),
+        learning_rate=1e-3,
+        num_steps=10,
+        batch_size=8,
+        metaparameters={"w": engine.ExampleWeights(torch.ones(40))},
+    )
+
+
+def outputs(rounds: int) -> list[Row]:
+    found = []
+    for name, own in (("MLP", routine(12)), ("a GPT of 32 tokens", small_gpt())):
+        eight = bench_outputs.make_outputs(own, 8)
+
+        def call(number: int, vjp: str, own: engine.Routine = own, eight: list = eight) -> object:
+            options = {"schedule": "store-all", "vjp": vjp, "witness": False}
+            return engine.metagradients(own, eight[:number], **options)
+
+        seconds = medians(
+            {
+                "one": lambda: call(1, "reverse-over-reverse"),
+                "loop": lambda: call(8, "reverse-over-reverse"),
+                "pass": lambda: call(8, "batched"),
+            },
+            rounds,
+        )
+        for way, words in (("loop", "one after the other"), ("pass", "in one pass")):
+            ratio = f"{seconds[way] / seconds['one']:.2f}"
+            found.append((f"K = 8 outputs over one, {name}, {words}", ratio, "3.5"))
+    return found
+
+
+def basis(rounds: int) -> list[Row]:
+    del rounds
+    own, (inputs, labels) = routine(60), points(900)
+
+    def mean(start: int, stop: int) -> Callable[[nn.Module], torch.Tensor]:
+        batch = inputs[start:stop], labels[start:stop]
+        return lambda model: loss(model, batch).mean()
+
+    with deterministic(1):
+        known = [mean(start, start + 20) for start in range(0, 640, 20)]
+        made, query = query_basis(own, known, vjp="batched"), mean(300, 340)
+        other = mean(800, 900)
+    found = []
+    for words, asked in (("of examples that the outputs cover", query), ("of others", other)):
+        exact = engine.metagradient(own, asked, witness=False)["w"]
+        errors = []
+        for size in (1, 4, 16, len(made)):
+            guess = made.query(asked, size)
+            off = float((guess["w"] - exact).norm() / exact.norm())
+            errors.append(f"K = {size}: {off:.2g} ({guess.outside:.2g} outside)")
+        found.append(
+            (f"relative error of a query {words}, 32 outputs swept", "; ".join(errors), "")
+        )
+    return found
+
+
+_COMPILED = """
+import resource, sys, torch, engine
+from tests.bench.bench_step import make_routine
+from tests.bench.bench_outputs import make_outputs
+own = make_routine("gpt", 2)
+(output,) = make_outputs(own, 1)
+engine.metagradient(own, output, vjp="compiled", witness=False)
+"""
+
+
+def programs(rounds: int) -> list[Row]:
+    del rounds
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for words, vjp in (("first", "compiled"), ("second", "compiled"), ("no", "batched")):
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
+            code = _COMPILED.replace("compiled", vjp)
+            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+            after, took = (
+                resource.getrusage(resource.RUSAGE_CHILDREN),
+                time.perf_counter() - started,
+            )
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            found.append((words, cpu, took))
+    (_, eager, eager_wall) = found.pop()
+    return [
+        (
+            f"compiling the product of the GPT, {words} process, beyond an eager one",
+            f"{cpu - eager:.0f} s of CPU, {took - eager_wall:.0f} s",
+            "8 s" if words == "second" else "",
+        )
+        for words, cpu, took in found
+    ]
+
+
+def start(rounds: int) -> list[Row]:
+    """Run the main job twice in a new store, on a server whose database is there."""
+    del rounds
+    found = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = Path(folder) / "store"
+        environment = os.environ | {"PREFECT_HOME": str(Path(folder) / "home")}
+        command = [sys.executable, "-m", "flows.cli.app", "run", "digits-selection"]
+        warm = [*command, "--set", "outer.num_steps=0", "--store", str(Path(folder) / "first")]
+        subprocess.run(warm, check=True, env=environment, capture_output=True)
+        for words, goal in (("whole main job", "16 s"), ("finished run again", "6 s")):
+            began, started = time.time(), time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = [*command, "--store", str(store)]
+            subprocess.run(done, check=True, env=environment, capture_output=True)
+            took, after = (
+                time.perf_counter() - started,
+                resource.getrusage(resource.RUSAGE_CHILDREN),
+            )
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            if not found:
+                records = store.glob("stages/train/*/record.json")
+                first = min(each.stat().st_mtime for each in records) - began
+                found.append(
+                    ("`mgd run` until the first training is committed", f"{first:.0f} s", "5 s")
+                )
+            found.append((words, f"{took:.0f} s, of which {cpu:.0f} s of CPU", goal))
+    return found
+
+
+PARTS = {each.__name__: each for each in (small, together, rows, outputs, basis, programs, start)}
+
+
+def main() -> None:
+    """Measure the parts, and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--date", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    lines = ["| figure | measured | asked | load |", "| --- | --- | --- | --- |"]
+    for name in arguments.parts.split(","):
+        for figure, measured, asked in PARTS[name](arguments.rounds):
+            lines.append(f"| {figure} | {measured} | {asked} | {os.getloadavg()[0]:.1f} |")
+            print(lines[-1], flush=True)  # noqa: T201
+    command = "python -m tests.bench.bench_speed"
+    command += f" --date {arguments.date} --rounds {arguments.rounds}"
+    if arguments.parts != ",".join(PARTS):
+        command += f" --parts {arguments.parts}"
+    write_record(
+        "speed", "What steps, batches, rows and starts cost", command, lines, arguments.date
+    )
+
+
+if __name__ == "__main__":
+    main()
