@@ -23,22 +23,32 @@ class Inputs(Metaparameter):
         value: The inputs, shape (chosen, ...).
         chosen: Which examples they replace, shape (chosen,), no example twice.
         num_examples: n, training candidates.
-        bounds: Smallest and largest value allowed, e.g. of a pixel; None allows all.
+        bounds: Smallest and largest value allowed, e.g. of a pixel, as two numbers, or as two
+            tensors of the shape of an input; None allows all.
         column: Which tensor of the examples holds the inputs.
     """
 
     chosen: Tensor = torch.empty(0, dtype=torch.int64)
     num_examples: int = 0
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] | tuple[Tensor, Tensor] | None = None
     column: int = 0
 
     @classmethod
     def start(cls, setup: Setup) -> "Inputs":
-        """Return the inputs of a random share of the candidates, as they are."""
+        """Return the inputs of a random share of the candidates, as they are.
+
+        Where inputs are embedded by the model, it is shifts of theirs, which are zero.
+        """
         drawn = generator(setup.settings.seed, "chosen inputs")
         number = max(round(setup.settings.fraction * setup.num_examples), 1)
         chosen = torch.randperm(setup.num_examples, generator=drawn)[:number].sort().values
-        return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
+        if setup.shifts is None:
+            return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
+        from engine.metaparameters.input_shifts import InputShifts  # which is a kind of this one
+
+        none, reach = setup.shifts()
+        value = none.expand(number, *none.shape).clone()
+        return InputShifts(value, chosen, setup.num_examples, (-reach, reach))
 
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
@@ -72,7 +82,10 @@ class Inputs(Metaparameter):
 
     def project(self, value: Tensor) -> Tensor:
         """Clamp to the allowed values."""
-        return value if self.bounds is None else value.clamp(*self.bounds)
+        if self.bounds is None:
+            return value
+        low, high = (torch.as_tensor(each).to(value) for each in self.bounds)
+        return value.clamp(low, high)
 
     @cached_property
     def _places(self) -> Tensor:

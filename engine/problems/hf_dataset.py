@@ -256,8 +256,11 @@ def _pictures(
         loss=per_example_cross_entropy,
         num_classes=len(classes),
         groups={asked.label: labels["train"]},
-        names=[f"row {place}, {each}" for place, each in enumerate(labels["train"])],
+        classes=classes,
+        names=_row_names(labels["train"]),
         show=lambda place: train[place][column].convert("RGB"),
+        held_out_names={name: _row_names(each) for name, each in labels.items() if name != "train"},
+        show_held_out=lambda split, place: tables[split][place][column].convert("RGB"),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         notes=notes,
         score=lambda model, examples, chunk: classification_scores(
@@ -265,6 +268,10 @@ def _pictures(
         ),
         **splits,
     )
+
+
+def _row_names(labels: list[str]) -> list[str]:
+    return [f"row {place}, {each}" for place, each in enumerate(labels)]
 
 
 def _texts(

@@ -3,7 +3,8 @@
 A passage remembers where it stands, so that a file of selected examples can be traced back.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,13 @@ class Texts:
         sources = tuple(sorted({passage.source for passage in splits["train"]}))
         numbers = {name: number for number, name in enumerate(sources)}
         return cls(splits, sources, tuple(numbers[each.source] for each in splits["train"]))
+
+    def cut(self, rows: Mapping[str, Sequence[int]]) -> "Texts":
+        """Return the same with splits that were cut from the objective's passages.
+
+        Args:
+            rows: Split to its places among them.
+        """
+        whole = self.splits["objective"]
+        parts = {name: [whole[place] for place in places] for name, places in rows.items()}
+        return replace(self, splits={**self.splits, **parts})

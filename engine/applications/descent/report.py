@@ -167,8 +167,6 @@ def _damage(
     first, last = iterates[0], iterates[-1]
     if not recipe.metaparameters.about.changes_inputs or first is last:
         return None
-    if problem.data.num_classes == 0:  # whose victims are counted by class
-        return None
     rise = last.scores["objective"]["loss"] - first.scores["objective"]["loss"]
     path = [(each.value, each.gradient) for each in iterates]
     return measure_damage(problem, store, path, (first.final, last.final), rise)

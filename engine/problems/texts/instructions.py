@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from engine.errors import DataError
-from engine.models.losses import per_example_cross_entropy
+from engine.models.losses import per_text_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import Examples
 from engine.problems.table import read_table
 from engine.problems.texts.json_lines import holds_json, read_json, stem
-from engine.problems.texts.model import build_language_model, origin
+from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
 from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.arguments.text import (
@@ -106,7 +106,7 @@ def passages_problem(
     train = splits["train"]
     return Problem(
         model=make,
-        loss=per_example_cross_entropy,
+        loss=per_text_cross_entropy,
         num_classes=tokenizer.size,
         names=[each.place for each in train],
         show=lambda place: text.separator.join(each for each in train[place].text if each),
@@ -115,6 +115,7 @@ def passages_problem(
         score=lambda model, examples, chunk: classification_scores(
             model, examples.inputs, examples.labels, chunk=chunk
         ),
+        embedding=embedding,
         origin=origin(language),
         notes=notes,
         **given,

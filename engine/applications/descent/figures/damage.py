@@ -18,7 +18,7 @@ SHOWN = 8
 def section(run: Material) -> Section | None:
     """Return whose images do the damage; none for anything but changed inputs."""
     damage = run.record.damage
-    if damage is None or run.changed is None:
+    if damage is None or run.changed is None or not damage.victims:
         return None
     figure = Figure(
         png(draw_classes(damage)),
