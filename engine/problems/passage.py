@@ -17,6 +17,8 @@ class Passage:
         source: Name of the corpus.
         file: URL of the file.
         line: Line of the file on which it begins, from 1.
+        turns: For a dialogue, the parts of the completion in order, and whether the model is to
+            learn each; empty where it learns all of it.
     """
 
     prompt: str
@@ -24,6 +26,7 @@ class Passage:
     source: str
     file: str
     line: int
+    turns: tuple[tuple[str, bool], ...] = ()
 
     @property
     def text(self) -> tuple[str, str]:
