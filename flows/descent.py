@@ -17,6 +17,7 @@ from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
 from tasks import reporting, training
+from tasks.growing import GrowingReport
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner, tell_scores
@@ -74,6 +75,7 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
     reversible = [part for part in parts if part.start >= first_step(recipe)]
     num_steps = recipe.outer.num_steps
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
+    page = GrowingReport(recipe, store, checks, started)
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
@@ -87,6 +89,7 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         iterates.append(iterate)
+        page.show(iterates)
         if gradient is not None:
             value = stages.run(
                 training.update,
@@ -96,6 +99,7 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
                 gradient=gradient,
             )
     compared = compare(stages, parts, iterates)
+    page.stop()
     with progress.reporting():
         return reporting.conclude(
             recipe, store, iterates, stages.counts, started, checks, compared=compared

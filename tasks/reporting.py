@@ -7,18 +7,20 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from prefect import Task, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 
 from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
-from engine.reports.page import REPORT, as_markdown
+from engine.reports.page import REPORT, as_image, as_markdown, drawings_of
 from engine.reports.sections import Section, Table
 from engine.runs.finished import FinishedRun
 from engine.runs.report import head
 from engine.stages import commits
 from engine.stages.references import Ref
+from engine.storage.records import read_bytes
+from tasks.growing import show_markdown
 from tasks.running.progress import say
 
 _Record = TypeVar("_Record", bound=FinishedRun)
@@ -55,10 +57,9 @@ def publish(record: _Record, store: str) -> _Record:
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
     sections = [Section("Result", tables=[Table(table)])] if table else []
     shown = as_markdown(head(record, sections=sections))
-    place = f"Report: {record.url(store, REPORT)}"
-    create_markdown_artifact(
-        f"{shown}\n\n{place}", key=f"summary-{name}", description=f"Run {record.run}"
-    )
+    written = read_bytes(record.url(store, REPORT)) or b""
+    drawn = [as_image(*each) for each in drawings_of(written.decode(errors="replace"))]
+    show_markdown(store, record.run, name, "\n\n".join([shown, *drawn]))
     return record
 
 

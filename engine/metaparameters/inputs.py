@@ -1,5 +1,6 @@
 """Inputs of examples, such as pixels, as metaparameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,8 +45,6 @@ class Inputs(Metaparameter):
         chosen = torch.randperm(setup.num_examples, generator=drawn)[:number].sort().values
         if setup.shifts is None:
             return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
-        from engine.metaparameters.input_shifts import InputShifts  # which is a kind of this one
-
         none, reach = setup.shifts()
         value = none.expand(number, *none.shape).clone()
         return InputShifts(value, chosen, setup.num_examples, (-reach, reach))
@@ -102,6 +101,26 @@ class Inputs(Metaparameter):
         # A batch without a chosen example still depends on z, by zeros: no step is left out.
         replaced = torch.where(is_chosen, z[place.clamp(min=0)], column)
         return (*batch[: self.column], replaced, *batch[self.column + 1 :])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InputShifts(Inputs):
+    """What is added to the embedded inputs of chosen examples, handed to the loss.
+
+    Between two tokens there is nothing, so they cannot be moved by small steps; their embeddings
+    can. The loss gets ``input_shifts``, shape (batch, tokens, width), zero for all other examples.
+
+    Attributes:
+        value: The shifts, shape (chosen, tokens, width); zeros give plain training.
+    """
+
+    batch = Metaparameter.batch  # the batch keeps its tokens
+
+    def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
+        """Return ``input_shifts`` of a batch, shape (batch, tokens, width)."""
+        place = self._places[indices.cpu()].to(z.device)
+        is_chosen = (place >= 0).reshape(-1, *[1] * (z.ndim - 1))
+        return {"input_shifts": torch.where(is_chosen, z[place.clamp(min=0)], 0.0)}
 
 
 KIND = Inputs

@@ -169,12 +169,24 @@ def changes_of_shipped(recipe: Recipe) -> dict[str, Any] | None:
     Returns:
         Dotted key to the value; None if no recipe of that name ships.
     """
+    changes = beside_shipped(recipe)
+    return None if changes is None else {key: ours for key, (ours, _) in changes.items()}
+
+
+def beside_shipped(recipe: Recipe) -> dict[str, tuple[Any, Any]] | None:
+    """Return the settings in which a recipe differs from the shipped one of its name.
+
+    Returns:
+        Dotted key to the value here and the one that ships; None if no recipe of that name ships.
+    """
     if recipe.name not in _names():
         return None
     ours, theirs = (
         _flat(each.model_dump(mode="json")) for each in (recipe, load_recipe(recipe.name))
     )
-    return {key: value for key, value in ours.items() if theirs.get(key, value) != value}
+    return {
+        key: (value, theirs[key]) for key, value in ours.items() if theirs.get(key, value) != value
+    }
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,14 @@
-"""What every figure has: its width and its colours, and that none of its texts is a formula."""
+"""What every figure has: its width and its colours, and that none of its texts is a formula.
+
+A figure is drawn twice, for a page and for a phone (``engine.reports.vector``): what draws it asks
+here how much room there is, and puts beside or below one another what ``new_figure`` gave it.
+"""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from engine.extras import load
@@ -15,34 +21,94 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 
-WIDTH = 7.2  # inches; a figure is as wide as the page at 100 %, so its text is 10 point there
+INK, GROUND, GRID, BAND = "#000000", "#ffffff", "#e4e4e4", "#e9f2f8"
+"""Colours of what carries no meaning: texts and axes, the page, lines, and shaded parts."""
+
+WIDTH, NARROW = 7.2, 3.7
+"""Width of a figure in inches, on a page and on a phone: at 100 % its text is 10 point there."""
+
+SMALL = 9
+"""Points of the smallest text; smaller ones cannot be read on paper, where figures shrink."""
+
+_width: ContextVar[float] = ContextVar("_width", default=WIDTH)
+
+_LETTERS = 46
+"""Letters, and the marks before them, that stand beside one another on a phone."""
+
+_TICKS = 5
+"""Most numbers below an axis on a phone."""
 
 _SMALL = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+@contextmanager
+def drawn_at(width: float) -> Iterator[None]:
+    """Draw figures at a width in inches meanwhile."""
+    token = _width.set(width)
+    try:
+        yield
+    finally:
+        _width.reset(token)
+
+
+def is_narrow() -> bool:
+    """Say whether a figure is drawn for a phone."""
+    return _width.get() < WIDTH
+
+
 def new_figure(
-    height: float, rows: int = 1
+    height: float, rows: int = 1, columns: int = 1
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
-    """Return a figure as wide as the page, and its axes, one below the other."""
+    """Return a figure as wide as there is room, and its axes, row by row.
+
+    Args:
+        height: In inches, on a page.
+        rows: Axes below one another.
+        columns: Axes beside one another; on a phone they are below one another as well.
+    """
+    if is_narrow():
+        height, rows, columns = height * columns, rows * columns, 1
     figure = load("matplotlib.figure", "A figure of a report").Figure(
-        figsize=(WIDTH, height), layout="constrained"
+        figsize=(_width.get(), height), layout="constrained"
     )
-    all_axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
+    all_axes = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
+        if is_narrow():
+            axes.locator_params(axis="x", nbins=_TICKS)
     return figure, all_axes
 
 
-def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """Return a figure as a PNG image, sharp on screens of twice the usual resolution.
+def lying(axes: "matplotlib.axes.Axes") -> None:
+    """Let the lines of the grid stand upright, for bars that lie."""
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
 
-    No text of it is read as a formula: names come from outside, and a ``$`` in one is a sign like
-    any other.
+
+def legend(axes: "matplotlib.axes.Axes", columns: int = 4) -> None:
+    """Say above the axes what their lines are, in so many columns, or as many as a phone has."""
+    if is_narrow():
+        longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+        columns = min(columns, max(_LETTERS // (longest + 6), 1))
+    axes.legend(
+        frameon=False,
+        ncols=columns,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.02),
+        fontsize=SMALL,
+        columnspacing=1.2,
+    )
+
+
+@contextmanager
+def no_formulas(figure: "matplotlib.figure.Figure") -> Iterator[None]:
+    """Draw a figure meanwhile of which no text is read as a formula.
+
+    Names come from outside, and a ``$`` in one is a sign like any other.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -51,9 +117,17 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             _write_powers(axis)
-    buffer = io.BytesIO()
     # For the labels of ticks, which are made when the figure is drawn.
     with mpl.rc_context({"text.parse_math": False, "text.usetex": False}):
+        yield
+
+
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    """Return a figure as a PNG image, sharp on screens of twice the usual resolution."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    with no_formulas(figure):
         figure.set_dpi(2 * 96)
         # As figure.savefig would, which lays everything out in a drawing of its own before: the
         # report of a short run is mostly that.
@@ -65,7 +139,8 @@ def whole_numbers(axes: "matplotlib.axes.Axes") -> None:
     """Let the ticks of the x axis be whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    bins = _TICKS if is_narrow() else "auto"
+    axes.xaxis.set_major_locator(MaxNLocator(bins, integer=True, steps=[1, 2, 5, 10]))
 
 
 def scale(axes: "matplotlib.axes.Axes", values: Sequence[float], *, log: bool = False) -> None:

@@ -4,11 +4,12 @@ import base64
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.extras import load
-from engine.reports.sections import Page, Table
+from engine.reports.sections import Figure, Page, Section, Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,6 +19,10 @@ REPORT = "report.html"
 
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
+
+_DRAWN = re.compile(
+    r'<div class="on-page" role="img" aria-label="([^"]*)">(<svg .*?</svg>)</div>', re.DOTALL
+)
 
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -33,8 +38,9 @@ def templates() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["source"] = as_source
     made.filters["anchor"] = anchor
+    made.filters["unbroken"] = unbroken
+    made.tests["table"] = lambda value: isinstance(value, Table)
     return made
 
 
@@ -48,13 +54,59 @@ def anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
+def unbroken(text: str) -> str:
+    """Return a text in which no line begins with the sign of percent."""
+    return text.replace(" %", "\u00a0%")
+
+
 def as_html(page: Page) -> str:
     """Return a page as one HTML file; whatever it says is text, and never markup."""
     return templates().get_template("page.html").render(page=page)
 
 
+def with_section(written: str, section: Section) -> str | None:
+    """Return a page that was written before with one of its sections replaced.
+
+    Args:
+        written: The page as HTML.
+        section: Has the title of the one that it replaces, and is not folded.
+
+    Returns:
+        The page; None if it has no such section, or more than one.
+    """
+    start = f'<section id="{anchor(section.title)}">'
+    if written.count(start) != 1:
+        return None
+    before, _, rest = written.partition(start)
+    _, end, after = rest.partition("</section>")  # no text can hold it: each "<" is escaped
+    new = templates().get_template("section.html").module.section(section)
+    return f"{before}{str(new).strip()}{after}" if end else None
+
+
+def as_image(alt: str, svg: str) -> str:
+    """Return a drawing as an image of Markdown that needs no other file."""
+    coded = base64.b64encode(svg.encode()).decode()
+    return f"![{_plain(alt)}](data:image/svg+xml;base64,{coded})"
+
+
+def drawings_of(written: str) -> list[tuple[str, str]]:
+    """Return the figures of a page that was written before, with what people are told of them.
+
+    Args:
+        written: The page as HTML.
+
+    Returns:
+        Of each figure what it shows, and its SVG; both as the page has them.
+    """
+    return [(unescape(alt), svg) for alt, svg in _DRAWN.findall(written)]
+
+
 def as_markdown(page: Page) -> str:
-    """Return what a page says in words and tables as Markdown; whatever it says is no markup."""
+    """Return a page as Markdown for the UI; whatever it says is no markup.
+
+    Folded sections, examples and commands stand in the page alone. Figures are pictures in the
+    text, on white ground.
+    """
     parts = [f"**{_plain(page.verdict)}**"]
     if page.numbers:
         rows = [{each.label: each.value for each in page.numbers}]
@@ -68,8 +120,15 @@ def as_markdown(page: Page) -> str:
         parts.append(f"### {_plain(section.title)}")
         parts.extend(_plain(note) for note in section.notes)
         parts.append(_bullets(section.lines))
+        parts.extend(_picture(figure) for figure in section.figures)
         parts.extend(_table(table) for table in section.tables)
     return "\n\n".join(part for part in parts if part)
+
+
+def _picture(figure: Figure) -> str:
+    """Return a figure as an image of Markdown, with what it shows, and how to read it."""
+    image = as_image(figure.alt, figure.drawing.wide)
+    return f"{image}\n\n{_plain(figure.caption)}" if figure.caption else image
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -1,15 +1,15 @@
-"""Inputs as pictures: how they were, how they are, and what has changed between."""
+"""Inputs as pictures: how they were, how they are, and what has changed between, made visible."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import io
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from engine.reports.canvas import WIDTH
+from engine.reports.page import as_source
 
-if TYPE_CHECKING:
-    import matplotlib.figure
+CHANGE = "RdBu_r"
+"""Colours of a change: red is brighter, blue is darker, and white is as it was."""
 
 
 def as_picture(values: Tensor) -> Tensor:
@@ -19,42 +19,54 @@ def as_picture(values: Tensor) -> Tensor:
     return values.reshape(-1, *values.shape[-2:]).mean(dim=0)
 
 
-def draw_changes(
-    before: Tensor, after: Tensor, *, titles: Sequence[str] = (), columns: int | None = None
-) -> "matplotlib.figure.Figure":
-    """Draw inputs before and after on one scale of grey, and the change between (red brighter).
+def picture(values: Tensor, low: float, high: float, colours: str = "gray") -> str:
+    """Return an input as a PNG image, as a page holds it.
+
+    Args:
+        values: Shape (channels, height, width), (height, width) or (numbers,); three channels are
+            red, green and blue.
+        low: Value of the darkest pixel.
+        high: Value of the brightest one.
+        colours: Map of matplotlib, for anything but three channels.
+    """
+    from matplotlib.image import imsave
+
+    stream, values = io.BytesIO(), values.to(torch.float64)
+    if values.ndim == 3 and len(values) == 3 and colours == "gray":
+        pixels = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).permute(1, 2, 0)
+        imsave(stream, pixels.numpy(), format="png")
+    else:
+        shown = as_picture(values).numpy()
+        imsave(stream, shown, format="png", cmap=colours, vmin=low, vmax=high)
+    return as_source(stream.getvalue())
+
+
+def alone(values: Tensor) -> str:
+    """Return an input as a picture on its own scale."""
+    low, high = float(values.min()), float(values.max())
+    return picture(values, low, max(high, low + 1e-12))
+
+
+def changes(before: Tensor, after: Tensor) -> list[Mapping[str, str]]:
+    """Return each input before and after on one scale of grey, and the change between, amplified.
+
+    All changes are amplified alike, until the largest is as large as the inputs' whole range.
 
     Args:
         before: Shape (inputs, ...).
         after: Likewise.
-        titles: Of each column; none by default.
-        columns: For how many there is room, if for more than there are.
     """
-    from matplotlib.figure import Figure
-
     before, after = before.to(torch.float64), after.to(torch.float64)
-    change, room = after - before, columns or len(before)
+    change = after - before
     low, high = float(torch.minimum(before, after).min()), float(torch.maximum(before, after).max())
     reach = max(float(change.abs().max()), 1e-12)
-    rows = {
-        "before": (before, "gray", low, high),
-        "after": (after, "gray", low, high),
-        "change": (change, "RdBu_r", -reach, reach),
-    }
-    figure = Figure(figsize=(WIDTH, 3.5 if titles else 3.0), layout="constrained")
-    for row, (label, (inputs, colours, bottom, top)) in enumerate(rows.items()):
-        for column, values in enumerate(inputs):
-            axes = figure.add_subplot(3, room, row * room + column + 1)
-            axes.imshow(
-                as_picture(values).numpy(),
-                cmap=colours,
-                vmin=bottom,
-                vmax=top,
-                interpolation="nearest",
-            )
-            axes.set(xticks=[], yticks=[])
-            if row == 0 and titles:
-                axes.set_title(titles[column], fontsize=9)
-            if column == 0:
-                axes.set_ylabel(label)
-    return figure
+    factor = (high - low) / reach
+    shown = f"change ×{factor:.2g}" if factor >= 1.1 else "change"
+    return [
+        {
+            "before": picture(old, low, high),
+            "after": picture(new, low, high),
+            shown: picture(moved, -reach, reach, CHANGE),
+        }
+        for old, new, moved in zip(before, after, change, strict=True)
+    ]

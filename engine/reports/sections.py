@@ -34,16 +34,29 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """An image with what it shows.
+class Drawing:
+    """A figure as SVG, drawn for the room that there is; see ``engine.reports.vector``.
 
     Attributes:
-        image: PNG.
+        wide: For a page and for paper.
+        narrow: For a phone.
+    """
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with what it shows.
+
+    Attributes:
+        drawing: As a page holds it.
         alt: What it shows, in one sentence, for whoever cannot see it. It may not be empty.
         caption: How to read it.
     """
 
-    image: bytes
+    drawing: Drawing
     alt: str
     caption: str = ""
 
@@ -101,18 +114,21 @@ class Card:
     """An example to look at.
 
     Attributes:
-        image: As a page holds it; empty if it is shown by its text alone.
+        images: What each picture of it is, e.g. before and after, to the picture as a page holds
+            it; none if it is shown by its text alone.
         name: Where it comes from, or its number.
         text: What is read of it: its caption, its text, or a row of a table.
         note: A figure of it.
         marked: Whether it is known to be wrong.
+        tone: A word that gives its frame a colour, as in figures: blue, orange or none.
     """
 
-    image: str
+    images: Mapping[str, str]
     name: str
-    text: str
+    text: str = ""
     note: str = ""
     marked: bool = False
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,8 @@ class Section:
         lines: Sentences, one to a bullet.
         figures: Images.
         tables: Tables, after the images.
-        cards: Words for a group of examples, to the examples.
+        examples: Words for a group of examples, to the examples as cards, or as rows of a table.
+        chips: Short names to values, which stand beside one another.
         commands: Commands that a reader may copy, each to what it does.
         folded: Whether it is closed until somebody opens it.
     """
@@ -135,7 +152,8 @@ class Section:
     lines: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    cards: Mapping[str, Sequence[Card]] = field(default_factory=dict)
+    examples: "Mapping[str, Sequence[Card] | Table]" = field(default_factory=dict)
+    chips: Mapping[str, str] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
 
@@ -152,6 +170,7 @@ class Page:
         findings: What there is to say besides, in sentences.
         warnings: What speaks against it.
         sections: The rest, in order.
+        refresh: Seconds after which a browser loads it again, while it grows; 0 is never.
     """
 
     title: str
@@ -161,3 +180,4 @@ class Page:
     findings: Sequence[str] = ()
     warnings: Sequence[str] = ()
     sections: Sequence[Section] = ()
+    refresh: int = 0

@@ -46,7 +46,7 @@ def _rows(settings: Settings, prefix: str = "") -> Iterator[Row]:
             yield from _arguments(settings)
         else:
             plain = settings.model_dump(mode="json")[name]
-            yield prefix + name, _written(plain), (field.description or "").replace("``", "")
+            yield prefix + name, write_setting(plain), (field.description or "").replace("``", "")
 
 
 def _arguments(recipe: DescentRecipe) -> Iterator[Row]:
@@ -56,13 +56,13 @@ def _arguments(recipe: DescentRecipe) -> Iterator[Row]:
         yield from _rows(arguments_of(function)(**recipe.arguments), "arguments.")
         return
     for name, value in recipe.arguments.items():
-        yield f"arguments.{name}", _written(value), ""
+        yield f"arguments.{name}", write_setting(value), ""
 
 
-def _written(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+def write_setting(value: Any) -> str:  # noqa: ANN401 (any JSON value)
     """Return a setting as people write it: a list of words without the signs of JSON."""
     if value is None:
         return ""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
-        return ", ".join(map(_written, value))
+        return ", ".join(map(write_setting, value))
     return value if isinstance(value, str) else json.dumps(value)

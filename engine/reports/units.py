@@ -41,6 +41,12 @@ def write_figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+def write_small(value: float) -> str:
+    """Write a signed figure in two digits and as few letters as can be, e.g. ``-9.9e-3``."""
+    digits, exponent = f"{value:+.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
 def number_in(document: Mapping[str, Any], name: str) -> float:
     """Return a number of a document that may be damaged; 0 if there is none."""
     value = document.get(name)

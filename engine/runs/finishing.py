@@ -70,7 +70,9 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
         everything = {(each.stage, each.key) for each in [*claims, *asked]}
         made = [each for each in _stage_records(store, everything) if each.get("run") in runs]
         record = record.model_copy(update=_figures(record, before, made, others, asked))
-        # First the record: a page that cannot be drawn is drawn by the next start, where none is.
+        # First the record, without the page of a run that goes on: one that cannot be drawn is
+        # drawn by the next start, where none is.
+        remove_file(join(folder, REPORT))
         write_record(url, record.model_dump(mode="json"))
         record = _write_report(store, record, report(record))
     here = datetime.fromisoformat(began)

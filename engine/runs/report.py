@@ -14,16 +14,20 @@ from datetime import datetime
 
 from engine.errors import ConfigurationError
 from engine.planning.forecast import read_forecast
-from engine.preflight.verdict import Verdict
-from engine.recipes.files import changes_of_shipped, load_recipe
+from engine.preflight.verdict import Check, Verdict
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.files import beside_shipped, changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
 from engine.reports.sections import Page, Section, Table
-from engine.reports.settings_rows import all_rows, changed_rows
+from engine.reports.settings_rows import all_rows, changed_rows, write_setting
 from engine.reports.units import write_duration, write_figure
 from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.finished import FinishedRun
 from engine.runs.overview import overview
 from engine.runs.predicted import compare
+
+TRUST = "How sure it is"
+"""Title of the section that a verification writes anew."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,13 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
     """Return the whole page of a run."""
     certificate = read_certificate(store, record.run)
     sections = [
-        asked(record),
+        asked(record.recipe),
         *own.sections,
         cost(store, record),
         trust(record, certificate),
         repeating(record, own.files),
         *own.folded,
+        *filter(None, [all_checks(record)]),
         Section("All settings", tables=[_settings(all_rows(record.recipe))], folded=True),
         Section("Where it was made", tables=[_pairs(record.environment)], folded=True),
     ]
@@ -73,17 +78,32 @@ def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ())
     )
 
 
-def asked(record: FinishedRun) -> Section:
-    """Return what was asked, and which settings are not the defaults."""
-    rows = changed_rows(record.recipe)
+def asked(recipe: DescentRecipe) -> Section:
+    """Return what was asked: what differs from the recipe that ships, and from the defaults."""
+    notes = [recipe.description] if recipe.description else []
+    changes, name = beside_shipped(recipe), recipe.name
+    if changes is None:
+        notes.append(
+            f"No recipe called {name} ships; it is one of your own. What differs from the defaults:"
+        )
+    elif changes:
+        notes.append(
+            f"Changed of the recipe {name} as it ships; below it, all that differs from the "
+            "defaults:"
+        )
+    else:
+        notes.append(
+            f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
+        )
+    rows = [
+        {"key": key, "here": write_setting(here), "as it ships": write_setting(shipped)}
+        for key, (here, shipped) in (changes or {}).items()
+    ]
     return Section(
         "What was asked",
-        notes=[
-            *filter(None, [record.recipe.description]),
-            f"Of kind {record.recipe.kind}. These settings differ from the defaults; what they "
-            "mean stands below, among all settings.",
-        ],
-        tables=[Table([{"key": k, "value": v} for k, v, _ in rows], code=frozenset({"key"}))],
+        notes=notes,
+        tables=[Table(rows, code=frozenset({"key"}))],
+        chips={key: value for key, value, _ in changed_rows(recipe)},
     )
 
 
@@ -96,10 +116,12 @@ def cost(store: str, record: FinishedRun) -> Section:
         "Computing": f"{write_duration(ending.computing_seconds)} of its own stages",
     }
     if counts.total:
-        rows["Stages"] = (
-            f"{counts.total} in all, {counts.cached} used again from the store (cached), "
-            f"{counts.retried} after more than one attempt (retried)"
-        )
+        parts = [f"{counts.total} in all"]
+        if counts.cached:
+            parts.append(f"{counts.cached} used again from the store (cached)")
+        if counts.retried:
+            parts.append(f"{counts.retried} after more than one attempt (retried)")
+        rows["Stages"] = ", ".join(parts)
     tables, notes = [_pairs(rows)], []
     if read_forecast(store, record.run) is None:
         notes = ["No plan was kept with this run; mgd plan makes one before a run."]
@@ -109,10 +131,11 @@ def cost(store: str, record: FinishedRun) -> Section:
                 [
                     {
                         "figure": each.what,
-                        "predicted": f"{each.predicted:,.1f}",
-                        "actual": f"{each.actual:,.1f}",
+                        "predicted": f"{each.predicted:,.{digits}f}",
+                        "actual": f"{each.actual:,.{digits}f}",
                     }
                     for each in compare(store, overview(store, record.run))
+                    for digits in [1 if each.what.startswith("seconds") else 0]
                 ]
             )
         ]
@@ -125,8 +148,10 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
     if certificate is not None:
         lines.append(
             f"Verified at {certificate.made[:16].replace('T', ' ')} UTC with seed "
-            f"{certificate.seed}: {certificate.verdict}."
+            f"{certificate.seed}: {certificate.verdict}. Steps {certificate.segment.start} to "
+            f"{certificate.segment.stop} of outer step {certificate.outer_step} were made again."
         )
+        lines += [_said(each) for each in certificate.checks]
     elif record.verifiable:
         lines.append(
             f"Not verified yet: mgd verify {record.run} makes a random part of it again and "
@@ -138,8 +163,30 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
     if checks:
         notes = [
             f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
-            "checks passed."
+            "checks passed. Each with its figure, and the limit; what they mean stands below."
         ]
+    chips = {each.name: _figures(each) for each in checks}
+    return Section(TRUST, notes=notes, lines=lines, chips=chips)
+
+
+def _said(check: Check) -> str:
+    return f"{check.name}: {check.verdict}, {_figures(check)}. {check.cause}".strip()
+
+
+def _figures(check: Check) -> str:
+    """Return the verdict on a check where it is not passed, its figure, and the limit."""
+    found = [] if check.verdict is Verdict.PASS else [f"{check.verdict}:"]
+    found.append(write_figure(check.value) or "done")
+    if check.limit is not None:
+        found.append(f"(limit {write_figure(check.limit)})")
+    return " ".join(found)
+
+
+def all_checks(record: FinishedRun) -> Section | None:
+    """Return every check of the preflight with its meaning; None if the kind has none."""
+    checks = [] if record.checks is None else record.checks.checks
+    if not checks:
+        return None
     table = Table(
         [
             {
@@ -153,7 +200,7 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
         ],
         marked={number: str(each.verdict) for number, each in enumerate(checks)},
     )
-    return Section("How sure it is", notes=notes, lines=lines, tables=[table])
+    return Section("All checks of the preflight", tables=[table], folded=True)
 
 
 def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:

@@ -53,7 +53,8 @@ APART = {
         for name in ("attribution", "canaries", "smoothness")
         for file in ("figures", "record", "report")
     },
-    "applications/attribution/texts.py": "reports what stages made",
+    "applications/attribution/queries.py": "reports what stages made",
+    "applications/looks.py": "shows examples to people",
     "applications/smoothness/search.py": "chooses among what stages made",
 }
 """Files and folders of the engine that cannot change what a stage makes, and why they cannot.

@@ -244,14 +244,18 @@ def test_every_kind_tells_programs_and_people_the_same(finished, kind):
     assert content.keys() >= {"run", "recipe", "store", "seconds", "stages", "report"}
     json.dumps(content)
     assert Path(content["report"]).exists()
-    titles = re.findall(r"<h2>([^<]+)</h2>", page)
+    titles = re.findall(r"\n<h2>([^<]+)</h2>", page)
     last = ["What it cost", "How sure it is", "How to repeat it, and what next"]
     assert (titles[0], titles[-3:]) == ("What was asked", last)
     assert len(titles) > 4
-    assert html.escape(record.headline()) in page
+    assert html.escape(record.headline()).replace(" %", "\u00a0%") in page
     assert 1 <= len(record.numbers()) <= 3
-    images = re.findall(r"<img [^>]*>", page)
-    assert images
-    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    drawn = re.findall(r'<div class="on-(page|phone)" role="img" aria-label="[^"]{10,}"><svg', page)
+    assert len(drawn) == page.count("<svg ") >= 2
+    images = re.findall("<img[^>]*", page)
+    assert all('alt="' in image and 'alt=""' not in image for image in images)
+    # A report is mailed and read offline; the one address is the name of SVG.
+    assert set(re.findall(r"https?://[^\"]*", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"url\((?!#)|@import|<script|<link", page)
     beside = {path.name for path in Path(store, "runs", record.run).iterdir()}
     assert set(record.ending.files) <= beside

@@ -7,12 +7,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from engine.applications.attribution.figures import (
-    Examined,
-    draw_datamodeling,
-    draw_examples,
-    draw_prediction,
-)
+from engine.applications.attribution.figures import draw_datamodeling, draw_prediction
+from engine.applications.attribution.queries import query_sections
 from engine.applications.attribution.record import (
     OWN,
     SCORES,
@@ -24,15 +20,14 @@ from engine.applications.attribution.scores import (
     datamodeling_scores,
     kept_weights,
     predicted_effects,
-    query_batch,
 )
 from engine.applications.attribution.stages import Subsets
-from engine.applications.attribution.texts import text_sections
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.attribution import AttributionRecipe
 from engine.reports.intervals import Interval, interval
 from engine.reports.sections import Figure, Section, Table
+from engine.reports.vector import vector
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
@@ -40,9 +35,6 @@ from engine.runs.run import Stages
 from engine.stages.commits import read_inputs, read_rows, read_scalars
 from engine.stages.monitoring import read_sweep
 from engine.stages.references import Ref
-
-ROWS = 6
-"""Queries that are shown with their examples."""
 
 
 def conclude(
@@ -91,9 +83,11 @@ def conclude(
     )
 
     def report(record: AttributionRecord) -> Report:
+        shown = query_sections(problem.data, settings.queries, scores[OWN], base.tolist())
         return Report(
             f"Attribution: {recipe.name}",
-            _sections(record, problem, scores[OWN], base.tolist(), trainings, lds),
+            [*_judged(record, scores[OWN], trainings, lds), *shown[:1]],
+            shown[1:],
             files={SCORES: as_csv(scores[OWN], problem).encode()},
         )
 
@@ -150,73 +144,40 @@ def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
     return text.getvalue()
 
 
-def _sections(
+def _judged(
     record: AttributionRecord,
-    problem: BuiltProblem,
     scores: Tensor,
-    losses: list[float],
     trainings: dict[float, tuple[Tensor, Tensor]],
     lds: dict[str, dict[float, Interval]],
 ) -> list[Section]:
-    sections: list[Section] = []
-    if trainings:
-        points = {
-            drop: (predicted_effects(scores, weights)[:, 0].tolist(), changes[:, 0].tolist())
-            for drop, (weights, changes) in trainings.items()
-        }
-        sections += [
-            Section(
-                "Predicted against measured: the linear datamodeling score",
-                figures=[
-                    Figure(
-                        draw_datamodeling(lds),
-                        "Rank correlation of predicted and measured losses of each method, by "
-                        "the percentage of examples that is left out",
-                        "Rank correlation of predicted and measured losses over random subsets, "
-                        "mean over the queries with its 95 % bootstrap interval. Trained without "
-                        "an example means with weight 0, in the same order and from the same "
-                        "start.",
-                    )
-                ],
-                tables=[Table(record.table())],
-            ),
-            Section(
-                "The first query",
-                figures=[
-                    Figure(
-                        draw_prediction(points),
-                        "Predicted and measured change of the first query's loss, a point for "
-                        "each training without a random subset",
-                        "Each point is a training without a random subset; on the line the "
-                        "prediction is exact.",
-                    )
-                ],
-            ),
-        ]
-    inputs, labels = (column.cpu() for column in problem.routine.examples)
-    texts, queries = problem.data.texts, record.recipe.attribution.queries
-    if texts is not None:
-        asked = texts.splits[queries.split][: min(ROWS, len(scores))]
-        sections += text_sections(texts, asked, scores, losses)
-    if inputs.ndim == 4:
-        asked, answers = query_batch(problem, queries)
-        shown = [
-            Examined(asked[i].cpu(), int(answers[i]), scores[i])
-            for i in range(min(ROWS, len(scores)))
-        ]
-        sections.append(
-            Section(
-                "Helpful and harmful examples",
-                figures=[
-                    Figure(
-                        draw_examples(shown, inputs, labels),
-                        "Queries as pictures, each beside the training examples that help and "
-                        "harm it most, with their labels and scores",
-                        "Left: queries. Blue: the training examples whose weight lowers the "
-                        "query's loss most; orange: those whose weight raises it most. With "
-                        "label, and change of the query's loss per unit of weight.",
-                    )
-                ],
-            )
+    """Return what trainings without random subsets say of the scores; nothing without any."""
+    if not trainings:
+        return []
+    points = {
+        drop: (predicted_effects(scores, weights)[:, 0].tolist(), changes[:, 0].tolist())
+        for drop, (weights, changes) in trainings.items()
+    }
+    return [
+        Section(
+            "Predicted against measured: the linear datamodeling score",
+            figures=[
+                Figure(
+                    vector(lambda: draw_datamodeling(lds)),
+                    "Rank correlation of predicted and measured losses of each method, by "
+                    "the percentage of examples that is left out",
+                    "Rank correlation of predicted and measured losses over random subsets, "
+                    "mean over the queries with its 95 % bootstrap interval. Trained without "
+                    "an example means with weight 0, in the same order and from the same "
+                    "start.",
+                ),
+                Figure(
+                    vector(lambda: draw_prediction(points)),
+                    "Predicted and measured change of the first query's loss, a point for "
+                    "each training without a random subset",
+                    "The first query: each point is a training without a random subset; on the "
+                    "line the prediction is exact.",
+                ),
+            ],
+            tables=[Table(record.table())],
         )
-    return sections
+    ]

@@ -1,14 +1,20 @@
 """Figures of privacy canaries: losses IN and OUT, and the gap over the steps."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from engine.reports.canvas import BLUE, GREY, ORANGE, new_figure, png
+from engine.reports.canvas import BLUE, GREY, INK, ORANGE, legend, lying, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
-def draw_losses(losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[float]) -> bytes:
+def draw_losses(
+    losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[float]
+) -> "matplotlib.figure.Figure":
     """Draw the losses IN and OUT of each kind of canaries, and the gap of each outer step.
 
     Args:
@@ -21,16 +27,15 @@ def draw_losses(losses: Mapping[str, tuple[Tensor, Tensor]], gaps: Sequence[floa
             low, high = torch.quantile(values.double(), torch.tensor([0.25, 0.75]).double())
             height = place - shift
             above.plot([float(low), float(high)], [height] * 2, color=colour, linewidth=5)
-            above.plot(float(values.mean()), height, "o", color="black", markersize=5)
+            above.plot(float(values.mean()), height, "o", color=INK, markersize=5)
     above.plot([], [], color=BLUE, linewidth=5, label="trained on (IN)")
     above.plot([], [], color=ORANGE, linewidth=5, label="left out (OUT)")
     above.set_yticks(range(len(losses)), list(losses))
     above.set_ylim(len(losses) - 0.5, -0.5)
-    above.grid(visible=False, axis="y")
-    above.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    lying(above)
     above.set(xlabel="loss (nats)")
-    above.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    legend(above)
     below.plot(range(len(gaps)), gaps, color=BLUE, marker="o", markersize=3)
     below.axhline(0, color=GREY, linewidth=1, zorder=0)
     below.set(xlabel="outer step", ylabel="gap (nats)")
-    return png(figure)
+    return figure

@@ -10,16 +10,19 @@ from engine.applications.canaries.stages import read_audit, read_images
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import build_problem
 from engine.recipes.canaries import CanariesRecipe
-from engine.reports.canvas import png
 from engine.reports.intervals import interval
-from engine.reports.pictures import draw_changes
-from engine.reports.sections import Figure, Section, Table
+from engine.reports.pictures import changes
+from engine.reports.sections import Card, Figure, Section, Table
+from engine.reports.vector import vector
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
+
+SHOWN = 8
+"""Canaries that are shown."""
 
 
 def conclude(  # noqa: PLR0913 (what canaries are made of)
@@ -96,13 +99,21 @@ def _sections(
 ) -> list[Section]:
     drawn = {name: (losses[inside], losses[~inside]) for name, (losses, inside) in measured.items()}
     change = (after - before).flatten(1).norm(dim=1)
-    shown = change.argsort(descending=True, stable=True)[:10]
+    shown = change.argsort(descending=True, stable=True)[:SHOWN]
+    cards = [
+        Card(each, f"canary {place}", note=f"moved by {float(change[place]):.3g}")
+        for place, each in zip(shown.tolist(), changes(before[shown], after[shown]), strict=True)
+    ]
+    words = (
+        f"The {len(cards)} of {len(change)} canaries that changed most: before, after, and the "
+        "change, amplified until the largest can be seen (red is brighter, blue darker)"
+    )
     return [
         Section(
             "What the audits found",
             figures=[
                 Figure(
-                    draw_losses(drawn, record.steps),
+                    vector(lambda: draw_losses(drawn, record.steps)),
                     "Losses of each kind of canaries where they were trained on and left out, and "
                     "the gap between them in each outer step",
                     "Above: losses of canaries that were trained on (IN) and left out (OUT), in "
@@ -112,14 +123,5 @@ def _sections(
             ],
             tables=[Table(record.table())],
         ),
-        Section(
-            "The canaries that changed most",
-            figures=[
-                Figure(
-                    png(draw_changes(before[shown], after[shown])),
-                    "The ten canaries that changed most as pictures: before, after and the change",
-                    "Before, after, and the change (red brighter, blue darker).",
-                )
-            ],
-        ),
+        Section("The canaries", examples={words: cards}),
     ]

@@ -32,6 +32,7 @@ from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
 from engine.runs.certificates import Certificate
+from engine.runs.growing import write_certified
 from engine.runs.inventory import stored_run
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
@@ -118,6 +119,7 @@ def verify_run(
         environment={"engine": engine_version(), **_present(record.recipe)},
     )
     write_record(join(run_folder(store, name), CERTIFICATE), certificate.model_dump(mode="json"))
+    write_certified(store, record)
     return certificate
 
 

@@ -1,4 +1,4 @@
-"""Charts of metaparameters: each form that ``engine.metaparameters.charts`` has, drawn.
+"""Charts of metaparameters: each form of ``engine.metaparameters.charts`` but pictures.
 
 Matplotlib is imported when something is drawn, as for all figures.
 """
@@ -16,10 +16,8 @@ from engine.metaparameters.charts import (
     Lines,
     OfExamples,
     Panels,
-    Pictures,
 )
-from engine.reports.canvas import BLUE, ORANGE, WIDTH, new_figure, scale, whole_numbers
-from engine.reports.pictures import draw_changes
+from engine.reports.canvas import BLUE, ORANGE, is_narrow, legend, new_figure, scale, whole_numbers
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -64,7 +62,7 @@ def _of_examples(
         )
     axes.set(xlabel=chart.label, ylabel="number of examples")
     if len(groups) > 1:
-        _legend(axes)
+        legend(axes)
     return figure
 
 
@@ -95,7 +93,7 @@ def _lines(chart: Lines, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figu
     scale(axes, everything)
     whole_numbers(axes)
     axes.set(xlabel="training step", ylabel=chart.label)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -109,19 +107,15 @@ def _bars(chart: Bars, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure
         axes.bar(places.tolist(), heights.tolist(), width, color=colour, label=label)
     whole_numbers(axes)
     axes.set(xlabel=chart.things, ylabel=chart.label)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def _panels(chart: Panels, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    from matplotlib.figure import Figure
-
     del corrupted
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    figure, panels = new_figure(2.6, columns=len(chart.before))
     series = list(zip(set_ups, (chart.before, chart.after), strict=False))
-    for place, name in enumerate(chart.before):
-        axes = figure.add_subplot(1, len(chart.before), place + 1)
-        axes.spines[["top", "right"]].set_visible(False)
+    for axes, name in zip(panels, chart.before, strict=True):
         for position, ((label, colour), numbers) in enumerate(series):
             bar = axes.bar([position], [numbers[name]], 0.6, color=colour, label=label)
             axes.bar_label(bar, fmt="%.4g", padding=1)
@@ -130,18 +124,10 @@ def _panels(chart: Panels, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.fi
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         frameon=False,
-        ncols=2,
+        ncols=1 if is_narrow() else 2,
         loc="outside upper left",
     )
     return figure
-
-
-def _pictures(chart: Pictures, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    """Draw the images that changed most: before, after and the change."""
-    del set_ups, corrupted
-    change = (chart.after - chart.before).flatten(1).norm(dim=1)
-    shown = change.argsort(descending=True)[:8]
-    return draw_changes(chart.before[shown], chart.after[shown])
 
 
 def _histogram(chart: Histogram, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
@@ -161,15 +147,10 @@ def _range(values: Tensor) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _legend(axes: "matplotlib.axes.Axes") -> None:
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
-
-
 _FORMS: dict[type[Any], Callable[[Any, SetUps, Tensor], "matplotlib.figure.Figure"]] = {
     OfExamples: _of_examples,
     Histogram: _histogram,
     Lines: _lines,
     Bars: _bars,
     Panels: _panels,
-    Pictures: _pictures,
 }

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from engine.applications.descent.record import RunRecord
+from engine.metaparameters.by_name import kind_of
+from engine.metaparameters.charts import Chart
 from engine.problems.splits import DataSet
 from engine.reports.canvas import BLUE, GREY
 
@@ -47,6 +49,7 @@ class Material:
         data: The examples.
         first_gradient: First metagradient, as one row.
         changed: Positions in the data set of the inputs that z changes; None for other kinds.
+        groups: Group of each training candidate, of a mixture; None for other kinds.
     """
 
     record: RunRecord
@@ -54,6 +57,14 @@ class Material:
     data: DataSet
     first_gradient: Tensor
     changed: Sequence[int] | None = None
+    groups: Tensor | None = None
+
+    @property
+    def chart(self) -> Chart:
+        """What the kind of metaparameter shows of z."""
+        recipe, curves = self.record.recipe, self.curves
+        kind = kind_of(recipe.metaparameters.name)
+        return kind.chart(recipe, curves.initial_value, curves.value)
 
 
 def set_ups(record: RunRecord) -> list[tuple[str, str]]:

@@ -207,6 +207,11 @@ class RunRecord(Comparisons, FinishedRun):
             shown.append(Number("AUC for wrong labels", f"{kept.auc:.2f}", "0.5 is chance"))
         elif kept is not None:
             shown.append(Number("Examples kept", str(kept.examples - kept.dropped)))
+        else:
+            losses = self.before_and_after("validation")
+            was = write_number(losses["before"]["loss"])
+            now = write_number(losses["after"]["loss"])
+            shown.append(Number("Validation loss", now, f"{was} at the start"))
         return shown
 
     def findings(self) -> list[str]:

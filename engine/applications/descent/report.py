@@ -12,6 +12,7 @@ from engine.applications.descent.figures import (
     comparison,
     damage,
     examples,
+    groups,
     losses,
     metaparameters,
     schedules,
@@ -39,8 +40,9 @@ ORDER = (
     comparison.section,
     comparison.reruns,
     examples.section,
-    metaparameters.section,
     damage.section,
+    metaparameters.section,
+    groups.section,
     sources.section,
     schedules.section,
     training.section,
@@ -102,7 +104,8 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         changed = None
         if record.damage is not None and problem.data.ids is not None:
             changed = problem.data.ids[chosen_inputs(problem).chosen].tolist()
-        material = Material(record, curves, problem.data, first_gradient, changed)
+        groups = problem.kind.found()
+        material = Material(record, curves, problem.data, first_gradient, changed, groups)
         return report_of(material, files)
 
     return finish(store, record, report)

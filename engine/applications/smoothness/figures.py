@@ -1,11 +1,19 @@
-"""Figures of metasmoothness: the landscape along a direction, and routines against each other."""
+"""Figures of metasmoothness: the landscape, the directions, and routines against each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine.preflight.metasmoothness import CHAOS, INDEPENDENT
 from engine.recipes.metaparameters import MetaparameterName
-from engine.reports.canvas import BLUE, GREY, ORANGE, new_figure, png
+from engine.reports.canvas import BLUE, GREY, ORANGE, SMALL, is_narrow, legend, lying, new_figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+NULLS = ((CHAOS, "chaos"), (INDEPENDENT, "independent"), (1.0, "smooth"))
+"""Values of Definition 2 that a training has for a reason, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +28,8 @@ class Point:
 
 def draw_landscape(
     heights: Sequence[tuple[float, float]], step: float, kind: MetaparameterName
-) -> bytes:
-    """Draw the output along a direction as a PNG image.
+) -> "matplotlib.figure.Figure":
+    """Draw the output along a direction.
 
     Args:
         heights: Distance along the direction to the output, in order.
@@ -46,13 +54,46 @@ def draw_landscape(
     axes.set_ylim(low - margin, high + margin)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(xlabel=f"distance along v ({kind.value})", ylabel="objective loss (nats)")
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
-    return png(figure)
+    legend(axes)
+    return figure
 
 
-def draw_search(nominal: Sequence[Point], matched: Sequence[Point], target: float) -> bytes:
+def draw_directions(agreements: Sequence[float | None], mean: float) -> "matplotlib.figure.Figure":
+    """Draw Definition 2 along each direction, and what it would be by itself.
+
+    Args:
+        agreements: By direction; None where nothing moved.
+        mean: Over the others.
+    """
+    figure, (axes,) = new_figure(1.5 + 0.12 * len(agreements))
+    lying(axes)
+    for value, name in NULLS:
+        axes.axvline(value, color=GREY, linestyle="--", linewidth=1, zorder=0)
+        axes.annotate(
+            name,
+            (value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            color=GREY,
+            fontsize=SMALL,
+        )
+    found = [(value, place) for place, value in enumerate(agreements) if value is not None]
+    axes.plot([v for v, _ in found], [p for _, p in found], "o", color=BLUE, label="a direction")
+    axes.axvline(mean, color=ORANGE, linewidth=1.5, label="mean", zorder=1)
+    axes.set_yticks(range(len(agreements)), [f"direction {n}" for n in range(len(agreements))])
+    axes.set_ylim(len(agreements) - 0.5, -0.5)
+    axes.set_xlim(min([-0.45, *(v - 0.05 for v, _ in found)]), 1.12)
+    axes.set(xlabel=f"Definition 2; the orange line is the mean, {mean:.3f}")
+    return figure
+
+
+def draw_search(
+    nominal: Sequence[Point], matched: Sequence[Point], target: float
+) -> "matplotlib.figure.Figure":
     """Draw metasmoothness against validation loss, at equal and at re-tuned learning rates."""
-    figure, panels = new_figure(8.4, rows=2)
+    figure, panels = new_figure(6.4, rows=2)
     shown = (
         (nominal, "equal learning rate"),
         (matched, f"rate re-tuned for a validation loss of {target:.3g}"),
@@ -63,7 +104,7 @@ def draw_search(nominal: Sequence[Point], matched: Sequence[Point], target: floa
     }
     for axes, (points, title) in zip(panels, shown, strict=True):
         axes.set_title(title, loc="left", fontsize=10)
-        for null, label in ((INDEPENDENT, "independent increments"), (CHAOS, "chaos")):
+        for null, label in NULLS[:2]:
             axes.axhline(null, color=GREY, linestyle="--", linewidth=1, zorder=0)
             axes.annotate(
                 label,
@@ -72,7 +113,7 @@ def draw_search(nominal: Sequence[Point], matched: Sequence[Point], target: floa
                 ha="right",
                 va="bottom",
                 color=GREY,
-                fontsize=8,
+                fontsize=SMALL,
             )
         for point in points:
             axes.plot(
@@ -87,7 +128,7 @@ def draw_search(nominal: Sequence[Point], matched: Sequence[Point], target: floa
                 (point.loss, point.score),
                 xytext=(5, 4),
                 textcoords="offset points",
-                fontsize=8,
+                fontsize=SMALL,
             )
         axes.set_ylim(-0.45, 1.08)
         axes.margins(x=0.08)
@@ -100,5 +141,11 @@ def draw_search(nominal: Sequence[Point], matched: Sequence[Point], target: floa
         Line2D([], [], color=BLUE, marker="o", linestyle="", label="other routines"),
         *(Line2D([], [], linestyle="", label=name) for name in names),
     ]
-    figure.legend(handles=marks, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
-    return png(figure)
+    figure.legend(
+        handles=marks,
+        loc="outside lower left",
+        ncols=1 if is_narrow() else 2,
+        frameon=False,
+        fontsize=SMALL,
+    )
+    return figure

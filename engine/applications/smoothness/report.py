@@ -1,16 +1,23 @@
 """The end of a measurement of metasmoothness: put together, and shown in a report."""
 
-from engine.applications.smoothness.figures import draw_landscape
+from typing import TYPE_CHECKING
+
+from engine.applications.smoothness.figures import draw_directions, draw_landscape
 from engine.applications.smoothness.record import FIGURE, DefinitionRecord, SmoothnessRecord
 from engine.preflight.metasmoothness import gather
 from engine.recipes.smoothness import MetasmoothnessRecipe
+from engine.reports.canvas import png
 from engine.reports.sections import Figure, Section, Table
+from engine.reports.vector import vector
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 def conclude(  # noqa: PLR0913 (what a measurement is made of)
@@ -60,15 +67,30 @@ def conclude(  # noqa: PLR0913 (what a measurement is made of)
 
 def _report(record: SmoothnessRecord) -> Report:
     """Return the directions, and the landscape if there is one, also as a file."""
-    sections, files = [Section("Directions", tables=[Table(record.table())])], {}
+    name, files, sections = record.recipe.metaparameters.name, {}, []
     if record.landscape:
-        name = record.recipe.metaparameters.name
-        files[FIGURE] = draw_landscape(record.landscape, record.step, name)
-        shown = Figure(
-            files[FIGURE],
+
+        def draw() -> "matplotlib.figure.Figure":
+            return draw_landscape(record.landscape, record.step, name)
+
+        files[FIGURE] = png(draw())
+        figure = Figure(
+            vector(draw),
             f"Objective loss along one direction of {name.value}, with the three points that are "
             "compared marked",
-            "The output along one direction.",
+            "The objective of trainings along one random direction v from z. A smooth training "
+            "gives a line that a ruler could follow over the three marked points; a chaotic one "
+            "jumps between neighbours.",
         )
-        sections.insert(0, Section("Landscape", figures=[shown]))
+        sections.append(Section("Landscape", figures=[figure]))
+    agreements = record.definition_2.directions
+    figure = Figure(
+        vector(lambda: draw_directions(agreements, record.definition_2.mean)),
+        f"Definition 2 along each of {len(agreements)} directions, beside the values that "
+        "independent increments and chaos would have",
+        "Definition 2 along each direction: how far the parameters move alike in the first and in "
+        "the second step along it. Dashed: what it is where a training answers evenly, where both "
+        "moves have nothing to do with one another, and where the training is chaotic.",
+    )
+    sections.append(Section("Directions", figures=[figure], tables=[Table(record.table())]))
     return Report(f"Metasmoothness of {record.recipe.name}", sections, files=files)

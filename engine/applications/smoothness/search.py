@@ -1,6 +1,6 @@
 """The end of a search over the design menu: table, figure, Pareto set and the chosen recipe."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -11,13 +11,18 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import Settings
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
+from engine.reports.canvas import png
 from engine.reports.sections import Figure, Number, Section, Table
+from engine.reports.vector import vector
 from engine.runs.finished import FinishedRun, how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.places import run_folder
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
@@ -289,12 +294,16 @@ def _report(record: SearchRecord) -> Report:
         for kind in ("nominal", "matched")
     )
     chosen = recipe.routines()[record.chosen]
+
+    def draw() -> "matplotlib.figure.Figure":
+        return draw_search(nominal, matched, record.target)
+
     files = {
-        FIGURE: draw_search(nominal, matched, record.target),
+        FIGURE: png(draw()),
         CHOSEN: _as_yaml(chosen, record.learning_rate, recipe.name).encode(),
     }
     shown = Figure(
-        files[FIGURE],
+        vector(draw),
         "Metasmoothness of each routine against its validation loss, at equal and at re-tuned "
         "learning rates, with the Pareto set marked",
         "Metasmoothness against validation loss, at each routine's own rate and at matched loss.",

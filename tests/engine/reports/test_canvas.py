@@ -1,10 +1,15 @@
 """Figures of names from outside: none of them is a formula, and powers of ten stay readable."""
 
+import itertools
+import re
+from xml.etree import ElementTree
+
 import pytest
 
 from engine.applications.descent.figures.sources import draw_sources
 from engine.applications.descent.source_shares import SourceShare
-from engine.reports.canvas import _power, new_figure, png
+from engine.reports.canvas import BLUE, _power, is_narrow, new_figure, png
+from engine.reports.vector import vector
 
 NAMES = ["price $5 and $\\frac{$", "a$b_{$c", "$\\mathdefault{" * 3, "\\$x$", "{}", "%s", "a\nb"]
 
@@ -36,6 +41,74 @@ def test_texts_of_every_place_are_no_formulas(name):
     figure.suptitle(name)
 
     assert png(figure).startswith(b"\x89PNG")
+
+
+HOSTILE = "<script>alert(1)</script> & --> ]]> $x$"
+
+
+def drawn(name="name"):
+    """A figure with a text in every place, as it is drawn for the room there is."""
+    figure, (left, _) = new_figure(2.0, columns=2)
+    left.plot([1, 2], [1, 2], label=name, color=BLUE)
+    left.set(title=name, xlabel=name, ylabel=name)
+    left.set_xticks([1, 2], [name, "b"])
+    left.legend(frameon=False)
+    return figure
+
+
+def test_no_name_becomes_markup_in_a_drawing():
+    """It stands in the page as it is, so that it is the one place that no template escapes."""
+    for svg in (vector(lambda: drawn(HOSTILE)).wide, vector(lambda: drawn(HOSTILE)).narrow):
+        root = ElementTree.fromstring(svg)
+
+        assert "<script" not in svg
+        assert {each.tag.rpartition("}")[2] for each in root.iter()} <= {
+            *("svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "image"),
+        }
+        assert sum(each.text == HOSTILE for each in root.iter()) == 5
+
+
+def test_a_drawing_has_the_colours_of_the_page_and_its_own_outside_of_one():
+    """Black lines on a dark page cannot be seen, and a picture elsewhere has no stylesheet."""
+    svg = vector(drawn).wide
+
+    assert "var(--blue, #0072b2)" in svg
+    assert "var(--text, #000000)" in svg
+    assert not re.search(r"(fill|stroke): #", svg)
+
+
+def test_two_drawings_in_one_page_share_no_place():
+    """A browser takes the first of two places of one name: the other figure's clip."""
+    first, second = vector(drawn), vector(lambda: drawn("other"))
+    every = [first.wide, first.narrow, second.wide, second.narrow]
+
+    names = [set(re.findall(r' id="([^"]+)"', svg)) for svg in every]
+    used = [set(re.findall(r'(?:href="|url\()#([^")]+)', svg)) for svg in every]
+
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(names, 2))
+    assert all(places and places <= own for places, own in zip(used, names, strict=True))
+
+
+def test_a_drawing_is_the_same_each_time():
+    """So is a report, which is written anew after the same stages."""
+    assert vector(drawn) == vector(drawn)
+
+
+def test_panels_beside_one_another_are_below_one_another_on_a_phone():
+    """And half as wide ones would have no room for their numbers."""
+    seen = []
+
+    def draw():
+        figure = drawn()
+        seen.append((is_narrow(), figure.get_size_inches().tolist(), figure.axes[0].get_gridspec()))
+        return figure
+
+    vector(draw)
+
+    assert [(narrow, size, grid.ncols) for narrow, size, grid in seen] == [
+        (False, [7.2, 2.0], 2),
+        (True, [3.7, 4.0], 1),
+    ]
 
 
 def test_powers_of_ten_are_written_with_small_digits():

@@ -4,10 +4,13 @@ import re
 
 import pytest
 
-from engine.reports.page import ROWS, as_html, as_markdown
-from engine.reports.sections import Card, Figure, Number, Page, Section, Table
+from engine.reports.page import ROWS, as_html, as_image, as_markdown, drawings_of, with_section
+from engine.reports.sections import Card, Drawing, Figure, Number, Page, Section, Table
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='y'> | `a` *b* [c](javascript:d)"""
+
+
+DRAWN = Drawing('<svg class="a"></svg>', '<svg class="b"></svg>')
 
 
 def page(**fields):
@@ -22,9 +25,13 @@ def everything(text):
         text,
         notes=[text],
         lines=[text],
-        figures=[Figure(b"png", text, text)],
+        figures=[Figure(DRAWN, text, text)],
         tables=[table, Table([{"what": text, "": text}], pairs=True)],
-        cards={text: [Card("", text, text, text, marked=True), Card("data:,", text, text)]},
+        examples={
+            text: [Card({}, text, text, text, marked=True), Card({text: "data:,"}, text, text)],
+            text + " ": table,
+        },
+        chips={text: text},
         commands={text: text},
     )
     folded = Section(text + " ", lines=[text], folded=True)
@@ -38,7 +45,7 @@ def test_no_name_becomes_markup_in_html():
     assert "<script" not in written
     assert "<img src=x" not in written
     assert written.count("&lt;script&gt;") >= 25
-    assert len(re.findall(r"<img ", written)) == 2
+    assert len(re.findall(r"<img ", written)) == 1
 
 
 def test_no_name_becomes_markup_in_markdown():
@@ -58,7 +65,7 @@ def test_no_name_becomes_markup_in_markdown():
 def test_a_figure_says_what_it_shows(alt):
     """Whoever cannot see it must not find an empty place."""
     with pytest.raises(ValueError, match="alternative text"):
-        Figure(b"png", alt)
+        Figure(DRAWN, alt)
 
 
 def test_columns_are_written_by_what_they_hold():
@@ -105,3 +112,47 @@ def test_markdown_has_what_is_not_folded_and_says_how_many_rows_it_left_out():
     assert "| loss |" in written
     assert "... and 3 rows more." in written
     assert "closed" not in written
+
+
+def test_a_section_of_a_written_page_is_replaced_as_if_it_had_been_there():
+    """A certificate comes hours after the page, when what drew the figures may be gone."""
+    old = [Section("First", lines=["a"]), Section("How sure it is", lines=["not yet"])]
+    last, new = Section("Last", folded=True), Section("How sure it is", lines=[HOSTILE])
+
+    found = with_section(as_html(page(sections=[*old, last])), new)
+
+    assert found == as_html(page(sections=[old[0], new, last]))
+    assert with_section(as_html(page(sections=[last])), new) is None
+
+
+def test_figures_of_a_written_page_are_found_with_what_they_show():
+    """The UI shows them where no browser reads the store."""
+    figures = [Figure(DRAWN, HOSTILE), Figure(DRAWN, "Two.", "How to read it.")]
+
+    found = drawings_of(as_html(page(sections=[Section("S", figures=figures)])))
+
+    assert found == [(HOSTILE, DRAWN.wide), ("Two.", DRAWN.wide)]
+    shown = as_image(*found[0])
+    assert "<" not in shown
+    assert shown.count("](data:image/svg+xml;base64,") == 1
+    assert "](javascript:" not in shown.replace("\\](", "")
+
+
+def test_a_page_that_grows_is_loaded_again_and_one_that_is_done_is_not():
+    """A reader of a finished report must not lose the place."""
+    assert 'http-equiv="refresh" content="20"' in as_html(page(refresh=20))
+    assert "refresh" not in as_html(page())
+
+
+def test_headings_are_in_order_and_what_scrolls_is_reached_by_keys():
+    """Whoever hears a page goes by its headings; whoever has no mouse scrolls by keys."""
+    written = as_html(everything("x"))
+
+    levels = [int(level) for level in re.findall(r"<h([1-6])>", written)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    boxes = re.findall(r'<div class="box[^>]*>', written)
+    assert boxes
+    assert all('tabindex="0"' in box and "aria-label=" in box for box in boxes)
+    assert '<html lang="en">' in written
+    assert '<a class="skip" href="#content">' in written

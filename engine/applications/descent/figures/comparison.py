@@ -4,12 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.applications.descent.material import Material
 from engine.applications.descent.record import RunRecord, SetUp
-from engine.reports.canvas import BLUE, GREY, ORANGE, new_figure, png
+from engine.reports.canvas import BLUE, GREY, ORANGE, lying, new_figure
 from engine.reports.sections import Figure, Section, Table
 from engine.reports.units import write_number, write_percent
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+FEWEST = 3
+"""Set-ups that are worth a figure."""
 
 
 def section(run: Material) -> Section | None:
@@ -18,12 +22,11 @@ def section(run: Material) -> Section | None:
     if not record.baselines:
         return None
     rows = record.set_ups()
-    drawn = draw_comparison(record)
     figures = []
-    if drawn is not None:
+    if len(rows) >= FEWEST:
         alt = f"Test loss of {len(rows)} set-ups: {', '.join(row.name for row in rows)}"
         caption = "Test loss of the set-ups that were trained and scored in this run."
-        figures = [Figure(png(drawn), alt, caption)]
+        figures = [Figure(vector(lambda: draw_comparison(record)), alt, caption)]
     marked = {place: "chosen" for place, row in enumerate(rows) if row.role == "descent"}
     return Section(
         "Baselines",
@@ -77,14 +80,11 @@ def _row(row: SetUp, first: SetUp) -> dict[str, Any]:
     return shown
 
 
-def draw_comparison(record: RunRecord) -> "matplotlib.figure.Figure | None":
-    """Draw the test loss of every set-up; None where there is nothing to compare with."""
+def draw_comparison(record: RunRecord) -> "matplotlib.figure.Figure":
+    """Draw the test loss of every set-up."""
     rows = record.set_ups()
-    if len(rows) < 3:
-        return None
     figure, (axes,) = new_figure(1.0 + 0.32 * len(rows))
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    lying(axes)
     colours = {"initial": GREY, "descent": BLUE, "baseline": ORANGE}
     losses = [row.scores["test"]["loss"] for row in rows]
     bars = axes.barh(range(len(rows)), losses, 0.65, color=[colours[row.role] for row in rows])

@@ -4,15 +4,17 @@ from typing import TYPE_CHECKING
 
 from engine.applications.comparisons.results import Damage
 from engine.applications.descent.material import Curves, Material
-from engine.reports.canvas import BLUE, GREY, ORANGE, WIDTH, png
-from engine.reports.pictures import draw_changes
-from engine.reports.sections import Figure, Section
+from engine.reports.canvas import BLUE, GREY, ORANGE, legend, new_figure
+from engine.reports.pictures import changes
+from engine.reports.sections import Card, Figure, Section
+from engine.reports.units import write_percent
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 SHOWN = 8
-"""Images in the grid."""
+"""Images that are shown."""
 
 
 def section(run: Material) -> Section | None:
@@ -20,18 +22,26 @@ def section(run: Material) -> Section | None:
     damage = run.record.damage
     if damage is None or run.changed is None or not damage.victims:
         return None
+    about = run.record.recipe.metaparameters.about
+    words = (
+        f"The {min(SHOWN, len(damage.images))} of {len(run.changed)} changed images that carry "
+        "most of the damage: before, after, and the change, amplified until the largest can be "
+        "seen (red is brighter, blue darker). A percentage is the image's share of the rise of "
+        "the objective"
+    )
     figure = Figure(
-        png(draw_classes(damage)),
+        vector(lambda: draw_classes(damage)),
         "Rise of the objective by class of the changed images, and test accuracy of each class "
         "before and after",
-        "Left: which changed images raise the objective, by label, measured by the metagradient "
-        "along the path of their pixels. Right: on which test examples it shows.",
+        "First: which changed images raise the objective, by label, measured by the metagradient "
+        "along the path of their pixels. Second: on which test examples it shows.",
     )
-    return Section("Damage by class", figures=[figure])
+    cards = _cards(damage, run.curves, list(run.changed))
+    return Section(f"{about.title} and their damage", figures=[figure], examples={words: cards})
 
 
-def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.figure.Figure":
-    """Draw the images that carry most of the damage: before, after and the change.
+def _cards(damage: Damage, curves: Curves, ids: list[int]) -> list[Card]:
+    """Return the images that carry most of the damage.
 
     Args:
         damage: Says which.
@@ -40,26 +50,21 @@ def draw_grid(damage: Damage, curves: Curves, ids: list[int]) -> "matplotlib.fig
     """
     shown = damage.images[:SHOWN]
     rows = [ids.index(image.id) for image in shown]
-    shares = [image.damage / damage.rise if damage.rise else 0.0 for image in shown]
-    titles = [
-        f"class {image.label}\n{100 * share:.0f} %"
-        for image, share in zip(shown, shares, strict=True)
+    pictures = changes(curves.initial_value[rows], curves.value[rows])
+    return [
+        Card(
+            each,
+            f"image {image.id}",
+            f"class {image.label}",
+            write_percent(image.damage / damage.rise) if damage.rise else "",
+        )
+        for image, each in zip(shown, pictures, strict=True)
     ]
-    return draw_changes(
-        curves.initial_value[rows], curves.value[rows], titles=titles, columns=SHOWN
-    )
 
 
 def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
     """Draw whose images do the damage, and whose test examples suffer it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-        axes.set_axisbelow(True)
+    figure, (left, right) = new_figure(3.0, columns=2)
     names = list(damage.victims)
     left.bar(names, [damage.classes.get(name, 0.0) for name in names], color=ORANGE)
     left.set(xlabel="class of the changed images", ylabel="rise of the objective (nats)")
@@ -69,5 +74,5 @@ def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
         right.bar([p + offset for p in places], heights, 0.4, color=colour, label=label)
     right.set_xticks(list(places), names)
     right.set(xlabel="class of the test examples", ylabel="test accuracy (%)")
-    right.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    legend(right)
     return figure

@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from engine.applications.descent.material import Material
 from engine.applications.descent.record import Iterate, RunRecord
-from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, png, scale, whole_numbers
+from engine.reports.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    legend,
+    new_figure,
+    scale,
+    whole_numbers,
+)
 from engine.reports.sections import Figure, Section, Table
 from engine.reports.units import write_number, write_percent
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -20,7 +30,11 @@ ROWS = 14
 
 def section(run: Material) -> Section:
     """Return the losses at each outer step."""
-    record = run.record
+    return of(run.record)
+
+
+def of(record: RunRecord) -> Section:
+    """Return the losses of a record, which may be that of a run that goes on."""
     has_accuracy = "accuracy" in record.iterates[0].scores["test"]
     shown = _thinned(record)
     notes = []
@@ -38,7 +52,7 @@ def section(run: Material) -> Section:
     return Section(
         "Loss and accuracy" if has_accuracy else "Loss",
         notes=notes,
-        figures=[Figure(png(draw(record)), alt, caption)],
+        figures=[Figure(vector(lambda: draw(record)), alt, caption)],
         tables=[_table(record, shown)],
     )
 
@@ -90,5 +104,5 @@ def draw(record: RunRecord) -> "matplotlib.figure.Figure":
     scale(axes, everything)
     whole_numbers(axes)
     axes.set(xlabel="outer step", ylabel="mean loss (nats)")
-    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.02))
+    legend(axes)
     return figure

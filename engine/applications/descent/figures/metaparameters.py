@@ -1,30 +1,46 @@
 """Section of the metaparameters: what the descent moved, in the form that its kind has."""
 
 from engine.applications.descent.charts import draw_chart
-from engine.applications.descent.figures.damage import draw_grid
 from engine.applications.descent.material import Material, set_ups
-from engine.metaparameters.by_name import kind_of
-from engine.reports.canvas import png
-from engine.reports.sections import Figure, Section
+from engine.metaparameters.charts import Pictures
+from engine.reports.pictures import changes
+from engine.reports.sections import Card, Figure, Section
 from engine.reports.units import write_percent
+from engine.reports.vector import vector
+
+SHOWN = 8
+"""Pictures that changed most; the eye finds no more in many."""
 
 
-def section(run: Material) -> Section:
-    """Return z at the chosen iterate."""
+def section(run: Material) -> Section | None:
+    """Return z at the chosen iterate; none for images whose damage is shown by itself."""
     record, curves = run.record, run.curves
     config = record.recipe.metaparameters
+    if record.damage is not None and run.changed is not None:
+        return None
     whole = config.kept == 1
     start = (
         "every one is 1" if whole else f"a random {write_percent(config.kept)} are 1, the others 0"
     )
-    if record.damage is not None and run.changed is not None:
-        drawn = draw_grid(record.damage, curves, list(run.changed))
-    else:
-        kind = kind_of(config.name)
-        chart = kind.chart(record.recipe, curves.initial_value, curves.value)
-        drawn = draw_chart(chart, set_ups(record), curves.corrupted)
     about = config.about
+    caption = about.caption.format(start=start)
+    chart = run.chart
+    if isinstance(chart, Pictures):
+        return Section(about.title, examples={caption: _cards(chart)})
     figure = Figure(
-        png(drawn), f"{about.title} at the chosen iterate", about.caption.format(start=start)
+        vector(lambda: draw_chart(chart, set_ups(record), curves.corrupted)),
+        f"{about.title} at the chosen iterate",
+        caption,
     )
     return Section(about.title, figures=[figure])
+
+
+def _cards(chart: Pictures) -> list[Card]:
+    """Return the pictures that changed most, by their numbers."""
+    moved = (chart.after - chart.before).flatten(1).norm(dim=1)
+    shown = moved.argsort(descending=True, stable=True)[:SHOWN]
+    pictures = changes(chart.before[shown], chart.after[shown])
+    return [
+        Card(each, f"input {place}", note=f"moved by {float(moved[place]):.3g}")
+        for place, each in zip(shown.tolist(), pictures, strict=True)
+    ]

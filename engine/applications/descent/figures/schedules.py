@@ -7,8 +7,9 @@ import torch
 from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, png
+from engine.reports.canvas import BAND, BLUE, GREEN, GREY, ORANGE, legend, new_figure
 from engine.reports.sections import Figure, Section
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
 
 def section(run: Material) -> Section | None:
     """Return the schedules that were searched without a metagradient; none if none were."""
-    drawn = draw_schedules(run.record, run.curves)
-    if drawn is None:
+    if run.record.grid is None and run.record.optuna is None:
         return None
     figure = Figure(
-        png(drawn),
+        vector(lambda: draw_schedules(run.record, run.curves)),
         "Validation losses of a grid of schedules, with those of the descent and of Optuna, and "
         "the best schedules as curves",
         "Above: validation losses of the grid, and what the descent and Optuna reach. Below: the "
@@ -29,10 +29,8 @@ def section(run: Material) -> Section | None:
     return Section("Other schedules", figures=[figure])
 
 
-def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure | None":
-    """Draw the sorted losses of the grid and the schedules found; None if nothing was searched."""
-    if record.grid is None and record.optuna is None:
-        return None
+def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
+    """Draw the sorted losses of the grid and the schedules found."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, (above, below) = new_figure(5.4, rows=2)
@@ -48,7 +46,7 @@ def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figu
         losses = record.grid.losses
         above.plot(range(1, len(losses) + 1), losses, color=GREY, label="grid, sorted")
         top = max(round(0.05 * record.grid.trainings), 1)
-        above.axvspan(0.5, top, color="#e9f2f8", zorder=0, label="best 5 %")
+        above.axvspan(0.5, top, color=BAND, zorder=0, label="best 5 %")
         shown.append(("best of the grid", GREEN, losses[0], record.grid.rates))
     for label, colour, loss, line in shown:
         if label != "best of the grid":
@@ -62,5 +60,5 @@ def draw_schedules(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figu
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
+        legend(axes)
     return figure

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from engine.applications.descent.material import Material
 from engine.applications.descent.source_shares import SourceShare
-from engine.reports.canvas import BLUE, GREY, new_figure, png
+from engine.reports.canvas import BLUE, GREY, legend, lying, new_figure
 from engine.reports.sections import Figure, Section
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -14,24 +15,20 @@ if TYPE_CHECKING:
 
 def section(run: Material) -> Section | None:
     """Return the share of each source; none for data without sources."""
-    drawn = draw_sources(run.record.sources)
-    if drawn is None:
+    if not run.record.sources:
         return None
     figure = Figure(
-        png(drawn),
+        vector(lambda: draw_sources(run.record.sources)),
         "Share of each source in the training, at the start and at the chosen iterate",
         "Share of each source in the training: of all counts or weights together.",
     )
     return Section("Sources", figures=[figure])
 
 
-def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure | None":
-    """Draw the share of each source at the start and at the chosen iterate; None without any."""
-    if not shares:
-        return None
+def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure":
+    """Draw the share of each source at the start and at the chosen iterate."""
     figure, (axes,) = new_figure(1.2 + 0.5 * len(shares))
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    lying(axes)
     places = range(len(shares))
     pairs = {
         "at the start": ([100 * each.before for each in shares], GREY, -0.2),
@@ -46,5 +43,5 @@ def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure | N
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="share of the training (%)")
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    legend(axes)
     return figure

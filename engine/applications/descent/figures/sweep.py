@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from engine.applications.descent.material import Material
 from engine.applications.descent.record import RunRecord
 from engine.preflight.growth import GROWTH_LIMIT, WINDOW
-from engine.reports.canvas import BLUE, new_figure, png
+from engine.reports.canvas import BLUE, SMALL, new_figure, whole_numbers
 from engine.reports.sections import Figure, Section
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,13 +22,22 @@ MOST_NAMES = 24
 def section(run: Material) -> Section:
     """Return what the first reverse sweep found."""
     curves, num_steps = run.curves, run.record.recipe.training.num_steps
+    alone = [step for step, norm in curves.share_norms.items() if norm > 0]
+    below = "Below: how much of the metagradient each step contributes."
+    if len(alone) == 1:  # as of counts, which enter at one step: no figure is needed to say so
+        below = f"All of the metagradient comes from step {alone[0]}."
+    caption = (
+        "Size of the adjoint by parameter tensor and step, as the first reverse sweep found it. A "
+        f"row that is much brighter than the others is where training is sensitive. {below}"
+        f"{growth(run.record)}"
+    )
     figure = Figure(
-        png(draw_sweep(curves.layers, curves.layer_norms, curves.share_norms, num_steps)),
-        f"Adjoint of {len(curves.layers)} parameter tensors by training step, and share of the "
-        "metagradient by step",
-        "Above: size of the adjoint by parameter tensor and step, as the first reverse sweep found "
-        "it. A row that is much brighter than the others is where training is sensitive. Below: "
-        f"how much of the metagradient each step contributes.{growth(run.record)}",
+        vector(
+            lambda: draw_sweep(curves.layers, curves.layer_norms, curves.share_norms, num_steps)
+        ),
+        f"Adjoint of {len(curves.layers)} parameter tensors by training step"
+        f"{'' if len(alone) == 1 else ', and share of the metagradient by step'}",
+        caption,
     )
     return Section("Reverse sweep", figures=[figure])
 
@@ -56,20 +66,27 @@ def draw_sweep(
         share_norms: Norm of the step's share of the metagradient, by step.
         num_steps: T.
     """
-    shown = min(len(layers), MOST_NAMES)
-    figure, (above, below) = new_figure(2.6 + 0.3 * shown, rows=2)
-    below.sharex(above)
-    if layer_norms:
-        _draw_layers(figure, above, layers, layer_norms)
-    else:
-        above.set_visible(False)
-    total = sum(share_norms.values())
+    total = math.fsum(share_norms.values())
     shares = {step: norm / total for step, norm in sorted(share_norms.items())} if total else {}
-    below.bar(list(shares), list(shares.values()), width=1.0, align="edge", color=BLUE)
+    several = not layer_norms or sum(share > 0 for share in shares.values()) != 1
+    shown = min(len(layers), MOST_NAMES)
+    figure, panels = new_figure(0.9 + 0.24 * shown + 1.5 * several, rows=1 + several)
     # Steps before the first one that reads z are not reversed, and would only be blank.
-    below.set_xlim(min(shares, default=0), num_steps)
-    below.set(xlabel="training step", ylabel="share of the metagradient")
-    below.set_ylim(bottom=0)
+    first = min(shares, default=0)
+    if several:
+        # One outline: a bar for each of thousands of steps would be thousands of shapes.
+        heights = [shares.get(step, 0.0) for step in range(first, num_steps)]
+        panels[1].stairs(heights, range(first, num_steps + 1), fill=True, color=BLUE)
+        panels[1].set(ylabel="share of the\nmetagradient")
+        panels[1].set_ylim(bottom=0)
+    if layer_norms:
+        _draw_layers(figure, panels[0], layers, layer_norms)
+    else:
+        panels[0].set_visible(False)
+    for axes in panels:
+        axes.set_xlim(first, num_steps)
+        whole_numbers(axes)
+    panels[-1].set(xlabel="training step")
     return figure
 
 
@@ -91,7 +108,7 @@ def _draw_layers(
     axes.grid(visible=False)
     axes.invert_yaxis()
     if len(layers) <= MOST_NAMES:
-        axes.set_yticks([row + 0.5 for row in range(len(layers))], list(layers), fontsize=8)
+        axes.set_yticks([row + 0.5 for row in range(len(layers))], list(layers), fontsize=SMALL)
     else:
         axes.set(ylabel=f"{len(layers)} parameter tensors, in order")
     figure.colorbar(image, ax=axes, label="log10 of adjoint norm", pad=0.01)

@@ -8,8 +8,9 @@ import torch
 from engine.applications.descent.material import Curves, Material, set_ups
 from engine.applications.descent.record import RunRecord
 from engine.recipes.metaparameters import at_steps
-from engine.reports.canvas import new_figure, png, scale, whole_numbers
+from engine.reports.canvas import legend, new_figure, scale, whole_numbers
 from engine.reports.sections import Figure, Section
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -30,13 +31,13 @@ def section(run: Material) -> Section:
         ends = "there" if len(steps) == 1 else "at the first"
         caption += f" Counts enter at {at_steps(steps)}, and the sweep ends {ends}."
     alt = f"Training loss and adjoint norm at each of {recipe.training.num_steps} training steps"
-    return Section("Training", figures=[Figure(png(draw(run.record, run.curves)), alt, caption)])
+    figure = Figure(vector(lambda: draw(run.record, run.curves)), alt, caption)
+    return Section("Training", figures=[figure])
 
 
 def draw(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     """Draw the training loss before and after, above the norm of the adjoint."""
     figure, (above, below) = new_figure(4.8, rows=2)
-    below.sharex(above)
     everything = []
     for (label, colour), losses in zip(
         set_ups(record), (curves.losses_before, curves.losses_after), strict=False
@@ -49,16 +50,20 @@ def draw(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
         above.plot(range(start, start + len(smooth)), smooth, color=colour, label=label)
     scale(above, everything)
     above.set(ylabel="training loss (nats)")
-    above.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    legend(above)
 
+    for axes in (above, below):
+        whole_numbers(axes)
     norms = {step: norm for step, norm in sorted(curves.adjoint_norms.items()) if norm > 0}
     if norms:
         marker = "o" if len(norms) == 1 else ""
         below.plot(list(norms), list(norms.values()), color="black", marker=marker)
         scale(below, list(norms.values()), log=True)
-    below.set_xlim(0, record.recipe.training.num_steps)
+    num_steps, first = record.recipe.training.num_steps, min(norms, default=0)
+    above.set_xlim(0, num_steps)
+    # A sweep over the last few steps would leave most of a panel empty.
+    below.set_xlim(first if first > num_steps / 2 else 0, num_steps)
     below.set(xlabel="training step", ylabel="adjoint norm")
-    whole_numbers(below)
     return figure
 
 

@@ -28,10 +28,12 @@ def test_dropped_and_kept_pairs_are_ranked_by_what_one_more_copy_does():
     """The page shows which pairs the metagradient speaks of, worst and best first."""
     found = shown_examples(data(), torch.tensor([0, 1, 0, 1]), torch.tensor([2.0, -1.0, 3.0, -4.0]))
 
-    dropped, kept = found.values()
+    dropped, kept, right = found.values()
     assert [pair.name for pair in dropped] == ["s/2", "s/0"]
     assert [pair.name for pair in kept] == ["s/3", "s/1"]
     assert [pair.marked for pair in dropped] == [False, True]
+    assert list(found)[2] == "Surprising: dropped, although known to be right"
+    assert [pair.name for pair in right] == ["s/2"]
 
 
 def test_captions_of_strangers_are_escaped_in_the_page():
@@ -45,7 +47,7 @@ def test_captions_of_strangers_are_escaped_in_the_page():
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "a &amp; b" in page
-    assert page.count('<figure class="wrong">') == 1
+    assert page.count('<li class="wrong">') == 1
 
 
 def test_examples_that_are_no_pairs_show_none():
@@ -73,10 +75,10 @@ def test_examples_of_ones_own_are_shown_as_their_problem_says():
     counts, score = torch.tensor([1, 1, 1, 0]), torch.tensor([-3.0, -2.0, -1.0, 4.0])
     found = shown_examples(data, counts, score)
 
-    (broken,), kept = found.values()
+    (broken,), kept, *_ = found.values()
     assert "IndexError" in broken.text
     assert [each.name for each in kept] == ["n0", "n1", "n2"]
-    assert kept[0].image.startswith("data:image/png;base64,")
+    assert kept[0].images[""].startswith("data:image/png;base64,")
     assert [each.text for each in kept[1:]] == ["text <b>1</b>", "age 2, city Rome"]
     curves = make_curves(value=counts.double())
     page = render(make_record(), curves, data=data, first_gradient=score)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from engine import metagradient, train
-from engine.applications.attribution.texts import rows_of, shown, text_sections
 from engine.applications.descent.source_shares import measure_sources, source_findings
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
@@ -13,8 +12,6 @@ from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.metaparameters import MetaparametersConfig
-from engine.reports.page import as_html
-from engine.reports.sections import Page
 from tests.language import TINY, library_texts, tiny_problem
 
 
@@ -99,29 +96,6 @@ def test_sources_of_pictures_are_refused():
 
     with pytest.raises(ConfigurationError, match=r"groups is source.*no groups.*Use one of class"):
         build_problem(recipe)
-
-
-def test_helpful_texts_come_first_and_no_text_is_both():
-    """Negative scores help; an example without effect is shown on neither side."""
-    rows = rows_of(torch.tensor([0.2, 0.0, -0.3, 0.1, -0.1]), TEXTS.splits["train"])
-
-    assert [(row["effect"], row["source"], row["text"]) for row in rows] == [
-        ("helps", "de", "<eins>"), ("helps", "de", "drei"), ("harms", "it", "uno"),
-        ("harms", "de", "zwei"),
-    ]  # fmt: skip
-
-
-def test_texts_in_a_report_are_escaped_and_short():
-    """A text is the user's, and may hold anything that a browser would run."""
-    query = Passage("a <b>", "\n c" * 400, "it", "it.txt", 1)
-    sections = text_sections(TEXTS, [query], torch.ones(1, 5), [1.5])
-
-    page = as_html(Page("t", "run", "Good.", sections=sections))
-
-    assert "Query: a &lt;b&gt; \u2192 c c" in page
-    assert "&lt;eins&gt;</td>" in page
-    assert "<eins>" not in page
-    assert len(shown(query)) == 400
 
 
 @pytest.mark.parametrize("name", ["text-selection", "text-attribution", "instruction-selection"])

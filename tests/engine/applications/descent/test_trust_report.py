@@ -5,7 +5,7 @@ import pytest
 from engine.applications.descent.figures.sweep import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reports.canvas import png
-from tests.made_records import make_record, render, size_of
+from tests.made_records import make_curves, make_record, render, size_of
 
 
 def checked(verdict):
@@ -55,7 +55,7 @@ def test_the_sweep_is_drawn_over_the_steps_that_were_reversed(num_layers):
 
     above, below = figure.axes[:2]
     assert below.get_xlim() == (4, 8)
-    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(1)
+    assert sum(below.patches[0].get_data().values) == pytest.approx(1)
     labels = [label.get_text() for label in above.get_yticklabels()]
     assert (labels == names) == (num_layers <= MOST_NAMES)
     assert min(size_of(png(figure))) > 300
@@ -67,4 +67,15 @@ def test_a_sweep_of_one_step_is_drawn():
 
     above, below = figure.axes[:2]
     assert not above.get_visible()
-    assert [bar.get_height() for bar in below.patches] == [1.0]
+    assert below.patches[0].get_data().values.tolist() == [1.0]
+
+
+def test_where_one_step_has_all_of_the_metagradient_a_sentence_says_so():
+    """A figure with one bar of height 1 takes a third of a page to say as much."""
+    norms = {step: [1.0] for step in range(5, 9)}
+    curves = make_curves(layers=["weight"], layer_norms=norms, share_norms={5: 3.0, 6: 0.0})
+
+    drawn = draw_sweep(curves.layers, curves.layer_norms, curves.share_norms, 8)
+
+    assert len(drawn.axes) == 2  # the adjoint, and what its colours mean
+    assert "All of the metagradient comes from step 5." in render(make_record(), curves)

@@ -1,0 +1,36 @@
+"""Section of a mixture: each group's share, beside some of its examples."""
+
+import torch
+
+from engine.applications.descent.material import Material
+from engine.applications.looks import candidate, together
+from engine.metaparameters.charts import Bars
+from engine.reports.sections import Section
+from engine.reports.units import write_percent
+
+GROUPS, SHOWN = 6, 6
+"""Groups that are shown, those whose share changed most, and examples of each."""
+
+
+def section(run: Material) -> Section | None:
+    """Return the groups whose share changed most; none for anything but a mixture."""
+    if run.groups is None or not isinstance(run.chart, Bars):
+        return None
+    before, after = run.chart.before, run.chart.after
+    moved = (after - before).abs().argsort(descending=True, stable=True)[:GROUPS].tolist()
+    moved.sort(key=lambda group: float(before[group] - after[group]))
+    examples = {}
+    for group in moved:
+        places = torch.nonzero(run.groups == group).flatten()
+        words = (
+            f"Group {group}, {len(places)} examples: share "
+            f"{write_percent(float(before[group]))} \u2192 {write_percent(float(after[group]))}"
+        )
+        shown = places[:SHOWN].tolist()
+        looks = [candidate(run.data, place) for place in shown]
+        examples[words] = together(looks, [""] * len(shown))
+    note = (
+        f"The {len(moved)} of {len(before)} groups whose share of the training loss changed most, "
+        "from the one that gained most to the one that lost most, each with its first examples."
+    )
+    return Section("Groups to look at", notes=[note], examples=examples)

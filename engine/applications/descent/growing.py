@@ -1,0 +1,54 @@
+"""The report of a descent that goes on: the same page, as far as there is something to show."""
+
+from collections.abc import Sequence
+
+from engine.applications.descent.figures import losses
+from engine.applications.descent.record import Iterate, RunRecord, choose
+from engine.preflight.verdict import CheckReport
+from engine.recipes.descent import DescentRecipe
+from engine.reports.sections import Page
+from engine.reports.units import write_number
+from engine.runs.finished import how_made
+from engine.runs.report import asked, head, trust
+
+REFRESH = 20
+"""Seconds after which a browser loads the page again."""
+
+
+def page_so_far(
+    recipe: DescentRecipe, checks: CheckReport | None, started: str, iterates: Sequence[Iterate]
+) -> Page:
+    """Return what a descent has found until now.
+
+    Args:
+        recipe: The set-up.
+        checks: What the preflight found.
+        started: UTC time of the start, ISO 8601.
+        iterates: z_0, ..., z_n; the first at least.
+    """
+    record = RunRecord(
+        **how_made(recipe, started),
+        checks=checks,
+        iterates=list(iterates),
+        chosen=choose(list(iterates), maximize=recipe.outer.maximize),
+        selection=None,
+        digest="",
+    )
+    done, wanted = len(iterates) - 1, recipe.outer.num_steps
+    test = iterates[-1].scores["test"]["loss"]
+    so_far = (
+        record.headline()
+        if done
+        else f"The set-up that it starts from has a test loss of {write_number(test)}."
+    )
+    sections = [asked(recipe), losses.of(record), trust(record, None)]
+    top = head(record, f"Metagradient descent: {recipe.name}", sections)
+    return Page(
+        title=top.title,
+        run=f"{top.run}; it goes on, and this page with it",
+        verdict=f"After outer step {done} of {wanted}: {so_far}",
+        numbers=top.numbers,
+        warnings=[] if checks is None else checks.sentences(),
+        sections=top.sections,
+        refresh=REFRESH,
+    )

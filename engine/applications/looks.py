@@ -1,0 +1,183 @@
+"""How an example looks to people: as a picture, as a text, or as a row of a table.
+
+Pairs show picture and caption, texts their passage, and tensors themselves. A problem of one's own
+may have a function ``show``; what that raises is shown in place of the example, because it says
+nothing about the run.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.problems.own_examples import OwnExamples, take
+from engine.problems.pairs.splits import Pairs
+from engine.problems.passage import Passage
+from engine.problems.splits import DataSet, Examples
+from engine.reports.page import as_source
+from engine.reports.pictures import alone
+from engine.reports.sections import Card, Table
+
+LONGEST = 200
+"""Letters of a text that are shown."""
+
+COLUMNS = 6
+"""Numbers of an example that are shown one by one; of more, the first ones."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """An example as people see it.
+
+    Attributes:
+        name: What people call it, or its number.
+        image: A picture as a page holds it; empty if there is none.
+        text: Its caption, its passage, or its label.
+        row: Name to value, for an example that is a row of a table.
+    """
+
+    name: str
+    image: str = ""
+    text: str = ""
+    row: Mapping[str, str] = field(default_factory=dict)
+
+
+def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
+    """Return a training candidate.
+
+    Args:
+        data: Whose candidate it is.
+        place: In the training split.
+        number: What it is called where it has no name; by default its id in the data set.
+    """
+    train = data.splits["train"]
+    known = place if data.ids is None else int(data.ids[place])
+    name = data.names[place] if data.names else f"#{known if number is None else number}"
+    if isinstance(train, Pairs):
+        pair = train.inputs[torch.tensor([place])][0]
+        return Look(train.names[place] if train.names else name, alone(pair), train.captions[place])
+    if data.show is not None:
+        return _own(data, place, name)
+    return held_out(data, "train", place, name)
+
+
+def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
+    """Return an example of any split that nobody gave a look of its own."""
+    examples = data.splits[split]
+    if data.texts is not None:
+        passage = data.texts.splits[split][place]
+        return Look(f"{passage.source}, line {passage.line}", text=shown(passage))
+    if isinstance(examples, OwnExamples):
+        return _sample(take(examples, torch.tensor([place])), name)
+    inputs, label = examples.inputs[place], examples.labels[place]
+    said = _value(label) if label.numel() == 1 else ""
+    if inputs.ndim >= 2:
+        return Look(name, alone(inputs), said and f"label {said}")
+    return Look(name, row={**_numbers("input", inputs), **({"label": said} if said else {})})
+
+
+def shown(passage: Passage) -> str:
+    """Return a passage on one line, its prompt and completion told apart, and not too long."""
+    parts = (passage.prompt, passage.completion) if passage.prompt else (passage.completion,)
+    return _cut(" \u2192 ".join(" ".join(part.split()) for part in parts))
+
+
+def together(
+    looks: Sequence[Look],
+    notes: Sequence[str],
+    *,
+    wrong: Sequence[bool] = (),
+    tones: Sequence[str] = (),
+    what: str = "score",
+) -> Sequence[Card] | Table:
+    """Return examples as cards, or as one table if they are rows of one.
+
+    Args:
+        looks: The examples.
+        notes: A figure of each.
+        wrong: Which are known to be wrong; none by default.
+        tones: Colour of each frame; see ``Card``.
+        what: Head of the column of the figures, in a table.
+    """
+    wrong, tones = list(wrong) or [False] * len(looks), list(tones) or [""] * len(looks)
+    if not all(each.row for each in looks):
+        said = [each.text or ", ".join(f"{k} {v}" for k, v in each.row.items()) for each in looks]
+        return [
+            Card({"": each.image} if each.image else {}, each.name, text, note, marked, tone)
+            for each, text, note, marked, tone in zip(looks, said, notes, wrong, tones, strict=True)
+        ]
+    names = list(dict.fromkeys(name for each in looks for name in each.row))
+    rows = [
+        {"example": each.name, **{name: each.row.get(name, "") for name in names}, what: note}
+        for each, note in zip(looks, notes, strict=True)
+    ]
+    if any(wrong):
+        rows = [row | {"known": "wrong" * marked} for row, marked in zip(rows, wrong, strict=True)]
+    return Table(rows)
+
+
+def _own(data: DataSet, place: int, name: str) -> Look:
+    """Return what a problem's own function shows: a picture, a text, or a row."""
+    assert data.show is not None  # asked by the caller
+    try:
+        found: Any = data.show(place)
+        if hasattr(found, "save"):  # as pictures of Pillow have
+            stream = io.BytesIO()
+            found.save(stream, format="PNG")
+            return Look(name, as_source(stream.getvalue()))
+        if isinstance(found, Mapping):
+            return Look(name, row={str(key): _cut(str(value)) for key, value in found.items()})
+        return Look(name, text=_cut(found if isinstance(found, str) else repr(found)))
+    except Exception as error:  # a user's code
+        return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))
+
+
+def _sample(one: Examples, name: str) -> Look:
+    """Return an example of columns or of a data set by index, as a row of what it has."""
+    try:
+        batch: Any = one.batches(torch.device("cpu"))
+        sample = batch[torch.tensor([0])] if not isinstance(batch, tuple | dict) else batch
+    except Exception as error:  # a user's code
+        return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))
+    image, row = "", {}
+    for key, leaf in _columns(sample):
+        value = leaf[0] if isinstance(leaf, Tensor) and leaf.ndim else leaf
+        if isinstance(value, Tensor) and value.ndim in (2, 3) and not image:
+            image = alone(value)
+        elif isinstance(value, Tensor):
+            row |= _numbers(key, value)
+        elif isinstance(value, str | Real):
+            row[key] = _cut(str(value))
+    if image:
+        return Look(name, image, _cut(", ".join(f"{key} {value}" for key, value in row.items())))
+    return Look(name, row=row)
+
+
+def _columns(sample: Any) -> list[tuple[str, Any]]:  # noqa: ANN401 (a batch of anybody's)
+    if isinstance(sample, Mapping):
+        return [(str(key), value) for key, value in sample.items()]
+    if isinstance(sample, tuple | list):
+        names = getattr(sample, "_fields", range(len(sample)))
+        return [(str(name), value) for name, value in zip(names, sample, strict=True)]
+    return [("value", sample)]
+
+
+def _numbers(name: str, values: Tensor) -> dict[str, str]:
+    """Return the first numbers of an example under one name, and how many there are."""
+    flat = values.flatten()
+    if len(flat) <= 1:
+        return {name: _value(flat[0])} if len(flat) else {}
+    more = ", ..." if len(flat) > COLUMNS else ""
+    return {name: ", ".join(_value(each) for each in flat[:COLUMNS]) + more}
+
+
+def _value(number: Tensor) -> str:
+    return f"{number.item():.3g}" if number.is_floating_point() else str(number.item())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026"
