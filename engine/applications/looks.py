@@ -131,7 +131,8 @@ def together(
         ]
     names = list(dict.fromkeys(name for each in looks for name in each.row))
     rows = [
-        {"example": each.name, **{name: each.row.get(name, "") for name in names}, what: note}
+        # The figure stands where a narrow screen shows it, however many columns there are.
+        {"example": each.name, what: note, **{name: each.row.get(name, "") for name in names}}
         for each, note in zip(looks, notes, strict=True)
     ]
     if any(wrong):
@@ -148,7 +149,8 @@ def _own(show: Callable[[int], Any], place: int, name: str) -> Look:
             found.save(stream, format="PNG")
             return Look(name, as_source(stream.getvalue()))
         if isinstance(found, Mapping):
-            return Look(name, row={str(key): _cut(str(value)) for key, value in found.items()})
+            row = {str(key): "missing" if v is None else _cut(str(v)) for key, v in found.items()}
+            return Look(name, row=row)
         return Look(name, text=_cut(found if isinstance(found, str) else repr(found)))
     except Exception as error:  # a user's code
         return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))

@@ -46,6 +46,7 @@ class _Column:
     mean: float = 0.0
     spread: float = 1.0
     gaps: bool = False
+    is_day: bool = False
 
     def numbers(self, values: Sequence[Any]) -> np.ndarray:
         """Return one number or more for each row, shape (rows, numbers)."""
@@ -72,9 +73,13 @@ class _Column:
             ]
             whole = [word for word, share in zip(self.words, numbers, strict=True) if share == 1]
             return whole[0] if len(whole) == len(shares) == 1 else ", ".join(shares)
-        value = f"{numbers[0] * self.spread + self.mean:.6g}"
+        value = numbers[0] * self.spread + self.mean
         gap = numbers[1] if self.gaps else 0.0
-        return "missing" if gap == 1 and numbers[0] == 0 else value
+        if gap == 1 and numbers[0] == 0:
+            return "missing"
+        return (
+            datetime.date.fromordinal(round(value)).isoformat() if self.is_day else f"{value:.5g}"
+        )
 
 
 class Wanted(NamedTuple):
@@ -300,7 +305,9 @@ def _fitted(name: str, values: Sequence[Any]) -> _Column:
     if not np.isfinite(numbers).all():
         raise DataError(f"The column {name!r} holds what is no number. Leave it out of features.")
     spread = float(numbers.std()) or 1.0
-    return _Column(name, (), float(numbers.mean()), spread, gaps=len(known) < len(values))
+    is_day = all(type(value) is datetime.date for value in known)
+    gaps = len(known) < len(values)
+    return _Column(name, (), float(numbers.mean()), spread, gaps, is_day)
 
 
 def _is_missing(value: Any) -> bool:  # noqa: ANN401 (a cell)

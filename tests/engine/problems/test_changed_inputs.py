@@ -80,6 +80,7 @@ def test_row_is_told_in_the_units_of_its_columns(table):
         age = columns["age"][row]
         assert told["age"] == ("missing" if age is None else f"{age:g}")
         assert told["city"] == columns["city"][row]
+        assert told["since"] == columns["since"][row].isoformat()
     moved = data.splits["train"].inputs[0].clone()
     moved[2:5] = torch.tensor([0.5, 0.25, 0.0], dtype=moved.dtype)
     assert data.show_inputs(moved)["city"] == "Bern 0.5, Oslo 0.25"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from engine.applications.comparisons.results import Damage
 from engine.applications.descent.material import Material
-from engine.applications.looks import Look, candidate, together
+from engine.applications.looks import candidate, together
 from engine.problems.splits import DataSet
 from engine.reports.canvas import BLUE, GREY, ORANGE, legend, new_figure
 from engine.reports.pictures import changes
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 """Examples that are shown."""
+
+SIDE_BY_SIDE = 4
+"""Rows of a table that are shown, a column for each: more are wider than a page."""
 
 HOW = {
     "picture": "before, after, and the change, amplified until the largest can be seen (red is "
@@ -35,7 +38,7 @@ def section(run: Material) -> Section | None:
         return None
     about = run.record.recipe.metaparameters.about
     ids = list(run.changed)
-    shown = damage.images[:SHOWN]
+    shown = damage.images[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
     rows = [ids.index(each.id) for each in shown]
     notes = [write_percent(each.damage / damage.rise) if damage.rise else "" for each in shown]
     called = "images" if looks_as(run) == "picture" else "examples"
@@ -68,7 +71,7 @@ def changed_examples(
         run: Whose inputs were changed.
         rows: Of z, one for each example.
         notes: A figure of each.
-        what: Head of the column of the figures, in a table.
+        what: What the figures are, in a table.
     """
     assert run.changed is not None  # of changed inputs
     data, ids = run.data, [run.changed[row] for row in rows]
@@ -83,11 +86,15 @@ def changed_examples(
             (data.show_inputs(old), data.show_inputs(new))
             for old, new in zip(before, after, strict=True)
         ]
-        looks = [
-            Look(name, row={key: _moved(str(old[key]), str(new[key])) for key in old})
-            for name, (old, new) in zip(names, told, strict=True)
+        whole = [{"column": what, **dict(zip(names, notes, strict=True))}] + [
+            {"column": key}
+            | {
+                name: _moved(str(old[key]), str(new[key]))
+                for name, (old, new) in zip(names, told, strict=True)
+            }
+            for key in told[0][0]
         ]
-        return together(looks, notes, what=what)
+        return Table(whole)
     classes = [_class(data, each) for each in ids]
     pictures = changes(before, after)
     return [

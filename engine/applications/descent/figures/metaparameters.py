@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from engine.applications.descent.charts import draw_chart
-from engine.applications.descent.figures.damage import changed_examples
+from engine.applications.descent.figures.damage import SIDE_BY_SIDE, changed_examples, looks_as
 from engine.applications.descent.material import Material, set_ups
 from engine.metaparameters.charts import Chart, Pictures
 from engine.reports.pictures import changes
@@ -48,7 +48,8 @@ _KEPT = (
 def _unmoved(run: Material, chart: Chart) -> Sequence[Card] | Table:
     """Return examples whose inputs a descent was to change, where the first set-up was kept."""
     assert isinstance(chart, Pictures)  # of changed inputs
-    rows = list(range(min(SHOWN, len(chart.after))))
+    most = SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN
+    rows = list(range(min(most, len(chart.after))))
     return changed_examples(run, rows, ["as it was"] * len(rows), "change")
 
 
