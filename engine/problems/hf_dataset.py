@@ -110,13 +110,13 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401
         if asked.hub:
             return library.load_dataset(source)
         saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-        if saved or "://" in source:
+        kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+        kinds |= {".json": "json", ".jsonl": "json"}
+        if saved or ("://" in source and path.suffix not in kinds):
             return library.load_from_disk(source)
         if path.is_dir():
             return library.load_dataset(source)
-        kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
-        kind = kinds.get(path.suffix, "json")
-        return library.load_dataset(kind, data_files=source)
+        return library.load_dataset(kinds.get(path.suffix, "json"), data_files=source)
     except Exception as error:  # of several libraries
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise DataError(

@@ -306,8 +306,8 @@ def hf_dataset(
     Its own splits are kept: train, validation (of which objective and validation are cut) and test.
 
     Args:
-        source: Folder that save_to_disk has filled, or a file or folder of Parquet, JSON lines or
-            CSV; with hub, the name of a data set on the Hub.
+        source: Folder that save_to_disk has filled, or a file of Parquet, JSON lines or CSV, both
+            any fsspec URL; or a folder of such files; with hub, the name of a data set on the Hub.
         inputs: Columns that the model reads: one of pictures, some of numbers, or some of texts.
         label: Column of the label. A language model answers texts with it; empty learns the texts.
         hub: Whether source is a name on the Hub, which is then asked for it.
