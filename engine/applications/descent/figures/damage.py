@@ -26,7 +26,7 @@ HOW = {
     "picture": "before, after, and the change, amplified until the largest can be seen (red is "
     "brighter, blue darker)",
     "row": "each value before and after",
-    "text": "its tokens stay, and their embeddings were moved",
+    "text": "the tokens stay, and their embeddings were moved",
 }
 """What is shown of a changed example, by how it looks."""
 
