@@ -47,10 +47,14 @@ class LanguageModel(nn.Module):
             given = (
                 {"input_ids": tokens}
                 if shifts is None
-                else {"inputs_embeds": self.network.get_input_embeddings()(tokens) + shifts}
+                else {"inputs_embeds": self._embed(tokens) + shifts}
             )
             logits = self.network(**given, use_cache=False).logits
         return logits if self.output_scale == 1 else logits * self.output_scale
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        network: Any = self.network  # of transformers, whose types do not say it
+        return network.get_input_embeddings()(tokens)
 
     def _format(self) -> AbstractContextManager[Any]:
         """Keep a float64 model in float64: many compute norms and softmaxes in float32."""
