@@ -109,8 +109,12 @@ class PrefectServer:
                 command if ui else [*command, "--no-ui"],
                 stdout=log, stderr=log, env=self.environment, cwd="/", start_new_session=True,
             )  # fmt: skip
-        wait_for("the server", lambda: self.is_up() or self.child.poll() is not None, PATIENCE)
-        assert self.is_up(), (self.folder / "server.log").read_text()
+        try:
+            wait_for("the server", lambda: self.is_up() or self.child.poll() is not None, PATIENCE)
+            assert self.is_up(), (self.folder / "server.log").read_text()
+        except BaseException:
+            self.stop()
+            raise
 
     def is_up(self):
         """Say whether it answers."""

@@ -6,8 +6,9 @@ nothing about the run.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -61,11 +62,27 @@ def candidate(data: DataSet, place: int, number: int | None = None) -> Look:
         pair = train.inputs[torch.tensor([place])][0]
         return Look(train.names[place] if train.names else name, alone(pair), train.captions[place])
     if data.show is not None:
-        return _own(data, place, name)
-    return held_out(data, "train", place, name)
+        return _own(data.show, place, name)
+    return _plain(data, "train", place, name)
 
 
 def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
+    """Return an example of a held-out split.
+
+    Args:
+        data: Whose example it is.
+        split: Objective, validation or test.
+        place: In the split.
+        name: What it is called where it has no name.
+    """
+    known = data.held_out_names.get(split, ())
+    called = known[place] if known else name
+    if data.show_held_out is not None:
+        return _own(partial(data.show_held_out, split), place, called)
+    return _plain(data, split, place, called)
+
+
+def _plain(data: DataSet, split: str, place: int, name: str) -> Look:
     """Return an example of any split that nobody gave a look of its own."""
     examples = data.splits[split]
     if data.texts is not None:
@@ -74,7 +91,9 @@ def held_out(data: DataSet, split: str, place: int, name: str) -> Look:
     if isinstance(examples, OwnExamples):
         return _sample(take(examples, torch.tensor([place])), name)
     inputs, label = examples.inputs[place], examples.labels[place]
-    said = _value(label) if label.numel() == 1 else ""
+    said = ""
+    if label.numel() == 1:
+        said = data.classes[int(label)] if data.classes else _value(label)
     if inputs.ndim >= 2:
         return Look(name, alone(inputs), said and f"label {said}")
     return Look(name, row={**_numbers("input", inputs), **({"label": said} if said else {})})
@@ -112,7 +131,8 @@ def together(
         ]
     names = list(dict.fromkeys(name for each in looks for name in each.row))
     rows = [
-        {"example": each.name, **{name: each.row.get(name, "") for name in names}, what: note}
+        # The figure stands where a narrow screen shows it, however many columns there are.
+        {"example": each.name, what: note, **{name: each.row.get(name, "") for name in names}}
         for each, note in zip(looks, notes, strict=True)
     ]
     if any(wrong):
@@ -120,17 +140,17 @@ def together(
     return Table(rows)
 
 
-def _own(data: DataSet, place: int, name: str) -> Look:
+def _own(show: Callable[[int], Any], place: int, name: str) -> Look:
     """Return what a problem's own function shows: a picture, a text, or a row."""
-    assert data.show is not None  # asked by the caller
     try:
-        found: Any = data.show(place)
+        found: Any = show(place)
         if hasattr(found, "save"):  # as pictures of Pillow have
             stream = io.BytesIO()
             found.save(stream, format="PNG")
             return Look(name, as_source(stream.getvalue()))
         if isinstance(found, Mapping):
-            return Look(name, row={str(key): _cut(str(value)) for key, value in found.items()})
+            row = {str(key): "missing" if v is None else _cut(str(v)) for key, v in found.items()}
+            return Look(name, row=row)
         return Look(name, text=_cut(found if isinstance(found, str) else repr(found)))
     except Exception as error:  # a user's code
         return Look(name, text=_cut(f"It cannot be shown ({type(error).__name__}: {error})."))

@@ -1,5 +1,6 @@
 """Inputs of examples, such as pixels, as metaparameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,22 +24,30 @@ class Inputs(Metaparameter):
         value: The inputs, shape (chosen, ...).
         chosen: Which examples they replace, shape (chosen,), no example twice.
         num_examples: n, training candidates.
-        bounds: Smallest and largest value allowed, e.g. of a pixel; None allows all.
+        bounds: Smallest and largest value allowed, e.g. of a pixel, as two numbers, or as two
+            tensors of the shape of an input; None allows all.
         column: Which tensor of the examples holds the inputs.
     """
 
     chosen: Tensor = torch.empty(0, dtype=torch.int64)
     num_examples: int = 0
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] | tuple[Tensor, Tensor] | None = None
     column: int = 0
 
     @classmethod
     def start(cls, setup: Setup) -> "Inputs":
-        """Return the inputs of a random share of the candidates, as they are."""
+        """Return the inputs of a random share of the candidates, as they are.
+
+        Where inputs are embedded by the model, it is shifts of theirs, which are zero.
+        """
         drawn = generator(setup.settings.seed, "chosen inputs")
         number = max(round(setup.settings.fraction * setup.num_examples), 1)
         chosen = torch.randperm(setup.num_examples, generator=drawn)[:number].sort().values
-        return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
+        if setup.shifts is None:
+            return cls(setup.inputs(chosen), chosen, setup.num_examples, setup.bounds)
+        none, reach = setup.shifts()
+        value = none.expand(number, *none.shape).clone()
+        return InputShifts(value, chosen, setup.num_examples, (-reach, reach))
 
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
@@ -72,7 +81,10 @@ class Inputs(Metaparameter):
 
     def project(self, value: Tensor) -> Tensor:
         """Clamp to the allowed values."""
-        return value if self.bounds is None else value.clamp(*self.bounds)
+        if self.bounds is None:
+            return value
+        low, high = (torch.as_tensor(each).to(value) for each in self.bounds)
+        return value.clamp(low, high)
 
     @cached_property
     def _places(self) -> Tensor:
@@ -89,6 +101,26 @@ class Inputs(Metaparameter):
         # A batch without a chosen example still depends on z, by zeros: no step is left out.
         replaced = torch.where(is_chosen, z[place.clamp(min=0)], column)
         return (*batch[: self.column], replaced, *batch[self.column + 1 :])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InputShifts(Inputs):
+    """What is added to the embedded inputs of chosen examples, handed to the loss.
+
+    Between two tokens there is nothing, so they cannot be moved by small steps; their embeddings
+    can. The loss gets ``input_shifts``, shape (batch, tokens, width), zero for all other examples.
+
+    Attributes:
+        value: The shifts, shape (chosen, tokens, width); zeros give plain training.
+    """
+
+    batch = Metaparameter.batch  # the batch keeps its tokens
+
+    def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
+        """Return ``input_shifts`` of a batch, shape (batch, tokens, width)."""
+        place = self._places[indices.cpu()].to(z.device)
+        is_chosen = (place >= 0).reshape(-1, *[1] * (z.ndim - 1))
+        return {"input_shifts": torch.where(is_chosen, z[place.clamp(min=0)], 0.0)}
 
 
 KIND = Inputs

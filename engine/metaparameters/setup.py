@@ -19,7 +19,10 @@ class Setup:
         num_examples: Training candidates.
         inputs: Maps positions of candidates to their inputs, shape (positions, ...), and refuses
             inputs that cannot be moved by small steps.
-        bounds: Smallest and largest value of an input; None where there is no such limit.
+        bounds: Smallest and largest value of an input, of all its elements or of each; None where
+            there is no such limit.
+        shifts: Returns zeros in the shape of an embedded input, and the largest element that a
+            shift of it may have; None where inputs are moved as they are.
         groups: Returns the group of each candidate, integers from 0, shape (examples,), and the
             number of groups, as ``metaparameters.groups`` asks for them.
         parameters: Returns the initial parameters that are trained as one vector on the CPU.
@@ -28,7 +31,8 @@ class Setup:
     recipe: DescentRecipe
     num_examples: int
     inputs: Callable[[Tensor], Tensor]
-    bounds: tuple[float, float] | None
+    bounds: tuple[float, float] | tuple[Tensor, Tensor] | None
+    shifts: Callable[[], tuple[Tensor, float]] | None
     groups: Callable[[], tuple[Tensor, int]]
     parameters: Callable[[], Tensor]
 

@@ -1,6 +1,7 @@
 """Cross-entropy of each example."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -40,3 +41,22 @@ def per_example_cross_entropy(
         return losses
     counted = (labels != IGNORED).flatten(1).sum(dim=1)
     return losses.view(len(labels), -1).sum(dim=1) / counted
+
+
+def per_text_cross_entropy(
+    model: Callable[..., Tensor],
+    batch: tuple[Int64[Tensor, "batch tokens"], Int64[Tensor, "batch tokens"]],
+    *,
+    label_smoothing: Float[Tensor, ""] | float | None = None,
+    input_shifts: Float[Tensor, "batch tokens width"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Return each text's cross-entropy loss, in nats a token; see ``per_example_cross_entropy``.
+
+    Args:
+        model: Maps tokens, and perhaps shifts of their embeddings, to logits.
+        batch: Tokens, and the token that follows each.
+        label_smoothing: As above.
+        input_shifts: What is added to the embedded tokens; none by default.
+    """
+    moved = model if input_shifts is None else partial(model, shifts=input_shifts)
+    return per_example_cross_entropy(moved, batch, label_smoothing=label_smoothing)

@@ -13,6 +13,9 @@ from engine.numerics.shown_html import pairs_html
 from engine.problems.passage import Texts
 from engine.types import Batch, Loss, Output
 
+Bounds = tuple[float, float] | tuple[Tensor, Tensor]
+"""Smallest and largest value of an input: of all its elements, or of each."""
+
 Metric = Callable[[nn.Module, Batch], Any]
 """Maps the trained model and a batch to one number for each example, or, called with the whole
 split, to one number."""
@@ -42,9 +45,20 @@ class Problem:
         test: Held-out examples for the final figures; if left out, likewise.
         metrics: Name to a metric, shown beside the loss.
         names: What people call each training candidate, in the order of ``train``.
-        show: Maps the position of a training candidate to a picture (PIL) or a text.
+        show: Maps the position of a training candidate to a picture (PIL), a text, or a row (dict).
+        held_out_names: ``objective``, and ``validation`` and ``test`` where they are given, to what
+            people call their examples; a split that is cut from ``objective`` has its names.
+        show_held_out: Maps one of these splits and a position in it to what ``show`` returns.
+        show_inputs: Maps the inputs of one example, as the model reads them, to what ``show``
+            returns: how they look where a run has changed them.
+        classes: What people call the classes, in the order of their numbers.
         groups: Name to a group (a number or a name) of each training candidate, for mixtures.
-        bounds: Smallest and largest value of an input, for pixels as metaparameters.
+        bounds: Smallest and largest value of an input, for pixels as metaparameters: two numbers,
+            or two tensors of the shape of an input.
+        embedding: Maps the model to the embeddings of its inputs, shape (known tokens, width),
+            where inputs are tokens, between which there is nothing. With metaparameters of the
+            inputs the loss is then handed ``input_shifts``, shape (batch, tokens, width), to be
+            added to the embedded inputs.
         augment: Maps (batch, generator) to a batch of a training step.
         output: phi, if it is not the mean loss of ``objective``.
         training_loss: Loss of training examples, if it is another one.
@@ -84,8 +98,13 @@ class Problem:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     names: Sequence[str] | None = None
     show: Callable[[int], Any] | None = None
+    held_out_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    show_held_out: Callable[[str, int], Any] | None = None
+    show_inputs: Callable[[Tensor], Any] | None = None
+    classes: Sequence[str] = ()
     groups: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
-    bounds: tuple[float, float] | None = None
+    bounds: Bounds | None = None
+    embedding: Callable[[nn.Module], Tensor] | None = None
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     output: Output | None = None
     training_loss: Loss | None = None

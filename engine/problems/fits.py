@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.problems.base import Problem
+from engine.problems.own_examples import OwnExamples
 from engine.problems.splits import DataSet
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
@@ -111,7 +112,8 @@ def continuous_inputs(data: DataSet, setting: str) -> Tensor:
     if not inputs.is_floating_point():
         raise ConfigurationError(
             f"{setting}, which moves inputs by small steps, but those of the problem are "
-            f"{inputs.dtype}, between which there is nothing. Use counts or weights of examples."
+            f"{inputs.dtype}, between which there is nothing. Use counts or weights of examples, "
+            "or give the problem embedding=, and a loss that takes input_shifts."
         )
     if data.bounds is None:
         raise ConfigurationError(
@@ -128,7 +130,8 @@ def check_classes(data: DataSet, setting: str) -> None:
     Raises:
         ConfigurationError: If there are not two classes.
     """
-    if data.num_classes < 2:
+    train = data.splits["train"]
+    if data.num_classes < 2 or (not isinstance(train, OwnExamples) and train.labels.ndim != 1):
         raise ConfigurationError(
             f"{setting}, which gives examples the label of another class, but the labels of the "
             "problem are no classes (whole numbers from 0, one for each example). Leave it out, or "

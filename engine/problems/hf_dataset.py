@@ -110,13 +110,13 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401
         if asked.hub:
             return library.load_dataset(source)
         saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-        if saved or "://" in source:
+        kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+        kinds |= {".json": "json", ".jsonl": "json"}
+        if saved or ("://" in source and path.suffix not in kinds):
             return library.load_from_disk(source)
         if path.is_dir():
             return library.load_dataset(source)
-        kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
-        kind = kinds.get(path.suffix, "json")
-        return library.load_dataset(kind, data_files=source)
+        return library.load_dataset(kinds.get(path.suffix, "json"), data_files=source)
     except Exception as error:  # of several libraries
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise DataError(
@@ -256,8 +256,11 @@ def _pictures(
         loss=per_example_cross_entropy,
         num_classes=len(classes),
         groups={asked.label: labels["train"]},
-        names=[f"row {place}, {each}" for place, each in enumerate(labels["train"])],
+        classes=classes,
+        names=_row_names(labels["train"]),
         show=lambda place: train[place][column].convert("RGB"),
+        held_out_names={name: _row_names(each) for name, each in labels.items() if name != "train"},
+        show_held_out=lambda split, place: tables[split][place][column].convert("RGB"),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         notes=notes,
         score=lambda model, examples, chunk: classification_scores(
@@ -265,6 +268,10 @@ def _pictures(
         ),
         **splits,
     )
+
+
+def _row_names(labels: list[str]) -> list[str]:
+    return [f"row {place}, {each}" for place, each in enumerate(labels)]
 
 
 def _texts(

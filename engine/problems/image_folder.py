@@ -73,15 +73,20 @@ def image_folder_problem(
         name: _read(folders.get(name) or train, each, size, max_pixels)
         for name, each in rows.items()
     }
-    names = [path for path, _ in rows["train"]]
+    names = {name: [path for path, _ in each] for name, each in rows.items()}
+    show = {name: _shown(folders.get(name) or train, each) for name, each in names.items()}
+    held_out_names = {name: each for name, each in names.items() if name != "train"}
     return Problem(
         model=model_maker(model, (3, size, size), len(classes)),
         loss=per_example_cross_entropy,
         **dict[str, Any](splits),
         num_classes=len(classes),
-        names=names,
-        groups={"class": [path.partition("/")[0] for path in names]},
-        show=_shown(train, names),
+        classes=classes,
+        names=names["train"],
+        groups={"class": [path.partition("/")[0] for path in names["train"]]},
+        show=show["train"],
+        held_out_names=held_out_names,
+        show_held_out=lambda split, place: show[split](place),
         notes=_left_out(left_out),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         score=lambda model, examples, chunk: classification_scores(

@@ -1,5 +1,8 @@
 """The metaparameters that a recipe asks for, at the value from which a descent starts."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
@@ -16,8 +19,20 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import GroupName, MetaparametersConfig
 
 
-def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -> Metaparameter:
-    """Return the metaparameters of a recipe at their initial value."""
+def make_metaparameter(
+    recipe: DescentRecipe,
+    data: DataSet,
+    model: nn.Module,
+    embedding: Callable[[nn.Module], Tensor] | None = None,
+) -> Metaparameter:
+    """Return the metaparameters of a recipe at their initial value.
+
+    Args:
+        recipe: Says which.
+        data: The examples.
+        model: At its start.
+        embedding: Returns the embeddings of a model whose inputs are tokens, see ``Problem``.
+    """
     train = data.splits["train"]
     setup = Setup(
         recipe=recipe,
@@ -26,10 +41,20 @@ def make_metaparameter(recipe: DescentRecipe, data: DataSet, model: nn.Module) -
             data, f"metaparameters.name is {recipe.metaparameters.name.value}"
         )[positions],
         bounds=data.bounds,
+        shifts=None if embedding is None else partial(_shifts, data, model, embedding),
         groups=lambda: groups(recipe.metaparameters, data),
         parameters=lambda: initial_vector(model),
     )
     return kind_of(recipe.metaparameters.name).start(setup)
+
+
+def _shifts(
+    data: DataSet, model: nn.Module, embedding: Callable[[nn.Module], Tensor]
+) -> tuple[Tensor, float]:
+    """Return zeros of the shape of an embedded input, and the largest element of an embedding."""
+    known = embedding(model).detach().cpu()
+    tokens = data.splits["train"].inputs.shape[1:]
+    return torch.zeros(*tokens, known.shape[-1], dtype=known.dtype), float(known.abs().max())
 
 
 def initial_vector(model: nn.Module) -> Tensor:

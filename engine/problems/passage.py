@@ -3,7 +3,8 @@
 A passage remembers where it stands, so that a file of selected examples can be traced back.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Passage:
         source: Name of the corpus.
         file: URL of the file.
         line: Line of the file on which it begins, from 1.
+        turns: For a dialogue, the parts of the completion in order, and whether the model is to
+            learn each; empty where it learns all of it.
     """
 
     prompt: str
@@ -23,6 +26,7 @@ class Passage:
     source: str
     file: str
     line: int
+    turns: tuple[tuple[str, bool], ...] = ()
 
     @property
     def text(self) -> tuple[str, str]:
@@ -55,3 +59,13 @@ class Texts:
         sources = tuple(sorted({passage.source for passage in splits["train"]}))
         numbers = {name: number for number, name in enumerate(sources)}
         return cls(splits, sources, tuple(numbers[each.source] for each in splits["train"]))
+
+    def cut(self, rows: Mapping[str, Sequence[int]]) -> "Texts":
+        """Return the same with splits that were cut from the objective's passages.
+
+        Args:
+            rows: Split to its places among them.
+        """
+        whole = self.splits["objective"]
+        parts = {name: [whole[place] for place in places] for name, places in rows.items()}
+        return replace(self, splits={**self.splits, **parts})

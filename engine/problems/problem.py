@@ -195,7 +195,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     kind = (
         own_scalars(recipe, parts["optimizer"])
         if of_own
-        else make_metaparameter(recipe, data, model)
+        else make_metaparameter(recipe, data, model, problem.embedding)
     )
     routine = Routine(
         model=model.to(device),

@@ -12,7 +12,13 @@ from pydantic import Field
 from engine.recipes.arguments.data import DataConfig, DataName, Target
 from engine.recipes.arguments.model import ModelConfig
 from engine.recipes.arguments.pairs import ContrastiveConfig
-from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, Passages, TextConfig
+from engine.recipes.arguments.text import (
+    LanguageConfig,
+    LanguageModelConfig,
+    Passages,
+    Responses,
+    TextConfig,
+)
 from engine.secret_urls import SafeUrl
 
 if TYPE_CHECKING:
@@ -245,6 +251,7 @@ def instructions(
     validation: SafeUrl | None = None,
     test: SafeUrl | None = None,
     held_out: Share = 0.4,
+    responses: Responses = Responses.ALL,
     separator: str = "\n",
     max_tokens: MaxTokens = 256,
     vocabulary: Vocabulary = 1024,
@@ -256,13 +263,14 @@ def instructions(
 
     Args:
         url: Training candidates, any fsspec URL: JSON, Parquet or CSV with instruction, perhaps
-            input, and output; prompt and completion; question and answer; or messages, of which
-            the last one of the assistant is learned. What the file is, is seen by its content.
+            input, and output; prompt and completion; question and answer; or messages. What the
+            file is, is seen by its content.
         objective: File of trusted rows whose mean loss is the output phi; empty holds some of the
             candidates out.
         validation: File of rows that choose the iterate; empty cuts them from the held-out ones.
         test: File of rows for the final figures; empty cuts them likewise.
         held_out: Share of the rows that are held out, if objective is empty.
+        responses: Which messages of the assistant are learned of a dialogue: all, or the last.
         separator: Put between a prompt and its response.
         max_tokens: Longest sequence, with the tokens that mark start and end; a longer one is cut.
         vocabulary: Tokens of the byte-level BPE tokenizer that is trained on the candidates; a
@@ -275,7 +283,7 @@ def instructions(
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
     text = _part(TextConfig, locals())
-    return instructions_problem(urls, held_out, seed, text, (model, language))
+    return instructions_problem(urls, held_out, seed, text, (model, language), responses)
 
 
 def hf_dataset(
@@ -298,8 +306,8 @@ def hf_dataset(
     Its own splits are kept: train, validation (of which objective and validation are cut) and test.
 
     Args:
-        source: Folder that save_to_disk has filled, or a file or folder of Parquet, JSON lines or
-            CSV; with hub, the name of a data set on the Hub.
+        source: Folder that save_to_disk has filled, or a file of Parquet, JSON lines or CSV, both
+            any fsspec URL; or a folder of such files; with hub, the name of a data set on the Hub.
         inputs: Columns that the model reads: one of pictures, some of numbers, or some of texts.
         label: Column of the label. A language model answers texts with it; empty learns the texts.
         hub: Whether source is a name on the Hub, which is then asked for it.

@@ -52,8 +52,9 @@ class DataSet:
     fingerprint: str
     """SHA-256 of all bits of all splits; see ``examples_fingerprint``."""
 
-    bounds: tuple[float, float] | None = None
-    """Smallest and largest value that an input can have; None where there is no such limit."""
+    bounds: tuple[float, float] | tuple[Tensor, Tensor] | None = None
+    """Smallest and largest value that an input can have, of all elements or of each; None where
+    there is no such limit."""
 
     ids: Int64[Tensor, " train"] | None = None
     """Position of each training candidate among the examples that the reader returned, from 0."""
@@ -68,7 +69,19 @@ class DataSet:
     """Groups of one's own: name to the group of each training candidate."""
 
     show: Callable[[int], Any] | None = None
-    """Maps the position of a training candidate to a picture or a text."""
+    """Maps the position of a training candidate to a picture, a text or a row."""
+
+    held_out_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Held-out split to what people call its examples; without one where a number says it."""
+
+    show_held_out: Callable[[str, int], Any] | None = None
+    """Maps a held-out split and a position in it to a picture, a text or a row."""
+
+    show_inputs: Callable[[Tensor], Any] | None = None
+    """Maps the inputs of one example, perhaps changed ones, to a picture, a text or a row."""
+
+    classes: tuple[str, ...] = ()
+    """What people call the classes, in the order of their numbers; empty where a number says it."""
 
 
 def check_examples(

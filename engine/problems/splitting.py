@@ -27,6 +27,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         DataError: If examples are damaged, too few, or do not belong together.
     """
     notes: list[str] = []
+    rows: dict[str, list[int]] = {}
     splits = {"train": as_examples("train", problem.train, dtype)}
     given = {"objective": problem.objective, "validation": problem.validation, "test": problem.test}
     missing = [name for name in ("validation", "test") if given[name] is None]
@@ -34,7 +35,9 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         name: as_examples(name, each, dtype) for name, each in given.items() if each is not None
     }
     if missing:
-        held_out |= _cut(held_out["objective"], ["objective", *missing])
+        whole = held_out["objective"]
+        rows = _cut(whole, ["objective", *missing])
+        held_out |= {name: take(whole, torch.tensor(places)) for name, places in rows.items()}
         sizes = ", ".join(f"{len(held_out[name])} {name}" for name in ("objective", *missing))
         notes.append(
             f"The problem has no {' and no '.join(missing)} split, so its objective examples were "
@@ -44,6 +47,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
     notes += problem.notes
     if problem.fingerprint is None:  # what ships is known, and what is huge is not compared
         notes += _copies(splits)
+    people = _people(problem, {name: len(each) for name, each in held_out.items()}, rows)
     number = len(splits["train"])
     for what in ("names", "ids", "corrupted"):
         known: Any = getattr(problem, what)
@@ -68,10 +72,13 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
             fingerprint=problem.fingerprint or _fingerprint(splits),
             bounds=problem.bounds,
             ids=torch.arange(number) if problem.ids is None else problem.ids,
-            texts=problem.texts,
+            texts=None if problem.texts is None else problem.texts.cut(rows),
             names=tuple(str(name) for name in problem.names or ()),
             groups={name: tuple(groups) for name, groups in problem.groups.items()},
             show=problem.show,
+            show_inputs=problem.show_inputs,
+            classes=tuple(str(name) for name in problem.classes),
+            **people,
         ),
         tuple(notes),
     )
@@ -100,8 +107,8 @@ def _num_classes(problem: Problem, splits: dict[str, Examples]) -> int:
     return highest + 1
 
 
-def _cut(examples: Examples, names: list[str]) -> dict[str, Examples]:
-    """Cut examples into as many parts as names: half, and what is left evenly."""
+def _cut(examples: Examples, names: list[str]) -> dict[str, list[int]]:
+    """Cut examples into as many parts as names: half, and what is left evenly; by their places."""
     number = len(examples)
     if number < 2 * len(names):
         raise DataError(
@@ -116,7 +123,46 @@ def _cut(examples: Examples, names: list[str]) -> dict[str, Examples]:
     dealt: dict[str, list[int]] = {name: [] for name in names}
     for place, index in enumerate(order.tolist()):
         dealt[turns[place % len(turns)]].append(index)
-    return {name: take(examples, torch.tensor(sorted(rows))) for name, rows in dealt.items()}
+    return {name: sorted(rows) for name, rows in dealt.items()}
+
+
+def _people(problem: Problem, sizes: dict[str, int], rows: dict[str, list[int]]) -> dict[str, Any]:
+    """Return what people call held-out examples, and how they look to them.
+
+    Args:
+        problem: Knows it of the splits that it gave.
+        sizes: Held-out split to its examples.
+        rows: Splits that were cut from the objective's examples, to their places among these.
+
+    Raises:
+        DataError: If there is not one name for each.
+    """
+    given = {name: [str(each) for each in names] for name, names in problem.held_out_names.items()}
+    whole = given.get("objective", [])
+    highest = max((place for places in rows.values() for place in places), default=-1)
+    if rows and whole and len(whole) != highest + 1:
+        raise DataError(
+            f"held_out_names['objective'] of the problem has {len(whole)} names for {highest + 1} "
+            "examples. Give one for each, in their order."
+        )
+    if whole:
+        given |= {name: [whole[place] for place in places] for name, places in rows.items()}
+    for name, names in given.items():
+        if name not in sizes or len(names) != sizes[name]:
+            raise DataError(
+                f"held_out_names[{name!r}] of the problem has {len(names)} names for "
+                f"{sizes.get(name, 0)} examples. Give one for each, in their order."
+            )
+    show = problem.show_held_out
+
+    def shown(split: str, place: int) -> Any:  # noqa: ANN401 (a picture, a text or a row)
+        assert show is not None  # not handed on otherwise
+        return show("objective", rows[split][place]) if split in rows else show(split, place)
+
+    return {
+        "held_out_names": {name: tuple(names) for name, names in given.items()},
+        "show_held_out": None if show is None else shown,
+    }
 
 
 def _copies(splits: dict[str, Examples]) -> list[str]:

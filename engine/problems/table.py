@@ -33,6 +33,10 @@ _MOST_VALUES = 50
 """Most different words of a column that become one column each."""
 
 
+_SEEN = 0.005
+"""Least share of a word in a changed row that is told."""
+
+
 @dataclass(frozen=True)
 class _Column:
     """How a column of the training rows becomes numbers; other rows are taken the same way."""
@@ -42,6 +46,7 @@ class _Column:
     mean: float = 0.0
     spread: float = 1.0
     gaps: bool = False
+    is_day: bool = False
 
     def numbers(self, values: Sequence[Any]) -> np.ndarray:
         """Return one number or more for each row, shape (rows, numbers)."""
@@ -52,6 +57,29 @@ class _Column:
         empty = np.isnan(found)
         scaled = np.where(empty, 0.0, (found - self.mean) / self.spread)[:, None]
         return np.hstack([scaled, empty[:, None].astype(np.float64)]) if self.gaps else scaled
+
+    @property
+    def width(self) -> int:
+        """How many numbers it becomes."""
+        return len(self.words) or 1 + self.gaps
+
+    def told(self, numbers: Sequence[float]) -> str:
+        """Return its numbers of one row as people read them, changed ones too."""
+        if self.words:
+            shares = [
+                f"{word} {share:.2g}"
+                for word, share in zip(self.words, numbers, strict=True)
+                if abs(share) >= _SEEN
+            ]
+            whole = [word for word, share in zip(self.words, numbers, strict=True) if share == 1]
+            return whole[0] if len(whole) == len(shares) == 1 else ", ".join(shares)
+        value = numbers[0] * self.spread + self.mean
+        gap = numbers[1] if self.gaps else 0.0
+        if gap == 1 and numbers[0] == 0:
+            return "missing"
+        return (
+            datetime.date.fromordinal(round(value)).isoformat() if self.is_day else f"{value:.5g}"
+        )
 
 
 class Wanted(NamedTuple):
@@ -81,7 +109,8 @@ def table_problem(
 
     Numbers are standardized by the training rows; words become one column each; a date is its day;
     a missing value is the mean, and a column says that it was missing. The loss of a number is the
-    squared error in units of its spread.
+    squared error in units of its spread. Where a run changes the rows themselves, a number stays
+    between the smallest and the largest of its column.
 
     Args:
         urls: ``train``, and ``objective``, ``validation`` and ``test`` where they are files of
@@ -134,11 +163,23 @@ def rows_problem(
         )
         for name, rows in tables.items()
     }
-    number = splits["train"].inputs.shape[1]
+    inputs = splits["train"].inputs
+    number = inputs.shape[1]
+    called = {
+        name: [str(each) for each in rows[names]] if names else [] for name, rows in tables.items()
+    }
+
+    def show(split: str, place: int) -> dict[str, Any]:
+        return {name: tables[split][name][place] for name in (*read, label)}
+
     shared: dict[str, Any] = {
         **splits,
-        "names": [str(each) for each in train[names]] if names else None,
-        "show": lambda place: {name: train[name][place] for name in (*read, label)},
+        "names": called.pop("train") or None,
+        "show": lambda place: show("train", place),
+        "held_out_names": {name: each for name, each in called.items() if each},
+        "show_held_out": show,
+        "show_inputs": lambda row: _told(row, columns),
+        "bounds": (inputs.amin(0), inputs.amax(0)),
         "notes": notes,
     }
     if classes:
@@ -146,6 +187,7 @@ def rows_problem(
             model=model_maker(model, (number,), len(classes)),
             loss=per_example_cross_entropy,
             num_classes=len(classes),
+            classes=classes,
             groups={label: [str(each) for each in train[label]]},
             score=lambda model, examples, chunk: classification_scores(
                 model, examples.inputs, examples.labels, chunk=chunk
@@ -158,6 +200,12 @@ def rows_problem(
         metrics={"absolute_error": lambda model, batch: _error(model, batch).abs() * spread[1]},
         **shared,
     )
+
+
+def _told(row: Tensor, columns: Sequence[_Column]) -> dict[str, str]:
+    """Return a row of inputs by the names of its columns, in their own units."""
+    parts = row.to(torch.float64).split([each.width for each in columns])
+    return {each.name: each.told(part.tolist()) for each, part in zip(columns, parts, strict=True)}
 
 
 def squared_error(model: nn.Module, batch: Batch) -> Tensor:
@@ -257,7 +305,9 @@ def _fitted(name: str, values: Sequence[Any]) -> _Column:
     if not np.isfinite(numbers).all():
         raise DataError(f"The column {name!r} holds what is no number. Leave it out of features.")
     spread = float(numbers.std()) or 1.0
-    return _Column(name, (), float(numbers.mean()), spread, gaps=len(known) < len(values))
+    is_day = all(type(value) is datetime.date for value in known)
+    gaps = len(known) < len(values)
+    return _Column(name, (), float(numbers.mean()), spread, gaps, is_day)
 
 
 def _is_missing(value: Any) -> bool:  # noqa: ANN401 (a cell)

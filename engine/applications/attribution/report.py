@@ -2,7 +2,9 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.attribution import AttributionRecipe
 from engine.reports.intervals import Interval, interval
 from engine.reports.sections import Figure, Section, Table
+from engine.reports.spreadsheets import safe_cell
 from engine.reports.vector import vector
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
@@ -133,14 +136,18 @@ def judge(scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]) -> dict
 
 
 def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
-    """Return one line for each training example: its label, and its score for each query."""
+    """Return one line for each training example: name, label, and its score for each query."""
     labels = problem.routine.examples[1].cpu()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ["label"] if labels.ndim == 1 else []
-    writer.writerow(["example", *names, *(f"query_{i}" for i in range(len(scores)))])
-    for number, column in enumerate(scores.T.tolist()):
-        writer.writerow([number, *([int(labels[number])] if names else []), *column])
+    known: dict[str, Sequence[Any]] = {"example": range(scores.shape[1])}
+    if problem.data.names:
+        known["name"] = [safe_cell(name) for name in problem.data.names]
+    if labels.ndim == 1:
+        known["label"] = [int(label) for label in labels]
+    writer.writerow([*known, *(f"query_{i}" for i in range(len(scores)))])
+    for first, column in zip(zip(*known.values(), strict=True), scores.T.tolist(), strict=True):
+        writer.writerow([*first, *column])
     return text.getvalue()
 
 

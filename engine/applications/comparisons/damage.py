@@ -6,7 +6,9 @@ from torch import Tensor
 
 from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import ChangedImage, Damage
+from engine.problems.own_examples import OwnExamples
 from engine.problems.problem import BuiltProblem
+from engine.problems.splits import DataSet
 from engine.stages.commits import read_rows
 from engine.stages.references import Ref
 
@@ -58,19 +60,45 @@ def measure_damage(
         if ref is not None
     ]
     shares = path_shares(values, gradients)
-    labels = problem.data.splits["train"].labels[kind.chosen]
-    assert problem.data.ids is not None  # of data that were read
-    ids = problem.data.ids[kind.chosen].tolist()
+    data, chosen = problem.data, kind.chosen.tolist()
+    assert data.ids is not None  # of data that were read
+    labels = _classes(data, kind.chosen)
+    images = [
+        ChangedImage(
+            id=int(data.ids[place]),
+            name=data.names[place] if data.names else "",
+            label=None if labels is None else labels[row],
+            damage=float(shares[row]),
+        )
+        for row, place in enumerate(chosen)
+    ]
     order = shares.argsort(descending=True, stable=True).tolist()
+    damage = Damage(images=[images[row] for row in order], rise=rise, classes={}, victims={})
+    if labels is None:
+        return damage
+    found, numbers = torch.tensor(labels), sorted(set(labels))
     before, after = (_accuracies(problem, store, final) for final in finals)
-    return Damage(
-        images=[
-            ChangedImage(id=ids[i], label=int(labels[i]), damage=float(shares[i])) for i in order
-        ],
-        rise=rise,
-        classes={str(c): float(shares[labels == c].sum()) for c in sorted(set(labels.tolist()))},
-        victims={name: (before[name], after[name]) for name in before},
+    return damage.model_copy(
+        update={
+            "classes": {
+                class_name(data, each): float(shares[found == each].sum()) for each in numbers
+            },
+            "victims": {name: (before[name], after[name]) for name in before},
+        }
     )
+
+
+def class_name(data: DataSet, number: int) -> str:
+    """Return what people call a class, or its number."""
+    return data.classes[number] if data.classes else str(number)
+
+
+def _classes(data: DataSet, chosen: Tensor) -> list[int] | None:
+    """Return the classes of candidates; none where labels are of tokens, or numbers."""
+    train = data.splits["train"]
+    if data.num_classes == 0 or isinstance(train, OwnExamples) or train.labels.ndim != 1:
+        return None
+    return train.labels[chosen].tolist()
 
 
 def _accuracies(problem: BuiltProblem, store: str, final: Ref) -> dict[str, float]:
@@ -85,6 +113,6 @@ def _accuracies(problem: BuiltProblem, store: str, final: Ref) -> dict[str, floa
     with torch.no_grad():
         hits = problem.routine.evaluate(right, state)
     return {
-        str(c): float(hits[test.labels == c].double().mean())
+        class_name(problem.data, c): float(hits[test.labels == c].double().mean())
         for c in sorted(set(test.labels.tolist()))
     }

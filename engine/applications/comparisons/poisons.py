@@ -4,6 +4,7 @@ Random pixels and gradient cancelling are values of the metaparameter. Flipped l
 inputs stay and the labels move, so the training examples are others.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from engine.metaparameters.inputs import Inputs
 from engine.numerics.determinism import generator
 from engine.problems.problem import BuiltProblem
 from engine.routine.routine import Routine
-from engine.types import State
+from engine.types import Batch, State
 
 CORRUPTION = 0.15
 """How far the parameters that are aimed at lie from the trained ones, relative to their norm."""
@@ -59,33 +60,41 @@ def gradient_cancelling(
     del num_kept, seed
     kind, routine = chosen_inputs(problem), problem.routine
     params = corrupted_parameters(problem, final)
-    labels = routine.examples[1][kind.chosen]
     clean = torch.ones(len(routine), dtype=torch.bool)
     clean[kind.chosen] = False
 
-    def gradient(inputs: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
+    def gradient(batch: Batch, more: Mapping[str, Tensor], *, create_graph: bool = False) -> Tensor:
         leaf = params.clone().requires_grad_()
         with routine.binding.kept():
             losses = routine.evaluate(
-                lambda model: routine.loss(model, (inputs, labels)),
+                lambda model: routine.loss(model, batch, **more),
                 {**final, routine.optimizer.evaluated: leaf},
             )
             return torch.autograd.grad(losses.sum(), leaf, create_graph=create_graph)[0]
 
-    inputs, targets = (column[clean] for column in routine.examples)
-    rest = torch.stack(
-        [gradient(*part) for part in zip(inputs.split(500), targets.split(500), strict=True)]
-    )
-    fixed = rest.sum(0)
+    others = (routine.batch_of(part) for part in clean.nonzero().flatten().split(500))
+    fixed = torch.stack([gradient(batch, {}) for batch in others]).sum(0)
+    poisoned = routine.batch_of(kind.chosen)
     pixels = kind.value.to(routine.device).clone().requires_grad_()
-    adam = torch.optim.Adam([pixels], lr=0.02 * float(kind.value.max() - kind.value.min()))
+    adam = torch.optim.Adam([pixels], lr=0.02 * _span(kind))
     for _ in range(CANCELLING_STEPS):
         with torch.enable_grad(), routine.binding.kept():
-            left = (fixed + gradient(pixels, labels, create_graph=True)).square().sum()
+            batch = kind.batch(pixels, poisoned, kind.chosen)
+            more = kind.loss_arguments(pixels, kind.chosen)
+            left = (fixed + gradient(batch, more, create_graph=True)).square().sum()
             (pixels.grad,) = torch.autograd.grad(left, [pixels])
         adam.step()
         pixels.data = kind.project(pixels.data)
     return pixels.detach().cpu()
+
+
+def _span(kind: Inputs) -> float:
+    """Return how far apart values are; shifts begin at zero, and have only what is allowed."""
+    found = float(kind.value.max() - kind.value.min())
+    if found == 0 and kind.bounds is not None:
+        low, high = map(torch.as_tensor, kind.bounds)
+        return float((high - low).max())
+    return found
 
 
 def corrupted_parameters(problem: BuiltProblem, final: State) -> Float[Tensor, " params"]:

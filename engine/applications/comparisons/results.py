@@ -47,13 +47,16 @@ class Rerun(Settings):
 
 
 class ChangedImage(Settings):
-    """One training image whose input was changed, and what that did."""
+    """One training example, such as an image, whose input was changed, and what that did."""
 
     id: int
     """Its position in the data set."""
 
-    label: int
-    """Its label, which was not changed."""
+    name: str = ""
+    """What people call it; empty where its position says it."""
+
+    label: int | None
+    """Its class, which was not changed; none where labels are no classes."""
 
     damage: float
     """Its part of the rise of the objective: the metagradient along the path of its pixels."""
@@ -70,10 +73,10 @@ class Damage(Settings):
     the error of a sum over finite steps."""
 
     classes: dict[str, float]
-    """Label of the changed images to their part of it."""
+    """Class of the changed images to their part of it; empty where labels are no classes."""
 
     victims: dict[str, tuple[float, float]]
-    """Class to the accuracy on its test examples, at z_0 and at the chosen z."""
+    """Class to the accuracy on its test examples, at z_0 and at the chosen z; empty likewise."""
 
 
 class Comparisons(Settings):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from engine.extras import install
 
 if TYPE_CHECKING:
+    from engine.applications.comparisons.results import Damage
     from engine.applications.descent.record import RunRecord
 
 
@@ -100,6 +101,11 @@ def schedule_findings(record: "RunRecord") -> list[str]:
     return sentences
 
 
+def _called(damage: "Damage") -> str:
+    """Return the word for what was changed."""
+    return "images" if damage.classes else "examples"
+
+
 def damage_findings(record: "RunRecord") -> list[str]:
     """Say how few images and classes carry the damage."""
     damage = record.damage
@@ -109,6 +115,12 @@ def damage_findings(record: "RunRecord") -> list[str]:
     while half < len(parts) and total < damage.rise / 2:
         total += parts[half]
         half += 1
+    few = (
+        f"{half} of the {len(parts)} changed {_called(damage)} carry half of the rise of the "
+        "objective"
+    )
+    if not damage.classes:
+        return [f"{few}."]
     worst = max(damage.classes, key=lambda name: damage.classes[name])
     hurt = max(damage.victims, key=lambda name: damage.victims[name][0] - damage.victims[name][1])
     before, after = damage.victims[hurt]
@@ -120,8 +132,7 @@ def damage_findings(record: "RunRecord") -> list[str]:
         else "No class has a lower test accuracy for it."
     )
     return [
-        f"{half} of the {len(parts)} changed images carry half of the rise of the objective; "
-        f"those of class {worst} carry most.",
+        f"{few}; those of class {worst} carry most.",
         suffers,
     ]
 

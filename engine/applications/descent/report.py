@@ -5,14 +5,17 @@ A section is one file of ``engine.applications.descent.figures``, and one name i
 
 import hashlib
 
+import torch
+from torch import Tensor
+
 from engine.applications.comparisons.damage import measure_damage
-from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import Comparisons, Damage
 from engine.applications.descent.figures import (
     comparison,
     damage,
     examples,
     groups,
+    held_out,
     losses,
     metaparameters,
     schedules,
@@ -24,22 +27,28 @@ from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import Iterate, RunRecord, choose, summarize_selection
 from engine.applications.descent.selection_file import selection_files
 from engine.applications.descent.source_shares import measure_sources
+from engine.metaparameters.inputs import Inputs
 from engine.preflight.verdict import CheckReport
+from engine.problems.own_examples import take
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Section, Table
+from engine.routine.coupled_loss import CoupledLoss
+from engine.routine.outputs import batches_of
 from engine.runs.finished import how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
 from engine.stages.commits import read_rows
 from engine.stages.monitoring import Monitored, read_sweep, training_losses
+from engine.stages.references import Ref
 
 ORDER = (
     losses.section,
     comparison.section,
     comparison.reruns,
     examples.section,
+    held_out.section,
     damage.section,
     metaparameters.section,
     groups.section,
@@ -102,10 +111,12 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
 
     def report(record: RunRecord) -> Report:
         changed = None
-        if record.damage is not None and problem.data.ids is not None:
-            changed = problem.data.ids[chosen_inputs(problem).chosen].tolist()
+        if isinstance(problem.kind, Inputs) and problem.data.ids is not None:
+            changed = problem.data.ids[problem.kind.chosen].tolist()
         groups = problem.kind.found()
-        material = Material(record, curves, problem.data, first_gradient, changed, groups)
+        finals = (iterates[0].final, iterates[chosen].final)
+        tested = _test_losses(recipe, store, problem, finals)
+        material = Material(record, curves, problem.data, first_gradient, changed, groups, tested)
         return report_of(material, files)
 
     return finish(store, record, report)
@@ -162,14 +173,42 @@ def _curves(
     )
 
 
+def _test_losses(
+    recipe: DescentRecipe, store: str, problem: BuiltProblem, finals: tuple[Ref, Ref]
+) -> tuple[Tensor, Tensor] | None:
+    """Return the losses of the first test examples at two states, where the report shows them."""
+    about = recipe.metaparameters.about
+    if about.selects_examples or about.changes_inputs or about.weighs_groups:
+        return None
+    if isinstance(problem.loss, CoupledLoss) or problem.routine.own is not None:
+        return None
+    test = problem.held_out["test"]
+    few = take(test, torch.arange(min(len(test), _TESTED))).batches(problem.routine.device)
+
+    def losses(final: Ref) -> Tensor:
+        state = read_rows(store, final, problem.routine.device)
+        parts = [
+            problem.routine.evaluate(lambda model, part=part: problem.loss(model, part), state)
+            for part in batches_of(few, _TOGETHER)
+        ]
+        return torch.cat(parts).cpu()
+
+    with torch.no_grad():
+        first, last = finals
+        before = losses(first)
+        return before, before if first == last else losses(last)
+
+
+_TESTED, _TOGETHER = 512, 64
+"""Test examples whose losses are compared one by one, and how many are in memory at once."""
+
+
 def _damage(
     recipe: DescentRecipe, store: str, problem: BuiltProblem, iterates: list[Iterate]
 ) -> Damage | None:
     """Attribute the damage of changed inputs; None for anything else, or if none was chosen."""
     first, last = iterates[0], iterates[-1]
     if not recipe.metaparameters.about.changes_inputs or first is last:
-        return None
-    if problem.data.num_classes == 0:  # whose victims are counted by class
         return None
     rise = last.scores["objective"]["loss"] - first.scores["objective"]["loss"]
     path = [(each.value, each.gradient) for each in iterates]

@@ -17,6 +17,7 @@ from engine.problems.own_examples import OwnExamples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.splits import DataSet
 from engine.recipes.descent import DescentRecipe
+from engine.reports.spreadsheets import safe_cell
 
 
 def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, list[Any]]:
@@ -41,6 +42,8 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
         columns["name"] = list(data.names)
     if not own and not isinstance(train, Pairs) and train.labels.ndim == 1:
         columns["label"] = train.labels.tolist()
+        if data.classes:
+            columns["class"] = [data.classes[label] for label in columns["label"]]
     if data.texts is not None:
         passages = data.texts.splits["train"]
         columns["source"] = [passage.source for passage in passages]
@@ -49,17 +52,6 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     if data.corrupted.any():
         columns["corrupted"] = data.corrupted.tolist()
     return columns
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a formula begins with in some spreadsheet, in wide letters too."""
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401 (a value of any column)
-    """Return a value as CSV has it: a text from outside must not be run where it is opened."""
-    if isinstance(value, str) and value.lstrip(" \ufeff").startswith(_FORMULA):
-        return f"'{value}"
-    return value
 
 
 def selection_files(
@@ -75,7 +67,7 @@ def selection_files(
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    safe = [[_cell(value) for value in column] for column in columns.values()]
+    safe = [[safe_cell(value) for value in column] for column in columns.values()]
     writer.writerows(zip(*safe, strict=True))
     files = {"selection.csv": text.getvalue().encode()}
     if find_spec("pyarrow") is not None:

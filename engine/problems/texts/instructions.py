@@ -6,19 +6,20 @@ from typing import Any
 import torch
 
 from engine.errors import DataError
-from engine.models.losses import per_example_cross_entropy
+from engine.models.losses import per_text_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import Examples
 from engine.problems.table import read_table
 from engine.problems.texts.json_lines import holds_json, read_json, stem
-from engine.problems.texts.model import build_language_model, origin
+from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
 from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.arguments.text import (
     LanguageConfig,
     LanguageModelConfig,
+    Responses,
     TextConfig,
     check_language,
 )
@@ -42,6 +43,7 @@ def instructions_problem(
     seed: int,
     text: TextConfig,
     models: tuple[LanguageModelConfig, LanguageConfig],
+    responses: Responses = Responses.ALL,
 ) -> Problem:
     """Return instructions with responses, and a language model that answers.
 
@@ -51,13 +53,18 @@ def instructions_problem(
         seed: Seeds which.
         text: Separator, longest sequence and vocabulary.
         models: Sizes of a new model, and which one.
+        responses: Which messages of the assistant are learned of a dialogue.
 
     Raises:
         DataError: If a file cannot be read, has no known fields, or no row with a response.
     """
     assert urls["train"] is not None  # an argument of the problem
     left_out: list[str] = []
-    splits = {name: _passages(url, name, left_out) for name, url in urls.items() if url is not None}
+    splits = {
+        name: _passages(url, name, left_out, responses)
+        for name, url in urls.items()
+        if url is not None
+    }
     splits["train"] = list({each.text: each for each in splits["train"]}.values())
     if "objective" not in splits:
         splits["train"], splits["objective"] = hold_out(splits["train"], held_out, seed)
@@ -106,7 +113,7 @@ def passages_problem(
     train = splits["train"]
     return Problem(
         model=make,
-        loss=per_example_cross_entropy,
+        loss=per_text_cross_entropy,
         num_classes=tokenizer.size,
         names=[each.place for each in train],
         show=lambda place: text.separator.join(each for each in train[place].text if each),
@@ -115,6 +122,7 @@ def passages_problem(
         score=lambda model, examples, chunk: classification_scores(
             model, examples.inputs, examples.labels, chunk=chunk
         ),
+        embedding=embedding,
         origin=origin(language),
         notes=notes,
         **given,
@@ -145,14 +153,17 @@ def left_out_notes(places: list[str], lack: str) -> tuple[str, ...]:
     return (f"{len(places)} rows without a {lack} were left out: {shown}.",)
 
 
-def _passages(url: str, split: str, left_out: list[str]) -> list[Passage]:
+def _passages(url: str, split: str, left_out: list[str], responses: Responses) -> list[Passage]:
     """Return the rows of a file as passages; note those that have nothing to learn."""
     found = []
     for line, row in _rows(url, split):
         place = Passage("", "", stem(url), url, line)
-        prompt, response = _both(row, place.place)
-        if prompt.strip() and response.strip():
-            found.append(Passage(prompt, response, place.source, url, line))
+        prompt, *turns = _parts(row, place.place, responses)
+        if prompt.strip() and turns and turns[0].strip():
+            text = "\n".join(turns)
+            learned = tuple((turn, number % 2 == 0) for number, turn in enumerate(turns))
+            several = learned if len(turns) > 1 else ()
+            found.append(Passage(prompt, text, place.source, url, line, several))
         else:
             left_out.append(place.place)
     if not found:
@@ -176,8 +187,8 @@ def _rows(url: str, split: str) -> Iterator[tuple[int, Any]]:
         yield number, dict(zip(columns, values, strict=True))
 
 
-def _both(row: Any, place: str) -> tuple[str, str]:  # noqa: ANN401 (a JSON value)
-    """Return prompt and response of a row; empty where it has none."""
+def _parts(row: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (a JSON value)
+    """Return prompt and response of a row, empty where it has none; of a dialogue more in turn."""
     if not isinstance(row, dict):
         raise DataError(
             f"{place} holds a {type(row).__name__}, but a row is an object with instruction and "
@@ -185,7 +196,7 @@ def _both(row: Any, place: str) -> tuple[str, str]:  # noqa: ANN401 (a JSON valu
         )
     dialogue = next((row[name] for name in _DIALOGUES if row.get(name) is not None), None)
     if dialogue is not None:
-        return _of_dialogue(dialogue, place)
+        return _of_dialogue(dialogue, place, responses)
     prompt = next((name for name in _PROMPTS if name in row), None)
     response = next((name for name in _RESPONSES if name in row), None)
     if prompt is None or response is None:
@@ -199,8 +210,11 @@ def _both(row: Any, place: str) -> tuple[str, str]:  # noqa: ANN401 (a JSON valu
     return "\n\n".join(part for part in parts if part), _text(row[response], response, place)
 
 
-def _of_dialogue(dialogue: Any, place: str) -> tuple[str, str]:  # noqa: ANN401
-    """Return all but the last message of an assistant, and that one."""
+def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401
+    """Return what stands before a message of the assistant that is learned, and it, in turn.
+
+    What comes after the last one is left out, because nothing follows it.
+    """
     known = isinstance(dialogue, list) and all(isinstance(each, dict) for each in dialogue)
     turns = [
         (each.get("role", each.get("from")), each.get("content", each.get("value")))
@@ -211,13 +225,20 @@ def _of_dialogue(dialogue: Any, place: str) -> tuple[str, str]:  # noqa: ANN401
             f"{place} has messages that are no list of objects with role and content, both texts. "
             "Write them so."
         )
-    last = next(
-        (at for at, (role, _) in reversed([*enumerate(turns)]) if role in ("assistant", "gpt")),
-        None,
-    )
-    if last is None:
-        return "", ""
-    return "\n".join(f"{role}: {content}" for role, content in turns[:last]), turns[last][1]
+    said = [
+        at
+        for at, (role, content) in enumerate(turns)
+        if role in ("assistant", "gpt") and at and content.strip()
+    ]
+    found, read = [], 0
+    for at in said if responses is Responses.ALL else said[-1:]:
+        if found and at == read:  # two messages of the assistant in a row are one
+            found[-1] += f"\n{turns[at][1]}"
+        else:
+            found.append("\n".join(f"{role}: {content}" for role, content in turns[read:at]))
+            found.append(turns[at][1])
+        read = at + 1
+    return tuple(found) or ("", "")
 
 
 def _text(value: Any, name: str, place: str) -> str:  # noqa: ANN401

@@ -33,17 +33,39 @@ class LanguageModel(nn.Module):
         self.output_scale = output_scale
 
     def forward(
-        self, tokens: Int64[Tensor, "batch tokens"]
+        self,
+        tokens: Int64[Tensor, "batch tokens"],
+        shifts: Float[Tensor, "batch tokens width"] | None = None,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Return the logits of the token that follows each token."""
+        """Return the logits of the token that follows each token.
+
+        Args:
+            tokens: What is read.
+            shifts: Added to the embedded tokens; none by default.
+        """
         with self._format():
-            logits = self.network(input_ids=tokens, use_cache=False).logits
+            given = (
+                {"input_ids": tokens}
+                if shifts is None
+                else {"inputs_embeds": self._embed(tokens) + shifts}
+            )
+            logits = self.network(**given, use_cache=False).logits
         return logits if self.output_scale == 1 else logits * self.output_scale
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        network: Any = self.network  # of transformers, whose types do not say it
+        return network.get_input_embeddings()(tokens)
 
     def _format(self) -> AbstractContextManager[Any]:
         """Keep a float64 model in float64: many compute norms and softmaxes in float32."""
         dtype = next(self.network.parameters()).dtype
         return SameNumbers(dtype) if dtype is torch.float64 else nullcontext()
+
+
+def embedding(model: nn.Module) -> Tensor:
+    """Return the embeddings of all tokens that a ``LanguageModel`` knows."""
+    assert isinstance(model, LanguageModel)
+    return model.network.get_input_embeddings().weight  # pyright: ignore[reportCallIssue] (of transformers)
 
 
 def build_language_model(

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from engine.models.losses import per_example_cross_entropy
+from engine.models.losses import per_text_cross_entropy
 from engine.problems.base import Problem
-from engine.problems.texts.model import build_language_model, origin
+from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.splits import load_texts
 from engine.recipes.arguments.data import DataConfig
 from engine.recipes.arguments.model import ModelConfig
@@ -42,7 +42,7 @@ def texts_problem(
 
     return Problem(
         model=make,
-        loss=per_example_cross_entropy,
+        loss=per_text_cross_entropy,
         **dict[str, Any](read.splits),
         num_classes=read.num_classes,
         ids=read.ids,
@@ -52,5 +52,6 @@ def texts_problem(
         score=lambda model, examples, chunk: classification_scores(
             model, examples.inputs, examples.labels, chunk=chunk
         ),
+        embedding=embedding,
         origin=origin(language),
     )

@@ -3,6 +3,7 @@
 A sequence is [start] prompt completion [end]. The inputs are all of its tokens but the last, and
 the label of each is the token that follows it; labels inside the prompt and after the end are
 ``IGNORED``. So the loss is that of the completion and its end, and padding has no part in it.
+A dialogue goes on: after the end comes what is read only, up to the next completion with its end.
 """
 
 import logging
@@ -148,7 +149,8 @@ def encode(
     for name, passages in splits.items():
         rows = []
         for passage in passages:
-            tokens, first = _sequence(passage, tokenizer, separator)
+            tokens, learned = _sequence(passage, tokenizer, separator)
+            first = learned.index(True)
             if first >= max_tokens:
                 raise DataError(
                     f"The prompt on {passage.place} has {first} tokens with its start, so nothing "
@@ -157,7 +159,7 @@ def encode(
                     "shorten or remove that prompt."
                 )
             cut += len(tokens) > max_tokens
-            rows.append((tokens[:max_tokens], first))
+            rows.append((tokens[:max_tokens], learned[:max_tokens]))
         found[name] = rows
     if cut:
         total = sum(map(len, found.values()))
@@ -166,20 +168,31 @@ def encode(
     return {name: _padded(rows, width, pad=tokenizer.start) for name, rows in found.items()}
 
 
-def _sequence(passage: Passage, tokenizer: Tokenizer, separator: str) -> tuple[list[int], int]:
-    """Return all tokens of a passage, and the place of the first one that is learned."""
-    prompt = tokenizer.encode(passage.prompt + separator) if passage.prompt else []
+def _sequence(
+    passage: Passage, tokenizer: Tokenizer, separator: str
+) -> tuple[list[int], list[bool]]:
+    """Return all tokens of a passage, and which of them are learned."""
     end = [] if tokenizer.end is None else [tokenizer.end]
-    completion = tokenizer.encode(passage.completion)
-    return [tokenizer.start, *prompt, *completion, *end], 1 + len(prompt)
+    tokens, learned = [tokenizer.start], [False]
+    for text, is_learned in [
+        *([(passage.prompt, False)] if passage.prompt else []),
+        *(passage.turns or [(passage.completion, True)]),
+    ]:
+        part = [*tokenizer.encode(text), *end] if is_learned else tokenizer.encode(text + separator)
+        tokens += part
+        learned += [is_learned] * len(part)
+    return tokens, learned
 
 
-def _padded(rows: list[tuple[list[int], int]], width: int, *, pad: int) -> tuple[Tensor, Tensor]:
+def _padded(
+    rows: list[tuple[list[int], list[bool]]], width: int, *, pad: int
+) -> tuple[Tensor, Tensor]:
     inputs = torch.full((len(rows), width), pad, dtype=torch.int64)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.int64)
-    for row, (tokens, first) in enumerate(rows):
+    for row, (tokens, learned) in enumerate(rows):
+        following = torch.tensor(tokens[1:])
         inputs[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
-        labels[row, first - 1 : len(tokens) - 1] = torch.tensor(tokens[first:])
+        labels[row, : len(tokens) - 1] = following.where(torch.tensor(learned[1:]), IGNORED)
     return inputs, labels
 
 

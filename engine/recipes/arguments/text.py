@@ -24,6 +24,16 @@ class Passages(StrEnum):
     """Lines between those that hold a percent sign only, as in the files of ``fortune``."""
 
 
+class Responses(StrEnum):
+    """Which messages of the assistant a language model learns of a dialogue."""
+
+    ALL = "all"
+    """Every one that something stands before."""
+
+    LAST = "last"
+    """The last one; those before it are read only."""
+
+
 class Architecture(StrEnum):
     """Causal language models of ``transformers`` that can be built from a few sizes."""
 

@@ -10,11 +10,12 @@ from engine import metagradient
 from engine.applications.descent.charts import draw_chart
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
-from engine.metaparameters.charts import Histogram
+from engine.metaparameters.charts import Histogram, Pictures
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe, OuterUpdate
 from engine.recipes.metaparameters import KINDS, MetaparameterName, MetaparametersConfig
+from engine.reports.pictures import changes
 from engine.witness.twins import exact_run
 
 SIZES = {"num_train": 200, "num_objective": 40, "num_validation": 20, "num_test": 20}
@@ -168,6 +169,9 @@ def test_a_kind_can_be_drawn(of_kind):
 
     for wrong in (torch.zeros(200, dtype=torch.bool), torch.arange(200) < 20):
         chart = type(problem.kind).chart(made, before, after)
+        if isinstance(chart, Pictures):  # which are cards of the page
+            assert len(changes(chart.before, chart.after)) == len(after)
+            continue
         figure = draw_chart(chart, [("before", "grey"), ("after", "blue")], wrong)
 
         assert isinstance(figure, matplotlib.figure.Figure)

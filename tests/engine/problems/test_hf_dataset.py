@@ -69,6 +69,19 @@ def test_splits_of_its_own_are_kept(tmp_path):
     assert any("split validation" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv", "saved"])
+def test_url_is_read_like_a_path(form, tmp_path):
+    """A file or a folder that save_to_disk has filled, by any fsspec URL."""
+    rows = datasets.Dataset.from_dict({k: v for k, v in numbers(20, 0).items() if k != "x"})
+    path = tmp_path / ("saved" if form == "saved" else f"rows.{form}")
+    rows.save_to_disk(str(path)) if form == "saved" else getattr(rows, f"to_{form}")(str(path))
+
+    one = built(path, inputs=["age"], label="kind")
+    other = built(f"file://{path}", inputs=["age"], label="kind")
+
+    assert one.data.fingerprint == other.data.fingerprint
+
+
 @pytest.mark.parametrize("form", ["parquet", "json", "csv"])
 def test_files_are_read_without_a_network(form, tmp_path, monkeypatch):
     """And rows are held out, because a file has no splits."""

@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import engine
+from engine.problems.problem import build_problem
+from engine.recipes.files import load_recipe
+from engine.replay.plain_training import train
 from flows.cli.app import app
 from flows.cli.new import Start
 
@@ -39,6 +44,26 @@ def test_test_of_a_new_problem_passes_as_written(start, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
+    """A newcomer's first report says something: the metagradient finds the wrong labels."""
+    cli.invoke(app, ["new", "mine", "--from", "script", "--folder", str(tmp_path)])
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+
+    found = engine.descend(recipe, check=False)
+
+    built = build_problem(recipe)
+    generator = torch.Generator().manual_seed(0)
+    drawn = found.value[torch.randperm(len(found.value), generator=generator)]
+    by_chance = built.scores(train(built.routine_at(drawn)))["test"]["loss"]
+    before, after = (found.iterates[n].scores["test"]["loss"] for n in (0, found.chosen))
+    assert after < 0.7 * before
+    assert after < 0.7 * by_chance
+    dropped = found.value == 0
+    wrong = built.data.corrupted
+    assert wrong[dropped].double().mean() > 1.5 * wrong.double().mean()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
-"""Section of an audit: the images that carry the damage, and the classes that suffer it."""
+"""Section of an audit: the examples that carry the damage, and the classes that suffer it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.applications.comparisons.results import Damage
-from engine.applications.descent.material import Curves, Material
+from engine.applications.descent.material import Material
+from engine.applications.looks import candidate, together
+from engine.problems.splits import DataSet
 from engine.reports.canvas import BLUE, GREY, ORANGE, legend, new_figure
 from engine.reports.pictures import changes
-from engine.reports.sections import Card, Figure, Section
+from engine.reports.sections import Card, Figure, Section, Table
 from engine.reports.units import write_percent
 from engine.reports.vector import vector
 
@@ -14,60 +17,130 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 SHOWN = 8
-"""Images that are shown."""
+"""Examples that are shown."""
+
+SIDE_BY_SIDE = 4
+"""Rows of a table that are shown, a column for each: more are wider than a page."""
+
+HOW = {
+    "picture": "before, after, and the change, amplified until the largest can be seen (red is "
+    "brighter, blue darker)",
+    "row": "each value before and after",
+    "text": "the tokens stay, and their embeddings were moved",
+}
+"""What is shown of a changed example, by how it looks."""
 
 
 def section(run: Material) -> Section | None:
-    """Return whose images do the damage; none for anything but changed inputs."""
+    """Return whose inputs do the damage; none for anything but changed inputs."""
     damage = run.record.damage
     if damage is None or run.changed is None:
         return None
     about = run.record.recipe.metaparameters.about
+    ids = list(run.changed)
+    shown = damage.images[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
+    rows = [ids.index(each.id) for each in shown]
+    notes = [write_percent(each.damage / damage.rise) if damage.rise else "" for each in shown]
+    called = "images" if looks_as(run) == "picture" else "examples"
     words = (
-        f"The {min(SHOWN, len(damage.images))} of {len(run.changed)} changed images that carry "
-        "most of the damage: before, after, and the change, amplified until the largest can be "
-        "seen (red is brighter, blue darker). A percentage is the image's share of the rise of "
-        "the objective"
+        f"The {len(shown)} of {len(ids)} changed {called} that carry most of the damage: "
+        f"{HOW[looks_as(run)]}. A percentage is the share of the rise of the objective"
     )
-    figure = Figure(
-        vector(lambda: draw_classes(damage)),
-        "Rise of the objective by class of the changed images, and test accuracy of each class "
-        "before and after",
-        "First: which changed images raise the objective, by label, measured by the metagradient "
-        "along the path of their pixels. Second: on which test examples it shows.",
+    figures = [] if not damage.victims else [_of_classes(damage)]
+    return Section(
+        f"{about.title} and their damage",
+        figures=figures,
+        examples={words: changed_examples(run, rows, notes, "share")},
     )
-    cards = _cards(damage, run.curves, list(run.changed))
-    return Section(f"{about.title} and their damage", figures=[figure], examples={words: cards})
 
 
-def _cards(damage: Damage, curves: Curves, ids: list[int]) -> list[Card]:
-    """Return the images that carry most of the damage.
+def looks_as(run: Material) -> str:
+    """Say how a changed example looks: as a picture, as a row of a table, or as a text."""
+    if run.data.texts is not None:
+        return "text"
+    is_row = run.curves.value.ndim == 2 and run.data.show_inputs is not None
+    return "row" if is_row else "picture"
+
+
+def changed_examples(
+    run: Material, rows: Sequence[int], notes: Sequence[str], what: str
+) -> Sequence[Card] | Table:
+    """Return changed examples by their names, as they were and as they are.
 
     Args:
-        damage: Says which.
-        curves: Their pixels, in the order of ``ids``.
-        ids: Of the changed images.
+        run: Whose inputs were changed.
+        rows: Of z, one for each example.
+        notes: A figure of each.
+        what: What the figures are, in a table.
     """
-    shown = damage.images[:SHOWN]
-    rows = [ids.index(image.id) for image in shown]
-    pictures = changes(curves.initial_value[rows], curves.value[rows])
+    assert run.changed is not None  # of changed inputs
+    data, ids = run.data, [run.changed[row] for row in rows]
+    before, after = run.curves.initial_value[list(rows)], run.curves.value[list(rows)]
+    form = looks_as(run)
+    if form == "text":
+        return together([candidate(data, _place(data, each)) for each in ids], notes, what=what)
+    names = [_name(data, each) for each in ids]
+    if form == "row":
+        assert data.show_inputs is not None  # as it looks
+        told = [
+            (data.show_inputs(old), data.show_inputs(new))
+            for old, new in zip(before, after, strict=True)
+        ]
+        whole = [{"column": what, **dict(zip(names, notes, strict=True))}] + [
+            {"column": key}
+            | {
+                name: _moved(str(old[key]), str(new[key]))
+                for name, (old, new) in zip(names, told, strict=True)
+            }
+            for key in told[0][0]
+        ]
+        return Table(whole)
+    classes = [_class(data, each) for each in ids]
+    pictures = changes(before, after)
     return [
-        Card(
-            each,
-            f"image {image.id}",
-            f"class {image.label}",
-            write_percent(image.damage / damage.rise) if damage.rise else "",
-        )
-        for image, each in zip(shown, pictures, strict=True)
+        Card(each, name, text, note)
+        for each, name, text, note in zip(pictures, names, classes, notes, strict=True)
     ]
 
 
+def _moved(before: str, after: str) -> str:
+    return before if before == after else f"{before} \u2192 {after}"
+
+
+def _place(data: DataSet, number: int) -> int:
+    """Return the place of a training candidate among them, by its position in the data set."""
+    return number if data.ids is None else data.ids.tolist().index(number)
+
+
+def _name(data: DataSet, number: int) -> str:
+    return data.names[_place(data, number)] if data.names else f"image {number}"
+
+
+def _class(data: DataSet, number: int) -> str:
+    """Return the class of a training candidate in words; nothing where labels are no classes."""
+    labels = data.splits["train"].labels
+    if data.num_classes == 0 or labels.ndim != 1:
+        return ""
+    label = int(labels[_place(data, number)])
+    return f"class {data.classes[label] if data.classes else label}"
+
+
+def _of_classes(damage: Damage) -> Figure:
+    return Figure(
+        vector(lambda: draw_classes(damage)),
+        "Rise of the objective by class of the changed inputs, and test accuracy of each class "
+        "before and after",
+        "First: which changed inputs raise the objective, by label, measured by the metagradient "
+        "along the path of their values. Second: on which test examples it shows.",
+    )
+
+
 def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
-    """Draw whose images do the damage, and whose test examples suffer it."""
+    """Draw whose inputs do the damage, and whose test examples suffer it."""
     figure, (left, right) = new_figure(3.0, columns=2)
     names = list(damage.victims)
     left.bar(names, [damage.classes.get(name, 0.0) for name in names], color=ORANGE)
-    left.set(xlabel="class of the changed images", ylabel="rise of the objective (nats)")
+    left.set(xlabel="class of the changed inputs", ylabel="rise of the objective (nats)")
     places = range(len(names))
     for offset, colour, label, which in ((-0.2, GREY, "before", 0), (0.2, BLUE, "after", 1)):
         heights = [100 * damage.victims[name][which] for name in names]

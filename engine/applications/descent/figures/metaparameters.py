@@ -1,10 +1,13 @@
 """Section of the metaparameters: what the descent moved, in the form that its kind has."""
 
+from collections.abc import Sequence
+
 from engine.applications.descent.charts import draw_chart
+from engine.applications.descent.figures.damage import SIDE_BY_SIDE, changed_examples, looks_as
 from engine.applications.descent.material import Material, set_ups
-from engine.metaparameters.charts import Pictures
+from engine.metaparameters.charts import Chart, Pictures
 from engine.reports.pictures import changes
-from engine.reports.sections import Card, Figure, Section
+from engine.reports.sections import Card, Figure, Section, Table
 from engine.reports.units import write_percent
 from engine.reports.vector import vector
 
@@ -16,7 +19,7 @@ def section(run: Material) -> Section | None:
     """Return z at the chosen iterate; none for images whose damage is shown by itself."""
     record, curves = run.record, run.curves
     config = record.recipe.metaparameters
-    if record.damage is not None and run.changed is not None:
+    if record.damage is not None:
         return None
     whole = config.kept == 1
     start = (
@@ -25,6 +28,8 @@ def section(run: Material) -> Section | None:
     about = config.about
     caption = about.caption.format(start=start)
     chart = run.chart
+    if run.changed is not None:
+        return Section(about.title, examples={_KEPT: _unmoved(run, chart)})
     if isinstance(chart, Pictures):
         return Section(about.title, examples={caption: _cards(chart)})
     figure = Figure(
@@ -33,6 +38,19 @@ def section(run: Material) -> Section | None:
         caption,
     )
     return Section(about.title, figures=[figure])
+
+
+_KEPT = (
+    "Inputs that might be changed; the chosen set-up is the first one, which has them as they are"
+)
+
+
+def _unmoved(run: Material, chart: Chart) -> Sequence[Card] | Table:
+    """Return examples whose inputs a descent was to change, where the first set-up was kept."""
+    assert isinstance(chart, Pictures)  # of changed inputs
+    most = SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN
+    rows = list(range(min(most, len(chart.after))))
+    return changed_examples(run, rows, ["as it was"] * len(rows), "change")
 
 
 def _cards(chart: Pictures) -> list[Card]:

@@ -5,9 +5,10 @@ import csv
 import pytest
 import torch
 
-from engine.applications.descent.selection_file import _cell, selection_columns, selection_files
+from engine.applications.descent.selection_file import selection_columns, selection_files
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
+from engine.reports.spreadsheets import safe_cell
 
 RECIPE = load_recipe("digits-selection", ["arguments.num_train=50"])
 
@@ -71,6 +72,6 @@ def test_schedule_selects_nothing():
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d"])
 def test_text_that_a_spreadsheet_would_run_is_marked_in_csv(sign):
     """A corpus of the Internet may name itself ``=cmd|...``; numbers stay numbers."""
-    assert _cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
-    assert _cell(-1.5) == -1.5
-    assert _cell("plain = text") == "plain = text"
+    assert safe_cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
+    assert safe_cell(-1.5) == -1.5
+    assert safe_cell("plain = text") == "plain = text"

@@ -87,15 +87,59 @@ def test_prompt_is_masked_out_of_the_loss(tmp_path):
     assert made.data.names[0].startswith("line ")
 
 
-def test_last_message_of_the_assistant_is_learned(tmp_path):
-    """With all that stands before it as the prompt."""
-    rows = [
+def dialogues():
+    return [
         {"messages": [
             {"role": "user", "content": f"Hello {n}"}, {"role": "assistant", "content": "Hi"},
             {"role": "user", "content": "Bye"}, {"role": "assistant", "content": f"Bye {n}"},
+            {"role": "user", "content": "Nobody answers"},
         ]}
         for n in range(12)
     ]  # fmt: skip
+
+
+def test_every_message_of_the_assistant_is_learned_with_its_end(tmp_path):
+    """What a user says between two of them is read, and no more."""
+    made = built(lines(tmp_path / "rows.jsonl", dialogues()))
+    last = built(lines(tmp_path / "rows.jsonl", dialogues()), responses="last")
+
+    passage = made.data.texts.splits["train"][0]
+    number = passage.prompt.removeprefix("user: Hello ")
+    assert passage.turns == (("Hi", True), ("user: Bye", False), (f"Bye {number}", True))
+    train, end = made.data.splits["train"], made.data.num_classes - 1
+    known, wanted = train.inputs[0].tolist(), train.labels[0].tolist()
+    assert wanted.count(end) == 2
+    of_last = last.data.splits["train"].labels[0].tolist()
+    assert of_last.count(last.data.num_classes - 1) == 1
+    first = wanted.index(end)
+    between = wanted[first + 1 :]
+    following = next(place for place, label in enumerate(between) if label != IGNORED)
+    assert following > 0
+    assert known[first + 1] == end  # the end of an answer is read before the user goes on
+    for place, label in enumerate(wanted[:-1]):
+        assert label in (IGNORED, end, known[place + 1])
+
+
+def test_answers_in_a_row_are_one_and_a_greeting_is_read_only(tmp_path):
+    """Nothing asks for what comes first."""
+    rows = [
+        {"messages": [
+            {"role": "assistant", "content": "Welcome"}, {"role": "user", "content": f"Why {n}"},
+            {"role": "assistant", "content": "So"}, {"role": "assistant", "content": "there"},
+        ]}
+        for n in range(12)
+    ]  # fmt: skip
+
+    made = built(lines(tmp_path / "rows.jsonl", rows))
+
+    passage = made.data.texts.splits["train"][0]
+    assert passage.prompt.startswith("assistant: Welcome\nuser: Why")
+    assert (passage.completion, passage.turns) == ("So\nthere", ())
+
+
+def test_last_message_of_the_assistant_is_learned(tmp_path):
+    """With all that stands before it as the prompt."""
+    rows = dialogues()
     share = [
         {"conversations": [
             {"from": {"assistant": "gpt"}.get(each["role"], each["role"]), "value": each["content"]}
@@ -104,7 +148,7 @@ def test_last_message_of_the_assistant_is_learned(tmp_path):
         for row in rows
     ]  # fmt: skip
 
-    made = built(lines(tmp_path / "rows.jsonl", rows))
+    made = built(lines(tmp_path / "rows.jsonl", rows), responses="last")
 
     passage = made.data.texts.splits["train"][0]
     assert passage.prompt.startswith("user: Hello")

@@ -1,0 +1,109 @@
+"""What a stranger's report shows of examples: changed rows and texts, and who was tested."""
+
+import pytest
+import torch
+
+from engine.applications.comparisons.results import ChangedImage, Damage
+from engine.applications.descent.figures import damage, held_out
+from engine.applications.descent.material import Curves, Material
+from engine.applications.descent.record import RunRecord
+from engine.problems.passage import Passage, Texts
+from engine.problems.splits import DataSet, Examples
+from engine.recipes.files import load_recipe
+from tests import own_data
+from tests.faults.own_data import EXAMPLES, shown
+from tests.finished import finish
+
+POISON = load_recipe("digits-poison")
+SCHEDULE = load_recipe("digits-schedule")
+
+
+def material(data, recipe, before, after, images=(), **more):
+    record = RunRecord.model_construct(
+        recipe=recipe,
+        damage=Damage(images=list(images), rise=2.0, classes={}, victims={}),
+    )
+    curves = Curves(before, after, data.corrupted, [], [], {})
+    return Material(record, curves, data, torch.zeros(1), **more)
+
+
+def data_of(inputs, **more):
+    number = len(inputs)
+    splits = {name: Examples(inputs, torch.arange(number)) for name in ("train", "test")}
+    none = torch.zeros(number, dtype=torch.bool)
+    return DataSet(splits, 0, none, "", ids=torch.arange(number) + 10, **more)
+
+
+def test_changed_rows_stand_side_by_side_with_each_value_before_and_after():
+    """A column for each example, by its name; what did not move is written once."""
+    rows = torch.tensor([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]])
+    data = data_of(
+        rows,
+        names=("Ann", "Bob", "Cid"),
+        show_inputs=lambda row: {"age": f"{row[0]:g}", "size": f"{row[1]:g}"},
+    )
+    images = [
+        ChangedImage(id=12, name="Cid", label=None, damage=1.5),
+        ChangedImage(id=10, name="Ann", label=None, damage=0.5),
+    ]
+    after = torch.tensor([[1.0, 5.5], [3.0, 9.0]])
+    run = material(data, POISON, rows[[0, 2]], after, images, changed=[10, 12])
+
+    (table,) = damage.section(run).examples.values()
+
+    assert table.rows == [
+        {"column": "share", "Cid": "75 %", "Ann": "25 %"},
+        {"column": "age", "Cid": "3", "Ann": "1"},
+        {"column": "size", "Cid": "7 \u2192 9", "Ann": "5 \u2192 5.5"},
+    ]
+
+
+def test_changed_texts_are_shown_as_texts():
+    """A shift of an embedding is no picture."""
+    passages = [Passage("ask", f"answer {n}", "one", "one.txt", n + 1) for n in range(3)]
+    data = data_of(torch.zeros(3, 4), texts=Texts.of({"train": passages}))
+    image = ChangedImage(id=11, label=None, damage=2.0)
+    run = material(data, POISON, torch.zeros(1, 4, 2), torch.ones(1, 4, 2), [image], changed=[11])
+
+    ((words, (card,)),) = damage.section(run).examples.items()
+
+    assert "embeddings were moved" in words
+    assert (card.text, card.note, card.images) == ("ask \u2192 answer 1", "100 %", {})
+
+
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "kept"])
+def test_schedule_shows_the_test_examples_that_it_helped_and_hurt(moved):
+    """By the names that they have; where the start was kept, the hardest ones."""
+    data = data_of(
+        torch.zeros(3, 2),
+        held_out_names={"test": ("Ann", "Bob", "Cid")},
+        show_held_out=lambda split, place: {"split": split, "row": place},
+    )
+    before = torch.tensor([1.0, 2.0, 3.0])
+    after = torch.tensor([0.5, 2.0, 4.0]) if moved else before
+    run = material(data, SCHEDULE, torch.zeros(1), torch.zeros(1), test_losses=(before, after))
+
+    found = held_out.section(run).examples
+
+    names = {words: [row["example"] for row in table.rows] for words, table in found.items()}
+    if moved:
+        assert names == {"Helped most": ["Ann"], "Hurt most": ["Cid"]}
+        (row,) = found["Hurt most"].rows
+        assert row == {"example": "Cid", "loss": "3.000 \u2192 4.000", "split": "test", "row": "2"}
+    else:
+        assert list(names.values()) == [["Cid", "Bob", "Ann"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ["schedule", "poison"])
+def test_report_on_a_table_of_ones_own_names_its_rows(question, tmp_path):
+    """The other questions, the other data, kills and workers: ``tests.faults.own_data``."""
+    if reason := own_data.why_not("table"):
+        pytest.skip(reason)
+    path = own_data.table(tmp_path)
+    recipe = load_recipe(str(own_data.write_recipe(tmp_path, "table", question, path)))
+
+    record = finish(recipe, str(tmp_path / "store"))
+
+    report = tmp_path / "store" / "runs" / record.run / "report.html"
+    assert shown(report, "table", path)[0] >= EXAMPLES
