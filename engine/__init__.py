@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.applications.descent.loop import descend
+    from engine.applications.open_run import open_run
     from engine.errors import EngineError
     from engine.metaparameters.base import Metaparameter
     from engine.metaparameters.counts import Counts
@@ -56,6 +57,7 @@ _HOME = {
     "metagradient": "engine.replay.metagradient",
     "metagradients": "engine.replay.metagradient",
     "muon": "engine.routine.optimizers",
+    "open_run": "engine.applications.open_run",
     "rates": "engine.routine.rates",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
@@ -89,6 +91,7 @@ __all__ = [
     "metagradient",
     "metagradients",
     "muon",
+    "open_run",
     "rates",
     "rmsprop",
     "sgd",

@@ -1,15 +1,20 @@
 """Attribution: one training, one reverse sweep for all queries, and trainings that judge it."""
 
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from prefect import flow
 
 from engine.applications.attribution.record import AttributionRecord, Found, judged_baselines
 from engine.applications.attribution.stages import Subsets
+from engine.planning.expected import Expected
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
+from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
+from engine.recipes.titles import run_title
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
@@ -18,14 +23,21 @@ from flows.parts.sweep import reverse_sweep
 from tasks import attribution as work
 from tasks import reporting, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
 from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="attribution", flow_run_name=flow_run_name)
-def attribution(
-    recipe: AttributionRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def attribution(  # noqa: PLR0913 (the fields of its form)
+    recipe: AttributionRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    queries: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> AttributionRecord:
     """Attribute the losses of several queries to the training examples, and judge the answer.
 
@@ -33,8 +45,22 @@ def attribution(
         recipe: The training, and what to attribute.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        queries: In place of ``attribution.num_queries``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        queries=queries,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return attribute(recipe, store, workers)
@@ -42,23 +68,45 @@ def attribution(
 
 def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
     """Attribute on workers that are there, inside a flow run."""
-    started = datetime.now(UTC).isoformat()
-    settings, descent = recipe.attribution, recipe.descent
-    parts = segments(descent)
-    reversible = [part for part in parts if part.start >= first_step(descent)]
-    chosen = judged_baselines(settings)
-    groups = subsets(settings)
-    num_stages = (
-        4 + bool(settings.trial_subsets) + len(parts) + len(reversible) + len(chosen) + len(groups)
+    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    watched = following(
+        descent,
+        store,
+        partial(_works, recipe.attribution),
+        workers,
+        title=run_title(recipe),
+        outputs=recipe.attribution.num_queries,
     )
-    stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
+    with watched as progress:
+        return _attribute(recipe, StageRunner(descent, store, progress, workers), started)
 
+
+def _works(settings: AttributionConfig, expected: Expected) -> list[Work]:
+    """Return the stages of an attribution."""
+    works = [expected.preflight(), expected.guess("initial"), *expected.train(), expected.score()]
+    if settings.trial_subsets:
+        works.append(expected.trainings("trial", settings.trial_subsets))
+    for name in judged_baselines(settings):
+        kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
+        works.append(expected.guess(kind, expected.recipe.training.num_steps))
+    works += [
+        expected.trainings("train-without", each.stop - each.start) for each in subsets(settings)
+    ]
+    return [*works, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
+
+
+def _attribute(recipe: AttributionRecipe, stages: StageRunner, started: str) -> AttributionRecord:
+    settings, store, parts = recipe.attribution, stages.store, segments(recipe.descent)
+    reversible = [part for part in parts if part.start >= first_step(recipe.descent)]
+    groups = subsets(settings)
     checks = preflight(stages, settings)
     value = stages.run(training.initial_value, "initial metaparameters")
     borders, final = train(stages, parts, value)
     # All that needs no metagradient is handed in before the sweep, and done beside it by workers.
     scored = stages.submit(training.evaluate, "evaluate", final=final)
-    baselines = {name: baseline(stages, name, settings, final) for name in chosen}
+    baselines = {
+        name: baseline(stages, name, settings, final) for name in judged_baselines(settings)
+    }
     trainings = [
         stages.submit(
             work.train_without,
@@ -80,9 +128,8 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
         baselines={name: each.result() for name, each in baselines.items()},
         trainings=[each.result() for each in trainings],
     )
-    record = work.conclude(recipe, store, found, stages.counts, started, checks)
-    stages.progress.finish()
-    return record
+    with stages.progress.reporting():
+        return work.conclude(recipe, store, found, stages.counts, started, checks)
 
 
 def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:

@@ -1,27 +1,40 @@
 """Privacy canaries: move their pixels along the metagradient, then audit them beside others."""
 
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from prefect import flow
 
 from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
+from engine.planning.expected import Expected
+from engine.progress.time_left import Work
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
+from engine.recipes.titles import run_title
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="canaries", flow_run_name=flow_run_name)
-def canaries(
-    recipe: CanariesRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def canaries(  # noqa: PLR0913 (the fields of its form)
+    recipe: CanariesRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    canaries: int | None = None,
+    outer_steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> CanariesRecord:
     """Optimize canaries for the gap between models that were trained on them and others.
 
@@ -29,8 +42,24 @@ def canaries(
         recipe: The training, which of its examples are canaries, and how they move.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        canaries: In place of ``canaries.num_canaries``.
+        outer_steps: In place of ``outer.num_steps``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        canaries=canaries,
+        outer_steps=outer_steps,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     work.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return optimize(recipe, store, workers)
@@ -38,13 +67,24 @@ def canaries(
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
     """Optimize and audit on workers that are there, inside a flow run."""
-    started = datetime.now(UTC).isoformat()
-    settings, descent = recipe.canaries, recipe.descent
+    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    works = partial(_works, recipe)
+    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
+        return _optimize(recipe, StageRunner(descent, store, progress, workers), started)
+
+
+def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:
+    """Return the stages of an optimization of canaries and its audits."""
+    moves = [expected.descent_step("move-canaries") for _ in range(recipe.outer.num_steps)]
+    audits = [expected.trainings("audit-canaries", recipe.canaries.num_audits) for _ in range(3)]
+    return [expected.preflight(), *moves, *audits, expected.report()]
+
+
+def _optimize(recipe: CanariesRecipe, stages: StageRunner, started: str) -> CanariesRecord:
+    settings, descent, store = recipe.canaries, recipe.descent, stages.store
     chosen = CanarySet(number=settings.num_canaries, seed=settings.seed)
     # How many steps there will be changes none of them.
     rule = recipe.outer.model_copy(update={"num_steps": 1})
-    progress = Progress(descent, 4 + recipe.outer.num_steps)
-    stages = StageRunner(descent, store, progress, workers)
 
     def audit(name: str, images: Ref | None, *, wrong_labels: bool = False) -> Ref:
         return stages.run(
@@ -75,6 +115,5 @@ def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRe
         RANDOM: audit(RANDOM, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
-    record = work.conclude(recipe, store, moved, audits, stages.counts, started, checks)
-    progress.finish()
-    return record
+    with stages.progress.reporting():
+        return work.conclude(recipe, store, moved, audits, stages.counts, started, checks)

@@ -21,12 +21,14 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.callables import ParameterSchema
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import Recipe, read_recipe_file, validate_recipe
 from engine.recipes.problem_functions import names_code
 from engine.storage.location import absolute
+from flows.forms import form, recipe_form, recipe_values
 from flows.registry import FLOWS, HOUSEKEEPING, REPLICAS
 
 RESUME_TAG = "auto-resume"
@@ -35,6 +37,8 @@ RESUME_TAG = "auto-resume"
 ENVIRONMENT = {
     # Engine and tasks log with plain loggers; Prefect shows only loggers that it is told of.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "engine,tasks",
+    # Prefect logs each state of each task run, and each hook: hundreds of rows that say nothing.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
     # Threads that belong to no run, such as those that renew leases, need not warn of it.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that is restarted: waits of 2, 4, 8, ... s, eight minutes in all.
@@ -148,6 +152,7 @@ def recipe_deployment(
     """
     content, checked = _content(recipe, target, list(changes), folder)
     flow, parameters = FLOWS[checked.kind], {"recipe": content, "store": target.store}
+    said = list(content.get("arguments", {}))
     about = f"{checked.description} {cost(checked)}".strip()
     if seeds is not None:
         if checked.kind not in REPLICAS:
@@ -163,7 +168,8 @@ def recipe_deployment(
         flow,
         target.named(checked.name),
         target,
-        parameters,
+        recipe_values(flow, checked, said) | parameters,
+        recipe_form(flow, checked, said),
         about,
         ["mgd", RESUME_TAG, *(["gpu"] if on_gpu else [])],
         ConcurrencyLimitStrategy.ENQUEUE,
@@ -185,6 +191,7 @@ def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
         target.named(name),
         target,
         {"store": target.store, "older_than_days": 30, "delete": False},
+        form(flow),
         f"{(flow.description or '').splitlines()[0]} Reports only, unless told to delete; its "
         "schedule deletes.",
         ["mgd"],
@@ -204,6 +211,7 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
     name: str,
     target: Target,
     parameters: dict[str, Any],
+    asked: ParameterSchema,
     description: str,
     tags: list[str],
     when_one_runs: ConcurrencyLimitStrategy,
@@ -226,6 +234,8 @@ def _deployment(  # noqa: PLR0913 (what a deployment is made of)
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)  # a coroutine only inside of an event loop
+    # Prefect has no other way to a form than a signature, which is the same for all recipes.
+    made._parameter_openapi_schema = asked
     return made
 
 

@@ -1,29 +1,38 @@
 """Metagradient descent: train, reverse the run, move the metaparameters, repeat."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import flow
 
 from engine.applications.descent.record import Iterate, RunRecord
+from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
-from flows.parts.comparisons import compare, num_comparison_stages
+from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
 from tasks import reporting, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
-from tasks.running.runner import StageRunner
+from tasks.running.progress import following
+from tasks.running.runner import StageRunner, tell_scores
 from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="descent", flow_run_name=flow_run_name)
-def descent(
-    recipe: DescentRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def descent(  # noqa: PLR0913 (the fields of its form)
+    recipe: DescentRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    outer_steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> RunRecord:
     """Descend along the metagradient of a recipe.
 
@@ -31,8 +40,22 @@ def descent(
         recipe: The set-up, and what to optimize of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        outer_steps: In place of ``outer.num_steps``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        outer_steps=outer_steps,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     training.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return descend(recipe, store, workers)
@@ -41,27 +64,28 @@ def descent(
 def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     """Descend on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
+    with following(recipe, store, descent_works, workers) as progress:
+        return _descend(StageRunner(recipe, store, progress, workers), started)
+
+
+def _descend(stages: StageRunner, started: str) -> RunRecord:
+    recipe, store, progress = stages.recipe, stages.store, stages.progress
     parts = segments(recipe)
     reversible = [part for part in parts if part.start >= first_step(recipe)]
-    # Each iterate is trained and evaluated; each but the last is seeded, reversed and moved.
     num_steps = recipe.outer.num_steps
-    num_stages = 2 + (num_steps + 1) * (len(parts) + 1) + num_steps * (len(reversible) + 2)
-    progress = Progress(recipe, num_stages + num_comparison_stages(recipe, len(parts)))
-    stages = StageRunner(recipe, store, progress, workers)
-
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
         borders, final = _train(stages, parts, outer_step, value)
         scored = stages.submit(training.evaluate, f"evaluate[{outer_step}]", final=final)
+        tell_scores(progress, store, outer_step, scored)
         gradient = None
         if outer_step < num_steps:
             adjoint = stages.run(training.seed, f"seed[{outer_step}]", value=value, final=final)
             gradient = reverse_sweep(stages, reversible, outer_step, value, borders, adjoint)
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
-        progress.iterate_done(iterate)
         iterates.append(iterate)
         if gradient is not None:
             value = stages.run(
@@ -72,11 +96,10 @@ def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
                 gradient=gradient,
             )
     compared = compare(stages, parts, iterates)
-    record = reporting.conclude(
-        recipe, store, iterates, stages.counts, started, checks, compared=compared
-    )
-    progress.finish()
-    return record
+    with progress.reporting():
+        return reporting.conclude(
+            recipe, store, iterates, stages.counts, started, checks, compared=compared
+        )
 
 
 def _train(

@@ -1,28 +1,40 @@
 """Metasmoothness: trainings beside each other, each from a slightly moved set-up, compared."""
 
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from prefect import flow
 
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.stages import Shift
+from engine.planning.expected import Expected
 from engine.problems.segments import segments
-from engine.recipes.files import changed
-from engine.recipes.smoothness import MetasmoothnessRecipe
+from engine.progress.time_left import Work
+from engine.recipes.form import filled_in
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
+from engine.recipes.titles import run_title
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
 from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="metasmoothness", flow_run_name=flow_run_name)
-def metasmoothness(
-    recipe: MetasmoothnessRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def metasmoothness(  # noqa: PLR0913 (the fields of its form)
+    recipe: MetasmoothnessRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    directions: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> SmoothnessRecord:
     """Measure how smoothly a training answers to changes of its set-up.
 
@@ -30,8 +42,22 @@ def metasmoothness(
         recipe: The training, and how to measure.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        directions: In place of ``smoothness.directions``.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe,
+        settings,
+        arguments,
+        directions=directions,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+    )
+    store = absolute(store)
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
         return measure(recipe, store, workers)
@@ -39,13 +65,25 @@ def metasmoothness(
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
     """Measure on workers that are there, inside a flow run; several may do so at once."""
-    started = datetime.now(UTC).isoformat()
-    settings, descent = recipe.smoothness, recipe.descent
-    parts = segments(descent)
+    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    works = partial(_works, recipe.smoothness)
+    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
+        return _measure(recipe, StageRunner(descent, store, progress, workers), started)
+
+
+def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
+    """Return the stages of a measurement."""
+    extra = settings.landscape
+    works = [expected.guess("initial"), *expected.train(), expected.score()]
+    for _ in range(2 * settings.directions + extra):
+        works += [expected.guess("perturb"), *expected.train("train-at")]
+    works += [expected.guess("compare") for _ in range(settings.directions)]
+    return [*works, *(expected.guess("output") for _ in range(extra)), expected.report()]
+
+
+def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) -> SmoothnessRecord:
+    settings, store, parts = recipe.smoothness, stages.store, segments(recipe.descent)
     extra = landscape_distances(settings.landscape, settings.step)
-    num_points = 2 * settings.directions + len(extra)
-    num_stages = 2 + len(parts) + num_points * (1 + len(parts)) + settings.directions + len(extra)
-    stages = StageRunner(descent, store, Progress(descent, num_stages), workers)
     value = stages.run(training.initial_value, "initial metaparameters")
     base = train(stages, parts, value)
     scores = stages.submit(training.evaluate, "evaluate", final=base)
@@ -84,17 +122,11 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
         distance: stages.submit(smoothness.output_at, f"output {distance:+g} v", final=final)
         for distance, final in sights.items()
     }
-    record = smoothness.conclude(
-        recipe,
-        store,
-        [each.result() for each in comparisons],
-        {distance: each.result() for distance, each in heights.items()},
-        scores.result(),
-        stages.counts,
-        started,
-    )
-    stages.progress.finish()
-    return record
+    compared = [each.result() for each in comparisons]
+    outputs = {distance: each.result() for distance, each in heights.items()}
+    found = scores.result()
+    with stages.progress.reporting():
+        return smoothness.conclude(recipe, store, compared, outputs, found, stages.counts, started)
 
 
 def train(stages: StageRunner, parts: list[Segment], value: Ref) -> StageFuture:

@@ -1,28 +1,53 @@
-"""Which flow runs a recipe of which kind."""
+"""Which flow runs a recipe of which kind.
 
+A flow is loaded when it is asked for: each brings what its kind of run computes with, and a command
+runs one of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from prefect import Flow
 
-from flows.attribution import attribution
-from flows.canaries import canaries
-from flows.clean import clean
-from flows.descent import descent
-from flows.metasmoothness import metasmoothness
-from flows.replicas import replicas
-from flows.smooth_search import smooth_search
 
-FLOWS: dict[str, Flow[..., Any]] = {
-    "descent": descent,
-    "metasmoothness": metasmoothness,
-    "smooth-search": smooth_search,
-    "attribution": attribution,
-    "canaries": canaries,
-}
+class Flows(Mapping[str, Flow[..., Any]]):
+    """Flows by name, each loaded when it is looked up; iterating over the names loads none.
+
+    Args:
+        places: Name to ``module:flow``.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> Flow[..., Any]:
+        module, _, flow = self._places[name].partition(":")
+        return getattr(import_module(module), flow)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+
+FLOWS = Flows(
+    {
+        "descent": "flows.descent:descent",
+        "metasmoothness": "flows.metasmoothness:metasmoothness",
+        "smooth-search": "flows.smooth_search:smooth_search",
+        "attribution": "flows.attribution:attribution",
+        "canaries": "flows.canaries:canaries",
+    }
+)
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 
-HOUSEKEEPING: dict[str, Flow[..., Any]] = {"clean": clean}
+HOUSEKEEPING = Flows({"clean": "flows.clean:clean"})
 """Flows of a store instead of a recipe; each takes ``store``."""
 
-REPLICAS: dict[str, Flow[..., Any]] = {"descent": replicas}
+REPLICAS = Flows({"descent": "flows.replicas:replicas"})
 """Kind of recipe to the flow that runs it for several seeds; each takes ``seeds`` as well."""

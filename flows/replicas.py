@@ -1,12 +1,14 @@
 """Replicas: the same descent for several training seeds, at once where there are workers."""
 
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
 from engine.applications.descent.record import RunRecord
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed, with_seed
+from engine.recipes.files import with_seed
+from engine.recipes.form import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.descent import descend
 from flows.parts.naming import flow_run_name
@@ -16,11 +18,15 @@ from tasks.running.workers import open_workers
 
 
 @flow(name="replicas", flow_run_name=flow_run_name)
-def replicas(
+def replicas(  # noqa: PLR0913 (the fields of its form)
     recipe: DescentRecipe,
     seeds: list[int],
     store: StoreUrl = "mgd-store",
-    settings: tuple[str, ...] = (),
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    outer_steps: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> list[RunRecord]:
     """Descend once for each training seed; each is a run of its own, with its own report.
 
@@ -29,8 +35,15 @@ def replicas(
         seeds: Takes the place of ``training.seed``, one after the other.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        outer_steps: In place of ``outer.num_steps``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe, settings, arguments, outer_steps=outer_steps, device=device, max_seconds=max_seconds
+    )
+    store = absolute(store)
     recipes = [with_seed(recipe, seed) for seed in seeds]
     for each in recipes:
         training.check(each, store)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
@@ -16,9 +17,11 @@ from engine.applications.smoothness.search import (
     tried_routines,
 )
 from engine.errors import NonFiniteError
+from engine.planning.expected import Expected
 from engine.problems.segments import segments
+from engine.progress.time_left import Work
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed
+from engine.recipes.form import filled_in
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
@@ -26,14 +29,20 @@ from flows.metasmoothness import measure, train
 from flows.parts.naming import flow_run_name
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
-from tasks.running.progress import Progress
+from tasks.running.progress import following
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers, open_workers
 
 
 @flow(name="smooth-search", flow_run_name=flow_run_name)
-def smooth_search(
-    recipe: SmoothSearchRecipe, store: StoreUrl = "mgd-store", settings: tuple[str, ...] = ()
+def smooth_search(  # noqa: PLR0913 (the fields of its form)
+    recipe: SmoothSearchRecipe,
+    store: StoreUrl = "mgd-store",
+    settings: tuple[str, ...] | None = (),
+    arguments: dict[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    max_seconds: float | None = None,
 ) -> SearchRecord:
     """Try the design menu and write the smoothest good routine as a recipe.
 
@@ -41,8 +50,15 @@ def smooth_search(
         recipe: The training, and what to change of it.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
         settings: Changes of the recipe, each dotted.key=value as in `mgd run --set`.
+        arguments: Arguments of its problem in place of the recipe's own, by name.
+        seed: In place of ``training.seed``.
+        device: In place of ``training.device``.
+        max_seconds: In place of ``budget.max_seconds``.
     """
-    recipe, store = changed(recipe, settings), absolute(store)
+    recipe = filled_in(
+        recipe, settings, arguments, seed=seed, device=device, max_seconds=max_seconds
+    )
+    store = absolute(store)
     started = datetime.now(UTC).isoformat()
     smoothness.check(recipe, store)
     with one_process(recipe, store), open_workers(recipe.workers) as workers:
@@ -111,13 +127,17 @@ def _match(
 
 def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:
     """Train once and return the validation loss; None if the training diverges."""
-    parts = segments(routine)
-    stages = StageRunner(routine, store, Progress(routine, len(parts) + 2), workers)
-    value = stages.run(training.initial_value, "initial metaparameters")
-    try:
-        final = train(stages, parts, value)
-        scores = stages.run(training.evaluate, "evaluate", final=final)
-    except NonFiniteError:
-        return None
-    stages.progress.finish()
-    return read_scalars(store, scores)["validation"]["loss"]
+    with following(routine, store, _works, workers) as progress:
+        stages = StageRunner(routine, store, progress, workers)
+        value = stages.run(training.initial_value, "initial metaparameters")
+        try:
+            final = train(stages, segments(routine), value)
+            scores = stages.run(training.evaluate, "evaluate", final=final)
+        except NonFiniteError:
+            return None
+        return read_scalars(store, scores)["validation"]["loss"]
+
+
+def _works(expected: Expected) -> list[Work]:
+    """Return the stages of one training that is scored."""
+    return [expected.guess("initial"), *expected.train(), expected.score()]

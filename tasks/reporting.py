@@ -1,11 +1,12 @@
 """What people see of a finished run: the record and the report, and both as Prefect artifacts."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from engine.applications.descent import report as conclusion
@@ -18,7 +19,7 @@ from engine.runs.finished import FinishedRun
 from engine.runs.report import head
 from engine.stages import commits
 from engine.stages.references import Ref
-from tasks.running.progress import TERMINAL
+from tasks.running.progress import say
 
 _Record = TypeVar("_Record", bound=FinishedRun)
 P = ParamSpec("P")
@@ -43,8 +44,7 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
     report = commits.read_scalars_as(store, checks, CheckReport)
     for sentence in report.gate(recipe.preflight):
-        for logger in (get_run_logger(), TERMINAL):
-            logger.warning("preflight, %s", sentence)
+        say(logging.WARNING, f"preflight, {sentence}")
     return report
 
 

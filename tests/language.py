@@ -5,13 +5,13 @@ import importlib
 import inspect
 import json
 
-import pytest
 import torch
 
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
+from tests.needs import needs
 
-pytest.importorskip("transformers", reason="language models need the extra lm")
+needs("transformers", "language models need the extra lm")
 
 TINY = {
     "kind": "descent",

@@ -30,20 +30,41 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed_for(seed, *purpose))
 
 
-@contextmanager
-def seeded(seed: int, *purpose: str | int, device: torch.device | None = None) -> Iterator[None]:
+class seeded:
     """Seed torch's global generators inside the block, and give them back as they were.
 
     For code that draws from the global generators, such as ``nn.Dropout``.
+
+    Args:
+        seed: The run's.
+        *purpose: What is drawn for, e.g. ("step", t).
+        device: Its generator is seeded too.
     """
-    cuda = device is not None and device.type == "cuda"
-    with PROCESS, torch.random.fork_rng(devices=[device] if cuda else []):
-        value = seed_for(seed, *purpose)
-        torch.default_generator.manual_seed(value)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(value)
-        yield
+
+    def __init__(self, seed: int, *purpose: str | int, device: torch.device | None = None) -> None:
+        self._value = seed_for(seed, *purpose)
+        self._device = device if device is not None and device.type == "cuda" else None
+
+    def __enter__(self) -> None:
+        PROCESS.acquire()
+        try:
+            self._before = torch.default_generator.get_state()
+            torch.default_generator.manual_seed(self._value)
+            if self._device is not None:
+                self._before_there = torch.cuda.get_rng_state(self._device)
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(self._value)
+        except BaseException:
+            PROCESS.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            torch.default_generator.set_state(self._before)
+            if self._device is not None:
+                torch.cuda.set_rng_state(self._before_there, self._device)
+        finally:
+            PROCESS.release()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Objects in one line: what they are, how large, between which numbers; never their tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -43,3 +43,19 @@ def shown_fields(thing: Any, leave_out: tuple[str, ...] = ()) -> str:  # noqa: A
     }
     kept = {n: v for n, v in found.items() if isinstance(v, Tensor) or v not in (None, (), "", {})}
     return ", ".join(f"{name} {shown_value(value)}" for name, value in kept.items())
+
+
+def in_words(thing: Any, line: Callable[[], str]) -> str:  # noqa: ANN401 (any object)
+    """Return the line of an object, or its class alone while its parts are not what they should be.
+
+    A debugger, or a test that fails, shows objects whose constructor is about to refuse them. What
+    it shows must not be another error.
+
+    Args:
+        thing: The object.
+        line: Makes the line of one that is whole.
+    """
+    try:
+        return line()
+    except Exception as error:  # whatever a part of the wrong type raises
+        return f"{type(thing).__name__}(not whole: {type(error).__name__})"

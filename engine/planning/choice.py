@@ -85,13 +85,15 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     parts = setting.parts(length)
     found = sweep_cost(plan, [p.stop - p.start for p in setting.reversed_parts(length)], costs)
     io = costs.saved + costs.loaded + STAGE_SECONDS
-    train = routine.num_steps * costs.plain + len(parts) * io + setting.evaluation + STAGE_SECONDS
-    reverse = found.seconds + len(setting.reversed_parts(length)) * (io + costs.loaded)
-    move = costs.seed + io + STAGE_SECONDS
-    outer_step = train + reverse + costs.injected + move
+    train = routine.num_steps * costs.plain + len(parts) * io
+    evaluate = setting.evaluation + STAGE_SECONDS
+    reverse = (
+        found.seconds + costs.injected + len(setting.reversed_parts(length)) * (io + costs.loaded)
+    )
+    outer_step = train + evaluate + costs.seed + io + reverse + STAGE_SECONDS
     written = written_bytes(setting, parts)
     num_outer = recipe.outer.num_steps
-    compared = num_compared(recipe) * (train + costs.saved + STAGE_SECONDS)
+    compared = num_compared(recipe) * (train + evaluate + costs.saved + STAGE_SECONDS)
     return Alternative(
         schedule=replay.schedule,
         segments=len(parts),
@@ -102,7 +104,13 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
         written_bytes=written,
         seconds=Seconds(
             outer_step=outer_step,
-            run=num_outer * outer_step + train + compared + costs.saved + STAGE_SECONDS,
+            run=num_outer * outer_step + train + evaluate + compared + costs.saved + STAGE_SECONDS,
+            step=costs.plain,
+            train=train,
+            evaluate=evaluate,
+            seed=costs.seed + io,
+            reverse=reverse,
+            update=STAGE_SECONDS,
         ),
         settings=_read_settings(replay),
     )

@@ -24,6 +24,24 @@ class Seconds(Settings):
     run: float
     """The whole run but its preflight, on one local worker, from nothing."""
 
+    step: float
+    """One plain step. The stages that follow have their share of Prefect and of the store."""
+
+    train: float
+    """One training, over all of its segments."""
+
+    evaluate: float
+    """Scoring one trained model."""
+
+    seed: float
+    """The output and its adjoint."""
+
+    reverse: float
+    """One reverse sweep, over all of its segments."""
+
+    update: float
+    """One move of the metaparameters."""
+
 
 class Alternative(Settings):
     """What a run costs with one choice of schedule, segments and unroll."""

@@ -5,6 +5,7 @@ from engine.planning.choice import Setting, check_caps, choose, forecast, segmen
 from engine.planning.counted import counted_setting, must_be_counted
 from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
 from engine.problems.problem import SPLITS, BuiltProblem, build_problem, make_step_vjp
+from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplayConfig, ScheduleName
@@ -69,6 +70,11 @@ def followed(recipe: DescentRecipe, store: str) -> ReplayConfig:
 
 def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
     problem = build_problem(recipe)
+    with doing("measuring what a step costs"):
+        return _measured_plan(recipe, store, problem)
+
+
+def _measured_plan(recipe: DescentRecipe, store: str, problem: BuiltProblem) -> Forecast:
     num_steps = recipe.training.num_steps * recipe.outer.num_steps
     setting = _measured(recipe, store, min(_LONGEST, _SHARE * num_steps * _quick(problem)))
     if recipe.replay.schedule is ScheduleName.AUTO:

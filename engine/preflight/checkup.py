@@ -21,6 +21,7 @@ from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.progress.meter import doing
 from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
 from engine.replay.first_step import check_routine
 from engine.routine.routine import Routine
@@ -184,7 +185,8 @@ def _long_checks(routine: Routine, output: Output, replay: ReplayConfig) -> Iter
 def _attempt(name: str, make: Callable[[], Check]) -> Check:
     """Make a check; what the engine refuses on the way is its result."""
     try:
-        return make()
+        with doing(f"check of {name}"):
+            return make()
     except EngineError as error:
         cause, remedy = _cause_and_remedy(str(error))
         return Check(

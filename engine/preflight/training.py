@@ -76,7 +76,7 @@ def _first_loss(routine: Routine, state: State) -> float:
     term = next(routine.terms(0))
     with torch.enable_grad():  # a loss may differentiate inside
         losses = routine.term_losses(state["params"].detach(), term, routine.point(), 0)
-    return float(losses.mean())
+    return float(losses.detach().mean())
 
 
 def check_adjoint(run: LongRun, output: Output, product: StepVjp) -> Check:

@@ -8,6 +8,7 @@ from html import escape
 from pydantic import field_validator
 
 from engine.errors import UntrustworthyError, with_settings
+from engine.numerics.shown_html import rows_html
 from engine.recipes.execution import PreflightMode
 from engine.recipes.settings import Settings
 
@@ -90,14 +91,17 @@ class CheckReport(Settings):
 
     def _repr_html_(self) -> str:
         """Return the checks as a table, for a notebook."""
-        heads = "".join(f"<th>{name}</th>" for name in ("check", "verdict", "value", "meaning"))
-        rows = "".join(
-            f"<tr><td>{escape(each.name)}</td><td>{each.verdict.value}</td>"
-            f"<td>{'' if each.value is None else format(each.value, '.3g')}</td>"
-            f"<td>{escape(each.meaning())}</td></tr>"
+        rows = [
+            {
+                "check": each.name,
+                "verdict": each.verdict.value,
+                "found": "" if each.value is None else each.value,
+                "limit": "" if each.limit is None else each.limit,
+                "meaning": each.meaning(),
+            }
             for each in self.checks
-        )
-        return f"<table><tr>{heads}</tr>{rows}</table>"
+        ]
+        return f"<div><b>{escape(repr(self))}</b>{rows_html(rows, most=len(rows))}</div>"
 
     def with_checks(self, more: Sequence[Check]) -> "CheckReport":
         """Return the report with more checks at its end."""

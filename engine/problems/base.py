@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
+from engine.numerics.shown import in_words
+from engine.numerics.shown_html import pairs_html
 from engine.problems.passage import Texts
 from engine.types import Batch, Loss, Output
 
@@ -122,14 +124,23 @@ class Problem:
                 )
 
     def __repr__(self) -> str:
+        return in_words(
+            self, lambda: f"Problem({'; '.join(f'{n} {v}' for n, v in self._parts().items())})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return its parts as a table, for a notebook."""
+        return pairs_html("Problem", self._parts(), self.notes)
+
+    def _parts(self) -> dict[str, str]:
+        """Say what it is made of: model, splits with their numbers of examples, and the rest."""
         model = type(self.model).__name__ if isinstance(self.model, nn.Module) else "made by seed"
         splits = {
             name: getattr(self, name) for name in ("train", "objective", "validation", "test")
         }
-        sizes = ", ".join(f"{n} {_number(each)}" for n, each in splits.items() if each is not None)
-        more = [f"metrics {', '.join(self.metrics)}"] if self.metrics else []
-        more += [f"groups {', '.join(self.groups)}"] if self.groups else []
-        return f"Problem({'; '.join([f'model {model}', sizes, *more])})"
+        sizes = {n: f"{_number(each)}" for n, each in splits.items() if each is not None}
+        more = {name: ", ".join(getattr(self, name)) for name in ("metrics", "groups")}
+        return {"model": model, **sizes, **{name: each for name, each in more.items() if each}}
 
 
 def _number(examples: Any) -> int:  # noqa: ANN401 (whatever holds examples)

@@ -25,6 +25,7 @@ from engine.problems.own_training import (
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
+from engine.progress.meter import doing
 from engine.recipes.code.user_code import own_line
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
@@ -166,7 +167,8 @@ def check_scores(recipe: DescentRecipe) -> None:
 @lru_cache(maxsize=2)
 def _build(settings: str) -> BuiltProblem:
     recipe = DescentRecipe.model_validate_json(settings)
-    return built(recipe, call_problem(recipe))
+    with doing("reading the data"):
+        return built(recipe, call_problem(recipe))
 
 
 def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:

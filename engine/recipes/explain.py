@@ -1,5 +1,7 @@
 """Sentences for settings that were refused: which one, its value, why, and what would be right."""
 
+from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +35,8 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
     if isinstance(cause, NamedError):
         return f"  {cause}"
     if error["type"] == "extra_forbidden":
-        return f"  {key}: unknown setting. Settings here: {', '.join(fields) or 'none'}."
+        here = f"Settings here: {', '.join(fields) or 'none'}."
+        return f"  {key}: unknown setting. {here}{_meant(model, fields, last, key)}"
     if error["type"] == "value_error" and key == inside:
         return f"  {error['ctx']['error']}" if "ctx" in error else f"  {error['msg']}"
     if error["type"] == "value_error" and "ctx" in error and _is_group(group, last):
@@ -45,6 +48,23 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
     described = fields[last].description if last in fields else None
     remedy = f" {key} means: {' '.join(described.split())}" if described else ""
     return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
+
+
+def _meant(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:
+    """Ask whether another setting was meant: one of the same group, or of this name elsewhere."""
+    parents = key.rpartition(".")[0]
+    near = [f"{parents}.{each}".strip(".") for each in get_close_matches(last, fields, 1, 0.7)]
+    found = near or [each for each in _keys(model) if each.rpartition(".")[2] == last]
+    return f" Did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _is_group(parent: Any, name: str) -> bool:  # noqa: ANN401 (a model, or what is none)

@@ -5,6 +5,7 @@ A recipe of any kind is read here; its ``kind`` says which model validates it.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -284,8 +285,13 @@ def _find(recipe: str) -> Path:
             return path
     raise ConfigurationError(
         f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of "
-        f"{_shipped()}, or the path of a YAML file."
+        f"{_shipped()}, or the path of a YAML file.{_meant(recipe)}"
     )
+
+
+def _meant(recipe: str) -> str:
+    close = get_close_matches(recipe, _names(), 1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _names() -> list[str]:

@@ -11,8 +11,9 @@ import inspect
 import re
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from engine.errors import ConfigurationError
@@ -33,6 +34,19 @@ _NAME = re.compile(r"[\w./\\~ -]+\.py:\w+|[A-Za-z_][\w.]*:\w+|[a-z][a-z0-9_-]*")
 _RETURNS = re.compile(r"(?:\w+\.)*Problem")
 
 Function = Callable[..., Any]
+
+
+class _Arguments(Settings):
+    """Base of a function's arguments. No source has their descriptions.
+
+    Pydantic would look for one in every frame and every loaded module, for tenths of a second.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
+_MADE: WeakKeyDictionary[Function, type[Settings]] = WeakKeyDictionary()
+"""Arguments of each function; a file whose source changed is loaded anew, as other functions."""
 
 
 def shipped_problems() -> list[str]:
@@ -166,11 +180,18 @@ def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str)
 def arguments_of(function: Function) -> type[Settings]:
     """Return the arguments of a function as settings: names, types, defaults and descriptions.
 
-    Types come from the signature, descriptions from the docstring (Google style).
+    Types come from the signature, descriptions from the docstring (Google style). They are made
+    once for each function.
 
     Raises:
         ConfigurationError: If a parameter cannot be set by a recipe.
     """
+    if function not in _MADE:
+        _MADE[function] = _made_arguments(function)
+    return _MADE[function]
+
+
+def _made_arguments(function: Function) -> type[Settings]:
     described = _descriptions(inspect.getdoc(function) or "")
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -185,7 +206,7 @@ def arguments_of(function: Function) -> type[Settings]:
     try:
         return create_model(
             f"Arguments of {function.__name__}",
-            __base__=Settings,
+            __base__=_Arguments,
             __doc__=function.__doc__,
             **fields,
         )

@@ -17,6 +17,7 @@ from torch.func import grad_and_value, vmap
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.progress.meter import listening
 from engine.replay.interpreter import PerStep, check_losses
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
@@ -91,18 +92,23 @@ def train_many(
 
 
 def _train(routine: Routine, z: Metaparams) -> State:
-    state, losses = routine.initial_state(z), PerStep()
+    state, losses, heard = routine.initial_state(z), PerStep(), listening()
     for step in range(routine.num_steps):
         state, losses[step] = plain_step(routine, state, z, step)
+        if heard is not None:
+            heard.ran(step, routine.num_steps)
     check_losses(losses, 0, routine.num_steps)
     return state
 
 
 def _train_batched(runs: Sequence[Routine], points: Sequence[Metaparams]) -> list[State]:
     z, states, losses = _stacked(points), _initial_states(runs, points), PerStep()
+    heard = listening()
     for step in range(runs[0].num_steps):
         states, loss = _batched_step(runs, states, z, step)
         losses[step] = loss.sum()  # not finite as soon as one is not
+        if heard is not None:
+            heard.ran(step, runs[0].num_steps, len(runs))
     check_losses(losses, 0, runs[0].num_steps)
     return [{name: rows[i].clone() for name, rows in states.items()} for i in range(len(runs))]
 

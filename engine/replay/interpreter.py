@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError, UndifferentiableError
 from engine.numerics.fingerprint import fingerprint
+from engine.progress.meter import Meter, listening
 from engine.recipes.replay import StepPath
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
@@ -36,21 +37,35 @@ class PerStep(MutableMapping[int, Tensor]):
     """
 
     _BLOCK = 1024
+    _WAITING = 32  # written together, because one write costs as much as a small kernel
 
     def __init__(self) -> None:
         self._blocks: dict[int, Tensor] = {}
         self._steps: set[int] = set()
+        self._waiting: dict[int, Tensor] = {}
 
     def __setitem__(self, step: int, value: Tensor) -> None:
-        block, place = divmod(step, self._BLOCK)
-        if block not in self._blocks:
-            self._blocks[block] = value.new_empty((self._BLOCK, *value.shape))
-        self._blocks[block][place] = value
+        self._waiting[step] = value
         self._steps.add(step)
+        if len(self._waiting) == self._WAITING:
+            self._write()
+
+    def _write(self) -> None:
+        for block in sorted({step // self._BLOCK for step in self._waiting}):
+            own = {
+                s % self._BLOCK: v for s, v in self._waiting.items() if s // self._BLOCK == block
+            }
+            values = torch.stack(list(own.values()))
+            if block not in self._blocks:
+                self._blocks[block] = values.new_empty((self._BLOCK, *values.shape[1:]))
+            places = torch.tensor(list(own), device=values.device)
+            self._blocks[block][places] = values
+        self._waiting.clear()
 
     def __getitem__(self, step: int) -> Tensor:
         if step not in self._steps:
             raise KeyError(step)
+        self._write()
         block, place = divmod(step, self._BLOCK)
         return self._blocks[block][place]
 
@@ -85,6 +100,7 @@ class Sweep:
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
         watch: Is told of every action before it is carried out; see ``engine.replay.borders``.
+        heard: Where each step is noted, if anybody listens; see ``engine.progress.meter``.
     """
 
     state: State = field(default_factory=dict)
@@ -100,6 +116,7 @@ class Sweep:
     graphs: dict[int, StepGraph] = field(default_factory=dict)
     paths_agree: bool = False
     watch: "Callable[[Action, Sweep], None] | None" = None
+    heard: Meter | None = field(default_factory=listening)
 
     def before(self, step: int) -> State:
         """Return s_step when ``step`` is about to be reversed."""
@@ -175,7 +192,7 @@ def replay(
 
 def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sweep) -> None:
     _refuse_open_graphs(sweep, action)
-    traced = isinstance(action, Trace)
+    traced, heard = isinstance(action, Trace), sweep.heard
     if traced and not sweep.paths_agree:
         check_paths_agree(routine, sweep.state, z, action.start)
         sweep.paths_agree = True
@@ -185,6 +202,8 @@ def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sw
             sweep.state, sweep.losses[step] = graph.following(), graph.loss
         else:
             sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
+        if heard is not None:
+            heard.ran(step, routine.num_steps)
     check_losses(sweep.losses, action.start, action.stop)
 
 
@@ -307,19 +326,22 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
     else:
         adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
     _add_shares(sweep, shares)
-    sweep.share_norms[step] = torch.stack(
-        [
-            shares[name].norm() if name in shares else torch.zeros_like(z[name].sum())
-            for name in routine.metaparameters
-        ]
+    sweep.share_norms[step] = _norms(
+        [shares.get(name, z[name].new_zeros(1)) for name in routine.metaparameters]
     )
     if step == 0 and routine.shapes_start:
         _add_shares(sweep, initial_vjp(routine, z, adjoint))
     sweep.adjoint = adjoint
     if adjoint:
-        sweep.adjoint_norms[step] = torch.stack([row.norm() for row in adjoint.values()]).norm()
-        parts = adjoint["params"].split(routine.layout.sizes, dim=-1)
-        sweep.layer_norms[step] = torch.stack([part.norm() for part in parts])
+        sweep.adjoint_norms[step] = _norms([*adjoint.values()]).norm()
+        sweep.layer_norms[step] = _norms(adjoint["params"].split(routine.layout.sizes, dim=-1))
+    if sweep.heard is not None:
+        sweep.heard.pulled(step, routine.num_steps)
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm of each of some tensors in one call, as torch's own clipping does."""
+    return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateUsage]
 
 
 def _add_shares(sweep: Sweep, shares: Metaparams) -> None:

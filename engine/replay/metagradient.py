@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.numerics.shown import shown_tensor
+from engine.numerics.shown_html import curve, pairs_html
+from engine.progress.board import one_work
+from engine.progress.counted import whole_work
+from engine.progress.displays import Shown, shown
 from engine.recipes.replay import ReplayConfig, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import settled
@@ -66,6 +71,24 @@ class Metagradient:
             f"witness {'agrees' if self.witness.was_asked else 'not asked'})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return ranges, signs and curves as a table, for a notebook."""
+        pairs: dict[str, object] = {}
+        for name, g in self.gradient.items():
+            flat = g.detach().reshape(-1)
+            pairs[f"d output / d {name}"] = (
+                f"{shown_tensor(g)}; norm {float(flat.norm()):.4g}; {int((flat < 0).sum()):,} "
+                f"negative, {int((flat > 0).sum()):,} positive"
+            )
+        norms = [norm for _, norm in sorted(self.adjoint_norms.items())]
+        pairs |= {
+            "output": self.output,
+            "loss by step": curve(self.losses.tolist(), "Batch loss by step"),
+            "adjoint norm by step": curve(norms, "Norm of the adjoint by step"),
+        }
+        said = "A negative entry says that more of it lowers the output."
+        return pairs_html("Metagradient", pairs, [said, self.witness.sentence])
+
 
 def metagradient(
     routine: Routine,
@@ -74,6 +97,7 @@ def metagradient(
     *,
     store: str | os.PathLike[str] | None = None,
     witness: bool = True,
+    progress: Shown = False,
     **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
 ) -> Metagradient:
     """Train a routine and differentiate an output of the trained model through the whole run.
@@ -87,6 +111,9 @@ def metagradient(
             deleted as they are consumed; the empty arrays stay.
         witness: Whether the module that was handed in takes a step by itself, with which the
             engine's has to agree; see ``engine.witness.witness``. Without it the result says so.
+        progress: True: show how far the run is, in a notebook, a terminal or plain lines. A
+            function: is called with an ``engine.progress.board.Seen`` twice a second, from a
+            thread of its own.
         **options: How the run is reversed: any of the settings of
             ``engine.recipes.replay.ReplayConfig`` but ``steps_per_segment``, by name: ``schedule``,
             ``arity``, ``num_slots``, ``slow_slots``, ``slow_cost``, ``unroll``, ``vjp``,
@@ -115,7 +142,8 @@ def metagradient(
         Engstrom et al. 2025, arXiv:2503.13751 (REPLAY).
     """
     replay = replay_from(options, "metagradient", _OTHERS)
-    (found,) = differentiate(routine, [output], z, replay, store, witness=witness)
+    with shown(progress, "metagradient"):
+        (found,) = differentiate(routine, [output], z, replay, store, witness=witness)
     return found
 
 
@@ -126,6 +154,7 @@ def metagradients(
     *,
     store: str | os.PathLike[str] | None = None,
     witness: bool = True,
+    progress: Shown = False,
     **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
 ) -> list[Metagradient]:
     """Train a routine once and differentiate several outputs in one reverse sweep.
@@ -138,6 +167,7 @@ def metagradients(
         z: As for ``metagradient``.
         store: As for ``metagradient``.
         witness: As for ``metagradient``; each output is compared.
+        progress: As for ``metagradient``.
         **options: As for ``metagradient``.
 
     Raises:
@@ -148,10 +178,11 @@ def metagradients(
         Measured in ``tests/bench/bench_outputs.py``.
     """
     replay = replay_from(options, "metagradients", _OTHERS)
-    return differentiate(routine, outputs, z, replay, store, witness=witness)
+    with shown(progress, "metagradients"):
+        return differentiate(routine, outputs, z, replay, store, witness=witness)
 
 
-_OTHERS = ("z", "store", "witness")
+_OTHERS = ("z", "store", "witness", "progress")
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
@@ -191,7 +222,8 @@ def differentiate(
         actions = whole_run(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
         )
-        with _tiers(routine, place) as tiers:
+        count = partial(whole_work, plan, routine.num_steps, routine.first_step, len(outputs))
+        with one_work(count), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     return _results(routine, sweep, len(outputs), seen)
 

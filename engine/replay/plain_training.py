@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.numerics.determinism import deterministic
+from engine.progress.meter import listening
 from engine.replay.interpreter import PerStep, check_losses
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.intake import point_from
@@ -20,10 +21,12 @@ def train(routine: Routine, z: Metaparams | None = None) -> State:
         NonFiniteError: If a loss is infinite or NaN; names the step.
     """
     point = point_from(routine, z)
-    state, losses = routine.initial_state(point), PerStep()
+    state, losses, heard = routine.initial_state(point), PerStep(), listening()
     with deterministic(), asked_rightly(routine, []):
         for step in range(routine.num_steps):
             state, losses[step] = plain_step(routine, state, point, step)
+            if heard is not None:
+                heard.ran(step, routine.num_steps)
     check_losses(losses, 0, routine.num_steps)
     return state
 

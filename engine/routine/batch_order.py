@@ -43,14 +43,13 @@ class Order:
 
     def batch(self, step: int) -> Tensor:
         """Return the example indices of ``step``, shape (batch,)."""
-        start = step * self.batch_size
-        positions = torch.arange(start, start + self.batch_size, device="cpu")
-        epochs = positions // self.epoch_size
-        parts = [
-            self._epoch(int(epoch))[positions[epochs == epoch] % self.epoch_size]
-            for epoch in epochs.unique()
-        ]
-        return torch.cat(parts)
+        epoch, start = divmod(step * self.batch_size, self.epoch_size)
+        missing, parts = self.batch_size, []
+        while missing:
+            parts.append(self._epoch(epoch)[start : start + missing])
+            missing -= len(parts[-1])
+            epoch, start = epoch + 1, 0
+        return torch.cat(parts)  # a copy, which its reader may write into
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:

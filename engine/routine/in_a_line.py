@@ -1,9 +1,10 @@
-"""A routine in one line: what trains, on what, how long, and what is differentiated."""
+"""A routine in one line, and as a table: what trains, on what, how long, and what moves."""
 
 import math
 from typing import TYPE_CHECKING
 
 from engine.numerics.shown import shown_value
+from engine.numerics.shown_html import curve, pairs_html
 
 if TYPE_CHECKING:
     from engine.routine.routine import Routine
@@ -22,3 +23,22 @@ def in_a_line(routine: "Routine") -> str:
         *(f"{name}: {kind!r}" for name, kind in routine.metaparameters.items()),
     ]
     return f"Routine({'; '.join(parts)})"
+
+
+def as_table(routine: "Routine") -> str:
+    """Return the parts of a routine as a table of HTML, the learning rate as a curve."""
+    layout, rate = routine.layout, routine.learning_rate
+    parameters = sum(map(math.prod, layout.shapes.values()))
+    pairs: dict[str, object] = {
+        "model": f"{type(routine.model).__name__}, {parameters:,} parameters that train in "
+        f"{len(layout.shapes)} tensors, {str(layout.dtype).removeprefix('torch.')} on "
+        f"{routine.device}",
+        "examples": f"{len(routine):,}",
+        "steps": f"{routine.num_steps:,} of {routine.batch_size:,} examples, seed {routine.seed}",
+        "optimizer": repr(routine.optimizer),
+        "learning rate": rate
+        if isinstance(rate, int | float)
+        else curve([float(each) for each in rate], "Learning rate by step"),
+    }
+    pairs |= {f"z: {name}": repr(kind) for name, kind in routine.metaparameters.items()}
+    return pairs_html("Routine", pairs)

@@ -6,6 +6,7 @@ a checkpoint is one row of one array.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,12 +60,12 @@ class Layout:
                 )
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()}, first)
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Number of elements of each tensor, in order."""
         return [torch.Size(shape).numel() for shape in self.shapes.values()]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """P, number of elements of the flat vector."""
         return sum(self.sizes)
@@ -76,9 +77,9 @@ class Layout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Name the parts of a flat vector, without a copy."""
         # split, not one slice each: the backward pass of split is a single concatenation.
-        parts = torch.split(flat, self.sizes)
+        parts = flat.split_with_sizes(self.sizes)
         return {
-            name: part.view(shape)
+            name: part if len(shape) == 1 else part.view(shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 

@@ -9,6 +9,7 @@ number for each parameter, or a tensor that is being differentiated.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -66,10 +67,12 @@ class Optimizer:
 
     def at(self, step: int) -> dict[str, float | Tensor]:
         """Return the hyperparameters of a step."""
-        return {
-            name: value if isinstance(value, int | float) else value[step]
-            for name, value in self.hyperparameters.items()
-        }
+        return {**self.hyperparameters, **{n: row[step] for n, row in self._listed.items()}}  # pyright: ignore[reportReturnType] (the lists are replaced)
+
+    @cached_property
+    def _listed(self) -> dict[str, Sequence[float]]:
+        """The hyperparameters with one number for each step."""
+        return {n: v for n, v in self.hyperparameters.items() if not isinstance(v, int | float)}
 
     @property
     def root(self) -> float | None:

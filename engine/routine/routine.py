@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
+from engine.numerics.shown import in_words
 from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, Order, given_order
-from engine.routine.coupled_loss import coupled
+from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import rows_of
-from engine.routine.in_a_line import in_a_line
+from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
 from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, without_buffers
@@ -128,7 +129,11 @@ class Routine(HeldModule):
                 )
 
     def __repr__(self) -> str:
-        return in_a_line(self)
+        return in_words(self, lambda: in_a_line(self))
+
+    def _repr_html_(self) -> str:
+        """Return its parts as a table, for a notebook."""
+        return as_table(self)
 
     def with_metaparameters(self, values: Metaparams) -> "Routine":
         """Return the same routine with other values for its metaparameters.
@@ -285,7 +290,7 @@ class Routine(HeldModule):
 
     def injected_terms(self, step: int) -> Iterator[Term]:
         """Yield what is injected in ``step``, a chunk of the examples at a time."""
-        context = None if coupled(self.loss) is None else self.batch_terms(step)[0]
+        context = None if self.coupled_loss is None else self.batch_terms(step)[0]
         for name, kind in self.metaparameters.items():
             if kind.injected(kind.point(), step) is None:
                 continue
@@ -316,7 +321,7 @@ class Routine(HeldModule):
     def term_losses(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the per-example losses of a term at ``params``, shape (batch,)."""
         batch, arguments = self.loss_inputs(term, z, step)
-        joined = coupled(self.loss)
+        joined = self.coupled_loss
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             if joined is None or term.context is None:
@@ -327,6 +332,15 @@ class Routine(HeldModule):
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
         return one_each(losses, len(term.indices))
+
+    @cached_property
+    def coupled_loss(self) -> CoupledLoss | None:
+        """The loss as a coupled one, or None; asked once, since a protocol is slow to ask."""
+        return coupled(self.loss)
+
+    @cached_property
+    def _loss_reads_state(self) -> bool:
+        return takes(self.loss, "state")
 
     def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
         """Seed torch's generators for the random draws of a term inside the block."""
@@ -353,16 +367,16 @@ class Routine(HeldModule):
         for name, kind in self.metaparameters.items():
             if kind.enters(step):
                 arguments.update(kind.loss_arguments(z[name], term.indices))
-        if self.own is not None and takes(self.loss, "state"):
+        if self.own is not None and self._loss_reads_state:
             arguments["state"] = self.own_now
-        weights = None if coupled(self.loss) is None else term.weights(z)
+        weights = None if self.coupled_loss is None else term.weights(z)
         return batch, arguments if weights is None else {**arguments, "multiplicity": weights}
 
     def batch_of(self, indices: Tensor) -> Batch:
         """Return examples as they are stored, on the routine's device."""
         if not isinstance(self.examples, tuple):
             return self.examples[indices]
-        batch = tuple(column[indices.to(column.device)] for column in self.examples)
+        batch = (column[indices.to(column.device)] for column in self.examples)
         return tuple(column.detach().to(self.device) for column in batch)
 
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, TypeVar
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.environment import machine
+from engine.numerics.shown_html import pairs_html, rows_html
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
+from engine.reports.curves import Curve, numbers_in
 from engine.reports.page import REPORT
 from engine.reports.sections import Number
 from engine.runs.endings import Outline
@@ -78,6 +80,22 @@ class FinishedRun(Outline):
         """Return the result as rows of the same columns; may be none."""
         return []
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the result as rows for a program: numbers where ``table`` has words."""
+        return self.table()
+
+    def quantities(self) -> dict[str, float]:
+        """Return the numbers of the result by name, to be seen beside those of another run."""
+        return numbers_in(self.outcome())
+
+    def curves(self) -> list[Curve]:
+        """Return what is drawn over the curves of other runs; may be none."""
+        return []
+
+    def arrays(self) -> dict[str, Ref]:
+        """Return the stages that hold tensors of the result, by what people call them."""
+        return {}
+
     def parts(self) -> Sequence[str]:
         """Return the runs that were parts of it, whose work counts as its own."""
         return ()
@@ -106,6 +124,23 @@ class FinishedRun(Outline):
     def url(self, store: str, file: str) -> str:
         """Return where a file of the run lies."""
         return join(run_folder(store, self.run), file)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.run}: {self.headline()})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Return verdict, numbers and the result as a table, for a notebook."""
+        notes = [self.headline(), *self.warnings()]
+        return pairs_html(self.run, self.in_pairs(), notes) + rows_html(self.table())
+
+    def in_pairs(self) -> dict[str, str]:
+        """Return ``numbers`` as what they are called and what they are."""
+        return {
+            each.label: f"{each.value} ({each.note})" if each.note else each.value
+            for each in self.numbers()
+        }
 
     @property
     def nothing_computed(self) -> bool:

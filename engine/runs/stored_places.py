@@ -41,7 +41,8 @@ def check_places(recipe: DescentRecipe, run: str, store: str) -> None:
         raise ConfigurationError(
             f"The recipe of run {run}, as {store} has it, names places that this machine would "
             f"read or connect to: {named}. Whoever can write to that store may have put them "
-            "there. If you know them, say the same command with --trust-store."
+            "there. If you know them, say the same command with --trust-store (in Python: "
+            "trusted=True)."
         )
 
 

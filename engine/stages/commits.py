@@ -131,7 +131,7 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
     record["digest"] = digest(record)
     with store_errors(run.store):
         _commit(lease, ref, record)
-    logger.info("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
+    logger.debug("%s %s committed, %.1f s", stage, key[:8], record["seconds"])
     return ref
 
 
@@ -324,7 +324,7 @@ def _save(
             if rows is None:
                 layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}
                 rows = RowStore.create(folder, layout, num_rows, attributes=attributes)
-            rows.save(number, row)
+            rows.save(number, row, fingerprints[-1])
         num_bytes += sum(vector.nbytes for vector in row.values())
     return fingerprints, num_bytes
 
@@ -338,7 +338,7 @@ def _fingerprints(folder: str, num_rows: int) -> list[dict[str, str]]:
     if not num_rows:
         return []
     rows = RowStore.open(folder)
-    return [state_fingerprint(rows.load(number)) for number in range(num_rows)]
+    return [rows.verified(number)[1] for number in range(num_rows)]
 
 
 def _read(store: str, ref: Ref) -> StageRecord:

@@ -42,6 +42,12 @@ def read_sweep(store: str, gradient: Ref) -> Monitored:
     )
 
 
+def training_losses(store: str, final: Ref) -> list[float]:
+    """Return the batch loss of every step that led to a state, the first step first."""
+    parts = [read_scalars(store, ref)["losses"] for ref in lineage(store, final, "start")]
+    return [loss for part in reversed(parts) for loss in part]
+
+
 def alarm(growth: list[float]) -> str | None:
     """Say that the training is chaotic, if the adjoint of an outer step grew so fast."""
     worst = max(growth, default=1.0)

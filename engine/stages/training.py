@@ -18,6 +18,7 @@ from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import check_repeats, check_scores, make_step_vjp
+from engine.progress.meter import doing
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
@@ -50,6 +51,7 @@ def prepare(run: Run) -> None:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
     with (
+        doing("trying one step"),
         deterministic(recipe.training.threads, tf32=recipe.training.tf32),
         asked_rightly(problem.routine, [problem.output]),
     ):

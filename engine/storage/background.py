@@ -211,6 +211,10 @@ def announced(actions: Iterable[Action], tiers: Mapping[Tier, StateStore]) -> It
     before it is being reversed. Rows that are not saved yet by then are not read ahead.
     """
     stream = iter(actions)
+    told = {tier: store for tier, store in tiers.items() if isinstance(store, Prefetches)}
+    if not told:
+        yield from stream
+        return
     window = deque(islice(stream, _AHEAD))
     while window:
         action = window.popleft()
@@ -218,17 +222,16 @@ def announced(actions: Iterable[Action], tiers: Mapping[Tier, StateStore]) -> It
         if isinstance(action, Load):
             # Nothing is announced before the row at hand is read: it must not wait behind another.
             yield action
-            _announce(window, tiers)
+            _announce(window, told)
         else:
-            _announce(window, tiers)
+            _announce(window, told)
             yield action
 
 
-def _announce(window: Iterable[Action], tiers: Mapping[Tier, StateStore]) -> None:
+def _announce(window: Iterable[Action], told: Mapping[Tier, Prefetches]) -> None:
     for action in window:
-        store = tiers.get(action.tier) if isinstance(action, Load) else None
-        if isinstance(action, Load) and isinstance(store, Prefetches):
-            store.prefetch(action.step)
+        if isinstance(action, Load) and action.tier in told:
+            told[action.tier].prefetch(action.step)
             return
 
 

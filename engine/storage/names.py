@@ -76,7 +76,12 @@ def is_run(name: str) -> bool:
 def is_run_file(path: str) -> bool:
     """Say whether a file in a run's folder, by its path below it, is ours."""
     folder, _, name = _completed(path).rpartition("/")
-    patterns = {places.CLAIMS: _CLAIM, places.STARTS: _START, places.AT_WORK: _START}
+    patterns = {
+        places.CLAIMS: _CLAIM,
+        places.STARTS: _START,
+        places.AT_WORK: _START,
+        places.PROGRESS: _CLAIM,
+    }
     if folder in patterns:
         return patterns[folder].fullmatch(name) is not None
     return not folder and name in RUN_FILES

@@ -15,6 +15,7 @@ Layout::
                        stages/                 its claims, one for each stage that it uses
                        starts/                 its starts
                        at-work/                the process that carries out each flow run
+                       progress/               how far stages on other machines are
 """
 
 from engine.storage.location import join
@@ -25,7 +26,7 @@ STAGES, RUNS, RESULTS = "stages", "runs", "results"
 LEASES, ATTEMPTS = "leases", "attempts"
 """Folders of a stage."""
 
-CLAIMS, STARTS, AT_WORK = "stages", "starts", "at-work"
+CLAIMS, STARTS, AT_WORK, PROGRESS = "stages", "starts", "at-work", "progress"
 """Folders of a run."""
 
 MARK = "store.json"

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import zarr
 from torch import Tensor
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.fingerprint import check_same_bits, fingerprint, state_fingerprint
 from engine.storage.commit_marks import corrupt_row, mark_path, marked_steps, read_mark, write_mark
-from engine.storage.location import absolute, filesystem, join
+from engine.storage.location import absolute, filesystem, is_local, join
 from engine.storage.objects import remove_below
+from engine.storage.seen_bytes import is_verified, note, stamp
 from engine.storage.zarr_group import (
     COMMITTED,
     Description,
@@ -179,8 +181,13 @@ class RowStore:
         """Number of rows, committed or not."""
         return self._description.num_rows
 
-    def save(self, step: int, state: State) -> None:
+    def save(self, step: int, state: State, fingerprints: dict[str, str] | None = None) -> None:
         """See ``StateStore.save``; a row that is there is read back, and mended if damaged.
+
+        Args:
+            step: Number of the row.
+            state: What it is to hold.
+            fingerprints: Those of the state's vectors, if they are known already.
 
         Raises:
             ConfigurationError: If the state does not fit the layout, or the step the rows.
@@ -196,7 +203,7 @@ class RowStore:
             else:
                 check_same_bits(f"Row {step} of {self.url}", stored, state)
                 return
-        fingerprints = state_fingerprint(state)
+        fingerprints = fingerprints or state_fingerprint(state)
         for name, array in self._arrays.items():
             array[step] = state[name].detach().cpu().numpy()
         if not write_mark(self.url, self._zarr, step, fingerprints):
@@ -210,8 +217,25 @@ class RowStore:
             CheckpointMissingError: If the row is not committed.
             CheckpointCorruptError: If its bits are not those that were committed.
         """
+        return self.verified(step)[0]
+
+    def verified(self, step: int) -> tuple[State, dict[str, str]]:
+        """Return s_step as ``load`` does, and the fingerprints of its vectors."""
         fingerprints = read_mark(self.url, step, self._arrays, self._options)
-        return {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
+        state = {name: self._read(step, name, fingerprints[name]) for name in self._arrays}
+        return state, fingerprints
+
+    def arrays(self) -> "dict[str, zarr.Array[Any]]":
+        """Return the arrays, shapes (rows, elements), which read a chunk when it is asked for.
+
+        They are read-only. The checksum of each chunk is compared, the fingerprint of the row is
+        not: ``load`` does both.
+        """
+        lazy = self._zarr.with_read_only(True)
+        return {
+            name: open_array(self.url, lazy, name, self._description, self._options)
+            for name in self._arrays
+        }
 
     def delete(self, step: int) -> None:
         """Delete a row: its commit mark first, so that no half of it ever counts."""
@@ -248,12 +272,16 @@ class RowStore:
 
     def _read(self, step: int, name: str, expected: str) -> Tensor:
         self._check_parts(step, name)
+        chunks = [join(self._path, chunk) for chunk in self._chunks(step, name)]
+        files = stamp(chunks) if is_local(self._files) else None
         try:
             vector = torch.from_numpy(self._arrays[name][step])
         except (ValueError, TypeError, IsADirectoryError, NotADirectoryError) as error:
             raise corrupt_row(
                 self.url, step, f"vector {name!r} fails its checksum: {error}"
             ) from error
+        if is_verified(files, expected):
+            return vector
         found = fingerprint(vector)
         if found != expected:
             missing = self._lacks(step, name)
@@ -263,6 +291,7 @@ class RowStore:
                 else f"has the fingerprint {found}, and {expected[:64]} was committed"
             )
             raise corrupt_row(self.url, step, f"vector {name!r} {reason}")
+        note(files, expected)
         return vector
 
     def _check_parts(self, step: int, name: str) -> None:
@@ -284,9 +313,12 @@ class RowStore:
 
     def _lacks(self, step: int, name: str) -> str | None:
         """Return the first chunk of a row that is not there, asked for by name."""
-        length, width = self._arrays[name].shape[1], self._arrays[name].chunks[1]
-        for part in range(-(-length // width)):
-            chunk = f"{name}/c/{step}/{part}"
+        for chunk in self._chunks(step, name):
             if not self._files.exists(join(self._path, chunk)):
                 return chunk
         return None
+
+    def _chunks(self, step: int, name: str) -> list[str]:
+        """Return where the chunks of a vector lie, below the root."""
+        length, width = self._arrays[name].shape[1], self._arrays[name].chunks[1]
+        return [f"{name}/c/{step}/{part}" for part in range(-(-length // width))]

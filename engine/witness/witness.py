@@ -115,10 +115,11 @@ def testify(
         ConfigurationError: If the engine's step differs from itself.
 
     Cost:
-        Two plain steps (one of them by the module itself), two evaluations of each output, what
-        ``compare_derivatives`` takes, which is less than a step where a batch is some tens of
-        examples, and what ``compare_output_slope`` takes of the first part of each output.
-        Measured in ``tests/bench/bench_witness.py``.
+        Two plain steps (one of them by the module itself; for ``twice`` one more, which the other
+        checks then leave out), two evaluations of each output, four gradients of one example in
+        float64, six updates, and what ``compare_output_slope`` takes. Beside the two evaluations
+        about three plain steps of a GPT, two of a ResNet, and eight of a network that is so small
+        that calls cost more than numbers; ``tests/bench/bench_witness.py`` measures it.
     """
     with deterministic():
         step, first = min(1, routine.num_steps - 1), routine.initial_state(z)

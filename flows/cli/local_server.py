@@ -47,11 +47,22 @@ _STARTS = 2
 """Times that a server is started that ends before it answers: its port may just have been taken."""
 
 
+_NOT_OF_ONE_RUN = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
+"""Services of a server that are about deployments, work pools and automations: there are none."""
+
+_FIRST_START = (
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START",
+)
+"""What the first server on a database has done for all others."""
+
+
 class LocalServer:
     """A Prefect server on a free port of this machine, as a child process.
 
     Args:
         show_log: Whether its log goes to standard error.
+        migrated: Whether its database is known to be up to date, so that it need not look.
 
     Attributes:
         api_url: Of its API.
@@ -59,8 +70,9 @@ class LocalServer:
         was_used: Whether a client was let in.
     """
 
-    def __init__(self, *, show_log: bool = False) -> None:
+    def __init__(self, *, show_log: bool = False, migrated: bool = False) -> None:
         self.secret = f"mgd:{secrets.token_urlsafe(32)}"
+        self._migrated = migrated
         self._show_log, self._starts, self._ready = show_log, 0, False
         self.was_used = False
         self._start()
@@ -83,13 +95,24 @@ class LocalServer:
             # -P: the working folder may hold a random.py, or a folder prefect.
             [sys.executable, "-P", "-m", "prefect", "server", "start", "--port", str(port)]
             + ["--no-ui"],
-            env=without_proxies(dict(os.environ)) | SAFE_PATH | own,
+            env=without_proxies(dict(os.environ)) | SAFE_PATH | own | self._spared(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which then stops the server
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
+
+    def _spared(self) -> dict[str, str]:
+        """Return settings that leave out what a server of one run has no use for.
+
+        Measured together, a quarter of the computing time of its start. What the user has set
+        stays.
+        """
+        wanted = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_OF_ONE_RUN}
+        if self._migrated:
+            wanted |= dict.fromkeys(_FIRST_START, "false")
+        return {name: value for name, value in wanted.items() if name not in os.environ}
 
     def wait(self) -> None:
         """Return when the server answers.
@@ -166,6 +189,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_UI_ENABLED,
         temporary_settings,
     )
 
@@ -178,6 +202,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
             PREFECT_API_URL: server.api_url,
             PREFECT_API_AUTH_STRING: server.secret,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            PREFECT_UI_ENABLED: False,  # so that no link is shown that nobody could open
         }
     ):
         yield
@@ -220,8 +245,11 @@ def server_if_needed(*, show_log: bool = False) -> LocalServer | None:
     settings = prefect_settings()
     if settings.api.url:
         return None
+    url = settings.server.database.connection_url
+    on_sqlite = url is None or url.get_secret_value().startswith("sqlite")
     with _one_migration(settings) as first:
-        server = LocalServer(show_log=show_log)
+        # Another kind of database may have been replaced since; a file that went is seen.
+        server = LocalServer(show_log=show_log, migrated=on_sqlite and not first)
         if first:
             server.wait()
     return server

@@ -39,6 +39,9 @@ TrustOption = Annotated[
         "names; without it, only to those of the shipped recipe of that name.",
     ),
 ]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show only warnings, and what came of it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 AgeOption = Annotated[
     str | None,

@@ -6,13 +6,14 @@ at once. Both are imported after the server has been started, which takes longer
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from engine.progress.displays import LINES
+from engine.progress.meter import doing
 from flows.cli.screen import say
 from flows.cli.signals import goes_on
-from flows.cli.terminal import prepare_process, progress
+from flows.cli.terminal import prepare_process, watched
 
 if TYPE_CHECKING:
     from engine.recipes.files import Recipe
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def run_recipe(
-    load: "Callable[[str], Recipe]", store: str, seeds: str | None, *, as_json: bool, debug: bool
+    load: "Callable[[str], Recipe]",
+    store: str,
+    seeds: str | None,
+    *,
+    as_json: bool,
+    debug: bool,
+    quiet: bool = False,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
 
@@ -31,67 +38,99 @@ def run_recipe(
         seeds: Training seeds, comma-separated; one run for each.
         as_json: End with the object on stdout; all else goes to stderr.
         debug: Show all log lines.
+        quiet: Show warnings, and what came of it.
     """
     prepare_process(debug)
-    from engine.recipes.files import read_seeds
+    with watched(quiet=quiet):
+        with doing("reading the recipe"):
+            from engine.recipes.files import read_seeds
 
-    recipe, chosen = load(store), None if seeds is None else read_seeds(seeds)
-    from engine.storage.location import absolute
-    from flows.cli.local_server import server_of_a_command
+            recipe, chosen = load(store), None if seeds is None else read_seeds(seeds)
+            from engine.storage.location import absolute
 
-    place = absolute(store)
-
-    with server_of_a_command(show_log=debug) as server:
-        _run(recipe, place, chosen, server, as_json=as_json)
-
-
-def _run(
-    recipe: "Recipe",
-    place: str,
-    chosen: list[int] | None,
-    server: "LocalServer | None",
-    *,
-    as_json: bool,
-) -> None:
-    from engine.errors import ConfigurationError
-    from engine.numerics.process import prepare_cpu
-    from engine.stages.run import Run
-    from engine.stages.training import prepare
-
-    typer.echo(prepare_cpu(recipe.descent.training.threads), err=True)
-    # What is refused is refused here, in one message, before a flow starts.
-    prepare(Run(recipe.descent, place))
-    runs = _runs(recipe, chosen)
-    for run in runs:
-        typer.echo(f"Run: {run} in {place}", err=True)
-    goes_on(runs, place)
-    from flows.cli.local_server import connected
-    from flows.registry import FLOWS, REPLICAS
-
-    with progress(), connected(server):
-        if chosen is None:
-            records = [FLOWS[recipe.kind](recipe, place)]
-        else:
-            if recipe.kind not in REPLICAS:
-                raise ConfigurationError(
-                    f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
-                    "for one seed. Use --set training.seed=N."
-                )
-            records = REPLICAS[recipe.kind](recipe, chosen, place)
+            place = absolute(store)
+        found = _repeated(recipe, place) if chosen is None else None
+        records = [found] if found else _records(recipe, place, chosen, debug)
     contents = [_tell(record, place, as_json) for record in records]
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
         say(json.dumps(contents[0] if chosen is None else many))
 
 
-def _runs(recipe: "Recipe", seeds: list[int] | None) -> list[str]:
-    """Name the runs that a recipe makes, as the store will know them."""
-    from engine.recipes.files import with_seed
-    from engine.recipes.names import run_name
+def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
+    """Return a finished run that has nothing left to do, without a server or a flow.
 
-    if seeds is None:
-        return [run_name(recipe.descent)]
-    return [run_name(with_seed(recipe, seed).descent) for seed in seeds]
+    A server of the user's own is told of every start, so there the flow looks.
+    """
+    from engine.recipes.names import run_name
+    from engine.storage.location import store_errors
+    from engine.storage.places import RUN, run_file
+    from engine.storage.records import read_bytes
+    from flows.cli.surroundings import prefect_settings
+
+    # Asked first, because nothing heavy is loaded for it.
+    with store_errors(place):
+        if read_bytes(run_file(place, run_name(recipe.descent), RUN)) is None:
+            return None
+    if prefect_settings().api.url:
+        return None
+    from engine.applications.descent.repeated import repeated
+
+    return repeated(recipe, place)
+
+
+def _records(
+    recipe: "Recipe", place: str, chosen: list[int] | None, debug: bool
+) -> "list[FinishedRun]":
+    with ExitStack() as stack:
+        with doing("starting Prefect's server"):
+            from flows.cli.local_server import server_of_a_command
+
+            server = stack.enter_context(server_of_a_command(show_log=debug))
+        return _run(recipe, place, chosen, server)
+
+
+def _run(
+    recipe: "Recipe", place: str, chosen: list[int] | None, server: "LocalServer | None"
+) -> "list[FinishedRun]":
+    from engine.errors import ConfigurationError
+
+    with doing("loading torch"):
+        from engine.numerics.process import prepare_cpu
+        from engine.stages.run import Run
+        from engine.stages.training import prepare
+    prepare_cpu(recipe.descent.training.threads)
+    from engine.recipes.names import run_name
+    from engine.recipes.titles import run_title
+
+    runs = _runs(recipe, chosen)
+    goes_on([run_name(each.descent) for each in runs], place)
+    for each in runs:
+        LINES.info("Run: %s", run_title(each))
+    LINES.info("Store: %s", place)
+    # What is refused is refused here, in one message, before a flow starts.
+    prepare(Run(recipe.descent, place))
+    with doing("loading Prefect"):
+        from flows.cli.local_server import connected
+        from flows.registry import FLOWS, REPLICAS
+    with ExitStack() as stack:
+        with doing("waiting for Prefect's server"):
+            stack.enter_context(connected(server))
+        if chosen is None:
+            return [FLOWS[recipe.kind](recipe, place)]
+        if recipe.kind not in REPLICAS:
+            raise ConfigurationError(
+                f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
+                "for one seed. Use --set training.seed=N."
+            )
+        return REPLICAS[recipe.kind](recipe, chosen, place)
+
+
+def _runs(recipe: "Recipe", seeds: list[int] | None) -> "list[Recipe]":
+    """Return the recipes of the runs that are made."""
+    from engine.recipes.files import with_seed
+
+    return [recipe] if seeds is None else [with_seed(recipe, seed) for seed in seeds]
 
 
 def _tell(record: "FinishedRun", place: str, as_json: bool) -> dict[str, Any]:

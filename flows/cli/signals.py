@@ -7,13 +7,17 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _going_on: list[str] = []
 """How the run goes on, once there is one."""
+
+_before: list[Callable[[], object]] = []
+"""What is done before the last words, such as to take a picture off the terminal."""
 
 _asked: list[signal.Signals] = []
 """The signals that have come, the first one first."""
@@ -38,6 +42,16 @@ def goes_on(runs: list[str], store: str) -> None:
     place = shlex.quote(store)
     commands = [f"mgd resume {shlex.quote(run)} --store {place}" for run in runs]
     _going_on[:] = commands
+
+
+@contextmanager
+def before_last_words(action: Callable[[], object]) -> Iterator[None]:
+    """Do something before a signal is answered, while the block is at work."""
+    _before.append(action)
+    try:
+        yield
+    finally:
+        _before.remove(action)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -66,6 +80,9 @@ def _say(by: signal.Signals) -> None:
         words = f"Stopped by {cause}. What is finished is kept; the same command goes on, or:{then}"
     else:
         words = f"Stopped by {cause} before the run began."
+    for action in list(_before):
+        with suppress(Exception):
+            action()
     # Not typer.echo: a signal may come while a line is being printed. The terminal may be gone.
     with suppress(OSError):
         os.write(2, f"\n{words}\n".encode())

@@ -2,19 +2,25 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from rich.status import Status
-
-from flows.cli.screen import Screen, text
-from flows.cli.signals import stop_on_signals
+from engine.progress.displays import LINES, PlainLines, Scores, ticking
+from engine.progress.meter import Meter, heard_by
+from flows.cli.screen import Screen, plain, say
+from flows.cli.signals import before_last_words, stop_on_signals
 from flows.cli.surroundings import SAFE_PATH
+
+QUIET = {
+    # Prefect logs each state of each task run, and each hook: hundreds of rows that say nothing.
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
+}
 
 
 def prepare_process(debug: bool) -> None:
     """Set what Prefect and the C library read at their start."""
-    settings = {
+    settings = QUIET | {
         # Both of Prefect's ways to send what is done here elsewhere, and the notice of the second.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -34,34 +40,74 @@ def prepare_process(debug: bool) -> None:
     stop_on_signals()
 
 
-class _Lines(logging.Handler):
-    """Prints a line for each iterate and warning, and shows the last stage in a status line."""
+class Lines(logging.Handler):
+    """Hands on what loggers say for people.
 
-    def __init__(self, console: Screen, status: Status, level: int) -> None:
+    Args:
+        write: Prints a line.
+        level: Of what is printed.
+    """
+
+    def __init__(self, write: Callable[[str], None], level: int) -> None:
         super().__init__(level)
-        self.console, self.status = console, status
+        self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.INFO:
-            self.console.print(record.getMessage())
-        else:
-            self.status.update(text(record.getMessage()))
+        """Print a record."""
+        self._write(record.getMessage())
 
 
 @contextmanager
-def progress() -> Iterator[None]:
-    """Show a flow's progress on standard error while it runs."""
-    from tasks.running.progress import TERMINAL
+def watched(*, quiet: bool = False) -> Iterator[None]:
+    """Show on standard error what is at work inside the block, from its first second on.
 
-    console = Screen(stderr=True)
-    with console.status("Prefect starts") as status, ExitStack() as stack:
-        TERMINAL.setLevel(logging.DEBUG)
+    In a terminal a picture at its foot, drawn anew twice a second, with lines above it that stay.
+    Elsewhere lines with time stamps: what is at work, scores, and now and then how much is done.
+
+    Args:
+        quiet: Show warnings only.
+    """
+    meter = Meter()
+    with heard_by(meter), ExitStack() as stack:
+        if quiet:
+            write = _line
+        elif sys.stderr is not None and sys.stderr.isatty():
+            write = stack.enter_context(_picture(meter))
+        else:
+            lines = PlainLines(meter, _line)
+            write = lines.line
+            stack.enter_context(ticking(lines.look))
         for name, level in (
-            (TERMINAL.name, logging.DEBUG),
+            (LINES.name, logging.WARNING if quiet else logging.INFO),
             ("engine", logging.WARNING),
             ("tasks", logging.WARNING),
         ):
-            logger, lines = logging.getLogger(name), _Lines(console, status, level)
-            logger.addHandler(lines)
-            stack.callback(logger.removeHandler, lines)
+            logger, handler = logging.getLogger(name), Lines(write, level)
+            if logger is LINES:
+                logger.setLevel(logging.INFO)
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
         yield
+
+
+@contextmanager
+def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
+    """Draw a meter at the foot of the terminal; yield what prints a line above it."""
+    from engine.progress.drawing import live
+
+    console = Screen(stderr=True)
+
+    def write(line: str) -> None:
+        console.print(line)
+
+    scores = Scores(meter, write)
+    with (
+        live(meter, console, plain) as drawn,
+        before_last_words(drawn.stop),
+        ticking(scores.look),
+    ):
+        yield write
+
+
+def _line(words: str) -> None:
+    say(words, err=True)

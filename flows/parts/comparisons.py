@@ -3,22 +3,11 @@
 from engine.applications.comparisons.results import Baseline, Comparisons, Rerun
 from engine.applications.descent.record import Iterate, choose
 from engine.recipes.comparisons import BaselineName, is_initial, name_rerun
-from engine.recipes.descent import DescentRecipe
 from engine.schedules.segments import Segment
-from flows.parts.rate_search import num_schedule_stages, search_schedules
+from flows.parts.rate_search import search_schedules
 from tasks import comparisons as comparison
 from tasks import training
 from tasks.running.runner import StageFuture, StageRunner
-
-
-def num_comparison_stages(recipe: DescentRecipe, num_parts: int) -> int:
-    """Return how many stages a comparison has."""
-    baselines = (
-        1 if name is BaselineName.LABEL_FLIP else num_parts + 2
-        for name in recipe.baselines
-        if not is_initial(name, recipe.metaparameters.kept)
-    )
-    return sum(baselines) + 2 * len(recipe.reruns) + num_schedule_stages(recipe)
 
 
 def compare(stages: StageRunner, parts: list[Segment], iterates: list[Iterate]) -> Comparisons:

@@ -1,7 +1,7 @@
 """What flow runs are called in every list of Prefect's.
 
-A name that a person typed stays. Any other run is named after the run in the store and what its
-settings change of the recipe that ships under its name.
+A name that a person typed stays. Any other run has the title that reports and the terminal give it
+too (``engine.recipes.titles``).
 """
 
 import re
@@ -13,11 +13,8 @@ from prefect.context import FlowRunContext
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import changed, changes_of_shipped
-from engine.recipes.names import run_name
-
-_NAMED_CHANGES = 3
-"""Changed settings that a name has room for."""
+from engine.recipes.form import FIELDS, filled_in
+from engine.recipes.titles import run_title
 
 
 def flow_run_name() -> str:
@@ -33,22 +30,10 @@ def flow_run_name() -> str:
     if not isinstance(recipe, DescentRecipe):
         return given or context.flow.name  # it is about to be refused
     with suppress(ConfigurationError):  # then the flow refuses it
-        recipe = changed(recipe, parameters.get("settings", ()))
-    return name_of(recipe, parameters.get("seeds"))
-
-
-def name_of(recipe: DescentRecipe, seeds: list[int] | None = None) -> str:
-    """Name a flow run: the run or the seeds, and what differs from the shipped recipe."""
-    which = run_name(recipe.descent)
-    if seeds is not None:
-        which = f"{recipe.name} for seeds {', '.join(map(str, seeds))}"
-    differing = changes_of_shipped(recipe) or {}
-    changes = [f"{key}={value}" for key, value in differing.items()]
-    named = ", ".join(changes[:_NAMED_CHANGES])
-    more = len(changes) - _NAMED_CHANGES
-    if more > 0:
-        named += f" and {more} more"
-    return f"{which}: {named}" if named else which
+        given = {name: parameters[name] for name in FIELDS if name in parameters}
+        said = parameters.get("settings"), parameters.get("arguments")
+        recipe = filled_in(recipe, *said, **given)
+    return run_title(recipe, parameters.get("seeds"))
 
 
 def is_drawn(name: str) -> bool:

@@ -1,15 +1,8 @@
 """Searches over learning-rate schedules, in the run of the descent that they are compared with."""
 
-from engine.recipes.descent import DescentRecipe
 from engine.recipes.rate_search import Searched, has_optuna
 from tasks import rate_search as schedules
 from tasks.running.runner import StageRunner
-
-
-def num_schedule_stages(recipe: DescentRecipe) -> int:
-    """Return how many stages the searches have."""
-    wanted = recipe.schedules
-    return len(range(0, wanted.grid, wanted.chunk)) + (wanted.optuna and has_optuna())
 
 
 def search_schedules(stages: StageRunner) -> tuple[Searched | None, Searched | None]:

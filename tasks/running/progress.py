@@ -1,68 +1,231 @@
-"""What is told of a descent while it goes on: to the UI by Prefect, to a terminal by a logger."""
+"""What is told of a run while it goes on: to Prefect's UI, to its log, and to a terminal.
+
+Where the run stands is on a board (``engine.progress.board``), which a terminal looks at by itself.
+In the UI an artifact says it in a sentence, written anew in its place every few seconds, also by a
+process that goes on with the flow run of another.
+"""
 
 import logging
-import math
-import time
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
 
-from engine.applications.descent.record import Iterate
+from engine.planning.expected import Expected
+from engine.planning.forecast import Forecast, read_forecast
+from engine.progress.board import Board, Course
+from engine.progress.displays import LINES
+from engine.progress.meter import Meter, listening
+from engine.progress.names import about
+from engine.progress.time_left import REPORT, Work
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.names import run_name
+from engine.recipes.titles import run_title
+from engine.runs.run import Scores
+from engine.stages.run import Run
+from tasks.running.elsewhere import Elsewhere
+from tasks.running.workers import Workers
 
-TERMINAL = logging.getLogger("tasks.running.progress")
-"""INFO for each iterate, DEBUG for each stage. Silent unless somebody adds a handler.
+logger = logging.getLogger(__name__)
 
-The UI is told by Prefect's own loggers, so that it must not get these lines as well.
-"""
-TERMINAL.propagate = False
-TERMINAL.addHandler(logging.NullHandler())
+UPDATE_SECONDS = 2.0
+"""Time between two looks at what the UI has to be told."""
 
 
-_UPDATE_SECONDS = 1.0
-"""Shortest time between two updates of the UI: small stages come by the dozen a second."""
+def say(level: int, line: str) -> None:
+    """Say something in the log of the flow run, and in the terminal if there is one."""
+    for each in (get_run_logger(), LINES):
+        each.log(level, line)
 
 
 class Progress:
-    """Shows where a run stands, after every stage, every iterate and at its end.
+    """Shows where a run stands, from its first stage to its end.
 
     Args:
         recipe: The set-up.
-        num_stages: Stages that the run will have, baselines and whatever else is trained included.
+        store: fsspec URL of the store.
+        course: What the run will do.
+        elsewhere: Whether stages are carried out by other processes.
     """
 
-    def __init__(self, recipe: DescentRecipe, num_stages: int) -> None:
-        self.num_outer_steps, self.num_stages = recipe.outer.num_steps, num_stages
-        # Prefect's artifact functions are both sync and async; outside a coroutine they are sync.
-        self._artifact = cast(
-            UUID,
-            create_progress_artifact(
-                0.0, key=f"progress-{recipe.name}", description=f"Stages of {recipe.name}"
-            ),
-        )
-        self._updated = -math.inf
+    def __init__(
+        self, recipe: DescentRecipe, store: str, course: Course, *, elsewhere: bool = False
+    ) -> None:
+        self.meter = listening() or Meter()
+        self.board = Board(course, self.meter)
+        self._elsewhere = Elsewhere(Run(recipe, store), self.board) if elsewhere else None
+        self._key = f"progress-{run_name(recipe)}"
+        self._artifact: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+        self._waiting: list[Callable[[], bool]] = []
+        self._lock = threading.Lock()
 
-    def stage_done(self, name: str, done: int) -> None:
-        """Say that a stage is done, the ``done``-th one."""
-        TERMINAL.debug("%s done, %d of %d stages", name, done, self.num_stages)
-        if time.monotonic() - self._updated >= _UPDATE_SECONDS:
-            # A stage that was not counted must not look like the end.
-            self._show(min(99.9, 100.0 * done / self.num_stages))
+    @property
+    def num_stages(self) -> int:
+        """Stages that the run will have."""
+        return self.board.total
 
-    def iterate_done(self, iterate: Iterate) -> None:
-        """Say what an iterate scores."""
-        losses = ", ".join(f"{split} {s['loss']:.4f}" for split, s in iterate.scores.items())
-        for logger in (get_run_logger(), TERMINAL):
-            logger.info(
-                "outer step %d of %d: loss %s", iterate.outer_step, self.num_outer_steps, losses
+    def begins(self, name: str, kind: str) -> None:
+        """Note that a stage begins; one that is done elsewhere says so by itself."""
+        if self._elsewhere is None:
+            self.board.begin(name, kind)
+
+    def ends(self, name: str, kind: str, *, cached: bool = False) -> None:
+        """Note that a stage is done."""
+        if self._elsewhere is not None:
+            self._elsewhere.forget(name)
+            # It was too short to be heard of, or was found done: that says nothing of others.
+            if not self.board.is_at_work(name):
+                self.board.begin(name, kind, meter=Meter())
+                cached = True
+        self.board.end(name, cached=cached)
+
+    def begins_again(self, name: str) -> None:
+        """Note that a stage is given up, and will be handed in again."""
+        if self._elsewhere is not None:
+            self._elsewhere.forget(name)
+        self.board.drop(name)
+
+    def scored(self, outer_step: int, scores: dict[str, Scores]) -> None:
+        """Say what the model of an outer step scores, the moment that this is known."""
+        place = self.board.scored(outer_step, scores)
+        get_run_logger().info(self.board.seen().outer_sentence(place))
+
+    def when(self, look: Callable[[], bool]) -> None:
+        """Ask again and again, from a thread of its own, until something has happened.
+
+        Args:
+            look: Returns whether it has, and says so by itself.
+        """
+        with self._lock:
+            self._waiting.append(look)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Note that record and report are written inside the block."""
+        self.board.begin(REPORT, REPORT)
+        yield
+        self.board.end(REPORT)
+
+    def look(self) -> None:
+        """Tell the UI what is new; what fails is tried again at the next look."""
+        if self._elsewhere is not None:
+            self._elsewhere.look()
+        with self._lock:
+            waiting = self._waiting
+            self._waiting = [each for each in waiting if not each()]
+        seen = self.board.seen()
+        self._show(100.0 if seen.is_finished else 100 * seen.share, seen.sentence())
+
+    def stopped(self) -> None:
+        """Say that the run has not come to its end."""
+        seen = self.board.seen()
+        where = seen.work
+        self._show(100 * seen.share, f"Stopped at {where}; {seen.done} finished stages are kept.")
+
+    def _show(self, percent: float, sentence: str) -> None:
+        shown = (round(percent, 1), sentence)
+        if shown == self._shown:
+            return
+        with suppress(Exception):  # a bar that moves is not worth a run
+            if self._artifact is None:
+                self._artifact = _find(self._key) or cast(
+                    UUID, create_progress_artifact(shown[0], key=self._key, description=sentence)
+                )
+            update_progress_artifact(self._artifact, shown[0], description=sentence)
+            self._shown = shown
+
+
+def _find(key: str) -> UUID | None:
+    """Return the artifact that another process of this flow run has made."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.run_count <= 1:
+        return None
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[context.flow_run.id]),
+                key=ArtifactFilterKey(any_=[key]),
             )
+        )
+    return found[0].id if found else None
 
-    def finish(self) -> None:
-        """Say that the run has come to its end, whatever it found done already."""
-        self._show(100.0)
 
-    def _show(self, percent: float) -> None:
-        self._updated = time.monotonic()
-        update_progress_artifact(self._artifact, round(percent, 1))
+def _say_where(title: str, store: str, num_stages: int, plan: Forecast | None) -> None:
+    """Say first what runs where, and what it is expected to take."""
+    logger = get_run_logger()
+    logger.info("Run %s in %s", title, store)
+    expected = f", {about(plan.seconds.run)} and a preflight by the plan" if plan else ""
+    logger.info("%d stages%s", num_stages, expected)
+    context = FlowRunContext.get()
+    if context is not None and get_current_settings().server.ui.enabled:
+        link = url_for("flow-run", context.flow_run.id if context.flow_run else None)
+        if link:
+            LINES.info("In Prefect: %s", link)
+
+
+@contextmanager
+def following(
+    recipe: DescentRecipe,
+    store: str,
+    works: Callable[[Expected], list[Work]],
+    workers: Workers,
+    *,
+    title: str = "",
+    outputs: int = 1,
+) -> Iterator[Progress]:
+    """Show where a run stands while it is carried out inside the block.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        works: Returns what it will do.
+        workers: Who carries it out.
+        title: Of the run; what differs from the shipped recipe by default.
+        outputs: Outputs that are reversed at once.
+    """
+    expected = Expected(recipe, read_forecast(store, run_name(recipe)), outputs)
+    course = Course(
+        title=title or run_title(recipe),
+        works=works(expected),
+        in_seconds=expected.in_seconds,
+        maximize=recipe.outer.maximize,
+    )
+    progress = Progress(recipe, store, course, elsewhere=workers.runner is not None)
+    _say_where(course.title, store, progress.num_stages, expected.plan)
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(UPDATE_SECONDS):
+            with suppress(Exception):
+                progress.look()
+
+    with suppress(Exception):
+        progress.look()
+    context = copy_context()  # the flow run, and where its server is
+    thread = threading.Thread(target=context.run, args=(tick,), daemon=True, name="progress")
+    thread.start()
+    try:
+        yield progress
+        progress.board.finish()
+    finally:
+        over.set()
+        thread.join(timeout=10)
+        if progress.board.seen().is_finished:
+            progress.look()
+        else:
+            progress.stopped()

@@ -18,6 +18,8 @@ from prefect.futures import PrefectFuture
 
 from engine.errors import MemoryExhaustedError, WorkerLostError
 from engine.numerics.process import keep_freed_memory
+from engine.progress.meter import heard_by
+from engine.progress.time_left import REPLAY
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.runs.budget import Budget
@@ -54,6 +56,26 @@ class StageFuture:
             self._ref = self._settle()
         return self._ref
 
+    def peek(self) -> Ref | None:
+        """Return the stage's reference if it is committed by now; any thread may ask."""
+        if self.handle is None:
+            return self.result()
+        state = self.handle.state
+        return cast(Ref, state.result()) if state.is_completed() else None
+
+
+def tell_scores(progress: Progress, store: str, outer_step: int, scored: StageFuture) -> None:
+    """Say what the model of an outer step scores when that is known, before its reverse sweep."""
+
+    def look() -> bool:
+        ref = scored.peek()
+        if ref is not None:
+            progress.scored(outer_step, commits.read_scalars(store, ref))
+        return ref is not None
+
+    if not look():
+        progress.when(look)
+
 
 GPU_TAG = "gpu"
 """Task runs with this tag share the GPUs, see ``deployments/pools.py``."""
@@ -66,7 +88,7 @@ class StageRunner:
         recipe: The set-up, handed to every stage. After a stage that ran out of GPU memory it is
             another one, with smaller pieces.
         store: fsspec URL of the store.
-        progress: Is told of every stage.
+        progress: Is told of every stage that begins and ends.
         workers: Where stages run.
     """
 
@@ -141,11 +163,18 @@ class StageRunner:
             for name, value in inputs.items()
         }
         lost = shrunk = 0
+        kind = stage_name(stage)
         while True:
-            state = to_its_end(name, partial(self._attempt, stage, inputs, handle))
+            self.progress.begins(name, kind)
+            try:
+                state = to_its_end(name, partial(self._attempt, stage, inputs, handle))
+            except BaseException:
+                self.progress.begins_again(name)
+                raise
             if state is not None and state.is_completed():
                 break
             handle = None
+            self.progress.begins_again(name)
             if state is not None and state.is_failed():
                 self._shrink(name, stage, state)
                 shrunk += 1
@@ -158,12 +187,12 @@ class StageRunner:
                         "most often their memory is too small. The same command goes on."
                     )
         ref = cast(Ref, state.result())
+        self.progress.ends(name, kind, cached=state.name == CACHED)
         # A trajectory is a part of the reverse stage that uses it, done elsewhere.
-        if stage_name(stage) != "replay":
+        if kind != REPLAY:
             self.total += 1
             self.cached += state.name == CACHED
             self.retried += bool(lost or shrunk or (state.message or "").endswith(_ATTEMPTS))
-            self.progress.stage_done(name, self.total)
             self.budget.spend(ref, self.total, self.progress.num_stages)
         return ref
 
@@ -172,7 +201,8 @@ class StageRunner:
     ) -> State[Ref] | None:
         """Return the final state of one attempt; None if its worker is lost."""
         if self.workers.runner is None:
-            return cast(State[Ref], stage(**self._parameters(inputs), return_state=True))
+            with heard_by(self.progress.meter):
+                return cast(State[Ref], stage(**self._parameters(inputs), return_state=True))
         handle = handle or self.workers.submit(stage, self._parameters(inputs))
         try:
             handle.result(raise_on_failure=False)

@@ -24,6 +24,7 @@ from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import Stage
 from engine.storage.location import store_errors
+from tasks.running.elsewhere import told
 from tasks.running.policy import is_transient
 
 CACHED = "Cached"
@@ -51,9 +52,11 @@ def stage_task(stage: Stage[P]) -> Task[Concatenate[DescentRecipe, str, P], Ref]
 
     def carry_out(recipe: DescentRecipe, store: str, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 (Ref or State)
         run = Run(recipe, store)
-        found = _committed(stage.name, stage.key(run, *args, **kwargs), run)
+        key = stage.key(run, *args, **kwargs)
+        found = _committed(stage.name, key, run)
         if found is None:
-            return stage(run, *args, **kwargs)
+            with told(run, stage.name, key, _task_run_name(stage.name)):
+                return stage(run, *args, **kwargs)
         # One that the same task run has committed before it was tried again is its own.
         return Completed(name=CACHED, data=found) if _is_first_attempt() else found
 

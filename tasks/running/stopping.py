@@ -15,11 +15,10 @@ from concurrent.futures import Future, wait
 from contextvars import copy_context
 from typing import TypeVar
 
-from prefect import get_run_logger
 from prefect.exceptions import TerminationSignal
 
 from tasks.running.attempt import LOOK_SECONDS, go_on
-from tasks.running.progress import TERMINAL
+from tasks.running.progress import say
 
 T = TypeVar("T")
 
@@ -79,9 +78,9 @@ def _wait_once_more(name: str, done: "Future[T]") -> None:
         time.sleep(0.01)
     else:
         return
-    _say(f"SIGTERM: {name} is at work, and gets {GRACE_SECONDS:g} s to finish.")
+    say(logging.WARNING, f"SIGTERM: {name} is at work, and gets {GRACE_SECONDS:g} s to finish.")
     if wait([done], GRACE_SECONDS).done:
-        _say(f"{name} is finished; stopping.")
+        say(logging.WARNING, f"{name} is finished; stopping.")
 
 
 def _end(thread: threading.Thread) -> None:
@@ -90,8 +89,3 @@ def _end(thread: threading.Thread) -> None:
         exception = ctypes.py_object(SystemExit)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), exception)
         thread.join(_END_SECONDS)
-
-
-def _say(line: str) -> None:
-    for logger in (get_run_logger(), TERMINAL):
-        logger.log(logging.WARNING, line)

@@ -21,6 +21,7 @@ from pathlib import Path
 from prefect import flow
 
 from engine.problems.segments import segments
+from engine.progress.board import Course
 from engine.recipes.files import load_recipe
 from engine.schedules.by_name import make_plan
 from engine.schedules.simulator import measure
@@ -71,7 +72,9 @@ def sweeps(recipe, folder, rounds):
                 shutil.copytree(folder / "trained", store)
                 chosen = recipe.workers.model_copy(update={"lookahead": lookahead})
                 changed = recipe.model_copy(update={"workers": chosen})
-                runner = StageRunner(changed, str(store), Progress(changed, len(parts)), workers)
+                runner = StageRunner(
+                    changed, str(store), Progress(changed, str(store), Course("a sweep")), workers
+                )
                 started = time.perf_counter()
                 found.add(
                     reverse_sweep(runner, parts, 0, value, borders, adjoint).model_dump_json()
@@ -83,9 +86,11 @@ def sweeps(recipe, folder, rounds):
 
 def warm_up(recipe, folder, workers: Workers):
     """Let both workers import what they need."""
-    runner = StageRunner(recipe, str(folder / "warm"), Progress(recipe, 2), workers)
+    warm = str(folder / "warm")
+    progress = Progress(recipe, warm, Course("a warm-up"))
+    runner = StageRunner(recipe, warm, progress, workers)
     changed = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": 1})})
-    other = StageRunner(changed, str(folder / "warm"), Progress(recipe, 2), workers)
+    other = StageRunner(changed, warm, progress, workers)
     ready = [each.submit(training.initial_value, "warm up") for each in (runner, other)]
     for each in ready:
         each.result()

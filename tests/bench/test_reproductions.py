@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from engine import metagradient, train
 from engine.applications.comparisons.baselines import proportional, random_subset, uniform
@@ -76,6 +75,8 @@ def score(problem, value):
 )
 def test_selection_drops_wrong_labels_and_beats_a_random_subset(recipe, changes):
     """40 % of the labels are wrong; the metagradient is told nothing about which."""
+    from sklearn.metrics import roc_auc_score
+
     found = descend(recipe, *SELECTION, "outer.num_steps=2", *changes)
     problem, value = found.problem, found.values[found.chosen]
 

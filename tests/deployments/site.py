@@ -1,5 +1,6 @@
 """A server, a worker and all deployments, through the HTTP API like the UI."""
 
+import json
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from engine.applications.descent.record import read_run
-from engine.recipes.files import load_recipe
+from engine.recipes.files import changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
@@ -41,6 +42,11 @@ RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from th
 def small(seed, *changes):
     """Return a small run of its own for each seed."""
     return load_recipe("digits-selection", [*SMALL, f"training.seed={seed}", *changes])
+
+
+def as_settings(recipe):
+    """Return what a form has to say in its list of settings to make the recipe."""
+    return [f"{key}={json.dumps(value)}" for key, value in changes_of_shipped(recipe).items()]
 
 
 class Api:
@@ -86,7 +92,7 @@ class Api:
 
     def trigger(self, recipe, **more):
         """Run the deployment with other settings; the store stays that of the deployment."""
-        parameters = {"recipe": recipe.model_dump(mode="json")}
+        parameters = {"settings": as_settings(recipe)}
         path = f"/deployments/{self.deployment()['id']}/create_flow_run"
         return self.post(path, parameters=parameters, state={"type": "SCHEDULED"}, **more)["id"]
 

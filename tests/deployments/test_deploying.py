@@ -10,7 +10,6 @@ import yaml
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
-from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from engine.errors import ConfigurationError
@@ -54,10 +53,9 @@ def plain(name, kind="process"):
     return deployed(name, kind)
 
 
-@cache
-def schema(entrypoint):
-    """Return the JSON schema of a flow's parameters, which is that of its form."""
-    return parameter_schema(load_flow_from_entrypoint(entrypoint)).model_dump_for_openapi()
+def schema(made):
+    """Return the JSON schema of a deployment's parameters as the server gets it."""
+    return made._parameter_openapi_schema.model_dump(exclude_unset=True)
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_parameters_fit_the_flow(name, kind):
     flow = load_flow_from_entrypoint(made.entrypoint)
 
     sent = json.loads(made.model_dump_json())["parameters"]
-    assert validate(sent, schema(made.entrypoint)) == []  # it raises nothing by itself
+    assert validate(sent, schema(made)) == []  # it raises nothing by itself
     flow.validate_parameters(sent)
 
 
@@ -162,7 +160,7 @@ def test_empty_store_is_refused_when_a_run_is_triggered(name, store):
     flow = load_flow_from_entrypoint(made.entrypoint)
     parameters = made.parameters | {"store": store}
 
-    assert validate(parameters, schema(made.entrypoint))
+    assert validate(parameters, schema(made))
     with pytest.raises(ParameterTypeError, match="store"):
         flow.validate_parameters(parameters)
 
@@ -238,7 +236,7 @@ def test_settings_of_a_run_change_the_recipe_of_its_deployment():
     override = {"settings": ["outer.num_steps=3"]}
     merged = made.parameters | override
 
-    assert validate(merged, schema(made.entrypoint)) == []
+    assert validate(merged, schema(made)) == []
     given = flow.validate_parameters(merged)
     assert changed(given["recipe"], given["settings"]) == load_recipe(SOME, ["outer.num_steps=3"])
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.deployments.site import DEPLOYMENT, small
+from tests.deployments.site import DEPLOYMENT, as_settings, small
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
@@ -47,7 +47,7 @@ def test_scheduled_run_is_made_and_completed(site, add_schedule):
     recipe = small(30, "outer.num_steps=1")
     schedule = add_schedule(
         {"interval": 20, "anchor_date": datetime.now(UTC).isoformat()},
-        parameters={"recipe": recipe.model_dump(mode="json")},
+        parameters={"settings": as_settings(recipe)},
     )
 
     made = wait_for("a scheduled run", lambda: runs(site, schedule), 120)
@@ -67,9 +67,9 @@ def test_scheduled_run_is_made_and_completed(site, add_schedule):
 )
 def test_other_kinds_of_schedule_make_runs(site, add_schedule, schedule):
     """Each kind has code of its own for its next times."""
-    recipe = small(31, "outer.num_steps=1").model_dump(mode="json")
+    settings = as_settings(small(31, "outer.num_steps=1"))
 
-    schedule = add_schedule(schedule, parameters={"recipe": recipe})
+    schedule = add_schedule(schedule, parameters={"settings": settings})
 
     wait_for("scheduled runs", lambda: len(runs(site, schedule)) >= 2, 120)
 

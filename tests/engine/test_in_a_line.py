@@ -2,12 +2,14 @@
 
 import importlib
 import pkgutil
+from traceback import walk_tb
 
 import pytest
 import torch
 
 import engine
 import engine.metaparameters
+from engine.numerics.shown_html import curve, pairs_html, rows_html
 from tests import problems, routines
 
 
@@ -82,3 +84,50 @@ def test_a_report_is_a_table_in_a_notebook(objects):
 
     assert table.count("<tr>") == 1 + len(objects["report"].checks)
     assert str(objects["report"]).splitlines()[0] == repr(objects["report"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("routine", ["147 parameters", "30 of 16 examples", "z: weights", "0.05"]),
+        ("metagradient", ["d output / d weights", "negative", "<polyline", "Loss by step"]),
+        ("problem", ["accuracy", "train", "objective"]),
+    ],
+)
+def test_a_notebook_shows_a_table(objects, name, says):
+    """What the line says and more, with curves as drawings."""
+    shown = objects[name]._repr_html_()
+
+    assert "<table>" in shown
+    assert "tensor(" not in shown
+    assert [each for each in says if each.lower() not in shown.lower()] == []
+
+
+def test_names_from_outside_are_no_markup():
+    """A notebook would run a script that a data set or a store has for a name."""
+    shown = pairs_html("<b>", {"<script>": "<i>"}, ["<u>"]) + rows_html([{"<s>": "<p>"}])
+
+    assert not any(f"<{tag}>" in shown for tag in ("script", "i", "u", "s"))
+    assert shown.count("&lt;") == 6
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [float("nan")] * 3, [2.0, 2.0], [0.0, 1e300]])
+def test_a_curve_of_anything_is_drawn(values):
+    """Runs diverge, are constant, or have one step."""
+    assert "nan" not in curve(values, "loss")
+
+
+def test_an_object_that_is_not_whole_is_shown_by_its_name():
+    """A debugger shows what a constructor refuses; that must not be a second error."""
+    class_of = {each.__name__: each for each in (engine.Routine, engine.Problem)}
+
+    for name, each in class_of.items():
+        assert repr(object.__new__(each)).startswith(f"{name}(not whole")
+    with pytest.raises(engine.EngineError) as refused:
+        engine.Problem(model=torch.nn.Linear(1, 1), loss=len, train=5, objective=6)
+    half, *_ = (
+        frame.f_locals["self"]
+        for frame, _ in walk_tb(refused.value.__traceback__)
+        if isinstance(frame.f_locals.get("self"), engine.Problem)
+    )
+    assert repr(half) == "Problem(not whole: TypeError)"

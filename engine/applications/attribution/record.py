@@ -7,6 +7,7 @@ from engine.applications.attribution.trak import trak_is_installed
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.settings import Settings
+from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
 from engine.runs.run import Scores, begin_run
@@ -153,6 +154,24 @@ class AttributionRecord(FinishedRun):
             for name, lds in self.lds.items()
             if lds
         ]
+
+    def curves(self) -> list[Curve]:
+        """Return the LDS of each method by the percentage that was left out."""
+        return [
+            Curve(
+                f"LDS of {name}",
+                "percent left out",
+                sorted((float(drop), each.mean) for drop, each in lds.items()),
+            )
+            for name, lds in self.lds.items()
+            if lds
+        ]
+
+    def arrays(self) -> dict[str, Ref]:
+        """Return the scores of each method, query by query, and the final state."""
+        found = self.found
+        scores = {OWN: found.gradient, **found.baselines}
+        return {f"scores[{name}]": ref for name, ref in scores.items()} | {"state": found.final}
 
     def outcome(self) -> dict[str, Any]:
         """Return the LDS by percentage, and that of each baseline."""

@@ -5,6 +5,7 @@ from typing import Any
 from engine.applications.canaries.canaries import first_canaries
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.settings import Settings
+from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
 from engine.runs.run import begin_run
@@ -104,6 +105,17 @@ class CanariesRecord(FinishedRun):
             }
             for name, found in self.audits.items()
         ]
+
+    def curves(self) -> list[Curve]:
+        """Return the gap in the training of each outer step."""
+        return [
+            Curve("gap (nats)", "outer step", [(float(n), gap) for n, gap in enumerate(self.steps)])
+        ]
+
+    def arrays(self) -> dict[str, Ref]:
+        """Return what each outer step and each audit made."""
+        moved = {f"moved[{number}]": ref for number, ref in enumerate(self.moved)}
+        return moved | {f"audit[{name}]": ref for name, ref in self.audited.items()}
 
     def outcome(self) -> dict[str, Any]:
         """Return the audit of the canaries, and those of the others."""

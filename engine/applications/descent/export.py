@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.applications.descent.record import Iterate, RunRecord, read_run
 from engine.errors import CheckpointMismatchError, CheckpointMissingError, ConfigurationError
@@ -89,10 +89,7 @@ def export_model(
             )
         record = read_run(store, name)
         iterate = _iterate(record, step)
-        if not trusted:
-            check_places(record.recipe, name, store)
-        state = _state(store, name, iterate)
-    tensors = _tensors(record.recipe, state, name)
+    tensors = _tensors(model_of(store, record.recipe, name, iterate, trusted=trusted))
     about = {"run": name, "recipe": record.recipe.name, "iterate": str(iterate.outer_step)}
     content = _as_bytes(path, tensors, about)
     _write(path, content)
@@ -105,6 +102,33 @@ def export_model(
         bytes=len(content),
         scores=iterate.scores,
     )
+
+
+def model_of(
+    store: str, recipe: DescentRecipe, run: str, iterate: Iterate, *, trusted: bool
+) -> nn.Module:
+    """Return the module that an outer step trained, in evaluation mode, on the recipe's device.
+
+    Args:
+        store: fsspec URL of the store.
+        recipe: Of the run.
+        run: Its whole name.
+        iterate: The outer step.
+        trusted: As for ``export_model``.
+
+    Raises:
+        ConfigurationError: If the recipe names places or code, and nobody has confirmed them.
+        CheckpointMismatchError: If the problem's model is not that of the run any more.
+        StoreError: If the state is missing or damaged.
+
+    Cost:
+        The problem is built once, its data included; nothing is trained.
+    """
+    with store_errors(store):
+        if not trusted:
+            check_places(recipe, run, store)
+        state = _state(store, run, iterate)
+    return _module(recipe, state, run)
 
 
 def _writable(path: Path) -> Path:
@@ -146,8 +170,8 @@ def _state(store: str, run: str, iterate: Iterate) -> State:
         ) from error
 
 
-def _tensors(recipe: DescentRecipe, state: State, run: str) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, each with memory of its own, on the CPU."""
+def _module(recipe: DescentRecipe, state: State, run: str) -> nn.Module:
+    """Return the problem's module with the parameters and buffers of a state."""
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         routine = build_problem(recipe).routine
     now = {name: len(row) for name, row in routine.initial_state().items()}
@@ -160,7 +184,12 @@ def _tensors(recipe: DescentRecipe, state: State, run: str) -> dict[str, Tensor]
             "packages and source that the run had."
         )
     on_device = {name: row.to(routine.device) for name, row in state.items()}
-    found: Mapping[str, Any] = routine.model_at(on_device).state_dict()
+    return routine.model_at(on_device)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, each with memory of its own, on the CPU."""
+    found: Mapping[str, Any] = model.state_dict()
     other = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if other:
         raise ConfigurationError(

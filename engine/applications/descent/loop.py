@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from engine.applications.descent.asked import Asked, asked_of
 from engine.metaparameters.outer_updates import OuterState
 from engine.numerics.determinism import deterministic
+from engine.planning.expected import works_of_parts
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import CheckReport
+from engine.progress.board import Board, Course
+from engine.progress.displays import Shown, shown
+from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
 from engine.replay.interpreter import seed_adjoint
 from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, train_steps
@@ -104,6 +108,7 @@ def descend(
     each: Callable[[OuterStep], object] | None = None,
     check: bool = True,
     store: str | os.PathLike[str] | None = None,
+    progress: Shown = False,
     **settings: Any,  # noqa: ANN401 (those of a recipe, checked by it)
 ) -> Descent:
     """Descend along the metagradient of a training run.
@@ -120,6 +125,9 @@ def descend(
         each: Called with every ``OuterStep`` when it is done.
         check: Whether the preflight is asked first, and its refusal heeded, as by ``mgd run``.
         store: fsspec URL of a folder for the states between segments; in memory by default.
+        progress: True: show how far the descent is, in a notebook, a terminal or plain lines. A
+            function: is called with an ``engine.progress.board.Seen`` twice a second, from a
+            thread of its own.
         **settings: Groups of a recipe by name, e.g. ``training={"num_steps": 200}``,
             ``metaparameters={"name": "counts"}``, ``outer={"num_steps": 5}``. Of a routine only
             ``outer``, ``replay`` and ``preflight``.
@@ -139,16 +147,30 @@ def descend(
     References:
         Engstrom et al. 2025, arXiv:2503.13751, metagradient descent.
     """
-    asked = asked_of(what, outputs, settings)
     place = None if store is None else os.fspath(store)
-    with deterministic(asked.threads, tf32=asked.tf32):
-        checks = _judged(asked) if check else None
-        return _Loop(asked, place, each).run(checks)
+    with shown(progress) as meter:
+        asked = asked_of(what, outputs, settings)
+        with deterministic(asked.threads, tf32=asked.tf32):
+            works = [] if progress is False else _works(asked, with_preflight=check)
+            course = Course("descent", works, False, asked.judge, asked.outer.maximize)
+            board = Board(course, meter)
+            checks = _judged(asked, board) if check else None
+            return _Loop(asked, place, each, board).run(checks)
 
 
-def _judged(asked: Asked) -> CheckReport:
+def _works(asked: Asked, *, with_preflight: bool) -> list[Work]:
+    """Return all that the descent will do."""
+    lengths = [
+        (part.stop - part.start, part.start >= asked.routine.first_step) for part in asked.parts
+    ]
+    num_outer = asked.outer.num_steps
+    return works_of_parts(lengths, asked.plan, num_outer, with_preflight=with_preflight)
+
+
+def _judged(asked: Asked, board: Board) -> CheckReport:
     """Ask the preflight; a run that it refuses stops here, unless told not to."""
-    found = checked(asked.routine, asked.output, asked.replay)
+    with board.at_work("preflight", "preflight"):
+        found = checked(asked.routine, asked.output, asked.replay)
     for sentence in found.gate(asked.preflight):
         logger.warning("preflight, %s", sentence)
     return found
@@ -158,9 +180,13 @@ class _Loop:
     """The state of a descent between its parts."""
 
     def __init__(
-        self, asked: Asked, store: str | None, each: Callable[[OuterStep], object] | None
+        self,
+        asked: Asked,
+        store: str | None,
+        each: Callable[[OuterStep], object] | None,
+        board: Board,
     ) -> None:
-        self._asked, self._each = asked, each
+        self._asked, self._each, self._board = asked, each, board
         self._store = _store(asked, store)
         self._borders: StateStore = MemoryStates()
         self._best: tuple[Routine, State] | None = None
@@ -172,11 +198,13 @@ class _Loop:
         for number in range(asked.outer.num_steps + 1):
             started = time.perf_counter()
             routine = asked.routine_at(value)
-            final, losses = self._train(routine)
-            scores = asked.score(routine, final)
+            final, losses = self._train(routine, number)
+            with self._board.at_work(f"evaluate[{number}]", "evaluate"):
+                scores = asked.score(routine, final)
+            self._board.scored(number, scores)
             gradient = None
             if number < asked.outer.num_steps:
-                gradient = self._reverse(routine, final)
+                gradient = self._reverse(routine, final, number)
             iterates.append(
                 OuterStep(
                     number,
@@ -192,9 +220,11 @@ class _Loop:
             if self._each is not None:
                 self._each(iterates[-1])
             if gradient is not None:
-                value, memory = move_value(
-                    asked.outer, asked.kind, value, gradient.reshape(-1), memory, number
-                )
+                with self._board.at_work(f"update[{number}]", "update"):
+                    value, memory = move_value(
+                        asked.outer, asked.kind, value, gradient.reshape(-1), memory, number
+                    )
+        self._board.finish()
         assert self._best is not None  # there is at least one iterate
         chosen = self._chosen(iterates)
         return Descent(iterates, chosen, asked.judge, *self._best, checks)
@@ -207,34 +237,37 @@ class _Loop:
         if self._chosen(iterates) == len(iterates) - 1:
             self._best = (routine, final)
 
-    def _train(self, routine: Routine) -> tuple[State, list[float]]:
+    def _train(self, routine: Routine, number: int) -> tuple[State, list[float]]:
         """Train all segments and keep the states at their borders."""
         state, losses = routine.initial_state(), list[float]()
         self._borders = _emptied(self._store)
         for part in self._asked.parts:
             if part.start >= routine.first_step:
                 self._borders.save(part.start, state)
-            state, more = train_steps(routine, range(part.start, part.stop), state)
+            with self._board.at_work(f"train[{number}] {part.start}-{part.stop}", "train"):
+                state, more = train_steps(routine, range(part.start, part.stop), state)
             losses += more
         self._borders.save(routine.num_steps, state)
         return state, losses
 
-    def _reverse(self, routine: Routine, final: State) -> Tensor:
+    def _reverse(self, routine: Routine, final: State, number: int) -> Tensor:
         """Reverse the segments that z has a part in, last first."""
         asked = self._asked
-        _, adjoint = seed_adjoint(routine, final, asked.output)
+        with self._board.at_work(f"seed[{number}]", "seed"):
+            _, adjoint = seed_adjoint(routine, final, asked.output)
         after: tuple[State, Metaparams] = (adjoint, {})
         made_in = present(routine)
         for part in reversed([each for each in asked.parts if each.start >= routine.first_step]):
-            sweep = reverse_steps(
-                routine,
-                range(part.start, part.stop),
-                after,
-                first=partial(self._load, routine, part.start),
-                meet=partial(self._meet, routine, part, made_in),
-                vjp=asked.vjp,
-                plan=asked.plan,
-            )
+            with self._board.at_work(f"reverse[{number}] {part.start}-{part.stop}", "reverse"):
+                sweep = reverse_steps(
+                    routine,
+                    range(part.start, part.stop),
+                    after,
+                    first=partial(self._load, routine, part.start),
+                    meet=partial(self._meet, routine, part, made_in),
+                    vjp=asked.vjp,
+                    plan=asked.plan,
+                )
             after = sweep.adjoint, sweep.metagradient
         (gradient,) = after[1].values()
         return gradient.detach().cpu()

@@ -5,6 +5,7 @@ Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.
 named by reference.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
 from engine.replay.outer_step import choose_iterate
+from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.reports.units import write_number, write_percent
 from engine.runs.finished import FinishedRun, read_finished_as
@@ -230,6 +232,18 @@ class RunRecord(Comparisons, FinishedRun):
             for each in self.iterates
         ]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the scores of each iterate on each split, and which was chosen."""
+        return iterate_rows(self.iterates, self.chosen)
+
+    def curves(self) -> list[Curve]:
+        """Return every score on every split by outer step."""
+        return iterate_curves(self.iterates)
+
+    def arrays(self) -> dict[str, Ref]:
+        """Return z, metagradient and final state of each outer step."""
+        return iterate_arrays(self.iterates)
+
     def outcome(self) -> dict[str, Any]:
         """Return losses and scores, and what they are compared with."""
         return {
@@ -266,6 +280,48 @@ class RunRecord(Comparisons, FinishedRun):
                     "rank": found.rank(own),
                 }
         return content
+
+
+def iterate_rows(iterates: Sequence[Iterate], chosen: int | None) -> list[dict[str, Any]]:
+    """Return a row of numbers for each iterate: ``outer_step``, ``<split>_<score>``, ``chosen``."""
+    return [
+        {
+            "outer_step": each.outer_step,
+            **{
+                f"{split}_{name}": value
+                for split, scores in each.scores.items()
+                for name, value in scores.items()
+            },
+            "chosen": each.outer_step == chosen,
+        }
+        for each in iterates
+    ]
+
+
+def iterate_curves(iterates: Sequence[Iterate]) -> list[Curve]:
+    """Return every score on every split as a curve by outer step."""
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for each in iterates:
+        for split, scores in each.scores.items():
+            for name, value in scores.items():
+                points.setdefault((split, name), []).append((float(each.outer_step), float(value)))
+    return [
+        Curve(f"{split} {name}", "outer step", found) for (split, name), found in points.items()
+    ]
+
+
+def iterate_arrays(iterates: Sequence[Iterate]) -> dict[str, Ref]:
+    """Return the stages of z, metagradient and final state of each iterate, as ``z[0]``."""
+    return {
+        f"{what}[{each.outer_step}]": ref
+        for each in iterates
+        for what, ref in (
+            ("z", each.value),
+            ("metagradient", each.gradient),
+            ("state", each.final),
+        )
+        if ref is not None
+    }
 
 
 def _on_test(rerun: Rerun) -> dict[str, Scores | None]:

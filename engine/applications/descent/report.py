@@ -31,9 +31,8 @@ from engine.runs.finished import how_made
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
-from engine.stages.commits import lineage, read_rows, read_scalars
-from engine.stages.monitoring import Monitored, read_sweep
-from engine.stages.references import Ref
+from engine.stages.commits import read_rows
+from engine.stages.monitoring import Monitored, read_sweep, training_losses
 
 ORDER = (
     losses.section,
@@ -151,8 +150,8 @@ def _curves(
         initial_value=read_rows(store, first.value)["value"].reshape(shape),
         value=read_rows(store, best.value)["value"].reshape(shape),
         corrupted=problem.data.corrupted,
-        losses_before=_losses(store, first.final),
-        losses_after=_losses(store, best.final),
+        losses_before=training_losses(store, first.final),
+        losses_after=training_losses(store, best.final),
         adjoint_norms=sweep.adjoint,
         layers=list(problem.routine.layout.shapes),
         layer_norms=sweep.layers,
@@ -172,9 +171,3 @@ def _damage(
     rise = last.scores["objective"]["loss"] - first.scores["objective"]["loss"]
     path = [(each.value, each.gradient) for each in iterates]
     return measure_damage(problem, store, path, (first.final, last.final), rise)
-
-
-def _losses(store: str, final: Ref) -> list[float]:
-    """Return the batch loss of every step that led to a state."""
-    parts = [read_scalars(store, ref)["losses"] for ref in lineage(store, final, "start")]
-    return [loss for part in reversed(parts) for loss in part]

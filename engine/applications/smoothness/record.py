@@ -5,6 +5,7 @@ from typing import Any
 from engine.preflight.metasmoothness import Metasmoothness, explain, gather, what_it_means
 from engine.recipes.settings import Settings
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
 from engine.runs.run import Scores, begin_run
@@ -99,6 +100,12 @@ class SmoothnessRecord(FinishedRun):
             }
             for number, (first, second) in enumerate(pairs)
         ]
+
+    def curves(self) -> list[Curve]:
+        """Return the output along the first direction; none if it was not drawn."""
+        if not self.landscape:
+            return []
+        return [Curve("output", "distance along the first direction", self.landscape)]
 
     def outcome(self) -> dict[str, Any]:
         """Return both definitions and the landscape."""

@@ -8,9 +8,12 @@ The checks, the split, the flips and the fingerprint are the same for all.
 Texts have splits of another kind, see ``engine.problems.texts.splits``.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -173,11 +176,27 @@ def _read_digits(config: DataConfig) -> Source:
             f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
             "read for them. Leave arguments.url empty, or choose another problem."
         )
-    # It costs a second, so only who asks pays.
-    data_sets = load("sklearn.datasets", "The problem digits")
-    pixels, labels = (torch.from_numpy(x) for x in data_sets.load_digits(return_X_y=True))
+    pixels, labels = _stored_digits()
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
     return Source((images, labels), 10, "scikit-learn's digits", None, (0.0, 16.0), (0.0, 16.0))
+
+
+def _stored_digits() -> tuple[Tensor, Tensor]:
+    """Return the pixels (1797, 64) in float64 and the labels, as ``load_digits`` does.
+
+    From scikit-learn's file where it lies in the known place: importing ``sklearn.datasets`` takes
+    two seconds of CPU, in each process that computes a stage.
+    """
+    package = importlib.util.find_spec("sklearn")
+    folders = package.submodule_search_locations if package is not None else None
+    for folder in folders or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            rows = torch.from_numpy(np.loadtxt(file, delimiter=","))
+            return rows[:, :-1].contiguous(), rows[:, -1].long()
+    data_sets = load("sklearn.datasets", "The problem digits")
+    pixels, labels = data_sets.load_digits(return_X_y=True)
+    return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
 def _read_fashion_mnist(config: DataConfig) -> Source:

@@ -6,8 +6,8 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -113,6 +113,22 @@ class Modes:
                 module.training = flag
 
 
+class _Kept(AbstractContextManager[None]):
+    """The block of ``Binding.kept``: one for all, since the binding counts how deep it stands.
+
+    Every step enters several of them, and a generator costs twice as much.
+    """
+
+    def __init__(self, binding: "Binding") -> None:
+        self._binding = binding
+
+    def __enter__(self) -> None:
+        self._binding._begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._binding._end()
+
+
 class Binding:
     """Tensors in the place of a module's own.
 
@@ -128,6 +144,8 @@ class Binding:
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
         self._corrections = corrections(model)
+        self._in_force: list[AbstractContextManager[Any]] = []
+        self._block = _Kept(self)
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
         for prefix, module in model.named_modules():
@@ -142,27 +160,41 @@ class Binding:
                     if isinstance(tensor, nn.Parameter) and vars(tensor):
                         self._attributes[name] = dict(vars(tensor))
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> AbstractContextManager[None]:
         """Leave what is bound inside the block where it is until the outermost block ends."""
-        with PROCESS:
-            if self._depth:
-                yield
-                return
-            self._depth += 1
-            try:
-                with ExitStack() as stack:
-                    for correction in self._corrections:
-                        stack.enter_context(correction())
-                    yield
-            finally:
-                self._depth -= 1
-                for name, tensors in self._own.items():
-                    for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
-                        kept[key] = tensor
-                self._own.clear()
-                if self._modes is not None:
-                    self._modes.train()
+        return self._block
+
+    def _begin(self) -> None:
+        PROCESS.acquire()
+        self._depth += 1
+        if self._depth > 1:
+            return
+        try:
+            for make in self._corrections:
+                correction = make()
+                correction.__enter__()
+                self._in_force.append(correction)
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        try:
+            if self._depth == 1:
+                self._give_back()
+        finally:
+            self._depth -= 1
+            PROCESS.release()
+
+    def _give_back(self) -> None:
+        while self._in_force:
+            self._in_force.pop().__exit__(None, None, None)
+        for name, tensors in self._own.items():
+            for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
+                kept[key] = tensor
+        self._own.clear()
+        if self._modes is not None:
+            self._modes.train()
 
     def put(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Bind tensors by name, inside of a block of ``kept``."""

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -133,16 +133,18 @@ class HeldModule:
         }
         return self.layout.flatten(parts)
 
-    @contextmanager
-    def reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
+    def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[list[Call]]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.
 
         Yields:
             What the batch normalizations are given inside the block, for ``moved_buffers``.
         """
         if self.statistics is None and self.own is None:
-            yield []
-            return
+            return nullcontext([])
+        return self._reading(state)
+
+    @contextmanager
+    def _reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
         with PROCESS:
             before, own = self._bound.copy(), self._own.copy()
             if self.own is not None and OWN in state:
@@ -173,19 +175,18 @@ class HeldModule:
         """
         if torch.is_grad_enabled():
             return self._evaluate(function, state)
-        evaluated = self.optimizer.evaluated
-        leaf = {**state, evaluated: state[evaluated].detach().requires_grad_()}
         # By inputs alone first: what needs no graph of the parameters may call numpy.
-        for given, graph in ((state, False), (state, True), (leaf, True)):
+        for graph in (False, True):
             try:
                 with torch.set_grad_enabled(graph):
-                    found = self._evaluate(function, given)
+                    return _without_graph(self._evaluate(function, state))
             except Exception as error:
-                if given is leaf or not _wants_a_graph(error):
+                if not _wants_a_graph(error):
                     raise
-            else:
-                break
-        return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
+        evaluated = self.optimizer.evaluated
+        with torch.enable_grad():
+            leaf = state[evaluated].detach().requires_grad_()
+            return _without_graph(self._evaluate(function, {**state, evaluated: leaf}))
 
     def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
@@ -238,7 +239,7 @@ class HeldModule:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         with self.binding.kept():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
-            self.binding.put({**views, **held})
+            self.binding.put({**views, **held} if held else views)
             self.modes.train()
             if not training:
                 self.model.train(False)  # its own code, with the tensors of the state in place
@@ -256,6 +257,10 @@ class HeldModule:
                     "torch.nn.functional.batch_norm with its statistics, or use group or layer "
                     "normalization."
                 )
+
+
+def _without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
+    return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
 
 
 def _wants_a_graph(error: BaseException | None) -> bool:

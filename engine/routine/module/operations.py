@@ -115,16 +115,24 @@ _ALL = [
 ]
 
 
-@contextmanager
-def replaced_functions(replaced: Sequence[tuple[Any, str, Any]] = _ALL) -> Iterator[None]:
-    """Put other functions into torch's modules inside the block."""
-    before = [getattr(holder, name) for holder, name, _ in replaced]
-    for holder, name, function in replaced:
-        setattr(holder, name, function)
-    try:
-        yield
-    finally:
-        for (holder, name, _), function in zip(replaced, before, strict=True):
+class replaced_functions(AbstractContextManager[None]):
+    """Put other functions into torch's modules inside the block.
+
+    Args:
+        replaced: Holder, name and what takes the place of the function there.
+    """
+
+    def __init__(self, replaced: Sequence[tuple[Any, str, Any]] = _ALL) -> None:
+        self._replaced = replaced
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._before = [getattr(holder, name) for holder, name, _ in self._replaced]
+        for holder, name, function in self._replaced:
+            setattr(holder, name, function)
+
+    def __exit__(self, *_: object) -> None:
+        for (holder, name, _), function in zip(self._replaced, self._before, strict=True):
             setattr(holder, name, function)
 
 

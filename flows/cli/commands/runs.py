@@ -11,6 +11,7 @@ from flows.cli.options import (
     ChangesOption,
     DebugOption,
     JsonOption,
+    QuietOption,
     RecipeArgument,
     SecondsOption,
     StoreOption,
@@ -32,6 +33,7 @@ def run(  # noqa: PLR0913 (the options of one command)
     max_seconds: SecondsOption = None,
     max_bytes: BytesOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run a recipe; run again with the same settings, it goes on where it stopped."""
@@ -45,7 +47,7 @@ def run(  # noqa: PLR0913 (the options of one command)
 
         return with_budget(loaded, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, seeds, as_json=as_json, debug=debug)
+    _run(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)
 
 
 def smoothness(  # noqa: PLR0913 (the options of one command)
@@ -60,6 +62,7 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
     changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure how smoothly the training of a recipe answers to changes of its set-up."""
@@ -74,7 +77,7 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
         more = [change for change in changes or [] if change.startswith("smoothness.")]
         return to_measure(load_recipe(recipe, own), chosen, more)
 
-    _run(load, store, as_json=as_json, debug=debug)
+    _run(load, store, as_json=as_json, debug=debug, quiet=quiet)
 
 
 def resume(  # noqa: PLR0913 (the options of one command)
@@ -88,6 +91,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
     max_bytes: BytesOption = None,
     trusted: TrustOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Let a run go on from its last finished stage; needs only the store.
@@ -113,7 +117,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
         recipe = change_workers(recipe, changes or [])
         return with_budget(recipe, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    _run(load, store, as_json=as_json, debug=debug)
+    _run(load, store, as_json=as_json, debug=debug, quiet=quiet)
 
 
 def _run(
@@ -123,9 +127,10 @@ def _run(
     *,
     as_json: bool,
     debug: bool,
+    quiet: bool,
 ) -> None:
     """Run the recipe that ``load`` finds, given the store, and say what came of it."""
     with one_message(debug):
         from flows.cli.running import run_recipe
 
-        run_recipe(load, store, seeds, as_json=as_json, debug=debug)
+        run_recipe(load, store, seeds, as_json=as_json, debug=debug, quiet=quiet)

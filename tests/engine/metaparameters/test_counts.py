@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -176,6 +175,8 @@ def at(built, **injected):
 )
 def test_a_step_that_calls_wrong_labels_helpful_is_refused(swinging, injected, verdict):
     """Where the neighbours disagree, wrong labels have the lower metagradient, and vice versa."""
+    from sklearn.metrics import roc_auc_score
+
     run = at(swinging, **injected)
 
     found = check_injection(run, swinging.output, "counts", ReplayConfig())

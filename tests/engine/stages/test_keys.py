@@ -277,6 +277,11 @@ READS_APART = {
     ("stages.stage_records", "storage.places"),  # their records
     ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
     ("stages.training", "planning.plan"),  # all schedules make the same bits
+    # What a step writes on a meter is read by nobody who computes; so is what is at work.
+    *((name, "progress.meter") for name in ("replay.interpreter", "replay.plain_training")),
+    *((name, "progress.meter") for name in ("replay.batched", "stages.training")),
+    *((name, "progress.meter") for name in ("preflight.checkup", "problems.problem")),
+    *(("replay.metagradient", f"progress.{name}") for name in ("board", "counted", "displays")),
 }
 APPLICATIONS = ["attribution", "canaries", "comparisons", "descent", "smoothness"]
 

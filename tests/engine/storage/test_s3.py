@@ -10,12 +10,11 @@ from engine.errors import StoreError
 from engine.storage import s3
 from engine.storage.location import filesystem, store_errors
 
-core = pytest.importorskip("s3fs.core", reason="S3 tests need s3fs")
-
 
 @pytest.fixture
 def silent(monkeypatch):
     """A server that reads so many bytes of each connection and never answers."""
+    core = pytest.importorskip("s3fs.core", reason="S3 tests need s3fs")
     listener, connections = socket.create_server(("127.0.0.1", 0)), []
 
     def serve():

@@ -8,7 +8,8 @@ from prefect.utilities.names import generate_slug
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
-from flows.parts.naming import flow_run_name, is_drawn, name_of
+from engine.recipes.titles import run_title
+from flows.parts.naming import flow_run_name, is_drawn
 
 
 def test_names_that_prefect_draws_are_known():
@@ -30,14 +31,14 @@ def test_shipped_recipe_is_named_after_its_run():
     """`mgd show` and the store know the run by the same name."""
     recipe = load_recipe("digits-selection")
 
-    assert name_of(recipe) == run_name(recipe.descent)
+    assert run_title(recipe) == run_name(recipe.descent)
 
 
 def test_name_says_what_differs_from_the_shipped_recipe():
     """Twelve runs of one recipe are told apart by their settings."""
     changed = load_recipe("digits-selection", ["outer.num_steps=12", "training.seed=7"])
 
-    name = name_of(changed)
+    name = run_title(changed)
 
     assert name.startswith(run_name(changed.descent))
     assert "outer.num_steps=12" in name
@@ -47,7 +48,7 @@ def test_name_says_what_differs_from_the_shipped_recipe():
 def test_name_with_many_changes_stays_short():
     """A list has one line for a run."""
     keys = ["num_steps=100", "seed=7", "batch_size=50", "learning_rate=0.2", "threads=1"]
-    name = name_of(load_recipe("digits-selection", [f"training.{key}" for key in keys]))
+    name = run_title(load_recipe("digits-selection", [f"training.{key}" for key in keys]))
 
     assert name.endswith("and 1 more")
     assert len(name) < 160
@@ -55,7 +56,7 @@ def test_name_with_many_changes_stays_short():
 
 def test_replicas_are_named_by_their_seeds():
     """They are runs of their own in the store, and one in the list."""
-    assert name_of(load_recipe("digits-selection"), [0, 1]) == "digits-selection for seeds 0, 1"
+    assert run_title(load_recipe("digits-selection"), [0, 1]) == "digits-selection for seeds 0, 1"
 
 
 @pytest.mark.slow

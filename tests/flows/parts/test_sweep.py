@@ -36,14 +36,14 @@ def trajectories(store):
 @pytest.fixture(scope="module")
 def ahead(tmp_path_factory, prefect_server):
     """The same run looking ahead: its record, and how many trajectories each stage's end found."""
-    store, alive, done = str(tmp_path_factory.mktemp("ahead")), [], Progress.stage_done
+    store, alive, done = str(tmp_path_factory.mktemp("ahead")), [], Progress.ends
 
-    def look(self, name, number):
+    def look(self, name, kind, **more):
         alive.append(len(trajectories(store)))
-        done(self, name, number)
+        done(self, name, kind, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "stage_done", look)
+        patch.setattr(Progress, "ends", look)
         record = descent(small(*FINE, f"workers.lookahead={LOOKAHEAD}"), store)
     return store, record, alive
 

@@ -12,6 +12,9 @@ from prefect.client.schemas.filters import (
 )
 
 from engine.errors import ConfigurationError
+from engine.recipes.names import run_name
+from engine.recipes.titles import run_title
+from engine.stages import training as stages
 from flows.descent import descent
 from tasks.running import progress
 from tasks.running.sentences import OneSentence, say_one_sentence
@@ -20,32 +23,57 @@ from tests.tiny_recipe import small
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Every percentage that is sent to the UI, in order."""
+    """Every percentage and sentence that is sent to the UI, in order."""
     sent = []
-    monkeypatch.setattr(progress, "create_progress_artifact", lambda *args, **more: len(sent))
     monkeypatch.setattr(
-        progress, "update_progress_artifact", lambda artifact, percent: sent.append(percent)
+        progress,
+        "update_progress_artifact",
+        lambda artifact, percent, description: sent.append((percent, description)),
     )
-    monkeypatch.setattr(progress, "_UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "UPDATE_SECONDS", 0.02)
     return sent
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_progress_moves_with_every_stage_and_ends_at_100(shown, tmp_path):
-    """Baselines are stages too; a run that finds half of them done ends at 100 all the same."""
+def test_ui_is_told_in_sentences_up_to_100(shown, heard, tmp_path):
+    """Baselines are stages too; a run that finds all of them done ends at 100 all the same."""
     recipe = small("outer.num_steps=1", "baselines=[random,low-loss]", "training.threads=1")
     record = descent(recipe, str(tmp_path))
-    first, again = list(shown), shown
+    first, rows = list(shown), list(heard)
     shown.clear()
     descent(recipe, str(tmp_path))
 
-    for percents in (first, again):
-        assert percents[-1] == 100.0
+    for told in (first, shown):
+        percents = [percent for percent, _ in told]
         assert percents == sorted(percents)
-        assert len(percents) == record.stages.total + 1
-        assert 99.0 <= percents[-2] <= 99.9  # every stage was counted, and the end is the end
-    assert 0 < first[0] < 10
+        assert percents[-1] == 100.0
+        assert max(percents[:-1]) <= 99.9
+    assert first[0][0] < 10
+    assert any(sentence.startswith("Training steps") for _, sentence in first)
+    assert first[-1][1].startswith(f"Finished: {record.stages.total} stages in")
+    assert f"{record.stages.total} of them were there" in shown[-1][1]
+    scores = [row for row in rows if row.startswith("outer step")]
+    assert len(scores) == 2
+    assert any(row.startswith(f"Run {run_title(recipe)} in {tmp_path}") for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_run_that_fails_says_where_it_stopped(shown, monkeypatch, tmp_path):
+    """A bar at 40 % for ever would look as if somebody was still at work."""
+
+    def fail(*args, **more):
+        raise ConfigurationError("nothing is moved")
+
+    monkeypatch.setattr(stages.update, "compute", fail)
+    with pytest.raises(ConfigurationError):
+        descent(small("outer.num_steps=1", "training.threads=1"), str(tmp_path))
+
+    percent, sentence = shown[-1]
+    assert percent < 100
+    assert sentence.startswith("Stopped")
+    assert "finished stages are kept" in sentence
 
 
 @pytest.mark.slow
@@ -58,12 +86,13 @@ def test_artifact_of_a_finished_run_says_100(tmp_path):
     with get_client(sync_client=True) as client:
         (found,) = client.read_artifacts(
             artifact_filter=ArtifactFilter(
-                key=ArtifactFilterKey(any_=[f"progress-{recipe.name}"]),
+                key=ArtifactFilterKey(any_=[f"progress-{run_name(recipe)}"]),
                 type=ArtifactFilterType(any_=["progress"]),
             )
         )
 
     assert found.data == 100.0
+    assert found.description.startswith("Finished")
 
 
 class Heard(logging.Handler):

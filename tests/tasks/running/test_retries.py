@@ -6,10 +6,10 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from engine.errors import ConfigurationError
+from engine.recipes.titles import run_title
 from engine.stages import commits
 from engine.stages import training as stages
 from flows.descent import descent
-from flows.parts.naming import name_of
 from tasks import training
 from tests.tiny_recipe import COARSE, small
 
@@ -20,7 +20,7 @@ def history(recipe):
     """Return the names of the states, in order, that the first train stage of a run had."""
     with get_client(sync_client=True) as client:
         for _ in range(600):  # task runs reach the database by events
-            flow_runs = [run for run in client.read_flow_runs() if run.name == name_of(recipe)]
+            flow_runs = [run for run in client.read_flow_runs() if run.name == run_title(recipe)]
             task_runs = [
                 run
                 for run in client.read_task_runs()

@@ -8,6 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from engine.errors import MemoryExhaustedError, NonFiniteError
 from engine.planning import plan as planning
 from engine.problems.segments import segments
+from engine.progress.board import Course
 from engine.stages import commits
 from engine.stages import training as stages
 from flows.descent import descent
@@ -24,7 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 def chain(recipe, store, workers):
     """Hand in a chain of stages before any of them has finished."""
     with workers.runner:
-        runner = StageRunner(recipe, store, Progress(recipe, 3), workers)
+        course = Course("a chain")
+        runner = StageRunner(recipe, store, Progress(recipe, store, course), workers)
         value = runner.submit(training.initial_value, "initial")
         state = None
         for part in segments(recipe):

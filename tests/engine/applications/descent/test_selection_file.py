@@ -4,7 +4,6 @@ import csv
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from engine.applications.descent.selection_file import _cell, selection_columns, selection_files
 from engine.problems.problem import build_problem
@@ -26,6 +25,8 @@ def written(tmp_path_factory):
 
 def test_ids_are_positions_in_the_data_set(written):
     """The ids are for use elsewhere: they must find the same image in the library's own order."""
+    from sklearn.datasets import load_digits
+
     _, counts, scores, data, _ = written
     images, _ = load_digits(return_X_y=True)
 

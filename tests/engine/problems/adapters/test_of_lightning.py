@@ -12,47 +12,14 @@ import engine
 from engine.errors import ConfigurationError
 from engine.step.step import plain_step
 
-lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
 
-T = 12
+@pytest.fixture(scope="module")
+def of_lightning():
+    """Modules of Lightning, imported when a test runs: each worker collects all files."""
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    from tests.engine.problems.adapters import lightning_modules
 
-
-class Net(lightning.LightningModule):
-    """Two heads, a logged metric, groups of parameters and a scheduler by step."""
-
-    def __init__(self, optimizer="adamw", interval="step"):
-        super().__init__()
-        self.save_hyperparameters()
-        self.body = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6))
-        self.head, self.other = nn.Linear(6, 3), nn.Linear(6, 1)
-
-    def forward(self, x):
-        return self.head(self.body(x))
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        kinds = functional.cross_entropy(self(x), y)
-        loss = kinds + 0.3 * self.other(self.body(x)).square().mean()
-        self.log("train_loss", loss, prog_bar=True)
-        self.log_dict({"kinds": kinds})
-        return {"loss": loss}
-
-    def configure_optimizers(self):
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        rest = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.2}, {"params": rest, "lr": 0.005}]
-        made = {
-            "adamw": lambda: torch.optim.AdamW(groups, lr=0.02, weight_decay=0.0),
-            "sgd": lambda: torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True),
-            "rmsprop": lambda: torch.optim.RMSprop(groups, lr=0.01, momentum=0.5, centered=True),
-        }[self.hparams.optimizer]()
-        if self.hparams.interval is None:
-            return made
-        steps = self.trainer.estimated_stepping_batches
-        length = steps if self.hparams.interval == "step" else self.trainer.max_epochs
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, length)
-        settings = {"scheduler": schedule, "interval": self.hparams.interval}
-        return {"optimizer": made, "lr_scheduler": settings}
+    return lightning_modules
 
 
 def loaders(number=24, batch_size=4, **settings):
@@ -63,16 +30,9 @@ def loaders(number=24, batch_size=4, **settings):
     return train, DataLoader(TensorDataset(x[:8] + 0.1, y[:8]), batch_size=4)
 
 
-class Path(lightning.Callback):
-    def __init__(self):
-        self.states = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        while len(self.states) < trainer.global_step:
-            self.states.append({n: p.detach().clone() for n, p in module.named_parameters()})
-
-
 def trainer_of(**settings):
+    import lightning.pytorch as lightning
+
     own = {"max_epochs": 3, "gradient_clip_val": 0.5} | settings
     return lightning.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
@@ -108,13 +68,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_lightnings_own_trainer(case):
+def test_steps_are_those_of_lightnings_own_trainer(case, of_lightning):
     """Shuffled order, two groups, schedulers, clipping and accumulation at once."""
     settings, of_trainer, parts = CASES[case]
     torch.manual_seed(1)
-    module, data = Net(**settings), loaders()
+    module, data = of_lightning.Net(**settings), loaders()
     start = copy.deepcopy(dict(module.named_parameters()))
-    path = Path()
+    path = of_lightning.Path()
     trainer = trainer_of(callbacks=[path], **of_trainer)
     problem = engine.from_lightning(module, data, trainer, eps_root=0.0, **parts)
     found = states_of(problem)
@@ -130,9 +90,9 @@ def test_steps_are_those_of_lightnings_own_trainer(case):
             assert error < 2e-4 * moved, (step, name, error, moved)
 
 
-def test_metagradient_is_the_central_difference():
+def test_metagradient_is_the_central_difference(of_lightning):
     """Of examples one by one, in float64."""
-    module = Net().double()
+    module = of_lightning.Net().double()
     x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12)
     loader = DataLoader(TensorDataset(x, y % 3), batch_size=4)
     problem = engine.from_lightning(module, (loader, loader), num_steps=5)
@@ -145,116 +105,55 @@ def test_metagradient_is_the_central_difference():
     assert float(found @ v) == pytest.approx(measured, rel=1e-5)
 
 
-def test_datamodule_is_set_up_and_read():
+def test_datamodule_is_set_up_and_read(of_lightning):
     """As a Trainer does."""
+    data = of_lightning.Data(lambda: loaders(shuffle=False))
 
-    class Data(lightning.LightningDataModule):
-        def setup(self, stage):
-            self.both = loaders(shuffle=False)
-
-        def train_dataloader(self):
-            return self.both[0]
-
-        def val_dataloader(self):
-            return [self.both[1]]
-
-    problem = engine.from_lightning(Net(), Data(), trainer_of(max_epochs=2))
+    problem = engine.from_lightning(of_lightning.Net(), data, trainer_of(max_epochs=2))
 
     assert (len(problem.train), len(problem.objective), problem.num_steps) == (24, 8, 12)
     assert problem.order[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-class ByHand(Net):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-
-class Averages(Net):
-    def on_train_batch_end(self, *given):
-        """Would move an average."""
-
-
-class Asks(Net):
-    def training_step(self, batch, batch_idx):
-        return (self.current_epoch + 1) * super().training_step(batch, batch_idx)["loss"]
-
-
-class Sums(Net):
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        return functional.cross_entropy(self(x), y, reduction="sum")
-
-
-class Skips(Net):
-    def training_step(self, batch, batch_idx):
-        return None
-
-
-class Two(Net):
-    def configure_optimizers(self):
-        return [
-            torch.optim.SGD(p, lr=0.1) for p in (self.body.parameters(), self.head.parameters())
-        ]
-
-
-class Some(Net):
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.body.parameters(), lr=0.1)
-
-
-class Plateau(Net):
-    def configure_optimizers(self):
-        made = torch.optim.SGD(self.parameters(), lr=0.1)
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(made)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": "loss"}}
-
-
-class Normed(Net):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
-
-
 WRONG = {
-    ByHand: "optimizes by hand",
-    Averages: "hook on_train_batch_end, which is not called",
-    Asks: "asks for self.current_epoch",
-    Sums: "no mean over the batch",
-    Skips: "returned a NoneType",
-    Two: "2 optimizers",
-    Some: "leaves out 4 parameters of the model, head.weight",
-    Plateau: "ReduceLROnPlateau|plateau|metric",
-    Normed: "body.1 is a batch normalization",
+    "ByHand": "optimizes by hand",
+    "Averages": "hook on_train_batch_end, which is not called",
+    "Asks": "asks for self.current_epoch",
+    "Sums": "no mean over the batch",
+    "Skips": "returned a NoneType",
+    "Two": "2 optimizers",
+    "Some": "leaves out 4 parameters of the model, head.weight",
+    "Plateau": "ReduceLROnPlateau|plateau|metric",
+    "Normed": "body.1 is a batch normalization",
 }
 
 
-@pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
-def test_what_cannot_be_carried_over_is_refused(kind):
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cannot_be_carried_over_is_refused(kind, of_lightning):
     """With the reason and the remedy, when the problem is made or its run."""
 
     def made():
-        problem = engine.from_lightning(kind(), loaders(), num_steps=3)
+        problem = engine.from_lightning(getattr(of_lightning, kind)(), loaders(), num_steps=3)
         return problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
 
     with pytest.raises(ConfigurationError, match=WRONG[kind]):
         made()
 
 
-def test_hook_that_changes_nothing_is_named_and_said():
+def test_hook_that_changes_nothing_is_named_and_said(of_lightning):
     """Only the user knows what it does."""
     problem = engine.from_lightning(
-        Averages(), loaders(), num_steps=3, ignored_hooks=("on_train_batch_end",)
+        of_lightning.Averages(), loaders(), num_steps=3, ignored_hooks=("on_train_batch_end",)
     )
 
     assert "on_train_batch_end is not called." in problem.not_carried
 
 
-def test_what_is_no_module_or_has_no_length_is_refused():
+def test_what_is_no_module_or_has_no_length_is_refused(of_lightning):
     """In words of what was handed in."""
     with pytest.raises(ConfigurationError, match="not a LightningModule"):
         engine.from_lightning(nn.Linear(1, 1), loaders())
     with pytest.raises(ConfigurationError, match="how many steps"):
-        engine.from_lightning(Net(), loaders())
+        engine.from_lightning(of_lightning.Net(), loaders())
     with pytest.raises(ConfigurationError, match="a pair of loaders"):
-        engine.from_lightning(Net(), loaders()[0], num_steps=2)
+        engine.from_lightning(of_lightning.Net(), loaders()[0], num_steps=2)

@@ -1,7 +1,5 @@
 """Trainers of transformers as problems: each step is that of the real Trainer's own loop."""
 
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -11,9 +9,6 @@ from engine.errors import ConfigurationError, EngineError
 from engine.problems.problem import build_problem, check_repeats
 from engine.recipes.files import validate_recipe
 from engine.step.step import plain_step
-
-transformers = pytest.importorskip("transformers", reason="Trainers need the extra lm")
-pytest.importorskip("accelerate", reason="Trainers need accelerate")
 
 LENGTH, VOCABULARY = 7, 23
 SETTINGS = {
@@ -30,6 +25,16 @@ SETTINGS = {
     "save_strategy": "no",
     "disable_tqdm": True,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trainers():
+    """Trainers of tests, imported when a test runs: each worker collects all files."""
+    pytest.importorskip("transformers", reason="Trainers need the extra lm")
+    pytest.importorskip("accelerate", reason="Trainers need accelerate")
+    from tests.engine.problems.adapters import trainers
+
+    return trainers
 
 
 def rows(number, seed, *, labels=None):
@@ -60,6 +65,8 @@ def padded(samples):
 
 
 def bert(**changes):
+    import transformers
+
     torch.manual_seed(3)
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -70,6 +77,8 @@ def bert(**changes):
 
 
 def gpt2():
+    import transformers
+
     torch.manual_seed(4)
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=8, n_layer=2, n_head=2, n_positions=16,
@@ -82,19 +91,11 @@ def kind(tokens):
     return sum(tokens) % 3
 
 
-class Path(transformers.TrainerCallback):
-    """Keeps the parameters after every step."""
+def trainer_of(folder, model, labels=None, base=None, number=24, **changes):
+    import transformers
 
-    def __init__(self):
-        self.states, self.rates = [], []
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.states.append({n: p.detach().clone() for n, p in model.named_parameters()})
-
-
-def trainer_of(folder, model, labels=None, base=transformers.Trainer, number=24, **changes):
     args = transformers.TrainingArguments(output_dir=str(folder), **(SETTINGS | changes))
-    return base(
+    return (base or transformers.Trainer)(
         model=model,
         args=args,
         train_dataset=rows(number, 0, labels=labels),
@@ -133,14 +134,14 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path):
+def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path, trainers):
     """Order, padding, token counts, groups of decay, rates, clipping and accumulation at once."""
     make, labels, changes = CASES[case]
     trainer = trainer_of(tmp_path, make(), labels, **changes)
     problem = engine.from_trainer(trainer, eps_root=0.0)
     found = states_of(problem)
 
-    path = Path()
+    path = trainers.Path()
     trainer.add_callback(path)
     trainer.train()
 
@@ -191,11 +192,11 @@ def test_batches_of_two_sizes_have_no_order(tmp_path):
     assert len(engine.from_trainer(kept).order) == 15
 
 
-def test_what_is_left_behind_is_said(tmp_path):
+def test_what_is_left_behind_is_said(tmp_path, trainers):
     """In the notes, which the preflight says as well."""
     trainer = trainer_of(tmp_path, bert(), kind)
-    trainer.add_callback(transformers.EarlyStoppingCallback())
-    trainer.add_callback(Path())
+    trainer.add_callback(trainers.transformers.EarlyStoppingCallback())
+    trainer.add_callback(trainers.Path())
     trainer.compute_metrics = lambda prediction: {}
     trainer.args.bf16 = True
     problem = engine.from_trainer(trainer, notes=("mine",))
@@ -206,16 +207,6 @@ def test_what_is_left_behind_is_said(tmp_path):
         assert each in words
 
 
-class OwnLoss(transformers.Trainer):
-    def compute_loss(self, model, inputs, *given, **named):
-        return super().compute_loss(model, inputs, *given, **named) * 2
-
-
-class OwnStep(transformers.Trainer):
-    def training_step(self, *given, **named):
-        return super().training_step(*given, **named)
-
-
 def doubled(model, batch):
     inputs = {name: column for name, column in batch.items() if name != "labels"}
     logits = model(**inputs).logits
@@ -223,14 +214,14 @@ def doubled(model, batch):
 
 
 @pytest.mark.slow
-def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path):
+def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path, trainers):
     """Without it the Trainer is refused; with it its steps are those of the Trainer."""
-    trainer = trainer_of(tmp_path, bert(), kind, base=OwnLoss)
+    trainer = trainer_of(tmp_path, bert(), kind, base=trainers.OwnLoss)
     with pytest.raises(ConfigurationError, match="compute_loss of its own.*Hand in loss="):
         engine.from_trainer(trainer)
     found = states_of(engine.from_trainer(trainer, loss=doubled, eps_root=0.0))
 
-    path = Path()
+    path = trainers.Path()
     trainer.add_callback(path)
     trainer.train()
 
@@ -248,27 +239,19 @@ def noisy(samples):
     return batch
 
 
-class Odd(transformers.BertForSequenceClassification):
-    """Its loss is not that of its class."""
-
-    @functools.wraps(transformers.BertForSequenceClassification.forward)
-    def forward(self, *given, **named):
-        found = super().forward(*given, **named)
-        if found.loss is not None:
-            found["loss"] = found.loss + 1.0
-        return found
-
-
-def test_model_with_a_loss_of_its_own_is_found_out(tmp_path):
+def test_model_with_a_loss_of_its_own_is_found_out(tmp_path, trainers):
     """Whatever its class is called: the batch's loss is compared with the examples'."""
-    trainer = trainer_of(tmp_path, Odd(bert().config), kind)
+    trainer = trainer_of(tmp_path, trainers.Odd(bert().config), kind)
 
     with pytest.raises(ConfigurationError, match="Hand in loss="):
         engine.from_trainer(trainer)
 
 
 WRONG = {
-    "own step": (lambda t: setattr(t, "__class__", OwnStep), "training_step of its own"),
+    "own step": (
+        lambda t: setattr(t, "__class__", type("Own", (type(t),), {"training_step": print})),
+        "training_step of its own",
+    ),
     "no training data": (lambda t: setattr(t, "train_dataset", None), "no train_dataset"),
     "no evaluation data": (lambda t: setattr(t, "eval_dataset", None), "no eval_dataset"),
     "which evaluation data": (

@@ -255,3 +255,20 @@ def test_a_data_set_cannot_be_changed_in_place():
     with pytest.raises(AttributeError):
         data.num_classes = 3  # pyright: ignore[reportAttributeAccessIssue]
     assert replace(data, num_classes=3).num_classes == 3
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch):
+    """They are read from its file, without importing it; where the file moved, it is asked."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8)
+
+    found = READERS[DataName.DIGITS](DIGITS).pool
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: False)
+    asked = READERS[DataName.DIGITS](DIGITS).pool
+
+    for mine in (found, asked):
+        assert torch.equal(mine[0], images)
+        assert torch.equal(mine[1], torch.from_numpy(labels))
+        assert mine[0].dtype == images.dtype

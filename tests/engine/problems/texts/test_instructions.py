@@ -8,8 +8,9 @@ from engine.errors import EngineError
 from engine.models.losses import IGNORED
 from engine.problems.problem import build_problem
 from engine.recipes.files import validate_recipe
+from tests.needs import needs
 
-pytest.importorskip("transformers", reason="language models need the extra lm")
+needs("transformers", "language models need the extra lm")
 
 TRAINING = {"num_steps": 3, "batch_size": 4, "threads": 1, "learning_rate": 0.01}
 MODEL = {"width": 8, "depth": 1, "heads": 2}

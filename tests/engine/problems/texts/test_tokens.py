@@ -12,10 +12,6 @@ from engine.recipes.arguments.model import ModelConfig
 from engine.recipes.arguments.text import LanguageConfig
 from tests.language import PAIRS
 
-transformers = pytest.importorskip("transformers", reason="language models need the extra lm")
-tokenizers = pytest.importorskip("tokenizers", reason="language models need the extra lm")
-safetensors = pytest.importorskip("safetensors.torch", reason="comes with transformers")
-
 LETTERS = Tokenizer(lambda text: [ord(letter) for letter in text], 130, start=128, end=129)
 """A token for each letter, so that expected rows can be written down."""
 
@@ -101,6 +97,9 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
 @pytest.fixture
 def pretrained(tmp_path):
     """A tiny pretrained model with its tokenizer in a folder, as transformers saves them."""
+    import tokenizers
+    import transformers
+
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 2}, "<s>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -151,6 +150,8 @@ def test_a_damaged_pretrained_folder_is_refused_in_one_message(pretrained, file,
 
 def test_a_pretrained_model_without_some_of_its_weights_is_refused(pretrained):
     """They would begin as random numbers, with a warning among others."""
+    import safetensors.torch as safetensors
+
     folder, _ = pretrained
     loaded = safetensors.load_file(folder / "model.safetensors")
     name = next(name for name in loaded if name.endswith("mlp.c_fc.weight"))

@@ -1,0 +1,130 @@
+"""Whether a start of a descent would compute nothing, found without a flow.
+
+A run that has ended is started again by whoever wants to see what came of it, or is not sure that
+it had. What the flow would find then is on record: the claims that the run's record ended are the
+stages that it asked for, and the record of a stage says what it was made from. So each key is made
+again from today's code, data and settings, and every bit is compared with what was committed.
+Whatever differs, or is not there, leaves the start to the flow.
+"""
+
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine.applications.comparisons import rate_search_stages, stages  # noqa: F401 (declare stages)
+from engine.applications.descent.record import RunRecord
+from engine.errors import ConfigurationError, EngineError
+from engine.recipes.descent import DescentRecipe
+from engine.reports.page import REPORT
+from engine.runs.finished import read_finished_as
+from engine.runs.run import OF_A_START, Stages
+from engine.stages.claims import Claim, read_claims
+from engine.stages.commits import find
+from engine.stages.keys import stage_key
+from engine.stages.run import Run
+from engine.stages.stage import STAGES
+from engine.stages.stage_records import intact_record
+from engine.storage.location import list_files
+from engine.storage.places import RUN, run_folder, stage_folder
+from engine.storage.records import read_record
+
+logger = logging.getLogger(__name__)
+
+_ENGINE = Path(__file__).parents[2]
+
+Content = dict[tuple[str, str], str]
+"""Digest of what a stage has committed, by its kind and key."""
+
+
+def repeated(recipe: DescentRecipe, store: str) -> RunRecord | None:
+    """Return the record of a descent whose start would compute nothing; None if it may compute.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+
+    Returns:
+        The record that is there, with all of its stages counted as cached.
+
+    Cost:
+        Reads the data, as every key needs, and every row that the run has kept.
+    """
+    if recipe.kind != "descent" or recipe.budget.max_seconds or recipe.budget.max_bytes:
+        return None
+    run = Run(recipe, store)
+    try:
+        # Before anything of it is understood: a recipe in a store may name code.
+        _refuse_another_recipe(run)
+        record = read_finished_as(store, run.name, RunRecord)
+        reason = _why_not(record, run, read_claims(store, run.name))
+    except EngineError as error:
+        reason = str(error)
+    else:
+        if reason is None:
+            counted = Stages(total=record.stages.total, cached=record.stages.total)
+            return record.model_copy(update={"stages": counted})
+    logger.info("The run is started as a flow: %s", reason)
+    return None
+
+
+def _refuse_another_recipe(run: Run) -> None:
+    there = read_record(run.file(RUN)).get("recipe")
+    here = run.recipe.model_dump(mode="json")
+    apart = set(OF_A_START)
+    if not isinstance(there, dict) or any(
+        there.get(name) != here.get(name) for name in (there.keys() | here.keys()) - apart
+    ):
+        raise ConfigurationError("The recipe on record is another one. Run the recipe.")
+
+
+def _why_not(record: RunRecord, run: Run, claims: list[Claim]) -> str | None:
+    """Say why a flow has to look at a finished run; None if it would find everything."""
+    if record.parts() or not claims or {each.token for each in claims} - set(record.ending.claims):
+        return "another start has asked for stages since it ended."
+    if not {REPORT, *record.ending.files} <= set(list_files(run_folder(run.store, run.name))):
+        return "its report is not there."
+    if record.ending.ended is None or record.ending.ended < _newest_code():
+        return "the program has changed since, and may draw another report."
+    contents: Content = {}
+    for each in claims:
+        if not _has_todays_key(each, run):
+            return f"{each.stage} {each.key[:8]} would be another stage today."
+        found = find(each.stage, each.key, run.store)
+        if found is None:
+            return f"{each.stage} {each.key[:8]} is not there, or damaged."
+        contents[each.stage, each.key] = found.content
+    for each in claims:
+        for read in _references(
+            intact_record(stage_folder(run.store, each.stage, each.key)).inputs
+        ):
+            if contents.get((read["stage"], read["key"])) != read["content"]:
+                return f"{each.stage} {each.key[:8]} was made from something else."
+    return None
+
+
+def _has_todays_key(claim: Claim, run: Run) -> bool:
+    """Say whether a stage, asked for now with the inputs on record, would have its name."""
+    declared = STAGES.get(claim.stage)
+    inputs = intact_record(stage_folder(run.store, claim.stage, claim.key)).inputs
+    return declared is not None and stage_key(declared.declared, run, inputs) == claim.key
+
+
+def _references(value: Any) -> Iterator[dict[str, str]]:  # noqa: ANN401 (any JSON value)
+    """Yield the references to stages in the inputs of one."""
+    if isinstance(value, dict):
+        if value.keys() == {"stage", "key", "content"}:
+            yield value
+        else:
+            for each in value.values():
+                yield from _references(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _references(each)
+
+
+def _newest_code() -> datetime:
+    """Return when a file of the engine was changed last."""
+    newest = max(path.stat().st_mtime for path in _ENGINE.rglob("*.py"))
+    return datetime.fromtimestamp(newest).astimezone()

@@ -1,0 +1,190 @@
+"""What the stages of a run are expected to take, for whoever says how long it still takes.
+
+Weights are the seconds of the plan that is kept with the run, or plain steps where there is none.
+What no plan has measured is given in plain steps, as a guess.
+"""
+
+from collections.abc import Sequence
+
+from engine.planning.forecast import Forecast
+from engine.problems.segments import first_step, segments
+from engine.progress.counted import pull_of, sweep_work
+from engine.progress.time_left import PULL, REPORT, UPDATE, Work
+from engine.recipes.comparisons import BaselineName, is_initial
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.rate_search import has_optuna
+from engine.recipes.replay import ScheduleName
+from engine.schedules.by_name import NamedPlan, plan_of
+from engine.schedules.segments import Segment
+
+_PREFLIGHT_STEPS = 600.0
+"""Plain steps that the checks of a preflight take, with their twins in float64."""
+
+_FEW_STEPS = 2.0
+"""Plain steps of a stage that hardly computes."""
+
+_SCORING_STEPS = 10.0
+"""Plain steps of scoring a model, and of seeding an adjoint."""
+
+_REPORT_SECONDS = 4.0
+"""Seconds of a record and a report, most of them for figures."""
+
+
+class Expected:
+    """The stages of a run as works.
+
+    Args:
+        recipe: The set-up.
+        plan: What was predicted; None if nothing was.
+        outputs: K, of the reverse sweep.
+    """
+
+    def __init__(self, recipe: DescentRecipe, plan: Forecast | None, outputs: int = 1) -> None:
+        self.recipe, self.plan, self._outputs = recipe, plan, outputs
+        self.parts = segments(recipe)
+        self.reversed_parts = [part for part in self.parts if part.start >= first_step(recipe)]
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether weights are seconds."""
+        return self.plan is not None
+
+    def train(self, kind: str = "train") -> list[Work]:
+        """Return the stages of one training."""
+        whole = self.plan.seconds.train if self.plan else float(self._num_steps(self.parts))
+        return [
+            Work(kind, whole * steps / self._num_steps(self.parts), forward=steps)
+            for steps in map(_length, self.parts)
+        ]
+
+    def score(self) -> Work:
+        """Return the stage that scores a trained model."""
+        return Work("evaluate", self.plan.seconds.evaluate if self.plan else _SCORING_STEPS)
+
+    def sweep(self) -> list[Work]:
+        """Return the stages of one reverse sweep, in their order, without its seed."""
+        pull = self._pull()
+        works = [self._reverse(part, pull) for part in reversed(self.reversed_parts)]
+        if self.plan is None:
+            return works
+        whole = self.plan.seconds.reverse / sum(work.weight for work in works)
+        return [
+            Work("reverse", whole * each.weight, each.forward, each.reverse, pull) for each in works
+        ]
+
+    def outer_step(self) -> list[Work]:
+        """Return what an outer step has beside its training: seed, sweep and update."""
+        seconds = self.plan.seconds if self.plan else None
+        return [
+            Work("seed", seconds.seed if seconds else _SCORING_STEPS),
+            *self.sweep(),
+            Work(UPDATE, seconds.update if seconds else _FEW_STEPS),
+        ]
+
+    def preflight(self) -> Work:
+        """Return the checks before a run."""
+        steps = _PREFLIGHT_STEPS
+        if self.recipe.metaparameters.about.is_injected:  # the run itself, to its injection step
+            works = self.sweep()
+            steps += self._num_steps(self.parts)
+            steps += sum(each.forward + each.pull * each.reverse for each in works)
+        return self.guess("preflight", steps)
+
+    def guess(self, kind: str, steps: float = _FEW_STEPS) -> Work:
+        """Return a stage that takes about so many plain steps."""
+        return Work(kind, steps * (self.plan.seconds.step if self.plan else 1.0), rough=True)
+
+    def trainings(self, kind: str, number: int) -> Work:
+        """Return a stage that carries out so many trainings."""
+        steps = self._num_steps(self.parts)
+        one = self.plan.seconds.train if self.plan else float(steps)
+        return Work(kind, number * one, forward=number * steps, rough=True)
+
+    def descent_step(self, kind: str) -> Work:
+        """Return a stage that trains, reverses the run and moves the metaparameters."""
+        works = [*self.train(), *self.outer_step()]
+        return Work(
+            kind,
+            sum(work.weight for work in works),
+            sum(work.forward for work in works),
+            sum(work.reverse for work in works),
+            self._pull(),
+            rough=True,
+        )
+
+    def report(self) -> Work:
+        """Return the end of a run."""
+        weight = _REPORT_SECONDS if self.plan else 10 * _SCORING_STEPS
+        return Work(REPORT, weight, rough=True)
+
+    def _reverse(self, part: Segment, pull: float) -> Work:
+        """Return the reverse stage of a segment, with its replays, in plain steps."""
+        steps, replay = _length(part), self.recipe.replay
+        if replay.schedule is ScheduleName.AUTO:
+            if self.plan is None:
+                return Work("reverse", steps * (1 + pull), steps, steps, pull)
+            replay = self.plan.resolved(replay)
+        return sweep_work(plan_of(replay), steps, pull)
+
+    def _pull(self) -> float:
+        """Return the plain steps that a reverse step costs."""
+        if self.plan is None:
+            return pull_of(self._outputs)
+        seconds, steps = self.plan.seconds, self._num_steps(self.parts)
+        replayed = (self.plan.forward_steps - steps) * seconds.step
+        each = (seconds.reverse - replayed) / max(self.plan.reverse_steps, 1)
+        return max(each / seconds.step, 1.0) if seconds.step else PULL
+
+    @staticmethod
+    def _num_steps(parts: list[Segment]) -> int:
+        return sum(map(_length, parts))
+
+
+def works_of_parts(
+    parts: Sequence[tuple[int, bool]], plan: NamedPlan, num_outer: int, *, with_preflight: bool
+) -> list[Work]:
+    """Return the works of a descent without a recipe, weighed in plain steps.
+
+    Args:
+        parts: Steps of each segment, and whether it is reversed.
+        plan: Of the schedule inside a segment.
+        num_outer: Outer steps.
+        with_preflight: Whether the checks are made first.
+    """
+    once = [Work("preflight", _PREFLIGHT_STEPS, rough=True)] if with_preflight else []
+    train = [Work("train", float(steps), forward=steps) for steps, _ in parts]
+    sweep = [sweep_work(plan, steps) for steps, is_reversed in reversed(parts) if is_reversed]
+    score, seed = Work("evaluate", _SCORING_STEPS), Work("seed", _SCORING_STEPS)
+    outer_step = [*train, score, seed, *sweep, Work(UPDATE, _FEW_STEPS)]
+    return [*once, *outer_step * num_outer, *train, score]
+
+
+def descent_works(expected: Expected) -> list[Work]:
+    """Return all stages of a descent, its comparisons included, in their order."""
+    num_outer = expected.recipe.outer.num_steps
+    works = [expected.preflight(), expected.guess("initial")]
+    for number in range(num_outer + 1):
+        works += [*expected.train(), expected.score()]
+        works += expected.outer_step() if number < num_outer else []
+    return [*works, *comparison_works(expected), expected.report()]
+
+
+def comparison_works(expected: Expected) -> list[Work]:
+    """Return the stages of what a descent is compared with."""
+    recipe = expected.recipe
+    works: list[Work] = []
+    for name in recipe.baselines:
+        if name is BaselineName.LABEL_FLIP:
+            works.append(expected.trainings("retrain", 1))
+        elif not is_initial(name, recipe.metaparameters.kept):
+            works += [expected.guess("baseline"), *expected.train(), expected.score()]
+    wanted = recipe.schedules
+    for start in range(0, wanted.grid, wanted.chunk):
+        works.append(expected.trainings("schedules", min(wanted.chunk, wanted.grid - start)))
+    if wanted.optuna and has_optuna():
+        works.append(expected.trainings("optuna", recipe.outer.num_steps + 1))
+    return works + [expected.trainings("retrain", 1) for _ in range(2 * len(recipe.reruns))]
+
+
+def _length(part: Segment) -> int:
+    return part.stop - part.start

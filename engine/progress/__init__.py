@@ -1,0 +1,1 @@
+"""How far a computation is: what the engine notes of it, and who reads that."""

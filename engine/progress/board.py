@@ -1,0 +1,334 @@
+"""Where a run stands: its stages, its outer steps, and the time that is left.
+
+Whoever carries a run out writes on its board; a terminal, a notebook and Prefect's UI look at it
+(``Board.seen``) when they like, from threads of their own.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.progress.meter import Meter, listening
+from engine.progress.names import about, capital, in_words
+from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
+from engine.reports.units import write_duration, write_number, write_percent
+
+_NO_STAGES = (REPORT, REPLAY)
+"""Kinds of works that are not counted as stages."""
+
+MOST_SHOWN = 0.999
+"""Share of a run that is shown at most before its end."""
+
+
+@dataclass(frozen=True)
+class OuterLine:
+    """The scores of the model that an outer step has trained.
+
+    Attributes:
+        number: n.
+        loss: On the split that chooses.
+        objective: Loss on the objective; None if that is the split that chooses.
+        accuracy: On the split that chooses; None if the problem has none.
+        seconds: Since the run began.
+    """
+
+    number: int
+    loss: float
+    objective: float | None
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stage at work.
+
+    Attributes:
+        name: Of the stage, in words.
+        share: Which part of it is done, 0 to 1; None if that is not known.
+        step: The step that was done last; None before the first.
+        num_steps: T.
+        is_reversed: Whether that step was reversed.
+        seconds: Since it began.
+    """
+
+    name: str
+    share: float | None
+    step: int | None
+    num_steps: int
+    is_reversed: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A board at one moment.
+
+    Attributes:
+        title: Of the run.
+        share: Which part of it is done, 0 to 1.
+        elapsed: Seconds since it began.
+        left: Seconds that it still takes; None if nothing can be said.
+        done: Finished stages.
+        total: Stages that it will have.
+        cached: Finished stages that were there already.
+        running: Stages at work.
+        words: What is at work besides, the widest first.
+        outer: Outer steps whose model is scored.
+        num_outer: Outer steps that there will be; 0 if there are none.
+        best: Place of the best of them; None before the first.
+        judge: The split that chooses it.
+        is_finished: Whether the run has come to its end.
+    """
+
+    title: str
+    share: float
+    elapsed: float
+    left: float | None
+    done: int
+    total: int
+    cached: int
+    running: tuple[Running, ...]
+    words: tuple[str, ...]
+    outer: tuple[OuterLine, ...]
+    num_outer: int
+    best: int | None
+    judge: str
+    is_finished: bool
+
+    @property
+    def work(self) -> str:
+        """What is at work, in words."""
+        if self.is_finished:
+            return "finished"
+        if self.running:
+            first = self.running[0]
+            inner = "".join(f": {each}" for each in self.words)
+            others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
+            return f"{first.name}{inner}{others}"
+        return ": ".join(self.words) or "between two stages"
+
+    def sentence(self) -> str:
+        """Say where the run stands."""
+        if self.is_finished:
+            cached = f", {self.cached} of them were there" if self.cached else ""
+            return f"Finished: {self.done} stages in {write_duration(self.elapsed)}{cached}."
+        where = f"outer step {self._at} of {self.num_outer}: " if self.num_outer else ""
+        if where and self.running and where.rstrip(": ").split(" of ")[0] in self.work:
+            where = ""
+        parts = [f"{where}{self.work}"]
+        if self.left is not None:
+            parts.append(f"{about(self.left)} left")
+        if self.best is not None:
+            parts.append(f"best {self.judge} loss {write_number(self.outer[self.best].loss)}")
+        sentence = ", ".join(parts)
+        return f"{capital(sentence)}."
+
+    @property
+    def _at(self) -> int:
+        return min(len(self.outer), self.num_outer)
+
+    def outer_sentence(self, place: int) -> str:
+        """Say what came of an outer step, and how it compares with those before."""
+        line = self.outer[place]
+        parts = [f"{self.judge} loss {write_number(line.loss)}"]
+        if line.accuracy is not None:
+            parts.append(f"accuracy {write_percent(line.accuracy, 1)}")
+        if line.objective is not None:
+            parts.append(f"objective {write_number(line.objective)}")
+        words = f"outer step {line.number} of {self.num_outer}: {', '.join(parts)}"
+        if place and self.best is not None:
+            best = self.outer[self.best]
+            is_best = self.best == place
+            words += " (best so far)" if is_best else f" (best: outer step {best.number})"
+        times = [f"{write_duration(line.seconds)} gone"] if line.seconds >= 1 else []
+        if self.left is not None:
+            times.append(f"{about(self.left)} left")
+        return f"{words}; {', '.join(times)}" if times else words
+
+
+@contextmanager
+def one_work(count: Callable[[str], Work]) -> Iterator[None]:
+    """Put the block on a board of its own, as one work, if whoever listens awaits that.
+
+    Args:
+        count: Returns the work, given its kind; not asked where nobody listens.
+    """
+    meter = listening()
+    if meter is None or not meter.awaits:
+        yield
+        return
+    title, meter.awaits = meter.awaits, ""
+    board = Board(Course(title, [count("run")]), meter)
+    board.begin("train and reverse", "run")
+    yield
+    board.end("train and reverse")
+    board.finish()
+
+
+@dataclass
+class _Stage:
+    name: str
+    work: Work
+    at: float
+    meter: Meter | None = None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run will do.
+
+    Attributes:
+        title: Of the run, for people.
+        works: Its stages.
+        in_seconds: Whether their weights are seconds.
+        judge: The split that chooses among them.
+        maximize: Whether the highest loss is looked for.
+    """
+
+    title: str
+    works: Iterable[Work] = field(default=())
+    in_seconds: bool = False
+    judge: str = "validation"
+    maximize: bool = False
+
+
+class Board:
+    """Where a run stands; any thread may write or look.
+
+    Args:
+        course: What the run will do.
+        meter: On which the engine writes what it does in this process.
+        clock: Seconds, only forward.
+    """
+
+    def __init__(
+        self, course: Course, meter: Meter, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._course, self._clock, self.meter = course, clock, meter
+        works = list(course.works)
+        self._num_outer = sum(work.kind == UPDATE for work in works)
+        self.total = sum(work.kind not in _NO_STAGES for work in works)
+        self._time = TimeLeft(works, in_seconds=course.in_seconds)
+        self._lock = threading.RLock()
+        self._stages: dict[str, _Stage] = {}
+        self._outer: list[OuterLine] = []
+        self._began = clock()
+        self._ended: float | None = None
+        self._done = self._cached = 0
+        self._share = 0.0
+        meter.boards.append(self)
+
+    def begin(self, name: str, kind: str, *, meter: Meter | None = None) -> None:
+        """Note that a stage begins.
+
+        Args:
+            name: Of the stage in its run.
+            kind: Of stage.
+            meter: On which its steps are written; that of the board by default.
+        """
+        if meter is None:
+            self.meter.restart()
+        with self._lock:
+            now = self._clock()
+            work = self._time.begin(name, kind, now)
+            self._stages[name] = _Stage(name, work, now, meter)
+
+    def end(self, name: str, *, cached: bool = False) -> None:
+        """Note that a stage is done, and whether it was found done."""
+        with self._lock:
+            stage = self._stages.pop(name, None)
+            if stage is None:
+                return
+            self._time.end(name, self._clock(), cached=cached)
+            if stage.work.kind not in _NO_STAGES:
+                self._done += 1
+                self._cached += cached
+
+    @contextmanager
+    def at_work(self, name: str, kind: str) -> Iterator[None]:
+        """Note a stage that is carried out inside the block."""
+        self.begin(name, kind)
+        yield
+        self.end(name)
+
+    def is_at_work(self, name: str) -> bool:
+        """Say whether a stage has begun and not ended."""
+        with self._lock:
+            return name in self._stages
+
+    def drop(self, name: str) -> None:
+        """Note that a stage is no longer at work, and not done either."""
+        with self._lock:
+            self._stages.pop(name, None)
+            self._time.drop(name)
+
+    def scored(self, number: int, scores: Mapping[str, Mapping[str, Any]]) -> int:
+        """Note the scores of the model of an outer step; return its place among them."""
+        judge = self._course.judge
+        if judge not in scores:
+            judge = next(iter(scores))
+        mine, objective = scores[judge], scores.get("objective")
+        accuracy = mine.get("accuracy")
+        with self._lock:
+            self._outer.append(
+                OuterLine(
+                    number,
+                    float(mine["loss"]),
+                    float(objective["loss"]) if objective and judge != "objective" else None,
+                    float(accuracy) if isinstance(accuracy, int | float) else None,
+                    self._clock() - self._began,
+                )
+            )
+            return len(self._outer) - 1
+
+    def finish(self) -> None:
+        """Note that the run has come to its end."""
+        with self._lock:
+            if self._ended is None:
+                self._ended = self._clock()
+            self._stages.clear()
+
+    def seen(self) -> Seen:
+        """Return where the run stands now."""
+        with self._lock:
+            now = self._clock() if self._ended is None else self._ended
+            running = tuple(self._running(each, now) for each in self._stages.values())
+            over = self._ended is not None
+            # What is left may turn out to be more, but nobody wants to see a bar that goes back.
+            self._share = max(self._share, min(self._time.share(now), MOST_SHOWN))
+            losses = [line.loss for line in self._outer]
+            pick = max if self._course.maximize else min
+            return Seen(
+                title=self._course.title,
+                share=1.0 if over else self._share,
+                elapsed=now - self._began,
+                left=0.0 if over else self._time.left(now),
+                done=self._done,
+                total=max(self.total, self._done + len(running)),
+                cached=self._cached,
+                running=running,
+                words=tuple(self.meter.words),
+                outer=tuple(self._outer),
+                num_outer=self._num_outer,
+                best=losses.index(pick(losses)) if losses else None,
+                judge=self._course.judge,
+                is_finished=over,
+            )
+
+    def _running(self, stage: _Stage, now: float) -> Running:
+        meter = stage.meter or self.meter
+        share = stage.work.share(meter.forward, meter.reverse)
+        self._time.reached(stage.name, share)
+        moved = meter.forward + meter.reverse > 0
+        return Running(
+            name=in_words(stage.name),
+            share=share,
+            step=meter.step if moved else None,
+            num_steps=meter.num_steps,
+            is_reversed=meter.is_reversed,
+            seconds=now - stage.at,
+        )

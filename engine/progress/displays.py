@@ -1,0 +1,191 @@
+"""Who shows how far a computation is: a live picture in a terminal or a notebook, or plain lines.
+
+A display looks at a meter from a thread of its own, so that a step of a training waits for nobody.
+"""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from engine.progress.board import Board, Seen
+from engine.progress.meter import Meter, heard_by, listening
+from engine.progress.names import capital
+
+LINES = logging.getLogger("mgd.lines")
+"""What a program says to whoever watches it; silent unless somebody adds a handler."""
+LINES.propagate = False
+LINES.addHandler(logging.NullHandler())
+
+_LOOK_SECONDS = 0.5
+"""Time between two looks at a meter."""
+
+_PAUSES = (5.0, 10.0, 20.0, 30.0, 60.0)
+"""Longest silences of plain lines, one after the other; the last one counts from then on."""
+
+
+class Scores:
+    """Says what each outer step scores, once.
+
+    Args:
+        meter: What is watched.
+        write: Prints a line.
+    """
+
+    def __init__(self, meter: Meter, write: Callable[[str], None]) -> None:
+        self._meter, self._write = meter, write
+        self._said: dict[Board, int] = {}
+
+    def look(self) -> None:
+        """Say what is new."""
+        for board in list(self._meter.boards):
+            seen, known = board.seen(), self._said.get(board, 0)
+            for place in range(known, len(seen.outer)):
+                self._write(seen.outer_sentence(place))
+            self._said[board] = len(seen.outer)
+
+
+class PlainLines:
+    """Lines with time stamps: what is at work when that changes, scores, and now and then the rest.
+
+    Args:
+        meter: What is watched.
+        write: Prints a line.
+        clock: Seconds, only forward.
+        stamp: Returns the time of day.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        stamp: Callable[[], str] = lambda: datetime.now().strftime("%H:%M:%S"),
+    ) -> None:
+        self._meter, self._write, self._clock, self._stamp = meter, write, clock, stamp
+        self._said, self._pauses, self._last = "", 0, clock()
+        self._scores = Scores(meter, self._say)
+
+    def look(self) -> None:
+        """Say what is new."""
+        self._scores.look()
+        seen = [board.seen() for board in list(self._meter.boards)]
+        going = [each for each in seen if not each.is_finished]
+        silent = self._clock() - self._last >= _PAUSES[self._pauses]
+        if going and silent:
+            self._pauses = min(self._pauses + 1, len(_PAUSES) - 1)
+            for each in going:
+                self._say(standing(each))
+        work = self._meter.work
+        if not going and work and (work != self._said or silent):
+            # What comes before the stages of a run, and after them, one thing after the other.
+            self._said = work
+            self._say(work)
+
+    def line(self, words: str) -> None:
+        """Print a line with its time."""
+        self._last = self._clock()
+        self._write(f"[{self._stamp()}] {words}")
+
+    def _say(self, words: str) -> None:
+        self.line(capital(words))
+
+
+def standing(seen: Seen) -> str:
+    """Say in one line how much of a run is done, and what is at work."""
+    return f"{100 * seen.share:.0f} %: {seen.sentence()}"
+
+
+@contextmanager
+def ticking(look: Callable[[], object], seconds: float = _LOOK_SECONDS) -> Iterator[None]:
+    """Look again and again inside the block, and once at its end; what fails is left out."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(seconds):
+            with suppress(Exception):  # what is shown of a run must not end it
+                look()
+
+    thread = threading.Thread(target=tick, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
+        with suppress(Exception):
+            look()
+
+
+Shown = bool | Callable[[Seen], object]
+"""Whether progress is shown, or who is handed what is seen."""
+
+
+@contextmanager
+def shown(progress: Shown, awaits: str = "") -> Iterator[Meter]:
+    """Show, or hand on, how far what is computed inside the block is.
+
+    Args:
+        progress: True: a picture in a notebook or a terminal, plain lines elsewhere. A function:
+            is called with a ``Seen`` twice a second, from a thread of its own. False: nothing.
+        awaits: Title of a run inside the block that gets a board, see ``Meter``.
+
+    Yields:
+        The meter that is written on; of whoever listens already, where nothing is shown here.
+    """
+    if progress is False:
+        yield listening() or Meter()
+        return
+    meter = Meter()
+    meter.awaits = awaits
+    with heard_by(meter):
+        if callable(progress):
+            call = progress
+
+            def hand_on() -> None:
+                for board in list(meter.boards):
+                    call(board.seen())
+
+            with ticking(hand_on):
+                yield meter
+            return
+        with _display(meter):
+            yield meter
+
+
+@contextmanager
+def _display(meter: Meter) -> Iterator[None]:
+    """Show a meter where this program shows things."""
+    lines = PlainLines(meter, lambda line: print(line, file=sys.stderr))  # noqa: T201
+    handle = _notebook()
+    began = time.monotonic()
+    try:
+        from engine.progress.drawing import html, live
+    except ImportError:  # the library alone does not install Rich
+        with ticking(lines.look):
+            yield
+        return
+    if handle is not None:
+        with ticking(lambda: handle.update(html(meter, time.monotonic() - began))):
+            yield
+    elif sys.stderr.isatty():
+        with live(meter):
+            yield
+    else:
+        with ticking(lines.look):
+            yield
+
+
+def _notebook() -> Any:  # noqa: ANN401 (a handle of IPython's)
+    """Return a place in the output of a notebook's cell; None outside of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+    return display(HTML(""), display_id=True)

@@ -1,0 +1,55 @@
+"""Pictures of a meter in a terminal and in a notebook; needs Rich."""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+
+from engine.progress.meter import Meter
+from engine.progress.view import Clean, Picture
+
+_REFRESHES = 2
+"""Pictures a second; each takes some milliseconds of one core."""
+
+_FORMAT = (
+    '<pre style="font-family:monospace;line-height:1.3;margin:0">'
+    '<code style="font-family:inherit">{code}</code></pre>'
+)
+
+
+@contextmanager
+def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> Iterator[Live]:
+    """Show a picture of a meter at the foot of a terminal inside the block."""
+    began = time.monotonic()
+    picture = Picture(meter, lambda: time.monotonic() - began, clean)
+    console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
+    with Live(
+        picture,
+        console=console,
+        refresh_per_second=_REFRESHES,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as shown:
+        yield shown
+
+
+class _Html:
+    """What IPython shows as HTML."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def _repr_html_(self) -> str:
+        return self._text
+
+
+def html(meter: Meter, gone: float) -> _Html:
+    """Return a picture of a meter for a notebook."""
+    console = Console(record=True, file=io.StringIO(), width=110, force_terminal=True)
+    console.print(Picture(meter, lambda: gone, str))
+    text = console.export_html(inline_styles=True, code_format=_FORMAT)
+    return _Html(text)

@@ -1,0 +1,60 @@
+"""The names of stages in words, for people who watch a run."""
+
+import re
+
+_NAME = re.compile(
+    r"(?P<what>train|reverse|replay|seed|evaluate|update)"
+    r"(?:\[(?P<of>[^\]]+)\])?(?: (?P<start>\d+)-(?P<stop>\d+))?"
+)
+
+_VERBS = {
+    "train": "training",
+    "reverse": "reversing",
+    "replay": "replaying",
+    "seed": "differentiating the output",
+    "evaluate": "scoring the model",
+    "update": "moving the metaparameters",
+}
+
+
+def in_words(name: str) -> str:
+    """Return what a stage does, e.g. ``training steps 0 to 60 of outer step 3``.
+
+    Args:
+        name: Of the stage in its run, e.g. ``train[3] 0-60``; one of another form stays as it is.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name
+    words = _VERBS[found["what"]]
+    if found["start"] is not None:
+        words += f" steps {found['start']} to {found['stop']}"
+    of = found["of"]
+    if of is None:
+        return words
+    return f"{words} of outer step {of}" if of.isdigit() else f"{words} of {of}"
+
+
+def capital(words: str) -> str:
+    """Return words as a sentence begins."""
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def about(seconds: float) -> str:
+    """Write a time that is only estimated, e.g. ``about 4 min``."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 90:
+        return f"about {5 * round(seconds / 5)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"about {hours} h {rest} min" if hours < 10 else f"about {round(minutes / 60)} h"
+
+
+def clock(seconds: float) -> str:
+    """Write a time as a clock does, e.g. ``3:05`` or ``1:03:05``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,250 @@
+"""How long a run still takes: from what its parts were expected to take, and what they took.
+
+A run is a list of ``Work``, each of a kind and with a weight: the seconds that a plan expects, or
+plain steps where there is no plan. What a kind took, beside what it was expected to take, corrects
+the rest of its kind, what was done last more than what was done first; a kind that has not been
+seen is corrected as all others together. The work at hand counts with the part of it that is done.
+Time between works is counted for each work that is left; where works are done beside each other,
+the time of the run beside the sum of its works is one more factor.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+REPORT = "report"
+"""Kind of the end of a run, which is no stage but takes its time."""
+
+REPLAY = "replay"
+"""Kind of a work that is a part of another one, done ahead."""
+
+UPDATE = "update"
+"""Kind of the end of an outer step."""
+
+PULL = 3.0
+"""Plain steps that a reverse step costs, where nobody has measured it."""
+
+_TRUST = 0.25
+"""Share of one work for which the expectation counts once works of its kind were measured."""
+
+_SHORTEST = 0.2
+"""Seconds of a work at hand from which on the part of it that is done says how fast it is."""
+
+_ENOUGH = 1.0
+"""Seconds of works after which it is seen what lies between them, and which are done at once."""
+
+_REMEMBERED = (4.0, 0.2)
+"""How far back a pace is measured: so many works of a kind, or this share of all of them."""
+
+_LAST = 0.1
+"""Share of a work that is always left while nobody knows how far it is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A part of a run.
+
+    Attributes:
+        kind: What of, e.g. ``train``; works of a kind are as fast as each other.
+        weight: Seconds that it is expected to take, or plain steps.
+        forward: Steps that it runs forward; 0 if that is not known, so that nobody can say how far
+            it is.
+        reverse: Steps that it reverses.
+        pull: Plain steps that one of those costs.
+        rough: Whether its weight is a guess, which says nothing of other kinds.
+    """
+
+    kind: str
+    weight: float
+    forward: int = 0
+    reverse: int = 0
+    pull: float = PULL
+    rough: bool = False
+
+    def share(self, forward: int, reverse: int) -> float | None:
+        """Return which part is done, 0 to 1, after so many steps; None if that is not known."""
+        whole = self.forward + self.pull * self.reverse
+        if not whole:
+            return None
+        return min((min(forward, self.forward) + self.pull * reverse) / whole, 1.0)
+
+
+@dataclass
+class _Kind:
+    """What is known of works of one kind: those to come, and what the others took."""
+
+    one: float  # weight of one work
+    rough: bool
+    waiting: deque[Work] = field(default_factory=deque)
+    whole: float = 0.0  # weight of all of them
+    done: float = 0.0  # weight of what is done, also of what was found done
+    seconds: float = 0.0  # measured lately, of
+    weight: float = 0.0  # so much
+
+    def add(self, work: Work) -> None:
+        """Expect one more work."""
+        self.waiting.append(work)
+        self.whole += work.weight
+
+    def measure(self, weight: float, seconds: float) -> None:
+        """Note what a work took; what lies far back is forgotten."""
+        number, share = _REMEMBERED
+        window = max(number * self.one, share * self.whole)
+        kept = max(1.0 - weight / window, 0.0) if window > 0 else 0.0
+        self.seconds = kept * self.seconds + seconds
+        self.weight = kept * self.weight + weight
+
+
+@dataclass
+class _Begun:
+    work: Work
+    at: float
+    share: float | None = None
+
+    def rest(self, factor: float, now: float) -> float:
+        """Return the seconds that it still takes, if a unit of weight takes ``factor``."""
+        whole = factor * self.work.weight
+        if self.share is not None:
+            return (1 - self.share) * whole
+        return max(whole - (now - self.at), _LAST * whole)
+
+
+class TimeLeft:
+    """The works of a run, those that are done, and the time of the others.
+
+    Args:
+        works: All that the run will do, those of a kind in their order.
+        in_seconds: Whether weights are seconds; if they are steps, nothing is said of the time
+            before something was measured.
+    """
+
+    def __init__(self, works: Iterable[Work], *, in_seconds: bool) -> None:
+        self._kinds: dict[str, _Kind] = {}
+        self._in_seconds = in_seconds
+        self._begun: dict[str, _Begun] = {}
+        self._counted_to: float | None = None
+        self._taken = self._busy = 0.0
+        self._measured_works = 0
+        for work in works:
+            self._kind_of(work).add(work)
+
+    def begin(self, name: str, kind: str, now: float) -> Work:
+        """Note that a work begins: the next of its kind, or one more if there is none.
+
+        Args:
+            name: By which it is known until its end.
+            kind: Of the work.
+            now: By a clock that only goes forward, s.
+        """
+        self._count(now)
+        waiting = self._kinds[kind].waiting if kind in self._kinds else deque[Work]()
+        work = waiting.popleft() if waiting else self._extra(kind)
+        self._begun[name] = _Begun(work, now)
+        return work
+
+    def reached(self, name: str, share: float | None) -> None:
+        """Note which part of a work at hand is done, 0 to 1."""
+        if name in self._begun:
+            self._begun[name].share = share
+
+    def end(self, name: str, now: float, *, cached: bool = False) -> None:
+        """Note that a work is done; one that was found done says nothing of the others."""
+        begun = self._begun.pop(name, None)
+        if begun is None:
+            return
+        kind = self._kinds[begun.work.kind]
+        kind.done += begun.work.weight
+        if cached:
+            self._counted_to = now  # looking for it is no time of the run
+            return
+        self._count(now)
+        kind.measure(begun.work.weight, now - begun.at)
+        self._measured_works += 1
+        self._busy += now - begun.at
+
+    def drop(self, name: str) -> None:
+        """Note that a work is given up, and will begin again."""
+        begun = self._begun.pop(name, None)
+        if begun is not None:
+            self._kinds[begun.work.kind].waiting.appendleft(begun.work)
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds that the run still takes; None if nothing can be said yet."""
+        general = self._general(now)
+        return None if general is None else self._waited(self._sums(general, now)[1], now)
+
+    def share(self, now: float) -> float:
+        """Return which part of the run is done, 0 to 1, by the time that its works take."""
+        done, left = self._sums(self._general(now) or 1.0, now)
+        return done / (done + left) if done + left > 0 else 0.0
+
+    def _sums(self, general: float, now: float) -> tuple[float, float]:
+        """Return the seconds of all that is done, and of all that is not."""
+        done = left = 0.0
+        for name, kind in self._kinds.items():
+            factor = self._factor(name, kind, general, now)
+            done += factor * kind.done
+            left += factor * sum(work.weight for work in kind.waiting)
+            for begun in self._at_hand(name):
+                rest = begun.rest(factor, now)
+                left += rest
+                done += max(factor * begun.work.weight - rest, 0.0)
+        return done, left
+
+    def _at_hand(self, kind: str) -> list[_Begun]:
+        return [begun for begun in self._begun.values() if begun.work.kind == kind]
+
+    def _kind_of(self, work: Work) -> _Kind:
+        return self._kinds.setdefault(work.kind, _Kind(work.weight, work.rough))
+
+    def _extra(self, kind: str) -> Work:
+        """Return a work that nobody expected; it counts little, unless others of it did more."""
+        known = self._kinds.get(kind)
+        few = min((each.one for each in self._kinds.values() if each.one > 0), default=1.0)
+        work = Work(kind, known.one if known else few, rough=True)
+        self._kind_of(work)
+        return work
+
+    def _count(self, now: float) -> None:
+        """Count the time up to now into the time of the run, from the first work on."""
+        if self._counted_to is not None:
+            self._taken += now - self._counted_to
+        self._counted_to = now
+
+    def _measured(self, name: str, kind: _Kind, now: float) -> tuple[float, float]:
+        """Return the seconds that some weight of a kind took, works at hand included."""
+        seconds, weight = kind.seconds, kind.weight
+        for begun in self._at_hand(name):
+            if begun.share and now - begun.at > _SHORTEST:
+                seconds += now - begun.at
+                weight += begun.share * begun.work.weight
+        return seconds, weight
+
+    def _general(self, now: float) -> float | None:
+        """Return the seconds of a unit of weight, over all kinds whose weights can be trusted."""
+        seconds = weight = doubt = 0.0
+        for name, kind in self._kinds.items():
+            if not kind.rough:
+                more = self._measured(name, kind, now)
+                seconds, weight = seconds + more[0], weight + more[1]
+                doubt = max(doubt, _TRUST * kind.one)
+        if self._in_seconds:
+            return (seconds + doubt) / (weight + doubt) if weight + doubt > 0 else 1.0
+        return seconds / weight if weight > 0 else None
+
+    def _factor(self, name: str, kind: _Kind, general: float, now: float) -> float:
+        """Return the seconds of a unit of weight of one kind."""
+        seconds, weight = self._measured(name, kind, now)
+        doubt = _TRUST * kind.one
+        return (seconds + doubt * general) / (weight + doubt) if weight + doubt > 0 else general
+
+    def _waited(self, left: float, now: float) -> float:
+        """Add what lies between works, or share them out among those who do them at once."""
+        busy = self._busy + sum(now - each.at for each in self._begun.values())
+        if busy < _ENOUGH or self._counted_to is None:
+            return left
+        taken = self._taken + now - self._counted_to
+        if taken < busy:
+            return left * taken / busy
+        waiting = sum(len(kind.waiting) for kind in self._kinds.values())
+        return left + (taken - busy) / max(self._measured_works, 1) * waiting

@@ -1,0 +1,113 @@
+"""What a terminal or a notebook shows of runs that go on, as Rich draws it."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from engine.progress.board import Running, Seen
+from engine.progress.memory import memory_in_words
+from engine.progress.meter import Meter
+from engine.progress.names import about, capital, clock
+from engine.reports.units import write_number, write_percent
+
+_MOST_RUNS = 3
+"""Runs, and stages of each, that are drawn at once; other runs are counted."""
+
+_BAR = 24
+"""Columns of a bar."""
+
+Clean = Callable[[str], str]
+
+
+class Picture:
+    """A picture of what a meter notes, drawn anew whenever it is asked for.
+
+    Args:
+        meter: What is watched.
+        gone: Returns the seconds since the program began.
+        clean: Takes out of a text what a terminal would obey.
+    """
+
+    def __init__(self, meter: Meter, gone: Callable[[], float], clean: Clean) -> None:
+        self._meter, self._gone, self._clean = meter, gone, clean
+        self._spinner = Spinner("dots")
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Draw what is seen now."""
+        seen = [board.seen() for board in list(self._meter.boards)]
+        going = [each for each in seen if not each.is_finished]
+        if going:
+            yield draw(going, self._clean)
+        else:
+            words = capital(self._clean(self._meter.work)) or "Working"
+            self._spinner.update(text=Text(f"{words}  {clock(self._gone())}", style="bold"))
+            yield self._spinner
+
+
+def draw(seen: Sequence[Seen], clean: Clean = str) -> RenderableType:
+    """Return a picture of runs: a bar for each and for its stages, and what came of it so far."""
+    lines: list[RenderableType] = []
+    for each in seen[:_MOST_RUNS]:
+        left = f", {about(each.left)} left" if each.left is not None else ""
+        times = f"{clock(each.elapsed)} gone{left}"
+        lines += [_line(clean(each.title), "bold"), _bar(each.share, times, "bold")]
+        lines += _stages(each, clean)
+        lines += [_line(fact, "dim") for fact in _facts(each)]
+    others = len(seen) - _MOST_RUNS
+    more = [f"{others} more runs"] if others > 0 else []
+    return Group(*lines, _line(" · ".join([*more, f"Memory: {memory_in_words()}"]), "dim"))
+
+
+def _line(words: str, style: str) -> Text:
+    return Text(words, style, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(share: float | None, words: str, style: str) -> RenderableType:
+    """Return a bar and what stands behind it; one that only moves where no share is known."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=_BAR)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    total = None if share is None else 1.0
+    behind = words if share is None else f"{write_percent(share, 0):>5}  {words}"
+    grid.add_row(ProgressBar(total, share or 0.0, width=_BAR), Text(behind, style))
+    return grid
+
+
+def _stages(seen: Seen, clean: Clean) -> list[RenderableType]:
+    if not seen.running:
+        return [_line(capital(clean(seen.work)), "")]
+    inner = "".join(f": {words}" for words in seen.words)
+    lines: list[RenderableType] = []
+    for stage in seen.running[:_MOST_RUNS]:
+        lines.append(_line(capital(clean(f"{stage.name}{inner}")), ""))
+        lines.append(_bar(stage.share, _step(stage) or clock(stage.seconds), ""))
+    return lines
+
+
+def _step(stage: Running) -> str:
+    """Say at which step a stage is."""
+    if stage.step is None or not stage.num_steps:
+        return ""
+    verb = "reversed" if stage.is_reversed else "forward"
+    return f"step {stage.step} of {stage.num_steps}, {verb}"
+
+
+def _facts(seen: Seen) -> list[str]:
+    """Return what else there is to know, in a line or two."""
+    facts: list[str] = []
+    if seen.outer and seen.best is not None:
+        last, best = seen.outer[-1], seen.outer[seen.best]
+        accuracy = f", accuracy {write_percent(last.accuracy, 1)}" if last.accuracy else ""
+        facts.append(
+            f"{capital(seen.judge)} loss {write_number(last.loss)}{accuracy}; best "
+            f"{write_number(best.loss)} at outer step {best.number}"
+        )
+    outer = f"{len(seen.outer)} of {seen.num_outer + 1} models scored · " if seen.num_outer else ""
+    cached = f", {seen.cached} of them were there" if seen.cached else ""
+    return [*facts, f"{outer}{seen.done} of {seen.total} stages{cached}"]

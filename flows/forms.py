@@ -1,0 +1,93 @@
+"""The forms of deployments: what Prefect's UI asks for before a run, and what a schedule may set.
+
+Prefect would make a form of a flow's signature: all settings of a recipe, named by classes and
+parameters. These have the fields of ``engine.recipes.form``, with titles in words. Prefect merges
+what a run or a schedule gives into the parameters of its deployment key by key and no deeper, so
+every field is a key by itself; the recipe is a parameter too, but no field, and nobody loses parts
+of it. Nothing is required, because the deployment has it already.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import Flow
+from prefect.utilities.callables import ParameterSchema
+
+from engine.recipes.files import Recipe
+from engine.recipes.form import (
+    FIELDS,
+    argument_fields,
+    fields,
+    in_words,
+    settings_field,
+    values,
+)
+
+_HIDDEN = {"recipe"}
+"""Parameters that a deployment has, and a form does not show."""
+
+
+def form(flow: Flow[..., Any]) -> ParameterSchema:
+    """Return the form of a flow that is about no particular recipe."""
+    return _form(_own_fields(flow))
+
+
+def recipe_form(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> ParameterSchema:
+    """Return the form of a recipe's flow.
+
+    Args:
+        flow: What runs it.
+        recipe: The recipe.
+        said: Arguments that its file says, which come first.
+    """
+    own = _own_fields(flow)
+    arguments = argument_fields(recipe, said)
+    few = fields(recipe, _few(own))
+    last = {"settings": settings_field(recipe), "store": own["store"]}
+    group = {
+        "arguments": {
+            "title": f"Problem: {recipe.problem}",
+            "type": "object",
+            "properties": _in_order(arguments),
+            "description": "What is trained on what. Its other arguments are settings too: "
+            "arguments.name=value.",
+        }
+    }
+    more = {name: schema for name, schema in own.items() if name not in FIELDS | group | last}
+    return _form(more | few | (group if arguments else {}) | last)
+
+
+def recipe_values(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> dict[str, Any]:
+    """Return what the fields of a recipe's form hold before anybody changes them."""
+    return values(recipe, _few(_own_fields(flow)), said)
+
+
+def _few(own: dict[str, Any]) -> list[str]:
+    return [name for name in FIELDS if name in own]
+
+
+def _own_fields(flow: Flow[..., Any]) -> dict[str, dict[str, Any]]:
+    """Return a flow's parameters as fields: in words, and without ``or nothing``."""
+    found = flow.parameters.properties
+    return {name: _plain(name, given) for name, given in found.items() if name not in _HIDDEN}
+
+
+def _plain(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    rest = [each for each in given.get("anyOf", []) if each.get("type") != "null"]
+    kept = {k: v for k, v in given.items() if k not in ("anyOf", "default", "position")}
+    return {**kept, **(rest[0] if len(rest) == 1 else {}), "title": in_words(name)}
+
+
+def _in_order(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return properties with the place that each has on the page."""
+    return {
+        name: {**schema, "position": position}
+        for position, (name, schema) in enumerate(properties.items())
+    }
+
+
+def _form(properties: dict[str, dict[str, Any]]) -> ParameterSchema:
+    # Prefect sends what was set, and its first UI shows JSON in place of a form that is no object.
+    return ParameterSchema(
+        title="Parameters", type="object", properties=_in_order(properties), required=[]
+    )

@@ -1,0 +1,245 @@
+"""The form of a deployment: what people see, what it refuses, and what a run then does.
+
+Whatever is sent is merged as Prefect merges it: key by key, and no deeper.
+"""
+
+import json
+import re
+from functools import cache
+
+import pytest
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import validate
+
+from engine.errors import ConfigurationError
+from engine.recipes.files import changes_of_shipped, list_recipes, load_recipe
+from engine.recipes.form import FIELDS, filled_in, in_words, setting_schemas
+from engine.recipes.titles import run_title
+from flows import registry
+from flows.deploying import housekeeping_deployment, recipe_deployment
+from tests.deployments.targets import target
+
+SHIPPED = list_recipes()
+SOME = "digits-selection"
+MOST_FIELDS = 12
+
+each_recipe = pytest.mark.parametrize("name", SHIPPED)
+each_name = pytest.mark.parametrize("name", [*SHIPPED, *registry.HOUSEKEEPING])
+
+
+@cache
+def deployed(name):
+    """Return a deployment on a pool of processes."""
+    if name in registry.HOUSEKEEPING:
+        return housekeeping_deployment(name, target("process"))
+    return recipe_deployment(name, target("process"))
+
+
+@cache
+def schema(name):
+    """Return the schema of a form as the server gets it."""
+    return deployed(name)._parameter_openapi_schema.model_dump(exclude_unset=True)
+
+
+def shown(properties):
+    """Return the fields of a form, those of its groups among them."""
+    found = {}
+    for name, field in properties.items():
+        found |= shown(field["properties"]) if "properties" in field else {name: field}
+    return found
+
+
+def refusals(name, **given):
+    """Return what the server says of parameters."""
+    return [error.message for error in validate(deployed(name).parameters | given, schema(name))]
+
+
+def run_of(name, **given):
+    """Return the recipe of a run of a deployment, given what a form or a schedule sends."""
+    made = deployed(name)
+    flow = load_flow_from_entrypoint(made.entrypoint)
+    sent = json.loads(json.dumps(made.parameters | given))
+    taken = flow.validate_parameters(sent)
+    fields = {each: taken[each] for each in FIELDS if each in taken}
+    return filled_in(taken["recipe"], taken.get("settings"), taken.get("arguments"), **fields)
+
+
+@pytest.mark.slow
+@each_name
+def test_form_is_short_and_in_words(name):
+    """People read it; a class name or a hundred settings is what they do not read."""
+    fields = shown(schema(name)["properties"])
+
+    assert 4 <= len(fields) <= MOST_FIELDS
+    for field in fields.values():
+        assert re.fullmatch(r"[A-Z][a-z]*(,? [a-z]+)*", field["title"]), field["title"]
+        assert field["description"]
+        assert "type" in field
+
+
+@pytest.mark.slow
+@each_name
+def test_form_is_one_that_both_uis_can_draw(name):
+    """The first one shows JSON for all but an object; the second draws unions wrongly."""
+    form = schema(name)
+
+    assert form["type"] == "object"
+    assert form["required"] == []
+    assert "anyOf" not in json.dumps(form)
+    assert "$ref" not in json.dumps(form)
+
+
+@pytest.mark.slow
+@each_recipe
+def test_form_as_it_stands_runs_the_recipe(name):
+    """Fields that nobody has touched change nothing."""
+    assert refusals(name) == []
+    assert run_of(name) == SHIPPED[name]
+
+
+@pytest.mark.slow
+@each_recipe
+def test_fields_that_are_left_empty_change_nothing(name):
+    """Some forms send nothing for them, some null; a choice always sends one of its words."""
+
+    def nulls(properties):
+        return {
+            each: nulls(field["properties"]) if "properties" in field else None
+            for each, field in properties.items()
+            if "enum" not in field and each != "store"
+        }
+
+    empty = nulls(schema(name)["properties"])
+
+    assert refusals(name, **empty) == []
+    assert run_of(name, **empty) == SHIPPED[name]
+
+
+@pytest.mark.parametrize(
+    ("override", "setting"),
+    [
+        ({"outer_steps": 3}, "outer.num_steps=3"),
+        ({"seed": 7}, "training.seed=7"),
+        ({"max_seconds": 60}, "budget.max_seconds=60"),
+        ({"arguments": {"flip_fraction": 0.3}}, "arguments.flip_fraction=0.3"),
+        ({"settings": ["outer.probability=0.1"]}, "outer.probability=0.1"),
+    ],
+)
+def test_schedule_that_changes_one_field_changes_that_one(override, setting):
+    """And the run says so in its name."""
+    assert refusals(SOME, **override) == []
+
+    run = run_of(SOME, **override)
+
+    assert run == load_recipe(SOME, [setting])
+    assert setting.replace("=60", "=60.0") in run_title(run)
+    assert len(changes_of_shipped(run)) == 1
+
+
+@pytest.mark.slow
+@each_recipe
+def test_every_setting_may_be_in_the_list(name):
+    """Each with the value that the recipe has anyway, written as JSON."""
+    content = SHIPPED[name].model_dump(mode="json")
+
+    settings = []
+    for key in setting_schemas(SHIPPED[name]):
+        value = content
+        for part in key.split("."):
+            value = value[part]
+        settings.append(f"{key}={json.dumps(value)}")
+
+    assert refusals(name, settings=settings) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("outer.num_step=3", "outer.num_steps=..., outer.update=..."),
+        ("outter.num_steps=3", "begins with one of arguments, optimizer, training"),
+        ("num_steps=3", "begins with one of"),
+        ("outer.num_steps", "outer.num_steps=..."),
+        ("outer.num_steps=many", "outer.num_steps= and a whole number"),
+        ("outer.update=sgn", "one of sign, masked-sign"),
+        ("training.compile=maybe", "true or false"),
+        ("training.learning_rate=fast", "a number"),
+    ],
+)
+def test_list_refuses_what_is_no_setting(setting, expected):
+    """Before a worker is asked, and in words: the server shows what it had expected."""
+    (message, *_) = refusals(SOME, settings=[setting])
+
+    assert expected in message
+    assert message.endswith("was expected")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        " outer.num_steps = 3",
+        "arguments.model.width=8",
+        "training.learning_rate=1e-3",
+        "reruns=[{training.seed: 1}]",
+        "training.threads=null",
+        "outer.update='sign' # as text",
+    ],
+)
+def test_list_takes_what_the_command_line_takes(setting):
+    """It is YAML in both."""
+    assert refusals(SOME, settings=[setting]) == []
+
+
+def test_wrong_value_of_a_field_is_told_in_words():
+    """And not by the regular expression that it does not match."""
+    assert refusals(SOME, device="gpu") == ["'Torch device: cpu, cuda or cuda:N.' was expected"]
+
+
+def test_field_and_list_that_contradict_each_other_are_refused():
+    """One of the two would be dropped in silence."""
+    with pytest.raises(ConfigurationError, match="Say it once"):
+        run_of(SOME, outer_steps=3, settings=["outer.num_steps=4"])
+
+
+def test_list_comes_before_a_field_that_nobody_has_touched():
+    """It still says what the deployment has."""
+    assert run_of(SOME, settings=["outer.num_steps=4"]).outer.num_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"),
+    [
+        (["outer.num_step=3"], "Did you mean outer.num_steps?"),
+        (["num_steps=3"], "Did you mean training.num_steps or outer.num_steps?"),
+        (["arguments.flip_fractoin=0.1"], "Did you mean arguments.flip_fraction?"),
+    ],
+)
+def test_misspelt_setting_is_asked_about(settings, meant):
+    """Where a form does not check it, the flow does in its first second."""
+    with pytest.raises(ConfigurationError, match=re.escape(meant)):
+        filled_in(SHIPPED[SOME], settings)
+
+
+def test_fields_of_several_seeds_are_those_of_one_but_for_the_seed():
+    """It would contradict the list of seeds."""
+    made = recipe_deployment(SOME, target("process"), seeds=[0, 1])
+
+    names = set(made._parameter_openapi_schema.properties)
+    assert names == {
+        "seeds",
+        "outer_steps",
+        "device",
+        "max_seconds",
+        "arguments",
+        "settings",
+        "store",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("flip_fraction", "Share of wrong labels"), ("older_than_days", "Older than days")]
+    + [("num_heads", "Number of heads"), ("ModelConfig", "Model"), ("masked-sign", "Masked sign")],
+)
+def test_names_become_words(name, words):
+    """Whatever a stranger calls the arguments of a function."""
+    assert in_words(name) == words

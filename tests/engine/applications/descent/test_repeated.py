@@ -1,0 +1,106 @@
+"""A start of a finished run that would compute nothing, found without a flow."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from engine.applications.descent import repeated as module
+from engine.applications.descent.repeated import repeated
+from engine.runs.run import Stages
+from engine.stages import keys
+from engine.stages.claims import claim
+from tests.finished import finish
+from tests.tiny_recipe import small
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return small("outer.num_steps=1", "training.threads=1")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, recipe):
+    """A store with a run that has ended, and the claims that a flow would have written."""
+    store = tmp_path_factory.mktemp("ended")
+    record = finish(recipe, str(store))
+    found = sorted(store.glob("stages/*/*/record.json"))
+    tokens = [
+        claim(str(store), record.run, *place.parts[-3:-1], "a stage", cached=True).token
+        for place in found
+    ]
+    ending = record.ending.model_copy(update={"claims": tokens})
+    stages = Stages(total=len(found), cached=0)
+    counted = record.model_copy(update={"ending": ending, "stages": stages})
+    (store / "runs" / record.run / "run.json").write_text(counted.model_dump_json())
+    return store
+
+
+@pytest.fixture
+def store(ended, tmp_path):
+    return Path(shutil.copytree(ended, tmp_path / "store"))
+
+
+def test_finished_run_is_told_again_with_every_stage_cached(store, recipe):
+    """Nothing is computed, so no server is started and no flow is run."""
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+    record = repeated(recipe, str(store))
+
+    assert record is not None
+    assert record.nothing_computed
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+
+
+def changed(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def flip(store):
+    """Damage one bit of a state."""
+    place = next(store.glob("stages/train/*/attempts/*/params/c/0/*"))
+    content = bytearray(place.read_bytes())
+    content[10] ^= 1
+    place.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit of a state": flip,
+    "a stage": lambda store: shutil.rmtree(next(store.glob("stages/evaluate/*"))),
+    "the report": lambda store: next(store.glob("runs/*/report.html")).unlink(),
+    "another claim": lambda store: claim(
+        str(store), next(store.glob("runs/*")).name, "train", "0" * 32, "train", cached=False
+    ),
+    "another recipe on record": lambda store: changed(
+        next(store.glob("runs/*/run.json")), lambda c: c["recipe"].update(problem="other.py:f")
+    ),
+    "a record of another run": lambda store: changed(
+        next(store.glob("runs/*/run.json")), lambda c: c.update(run="other-12345678")
+    ),
+    "no record": lambda store: next(store.glob("runs/*/run.json")).unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_whatever_is_not_there_is_left_to_the_flow(store, recipe, damage):
+    damage(store)
+
+    assert repeated(recipe, str(store)) is None
+
+
+def test_another_engine_makes_other_stages(store, recipe, monkeypatch):
+    """The key of every stage is made again from the code that is there today."""
+    monkeypatch.setattr(keys, "engine_version", lambda *_: "another")
+
+    assert repeated(recipe, str(store)) is None
+
+
+def test_a_program_that_has_changed_may_draw_another_report(store, recipe, monkeypatch):
+    later = datetime.now(UTC) + timedelta(days=1)
+    monkeypatch.setattr(module, "_newest_code", lambda: later)
+
+    assert repeated(recipe, str(store)) is None

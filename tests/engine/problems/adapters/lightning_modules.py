@@ -1,0 +1,122 @@
+"""Modules as users of Lightning write them; importing this imports Lightning, for seconds."""
+
+import lightning.pytorch as lightning
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Net(lightning.LightningModule):
+    """Two heads, a logged metric, groups of parameters and a scheduler by step."""
+
+    def __init__(self, optimizer="adamw", interval="step"):
+        super().__init__()
+        self.save_hyperparameters()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6))
+        self.head, self.other = nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        kinds = functional.cross_entropy(self(x), y)
+        loss = kinds + 0.3 * self.other(self.body(x)).square().mean()
+        self.log("train_loss", loss, prog_bar=True)
+        self.log_dict({"kinds": kinds})
+        return {"loss": loss}
+
+    def configure_optimizers(self):
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        rest = [p for p in self.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.2}, {"params": rest, "lr": 0.005}]
+        made = {
+            "adamw": lambda: torch.optim.AdamW(groups, lr=0.02, weight_decay=0.0),
+            "sgd": lambda: torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True),
+            "rmsprop": lambda: torch.optim.RMSprop(groups, lr=0.01, momentum=0.5, centered=True),
+        }[self.hparams.optimizer]()
+        if self.hparams.interval is None:
+            return made
+        steps = self.trainer.estimated_stepping_batches
+        length = steps if self.hparams.interval == "step" else self.trainer.max_epochs
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, length)
+        settings = {"scheduler": schedule, "interval": self.hparams.interval}
+        return {"optimizer": made, "lr_scheduler": settings}
+
+
+class Path(lightning.Callback):
+    def __init__(self):
+        self.states = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        while len(self.states) < trainer.global_step:
+            self.states.append({n: p.detach().clone() for n, p in module.named_parameters()})
+
+
+class Data(lightning.LightningDataModule):
+    """Loaders that are made when a Trainer sets it up."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def setup(self, stage):
+        self.both = self.make()
+
+    def train_dataloader(self):
+        return self.both[0]
+
+    def val_dataloader(self):
+        return [self.both[1]]
+
+
+class ByHand(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Averages(Net):
+    def on_train_batch_end(self, *given):
+        """Would move an average."""
+
+
+class Asks(Net):
+    def training_step(self, batch, batch_idx):
+        return (self.current_epoch + 1) * super().training_step(batch, batch_idx)["loss"]
+
+
+class Sums(Net):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x), y, reduction="sum")
+
+
+class Skips(Net):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+class Two(Net):
+    def configure_optimizers(self):
+        return [
+            torch.optim.SGD(p, lr=0.1) for p in (self.body.parameters(), self.head.parameters())
+        ]
+
+
+class Some(Net):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.body.parameters(), lr=0.1)
+
+
+class Plateau(Net):
+    def configure_optimizers(self):
+        made = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(made)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": "loss"}}
+
+
+class Normed(Net):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))

@@ -1,0 +1,195 @@
+"""Where a run stands, in numbers and in sentences, on a clock of our own."""
+
+import threading
+
+import pytest
+
+from engine.progress.board import Board, Course
+from engine.progress.meter import Meter
+from engine.progress.names import about, clock, in_words
+from engine.progress.time_left import Work
+
+SEGMENT = Work("train", 10.0, forward=60)
+SWEEP = Work("reverse", 30.0, forward=100, reverse=60)
+WORKS = [
+    *(SEGMENT, Work("evaluate", 1.0), SWEEP, Work("update", 1.0)),
+    *(SEGMENT, Work("evaluate", 1.0), Work("report", 2.0, rough=True)),
+]
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clocked():
+    """A board of one outer step, with its clock and its meter."""
+    time, meter = Clock(), Meter()
+    return Board(Course("a run", WORKS, in_seconds=True), meter, time), time, meter
+
+
+def scores(loss, accuracy=None):
+    more = {} if accuracy is None else {"accuracy": accuracy}
+    return {"objective": {"loss": 2 * loss}, "validation": {"loss": loss, **more}}
+
+
+def test_stage_at_work_is_named_and_its_part_counts(clocked):
+    """The meter says how far it is."""
+    board, time, meter = clocked
+    board.begin("train[0] 0-60", "train")
+    for step in range(30):
+        meter.ran(step, 60)
+    time.now = 5.0
+
+    seen = board.seen()
+
+    (stage,) = seen.running
+    assert stage.name == seen.work == "training steps 0 to 60 of outer step 0"
+    assert stage.share == pytest.approx(0.5)
+    assert (stage.step, stage.num_steps, stage.is_reversed) == (29, 60, False)
+    assert seen.left == pytest.approx(50.0)
+    assert seen.share == pytest.approx(5 / 55)
+    assert (seen.done, seen.total, seen.cached) == (0, 6, 0)
+    assert seen.sentence() == "Training steps 0 to 60 of outer step 0, about 50 s left."
+
+
+def test_scores_are_told_when_they_are_there_with_the_best_so_far(clocked):
+    """The sweep of a large run takes an hour, in which one would like to know."""
+    board, time, _ = clocked
+    time.now = 61.0
+    assert board.scored(0, scores(0.5, accuracy=0.912)) == 0
+    first = board.seen()
+    board.scored(1, scores(0.6))
+    worse = board.seen()
+
+    assert first.outer_sentence(0) == (
+        "outer step 0 of 1: validation loss 0.5000, accuracy 91.2 %, objective 1.0000; "
+        "1 min 1 s gone, about 55 s left"
+    )
+    assert worse.best == 0
+    assert "(best: outer step 0)" in worse.outer_sentence(1)
+    assert "best validation loss 0.5000" in worse.sentence()
+
+
+def test_uphill_the_best_is_the_highest():
+    """A poison makes the loss larger."""
+    board = Board(Course("uphill", maximize=True), Meter(), Clock())
+    for number, loss in enumerate((0.5, 0.9, 0.7)):
+        board.scored(number, scores(loss))
+
+    assert board.seen().best == 1
+
+
+def test_bar_never_goes_back_and_is_full_at_the_end_alone(clocked):
+    """What is left may turn out to be more, and a run may do more than was expected."""
+    board, time, _ = clocked
+    shares = []
+    for number, (kind, seconds) in enumerate(
+        [("train", 40.0), ("evaluate", 1.0), ("reverse", 5.0), ("update", 1.0), ("train", 80.0)]
+        + [("unheard-of", 3.0)] * 4
+    ):
+        board.begin(str(number), kind)
+        time.now += seconds
+        board.end(str(number))
+        shares.append(board.seen().share)
+    before = board.seen()
+    board.finish()
+    time.now += 100
+    after = board.seen()
+
+    assert shares == sorted(shares)
+    assert before.share < 1.0
+    assert after.share == 1.0
+    assert after.left == 0.0
+    assert after.elapsed == before.elapsed == 139.0
+    assert after.sentence() == "Finished: 9 stages in 2 min 19 s."
+
+
+def test_what_was_there_is_said(clocked):
+    """A run that goes on, and one that had finished."""
+    board, time, _ = clocked
+    for number, work in enumerate(WORKS[:-1]):
+        board.begin(str(number), work.kind)
+        time.now += 0.1
+        board.end(str(number), cached=True)
+    seen = board.seen()
+    board.finish()
+
+    assert seen.cached == seen.done == 6
+    assert seen.share > 0.9
+    assert "6 of them were there" in board.seen().sentence()
+
+
+def test_stages_of_other_processes_have_meters_of_their_own(clocked):
+    """Two workers are at two stages."""
+    board, time, _ = clocked
+    far, near = Meter(), Meter()
+    board.begin("train[0] 0-60", "train", meter=far)
+    board.begin("train[1] 0-60", "train", meter=near)
+    far.forward, near.forward = 30, 6
+    time.now = 5.0
+
+    seen = board.seen()
+
+    assert [stage.share for stage in seen.running] == [pytest.approx(0.5), pytest.approx(0.1)]
+    assert seen.work == "training steps 0 to 60 of outer step 0 and 1 more"
+
+
+def test_any_thread_may_look():
+    """A display, the UI and a reader of the store do."""
+    board = Board(Course("a run", WORKS * 50, in_seconds=True), Meter())
+    over, failed = threading.Event(), []
+
+    def look():
+        while not over.is_set():
+            try:
+                board.seen()
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        board.begin(str(number), WORKS[number % 6].kind)
+        board.end(str(number))
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert board.seen().done == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train[3] 0-60", "training steps 0 to 60 of outer step 3"),
+        ("train 0-60", "training steps 0 to 60"),
+        ("train[low-loss] 60-200", "training steps 60 to 200 of low-loss"),
+        ("reverse[0] 60-120", "reversing steps 60 to 120 of outer step 0"),
+        ("seed[2]", "differentiating the output of outer step 2"),
+        ("evaluate", "scoring the model"),
+        ("train without 5 % [0-16)", "train without 5 % [0-16)"),
+        ("preflight", "preflight"),
+    ],
+)
+def test_names_of_stages_are_words(name, words):
+    """`seed[0]` stood in the terminal for half a minute."""
+    assert in_words(name) == words
+
+
+def test_times_are_as_exact_as_they_are_known():
+    """An estimate in seconds of an hour would be a lie."""
+    assert [about(seconds) for seconds in (3.0, 42.0, 100.0, 3500.0, 5000.0, 80000.0)] == [
+        *("a few seconds", "about 40 s", "about 2 min", "about 58 min"),
+        *("about 1 h 23 min", "about 22 h"),
+    ]
+    assert [clock(seconds) for seconds in (5.9, 65.0, 3665.0)] == ["0:05", "1:05", "1:01:05"]

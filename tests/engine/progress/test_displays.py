@@ -1,0 +1,168 @@
+"""What is shown of a run: lines with times, a picture, and what a function is handed."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+import engine
+from engine.progress import displays
+from engine.progress.board import Board, Course
+from engine.progress.displays import PlainLines, shown
+from engine.progress.drawing import html
+from engine.progress.meter import Meter
+from engine.progress.view import Picture, draw
+from tests import routines
+from tests.engine.progress.test_board import WORKS, Clock, scores
+
+
+@pytest.fixture
+def plain():
+    """Lines on a clock of our own, with the board and the meter that they look at."""
+    time, meter, printed = Clock(), Meter(), []
+    lines = PlainLines(meter, printed.append, time, lambda: f"{time.now:.0f}")
+    return lines, time, meter, printed
+
+
+def test_lines_say_what_is_at_work_then_scores_and_now_and_then_the_rest(plain):
+    """A log file that is silent for an hour, or has a line a step, helps nobody."""
+    lines, time, meter, printed = plain
+    meter.words = ["reading the data"]
+    for _ in range(9):
+        lines.look()
+        time.now += 0.5
+    meter.words = []
+    board = Board(Course("a run", WORKS, in_seconds=True), meter, time)
+    board.begin("train[0] 0-60", "train")
+    for _ in range(200):
+        time.now += 0.5
+        lines.look()
+    board.end("train[0] 0-60")
+    board.scored(0, scores(0.5))
+    lines.look()
+    lines.look()
+    board.finish()
+    lines.look()
+
+    assert printed[0] == "[0] Reading the data"
+    assert printed[1].startswith("[5] 0 %: Training steps 0 to 60 of outer step 0, about")
+    assert printed[-1].startswith("[104] Outer step 0 of 1: validation loss 0.5000")
+    # After 5, 10, 20 and 30 s; the next one would come after a minute.
+    assert [float(line[1 : line.index("]")]) for line in printed] == [0, 5, 15, 35, 65, 104]
+
+
+def test_long_preparation_is_not_silent(plain):
+    """Reading a large data set takes minutes."""
+    lines, time, meter, printed = plain
+    meter.words = ["reading the data"]
+    for _ in range(30):
+        lines.look()
+        time.now += 0.5
+
+    assert printed == [f"[{at}] Reading the data" for at in (0, 5, 10)]
+
+
+def picture(board, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(draw([board.seen()]))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_picture_says_where_the_run_stands(width):
+    """Bars for run and stage, outer steps, best so far, time gone and left, memory."""
+    time, meter = Clock(), Meter()
+    board = Board(Course("digits-12ab34cd: outer.num_steps=1", WORKS, in_seconds=True), meter, time)
+    board.begin("train[0] 0-60", "train")
+    time.now = 10.0
+    board.end("train[0] 0-60", cached=True)
+    board.scored(0, scores(0.5, accuracy=0.9))
+    board.begin("reverse[0] 0-60", "reverse")
+    for step in range(100):
+        meter.ran(step, 60)
+    for step in range(15):
+        meter.pulled(59 - step, 60)
+    time.now = 20.0
+
+    text = picture(board, width)
+
+    for words in (
+        *("digits-12ab34cd", "0:20 gone, about", "left"),
+        *("Reversing steps 0 to 60 of outer step 0", "step 45 of 60, reversed"),
+        *("Validation loss 0.5000, accuracy 90.0 %; best 0.5000", "1 of 6 stages, 1 of them were"),
+    ):
+        assert words in text
+    assert "MB" in text or "GB" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_picture_before_the_first_stage_names_what_is_at_work():
+    """From the first second."""
+    meter = Meter()
+    meter.words = ["reading the data"]
+    console = Console(file=io.StringIO(), width=80)
+
+    console.print(Picture(meter, lambda: 3.0, str))
+
+    assert "Reading the data  0:03" in console.file.getvalue()
+
+
+def test_notebook_gets_html_without_markup_of_ours():
+    """A title may have brackets, and what Rich thinks of them must not be seen."""
+    meter = Meter()
+    Board(Course("data[old]/[/b]", WORKS, in_seconds=True), meter)
+
+    text = html(meter, 1.0)._repr_html_()
+
+    assert text.startswith("<pre")
+    assert "data[old]/[/b]" in text
+
+
+@pytest.mark.parametrize("call", ["metagradient", "metagradients"])
+def test_function_is_handed_what_is_seen_of_a_metagradient(call, monkeypatch):
+    """A notebook's 396 s were silent."""
+    monkeypatch.setattr(displays, "_LOOK_SECONDS", 0.001)
+    seen, routine = [], routines.routine()
+    output = routines.output if call == "metagradient" else [routines.output]
+
+    found = getattr(engine, call)(routine, output, progress=seen.append)
+    silent = getattr(engine, call)(routine, output)
+
+    one, other = (each if call == "metagradient" else each[0] for each in (found, silent))
+    assert torch.equal(one["weights"], other["weights"])
+    assert seen[-1].is_finished
+    assert seen[-1].share == 1.0
+    assert seen[-1].title == call
+
+
+def test_descent_shows_its_outer_steps(capsys):
+    """Without a terminal they are lines on standard error."""
+    routine = routines.routine()
+
+    found = engine.descend(
+        routine,
+        routines.output,
+        outer={"num_steps": 2, "update": "sign", "step_size": 0.1},
+        check=False,
+        progress=True,
+    )
+    silent = engine.descend(
+        routine,
+        routines.output,
+        outer={"num_steps": 2, "update": "sign", "step_size": 0.1},
+        check=False,
+    )
+
+    printed = capsys.readouterr()
+    assert torch.equal(found.value, silent.value)
+    assert "Outer step 2 of 2: objective loss" in printed.err
+    assert printed.out == ""
+
+
+def test_nothing_is_shown_unless_it_is_asked_for(capsys):
+    """A library is silent."""
+    with shown(False):
+        pass
+
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,147 @@
+"""The time that is left, on runs whose course is written down: no clock of a machine is asked."""
+
+import pytest
+
+from engine.progress.time_left import TimeLeft, Work
+
+
+def run_of(num_outer, train, pull, *, preflight=None, baselines=2, report=None):
+    """Return the works of a descent, two segments a training, with weights as given."""
+    segment, pull = Work("train", train / 2, forward=50), float(pull)
+    sweep = [Work("reverse", pull, forward=100, reverse=50), Work("reverse", pull, 100, 50)]
+    works = [Work("preflight", preflight, rough=True)] if preflight else []
+    for _ in range(num_outer):
+        works += [segment, segment, Work("evaluate", 0.1), *sweep, Work("update", 0.01)]
+    works += [segment, segment] * (1 + baselines)
+    return [*works, Work("report", report, rough=True)] if report else works
+
+
+def errors(works, seconds_of, *, in_seconds=True, between=0.0, looks=4):
+    """Carry out works on a clock of our own; return the time, and how wrong each look was.
+
+    The error is relative to the time that was really left; looks in the last twentieth of a run
+    are left out, because a few seconds are what they are.
+    """
+    left, now, seen = TimeLeft(works, in_seconds=in_seconds), 0.0, []
+    for number, work in enumerate(works):
+        name = f"{work.kind} {number}"
+        left.begin(name, work.kind, now)
+        seconds = seconds_of(work, now)
+        for look in range(looks):
+            share = look / looks
+            steps = int(work.forward * share), int(work.reverse * share)
+            left.reached(name, work.share(*steps))
+            seen.append((now + share * seconds, left.left(now + share * seconds)))
+        now += seconds
+        left.end(name, now)
+        now += between
+    assert left.left(now) == pytest.approx(0, abs=1e-9)
+    return now, {
+        at / now: abs(found - (now - at)) / (now - at)
+        for at, found in seen
+        if found is not None and at < 0.95 * now
+    }
+
+
+def after_a_quarter(found):
+    return max(error for at, error in found.items() if at >= 0.25)
+
+
+def test_plan_that_is_right_is_right_from_the_start():
+    """Before anything is measured there is only the plan."""
+    works = run_of(10, train=4, pull=6)
+
+    _, found = errors(works, lambda work, now: work.weight)
+
+    assert max(found.values()) < 0.02  # steps are whole numbers
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+@pytest.mark.parametrize("kind", ["train", "reverse"])
+def test_plan_that_is_wrong_about_one_kind_is_corrected(factor, kind):
+    """A machine that is busy while the plan is measured, or a compiled step."""
+    works = run_of(10, train=4, pull=6)
+
+    def seconds(work, now):
+        return work.weight * (factor if work.kind == kind else 1.0)
+
+    _, found = errors(works, seconds)
+
+    assert after_a_quarter(found) < 0.05
+
+
+def test_without_a_plan_the_steps_are_enough():
+    """Attribution, canaries and measurements of smoothness have none."""
+    works = run_of(10, train=100, pull=250)
+
+    _, found = errors(works, lambda work, now: 0.02 * work.weight, in_seconds=False)
+
+    assert after_a_quarter(found) < 0.05
+    assert min(found) > 0  # nothing is said before something was measured
+
+
+def test_what_lies_between_works_counts():
+    """Prefect, reading of scores, a store that is far away."""
+    works = run_of(10, train=1, pull=2)
+
+    _, found = errors(works, lambda work, now: work.weight, between=0.3)
+
+    assert after_a_quarter(found) < 0.1
+
+
+def test_a_guess_about_the_preflight_spoils_nothing_else():
+    """Its weight says nothing of a step, however wrong it was."""
+    works = run_of(10, train=4, pull=6, preflight=1.0)
+
+    _, found = errors(works, lambda work, now: 40.0 if work.kind == "preflight" else work.weight)
+
+    assert after_a_quarter(found) < 0.1
+
+
+def test_a_machine_that_becomes_slower_is_followed():
+    """Another run begins beside it, halfway; what comes after has the new pace soon."""
+    works = run_of(20, train=4, pull=6)
+
+    _, found = errors(works, lambda work, now: work.weight * (2.0 if now > 100 else 1.0))
+
+    assert max(error for at, error in found.items() if at >= 0.6) < 0.2
+
+
+def test_works_beside_each_other_take_less():
+    """Two workers: the sum of the works is twice the time of the run."""
+    works = [Work("train-without", 10.0, rough=True) for _ in range(40)]
+    left = TimeLeft(works, in_seconds=True)
+    for now in range(0, 100, 10):
+        for lane in range(2):
+            left.begin(f"{now} {lane}", "train-without", float(now))
+        for lane in range(2):
+            left.end(f"{now} {lane}", now + 10.0)
+
+    assert left.left(100.0) == pytest.approx(100.0, rel=0.05)
+
+
+def test_what_was_found_done_says_nothing_of_the_rest():
+    """A run that goes on finds half of its stages in a second."""
+    works = run_of(10, train=4, pull=6)
+    left = TimeLeft(works, in_seconds=True)
+    before = left.left(0.0)
+    for number, work in enumerate(works[: len(works) // 2]):
+        left.begin(str(number), work.kind, 0.01 * number)
+        left.end(str(number), 0.01 * number + 0.005, cached=True)
+
+    rest = sum(work.weight for work in works[len(works) // 2 :])
+    assert before == pytest.approx(sum(work.weight for work in works))
+    assert left.left(1.0) == pytest.approx(rest, rel=0.01)
+    assert 0.4 < left.share(1.0) < 0.6
+
+
+def test_work_that_nobody_expected_is_added_and_one_given_up_comes_again():
+    """A worker was lost, or a flow does more than its list says."""
+    left = TimeLeft([Work("train", 2.0, forward=10)] * 2, in_seconds=True)
+    left.begin("extra", "unheard-of", 0.0)
+    left.end("extra", 1.0)
+    left.begin("one", "train", 1.0)
+    left.drop("one")
+
+    assert left.left(2.0) >= 4.0
+    left.end("never begun", 3.0)
