@@ -500,3 +500,17 @@ def test_a_module_of_such_a_loss_is_compared_by_itself():
 
     with pytest.raises(WitnessError, match=r"second derivative.*'1' \(_Swish\)"):
         ask(run, [], run.point())
+
+
+def test_the_witness_runs_the_step_twice_in_place_of_the_other_checks():
+    """Noise in an update is in neither the gradient nor the losses that are compared."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def update(state, gradient, hyper, step):
+        noise = 1e-3 * torch.randn(gradient.shape, generator=drawn, dtype=gradient.dtype)
+        return {"params": state["params"] - hyper["learning_rate"] * (gradient + noise)}
+
+    run = routine(optimizer=engine.Optimizer("noisy", {}, lambda params: {}, update))
+
+    with pytest.raises(engine.EngineError, match="Step 1, run twice, gave two different states"):
+        engine.metagradient(run, output)
