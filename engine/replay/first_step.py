@@ -20,21 +20,24 @@ from engine.step.gradient import check_twice_differentiable
 from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
 from engine.step.products import named_refusals
 from engine.step.reference import step_vjp
-from engine.step.step import plain_step
+from engine.step.step import open_step, plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.in_place import Frozen, nothing_moves
+from engine.witness.repeated import refuse_another
 
 _FEW = 8
 """Examples on which coupling is looked for."""
 
 
-def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
+def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: bool = True) -> None:
     """Try the first step, its product and the output once.
 
     Args:
         routine: The run.
         output: phi.
         z: Metaparameters.
+        twice: Whether the step is run twice, and compared with itself; not needed where
+            ``testify`` does so at a later one.
 
     Raises:
         ConfigurationError: If there is no metaparameter, z does not fit, or a step is not a pure
@@ -45,7 +48,8 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
         NonFiniteError: If the first loss or the output is not finite.
 
     Cost:
-        Two plain steps, one product and one evaluation of the output.
+        One product, a gradient that is differentiated once more, an evaluation of the output and
+        its gradient; and two plain steps, for ``twice``.
     """
     _check_point(routine, z)
     with deterministic(), named_refusals(0):
@@ -57,11 +61,16 @@ def check_routine(routine: Routine, output: Output, z: Metaparams) -> None:
                     "does not exist. Derive counters from the step number, which update gets."
                 )
         _check_parameters_used(routine, state["params"])
-        _check_pure(routine, z)
+        in_pieces = routine.piece is not None or routine.shards > 1
+        if twice or in_pieces:
+            _check_pure(routine, z)
         _check_coupling(routine, state)
         _check_output(routine, output, state)
         _, cotangent = seed_adjoint(routine, state, output)
-        product = step_vjp(routine, state, z, 0, cotangent)
+        if twice or in_pieces:
+            product = step_vjp(routine, state, z, 0, cotangent)
+        else:
+            product = _checked_product(routine, state, z, cotangent)
         if routine.first_step == 0:  # else this step is never reversed
             refuse_nonfinite_product(routine, z, state, cotangent, product)
         check_twice_differentiable(routine, state["params"], z, 0)
@@ -130,6 +139,7 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
                 "The loss does not depend on the parameters, so there is nothing to train. Look "
                 "for a detach(), a .data or a no_grad() in the model or the loss."
             )
+        check_losses({0: loss.detach()}, 0, 1)
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     for name, gradient in zip(leaves, gradients, strict=True):
         if gradient is None and name.rpartition(".")[0] in called:
@@ -153,6 +163,17 @@ def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
         yield
 
 
+def _checked_product(
+    routine: Routine, state: State, z: Metaparams, cotangent: State
+) -> tuple[State, Metaparams]:
+    """Return the product of step 0, and refuse the step that it is made with as a plain one."""
+    frozen = Frozen(routine.model, routine)
+    graph = open_step(routine, state, z, 0)
+    refuse_nonfinite_step(routine, z, 0, state, graph.following())
+    frozen.refuse_moved()
+    return graph.pull(cotangent)
+
+
 def _check_pure(routine: Routine, z: Metaparams) -> None:
     frozen = Frozen(routine.model, routine)
     first, loss = plain_step(routine, routine.initial_state(z), z, 0)
@@ -161,16 +182,7 @@ def _check_pure(routine: Routine, z: Metaparams) -> None:
     refuse_nonfinite_step(routine, z, 0, routine.initial_state(z), first)
     frozen.refuse_moved()
     second, _ = plain_step(routine, routine.initial_state(z), z, 0)
-    for name, row in first.items():
-        if not torch.equal(row, second[name]):
-            index = int((row != second[name]).nonzero()[0])
-            place = routine.place(name, index)
-            raise ConfigurationError(
-                f"Step 0, run twice, gave two different states: {name} differs first at {place}. "
-                "A replayed step must repeat every bit. Draw random numbers from torch's global "
-                "generator inside the model, or from the generator that augment gets, and keep no "
-                "state outside the parameters."
-            )
+    refuse_another(routine, 0, first, second)
 
 
 def _check_coupling(routine: Routine, state: State) -> None:

@@ -1,9 +1,10 @@
 """The one call that a notebook needs."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,8 @@ from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.witness.precision import refuse_low_precision
 from engine.witness.witness import Witness, testify
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,16 +205,12 @@ def differentiate(
     place = _place(store)
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
-    with asked_rightly(routine, outputs):
-        refuse_low_precision(routine, point)
-        for output in outputs:
-            check_routine(routine, output, point)
+    seen = tried(routine, outputs, point, witness=witness)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
         num_uses=routine.num_steps - routine.first_step,
     )
-    seen = testify(routine, outputs, point) if witness else Witness()
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic():
         plan = plan_of(
@@ -229,6 +228,31 @@ def differentiate(
     return _results(routine, sweep, len(outputs), seen)
 
 
+def tried(routine: Routine, outputs: Sequence[Output], z: Metaparams, *, witness: bool) -> Witness:
+    """Make the checks of one step that come before any training.
+
+    The step is run twice and compared with itself once: by the witness, if there is one, whose own
+    step of the engine is then one of the two.
+
+    Args:
+        routine: The run.
+        outputs: phi_1 .. phi_K.
+        z: Metaparameters.
+        witness: Whether one is asked.
+
+    Raises:
+        EngineError: If anything is refused.
+
+    Cost:
+        Some ten plain steps; what a witness adds to them is in ``tests/bench/results/``.
+    """
+    with asked_rightly(routine, outputs):
+        refuse_low_precision(routine, z)
+        for number, output in enumerate(outputs):
+            check_routine(routine, output, z, twice=not (witness or number))
+    return testify(routine, outputs, z, twice=True) if witness else Witness()
+
+
 def _place(store: str | os.PathLike[str] | None) -> str | None:
     if store is not None and not isinstance(store, str | os.PathLike):
         raise ConfigurationError(
@@ -242,6 +266,14 @@ def _results(routine: Routine, sweep: Sweep, number: int, witness: Witness) -> l
     losses = torch.stack([sweep.losses[step] for step in range(routine.num_steps)])
     norms = {step: float(norm) for step, norm in sweep.adjoint_norms.items()}
     several = number > 1
+    idle = [name for name, found in sweep.metagradient.items() if not found.any()]
+    if idle and not any(repr(name) in witness.note for name in idle):
+        words = (
+            f"The metagradient of {', '.join(map(repr, idle))} is 0 in every number: values that "
+            "are clipped, saturated units or a rate of 0 let nothing of it through to the output."
+        )
+        logger.warning("%s", words)
+        witness = replace(witness, note=f"{witness.note} {words}".strip())
     return [
         Metagradient(
             gradient={name: g[i] if several else g for name, g in sweep.metagradient.items()},

@@ -35,11 +35,11 @@ class MeanLoss:
     chunk: int = 1000
 
     def __post_init__(self) -> None:
-        if not len(self.examples) or self._total() == 0:
+        if not len(self.examples) or self.num_examples == 0:
             raise DataError("The output has no examples to average over. Give at least one.")
 
     def __repr__(self) -> str:
-        return f"MeanLoss({shown_value(self.loss)} over {self._total()} examples)"
+        return f"MeanLoss({shown_value(self.loss)} over {self.num_examples} examples)"
 
     def __call__(self, model: nn.Module, state: Own | None = None) -> Tensor:
         """Return the mean loss, a scalar."""
@@ -47,7 +47,7 @@ class MeanLoss:
 
     def parts(self) -> Iterator[Callable[..., Tensor]]:
         """Yield functions of (model, state) whose sum is the mean loss."""
-        total = self._total()
+        total = self.num_examples
         for start, batch in zip(
             range(0, total, self.chunk), batches_of(self.examples, self.chunk), strict=True
         ):
@@ -68,7 +68,9 @@ class MeanLoss:
             )
         return losses.sum()
 
-    def _total(self) -> int:
+    @property
+    def num_examples(self) -> int:
+        """Number of held-out examples."""
         return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
 
 

@@ -7,17 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from engine.numerics.determinism import generator
-from engine.routine.module.binding import Binding
+from engine.routine.module.binding import Binding, copied
+from engine.routine.number_format import convert
 from engine.routine.routine import Routine
 from engine.types import State
 from engine.witness.finite_differences import compare, directions
 
+NOBODY = (
+    "The fault is in no module by itself: look in the loss and in the forward passes for a "
+    "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
+    "whose own derivative autograd does not see"
+)
+"""Where to look when no module is to blame."""
 
-def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str:
-    """Name the module whose second derivative is wrong, with what is known of it.
+
+def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | None:
+    """Name the module whose second derivative is wrong, with what is known of it; None if none is.
 
     Args:
-        twin: A run in float64.
+        twin: A run; its modules are compared in float64, whatever its format.
         state: Where.
         loss: Calls the module in that state, on few examples.
 
@@ -51,14 +59,12 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str:
     for name, module in twin.model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
             return _words(name, module)
-    return (
-        "The fault is in no module by itself: look in the loss and in the forward passes for a "
-        "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
-        "whose own derivative autograd does not see"
-    )
+    return None
 
 
 def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    if any(tensor.dtype == torch.float32 for tensor in (*module.parameters(), *inputs)):
+        module, inputs = copied(module).double(), convert(inputs, torch.float64)
     parameters = dict(module.named_parameters())
     names = list(parameters)
     moving = [value for value in inputs if value.is_floating_point()]

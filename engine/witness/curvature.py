@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UndifferentiableError, WitnessError
+from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers, convert
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.products import named_refusals
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, relative
-from engine.witness.culprits import culprit
-from engine.witness.finite_differences import LIMIT, Curvature, compare
+from engine.witness.culprits import NOBODY, culprit
+from engine.witness.finite_differences import COARSE_LIMIT, LIMIT, Curvature, compare
 from engine.witness.twins import exact_run
 from engine.witness.updates import compare_update
 
@@ -69,11 +71,20 @@ class FewExamples:
         number: How many examples, from the one with the largest loss on: one of loss 0 is ignored
             or learned, and shows nothing.
         alone: Whether they have to have the losses that they have among the others.
+        coarse: Whether it is computed in the run's own format instead.
     """
 
-    def __init__(self, routine: Routine, here: Here, number: int, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        routine: Routine,
+        here: Here,
+        number: int,
+        *,
+        alone: bool = False,
+        coarse: bool = False,
+    ) -> None:
         self._routine, self._here = routine, here
-        self._is_exact = routine.layout.dtype == torch.float64
+        self._is_converted = routine.layout.dtype != torch.float64 and not coarse
         indices = here.term.indices
         start = min(int(here.losses.argmax()), len(indices) - number)
         rows = slice(start, start + number)
@@ -82,7 +93,7 @@ class FewExamples:
         if routine.augment is not None:  # as in the batch, whose draws it shares
             self._term = replace(self._term, whole=indices, start=start)
         batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
-        self._batch = batch if self._is_exact else convert(batch, torch.float64)
+        self._batch = convert(batch, torch.float64) if self._is_converted else batch
 
     def __call__(self, params: Tensor) -> Tensor:
         """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
@@ -97,7 +108,7 @@ class FewExamples:
     def _losses(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)
         loss: Callable[..., Tensor] = self._routine.loss
         with ExitStack() as stack:
-            if not self._is_exact:
+            if self._is_converted:
                 stack.enter_context(SameNumbers(torch.float64))
                 # What is checkpointed would be computed again outside of this block.
                 stack.enter_context(without_checkpointing())
@@ -112,7 +123,7 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         here: The step.
 
     Returns:
-        The relative error of the second derivative, or None and why it was not compared.
+        The relative error of the second derivative, or None; and what was not compared, and why.
 
     Raises:
         WitnessError: If one of them is wrong; names the module, where that is known.
@@ -122,33 +133,26 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         Four gradients of one example in float64, or of two or three where its loss depends on
         others, and two updates.
     """
-    twin = routine
+    curvature, note = _compare_loss(routine, here)
+    return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
+
+
+def _compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
     try:
         try:
-            found, update = _compared(routine, here)
+            found, twin = _in_double(routine, here, _second_derivative)
         except UndifferentiableError:
             raise
-        except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
+        except Exception:  # e.g. a loss that insists on float32
             if routine.layout.dtype == torch.float64:
                 raise
-            twin = exact_run(routine)
-            found, update = _compared(twin, _in_twin(twin, here))
-    except UndifferentiableError:
+            return _compare_coarsely(routine, here)
+    except EngineError:
         raise
     except Exception as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        return None, f"The second derivative was not compared: {words[0]}"
+        return None, f"The second derivative was not compared: {_first_line(error)}"
     if found.is_wrong:
-        raise WitnessError(
-            f"The second derivative of the loss is off by {found.error:.1e} from finite "
-            f"differences of its gradient. {_culprit(twin, here)}."
-        )
-    if update.is_wrong:
-        raise WitnessError(
-            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
-            f"{update.error:.1e} from finite differences: a part of it is cut out of the graph. "
-            "Look for a detach(), .data, item() or no_grad() in it."
-        )
+        raise _refusal(found, _culprit(twin, here) or NOBODY)
     if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
         return None, (
             "The second derivative was not compared: finite differences do not settle, as where "
@@ -157,31 +161,111 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
     return found.error, ""
 
 
-def _compared(routine: Routine, here: Here) -> tuple[Curvature, Curvature]:
-    if routine.own is not None and routine.layout.dtype != torch.float64:
-        raise TypeError("what moves the problem's own state is called with the run's own examples")
-    exact = {name: _exact(row) for name, row in here.state.items()}
-    with routine.reading(exact), routine.binding.kept(), named_refusals(here.step):
-        found = None
+def _compare_coarsely(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare in the run's own format, where distances are so large that kinks lie within them.
+
+    So it refuses only what a module does by itself, which is compared in float64.
+    """
+    found = _second_derivative(routine, here, coarse=True)
+    if found.error <= COARSE_LIMIT:
+        return found.error, (
+            "It was compared in the run's own number format, because the loss cannot be called in "
+            "float64, and would not notice less than some percent."
+        )
+    name = _culprit(routine, here, coarse=True) if found.is_wrong else None
+    if name is not None:
+        raise _refusal(found, name)
+    return None, (
+        "The second derivative was not compared: the loss cannot be called in float64, and in the "
+        "run's own number format finite differences do not settle."
+    )
+
+
+def _refusal(found: Curvature, where: str) -> WitnessError:
+    return WitnessError(
+        f"The second derivative of the loss is off by {found.error:.1e} from finite differences of "
+        f"its gradient. {where}."
+    )
+
+
+def _compare_update(routine: Routine, here: Here) -> str:
+    """Refuse an update whose derivative is wrong; return what was not compared, and why."""
+    try:
+        found, _ = _in_double(routine, here, _update)
+    except EngineError:
+        raise
+    except Exception as error:
+        return f"The derivative of the update was not compared: {_first_line(error)}"
+    if found.is_wrong:
+        raise WitnessError(
+            f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
+            f"{found.error:.1e} from finite differences: a part of it is cut out of the graph. "
+            "Look for a detach(), .data, item() or no_grad() in it."
+        )
+    return ""
+
+
+def _in_double(
+    routine: Routine, here: Here, compared: Callable[[Routine, Here], Curvature]
+) -> tuple[Curvature, Routine]:
+    """Compare in float64, in the run itself or in a short one that was made for it."""
+    exact = routine.layout.dtype == torch.float64
+    if exact or routine.own is None:  # which moves by the run's own examples
+        try:
+            return compared(routine, here), routine
+        except UndifferentiableError:
+            raise
+        except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
+            if exact:
+                raise
+    twin = exact_run(routine)
+    return compared(twin, _in_twin(twin, here)), twin
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) -> Curvature:
+    state = here.state if coarse else _read(here.state)
+    with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
+        whole = len(here.term.indices)
         if routine.own is not None:  # it may have a row for each example of a whole batch
-            few = FewExamples(routine, here, len(here.term.indices))
-            found = _product(routine, few, exact["params"])
-        elif routine.statistics is None:
+            return _product(routine, here, state, whole, coarse=coarse)
+        if routine.statistics is None:
             # Another loss alone, or code that does not know what to do with one: several then.
             with suppress(Exception):
-                found = _product(
-                    routine, FewExamples(routine, here, 1, alone=True), exact["params"]
-                )
-        if found is None:
-            number = _SEVERAL if routine.statistics is None else _NORMALIZED
-            few = FewExamples(routine, here, min(number, len(here.term.indices)))
-            found = _product(routine, few, exact["params"])
-        update = compare_update(routine, here.after, here.gradient, here.z, here.step)
-    return found, update
+                return _product(routine, here, state, 1, alone=True, coarse=coarse)
+        number = _SEVERAL if routine.statistics is None else _NORMALIZED
+        return _product(routine, here, state, min(number, whole), coarse=coarse)
 
 
-def _product(routine: Routine, few: FewExamples, params: Tensor) -> Curvature:
-    return compare(lambda leaves: few(leaves[0]), [params], everywhere=routine.shapes_start)
+def _product(
+    routine: Routine,
+    here: Here,
+    state: State,
+    number: int,
+    *,
+    alone: bool = False,
+    coarse: bool = False,
+) -> Curvature:
+    few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
+    return compare(
+        lambda leaves: few(leaves[0]),
+        [state["params"].detach()],
+        everywhere=routine.shapes_start,
+        coarse=coarse,
+    )
+
+
+def _update(routine: Routine, here: Here) -> Curvature:
+    with routine.reading(_read(here.state)), routine.binding.kept(), named_refusals(here.step):
+        return compare_update(routine, here.after, here.gradient, here.z, here.step)
+
+
+def _read(state: State) -> State:
+    """Return what a loss reads of a state, in float64."""
+    return {name: _exact(state[name]) for name in ("params", BUFFERS, OWN) if name in state}
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -197,10 +281,10 @@ def _in_twin(twin: Routine, here: Here) -> Here:
     return replace(here, term=term, losses=losses, step=step, z=z)
 
 
-def _culprit(twin: Routine, here: Here) -> str:
-    if twin.layout.dtype != torch.float64:
-        twin = exact_run(twin)
-    here = _in_twin(twin, here)
-    few = FewExamples(twin, here, min(_NORMALIZED, len(here.term.indices)))
-    exact = {name: _exact(row) for name, row in here.state.items()}
-    return culprit(twin, exact, lambda: few(exact["params"]))
+def _culprit(twin: Routine, here: Here, *, coarse: bool = False) -> str | None:
+    if not coarse:
+        twin = twin if twin.layout.dtype == torch.float64 else exact_run(twin)
+        here = _in_twin(twin, here)
+    few = FewExamples(twin, here, min(_NORMALIZED, len(here.term.indices)), coarse=coarse)
+    state = here.state if coarse else _read(here.state)
+    return culprit(twin, state, lambda: few(state["params"]))

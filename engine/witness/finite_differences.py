@@ -23,11 +23,14 @@ COARSE = (1e-2, 3e-3, 3e-2)
 """The same of a function that computes in float32, where nearer ones would be roundings."""
 
 COARSE_LIMIT = 0.05
-"""Of the relative error of a first derivative there."""
+"""Of the relative error there."""
 
-LIMIT, UPDATE_LIMIT = 1e-5, 1e-6
-"""Of the relative error of a second derivative, and of an update's first one, in float64: 1e-8 is
-usual of a central difference, 1e-7 of a one-sided one."""
+LIMIT, FIRST_LIMIT = 1e-5, 1e-6
+"""Of the relative error of a second derivative, and of a first one, in float64: 1e-8 is usual of a
+central difference, 1e-7 of a one-sided one."""
+
+ROUNDED_LIMIT = 3e-5
+"""Of a first derivative that was made in float32, beside a difference in float64."""
 
 _PERIOD = 1021
 """Directions repeat after so many numbers: drawing millions would cost more than a step."""
@@ -52,7 +55,12 @@ class Curvature:
 
 
 def compare(
-    function: Function, leaves: Sequence[Tensor], *, everywhere: bool = True, seed: int = 0
+    function: Function,
+    leaves: Sequence[Tensor],
+    *,
+    everywhere: bool = True,
+    coarse: bool = False,
+    seed: int = 0,
 ) -> Curvature:
     """Compare the second derivative of a scalar function along one direction.
 
@@ -62,6 +70,8 @@ def compare(
         everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
             torch's second derivative by some (the row of an embedding that stands for padding) is
             0 as well, whatever the function.
+        coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
+            what is off by more than some percent.
         seed: Of the direction and of the weights of the gradient.
 
     Cost:
@@ -71,16 +81,17 @@ def compare(
     drawn = generator(seed, "curvature")
     rows = [tensor.detach() for tensor in leaves]
     weights = [directions(row, drawn) for row in rows]
-    direction = [directions(row, drawn) * _scale(row) for row in rows]
+    direction = [directions(row, drawn).mul_(_scale(row)) for row in rows]
     slopes, pulled = _pulled(function, rows, weights)
     if not everywhere:
-        direction = [v * (g != 0) for v, g in zip(direction, slopes, strict=True)]
-    here = _weighted(slopes, weights)
+        direction = [v.mul_(g != 0) for v, g in zip(direction, slopes, strict=True)]
 
     def slope(shift: float) -> float:
         return _weighted(_gradient(function, _shifted(rows, direction, shift)), weights)
 
-    return _judge(pulled, direction, here, slope, LIMIT, slopes)
+    if coarse:
+        return _judge(pulled, direction, None, slope, COARSE_LIMIT, slopes, COARSE)
+    return _judge(pulled, direction, _weighted(slopes, weights), slope, LIMIT, slopes)
 
 
 def compare_first(
@@ -101,10 +112,9 @@ def compare_first(
         The function with its graph, and once without; where that does not agree, twice for each
         of up to three distances.
     """
-    drawn = generator(seed, "first derivative")
     rows = [tensor.detach() for tensor in leaves]
-    direction = [row * directions(row, drawn) for row in rows]
-    moving = [row.requires_grad_() for row in (row.detach() for row in rows)]
+    direction = _own_direction(rows, seed)
+    moving = [row.detach().requires_grad_() for row in rows]
     with torch.enable_grad():
         value = function(moving)
         slopes = _derivatives(value, moving)
@@ -116,7 +126,51 @@ def compare_first(
     here = float(value.detach())
     if coarse:
         return _judge(slopes, direction, None, shifted, COARSE_LIMIT, slopes, COARSE)
-    return _judge(slopes, direction, here, shifted, UPDATE_LIMIT, slopes)
+    return _judge(slopes, direction, here, shifted, FIRST_LIMIT, slopes)
+
+
+def error_of(
+    function: Function,
+    leaves: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    here: float | None = None,
+    seed: int = 0,
+) -> float:
+    """Return by how much a known first derivative is off a one-sided difference, relatively.
+
+    Args:
+        function: A scalar.
+        leaves: Where, in float64.
+        slopes: Its derivative there, of whatever precision.
+        here: Its value there in float64, if that is known.
+        seed: Of the direction, which is that of ``compare_first``.
+
+    Cost:
+        The function, without its derivative; twice, where nothing is known ``here``.
+    """
+    rows = [tensor.detach() for tensor in leaves]
+    direction = _own_direction(rows, seed)
+    with torch.no_grad():
+        before = float(function(rows)) if here is None else here
+        near = (float(function(_shifted(rows, direction, NEAR))) - before) / NEAR
+    return _off(near, *_predicted([slope.double() for slope in slopes], direction))
+
+
+def _own_direction(rows: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return shares of the numbers themselves, so that what is zero stays so."""
+    drawn = generator(seed, "first derivative")
+    return [directions(row, drawn).mul_(row) for row in rows]
+
+
+def _predicted(pulled: Sequence[Tensor], direction: Sequence[Tensor]) -> tuple[float, float]:
+    """Return a derivative along a direction, and the size that it has if no parts cancel."""
+    terms = [(p * v).flatten() for p, v in zip(pulled, direction, strict=True)]
+    total = float(torch.stack([term.sum() for term in terms]).sum())
+    return total, float(torch.stack([term.dot(term) for term in terms]).sum().sqrt())
+
+
+def _off(found: float, predicted: float, scale: float) -> float:
+    return abs(found - predicted) / max(scale, abs(found), torch.finfo(torch.float64).tiny)
 
 
 def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
@@ -132,14 +186,11 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
 
     The one-sided one is left out where nothing is known ``here``.
     """
-    terms = [(p * v).flatten() for p, v in zip(pulled, direction, strict=True)]
-    predicted = float(torch.stack([term.sum() for term in terms]).sum())
-    scale = float(torch.stack([term.dot(term) for term in terms]).sum().sqrt())
+    predicted, scale = _predicted(pulled, direction)
     if here is not None:
-        near = (at(NEAR) - here) / NEAR
-        size = max(scale, abs(near), torch.finfo(torch.float64).tiny)
-        if abs(near - predicted) <= limit * size:
-            return Curvature(abs(near - predicted) / size, False, slopes)
+        error = _off((at(NEAR) - here) / NEAR, predicted, scale)
+        if error <= limit:
+            return Curvature(error, False, slopes)
     found: list[float] = []
     for distance in distances:
         found.append((at(distance) - at(-distance)) / (2 * distance))
@@ -156,7 +207,7 @@ def _pulled(
     function: Function, rows: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradient, and its product with the weights pulled back to the leaves."""
-    leaves = [row.clone().requires_grad_() for row in rows]
+    leaves = [row.detach().requires_grad_() for row in rows]
     with torch.enable_grad():
         gradients = torch.autograd.grad(
             function(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True
@@ -197,4 +248,5 @@ def directions(row: Tensor, drawn: torch.Generator) -> Tensor:
 
 
 def _scale(row: Tensor) -> float:
-    return float(row.square().mean().sqrt()) if row.any() else 1.0
+    size = float(row.norm())
+    return size / row.numel() ** 0.5 if size else 1.0

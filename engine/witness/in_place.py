@@ -32,6 +32,7 @@ class Seen:
         statistics: After the step, by name.
         calls: How often each layer normalized a batch.
         flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.
+        moved: The running statistics after the step as a part of the state; the engine's only.
     """
 
     losses: Tensor
@@ -39,6 +40,7 @@ class Seen:
     statistics: dict[str, Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     flat: Tensor | None = None
+    moved: State = field(default_factory=dict)
 
     @property
     def total(self) -> float:

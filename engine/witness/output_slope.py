@@ -5,23 +5,39 @@ value of an output as it is, and its derivative is that of another function.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
-from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.number_format import output_in_format
-from engine.routine.own_state import OWN
+from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Output, State
-from engine.witness.finite_differences import COARSE_LIMIT, UPDATE_LIMIT, Curvature, compare_first
-from engine.witness.outputs import first_part
+from engine.witness.finite_differences import (
+    COARSE_LIMIT,
+    FIRST_LIMIT,
+    ROUNDED_LIMIT,
+    Curvature,
+    Function,
+    compare_first,
+    error_of,
+)
+from engine.witness.outputs import Answer, first_part, read_by_outputs
 from engine.witness.twins import exact_run
+
+_FEW = 16
+"""Held-out examples on which the derivative of their mean loss is compared."""
+
+
+def is_of_few(output: Output) -> bool:
+    """Say whether a few of an output's examples are enough, which are cheaper than all of them."""
+    return isinstance(output, MeanLoss) and output.num_examples > _FEW
 
 
 def compare_output_slope(
-    routine: Routine, output: Output, state: State
+    routine: Routine, output: Output, state: State, answer: Answer
 ) -> tuple[float | None, str]:
     """Compare the derivative of an output by the state with a finite difference, in float64.
 
@@ -29,6 +45,7 @@ def compare_output_slope(
         routine: The run.
         output: phi; of one with parts, the first is compared.
         state: Where.
+        answer: What the engine found it to be there, with its derivative.
 
     Returns:
         The relative error, or None and why it was not compared.
@@ -37,21 +54,16 @@ def compare_output_slope(
         WitnessError: If the derivative is wrong.
 
     Cost:
-        The output with its graph and its gradient, and once more, in float64; where that does not
-        agree, twice for each of up to three distances.
+        Of a mean loss over examples: a gradient and a value of 16 of them in float64. Of any other
+        output: its value at one more point of a run in float64, and at two points, in float64, of
+        another. Where that does not agree, its gradient in float64, and twice its value for each of
+        up to three distances.
     """
-    part, limit = first_part(output), UPDATE_LIMIT
     try:
-        try:
-            found = _compared(routine, part, state)
-        except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
-            if routine.layout.dtype == torch.float64:
-                raise
-            try:
-                found = _compared(exact_run(routine), part, state)
-            except Exception:  # e.g. an output that writes into a float32 tensor of its own
-                limit = COARSE_LIMIT
-                found = _compared(routine, part, state, coarse=True)
+        error = _error_at_a_glance(routine, output, state, answer)
+        if error is not None:
+            return error, ""
+        found, limit = _compared(routine, first_part(output), state)
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         return None, f"The derivative of the output was not compared: {words[0]}"
@@ -70,13 +82,67 @@ def compare_output_slope(
     return found.error, ""
 
 
-def _compared(routine: Routine, part: Output, state: State, *, coarse: bool = False) -> Curvature:
-    """Compare in float64, or in the run's own format."""
+def _error_at_a_glance(
+    routine: Routine, output: Output, state: State, answer: Answer
+) -> float | None:
+    """Return the error of a one-sided difference; None if it is too large to say anything."""
+    names = read_by_outputs(routine, state)
+    leaves = [state[name].detach().double() for name in names]
+    with suppress(Exception), routine.binding.kept():
+        if is_of_few(output):
+            few = output_in_format(output, torch.float64, _FEW)
+            found = compare_first(_function(routine, few, state), leaves)
+            return found.error if found.error <= FIRST_LIMIT else None
+        if answer.slopes:
+            exact = _is_exact(routine, state)
+            limit = FIRST_LIMIT if exact else ROUNDED_LIMIT
+            error = error_of(
+                _function(routine, _exact_part(routine, output, state), state),
+                leaves,
+                [answer.slopes[name] for name in names],
+                float(answer.value) if exact else None,
+            )
+            return error if error <= limit else None
+    return None
+
+
+def _compared(routine: Routine, part: Output, state: State) -> tuple[Curvature, float]:
+    """Compare a part with differences at several distances, in float64 if that can be."""
+    try:
+        return _in_double(routine, part, state), FIRST_LIMIT
+    except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
+        if routine.layout.dtype == torch.float64:
+            raise
+    try:
+        return _in_double(exact_run(routine), part, state), FIRST_LIMIT
+    except Exception:  # e.g. an output that writes into a float32 tensor of its own
+        leaves = [state[name].detach() for name in read_by_outputs(routine, state)]
+        with routine.binding.kept():
+            found = compare_first(_function(routine, part, state), leaves, coarse=True)
+        return found, COARSE_LIMIT
+
+
+def _in_double(routine: Routine, part: Output, state: State) -> Curvature:
+    leaves = [state[name].detach().double() for name in read_by_outputs(routine, state)]
+    with routine.binding.kept():
+        exact = _exact_part(routine, part, state)
+        return compare_first(_function(routine, exact, state), leaves)
+
+
+def _is_exact(routine: Routine, state: State) -> bool:
     formats = {row.dtype for row in state.values() if row.is_floating_point()}
-    if not coarse and {routine.layout.dtype, *formats} != {torch.float64}:
-        part = output_in_format(part, torch.float64)
-    read = (routine.optimizer.evaluated, BUFFERS, OWN)
-    names = [name for name in read if name in state and state[name].is_floating_point()]
+    return {routine.layout.dtype, *formats} == {torch.float64}
+
+
+def _exact_part(routine: Routine, output: Output, state: State) -> Output:
+    """Return the first part of an output as it is in float64."""
+    part = first_part(output)
+    return part if _is_exact(routine, state) else output_in_format(part, torch.float64)
+
+
+def _function(routine: Routine, part: Output, state: State) -> Function:
+    """Return an output as a function of what it reads of a state."""
+    names = read_by_outputs(routine, state)
     rows = {name: row.detach() for name, row in state.items()}
 
     def function(values: Sequence[Tensor]) -> Tensor:
@@ -85,6 +151,4 @@ def _compared(routine: Routine, part: Output, state: State, *, coarse: bool = Fa
         with torch.enable_grad():
             return routine.evaluate(part, {**rows, **dict(zip(names, leaves, strict=True))})
 
-    with routine.binding.kept():
-        leaves = [rows[name] if coarse else rows[name].double() for name in names]
-        return compare_first(function, leaves, coarse=coarse)
+    return function

@@ -1,5 +1,8 @@
 """The output of a run beside that of the handed-in module."""
 
+from contextlib import suppress
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,28 @@ from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.precision import full_precision
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the engine finds an output to be.
+
+    Attributes:
+        error: Relative difference from that of the handed-in module.
+        value: Of the first part.
+        slopes: The derivative of that part by what it reads of the state, by name; empty where
+            nobody asked, or it could not be made.
+    """
+
+    error: float
+    value: Tensor
+    slopes: State = field(default_factory=dict)
+
+
+def read_by_outputs(routine: Routine, state: State) -> list[str]:
+    """Return the names of what an output may read of a state, and has a derivative by."""
+    names = (routine.optimizer.evaluated, BUFFERS, OWN)
+    return [name for name in names if name in state and state[name].is_floating_point()]
+
+
 def own_output(place: InPlace, output: Output) -> Tensor:
     """Return what an output is of the handed-in module itself, without a graph.
 
@@ -30,7 +55,9 @@ def own_output(place: InPlace, output: Output) -> Tensor:
         return _without_graph(routine.told(first_part(output)), place.given)
 
 
-def compare_output(routine: Routine, output: Output, state: State, theirs: Tensor) -> float:
+def compare_output(
+    routine: Routine, output: Output, state: State, theirs: Tensor, *, sloped: bool = True
+) -> Answer:
     """Compare the output with a graph, of the engine, with that of the module, without one.
 
     Args:
@@ -38,26 +65,40 @@ def compare_output(routine: Routine, output: Output, state: State, theirs: Tenso
         output: phi; of one with parts, the first is compared.
         state: Where.
         theirs: What ``own_output`` returned there.
+        sloped: Whether its derivative is wanted, for ``compare_output_slope``.
 
     Raises:
         WitnessError: If they differ, or the output reads a tensor with a gradient from elsewhere.
+
+    Cost:
+        The output with its graph, and its gradient where that is wanted.
     """
     part = first_part(output)
     leaves = {name: row.detach().clone().requires_grad_() for name, row in state.items()}
+    known = [leaves[name] for name in read_by_outputs(routine, state)]
 
     def evaluated() -> Tensor:
-        with torch.enable_grad(), routine.binding.kept():
+        with torch.enable_grad():
             return routine.evaluate(part, leaves)
 
-    with full_precision("output"):
-        value = evaluated()
-    known = [leaves[name] for name in (routine.optimizer.evaluated, BUFFERS, OWN) if name in leaves]
-    if value.requires_grad and foreign_leaves(value, known):
-        refuse_leaves(routine.given, "output", evaluated, known)
+    slopes: State = {}
+    with routine.binding.kept():
+        with full_precision("output"):
+            value = evaluated()
+        is_foreign = value.requires_grad and foreign_leaves(value, known)
+        if sloped and value.requires_grad and not is_foreign:
+            # What cannot be differentiated at all is refused with better words elsewhere.
+            with suppress(RuntimeError, NotImplementedError):
+                slopes = dict(
+                    zip(read_by_outputs(routine, state), _slopes(value, known), strict=True)
+                )
+    if is_foreign:
+        with routine.binding.kept():
+            refuse_leaves(routine.given, "output", evaluated, known)
     own, limit = value.detach(), gradient_limit(routine)
     error = relative(own, theirs.to(own.device), least_size(routine))
     if error <= limit:
-        return error
+        return Answer(error, own, slopes)
     again = routine.evaluate(part, leaves).detach()
     if not torch.equal(again, own):
         raise WitnessError(
@@ -86,6 +127,10 @@ def first_part(output: Output) -> Output:
     """Return the first part of an output that has several, or the output itself."""
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     return next(iter(parts))
+
+
+def _slopes(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
 
 
 def _without_graph(output: Output, module: nn.Module) -> Tensor:

@@ -30,9 +30,11 @@ from engine.witness.agreement import gradient_limit, least_size, relative
 from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
+from engine.witness.jumps import note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
-from engine.witness.output_slope import compare_output_slope
+from engine.witness.output_slope import compare_output_slope, is_of_few
 from engine.witness.outputs import compare_output, own_output
+from engine.witness.repeated import refuse_another
 
 FLOOR = 0.1
 """Share of the whole gradient below which a tensor's own gradient counts as that much: those that
@@ -51,7 +53,7 @@ class Witness:
             could not be taken.
         slope: Relative error of the output's derivative against a finite difference; None if it
             could not be taken, or there was no output.
-        note: What was not compared, and why; empty if all was.
+        note: What was not compared, and why, and what else people should know; mostly empty.
     """
 
     gradient: float = math.nan
@@ -72,10 +74,11 @@ class Witness:
     @property
     def sentence(self) -> str:
         """What was seen, for people."""
+        note = f" {self.note}" if self.note else ""
         if not self.was_asked:
             return (
                 "There was no witness (witness=False): nobody compared this run's step with one "
-                "that the module takes by itself."
+                f"that the module takes by itself.{note}"
             )
         curvature = (
             f"second derivative {self.curvature:.0e} off a finite difference"
@@ -85,7 +88,6 @@ class Witness:
         output = "" if math.isnan(self.output) else f", output {self.output:.0e}"
         if self.slope is not None:
             output += f" and its derivative {self.slope:.0e}"
-        note = f" {self.note}" if self.note else ""
         return (
             "A step that the module took by itself agrees with the engine's: gradient "
             f"{self.gradient:.0e}, loss {self.loss:.0e}{output}; {curvature}."
@@ -93,22 +95,31 @@ class Witness:
         )
 
 
-def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witness:
+def testify(
+    routine: Routine,
+    outputs: Sequence[Output],
+    z: Metaparams,
+    *,
+    twice: bool = False,  # noqa: PT028 (this is no test)
+) -> Witness:
     """Compare the engine's step with one that the handed-in module takes by itself.
 
     Args:
         routine: The run.
         outputs: phi, one or several; none, where a run is only trained.
         z: Metaparameters.
+        twice: Whether the engine's step is run twice, and compared with itself bit by bit.
 
     Raises:
         WitnessError: If they differ; says what differs, where that is known, and a remedy.
+        ConfigurationError: If the engine's step differs from itself.
 
     Cost:
-        Two plain steps (one of them by the module itself), two evaluations of each output, what
-        ``compare_derivatives`` takes, which is less than a step where a batch is some tens of
-        examples, and what ``compare_output_slope`` takes of the first part of each output.
-        Measured in ``tests/bench/bench_witness.py``.
+        Two plain steps (one of them by the module itself; for ``twice`` one more, which the other
+        checks then leave out), two evaluations of each output, four gradients of one example in
+        float64, six updates, and what ``compare_output_slope`` takes. Beside the two evaluations
+        about three plain steps of a GPT, two of a ResNet, and eight of a network that is so small
+        that calls cost more than numbers; ``tests/bench/bench_witness.py`` measures it.
     """
     with deterministic():
         step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
@@ -119,7 +130,9 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
             state, _ = plain_step(routine, first, z, 0)
             own = _engine_step(routine, term, z, step, state)
         assert own.flat is not None
-        after = _look_at_update(routine, {**first, **state}, own.flat, z, step)
+        before = {**first, **state}
+        after = _look_at_update(routine, before, own.flat, z, step)
+        jumps = note_of_jumps(routine, before, own.flat, z, step) if outputs else ""
         given = given_module(routine)
         with routine.reading(state), in_place(given, routine, state) as place:
             frozen = place.watch()
@@ -128,19 +141,28 @@ def testify(routine: Routine, outputs: Sequence[Output], z: Metaparams) -> Witne
             frozen.refuse_moved()
             values = [own_output(place, output) for output in outputs]
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
+        if twice:
+            repeated = _engine_step(routine, term, z, step, state)
+            assert repeated.flat is not None
+            led_to = _look_at_update(routine, before, repeated.flat, z, step)
+            refuse_another(routine, step, after | own.moved, led_to | repeated.moved)
         loss_error = relative(own.losses, theirs.losses)
         pairs = zip(outputs, values, strict=True)
-        errors = [compare_output(routine, output, state, value) for output, value in pairs]
+        answers = [
+            compare_output(routine, output, state, value, sloped=not is_of_few(output))
+            for output, value in pairs
+        ]
         curvature, note = compare_derivatives(
             routine, Here(state, term, own.losses, after, own.flat, step, z)
         )
-        slopes = [compare_output_slope(routine, output, state) for output in outputs]
-    notes = [each for each in (note, *(words for _, words in slopes)) if each]
+        asked = zip(outputs, answers, strict=True)
+        slopes = [compare_output_slope(routine, output, state, each) for output, each in asked]
+    notes = [each for each in (jumps, note, *(words for _, words in slopes)) if each]
     known = [error for error, _ in slopes if error is not None]
     return Witness(
         gradient=error,
         loss=loss_error,
-        output=max(errors, default=math.nan),
+        output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max(known, default=None),
         note=" ".join(dict.fromkeys(notes)),
@@ -197,11 +219,12 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
             )
     frozen.refuse_moved()
     statistics: dict[str, Tensor] = {}
+    moved = {n: row.detach() for n, row in routine.moved_buffers(state, calls, step).items()}
     if routine.statistics is not None:
-        row = routine.moved_buffers(state, calls, step)[BUFFERS]
-        statistics = routine.statistics.layout.views(row.detach())
+        statistics = routine.statistics.layout.views(moved[BUFFERS])
     gradient = routine.layout.views(routine.hooked(flat))
-    return Seen(losses.detach(), gradient, statistics, Counter(call.name for call in calls), flat)
+    counted = Counter(call.name for call in calls)
+    return Seen(losses.detach(), gradient, statistics, counted, flat, moved)
 
 
 def _look_at_update(

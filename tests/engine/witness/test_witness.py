@@ -383,3 +383,134 @@ def test_an_output_that_insists_on_float32_is_compared_in_it(is_cut):
             ask(run, [output], run.point())
     else:
         assert ask(run, [output], run.point()).slope < 0.01
+
+
+def _lion(direction):
+    def update(state, gradient, hyper, step):
+        moved = direction(0.9 * state["m"] + 0.1 * gradient) + 0.01 * state["params"]
+        moment = 0.99 * state["m"] + 0.01 * gradient
+        return {"params": state["params"] - hyper["learning_rate"] * moved, "m": moment}
+
+    return engine.Optimizer("lion", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+
+@pytest.mark.parametrize("rate", [1e-3, [0.0, 0.0, 1e-3, 1e-3, 1e-3, 0.0]])
+@pytest.mark.parametrize(
+    "direction",
+    [torch.sign, lambda c: torch.round(1e3 * c) / 1e3, lambda c: (c > 0).double() - 0.5 + 0 * c],
+    ids=["sign", "rounded", "compared"],
+)
+def test_an_optimizer_that_follows_its_gradient_in_jumps_is_refused_by_name(direction, rate):
+    """A finite difference agrees that its derivative is 0, and so would a metagradient be."""
+    run = routine(optimizer=_lion(direction), learning_rate=rate)
+
+    with pytest.raises(engine.EngineError, match="'lion' follows its gradient in jumps.*'weights'"):
+        engine.metagradient(run, output)
+
+
+def test_where_a_rate_is_asked_for_jumps_are_only_told():
+    """Its metagradient does not go through the gradient, and that of the weights is 0 by right."""
+    rates = engine.LearningRatePoints(torch.full((2,), -7.0).double(), num_steps=6)
+    run = routine(
+        optimizer=_lion(torch.sign), metaparameters=routine().metaparameters | {"rates": rates}
+    )
+
+    found = engine.metagradient(run, output)
+
+    assert found["rates"].any()
+    assert "'weights' is 0 whatever the data" in found.witness.sentence
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [lambda c: torch.tanh(c / 1e-3), lambda c: c / (c.square() + 1e-6).sqrt()],
+    ids=["tanh", "root"],
+)
+def test_a_smooth_sign_is_heard(direction):
+    """What the remedy says has a metagradient that is not 0."""
+    found = engine.metagradient(routine(optimizer=_lion(direction), learning_rate=1e-3), output)
+
+    assert found["weights"].any()
+    assert "jumps" not in found.witness.sentence
+
+
+def test_an_update_that_rests_every_second_step_does_not_jump():
+    """Gradients are accumulated meanwhile: nothing follows them in that one step."""
+
+    def update(state, gradient, hyper, step):
+        moment = state["m"] + gradient
+        if step % 2:
+            return {"params": 1.0 * state["params"], "m": moment}
+        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": 0 * moment}
+
+    own = engine.Optimizer("every second", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    found = engine.metagradient(routine(optimizer=own), output)
+
+    assert found["weights"].any()
+
+
+def test_a_metagradient_of_nothing_but_zeros_is_told():
+    """Each value of each gradient is clipped, so no weight reaches the output."""
+    run = routine(optimizer=engine.sgd(clip_value=1e-5))
+
+    for witness in (True, False):
+        found = engine.metagradient(run, output, witness=witness)
+        assert not found["weights"].any()
+        assert "'weights' is 0 in every number" in found.witness.sentence
+
+
+class _Swish(nn.Module):
+    """Its gate is a constant to autograd, and moves with the parameters."""
+
+    def forward(self, x):
+        return x * x.detach().sigmoid()
+
+
+def _insisting(middle):
+    """A loss that cannot be called in float64."""
+    torch.manual_seed(0)
+
+    def insisting(net, batch):
+        logits = net(batch[0])
+        assert logits.dtype == torch.float32
+        return torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
+
+    return routine(
+        nn.Sequential(nn.Linear(6, 8), middle, nn.Linear(8, 3)),
+        loss=insisting,
+        examples=(data()[0][:24].float(), data()[1][:24]),
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )
+
+
+def test_a_loss_that_insists_on_float32_is_compared_in_it():
+    """Some percent are more than nothing, and the result says how much it is worth."""
+    run = _insisting(nn.Tanh())
+
+    found = ask(run, [], run.point())
+
+    assert found.curvature < 0.05
+    assert "some percent" in found.sentence
+
+
+def test_a_module_of_such_a_loss_is_compared_by_itself():
+    """In float32 kinks lie within the distances, so who refuses has seen a module that is wrong."""
+    run = _insisting(_Swish())
+
+    with pytest.raises(WitnessError, match=r"second derivative.*'1' \(_Swish\)"):
+        ask(run, [], run.point())
+
+
+def test_the_witness_runs_the_step_twice_in_place_of_the_other_checks():
+    """Noise in an update is in neither the gradient nor the losses that are compared."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def update(state, gradient, hyper, step):
+        noise = 1e-3 * torch.randn(gradient.shape, generator=drawn, dtype=gradient.dtype)
+        return {"params": state["params"] - hyper["learning_rate"] * (gradient + noise)}
+
+    run = routine(optimizer=engine.Optimizer("noisy", {}, lambda params: {}, update))
+
+    with pytest.raises(engine.EngineError, match="Step 1, run twice, gave two different states"):
+        engine.metagradient(run, output)
