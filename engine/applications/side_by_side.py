@@ -3,16 +3,17 @@
 Nothing here knows a kind of run: numbers, quantities and curves are what the records say.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.applications.open_run import OpenRun
 from engine.errors import ConfigurationError
-from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, png, whole_numbers
+from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, whole_numbers
 from engine.reports.curves import Curve
 from engine.reports.sections import Figure, Page, Section, Table
 from engine.reports.settings_rows import NOT_ASKED, all_rows
+from engine.reports.vector import vector
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -158,11 +159,7 @@ def _figure(name: str, by_run: dict[str, Curve], names: Sequence[str]) -> Figure
         f"{run} ends at {curve.points[-1][1]:.4g}" for run, curve in by_run.items() if curve.points
     )
     by = next(iter(by_run.values())).by
-    return _drawn(lambda: draw(name, by_run, names), f"{name} by {by}: {ends}")
-
-
-def _drawn(make: "Callable[[], matplotlib.figure.Figure]", alt: str) -> Figure:
-    return Figure(png(make()), alt)
+    return Figure(vector(lambda: draw(name, by_run, names)), f"{name} by {by}: {ends}")
 
 
 def draw(name: str, by_run: dict[str, Curve], names: Sequence[str]) -> "matplotlib.figure.Figure":

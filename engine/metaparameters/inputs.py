@@ -83,7 +83,8 @@ class Inputs(Metaparameter):
         """Clamp to the allowed values."""
         if self.bounds is None:
             return value
-        low, high = (torch.as_tensor(each).to(value) for each in self.bounds)
+        bounds = (torch.as_tensor(b, dtype=value.dtype, device=value.device) for b in self.bounds)
+        low, high = bounds
         return value.clamp(low, high)
 
     @cached_property

@@ -1,5 +1,6 @@
 """The stages of privacy canaries: one for each outer step, and one for each audit."""
 
+import torch
 from torch import Tensor
 
 from engine.applications.canaries.canaries import (
@@ -60,7 +61,8 @@ def move_canaries(
     flat = canaries.images.cpu().reshape(-1)
     moved, memory = make_outer(rule)(flat, gradient.cpu().reshape(-1), memory, outer_step)
     if problem.data.bounds is not None:
-        moved = moved.clamp(*problem.data.bounds)
+        low, high = (torch.as_tensor(b, dtype=moved.dtype) for b in problem.data.bounds)
+        moved = moved.view(canaries.images.shape).clamp(low, high).reshape(-1)
     kept = {f"outer_{name}": row.reshape(-1) for name, row in memory.items()}
     return {"value": moved, **kept}, {"gap": -value}
 
