@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear, logsigmoid
 
 import engine
+from engine.errors import UndifferentiableError
 
 ROOT = Path(__file__).parents[1]
 GENERATOR = torch.Generator().manual_seed(0)
@@ -32,8 +33,9 @@ def routine(model=None, loss=loss, optimizer=None, **more):
     )  # fmt: skip
 
 
-def metagradient(run, output=None):
-    return engine.metagradient(run, output or (lambda model: loss(model, (X[40:], Y[40:])).mean()))
+def metagradient(run, output=None, **options):
+    output = output or (lambda model: loss(model, (X[40:], Y[40:])).mean())
+    return engine.metagradient(run, output, **options)
 
 
 def agrees(run, output=None):
@@ -209,8 +211,11 @@ def test_norm_without_a_power_iteration_works(model):
 
 
 def test_sign_has_a_metagradient_of_zero_and_a_smooth_one_has_not():
-    """Zero is right, and says nothing."""
-    assert not metagradient(routine(optimizer=signed(smooth=False)))["weights"].any()
+    """Zero is right, and says nothing: it is refused by name, unless nobody asks."""
+    jumping = routine(optimizer=signed(smooth=False))
+    with pytest.raises(UndifferentiableError, match="lion"):
+        metagradient(jumping)
+    assert not metagradient(jumping, witness=False)["weights"].any()
     assert agrees(routine(optimizer=signed(smooth=True), learning_rate=0.01))
 
 

@@ -134,8 +134,8 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
     """Say what was deployed, what its workers must have, and how to start a run."""
     lines = [f"Deployed on {pool}: {each.full_name}" for each in deployments]
     for each in deployments:
-        recipe = each.parameters.get("recipe", {})
-        if recipe.get("code"):
+        recipe = each.parameters.get("recipe")
+        if isinstance(recipe, dict) and recipe.get("code"):  # some are about a recipe by its name
             lines.append(
                 f"{each.full_name} runs code of yours. Its workers need "
                 f"{', '.join(sorted(recipe['code']))} as they are now, files in "

@@ -24,7 +24,8 @@ def test_plan_ends_with_one_json_object_and_leaves_nothing(tmp_path):
     content = json.loads(result.stdout)
     assert result.exit_code == 0
     assert content["reverse_steps"] == 2  # those from the injection on
-    assert content["seconds"].keys() == {"outer_step", "run"}
+    parts = {"step", "train", "reverse", "evaluate", "seed", "update"}
+    assert content["seconds"].keys() == {"outer_step", "run", *parts}
     assert content["price"] == pytest.approx(2 * content["seconds"]["run"] / 3600)
     assert all(
         each["seconds"]["run"] >= content["seconds"]["run"] for each in content["alternatives"]

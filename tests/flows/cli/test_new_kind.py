@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.recipes.descent import DescentRecipe
-from engine.reports.sections import Figure, Section
+from engine.reports.sections import Drawing, Figure, Section
 from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.starts import begin_start
@@ -50,7 +50,10 @@ def store(tmp_path):
     record = Record(
         run=RUN, started=now.isoformat(), seconds=1.0, recipe=DescentRecipe(name="toy"), kept=[kept]
     )
-    shown = Section("A figure", figures=[Figure(b"png", "Nine times six, drawn as a square")])
+    shown = Section(
+        "A figure",
+        figures=[Figure(Drawing("<svg/>", "<svg/>"), "Nine times six, drawn as a square")],
+    )
     finish(place, record, lambda record: Report("Six by nine", [shown]))
     return place
 

@@ -17,7 +17,7 @@ from tasks.running.stopping import to_its_end
 def said(monkeypatch):
     """Collect what is said, and let the signal that Prefect hands on end in nothing."""
     lines = []
-    monkeypatch.setattr(stopping, "_say", lines.append)
+    monkeypatch.setattr(stopping, "say", lambda level, sentence: lines.append(sentence))
     handlers = {signal.SIGTERM: lambda *_: None, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield lines
