@@ -88,7 +88,7 @@ def _works(settings: AttributionConfig, expected: Expected) -> list[Work]:
         works.append(expected.trainings("trial", settings.trial_subsets))
     for name in judged_baselines(settings):
         kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
-        works.append(expected.guess(kind, expected.recipe.training.num_steps))
+        works.append(expected.guess(kind, float(expected.recipe.training.num_steps)))
     works += [
         expected.trainings("train-without", each.stop - each.start) for each in subsets(settings)
     ]

@@ -93,7 +93,7 @@ class Expected:
             works = self.sweep()
             steps += self._num_steps(self.parts)
             steps += sum(each.forward + each.pull * each.reverse for each in works)
-        return self.guess("preflight", steps)
+        return self.guess("preflight", float(steps))
 
     def guess(self, kind: str, steps: float = _FEW_STEPS) -> Work:
         """Return a stage that takes about so many plain steps."""

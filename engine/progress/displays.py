@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib.util import find_spec
 from typing import Any
 
 from engine.progress.board import Board, Seen
@@ -163,12 +164,12 @@ def _display(meter: Meter) -> Iterator[None]:
     lines = PlainLines(meter, lambda line: print(line, file=sys.stderr))  # noqa: T201
     handle = _notebook()
     began = time.monotonic()
-    try:
-        from engine.progress.drawing import html, live
-    except ImportError:  # the library alone does not install Rich
+    if find_spec("rich") is None:  # the library alone does not install it
         with ticking(lines.look):
             yield
         return
+    from engine.progress.drawing import html, live
+
     if handle is not None:
         with ticking(lambda: handle.update(html(meter, time.monotonic() - began))):
             yield

@@ -4,12 +4,14 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.live import Live
+from typing import TYPE_CHECKING
 
 from engine.progress.meter import Meter
 from engine.progress.view import Clean, Picture
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.live
 
 _REFRESHES = 2
 """Pictures a second; each takes some milliseconds of one core."""
@@ -21,8 +23,13 @@ _FORMAT = (
 
 
 @contextmanager
-def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> Iterator[Live]:
+def live(
+    meter: Meter, console: "rich.console.Console | None" = None, clean: Clean = str
+) -> "Iterator[rich.live.Live]":
     """Show a picture of a meter at the foot of a terminal inside the block."""
+    from rich.console import Console
+    from rich.live import Live
+
     began = time.monotonic()
     picture = Picture(meter, lambda: time.monotonic() - began, clean)
     console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -49,6 +56,8 @@ class _Html:
 
 def html(meter: Meter, gone: float) -> _Html:
     """Return a picture of a meter for a notebook."""
+    from rich.console import Console
+
     console = Console(record=True, file=io.StringIO(), width=110, force_terminal=True)
     console.print(Picture(meter, lambda: gone, str))
     text = console.export_html(inline_styles=True, code_format=_FORMAT)

@@ -1,18 +1,17 @@
 """What a terminal or a notebook shows of runs that go on, as Rich draws it."""
 
 from collections.abc import Callable, Iterator, Sequence
-
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from engine.progress.board import Running, Seen
 from engine.progress.memory import memory_in_words
 from engine.progress.meter import Meter
 from engine.progress.names import about, capital, clock
 from engine.reports.units import write_number, write_percent
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.text
 
 _MOST_RUNS = 3
 """Runs, and stages of each, that are drawn at once; other runs are counted."""
@@ -34,11 +33,13 @@ class Picture:
 
     def __init__(self, meter: Meter, gone: Callable[[], float], clean: Clean) -> None:
         self._meter, self._gone, self._clean = meter, gone, clean
+        from rich.spinner import Spinner
+
         self._spinner = Spinner("dots")
 
     def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
+        self, console: "rich.console.Console", options: "rich.console.ConsoleOptions"
+    ) -> "Iterator[rich.console.RenderableType]":
         """Draw what is seen now."""
         seen = [board.seen() for board in list(self._meter.boards)]
         going = [each for each in seen if not each.is_finished]
@@ -46,13 +47,15 @@ class Picture:
             yield draw(going or seen[-_MOST_RUNS:], self._clean)
         else:
             words = capital(self._clean(self._meter.work)) or "Working"
-            self._spinner.update(text=Text(f"{words}  {clock(self._gone())}", style="bold"))
+            self._spinner.update(text=_line(f"{words}  {clock(self._gone())}", "bold"))
             yield self._spinner
 
 
-def draw(seen: Sequence[Seen], clean: Clean = str) -> RenderableType:
+def draw(seen: Sequence[Seen], clean: Clean = str) -> "rich.console.Group":
     """Return a picture of runs: a bar for each and for its stages, and what came of it so far."""
-    lines: list[RenderableType] = []
+    from rich.console import Group
+
+    lines: list[rich.console.RenderableType] = []
     for each in seen[:_MOST_RUNS]:
         left = f", {about(each.left)} left" if each.left is not None else ""
         times = f"{clock(each.elapsed)} gone{left}"
@@ -64,26 +67,31 @@ def draw(seen: Sequence[Seen], clean: Clean = str) -> RenderableType:
     return Group(*lines, _line(" · ".join([*more, f"Memory: {memory_in_words()}"]), "dim"))
 
 
-def _line(words: str, style: str) -> Text:
+def _line(words: str, style: str) -> "rich.text.Text":
+    from rich.text import Text
+
     return Text(words, style, no_wrap=True, overflow="ellipsis")
 
 
-def _bar(share: float | None, words: str, style: str) -> RenderableType:
+def _bar(share: float | None, words: str, style: str) -> "rich.console.RenderableType":
     """Return a bar and what stands behind it; one that only moves where no share is known."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=_BAR)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     total = None if share is None else 1.0
     behind = words if share is None else f"{write_percent(share, 0):>5}  {words}"
-    grid.add_row(ProgressBar(total, share or 0.0, width=_BAR), Text(behind, style))
+    grid.add_row(ProgressBar(total, share or 0.0, width=_BAR), _line(behind, style))
     return grid
 
 
-def _stages(seen: Seen, clean: Clean) -> list[RenderableType]:
+def _stages(seen: Seen, clean: Clean) -> "list[rich.console.RenderableType]":
     if not seen.running:
         return [_line(capital(clean(seen.work)), "")]
     inner = "".join(f": {words}" for words in seen.words)
-    lines: list[RenderableType] = []
+    lines: list[rich.console.RenderableType] = []
     for stage in seen.running[:_MOST_RUNS]:
         lines.append(_line(capital(clean(f"{stage.name}{inner}")), ""))
         lines.append(_bar(stage.share, _step(stage) or clock(stage.seconds), ""))

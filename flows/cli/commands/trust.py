@@ -15,7 +15,6 @@ from flows.cli.options import (
     StoreOption,
     TrustOption,
 )
-from flows.cli.terminal import seen_at_work
 
 
 def check(
@@ -30,6 +29,8 @@ def check(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
+        from flows.cli.terminal import seen_at_work
+
         with seen_at_work(), doing("loading torch"):
             from flows.cli import checking
 
@@ -49,6 +50,8 @@ def verify(
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
     with one_message(debug):
+        from flows.cli.terminal import seen_at_work
+
         with seen_at_work(), doing("loading torch"):
             from flows.cli import checking
 
@@ -71,6 +74,8 @@ def plan(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
+        from flows.cli.terminal import seen_at_work
+
         with seen_at_work():
             with doing("loading torch"):
                 from engine.numerics.process import prepare_cpu

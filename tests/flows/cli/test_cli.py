@@ -134,7 +134,7 @@ def test_run_ends_with_one_json_object_on_stdout(prefect_server, tmp_path):
     assert content["test"]["before"].keys() == {"loss", "accuracy"}
     assert content["stages"] == {"total": 20, "cached": 0, "retried": 0}
     assert os.path.exists(content["report"])
-    assert "outer step 2 of 2" in done.stderr
+    assert "Outer step 2 of 2" in done.stderr
 
     shown = runner.invoke(app, ["show", content["run"], "--store", str(tmp_path)])
     assert "chosen" in shown.stdout
@@ -165,7 +165,7 @@ def test_killed_run_is_resumed_by_name_with_the_same_bits(prefect_server, tmp_pa
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
-        next(line for line in process.stderr if "outer step 2" in line)
+        next(line for line in process.stderr if "Outer step 2" in line)
         process.kill()
 
     done = subprocess.run(

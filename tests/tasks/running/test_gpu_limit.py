@@ -19,7 +19,10 @@ class Silent:
 
     num_stages = 2
 
-    def stage_done(self, name, done):
+    def begins(self, name, kind):
+        """Say nothing."""
+
+    def ends(self, name, kind, *, cached=False):
         """Say nothing."""
 
 
