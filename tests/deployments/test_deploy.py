@@ -95,7 +95,7 @@ def test_killed_run_goes_on_when_it_is_retried(site, tmp_path):
     assert max(site.api.progress(run)) == 100.0
     assert site.record(small(seed=1)).digest == undisturbed.digest
     # A row for each outer step that was scored, and none for a stage.
-    assert sum("outer step" in line for line in site.api.logs(run)) >= 1
+    assert any("outer step" in line.lower() for line in site.api.logs(run))
 
 
 @pytest.mark.parametrize("site", ["sqlite"], indirect=True)
