@@ -1,29 +1,18 @@
 """Stages on a GPU are counted by Prefect's limit on the tag ``gpu``; others are not."""
 
-from typing import Any, cast
-
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 
+from engine.progress.board import Course
+from engine.progress.time_left import Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.stages.references import Ref
+from tasks.running.progress import Progress
 from tasks.running.runner import GPU_TAG, StageRunner
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-
-class Silent:
-    """Progress that is told to nobody."""
-
-    num_stages = 2
-
-    def begins(self, name, kind):
-        """Say nothing."""
-
-    def ends(self, name, kind, *, cached=False):
-        """Say nothing."""
 
 
 @task
@@ -40,7 +29,9 @@ def test_stage_carries_the_tag_of_its_device(device, tags, tmp_path):
 
     @flow
     def one_stage():
-        StageRunner(recipe, str(tmp_path), cast(Any, Silent())).run(stand_in, name)
+        store = str(tmp_path)
+        progress = Progress(recipe, store, Course("a run", [Work("train", 1.0)]))
+        StageRunner(recipe, store, progress).run(stand_in, name)
 
     one_stage()
 
