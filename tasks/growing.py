@@ -15,6 +15,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.runtime import flow_run
 
 from engine.applications.descent.growing import page_so_far
 from engine.applications.descent.record import Iterate
@@ -29,8 +30,8 @@ from engine.storage.places import run_folder
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
 
-_ARTIFACTS: dict[tuple[str, str], UUID] = {}
-"""Store and name of a run to the artifact that shows it."""
+_ARTIFACTS: dict[tuple[str, str, str], UUID] = {}
+"""Flow run, store and name of a run to the artifact that shows it."""
 
 
 def show_markdown(store: str, run: str, name: str, text: str) -> None:
@@ -43,11 +44,12 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         text: Markdown.
     """
     text += f"\n\nReport: {join(run_folder(store, run), REPORT)}"
-    artifact = _ARTIFACTS.get((store, run))
+    place = (str(flow_run.id), store, run)
+    artifact = _ARTIFACTS.get(place)
     if artifact is None:
         made = create_markdown_artifact(text, key=f"report-{name}", description=f"Run {run}")
         # Prefect's artifact functions are both sync and async; outside a coroutine they are sync.
-        _ARTIFACTS[store, run] = cast("UUID", made)
+        _ARTIFACTS[place] = cast("UUID", made)
         return
     with get_client(sync_client=True) as client:
         client.update_artifact(artifact, ArtifactUpdate(data=text))

@@ -26,6 +26,7 @@ from flows.clean import clean
 from flows.cli.app import app
 from flows.registry import FLOWS
 from tests.kinds import recipe_of
+from tests.measured_pages import faults, open_browser, pages_on_paper
 
 pytestmark = [
     pytest.mark.slow,
@@ -259,3 +260,17 @@ def test_every_kind_tells_programs_and_people_the_same(finished, kind):
     assert not re.search(r"url\((?!#)|@import|<script|<link", page)
     beside = {path.name for path in Path(store, "runs", record.run).iterdir()}
     assert set(record.ending.files) <= beside
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_of_every_kind_is_read_on_a_screen_a_phone_and_paper(finished, kind):
+    """No column is cut, no text is too small, and none lies over another, unfolded as well."""
+    store, records = finished
+    address = Path(store, "runs", records[kind].run, "report.html").as_uri()
+
+    with open_browser() as page:
+        found = faults(page, address)
+        pages = pages_on_paper(page, address)
+
+    assert found == {"screen": [], "phone": [], "paper": []}
+    assert pages <= 5

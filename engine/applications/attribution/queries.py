@@ -19,7 +19,7 @@ SHOWN = 4
 _NOTE = (
     "First the query, then in blue frames the training examples whose weight lowers its loss most, "
     "and in orange ones those whose weight raises it most. A number is the change of the query's "
-    "loss in nats per unit of weight. The number after # is that of scores.csv, beside this page."
+    "loss in nats per unit of weight."
 )
 
 
@@ -41,12 +41,14 @@ def query_sections(
         )
         for number in range(len(scores))
     ]
+    numbered = not data.names and data.texts is None
+    note = _NOTE + " The number after # is that of scores.csv, beside this page." * numbered
     sections = [
-        Section("Helpful and harmful examples", notes=[_NOTE], examples=dict(groups[:SHOWN]))
+        Section("Helpful and harmful examples", notes=[note], examples=dict(groups[:SHOWN]))
     ]
     if len(groups) > SHOWN:
         rest = dict(groups[SHOWN:])
-        sections.append(Section("The other queries", notes=[_NOTE], examples=rest, folded=True))
+        sections.append(Section("The other queries", notes=[note], examples=rest, folded=True))
     return sections
 
 

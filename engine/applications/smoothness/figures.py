@@ -1,5 +1,6 @@
 """Figures of metasmoothness: the landscape, the directions, and routines against each other."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def draw_directions(agreements: Sequence[float | None], mean: float) -> "matplot
     axes.set_yticks(range(len(agreements)), [f"direction {n}" for n in range(len(agreements))])
     axes.set_ylim(len(agreements) - 0.5, -0.5)
     axes.set_xlim(min([-0.45, *(v - 0.05 for v, _ in found)]), 1.12)
-    axes.set(xlabel=f"Definition 2; the orange line is the mean, {mean:.3f}")
+    axes.set(xlabel=f"Definition 2 (orange: mean, {mean:.3f})")
     return figure
 
 
@@ -123,9 +124,10 @@ def draw_search(
                 color=ORANGE if point.pareto else BLUE,
                 markersize=7 if point.pareto else 5,
             )
+        for (loss, score), names in _together(points).items():
             axes.annotate(
-                str(numbers[point.name]),
-                (point.loss, point.score),
+                ", ".join(str(numbers[name]) for name in names),
+                (loss, score),
                 xytext=(5, 4),
                 textcoords="offset points",
                 fontsize=SMALL,
@@ -135,7 +137,10 @@ def draw_search(
         axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness (Definition 2)")
     from matplotlib.lines import Line2D
 
-    names = [f"{number}  {name}" for name, number in numbers.items()]
+    names = [
+        textwrap.fill(f"{number}  {name}", 46, subsequent_indent="    ")
+        for name, number in numbers.items()
+    ]
     marks = [
         Line2D([], [], color=ORANGE, marker="D", linestyle="", label="Pareto set"),
         Line2D([], [], color=BLUE, marker="o", linestyle="", label="other routines"),
@@ -149,3 +154,19 @@ def draw_search(
         fontsize=SMALL,
     )
     return figure
+
+
+def _together(points: Sequence[Point]) -> dict[tuple[float, float], list[str]]:
+    """Return the names of points by the first point of those that share a place for their names."""
+    reach = max((point.loss for point in points), default=0.0) - min(
+        (point.loss for point in points), default=0.0
+    )
+    found: dict[tuple[float, float], list[str]] = {}
+    for point in points:
+        near = (
+            place
+            for place in found
+            if abs(place[0] - point.loss) <= 0.05 * reach and abs(place[1] - point.score) < 0.15
+        )
+        found.setdefault(next(near, (point.loss, point.score)), []).append(point.name)
+    return found

@@ -79,8 +79,8 @@ def _report(record: SmoothnessRecord) -> Report:
             f"Objective loss along one direction of {name.value}, with the three points that are "
             "compared marked",
             "The objective of trainings along one random direction v from z. A smooth training "
-            "gives a line that a ruler could follow over the three marked points; a chaotic one "
-            "jumps between neighbours.",
+            "gives a curve without jumps, almost straight over the three marked points; a chaotic "
+            "one jumps between neighbours.",
         )
         sections.append(Section("Landscape", figures=[figure]))
     agreements = record.definition_2.directions

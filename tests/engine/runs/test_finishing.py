@@ -15,6 +15,7 @@ from engine.runs.cleaning import plan_clean
 from engine.runs.endings import Ending
 from engine.runs.finishing import finish
 from engine.runs.freeing import carry_out
+from engine.runs.growing import write_so_far
 from engine.runs.inventory import stored_run, stored_stages
 from engine.runs.overview import Standing, list_overviews, overview
 from engine.runs.report import Report
@@ -195,6 +196,34 @@ def test_lost_report_is_written_again(tmp_path, clock):
     whole(store, clock)
 
     assert b"took 20.0, computing 20.0" in read_bytes(url(store, "report.html"))
+
+
+def test_a_page_of_half_a_run_never_counts_as_the_report_of_a_finished_one(tmp_path, clock):
+    """The record is written first; a kill before the page would leave the one that grew."""
+    store = str(tmp_path)
+    run = Run(store, clock)
+    run.stage("initial", "z0")
+    write_bytes(url(store, "report.html"), b"half a run")
+    run._report = lambda record: 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        run.end()
+    again = Run(store, clock)
+    again.stage("initial", "z0")
+    again.end()
+
+    assert b"computing 10.0" in read_bytes(url(store, "report.html"))
+
+
+def test_a_page_that_grows_takes_the_place_of_no_finished_one(tmp_path, clock):
+    """A later start of a finished run goes through the same iterates once more."""
+    store = str(tmp_path)
+    whole(store, clock)
+    before = read_bytes(url(store, "report.html"))
+
+    assert write_so_far(store, RUN, lambda: 1 / 0) is None
+
+    assert read_bytes(url(store, "report.html")) == before
 
 
 @pytest.mark.slow

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_NAMES = 24
 """Parameter tensors whose names stand beside their rows; more would overlap."""
 
+WITHOUT_NAMES = 10
+"""Rows of whose height the figure is where it has no names: a line of colour needs little."""
+
 
 def section(run: Material) -> Section:
     """Return what the first reverse sweep found."""
@@ -69,7 +72,7 @@ def draw_sweep(
     total = math.fsum(share_norms.values())
     shares = {step: norm / total for step, norm in sorted(share_norms.items())} if total else {}
     several = not layer_norms or sum(share > 0 for share in shares.values()) != 1
-    shown = min(len(layers), MOST_NAMES)
+    shown = len(layers) if len(layers) <= MOST_NAMES else WITHOUT_NAMES
     figure, panels = new_figure(0.9 + 0.24 * shown + 1.5 * several, rows=1 + several)
     # Steps before the first one that reads z are not reversed, and would only be blank.
     first = min(shares, default=0)

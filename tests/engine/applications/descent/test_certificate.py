@@ -13,7 +13,7 @@ from engine.runs.certificates import read_certificate
 from engine.stages import commits
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from engine.storage.records import read_record, write_record
+from engine.storage.records import read_bytes, write_record
 from tests.finished import finish
 from tests.forgery import forge, moved, settings
 
@@ -46,6 +46,8 @@ def test_an_honest_run_passes_and_keeps_its_certificate(own):
     """The same bits, a difference within rounding, and a file beside the result that says so."""
     store, record = own
     assert read_certificate(store, record.run) is None
+    before = read_bytes(join(run_folder(store, record.run), "report.html")).decode()
+    assert "Not verified yet" in before
 
     certificate = verify_run(store, "tiny", seed=5)
 
@@ -58,6 +60,10 @@ def test_an_honest_run_passes_and_keeps_its_certificate(own):
     assert certificate.segment == segments(settings())[0]
     assert read_certificate(store, record.run) == certificate
     assert read_certificate(store, record.run).environment["threads"] == 1
+    page = read_bytes(join(run_folder(store, record.run), "report.html")).decode()
+    assert "Verified at" in page
+    assert "Not verified yet" not in page
+    assert page.count("<svg ") == before.count("<svg ")
 
 
 def test_a_changed_metagradient_is_refused(own):
