@@ -13,7 +13,7 @@ from engine.runs.certificates import read_certificate
 from engine.stages import commits
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from engine.storage.records import read_bytes, write_record
+from engine.storage.records import read_bytes, read_record, write_record
 from tests.finished import finish
 from tests.forgery import forge, moved, settings
 
