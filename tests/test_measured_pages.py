@@ -6,7 +6,7 @@ from engine.reports.page import as_html
 from engine.reports.sections import Drawing, Figure, Page, Section
 from tests.measured_pages import faults, open_browser
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.servers  # a browser, whose fonts are those of the machine
 
 
 def measured(tmp_path, svg):

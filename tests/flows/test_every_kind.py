@@ -262,6 +262,7 @@ def test_every_kind_tells_programs_and_people_the_same(finished, kind):
     assert set(record.ending.files) <= beside
 
 
+@pytest.mark.servers  # a browser, whose fonts are those of the machine
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_report_of_every_kind_is_read_on_a_screen_a_phone_and_paper(finished, kind):
     """No column is cut, no text is too small, and none lies over another, unfolded as well."""
