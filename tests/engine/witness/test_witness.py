@@ -12,27 +12,9 @@ from engine.errors import WitnessError
 from engine.witness.witness import moved_state
 from engine.witness.witness import testify as ask
 from tests import problems
-from tests.strangers.plain import by_engine, data, loss, mlp
+from tests.strangers.plain import by_engine, loss, mlp
 from tests.strangers.sound import MODULES
-
-
-def routine(model=None, **changes):
-    settings = {
-        "model": mlp() if model is None else model,
-        "loss": loss,
-        "examples": tuple(column[:24] for column in data()),
-        "optimizer": engine.sgd(),
-        "learning_rate": 0.3,
-        "num_steps": 6,
-        "batch_size": 8,
-        "metaparameters": {"weights": engine.ExampleWeights(torch.ones(24, dtype=torch.float64))},
-    }
-    return engine.Routine(**(settings | changes))
-
-
-def output(model):
-    held = tuple(column[24:] for column in data())
-    return loss(model, held).mean()
+from tests.strangers.witnessed import output, routine
 
 
 def test_a_metagradient_says_what_the_witness_saw():
@@ -203,27 +185,6 @@ def test_without_bound_parameters_in_the_backward_pass_it_would_notice(monkeypat
         by_engine(MODULES["checkpoint"])
 
 
-@pytest.mark.parametrize("which", ["decay", "momentum", "half of the momentum", "rate"])
-def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
-    """Nothing is missing from its graph, and each metagradient would be wrong."""
-
-    def cut(tensor, name):
-        return tensor.detach() if which == name else tensor
-
-    def update(state, gradient, hyper, step):
-        velocity = cut(state["m"], "momentum")
-        if which == "half of the momentum":
-            velocity = (velocity + velocity.detach()) / 2
-        moment = 0.9 * velocity + gradient + 0.1 * cut(state["params"], "decay")
-        rate = hyper["learning_rate"] / (1 + 1e3 * cut(gradient.square().mean(), "rate"))
-        return {"params": state["params"] - rate * moment, "m": moment}
-
-    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
-
-    with pytest.raises(engine.EngineError, match="update of optimizer 'own'"):
-        engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)
-
-
 def _counted(run_loss, seen):
     def counted(net, batch, **given):
         seen.append(len(batch[0]))
@@ -269,46 +230,6 @@ def test_a_loss_that_depends_on_other_examples_is_shown_several():
     assert seen[:5] == [8, 8, 1, 2, 2]
 
 
-def _wide(optimizer):
-    """A run of more numbers than an update is compared on."""
-    return routine(mlp(width=8192), optimizer=optimizer, learning_rate=1e-3)
-
-
-@pytest.mark.parametrize("coupled", [False, True])
-def test_of_many_numbers_a_sample_is_enough_where_each_is_treated_by_itself(coupled):
-    """A norm of all of them is not that of a sample; then all are compared."""
-    sizes = []
-
-    def update(state, gradient, hyper, step):
-        sizes.append(len(gradient))
-        share = 1 / (1 + gradient.norm()) if coupled else 1.0
-        return {"params": state["params"] - hyper["learning_rate"] * share * gradient}
-
-    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
-
-    ask(run, [], run.point())
-
-    assert run.layout.size > 1 << 16
-    assert (sizes[-1] == run.layout.size) is coupled
-
-
-@pytest.mark.parametrize("which", ["all", "norm"])
-def test_an_update_of_many_numbers_that_cuts_a_part_is_refused(which):
-    """In the sample as in all."""
-
-    def update(state, gradient, hyper, step):
-        if which == "all":
-            gradient = gradient + 0.5 * state["params"].detach()
-        else:
-            gradient = gradient / (1 + gradient.detach().norm())
-        return {"params": state["params"] - hyper["learning_rate"] * gradient}
-
-    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
-
-    with pytest.raises(WitnessError, match="update of optimizer"):
-        ask(run, [], run.point())
-
-
 def test_no_tensor_is_where_the_run_begins():
     """What reads the initial parameters or statistics would agree there."""
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
@@ -324,182 +245,6 @@ def test_no_tensor_is_where_the_run_begins():
             assert (after[key].norm() - value.norm()).abs() > 5e-3 * value.norm()
             assert (after[key] - value).abs().max() <= 0.2 * max(1, value.abs().max())
     assert (layouts["buffers"].views(state["buffers"])["1.running_var"] > 0).all()
-
-
-@pytest.mark.parametrize("what", ["detached", ".data", "numpy", "state_dict"])
-def test_in_float32_a_constant_from_the_outer_module_is_noticed(what):
-    """It moves by a share of itself that no rounding hides."""
-    model = mlp().float()
-    read = {
-        "detached": lambda: model[0].weight.detach().square().mean(),
-        ".data": lambda: model[0].weight.data.norm(),
-        "numpy": lambda: torch.tensor(abs(model[2].weight.detach().numpy()).mean()),
-        "state_dict": lambda: model.state_dict()["2.weight"].abs().mean(),
-    }[what]
-    run = routine(
-        model,
-        loss=lambda net, batch: loss(net, (batch[0].float(), batch[1])) * (1 + read()),
-        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
-    )
-
-    with pytest.raises(WitnessError, match="besides the module"):
-        ask(run, [], run.point())
-
-
-def test_a_small_rate_hides_no_part_that_an_update_cuts():
-    """Beside the parameters themselves, what is added to them in a step is next to nothing."""
-
-    def update(state, gradient, hyper, step):
-        moment = gradient + 1e-3 * state["params"].detach()
-        return {"params": state["params"] - hyper["learning_rate"] * moment}
-
-    own = engine.Optimizer("own", {}, lambda params: {}, update)
-    torch.manual_seed(0)  # of few numbers, what is cut may cancel along a direction
-
-    with pytest.raises(WitnessError, match="update of optimizer"):
-        ask(routine(optimizer=own, learning_rate=1e-6), [], routine().point())
-
-
-@pytest.mark.parametrize("is_cut", [False, True])
-def test_an_output_that_insists_on_float32_is_compared_in_it(is_cut):
-    """It cannot be called in float64, where a derivative is told from a nearly right one."""
-    held = data()[0][24:].float()
-
-    def output(net):
-        logs = net(held).log_softmax(1)
-        assert logs.dtype == torch.float32
-        share = logs.exp().detach() if is_cut else logs.exp()
-        return -(share * logs).sum(1).mean()
-
-    torch.manual_seed(0)
-    run = routine(
-        mlp().float(),
-        loss=lambda net, batch: loss(net, (batch[0].float(), batch[1])),
-        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
-    )
-
-    if is_cut:
-        with pytest.raises(WitnessError, match="derivative of the output"):
-            ask(run, [output], run.point())
-    else:
-        assert ask(run, [output], run.point()).slope < 0.01
-
-
-def _lion(direction):
-    def update(state, gradient, hyper, step):
-        moved = direction(0.9 * state["m"] + 0.1 * gradient) + 0.01 * state["params"]
-        moment = 0.99 * state["m"] + 0.01 * gradient
-        return {"params": state["params"] - hyper["learning_rate"] * moved, "m": moment}
-
-    return engine.Optimizer("lion", {}, lambda p: {"m": torch.zeros_like(p)}, update)
-
-
-@pytest.mark.parametrize("rate", [1e-3, [0.0, 0.0, 1e-3, 1e-3, 1e-3, 0.0]])
-@pytest.mark.parametrize(
-    "direction",
-    [torch.sign, lambda c: torch.round(1e3 * c) / 1e3, lambda c: (c > 0).double() - 0.5 + 0 * c],
-    ids=["sign", "rounded", "compared"],
-)
-def test_an_optimizer_that_follows_its_gradient_in_jumps_is_refused_by_name(direction, rate):
-    """A finite difference agrees that its derivative is 0, and so would a metagradient be."""
-    run = routine(optimizer=_lion(direction), learning_rate=rate)
-
-    with pytest.raises(engine.EngineError, match="'lion' follows its gradient in jumps.*'weights'"):
-        engine.metagradient(run, output)
-
-
-def test_where_a_rate_is_asked_for_jumps_are_only_told():
-    """Its metagradient does not go through the gradient, and that of the weights is 0 by right."""
-    rates = engine.LearningRatePoints(torch.full((2,), -7.0).double(), num_steps=6)
-    run = routine(
-        optimizer=_lion(torch.sign), metaparameters=routine().metaparameters | {"rates": rates}
-    )
-
-    found = engine.metagradient(run, output)
-
-    assert found["rates"].any()
-    assert "'weights' is 0 whatever the data" in found.witness.sentence
-
-
-@pytest.mark.parametrize(
-    "direction",
-    [lambda c: torch.tanh(c / 1e-3), lambda c: c / (c.square() + 1e-6).sqrt()],
-    ids=["tanh", "root"],
-)
-def test_a_smooth_sign_is_heard(direction):
-    """What the remedy says has a metagradient that is not 0."""
-    found = engine.metagradient(routine(optimizer=_lion(direction), learning_rate=1e-3), output)
-
-    assert found["weights"].any()
-    assert "jumps" not in found.witness.sentence
-
-
-def test_an_update_that_rests_every_second_step_does_not_jump():
-    """Gradients are accumulated meanwhile: nothing follows them in that one step."""
-
-    def update(state, gradient, hyper, step):
-        moment = state["m"] + gradient
-        if step % 2:
-            return {"params": 1.0 * state["params"], "m": moment}
-        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": 0 * moment}
-
-    own = engine.Optimizer("every second", {}, lambda p: {"m": torch.zeros_like(p)}, update)
-
-    found = engine.metagradient(routine(optimizer=own), output)
-
-    assert found["weights"].any()
-
-
-def test_a_metagradient_of_nothing_but_zeros_is_told():
-    """Each value of each gradient is clipped, so no weight reaches the output."""
-    run = routine(optimizer=engine.sgd(clip_value=1e-5))
-
-    for witness in (True, False):
-        found = engine.metagradient(run, output, witness=witness)
-        assert not found["weights"].any()
-        assert "'weights' is 0 in every number" in found.witness.sentence
-
-
-class _Swish(nn.Module):
-    """Its gate is a constant to autograd, and moves with the parameters."""
-
-    def forward(self, x):
-        return x * x.detach().sigmoid()
-
-
-def _insisting(middle):
-    """A loss that cannot be called in float64."""
-    torch.manual_seed(0)
-
-    def insisting(net, batch):
-        logits = net(batch[0])
-        assert logits.dtype == torch.float32
-        return torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
-
-    return routine(
-        nn.Sequential(nn.Linear(6, 8), middle, nn.Linear(8, 3)),
-        loss=insisting,
-        examples=(data()[0][:24].float(), data()[1][:24]),
-        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
-    )
-
-
-def test_a_loss_that_insists_on_float32_is_compared_in_it():
-    """Some percent are more than nothing, and the result says how much it is worth."""
-    run = _insisting(nn.Tanh())
-
-    found = ask(run, [], run.point())
-
-    assert found.curvature < 0.05
-    assert "some percent" in found.sentence
-
-
-def test_a_module_of_such_a_loss_is_compared_by_itself():
-    """In float32 kinks lie within the distances, so who refuses has seen a module that is wrong."""
-    run = _insisting(_Swish())
-
-    with pytest.raises(WitnessError, match=r"second derivative.*'1' \(_Swish\)"):
-        ask(run, [], run.point())
 
 
 def test_the_witness_runs_the_step_twice_in_place_of_the_other_checks():

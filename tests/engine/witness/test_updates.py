@@ -1,0 +1,160 @@
+"""An optimizer's update that is cut, that jumps, or that is compared on a sample of its numbers."""
+
+import pytest
+import torch
+
+import engine
+from engine.errors import WitnessError
+from engine.witness.witness import testify as ask
+from tests.strangers.plain import mlp
+from tests.strangers.witnessed import output, routine
+
+
+@pytest.mark.parametrize("which", ["decay", "momentum", "half of the momentum", "rate"])
+def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
+    """Nothing is missing from its graph, and each metagradient would be wrong."""
+
+    def cut(tensor, name):
+        return tensor.detach() if which == name else tensor
+
+    def update(state, gradient, hyper, step):
+        velocity = cut(state["m"], "momentum")
+        if which == "half of the momentum":
+            velocity = (velocity + velocity.detach()) / 2
+        moment = 0.9 * velocity + gradient + 0.1 * cut(state["params"], "decay")
+        rate = hyper["learning_rate"] / (1 + 1e3 * cut(gradient.square().mean(), "rate"))
+        return {"params": state["params"] - rate * moment, "m": moment}
+
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    with pytest.raises(engine.EngineError, match="update of optimizer 'own'"):
+        engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)
+
+
+def _wide(optimizer):
+    """A run of more numbers than an update is compared on."""
+    return routine(mlp(width=8192), optimizer=optimizer, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_of_many_numbers_a_sample_is_enough_where_each_is_treated_by_itself(coupled):
+    """A norm of all of them is not that of a sample; then all are compared."""
+    sizes = []
+
+    def update(state, gradient, hyper, step):
+        sizes.append(len(gradient))
+        share = 1 / (1 + gradient.norm()) if coupled else 1.0
+        return {"params": state["params"] - hyper["learning_rate"] * share * gradient}
+
+    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
+
+    ask(run, [], run.point())
+
+    assert run.layout.size > 1 << 16
+    assert (sizes[-1] == run.layout.size) is coupled
+
+
+@pytest.mark.parametrize("which", ["all", "norm"])
+def test_an_update_of_many_numbers_that_cuts_a_part_is_refused(which):
+    """In the sample as in all."""
+
+    def update(state, gradient, hyper, step):
+        if which == "all":
+            gradient = gradient + 0.5 * state["params"].detach()
+        else:
+            gradient = gradient / (1 + gradient.detach().norm())
+        return {"params": state["params"] - hyper["learning_rate"] * gradient}
+
+    run = _wide(engine.Optimizer("own", {}, lambda params: {}, update))
+
+    with pytest.raises(WitnessError, match="update of optimizer"):
+        ask(run, [], run.point())
+
+
+def test_a_small_rate_hides_no_part_that_an_update_cuts():
+    """Beside the parameters themselves, what is added to them in a step is next to nothing."""
+
+    def update(state, gradient, hyper, step):
+        moment = gradient + 1e-3 * state["params"].detach()
+        return {"params": state["params"] - hyper["learning_rate"] * moment}
+
+    own = engine.Optimizer("own", {}, lambda params: {}, update)
+    torch.manual_seed(0)  # of few numbers, what is cut may cancel along a direction
+
+    with pytest.raises(WitnessError, match="update of optimizer"):
+        ask(routine(optimizer=own, learning_rate=1e-6), [], routine().point())
+
+
+def _lion(direction):
+    def update(state, gradient, hyper, step):
+        moved = direction(0.9 * state["m"] + 0.1 * gradient) + 0.01 * state["params"]
+        moment = 0.99 * state["m"] + 0.01 * gradient
+        return {"params": state["params"] - hyper["learning_rate"] * moved, "m": moment}
+
+    return engine.Optimizer("lion", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+
+@pytest.mark.parametrize("rate", [1e-3, [0.0, 0.0, 1e-3, 1e-3, 1e-3, 0.0]])
+@pytest.mark.parametrize(
+    "direction",
+    [torch.sign, lambda c: torch.round(1e3 * c) / 1e3, lambda c: (c > 0).double() - 0.5 + 0 * c],
+    ids=["sign", "rounded", "compared"],
+)
+def test_an_optimizer_that_follows_its_gradient_in_jumps_is_refused_by_name(direction, rate):
+    """A finite difference agrees that its derivative is 0, and so would a metagradient be."""
+    run = routine(optimizer=_lion(direction), learning_rate=rate)
+
+    with pytest.raises(engine.EngineError, match="'lion' follows its gradient in jumps.*'weights'"):
+        engine.metagradient(run, output)
+
+
+def test_where_a_rate_is_asked_for_jumps_are_only_told():
+    """Its metagradient does not go through the gradient, and that of the weights is 0 by right."""
+    rates = engine.LearningRatePoints(torch.full((2,), -7.0).double(), num_steps=6)
+    run = routine(
+        optimizer=_lion(torch.sign), metaparameters=routine().metaparameters | {"rates": rates}
+    )
+
+    found = engine.metagradient(run, output)
+
+    assert found["rates"].any()
+    assert "'weights' is 0 whatever the data" in found.witness.sentence
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [lambda c: torch.tanh(c / 1e-3), lambda c: c / (c.square() + 1e-6).sqrt()],
+    ids=["tanh", "root"],
+)
+def test_a_smooth_sign_is_heard(direction):
+    """What the remedy says has a metagradient that is not 0."""
+    found = engine.metagradient(routine(optimizer=_lion(direction), learning_rate=1e-3), output)
+
+    assert found["weights"].any()
+    assert "jumps" not in found.witness.sentence
+
+
+def test_an_update_that_rests_every_second_step_does_not_jump():
+    """Gradients are accumulated meanwhile: nothing follows them in that one step."""
+
+    def update(state, gradient, hyper, step):
+        moment = state["m"] + gradient
+        if step % 2:
+            return {"params": 1.0 * state["params"], "m": moment}
+        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": 0 * moment}
+
+    own = engine.Optimizer("every second", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    found = engine.metagradient(routine(optimizer=own), output)
+
+    assert found["weights"].any()
+
+
+def test_a_metagradient_of_nothing_but_zeros_is_told():
+    """Each value of each gradient is clipped, so no weight reaches the output."""
+    run = routine(optimizer=engine.sgd(clip_value=1e-5))
+
+    for witness in (True, False):
+        found = engine.metagradient(run, output, witness=witness)
+        assert not found["weights"].any()
+        assert "'weights' is 0 in every number" in found.witness.sentence
