@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.strangers import wrong_outputs
+from tests.strangers.norms import Norms
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
-from tests.strangers.sound import Norms, Words, token_data
+from tests.strangers.sound import Words, token_data
 from tests.strangers.wrong_parts import (
     AddedInPlace,
     Assigned,
