@@ -186,7 +186,7 @@ def test_run_from_the_form_to_its_report(served, page):
     assert served.api.get(f"/flow_runs/{run}")["name"].startswith(run_name(recipe))
 
     found = served.api.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-    (report,) = [each for each in found if each["key"].startswith("summary-")]
+    (report,) = [each for each in found if each["key"].startswith("report-")]
     page.goto(served.address(f"/artifacts/artifact/{report['id']}"))
     for sentence in record.sentences()[:1]:
         page.get_by_text(sentence[:40]).first.wait_for()
