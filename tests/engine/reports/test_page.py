@@ -82,6 +82,8 @@ def test_columns_are_written_by_what_they_hold():
     assert list(table.columns.values()) == kinds
     assert table.stacks
     assert not Table([{"a": 1, "b": 2, "c": 3}]).stacks
+    run = "digits-selection-0123abcd"  # runs side by side
+    assert Table([{"number": "loss", run: "0.4", f"{run}-2": "0.5"}]).stacks
 
 
 def test_a_table_without_rows_is_left_out():
