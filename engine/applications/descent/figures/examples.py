@@ -17,15 +17,17 @@ SHOWN, SURPRISING = 12, 6
 
 def section(run: Material) -> Section | None:
     """Return examples that were dropped and kept; none for what selects no examples."""
-    if not run.record.recipe.metaparameters.about.selects_examples:
+    about = run.record.recipe.metaparameters.about
+    if not about.selects_examples:
         return None
     uphill = run.record.recipe.outer.maximize
     groups = shown_examples(run.data, run.curves.value, run.first_gradient, uphill=uphill)
     if not groups:
         return None
     note = (
-        "A number is the derivative of the objective by one more copy of the example, of the "
-        "first metagradient: positive where more of it would "
+        "A number is the derivative of the objective by "
+        f"{'one more copy' if about.is_injected else 'the weight'} of the example, of the first "
+        "metagradient: positive where more of it would "
         f"{'raise the objective, which this run maximizes' if uphill else 'hurt'}."
     )
     if not run.data.names and not run.data.texts:

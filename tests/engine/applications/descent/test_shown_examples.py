@@ -49,6 +49,17 @@ def test_run_that_maximizes_speaks_for_what_raises_the_objective():
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("counts", "by one more copy of"), ("weights", "by the weight of")]
+)
+def test_numbers_have_the_unit_of_the_metaparameter(kind, words):
+    """A copy that is added at one step is not the weight in the whole training."""
+    curves = make_curves(value=torch.tensor([0.0, 1, 0, 1]))
+    score = torch.tensor([2.0, -1.0, 3.0, -4.0])
+
+    assert words in render(make_record(kind=kind), curves, data=data(), first_gradient=score)
+
+
 def test_captions_of_strangers_are_escaped_in_the_page():
     """Captions of the web hold anything, also scripts."""
     curves = make_curves(value=torch.tensor([0.0, 1, 0, 1]))
