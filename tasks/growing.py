@@ -87,8 +87,9 @@ class GrowingReport:
     def stop(self) -> None:
         """Draw no more, and wait for a drawing that has begun: it must not come after the end."""
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread  # which forgets itself when nothing waits
+        if thread is not None:
+            thread.join()
 
     def _draw(self) -> None:
         while not self._stopped.is_set():

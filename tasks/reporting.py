@@ -13,8 +13,9 @@ from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
-from engine.reports.page import REPORT, as_image, as_markdown, drawings_of
+from engine.reports.page import REPORT, as_image, as_markdown
 from engine.reports.sections import Section, Table
+from engine.reports.shown_figures import figures_of
 from engine.runs.finished import FinishedRun
 from engine.runs.report import head
 from engine.stages import commits
@@ -58,7 +59,8 @@ def publish(record: _Record, store: str) -> _Record:
     sections = [Section("Result", tables=[Table(table)])] if table else []
     shown = as_markdown(head(record, sections=sections))
     written = read_bytes(record.url(store, REPORT)) or b""
-    drawn = [as_image(*each) for each in drawings_of(written.decode(errors="replace"))]
+    figures = figures_of(written.decode(errors="replace"))
+    drawn = [as_image(each.alt, each.image, each.media_type) for each in figures]
     show_markdown(store, record.run, name, "\n\n".join([shown, *drawn]))
     return record
 

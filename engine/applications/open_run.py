@@ -63,8 +63,7 @@ class OpenRun:
         """Whether it has finished, in a sentence, and how it goes on if not."""
         if self.finished:
             return f"Run {self.name} has finished."
-        found = f"{len(self.iterates)} outer steps have been scored" if self._descends else "-"
-        far = f": {found}" if self._descends else ""
+        far = f": {len(self.iterates)} outer steps have been scored" if self._descends else ""
         return (
             f"Run {self.name} has not finished{far}. It goes on with `mgd resume {self.name} "
             f"--store {self.store}`."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.applications.open_run import OpenRun
 from engine.errors import ConfigurationError
-from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, whole_numbers
+from engine.reports.canvas import BLUE, GREEN, GREY, ORANGE, legend, new_figure, whole_numbers
 from engine.reports.curves import Curve
 from engine.reports.sections import Figure, Page, Section, Table
 from engine.reports.settings_rows import NOT_ASKED, all_rows
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, GREEN, GREY)
 _STROKES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
-
-_LEADING = ("setting", "number", "quantity", "what")
 
 Rows = list[dict[str, Any]]
 
@@ -111,7 +109,7 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
     numbers = {run.name: {} if run.record is None else run.record.in_pairs() for run in runs}
     return SideBySide(
         runs=runs,
-        settings=_differing(_rows("setting", asked, names, missing="(not there)")),
+        settings=_differing(_rows("setting", asked, names, missing="(not there)"), names),
         numbers=_rows("number", numbers, names, missing=""),
         quantities=_rows("quantity", {run.name: run.quantities for run in runs}, names, None),
     )
@@ -185,7 +183,7 @@ def draw(name: str, by_run: dict[str, Curve], names: Sequence[str]) -> "matplotl
     if next(iter(by_run.values())).by == "outer step":
         whole_numbers(axes)
     axes.set(xlabel=next(iter(by_run.values())).by, ylabel=name)
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.02))
+    legend(axes, 2)
     return figure
 
 
@@ -197,8 +195,8 @@ def _rows(
     return [{what: key} | {name: columns[name].get(key, missing) for name in names} for key in keys]
 
 
-def _differing(rows: Rows) -> Rows:
-    return [row for row in rows if len({v for name, v in row.items() if name not in _LEADING}) > 1]
+def _differing(rows: Rows, names: Sequence[str]) -> Rows:
+    return [row for row in rows if len({row[name] for name in names}) > 1]
 
 
 def _written(row: dict[str, Any]) -> dict[str, str]:

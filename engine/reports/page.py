@@ -4,7 +4,6 @@ import base64
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,6 @@ REPORT = "report.html"
 
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
-
-_DRAWN = re.compile(
-    r'<div class="on-page" role="img" aria-label="([^"]*)">(<svg .*?</svg>)</div>', re.DOTALL
-)
 
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -83,22 +78,10 @@ def with_section(written: str, section: Section) -> str | None:
     return f"{before}{str(new).strip()}{after}" if end else None
 
 
-def as_image(alt: str, svg: str) -> str:
-    """Return a drawing as an image of Markdown that needs no other file."""
-    coded = base64.b64encode(svg.encode()).decode()
-    return f"![{_plain(alt)}](data:image/svg+xml;base64,{coded})"
-
-
-def drawings_of(written: str) -> list[tuple[str, str]]:
-    """Return the figures of a page that was written before, with what people are told of them.
-
-    Args:
-        written: The page as HTML.
-
-    Returns:
-        Of each figure what it shows, and its SVG; both as the page has them.
-    """
-    return [(unescape(alt), svg) for alt, svg in _DRAWN.findall(written)]
+def as_image(alt: str, image: bytes, media_type: str = "image/svg+xml") -> str:
+    """Return an image as one of Markdown that needs no other file."""
+    coded = base64.b64encode(image).decode()
+    return f"![{_plain(alt)}](data:{media_type};base64,{coded})"
 
 
 def as_markdown(page: Page) -> str:
@@ -127,7 +110,7 @@ def as_markdown(page: Page) -> str:
 
 def _picture(figure: Figure) -> str:
     """Return a figure as an image of Markdown, with what it shows, and how to read it."""
-    image = as_image(figure.alt, figure.drawing.wide)
+    image = as_image(figure.alt, figure.drawing.wide.encode())
     return f"{image}\n\n{_plain(figure.caption)}" if figure.caption else image
 
 

@@ -11,6 +11,9 @@ from typing import Any
 MANY_COLUMNS = 5
 """A table with more columns shows a row for each value where the screen is narrow."""
 
+LONG = 20
+"""Letters of a value that is a text, or of a head that needs as much room as one: a run's name."""
+
 LONG_KEY = 36
 """A longer name is broken anywhere; it is a digest, which nobody reads as a word."""
 
@@ -90,7 +93,8 @@ class Table:
     def stacks(self) -> bool:
         """Whether a narrow screen shows a row for each value."""
         kinds = self.columns
-        return len(kinds) > MANY_COLUMNS or (len(kinds) > 2 and "text" in kinds.values())
+        is_long = "text" in kinds.values() or any(len(name) > LONG for name in kinds)
+        return len(kinds) > MANY_COLUMNS or (len(kinds) > 2 and is_long)
 
     @property
     def wide(self) -> bool:
@@ -106,7 +110,7 @@ class Table:
         said = [value for value in values if value not in _NOTHING]
         if name != next(iter(self.rows[0])) and all(_NUMBER.match(value) for value in said):
             return "interval" if any("[" in value for value in said) else "number"
-        return "text" if any(len(value) > 20 for value in said) else "word"
+        return "text" if any(len(value) > LONG for value in said) else "word"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from engine.reports.page import REPORT, as_html, with_section
-from engine.reports.sections import Page, Section
+from engine.reports.sections import Page
 from engine.runs.certificates import read_certificate
 from engine.runs.finished import FinishedRun
 from engine.runs.report import trust
@@ -33,19 +33,16 @@ def write_so_far(store: str, run: str, make: Callable[[], Page]) -> Page | None:
     return page
 
 
-def write_certified(store: str, record: FinishedRun) -> bool:
-    """Write into the report of a finished run what its certificate says.
+def write_certified(store: str, record: FinishedRun) -> None:
+    """Write into the report of a finished run what its certificate says, if it has such a section.
 
-    Returns:
-        Whether there is a report whose section could be written anew.
+    A report without one is left as it is: the certificate lies beside it.
     """
     url = join(run_folder(store, record.run), REPORT)
     written = read_bytes(url)
     if written is None:
-        return False
-    section: Section = trust(record, read_certificate(store, record.run))
+        return
+    section = trust(record, read_certificate(store, record.run))
     page = with_section(written.decode(errors="replace"), section)
-    if page is None:
-        return False
-    write_bytes(url, page.encode())
-    return True
+    if page is not None:
+        write_bytes(url, page.encode())

@@ -74,6 +74,7 @@ def row(name, stream, clock):
 def lines():
     """Return the text of the record, from the streams that are kept."""
     streams = read_streams()
+    missing = [name for name in RECIPES if name not in streams]
     rows = {
         clock: [row(name, each, clock) for name, each in streams.items()] for clock in (CPU, WALL)
     }
@@ -101,6 +102,7 @@ def lines():
         "Changed of the recipes:",
         "",
         *(f"- {name}: `{' '.join(RECIPES[name])}`" for name in streams),
+        *([f"\nRecipes of which nothing is kept: {', '.join(missing)}."] if missing else []),
     ]
 
 
@@ -123,6 +125,7 @@ def main():
             text = json.dumps(stream, separators=(",", ":"))
             (FOLDER / f"{name}.json").write_text(f"{text}\n")
     command = f"python -m tests.bench.bench_time_left --date {options.date}"
+    command += "".join(f" --recipe {name}" for name in options.recipe or ())
     write_record("time_left", "Time that is left", command, lines(), options.date)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from engine.reports.canvas import BLUE, GREY, INK, ORANGE, legend, lying, new_figure
+from engine.reports.canvas import BLUE, GREY, INK, ORANGE, legend, lying, new_figure, whole_numbers
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -37,5 +37,6 @@ def draw_losses(
     legend(above)
     below.plot(range(len(gaps)), gaps, color=BLUE, marker="o", markersize=3)
     below.axhline(0, color=GREY, linewidth=1, zorder=0)
+    whole_numbers(below)
     below.set(xlabel="outer step", ylabel="gap (nats)")
     return figure

@@ -66,6 +66,7 @@ def measure_damage(
     images = [
         ChangedImage(
             id=int(data.ids[place]),
+            place=place,
             name=data.names[place] if data.names else "",
             label=None if labels is None else labels[row],
             damage=float(shares[row]),

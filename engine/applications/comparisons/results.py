@@ -52,6 +52,9 @@ class ChangedImage(Settings):
     id: int
     """Its position in the data set."""
 
+    place: int = -1
+    """Its place among the training candidates; -1 in records that did not say it."""
+
     name: str = ""
     """What people call it; empty where its position says it."""
 

@@ -13,7 +13,7 @@ from engine.stages.references import Ref
 from engine.storage.states import RowStore
 
 
-def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noqa: ANN401
+def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noqa: ANN401 (xarray is an extra)
     """Return scores, z and metagradients by outer step.
 
     Args:
@@ -34,7 +34,7 @@ def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noq
             ("split", "outer_step"),
             [[each.scores[split].get(name, np.nan) for each in iterates] for split in splits],
         )
-        for name in iterates[0].scores[splits[0]]
+        for name in dict.fromkeys(name for split in splits for name in iterates[0].scores[split])
     }
     values = [each.value for each in iterates]
     gradients = [each.gradient for each in iterates]

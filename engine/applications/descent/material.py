@@ -48,7 +48,7 @@ class Material:
         curves: Arrays.
         data: The examples.
         first_gradient: First metagradient, as one row.
-        changed: Positions in the data set of the inputs that z changes; None for other kinds.
+        changed: Places among the candidates of the inputs that z changes; None for other kinds.
         groups: Group of each training candidate, of a mixture; None for other kinds.
         test_losses: Losses of the first test examples with the first and the chosen set-up, each
             of shape (examples,); None where a loss is that of many, or reads the run's own state.

@@ -111,8 +111,8 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
 
     def report(record: RunRecord) -> Report:
         changed = None
-        if isinstance(problem.kind, Inputs) and problem.data.ids is not None:
-            changed = problem.data.ids[problem.kind.chosen].tolist()
+        if isinstance(problem.kind, Inputs):
+            changed = problem.kind.chosen.tolist()
         groups = problem.kind.found()
         finals = (iterates[0].final, iterates[chosen].final)
         tested = _test_losses(recipe, store, problem, finals)

@@ -134,6 +134,7 @@ def draw_search(
             )
         axes.set_ylim(-0.45, 1.08)
         axes.margins(x=0.08)
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness (Definition 2)")
     from matplotlib.lines import Line2D
 

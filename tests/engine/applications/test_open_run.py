@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import engine
+from engine.applications.descent.as_dataset import as_dataset
 from engine.applications.descent.record import RunRecord
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.problems.problem import build_problem
@@ -128,6 +129,19 @@ def test_arrays_are_read_when_they_are_asked_for(run, own):
     assert data["metagradient"][0, 2:5].values.tolist() == run.metagradient(0)[2:5].tolist()
     assert data["metagradient"][2].isnull().all()
     assert float(data["loss"].sel(split="test", outer_step=1)) == run.table["test_loss"][1]
+
+
+def test_dataset_has_a_score_that_only_some_splits_have(run):
+    """What is not scored on a split is not a number there, and is not left out of the others."""
+    iterates = [
+        each.model_copy(update={"scores": {**each.scores, "test": {"loss": 1.0, "recall": 0.5}}})
+        for each in run.iterates
+    ]
+
+    recall = as_dataset(run.store, iterates, run.name)["recall"]
+
+    assert recall.sel(split="test").values.tolist() == [0.5] * len(iterates)
+    assert recall.sel(split="objective").isnull().all()
 
 
 def test_a_run_that_has_not_finished_opens_and_says_so(unfinished, run):

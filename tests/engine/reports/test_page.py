@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from engine.reports.page import ROWS, as_html, as_image, as_markdown, drawings_of, with_section
+from engine.reports.page import ROWS, as_html, as_image, as_markdown, with_section
 from engine.reports.sections import Card, Drawing, Figure, Number, Page, Section, Table
+from engine.reports.shown_figures import figures_of
 
 HOSTILE = """<script>alert("x")</script><img src=x onerror='y'> | `a` *b* [c](javascript:d)"""
 
@@ -81,6 +82,8 @@ def test_columns_are_written_by_what_they_hold():
     assert list(table.columns.values()) == kinds
     assert table.stacks
     assert not Table([{"a": 1, "b": 2, "c": 3}]).stacks
+    run = "digits-selection-0123abcd"  # runs side by side
+    assert Table([{"number": "loss", run: "0.4", f"{run}-2": "0.5"}]).stacks
 
 
 def test_a_table_without_rows_is_left_out():
@@ -129,10 +132,11 @@ def test_figures_of_a_written_page_are_found_with_what_they_show():
     """The UI shows them where no browser reads the store."""
     figures = [Figure(DRAWN, HOSTILE), Figure(DRAWN, "Two.", "How to read it.")]
 
-    found = drawings_of(as_html(page(sections=[Section("S", figures=figures)])))
+    found = figures_of(as_html(page(sections=[Section("S", figures=figures)])))
 
-    assert found == [(HOSTILE, DRAWN.wide), ("Two.", DRAWN.wide)]
-    shown = as_image(*found[0])
+    drawn = DRAWN.wide.encode()
+    assert [(each.alt, each.image) for each in found] == [(HOSTILE, drawn), ("Two.", drawn)]
+    shown = as_image(found[0].alt, found[0].image, found[0].media_type)
     assert "<" not in shown
     assert shown.count("](data:image/svg+xml;base64,") == 1
     assert "](javascript:" not in shown.replace("\\](", "")

@@ -166,3 +166,4 @@ def test_damage_adds_up_and_names_images_and_classes(audited):
     assert sum(damage.classes.values()) == pytest.approx(total)
     labels = dict(zip(data.ids.tolist(), data.splits["train"].labels.tolist(), strict=True))
     assert all(labels[image.id] == image.label for image in damage.images)
+    assert len({image.place for image in damage.images}) == 6

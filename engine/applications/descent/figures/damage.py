@@ -37,13 +37,13 @@ def section(run: Material) -> Section | None:
     if damage is None or run.changed is None:
         return None
     about = run.record.recipe.metaparameters.about
-    ids = list(run.changed)
+    places = list(run.changed)
     shown = damage.images[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
-    rows = [ids.index(each.id) for each in shown]
+    rows = [places.index(each.place) for each in shown]
     notes = [write_percent(each.damage / damage.rise) if damage.rise else "" for each in shown]
     called = "images" if looks_as(run) == "picture" else "examples"
     words = (
-        f"The {len(shown)} of {len(ids)} changed {called} that carry most of the damage: "
+        f"The {len(shown)} of {len(places)} changed {called} that carry most of the damage: "
         f"{HOW[looks_as(run)]}. A percentage is the share of the rise of the objective"
     )
     figures = [] if not damage.victims else [_of_classes(damage)]
@@ -74,14 +74,18 @@ def changed_examples(
         what: What the figures are, in a table.
     """
     assert run.changed is not None  # of changed inputs
-    data, ids = run.data, [run.changed[row] for row in rows]
+    data, places = run.data, [run.changed[row] for row in rows]
     before, after = run.curves.initial_value[list(rows)], run.curves.value[list(rows)]
     form = looks_as(run)
     if form == "text":
-        return together([candidate(data, _place(data, each)) for each in ids], notes, what=what)
-    names = [_name(data, each) for each in ids]
+        return together([candidate(data, place) for place in places], notes, what=what)
+    names = [_name(data, place) for place in places]
     if form == "row":
         assert data.show_inputs is not None  # as it looks
+        names = [
+            f"{name} (#{place})" if names.count(name) > 1 or name == "column" else name
+            for name, place in zip(names, places, strict=True)
+        ]
         told = [
             (data.show_inputs(old), data.show_inputs(new))
             for old, new in zip(before, after, strict=True)
@@ -95,7 +99,7 @@ def changed_examples(
             for key in told[0][0]
         ]
         return Table(whole)
-    classes = [_class(data, each) for each in ids]
+    classes = [_class(data, place) for place in places]
     pictures = changes(before, after)
     return [
         Card(each, name, text, note)
@@ -107,21 +111,18 @@ def _moved(before: str, after: str) -> str:
     return before if before == after else f"{before} \u2192 {after}"
 
 
-def _place(data: DataSet, number: int) -> int:
-    """Return the place of a training candidate among them, by its position in the data set."""
-    return number if data.ids is None else data.ids.tolist().index(number)
+def _name(data: DataSet, place: int) -> str:
+    if data.names:
+        return data.names[place]
+    return f"image {place if data.ids is None else int(data.ids[place])}"
 
 
-def _name(data: DataSet, number: int) -> str:
-    return data.names[_place(data, number)] if data.names else f"image {number}"
-
-
-def _class(data: DataSet, number: int) -> str:
+def _class(data: DataSet, place: int) -> str:
     """Return the class of a training candidate in words; nothing where labels are no classes."""
     labels = data.splits["train"].labels
     if data.num_classes == 0 or labels.ndim != 1:
         return ""
-    label = int(labels[_place(data, number)])
+    label = int(labels[place])
     return f"class {data.classes[label] if data.classes else label}"
 
 

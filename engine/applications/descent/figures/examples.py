@@ -17,14 +17,18 @@ SHOWN, SURPRISING = 12, 6
 
 def section(run: Material) -> Section | None:
     """Return examples that were dropped and kept; none for what selects no examples."""
-    if not run.record.recipe.metaparameters.about.selects_examples:
+    about = run.record.recipe.metaparameters.about
+    if not about.selects_examples:
         return None
-    groups = shown_examples(run.data, run.curves.value, run.first_gradient)
+    uphill = run.record.recipe.outer.maximize
+    groups = shown_examples(run.data, run.curves.value, run.first_gradient, uphill=uphill)
     if not groups:
         return None
     note = (
-        "A number is the derivative of the objective by one more copy of the example, of the "
-        "first metagradient: positive where more of it would hurt."
+        "A number is the derivative of the objective by "
+        f"{'one more copy' if about.is_injected else 'the weight'} of the example, of the first "
+        "metagradient: positive where more of it would "
+        f"{'raise the objective, which this run maximizes' if uphill else 'hurt'}."
     )
     if not run.data.names and not run.data.texts:
         note += " The number after # is the id of selection.csv, beside this page."
@@ -34,7 +38,7 @@ def section(run: Material) -> Section | None:
 
 
 def shown_examples(
-    data: DataSet, value: Tensor, score: Tensor
+    data: DataSet, value: Tensor, score: Tensor, *, uphill: bool = False
 ) -> Mapping[str, Sequence[Card] | Table]:
     """Return examples by the words for them; none if there is not one value for each.
 
@@ -42,23 +46,27 @@ def shown_examples(
         data: Whose training candidates are shown.
         value: Count or weight of each at the chosen iterate.
         score: First metagradient of each.
+        uphill: Whether the objective is maximized, so that the run speaks for what raises it.
     """
     number = len(data.splits["train"])
     if len(value) != number or len(score) != number:
         return {}
-    worst, best = torch.argsort(score, descending=True, stable=True), torch.argsort(score)
+    against_it = -score if uphill else score
+    worst = torch.argsort(against_it, descending=True, stable=True)
+    best = torch.argsort(against_it, stable=True)
     whole = bool((value == value.round()).all())
     dropped = value == 0 if whole else value < value.mean()
     out, kept = ("dropped", "kept") if whole else ("weighs little", "weighs much")
-    known = bool(data.corrupted.any())
-    right, wrong = (~data.corrupted, data.corrupted) if known else (score < 0, score > 0)
+    known = bool(data.corrupted.any()) and not uphill  # an attack is free to keep what is wrong
+    right, wrong = (~data.corrupted, data.corrupted) if known else (against_it < 0, against_it > 0)
     saying = "known to be {}" if known else "at the start the metagradient spoke {} it"
     for_it, against = ("right", "wrong") if known else ("for", "against")
+    spoils, serves = ("lower", "raise") if uphill else ("raise", "lower")
     groups = {
-        f"{out.capitalize()}: more of these would raise the objective most": (
+        f"{out.capitalize()}: more of these would {spoils} the objective most": (
             [place for place in worst.tolist() if dropped[place]][:SHOWN]
         ),
-        f"{kept.capitalize()}: more of these would lower the objective most": (
+        f"{kept.capitalize()}: more of these would {serves} the objective most": (
             [place for place in best.tolist() if not dropped[place]][:SHOWN]
         ),
         f"Surprising: {out}, although {saying.format(for_it)}": (

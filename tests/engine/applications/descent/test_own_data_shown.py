@@ -1,5 +1,7 @@
 """What a stranger's report shows of examples: changed rows and texts, and who was tested."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,11 +45,11 @@ def test_changed_rows_stand_side_by_side_with_each_value_before_and_after():
         show_inputs=lambda row: {"age": f"{row[0]:g}", "size": f"{row[1]:g}"},
     )
     images = [
-        ChangedImage(id=12, name="Cid", label=None, damage=1.5),
-        ChangedImage(id=10, name="Ann", label=None, damage=0.5),
+        ChangedImage(id=12, place=2, name="Cid", label=None, damage=1.5),
+        ChangedImage(id=10, place=0, name="Ann", label=None, damage=0.5),
     ]
     after = torch.tensor([[1.0, 5.5], [3.0, 9.0]])
-    run = material(data, POISON, rows[[0, 2]], after, images, changed=[10, 12])
+    run = material(data, POISON, rows[[0, 2]], after, images, changed=[0, 2])
 
     (table,) = damage.section(run).examples.values()
 
@@ -58,12 +60,32 @@ def test_changed_rows_stand_side_by_side_with_each_value_before_and_after():
     ]
 
 
+def test_changed_rows_of_one_name_and_one_id_are_told_apart():
+    """Names of people, and positions in several files, may be there twice."""
+    rows = torch.tensor([[1.0], [2.0], [3.0]])
+    data = data_of(
+        rows, names=("Ann", "Ann", "column"), show_inputs=lambda row: {"age": f"{row[0]:g}"}
+    )
+    data = replace(data, ids=torch.tensor([0, 0, 0]))
+    images = [ChangedImage(id=0, place=place, label=None, damage=1.0) for place in (2, 1, 0)]
+    run = material(data, POISON, rows, rows + 10, images, changed=[0, 1, 2])
+
+    (table,) = damage.section(run).examples.values()
+
+    assert table.rows[1] == {
+        "column": "age",
+        "column (#2)": "3 \u2192 13",
+        "Ann (#1)": "2 \u2192 12",
+        "Ann (#0)": "1 \u2192 11",
+    }
+
+
 def test_changed_texts_are_shown_as_texts():
     """A shift of an embedding is no picture."""
     passages = [Passage("ask", f"answer {n}", "one", "one.txt", n + 1) for n in range(3)]
     data = data_of(torch.zeros(3, 4), texts=Texts.of({"train": passages}))
-    image = ChangedImage(id=11, label=None, damage=2.0)
-    run = material(data, POISON, torch.zeros(1, 4, 2), torch.ones(1, 4, 2), [image], changed=[11])
+    image = ChangedImage(id=11, place=1, label=None, damage=2.0)
+    run = material(data, POISON, torch.zeros(1, 4, 2), torch.ones(1, 4, 2), [image], changed=[1])
 
     ((words, (card,)),) = damage.section(run).examples.items()
 

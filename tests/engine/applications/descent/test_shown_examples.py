@@ -36,6 +36,30 @@ def test_dropped_and_kept_pairs_are_ranked_by_what_one_more_copy_does():
     assert [pair.name for pair in right] == ["s/2"]
 
 
+def test_run_that_maximizes_speaks_for_what_raises_the_objective():
+    """An attack drops what would lower the objective: there the sign has the other sense."""
+    counts, score = torch.tensor([1, 1, 0, 0]), torch.tensor([2.0, -1.0, 3.0, -4.0])
+    found = shown_examples(data(), counts, score, uphill=True)
+
+    assert {words: [pair.name for pair in pairs] for words, pairs in found.items()} == {
+        "Dropped: more of these would lower the objective most": ["s/3", "s/2"],
+        "Kept: more of these would raise the objective most": ["s/0", "s/1"],
+        "Surprising: dropped, although at the start the metagradient spoke for it": ["s/2"],
+        "Surprising: kept, although at the start the metagradient spoke against it": ["s/1"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("counts", "by one more copy of"), ("weights", "by the weight of")]
+)
+def test_numbers_have_the_unit_of_the_metaparameter(kind, words):
+    """A copy that is added at one step is not the weight in the whole training."""
+    curves = make_curves(value=torch.tensor([0.0, 1, 0, 1]))
+    score = torch.tensor([2.0, -1.0, 3.0, -4.0])
+
+    assert words in render(make_record(kind=kind), curves, data=data(), first_gradient=score)
+
+
 def test_captions_of_strangers_are_escaped_in_the_page():
     """Captions of the web hold anything, also scripts."""
     curves = make_curves(value=torch.tensor([0.0, 1, 0, 1]))
