@@ -51,13 +51,13 @@ def _packages(extra: str) -> list[str]:
     return named or [f"'{extra}'"]
 
 
-def load(package: str, purpose: str, extra: str = "pipeline") -> Any:  # noqa: ANN401 (a module)
+def load(package: str, purpose: str, extra: str | None = "pipeline") -> Any:  # noqa: ANN401 (a module)
     """Import a package that the library alone does not install.
 
     Args:
         package: Name of the module, such as ``sklearn.cluster``.
         purpose: What needs it, as the subject of a sentence.
-        extra: Extra of ``pyproject.toml`` that brings it.
+        extra: Extra of ``pyproject.toml`` that brings it; None if none does.
 
     Raises:
         ConfigurationError: If it is not installed; names the command that does.
@@ -68,7 +68,8 @@ def load(package: str, purpose: str, extra: str = "pipeline") -> Any:  # noqa: A
         top = package.partition(".")[0]
         if (error.name or "").partition(".")[0] != top:
             raise
+        name = _DISTRIBUTIONS.get(top, top)
         raise ConfigurationError(
-            f"{purpose} needs the package {_DISTRIBUTIONS.get(top, top)}, and it is not installed. "
-            f"Run: {install(extra)}."
+            f"{purpose} needs the package {name}, and it is not installed. "
+            f"Run: {f'pip install {name}' if extra is None else install(extra)}."
         ) from error

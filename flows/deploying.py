@@ -323,11 +323,8 @@ def _content(
     recipe: str, target: Target, changes: list[str], folder: str | None
 ) -> tuple[dict[str, Any], Recipe]:
     """Return what a recipe says, as parameters, and the recipe with its defaults."""
-    path, content = read_recipe_file(recipe, changes)
-    named = any(change.strip().startswith("training.device=") for change in changes)
-    if target.has_gpus and not named:
-        training = content.get("training") or {}
-        content["training"] = {**training, "device": "cuda"}
+    on_gpu = ["training.device=cuda"] if target.has_gpus else []
+    path, content = read_recipe_file(recipe, [*on_gpu, *changes])
     checked = validate_recipe(dict(content), str(path))
     if names_code(checked.problem, checked.arguments):
         # With digests, workers take the arguments as checked, and compare their own source.

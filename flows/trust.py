@@ -104,6 +104,5 @@ def _named(
 ) -> Recipe:
     """Read a recipe, whose device is that of the form unless a setting names one."""
     changes = [each for each in settings or () if each.strip()]
-    if device and not any(each.strip().startswith("training.device=") for each in changes):
-        changes.append(f"training.device={device}")
-    return load_recipe(recipe, changes)
+    chosen = [f"training.device={device}"] if device else []
+    return load_recipe(recipe, [*chosen, *changes])

@@ -74,7 +74,7 @@ class MLflow:
     """
 
     def __init__(self, place: str, run: str) -> None:
-        tracking = load("mlflow.tracking", "Writing for MLflow", "tracking")
+        tracking = load("mlflow.tracking", "Writing for MLflow", extra=None)
         self._client = tracking.MlflowClient(tracking_uri=place or None)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = (
@@ -108,7 +108,7 @@ class LikeWandb:
     """
 
     def __init__(self, package: str, place: str, run: str) -> None:
-        self._module: Any = load(package, f"Writing for {package}", "tracking")
+        self._module: Any = load(package, f"Writing for {package}", extra=None)
         self._names = {"project": place or PROJECT, "name": run}
         self._is_begun = False
 

@@ -3,7 +3,7 @@
 A recipe of any kind is read here; its ``kind`` says which model validates it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -234,19 +234,25 @@ def read_seeds(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def changed(recipe: _Recipe, changes: Sequence[str]) -> _Recipe:
+def changed(
+    recipe: _Recipe, changes: Sequence[str], values: Mapping[str, Any] | None = None
+) -> _Recipe:
     """Return a recipe with other settings; the same one if there are none.
 
     Args:
         recipe: Of any kind.
         changes: Assignments ``dotted.key=value``.
+        values: Dotted key to the value, for what is no text; set before the assignments.
 
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
-    if not changes:
+    values = values or {}
+    if not changes and not values:
         return recipe
     content = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        _set(content, key, value)
     for change in changes:
         _assign(content, change)
     if content.get("kind") != recipe.kind:
@@ -254,7 +260,8 @@ def changed(recipe: _Recipe, changes: Sequence[str]) -> _Recipe:
             f"kind={content.get('kind')!r} makes the recipe {recipe.name} one of another kind, "
             "which another flow runs. Leave kind as it is."
         )
-    made = validate_recipe(content, f"The recipe {recipe.name} with {', '.join(changes)}")
+    said = [*(f"{key}={value}" for key, value in values.items()), *changes]
+    made = validate_recipe(content, f"The recipe {recipe.name} with {', '.join(said)}")
     assert isinstance(made, type(recipe))  # by its kind
     return made
 
@@ -318,13 +325,17 @@ def _assign(content: dict[Any, Any], change: str) -> None:
         raise ConfigurationError(
             redacted(f"--set {change!r}: the value is not YAML ({error}). Quote it.")
         ) from error
-    *parents, last = key.strip().split(".")
+    _set(content, key.strip(), value)
+
+
+def _set(content: dict[Any, Any], key: str, value: Any) -> None:  # noqa: ANN401 (any setting)
+    *parents, last = key.split(".")
     place = content
     for parent in parents:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise ConfigurationError(
-                f"--set {change!r}: {parent!r} is a single setting, not a group of settings. "
+                f"--set {key}=...: {parent!r} is a single setting, not a group of settings. "
                 "See the recipe for the names."
             )
     place[last] = value

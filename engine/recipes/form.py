@@ -8,7 +8,6 @@ that one. Titles, bounds and explanations are those of the settings themselves.
 Nothing here knows who shows the form: a schema is JSON's, and values are what a form sends.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -280,15 +279,14 @@ def filled_in(
     other = {key: value for key, value in wanted.items() if _value(content, key) != value}
     assigned = [each for each in settings or () if each and each.strip()]
     for each in assigned:
-        key = each.partition("=")[0].strip()
-        if key in other:
-            raise ConfigurationError(
-                f"A field of the form says that {key} is {other[key]!r}, and settings says "
-                f"{each.strip()!r}. Say it once."
-            )
-    return changed(
-        recipe, [*(f"{key}={json.dumps(value)}" for key, value in other.items()), *assigned]
-    )
+        set_here = each.partition("=")[0].strip()  # a setting, or a group of them
+        for key, value in other.items():
+            if f"{key}.".startswith(f"{set_here}."):
+                raise ConfigurationError(
+                    f"A field of the form says that {key} is {value!r}, and settings says "
+                    f"{each.strip()!r}. Say it once."
+                )
+    return changed(recipe, assigned, other)
 
 
 def _value(content: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 (any setting)

@@ -8,6 +8,7 @@ here may be seen: then there is nothing to complete.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,10 @@ import typer
 Found = list[tuple[str, str]]
 """What may be typed, each with what it is; shells that can show that do."""
 
+
+_AS_TYPED = re.compile(r"[\w.,:/@%+=-]*", re.ASCII)
+"""Values that mean the same to every shell as to us. Others are not offered: a shell takes what it
+is offered as it is, and a file of somebody else's could say ``$(...)``."""
 
 _ARGUMENTS = Path(__file__).parents[2] / "engine" / "problems" / "shipped.py"
 """Whose signatures are the arguments of the problems that ship."""
@@ -32,6 +37,7 @@ def complete_recipe(incomplete: str) -> Found:
 
 def complete_run(ctx: typer.Context, incomplete: str) -> Found:
     """Return the runs of a local store that begin so, the one that was active last first."""
+    from engine.storage.names import is_run
     from engine.storage.places import RECIPE, RUN, run_file, runs_folder
 
     store = str(ctx.params.get("store") or os.environ.get("MGD_STORE") or "mgd-store")
@@ -39,7 +45,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> Found:
         return []  # may be far away
     place = str(Path(store).expanduser().absolute())
     with suppress(OSError):
-        names = [each.name for each in os.scandir(runs_folder(place)) if each.is_dir()]
+        names = [each.name for each in os.scandir(runs_folder(place)) if is_run(each.name)]
         runs = [
             name
             for name in names
@@ -82,7 +88,8 @@ def _below(found: dict[str, dict[str, Any]], start: str) -> Iterable[tuple[str, 
         if is_group and not inside:
             yield f"{group}.", f"settings of {group}"
         else:
-            yield f"{key}={each['value']}", each["meaning"]
+            value = each["value"] if _AS_TYPED.fullmatch(each["value"]) else ""
+            yield f"{key}={value}", each["meaning"]
 
 
 def _settings(recipe: str) -> dict[str, dict[str, Any]]:

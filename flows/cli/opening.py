@@ -21,9 +21,11 @@ from engine.storage.records import read_bytes
 from flows.cli.screen import say
 
 _RULE = (
-    b'<!doctype html><meta http-equiv="Content-Security-Policy" '
-    b"content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+    b'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'
+    b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'\">"
 )
+"""The encoding is said first, and so for good: in one of the page's own, bytes that we read as
+other words could say ``refresh``."""
 
 _LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*base\b", re.IGNORECASE)
 

@@ -196,10 +196,19 @@ def test_wrong_value_of_a_field_is_told_in_words():
     assert refusals(SOME, device="gpu") == ["'Torch device: cpu, cuda or cuda:N.' was expected"]
 
 
-def test_field_and_list_that_contradict_each_other_are_refused():
-    """One of the two would be dropped in silence."""
+@pytest.mark.parametrize("setting", ["outer.num_steps=4", "outer={num_steps: 4}", " outer = {}"])
+def test_field_and_list_that_contradict_each_other_are_refused(setting):
+    """One of the two would be dropped in silence, also where the list sets a whole group."""
     with pytest.raises(ConfigurationError, match="Say it once"):
-        run_of(SOME, outer_steps=3, settings=["outer.num_steps=4"])
+        run_of(SOME, outer_steps=3, settings=[setting])
+
+
+@pytest.mark.parametrize("text", ["\U0001f600/a", "a\u2028b", "null", "1e-7", " a: #b "])
+def test_field_is_taken_as_it_was_typed(text):
+    """It is no YAML: an emoji would become two halves of one."""
+    recipe = SHIPPED["fashion-selection"]
+
+    assert filled_in(recipe, arguments={"url": text}).arguments["url"] == text
 
 
 def test_list_comes_before_a_field_that_nobody_has_touched():

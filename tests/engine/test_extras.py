@@ -36,6 +36,19 @@ def test_nobody_is_told_to_install_a_package_that_is_not_published(path):
     assert not re.search(r"pip install[^\n]*metagradient-descent", path.read_text())
 
 
+def test_readme_lists_the_extras():
+    """All that a person would ask for, and no other."""
+    (row,) = re.findall(r"^\| and a part that needs more: (.*?) \|", DOCUMENTS[0].read_text(), re.M)
+
+    assert set(re.findall(r"`(\w+)`", row)) == set(EXTRAS) - {"pipeline", "all", "test", "dev"}
+
+
+def test_package_that_no_extra_brings_is_named_itself():
+    """An extra that lacks it would install something else, and the advice would come again."""
+    with pytest.raises(ConfigurationError, match=r"Run: pip install no_such_tracker\.$"):
+        extras.load("no_such_tracker.client", "Writing", extra=None)
+
+
 def test_command_is_that_of_a_clone():
     """It is typed where the project was cloned, and keeps the locked versions."""
     assert extras.install("parquet") == (

@@ -49,6 +49,14 @@ def test_plan_shows_what_a_run_costs(tmp_path):
     assert "Price of the run" in shown
 
 
+@pytest.mark.parametrize("setting", ["training.device=cpu", " training.device = cpu"])
+def test_setting_says_more_than_the_field_of_the_device(tmp_path, setting):
+    """The form has the pool's GPU in the field already."""
+    found = trust.plan(settings=(*SMALL, setting), device="cuda:9", store=str(tmp_path))
+
+    assert found.seconds.run > 0
+
+
 def test_verify_keeps_a_certificate_and_shows_it(tmp_path):
     """The beginning of a run's name is enough, as in the command line."""
     record = descent(small("outer.num_steps=1"), str(tmp_path))

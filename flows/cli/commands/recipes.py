@@ -40,7 +40,11 @@ def new(
     name: Annotated[str, typer.Argument(help="Of the problem: a name in Python, e.g. flowers.")],
     start: Annotated[
         str,
-        typer.Option("--from", help="What it begins from: script, image_folder, table or texts."),
+        typer.Option(
+            "--from",
+            help="What it begins from: script, image_folder, table, texts, instructions, "
+            "hf_dataset.",
+        ),
     ] = "script",
     folder: Annotated[str, typer.Option("--folder", help="Where the files go.")] = ".",
     debug: DebugOption = False,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.completing import complete_recipe
 from flows.cli.one_message import one_message
 from flows.cli.options import DebugOption, StoreOption
 
@@ -15,6 +16,7 @@ def ui(
             metavar="[RECIPE or FILE ...]",
             help="What can be started there; by default digits-selection, check, plan, verify, "
             "smoothness and clean.",
+            autocompletion=complete_recipe,
         ),
     ] = None,
     store: StoreOption = "mgd-store",

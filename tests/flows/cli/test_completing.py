@@ -99,6 +99,20 @@ def test_code_is_not_loaded_to_complete(complete, tmp_path):
     assert not (tmp_path / "own" / "loaded").exists()
 
 
+def test_what_a_shell_would_carry_out_is_not_offered(complete, tmp_path):
+    """Shells take values as they are, and zsh reads some of them twice; a folder is no run."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(r"{problem: table, arguments: {url: '\$(touch x)', label: 'a b'}}")
+    (tmp_path / "runs" / "$(touch x)-0badcafe").mkdir(parents=True)
+    (tmp_path / "runs" / "$(touch x)-0badcafe" / "recipe.json").touch()
+
+    keys = complete("run", str(recipe), "--set", "arguments.")
+
+    assert {"arguments.url=", "arguments.label="} <= set(keys)
+    assert not any("touch" in key for key in keys)
+    assert complete("show", "--store", str(tmp_path), "") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["run dig", "show be", "run digits-selection --set outer."])
 def test_completion_loads_nothing_heavy(words, tmp_path):

@@ -41,7 +41,8 @@ def test_the_report_is_opened_with_a_rule_before_all_else(opened, tmp_path):
     page = Path(urlsplit(url).path).read_text()
     assert page.endswith(report.read_text())
     before = page.removesuffix(report.read_text())
-    assert re.fullmatch(r"<!doctype html><meta [^>]*default-src 'none'[^>]*>", before)
+    rule = r"<!doctype html><meta charset=\"utf-8\"><meta [^>]*default-src 'none'[^>]*>"
+    assert re.fullmatch(rule, before)
     assert "script-src" not in before
 
 
