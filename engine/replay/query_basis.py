@@ -79,11 +79,16 @@ class QueryBasis:
             size: Directions that are used, the first ones; all by default.
 
         Raises:
+            ConfigurationError: If there are not that many directions.
             NonFiniteError: If phi or its derivative is infinite or NaN.
 
         Cost:
             One gradient of the output, and K products of vectors; no step is run.
         """
+        if size is not None and not 1 <= size <= len(self):
+            raise ConfigurationError(
+                f"size is {size}, but the basis has 1 to {len(self)} directions. Use one of these."
+            )
         derivative = self._derivative(output)
         parts = self.directions[:size] @ derivative
         gradient = {
@@ -123,8 +128,9 @@ def query_basis(
         **options: As for ``engine.metagradients``; ``vjp="batched"`` pulls the directions together.
 
     Raises:
-        ConfigurationError: If there is no output, the size is no number of directions, or the
-            model's state holds more than parameters, which an output may read.
+        ConfigurationError: If there is no output, the size is no number of directions, no output
+            changes with the parameters, or the model's state holds more than these, which an output
+            may read.
 
     Cost:
         A training, N gradients of outputs, and a sweep of K outputs. Memory: N + 2 K vectors of
@@ -147,6 +153,11 @@ def query_basis(
         _derivatives(routine, state, outputs), full_matrices=False
     )
     kept = int((strengths > _LEAST * strengths[0]).sum())
+    if not kept:
+        raise ConfigurationError(
+            "The derivative of every output by the trained parameters is 0, so they span no "
+            "direction. Give outputs that change with the parameters, such as losses."
+        )
     directions = directions[: min(kept, size or kept)].contiguous()
     found = differentiate(
         routine, [_along(routine, row) for row in directions], None, replay, store

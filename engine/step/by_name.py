@@ -4,9 +4,11 @@ All compute the product that ``engine.step.reference.step_vjp`` computes, to rou
 beside it at the first step that it reverses, and what does not agree is not used.
 """
 
+from functools import partial
+
 from engine.errors import ConfigurationError
 from engine.recipes.replay import VjpMode
-from engine.step.batched_outputs import BatchedVjp
+from engine.step.batched_outputs import Together
 from engine.step.compiled import CompiledVjp
 from engine.step.measured import MeasuredVjp
 from engine.step.reference import StepVjp, step_vjp
@@ -43,6 +45,6 @@ def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: i
         case VjpMode.COMPILED:
             return CompiledVjp()
         case VjpMode.BATCHED:
-            return BatchedVjp()
+            return partial(step_vjp, pull=Together())
         case VjpMode.AUTO:
             return MeasuredVjp(num_uses)

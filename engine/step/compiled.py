@@ -20,7 +20,7 @@ from engine.errors import UndifferentiableError
 from engine.routine.routine import Routine
 from engine.step.compiling import Inputs, compiled, make_loss, many_programs, named, step_inputs
 from engine.step.products import entering, split
-from engine.step.reference import step_vjp
+from engine.step.reference import difference, step_vjp
 from engine.types import Metaparams, State
 
 _logger = logging.getLogger(__name__)
@@ -98,13 +98,9 @@ def _try(
     except (RuntimeError, OSError, ImportError, TypeError) as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     seconds = time.perf_counter() - started
-    for part, reference in zip(found, expected, strict=True):
-        if part.keys() != reference.keys():
-            return f"it has shares of {sorted(part)}, not of {sorted(reference)}."
-        for name, row in reference.items():
-            error = float((part[name] - row).norm() / row.norm().clamp(min=1e-30))
-            if not error < torch.finfo(row.dtype).eps ** 0.5:
-                return f"its {name!r} is off by {error:.1e}."
+    obstacle = difference(found, expected)
+    if obstacle is not None:
+        return obstacle
     _logger.info("A compiled product of a step agrees; it took %.1f s.", seconds)
     return None
 

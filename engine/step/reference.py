@@ -1,10 +1,14 @@
 """The vector-Jacobian product of a step by reverse over reverse: the reference of all others."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
+
+import torch
 
 from engine.routine.routine import Routine
 from engine.step.coupled_pieces import pull_in_pieces
-from engine.step.step import open_step
+from engine.step.step import StepGraph, open_step
 from engine.step.two_stage import TwoStageVjp, pull_reverse
 from engine.types import Metaparams, State
 
@@ -27,7 +31,25 @@ class StepVjp(Protocol):
         ...
 
 
-def step_vjp(
+@runtime_checkable
+class GraphPull(Protocol):
+    """How cotangents are pulled through the graph of a step, which is opened as often as needed."""
+
+    def __call__(
+        self, opened: Callable[[], StepGraph], cotangent: State, *, to_state: bool
+    ) -> tuple[State, Metaparams]:
+        """Return what ``step_vjp`` does."""
+        ...
+
+
+def one_by_one(
+    opened: Callable[[], StepGraph], cotangent: State, *, to_state: bool
+) -> tuple[State, Metaparams]:
+    """Pull cotangents through one graph, one after the other."""
+    return opened().pull(cotangent, to_state=to_state)
+
+
+def step_vjp(  # noqa: PLR0913 (a step, and how it is reversed)
     routine: Routine,
     state: State,
     z: Metaparams,
@@ -35,6 +57,7 @@ def step_vjp(
     cotangent: State,
     *,
     to_state: bool = True,
+    pull: GraphPull = one_by_one,
 ) -> tuple[State, Metaparams]:
     """Pull a cotangent back through one training step, by reverse over reverse.
 
@@ -48,6 +71,7 @@ def step_vjp(
         cotangent: lambda_{t+1}, same names and shapes as ``state``, or K of them: one more axis
             in front, which the results have as well.
         to_state: Whether lambda_t is wanted; the first step that reads z can do without.
+        pull: How several are pulled through the graph of a step that is one piece.
 
     Returns:
         lambda_t (empty if not wanted), and this step's share of the metagradient: a tensor for each
@@ -63,10 +87,31 @@ def step_vjp(
     """
     if routine.piece is not None or routine.shards > 1:
         return _vjp_in_pieces(routine)(routine, state, z, step, cotangent, to_state=to_state)
-    return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
+    return pull(partial(open_step, routine, state, z, step), cotangent, to_state=to_state)
 
 
 def _vjp_in_pieces(routine: Routine) -> StepVjp:
     """Return the product of a run in pieces; one for all of its steps, because it is checked."""
     pull = pull_reverse if routine.piece is None else pull_in_pieces
     return routine.programs.setdefault("in pieces", TwoStageVjp(pull))
+
+
+def difference(
+    found: tuple[State, Metaparams], expected: tuple[State, Metaparams], count: int = 1
+) -> str | None:
+    """Say which part of a product is not the reference's to rounding; None if all are.
+
+    Args:
+        found: Made in another way.
+        expected: By ``step_vjp``.
+        count: Number of cotangents; with several, each is compared by itself.
+    """
+    for part, reference in zip(found, expected, strict=True):
+        if part.keys() != reference.keys():
+            return f"it has shares of {sorted(part)}, not of {sorted(reference)}."
+        for name, row in reference.items():
+            off = (part[name] - row).reshape(count, -1).norm(dim=1)
+            error = float((off / row.reshape(count, -1).norm(dim=1).clamp(min=1e-30)).max())
+            if not error < torch.finfo(row.dtype).eps ** 0.5:
+                return f"its {name!r} is off by {error:.1e}."
+    return None

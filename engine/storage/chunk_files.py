@@ -25,14 +25,13 @@ def read_chunk(path: str, count: int, dtype: np.dtype) -> np.ndarray:
         ValueError: If it is no file, has another size, or fails its checksum.
     """
     size = count * dtype.itemsize
-    # Without waiting: what lies there may be a pipe.
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 (closed below)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ValueError(f"{path} is no file") from error
         raise
-    with open(handle, "rb", buffering=0) as file:
+    with opened as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is no file")
@@ -57,20 +56,22 @@ def write_chunk(path: str, numbers: np.ndarray) -> None:
         numbers: Contiguous, shape (count,).
     """
     flat = np.ascontiguousarray(numbers).view(np.uint8)
-    octets = memoryview(flat)  # pyright: ignore[reportArgumentType] (a buffer)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
-        with open(partial, "wb", buffering=0) as file:
-            done = 0
-            while done < len(octets):
-                done += file.write(octets[done:])
+        with open(partial, "wb") as file:
+            file.write(flat)  # pyright: ignore[reportArgumentType] (a buffer)
             file.write(_checksum(flat).to_bytes(_CHECKSUM, "little"))
         os.replace(partial, path)
     except BaseException:
         if os.path.exists(partial):
             os.unlink(partial)
         raise
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open what lies there, which may be a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _checksum(octets: np.ndarray) -> int:

@@ -7,6 +7,7 @@ at once. Both are imported after the server has been started, which takes longer
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.progress.displays import LINES
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from engine.recipes.files import Recipe
     from engine.runs.finished import FinishedRun
     from flows.cli.local_server import LocalServer
+
+_FLOWS = Path(__file__).parents[1]
 
 
 def run_recipe(  # noqa: PLR0913 (the options of one command)
@@ -87,7 +90,7 @@ def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
         return None
     from engine.applications.descent.repeated import repeated
 
-    return repeated(recipe, place)
+    return repeated(recipe, place, [_FLOWS, _FLOWS.parent / "tasks"])
 
 
 def _records(

@@ -8,7 +8,7 @@ Whatever differs, or is not there, leaves the start to the flow.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,19 @@ from engine.storage.records import read_record
 logger = logging.getLogger(__name__)
 
 _ENGINE = Path(__file__).parents[2]
+_CODE = (".py", ".html", ".css")
 
 Content = dict[tuple[str, str], str]
 """Digest of what a stage has committed, by its kind and key."""
 
 
-def repeated(recipe: DescentRecipe, store: str) -> RunRecord | None:
+def repeated(recipe: DescentRecipe, store: str, packages: Sequence[Path] = ()) -> RunRecord | None:
     """Return the record of a descent whose start would compute nothing; None if it may compute.
 
     Args:
         recipe: The set-up.
         store: fsspec URL of the store.
+        packages: Folders of the code that asks for stages, which is in none of their keys.
 
     Returns:
         The record that is there, with all of its stages counted as cached.
@@ -59,7 +61,9 @@ def repeated(recipe: DescentRecipe, store: str) -> RunRecord | None:
         # Before anything of it is understood: a recipe in a store may name code.
         _refuse_another_recipe(run)
         record = read_finished_as(store, run.name, RunRecord)
-        reason = _why_not(record, run, read_claims(store, run.name))
+        reason = _why_not(
+            record, run, read_claims(store, run.name), _newest_code([_ENGINE, *packages])
+        )
     except EngineError as error:
         reason = str(error)
     else:
@@ -80,14 +84,14 @@ def _refuse_another_recipe(run: Run) -> None:
         raise ConfigurationError("The recipe on record is another one. Run the recipe.")
 
 
-def _why_not(record: RunRecord, run: Run, claims: list[Claim]) -> str | None:
+def _why_not(record: RunRecord, run: Run, claims: list[Claim], newest: datetime) -> str | None:
     """Say why a flow has to look at a finished run; None if it would find everything."""
     if record.parts() or not claims or {each.token for each in claims} - set(record.ending.claims):
         return "another start has asked for stages since it ended."
     if not {REPORT, *record.ending.files} <= set(list_files(run_folder(run.store, run.name))):
         return "its report is not there."
-    if record.ending.ended is None or record.ending.ended < _newest_code():
-        return "the program has changed since, and may draw another report."
+    if record.ending.ended is None or record.ending.ended < newest:
+        return "the program has changed since, and may draw another report, or ask for more."
     contents: Content = {}
     for each in claims:
         if not _has_todays_key(each, run):
@@ -125,7 +129,11 @@ def _references(value: Any) -> Iterator[dict[str, str]]:  # noqa: ANN401 (any JS
             yield from _references(each)
 
 
-def _newest_code() -> datetime:
-    """Return when a file of the engine was changed last."""
-    newest = max(path.stat().st_mtime for path in _ENGINE.rglob("*.py"))
+def _newest_code(folders: Sequence[Path]) -> datetime:
+    """Return when a file of the program was changed last, or put where it is."""
+    found = [
+        path.stat() for folder in folders for suffix in _CODE for path in folder.rglob(f"*{suffix}")
+    ]
+    # Copying a file may leave it the time of its content, as a cache of packages does.
+    newest = max(max(each.st_mtime, each.st_ctime) for each in found)
     return datetime.fromtimestamp(newest).astimezone()

@@ -7,7 +7,7 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from unittest import mock
 
@@ -144,7 +144,7 @@ class Binding:
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
         self._corrections = corrections(model)
-        self._in_force: list[AbstractContextManager[Any]] = []
+        self._in_force = ExitStack()
         self._block = _Kept(self)
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
@@ -171,9 +171,7 @@ class Binding:
             return
         try:
             for make in self._corrections:
-                correction = make()
-                correction.__enter__()
-                self._in_force.append(correction)
+                self._in_force.enter_context(make())
         except BaseException:
             self._end()
             raise
@@ -187,14 +185,15 @@ class Binding:
             PROCESS.release()
 
     def _give_back(self) -> None:
-        while self._in_force:
-            self._in_force.pop().__exit__(None, None, None)
-        for name, tensors in self._own.items():
-            for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
-                kept[key] = tensor
-        self._own.clear()
-        if self._modes is not None:
-            self._modes.train()
+        try:
+            self._in_force.close()
+        finally:
+            for name, tensors in self._own.items():
+                for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
+                    kept[key] = tensor
+            self._own.clear()
+            if self._modes is not None:
+                self._modes.train()
 
     def put(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Bind tensors by name, inside of a block of ``kept``."""

@@ -87,3 +87,17 @@ def test_directions_that_repeat_are_left_out(run):
 def test_sizes_that_nothing_spans_are_refused(run, size, outputs):
     with pytest.raises(ConfigurationError):
         query_basis(run, losses(0, outputs), size)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 99])
+def test_directions_that_a_basis_does_not_have_are_refused(basis, size):
+    """As a slice, -1 would leave one out."""
+    with pytest.raises(ConfigurationError, match="1 to 6 directions"):
+        basis.query(losses(0, 1)[0], size)
+
+
+def test_outputs_without_a_derivative_are_refused(run):
+    (one,) = losses(0, 1)
+
+    with pytest.raises(ConfigurationError, match="span no direction"):
+        query_basis(run, [lambda model: 0 * one(model)])

@@ -15,7 +15,7 @@ from engine.step import products
 from engine.step.by_name import make_vjp
 from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
-from engine.step.step import plain_step
+from engine.step.step import StepGraph, plain_step
 from tests import problems
 from tests.one_step import STEP, autograd_vjp, setting, worst_error
 
@@ -166,6 +166,32 @@ def test_a_batched_product_that_differs_is_not_used(monkeypatch, caplog):
 
     assert "is off by" in caplog.text
     assert torch.equal(found[0]["weights"], metagradient(routine, outputs[0])["weights"])
+
+
+def test_a_metaparameter_that_enters_later_steps_only_is_compared_there(monkeypatch, caplog):
+    """Those steps have another graph than the two that were compared first."""
+    routine = problems.routine("momentum", "counts")
+    outputs = [problems.output, lambda model: problems.output(model) ** 2]
+    right, asked = StepGraph.pull, []
+
+    def swapped(graph, cotangent, *, to_state=True, together=False):
+        found = right(graph, cotangent, to_state=to_state, together=together)
+        if together:
+            asked.append(len(graph.leaves))
+        if not (together and graph.leaves):
+            return found
+        return found[0], {name: rows.flip(0) for name, rows in found[1].items()}
+
+    monkeypatch.setattr(StepGraph, "pull", swapped)
+
+    found = metagradients(routine, outputs, vjp="batched")
+
+    assert asked[:3] == [0, 0, 0]  # compared twice, and believed, before one enters
+    assert asked[-1] == 1
+    assert "'counts' is off by" in caplog.text
+    expected = metagradients(routine, outputs)
+    for one, other in zip(found, expected, strict=True):
+        assert worst_error(one.gradient, other.gradient) < 1e-12
 
 
 def test_no_outputs_are_refused():

@@ -1,11 +1,15 @@
 """Chunks that are written as files, beside those that zarr writes itself."""
 
+import os
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from engine.storage import zarr_group
+from engine.storage.chunk_files import read_chunk, write_chunk
 from engine.storage.states import RowStore
 
 
@@ -28,3 +32,34 @@ def test_files_are_those_that_zarr_writes(tmp_path, monkeypatch, dtype, elements
     assert len(written[0]) == -(-size // elements_of_a_chunk)
     assert rows.arrays()["params"][0].tobytes() == vector.numpy().tobytes()
     assert rows.load(0)["params"].numpy().tobytes() == vector.numpy().tobytes()
+
+
+def test_a_disk_that_is_full_leaves_the_chunk_that_was_there(tmp_path):
+    """The last bytes that fit are written without an error, and those after them are not."""
+    place, numbers = str(tmp_path / "0"), np.arange(4096.0)
+    write_chunk(place, numbers)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (numbers.nbytes + 2, hard))
+
+    try:
+        with pytest.raises(OSError, match="large"):
+            write_chunk(place, numbers + 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert os.listdir(tmp_path) == ["0"]
+    assert (read_chunk(place, len(numbers), numbers.dtype) == numbers).all()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda p: os.symlink(p, p)])
+def test_what_is_no_file_is_refused_and_not_left_open(tmp_path, make):
+    """Nothing is waited for, and a store full of them does not use up the files of a process."""
+    place = str(tmp_path / "0")
+    make(place)
+    before = len(os.listdir("/proc/self/fd"))
+
+    for _ in range(3):
+        with pytest.raises((ValueError, IsADirectoryError)):
+            read_chunk(place, 3, np.dtype(np.float64))
+
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -52,6 +53,22 @@ def test_file_that_was_written_a_moment_ago_is_not_noted(rows, passes, monkeypat
     rows.load(0)
 
     assert len(passes) == 4
+
+
+def test_file_that_is_written_again_while_it_is_verified_is_not_noted(rows, passes, monkeypatch):
+    """Its age counts from before it was read: a pass over many bytes takes longer than a tick."""
+    tick, now, made = 10**12, time.time_ns(), states.fingerprint
+    monkeypatch.setattr(seen_bytes, "_TICK", tick)
+
+    def slow(row):
+        monkeypatch.setattr(seen_bytes.time, "time_ns", lambda: now + 2 * tick)
+        return made(row)
+
+    monkeypatch.setattr(states, "fingerprint", slow)
+    for _ in range(3):
+        rows.load(0)
+
+    assert len(passes) == 2 + 1  # each vector, and the first one again: the clock ran on in between
 
 
 @pytest.mark.parametrize("how", ["copied over", "replaced"])

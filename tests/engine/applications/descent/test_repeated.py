@@ -1,6 +1,7 @@
 """A start of a finished run that would compute nothing, found without a flow."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_another_engine_makes_other_stages(store, recipe, monkeypatch):
 
 def test_a_program_that_has_changed_may_draw_another_report(store, recipe, monkeypatch):
     later = datetime.now(UTC) + timedelta(days=1)
-    monkeypatch.setattr(module, "_newest_code", lambda: later)
+    monkeypatch.setattr(module, "_newest_code", lambda _: later)
 
     assert repeated(recipe, str(store)) is None
+
+
+@pytest.mark.parametrize("name", ["flow.py", "templates/page.html", "templates/page.css"])
+def test_a_file_that_was_put_there_since_is_left_to_the_flow(store, recipe, tmp_path, name):
+    """A flow may ask for more stages; a package from a cache keeps the times of its content."""
+    place = tmp_path / "flows" / name
+    place.parent.mkdir(parents=True)
+    place.touch()
+    os.utime(place, (0, 0))
+
+    assert repeated(recipe, str(store), [tmp_path / "flows"]) is None

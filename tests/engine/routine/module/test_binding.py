@@ -1,6 +1,8 @@
 """Tensors of a state in the place of a module's own."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError
+from engine.numerics.determinism import PROCESS
+from engine.routine.module import binding as module
 from engine.routine.module.binding import Binding, Modes, copied
 from tests import problems
 from tests.strangers.plain import loss, mlp
@@ -28,6 +32,40 @@ def test_a_module_gets_its_own_tensors_back():
         fails()
 
     assert all(found is own[name] for name, found in net.named_parameters())
+
+
+def _is_free():
+    """Say whether another thread could begin a run."""
+    if taken := PROCESS.acquire(blocking=False):
+        PROCESS.release()
+    return taken
+
+
+def test_a_module_gets_its_own_tensors_back_where_a_correction_cannot_end(monkeypatch):
+    """Else the next run would begin with the tensors, and the lock, of this one."""
+    ended = []
+
+    class Fails:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            raise ZeroDivisionError
+
+    first = lambda: closing(SimpleNamespace(close=lambda: ended.append("first")))  # noqa: E731
+    monkeypatch.setattr(module, "corrections", lambda _: [first, Fails])
+    net = mlp()
+    own = dict(net.named_parameters())
+    binding = Binding(net)
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), binding.kept():
+            binding.put({name: tensor.detach() + 1 for name, tensor in own.items()})
+
+    assert ended == ["first", "first"]
+    assert all(found is own[name] for name, found in net.named_parameters())
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(_is_free).result()
 
 
 def test_inner_blocks_leave_what_is_bound():
