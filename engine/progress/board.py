@@ -237,13 +237,19 @@ class Board:
             work = self._time.begin(name, kind, now)
             self._stages[name] = _Stage(name, work, now, meter)
 
-    def end(self, name: str, *, cached: bool = False) -> None:
-        """Note that a stage is done, and whether it was found done."""
+    def end(self, name: str, *, cached: bool = False, timed: bool = True) -> None:
+        """Note that a stage is done.
+
+        Args:
+            name: Of the stage in its run.
+            cached: Whether it was found done.
+            timed: Whether it took the time since its beginning.
+        """
         with self._lock:
             stage = self._stages.pop(name, None)
             if stage is None:
                 return
-            self._time.end(name, self._clock(), cached=cached)
+            self._time.end(name, self._clock(), cached=cached or not timed)
             if stage.work.kind not in _NO_STAGES:
                 self._done += 1
                 self._cached += cached
@@ -254,11 +260,6 @@ class Board:
         self.begin(name, kind)
         yield
         self.end(name)
-
-    def is_at_work(self, name: str) -> bool:
-        """Say whether a stage has begun and not ended."""
-        with self._lock:
-            return name in self._stages
 
     def drop(self, name: str) -> None:
         """Note that a stage is no longer at work, and not done either."""
@@ -291,6 +292,10 @@ class Board:
             if self._ended is None:
                 self._ended = self._clock()
             self._stages.clear()
+
+    def abandon(self) -> None:
+        """Take the board from its meter: its run has stopped, others may go on."""
+        self.meter.boards.remove(self)
 
     def seen(self) -> Seen:
         """Return where the run stands now."""
