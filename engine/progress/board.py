@@ -116,20 +116,13 @@ class Seen:
         if self.is_finished:
             cached = f", {self.cached} of them already there" if self.cached else ""
             return f"Finished: {self.done} stages in {write_duration(self.elapsed)}{cached}."
-        where = f"outer step {self._at} of {self.num_outer}: " if self.num_outer else ""
-        if where and self.running and where.rstrip(": ").split(" of ")[0] in self.work:
-            where = ""
-        parts = [f"{where}{self.work}"]
+        parts = [self.work]
         if self.left is not None:
             parts.append(f"{about(self.left)} left")
         if self.best is not None:
             parts.append(f"best {self.judge} loss {write_number(self.outer[self.best].loss)}")
         sentence = ", ".join(parts)
         return f"{capital(sentence)}."
-
-    @property
-    def _at(self) -> int:
-        return min(len(self.outer), self.num_outer)
 
     def outer_sentence(self, place: int) -> str:
         """Say what came of an outer step, and how it compares with those before."""
