@@ -13,7 +13,6 @@ from engine.numerics.process import prepare_cpu
 from engine.planning.forecast import Forecast
 from engine.planning.plan import plan as plan_recipe
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import check_repeats, check_scores
 from engine.recipes.files import Recipe
 from engine.reports.units import write_duration, write_figure
 from engine.storage.location import check_writable
@@ -35,11 +34,7 @@ def check(recipe: Recipe, store: str) -> CheckReport:
         UntrustworthyError: If the recipe is refused.
     """
     get_run_logger().info("%s", prepare_cpu(recipe.descent.training.threads))
-    check_writable(store)
-    check_repeats(recipe.descent)
     report = check_recipe(recipe, store)
-    if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
-        check_scores(recipe.descent)
     _show(f"check-{recipe.name}", recipe.name, report.checks, report.verdict)
     return report
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from engine.preflight.verdict import CheckReport
+from engine.preflight.verdict import CheckReport, Verdict
+from engine.problems.problem import check_repeats, check_scores
 from engine.recipes.descent import DescentRecipe
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars_as
 from engine.stages.run import Run
 from engine.stages.training import preflight
+from engine.storage.location import check_writable
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,18 @@ def read_finished(store: str, run: str) -> FinishedRun:
 
 
 def check_recipe(recipe: DescentRecipe, store: str) -> CheckReport:
-    """Try a recipe of any kind before it is run; what was tried stays in the store."""
-    return _of(KINDS[recipe.kind].check)(recipe, store)
+    """Try a recipe of any kind before it is run; what was tried stays in the store.
+
+    Raises:
+        ConfigurationError: If the store cannot be written, the problem's function returns something
+            else each time, or a metric fails.
+    """
+    check_writable(store)
+    check_repeats(recipe.descent)
+    report = _of(KINDS[recipe.kind].check)(recipe, store)
+    if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
+        check_scores(recipe.descent)
+    return report
 
 
 def check_twins(recipe: DescentRecipe, store: str) -> CheckReport:

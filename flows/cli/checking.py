@@ -13,10 +13,9 @@ from engine.applications.descent.certificate import verify_run
 from engine.applications.kinds import check_recipe
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.verdict import Check, Verdict
-from engine.problems.problem import check_repeats, check_scores
 from engine.recipes.files import Recipe
 from engine.reports.units import write_figure
-from engine.storage.location import absolute, check_writable, store_errors
+from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
 from flows.cli.screen import Screen, say, text
@@ -32,12 +31,8 @@ def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
     """
     keep_freed_memory()
     place = absolute(store)
-    check_writable(place)
-    check_repeats(recipe.descent)
     with seen_at_work():
         report = check_recipe(recipe, place)
-    if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice
-        check_scores(recipe.descent)
     if as_json:
         say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:
