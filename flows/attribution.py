@@ -14,12 +14,11 @@ from engine.problems.segments import first_step, segments
 from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.form import filled_in
-from engine.recipes.titles import run_title
-from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
+from flows.parts.training import train
 from tasks import attribution as work
 from tasks import reporting, training
 from tasks.running.attempt import one_process
@@ -68,17 +67,10 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
 
 def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
     """Attribute on workers that are there, inside a flow run."""
-    started, descent = datetime.now(UTC).isoformat(), recipe.descent
-    watched = following(
-        descent,
-        store,
-        partial(_works, recipe.attribution),
-        workers,
-        title=run_title(recipe),
-        outputs=recipe.attribution.num_queries,
-    )
-    with watched as progress:
-        return _attribute(recipe, StageRunner(descent, store, progress, workers), started)
+    started, settings = datetime.now(UTC).isoformat(), recipe.attribution
+    works = partial(_works, settings)
+    with following(recipe, store, works, workers, outputs=settings.num_queries) as progress:
+        return _attribute(recipe, StageRunner(recipe.descent, store, progress, workers), started)
 
 
 def _works(settings: AttributionConfig, expected: Expected) -> list[Work]:
@@ -148,24 +140,6 @@ def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:
         retraining=settings.retraining,
     )
     return CheckReport.of([*checks.checks, *reporting.judge(recipe, store, tried).checks])
-
-
-def train(
-    stages: StageRunner, parts: list[Segment], value: Ref
-) -> tuple[dict[int, Ref | None], Ref]:
-    """Train at the weights 1; return what made the state at each border, and s_T."""
-    borders: dict[int, Ref | None] = {0: None}
-    for part in parts:
-        borders[part.stop] = stages.run(
-            training.train_segment,
-            f"train {part.start}-{part.stop}",
-            segment=part,
-            value=value,
-            start=borders[part.start],
-        )
-    final = borders[parts[-1].stop]
-    assert final is not None  # a run has at least one segment
-    return borders, final
 
 
 def baseline(

@@ -12,7 +12,6 @@ from engine.planning.expected import Expected
 from engine.progress.time_left import Work
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.form import filled_in
-from engine.recipes.titles import run_title
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
@@ -67,10 +66,10 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
     """Optimize and audit on workers that are there, inside a flow run."""
-    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    started = datetime.now(UTC).isoformat()
     works = partial(_works, recipe)
-    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
-        return _optimize(recipe, StageRunner(descent, store, progress, workers), started)
+    with following(recipe, store, works, workers) as progress:
+        return _optimize(recipe, StageRunner(recipe.descent, store, progress, workers), started)
 
 
 def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:

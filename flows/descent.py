@@ -10,12 +10,11 @@ from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.form import filled_in
-from engine.schedules.segments import Segment
-from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
+from flows.parts.training import train
 from tasks import reporting, training
 from tasks.growing import GrowingReport
 from tasks.running.attempt import one_process
@@ -79,7 +78,7 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
-        borders, final = _train(stages, parts, outer_step, value)
+        borders, final = train(stages, parts, value, f"[{outer_step}]")
         scored = stages.submit(training.evaluate, f"evaluate[{outer_step}]", final=final)
         tell_scores(progress, store, outer_step, scored)
         gradient = None
@@ -104,22 +103,3 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
         return reporting.conclude(
             recipe, store, iterates, stages.counts, started, checks, compared=compared
         )
-
-
-def _train(
-    stages: StageRunner, parts: list[Segment], outer_step: int, value: Ref
-) -> tuple[dict[int, Ref | None], Ref]:
-    """Train all segments; return what made the state at each border (None for s_0), and s_T."""
-    borders: dict[int, Ref | None] = {0: None}
-    state: Ref | None = None
-    for part in parts:
-        state = stages.run(
-            training.train_segment,
-            f"train[{outer_step}] {part.start}-{part.stop}",
-            segment=part,
-            value=value,
-            start=state,
-        )
-        borders[part.stop] = state
-    assert state is not None  # a run has at least one segment
-    return borders, state

@@ -13,11 +13,9 @@ from engine.problems.segments import segments
 from engine.progress.time_left import Work
 from engine.recipes.form import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
-from engine.recipes.titles import run_title
-from engine.schedules.segments import Segment
-from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
+from flows.parts.training import hand_in_training
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
@@ -65,10 +63,10 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
     """Measure on workers that are there, inside a flow run; several may do so at once."""
-    started, descent = datetime.now(UTC).isoformat(), recipe.descent
+    started = datetime.now(UTC).isoformat()
     works = partial(_works, recipe.smoothness)
-    with following(descent, store, works, workers, title=run_title(recipe)) as progress:
-        return _measure(recipe, StageRunner(descent, store, progress, workers), started)
+    with following(recipe, store, works, workers) as progress:
+        return _measure(recipe, StageRunner(recipe.descent, store, progress, workers), started)
 
 
 def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
@@ -85,25 +83,14 @@ def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) ->
     settings, store, parts = recipe.smoothness, stages.store, segments(recipe.descent)
     extra = landscape_distances(settings.landscape, settings.step)
     value = stages.run(training.initial_value, "initial metaparameters")
-    base = train(stages, parts, value)
+    base = hand_in_training(stages, parts, value=value)
     scores = stages.submit(training.evaluate, "evaluate", final=base)
 
     def train_shifted(direction: int, distance: float) -> StageFuture:
         shift = Shift(by=settings.by, seed=settings.seed, direction=direction, distance=distance)
         words = f"[{direction}] {distance:+g} v"
         point = stages.submit(smoothness.perturb, f"perturb{words}", value=value, shift=shift)
-        state: StageFuture | None = None
-        for part in parts:
-            state = stages.submit(
-                smoothness.train_at,
-                f"train{words} {part.start}-{part.stop}",
-                segment=part,
-                value=value,
-                point=point,
-                start=state,
-            )
-        assert state is not None  # a run has at least one segment
-        return state
+        return hand_in_training(stages, parts, words, smoothness.train_at, value=value, point=point)
 
     # All trainings are handed in before any is waited for.
     step = settings.step
@@ -127,21 +114,6 @@ def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) ->
     found = scores.result()
     with stages.progress.reporting():
         return smoothness.conclude(recipe, store, compared, outputs, found, stages.counts, started)
-
-
-def train(stages: StageRunner, parts: list[Segment], value: Ref) -> StageFuture:
-    """Hand in the training at z, which a descent from the same settings shares."""
-    state: StageFuture | None = None
-    for part in parts:
-        state = stages.submit(
-            training.train_segment,
-            f"train {part.start}-{part.stop}",
-            segment=part,
-            value=value,
-            start=state,
-        )
-    assert state is not None  # a run has at least one segment
-    return state
 
 
 def landscape_distances(count: int, step: float) -> list[float]:

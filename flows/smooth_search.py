@@ -25,8 +25,9 @@ from engine.recipes.form import filled_in
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
-from flows.metasmoothness import measure, train
+from flows.metasmoothness import measure
 from flows.parts.naming import flow_run_name
+from flows.parts.training import train
 from tasks import smoothness, training
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
@@ -127,15 +128,15 @@ def _match(
 
 def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:
     """Train once and return the validation loss; None if the training diverges."""
-    with following(routine, store, _works, workers) as progress:
-        stages = StageRunner(routine, store, progress, workers)
-        value = stages.run(training.initial_value, "initial metaparameters")
-        try:
-            final = train(stages, segments(routine), value)
+    try:
+        with following(routine, store, _works, workers) as progress:
+            stages = StageRunner(routine, store, progress, workers)
+            value = stages.run(training.initial_value, "initial metaparameters")
+            _, final = train(stages, segments(routine), value)
             scores = stages.run(training.evaluate, "evaluate", final=final)
-        except NonFiniteError:
-            return None
-        return read_scalars(store, scores)["validation"]["loss"]
+    except NonFiniteError:  # outside: what follows the run has to see that it has not ended
+        return None
+    return read_scalars(store, scores)["validation"]["loss"]
 
 
 def _works(expected: Expected) -> list[Work]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.planning.forecast import Forecast
 from engine.preflight.verdict import CheckReport
-from engine.recipes.files import DEFAULT_RECIPE, Recipe, load_recipe, to_measure
+from engine.recipes.files import DEFAULT_RECIPE, load_recipe, load_to_measure
 from engine.storage.location import StoreUrl, absolute
 from flows.metasmoothness import metasmoothness
 from tasks import trust
@@ -34,7 +34,7 @@ def check(
         device: In place of ``training.device``: cpu, cuda or cuda:N.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
-    return trust.check(_named(recipe, settings, device), absolute(store))
+    return trust.check(load_recipe(recipe, _changes(settings, device)), absolute(store))
 
 
 @flow(name="plan", flow_run_name="plan {recipe}")
@@ -54,7 +54,7 @@ def plan(
         price: Of an hour of the device, in any currency; empty leaves it out.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
-    return trust.plan(_named(recipe, settings, device), absolute(store), price)
+    return trust.plan(load_recipe(recipe, _changes(settings, device)), absolute(store), price)
 
 
 @flow(name="verify", flow_run_name="verify {run}")
@@ -92,17 +92,13 @@ def smoothness(
         device: In place of ``training.device``: cpu, cuda or cuda:N.
         store: Folder for checkpoints, results and reports: a path, or a URL such as s3://bucket/folder.
     """
-    own = [each for each in settings or () if not each.strip().startswith("smoothness.")]
-    more = [each for each in settings or () if each.strip().startswith("smoothness.")]
     given = {} if directions is None else {"directions": directions}
-    measured = to_measure(_named(recipe, own, device), given, more)
+    measured = load_to_measure(recipe, _changes(settings, device), given)
     return metasmoothness.fn(measured, absolute(store))
 
 
-def _named(
-    recipe: str, settings: "tuple[str, ...] | list[str] | None", device: str | None
-) -> Recipe:
-    """Read a recipe, whose device is that of the form unless a setting names one."""
+def _changes(settings: tuple[str, ...] | None, device: str | None) -> list[str]:
+    """Return what a form changes of a recipe; its device counts unless a setting names one."""
     changes = [each for each in settings or () if each.strip()]
     chosen = [f"training.device={device}"] if device else []
-    return load_recipe(recipe, [*chosen, *changes])
+    return [*chosen, *changes]

@@ -34,7 +34,6 @@ def check(recipe: Recipe, store: str) -> CheckReport:
         UntrustworthyError: If the recipe is refused.
     """
     get_run_logger().info("%s", prepare_cpu(recipe.descent.training.threads))
-    check_writable(store)
     report = check_recipe(recipe, store)
     _show(f"check-{recipe.name}", recipe.name, report.checks, report.verdict)
     return report

@@ -16,6 +16,7 @@ from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars_as
 from engine.stages.run import Run
 from engine.stages.training import preflight
+from engine.storage.location import check_writable
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def check_recipe(recipe: DescentRecipe, store: str) -> CheckReport:
     """Try a recipe of any kind before it is run; what was tried stays in the store.
 
     Raises:
-        ConfigurationError: If its problem is another one each time, or cannot score or show.
+        ConfigurationError: If the store cannot be written, its problem is another one each time,
+            or cannot score or show.
     """
+    check_writable(store)
     check_repeats(recipe.descent)
     report = _of(KINDS[recipe.kind].check)(recipe, store)
     if report.verdict is not Verdict.REFUSE:  # else a loss that fails would be said twice

@@ -116,20 +116,13 @@ class Seen:
         if self.is_finished:
             cached = f", {self.cached} of them already there" if self.cached else ""
             return f"Finished: {self.done} stages in {write_duration(self.elapsed)}{cached}."
-        where = f"outer step {self._at} of {self.num_outer}: " if self.num_outer else ""
-        if where and self.running and where.rstrip(": ").split(" of ")[0] in self.work:
-            where = ""
-        parts = [f"{where}{self.work}"]
+        parts = [self.work]
         if self.left is not None:
             parts.append(f"{about(self.left)} left")
         if self.best is not None:
             parts.append(f"best {self.judge} loss {write_number(self.outer[self.best].loss)}")
         sentence = ", ".join(parts)
         return f"{capital(sentence)}."
-
-    @property
-    def _at(self) -> int:
-        return min(len(self.outer), self.num_outer)
 
     def outer_sentence(self, place: int) -> str:
         """Say what came of an outer step, and how it compares with those before."""
@@ -237,13 +230,19 @@ class Board:
             work = self._time.begin(name, kind, now)
             self._stages[name] = _Stage(name, work, now, meter)
 
-    def end(self, name: str, *, cached: bool = False) -> None:
-        """Note that a stage is done, and whether it was found done."""
+    def end(self, name: str, *, cached: bool = False, timed: bool = True) -> None:
+        """Note that a stage is done.
+
+        Args:
+            name: Of the stage in its run.
+            cached: Whether it was found done.
+            timed: Whether it took the time since its beginning.
+        """
         with self._lock:
             stage = self._stages.pop(name, None)
             if stage is None:
                 return
-            self._time.end(name, self._clock(), cached=cached)
+            self._time.end(name, self._clock(), cached=cached or not timed)
             if stage.work.kind not in _NO_STAGES:
                 self._done += 1
                 self._cached += cached
@@ -254,11 +253,6 @@ class Board:
         self.begin(name, kind)
         yield
         self.end(name)
-
-    def is_at_work(self, name: str) -> bool:
-        """Say whether a stage has begun and not ended."""
-        with self._lock:
-            return name in self._stages
 
     def drop(self, name: str) -> None:
         """Note that a stage is no longer at work, and not done either."""
@@ -291,6 +285,10 @@ class Board:
             if self._ended is None:
                 self._ended = self._clock()
             self._stages.clear()
+
+    def abandon(self) -> None:
+        """Take the board from its meter: its run has stopped, others may go on."""
+        self.meter.boards.remove(self)
 
     def seen(self) -> Seen:
         """Return where the run stands now."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from datetime import datetime
 from importlib.util import find_spec
 from typing import Any
@@ -111,13 +112,14 @@ def ticking(look: Callable[[], object], seconds: float = _LOOK_SECONDS) -> Itera
             with suppress(Exception):  # what is shown of a run must not end it
                 look()
 
-    thread = threading.Thread(target=tick, daemon=True, name="progress")
+    context = copy_context()  # of a flow's: its run, and where its server is
+    thread = threading.Thread(target=context.run, args=(tick,), daemon=True, name="progress")
     thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join(timeout=5)
+        thread.join(timeout=10)
         with suppress(Exception):
             look()
 

@@ -217,6 +217,24 @@ def to_measure(
     return made
 
 
+def load_to_measure(
+    recipe: str, changes: Sequence[str], settings: dict[str, Any]
+) -> MetasmoothnessRecipe:
+    """Load a recipe that trains, and return the one that measures its metasmoothness.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        changes: Assignments ``dotted.key=value``, of the recipe or of ``smoothness``.
+        settings: Settings of ``smoothness`` in place of the recipe's own.
+
+    Raises:
+        ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
+    """
+    own = [each for each in changes if not each.strip().startswith("smoothness.")]
+    more = [each for each in changes if each.strip().startswith("smoothness.")]
+    return to_measure(load_recipe(recipe, own), settings, more)
+
+
 def read_seeds(text: str) -> list[int]:
     """Read seeds as a command line has them: whole numbers, separated by commas.
 

@@ -25,7 +25,7 @@ _FLOWS = Path(__file__).parents[1]
 
 
 def run_recipe(  # noqa: PLR0913 (the options of one command)
-    load: "Callable[[str], Recipe]",
+    load: "Callable[[], Recipe]",
     store: str,
     seeds: str | None,
     *,
@@ -34,10 +34,10 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
     quiet: bool = False,
     log_to: str | None = None,
 ) -> None:
-    """Run the recipe that ``load`` finds, given the store; print lines, or one JSON object.
+    """Run the recipe that ``load`` finds; print lines, or one JSON object.
 
     Args:
-        load: Returns the recipe, given the store as it was typed.
+        load: Returns the recipe.
         store: Path or fsspec URL.
         seeds: Training seeds, comma-separated; one run for each.
         as_json: End with the object on stdout; all else goes to stderr.
@@ -54,7 +54,7 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
         with doing("reading the recipe"):
             from engine.recipes.files import read_seeds
 
-            recipe, chosen = load(store), None if seeds is None else read_seeds(seeds)
+            recipe, chosen = load(), None if seeds is None else read_seeds(seeds)
             from engine.storage.location import absolute
 
             place = absolute(store)

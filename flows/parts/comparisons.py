@@ -5,6 +5,7 @@ from engine.applications.descent.record import Iterate, choose
 from engine.recipes.comparisons import BaselineName, is_initial, name_rerun
 from engine.schedules.segments import Segment
 from flows.parts.rate_search import search_schedules
+from flows.parts.training import hand_in_training
 from tasks import comparisons as comparison
 from tasks import training
 from tasks.running.runner import StageFuture, StageRunner
@@ -96,15 +97,6 @@ def _hand_in(
         final=first.final,
         chosen=chosen.value,
     )
-    final: StageFuture | None = None
-    for part in parts:
-        final = stages.submit(
-            training.train_segment,
-            f"train[{name.value}] {part.start}-{part.stop}",
-            segment=part,
-            value=value,
-            start=final,
-        )
-    assert final is not None  # a run has at least one segment
+    final = hand_in_training(stages, parts, f"[{name.value}]", value=value)
     scores = stages.submit(training.evaluate, f"evaluate[{name.value}]", final=final)
     return value, final, scores

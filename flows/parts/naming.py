@@ -1,7 +1,7 @@
 """What flow runs are called in every list of Prefect's.
 
-A name that a person typed stays. Any other run has the title that reports and the terminal give it
-too (``engine.recipes.titles``).
+A name that a person typed stays. Any other run has the title that the terminal gives it too
+(``engine.recipes.titles``).
 """
 
 import re

@@ -61,6 +61,7 @@ class Elsewhere:
 
     def __init__(self, run: Run, board: Board) -> None:
         self._folder, self._board = run.file(PROGRESS), board
+        self._lock = threading.Lock()  # one thread looks, another one waits for stages
         self._meters: dict[str, Meter] = {}
         self._ended: set[str] = set()
         for url in self._urls():  # of processes that are no more
@@ -72,16 +73,26 @@ class Elsewhere:
         with suppress(Exception):
             for record in read_records(self._urls()).values():
                 if record is not None:
-                    self._note(record)
+                    with self._lock:
+                        self._note(record)
 
-    def forget(self, name: str, *, ended: bool) -> None:
-        """Let go of a stage that has ended, or that has to begin again.
+    def end(self, name: str, kind: str, *, cached: bool) -> None:
+        """Note that a stage is done, also one that was too short to be heard of.
 
-        A file of one that has ended may be read once more, or stay behind where its worker died.
+        Its file may be read once more, or stay behind where its worker died.
         """
-        self._meters.pop(name, None)
-        if ended:
+        with self._lock:
             self._ended.add(name)
+            heard = self._meters.pop(name, None) is not None
+            if not heard:
+                self._board.begin(name, kind, meter=Meter())
+            self._board.end(name, cached=cached, timed=heard)
+
+    def drop(self, name: str) -> None:
+        """Note that a stage is no longer at work, and may begin again."""
+        with self._lock:
+            self._meters.pop(name, None)
+            self._board.drop(name)
 
     def _urls(self) -> list[str]:
         with suppress(Exception):

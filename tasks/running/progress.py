@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
@@ -27,10 +26,10 @@ from prefect.utilities.urls import url_for
 
 from engine.planning.expected import Expected
 from engine.planning.forecast import Forecast, read_forecast
-from engine.progress.board import Board, Course
-from engine.progress.displays import LINES
+from engine.progress.board import Board, Course, Seen
+from engine.progress.displays import LINES, ticking
 from engine.progress.meter import Meter, listening
-from engine.progress.names import about
+from engine.progress.names import about, in_words
 from engine.progress.time_left import REPORT, Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -71,6 +70,8 @@ class Progress:
         self._key = f"progress-{run_name(recipe)}"
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
+        self._given_up = ""
+        self._is_stopped = False
         self._waiting: list[Callable[[], bool]] = []
         self._lock = threading.Lock()
 
@@ -81,24 +82,24 @@ class Progress:
 
     def begins(self, name: str, kind: str) -> None:
         """Note that a stage begins; one that is done elsewhere says so by itself."""
+        self._given_up = ""
         if self._elsewhere is None:
             self.board.begin(name, kind)
 
     def ends(self, name: str, kind: str, *, cached: bool = False) -> None:
         """Note that a stage is done."""
         if self._elsewhere is not None:
-            self._elsewhere.forget(name, ended=True)
-            # It was too short to be heard of, or was found done: that says nothing of others.
-            if not self.board.is_at_work(name):
-                self.board.begin(name, kind, meter=Meter())
-                cached = True
-        self.board.end(name, cached=cached)
+            self._elsewhere.end(name, kind, cached=cached)
+        else:
+            self.board.end(name, cached=cached)
 
     def begins_again(self, name: str) -> None:
-        """Note that a stage is given up, and will be handed in again."""
+        """Note that a stage is given up, and will be handed in again unless the run stops."""
+        self._given_up = in_words(name)
         if self._elsewhere is not None:
-            self._elsewhere.forget(name, ended=False)
-        self.board.drop(name)
+            self._elsewhere.drop(name)
+        else:
+            self.board.drop(name)
 
     def scored(self, outer_step: int, scores: dict[str, Scores]) -> None:
         """Say what the model of an outer step scores, the moment that this is known."""
@@ -117,25 +118,27 @@ class Progress:
     @contextmanager
     def reporting(self) -> Iterator[None]:
         """Note that record and report are written inside the block."""
-        self.board.begin(REPORT, REPORT)
-        yield
-        self.board.end(REPORT)
+        with self.board.at_work(REPORT, REPORT):
+            yield
 
     def look(self) -> None:
         """Tell the UI what is new; what fails is tried again at the next look."""
-        if self._elsewhere is not None:
-            self._elsewhere.look()
-        with self._lock:
-            waiting = self._waiting
-            self._waiting = [each for each in waiting if not each()]
+        if not self._is_stopped:
+            if self._elsewhere is not None:
+                self._elsewhere.look()
+            with self._lock:
+                self._waiting = [each for each in self._waiting if not _happened(each)]
         seen = self.board.seen()
-        self._show(100.0 if seen.is_finished else 100 * seen.share, seen.sentence())
+        self._show(100 * seen.share, self._stopped(seen) if self._is_stopped else seen.sentence())
 
-    def stopped(self) -> None:
-        """Say that the run has not come to its end."""
-        seen = self.board.seen()
-        where = seen.work
-        self._show(100 * seen.share, f"Stopped at {where}; {seen.done} finished stages are kept.")
+    def stops(self) -> None:
+        """Note that the run does not come to its end; others of this process may go on."""
+        self._is_stopped = True
+        self.board.abandon()
+
+    def _stopped(self, seen: Seen) -> str:
+        where = self._given_up or seen.work
+        return f"Stopped at {where}; {seen.done} finished stages are kept."
 
     def _show(self, percent: float, sentence: str) -> None:
         shown = (round(percent, 1), sentence)
@@ -148,6 +151,13 @@ class Progress:
                 )
             update_progress_artifact(self._artifact, shown[0], description=sentence)
             self._shown = shown
+
+
+def _happened(look: Callable[[], bool]) -> bool:
+    """Ask whether something has happened; if that cannot be seen, it is asked again."""
+    with suppress(Exception):
+        return look()
+    return False
 
 
 def _find(key: str) -> UUID | None:
@@ -185,47 +195,33 @@ def following(
     works: Callable[[Expected], list[Work]],
     workers: Workers,
     *,
-    title: str = "",
     outputs: int = 1,
 ) -> Iterator[Progress]:
     """Show where a run stands while it is carried out inside the block.
 
     Args:
-        recipe: The set-up.
+        recipe: Of the run, of any kind.
         store: fsspec URL of the store.
         works: Returns what it will do.
         workers: Who carries it out.
-        title: Of the run; what differs from the shipped recipe by default.
         outputs: Outputs that are reversed at once.
     """
-    expected = Expected(recipe, read_forecast(store, run_name(recipe)), outputs)
+    descent = recipe.descent
+    expected = Expected(descent, read_forecast(store, run_name(descent)), outputs)
     course = Course(
-        title=title or run_title(recipe),
+        title=run_title(recipe),
         works=works(expected),
         in_seconds=expected.in_seconds,
-        maximize=recipe.outer.maximize,
+        maximize=descent.outer.maximize,
     )
-    progress = Progress(recipe, store, course, elsewhere=workers.runner is not None)
+    progress = Progress(descent, store, course, elsewhere=workers.runner is not None)
     _say_where(course.title, store, progress.num_stages, expected.plan)
-    over = threading.Event()
-
-    def tick() -> None:
-        while not over.wait(UPDATE_SECONDS):
-            with suppress(Exception):
-                progress.look()
-
     with suppress(Exception):
         progress.look()
-    context = copy_context()  # the flow run, and where its server is
-    thread = threading.Thread(target=context.run, args=(tick,), daemon=True, name="progress")
-    thread.start()
-    try:
-        yield progress
+    with ticking(progress.look, UPDATE_SECONDS):
+        try:
+            yield progress
+        except BaseException:
+            progress.stops()
+            raise
         progress.board.finish()
-    finally:
-        over.set()
-        thread.join(timeout=10)
-        if progress.board.seen().is_finished:
-            progress.look()
-        else:
-            progress.stopped()

@@ -1,10 +1,13 @@
 """The flows of metasmoothness, on Prefect's own engine, and the recipe that a search writes."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe, to_measure, validate_recipe
@@ -14,7 +17,9 @@ from engine.stages.training import prepare
 from engine.storage.places import run_folder
 from engine.storage.records import read_bytes
 from flows.metasmoothness import landscape_distances, metasmoothness
+from flows.smooth_search import _score as score_once
 from flows.smooth_search import smooth_search
+from tasks.running.workers import Workers
 
 TINY = {
     "name": "tiny",
@@ -178,6 +183,30 @@ def test_a_menu_of_impossible_settings_is_refused(search, message):
     """Before the first training, with the name of the setting."""
     with pytest.raises(ConfigurationError, match=message):
         validate_recipe({**TINY, "kind": "smooth-search", "search": search}, "test")
+
+
+def test_search_shows_a_training_that_diverged_as_stopped(monkeypatch):
+    """It is an answer of the search; its own bar ended at 100 %, "Finished"."""
+    shown = []
+
+    @contextmanager
+    def following(*given):
+        try:
+            yield None
+        except NonFiniteError:
+            shown.append("stopped")
+            raise
+        shown.append("finished")
+
+    def diverge(*given, **inputs):
+        raise NonFiniteError("the loss is NaN")
+
+    stages = SimpleNamespace(run=diverge)
+    monkeypatch.setattr("flows.smooth_search.following", following)
+    monkeypatch.setattr("flows.smooth_search.StageRunner", lambda *given: stages)
+
+    assert score_once(load_recipe("digits-selection"), "a store", Workers()) is None
+    assert shown == ["stopped"]
 
 
 def test_any_recipe_can_be_measured_with_settings_of_its_own():

@@ -41,8 +41,7 @@ def run(  # noqa: PLR0913 (the options of one command)
 ) -> None:
     """Run a recipe; run again with the same settings, it goes on where it stopped."""
 
-    def load(place: str) -> "Recipe":
-        del place
+    def load() -> "Recipe":
         from engine.recipes.files import load_recipe
 
         loaded = load_recipe(recipe, changes)
@@ -70,15 +69,12 @@ def smoothness(  # noqa: PLR0913 (the options of one command)
 ) -> None:
     """Measure how smoothly the training of a recipe answers to changes of its set-up."""
 
-    def load(place: str) -> "Recipe":
-        del place
-        from engine.recipes.files import load_recipe, to_measure
+    def load() -> "Recipe":
+        from engine.recipes.files import load_to_measure
 
         given = {"directions": directions, "step": step, "by": by}
         chosen = {name: value for name, value in given.items() if value is not None}
-        own = [change for change in changes or [] if not change.startswith("smoothness.")]
-        more = [change for change in changes or [] if change.startswith("smoothness.")]
-        return to_measure(load_recipe(recipe, own), chosen, more)
+        return load_to_measure(recipe, changes or [], chosen)
 
     _run(load, store, as_json=as_json, debug=debug, quiet=quiet)
 
@@ -103,7 +99,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
     Workers and budget are not kept with a run: without --set workers... it goes on in one process.
     """
 
-    def load(place: str) -> "Recipe":
+    def load() -> "Recipe":
         from engine.recipes.files import change_workers
         from engine.runs.budget import with_budget
         from engine.runs.run import find_run, read_recipe
@@ -111,7 +107,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
         from engine.storage.location import absolute, store_errors
         from engine.storage.readable import check_readable
 
-        place = absolute(place)
+        place = absolute(store)
         check_readable(place)
         with store_errors(place):
             name = find_run(place, run)
@@ -125,7 +121,7 @@ def resume(  # noqa: PLR0913 (the options of one command)
 
 
 def _run(  # noqa: PLR0913 (the options of one command)
-    load: "Callable[[str], Recipe]",
+    load: "Callable[[], Recipe]",
     store: str,
     seeds: str | None = None,
     *,
@@ -134,7 +130,7 @@ def _run(  # noqa: PLR0913 (the options of one command)
     quiet: bool,
     log_to: str | None = None,
 ) -> None:
-    """Run the recipe that ``load`` finds, given the store, and say what came of it."""
+    """Run the recipe that ``load`` finds, and say what came of it."""
     with one_message(debug):
         from flows.cli.running import run_recipe
 

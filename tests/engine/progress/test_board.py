@@ -55,6 +55,17 @@ def test_scores_are_told_when_they_are_there_with_the_best_so_far(clocked):
     assert "best validation loss 0.5000" in worse.sentence()
 
 
+def test_sweep_after_the_scores_belongs_to_the_same_outer_step(clocked):
+    """The number of scored models is not the number of the outer step at work."""
+    board, _, _ = clocked
+    board.scored(0, scores(0.5))
+    board.begin("reverse[0] 0-60", "reverse")
+
+    sentence = board.seen().sentence()
+
+    assert sentence.startswith("Reversing steps 0 to 60 of outer step 0, ")
+
+
 def test_uphill_the_best_is_the_highest():
     """A poison makes the loss larger."""
     board = Board(Course("uphill", maximize=True), Meter(), Clock())

@@ -7,9 +7,10 @@ from engine.progress.board import Board, Course
 from engine.progress.meter import Meter, heard_by, listening
 from engine.progress.time_left import Work
 from engine.stages.run import Run
-from engine.storage.location import list_files
-from engine.storage.names import is_run_file
+from engine.storage.location import join, list_files
+from engine.storage.names import is_run_file, label
 from engine.storage.places import PROGRESS
+from engine.storage.records import write_record
 from tasks.running import elsewhere
 from tests.tiny_recipe import small
 
@@ -53,8 +54,7 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     until(seen_there.look, lambda: board.seen().running and board.seen().running[0].share == 0.5)
     (stage,) = board.seen().running
     (name,) = list_files(run.file(PROGRESS))
-    seen_there.forget("train[0] 0-12", ended=True)
-    board.end("train[0] 0-12")
+    seen_there.end("train[0] 0-12", "train", cached=False)
     seen_there.look()  # its file is still there
     go_on.set()
     worker.join()
@@ -64,6 +64,40 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     assert is_run_file(f"{PROGRESS}/{name}")  # so it is cleaned with the run
     assert list_files(run.file(PROGRESS)) == []
     assert board.seen().running == ()
+
+
+def test_stage_too_short_to_be_heard_of_was_not_there_already(tmp_path):
+    """Nothing is known of its time, but it was computed all the same."""
+    board = Board(Course("a run", [Work("evaluate", 1.0), Work("evaluate", 1.0)]), Meter())
+    seen_there = elsewhere.Elsewhere(Run(small("workers.runner=dask"), str(tmp_path)), board)
+
+    seen_there.end("evaluate[0]", "evaluate", cached=False)
+    seen_there.end("evaluate[1]", "evaluate", cached=True)
+
+    seen = board.seen()
+    assert (seen.done, seen.cached) == (2, 1)
+
+
+def test_stage_whose_worker_is_lost_begins_once_more(tmp_path):
+    """It would take the place of the next one of its kind otherwise."""
+    works = [Work("train", 12.0, forward=12), Work("train", 12.0, forward=12)]
+    board = Board(Course("a run", works), Meter())
+    run = Run(small("workers.runner=dask"), str(tmp_path))
+    seen_there = elsewhere.Elsewhere(run, board)
+    url = join(run.file(PROGRESS), f"{label('train', KEY)}.json")
+    steps = {"step": 5, "num_steps": 12, "forward": 6, "reverse": 0, "is_reversed": False}
+    write_record(url, {"stage": "train", "name": "train[0] 0-12", **steps})
+
+    seen_there.look()
+    before = board.seen()
+    seen_there.drop("train[0] 0-12")
+    without = board.seen()
+    seen_there.look()
+    after = board.seen()
+
+    assert without.running == ()
+    assert [each.share for each in (*before.running, *after.running)] == [0.5, 0.5]
+    assert after.total == 2
 
 
 def test_what_a_killed_process_left_is_taken_away(tmp_path, monkeypatch):

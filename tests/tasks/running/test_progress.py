@@ -11,7 +11,10 @@ from prefect.client.schemas.filters import (
     ArtifactFilterType,
 )
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, StoreError
+from engine.progress.board import Course
+from engine.progress.meter import Meter, heard_by
+from engine.progress.time_left import Work
 from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.stages import training as stages
@@ -72,8 +75,51 @@ def test_run_that_fails_says_where_it_stopped(shown, monkeypatch, tmp_path):
 
     percent, sentence = shown[-1]
     assert percent < 100
-    assert sentence.startswith("Stopped")
+    assert sentence.startswith("Stopped at moving the metaparameters of outer step 0;")
     assert "finished stages are kept" in sentence
+
+
+def followed(tmp_path):
+    """The progress of a run of one stage, outside of a flow."""
+    meter = Meter()
+    with heard_by(meter):
+        course = Course("a run", [Work("train", 12.0, forward=12)])
+        return progress.Progress(small(), str(tmp_path), course), meter
+
+
+def test_run_that_stops_is_looked_at_no_longer(monkeypatch, tmp_path):
+    """Others of a search go on; a terminal would show its bar until the end of them."""
+    told, meter = followed(tmp_path)
+    shown = []
+    monkeypatch.setattr(told, "_show", lambda percent, sentence: shown.append(sentence))
+    told.begins("train[0] 0-12", "train")
+    told.begins_again("train[0] 0-12")
+
+    told.stops()
+    told.look()
+
+    assert meter.boards == []
+    assert shown == [
+        "Stopped at training steps 0 to 12 of outer step 0; 0 finished stages are kept."
+    ]
+
+
+def test_a_store_that_is_away_hides_nothing_else(monkeypatch, tmp_path):
+    """What has been said would be said again, and the rest would not be said at all."""
+    told, _ = followed(tmp_path)
+    shown, said = [], []
+    monkeypatch.setattr(told, "_show", lambda percent, sentence: shown.append(sentence))
+
+    def away():
+        raise StoreError("the store does not answer")
+
+    told.when(lambda: said.append("scores") is None)
+    told.when(away)
+    told.look()
+    told.look()
+
+    assert said == ["scores"]
+    assert len(shown) == 2
 
 
 @pytest.mark.slow
