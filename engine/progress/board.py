@@ -304,7 +304,7 @@ class Board:
                 title=self._course.title,
                 share=1.0 if over else self._share,
                 elapsed=now - self._began,
-                left=0.0 if over else self._time.left(now),
+                left=None if over else self._time.left(now),
                 done=self._done,
                 total=max(self.total, self._done + len(running)),
                 cached=self._cached,

@@ -39,7 +39,7 @@ SECONDS_TO_END = 30.0
 _LET_IN = """<!doctype html><meta charset="utf-8"><title>mgd</title><script>
 const [secret, path] = location.hash.slice(1).split("&").map(decodeURIComponent);
 if (secret) localStorage.setItem("prefect-password", btoa(secret));
-location.replace(path && path.startsWith("/") ? path : "/");
+location.replace(location.origin + (path && path.startsWith("/") ? path : "/"));
 </script>"""
 """Page of the server's; both of Prefect's UIs read the secret there."""
 

@@ -262,6 +262,16 @@ def test_nobody_is_let_in_without_the_secret(served):
     assert place.parent.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("path", ["//example.org/", "/%5Cexample.org/", "https://example.org/"])
+def test_page_that_lets_in_leads_to_its_own_server_only(served, page, path):
+    """Whoever knows the port could send people elsewhere in its name."""
+    with page.context.browser.new_context() as of_a_stranger:
+        stranger = of_a_stranger.new_page()
+        stranger.goto(f"{served.root}/v2/mgd.html#mgd:x&{path}")
+        stranger.wait_for_function("!location.pathname.endsWith('mgd.html')")
+        assert stranger.url.startswith(f"{served.root}/")
+
+
 def test_ctrl_c_ends_all_that_it_started(served):
     """Server and worker, and nothing of anybody else's. The last test: nothing is left."""
     assert len(served.children) == 2

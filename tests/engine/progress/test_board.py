@@ -95,7 +95,7 @@ def test_bar_never_goes_back_and_is_full_at_the_end_alone(clocked):
     assert shares == sorted(shares)
     assert before.share < 1.0
     assert after.share == 1.0
-    assert after.left == 0.0
+    assert after.left is None  # nothing is said of time that is left
     assert after.elapsed == before.elapsed == 139.0
     assert after.sentence() == "Finished: 9 stages in 2 min 19 s."
 
