@@ -1,7 +1,6 @@
 """A table (CSV, Parquet or npz) with a column of labels, as a problem."""
 
 import datetime
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from engine.extras import install
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.bounded import npz_arrays, parquet_columns
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
@@ -224,13 +224,10 @@ def read_table(url: str, name: str) -> dict[str, list[Any]]:
     content = read_data(what, url, "Correct the path.")
     try:
         if content[:4] == b"PK\x03\x04":
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                return _flat({key: stored[key] for key in stored.files})
+            return _flat(npz_arrays(content, what))
         arrow = _arrow(what)
         if content[:4] == b"PAR1":
-            return (
-                import_module("pyarrow.parquet").read_table(arrow.BufferReader(content)).to_pydict()
-            )
+            return parquet_columns(content, what)
         return import_module("pyarrow.csv").read_csv(arrow.BufferReader(content)).to_pydict()
     except (DataError, ConfigurationError):
         raise
