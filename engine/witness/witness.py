@@ -129,14 +129,6 @@ def testify(
         jumps = ""
         if outputs and not heard:
             jumps = note_of_jumps(routine, before, own.flat, z, step)
-        given = given_module(routine)
-        with routine.reading(state), in_place(given, routine, state) as place:
-            frozen = place.watch()
-            count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
-            theirs = own_step(given, routine, term, z, step)
-            frozen.refuse_moved()
-            values = [own_output(place, output) for output in outputs]
-        error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
 
         def led_to() -> State:
             repeated = _engine_step(routine, term, z, step, state)
@@ -144,10 +136,18 @@ def testify(
             with torch.no_grad():  # as in a step of training
                 return repeated.moved | _updated(routine, before, repeated.flat, z, step)
 
-        # Once more while the handed-in module holds other numbers: whoever reads them is seen in
-        # the last bit, however little it makes of them.
-        with in_place(given, routine, state):
+        given = given_module(routine)
+        with routine.reading(state), in_place(given, routine, state) as place:
+            frozen = place.watch()
+            count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
+            theirs = own_step(given, routine, term, z, step)
+            frozen.refuse_moved()
+            values = [own_output(place, output) for output in outputs]
+            # Once more while the handed-in module holds other numbers: whoever reads them is seen
+            # in the last bit, however little it makes of them.
+            place.put()
             elsewhere = led_to()
+        error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)

@@ -49,6 +49,68 @@ def _remembering() -> nn.Module:
     return net
 
 
+def _running_out() -> nn.Module:
+    """A hook that lets a gradient in over its first calls, all of which are over before a step."""
+    net, calls = mlp(), []
+
+    def change(gradient: Tensor) -> Tensor:
+        calls.append(1)
+        return gradient * min(1.0, len(calls) / 3)
+
+    net[0].weight.register_hook(change)
+    return net
+
+
+class Warm(nn.Module):
+    """Another function in its first calls, or in every second pair of calls."""
+
+    def __init__(self, factor: Callable[[int], float]) -> None:
+        super().__init__()
+        self.net, self.factor, self.calls = mlp(), factor, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            return self.net(inputs)
+        self.calls += 1
+        return self.factor(self.calls) * self.net(inputs)
+
+
+class ByAddress(nn.Module):
+    """Keeps a normalized weight until version or address of the weight are others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.kept = nn.Linear(6, 8), nn.Linear(8, 3), None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.first.weight
+        key = weight._version, weight.data_ptr()
+        if self.kept is None or self.kept[0] != key:
+            self.kept = key, F.normalize(weight)
+        return self.last(torch.tanh(F.linear(inputs, self.kept[1])))
+
+
+class Collector:
+    """Keeps the activations that a hook of a layer sees."""
+
+    def __init__(self) -> None:
+        self.seen: Tensor | None = None
+
+    def note(self, module: nn.Module, inputs: object, found: Tensor) -> None:
+        self.seen = found
+
+
+def _collected(net: nn.Module) -> Callable:
+    """A loss of the activations that an object beside the module collects."""
+    collector = Collector()
+    net[1].register_forward_hook(collector.note)
+
+    def own(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return loss(model, batch) + 0.1 * collector.seen.square().mean(1)
+
+    return own
+
+
 def _rarely(draw: Callable[[], float]) -> Callable:
     """A loss that is another one three times in twenty, so that two calls mostly agree."""
     return lambda net, batch: loss(net, batch) * (1.5 if draw() < 0.15 else 1.0)
@@ -113,7 +175,21 @@ def _refused() -> dict[str, tuple[Variant, str]]:
     }
     for name, change in hooks.items():
         found[f"hook that reads the parameter: {name}"] = (Variant(_hooked(change)), THE_MODULE)
-    found["hook with a momentum of its own"] = (Variant(_remembering), r"run twice")
+    found["hook with a momentum of its own"] = (Variant(_remembering), r"run twice|gradient by")
+    found["hook whose counter runs out"] = (Variant(_running_out), r"when it is called again")
+    counters: dict[str, Callable[[int], float]] = {
+        "runs out": lambda calls: min(1.0, calls / 4),
+        "turns in pairs": lambda calls: 1.0 + 0.5 * (calls // 2 % 2),
+    }
+    for name, factor in counters.items():
+        found[f"counter that {name}"] = (
+            Variant(lambda f=factor: Warm(f)),
+            r"how often it was called|Two calls|run twice|replayed|besides the module",
+        )
+    found["cache by version and address"] = (
+        Variant(lambda: ByAddress().double()),
+        r"reads a tensor of shape|has no part|run twice",
+    )
     for share in (1e-2, 1e-4, 1e-7):
         found[f"constant from the outer module, times {share:g}"] = (
             Variant(
@@ -163,6 +239,7 @@ def _refused() -> dict[str, tuple[Variant, str]]:
 REFUSED = _refused()
 
 SOUND = {
+    "activations collected by an object": Variant(mlp, loss=_collected, output=_output),
     "layers left out by torch": Variant(lambda: Skipping(lambda: torch.rand(())).double()),
     "seeded by itself": Variant(
         mlp,

@@ -40,6 +40,10 @@ ALWAYS = {
     "rare draw of random in the output",
     "detach for confident ones",
     "seeded in the call",
+    "hook whose counter runs out",
+    "counter that turns in pairs",
+    "cache by version and address",
+    "activations collected by an object",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
 
