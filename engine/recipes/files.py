@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = parse_yaml(read_text(path.read_bytes()))
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{path} is not YAML of a recipe: {error}. Correct the file."
+            redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")
         ) from error
     except OSError as error:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from engine.applications.side_by_side import SideBySide, page_of, side_by_side
 from engine.applications.trackers import send
 from engine.errors import ConfigurationError, EngineError
 from engine.reports.page import as_html
+from engine.secret_urls import redacted
 from flows.cli.screen import Screen, say
 
 PAGE = "mgd-compare.html"
@@ -58,7 +59,8 @@ def send_run(run: str, store: str, target: str, *, err: bool = False) -> None:
         raise
     except Exception as error:  # whatever a tracker's package raises
         raise ConfigurationError(
-            f"Run {opened.name} could not be sent to {target} ({type(error).__name__}: {error}). "
+            f"Run {opened.name} could not be sent to {target} ({type(error).__name__}: "
+            f"{redacted(str(error))}). "
             f"The run is kept as it is. Send it again: mgd send {opened.name} --to {target}"
         ) from error
     say(f"{number} numbers of run {opened.name} were sent to {target}.", err=err)

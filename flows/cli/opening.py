@@ -27,7 +27,11 @@ _RULE = (
 """The encoding is said first, and so for good: in one of the page's own, bytes that we read as
 other words could say ``refresh``."""
 
-_LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*base\b", re.IGNORECASE)
+_LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*(?:base|link)\b", re.IGNORECASE)
+"""What no rule forbids: another page by itself, and connections that a ``link`` has made ahead."""
+
+_LOADS_ITSELF = re.compile(rb'<meta http-equiv="refresh" content="\d{1,4}">')
+"""What the report of a run that goes on says, and a copy has no use for."""
 
 
 def open_report(run: str, store: str) -> None:
@@ -56,12 +60,13 @@ def guarded(content: bytes, run: str) -> Path:
     """Write a copy of a page that cannot run or load anything; return where it is.
 
     Raises:
-        ConfigurationError: If the page would lead to another one by itself.
+        ConfigurationError: If the page would lead to another place by itself.
     """
+    content = _LOADS_ITSELF.sub(b"", content, count=1)
     if _LEADS_AWAY.search(unescape(content.decode(errors="replace"))):
         raise ConfigurationError(
-            f"The report of run {run} leads to another page by itself, which none of ours does: it "
-            f"was changed. Let the run write it anew with `mgd resume {run}`."
+            f"The report of run {run} leads to another place by itself, which none of ours does: "
+            f"it was changed. Let the run write it anew with `mgd resume {run}`."
         )
     page = Path(tempfile.mkdtemp(prefix="mgd-report-")) / f"{run}.html"
     page.write_bytes(_RULE + content)

@@ -58,6 +58,9 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             from engine.storage.location import absolute
 
             place = absolute(store)
+            from engine.storage.readable import check_readable
+
+            check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, debug)
     contents = [_tell(record, place, as_json) for record in records]
