@@ -167,9 +167,9 @@ class OpenRun:
                 f"Outer step {step} of run {self.name} has no metagradient: no step was taken from "
                 f"there. Those before it, up to {len(self.iterates) - 2}, have one."
             )
-        found = self._rows(ref)
-        (row,) = (each for name, each in found.items() if name.startswith("metagradient_"))
-        return row
+        from engine.stages.metagradient_rows import only_metagradient
+
+        return only_metagradient(self._rows(ref))
 
     def losses(self, step: int | None = None) -> list[float]:
         """Return the batch loss of every training step of an outer step.

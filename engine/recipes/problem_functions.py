@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from engine.errors import ConfigurationError
-from engine.recipes.code.user_code import load_module, source_digests
+from engine.recipes.code.user_code import load_module, neighbours_of, source_digests
 from engine.recipes.explain import explained
 from engine.recipes.settings import Settings
 from engine.secret_urls import refuse_secrets
@@ -69,11 +70,31 @@ def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[st
     Raises:
         ConfigurationError: If there is no such source.
     """
-    model = arguments.get("model")
-    found = {} if is_shipped(name) else source_digests(name.rpartition(":")[0], folder)
-    if isinstance(model, str) and ":" in model:
-        found |= source_digests(model.rpartition(":")[0], folder)
+    found: dict[str, str] = {}
+    for place in _places(name, arguments):
+        found |= source_digests(place, folder)
     return found
+
+
+def source_files(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[str, Path]:
+    """Return the files of a problem's source, by their paths from the folder.
+
+    What is installed is none of them.
+
+    Raises:
+        ConfigurationError: If one is not there.
+    """
+    found: dict[str, Path] = {}
+    for place in _places(name, arguments):
+        if place.endswith(".py"):
+            found |= neighbours_of(place, folder)
+    return found
+
+
+def _places(name: str, arguments: dict[str, Any]) -> list[str]:
+    """Return the files and modules that a recipe names: of its problem, and of a model."""
+    named = [name, arguments.get("model")]
+    return [each.rpartition(":")[0] for each in named if isinstance(each, str) and ":" in each]
 
 
 def check_sources(

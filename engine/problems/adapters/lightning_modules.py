@@ -50,6 +50,11 @@ def refuse_other_loops(
             "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
             "and `advance` for what moves besides: `mgd new`."
         )
+    if trainer is not None and trainer.world_size > 1:
+        raise ConfigurationError(
+            f"The Trainer runs on {trainer.world_size} devices, each with batches of its own, but "
+            "a run here has one. Use devices=1, with a batch as large as theirs together."
+        )
     own = [name for name in _STEP_HOOKS if _overrides(module, base, name) and name not in ignored]
     if own:
         raise ConfigurationError(
