@@ -1,8 +1,9 @@
 """The call of a problem's function: under the run's seed and number format, told if it fails."""
 
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     try:
         drawn = recipe.training.seed if seed is None else seed
         around = calling(recipe.problem, recipe.folder, recipe.code)
-        with around, surroundings(drawn, dtype):
+        with around, surroundings(drawn, dtype), redirect_stdout(sys.stderr):
             made = call(function, recipe.arguments)
     except (Exception, SystemExit) as error:
         line = own_line(error)

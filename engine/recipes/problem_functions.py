@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
@@ -148,8 +148,20 @@ def find_function(name: str, folder: str | None) -> Function:
             )
         return found
     place, _, function = name.rpartition(":")
+    if place.endswith(".ipynb"):
+        raise ConfigurationError(
+            f"problem is {name}, but {place} is a notebook, whose cells nobody runs here. Save the "
+            "function and what it needs as a file, e.g. `jupyter nbconvert --to script`, and name "
+            "that: my_file.py:function."
+        )
     module = load_module(place, folder)
     found = getattr(module, function, None)
+    if found is not None and not inspect.isfunction(found):
+        what = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise ConfigurationError(
+            f"problem is {name}, but {function} is {what} there, and a recipe calls functions. "
+            f"Write a function that returns what it makes: `def {function}(...) -> engine.Problem`."
+        )
     if not inspect.isfunction(found):
         known = [
             each for each, value in vars(module).items()
@@ -158,6 +170,12 @@ def find_function(name: str, folder: str | None) -> Function:
         raise ConfigurationError(
             f"problem is {name}, but {place} has no function {function!r}; it has "
             f"{', '.join(known) or 'none'}. Correct the name."
+        )
+    if inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+        what = "async" if inspect.iscoroutinefunction(found) else "a generator"
+        raise ConfigurationError(
+            f"problem is {name}, which is {what}, so a call of it returns no problem. Write it as "
+            f"`def {function}(...) -> engine.Problem`, with a return."
         )
     returns = inspect.signature(found).return_annotation
     shown = returns if isinstance(returns, str) else getattr(returns, "__name__", "nothing")
@@ -223,6 +241,8 @@ def _made_arguments(function: Function) -> type[Settings]:
             )
         annotation = _annotation(function, parameter)
         default = ... if parameter.default is parameter.empty else parameter.default
+        if default is None:  # as in `width: int = None`, which many people write
+            annotation = Optional[annotation]  # noqa: UP045 (of any annotation)
         fields[name] = (annotation, Field(default, description=described.get(name)))
     try:
         return create_model(

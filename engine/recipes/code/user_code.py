@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -150,7 +150,7 @@ def _load_file(path: Path) -> ModuleType:
     if loaded is not None:
         return loaded
     try:
-        with _in_front(path, files), defaults_kept(path.name):
+        with _in_front(path, files), defaults_kept(path.name), redirect_stdout(sys.stderr):
             return folder.load()
     except (Exception, SystemExit) as error:
         if isinstance(error, ConfigurationError) and not own_line(error):
