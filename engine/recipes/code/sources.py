@@ -126,7 +126,8 @@ def parsed(path: Path) -> ast.Module:
             settings=("problem",),
         ) from error
     except (SyntaxError, ValueError) as error:
-        place = f"line {error.lineno} of {path}" if isinstance(error, SyntaxError) else str(path)
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        place = str(path) if line is None else f"line {line} of {path}"
         why = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConfigurationError(
             f"There is a syntax error in {place}: {why}. Correct the file."

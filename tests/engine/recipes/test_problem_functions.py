@@ -257,3 +257,23 @@ def test_what_a_problem_prints_goes_to_stderr(where, tmp_path, capfd):
     told = capfd.readouterr()
     assert "heard" in told.err
     assert "heard" not in told.out
+
+
+def test_relative_path_says_where_it_was_looked_for(tmp_path):
+    """A recipe is run from any folder; a script found its data because it stood beside them."""
+    source = PROBLEM.replace(
+        "    generator = torch", "    open('rows.csv')\n    generator = torch", 1
+    )
+
+    with pytest.raises(
+        ConfigurationError, match=r"where the command runs.*with_name\('rows.csv'\)"
+    ):
+        build_problem(load_recipe(write_problem(tmp_path, source)))
+
+
+def test_source_with_a_zero_byte_is_refused_without_a_line(tmp_path):
+    """Python names none."""
+    path = write_problem(tmp_path, PROBLEM + "\0")
+
+    with pytest.raises(ConfigurationError, match=r"syntax error in .*my_clouds.py: .*null bytes"):
+        load_recipe(path)

@@ -155,7 +155,7 @@ def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path, trainers):
 
 
 def test_batches_are_those_of_a_loader_of_ones_own(tmp_path, trainers):
-    """``get_train_dataloader`` is what people override; its batches are not those of the arguments."""
+    """``get_train_dataloader`` is what people override; the arguments say another size then."""
     import transformers
 
     class Own(transformers.Trainer):
