@@ -11,6 +11,8 @@ may differ in the last digits from that of the step without one. ``Routine.path`
 the two defines the run.
 """
 
+from collections.abc import MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,9 @@ from engine.step.products import (
     split,
 )
 from engine.types import Metaparams, State
+
+NOTED: ContextVar[MutableMapping[int, Tensor] | None] = ContextVar("NOTED", default=None)
+"""Where the loss of each step that is run with its graph is noted, by step, if anybody wants it."""
 
 
 def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tuple[State, Tensor]:
@@ -183,6 +188,9 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
             moved = routine.moved_buffers(statistics, calls, step)
         with routine.reading(state):  # what is injected does not move the running statistics
             total = add_injected(routine, gradient.detach(), params, z, step)
+    noted = NOTED.get()
+    if noted is not None:
+        noted[step] = loss
     return StepGraph(
         routine=routine,
         state=state,

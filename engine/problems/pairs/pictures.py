@@ -94,6 +94,13 @@ def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
         raise UnusableError("with an image that cannot be read") from error
 
 
+def shown_picture(content: bytes) -> Any:  # noqa: ANN401 (an image of Pillow)
+    """Return a picture whole, in its own size and in the colours that training sees."""
+    with _strictly(), _pillow().open(io.BytesIO(content), formats=_formats()) as image:
+        image.load()
+        return _rgb(_turned(image), image)
+
+
 def _check_size(size: tuple[int, int], most: int) -> None:
     if size[0] * size[1] > most:
         raise UnusableError(
