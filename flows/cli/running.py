@@ -119,8 +119,11 @@ def _run(
     prepare_cpu(recipe.descent.training.threads)
     from engine.recipes.names import run_name
     from engine.recipes.titles import run_title
+    from engine.runs.confirmed import note_started
 
     runs = _runs(recipe, chosen)
+    for each in runs:
+        note_started(each)
     goes_on([run_name(each.descent) for each in runs], place)
     for each in runs:
         LINES.info("Run: %s", run_title(each))
