@@ -4,32 +4,25 @@ import statistics
 
 import pytest
 
-from tests.streams import errors, read_streams, tell
+from tests.streams import WALL, errors, read_streams, tell
 
 STREAMS = read_streams()
 
-LIMITS = {"digits-schedule": (0.25, 0.4)}
-"""Median and ninth decile of the error, where a tenth of the run is a search that is a guess."""
-
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_time_left_is_known_once_an_outer_step_was_measured(name):
-    """By the clock of the processor: those who used the machine besides are no part of the run.
+def test_time_left_is_within_a_fifth_from_a_quarter_of_the_run_on(name):
+    """By the wall, on a machine that nobody else used; of nine looks in ten within a quarter."""
+    later = [error for _, error in errors(STREAMS[name], WALL)]
 
-    The plans of these runs were measured while twenty others wanted the two cores, and are wrong by
-    a factor of ten by that clock, so each was corrected.
-    """
-    later = [error for _, error in errors(STREAMS[name], start=0.4)]
-
-    median, most = LIMITS.get(name, (0.1, 0.2))
+    assert STREAMS[name]["load"] <= 2  # of two cores, else it was no quiet machine
     assert len(later) > 20
-    assert statistics.median(later) < median
-    assert statistics.quantiles(later, n=10)[-1] < most
+    assert statistics.median(later) < 0.2
+    assert statistics.quantiles(later, n=10)[-1] < 0.25
 
 
 def test_streams_are_of_several_kinds_and_whole():
     """One that ends in the middle would say nothing of the end."""
-    assert len(STREAMS) >= 3
+    assert len(STREAMS) >= 5
     for stream in STREAMS.values():
         whole, seen = tell(stream)
         assert whole > 5
@@ -38,7 +31,7 @@ def test_streams_are_of_several_kinds_and_whole():
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_plan_alone_would_not_do(name):
-    """A stream whose plan is right would say nothing of corrections."""
-    whole, seen = tell(STREAMS[name])
+    """A stream whose plan is right to the last would say nothing of corrections."""
+    whole, seen = tell(STREAMS[name], WALL)
 
-    assert abs(seen[0][1] - whole) / whole > 0.5
+    assert seen[0][1] is None or abs(seen[0][1] - whole) / whole > 0.05
