@@ -27,6 +27,9 @@ _RULE = (
 """The encoding is said first, and so for good: in one of the page's own, bytes that we read as
 other words could say ``refresh``."""
 
+_GROWS = re.compile(rb'<meta http-equiv="refresh" content="\d{1,4}">')
+"""How a page of ours that grows is loaded again; a number alone leads nowhere else."""
+
 _LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*base\b", re.IGNORECASE)
 
 
@@ -48,6 +51,9 @@ def open_report(run: str, store: str) -> None:
             f"{place}."
         )
     say(f"Report: {where}")
+    content, grows = _GROWS.subn(b"", content)
+    if grows:
+        say("The run goes on, and its report grows: open it again to see what is new.")
     if not webbrowser.open(guarded(content, name).as_uri()):
         say("No browser could be opened here. Open that file in one.")
 

@@ -10,6 +10,12 @@ from engine.recipes.files import list_recipes, load_recipe, read_recipe_file
 from engine.reports.explained_settings import DEFAULT, Explained, explained_settings
 from flows.cli.screen import Screen, say, text
 
+_NEXT = (
+    "The digits need no file and no GPU; of the others, `mgd recipes NAME` says where their data "
+    "are looked for (arguments) and on which device they run.",
+    "What one costs on this machine: `mgd plan NAME`.",
+)
+
 
 def show_recipes(*, as_json: bool) -> None:
     """List the recipes that ship."""
@@ -24,7 +30,10 @@ def show_recipes(*, as_json: bool) -> None:
     table = Table("recipe", "kind", "what it does")
     for name, recipe in recipes.items():
         table.add_row(name, recipe.kind, recipe.description)
-    Screen().print(table)
+    console = Screen()
+    console.print(table)
+    for line in _NEXT:
+        console.print(line, soft_wrap=True)
 
 
 def show_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
