@@ -24,7 +24,7 @@ from flows.cli.screen import Screen, plain, say
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
 
-_LONGEST_SCHEDULE = max(map(len, ScheduleName)) + 2
+_LONGEST_SCHEDULE = max(map(len, ScheduleName)) + 1
 """A name that is cut off could not be typed into a setting."""
 
 SHOWN_NAMES = 10
@@ -40,16 +40,14 @@ def show_runs(store: str, *, as_json: bool) -> None:
     # A name that is cut off could not be copied into the next command.
     table = Table(
         Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
-        "last active (UTC)",
-        "took",
         "what came of it",
+        show_lines=True,
     )
     for run in runs:
         active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
-        took = "" if run.seconds is None else write_duration(run.seconds)
-        standing = str(run.standing)
-        name = f"{run.run}\n{run.changes}" if run.changes else run.run
-        table.add_row(name, active, took, run.verdict or standing)
+        took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
+        lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
+        table.add_row("\n".join(lines), run.verdict or str(run.standing))
     console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
@@ -77,7 +75,8 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     if compared:
         table = Table("figure", "predicted", "so far" if record is None else "actual")
         for each in compared:
-            table.add_row(each.what, f"{each.predicted:,.1f}", f"{each.actual:,.1f}")
+            digits = 1 if each.what.startswith("seconds") else 0
+            table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
         console.print(table)
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
@@ -153,7 +152,7 @@ def show_plan(
         peak = each.peak_bytes
         is_own = each.settings.items() <= own.items()
         table.add_row(
-            f"{each.schedule} *" if is_own else each.schedule,
+            f"{each.schedule}*" if is_own else each.schedule,
             str(each.segments),
             str(each.unroll),
             f"{each.forward_steps} + {each.reverse_steps}",

@@ -100,6 +100,8 @@ def page(served):
     with open_browser() as page:
         page.goto(served.file)
         page.wait_for_url(served.form())
+        # Prefect forgets the secret if its page is left while it asks whether that is right.
+        page.get_by_text("Outer steps").first.wait_for()
         yield page
 
 
