@@ -16,24 +16,13 @@ import httpx
 from engine.applications.descent.record import read_run
 from engine.recipes.files import changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
+from tests import tiny_recipe
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection"
 # Long enough to be killed in the middle; each route of a test has a run of its own.
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "outer.num_steps=12",
-    "replay.steps_per_segment=5",
-]
+SMALL = [*tiny_recipe.SMALL, "outer.num_steps=12"]
 STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
 DEPLOY = ("flows.cli.app", "deploy", "--all", "--pool", "mgd-process")
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}

@@ -26,6 +26,7 @@ from tests import own_data
 from tests.faults.sigkill_flow import RUN_SECONDS, wait
 from tests.faults.sigkill_worker import Dask
 from tests.servers import PrefectServer
+from tests.tiny_recipe import as_options
 
 SLOW_IMPORTS = {
     "photographs": ["PIL.Image"],
@@ -111,7 +112,7 @@ def runner(recipe, store, server, changes=()):
 
         from flows.cli.app import app
 
-        sets = [part for change in changes for part in ("--set", change)]
+        sets = as_options(changes)
         # What a stored recipe names is read again only where somebody says so.
         command = ["run"] if recipe.endswith(".yaml") else ["resume", "--trust-store"]
         # A heartbeat makes every run wait for a second at its end.
