@@ -74,7 +74,7 @@ def serve(
     Args:
         names: Recipes by name or path, and flows without a recipe.
         store: Where the runs keep checkpoints, results and reports.
-        start: Start a run of the first one at once, and show its page in place of the form.
+        start: Start a run of the first one at once, and show its report in place of the form.
         browser: Open one.
         debug: Show the logs of the server and of the worker.
 
@@ -118,36 +118,35 @@ def _deploy(order: Order, store: str) -> "UUID":
 
 
 def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
-    """Start a run with the settings of its deployment; return the path of its page.
+    """Start a run with the settings of its deployment; return the path of its report.
 
-    Prefect's page lists what there is when it is opened, so the beginning of the report is awaited.
+    From the page of a run it takes two clicks to its report, so its beginning is awaited; where
+    there is none, the path is that of the run.
     """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployment).id
-        say("A run is started; its page opens when its report has begun.")
+        say("A run is started; its report opens when it has begun.")
         until = time.monotonic() + SECONDS_TO_BEGIN
-        while time.monotonic() < until and worker.poll() is None and not _has_begun(client, run):
+        while time.monotonic() < until and worker.poll() is None:
+            found = _report(client, run)
+            if found is not None:
+                return f"/v2/artifacts/artifact/{found}"
+            state = client.read_flow_run(run).state
+            if state is not None and state.is_final():
+                break
             time.sleep(1)
-    return started_page(run)
+    return f"/v2/runs/flow-run/{run}?tab=Artifacts"
 
 
-def _has_begun(client: "SyncPrefectClient", run: "UUID") -> bool:
-    """Say whether a run has a report, or nothing more is to come."""
+def _report(client: "SyncPrefectClient", run: "UUID") -> "UUID | None":
+    """Return the artifact that is the report of a run, if there is one yet."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-    state = client.read_flow_run(run).state
-    if state is not None and state.is_final():
-        return True
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     found = client.read_artifacts(artifact_filter=of_run)
-    return any((each.key or "").startswith("report-") for each in found)
-
-
-def started_page(run: object) -> str:
-    """Return the path of a run's page with its report, which grows, one click away."""
-    return f"/v2/runs/flow-run/{run}?tab=Artifacts"
+    return next((each.id for each in found if (each.key or "").startswith("report-")), None)
 
 
 def _make_pool(client: "SyncPrefectClient") -> None:

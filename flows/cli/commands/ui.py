@@ -25,7 +25,7 @@ def ui(
     ] = True,
     start: Annotated[
         bool,
-        typer.Option("--start", help="Start a run of the first at once, and open its page."),
+        typer.Option("--start", help="Start a run of the first at once, and open its report."),
     ] = False,
     stop: Annotated[
         bool, typer.Option("--stop", help="End every mgd ui of yours on this machine.")
