@@ -5,6 +5,7 @@ and no place that it names is read, but by ``OpenRun.model``, which asks for tru
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -146,7 +147,7 @@ class OpenRun:
             ConfigurationError: If there is no such step.
             StoreError: If its bits are not there, or not those that were committed.
         """
-        return self._vector(self._iterate(step).value, "value")
+        return self._vector(self._iterate(step).value, "value".__eq__)
 
     def metagradient(self, step: int = 0) -> "Tensor":
         """Return d objective / d z at an outer step, flat like ``z``, on the CPU.
@@ -166,7 +167,9 @@ class OpenRun:
                 f"Outer step {step} of run {self.name} has no metagradient: no step was taken from "
                 f"there. Those before it, up to {len(self.iterates) - 2}, have one."
             )
-        return self._vector(ref, "metagradient_")
+        from engine.stages.metagradient_rows import is_metagradient
+
+        return self._vector(ref, is_metagradient)
 
     def losses(self, step: int | None = None) -> list[float]:
         """Return the batch loss of every training step of an outer step.
@@ -333,12 +336,12 @@ class OpenRun:
             )
         return self.iterates[wanted]
 
-    def _vector(self, ref: "Ref", beginning: str) -> "Tensor":
+    def _vector(self, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tensor":
         """Return the one vector of a stage that is called so."""
         from engine.stages.commits import read_rows
 
         rows = read_rows(self.store, ref)
-        found = [row for name, row in rows.items() if name.startswith(beginning)]
+        found = [row for name, row in rows.items() if is_wanted(name)]
         if len(found) != 1:
             raise CheckpointCorruptError(
                 f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, and not what a run reads "

@@ -6,6 +6,7 @@ unpack to is bounded as for files that are compressed, see ``engine.storage.cont
 
 import io
 import zipfile
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -21,19 +22,20 @@ _CELL = 8
 """Bytes that a value takes at the least, once it is one of Python's."""
 
 
-def npz_arrays(content: bytes, what: str) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file; objects, which are pickles, are none.
+def npz_arrays(content: bytes, what: str) -> dict[str, Any]:
+    """Return the arrays of an npz file, and as bytes what else is in one; pickles are neither.
 
     Args:
         content: The whole file.
         what: As it is called in messages, e.g. "The table x.npz".
 
     Raises:
-        DataError: If it unpacks to far more than honest files do.
+        DataError: If it unpacks to far more than honest files do, or names an array twice.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _check(sum(each.file_size for each in archive.infolist()), content, what)
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        refuse_twice(stored.files, what)
         return {key: stored[key] for key in stored.files}
 
 
@@ -45,7 +47,7 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
         what: As it is called in messages.
 
     Raises:
-        DataError: If it unpacks to far more than honest files do.
+        DataError: If it unpacks to far more than honest files do, or names a column twice.
     """
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     schema = parquet.read_schema(arrow.BufferReader(content))
@@ -53,6 +55,7 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
     file = parquet.ParquetFile(arrow.BufferReader(content), read_dictionary=words)
     _check(_CELL * file.metadata.num_rows * file.metadata.num_columns, content, what)
     names = file.schema_arrow.names
+    refuse_twice(names, what)
     columns: list[list[Any]] = [[] for _ in names]
     size = 0
     for batch in file.iter_batches(batch_size=_ROWS):
@@ -62,6 +65,17 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
             _check(size, content, what)
             values.extend(_decoded(column) if is_coded else column.to_pylist())
     return dict(zip(names, columns, strict=True))
+
+
+def refuse_twice(names: Iterable[str], what: str) -> None:
+    """Refuse a name that stands twice: one of the two columns would be lost."""
+    names = list(names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{what} has several columns {twice!r}, and all but one of them would be ignored. "
+            "Rename or remove them."
+        )
 
 
 def _is_text(arrow: Any, kind: Any) -> bool:  # noqa: ANN401 (of pyarrow)

@@ -18,7 +18,7 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.data_cards import refuse_places
-from engine.problems.pairs.pictures import decode
+from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
 from engine.problems.table import Wanted, rows_problem
@@ -133,6 +133,8 @@ def _splits(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     """Return train, objective and perhaps test, by the splits that the data set has."""
     given = _load(asked)
     stored: dict[str, Any] = dict(given) if isinstance(given, dict) else {"train": given}
+    # What a data set was saved to be read as (tensors, arrays, some columns) is somebody else's.
+    stored = {name: table.with_format(None) for name, table in stored.items()}
     if "train" not in stored:
         raise DataError(
             f"{asked.source} has the splits {', '.join(stored)}, and no train. Save one of that "
@@ -264,9 +266,9 @@ def _pictures(
         groups={asked.label: labels["train"]},
         classes=classes,
         names=_row_names(labels["train"]),
-        show=lambda place: train[place][column].convert("RGB"),
+        show=lambda place: _shown(train, column, place, asked.source),
         held_out_names={name: _row_names(each) for name, each in labels.items() if name != "train"},
-        show_held_out=lambda split, place: tables[split][place][column].convert("RGB"),
+        show_held_out=lambda split, place: _shown(tables[split], column, place, asked.source),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         notes=notes,
         score=lambda model, examples, chunk: classification_scores(
@@ -274,6 +276,11 @@ def _pictures(
         ),
         **splits,
     )
+
+
+def _shown(table: Any, column: str, place: int, source: str) -> Any:  # noqa: ANN401 (an image of Pillow)
+    bare = table.cast_column(column, type(table.features[column])(decode=False))
+    return shown_picture(_bytes(bare[place][column], source, f"row {place}"))
 
 
 def _row_names(labels: list[str]) -> list[str]:

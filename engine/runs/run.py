@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.problems.kept_code import keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
@@ -45,12 +46,14 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
 
     The store gets its mark if it has none, and the start is noted. Who carries it out and what it
-    may spend is said anew at each start: where code runs must not be read from data.
+    may spend is said anew at each start: where code runs must not be read from data. The source of
+    its problem is kept only where this start asks for that (``workers.code``).
     """
     run = run_name(recipe.descent)
     for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):
         refuse_links(runs_folder(store), run, folder)
     mark_store(store)
+    keep_code(recipe.descent, store)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)

@@ -30,8 +30,8 @@ other words could say ``refresh``."""
 _LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*(?:base|link)\b", re.IGNORECASE)
 """What no rule forbids: another page by itself, and connections that a ``link`` has made ahead."""
 
-_LOADS_ITSELF = re.compile(rb'<meta http-equiv="refresh" content="\d{1,4}">')
-"""What the report of a run that goes on says, and a copy has no use for."""
+_GROWS = re.compile(rb'<meta http-equiv="refresh" content="\d{1,4}">')
+"""How a page of ours that grows is loaded again; a number alone leads nowhere else."""
 
 
 def open_report(run: str, store: str) -> None:
@@ -52,6 +52,9 @@ def open_report(run: str, store: str) -> None:
             f"{place}."
         )
     say(f"Report: {where}")
+    content, grows = _GROWS.subn(b"", content, count=1)
+    if grows:
+        say("The run goes on, and its report grows: open it again to see what is new.")
     if not webbrowser.open(guarded(content, name).as_uri()):
         say("No browser could be opened here. Open that file in one.")
 
@@ -62,7 +65,6 @@ def guarded(content: bytes, run: str) -> Path:
     Raises:
         ConfigurationError: If the page would lead to another place by itself.
     """
-    content = _LOADS_ITSELF.sub(b"", content, count=1)
     if _LEADS_AWAY.search(unescape(content.decode(errors="replace"))):
         raise ConfigurationError(
             f"The report of run {run} leads to another place by itself, which none of ours does: "

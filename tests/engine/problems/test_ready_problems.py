@@ -115,11 +115,13 @@ def test_damaged_picture_is_named(pictures):
 def test_what_is_no_picture_is_named_and_what_is_one_is_read(pictures):
     """A file is what its content is, and nobody's file is left out in silence."""
     (pictures / "red" / "9.png").rename(pictures / "red" / "nine.data")
+    (pictures / "red" / ".0.png").write_bytes(b"of a file manager")
 
     built = build_problem(recipe("image_folder", folder=str(pictures)))
 
     assert sum(len(split) for split in built.data.splits.values()) == 18
-    assert "1 files are no pictures in a subfolder and were left out: red/notes.txt." in built.notes
+    words = "2 files are hidden or no pictures in a subfolder, and were left out"
+    assert f"{words}: red/.0.png, red/notes.txt." in built.notes
 
 
 @pytest.mark.parametrize(

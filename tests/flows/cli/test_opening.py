@@ -72,16 +72,20 @@ def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):
     assert opened == []
 
 
-def test_the_page_of_a_run_that_goes_on_is_opened_as_it_is_now(opened, tmp_path):
-    """It says that it is to be loaded again, which nobody else can make it mean another page."""
-    page = as_html(Page(title="x", run="y", verdict="z", refresh=10))
-    (tmp_path / "runs" / RUN / "report.html").write_text(page)
+def test_a_report_that_grows_is_opened_as_it_is_now(opened, tmp_path):
+    """A browser would load the copy again and again, in which nothing changes."""
+    grown = as_html(Page(title="x", run=RUN, verdict="After outer step 1 of 5", refresh=20))
+    assert "refresh" in grown
+    (tmp_path / "runs" / RUN / "report.html").write_text(grown)
 
     result = ask(tmp_path)
 
     assert result.exit_code == 0, result.stderr
-    assert "refresh" in page
-    assert "refresh" not in Path(urlsplit(opened[0]).path).read_text()
+    assert "open it again" in result.stdout
+    (url,) = opened
+    page = Path(urlsplit(url).path).read_text()
+    assert "After outer step 1 of 5" in page
+    assert "refresh" not in page
 
 
 def test_a_run_without_a_report_says_how_it_gets_one(opened, tmp_path):

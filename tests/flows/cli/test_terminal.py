@@ -16,7 +16,7 @@ from engine.progress.meter import doing, listening
 from flows.cli.signals import before_last_words
 from flows.cli.terminal import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 
 def test_log_file_has_lines_with_times(capsys):
@@ -146,7 +146,7 @@ def in_a_terminal(home, *arguments):
 @pytest.mark.timeout(900)
 def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
     """A minute of a spinner that said "Prefect starts" was the first impression."""
-    options = [part for change in SMALL for part in ("--set", change)]
+    options = as_options(SMALL)
 
     code, text = in_a_terminal(
         tmp_path / "home", "run", *options, "--store", str(tmp_path / "store")
