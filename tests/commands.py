@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 
 def mgd(home, *arguments):
@@ -32,7 +32,7 @@ def finish(child):
 
 
 def run(home, store, *changes):
-    options = [part for change in (*SMALL, *changes) for part in ("--set", change)]
+    options = as_options([*SMALL, *changes])
     return mgd(home, "run", *options, "--store", str(store), "--json")
 
 

@@ -18,6 +18,11 @@ WALL, CPU = 0, 1
 """The clocks of a stream."""
 
 FOLDER = Path(__file__).parent / "engine" / "progress" / "streams"
+"""Streams of a machine that did nothing else; a benchmark writes them anew."""
+
+BUSY = FOLDER / "busy"
+"""Streams whose plans were measured while twenty programs wanted two cores: by the clock of the
+processor they are wrong by a factor of ten, and have to be corrected."""
 
 
 class Recording(TimeLeft):
@@ -104,6 +109,6 @@ def errors(stream, clock=CPU, start=0.25, stop=0.9):
     ]
 
 
-def read_streams():
-    """Return the streams that are kept, by the recipe's name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+def read_streams(folder=FOLDER):
+    """Return the streams that are kept in a folder, by the recipe's name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}

@@ -17,6 +17,11 @@ SMALL = [
 ]
 
 
+def as_options(changes):
+    """Return settings as the command line takes them."""
+    return [part for change in changes for part in ("--set", change)]
+
+
 def small(*changes):
     """Return the recipe ``digits-selection`` with these sizes and some settings changed."""
     return load_recipe("digits-selection", [*SMALL, *changes])

@@ -6,22 +6,24 @@ A recipe of any kind is read here; its ``kind`` says which model validates it.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigurationError
-from engine.recipes.attribution import AttributionRecipe
-from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.explain import explained
+from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
 from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
+
+if TYPE_CHECKING:
+    from engine.recipes.smoothness import MetasmoothnessRecipe
 
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
@@ -32,14 +34,8 @@ Recipe = DescentRecipe
 _Model = TypeVar("_Model", bound=BaseModel)
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
-KINDS: dict[str, type[Recipe]] = {
-    "descent": DescentRecipe,
-    "metasmoothness": MetasmoothnessRecipe,
-    "smooth-search": SmoothSearchRecipe,
-    "attribution": AttributionRecipe,
-    "canaries": CanariesRecipe,
-}
-"""Kind to the model that validates it."""
+KINDS = Models()
+"""Kind to the model that validates it, loaded when it is looked up."""
 
 
 def list_recipes() -> dict[str, Recipe]:
@@ -87,7 +83,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = parse_yaml(read_text(path.read_bytes()))
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{path} is not YAML of a recipe: {error}. Correct the file."
+            redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")
         ) from error
     except OSError as error:
         raise ConfigurationError(
@@ -174,17 +170,32 @@ def beside_shipped(recipe: Recipe) -> dict[str, tuple[Any, Any]] | None:
     Returns:
         Dotted key to the value here and the one that ships; None if no recipe of that name ships.
     """
-    if recipe.name not in _names():
+    return stored_beside_shipped(recipe.model_dump(mode="json"))
+
+
+def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+    """Return what ``beside_shipped`` does, for a recipe as it lies in a store.
+
+    Args:
+        content: JSON, which may be damaged: what is no setting differs from none.
+    """
+    name = content.get("name")
+    if name not in _names():
         return None
-    ours, theirs = (
-        _flat(each.model_dump(mode="json")) for each in (recipe, load_recipe(recipe.name))
-    )
+    theirs = _settings_that_ship(name)
     return {
-        key: (value, theirs[key]) for key, value in ours.items() if theirs.get(key, value) != value
+        key: (value, theirs[key])
+        for key, value in _flat(content).items()
+        if theirs.get(key, value) != value
     }
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+@cache
+def _settings_that_ship(name: str) -> dict[str, Any]:
+    return _flat(load_recipe(name).model_dump(mode="json"))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
@@ -196,7 +207,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def to_measure(
     recipe: Recipe, settings: dict[str, Any], changes: list[str]
-) -> MetasmoothnessRecipe:
+) -> "MetasmoothnessRecipe":
     """Return the recipe that measures the metasmoothness of a descent's or another's training.
 
     Args:
@@ -207,6 +218,8 @@ def to_measure(
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
+    from engine.recipes.smoothness import MetasmoothnessRecipe  # loaded by whoever measures
+
     content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
     content["kind"] = "metasmoothness"
     content["smoothness"] = content.get("smoothness", {}) | settings
@@ -219,7 +232,7 @@ def to_measure(
 
 def load_to_measure(
     recipe: str, changes: Sequence[str], settings: dict[str, Any]
-) -> MetasmoothnessRecipe:
+) -> "MetasmoothnessRecipe":
     """Load a recipe that trains, and return the one that measures its metasmoothness.
 
     Args:

@@ -30,6 +30,7 @@ from engine.step.products import (
     join,
     joined,
     named_refusals,
+    of_state,
     pull_gradient,
     pull_own,
     pull_update,
@@ -145,7 +146,8 @@ class StepGraph:
             for product, share in zip(products, pulled, strict=False):
                 product.add(share)
             routine.binding.put(self.held)
-            inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
+            rows = {of_state(name): row for name, row in self.statistics.items()}
+            inputs = {**leaves, **({PARAMS: self.params, **rows} if to_state else {})}
             pull_gradient(self.gradient, inputs, products, step, self.moved, together=together)
             del self.gradient, self.moved  # frees their graph before the next term makes one
             for term in routine.injected_terms(step):

@@ -23,20 +23,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.servers import PrefectServer, postgresql
+from tests.tiny_recipe import SMALL
 
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "training.threads=1",
-    "replay.steps_per_segment=5",
-]
 PARTS = {"tiny": (143, 0.0), "long": (2, 20.0)}  # outer steps, seconds of sleep before a stage
 STAGES = ("initial_value", "train_segment", "seed", "reverse_segment", "update", "evaluate")
 CHROMIUM = [
@@ -75,7 +63,9 @@ def measure_run(part, store):
     for name in STAGES:
         stage = getattr(stages, name)
         stage.compute = timed(stage.compute)
-    recipe = load_recipe("digits-selection", [*SMALL, f"outer.num_steps={num_steps}"])
+    recipe = load_recipe(
+        "digits-selection", [*SMALL, "training.threads=1", f"outer.num_steps={num_steps}"]
+    )
     started = time.perf_counter()
     record = descent(recipe, store)
     wall = time.perf_counter() - started

@@ -29,6 +29,7 @@ from engine.recipes.settings import digest
 from engine.stages.keys import engine_version
 from tests.bench.record import write_record
 from tests.bench.reproduction_rows import ROWS, Figure, Row, Run
+from tests.tiny_recipe import as_options
 
 DIGITS_SEEDS, FASHION_SEEDS = [11, 12, 13], [11]
 """Reported; settings were never chosen by them."""
@@ -76,7 +77,7 @@ def carry_out(row: Row, changes: list[str], store: Path, *, finished: bool) -> R
         return json.loads(place.read_text())
     if finished:
         return None
-    options = [part for change in changes for part in ("--set", change)]
+    options = as_options(changes)
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli.app", "run", row.recipe, *options, "--store", str(store),
          "--json"],

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.bench_orchestration import SMALL
 from tests.servers import PrefectServer, postgresql
+from tests.tiny_recipe import SMALL, as_options
 
 
 def timed_run(server, store, number):
     """Run a recipe of 75 stages with a seed of its own; return its seconds and its exit code."""
-    changes = [*SMALL, "outer.num_steps=10", f"training.seed={number}"]
-    options = [part for change in changes for part in ("--set", change)]
+    changes = [*SMALL, "training.threads=1", "outer.num_steps=10", f"training.seed={number}"]
+    options = as_options(changes)
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli.app", "run", "digits-selection", *options,

@@ -16,24 +16,13 @@ import httpx
 from engine.applications.descent.record import read_run
 from engine.recipes.files import changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
+from tests import tiny_recipe
 from tests.servers import PrefectServer, postgresql, process, wait_for
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "digits-selection"
 # Long enough to be killed in the middle; each route of a test has a run of its own.
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "outer.num_steps=12",
-    "replay.steps_per_segment=5",
-]
+SMALL = [*tiny_recipe.SMALL, "outer.num_steps=12"]
 STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
 DEPLOY = ("flows.cli.app", "deploy", "--all", "--pool", "mgd-process")
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
@@ -131,6 +120,11 @@ class Api:
         wanted = {"flow_run_id": {"any_": [run]}, "level": {"ge_": level}}
         lines = self.post("/logs/filter", logs=wanted, limit=200, sort="TIMESTAMP_ASC")
         return [each["message"] for each in lines]
+
+    def artifacts(self, run):
+        """Return the keys of a run's artifacts, each with its id."""
+        body = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+        return {each["key"]: each["id"] for each in self.post("/artifacts/filter", **body)}
 
     def progress(self, run):
         """Return the percentages of a run's progress artifacts, the newest first."""

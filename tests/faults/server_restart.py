@@ -20,21 +20,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import tiny_recipe
 from tests.servers import PrefectServer, postgresql
 
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "outer.num_steps=10",
-    "replay.steps_per_segment=5",
-]
+SMALL = [*tiny_recipe.SMALL, "outer.num_steps=10"]
 
 
 class Trial(NamedTuple):
@@ -76,7 +65,7 @@ class Trial(NamedTuple):
 
 
 def command(store):
-    changes = [part for change in SMALL for part in ("--set", change)]
+    changes = tiny_recipe.as_options(SMALL)
     return [sys.executable, "-m", "flows.cli.app", "run", "digits-selection", *changes,
             "--store", str(store), "--json"]  # fmt: skip
 

@@ -14,22 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.recipes.files import load_recipe
+from tests import tiny_recipe
 from tests.servers import PrefectServer
 
-SMALL = [
-    "baselines=[]",
-    "arguments.num_train=60",
-    "arguments.num_objective=40",
-    "arguments.num_validation=40",
-    "arguments.num_test=50",
-    "arguments.model.width=8",
-    "arguments.model.depth=1",
-    "training.num_steps=12",
-    "training.batch_size=10",
-    "training.threads=1",
-    "outer.num_steps=1",
-    "replay.steps_per_segment=5",
-]
+SMALL = [*tiny_recipe.SMALL, "training.threads=1", "outer.num_steps=1"]
 NUM_STAGES = 14
 SLOW_IMPORTS = ["matplotlib.backends.backend_agg", "sklearn.datasets", "sympy", "flows.descent"]
 """What every run needs: imported before the forks, it takes three seconds off each."""

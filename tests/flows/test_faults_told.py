@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import disk_full
 from tests.servers import PrefectServer
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory):
 
 def run(server, store):
     """Carry out a run by its command; return the finished process."""
-    options = [part for change in SMALL for part in ("--set", change)]
+    options = as_options(SMALL)
     return subprocess.run(
         [sys.executable, "-m", "flows.cli.app", "run", *options, "--store", str(store), "--json"],
         env=server.environment, cwd=Path(__file__).parents[2], capture_output=True, text=True,

@@ -7,13 +7,13 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.descent import descent
-from tests.tiny_recipe import SMALL, small
+from tests.tiny_recipe import SMALL, as_options, small
 
 cli = CliRunner()
 
 
 def options(*changes):
-    return [option for change in (*SMALL, *changes) for option in ("--set", change)]
+    return as_options([*SMALL, *changes])
 
 
 def test_plan_ends_with_one_json_object_and_leaves_nothing(tmp_path):

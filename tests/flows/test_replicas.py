@@ -3,14 +3,14 @@
 import pytest
 
 from tests.commands import finish, mgd, run
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 
 def test_seeds_are_runs_of_their_own_with_the_bits_of_single_runs(tmp_path):
     """Replicas are for error bars: each must be the run that its seed alone would have made."""
-    options = [part for change in SMALL for part in ("--set", change)]
+    options = as_options(SMALL)
     both = finish(
         mgd(tmp_path / "both", "run", *options, "--seeds", "0,7",
             "--store", str(tmp_path / "store"), "--json")

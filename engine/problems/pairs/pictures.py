@@ -184,6 +184,6 @@ def _formats() -> tuple[str, ...]:
 def _pillow() -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
     if find_spec("PIL") is None:
         raise ConfigurationError(
-            f"The images of problem image_text need the package pillow. Run: {install('clip')}."
+            f"The images of problem pairs need the package pillow. Run: {install('clip')}."
         )
     return import_module("PIL.Image")

@@ -115,7 +115,7 @@ def passages_problem(
         model=make,
         loss=per_text_cross_entropy,
         num_classes=tokenizer.size,
-        names=[each.place for each in train],
+        names=[each.name for each in train],
         show=lambda place: text.separator.join(each for each in train[place].text if each),
         texts=Texts.of(splits),
         chunk=TEXTS_TOGETHER,

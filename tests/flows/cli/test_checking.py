@@ -13,7 +13,7 @@ from flows.cli.app import app
 from flows.cli.one_message import UNTRUSTWORTHY, one_message
 from tests.finished import finish
 from tests.forgery import forge, moved, settings
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_a_refusal_by_the_preflight_has_an_exit_code_of_its_own():
 
 def test_run_that_the_preflight_refuses_exits_with_3_before_it_trains(prefect_server, tmp_path):
     """Hours of training would only make noise; one message says why, and how to go on."""
-    settings_ = [option for change in SMALL for option in ("--set", change)]
+    settings_ = as_options(SMALL)
     bare = ["--set", "optimizer.name=adam", "--set", "optimizer.eps_root=0"]
 
     done = cli.invoke(app, ["run", *settings_, *bare, "--store", str(tmp_path)])

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 from engine.recipes.files import load_recipe
 from flows.cli.app import app
 from flows.descent import descent
-from tests.tiny_recipe import SMALL
+from tests.tiny_recipe import SMALL, as_options
 
 runner = CliRunner()
 
 
 def small_options():
-    return [option for change in SMALL for option in ("--set", change)]
+    return as_options(SMALL)
 
 
 def test_version_is_that_of_the_package():

@@ -12,6 +12,7 @@ import pytest
 from engine.errors import ConfigurationError
 from flows.cli import local_server, surroundings
 from tests.servers import wait_for
+from tests.tiny_recipe import as_options
 
 ROOT = Path(__file__).parents[3]
 TINY = [
@@ -31,7 +32,7 @@ def environment(home, **changes):
 
 def start(folder, home, **changes):
     """Run a tiny recipe as the command does that is installed, from a folder."""
-    options = [part for change in TINY for part in ("--set", change)]
+    options = as_options(TINY)
     # The console script has its own folder on the path, not the working one; -P is the same.
     command = [sys.executable, "-P", "-m", "flows.cli.app", "run", "digits-selection", *options]
     return subprocess.Popen(
