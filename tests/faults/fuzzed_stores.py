@@ -50,8 +50,8 @@ from flows.cli import showing
 from tests.faults.opened_reads import opened_reads, unfinished
 from tests.finished import finish
 
-LIMIT_SECONDS = 10
-"""Longest that one read of a store this small may take; more is a hang."""
+LIMIT_SECONDS = 90
+"""Longest that one read of a store this small may take on a busy machine; more is a hang."""
 
 RECIPE = [
     *(

@@ -4,6 +4,7 @@
 stages on other machines are; see ``tests.faults.fuzzed_stores``.
 """
 
+import contextlib
 import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
@@ -135,8 +136,11 @@ def _files(run: OpenRun) -> list[bytes]:
     return [run.read(file) for file in run.files]
 
 
-def _arrays(run: OpenRun) -> list[Any]:
-    return [array[0, :3] for stage in list(run.stages)[:3] for array in run.arrays(stage).values()]
+def _arrays(run: OpenRun) -> None:
+    for stage in list(run.stages)[:3]:
+        for array in run.arrays(stage).values():
+            with contextlib.suppress(ValueError):  # they are zarr's, and raise what zarr raises
+                array[0, :3]
 
 
 USES: dict[str, Callable[[OpenRun], object]] = {

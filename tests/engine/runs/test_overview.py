@@ -29,9 +29,9 @@ def test_a_look_at_one_run_reads_no_other(store, monkeypatch):
     tree, records = inventory.list_tree, inventory.read_records
 
     def noted(call):
-        def note(asked):
+        def note(asked, **options):
             seen.extend([asked] if isinstance(asked, str) else asked)
-            return call(asked)
+            return call(asked, **options)
 
         return note
 
