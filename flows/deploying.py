@@ -24,6 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.callables import ParameterSchema
 
 from engine.errors import ConfigurationError
+from engine.problems.kept_code import keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import (
     DEFAULT_RECIPE,
@@ -330,6 +331,7 @@ def _content(
         # With digests, workers take the arguments as checked, and compare their own source.
         content |= {"arguments": checked.arguments, "code": checked.code}
         content["folder"] = folder or checked.folder
+        keep_code(checked.descent, target.store)
     else:
         content.pop("folder", None)
     return content, checked

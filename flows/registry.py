@@ -10,6 +10,8 @@ from typing import Any
 
 from prefect import Flow
 
+from engine.recipes.kinds import kinds
+
 
 class Flows(Mapping[str, Flow[..., Any]]):
     """Flows by name, each loaded when it is looked up; iterating over the names loads none.
@@ -35,15 +37,7 @@ class Flows(Mapping[str, Flow[..., Any]]):
         return name in self._places
 
 
-FLOWS = Flows(
-    {
-        "descent": "flows.descent:descent",
-        "metasmoothness": "flows.metasmoothness:metasmoothness",
-        "smooth-search": "flows.smooth_search:smooth_search",
-        "attribution": "flows.attribution:attribution",
-        "canaries": "flows.canaries:canaries",
-    }
-)
+FLOWS = Flows({kind: each.flow for kind, each in kinds().items()})
 """Kind of recipe to flow; each takes ``recipe`` and ``store``."""
 
 HOUSEKEEPING = Flows({"clean": "flows.clean:clean"})

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tests.added_application import FLOW, FOLDER, USE
+
 COMMON = """
 import json
 import torch
@@ -46,7 +48,8 @@ class Addition:
     """What an addition writes, and how it is used.
 
     Attributes:
-        entry: File that gets an entry, and text that is put behind other texts in it.
+        entry: File that gets an entry, and text that is put behind other texts in it; or a folder
+            that is new, with its files.
         member: File that is new, with its content, or that gets an entry too.
         use: Python that uses it from a recipe and judges the metagradient.
     """
@@ -61,9 +64,7 @@ ADDITIONS = {
         entry=(
             "recipes/metaparameters.py",
             {
-                '    INITIAL_PARAMETERS = "initial-parameters"\n': (
-                    '    START_SCALE = "start-scale"\n'
-                ),
+                '    OWN = "own"\n': ('    START_SCALE = "start-scale"\n'),
                 '    """Kind."""\n': (
                     "\n    first_scale: float = 1.0\n"
                     '    """Scale that start-scale begins with."""\n'
@@ -347,6 +348,11 @@ problem = built(problem="two-clouds", arguments={"number": 30})
 assert slope(problem).shape == (30,)
 refused("number", problem="two-clouds", arguments={"number": 0})
 """,
+    ),
+    "an application": Addition(
+        entry=("applications/many_starts/", FOLDER),
+        member=("../flows/many_starts.py", FLOW),
+        use=USE,
     ),
     "a figure of a descent": Addition(
         entry=(

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(home.cleanup)
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]  # a PREFECT_API_URL would send the tests' runs to a real server
-    os.environ |= MALLOC | PREFECT | {"PREFECT_HOME": home.name}
+    os.environ |= MALLOC | PREFECT | {"PREFECT_HOME": home.name, "XDG_STATE_HOME": home.name}
     # Not use_deterministic_algorithms, which imports the compiler: three seconds in each process.
     torch.set_deterministic_debug_mode("error")
     torch.set_num_threads(1)  # toy tensors: a second thread only waits, for long on a busy machine

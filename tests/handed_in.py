@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import engine
 from engine.errors import EngineError
+from engine.routine.batch_order import Order
 from tests import routines
 
 N, STEPS, BATCH = 24, 6, 8
@@ -135,6 +136,25 @@ def made_in_inference_mode():
         return X.clone(), Y.clone()
 
 
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+class Frame:
+    """As a table of pandas: known to numpy, and asked by names."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, name):
+        raise KeyError(name)
+
+    def __array__(self, dtype=None, copy=None):
+        return X.numpy()
+
+
 def kinds(value):
     return {"w": engine.ExampleWeights(value)}
 
@@ -161,7 +181,12 @@ WORK = {
     "named tuple": {"examples": Pair(X, Y), "loss": by_field},
     "object of batches": {"examples": Batches(), "loss": by_name},
     "table": {"examples": Table(), "loss": float_table_loss},
+    "table of pandas and labels": {"examples": (Frame(), Y)},
     "inputs that need gradients": {"examples": (X.clone().requires_grad_(), Y)},
+    "bytes in another order": {"examples": (X.numpy().astype(">f8"), Y.numpy().astype(">i8"))},
+    "rows in another order": {"examples": (X.flip(0).numpy()[::-1], Y.flip(0).numpy()[::-1])},
+    "array that cannot be written": {"examples": (read_only(X.numpy()), read_only(Y.numpy()))},
+    "masked array without a mask": {"examples": (np.ma.masked_array(X.numpy()), Y)},
     "strided inputs": {"examples": (X.T.contiguous().T, Y)},
     "tensors of inference mode": {"examples": made_in_inference_mode()},
     "rate of numpy, float64": {"learning_rate": np.float64(0.1)},
@@ -231,6 +256,36 @@ def embedding(**settings):
     return nn.Sequential(nn.Embedding(10, 8, **settings), nn.Flatten(), nn.Linear(64, 3)).double()
 
 
+def own_optimizer(update, init=lambda params: {}, hyperparameters=None):
+    return engine.Optimizer("own", hyperparameters or {}, init, update)
+
+
+LATE = next(
+    index
+    for index in range(N)
+    if all(index not in Order(torch.ones(N).long(), BATCH, 0).batch(step) for step in (0, 1))
+)
+"""An example that neither the first nor the second step draws."""
+
+
+def filled(value):
+    model = routines.mlp()
+    nn.init.constant_(model[0].weight, value)
+    return model
+
+
+def of_one_number():
+    model = routines.mlp()
+    model[0].bias = nn.Parameter(torch.zeros(1).double().expand(len(model[0].bias)))
+    return model
+
+
+def overlapping():
+    model = routines.mlp()
+    model[0].bias = nn.Parameter(model[0].weight.data[:, 0])
+    return model
+
+
 def frozen():
     return routines.mlp().requires_grad_(False)
 
@@ -279,6 +334,21 @@ REFUSED = {
     "strings": ({"examples": (["a", "b"], [0, 1])}, "no tensor can be made"),
     "one tensor for each example": ({"examples": list(X)}, "torch.stack"),
     "one number": ({"examples": (X, 3)}, "one row of every column"),
+    "masked values": (
+        {"examples": (np.ma.masked_array(X.numpy(), mask=np.eye(N, X.shape[1])), Y)},
+        "8 values that are masked",
+    ),
+    "sparse inputs": ({"examples": (X.to_sparse(), Y)}, "Make it dense"),
+    "nested inputs": (
+        values(lambda: run(examples=(torch.nested.nested_tensor(list(X)), Y))),
+        "Make it dense",
+    ),
+    "empty tuple": ({"examples": ()}, "no training examples"),
+    "empty dict": ({"examples": {}}, "no training examples"),
+    "a label out of range in a later step": (
+        {"examples": (X, torch.where(torch.arange(N) == LATE, 7, Y))},
+        "a later one fails in your code .*handed_in.py.*0 to C - 1",
+    ),
     "float32 inputs": ({"examples": (X.float(), Y)}, "different number formats"),
     "labels int32": ({"examples": (X, Y.int())}, r"labels.long\(\)"),
     "samples that do not fit": (
@@ -306,6 +376,9 @@ REFUSED = {
     "lock": ({"model": WithLock(*routines.mlp())}, "'lock' is a lock.*outside of the module"),
     "file": ({"model": WithFile(*routines.mlp())}, "'log' is a TextIOWrapper"),
     "generator in the model": ({"model": WithGenerator(*routines.mlp())}, "'steps' is a generator"),
+    "NaN in a parameter": ({"model": filled(float("nan"))}, "'0.weight' holds NaN"),
+    "expanded parameter": ({"model": of_one_number()}, "expanded tensor.*clone"),
+    "parameters of one memory": ({"model": overlapping()}, "share memory"),
     "bf16": ({"model": routines.mlp().bfloat16()}, r"model.float\(\)"),
     "half": ({"model": routines.mlp().half()}, r"model.float\(\)"),
     "complex": ({"model": nn.Linear(8, 3, dtype=torch.complex64)}, "view_as_complex"),
@@ -325,6 +398,11 @@ REFUSED = {
     "loss float": ({"loss": lambda m, b: float(loss(m, b).sum())}, "reduction='none'"),
     "loss numpy": ({"loss": lambda m, b: loss(m, b).detach().numpy()}, r"detach\(\)"),
     "loss None": ({"loss": lambda m, b: None}, "reduction='none'"),
+    "loss complex": ({"loss": lambda m, b: loss(m, b) + 0j}, "only real numbers"),
+    "loss that stops an iteration": (
+        {"loss": lambda m, b: next(iter([]))},
+        "The loss fails .*StopIteration.*handed_in.py",
+    ),
     "loss that fails": ({"loss": lambda m, b: m(b["x"])}, "The loss fails.*handed_in.py"),
     "optimizer not called": ({"optimizer": engine.adamw}, r"engine.adamw\(\)"),
     "optimizer as a word": ({"optimizer": "sgd"}, r"engine.sgd\(\)"),
@@ -340,6 +418,40 @@ REFUSED = {
     "Adagrad of torch": (values(lambda: run(optimizer=torchs("Adagrad"))), "pure function"),
     "optimizer class of torch": ({"optimizer": torch.optim.Adam}, r"engine.adam\(\)"),
     "no optimizer": ({"optimizer": None}, r"engine.sgd\(\)"),
+    "update that returns a tensor": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: s["params"] - 0.1 * g)},
+        "returned a Tensor.*the next state",
+    ),
+    "update without params": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: {"p": s["params"] - 0.1 * g})},
+        "same names that init returned",
+    ),
+    "update of another shape": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: {"params": (s["params"] - g)[None]})},
+        "Leave both as they are",
+    ),
+    "update in another format": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: {"params": (s["params"] - g).float()})},
+        "torch.float64.*torch.float32.*Leave both",
+    ),
+    "update that fails": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: 1 / 0)},
+        "update of optimizer 'own' fails .ZeroDivisionError.*handed_in.py",
+    ),
+    "update of three arguments": (
+        {"optimizer": own_optimizer(lambda s, g, h: {"params": s["params"] - g})},
+        "update.state, gradient, hyperparameters, step.",
+    ),
+    "init that returns nothing": (
+        {"optimizer": own_optimizer(lambda s, g, h, t: s, init=lambda params: None)},
+        "init of optimizer 'own' returned a NoneType",
+    ),
+    "hyperparameter that is a text": (
+        values(
+            lambda: run(optimizer=own_optimizer(lambda s, g, h, t: s, hyperparameters={"b": "x"}))
+        ),
+        "b is the text 'x'",
+    ),
     "scheduler": (values(lambda: run(learning_rate=scheduler())), r"engine.rates\(scheduler"),
     "rate as a function": ({"learning_rate": lambda t: 0.1}, r"\[rate\(t\) for t in"),
     "rate as a word": ({"learning_rate": "0.1"}, "Give one number"),
@@ -355,6 +467,7 @@ REFUSED = {
     "batch size float": ({"batch_size": 8.0}, "batch_size=8"),
     "batch size None": ({"batch_size": None}, "whole number"),
     "steps 0": ({"num_steps": 0}, "num_steps=1 or more"),
+    "steps beyond counting": ({"num_steps": 10**400}, "no run reaches"),
     "steps float": ({"num_steps": 6.5}, "whole number"),
     "steps True": ({"num_steps": True}, "whole number"),
     "seed None": ({"seed": None}, "seed=0"),
@@ -377,6 +490,7 @@ REFUSED = {
     "output a tensor": ({"out": torch.tensor(1.0)}, "Hand in a function"),
     "output without arguments": ({"out": lambda: 1.0}, r"output\(model\)"),
     "output in no_grad": ({"out": torch.no_grad()(output)}, "no_grad"),
+    "store that is a file": ({"options": {"store": __file__}}, "Cannot write to"),
     "store": ({"options": {"store": 3}}, "the URL or the path"),
 }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import ConfigurationError
 from engine.extras import load
+from engine.secret_urls import redacted, secret_in
 
 if TYPE_CHECKING:
     from engine.applications.open_run import OpenRun
@@ -147,13 +148,21 @@ def check_target(target: str) -> tuple[str, str]:
     """Return tracker and place of a target as it is typed, ``tensorboard:DIR`` or ``wandb``.
 
     Raises:
-        ConfigurationError: If there is no such tracker, or its package is not installed.
+        ConfigurationError: If there is no such tracker, its package is not installed, or its
+            address holds a secret.
     """
     name, _, place = target.partition(":")
     if name not in TRACKERS:
         raise ConfigurationError(
-            f"{target!r} names no tracker. Use one of {', '.join(TRACKERS)}, with a place after a "
-            "colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
+            f"{redacted(target)!r} is no tracker. Use one of {', '.join(TRACKERS)}, with a place "
+            "after a colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
+        )
+    secret = secret_in(place)
+    if secret is not None:
+        raise ConfigurationError(
+            f"The address of the tracker {name} holds {secret}, and what is typed is kept by "
+            "shells and shown in messages. Leave it out, and put it where the tracker looks for "
+            "it, e.g. in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     if name in _EXTRAS and name not in sys.modules and find_spec(name) is None:
         load(name, f"Writing for {name}", _EXTRAS[name])

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import MetaparametersConfig
+
+if TYPE_CHECKING:
+    from engine.metaparameters.base import Metaparameter
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Setup:
         groups: Returns the group of each candidate, integers from 0, shape (examples,), and the
             number of groups, as ``metaparameters.groups`` asks for them.
         parameters: Returns the initial parameters that are trained as one vector on the CPU.
+        own: Returns the problem's own metaparameter that ``metaparameters.own`` names.
     """
 
     recipe: DescentRecipe
@@ -35,6 +40,7 @@ class Setup:
     shifts: Callable[[], tuple[Tensor, float]] | None
     groups: Callable[[], tuple[Tensor, int]]
     parameters: Callable[[], Tensor]
+    own: Callable[[], "Metaparameter"]
 
     @property
     def settings(self) -> MetaparametersConfig:

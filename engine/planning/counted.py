@@ -50,7 +50,7 @@ DEVICE_BYTES, HOST_BYTES = 80_000_000_000, 128_000_000_000
 
 def must_be_counted(recipe: DescentRecipe) -> str:
     """Say why a recipe's step cannot be measured here; empty if it can."""
-    if recipe.problem != "image_text":
+    if recipe.problem != "pairs":
         return ""
     url = recipe.arguments["url"]
     if recipe.training.device.startswith("cuda") and not torch.cuda.is_available():

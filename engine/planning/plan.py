@@ -69,7 +69,7 @@ def followed(recipe: DescentRecipe, store: str) -> ReplayConfig:
 
 
 def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
-    problem = build_problem(recipe)
+    problem = build_problem(recipe, store)
     with doing("measuring what a step costs"):
         return _measured_plan(recipe, store, problem)
 
@@ -95,7 +95,7 @@ def _quick(problem: BuiltProblem) -> float:
 
 
 def _measured(recipe: DescentRecipe, store: str, seconds: float) -> Setting:
-    problem = build_problem(recipe)
+    problem = build_problem(recipe, store)
     routine = problem.routine
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         vjp = make_step_vjp(recipe, routine)

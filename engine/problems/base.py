@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from engine.numerics.shown import in_words
 from engine.numerics.shown_html import pairs_html
 from engine.problems.passage import Texts
 from engine.types import Batch, Loss, Output
+
+if TYPE_CHECKING:
+    from engine.metaparameters.base import Metaparameter
+    from engine.routine.routine import Routine
 
 Bounds = tuple[float, float] | tuple[Tensor, Tensor]
 """Smallest and largest value of an input: of all its elements, or of each."""
@@ -84,6 +88,8 @@ class Problem:
         state: Where a state of the problem's own starts, see ``Routine.state``. Losses, metrics,
             ``score`` and ``output`` that have an argument ``state`` are given it.
         advance: Moves that state, see ``Routine.advance``.
+        metaparameters: Name to a kind of z of the problem's own, at the value that a descent starts
+            from: any ``Metaparameter``. A recipe takes it by ``metaparameters: {name: own}``.
 
     Raises:
         ConfigurationError: If a part is not what it has to be.
@@ -122,6 +128,7 @@ class Problem:
     order: Any = None
     state: Any = None
     advance: Callable[..., Any] | None = None
+    metaparameters: Mapping[str, Any] = field(default_factory=dict)  # of Metaparameter, likewise
 
     def __post_init__(self) -> None:
         if not (isinstance(self.model, nn.Module) or callable(self.model)):
@@ -141,6 +148,33 @@ class Problem:
                     f"{name} of the problem is {type(given).__name__}, which has no length. Hand "
                     "in a tuple or a dict of tensors, a torch Dataset by index, or a table."
                 )
+
+    @property
+    def phi(self) -> Output:
+        """The output in a notebook: the problem's own, or the mean loss of ``objective``."""
+        if self.output is not None:
+            return self.output
+        from engine.routine.examples import examples_from
+        from engine.routine.outputs import MeanLoss
+
+        made = self.model if isinstance(self.model, nn.Module) else self.model(0)
+        device = next((each.device for each in made.parameters()), torch.device("cpu"))
+        return MeanLoss(self.loss, examples_from(self.objective, device), self.chunk or 1000)
+
+    def routine(self, metaparameters: Mapping[str, "Metaparameter"], **settings: Any) -> "Routine":  # noqa: ANN401 (fields of Routine)
+        """Return the training as a run of the engine, for a notebook.
+
+        Args:
+            metaparameters: Kinds of z by name.
+            **settings: Fields of ``engine.Routine`` that the problem leaves open: ``num_steps`` and
+                ``batch_size``, ``optimizer`` and ``learning_rate`` where it has none, or any other.
+
+        Raises:
+            ConfigurationError: Names what neither of them says.
+        """
+        from engine.problems.notebook import notebook_routine
+
+        return notebook_routine(self, metaparameters, settings)
 
     def __repr__(self) -> str:
         return in_words(

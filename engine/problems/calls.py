@@ -1,8 +1,10 @@
 """The call of a problem's function: under the run's seed and number format, told if it fails."""
 
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     try:
         drawn = recipe.training.seed if seed is None else seed
         around = calling(recipe.problem, recipe.folder, recipe.code)
-        with around, surroundings(drawn, dtype):
+        with around, surroundings(drawn, dtype), redirect_stdout(sys.stderr):
             made = call(function, recipe.arguments)
     except (Exception, SystemExit) as error:
         line = own_line(error)
@@ -51,7 +53,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
             ) from error
         raise ConfigurationError(
             f"The function of problem {recipe.problem} raised {type(error).__name__}{place}: "
-            f"{error}. Correct it, or its arguments in the recipe."
+            f"{error}. {_remedy(error)}"
         ) from error
     if not isinstance(made, Problem):
         raise ConfigurationError(
@@ -59,6 +61,22 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
             "recipe needs an engine.Problem. Return one."
         )
     return made
+
+
+def _remedy(error: BaseException) -> str:
+    """Say what to do about an error of a problem's function."""
+    name = getattr(error, "filename", None)
+    if (
+        isinstance(error, FileNotFoundError)
+        and isinstance(name, str)
+        and not Path(name).is_absolute()
+    ):
+        return (
+            f"A relative path is looked for where the command runs, here {Path.cwd()}. Beside the "
+            f"problem's file it is Path(__file__).with_name({Path(name).name!r}); or make it an "
+            "argument of the recipe."
+        )
+    return "Correct it, or its arguments in the recipe."
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A folder of pictures with a subfolder for each class, as a problem."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.pairs.pictures import UnusableError, decode, read_picture
+from engine.problems.pairs.pictures import UnusableError, decode, read_picture, shown_picture
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelConfig
@@ -106,9 +105,12 @@ def _classes(url: str, name: str, max_pixels: int, left_out: list[str]) -> dict[
     found: dict[str, list[str]] = {}
     for path in paths:
         parent, _, file = path.partition("/")
-        if any(part.startswith(".") for part in path.split("/")):
-            continue  # of a file manager
-        if file and (path.lower().endswith(_ENDINGS) or _is_picture(url, path, max_pixels)):
+        hidden = any(part.startswith(".") for part in path.split("/"))  # of a file manager
+        if (
+            file
+            and not hidden
+            and (path.lower().endswith(_ENDINGS) or _is_picture(url, path, max_pixels))
+        ):
             found.setdefault(parent, []).append(path)
         else:
             left_out.append(path)
@@ -125,7 +127,9 @@ def _left_out(paths: list[str]) -> tuple[str, ...]:
     if not paths:
         return ()
     shown = ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
-    return (f"{len(paths)} files are no pictures in a subfolder and were left out: {shown}.",)
+    return (
+        f"{len(paths)} files are hidden or no pictures in a subfolder, and were left out: {shown}.",
+    )
 
 
 def _is_picture(url: str, path: str, max_pixels: int) -> bool:
@@ -182,8 +186,6 @@ def _shown(url: str, names: list[str]) -> Callable[[int], Any]:
     """Return what opens the picture of a candidate, whole and in its own size."""
 
     def show(place: int) -> Any:  # noqa: ANN401 (an image of Pillow)
-        from PIL import Image
-
-        return Image.open(io.BytesIO(_content(url, names[place]))).convert("RGB")
+        return shown_picture(_content(url, names[place]))
 
     return show

@@ -12,6 +12,7 @@ from engine.extras import load
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.setup import Setup
+from engine.problems.base import Problem
 from engine.problems.fits import continuous_inputs
 from engine.problems.splits import DataSet
 from engine.problems.splitting import own_groups
@@ -23,7 +24,7 @@ def make_metaparameter(
     recipe: DescentRecipe,
     data: DataSet,
     model: nn.Module,
-    embedding: Callable[[nn.Module], Tensor] | None = None,
+    problem: Problem,
 ) -> Metaparameter:
     """Return the metaparameters of a recipe at their initial value.
 
@@ -31,9 +32,9 @@ def make_metaparameter(
         recipe: Says which.
         data: The examples.
         model: At its start.
-        embedding: Returns the embeddings of a model whose inputs are tokens, see ``Problem``.
+        problem: May have embeddings, and metaparameters of its own.
     """
-    train = data.splits["train"]
+    train, embedding = data.splits["train"], problem.embedding
     setup = Setup(
         recipe=recipe,
         num_examples=len(train),
@@ -44,8 +45,37 @@ def make_metaparameter(
         shifts=None if embedding is None else partial(_shifts, data, model, embedding),
         groups=lambda: groups(recipe.metaparameters, data),
         parameters=lambda: initial_vector(model),
+        own=lambda: own_metaparameter(recipe, problem),
     )
     return kind_of(recipe.metaparameters.name).start(setup)
+
+
+def own_metaparameter(recipe: DescentRecipe, problem: Problem) -> Metaparameter:
+    """Return the metaparameter of the problem's own that a recipe names.
+
+    Raises:
+        ConfigurationError: If there is none of that name, or it is no ``Metaparameter``.
+    """
+    name, known = recipe.metaparameters.own, problem.metaparameters
+    chosen = next(iter(known)) if name is None and len(known) == 1 else name
+    if chosen is None or chosen not in known:
+        has = f"has {', '.join(known)}" if known else "has none of its own"
+        remedy = (
+            f"Set metaparameters.own to one of {', '.join(known)}."
+            if known
+            else "Give its engine.Problem metaparameters={name: kind}, or name another kind."
+        )
+        raise ConfigurationError(
+            f"metaparameters.name is own and metaparameters.own {name or 'empty'}, but problem "
+            f"{recipe.problem} {has}. {remedy}"
+        )
+    if not isinstance(known[chosen], Metaparameter):
+        raise ConfigurationError(
+            f"metaparameters[{chosen!r}] of problem {recipe.problem} is a "
+            f"{type(known[chosen]).__name__}. Make it an object of a subclass of "
+            "engine.Metaparameter, e.g. engine.ExampleWeights(torch.ones(n))."
+        )
+    return known[chosen]
 
 
 def _shifts(

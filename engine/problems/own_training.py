@@ -5,11 +5,12 @@ by the digest of their source, numbers and indices by their bits.
 """
 
 import hashlib
-import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from engine.errors import ConfigurationError
@@ -17,6 +18,7 @@ from engine.metaparameters.scalars import Scalars
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import surroundings
+from engine.problems.notebook import for_steps
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import ScalarName
 from engine.recipes.optimizer import OptimizerConfig
@@ -34,9 +36,6 @@ RATE_SETTINGS = (
 )
 """Settings of ``training`` that nobody reads where a problem has rates of its own."""
 
-_STEPS = "num_steps"
-"""The argument of what a problem makes for T steps."""
-
 
 def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -> dict[str, Any]:
     """Return what ``Routine`` is given for optimizer, rates, order and a state of one's own.
@@ -50,8 +49,8 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
     training, order = recipe.training, problem.order
     dtype = getattr(torch, training.dtype.value)
     with surroundings(training.seed, dtype, "order"):
-        own_optimizer = _for_steps(problem.optimizer, training.num_steps)
-        own_rate = _for_steps(problem.learning_rate, training.num_steps)
+        own_optimizer = for_steps(problem.optimizer, training.num_steps)
+        own_rate = for_steps(problem.learning_rate, training.num_steps)
         if isinstance(own_rate, LRScheduler):
             own_rate = rates(own_rate, training.num_steps)
         if order is not None:
@@ -65,17 +64,6 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
         "state": problem.state,
         "advance": problem.advance,
     }
-
-
-def _for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was handed in)
-    """Return what was handed in, or what it makes for T steps where it is a function of them."""
-    if not callable(given) or isinstance(given, type):
-        return given
-    try:
-        names = inspect.signature(given).parameters  # by name: many functions take anything
-    except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
-        return given
-    return given(num_steps=num_steps) if _STEPS in names else given
 
 
 def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
@@ -164,6 +152,11 @@ def own_digests(problem: Problem, routine: Routine) -> dict[str, str]:
     if routine.own is not None:
         names = repr(list(routine.own.layout.shapes.items())).encode()
         found["state"] = _digest(names) + fingerprint(routine.initial_state()[OWN].detach())
+    if problem.metaparameters:
+        for name, kind in routine.metaparameters.items():
+            held = [(each.name, getattr(kind, each.name)) for each in fields(kind)]
+            shown = [(n, fingerprint(v) if isinstance(v, Tensor) else repr(v)) for n, v in held]
+            found[f"metaparameter {name}"] = _digest(repr(shown).encode())
     return found
 
 

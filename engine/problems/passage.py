@@ -38,6 +38,11 @@ class Passage:
         """Where it stands, for messages."""
         return f"line {self.line} of {self.file}"
 
+    @property
+    def name(self) -> str:
+        """What people call it: its line, and the name of its file."""
+        return f"line {self.line} of {self.file.rstrip('/').rpartition('/')[2]}"
+
 
 @dataclass(frozen=True)
 class Texts:

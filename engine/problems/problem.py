@@ -14,6 +14,7 @@ from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
 from engine.problems.calls import call_problem
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
+from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
 from engine.problems.own_examples import take
 from engine.problems.own_training import (
@@ -101,29 +102,39 @@ class BuiltProblem:
             }
 
 
-def build_problem(recipe: DescentRecipe) -> BuiltProblem:
+def build_problem(recipe: DescentRecipe, store: str | None = None) -> BuiltProblem:
     """Call the function of a recipe's problem, and build the run around what it returns.
 
     The last two are kept, because every stage of a run asks for the same one.
+
+    Args:
+        recipe: Names the problem.
+        store: fsspec URL of the run's store, where the source may lie (``workers.code``).
 
     Raises:
         DataError: If the data cannot be read or do not fit the recipe.
         ConfigurationError: If the parts of the recipe do not fit together.
     """
-    return _build(recipe.model_dump_json())
+    found = recipe if store is None else at_hand(recipe, store)
+    return _build(found.model_dump_json())
 
 
-def check_repeats(recipe: DescentRecipe) -> None:
+def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
     """Refuse a problem whose function returns something else each time, by calling it once more.
 
     Every worker calls it for itself, and what differs between two of them would be another run.
+
+    Args:
+        recipe: Names the problem.
+        store: As for ``build_problem``.
 
     Raises:
         ConfigurationError: Says whether the model or the examples differ.
     """
     if not names_code(recipe.problem, recipe.arguments):
         return
-    one, other = build_problem(recipe), _build.__wrapped__(recipe.model_dump_json())
+    found = recipe if store is None else at_hand(recipe, store)
+    one, other = build_problem(found), _build.__wrapped__(found.model_dump_json())
     differing = [
         what for what in {**one.digests, **other.digests}
         if one.digests.get(what) != other.digests.get(what)
@@ -136,8 +147,12 @@ def check_repeats(recipe: DescentRecipe) -> None:
         )
 
 
-def check_scores(recipe: DescentRecipe) -> None:
+def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
     """Refuse metrics and pictures of one's own that fail, before anything is trained.
+
+    Args:
+        recipe: Names the problem.
+        store: As for ``build_problem``.
 
     Cost:
         One evaluation of at most some thousand held-out examples, spread evenly over the split.
@@ -147,7 +162,7 @@ def check_scores(recipe: DescentRecipe) -> None:
     """
     if not names_code(recipe.problem, recipe.arguments):
         return
-    built = build_problem(recipe)
+    built = build_problem(recipe, store)
     held_out = built.held_out["validation"]
     number = min(len(held_out), _TRIED)
     few = take(held_out, torch.linspace(0, len(held_out) - 1, number).long())
@@ -195,7 +210,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
     kind = (
         own_scalars(recipe, parts["optimizer"])
         if of_own
-        else make_metaparameter(recipe, data, model, problem.embedding)
+        else make_metaparameter(recipe, data, model, problem)
     )
     routine = Routine(
         model=model.to(device),

@@ -31,8 +31,8 @@ __all__ = [
     "fashion_mnist",
     "hf_dataset",
     "image_folder",
-    "image_text",
     "instructions",
+    "pairs",
     "table",
     "texts",
 ]
@@ -359,7 +359,7 @@ def fashion_captions(
     return pairs_problem(data, model, contrastive)
 
 
-def image_text(
+def pairs(
     url: SafeUrl,
     num_train: Number = 800,
     num_objective: Number = 400,
@@ -370,7 +370,7 @@ def image_text(
     model: ModelConfig = ModelConfig(),
     contrastive: ContrastiveConfig = ContrastiveConfig(),
 ) -> "Problem":
-    """Pairs of images and captions in tar shards (webdataset) or Parquet files.
+    """Pairs of images and captions: a.jpg beside a.txt, captions.csv, tar shards or Parquet.
 
     Args:
         url: Folder of the files, any fsspec URL.

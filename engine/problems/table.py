@@ -1,29 +1,25 @@
 """A table (CSV, Parquet or npz) with a column of labels, as a problem."""
 
 import datetime
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, DataError
-from engine.extras import install
+from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.splits import Examples
+from engine.problems.table_files import read_table
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
 from engine.recipes.arguments.model import ModelConfig
 from engine.routine.outputs import classification_scores
-from engine.storage.reading import read_data
 from engine.types import Batch
 
 _MOST_CLASSES = 20
@@ -32,6 +28,9 @@ _MOST_CLASSES = 20
 _MOST_VALUES = 50
 """Most different words of a column that become one column each."""
 
+
+_SHOWN = 5
+"""Words by place in a sentence."""
 
 _SEEN = 0.005
 """Least share of a word in a changed row that is told."""
@@ -48,12 +47,18 @@ class _Column:
     gaps: bool = False
     is_day: bool = False
 
-    def numbers(self, values: Sequence[Any]) -> np.ndarray:
-        """Return one number or more for each row, shape (rows, numbers)."""
+    def numbers(self, values: Sequence[Any], split: str) -> np.ndarray:
+        """Return one number or more for each row of a split, shape (rows, numbers)."""
         if self.words:
             rows = [[float(str(value) == word) for word in self.words] for value in values]
             return np.array(rows, dtype=np.float64)
         found = np.array([_number(value) for value in values], dtype=np.float64)
+        if np.isinf(found).any():
+            strange = values[int(np.flatnonzero(np.isinf(found))[0])]
+            raise DataError(
+                f"The column {self.name!r} of the {split} rows holds {strange!r}, but the training "
+                "rows hold numbers there. Correct these rows, or leave the column out of features."
+            )
         empty = np.isnan(found)
         scaled = np.where(empty, 0.0, (found - self.mean) / self.spread)[:, None]
         return np.hstack([scaled, empty[:, None].astype(np.float64)]) if self.gaps else scaled
@@ -128,7 +133,8 @@ def table_problem(
     if "objective" not in tables:
         tables["train"], tables["objective"] = _hold_out(tables["train"], held_out, seed)
     label, features, names, _ = wanted
-    _check_columns(tables, [label, *features, *([names] if names else [])], urls)
+    read = features or tuple(tables["train"])
+    _check_columns(tables, [label, *read, *([names] if names else [])], urls)
     return rows_problem(tables, wanted, model)
 
 
@@ -156,9 +162,9 @@ def rows_problem(
     dtype = torch.get_default_dtype()
     splits = {
         name: Examples(
-            torch.from_numpy(np.hstack([each.numbers(rows[each.name]) for each in columns])).to(
-                dtype
-            ),
+            torch.from_numpy(
+                np.hstack([each.numbers(rows[each.name], name) for each in columns])
+            ).to(dtype),
             _targets(rows[label], label, classes, spread, name),
         )
         for name, rows in tables.items()
@@ -180,7 +186,7 @@ def rows_problem(
         "show_held_out": show,
         "show_inputs": lambda row: _told(row, columns),
         "bounds": (inputs.amin(0), inputs.amax(0)),
-        "notes": notes,
+        "notes": (*notes, *_numbers_among_words(columns), *_unknown_words(tables, columns)),
     }
     if classes:
         return Problem(
@@ -202,6 +208,39 @@ def rows_problem(
     )
 
 
+def _numbers_among_words(columns: Sequence[_Column]) -> list[str]:
+    """Say which columns are read as words although most of these are numbers."""
+    said = []
+    for column in columns:
+        words = [word for word in column.words if not math.isfinite(_number(word.strip()))]
+        if words and 2 * len(words) < len(column.words):
+            shown = ", ".join(map(repr, words[:_SHOWN])) + (", ..." if len(words) > _SHOWN else "")
+            said.append(
+                f"The column {column.name!r} is read as words, because of {shown}; the rest of it "
+                "are numbers."
+            )
+    return said
+
+
+def _unknown_words(
+    tables: dict[str, dict[str, list[Any]]], columns: Sequence[_Column]
+) -> list[str]:
+    """Say which words held-out rows have and no training row; the model reads none there."""
+    said = []
+    for split, rows in tables.items():
+        for column in columns:
+            words = {str(value) for value in rows[column.name] if not _is_missing(value)}
+            unknown = sorted(words.difference(column.words)) if column.words else []
+            if unknown:
+                shown = ", ".join(map(repr, unknown[:_SHOWN]))
+                shown += ", ..." if len(unknown) > _SHOWN else ""
+                said.append(
+                    f"The column {column.name!r} of the {split} rows has {len(unknown)} words that "
+                    f"no training row has, and that the model cannot tell apart: {shown}."
+                )
+    return said
+
+
 def _told(row: Tensor, columns: Sequence[_Column]) -> dict[str, str]:
     """Return a row of inputs by the names of its columns, in their own units."""
     parts = row.to(torch.float64).split([each.width for each in columns])
@@ -216,48 +255,6 @@ def squared_error(model: nn.Module, batch: Batch) -> Tensor:
 def _error(model: nn.Module, batch: Batch) -> Tensor:
     inputs, target = batch
     return model(inputs).squeeze(1) - target
-
-
-def read_table(url: str, name: str) -> dict[str, list[Any]]:
-    """Return the columns of a file, as lists of Python values."""
-    what = f"The table {url} of the {name} rows"
-    content = read_data(what, url, "Correct the path.")
-    try:
-        if content[:4] == b"PK\x03\x04":
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                return _flat({key: stored[key] for key in stored.files})
-        arrow = _arrow(what)
-        if content[:4] == b"PAR1":
-            return (
-                import_module("pyarrow.parquet").read_table(arrow.BufferReader(content)).to_pydict()
-            )
-        return import_module("pyarrow.csv").read_csv(arrow.BufferReader(content)).to_pydict()
-    except (DataError, ConfigurationError):
-        raise
-    except Exception as error:  # of any of three libraries
-        raise DataError(
-            f"{what} cannot be read as CSV, Parquet or npz ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Repair the file, "
-            "or save it in one of these formats."
-        ) from error
-
-
-def _arrow(what: str) -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
-    if find_spec("pyarrow") is None:
-        raise ConfigurationError(f"{what} needs the package pyarrow. Run: {install('parquet')}.")
-    return import_module("pyarrow")
-
-
-def _flat(arrays: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-    """Return the columns of arrays; one with more axes has a column for each number of a row."""
-    found: dict[str, list[Any]] = {}
-    for name, array in arrays.items():
-        if array.ndim == 1:
-            found[name] = array.tolist()
-        else:
-            rows = array.reshape(len(array), -1)
-            found |= {f"{name}_{place}": rows[:, place].tolist() for place in range(rows.shape[1])}
-    return found
 
 
 def _hold_out(
@@ -318,7 +315,9 @@ def _number(value: Any) -> float:  # noqa: ANN401 (a cell)
     if _is_missing(value):
         return float("nan")
     if isinstance(value, datetime.datetime):
-        return value.timestamp() / 86400
+        # A time without a zone is the same number on every machine.
+        known = value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
+        return known.timestamp() / 86400
     if isinstance(value, datetime.date):
         return float(value.toordinal())
     try:

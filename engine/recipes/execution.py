@@ -17,6 +17,17 @@ class RunnerName(StrEnum):
     RAY = "ray"
 
 
+class CodePlace(StrEnum):
+    """Where workers find the files of a problem that is not installed."""
+
+    BESIDE = "beside"
+    """On their own disks: in the recipe's folder, or where they were started."""
+
+    STORE = "store"
+    """In the store, where they are not on the disk. Whoever can write to the store and knows how to
+    make another file of the same digest could have it run; no store can ask for it."""
+
+
 class PreflightMode(StrEnum):
     """What follows when the preflight refuses a run."""
 
@@ -43,6 +54,10 @@ class WorkersConfig(Settings):
     lookahead: Annotated[int | None, Field(ge=0)] = None
     """Most trajectories of a segment that may be in the store at once, replayed by other workers
     before the adjoint gets there; empty means 2 on a cluster, none in one process."""
+
+    code: CodePlace = CodePlace.BESIDE
+    """Where workers find a problem's file: beside the recipe on their own disks, or (store) in the
+    store, in which the start of a run then keeps it."""
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> "WorkersConfig":

@@ -8,21 +8,22 @@ from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigurationError
-from engine.recipes.attribution import AttributionRecipe
-from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.explain import explained
+from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
 from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
+
+if TYPE_CHECKING:
+    from engine.recipes.smoothness import MetasmoothnessRecipe
 
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
@@ -33,14 +34,8 @@ Recipe = DescentRecipe
 _Model = TypeVar("_Model", bound=BaseModel)
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
-KINDS: dict[str, type[Recipe]] = {
-    "descent": DescentRecipe,
-    "metasmoothness": MetasmoothnessRecipe,
-    "smooth-search": SmoothSearchRecipe,
-    "attribution": AttributionRecipe,
-    "canaries": CanariesRecipe,
-}
-"""Kind to the model that validates it."""
+KINDS = Models()
+"""Kind to the model that validates it, loaded when it is looked up."""
 
 
 def list_recipes() -> dict[str, Recipe]:
@@ -88,7 +83,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = parse_yaml(read_text(path.read_bytes()))
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{path} is not YAML of a recipe: {error}. Correct the file."
+            redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")
         ) from error
     except OSError as error:
         raise ConfigurationError(
@@ -212,7 +207,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def to_measure(
     recipe: Recipe, settings: dict[str, Any], changes: list[str]
-) -> MetasmoothnessRecipe:
+) -> "MetasmoothnessRecipe":
     """Return the recipe that measures the metasmoothness of a descent's or another's training.
 
     Args:
@@ -223,6 +218,8 @@ def to_measure(
     Raises:
         ConfigurationError: Names each wrong setting, its value, the reason and the remedy.
     """
+    from engine.recipes.smoothness import MetasmoothnessRecipe  # loaded by whoever measures
+
     content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
     content["kind"] = "metasmoothness"
     content["smoothness"] = content.get("smoothness", {}) | settings
@@ -235,7 +232,7 @@ def to_measure(
 
 def load_to_measure(
     recipe: str, changes: Sequence[str], settings: dict[str, Any]
-) -> MetasmoothnessRecipe:
+) -> "MetasmoothnessRecipe":
     """Load a recipe that trains, and return the one that measures its metasmoothness.
 
     Args:

@@ -25,6 +25,7 @@ class MetaparameterName(StrEnum):
     GROUP_WEIGHTS = "group-weights"
     INPUTS = "inputs"
     INITIAL_PARAMETERS = "initial-parameters"
+    OWN = "own"
 
 
 class GroupName(StrEnum):
@@ -91,6 +92,9 @@ class MetaparametersConfig(Settings):
 
     num_groups: Annotated[int, Field(ge=2)] = 10
     """Clusters that k-means makes of the inputs."""
+
+    own: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]+$")] = None
+    """Which of the problem's own metaparameters, for the kind own; empty if it has one."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
@@ -194,6 +198,11 @@ KINDS: dict[MetaparameterName, About] = {
     MetaparameterName.INITIAL_PARAMETERS: About(
         title="Initial parameters",
         caption="How far the descent moved the initial parameters.",
+    ),
+    MetaparameterName.OWN: About(
+        title="The problem's own metaparameter",
+        caption="How far the descent moved its numbers.",
+        reads=frozenset({"own"}),
     ),
 }
 """Every kind of metaparameter; a test holds that none is missing."""

@@ -10,17 +10,18 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from engine.errors import ConfigurationError
-from engine.recipes.code.user_code import load_module, source_digests
+from engine.recipes.code.user_code import load_module, neighbours_of, source_digests
 from engine.recipes.explain import explained
 from engine.recipes.settings import Settings
-from engine.secret_urls import refuse_secrets
+from engine.secret_urls import is_secret_setting, refuse_secrets
 
 SHIPPED = "engine.problems.shipped"
 """Module of the functions that ship; importing it loads no torch."""
@@ -69,11 +70,31 @@ def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[st
     Raises:
         ConfigurationError: If there is no such source.
     """
-    model = arguments.get("model")
-    found = {} if is_shipped(name) else source_digests(name.rpartition(":")[0], folder)
-    if isinstance(model, str) and ":" in model:
-        found |= source_digests(model.rpartition(":")[0], folder)
+    found: dict[str, str] = {}
+    for place in _places(name, arguments):
+        found |= source_digests(place, folder)
     return found
+
+
+def source_files(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[str, Path]:
+    """Return the files of a problem's source, by their paths from the folder.
+
+    What is installed is none of them.
+
+    Raises:
+        ConfigurationError: If one is not there.
+    """
+    found: dict[str, Path] = {}
+    for place in _places(name, arguments):
+        if place.endswith(".py"):
+            found |= neighbours_of(place, folder)
+    return found
+
+
+def _places(name: str, arguments: dict[str, Any]) -> list[str]:
+    """Return the files and modules that a recipe names: of its problem, and of a model."""
+    named = [name, arguments.get("model")]
+    return [each.rpartition(":")[0] for each in named if isinstance(each, str) and ":" in each]
 
 
 def check_sources(
@@ -127,8 +148,20 @@ def find_function(name: str, folder: str | None) -> Function:
             )
         return found
     place, _, function = name.rpartition(":")
+    if place.endswith(".ipynb"):
+        raise ConfigurationError(
+            f"problem is {name}, but {place} is a notebook, whose cells nobody runs here. Save the "
+            "function and what it needs as a file, e.g. `jupyter nbconvert --to script`, and name "
+            "that: my_file.py:function."
+        )
     module = load_module(place, folder)
     found = getattr(module, function, None)
+    if found is not None and not inspect.isfunction(found):
+        what = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise ConfigurationError(
+            f"problem is {name}, but {function} is {what} there, and a recipe calls functions. "
+            f"Write a function that returns what it makes: `def {function}(...) -> engine.Problem`."
+        )
     if not inspect.isfunction(found):
         known = [
             each for each, value in vars(module).items()
@@ -137,6 +170,12 @@ def find_function(name: str, folder: str | None) -> Function:
         raise ConfigurationError(
             f"problem is {name}, but {place} has no function {function!r}; it has "
             f"{', '.join(known) or 'none'}. Correct the name."
+        )
+    if inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+        what = "async" if inspect.iscoroutinefunction(found) else "a generator"
+        raise ConfigurationError(
+            f"problem is {name}, which is {what}, so a call of it returns no problem. Write it as "
+            f"`def {function}(...) -> engine.Problem`, with a return."
         )
     returns = inspect.signature(found).return_annotation
     shown = returns if isinstance(returns, str) else getattr(returns, "__name__", "nothing")
@@ -202,6 +241,8 @@ def _made_arguments(function: Function) -> type[Settings]:
             )
         annotation = _annotation(function, parameter)
         default = ... if parameter.default is parameter.empty else parameter.default
+        if default is None:  # as in `width: int = None`, which many people write
+            annotation = Optional[annotation]  # noqa: UP045 (of any annotation)
         fields[name] = (annotation, Field(default, description=described.get(name)))
     try:
         return create_model(
@@ -257,18 +298,23 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
             f"arguments is {given!r}, but arguments are named: {', '.join(model.model_fields)}. "
             "Write a mapping."
         )
-    for name, value in given.items():
-        _refuse_secrets_in(value, f"arguments.{name}")
+    _refuse_secrets_in(given, "arguments")
     return _validated(model, given).model_dump(mode="json")
 
 
 def _refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)
-    """Refuse secrets in URLs, wherever in an argument they are: all of it is kept and shown."""
+    """Refuse secrets wherever in the arguments they are: all of it is kept and shown."""
     if isinstance(value, str):
         refuse_secrets(name, value)
     elif isinstance(value, dict | list | tuple):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in pairs:
+            if isinstance(key, str) and is_secret_setting(key, each):
+                raise ConfigurationError(
+                    f"{name}.{key} holds a secret, and what is set is kept in the store, in "
+                    "reports and in databases. Leave it out, and let the problem's function read "
+                    "it from the environment."
+                )
             _refuse_secrets_in(each, f"{name}.{key}")
 
 

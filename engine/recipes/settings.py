@@ -1,11 +1,21 @@
 """The base of all settings, and the digest that names them. This module does not know torch."""
 
+import ast
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
-from typing import Any, get_args
+from functools import cache
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
 def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
@@ -29,13 +39,60 @@ def with_setting(content: dict[str, Any], key: str, value: Any) -> dict[str, Any
     return {**content, first: with_setting(inner, rest, value)}
 
 
-class Settings(BaseModel):
+class _Described(ModelMetaclass):
+    """Makes the text under a setting its description.
+
+    So does ``use_attribute_docstrings`` of pydantic, which looks for the source of each class by
+    itself, and so reads a file as often as it has classes: a third of what it takes to refuse a
+    wrong setting.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        **options: Any,  # noqa: ANN401 (pydantic's own)
+    ) -> type:
+        """Make a class of settings."""
+        texts = _texts(namespace.get("__module__", "")).get(namespace.get("__qualname__", ""), {})
+        own = namespace.get("__annotations__", {})
+        described = {
+            each: Annotated[own[each], Field(description=text)]
+            for each, text in texts.items()
+            if each in own
+        }
+        namespace["__annotations__"] = {**own, **described}
+        return super().__new__(cls, name, bases, namespace, **options)
+
+
+@cache
+def _texts(module: str) -> dict[str, dict[str, str]]:
+    """Return the texts under the settings of each class of a module, by their names."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not file.endswith(".py"):
+        return {}
+    classes = [
+        each for each in ast.parse(Path(file).read_bytes()).body if isinstance(each, ast.ClassDef)
+    ]
+    return {each.name: _under(each) for each in classes}
+
+
+def _under(defined: ast.ClassDef) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one, after in zip(defined.body, defined.body[1:], strict=False):
+        is_setting = isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        if is_setting and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            found[one.target.id] = cleandoc(str(after.value.value))
+    return found
+
+
+class Settings(BaseModel, metaclass=_Described):
     """Base of all settings: frozen, and an unknown key is refused."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         protected_namespaces=(),  # an argument may be called model_name
     )

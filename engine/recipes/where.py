@@ -13,3 +13,18 @@ RECIPES = (
 def shipped_names() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
     return sorted(each.stem for each in RECIPES.glob("*.yaml"))
+
+
+def shipped_summaries() -> list[dict[str, str]]:
+    """Return name, kind and description of each shipped recipe, as its file says; loads no kind.
+
+    That they are right is tested, and not looked at by whoever lists them.
+    """
+    from engine.recipes.yaml import parse_yaml, read_text
+
+    found = []
+    for name in shipped_names():
+        content = parse_yaml(read_text((RECIPES / f"{name}.yaml").read_bytes()))
+        kind, description = content.get("kind", "descent"), content.get("description", "")
+        found.append({"recipe": name, "kind": kind, "description": description})
+    return found

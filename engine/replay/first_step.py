@@ -23,6 +23,7 @@ from engine.step.reference import step_vjp
 from engine.step.step import open_step, plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.in_place import Frozen, nothing_moves
+from engine.witness.leaves import refuse_leaves
 from engine.witness.repeated import refuse_another
 
 _FEW = 8
@@ -140,7 +141,17 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
                 "for a detach(), a .data or a no_grad() in the model or the loss."
             )
         check_losses({0: loss.detach()}, 0, 1)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        gradients = torch.autograd.grad(
+            loss, list(leaves.values()), allow_unused=True, retain_graph=True
+        )
+        if any(gradient is None for gradient in gradients):  # perhaps it reads others
+            point = routine.point()
+            refuse_leaves(
+                routine.given,
+                "loss",
+                lambda: routine.term_loss(leaves, first, point, 0),
+                [*leaves.values(), *point.values()],
+            )
     for name, gradient in zip(leaves, gradients, strict=True):
         if gradient is None and name.rpartition(".")[0] in called:
             raise UndifferentiableError(

@@ -24,10 +24,11 @@ from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save,
 from engine.step.nonfinite import refuse_nonfinite_adjoint, refuse_nonfinite_share
 from engine.step.products import join
 from engine.step.reference import StepVjp, step_vjp
-from engine.step.step import StepGraph, initial_vjp, open_step, plain_step
+from engine.step.step import NOTED, StepGraph, initial_vjp, open_step, plain_step
 from engine.storage.background import announced
 from engine.storage.states import StateStore
 from engine.types import Metaparams, Output, State
+from engine.witness.agreement import least_size, value_limit
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Sweep:
         output: phi(s_T), a scalar, once it is seeded.
         final: s_T, once the adjoint is seeded there.
         losses: Batch loss of each step trained, by step; replayed steps say the same again.
+        losses_again: The same, as the products of the steps found them, where they did.
         adjoint_norms: Norm of lambda_t, by t.
         layer_norms: Norm of each parameter tensor's part of lambda_t, by t, in the layout's order.
         share_norms: Norm of each metaparameter's share of step t, by t, in the routine's order; 0
@@ -60,6 +62,7 @@ class Sweep:
     output: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     final: State = field(default_factory=dict)
     losses: PerStep = field(default_factory=PerStep)
+    losses_again: PerStep = field(default_factory=PerStep)
     adjoint_norms: PerStep = field(default_factory=PerStep)
     layer_norms: PerStep = field(default_factory=PerStep)
     share_norms: PerStep = field(default_factory=PerStep)
@@ -111,7 +114,8 @@ def replay(
         NonFiniteError: If a loss or an adjoint is infinite or NaN; names the step.
         ScheduleError: If a ``Seed`` finds no output, a ``Reverse`` no adjoint, or an action would
             leave graphs behind.
-        ReplayMismatchError: If a step with its graph makes other bits than the run's own.
+        ReplayMismatchError: If a step with its graph makes other bits than the run's own, or has
+            another loss when it is reversed than when it was trained.
 
     Cost:
         As ``engine.schedules.simulator.measure`` counts it: one plain step for each forward step,
@@ -138,6 +142,7 @@ def replay(
             case _:
                 assert_never(action)
     _check_adjoints(routine, sweep)
+    _check_losses_again(routine, sweep)
     return sweep
 
 
@@ -275,7 +280,13 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
             )
         adjoint, shares = sweep.graphs.pop(step).pull(sweep.adjoint, to_state=to_state)
     else:
-        adjoint, shares = sweep.vjp(routine, sweep.state, z, step, sweep.adjoint, to_state=to_state)
+        token = NOTED.set(sweep.losses_again)
+        try:
+            adjoint, shares = sweep.vjp(
+                routine, sweep.state, z, step, sweep.adjoint, to_state=to_state
+            )
+        finally:
+            NOTED.reset(token)
     _add_shares(sweep, shares)
     sweep.share_norms[step] = _norms(
         [shares.get(name, z[name].new_zeros(1)) for name in routine.metaparameters]
@@ -299,6 +310,28 @@ def _add_shares(sweep: Sweep, shares: Metaparams) -> None:
     for name, share in shares.items():
         known = sweep.metagradient.get(name)
         sweep.metagradient[name] = share if known is None else known + share
+
+
+def _check_losses_again(routine: Routine, sweep: Sweep) -> None:
+    """Refuse a product of a step whose loss was another one when the step was trained.
+
+    Roundings apart, since kernels may be others where a graph is wanted.
+    """
+    steps = [step for step in sweep.losses_again if step in sweep.losses]
+    if not steps:
+        return
+    again = torch.stack([sweep.losses_again[step] for step in steps])
+    before = torch.stack([sweep.losses[step] for step in steps])
+    most = value_limit(routine) * before.abs().clamp(min=least_size(routine))
+    differs = (again - before).abs() > most
+    if differs.any():
+        at = int(differs.nonzero()[0])
+        raise ReplayMismatchError(
+            f"Step {steps[at]} had the loss {float(before[at]):.8g} when it was trained and "
+            f"{float(again[at]):.8g} when it was reversed, at the same parameters and batch: what "
+            "the loss computes depends on how often it was called. Keep no counter, no cache and "
+            "no random numbers of your own in the model, the loss or the examples."
+        )
 
 
 def as_numbers(per_step: Mapping[int, Tensor]) -> dict[str, Any]:

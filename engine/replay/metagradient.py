@@ -24,16 +24,19 @@ from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep
 from engine.replay.interpreter import replay as carry_out
-from engine.routine.diagnosis import asked_rightly
+from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.trees import Tier, whole_run
 from engine.step.by_name import make_vjp
 from engine.storage.background import BackgroundStates
+from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 from engine.witness.precision import refuse_low_precision
+from engine.witness.repeated import FirstCalls
+from engine.witness.updates import refuse_misfit
 from engine.witness.witness import Witness, testify
 
 logger = logging.getLogger(__name__)
@@ -205,7 +208,7 @@ def differentiate(
     place = _place(store)
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
-    seen = tried(routine, outputs, point, witness=witness)
+    seen, first = tried(routine, outputs, point, witness=witness)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
@@ -223,12 +226,15 @@ def differentiate(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
         )
         count = partial(whole_work, plan, routine.num_steps, routine.first_step, len(outputs))
-        with one_work(count), _tiers(routine, place) as tiers:
+        with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
+    first.refuse_another_loss(sweep.losses[0])
     return _results(routine, sweep, len(outputs), seen)
 
 
-def tried(routine: Routine, outputs: Sequence[Output], z: Metaparams, *, witness: bool) -> Witness:
+def tried(
+    routine: Routine, outputs: Sequence[Output], z: Metaparams, *, witness: bool
+) -> tuple[Witness, FirstCalls]:
     """Make the checks of one step that come before any training.
 
     The step is run twice and compared with itself once: by the witness, if there is one, whose own
@@ -240,17 +246,23 @@ def tried(routine: Routine, outputs: Sequence[Output], z: Metaparams, *, witness
         z: Metaparameters.
         witness: Whether one is asked.
 
+    Returns:
+        What the witness said, and what the first calls did, to be compared with the training.
+
     Raises:
         EngineError: If anything is refused.
 
     Cost:
         Some ten plain steps; what a witness adds to them is in ``tests/bench/results/``.
     """
+    refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):
-        refuse_low_precision(routine, z)
+        first = FirstCalls(routine, refuse_low_precision(routine, z))
         for number, output in enumerate(outputs):
             check_routine(routine, output, z, twice=not (witness or number))
-    return testify(routine, outputs, z, twice=True) if witness else Witness()
+    seen = testify(routine, outputs, z) if witness else Witness()
+    first.refuse_other_hooks()
+    return seen, first
 
 
 def _place(store: str | os.PathLike[str] | None) -> str | None:
@@ -298,6 +310,7 @@ def _tiers(routine: Routine, store: str | None) -> Iterator[dict[Tier, StateStor
         yield memory
         return
     layout = {name: (len(row), row.dtype) for name, row in routine.initial_state().items()}
+    check_writable(store)
     rows = RowStore.create(store, layout, routine.num_steps + 1, attributes={})
     with BackgroundStates(rows) as states:
         yield {**memory, Tier.STORE: states}

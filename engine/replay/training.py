@@ -1,11 +1,12 @@
 """Training a routine for its final state alone."""
 
 from engine.replay.plain_training import train as train_unseen
-from engine.routine.diagnosis import asked_rightly
+from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import point_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness.precision import refuse_low_precision
+from engine.witness.updates import refuse_misfit
 from engine.witness.witness import testify
 
 
@@ -26,8 +27,10 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
         T plain steps, and about three for the witness.
     """
     point = point_from(routine, z)
+    refuse_misfit(routine, point)
     with asked_rightly(routine, []):
         refuse_low_precision(routine, point)
     if witness:
         testify(routine, [], point)
-    return train_unseen(routine, z)
+    with told_while_training():
+        return train_unseen(routine, z)

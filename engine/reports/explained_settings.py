@@ -1,6 +1,6 @@
 """Every setting of a recipe with what it means, what it would be, and where its value is from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
@@ -8,9 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
 from engine.recipes.settings import Settings
-from engine.reports.settings_rows import written
+from engine.reports.settings_rows import Setting, every_setting, meaning_of, written
 
 _NOT_SET = {"name", "kind", "description", "folder", "code"}
 """Fields of a recipe that say what it is called, and are nothing to set."""
@@ -58,8 +57,9 @@ def explained_settings(
         return RECIPE if key in said else DEFAULT
 
     return [
-        Explained(key, value, default, origin(key), meaning, words)
-        for key, value, default, meaning, words in _rows(recipe, None, "")
+        _explained(each, origin(each.key))
+        for each in every_setting(recipe)
+        if each.key not in _NOT_SET
     ]
 
 
@@ -71,61 +71,18 @@ def explained_defaults(model: type[DescentRecipe]) -> list[Explained]:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, Settings):
-            rows = _rows(default, default, f"{name}.")
-            found += [Explained(k, v, d, DEFAULT, m, w) for k, v, d, m, w in rows]
+            rows = every_setting(default, default, f"{name}.")
+            found += [_explained(each, DEFAULT) for each in rows]
         elif default is not PydanticUndefined:
             text = written(_plain(default))
-            found.append(
-                Explained(name, text, text, DEFAULT, _meaning(field), _words(field.annotation))
-            )
+            row = Setting(name, text, text, meaning_of(field), field.annotation)
+            found.append(_explained(row, DEFAULT))
     return found
 
 
-_Row = tuple[str, str, str | None, str, tuple[str, ...]]
-
-
-def _rows(settings: Settings, defaults: object, prefix: str) -> Iterator[_Row]:
-    """Yield the settings of a group.
-
-    Args:
-        settings: As they are.
-        defaults: The group as it is where nobody says anything, if that has a value.
-        prefix: What their keys begin with.
-    """
-    same = isinstance(defaults, type(settings))
-    base = defaults if same and isinstance(defaults, Settings) else type(settings).model_construct()
-    now, before = (each.model_dump(mode="json", warnings=False) for each in (settings, base))
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if not prefix and name in _NOT_SET:
-            continue
-        if isinstance(value, Settings):
-            yield from _rows(value, getattr(base, name, None), f"{prefix}{name}.")
-        elif name == "arguments" and isinstance(settings, DescentRecipe):
-            yield from _arguments(settings)
-        else:
-            default = written(before[name]) if name in before else None
-            yield (
-                prefix + name,
-                written(now[name]),
-                default,
-                _meaning(field),
-                _words(field.annotation),
-            )
-
-
-def _arguments(recipe: DescentRecipe) -> Iterator[_Row]:
-    """Yield the problem's arguments; code of one's own is not loaded to describe them."""
-    if is_shipped(recipe.problem):
-        model = arguments_of(find_function(recipe.problem, None))
-        yield from _rows(model(**recipe.arguments), None, "arguments.")
-        return
-    for name, value in recipe.arguments.items():
-        yield f"arguments.{name}", written(value), None, "", ()
-
-
-def _meaning(field: Any) -> str:  # noqa: ANN401 (a field of pydantic)
-    return " ".join((field.description or "").replace("``", "").split())
+def _explained(one: Setting, origin: str) -> Explained:
+    words = _words(one.type)
+    return Explained(one.key, one.value, one.default, origin, one.meaning, words)
 
 
 def _words(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401 (any type)

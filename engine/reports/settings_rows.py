@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic.fields import FieldInfo
 
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
@@ -15,9 +17,32 @@ Row = tuple[str, str, str]
 """Dotted key as ``mgd run --set`` takes it, value, and meaning."""
 
 
+class Setting(NamedTuple):
+    """One setting of a recipe."""
+
+    key: str
+    """Dotted, as ``--set`` takes it."""
+
+    value: str
+    """As people write it; empty for none."""
+
+    default: str | None
+    """What it is where nobody says anything; ``None`` if it has to be said."""
+
+    meaning: str
+    """In one or two sentences; empty for an argument without a description."""
+
+    type: Any
+    """What it may be; ``None`` for an argument of code that is not loaded."""
+
+
 def all_rows(recipe: DescentRecipe) -> list[Row]:
     """Return every setting but the description."""
     return [row for row in _rows(recipe) if row[0] != "description"]
+
+
+def _rows(recipe: DescentRecipe) -> Iterator[Row]:
+    return ((each.key, each.value, each.meaning) for each in every_setting(recipe))
 
 
 def changed_rows(recipe: DescentRecipe) -> list[Row]:
@@ -37,26 +62,44 @@ def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _rows(settings: Settings, prefix: str = "") -> Iterator[Row]:
+def every_setting(
+    settings: Settings, defaults: object = None, prefix: str = ""
+) -> Iterator[Setting]:
+    """Yield the settings of a group and of the groups in it, in the order of their declaration.
+
+    Args:
+        settings: As they are.
+        defaults: The group as it is where nobody says anything, if that has a value.
+        prefix: What their keys begin with.
+    """
+    same = isinstance(defaults, type(settings))
+    base = defaults if same and isinstance(defaults, Settings) else type(settings).model_construct()
+    now, before = (each.model_dump(mode="json", warnings=False) for each in (settings, base))
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Settings):
-            yield from _rows(value, f"{prefix}{name}.")
+            yield from every_setting(value, getattr(base, name, None), f"{prefix}{name}.")
         elif name == "arguments" and isinstance(settings, DescentRecipe):
             yield from _arguments(settings)
         else:
-            plain = settings.model_dump(mode="json")[name]
-            yield prefix + name, written(plain), (field.description or "").replace("``", "")
+            default = written(before[name]) if name in before else None
+            key, meaning = prefix + name, meaning_of(field)
+            yield Setting(key, written(now[name]), default, meaning, field.annotation)
 
 
-def _arguments(recipe: DescentRecipe) -> Iterator[Row]:
-    """Yield the problem's arguments; code of one's own is not loaded for a report."""
+def _arguments(recipe: DescentRecipe) -> Iterator[Setting]:
+    """Yield the problem's arguments; code of one's own is not loaded to describe them."""
     if is_shipped(recipe.problem):
         function = find_function(recipe.problem, None)
-        yield from _rows(arguments_of(function)(**recipe.arguments), "arguments.")
+        yield from every_setting(arguments_of(function)(**recipe.arguments), None, "arguments.")
         return
     for name, value in recipe.arguments.items():
-        yield f"arguments.{name}", written(value), ""
+        yield Setting(f"arguments.{name}", written(value), None, "", None)
+
+
+def meaning_of(field: FieldInfo) -> str:
+    """Return what a setting means, in a line; empty for an argument without a description."""
+    return " ".join((field.description or "").replace("``", "").split())
 
 
 def written(value: Any) -> str:  # noqa: ANN401 (any JSON value)

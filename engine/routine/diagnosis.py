@@ -16,11 +16,6 @@ from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Output
 
-_RAW = (
-    *(TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError),
-    *(ArithmeticError, NameError, OSError),
-)
-
 
 @contextmanager
 def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> Iterator[None]:
@@ -38,9 +33,31 @@ def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> Iterator[None]
         raise
     except torch.OutOfMemoryError:
         raise
-    except _RAW as error:
+    except Exception as error:
         _diagnose(routine, outputs, error)
         raise
+
+
+@contextmanager
+def told_while_training() -> Iterator[None]:
+    """Turn an error that the user's own code raises in a later step into one message.
+
+    Raises:
+        ConfigurationError: Names the error, the line, and what helps.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
+        if not (theirs and _line(error)):
+            raise
+        what = "The first step went well, and a later one fails in your code"
+        raise told(what, error, _LATER) from error
 
 
 def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> None:
@@ -50,7 +67,7 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
     with torch.enable_grad():
         found, failure = _tried(lambda: routine.loss_inputs(term, routine.point(), 0))
         if failure is not None:
-            raise _told("The batch of step 0 cannot be made", failure, _SHAPE) from error
+            raise told("The batch of step 0 cannot be made", failure, _SHAPE) from error
         batch, given = found
 
         def loss(model: nn.Module) -> Any:  # noqa: ANN401 (whatever the loss returns)
@@ -59,19 +76,20 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
         with routine.reading(state), routine.seeded(term, 0):
             found, failure = _tried(lambda: routine.call(loss, params, training=True))
         if failure is not None:
-            raise _told("The loss fails on the batch of step 0", failure, _LOSS) from error
+            raise told("The loss fails on the batch of step 0", failure, _LOSS) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
             one_each(found, len(term.indices))
         for output in outputs:
             found, failure = _tried(lambda o=output: routine.evaluate(o, state))
             if failure is not None and isinstance(output, MeanLoss):
-                raise _told("The loss fails on held-out examples", failure, _HELD_OUT) from error
+                raise told("The loss fails on held-out examples", failure, _HELD_OUT) from error
             if failure is not None:
-                raise _told("The output fails on the model", failure, _OUTPUT) from error
+                raise told("The output fails on the model", failure, _OUTPUT) from error
 
 
 _SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
 _LOSS = "A loss is called as loss(model, batch), with the batch as the examples give it"
+_LATER = "Look at the examples of that step: one may be of another shape, or out of range"
 _HELD_OUT = "It is given them as it is given those that are trained on: with the same columns"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
@@ -97,11 +115,22 @@ _CURES = (
         ("does not require grad",),
         "Something in it was detached, or made under no_grad() or from another model's parameters",
     ),
+    (
+        ("out of bounds", "out of range"),
+        "A class or an index is too large, or negative: of C classes they are 0 to C - 1",
+    ),
     (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
 )
 
 
-def _told(what: str, failure: Exception, rule: str) -> ConfigurationError:
+def told(what: str, failure: Exception, rule: str) -> ConfigurationError:
+    """Return an error of the user's own code as a message.
+
+    Args:
+        what: What failed, as a clause.
+        failure: What it raised.
+        rule: The remedy, as a clause, where none is known for what was raised.
+    """
     text = str(failure).strip().partition("\n")[0] or "no words"
     cure = next((cure for words, cure in _CURES if any(word in text for word in words)), rule)
     kind = UndifferentiableError if "does not require grad" in text else ConfigurationError
@@ -115,6 +144,10 @@ def _line(failure: Exception) -> str:
             return f", at {frame.filename}, line {frame.lineno}"
     return ""
 
+
+_ROUTINE = str(Path(__file__).parent)
+_CALLS = ("call", "batch_of", "_batch")
+"""Where functions of the engine call those of the user."""
 
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 

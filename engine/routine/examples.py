@@ -6,6 +6,7 @@ collation makes the batch.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +172,7 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
         return Samples(given, device, len(given))
     if isinstance(given, list) and given and all(isinstance(each, Tensor) for each in given):
         return _columns_of_list(given)
-    if type(given) is tuple:
+    if type(given) is tuple and given:
         return tuple(_column(each, f"[{at}]") for at, each in enumerate(given))
     if isinstance(given, tuple) or _is_dict(given):
         return _columns(given, device)
@@ -225,6 +226,8 @@ def _columns_of_list(given: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _columns(given: Any, device: torch.device) -> Columns:  # noqa: ANN401
+    if not given:
+        raise DataError("There are no training examples. Give at least one.")
     if isinstance(given, Mapping):
         columns: Any = {name: _column(each, f"[{name!r}]") for name, each in given.items()}
     else:
@@ -243,17 +246,45 @@ def _column(given: Any, place: str) -> Tensor:  # noqa: ANN401
     column = given
     if not isinstance(column, Tensor):
         try:
-            column = torch.as_tensor(np.asarray(given) if hasattr(given, "dtype") else given)
-        except (TypeError, ValueError, RuntimeError) as error:
+            column = _tensor(given, place)
+        except DataError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError) as error:
             raise DataError(
                 f"examples{place} is a {type(given).__name__} of which no tensor can be made "
                 f"({str(error).splitlines()[0]}). {_KINDS}."
             ) from error
+    if column.is_nested or column.layout is not torch.strided or column.is_quantized:
+        raise DataError(
+            f"examples{place} is a tensor that is sparse, nested or quantized, of which no rows "
+            "can be taken. Make it dense (to_dense(), to_padded_tensor(0.0), dequantize()), or "
+            "give one sample for each index."
+        )
     if column.ndim == 0:
         raise DataError(
             f"examples{place} is one number, but each example is one row of every column. {_KINDS}."
         )
     return constant(column)
+
+
+def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401
+    """Return what is like an array as a tensor, whatever order its bytes and rows lie in."""
+    if not hasattr(given, "__array__"):
+        return torch.as_tensor(given)
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise DataError(
+            f"examples{place} is a masked array with {int(np.ma.count_masked(given))} values that "
+            "are masked, and a tensor has no mask: it would hold what lies behind them. Fill them "
+            "(array.filled(...)), or leave these rows out."
+        )
+    array = np.asarray(given)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):
+        array = np.ascontiguousarray(array)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an array that cannot be written to, and is not
+        return torch.as_tensor(array)
 
 
 def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401
@@ -331,7 +362,7 @@ def _moved(leaf: Any, device: torch.device) -> Any:  # noqa: ANN401
     return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
 
-def rows_of(batch: Batch, rows: slice, count: int) -> Batch:
+def rows_of(batch: Batch, rows: slice | Tensor, count: int) -> Batch:
     """Return some rows of every tensor of a batch that has one for each of ``count`` examples."""
 
     def cut(leaf: object) -> object:

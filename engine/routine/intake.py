@@ -75,7 +75,14 @@ def whole_number(name: str, value: Any) -> int:  # noqa: ANN401 (whatever was ha
             f"{name} is {value!r} ({type(value).__name__}), but it counts. Use a whole number, "
             f"e.g. {name}={_closest(name, value)}."
         )
+    if abs(number) > _MOST and name != "seed":
+        raise ConfigurationError(
+            f"{name} is {str(number)[:20]}..., which no run reaches. Use a smaller number."
+        )
     return number
+
+
+_MOST = 10**12
 
 
 def _closest(name: str, value: Any) -> int:  # noqa: ANN401

@@ -75,4 +75,9 @@ def one_each(losses: Any, count: int) -> Tensor:  # noqa: ANN401 (whatever the l
             "Metagradients need one loss for each example: use reduction='none', and average "
             "over tokens or pixels inside the loss."
         )
+    if losses.is_complex():
+        raise ConfigurationError(
+            f"The loss returned {losses.dtype}, but only real numbers can be made small. Return "
+            "their absolute values, or their real parts."
+        )
     return losses

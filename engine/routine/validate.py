@@ -41,6 +41,11 @@ def refuse_misfits(routine: "Routine") -> None:
             "or one for each step."
         )
     for name, value in routine.optimizer.hyperparameters.items():
+        if isinstance(value, str | bytes):
+            raise ConfigurationError(
+                f"The optimizer's {name} is the text {value!r}. Give one number, or one for each "
+                "step."
+            )
         if not isinstance(value, int | float) and len(value) != routine.num_steps:
             raise ConfigurationError(
                 f"The optimizer's {name} has {len(value)} values for {routine.num_steps} steps. "

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.problems.kept_code import keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
@@ -10,9 +11,17 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
-from engine.storage.location import list_folders
+from engine.storage.location import list_folders, refuse_links
 from engine.storage.names import is_run
-from engine.storage.places import RECIPE, run_file, runs_folder
+from engine.storage.places import (
+    AT_WORK,
+    CLAIMS,
+    PROGRESS,
+    RECIPE,
+    STARTS,
+    run_file,
+    runs_folder,
+)
 from engine.storage.records import UNFORESEEN, read_record, write_record
 from engine.storage.safe_names import is_part
 
@@ -37,10 +46,14 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     """Keep the settings of a run of any kind, so that it can be found and resumed by its name.
 
     The store gets its mark if it has none, and the start is noted. Who carries it out and what it
-    may spend is said anew at each start: where code runs must not be read from data.
+    may spend is said anew at each start: where code runs must not be read from data. The source of
+    its problem is kept only where this start asks for that (``workers.code``).
     """
-    mark_store(store)
     run = run_name(recipe.descent)
+    for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):
+        refuse_links(runs_folder(store), run, folder)
+    mark_store(store)
+    keep_code(recipe.descent, store)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)

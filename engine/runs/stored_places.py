@@ -3,7 +3,8 @@
 A run that goes on, or is verified, reads its data again, from wherever its recipe says: a URL of
 somebody's choice would be connected to from this machine, a file of somebody's choice be read by it
 and end in a report. So places count only if the person who starts the command has confirmed them,
-or if they are those of the recipe that ships under the same name.
+or has started the very recipe on this machine (``engine.runs.confirmed``), or if they are those of
+the recipe that ships under the same name.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import RECIPES, load_recipe
 from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
+from engine.runs.confirmed import was_started
 from engine.secret_urls import PLACE, is_place
 
 Known = dict[str, Any]
@@ -36,13 +38,13 @@ def check_places(recipe: DescentRecipe, run: str, store: str) -> None:
         ConfigurationError: With all of the places, so that they can be confirmed.
     """
     found = foreign_places(recipe)
-    if found:
+    if found and not was_started(recipe):
         named = "; ".join(f"{name} is {value}" for name, value in found.items())
         raise ConfigurationError(
             f"The recipe of run {run}, as {store} has it, names places that this machine would "
             f"read or connect to: {named}. Whoever can write to that store may have put them "
-            "there. If you know them, say the same command with --trust-store (in Python: "
-            "trusted=True)."
+            "there, and nobody has started this very recipe on this machine. If you know them, say "
+            "the same command with --trust-store (in Python: trusted=True)."
         )
 
 

@@ -57,6 +57,11 @@ APART = {
         for name in ("attribution", "canaries", "smoothness")
         for file in ("figures", "record", "report")
     },
+    **{
+        f"applications/{name}/kind.py": "says of what a kind of run is made"
+        for name in ("attribution", "canaries", "smoothness")
+    },
+    "recipes/kinds.py": "finds what kinds of runs are made of",
     "applications/attribution/queries.py": "reports what stages made",
     "applications/looks.py": "shows examples to people",
     "applications/smoothness/search.py": "chooses among what stages made",

@@ -26,7 +26,7 @@ class Run:
     @cached_property
     def problem(self) -> BuiltProblem:
         """What the recipe stands for, on its device; see ``build_problem`` for what it raises."""
-        return build_problem(self.recipe)
+        return build_problem(self.recipe, self.store)
 
     @property
     def name(self) -> str:

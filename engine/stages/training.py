@@ -30,6 +30,7 @@ from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
 from engine.stages.commits import Made, read_origin, read_rows, rows_url
+from engine.stages.metagradient_rows import as_rows, metagradients_in, only_metagradient
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
@@ -46,7 +47,7 @@ def prepare(run: Run) -> None:
         ConfigurationError: With the value, the reason and the remedy.
     """
     recipe, problem = run.recipe, run.problem
-    check_repeats(recipe)
+    check_repeats(recipe, run.store)
     if recipe.replay.schedule is not ScheduleName.AUTO:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
@@ -57,7 +58,7 @@ def prepare(run: Run) -> None:
     ):
         check_routine(problem.routine, problem.output, problem.routine.point())
         check_unroll(problem.routine, recipe.replay.unroll)
-        check_scores(recipe)
+        check_scores(recipe, run.store)
     check_writable(run.store)
 
 
@@ -167,7 +168,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     after = read_rows(store, adjoint, routine.device)
     so_far = {
         name: _shaped(row, routine.metaparameters[name].value.shape)
-        for name, row in _named(after, "metagradient_").items()
+        for name, row in metagradients_in(after).items()
     }
     shapes = {name: row.shape for name, row in routine.initial_state().items()}
     sweep = reverse_steps(
@@ -181,7 +182,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         trajectory=_rows_ahead(store, trajectory),
     )
     rows = _prefixed(sweep.adjoint, "")
-    return {**rows, **_prefixed(sweep.metagradient, "metagradient_")}, {
+    return {**rows, **as_rows(sweep.metagradient)}, {
         "adjoint_norms": as_numbers(sweep.adjoint_norms),
         "layer_norms": as_numbers(sweep.layer_norms),
         "share_norms": as_numbers(sweep.share_norms),
@@ -199,7 +200,7 @@ def _compare_end(store: str, routine: Routine, end: Ref, stop: int, again: State
 def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
     """Move z along the metagradient and commit the next one, with the update's own state."""
     before = read_rows(run.store, value)
-    (metagradient,) = _named(read_rows(run.store, gradient), "metagradient_").values()
+    metagradient = only_metagradient(read_rows(run.store, gradient))
     moved, memory = move_value(
         run.recipe.outer,
         run.problem.kind,

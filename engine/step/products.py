@@ -24,7 +24,12 @@ except ImportError:  # a name of torch's own
     _engine = None
 
 PARAMS = "params of the model"
-"""A key beside metaparameter names, which have no spaces."""
+"""A key beside those of metaparameters, which nobody calls so."""
+
+
+def of_state(name: str) -> str:
+    """Return the key of a further vector of the state, whose name a metaparameter may have."""
+    return f"{name} of the state"
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Product:
 
     def add(self, pulled: Metaparams) -> None:
         """Add what a gradient was pulled back to; consumes ``pulled``."""
-        for source, name in ((PARAMS, "params"), (BUFFERS, BUFFERS), (OWN, OWN)):
+        for source, name in ((PARAMS, "params"), *((of_state(n), n) for n in (BUFFERS, OWN))):
             if source in pulled:
                 known, found = self.adjoint.get(name), pulled.pop(source)
                 self.adjoint[name] = found if known is None else known + found
@@ -215,7 +220,8 @@ def pull_own(
     after = following["params"].detach().requires_grad_()
     with torch.enable_grad(), routine.binding.kept():
         moved = routine.moved_own(before, after, z, step)[OWN]
-        sources = {PARAMS: before.pop("params"), **before, **z}
+        params, others = before.pop("params"), {of_state(n): row for n, row in before.items()}
+        sources = {PARAMS: params, **others, **z}
         rows, pulled = split(cotangent), []
         for row in rows:
             by_after, *found = (
@@ -231,7 +237,7 @@ def pull_own(
             )
             pairs = zip(sources, found, strict=True)
             share = {name: tensor for name, tensor in pairs if tensor is not None}
-            share.setdefault(OWN, torch.zeros_like(row[OWN]))
+            share.setdefault(of_state(OWN), torch.zeros_like(row[OWN]))
             pulled.append(share)
             if by_after is not None:
                 row["params"] = row["params"] + by_after

@@ -11,6 +11,8 @@ may differ in the last digits from that of the step without one. ``Routine.path`
 the two defines the run.
 """
 
+from collections.abc import MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +30,16 @@ from engine.step.products import (
     join,
     joined,
     named_refusals,
+    of_state,
     pull_gradient,
     pull_own,
     pull_update,
     split,
 )
 from engine.types import Metaparams, State
+
+NOTED: ContextVar[MutableMapping[int, Tensor] | None] = ContextVar("NOTED", default=None)
+"""Where the loss of each step that is run with its graph is noted, by step, if anybody wants it."""
 
 
 def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tuple[State, Tensor]:
@@ -140,7 +146,8 @@ class StepGraph:
             for product, share in zip(products, pulled, strict=False):
                 product.add(share)
             routine.binding.put(self.held)
-            inputs = {**leaves, **({PARAMS: self.params, **self.statistics} if to_state else {})}
+            rows = {of_state(name): row for name, row in self.statistics.items()}
+            inputs = {**leaves, **({PARAMS: self.params, **rows} if to_state else {})}
             pull_gradient(self.gradient, inputs, products, step, self.moved, together=together)
             del self.gradient, self.moved  # frees their graph before the next term makes one
             for term in routine.injected_terms(step):
@@ -181,6 +188,9 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
             moved = routine.moved_buffers(statistics, calls, step)
         with routine.reading(state):  # what is injected does not move the running statistics
             total = add_injected(routine, gradient.detach(), params, z, step)
+    noted = NOTED.get()
+    if noted is not None:
+        noted[step] = loss
     return StepGraph(
         routine=routine,
         state=state,

@@ -7,6 +7,7 @@ Where they lie says ``engine.storage.places``; a run is called ``<name>-<8 hex d
 """
 
 import re
+from pathlib import Path
 
 from engine.storage import places
 
@@ -19,7 +20,17 @@ STAGE_KINDS = frozenset(
         *("move-canaries", "audit-canaries"),
     }
 )
-"""Kinds of stages; a test compares them with what the stages say."""
+"""Kinds of stages; a test compares them with what the stages say.
+
+An application that is added names its stages by its folder: ``word-puzzle-solve`` is one of
+``engine/applications/word_puzzle``.
+"""
+
+APPLICATIONS = frozenset(
+    each.parent.name.replace("_", "-")
+    for each in (Path(__file__).parents[1] / "applications").glob("*/kind.py")
+)
+"""Folders of applications, as names of stages begin with them."""
 
 RUN_FILES = frozenset(
     {
@@ -30,7 +41,8 @@ RUN_FILES = frozenset(
 )
 """Files directly in a run's folder; a test compares them with what runs of each kind leave."""
 
-_KIND = "(?P<stage>" + "|".join(sorted(STAGE_KINDS)) + ")"
+_OF_APPLICATIONS = (f"{name}(?:-[a-z]+)+" for name in sorted(APPLICATIONS))
+_KIND = "(?P<stage>" + "|".join([*sorted(STAGE_KINDS), *_OF_APPLICATIONS]) + ")"
 _KEY = "(?P<key>[0-9a-f]{32})"
 _PARTIAL = r"\.(?P<of>.+)\.[0-9a-f]{32}\.partial"  # of a file that was not written to its end
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}")

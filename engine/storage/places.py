@@ -7,6 +7,7 @@ Layout::
                                  leases/       who is, and was, at work on it
                                  attempts/     rows, a folder for each attempt
     <store>/results/<stage>-<key>              of an earlier version; nothing reads it
+    <store>/code/<digest>.json                 source of problems, where a start asks for that
     <store>/runs/<run>/recipe.json             what was asked for
                        plan.json               what it was predicted to cost
                        budget.json             what it has spent
@@ -20,7 +21,7 @@ Layout::
 
 from engine.storage.location import join
 
-STAGES, RUNS, RESULTS = "stages", "runs", "results"
+STAGES, RUNS, RESULTS, CODE = "stages", "runs", "results", "code"
 """Folders of a store."""
 
 LEASES, ATTEMPTS = "leases", "attempts"
@@ -83,3 +84,8 @@ def claims_folder(store: str, run: str) -> str:
 def results_folder(store: str) -> str:
     """Return the folder in which an earlier version kept Prefect's records of stages."""
     return join(store, RESULTS)
+
+
+def kept_code_url(store: str, digest: str) -> str:
+    """Return where the source of a problem lies, by the digest of its files' digests."""
+    return join(store, CODE, f"{digest}.json")

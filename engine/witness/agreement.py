@@ -22,6 +22,15 @@ def gradient_limit(routine: Routine) -> float:
     return 10 * torch.finfo(routine.layout.dtype).eps ** 0.5
 
 
+def value_limit(routine: Routine) -> float:
+    """Return the relative difference that roundings may make of losses and of an output.
+
+    The same operations make them on both sides, and no difference of large numbers is in between,
+    as there may be in a gradient.
+    """
+    return max(2000 * torch.finfo(routine.layout.dtype).eps, 1e-8)
+
+
 def least_size(routine: Routine) -> float:
-    """Return the size below which a number counts as that much: a hundred roundings of 1 pass."""
-    return 100 * torch.finfo(routine.layout.dtype).eps / gradient_limit(routine)
+    """Return the size below which a value counts as that much: a hundred roundings of 1 pass."""
+    return 100 * torch.finfo(routine.layout.dtype).eps / value_limit(routine)

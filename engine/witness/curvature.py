@@ -4,15 +4,17 @@ They are compared in float64, because float32 cannot tell a wrong formula from a
 examples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from engine.errors import EngineError, UndifferentiableError, WitnessError
+from engine.routine.examples import rows_of
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
@@ -25,11 +27,15 @@ from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import NOBODY, culprit
 from engine.witness.finite_differences import COARSE_LIMIT, LIMIT, Curvature, compare
 from engine.witness.twins import exact_run
-from engine.witness.updates import compare_update
+from engine.witness.updates import compare_update, steps_to_compare
 
-_SEVERAL, _NORMALIZED = 2, 3
-"""Examples on which derivatives are compared where losses depend on other examples: of two, batch
-normalization makes plus and minus one, whatever they are."""
+_LEAST, _NORMALIZED = 2, 3
+"""Examples on which derivatives are compared, at least: of two, batch normalization makes plus and
+minus one, whatever they are."""
+
+_NUMBERS, _PER_INPUT = 1 << 17, 32
+"""More examples are compared while they have so few numbers: parameters, and for each number of an
+input so many that layers make of it. There it is calls that cost, not numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Here:
         gradient: Of that update, shape (params,).
         step: t.
         z: Metaparameters.
+        moves: How far that update moved each of them.
     """
 
     state: State
@@ -53,6 +60,7 @@ class Here:
     gradient: Tensor
     step: int
     z: Metaparams
+    moves: Mapping[str, float]
 
 
 class _DependsOnOthersError(Exception):
@@ -68,8 +76,8 @@ class FewExamples:
     Args:
         routine: The run, in any format.
         here: The step.
-        number: How many examples, from the one with the largest loss on: one of loss 0 is ignored
-            or learned, and shows nothing.
+        number: How many examples: those with the largest and with the smallest losses in turn,
+            because a loss may treat what is learned, or ignored, in another way.
         alone: Whether they have to have the losses that they have among the others.
         coarse: Whether it is computed in the run's own format instead.
     """
@@ -85,14 +93,13 @@ class FewExamples:
     ) -> None:
         self._routine, self._here = routine, here
         self._is_converted = routine.layout.dtype != torch.float64 and not coarse
-        indices = here.term.indices
-        start = min(int(here.losses.argmax()), len(indices) - number)
-        rows = slice(start, start + number)
+        rows = _telling(here.losses, number)
         self._wanted = here.losses[rows] if alone else None
-        self._term = replace(here.term, indices=indices[rows])
-        if routine.augment is not None:  # as in the batch, whose draws it shares
-            self._term = replace(self._term, whole=indices, start=start)
+        self._term = replace(here.term, indices=here.term.indices[rows], whole=None, start=0)
         batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
+        if routine.augment is not None:  # as in the batch, whose draws it shares
+            whole, _ = routine.loss_inputs(here.term, here.z, here.step)
+            batch = rows_of(whole, rows, len(here.term.indices))
         self._batch = convert(batch, torch.float64) if self._is_converted else batch
 
     def __call__(self, params: Tensor) -> Tensor:
@@ -115,6 +122,21 @@ class FewExamples:
             return loss(model, batch, **self._arguments)
 
 
+def _telling(losses: Tensor, number: int) -> Tensor:
+    """Return the places of so many examples, from both ends of their losses, in their order."""
+    order = losses.detach().cpu().argsort(descending=True)
+    ends = torch.stack([order, order.flip(0)], dim=1).flatten()[:number]
+    return ends.sort().values
+
+
+def _how_many(routine: Routine, here: Here) -> int:
+    """Return how many examples cost hardly more than two."""
+    one = routine.batch_of(here.term.indices[:1])
+    inputs = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
+    many = _NUMBERS // (routine.layout.size + _PER_INPUT * inputs)
+    return min(len(here.term.indices), max(_LEAST, many))
+
+
 def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str]:
     """Compare the second derivative of a step's loss, and the first one of its update.
 
@@ -130,8 +152,8 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         UndifferentiableError: If there is no second derivative.
 
     Cost:
-        Four gradients of one example in float64, or of two or three where its loss depends on
-        others, and two updates.
+        Four gradients of two examples in float64, or of more where they are small, and two
+        updates; once or twice more where a loss depends on others or wants all of its batch.
     """
     curvature, note = _compare_loss(routine, here)
     return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
@@ -232,12 +254,16 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
         whole = len(here.term.indices)
         if routine.own is not None:  # it may have a row for each example of a whole batch
             return _product(routine, here, state, whole, coarse=coarse)
+        few = _how_many(routine, here)
         if routine.statistics is None:
-            # Another loss alone, or code that does not know what to do with one: several then.
+            # Another loss alone, or code that does not know what to do with so few.
             with suppress(Exception):
-                return _product(routine, here, state, 1, alone=True, coarse=coarse)
-        number = _SEVERAL if routine.statistics is None else _NORMALIZED
-        return _product(routine, here, state, min(number, whole), coarse=coarse)
+                return _product(routine, here, state, few, alone=True, coarse=coarse)
+        else:
+            few = min(max(few, _NORMALIZED), whole)
+        with suppress(Exception):
+            return _product(routine, here, state, few, coarse=coarse)
+        return _product(routine, here, state, whole, coarse=coarse)
 
 
 def _product(
@@ -259,8 +285,16 @@ def _product(
 
 
 def _update(routine: Routine, here: Here) -> Curvature:
+    worst = Curvature(0.0, False)
     with routine.reading(_read(here.state)), routine.binding.kept(), named_refusals(here.step):
-        return compare_update(routine, here.after, here.gradient, here.z, here.step)
+        for step in steps_to_compare(routine, here.step):
+            found = compare_update(
+                routine, here.after, here.gradient, here.z, step, moves=here.moves
+            )
+            if found.is_wrong:
+                return found
+            worst = max(worst, found, key=lambda each: each.error)
+    return worst
 
 
 def _read(state: State) -> State:

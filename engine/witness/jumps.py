@@ -4,7 +4,7 @@ Its derivative by the gradient is 0 wherever it has one. That is no fault of aut
 difference agrees; but whatever reaches the run through its loss then has a metagradient of 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -81,13 +81,20 @@ def _follows(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
     rows: Mapping[str, Tensor] = {
         name: row.detach().requires_grad_(row.is_floating_point()) for name, row in state.items()
     }
-    leaves = [given, *(r for n, r in rows.items() if n != "params" and r.requires_grad)]
+    moments = [row for name, row in rows.items() if name != "params" and row.requires_grad]
     with torch.enable_grad(), routine.binding.kept():
-        after = routine.update(rows, given, z, step)["params"]
-        if not after.requires_grad:
-            return True  # cut out of the graph as a whole, which is refused with other words
-        weights = directions(after.detach(), generator(0, "jumps"))
-        slopes = torch.autograd.grad(after, leaves, weights, allow_unused=True)
+        return follows(routine.update(rows, given, z, step)["params"], [given, *moments])
+
+
+def follows(after: Tensor, leaves: Sequence[Tensor]) -> bool:
+    """Say whether parameters have a derivative by the gradient, the first of the leaves, or others.
+
+    Where they have none at all, they are cut out of the graph, which is refused with other words.
+    """
+    if not after.requires_grad:
+        return True
+    weights = directions(after.detach(), generator(0, "jumps"))
+    slopes = torch.autograd.grad(after, leaves, weights, allow_unused=True, retain_graph=True)
     if slopes[0] is None:
         return True
     return any(slope is not None and bool(slope.any()) for slope in slopes)

@@ -13,7 +13,8 @@ from engine.routine.module.operations import grouped_products
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
-from engine.witness.agreement import gradient_limit, least_size, relative
+from engine.witness.agreement import least_size, relative, value_limit
+from engine.witness.draws import undrawn
 from engine.witness.in_place import InPlace
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.precision import full_precision
@@ -84,7 +85,7 @@ def compare_output(
     slopes: State = {}
     with routine.binding.kept():
         with full_precision("output"):
-            value = evaluated()
+            value = undrawn("output", evaluated)
         is_foreign = value.requires_grad and foreign_leaves(value, known)
         if sloped and value.requires_grad and not is_foreign:
             # What cannot be differentiated at all is refused with better words elsewhere.
@@ -95,7 +96,7 @@ def compare_output(
     if is_foreign:
         with routine.binding.kept():
             refuse_leaves(routine.given, "output", evaluated, known)
-    own, limit = value.detach(), gradient_limit(routine)
+    own, limit = value.detach(), value_limit(routine)
     error = relative(own, theirs.to(own.device), least_size(routine))
     if error <= limit:
         return Answer(error, own, slopes)

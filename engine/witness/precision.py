@@ -15,18 +15,23 @@ from engine.errors import ConfigurationError
 from engine.routine.module.modules import LOW_PRECISION
 from engine.routine.routine import Routine
 from engine.types import Metaparams
+from engine.witness.draws import undrawn
 from engine.witness.in_place import nothing_moves
 
 LOW = (torch.bfloat16, torch.float16)
 
 
-def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
+def refuse_low_precision(routine: Routine, z: Metaparams) -> Tensor:
     """Refuse a loss that computes in fewer than 32 bits, e.g. under autocast.
 
     It is the first call of the loss, so what only a first call changes is refused here too.
 
+    Returns:
+        The loss of step 0, as far as its batch goes in one piece, a scalar.
+
     Raises:
-        ConfigurationError: Names the format, the first operation in it, and the user's line.
+        ConfigurationError: Names the format, the first operation in it, and the user's line; or
+            the generator that the call draws from, where no step seeds it.
         WitnessError: If the call changes a parameter, or a tensor that no state holds.
 
     Cost:
@@ -47,7 +52,10 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> None:
     unmoved = nothing_moves(routine.model, routine, params)
     reading, kept = routine.reading(state), routine.binding.kept()
     with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
-        routine.term_losses(params, term, z, 0)
+        loss = undrawn(
+            "loss, or what makes its batch,", lambda: routine.term_loss(params, term, z, 0)
+        )
+    return loss.detach()
 
 
 @contextmanager

@@ -1,13 +1,23 @@
 """Two runs of one step, which have to have the same bits."""
 
-import torch
+from collections.abc import Callable
 
-from engine.errors import ConfigurationError
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigurationError, WitnessError
 from engine.routine.routine import Routine
 from engine.types import State
+from engine.witness.agreement import least_size, relative, value_limit
 
 
-def refuse_another(routine: Routine, step: int, first: State, second: State) -> None:
+def refuse_another(
+    routine: Routine,
+    step: int,
+    first: State,
+    second: State,
+    again: Callable[[], State] | None = None,
+) -> None:
     """Refuse a step that was run twice and differs.
 
     Args:
@@ -15,17 +25,94 @@ def refuse_another(routine: Routine, step: int, first: State, second: State) -> 
         step: t.
         first: What the step led to, by name.
         second: The same, of the other run.
+        again: Runs it once more as it was run first, where it was run the second time while the
+            module that was handed in held other numbers.
 
     Raises:
         ConfigurationError: Names the first number that differs.
+        WitnessError: If it differs because the handed-in module does.
     """
-    for name, row in first.items():
-        if torch.equal(row, second[name]):
-            continue
-        index = int((row != second[name]).flatten().nonzero()[0])
-        raise ConfigurationError(
-            f"Step {step}, run twice, gave two different states: {name} differs first at "
-            f"{routine.place(name, index)}. A replayed step must repeat every bit. Draw random "
-            "numbers from torch's global generator inside the model, or from the generator that "
-            "augment gets, and keep no state outside the parameters."
+    name = _differing(first, second)
+    if name is None:
+        return
+    where = routine.place(name, int((first[name] != second[name]).flatten().nonzero()[0]))
+    if again is not None and _differing(first, again()) is None:
+        raise WitnessError(
+            f"Step {step} depends on the numbers that the module which you handed in has at that "
+            f"moment: {name} differs first at {where}. In your own training that module moves, and "
+            "the engine trains a copy of it. Look in the loss, in hooks, in the forward pass and "
+            "in the optimizer's update for the module itself, or for a parameter that is kept "
+            "elsewhere, as in a closure. Read all of it from the module that the loss is given, "
+            "and write what a hook adds to a gradient into the loss or the update."
         )
+    raise ConfigurationError(
+        f"Step {step}, run twice, gave two different states: {name} differs first at {where}. A "
+        "replayed step must repeat every bit. Draw random numbers from torch's global generator "
+        "inside the model, or from the generator that augment gets, and keep no state outside the "
+        "parameters."
+    )
+
+
+class FirstCalls:
+    """What loss and hooks said when they were called first, to be compared with later calls.
+
+    A counter that has run out by the time a step is run twice is seen by nothing else.
+
+    Args:
+        routine: The run.
+        loss: That of step 0, a scalar, from the first call of all.
+    """
+
+    def __init__(self, routine: Routine, loss: Tensor) -> None:
+        self._routine, self._loss = routine, loss
+        self._mapped = self._probe()
+
+    def _probe(self) -> Tensor | None:
+        """Return what the hooks of parameters make of one gradient."""
+        routine = self._routine
+        if not routine.hooks:
+            return None
+        given = torch.ones(routine.layout.size, dtype=routine.layout.dtype, device=routine.device)
+        with torch.no_grad():
+            return routine.hooked(given)
+
+    def refuse_other_hooks(self) -> None:
+        """Refuse hooks that make another gradient of the same one by now.
+
+        Raises:
+            WitnessError: Names the parameter.
+        """
+        now, before = self._probe(), self._mapped
+        if now is None or before is None or torch.equal(now, before):
+            return
+        index = int((now != before).nonzero()[0])
+        raise WitnessError(
+            f"A hook on the parameter of {self._routine.place('params', index)} makes another "
+            "gradient of the same one when it is called again, so it keeps a counter, a moment or "
+            "a parameter's value. Let it depend on the gradient alone, and write the rest into the "
+            "optimizer's update."
+        )
+
+    def refuse_another_loss(self, later: Tensor) -> None:
+        """Refuse a loss of step 0 that is another one by now.
+
+        Args:
+            later: Its batch's, when the run was trained.
+
+        Raises:
+            WitnessError: With both.
+        """
+        routine, first = self._routine, self._loss
+        if routine.piece is not None or routine.shards > 1:
+            return
+        if relative(later, first, least_size(routine)) > value_limit(routine):
+            raise WitnessError(
+                f"Step 0 had the loss {float(first):.8g} when the loss was called for the first "
+                f"time and {float(later):.8g} when the run was trained, at the same parameters and "
+                "batch: what it computes depends on how often it was called. Keep no counter, no "
+                "cache and no random numbers of your own in the model, the loss or the examples."
+            )
+
+
+def _differing(first: State, second: State) -> str | None:
+    return next((name for name, row in first.items() if not torch.equal(row, second[name])), None)

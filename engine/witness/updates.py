@@ -1,23 +1,38 @@
 """The derivative of an optimizer's update beside a finite difference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import generator
+from engine.routine.diagnosis import told
+from engine.routine.optimizer import Optimizer
 from engine.routine.routine import Routine
 from engine.step.products import entering
 from engine.types import Metaparams, State
 from engine.witness.finite_differences import Curvature, compare_first, directions
 
+_Value = TypeVar("_Value")
+
 _MANY = 1 << 16
 """Numbers from which on an update that treats each one by itself is compared on so many of them."""
 
+_FIRST = 6
+"""Steps from the beginning at which an update that somebody wrote is compared."""
+
 
 def compare_update(
-    routine: Routine, rows: State, gradient: Tensor, z: Metaparams, step: int
+    routine: Routine,
+    rows: State,
+    gradient: Tensor,
+    z: Metaparams,
+    step: int,
+    *,
+    moves: Mapping[str, float],
 ) -> Curvature:
     """Compare the derivative of an update where moments are not zero, in float64.
 
@@ -30,10 +45,11 @@ def compare_update(
         gradient: Shape (params,), in the format of the rows.
         z: Metaparameters.
         step: t.
+        moves: How far an update moves each of the rows, about; each counts by its own size.
 
     Cost:
-        An update of all numbers, and five of at most 65,536 in float64; of all, where they depend
-        on one another.
+        Two updates and the derivative of one, of at most 65,536 numbers in float64, after two of
+        which one is of all; of all numbers, where they depend on one another.
     """
     depends = bool(routine.hooks) or routine.own is not None
     sample = None if depends else _sample(routine, rows, gradient, z, step)
@@ -52,19 +68,101 @@ def compare_update(
         # How far, because a small rate would leave nothing of all else beside where from.
         return {name: row - before[name] for name, row in following.items()}
 
-    with torch.no_grad():
-        sizes = {
-            n: row.norm() for n, row in moved([*rows.values(), gradient, *leaves.values()]).items()
-        }
-    weights = {
-        name: directions(rows[name], drawn) / (size if size > 0 else 1)
-        for name, size in sizes.items()
-    }
+    weights = {name: directions(row, drawn) / (moves[name] or 1) for name, row in rows.items()}
 
     def function(values: Sequence[Tensor]) -> Tensor:
         return torch.stack([(row * weights[n]).sum() for n, row in moved(values).items()]).sum()
 
     return compare_first(function, [*rows.values(), gradient, *leaves.values()])
+
+
+def refuse_misfit(routine: Routine, z: Metaparams) -> None:
+    """Refuse an optimizer of somebody's own that fails, or returns what is no state.
+
+    Args:
+        routine: The run.
+        z: Metaparameters.
+
+    Raises:
+        ConfigurationError: Says what it returned, and what it should.
+
+    Cost:
+        An update without a graph; nothing for the engine's own.
+    """
+    optimizer = routine.optimizer
+    if _is_shipped(optimizer):
+        return
+    name, params = repr(optimizer.name), routine.layout.flatten(routine.trainable)
+    moments: Any = _called(f"init of optimizer {name}", lambda: optimizer.init(params.clone()))
+    _refuse_other_than_tensors(f"init of optimizer {name}", moments)
+    state = {"params": params, **moments}
+    given = {key: row.clone() for key, row in state.items()}
+    hyper = routine.hyperparameters(z, 0)
+    gradient = torch.full_like(params, 1e-3)
+    with torch.no_grad():
+        found: Any = _called(
+            f"update of optimizer {name}", lambda: optimizer.update(given, gradient, hyper, 0)
+        )
+    _refuse_other_than_tensors(f"update of optimizer {name}", found)
+    if found.keys() != state.keys():
+        raise ConfigurationError(
+            f"The optimizer {name} maps {sorted(state)} to {sorted(found)} at step 0. Return the "
+            "same names that init returned, and params."
+        )
+    for key, row in state.items():
+        if (found[key].shape, found[key].dtype) != (row.shape, row.dtype):
+            raise ConfigurationError(
+                f"The update of optimizer {name} maps {key!r}, which is {row.dtype} of shape "
+                f"{tuple(row.shape)}, to {found[key].dtype} of shape {tuple(found[key].shape)}. "
+                "Leave both as they are."
+            )
+
+
+def _called(what: str, call: Callable[[], _Value]) -> _Value:
+    try:
+        return call()
+    except EngineError:
+        raise
+    except Exception as error:  # of somebody's own code
+        raise told(f"The {what} fails", error, _UPDATE) from error
+
+
+_UPDATE = (
+    "init(params) returns a dict of tensors, and update(state, gradient, hyperparameters, step) "
+    "the next state"
+)
+
+
+def _refuse_other_than_tensors(what: str, found: Any) -> None:  # noqa: ANN401 (whatever it returned)
+    if isinstance(found, Mapping):
+        wrong = next((value for value in found.values() if not isinstance(value, Tensor)), None)
+        if wrong is None:
+            return
+        shown = f"a dict with a {type(wrong).__name__}"
+    else:
+        shown = f"a {type(found).__name__}"
+    raise ConfigurationError(f"The {what} returned {shown}. {_UPDATE[0].upper()}{_UPDATE[1:]}.")
+
+
+def steps_to_compare(routine: Routine, step: int) -> list[int]:
+    """Return the steps at which an update is compared: of one that somebody wrote, several.
+
+    It may do something else at first, at the end, or every so many steps.
+    """
+    if _is_shipped(routine.optimizer):
+        return [step]
+    last = routine.num_steps - 1
+    asked = {step, *range(_FIRST), last // 4, last // 2, 3 * last // 4, last}
+    return sorted(each for each in asked if each <= last)
+
+
+def _is_shipped(optimizer: Optimizer) -> bool:
+    """Say whether an update is one of the engine's, and not made of another one."""
+    update = optimizer.update
+    cells = getattr(update, "__closure__", None) or ()
+    inner = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, Optimizer)]
+    module = getattr(update, "__module__", None) or ""
+    return module.startswith("engine.") and all(map(_is_shipped, inner))
 
 
 def _updated(

@@ -136,6 +136,13 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
     for each in deployments:
         recipe = each.parameters.get("recipe")
         if isinstance(recipe, dict) and recipe.get("code"):  # some are about a recipe by its name
+            if (recipe.get("workers") or {}).get("code") == "store":
+                lines.append(
+                    f"{each.full_name} runs code of yours. It is kept in "
+                    f"{each.parameters['store']} as it is now, and workers take it from there. "
+                    "Deploy again after an edit."
+                )
+                continue
             lines.append(
                 f"{each.full_name} runs code of yours. Its workers need "
                 f"{', '.join(sorted(recipe['code']))} as they are now, files in "

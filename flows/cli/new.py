@@ -1,6 +1,8 @@
 """``mgd new``: a problem of one's own to begin from, with its recipe and a test that passes."""
 
+import sys
 from enum import StrEnum
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -112,6 +114,12 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
     if not name.isidentifier() or not name.isascii():
         raise ConfigurationError(
             f"{name!r} cannot be the name of a function. Use letters, digits and _, e.g. flowers."
+        )
+    if iskeyword(name) or name in sys.stdlib_module_names:
+        what = "a word of Python's" if iskeyword(name) else "a module of Python's"
+        raise ConfigurationError(
+            f"{name} is {what}, which a file {name}.py would stand in the way of. Choose another "
+            f"name, e.g. my_{name}."
         )
     files = {
         folder / f"{name}.py": f"{start.value}.py.txt",

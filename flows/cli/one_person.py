@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.storage.location import absolute
+from engine.storage.readable import check_readable
 from flows.cli.at_work import end_all, noted
 from flows.cli.deploying import Order, check, put
 from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
@@ -83,6 +85,7 @@ def serve(
     """
     order = Order(list(names))
     check(order)  # before anything is started
+    check_readable(absolute(store))
     says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
     say("Prefect's server starts; its very first start takes the longest.")
     with ExitStack() as stack:

@@ -48,9 +48,9 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-store",
-        help="Read and connect to the places (arguments.url, arguments.sources, ...) that the "
-        "store's recipe "
-        "names; without it, only to those of the shipped recipe of that name.",
+        help="Read and connect to the places (arguments.url, arguments.sources, ...), and load the "
+        "code, that the store's recipe names; without it, only those of a recipe that you have "
+        "started on this machine, or that ships.",
     ),
 ]
 QuietOption = Annotated[

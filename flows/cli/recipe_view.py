@@ -1,4 +1,4 @@
-"""What ``mgd recipes`` prints: the recipes, or one of them with the meaning of every setting."""
+"""What ``mgd recipes NAME`` prints: a recipe with the meaning of every setting."""
 
 import json
 from dataclasses import asdict
@@ -6,34 +6,9 @@ from dataclasses import asdict
 from rich.table import Column, Table
 from rich.text import Text
 
-from engine.recipes.files import list_recipes, load_recipe, read_recipe_file
+from engine.recipes.files import load_recipe, read_recipe_file
 from engine.reports.explained_settings import DEFAULT, Explained, explained_settings
 from flows.cli.screen import Screen, say, text
-
-_NEXT = (
-    "The digits need no file and no GPU; of the others, `mgd recipes NAME` says where their data "
-    "are looked for (arguments) and on which device they run.",
-    "What one costs on this machine: `mgd plan NAME`.",
-)
-
-
-def show_recipes(*, as_json: bool) -> None:
-    """List the recipes that ship."""
-    recipes = list_recipes()
-    if as_json:
-        rows = [
-            {"recipe": name, "kind": each.kind, "description": each.description}
-            for name, each in recipes.items()
-        ]
-        say(json.dumps(rows))
-        return
-    table = Table("recipe", "kind", "what it does")
-    for name, recipe in recipes.items():
-        table.add_row(name, recipe.kind, recipe.description)
-    console = Screen()
-    console.print(table)
-    for line in _NEXT:
-        console.print(line, soft_wrap=True)
 
 
 def show_recipe(name: str, changes: list[str], *, as_json: bool) -> None:

@@ -56,6 +56,9 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             from engine.storage.location import absolute
 
             place = absolute(store)
+            from engine.storage.readable import check_readable
+
+            check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, sender, debug)
     contents = [_tell(record, place, as_json) for record in records]
@@ -122,8 +125,11 @@ def _run(
     prepare_cpu(recipe.descent.training.threads)
     from engine.recipes.names import run_name
     from engine.recipes.titles import run_title
+    from engine.runs.confirmed import note_started
 
     runs = _runs(recipe, chosen)
+    for each in runs:
+        note_started(each)
     names = [run_name(each.descent) for each in runs]
     goes_on(names, place)
     for each in runs:

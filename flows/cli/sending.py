@@ -9,6 +9,7 @@ from engine.applications.trackers import Sending, check_target
 from engine.errors import ConfigurationError, EngineError
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import listening
+from engine.secret_urls import redacted
 from flows.cli.screen import say
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Sender:
         if error is not None:
             raise ConfigurationError(
                 f"Run {opened.name} could not be sent to {self._target} ({type(error).__name__}: "
-                f"{error}). The run is kept as it is. Send it again: mgd send {opened.name} --to "
-                f"{self._target}"
+                f"{redacted(str(error))}). The run is kept as it is. Send it again: mgd send "
+                f"{opened.name} --to {self._target}"
             ) from error
         say(f"{sending.number} numbers of run {opened.name} were sent to {self._target}.", err=err)
 

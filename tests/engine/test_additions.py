@@ -29,13 +29,19 @@ def rows():
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and "`" in cells[1]:
-            found[cells[0]] = [re.findall(r"`(engine/[\w/<>.]+)`", cell)[0] for cell in cells[1:]]
+            place = r"`((?:engine|flows)/[\w/<>.]+)`"
+            found[cells[0]] = [re.findall(place, cell)[0] for cell in cells[1:]]
     return found
 
 
 def write(root, place, content):
     """Write one place of a copy."""
     path = root / place
+    if place.endswith("/"):
+        path.mkdir()
+        for name, text in content.items():
+            (path / name).write_text(text)
+        return
     if isinstance(content, str):
         assert not path.exists()
         path.write_text(content.lstrip())
@@ -52,7 +58,9 @@ def outcomes(tmp_path_factory):
     """All additions in one copy, each used by itself: six starts of torch would take a minute."""
     root = tmp_path_factory.mktemp("with additions")
     copy = root / "engine"
-    shutil.copytree(ENGINE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (ENGINE, ROOT / "tasks", ROOT / "flows", ROOT / "deployments" / "recipes"):
+        where, left = root / package.relative_to(ROOT), shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, where, ignore=left)
     (root / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "made_records.py", root / "tests")  # which figures are made of
     for each in ADDITIONS.values():
@@ -91,6 +99,7 @@ def test_the_table_names_the_places_that_the_addition_wrote(what):
     """Whoever follows the table does what was tried."""
     each = ADDITIONS[what]
     written = [f"engine/{place}" for place, _ in (each.entry, each.member)]
+    written = [place.replace("engine/../", "") for place in written]
 
     named = rows()[what]
 

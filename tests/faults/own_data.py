@@ -113,8 +113,8 @@ def runner(recipe, store, server, changes=()):
         from flows.cli.app import app
 
         sets = as_options(changes)
-        # What a stored recipe names is read again only where somebody says so.
-        command = ["run"] if recipe.endswith(".yaml") else ["resume", "--trust-store"]
+        # The same user has started it here, so what the stored recipe names needs no confirmation.
+        command = ["run"] if recipe.endswith(".yaml") else ["resume"]
         # A heartbeat makes every run wait for a second at its end.
         settings = {PREFECT_API_URL: server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         with temporary_settings(settings):
@@ -293,4 +293,5 @@ HEAD = [
 
 if __name__ == "__main__":
     os.environ.pop("PREFECT_API_URL", None)
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # nothing of the user's
     raise SystemExit(main())

@@ -110,8 +110,14 @@ def by_trainings(variant: Variant, distance: float = 1e-5) -> tuple[float, float
                 (weights[rows] * own(model, batch)).sum().div(BATCH).backward()
             optimizer.step()
         model.eval()
-        with torch.no_grad(), seeded(0, "evaluation"):
-            return float(output(model))
+        # Else torch takes another function of padded tokens where nobody wants a gradient.
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad(), seeded(0, "evaluation"):
+                return float(output(model))
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
 
     return (phi(distance) - phi(-distance)) / (2 * distance), phi(0.0)
 

@@ -47,6 +47,8 @@ class Experts(nn.Module):
         return result
 
 
+PADDED = torch.tensor([[False, False, True, True]])
+
 MASK = torch.rand(16, 16, generator=torch.Generator().manual_seed(3)).gt(0.7).double()
 
 
@@ -69,6 +71,12 @@ LAYERS: dict[str, Variant] = {
     "encoder layer": around(
         lambda m, h: m(tokens(h)),
         lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.1, F.gelu, batch_first=True),
+    ),
+    "encoder with padding": around(
+        lambda m, h: m(tokens(h), src_key_padding_mask=PADDED.expand(len(h), 4)),
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), 2
+        ),
     ),
     "scaled dot product": around(
         lambda h: F.scaled_dot_product_attention(tokens(h), tokens(h), tokens(h))

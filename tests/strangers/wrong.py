@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.strangers import wrong_outputs
+from tests.strangers import wrong_by_little, wrong_outputs
 from tests.strangers.norms import Norms
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Words, token_data
@@ -194,11 +194,11 @@ def _refused() -> dict[str, Refused]:
                 loss=lambda _, d=draw: lambda net, b: noisy(net, b, d),
                 output=lambda _: lambda net: loss(net, _HELD).mean(),
             ),
-            STATE,
+            wrong_by_little.DRAWS,
         )
         found[f"noise of {name} in the output"] = (
             Variant(mlp, output=lambda _, d=draw: lambda net: noisy(net, _HELD, d).mean()),
-            r"called twice|evaluated twice",
+            wrong_by_little.DRAWS,
         )
     for by_switch in (True, False):
         found[f"another function without a graph ({by_switch})"] = (
@@ -241,4 +241,4 @@ def _post_accumulated() -> nn.Module:
     return net
 
 
-REFUSED = {**_refused(), **wrong_outputs.REFUSED}
+REFUSED = {**_refused(), **wrong_outputs.REFUSED, **wrong_by_little.REFUSED}

@@ -208,7 +208,7 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
         DataError: If there are too few queries, or too few examples to leave out.
     """
     prepare_descent(Run(recipe.descent, store))
-    problem = build_problem(recipe.descent)
+    problem = build_problem(recipe.descent, store)
     query_batch(problem, recipe.attribution.queries)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)

@@ -36,6 +36,7 @@ from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
 from engine.stages.commits import read_inputs, read_rows, read_scalars
+from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.monitoring import read_sweep
 from engine.stages.references import Ref
 
@@ -58,11 +59,9 @@ def conclude(
         started: UTC time of the start, ISO 8601.
         checks: What the preflight found.
     """
-    problem, settings = build_problem(recipe.descent), recipe.attribution
+    problem, settings = build_problem(recipe.descent, store), recipe.attribution
     shape = settings.num_queries, len(problem.routine)
-    (own,) = (
-        row for name, row in read_rows(store, found.gradient).items() if "metagradient" in name
-    )
+    own = only_metagradient(read_rows(store, found.gradient))
     scores = {OWN: own.reshape(shape)}
     for name, ref in found.baselines.items():
         scores[name] = read_rows(store, ref)["scores"].reshape(shape)

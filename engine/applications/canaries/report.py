@@ -56,7 +56,7 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
         audits={name: compare(*each) for name, each in measured.items()},
         steps=[read_scalars(store, ref)["gap"] for ref in moved],
     )
-    problem = build_problem(recipe.descent)
+    problem = build_problem(recipe.descent, store)
 
     def report(record: CanariesRecord) -> Report:
         before = problem.routine.examples[0][:number].cpu()

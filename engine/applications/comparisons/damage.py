@@ -10,6 +10,7 @@ from engine.problems.own_examples import OwnExamples
 from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
 from engine.stages.commits import read_rows
+from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.references import Ref
 
 
@@ -54,11 +55,7 @@ def measure_damage(
     """
     kind = chosen_inputs(problem)
     values = [read_rows(store, value)["value"].reshape(kind.value.shape) for value, _ in path]
-    gradients = [
-        next(row for name, row in read_rows(store, ref).items() if name.startswith("metagradient_"))
-        for _, ref in path
-        if ref is not None
-    ]
+    gradients = [only_metagradient(read_rows(store, ref)) for _, ref in path if ref is not None]
     shares = path_shares(values, gradients)
     data, chosen = problem.data, kind.chosen.tolist()
     assert data.ids is not None  # of data that were read

@@ -69,7 +69,7 @@ def retrain(run: Run, value: Ref, changes: dict[str, Any], *, flip_labels: bool 
 
 def _rerun(run: Run, changes: dict[str, Any]) -> BuiltProblem:
     """Return the problem of another routine, which z fits only if its examples are the same."""
-    other = build_problem(run.recipe.rerun(changes))
+    other = build_problem(run.recipe.rerun(changes), run.store)
     if other.data.fingerprint != run.problem.data.fingerprint:
         raise ConfigurationError(
             f"reruns has {name_rerun(changes)}, which gives problem {run.recipe.problem} other "

@@ -9,6 +9,7 @@ from engine.applications.descent.record import Iterate
 from engine.errors import ConfigurationError
 from engine.extras import load
 from engine.stages.commits import read_rows, rows_url
+from engine.stages.metagradient_rows import is_metagradient
 from engine.stages.references import Ref
 from engine.storage.states import RowStore
 
@@ -53,7 +54,7 @@ def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noq
 
 _is_named: dict[str, Callable[[str], bool]] = {
     "z": lambda name: name == "value",
-    "metagradient": lambda name: name.startswith("metagradient_"),
+    "metagradient": is_metagradient,
 }
 """Which vector of a stage is meant."""
 

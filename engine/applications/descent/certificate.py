@@ -47,6 +47,7 @@ from engine.stages.commits import (
     read_scalars,
 )
 from engine.stages.keys import engine_version, run_environment
+from engine.stages.metagradient_rows import metagradients_in
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.training import reverse_segment, train_segment
@@ -269,7 +270,7 @@ def _judge_difference(found: float, predicted: float, tolerance: float, step: fl
 
 
 def _metagradient(rows: State, name: str, shape: torch.Size) -> Tensor:
-    row = rows.get(f"metagradient_{name}")
+    row = metagradients_in(rows).get(name)
     if row is None or row.numel() != shape.numel():
         raise CheckpointCorruptError(
             f"The stage that should hold the metagradient has none of {name}. Run it again."

@@ -40,6 +40,7 @@ from engine.runs.finishing import finish
 from engine.runs.report import Report
 from engine.runs.run import Stages
 from engine.stages.commits import read_rows
+from engine.stages.metagradient_rows import only_metagradient
 from engine.stages.monitoring import Monitored, read_sweep, training_losses
 from engine.stages.references import Ref
 
@@ -82,12 +83,11 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         compared: What the run is compared with.
     """
     chosen = choose(iterates, maximize=recipe.outer.maximize)
-    problem = build_problem(recipe)
+    problem = build_problem(recipe, store)
     gradients = [each.gradient for each in iterates if each.gradient is not None]
     if not gradients:
         raise ValueError("A descent has at least one outer step.")
-    found = read_rows(store, gradients[0])
-    (first_gradient,) = (row for name, row in found.items() if name.startswith("metagradient_"))
+    first_gradient = only_metagradient(read_rows(store, gradients[0]))
     sweeps = [read_sweep(store, gradient) for gradient in gradients]
     curves = _curves(problem, store, (iterates[0], iterates[chosen]), sweeps[0])
     files = selection_files(recipe, curves.value, first_gradient, problem.data)

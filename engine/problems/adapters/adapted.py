@@ -1,6 +1,6 @@
 """A problem that was read from another library's training loop, with that loop's settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +9,6 @@ import torch
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.problems.base import Problem
-from engine.routine.examples import examples_from
-from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 
 
@@ -38,14 +36,6 @@ class AdaptedProblem(Problem):
         """The group ``training`` of a recipe that trains as the loop does."""
         return {"num_steps": self.num_steps, "batch_size": self.batch_size, "seed": self.seed}
 
-    @property
-    def phi(self) -> Callable[..., Any]:
-        """The output: the problem's own, or the mean loss of its objective examples."""
-        if self.output is not None:
-            return self.output
-        device = next(self.model.parameters()).device
-        return MeanLoss(self.loss, examples_from(self.objective, device), self.chunk or 1000)
-
     def routine(self, metaparameters: Mapping[str, Metaparameter], **changes: Any) -> Routine:  # noqa: ANN401 (fields of Routine)
         """Return the loop as a run of the engine.
 
@@ -53,20 +43,7 @@ class AdaptedProblem(Problem):
             metaparameters: Kinds of z by name. Counts need ``order=None``.
             **changes: Fields of ``engine.Routine`` in place of the loop's, e.g. ``shards=4``.
         """
-        steps = changes.get("num_steps", self.num_steps)
-        rate = self.learning_rate
-        given: dict[str, Any] = {
-            "model": self.model,
-            "loss": self.training_loss or self.loss,
-            "examples": self.train,
-            "optimizer": self.optimizer,
-            "learning_rate": rate(num_steps=steps) if callable(rate) else rate,
-            "num_steps": steps,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "order": self.order,
-        }
-        return Routine(metaparameters=dict(metaparameters), **(given | changes))
+        return super().routine(metaparameters, **(self.settings | changes))
 
 
 def held_module(module: torch.nn.Module) -> torch.nn.Module:

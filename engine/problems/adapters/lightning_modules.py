@@ -50,6 +50,18 @@ def refuse_other_loops(
             "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
             "and `advance` for what moves besides: `mgd new`."
         )
+    asked = list(inspect.signature(module.training_step).parameters)
+    if len(asked) > 2:
+        raise ConfigurationError(
+            f"training_step of {type(module).__name__} takes {', '.join(asked)}, but a step has a "
+            "batch and its number. Several optimizers are several losses, and a run has one: give "
+            "all parameters to one optimizer, or write an engine.Problem: `mgd new`."
+        )
+    if trainer is not None and trainer.world_size > 1:
+        raise ConfigurationError(
+            f"The Trainer runs on {trainer.world_size} devices, each with batches of its own, but "
+            "a run here has one. Use devices=1, with a batch as large as theirs together."
+        )
     own = [name for name in _STEP_HOOKS if _overrides(module, base, name) and name not in ignored]
     if own:
         raise ConfigurationError(

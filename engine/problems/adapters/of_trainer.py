@@ -107,7 +107,8 @@ def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401
     accumulated = args.gradient_accumulation_steps
     a_pass = max(math.ceil(batches / accumulated), 1)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
-    micro = args.train_batch_size
+    sizes = (getattr(each, "batch_size", None) for each in (loader.batch_sampler, loader))
+    micro = next(filter(None, sizes), args.train_batch_size)  # a loader of one's own has its own
     return examples, Loop(steps, micro * accumulated, accumulated, a_pass)
 
 

@@ -123,7 +123,8 @@ class Found:
             raise DataError(
                 f"There is no whole pair of an image and a caption under {setting}={url}"
                 f"{': ' + counted if counted else ''}. A tar shard needs key.jpg (png, webp) and "
-                f"key.txt, a Parquet file columns of images and captions.{beside}"
+                "key.txt, a Parquet file columns of images and captions, a folder "
+                f"without these a.jpg beside a.txt, or captions.csv.{beside}"
             )
         if wrong > most * total:
             raise DataError(

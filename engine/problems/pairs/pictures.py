@@ -94,6 +94,13 @@ def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
         raise UnusableError("with an image that cannot be read") from error
 
 
+def shown_picture(content: bytes) -> Any:  # noqa: ANN401 (an image of Pillow)
+    """Return a picture whole, in its own size and in the colours that training sees."""
+    with _strictly(), _pillow().open(io.BytesIO(content), formats=_formats()) as image:
+        image.load()
+        return _rgb(_turned(image), image)
+
+
 def _check_size(size: tuple[int, int], most: int) -> None:
     if size[0] * size[1] > most:
         raise UnusableError(
@@ -177,6 +184,6 @@ def _formats() -> tuple[str, ...]:
 def _pillow() -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
     if find_spec("PIL") is None:
         raise ConfigurationError(
-            f"The images of problem image_text need the package pillow. Run: {install('clip')}."
+            f"The images of problem pairs need the package pillow. Run: {install('clip')}."
         )
     return import_module("PIL.Image")

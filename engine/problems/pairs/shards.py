@@ -1,4 +1,4 @@
-"""Pairs of images and captions in files: tar shards of webdataset, and Parquet, by URL.
+"""Pairs of images and captions in files: tar shards of webdataset, Parquet, or loose, by URL.
 
 What a file is, is seen by its first bytes: a tar archive, which may be compressed, has members
 ``key.jpg`` and ``key.txt``; a Parquet file has a column of images and one of captions. Files are
@@ -13,6 +13,7 @@ from typing import Any
 from engine.errors import DataError
 from engine.problems.pairs.fetching import Fetching
 from engine.problems.pairs.found import Found
+from engine.problems.pairs.loose import Loose, list_loose, read_loose
 from engine.problems.pairs.parquet import read_parquet
 from engine.problems.pairs.tars import read_tar
 from engine.recipes.arguments.pairs import ContrastiveConfig
@@ -32,28 +33,35 @@ class Listing:
         file_system: Where they are.
         shards: Path to what the file is by its first bytes, in the order of the names.
         others: Names of what is no shard.
+        loose: Pictures and their captions, where there is no shard.
     """
 
     file_system: Any
     shards: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    loose: Loose | None = None
 
 
 def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool) -> Found:
-    """Read all pairs of the tar shards and Parquet files in a folder.
+    """Read all pairs of the tar shards and Parquet files in a folder, or of its loose files.
 
     Args:
         setting: Name of the setting that has the URL, for messages.
         url: Folder, any fsspec URL.
         config: How images are read, columns of Parquet, and the share of broken pairs that is let
             pass.
-        keep: Keep the images; otherwise their places, for which shards must be tar.
+        keep: Keep the images; otherwise their places, for which shards must be tar, or files loose.
 
     Raises:
         DataError: If there are no files, one is damaged or empty, or too many pairs are broken.
     """
     listing = list_files(setting, url)
     found = Found(config)
+    if listing.loose is not None:
+        with data_errors(f"{setting}={url}", "Correct the files."):
+            read_loose(listing.loose, found, keep=keep)
+        found.check(setting, url)
+        return found
     protocol = url.split("://")[0] if "://" in url else ""
     for name in listing.others:
         found.pass_over(name, "files that are neither tar nor Parquet")
@@ -86,13 +94,16 @@ def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool)
 
 
 def list_files(setting: str, url: str) -> Listing:
-    """Return the shards and Parquet files of a folder, and what else is there.
+    """Return the shards and Parquet files of a folder, or its loose files, and what else is there.
 
     Raises:
         DataError: If it cannot be opened, or has none.
     """
     file_system, folder = open_data(f"{setting}={url}", url)
-    hint = "Set it to a folder that holds tar shards or Parquet files."
+    hint = (
+        "Set it to a folder that holds tar shards, Parquet files, pictures beside texts of the "
+        "same name, or pictures and captions.csv."
+    )
     try:
         entries = file_system.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
@@ -111,11 +122,14 @@ def list_files(setting: str, url: str) -> Listing:
             else:
                 listing.shards[path] = kind
     if not listing.shards:
-        few = ", ".join(listing.others[:5])
-        raise DataError(
-            f"{setting} is {url}, where none of the {len(listing.others)} files ({few}) is a tar "
-            f"archive or Parquet. {hint}"
-        )
+        with data_errors(f"{setting}={url}", hint):
+            listing.loose = list_loose(file_system, url)
+        if not listing.loose.pictures:
+            few = ", ".join(listing.others[:5])
+            raise DataError(
+                f"{setting} is {url}, where none of the {len(listing.others)} files ({few}) is a "
+                f"tar archive or Parquet, and there are no pictures. {hint}"
+            )
     return listing
 
 

@@ -11,8 +11,8 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import Examples
-from engine.problems.table import read_table
-from engine.problems.texts.json_lines import holds_json, read_json, stem
+from engine.problems.table_files import read_table
+from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
 from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
@@ -115,7 +115,7 @@ def passages_problem(
         model=make,
         loss=per_text_cross_entropy,
         num_classes=tokenizer.size,
-        names=[each.place for each in train],
+        names=[each.name for each in train],
         show=lambda place: text.separator.join(each for each in train[place].text if each),
         texts=Texts.of(splits),
         chunk=TEXTS_TOGETHER,
@@ -182,7 +182,7 @@ def _rows(url: str, split: str) -> Iterator[tuple[int, Any]]:
         if holds_json(text, url):
             yield from read_json(text, url)
             return
-    columns = read_table(url, split)
+    columns = read_table(url, split, texts=True)  # an answer may be a number
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         yield number, dict(zip(columns, values, strict=True))
 
@@ -225,6 +225,8 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
             f"{place} has messages that are no list of objects with role and content, both texts. "
             "Write them so."
         )
+    for _, content in turns:
+        check_characters(content, "messages", place)
     said = [
         at
         for at, (role, content) in enumerate(turns)
@@ -246,4 +248,5 @@ def _text(value: Any, name: str, place: str) -> str:  # noqa: ANN401
         return ""
     if not isinstance(value, str):
         raise DataError(f"{place} has {value!r} as its {name}, which is no text. Write it as one.")
+    check_characters(value, name, place)
     return value

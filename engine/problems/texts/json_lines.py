@@ -148,3 +148,24 @@ def _is_json(text: str) -> bool:
     except _TwiceError:
         return True
     return True
+
+
+def check_characters(text: str, name: str, place: str) -> None:
+    """Refuse halves of characters, which JSON can write and no text can hold.
+
+    Args:
+        text: What was read.
+        name: Of its field.
+        place: Where it stands, for people.
+
+    Raises:
+        DataError: Names the field and the half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError(
+            f"{place} has {half} in its {name}, which is half of a character, as is left where an "
+            "emoji was cut in two. Remove it, or the line."
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import DataError
 from engine.problems.passage import Passage
-from engine.problems.texts.json_lines import holds_json, read_json, stem
+from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.recipes.arguments.text import Passages, TextConfig
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
@@ -149,8 +149,8 @@ def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON v
             "it a name, or leave it out."
         )
     for name, text in (("prompt", content["prompt"]), ("completion", content["completion"])):
-        _check_characters(text, name, place)
-    _check_characters(source, "source", place)
+        check_characters(text, name, place)
+    check_characters(source, "source", place)
     if not content["completion"].strip():
         raise DataError(
             f"{place} has an empty completion, and only completions are learned. Remove the line."
@@ -163,15 +163,3 @@ def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON v
 def _fields(content: dict[str, Any]) -> str:
     names = [name[:40] for name in content][:8]
     return f" It has {', '.join(map(repr, names))}." if names else " It has no field at all."
-
-
-def _check_characters(text: str, name: str, place: str) -> None:
-    """Refuse halves of characters, which JSON can write and no text can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise DataError(
-            f"{place} has {half} in its {name}, which is half of a character, as is left where an "
-            "emoji was cut in two. Remove it, or the line."
-        ) from error

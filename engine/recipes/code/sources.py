@@ -16,6 +16,9 @@ from engine.errors import ConfigurationError
 OF_THE_PROJECT = frozenset({"engine", "tasks", "flows"})
 """Packages that are no neighbours of a problem, even where a recipe lies beside them."""
 
+OF_PACKAGES = "package "
+"""How the names of digests begin that are of an installed package and not of a file."""
+
 _WHOLE_PACKAGES = 2000
 """Most source files of an installed package that are read for its digest."""
 
@@ -44,10 +47,17 @@ def files_of(path: Path, folder: Path) -> dict[str, Path]:
 
 
 def digests_of(files: dict[str, Path]) -> dict[str, str]:
-    """Return 16 hex digits for each file."""
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()
-    }
+    """Return the digest of each file, see ``digest_of``."""
+    return {name: digest_of(path.read_bytes()) for name, path in files.items()}
+
+
+def digest_of(content: bytes) -> str:
+    """Return 32 hex digits for the content of a file.
+
+    Source may come from a store, where its digest alone says that it is the right one, so nobody
+    must be able to make another content to a digest.
+    """
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def package_digest(module: str) -> dict[str, str]:
@@ -73,8 +83,8 @@ def package_digest(module: str) -> dict[str, str]:
         named = {str(path.relative_to(roots[0].parent)): path for path in files}
     else:
         named = {f"{top}.py": Path(spec.origin or "")}
-    whole = hashlib.sha256(str(digests_of(named)).encode()).hexdigest()[:16]
-    return {f"package {top}": f"{_version(top)} {whole}".strip()}
+    whole = digest_of(str(digests_of(named)).encode())
+    return {f"{OF_PACKAGES}{top}": f"{_version(top)} {whole}".strip()}
 
 
 def _version(top: str) -> str:
@@ -116,7 +126,8 @@ def parsed(path: Path) -> ast.Module:
             settings=("problem",),
         ) from error
     except (SyntaxError, ValueError) as error:
-        place = f"line {error.lineno} of {path}" if isinstance(error, SyntaxError) else str(path)
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        place = str(path) if line is None else f"line {line} of {path}"
         why = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConfigurationError(
             f"There is a syntax error in {place}: {why}. Correct the file."

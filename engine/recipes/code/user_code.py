@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -42,9 +42,21 @@ def source_digests(place: str, folder: str | None) -> dict[str, str]:
     """
     if not place.endswith(".py"):
         return package_digest(place)
+    return digests_of(neighbours_of(place, folder))
+
+
+def neighbours_of(place: str, folder: str | None) -> dict[str, Path]:
+    """Return a file and its neighbours, each by its path from where files are looked for.
+
+    Args:
+        place: ``my_file.py``.
+        folder: Where files are looked for; the working folder if none.
+
+    Raises:
+        ConfigurationError: If there is no such file.
+    """
     path, beside = _path(place, folder), PurePosixPath(place).parent
-    files = files_of(path, path.parent)
-    return digests_of({str(beside / name): file for name, file in files.items()})
+    return {str(beside / name): file for name, file in files_of(path, path.parent).items()}
 
 
 def load_module(place: str, folder: str | None) -> ModuleType:
@@ -138,7 +150,7 @@ def _load_file(path: Path) -> ModuleType:
     if loaded is not None:
         return loaded
     try:
-        with _in_front(path, files), defaults_kept(path.name):
+        with _in_front(path, files), defaults_kept(path.name), redirect_stdout(sys.stderr):
             return folder.load()
     except (Exception, SystemExit) as error:
         if isinstance(error, ConfigurationError) and not own_line(error):

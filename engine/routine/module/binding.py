@@ -32,7 +32,7 @@ def copied(model: nn.Module) -> nn.Module:
         ConfigurationError: If a parameter has a hook that no copy can carry.
     """
     with mock.patch.object(Tensor, "__deepcopy__", _value_or_copy):
-        duplicate = copy.deepcopy(model)
+        duplicate = copy.deepcopy(model, _owners_of_hooks(model))
     for module in duplicate.modules():
         if isinstance(module, torch.jit.ScriptModule):
             # Its copies are results of cloning the originals, to which a gradient would flow.
@@ -47,6 +47,22 @@ def copied(model: nn.Module) -> nn.Module:
             copies[name].register_hook(hook)
         vars(copies[name]).update(vars(parameter))
     return duplicate
+
+
+def _owners_of_hooks(model: nn.Module) -> dict[int, Any]:
+    """Return the objects whose methods are hooks of modules, by identity, to be shared by a copy.
+
+    One that collects activations is read by the loss, which knows the object itself. What a module
+    holds as an attribute is copied with it.
+    """
+    held = {id(value) for module in model.modules() for value in vars(module).values()}
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            owner = getattr(hook, "__self__", None)
+            if owner is not None and not isinstance(owner, nn.Module) and id(owner) not in held:
+                found[id(owner)] = owner
+    return found
 
 
 _copy_tensor = Tensor.__deepcopy__

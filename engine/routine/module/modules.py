@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from engine.errors import ConfigurationError
@@ -125,6 +125,47 @@ def _refuse_parameters(given: nn.Module) -> None:
                 f"Parameter {name!r} is a sparse tensor, which has no place in one flat vector. "
                 "Make it dense: nn.Parameter(tensor.to_dense())."
             )
+        if tensor.device.type != "meta" and not torch.isfinite(tensor.detach()).all():
+            raise ConfigurationError(
+                f"Parameter {name!r} holds NaN or infinite numbers before any training. Give it "
+                "finite ones: load or draw it anew."
+            )
+    _refuse_shared_memory(trainable)
+
+
+def _refuse_shared_memory(trainable: list[tuple[str, nn.Parameter]]) -> None:
+    """Refuse parameters that are parts of each other: moving one would move the other."""
+    held: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for name, tensor in trainable:
+        strides = zip(tensor.stride(), tensor.shape, strict=True)
+        if any(stride == 0 and size > 1 for stride, size in strides):
+            raise ConfigurationError(
+                f"Parameter {name!r} is an expanded tensor, whose numbers share one place in "
+                "memory, so no optimizer can move them. Make it nn.Parameter(tensor.clone()), or "
+                "expand it in the forward pass."
+            )
+        if tensor.numel() and tensor.device.type != "meta":
+            held.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+    for together in held.values():
+        counted = sum(tensor.numel() for _, tensor in together)
+        if (
+            len(together) > 1
+            and len(torch.cat([_places(t) for _, t in together]).unique()) < counted
+        ):
+            names = ", ".join(repr(name) for name, _ in together)
+            raise ConfigurationError(
+                f"Parameters {names} share memory, so that a step of one moves another. Give each "
+                "a copy: nn.Parameter(tensor.clone()); or make them one parameter, of which the "
+                "forward pass reads parts."
+            )
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """Return where the numbers of a tensor lie in its storage."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    whole = torch.arange(size, device="cpu")
+    places = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return places.reshape(-1)
 
 
 def _culprit(given: nn.Module) -> str:

@@ -28,11 +28,13 @@ def recipes(
 ) -> None:
     """List the recipes that ship, or all settings of one: meaning, default, and where it is set."""
     with one_message(debug):
-        from flows.cli.recipe_view import show_recipe, show_recipes
-
         if name is None:
+            from flows.cli.recipe_list import show_recipes
+
             show_recipes(as_json=as_json)
         else:
+            from flows.cli.recipe_view import show_recipe
+
             show_recipe(name, changes or [], as_json=as_json)
 
 

@@ -5,20 +5,21 @@ import sys
 
 import pytest
 
-from engine.applications import kinds
 from engine.recipes.files import KINDS
+from engine.recipes.kinds import find, kinds
 from engine.runs.finished import FinishedRun
 
 
-def test_every_kind_of_recipe_is_in_the_table():
-    """A kind without a record could be run, and its result not be opened."""
-    assert kinds.KINDS.keys() == KINDS.keys()
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_says_by_its_name_what_validates_it(kind):
+    """A recipe that says another kind would be validated as that one."""
+    assert KINDS[kind].model_fields["kind"].default == kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_record_of_a_kind_says_all_that_is_asked_of_it(kind):
     """And holds settings of that very kind, so that no other record passes for it."""
-    record = kinds._of(kinds.KINDS[kind].record)
+    record = find(kinds()[kind].record)
 
     assert issubclass(record, FinishedRun)
     assert not record.__abstractmethods__
@@ -28,7 +29,7 @@ def test_record_of_a_kind_says_all_that_is_asked_of_it(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_check_of_a_kind_is_a_function(kind):
     """``mgd check`` finds it by the same table."""
-    assert callable(kinds._of(kinds.KINDS[kind].check))
+    assert callable(find(kinds()[kind].check))
 
 
 def test_a_record_that_does_not_say_what_it_keeps_cannot_be_made():

@@ -7,11 +7,13 @@ import sys
 import pytest
 
 from engine.errors import ConfigurationError
+from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
 from engine.recipes.problem_functions import (
     arguments_of,
     arguments_schema,
+    call,
     find_function,
     shipped_problems,
     sources,
@@ -91,6 +93,17 @@ WRONG = {
     "error while it loads": ("x = 1 / 0\n", r"ZeroDivisionError in line 1 of .*my_clouds\.py"),
     "other name": (PROBLEM.replace("def two_clouds", "def clouds3"), r"no function 'two_clouds'"),
     "no annotation": (PROBLEM.replace(" -> engine.Problem", ""), r"-> engine\.Problem"),
+    "async": (PROBLEM.replace("def two_clouds", "async def two_clouds"), "which is async"),
+    "generator": (PROBLEM.replace("    return engine.Problem(", "    yield engine.Problem("),
+                  "which is a generator"),
+    "class": (
+        PROBLEM.replace("def two_clouds", "def other") + "\n\nclass two_clouds:\n    pass\n",
+        "two_clouds is a class there, and a recipe calls functions. Write a function",
+    ),
+    "object": (
+        PROBLEM.replace("def two_clouds", "def other") + "\n\ntwo_clouds = 3\n",
+        "two_clouds is a int there|two_clouds is an? int there",
+    ),
     "star arguments": (
         PROBLEM.replace("number: int = 40,", "*numbers: int,"), r"takes \*numbers"
     ),
@@ -122,6 +135,7 @@ def test_wrong_file_is_one_message_before_anything_is_trained(source, words, tmp
         ("problem=digitz", r"does not ship. Use one of cifar_10, digits"),
         ("problem=no.such.package:f", r"no package 'no'|cannot be imported"),
         ("problem=os:getcwd", r"problem"),
+        ("problem=clouds.ipynb:f", r"is a notebook.*Save the function"),
         ("problem=shutil:rmtree", r"does not say that it returns a problem"),
         ("problem='a b'", r"names no function"),
     ],
@@ -153,7 +167,7 @@ def test_secret_in_an_argument_is_refused(tmp_path):
         tmp_path, PROBLEM.replace("width: int = 5", "width: int = 5, url: str = ''")
     )
 
-    with pytest.raises(ConfigurationError, match=r"arguments\.url is https://somebody:\*\*\*@host"):
+    with pytest.raises(ConfigurationError, match=r"arguments\.url is https://\*\*\*@host"):
         load_recipe(path, ["arguments.url=https://somebody:secret@host/data"])
 
 
@@ -168,7 +182,7 @@ def test_package_is_known_by_version_and_files(tmp_path, monkeypatch):
     before = sources("a_package_of_mine.problems:f", None, {})
     (package / "problems.py").write_text("x = 2\n")
 
-    assert re.fullmatch(r"[0-9a-f]{16}", before["package a_package_of_mine"])
+    assert re.fullmatch(r"[0-9a-f]{32}", before["package a_package_of_mine"])
     assert sources("a_package_of_mine.problems:f", None, {}) != before
 
 
@@ -216,3 +230,50 @@ def test_parameter_that_json_cannot_hold_has_no_form(tmp_path):
 
     with pytest.raises(ConfigurationError, match="have no form"):
         arguments_schema("my_clouds.py:two_clouds", str(tmp_path))
+
+
+def test_default_of_none_is_a_value_whatever_the_type_says(tmp_path):
+    """``width: int = None`` is how many people write what may be left out."""
+    path = write_problem(tmp_path, PROBLEM.replace("width: int = 5", "width: int = None").replace(
+        "    generator = torch", "    width = width or 5\n    generator = torch"
+    ))  # fmt: skip
+    recipe = load_recipe(path)
+    function = find_function(recipe.problem, recipe.folder)
+
+    assert recipe.arguments["width"] is None
+    assert call(function, recipe.arguments).model[0].out_features == 5
+    with pytest.raises(ConfigurationError, match="arguments.width is 'wide'"):
+        load_recipe(path, ["arguments.width=wide"])
+
+
+@pytest.mark.parametrize("where", ["head", "function"])
+def test_what_a_problem_prints_goes_to_stderr(where, tmp_path, capfd):
+    """Standard output is that of ``--json``, which programs read."""
+    place = "\nimport torch\n" if where == "head" else "    generator = torch.Generator()"
+    source = PROBLEM.replace(place, f"{place}\nprint('heard')\n" if where == "head" else
+                             f"    print('heard')\n{place}", 1)  # fmt: skip
+    build_problem(load_recipe(write_problem(tmp_path, source)))
+
+    told = capfd.readouterr()
+    assert "heard" in told.err
+    assert "heard" not in told.out
+
+
+def test_relative_path_says_where_it_was_looked_for(tmp_path):
+    """A recipe is run from any folder; a script found its data because it stood beside them."""
+    source = PROBLEM.replace(
+        "    generator = torch", "    open('rows.csv')\n    generator = torch", 1
+    )
+
+    with pytest.raises(
+        ConfigurationError, match=r"where the command runs.*with_name\('rows.csv'\)"
+    ):
+        build_problem(load_recipe(write_problem(tmp_path, source)))
+
+
+def test_source_with_a_zero_byte_is_refused_without_a_line(tmp_path):
+    """Python names none."""
+    path = write_problem(tmp_path, PROBLEM + "\0")
+
+    with pytest.raises(ConfigurationError, match=r"syntax error in .*my_clouds.py: .*null bytes"):
+        load_recipe(path)

@@ -100,6 +100,7 @@ def test_an_error_of_the_engines_own_is_not_taken_for_the_users():
     def update(state, gradient, hyper, step):
         raise TypeError("the optimizer's own")
 
+    update.__module__ = broken.__module__
     object.__setattr__(routine.optimizer, "update", update)
     with pytest.raises(TypeError, match="the optimizer's own"):
         engine.metagradient(routine, routines.output)

@@ -275,6 +275,7 @@ READS_APART = {
     ("stages.run", "storage.places"),  # and lies there; so
     ("stages.commits", "storage.places"),  # do the stages, and
     ("stages.stage_records", "storage.places"),  # their records
+    ("problems.kept_code", "storage.places"),  # source lies there that has its digests
     ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
     ("stages.training", "planning.plan"),  # all schedules make the same bits
     # What a step writes on a meter is read by nobody who computes; so is what is at work.

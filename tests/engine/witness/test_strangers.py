@@ -3,12 +3,13 @@
 import pytest
 
 from engine import EngineError
+from tests.strangers import wrong_by_little
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
 from tests.strangers.wrong import REFUSED
 
-SOUND = {**LAYERS, **MODULES}
+SOUND = {**LAYERS, **MODULES, **wrong_by_little.SOUND}
 ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
@@ -33,6 +34,16 @@ ALWAYS = {
     "detach in the output: detached weights",
     "values from the first batch: copy",
     "another function without a graph (True)",
+    "hook that reads the parameter: decay by its values",
+    "constant from the outer module, times 1e-07",
+    "rare draw of numpy in the loss",
+    "rare draw of random in the output",
+    "detach for confident ones",
+    "seeded in the call",
+    "hook whose counter runs out",
+    "counter that turns in pairs",
+    "cache by version and address",
+    "activations collected by an object",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
 

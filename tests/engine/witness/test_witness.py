@@ -193,10 +193,14 @@ def _counted(run_loss, seen):
     return counted
 
 
-def test_it_takes_two_steps_and_a_product_of_one_example():
-    """The price of every run: what needs no step, no twin and no second example takes none."""
+@pytest.mark.parametrize(("width", "few"), [(8192, 2), (2048, 6), (10, 8)])
+def test_it_takes_three_steps_and_a_product_of_few_examples(width, few):
+    """The price of every run: what needs no step, no twin and no more examples takes none.
+
+    More of them cost nothing where a net is so small that calls cost, and not numbers.
+    """
     seen = []
-    model = mlp().float()
+    model = mlp(width=width).float()
     run = routine(
         model,
         loss=_counted(loss, seen),
@@ -207,12 +211,12 @@ def test_it_takes_two_steps_and_a_product_of_one_example():
 
     found = ask(run, [], run.point())
 
-    assert seen == [8, 8, 1, 1]
+    assert seen == [8, 8, 8, few, few]
     assert found.curvature < 1e-6
 
 
-def test_a_loss_that_depends_on_other_examples_is_shown_several():
-    """Alone, an example less the mean of its batch is nothing."""
+def test_a_loss_that_depends_on_other_examples_is_compared_among_few():
+    """Two of them have another mean than the batch, and losses of their own."""
     seen = []
 
     def centred(net, batch):
@@ -221,13 +225,13 @@ def test_a_loss_that_depends_on_other_examples_is_shown_several():
             logits - logits.mean(0).detach(), batch[1], reduction="none"
         )
 
-    run = routine(loss=_counted(centred, seen))
+    run = routine(mlp(width=8192), loss=_counted(centred, seen), learning_rate=1e-3)
     seen.clear()
 
     with pytest.raises(WitnessError, match="second derivative"):
         ask(run, [], run.point())
 
-    assert seen[:5] == [8, 8, 1, 2, 2]
+    assert seen[:6] == [8, 8, 8, 2, 2, 2]
 
 
 def test_no_tensor_is_where_the_run_begins():

@@ -75,6 +75,8 @@ def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
             "Use one of script, image_folder, table, texts, instructions",
         ),
         (["new", "there"], "is there already"),
+        (["new", "class"], "class is a word of Python's"),
+        (["new", "random"], "random is a module of Python's, which a file random.py would stand"),
     ],
 )
 def test_new_problem_that_cannot_be_is_one_message(arguments, words, tmp_path):

@@ -55,6 +55,10 @@ def test_the_report_is_opened_with_a_rule_before_all_else(opened, tmp_path):
         "<META HTTP-EQUIV = refresh content=0>",
         '<meta http-equiv="&#114;efresh" content="0">',
         "<base href='https://example.org'>",
+        "<link rel=preconnect href=https://example.org>",
+        "<LINK REL='dns-prefetch' HREF='//example.org'>",
+        '<meta http-equiv="refresh" content="5;url=https://example.org">',
+        '<meta http-equiv="refresh" content="5"><meta http-equiv="refresh" content="6">',
     ],
 )
 def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):

@@ -86,3 +86,13 @@ def test_an_unknown_change_is_refused():
 
     assert result.exit_code == 2
     assert "outer.steps: unknown setting" in result.stderr
+
+
+def test_list_says_of_each_recipe_what_its_validated_file_says():
+    """The list reads the files alone, because validating all of them takes half a second."""
+    result = runner.invoke(app, ["recipes", "--json"])
+
+    assert json.loads(result.stdout) == [
+        {"recipe": name, "kind": each.kind, "description": each.description}
+        for name, each in list_recipes().items()
+    ]

@@ -22,10 +22,12 @@ WITHOUT_NAMES = 10
 """Rows of whose height the figure is where it has no names: a line of colour needs little."""
 
 
-def section(run: Material) -> Section:
-    """Return what the first reverse sweep found."""
+def section(run: Material) -> Section | None:
+    """Return what the first reverse sweep found; none if it carried no adjoint through a step."""
     curves, num_steps = run.curves, run.record.recipe.training.num_steps
     alone = [step for step, norm in curves.share_norms.items() if norm > 0]
+    if not curves.layer_norms and len(alone) <= 1:  # counts that enter at the last step
+        return None
     below = "Below: how much of the metagradient each step contributes."
     if len(alone) == 1:  # as of counts, which enter at one step: no figure is needed to say so
         below = f"All of the metagradient comes from step {alone[0]}."
@@ -73,19 +75,18 @@ def draw_sweep(
     shares = {step: norm / total for step, norm in sorted(share_norms.items())} if total else {}
     several = not layer_norms or sum(share > 0 for share in shares.values()) != 1
     shown = len(layers) if len(layers) <= MOST_NAMES else WITHOUT_NAMES
-    figure, panels = new_figure(0.9 + 0.24 * shown + 1.5 * several, rows=1 + several)
+    above = 0.24 * shown if layer_norms else 0.0
+    figure, panels = new_figure(0.9 + above + 1.5 * several, rows=bool(layer_norms) + several)
     # Steps before the first one that reads z are not reversed, and would only be blank.
     first = min(shares, default=0)
     if several:
         # One outline: a bar for each of thousands of steps would be thousands of shapes.
         heights = [shares.get(step, 0.0) for step in range(first, num_steps)]
-        panels[1].stairs(heights, range(first, num_steps + 1), fill=True, color=BLUE)
-        panels[1].set(ylabel="share of the\nmetagradient")
-        panels[1].set_ylim(bottom=0)
+        panels[-1].stairs(heights, range(first, num_steps + 1), fill=True, color=BLUE)
+        panels[-1].set(ylabel="share of the\nmetagradient")
+        panels[-1].set_ylim(bottom=0)
     if layer_norms:
         _draw_layers(figure, panels[0], layers, layer_norms)
-    else:
-        panels[0].set_visible(False)
     for axes in panels:
         axes.set_xlim(first, num_steps)
         whole_numbers(axes)

@@ -20,12 +20,16 @@ def section(run: Material) -> Section:
     """Return the training loss at the first and the chosen set-up, above the adjoint."""
     recipe = run.record.recipe
     caption = (
-        "Above: loss of each training step on its own batch; where steps are many, the thick line "
-        "is the mean over its neighbours. A run on other examples or weights has another training "
-        "loss, so lower is not better by itself. Below: size of the adjoint, the derivative of the "
-        "objective by the state, as the first reverse sweep found it; growth by many powers of ten "
-        "towards step 0 means that the training is not smooth."
+        "Loss of each training step on its own batch; where steps are many, the thick line is the "
+        "mean over its neighbours. A run on other examples or weights has another training loss, "
+        "so lower is not better by itself."
     )
+    if any(norm > 0 for norm in run.curves.adjoint_norms.values()):
+        caption += (
+            " Below: size of the adjoint, the derivative of the objective by the state, as the "
+            "first reverse sweep found it; growth by many powers of ten towards step 0 means that "
+            "the training is not smooth."
+        )
     if recipe.metaparameters.about.is_injected:
         steps = recipe.injection_steps
         ends = "there" if len(steps) == 1 else "at the first"
@@ -37,8 +41,9 @@ def section(run: Material) -> Section:
 
 def draw(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     """Draw the training loss before and after, above the norm of the adjoint."""
-    figure, (above, below) = new_figure(4.8, rows=2)
-    everything = []
+    norms = {step: norm for step, norm in sorted(curves.adjoint_norms.items()) if norm > 0}
+    figure, panels = new_figure(4.8 if norms else 2.6, rows=2 if norms else 1)
+    above, everything = panels[0], []
     for (label, colour), losses in zip(
         set_ups(record), (curves.losses_before, curves.losses_after), strict=False
     ):
@@ -52,18 +57,18 @@ def draw(record: RunRecord, curves: Curves) -> "matplotlib.figure.Figure":
     above.set(ylabel="training loss (nats)")
     legend(above)
 
-    for axes in (above, below):
+    for axes in panels:
         whole_numbers(axes)
-    norms = {step: norm for step, norm in sorted(curves.adjoint_norms.items()) if norm > 0}
-    if norms:
-        marker = "o" if len(norms) == 1 else ""
+    num_steps = record.recipe.training.num_steps
+    above.set_xlim(0, num_steps)
+    panels[-1].set(xlabel="training step")
+    if norms:  # a sweep that ends at the last step carries no adjoint through any
+        below, first, marker = panels[1], min(norms), "o" if len(norms) == 1 else ""
         below.plot(list(norms), list(norms.values()), color="black", marker=marker)
         scale(below, list(norms.values()), log=True)
-    num_steps, first = record.recipe.training.num_steps, min(norms, default=0)
-    above.set_xlim(0, num_steps)
-    # A sweep over the last few steps would leave most of a panel empty.
-    below.set_xlim(first if first > num_steps / 2 else 0, num_steps)
-    below.set(xlabel="training step", ylabel="adjoint norm")
+        # A sweep over the last few steps would leave most of a panel empty.
+        below.set_xlim(first if first > num_steps / 2 else 0, num_steps)
+        below.set(ylabel="adjoint norm")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.applications.descent.figures import training
 from engine.applications.descent.figures.sweep import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.reports.canvas import png
@@ -65,9 +66,19 @@ def test_a_sweep_of_one_step_is_drawn():
     """Counts injected at the last step leave no adjoint to show."""
     figure = draw_sweep(["weight"], {}, {7: 2.0}, 8)
 
-    above, below = figure.axes[:2]
-    assert not above.get_visible()
-    assert below.patches[0].get_data().values.tolist() == [1.0]
+    (only,) = figure.axes
+    assert only.patches[0].get_data().values.tolist() == [1.0]
+
+
+def test_a_sweep_that_carried_no_adjoint_leaves_no_blank():
+    """Counts that enter at the last step: nothing of the adjoint is there to be drawn."""
+    curves = make_curves(layers=["weight"], layer_norms={}, share_norms={7: 2.0}, adjoint_norms={})
+
+    page = render(make_record(), curves)
+
+    assert "Reverse sweep" not in page
+    assert "size of the adjoint" not in page
+    assert len(training.draw(make_record(), curves).axes) == 1
 
 
 def test_where_one_step_has_all_of_the_metagradient_a_sentence_says_so():

@@ -104,6 +104,13 @@ class Two(Net):
         ]
 
 
+class Indexed(Net):
+    """As versions before 2 had several optimizers."""
+
+    def training_step(self, batch, batch_idx, optimizer_idx):
+        return super().training_step(batch, batch_idx)
+
+
 class Some(Net):
     def configure_optimizers(self):
         return torch.optim.SGD(self.body.parameters(), lr=0.1)

@@ -122,6 +122,7 @@ WRONG = {
     "Sums": "no mean over the batch",
     "Skips": "returned a NoneType",
     "Two": "2 optimizers",
+    "Indexed": "takes batch, batch_idx, optimizer_idx",
     "Some": "leaves out 4 parameters of the model, head.weight",
     "Plateau": "ReduceLROnPlateau|plateau|metric",
     "Normed": "body.1 is a batch normalization",
@@ -157,3 +158,16 @@ def test_what_is_no_module_or_has_no_length_is_refused(of_lightning):
         engine.from_lightning(of_lightning.Net(), loaders())
     with pytest.raises(ConfigurationError, match="a pair of loaders"):
         engine.from_lightning(of_lightning.Net(), loaders()[0], num_steps=2)
+
+
+def test_several_devices_are_refused(of_lightning):
+    """Each would take a batch of its own, and a step would be another one."""
+    import lightning.pytorch as lightning
+
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=1, logger=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+
+    with pytest.raises(ConfigurationError, match="runs on 2 devices.*Use devices=1"):
+        engine.from_lightning(of_lightning.Net(), loaders(), trainer)

@@ -154,6 +154,28 @@ def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path, trainers):
             assert error < 2e-4 * moved, (step, name, error, moved)
 
 
+def test_batches_are_those_of_a_loader_of_ones_own(tmp_path, trainers):
+    """``get_train_dataloader`` is what people override; the arguments say another size then."""
+    import transformers
+
+    class Own(transformers.Trainer):
+        def get_train_dataloader(self):
+            from torch.utils.data import DataLoader
+
+            return DataLoader(self.train_dataset, batch_size=3, collate_fn=self.data_collator)
+
+    trainer = trainer_of(tmp_path, bert(), kind, base=Own, num_train_epochs=1)
+    problem = engine.from_trainer(trainer, eps_root=0.0)
+    found, path = states_of(problem), trainers.Path()
+
+    trainer.add_callback(path)
+    trainer.train()
+
+    assert (problem.batch_size, problem.num_steps, len(path.states)) == (3, 8, 8)
+    for name, own in path.states[-1].items():
+        torch.testing.assert_close(found[-1][name], own, rtol=1e-3, atol=1e-6)
+
+
 def test_the_trainer_stays_as_it_is(tmp_path):
     """It may train afterwards; nothing that was made for the reading is kept in it."""
     trainer = trainer_of(tmp_path, bert(), kind)

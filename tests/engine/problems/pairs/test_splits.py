@@ -144,7 +144,7 @@ REFUSED_WHEN_READ = {
         {"problem": "digits", "arguments": {"contrastive": {"context": 9}}},
         "arguments.contrastive: unknown setting",
     ),
-    "no url": ({"problem": "image_text"}, "arguments.url: missing"),
+    "no url": ({"problem": "pairs"}, "arguments.url: missing"),
     "classes": (
         {"problem": "fashion_captions", "arguments": {"target_classes": [1]}},
         "arguments.target_classes: unknown setting",
@@ -188,7 +188,7 @@ def shades(folder, model=None, **content):
         "model": {"width": 4, "depth": 1} | (model or {}),
         "contrastive": {"image_size": 8, "text_width": 4, "text_depth": 1, "text_heads": 2},
     }
-    shared = {"name": "x", "problem": "image_text", "arguments": own}
+    shared = {"name": "x", "problem": "pairs", "arguments": own}
     return validate_recipe(shared | content, "the test").descent
 
 

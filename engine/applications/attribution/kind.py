@@ -1,0 +1,12 @@
+"""The kind of recipe that this application answers; loads nothing."""
+
+from engine.recipes.kinds import Kind
+
+KINDS = {
+    "attribution": Kind(
+        recipe="engine.recipes.attribution:AttributionRecipe",
+        record="engine.applications.attribution.record:AttributionRecord",
+        flow="flows.attribution:attribution",
+        check="engine.applications.attribution.stages:preflight",
+    )
+}

@@ -1,0 +1,147 @@
+"""The source of a run's problem, kept in the store for workers that do not have its files.
+
+Only where ``workers.code`` is ``store``. That is a setting of a start, so no store can switch it
+on: whoever could write to the store could otherwise have code run by whoever works on it. What is
+taken from there counts only if it has the digests of the recipe, file by file, and a file that the
+recipe does not name is not even written to this machine's disk.
+
+Layout: ``<store>/code/<digest of the digests>.json``, one document with all files.
+"""
+
+import atexit
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from engine.errors import CheckpointMissingError, ConfigurationError
+from engine.recipes.code.sources import OF_PACKAGES, digest_of
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.execution import CodePlace
+from engine.recipes.problem_functions import names_code, source_files, sources
+from engine.recipes.settings import digest
+from engine.storage.location import refuse_links
+from engine.storage.places import CODE, kept_code_url
+from engine.storage.records import create_record, read_record
+from engine.storage.safe_names import is_part
+
+LARGEST = 8 << 20
+"""Most bytes of all files of a problem; it is source, and no data."""
+
+
+def keep_code(recipe: DescentRecipe, store: str) -> None:
+    """Keep the files of a recipe's problem in a store, if its workers are to find them there.
+
+    Does nothing where the files are not on this machine; then they have to be in the store.
+
+    Args:
+        recipe: Names the problem, and has the digests of its source.
+        store: fsspec URL of the store.
+
+    Raises:
+        ConfigurationError: If they cannot be kept: a file outside the recipe's folder, or too many
+            bytes.
+        CheckpointCorruptError: If the store's folder for them is a link to another place.
+    """
+    if not _is_asked(recipe) or not _is_here(recipe):
+        return
+    files = source_files(recipe.problem, recipe.folder, recipe.arguments)
+    content = {name: path.read_bytes() for name, path in files.items()}
+    _check_names(content)
+    if sum(map(len, content.values())) > LARGEST:
+        raise ConfigurationError(
+            f"workers.code is store, but the source of problem {recipe.problem} has "
+            f"{sum(map(len, content.values()))} bytes, and {LARGEST} at most are kept. Leave what "
+            "is no source out of its files, or put them on the workers and use workers.code=beside."
+        )
+    # Latin-1 maps each byte to one character and back, whatever the file's encoding is.
+    text = {name: each.decode("latin-1") for name, each in content.items()}
+    refuse_links(store, CODE)
+    create_record(kept_code_url(store, _key(recipe)), {"files": text})
+
+
+def at_hand(recipe: DescentRecipe, store: str) -> DescentRecipe:
+    """Return a recipe whose folder has the files of its problem.
+
+    It is the recipe itself wherever they are on this machine, with the digests of the run. Else,
+    if ``workers.code`` is ``store``, they are taken from there, compared, and written into a folder
+    that only this user may read and that goes with the process.
+
+    Args:
+        recipe: Names the problem.
+        store: fsspec URL of the store.
+
+    Raises:
+        ConfigurationError: If they are not in the store, or are not those of the recipe.
+    """
+    if not _is_asked(recipe) or _is_here(recipe):
+        return recipe
+    named = tuple(sorted(_own(recipe.code).items()))
+    folder = _unpacked(kept_code_url(store, _key(recipe)), named)
+    return recipe.model_copy(update={"folder": folder})
+
+
+def _is_asked(recipe: DescentRecipe) -> bool:
+    wanted = recipe.workers.code is CodePlace.STORE
+    return wanted and names_code(recipe.problem, recipe.arguments) and bool(_own(recipe.code))
+
+
+def _own(code: dict[str, str]) -> dict[str, str]:
+    """Return the digests of files; what is installed is not kept."""
+    return {name: each for name, each in code.items() if not name.startswith(OF_PACKAGES)}
+
+
+def _is_here(recipe: DescentRecipe) -> bool:
+    try:
+        return sources(recipe.problem, recipe.folder, recipe.arguments) == recipe.code
+    except ConfigurationError:  # of a file that is not here, or is no Python any more
+        return False
+
+
+def _key(recipe: DescentRecipe) -> str:
+    return digest(_own(recipe.code))[:32]
+
+
+def _check_names(names: "dict[str, bytes]") -> None:
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or not all(is_part(part) for part in name.split("/")):
+            raise ConfigurationError(
+                f"workers.code is store, but {name} lies outside of the recipe's folder, and only "
+                "files in it are kept. Put the recipe into a folder above all files of its "
+                "problem, or put them on the workers and use workers.code=beside."
+            )
+
+
+@lru_cache(maxsize=8)
+def _unpacked(url: str, named: tuple[tuple[str, str], ...]) -> str:
+    """Return a folder with the files of a document, each compared with its digest."""
+    try:
+        held = read_record(url, largest=4 * LARGEST).get("files")
+    except CheckpointMissingError as error:
+        raise ConfigurationError(
+            f"workers.code is store, but the source of the problem is not at {url}, nor on this "
+            "machine. Start the run where the files are, which keeps them there, or put them "
+            "beside this process."
+        ) from error
+    content = {
+        name: text.encode("latin-1", errors="replace")
+        for name, text in (held if isinstance(held, dict) else {}).items()
+        if isinstance(text, str)
+    }
+    wrong = [name for name, wanted in named if digest_of(content.get(name, b"")) != wanted]
+    if wrong:
+        raise ConfigurationError(
+            f"The source at {url} is not that of the run: {', '.join(wrong)} has another content "
+            "than when the run was started, so it was changed in the store, and none of it is run. "
+            "Delete that file, and start the run again where the right files are."
+        )
+    wanted = {name: content[name] for name, _ in named}
+    _check_names(wanted)
+    folder = Path(tempfile.mkdtemp(prefix="mgd-code-"))  # nobody else may read or write it
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, each in wanted.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(each)
+    return str(folder)

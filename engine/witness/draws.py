@@ -1,0 +1,95 @@
+"""Random numbers that no step seeds: those of Python's and of numpy's global generators.
+
+A call that draws them is another one each time it is run. Two runs may still agree by luck, as
+where a layer is left out one time in ten, so the generators themselves are looked at.
+"""
+
+import random
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from engine.errors import ConfigurationError
+
+_Value = TypeVar("_Value")
+
+_TYPE_CHECKS = ("<@beartype", "/beartype/", "/typeguard/")
+"""They draw which element of a container they look at, which changes no result."""
+
+
+def undrawn(what: str, call: Callable[[], _Value]) -> _Value:
+    """Return what a call returns; refuse one that draws from a generator that nobody seeds.
+
+    Args:
+        what: What is called, for people.
+        call: Is called once; once or twice more only where a generator has moved meanwhile. One
+            that seeds them itself passes.
+
+    Raises:
+        ConfigurationError: Names the generator, and the line that draws where that is known.
+    """
+    python, numpy = random.getstate(), _of_numpy()
+    value = call()
+    if _of_numpy() != numpy:
+        numpy = _of_numpy()
+        call()  # what it seeds itself is left as it was left before
+        if _of_numpy() != numpy:
+            raise _refusal(what, "numpy.random")
+    if random.getstate() != python:
+        drawn = _Drawn()
+        with drawn:
+            call()
+        if drawn.lines:
+            raise _refusal(what, f"Python's module random (at {drawn.lines[0]})")
+    return value
+
+
+def _of_numpy() -> tuple[object, ...]:
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return name, np.asarray(keys).tobytes(), *rest
+
+
+class _Drawn:
+    """Notes the lines that draw from Python's generator inside the block, unless they seed it.
+
+    Attributes:
+        lines: File and line of each draw. Those of type checks are left out.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._is_seeded = False
+
+    def __enter__(self) -> None:
+        self._before = sys.getprofile()
+        sys.setprofile(self._note)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._before)
+
+    def _note(self, frame: FrameType, event: str, called: Any) -> None:  # noqa: ANN401 (of any event)
+        if event != "c_call" or getattr(called, "__self__", None) is not _GENERATOR:
+            return
+        at: FrameType | None = frame
+        while at is not None and at.f_code.co_filename == random.__file__:
+            at = at.f_back
+        self._is_seeded |= called.__name__ in ("seed", "setstate")
+        if self._is_seeded or at is None:
+            return
+        file = at.f_code.co_filename
+        if called.__name__ != "getstate" and not any(part in file for part in _TYPE_CHECKS):
+            self.lines.append(f"{file}:{at.f_lineno}")
+
+
+_GENERATOR = random.random.__self__  # pyright: ignore[reportFunctionMemberAccess] (a bound method)
+
+
+def _refusal(what: str, generator: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The {what} draws random numbers from {generator}, which no step seeds, so a step that is "
+        "run again would draw others. Draw from torch's global generator, e.g. torch.rand(()), or "
+        "make a generator with a seed of its own inside of the call."
+    )

@@ -1,0 +1,214 @@
+"""Tables as people have them: every form of the same rows is the same, or is refused by name."""
+
+import bz2
+import datetime
+import gzip
+import io
+import lzma
+import os
+import time
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+
+from engine.errors import EngineError
+from engine.problems.problem import build_problem
+from engine.problems.table_files import read_table
+from engine.recipes.files import validate_recipe
+
+arrow = pytest.importorskip("pyarrow", reason="tables need the extra parquet")
+
+ROWS = [(f"{1 + place % 7}.5", "röd" if place % 2 else "blå", "yes") for place in range(20)]
+WANTED = {
+    "size": [float(size) for size, _, _ in ROWS],
+    "colour": [colour for _, colour, _ in ROWS],
+    "y": ["yes"] * 20,
+}
+
+
+def written(separator=",", end="\n", heading=("size", "colour", "y"), rows=ROWS):
+    return "".join(separator.join(row) + end for row in (heading, *rows))
+
+
+def parquet(columns, names=None):
+    stream = io.BytesIO()
+    table = arrow.Table.from_arrays(
+        [arrow.array(each) for each in columns.values()], names=names or list(columns)
+    )
+    pytest.importorskip("pyarrow.parquet").write_table(table, stream)
+    return stream.getvalue()
+
+
+def npz(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def archive(*members):
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w") as made:
+        warnings.simplefilter("ignore")  # a name may be there twice
+        for name, content in members:
+            made.writestr(name, content)
+    return stream.getvalue()
+
+
+def array(values):
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+COMMAS = written(separator=";").replace(".5", ",5")
+
+SAME = {
+    "plain": written().encode(),
+    "with a mark of byte order": written().encode("utf-8-sig"),
+    "in UTF-16": written().encode("utf-16"),
+    "lines of Windows": written(end="\r\n").encode(),
+    "lines of old Macs": written(end="\r").encode(),
+    "empty lines": written(end="\n\n").encode(),
+    "semicolons": written(separator=";").encode(),
+    "semicolons and decimal commas": COMMAS.encode(),
+    "tabs": written(separator="\t").encode(),
+    "quoted": written().replace("röd", '"röd"').encode(),
+    "spaces in the heading": written(heading=("size", " colour", " y")).encode(),
+    "gzip": gzip.compress(written().encode()),
+    "bzip2": bz2.compress(written().encode()),
+    "xz": lzma.compress(written().encode()),
+    "parquet": parquet(WANTED),
+    "gzip of parquet": gzip.compress(parquet(WANTED)),
+    "npz": npz(**{name: np.array(column) for name, column in WANTED.items()}),
+    "npz, bytes in another order": npz(
+        **{name: np.array(column) for name, column in WANTED.items()}
+        | {"size": np.array(WANTED["size"], dtype=">f8")}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_every_form_of_the_same_rows_is_read_alike(name, tmp_path):
+    """What a file is, is seen by its content, so its name says nothing."""
+    (tmp_path / "table.dat").write_bytes(SAME[name])
+
+    assert read_table(str(tmp_path / "table.dat"), "train") == WANTED
+
+
+NUMBERS = np.arange(6.0)
+
+REFUSED = {
+    "a column twice": (written(heading=("size", "size", "y")).encode(), "several columns 'size'"),
+    "a column twice in Parquet": (
+        parquet({"a": [1], "b": [2]}, names=["a", "a"]),
+        "several columns 'a'",
+    ),
+    "an array twice": (
+        archive(("a.npy", array(NUMBERS)), ("a.npy", array(NUMBERS))),
+        "several columns 'a'",
+    ),
+    "names that meet": (npz(a=np.ones((6, 2)), a_0=NUMBERS), "several columns 'a_0'"),
+    "other lengths": (npz(a=NUMBERS, b=NUMBERS[:4]), "different lengths .a 6, b 4."),
+    "one value": (npz(a=NUMBERS, k=np.float64(1)), "one value under 'k'"),
+    "records": (npz(a=np.zeros(6, dtype=[("p", "f8")])), "records with fields"),
+    "a workbook": (archive(("xl/workbook.xml", "<x/>")), "ZIP archive with a file 'xl/workbook"),
+    "latin-1": (written().encode("latin-1"), "is not text in UTF-8: byte"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a PNG picture"),
+    "a pickle": (b"\x80\x04\x95" + bytes(40), "is a Python pickle"),
+    "nothing": (b"", "cannot be read as CSV, Parquet or npz"),
+    "a short row": (written().encode() + b"1,2\n", "cannot be read as CSV, Parquet or npz"),
+    "a stream that is cut off": (gzip.compress(written().encode())[:-9], "cut off or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_table_is_refused_by_name(name, tmp_path):
+    """One column of two would be lost in silence, and words in bytes would be classes."""
+    content, words = REFUSED[name]
+    (tmp_path / "table.csv").write_bytes(content)
+
+    with pytest.raises(EngineError, match=words):
+        read_table(str(tmp_path / "table.csv"), "train")
+
+
+def test_cells_may_stay_the_texts_that_they_are(tmp_path):
+    """Answers may be numbers, dates, truth values or words that mean nothing elsewhere."""
+    answers = ["007", "2020-01-01", "true", "NA", "1.50", ""]
+    (tmp_path / "t.csv").write_text("q,a\n" + "".join(f"x,{each}\n" for each in answers))
+
+    assert read_table(str(tmp_path / "t.csv"), "train", texts=True)["a"] == answers
+
+
+def problem(folder, **arguments):
+    return build_problem(
+        validate_recipe(
+            {
+                "name": "own",
+                "problem": "table",
+                "arguments": {"label": "y", **arguments},
+                "training": {"num_steps": 4, "batch_size": 5, "threads": 1, "learning_rate": 0.1},
+                "metaparameters": {"name": "weights"},
+                "outer": {"update": "sign"},
+                "folder": str(folder),
+            },
+            "the test",
+        )
+    )
+
+
+def two_classes():
+    return [(size, colour, "yes" if place % 3 else "no") for place, (size, colour, _) in
+            enumerate(ROWS)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("size,y\n1.5,yes\n2.5,no\n", "has no column 'colour'"),
+        ("size,colour,y\nlarge,röd,yes\n1.5,blå,no\n", "column 'size' of the objective rows"),
+        ("size,colour,y\n1.5,röd,perhaps\n2.5,blå,no\n", "label y=perhaps"),
+    ],
+    ids=["column", "number", "label"],
+)
+def test_held_out_rows_that_are_others_are_refused(tmp_path, rows, words):
+    """A word where numbers were would be infinite."""
+    (tmp_path / "train.csv").write_text(written(rows=two_classes()))
+    (tmp_path / "held.csv").write_text(rows)
+
+    with pytest.raises(EngineError, match=words):
+        problem(tmp_path, url=str(tmp_path / "train.csv"), objective=str(tmp_path / "held.csv"))
+
+
+def test_words_that_no_training_row_has_are_told(tmp_path):
+    """The model reads none of them, which nobody would see."""
+    (tmp_path / "train.csv").write_text(written(rows=two_classes()))
+    (tmp_path / "held.csv").write_text("size,colour,y\n" + "1.5,grön,yes\n2.5,blå,no\n" * 4)
+
+    made = problem(tmp_path, url=str(tmp_path / "train.csv"), objective=str(tmp_path / "held.csv"))
+
+    (note,) = [each for each in made.notes if "no training row has" in each]
+    assert "The column 'colour' of the objective rows has 1 words" in note
+    assert "'grön'" in note
+
+
+def test_times_without_a_zone_are_the_same_on_every_machine(tmp_path):
+    """Summer begins in some zones and not in others, and a local clock would move the rows."""
+    start = datetime.datetime(2020, 1, 1, 12)
+    when = [start + datetime.timedelta(days=30 * place) for place in range(20)]
+    content = parquet({"at": when, "y": [str(place % 2) for place in range(20)]})
+    (tmp_path / "t.parquet").write_bytes(content)
+    before, found = os.environ.get("TZ"), []
+    try:
+        for zone in ("UTC", "America/New_York"):
+            os.environ["TZ"] = zone
+            time.tzset()
+            build_problem.__globals__["_build"].cache_clear()
+            made = problem(tmp_path, url=str(tmp_path / "t.parquet"))
+            found.append(made.data.splits["train"].inputs)
+    finally:
+        os.environ.pop("TZ") if before is None else os.environ.__setitem__("TZ", before)
+        time.tzset()
+
+    assert found[0].equal(found[1])
