@@ -13,16 +13,19 @@ from pydantic import AfterValidator
 
 from engine.errors import ConfigurationError
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_STOPS = re.compile(r"[\s'\"]")
+_BEHIND_A_HOST = re.compile(r"[/?#\s'\"]")
 
 # A port is no password, a colon in the path neither, and ``a::b`` chains two filesystems. Passwords
-# hold slashes, as keys of S3 do.
-_PASSWORD = re.compile(
-    rf"({_SCHEME}[^\s/?#@:\[\]'\"]*):(?!:)(?!\d{{1,5}}(?:[/?#\s'\"]|$))[^\s@'\"]*@"
-)
+# hold slashes, as keys of S3 do, so what follows the colon up to the next @ is looked for by steps:
+# a pattern for the whole takes hours for a text of a megabyte that somebody has made for it.
+_USER = re.compile(r"(?<=[A-Za-z0-9+.-])://[^/?#@:\[\]]*:(?!:)(?!\d{1,5}[/?#])")
+
+_OWNER_AND_NAME = "github"
+"""Protocol whose URLs have a colon and an @, and no password: ``github://owner:name@branch/path``."""
 
 # Where nobody logs in by a name alone, the name is a token.
-_TOKEN = re.compile(r"((?:https?|webdavs?|davs?)://)[^\s/?#@:\[\]'\"]+@", re.IGNORECASE)
+_TOKEN = re.compile(r"(?:https?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
 
 _PARAMETER = re.compile(r"([?&;#])([^\s=&;#?'\"]+)=([^\s&;#'\"]+)")
 
@@ -34,9 +37,32 @@ _NAMES = frozenset(
 )
 _ENDINGS = (
     *("signature", "token", "secret", "password", "passphrase", "credential", "credentials"),
-    *("apikey", "accesskey", "accesskeyid", "secretkey", "accountkey"),
+    *("apikey", "accesskey", "accesskeyid", "secretkey", "accountkey", "authkey", "sharedkey"),
+    *("subscriptionkey", "privatekey", "signingkey", "sessionid"),
 )
 """Names of parameters, in small letters and without signs."""
+
+_OF_BOTH = ("key", "code", "session", "sid", "ticket")
+"""Ends of names that stand for a secret or for something else, which the value decides."""
+
+_DRAWN = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[\w~+=%-]{20,}|[0-9a-f]{32,}", re.ASCII)
+"""Values that were drawn at random, and are no name of a file."""
+
+_KNOWN = re.compile(
+    r"(?:AIza|AKIA|ASIA|ghp_|gho_|ghs_|github_pat_|glpat-|hf_|sk-|xox[abp]-|eyJ)[\w.-]{12,}"
+)
+"""Values of which the beginning says that they are keys of a service."""
+
+_SETTINGS = frozenset(
+    (
+        *("password", "passwd", "passphrase", "apikey", "accesskey", "accountkey", "privatekey"),
+        *("sastoken", "authtoken", "accesstoken", "sessiontoken", "refreshtoken", "authorization"),
+    )
+)
+"""Names of settings whose value is a secret wherever they are set; ``mask_token`` is none."""
+
+_IF_DRAWN = ("key", "token")
+"""Names of settings whose value is a secret if it looks drawn."""
 
 _FILES = "FSSPEC_{0}_USERNAME and FSSPEC_{0}_PASSWORD"
 _S3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name the object as s3://bucket/key"
@@ -53,29 +79,89 @@ _PLACES = {
 
 
 def redacted(text: str) -> str:
-    """Return a text in which the secrets of all URLs are three stars."""
-    text = _PASSWORD.sub(r"\1:***@", text)
-    text = _TOKEN.sub(r"\1***@", text)
+    """Return a text in which the secrets of all URLs are three stars.
+
+    Cost:
+        Rises with the length of the text, whatever it says.
+    """
     return _PARAMETER.sub(
         lambda found: (
             f"{found[1]}{found[2]}=***"
-            if _is_secret(found[2])
+            if _is_secret(found[2], found[3])
             else f"{found[1]}{found[2]}={found[3]}"
         ),
-        text,
+        _without_users(text),
     )
+
+
+def _without_users(text: str) -> str:
+    """Return a text without the passwords, and the tokens, that stand before hosts."""
+    if "@" not in text or "://" not in text:
+        return text
+    *parts, last = text.split("@")
+    shown, hidden = [], False
+    for part in parts:
+        if hidden and not _BEHIND_A_HOST.search(part):
+            continue  # a password with an @ in it
+        # What an @ ends begins behind the last sign that no URL in a text has.
+        begin = max((found.end() for found in _STOPS.finditer(part)), default=0)
+        kept, sign = _before_secret(part[begin:])
+        hidden = bool(sign)
+        shown.append(part[:begin] + kept + sign)
+    return "@".join([*shown, last])
+
+
+def _before_secret(part: str) -> tuple[str, str]:
+    """Return what stands before the secret that an @ ends, and stars in its place if there is one.
+
+    Args:
+        part: A URL, or a text, up to that @.
+    """
+    if "://" not in part:
+        return part, ""
+    password = _USER.search(part)
+    if password and not part[: password.start()].lower().endswith(_OWNER_AND_NAME):
+        return part[: password.end()], "***"
+    token = _TOKEN.search(part)
+    return (part[: token.end()], "***") if token else (part, "")
 
 
 def secret_in(url: str) -> str | None:
     """Return which secret a URL holds, in words; None if it holds none, as local paths do."""
     if "://" not in url:
         return None
-    if _PASSWORD.search(url):
-        return "a password"
-    if _TOKEN.search(url):
-        return "a token before its host"
-    names = [found[2] for found in _PARAMETER.finditer(url) if _is_secret(found[2])]
+    # A URL that is set is one from end to end, so its password may hold spaces and quotes.
+    for part in _STOPS.sub("_", url).split("@")[:-1]:
+        kept, sign = _before_secret(part)
+        if sign:
+            return "a token before its host" if kept.endswith("/") else "a password"
+    pairs = [(found[2], found[3]) for found in _PARAMETER.finditer(url)]
+    names = [name for name, value in pairs if _is_secret(name, value)]
     return f"the parameter {names[0]}, by which a signed link is known" if names else None
+
+
+def is_secret_setting(name: str, value: Any) -> bool:  # noqa: ANN401 (any JSON value)
+    """Say whether a setting of this name holds a secret, as options of a filesystem do."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    plain = _plain(name)
+    if plain in _SETTINGS or plain.endswith(("secret", "secretkey", "secretaccesskey")):
+        return True
+    return plain in _IF_DRAWN and _looks_drawn(value)
+
+
+def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones too)
+    """Return a setting as a message may show it: without the secrets of its URLs and options."""
+    if isinstance(value, str):
+        return _shown(value) if secret_in(value) else value
+    if isinstance(value, dict):
+        return {
+            key: "***"
+            if isinstance(key, str) and is_secret_setting(key, each)
+            else without_secrets(each)
+            for key, each in value.items()
+        }
+    return [without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
 def refuse_secrets(setting: str, url: str) -> None:
@@ -86,7 +172,7 @@ def refuse_secrets(setting: str, url: str) -> None:
     """
     reason = _refusal(url)
     if reason is not None:
-        raise ConfigurationError(f"{setting} is {redacted(url)}: {reason}")
+        raise ConfigurationError(f"{setting} is {_shown(url)}: {reason}")
 
 
 def _without_secret(url: str) -> str:
@@ -123,6 +209,23 @@ def _refusal(url: str) -> str | None:
     )
 
 
-def _is_secret(name: str) -> bool:
-    plain = "".join(each for each in unquote(name).lower() if each.isalnum())
-    return plain in _NAMES or plain.endswith(_ENDINGS)
+def _shown(url: str) -> str:
+    """Return a URL that was refused up to its first parameter, and without who logs in."""
+    scheme, _, rest = url.rpartition("://")
+    rest = re.split(r"[?#;]", rest.rpartition("@")[2], maxsplit=1)[0]
+    return redacted(f"{scheme}://{'***@' * ('@' in url)}{rest}")[:500]
+
+
+def _is_secret(name: str, value: str) -> bool:
+    plain, value = _plain(unquote(name)), value.rstrip(".,:)]}>")  # of the sentence around it
+    if plain in _NAMES or plain.endswith(_ENDINGS) or _KNOWN.fullmatch(value):
+        return True
+    return plain.endswith(_OF_BOTH) and _looks_drawn(value)
+
+
+def _looks_drawn(value: str) -> bool:
+    return bool(_DRAWN.fullmatch(value[:4096]) or _KNOWN.fullmatch(value[:4096]))
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name.lower() if each.isalnum())

@@ -14,6 +14,7 @@ from engine.problems.segments import first_step, segments
 from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.form import filled_in
+from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
@@ -21,6 +22,7 @@ from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import attribution as work
 from tasks import reporting, training
+from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
@@ -69,29 +71,36 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
     """Attribute on workers that are there, inside a flow run."""
     started, settings = datetime.now(UTC).isoformat(), recipe.attribution
     works = partial(_works, settings)
-    with following(recipe, store, works, workers, outputs=settings.num_queries) as progress:
-        return _attribute(recipe, StageRunner(recipe.descent, store, progress, workers), started)
+    with (
+        following(recipe, store, works, workers, outputs=settings.num_queries) as progress,
+        growing(recipe, store, f"Attribution: {recipe.name}", progress.board) as page,
+    ):
+        stages = StageRunner(recipe.descent, store, progress, workers)
+        return _attribute(recipe, stages, page, started)
 
 
 def _works(settings: AttributionConfig, expected: Expected) -> list[Work]:
     """Return the stages of an attribution."""
     works = [expected.preflight(), expected.guess("initial"), *expected.train(), expected.score()]
     if settings.trial_subsets:
-        works.append(expected.trainings("trial", settings.trial_subsets))
+        works.append(expected.trainings("trial", settings.trial_subsets, scored=True))
     for name in judged_baselines(settings):
         kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
         works.append(expected.guess(kind, float(expected.recipe.training.num_steps)))
     works += [
-        expected.trainings("train-without", each.stop - each.start) for each in subsets(settings)
+        expected.trainings("train-without", each.stop - each.start, scored=True)
+        for each in subsets(settings)
     ]
     return [*works, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
 
 
-def _attribute(recipe: AttributionRecipe, stages: StageRunner, started: str) -> AttributionRecord:
+def _attribute(
+    recipe: AttributionRecipe, stages: StageRunner, page: GrowingReport, started: str
+) -> AttributionRecord:
     settings, store, parts = recipe.attribution, stages.store, segments(recipe.descent)
     reversible = [part for part in parts if part.start >= first_step(recipe.descent)]
     groups = subsets(settings)
-    checks = preflight(stages, settings)
+    checks = page.checks = preflight(stages, settings)
     value = stages.run(training.initial_value, "initial metaparameters")
     borders, final = train(stages, parts, value)
     # All that needs no metagradient is handed in before the sweep, and done beside it by workers.
@@ -112,6 +121,8 @@ def _attribute(recipe: AttributionRecipe, stages: StageRunner, started: str) -> 
     adjoint = stages.run(
         work.seed_queries, "seed queries", value=value, final=final, queries=settings.queries
     )
+    loss = read_scalars(store, scored.result())["test"]["loss"]
+    page.found(f"The model whose predictions are explained has a test loss of {loss:.4f}.")
     found = Found(
         final=final,
         seed=adjoint,
@@ -120,6 +131,7 @@ def _attribute(recipe: AttributionRecipe, stages: StageRunner, started: str) -> 
         baselines={name: each.result() for name, each in baselines.items()},
         trainings=[each.result() for each in trainings],
     )
+    page.stop()
     with stages.progress.reporting():
         return work.conclude(recipe, store, found, stages.counts, started, checks)
 

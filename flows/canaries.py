@@ -12,11 +12,13 @@ from engine.planning.expected import Expected
 from engine.progress.time_left import Work
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.form import filled_in
+from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
+from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
@@ -68,8 +70,12 @@ def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRe
     """Optimize and audit on workers that are there, inside a flow run."""
     started = datetime.now(UTC).isoformat()
     works = partial(_works, recipe)
-    with following(recipe, store, works, workers) as progress:
-        return _optimize(recipe, StageRunner(recipe.descent, store, progress, workers), started)
+    with (
+        following(recipe, store, works, workers) as progress,
+        growing(recipe, store, f"Privacy canaries: {recipe.name}", progress.board) as page,
+    ):
+        stages = StageRunner(recipe.descent, store, progress, workers)
+        return _optimize(recipe, stages, page, started)
 
 
 def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:
@@ -79,7 +85,9 @@ def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:
     return [expected.preflight(), *moves, *audits, expected.report()]
 
 
-def _optimize(recipe: CanariesRecipe, stages: StageRunner, started: str) -> CanariesRecord:
+def _optimize(
+    recipe: CanariesRecipe, stages: StageRunner, page: GrowingReport, started: str
+) -> CanariesRecord:
     settings, descent, store = recipe.canaries, recipe.descent, stages.store
     chosen = CanarySet(number=settings.num_canaries, seed=settings.seed)
     # How many steps there will be changes none of them.
@@ -97,6 +105,7 @@ def _optimize(recipe: CanariesRecipe, stages: StageRunner, started: str) -> Cana
         )
 
     checks = reporting.judge(descent, store, stages.run(training.preflight, "preflight"))
+    page.checks = checks
     moved: list[Ref] = []
     for outer_step in range(recipe.outer.num_steps):
         moved.append(
@@ -109,10 +118,13 @@ def _optimize(recipe: CanariesRecipe, stages: StageRunner, started: str) -> Cana
                 rule=rule,
             )
         )
+        gap = read_scalars(store, moved[-1])["gap"]
+        page.found(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
     audits = {
         OWN: audit(OWN, moved[-1]),
         RANDOM: audit(RANDOM, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
+    page.stop()
     with stages.progress.reporting():
         return work.conclude(recipe, store, moved, audits, stages.counts, started, checks)

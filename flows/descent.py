@@ -1,10 +1,12 @@
 """Metagradient descent: train, reverse the run, move the metaparameters, repeat."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import flow
 
+from engine.applications.descent.growing import page_so_far
 from engine.applications.descent.record import Iterate, RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
@@ -16,7 +18,7 @@ from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import reporting, training
-from tasks.growing import GrowingReport
+from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner, tell_scores
@@ -64,17 +66,21 @@ def descent(  # noqa: PLR0913 (the fields of its form)
 def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     """Descend on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
-    with following(recipe, store, descent_works, workers) as progress:
-        return _descend(StageRunner(recipe, store, progress, workers), started)
+    title = f"Metagradient descent: {recipe.name}"
+    with (
+        following(recipe, store, descent_works, workers) as progress,
+        growing(recipe, store, title, progress.board) as page,
+    ):
+        return _descend(StageRunner(recipe, store, progress, workers), page, started)
 
 
-def _descend(stages: StageRunner, started: str) -> RunRecord:
+def _descend(stages: StageRunner, page: GrowingReport, started: str) -> RunRecord:
     recipe, store, progress = stages.recipe, stages.store, stages.progress
     parts = segments(recipe)
     reversible = [part for part in parts if part.start >= first_step(recipe)]
     num_steps = recipe.outer.num_steps
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
-    page = GrowingReport(recipe, store, checks, started)
+    page.checks = checks
     value = stages.run(training.initial_value, "initial metaparameters")
     iterates: list[Iterate] = []
     for outer_step in range(num_steps + 1):
@@ -88,7 +94,7 @@ def _descend(stages: StageRunner, started: str) -> RunRecord:
         scores = scored.result()
         iterate = reporting.read_iterate(store, outer_step, value, final, gradient, scores)
         iterates.append(iterate)
-        page.show(iterates)
+        page.show(partial(page_so_far, recipe, checks, started, list(iterates)))
         if gradient is not None:
             value = stages.run(
                 training.update,

@@ -13,10 +13,12 @@ from engine.problems.segments import segments
 from engine.progress.time_left import Work
 from engine.recipes.form import filled_in
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
+from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from flows.parts.training import hand_in_training
 from tasks import smoothness, training
+from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
@@ -65,8 +67,12 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
     """Measure on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
     works = partial(_works, recipe.smoothness)
-    with following(recipe, store, works, workers) as progress:
-        return _measure(recipe, StageRunner(recipe.descent, store, progress, workers), started)
+    with (
+        following(recipe, store, works, workers) as progress,
+        growing(recipe, store, f"Metasmoothness of {recipe.name}", progress.board) as page,
+    ):
+        stages = StageRunner(recipe.descent, store, progress, workers)
+        return _measure(recipe, stages, page, started)
 
 
 def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
@@ -79,7 +85,9 @@ def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
     return [*works, *(expected.guess("output") for _ in range(extra)), expected.report()]
 
 
-def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) -> SmoothnessRecord:
+def _measure(
+    recipe: MetasmoothnessRecipe, stages: StageRunner, page: GrowingReport, started: str
+) -> SmoothnessRecord:
     settings, store, parts = recipe.smoothness, stages.store, segments(recipe.descent)
     extra = landscape_distances(settings.landscape, settings.step)
     value = stages.run(training.initial_value, "initial metaparameters")
@@ -110,8 +118,12 @@ def _measure(recipe: MetasmoothnessRecipe, stages: StageRunner, started: str) ->
         for distance, final in sights.items()
     }
     compared = [each.result() for each in comparisons]
+    for direction, each in enumerate(compared):
+        agreement = read_scalars(store, each)["definition_2"]
+        page.found(f"Direction {direction}: Definition 2 is {agreement:.3f}.")
     outputs = {distance: each.result() for distance, each in heights.items()}
     found = scores.result()
+    page.stop()
     with stages.progress.reporting():
         return smoothness.conclude(recipe, store, compared, outputs, found, stages.counts, started)
 

@@ -29,6 +29,7 @@ from flows.metasmoothness import measure
 from flows.parts.naming import flow_run_name
 from flows.parts.training import train
 from tasks import smoothness, training
+from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
@@ -62,16 +63,25 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
     store = absolute(store)
     started = datetime.now(UTC).isoformat()
     smoothness.check(recipe, store)
-    with one_process(recipe, store), open_workers(recipe.workers) as workers:
-        trials = _try_all(recipe, store, workers)
+    with (
+        one_process(recipe, store),
+        open_workers(recipe.workers) as workers,
+        growing(recipe, store, f"Search for a smooth routine: {recipe.name}") as page,
+    ):
+        trials = _try_all(recipe, store, workers, page)
     return smoothness.conclude_search(recipe, store, trials, started)
 
 
-def _try_all(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> list[Trial]:
+def _try_all(
+    recipe: SmoothSearchRecipe, store: str, workers: Workers, page: GrowingReport
+) -> list[Trial]:
     """Measure all routines at their own rate, then at the rates that match the baseline's loss."""
     routines = tried_routines(recipe)
     nominal = workers.together(
-        [partial(_measure, recipe, routine, store, workers) for routine in routines.values()]
+        [
+            partial(_measure_and_say, page, name, recipe, routine, store, workers)
+            for name, routine in routines.items()
+        ]
     )
     target = target_loss([point for point, _ in nominal])
     losses = workers.together(
@@ -100,6 +110,25 @@ def _try_all(recipe: SmoothSearchRecipe, store: str, workers: Workers) -> list[T
             routines, nominal, tuned, matched, strict=True
         )
     ]
+
+
+def _measure_and_say(
+    page: GrowingReport,
+    name: str,
+    recipe: SmoothSearchRecipe,
+    routine: DescentRecipe,
+    store: str,
+    workers: Workers,
+) -> tuple[Measured | None, str | None]:
+    """Measure one routine, and say what was found."""
+    point, failed = _measure(recipe, routine, store, workers)
+    page.found(
+        f"{name} cannot be measured: {failed}"
+        if point is None
+        else f"{name}: metasmoothness {point.definition_2:.3f}, validation loss "
+        f"{point.validation:.4f}."
+    )
+    return point, failed
 
 
 def _measure(

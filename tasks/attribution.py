@@ -16,7 +16,7 @@ final_gradients = stage_task(stages.final_gradients)
 trak = stage_task(stages.trak)
 
 
-@task
+@task(task_run_name="check the recipe")
 def check(recipe: AttributionRecipe, store: str) -> None:
     """Refuse what cannot be attributed before anything is trained; keep the settings."""
     attribution_runs.prepare(recipe, store)

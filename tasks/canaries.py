@@ -13,7 +13,7 @@ move_canaries = stage_task(stages.move_canaries)
 audit_canaries = stage_task(stages.audit_canaries)
 
 
-@task
+@task(task_run_name="check the recipe")
 def check(recipe: CanariesRecipe, store: str) -> None:
     """Refuse what cannot be before anything is trained; keep the settings."""
     canary_runs.prepare(recipe, store)

@@ -1,12 +1,13 @@
-"""The report of a descent while it goes on: in the store, and as one artifact of the UI.
+"""The report of a run while it goes on: in the store, and as one artifact of the UI.
 
 It is drawn in a thread of its own, so that no stage waits for it, and only as often as it can be:
 what came meanwhile is in the next drawing. What goes wrong there is logged, and stops nothing.
 """
 
+import logging
 import threading
-from collections.abc import Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 from uuid import UUID
@@ -17,15 +18,17 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
-from engine.applications.descent.growing import page_so_far
-from engine.applications.descent.record import Iterate
 from engine.preflight.verdict import CheckReport
+from engine.progress.board import Board
+from engine.progress.displays import ticking
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.reports.page import REPORT, as_markdown
-from engine.runs.growing import write_so_far
+from engine.reports.sections import Page
+from engine.runs.growing import page_of_stages, write_so_far
 from engine.storage.location import join
 from engine.storage.places import run_folder
+from tasks.running.artifacts import earlier_artifact
 
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
@@ -45,64 +48,99 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
     """
     text += f"\n\nReport: {join(run_folder(store, run), REPORT)}"
     place = (str(flow_run.id), store, run)
-    artifact = _ARTIFACTS.get(place)
+    key, description = f"report-{name}", f"Run {run}"
+    artifact = _ARTIFACTS.get(place) or earlier_artifact(key, description)
     if artifact is None:
-        made = create_markdown_artifact(text, key=f"report-{name}", description=f"Run {run}")
+        made = create_markdown_artifact(text, key=key, description=description)
         # Prefect's artifact functions are both sync and async; outside a coroutine they are sync.
         _ARTIFACTS[place] = cast("UUID", made)
         return
+    _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:
         client.update_artifact(artifact, ArtifactUpdate(data=text))
 
 
 class GrowingReport:
-    """Draws what a descent has found until now, whenever an iterate is there.
+    """What a run of any kind has found until now, drawn now and then.
+
+    Until it has a page of its own to show (``show``), it says which stages are done, what was
+    found, and how long the run still takes.
 
     Args:
-        recipe: The set-up.
+        recipe: The set-up, of any kind.
         store: fsspec URL of the store.
-        checks: What the preflight found.
-        started: UTC time of the start, ISO 8601.
+        title: Of the report.
+        board: Where the run stands; None if its parts are runs of their own.
+
+    Attributes:
+        checks: What the preflight found, for whoever knows it.
     """
 
     def __init__(
-        self, recipe: DescentRecipe, store: str, checks: CheckReport, started: str
+        self, recipe: DescentRecipe, store: str, title: str, board: Board | None = None
     ) -> None:
-        self._recipe, self._store, self._run = recipe, store, run_name(recipe)
-        self._page = partial(page_so_far, recipe, checks, started)
+        self._recipe, self._store, self._title, self._board = recipe, store, title, board
+        self._run = run_name(recipe.descent)
         self._logger = get_run_logger()
-        self._waiting: list[Iterate] | None = None
-        self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self.checks: CheckReport | None = None
+        self._findings: list[str] = []
+        self._own: Callable[[], Page] | None = None
+        self._drawn: object = None
+        self._is_over = False
+        self._drawing = threading.Lock()
 
-    def show(self, iterates: Sequence[Iterate]) -> None:
-        """Show these iterates soon, in place of any that wait to be shown."""
-        with self._lock:
-            self._waiting = list(iterates)
-            if self._thread is None or not self._thread.is_alive():
-                work = copy_context()  # it says which run and which server
-                self._thread = threading.Thread(target=work.run, args=(self._draw,), daemon=True)
-                self._thread.start()
+    def found(self, sentence: str) -> None:
+        """Say something that the run has found, on the page from the next drawing on."""
+        self._findings.append(sentence)
+        self._logger.log(logging.INFO, sentence)
+
+    def show(self, make: Callable[[], Page]) -> None:
+        """Show a page of its own soon, in place of any that waits to be shown.
+
+        Args:
+            make: Draws it, in another thread.
+        """
+        self._own = make
 
     def stop(self) -> None:
         """Draw no more, and wait for a drawing that has begun: it must not come after the end."""
-        self._stopped.set()
-        thread = self._thread  # which forgets itself when nothing waits
-        if thread is not None:
-            thread.join()
+        with self._drawing:
+            self._is_over = True
 
-    def _draw(self) -> None:
-        while not self._stopped.is_set():
-            with self._lock:
-                iterates, self._waiting = self._waiting, None
-                if iterates is None:
-                    self._thread = None
-                    return
+    def look(self) -> None:
+        """Draw what is new, if anything is."""
+        with self._drawing:
+            make, state = self._newest()
+            if self._is_over or state == self._drawn:
+                return
+            self._drawn = state
             try:
-                page = write_so_far(self._store, self._run, partial(self._page, iterates))
+                page = write_so_far(self._store, self._run, make)
                 if page is None:
-                    return  # it has ended before, and its report says more than this would
+                    self._is_over = True  # it has ended before, and its report says more than this
+                    return
                 show_markdown(self._store, self._run, self._recipe.name, as_markdown(page))
             except Exception as error:  # nobody may lose a run by it
                 self._logger.warning("The report so far could not be written: %s", error)
-            self._stopped.wait(_PAUSE)
+
+    def _newest(self) -> tuple[Callable[[], Page], object]:
+        """Return what draws the page, and what it depends on."""
+        if self._own is not None:
+            return self._own, self._own
+        seen = None if self._board is None else self._board.seen()
+        findings = tuple(self._findings)
+        make = partial(page_of_stages, self._recipe, self._title, seen, findings, self.checks)
+        return make, (seen and (seen.done, seen.work), findings, self.checks is not None)
+
+
+@contextmanager
+def growing(
+    recipe: DescentRecipe, store: str, title: str, board: Board | None = None
+) -> Iterator[GrowingReport]:
+    """Let a report grow inside the block; see ``GrowingReport``."""
+    page = GrowingReport(recipe, store, title, board)
+    with ticking(page.look, _PAUSE):
+        try:
+            yield page
+        finally:
+            page.stop()

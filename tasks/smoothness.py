@@ -16,7 +16,7 @@ output_at = stage_task(stages.output_at)
 compare = stage_task(stages.compare)
 
 
-@task
+@task(task_run_name="check the recipe")
 def check(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> None:
     """Refuse what cannot be measured before anything is trained; keep the settings of what can."""
     smoothness_runs.prepare(recipe, store)

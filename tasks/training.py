@@ -10,7 +10,7 @@ from engine.stages.run import Run
 from tasks.running.stage_task import stage_task
 
 
-@task
+@task(task_run_name="check the recipe")
 def check(recipe: DescentRecipe, store: str) -> None:
     """Refuse an impossible run before anything is trained; keep settings and plan of another.
 

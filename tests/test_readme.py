@@ -39,3 +39,20 @@ def test_example_runs(code, tmp_path):
 def test_document_has_an_example(name):
     """Without this a typing error in the fence would leave nothing to run, and pass."""
     assert BLOCK.search((ROOT / name).read_text())
+
+
+@pytest.mark.slow
+def test_first_example_prints_what_the_readme_says(tmp_path):
+    """It is the first claim that a reader can try; another machine may round one rank away."""
+    readme = (ROOT / "README.md").read_text()
+    (said,) = re.findall(r"It prints `(\d+) of the 20 \.\.\.`, .* and `pass`", readme)
+    script = tmp_path / "example.py"
+    script.write_text(BLOCK.findall(readme)[0])
+
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    number, verdict = re.match(r"(\d+) of the 20 .*\n(\w+)\n$", run.stdout).groups()
+    assert abs(int(number) - int(said)) <= 1
+    assert verdict == "pass"

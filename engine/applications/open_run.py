@@ -4,20 +4,20 @@ It reads records, files and rows, and nothing else: no code that a stored recipe
 and no place that it names is read, but by ``OpenRun.model``, which asks for trust.
 """
 
-import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from engine.applications.kept_rows import rows_of
 from engine.applications.kinds import read_finished
-from engine.errors import ConfigurationError
+from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.numerics.shown_html import pairs_html, rows_html
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
-from engine.reports.frames import as_table, read_csv
+from engine.reports.frames import as_table
 from engine.reports.page import REPORT
 from engine.reports.settings_rows import changed_rows
 from engine.reports.shown_figures import ShownFigure, figures_of
@@ -147,7 +147,7 @@ class OpenRun:
             ConfigurationError: If there is no such step.
             StoreError: If its bits are not there, or not those that were committed.
         """
-        return self._rows(self._iterate(step).value)["value"]
+        return self._vector(self._iterate(step).value, "value".__eq__)
 
     def metagradient(self, step: int = 0) -> "Tensor":
         """Return d objective / d z at an outer step, flat like ``z``, on the CPU.
@@ -167,9 +167,9 @@ class OpenRun:
                 f"Outer step {step} of run {self.name} has no metagradient: no step was taken from "
                 f"there. Those before it, up to {len(self.iterates) - 2}, have one."
             )
-        from engine.stages.metagradient_rows import only_metagradient
+        from engine.stages.metagradient_rows import is_metagradient
 
-        return only_metagradient(self._rows(ref))
+        return self._vector(ref, is_metagradient)
 
     def losses(self, step: int | None = None) -> list[float]:
         """Return the batch loss of every training step of an outer step.
@@ -214,15 +214,13 @@ class OpenRun:
 
         Raises:
             ConfigurationError: If the run selects no examples, or has not finished.
+            CheckpointCorruptError: If the file of it is damaged.
         """
         for file in _SELECTION:
             content = self._content(file)
             if content is None or (file.endswith("parquet") and find_spec("pyarrow") is None):
                 continue
-            if file.endswith("parquet"):
-                table = import_module("pyarrow.parquet").read_table(io.BytesIO(content))
-                return table.to_pandas() if find_spec("pandas") else table.to_pylist()
-            return as_table(read_csv(content.decode()))
+            return as_table(rows_of(content, run_file(self.store, self.name, file)))
         raise ConfigurationError(
             f"Run {self.name} has no selection of examples: it has not finished, or its "
             f"metaparameters are {self.recipe.metaparameters.name.value}. See `z` and `table`."
@@ -338,10 +336,18 @@ class OpenRun:
             )
         return self.iterates[wanted]
 
-    def _rows(self, ref: "Ref") -> "dict[str, Tensor]":
+    def _vector(self, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tensor":
+        """Return the one vector of a stage that is called so."""
         from engine.stages.commits import read_rows
 
-        return read_rows(self.store, ref)
+        rows = read_rows(self.store, ref)
+        found = [row for name, row in rows.items() if is_wanted(name)]
+        if len(found) != 1:
+            raise CheckpointCorruptError(
+                f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, and not what a run reads "
+                "there. Something in the store was changed from outside: do not use this store."
+            )
+        return found[0]
 
     def _content(self, file: str) -> bytes | None:
         with store_errors(self.store):

@@ -1,16 +1,20 @@
 """Runs sent to where people look: TensorBoard, MLflow, Weights & Biases, trackio.
 
-A run of a store is read and sent as it stands, finished or not. So nothing that is sent, and no
-tracker that fails, can change what a stage makes or what it is called.
+A run of a store is read and sent as it stands, finished or not, once or again and again while it
+goes on. So nothing that is sent, and no tracker that fails, can change what a stage makes or what
+it is called.
 """
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import ConfigurationError
 from engine.extras import load
+from engine.secret_urls import redacted, secret_in
 
 if TYPE_CHECKING:
     from engine.applications.open_run import OpenRun
@@ -44,7 +48,7 @@ class TensorBoard:
     """
 
     def __init__(self, place: str, run: str) -> None:
-        load("tensorboard", "Writing for TensorBoard", "tracking")
+        load("tensorboard", "Writing for TensorBoard", _EXTRAS["tensorboard"])
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(os.path.join(place or "runs", run))
@@ -74,7 +78,7 @@ class MLflow:
     """
 
     def __init__(self, place: str, run: str) -> None:
-        tracking = load("mlflow.tracking", "Writing for MLflow", extra=None)
+        tracking = load("mlflow.tracking", "Writing for MLflow", _EXTRAS["mlflow"])
         self._client = tracking.MlflowClient(tracking_uri=place or None)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = (
@@ -108,7 +112,7 @@ class LikeWandb:
     """
 
     def __init__(self, package: str, place: str, run: str) -> None:
-        self._module: Any = load(package, f"Writing for {package}", extra=None)
+        self._module: Any = load(package, f"Writing for {package}", _EXTRAS[package])
         self._names = {"project": place or PROJECT, "name": run}
         self._is_begun = False
 
@@ -136,19 +140,79 @@ TRACKERS: dict[str, Callable[[str, str], Tracker]] = {
 """Name of a tracker to what makes one of a place and the name of a run."""
 
 
+_EXTRAS = {"tensorboard": "tracking", "mlflow": None, "wandb": None, "trackio": None}
+"""Package of a tracker to the extra that brings it."""
+
+
 def check_target(target: str) -> tuple[str, str]:
     """Return tracker and place of a target as it is typed, ``tensorboard:DIR`` or ``wandb``.
 
     Raises:
-        ConfigurationError: If there is no such tracker.
+        ConfigurationError: If there is no such tracker, its package is not installed, or its
+            address holds a secret.
     """
     name, _, place = target.partition(":")
     if name not in TRACKERS:
         raise ConfigurationError(
-            f"{target!r} names no tracker. Use one of {', '.join(TRACKERS)}, with a place after a "
-            "colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
+            f"{redacted(target)!r} is no tracker. Use one of {', '.join(TRACKERS)}, with a place "
+            "after a colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
         )
+    secret = secret_in(place)
+    if secret is not None:
+        raise ConfigurationError(
+            f"The address of the tracker {name} holds {secret}, and what is typed is kept by "
+            "shells and shown in messages. Leave it out, and put it where the tracker looks for "
+            "it, e.g. in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+    if name in _EXTRAS and name not in sys.modules and find_spec(name) is None:
+        load(name, f"Writing for {name}", _EXTRAS[name])
     return name, place
+
+
+class Sending:
+    """A run on its way to a tracker, in as many parts as there are looks at it.
+
+    Args:
+        target: As of ``check_target``.
+
+    Attributes:
+        number: How many numbers were sent.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._name, self._place = check_target(target)
+        self._tracker: Tracker | None = None
+        self._sent: dict[int, set[str]] = {}
+        self.number = 0
+
+    def send(self, run: "OpenRun") -> None:
+        """Send what is new of a run since the last time: a number is sent once.
+
+        Args:
+            run: As it is now.
+
+        Raises:
+            ConfigurationError: If the tracker's package is not installed.
+            Exception: Whatever that package raises.
+        """
+        from engine.reports.settings_rows import changed_rows
+
+        steps = _by_step(run)
+        if self._tracker is None:
+            self._tracker = TRACKERS[self._name](self._place, run.name)
+            self._tracker.settings({key: value for key, value, _ in changed_rows(run.recipe)})
+        for step, values in sorted(steps.items()):
+            sent = self._sent.setdefault(step, set())
+            new = {name: value for name, value in values.items() if name not in sent}
+            if new:
+                self._tracker.log(new, step)
+                self.number += len(new)
+                sent.update(new)
+
+    def close(self) -> None:
+        """Write what has not been written yet; nothing is sent after it."""
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def send(run: "OpenRun", target: str) -> int:
@@ -167,18 +231,12 @@ def send(run: "OpenRun", target: str) -> int:
     Raises:
         ConfigurationError: If there is no such tracker, or its package is not installed.
     """
-    from engine.reports.settings_rows import changed_rows
-
-    name, place = check_target(target)
-    steps = _by_step(run)
-    tracker = TRACKERS[name](place, run.name)
+    sending = Sending(target)
     try:
-        tracker.settings({key: value for key, value, _ in changed_rows(run.recipe)})
-        for step, values in sorted(steps.items()):
-            tracker.log(values, step)
+        sending.send(run)
     finally:
-        tracker.close()
-    return sum(map(len, steps.values()))
+        sending.close()
+    return sending.number
 
 
 def _by_step(run: "OpenRun") -> dict[int, dict[str, float]]:

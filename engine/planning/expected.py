@@ -17,15 +17,20 @@ from engine.recipes.replay import ScheduleName
 from engine.schedules.by_name import NamedPlan, plan_of
 from engine.schedules.segments import Segment
 
-_PREFLIGHT_STEPS = 600.0
+_PREFLIGHT_STEPS = 900.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
 
-_TOGETHER = (0.6, 0.4)
+_TOGETHER, _SCORED = (0.6, 0.4), (0.8, 0.75)
 """Time of n trainings that may be carried out as one, in trainings: the first number, and the
-second for each of them."""
+second for each of them; and of those that score several queries besides."""
+
+_GRADIENT_STEPS = 300.0
+"""Plain steps of a baseline that takes a gradient of each example."""
 
 _FEW_STEPS = 2.0
 """Plain steps of a stage that hardly computes."""
+
+_OF_GRADIENTS = (BaselineName.GRADIENT_SIMILARITY, BaselineName.GRADIENT_CANCELLING)
 
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
@@ -99,11 +104,11 @@ class Expected:
         """Return a stage that takes about so many plain steps."""
         return Work(kind, steps * (self.plan.seconds.step if self.plan else 1.0), rough=True)
 
-    def trainings(self, kind: str, number: int) -> Work:
-        """Return a stage that carries out so many trainings."""
+    def trainings(self, kind: str, number: int, *, scored: bool = False) -> Work:
+        """Return a stage that carries out so many trainings, and may score queries after each."""
         steps = self._num_steps(self.parts)
         one = self.plan.seconds.train if self.plan else float(steps)
-        first, more = _TOGETHER
+        first, more = _SCORED if scored else _TOGETHER
         weight = (first + more * number) * one
         return Work(kind, weight, forward=number * steps, rough=True)
 
@@ -185,7 +190,8 @@ def comparison_works(expected: Expected) -> list[Work]:
         if name is BaselineName.LABEL_FLIP:
             works.append(expected.trainings("retrain", 1))
         elif not is_initial(name, recipe.metaparameters.kept):
-            works += [expected.guess("baseline"), *expected.train(), expected.score()]
+            steps = _GRADIENT_STEPS if name in _OF_GRADIENTS else _FEW_STEPS
+            works += [expected.guess("baseline", steps), *expected.train(), expected.score()]
     wanted = recipe.schedules
     for start in range(0, wanted.grid, wanted.chunk):
         works.append(expected.trainings("schedules", min(wanted.chunk, wanted.grid - start)))

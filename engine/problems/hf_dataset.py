@@ -17,6 +17,7 @@ from engine.extras import install
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.data_cards import refuse_places
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
@@ -115,8 +116,11 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401
         if saved or ("://" in source and path.suffix not in kinds):
             return library.load_from_disk(source)
         if path.is_dir():
+            refuse_places(path)
             return library.load_dataset(source)
         return library.load_dataset(kinds.get(path.suffix, "json"), data_files=source)
+    except DataError:
+        raise
     except Exception as error:  # of several libraries
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise DataError(
@@ -203,7 +207,9 @@ def _plain(table: Any, name: str) -> list[Any]:  # noqa: ANN401
     if type(feature).__name__ == "Image":
         bare = table.cast_column(name, type(feature)(decode=False))
         return list(bare[name])
-    values = list(table[name])
+    # As it is stored: the library would open what a cell of a sound, a video or a list of pictures
+    # names, wherever that is.
+    values = table.select_columns([name]).with_format("arrow")[:].column(name).to_pylist()
     if type(feature).__name__ == "ClassLabel":
         return [None if v is None or v < 0 else feature.int2str(v) for v in values]
     return values
@@ -349,5 +355,11 @@ def _spread(name: str, values: list[Any], split: str) -> dict[str, list[Any]]:
             f"The column {name!r} of the {split} rows has lists of {sorted(lengths)[:4]} numbers, "
             "but a model reads as many of each row. Leave it out of arguments.inputs."
         )
-    flat = [np.asarray(value, dtype=float).reshape(-1).tolist() for value in values]
+    try:
+        flat = [np.asarray(value, dtype=float).reshape(-1).tolist() for value in values]
+    except (TypeError, ValueError) as error:  # a list of pictures, of texts, or of unequal lists
+        raise DataError(
+            f"The column {name!r} of the {split} rows has lists of what is no number. Leave it out "
+            "of arguments.inputs."
+        ) from error
     return {f"{name}_{at}": [row[at] for row in flat] for at in range(len(flat[0]))}

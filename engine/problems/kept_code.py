@@ -20,7 +20,8 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.execution import CodePlace
 from engine.recipes.problem_functions import names_code, source_files, sources
 from engine.recipes.settings import digest
-from engine.storage.places import kept_code_url
+from engine.storage.location import refuse_links
+from engine.storage.places import CODE, kept_code_url
 from engine.storage.records import create_record, read_record
 from engine.storage.safe_names import is_part
 
@@ -40,6 +41,7 @@ def keep_code(recipe: DescentRecipe, store: str) -> None:
     Raises:
         ConfigurationError: If they cannot be kept: a file outside the recipe's folder, or too many
             bytes.
+        CheckpointCorruptError: If the store's folder for them is a link to another place.
     """
     if not _is_asked(recipe) or not _is_here(recipe):
         return
@@ -54,6 +56,7 @@ def keep_code(recipe: DescentRecipe, store: str) -> None:
         )
     # Latin-1 maps each byte to one character and back, whatever the file's encoding is.
     text = {name: each.decode("latin-1") for name, each in content.items()}
+    refuse_links(store, CODE)
     create_record(kept_code_url(store, _key(recipe)), {"files": text})
 
 

@@ -1,7 +1,8 @@
 """The examples of a data set, cut into splits, and what they must be like."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,6 +83,26 @@ class DataSet:
 
     classes: tuple[str, ...] = ()
     """What people call the classes, in the order of their numbers; empty where a number says it."""
+
+    def __post_init__(self) -> None:
+        held_out = {name: _writable(each) for name, each in self.held_out_names.items()}
+        groups = {name: _writable(each) for name, each in self.groups.items()}
+        known = {"names": _writable(self.names), "classes": _writable(self.classes)}
+        for name, value in {**known, "held_out_names": held_out, "groups": groups}.items():
+            object.__setattr__(self, name, value)
+
+
+def _writable(names: Sequence[Any]) -> tuple[Any, ...]:
+    """Return names that can be written and are one line: those of files may hold any bytes."""
+    return tuple(
+        "".join(map(_sign, each)) if isinstance(each, str) and not each.isprintable() else each
+        for each in names
+    )
+
+
+def _sign(letter: str) -> str:
+    is_none = unicodedata.category(letter) in ("Cc", "Cs")  # controls, and halves of characters
+    return letter.encode("unicode_escape").decode() if is_none else letter
 
 
 def check_examples(

@@ -1,9 +1,8 @@
 """Tables in files of CSV, Parquet and npz, as columns of Python values."""
 
 import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from engine.errors import ConfigurationError, DataError
 from engine.extras import install
+from engine.problems.bounded import npz_arrays, parquet_columns, refuse_twice
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -42,9 +42,8 @@ def read_table(url: str, name: str, *, texts: bool = False) -> dict[str, list[An
             return _arrays(content, what)
         arrow = _arrow(what)
         if content[:4] == b"PAR1":
-            table = import_module("pyarrow.parquet").ParquetFile(arrow.BufferReader(content)).read()
-        else:
-            table = _csv(decoded(content, what), arrow, texts=texts)
+            return parquet_columns(content, what)
+        table = _csv(decoded(content, what), arrow, texts=texts)
         refuse_twice(table.column_names, what)
         return table.to_pydict()
     except (DataError, ConfigurationError):
@@ -55,17 +54,6 @@ def read_table(url: str, name: str, *, texts: bool = False) -> dict[str, list[An
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Repair the file, "
             "or save it in one of these formats."
         ) from error
-
-
-def refuse_twice(names: Iterable[str], what: str) -> None:
-    """Refuse a name that stands twice: one of the two columns would be lost."""
-    names = list(names)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"{what} has several columns {twice!r}, and all but one of them would be ignored. "
-            "Rename or remove them."
-        )
 
 
 def _csv(text: str, arrow: Any, *, texts: bool) -> Any:  # noqa: ANN401 (modules and tables of pyarrow)
@@ -108,10 +96,8 @@ def _arrow(what: str) -> Any:  # noqa: ANN401 (a module, by name, because it is 
 def _arrays(content: bytes, what: str) -> dict[str, list[Any]]:
     """Return the columns of arrays; one with more axes has a column for each number of a row."""
     found: list[tuple[str, list[Any]]] = []
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        refuse_twice(stored.files, what)
-        for name in stored.files:
-            found += _columns(name, stored[name], what)
+    for name, array in npz_arrays(content, what).items():
+        found += _columns(name, array, what)
     refuse_twice([name for name, _ in found], what)
     lengths = {name: len(column) for name, column in found}
     if len(set(lengths.values())) > 1:

@@ -6,13 +6,14 @@ Whoever carries a run out writes on its board; a terminal, a notebook and Prefec
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.progress.meter import Meter, listening
-from engine.progress.names import about, capital, in_words
+from engine.progress.names import about, capital, in_words, part_in_words
 from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
 from engine.reports.units import write_duration, write_number, write_percent
 
@@ -82,6 +83,7 @@ class Seen:
         best: Place of the best of them; None before the first.
         judge: The split that chooses it.
         is_finished: Whether the run has come to its end.
+        parts: Kinds of stages, each with how many are done and how many there will be.
     """
 
     title: str
@@ -98,6 +100,7 @@ class Seen:
     best: int | None
     judge: str
     is_finished: bool
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def work(self) -> str:
@@ -208,11 +211,14 @@ class Board:
         self._time = TimeLeft(works, in_seconds=course.in_seconds)
         self._lock = threading.RLock()
         self._stages: dict[str, _Stage] = {}
+        self._expected = Counter(work.kind for work in works if work.kind not in _NO_STAGES)
+        self._done_of: Counter[str] = Counter()
         self._outer: list[OuterLine] = []
         self._began = clock()
         self._ended: float | None = None
         self._done = self._cached = 0
         self._share = 0.0
+        meter.words = []  # what led to the run is over; from now on it says itself what it is at
         meter.boards.append(self)
 
     def begin(self, name: str, kind: str, *, meter: Meter | None = None) -> None:
@@ -245,6 +251,7 @@ class Board:
             self._time.end(name, self._clock(), cached=cached or not timed)
             if stage.work.kind not in _NO_STAGES:
                 self._done += 1
+                self._done_of[stage.work.kind] += 1
                 self._cached += cached
 
     @contextmanager
@@ -315,6 +322,11 @@ class Board:
                 best=losses.index(pick(losses)) if losses else None,
                 judge=self._course.judge,
                 is_finished=over,
+                parts=tuple(
+                    (part_in_words(kind), done, max(self._expected[kind], done))
+                    for kind in dict.fromkeys([*self._expected, *self._done_of])
+                    for done in [self._done_of[kind]]
+                ),
             )
 
     def _running(self, stage: _Stage, now: float) -> Running:

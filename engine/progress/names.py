@@ -35,6 +35,11 @@ def in_words(name: str) -> str:
     return f"{words} of outer step {of}" if of.isdigit() else f"{words} of {of}"
 
 
+def part_in_words(kind: str) -> str:
+    """Return what the stages of a kind do, e.g. ``Training`` or ``Train without``."""
+    return capital(_VERBS.get(kind, kind.replace("-", " ")))
+
+
 def capital(words: str) -> str:
     """Return words as a sentence begins."""
     return f"{words[:1].upper()}{words[1:]}"

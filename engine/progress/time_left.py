@@ -4,12 +4,15 @@ A run is a list of ``Work``, each of a kind and with a weight: the seconds that 
 plain steps where there is no plan. What a kind took, beside what it was expected to take, corrects
 the rest of its kind, what was done last more than what was done first; a kind that has not been
 seen is corrected as all others together. The work at hand counts with the part of it that is done.
+The slowest of the works that count is left out: what delayed it, such as a package that was loaded
+or a report that was drawn meanwhile, says nothing of the others.
 Time between works is counted for each work that is left; where works are done beside each other,
 the time of the run beside the sum of its works is one more factor.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 REPORT = "report"
@@ -24,8 +27,9 @@ UPDATE = "update"
 PULL = 3.0
 """Plain steps that a reverse step costs, where nobody has measured it."""
 
-_TRUST = 0.05
-"""Share of one work for which the expectation counts once works of its kind were measured."""
+_TRUST, _TRUST_IN_GUESS = 0.05, 0.2
+"""Share of one work for which the expectation counts once works of its kind were measured. Works of
+a kind whose weight is a guess are less like each other, so that one of them says less."""
 
 _SHORTEST = 0.2
 """Seconds of a work at hand from which on the part of it that is done says how fast it is."""
@@ -73,26 +77,41 @@ class Work:
 class _Kind:
     """What is known of works of one kind: those to come, and what the others took."""
 
-    one: float  # weight of one work
+    one: float  # weight of its largest work
     rough: bool
     waiting: deque[Work] = field(default_factory=deque)
     whole: float = 0.0  # weight of all of them
     done: float = 0.0  # weight of what is done, also of what was found done
-    seconds: float = 0.0  # measured lately, of
-    weight: float = 0.0  # so much
+    recent: deque[tuple[float, float]] = field(default_factory=deque)  # weight, seconds
 
     def add(self, work: Work) -> None:
         """Expect one more work."""
         self.waiting.append(work)
+        self.one = max(self.one, work.weight)
         self.whole += work.weight
 
     def measure(self, weight: float, seconds: float) -> None:
         """Note what a work took; what lies far back is forgotten."""
         number, share = _REMEMBERED
         window = max(number * self.one, share * self.whole)
-        kept = max(1.0 - weight / window, 0.0) if window > 0 else 0.0
-        self.seconds = kept * self.seconds + seconds
-        self.weight = kept * self.weight + weight
+        self.recent.append((weight, seconds))
+        while sum(each for each, _ in self.recent) - self.recent[0][0] >= window > 0:
+            self.recent.popleft()
+
+
+def _pace(works: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the weight of some works, and the seconds of it without what delayed the slowest one.
+
+    Args:
+        works: Weight and seconds of each.
+    """
+    known = sorted((each for each in works if each[0] > 0), key=lambda each: each[1] / each[0])
+    kept = known[:-1] or known
+    if not kept:
+        return 0.0, 0.0
+    whole = math.fsum(weight for weight, _ in known)
+    weight, seconds = (math.fsum(column) for column in zip(*kept, strict=True))
+    return whole, seconds * whole / weight
 
 
 @dataclass
@@ -214,11 +233,11 @@ class TimeLeft:
 
     def _measured(self, name: str, kind: _Kind, now: float) -> tuple[float, float]:
         """Return the seconds that some weight of a kind took, works at hand included."""
-        seconds, weight = kind.seconds, kind.weight
+        works = list(kind.recent)
         for begun in self._at_hand(name):
             if begun.share and now - begun.at > _SHORTEST:
-                seconds += now - begun.at
-                weight += begun.share * begun.work.weight
+                works.append((begun.share * begun.work.weight, now - begun.at))
+        weight, seconds = _pace(works)
         return seconds, weight
 
     def _general(self, now: float) -> float | None:
@@ -237,8 +256,10 @@ class TimeLeft:
         """Return the seconds of a unit of weight of one kind."""
         seconds, weight = self._measured(name, kind, now)
         if name == REPORT and self._in_seconds:
-            general = max(general, 1.0)  # steps that are faster than planned do not make it so
-        doubt = _TRUST * kind.one
+            # It computes no steps: what makes them faster leaves it as it is, and a machine that
+            # is busy makes it slower too.
+            general = max(general, 1.0) ** 0.5
+        doubt = (_TRUST_IN_GUESS if kind.rough else _TRUST) * kind.one
         return (seconds + doubt * general) / (weight + doubt) if weight + doubt > 0 else general
 
     def _waited(self, left: float, now: float) -> float:

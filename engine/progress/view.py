@@ -46,7 +46,7 @@ class Picture:
         if going or (seen and not self._meter.words):
             yield draw(going or seen[-_MOST_RUNS:], self._clean)
         else:
-            words = capital(self._clean(self._meter.work)) or "Working"
+            words = capital(self._clean(self._meter.work)) or "Starting"
             self._spinner.update(text=_line(f"{words}  {clock(self._gone())}", "bold"))
             yield self._spinner
 

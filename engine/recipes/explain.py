@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from engine.secret_urls import without_secrets
+
 
 class NamedError(ValueError):
     """A refusal that names its settings itself."""
@@ -47,7 +49,7 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
         return f"  {key}: missing. Give it a value."
     described = fields[last].description if last in fields else None
     remedy = f" {key} means: {' '.join(described.split())}" if described else ""
-    return f"  {key} is {error['input']!r}: {error['msg'].lower()}.{remedy}"
+    return f"  {key} is {without_secrets(error['input'])!r}: {error['msg'].lower()}.{remedy}"
 
 
 def _meant(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:

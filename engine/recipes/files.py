@@ -6,6 +6,7 @@ A recipe of any kind is read here; its ``kind`` says which model validates it.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,7 +83,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = parse_yaml(read_text(path.read_bytes()))
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{path} is not YAML of a recipe: {error}. Correct the file."
+            redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")
         ) from error
     except OSError as error:
         raise ConfigurationError(
@@ -169,17 +170,32 @@ def beside_shipped(recipe: Recipe) -> dict[str, tuple[Any, Any]] | None:
     Returns:
         Dotted key to the value here and the one that ships; None if no recipe of that name ships.
     """
-    if recipe.name not in _names():
+    return stored_beside_shipped(recipe.model_dump(mode="json"))
+
+
+def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+    """Return what ``beside_shipped`` does, for a recipe as it lies in a store.
+
+    Args:
+        content: JSON, which may be damaged: what is no setting differs from none.
+    """
+    name = content.get("name")
+    if name not in _names():
         return None
-    ours, theirs = (
-        _flat(each.model_dump(mode="json")) for each in (recipe, load_recipe(recipe.name))
-    )
+    theirs = _settings_that_ship(name)
     return {
-        key: (value, theirs[key]) for key, value in ours.items() if theirs.get(key, value) != value
+        key: (value, theirs[key])
+        for key, value in _flat(content).items()
+        if theirs.get(key, value) != value
     }
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+@cache
+def _settings_that_ship(name: str) -> dict[str, Any]:
+    return _flat(load_recipe(name).model_dump(mode="json"))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:

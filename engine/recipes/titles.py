@@ -4,11 +4,15 @@ The name begins with the recipe's and ends with the digest of all settings, so i
 its store; what follows says what somebody has changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import changes_of_shipped
 from engine.recipes.names import run_name
+
+_LONGEST = 60
+"""Letters of a value."""
 
 _NAMED_CHANGES = 3
 """Changed settings that a title has room for."""
@@ -24,10 +28,22 @@ def run_title(recipe: DescentRecipe, seeds: Sequence[int] | None = None) -> str:
     which = run_name(recipe.descent)
     if seeds is not None:
         which = f"{recipe.name} for seeds {', '.join(map(str, seeds))}"
-    differing = changes_of_shipped(recipe) or {}
-    changes = [f"{key}={value}" for key, value in differing.items()]
-    named = ", ".join(changes[:_NAMED_CHANGES])
-    more = len(changes) - _NAMED_CHANGES
-    if more > 0:
-        named += f" and {more} more"
+    named = said_changes(changes_of_shipped(recipe) or {})
     return f"{which}: {named}" if named else which
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 (a setting of any type)
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
+
+
+def said_changes(changes: Mapping[str, Any]) -> str:
+    """Return settings that somebody has changed in a few words; empty if there are none.
+
+    Args:
+        changes: Dotted key to the value.
+    """
+    all_of_them = [f"{key}={_short(value)}" for key, value in changes.items()]
+    named = ", ".join(all_of_them[:_NAMED_CHANGES])
+    more = len(all_of_them) - _NAMED_CHANGES
+    return f"{named} and {more} more" if more > 0 else named

@@ -6,10 +6,12 @@ here how much room there is, and puts beside or below one another what ``new_fig
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from engine.extras import load
 
@@ -102,24 +104,43 @@ def legend(axes: "matplotlib.axes.Axes", columns: int = 4) -> None:
     )
 
 
+# Signs that XML, and so a drawing of a page, cannot hold; fonts cannot hold halves of a character.
+_UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 @contextmanager
 def no_formulas(figure: "matplotlib.figure.Figure") -> Iterator[None]:
     """Draw a figure meanwhile of which no text is read as a formula.
 
-    Names come from outside, and a ``$`` in one is a sign like any other.
+    Names come from outside, and a ``$`` in one is a sign like any other. Of a control character in
+    one there is a sign in its place.
     """
     import matplotlib as mpl
     from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
 
     for text in figure.findobj(Text):
+        text.set_text(_writable(text.get_text()))  # pyright: ignore[reportAttributeAccessIssue]
         text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue] (it is a Text)
         text.set_usetex(False)  # pyright: ignore[reportAttributeAccessIssue]
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             _write_powers(axis)
+            shown = axis.get_major_formatter()
+            if isinstance(shown, FuncFormatter):  # as the names of ticks are
+                named = partial(_named_tick, shown)
+                axis.set_major_formatter(FuncFormatter(named))
     # For the labels of ticks, which are made when the figure is drawn.
     with mpl.rc_context({"text.parse_math": False, "text.usetex": False}):
         yield
+
+
+def _named_tick(formatter: Callable[..., str], value: Any, place: Any) -> str:  # noqa: ANN401 (numbers of numpy)
+    return _writable(formatter(value, place))
+
+
+def _writable(text: str) -> str:
+    return _UNWRITABLE.sub("\ufffd", text)
 
 
 def png(figure: "matplotlib.figure.Figure") -> bytes:

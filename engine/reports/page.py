@@ -19,6 +19,8 @@ REPORT = "report.html"
 ROWS = 20
 """Rows of a table in Markdown; the page has them all."""
 
+_NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
 _FENCED = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
@@ -56,7 +58,7 @@ def unbroken(text: str) -> str:
 
 def as_html(page: Page) -> str:
     """Return a page as one HTML file; whatever it says is text, and never markup."""
-    return templates().get_template("page.html").render(page=page)
+    return _whole(templates().get_template("page.html").render(page=page))
 
 
 def with_section(written: str, section: Section) -> str | None:
@@ -105,7 +107,7 @@ def as_markdown(page: Page) -> str:
         parts.append(_bullets(section.lines))
         parts.extend(_picture(figure) for figure in section.figures)
         parts.extend(_table(table) for table in section.tables)
-    return "\n\n".join(part for part in parts if part)
+    return _whole("\n\n".join(part for part in parts if part))
 
 
 def _picture(figure: Figure) -> str:
@@ -125,6 +127,11 @@ def _table(table: Table) -> str:
     written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
     more = len(table.rows) - ROWS
     return f"{written}\n\n... and {more} rows more." if more > 0 else written
+
+
+def _whole(text: str) -> str:
+    """Return a text that can be written: databases and files cannot hold what is no character."""
+    return _NO_CHARACTER.sub("\ufffd", text).encode(errors="backslashreplace").decode()
 
 
 def _plain(text: str) -> str:

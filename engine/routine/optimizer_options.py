@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -48,8 +49,16 @@ def with_options(optimizer: Optimizer, **options: Unpack[Options]) -> Optimizer:
         **options: See ``Options``.
 
     Raises:
-        ConfigurationError: If an option is none, or both ways of clipping are asked for.
+        ConfigurationError: If there is no such option, or both ways of clipping are asked for.
     """
+    known = [*optimizer.hyperparameters, "betas", *Options.__annotations__]
+    for name in options.keys() - Options.__annotations__.keys():
+        close = get_close_matches(name, known, 1)
+        meant = f"Did you mean {close[0]!r}? " if close else ""
+        raise ConfigurationError(
+            f"The optimizer {optimizer.name} has no option {name!r}, which would be left out "
+            f"without a word. {meant}See help() of its function, e.g. help(engine.sgd)."
+        )
     grouped = _grouped(optimizer, groups_from(options.get("groups", ())))
     return _clipped(grouped, options.get("clip_norm"), options.get("clip_value"))
 

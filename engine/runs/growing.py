@@ -1,15 +1,68 @@
 """The report of a run that goes on, in the store: written anew now and then, never last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from engine.preflight.verdict import CheckReport
+from engine.progress.board import Seen
+from engine.progress.names import about
+from engine.recipes.descent import DescentRecipe
+from engine.recipes.titles import run_title
 from engine.reports.page import REPORT, as_html, with_section
-from engine.reports.sections import Page
+from engine.reports.sections import Number, Page, Section, Table
+from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
 from engine.runs.finished import FinishedRun
-from engine.runs.report import trust
+from engine.runs.report import TRUST, asked, tried, trust
 from engine.storage.location import join
 from engine.storage.places import RUN, run_folder
 from engine.storage.records import read_bytes, write_bytes
+
+REFRESH = 20
+"""Seconds after which a browser loads a page again that grows."""
+
+_FINDINGS = 30
+"""Findings that a page shows, the newest ones."""
+
+
+def page_of_stages(
+    recipe: DescentRecipe,
+    title: str,
+    seen: Seen | None,
+    findings: Sequence[str],
+    checks: CheckReport | None,
+) -> Page:
+    """Return what is known of a run of any kind while it goes on.
+
+    Args:
+        recipe: The set-up.
+        title: Of its report.
+        seen: Where it stands; None if its parts are runs of their own.
+        findings: What it has found, in sentences, the first one first.
+        checks: What its preflight found, once that is there.
+    """
+    numbers: list[Number] = []
+    sections = [asked(recipe)]
+    if seen is not None:
+        left = "" if seen.left is None else f"{about(seen.left)} left"
+        numbers = [
+            Number("Stages done", f"{seen.done} of {seen.total}"),
+            Number("Time gone", write_duration(seen.elapsed), left),
+        ]
+        rows = [{"stages": what, "done": f"{done} of {all_}"} for what, done, all_ in seen.parts]
+        sections.append(Section("What is done", tables=[Table(rows)]))
+    if checks is not None:
+        notes, chips = tried(checks)
+        sections.append(Section(TRUST, notes, chips=chips))
+    return Page(
+        title=title,
+        run=f"{run_title(recipe)}; it goes on, and this page with it",
+        verdict=seen.sentence() if seen is not None else ["It has begun.", *findings][-1],
+        numbers=numbers,
+        findings=list(findings)[-_FINDINGS:],
+        warnings=[] if checks is None else checks.sentences(),
+        sections=sections,
+        refresh=REFRESH,
+    )
 
 
 def write_so_far(store: str, run: str, make: Callable[[], Page]) -> Page | None:

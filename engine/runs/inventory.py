@@ -17,7 +17,7 @@ from engine.storage import places
 from engine.storage.listing import File, list_tree, relative_paths
 from engine.storage.location import filesystem, is_local
 from engine.storage.names import claimed_label, is_result, is_run, is_run_file, own_stage
-from engine.storage.records import read_records
+from engine.storage.records import SMALL, read_records
 
 StageName = tuple[str, str]
 """Kind and key of a stage."""
@@ -209,13 +209,14 @@ def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRu
         run: {path: name for path in files if (name := _claimed(path)) is not None}
         for run, files in folders.items()
     }
-    wanted = [
+    said = [
         places.run_file(store, run, path)
         for run, files in folders.items()
         for path in files
-        if path in (places.RECIPE, places.RUN) or path in claims[run]
+        if path in (places.RECIPE, places.RUN)
     ]
-    records = read_records(wanted)
+    claimed = [places.run_file(store, run, path) for run in folders for path in claims[run]]
+    records = read_records(said) | read_records(claimed, largest=SMALL)
 
     def read(run: str, paths: Iterable[str]) -> dict[str, dict[str, Any] | None]:
         urls = [places.run_file(store, run, path) for path in paths]

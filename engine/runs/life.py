@@ -13,7 +13,7 @@ from engine.runs.inventory import StageName, StoredStage
 from engine.stages.lease import is_held, renewal_seconds
 from engine.storage.location import join
 from engine.storage.places import LEASES, stage_folder
-from engine.storage.records import read_records
+from engine.storage.records import SMALL, read_records
 
 PATIENCE = 2.5
 """Renewals that a lease is watched for: the second one may come late."""
@@ -34,13 +34,13 @@ def stages_at_work(store: str, stages: Iterable[StoredStage]) -> set[StageName]:
         for stage in stages
         if stage.leases
     }
-    seen = read_records(list(newest))
+    seen = read_records(list(newest), largest=SMALL)
     found = {url: _is_held(content) for url, content in seen.items()}
     doubtful = {url for url, held in found.items() if held is None}
     pause = PATIENCE * renewal_seconds() / _LOOKS
     for _ in range(_LOOKS if doubtful else 0):
         time.sleep(pause)
-        now = read_records(sorted(doubtful))
+        now = read_records(sorted(doubtful), largest=SMALL)
         # A file that went was freed with its stage: nobody's.
         changed = {url for url, content in now.items() if content != seen[url]}
         for url in changed:

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from engine.recipes.files import stored_beside_shipped
 from engine.recipes.settings import Settings
+from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
 from engine.runs.endings import Ending
 from engine.runs.inventory import StoredRun, StoredStage, stages_of, stored_run, stored_runs
@@ -13,7 +15,7 @@ from engine.runs.starts import read_starts, seconds_until_last
 from engine.stages.claims import Claim
 from engine.storage.location import store_errors
 from engine.storage.places import stage_record_url
-from engine.storage.records import read_records
+from engine.storage.records import UNFORESEEN, read_records
 
 
 class Standing(StrEnum):
@@ -128,6 +130,9 @@ class RunOverview(Settings):
     spent: Spent
     """What it took, over all of its starts."""
 
+    changes: str = ""
+    """What was changed of the recipe as it ships, in a few words."""
+
 
 class RunLine(Settings):
     """A run in a list of runs."""
@@ -146,6 +151,9 @@ class RunLine(Settings):
 
     stages: int
     """Stages that it uses."""
+
+    changes: str = ""
+    """What was changed of the recipe as it ships, in a few words."""
 
     verdict: str = ""
     """What came of it, in one sentence; empty while it has not finished."""
@@ -185,6 +193,7 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         stages=lines,
         totals=total(lines),
         spent=_spent(store, found, [each for each in made.values() if each is not None]),
+        changes=_changes(found.recipe or {}),
     )
     return view, found.record if found.finished else None
 
@@ -231,11 +240,21 @@ def list_overviews(store: str) -> list[RunLine]:
             standing=_standing(run),
             active=_time(run.active),
             stages=len(run.claims),
+            changes=_changes(run.recipe or {}),
             verdict=_verdict(run.ending),
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
         )
         for run in runs
     ]
+
+
+def _changes(recipe: dict[str, Any]) -> str:
+    """Say what was changed of the shipped recipe; whatever a store holds, a list of runs is one."""
+    try:
+        changes = stored_beside_shipped(recipe) or {}
+        return said_changes({key: here for key, (here, _) in changes.items()})
+    except (ValueError, *UNFORESEEN):
+        return ""
 
 
 def _verdict(ending: Ending | None) -> str:

@@ -14,10 +14,11 @@ from datetime import datetime
 
 from engine.errors import ConfigurationError
 from engine.planning.forecast import read_forecast
-from engine.preflight.verdict import Check, Verdict
+from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import beside_shipped, changes_of_shipped, load_recipe
 from engine.recipes.names import run_name
+from engine.recipes.titles import run_title
 from engine.reports.sections import Page, Section, Table
 from engine.reports.settings_rows import all_rows, changed_rows, written
 from engine.reports.units import write_duration, write_figure
@@ -66,10 +67,10 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
 
 def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ()) -> Page:
     """Return what stands at the top of a run's page, and some sections below it."""
-    verdict = record.headline()
+    verdict, began = record.headline(), datetime.fromisoformat(record.started)
     return Page(
         title=title or record.recipe.name,
-        run=f"{record.run}, started {datetime.fromisoformat(record.started):%Y-%m-%d %H:%M} UTC",
+        run=f"{run_title(record.recipe)}; started {began:%Y-%m-%d %H:%M} UTC",
         verdict=verdict,
         numbers=record.numbers(),
         findings=[line for line in record.findings() if line != verdict],
@@ -157,16 +158,21 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
             f"Not verified yet: mgd verify {record.run} makes a random part of it again and "
             "compares the bits, and a metagradient with a central difference."
         )
-    checks = [] if record.checks is None else record.checks.checks
+    if record.checks is None or not record.checks.checks:
+        return Section(TRUST, ["No preflight belongs to this kind of run."], lines)
+    notes, chips = tried(record.checks)
+    return Section(TRUST, notes, lines, chips=chips)
+
+
+def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
+    """Return what a preflight found: a sentence, and its checks to their figures."""
+    checks = report.checks
     passed = sum(each.verdict is Verdict.PASS for each in checks)
-    notes = ["No preflight belongs to this kind of run."]
-    if checks:
-        notes = [
-            f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
-            "checks passed. Each with its figure, and the limit; what they mean stands below."
-        ]
-    chips = {each.name: _figures(each) for each in checks}
-    return Section(TRUST, notes=notes, lines=lines, chips=chips)
+    sentence = (
+        f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
+        "checks passed. Each with its figure, and the limit; what they mean stands below."
+    )
+    return [sentence], {each.name: _figures(each) for each in checks}
 
 
 def _said(check: Check) -> str:

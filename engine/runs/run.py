@@ -11,9 +11,17 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
-from engine.storage.location import list_folders
+from engine.storage.location import list_folders, refuse_links
 from engine.storage.names import is_run
-from engine.storage.places import RECIPE, run_file, runs_folder
+from engine.storage.places import (
+    AT_WORK,
+    CLAIMS,
+    PROGRESS,
+    RECIPE,
+    STARTS,
+    run_file,
+    runs_folder,
+)
 from engine.storage.records import UNFORESEEN, read_record, write_record
 from engine.storage.safe_names import is_part
 
@@ -41,9 +49,11 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     may spend is said anew at each start: where code runs must not be read from data. The source of
     its problem is kept only where this start asks for that (``workers.code``).
     """
+    run = run_name(recipe.descent)
+    for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):
+        refuse_links(runs_folder(store), run, folder)
     mark_store(store)
     keep_code(recipe.descent, store)
-    run = run_name(recipe.descent)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)

@@ -18,7 +18,7 @@ from engine.recipes.settings import Settings
 from engine.stages.claims import read_claims
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.places import STARTS, run_file
-from engine.storage.records import read_records, write_record
+from engine.storage.records import SMALL, read_records, write_record
 
 
 class Start(Settings):
@@ -62,7 +62,7 @@ def read_starts(store: str, run: str) -> dict[str, Start]:
     folder = _folder(store, run)
     urls = {join(folder, name): name for name in list_files(folder) if name.endswith(".json")}
     found: dict[str, Start] = {}
-    for url, record in read_records(list(urls)).items():
+    for url, record in read_records(list(urls), largest=SMALL).items():
         try:
             found[urls[url]] = Start.model_validate(record)
         except ValidationError:

@@ -16,7 +16,7 @@ from engine.recipes.settings import Settings
 from engine.storage.location import join, list_files
 from engine.storage.names import claimed_label, label
 from engine.storage.places import claims_folder
-from engine.storage.records import read_records, write_record
+from engine.storage.records import SMALL, read_records, write_record
 
 
 class Claim(Settings):
@@ -59,7 +59,7 @@ def read_claims(store: str, run: str) -> list[Claim]:
     """Return the stages that a run uses, in the order in which it last asked for them."""
     folder = claims_folder(store, run)
     urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
-    return understand_claims(read_records(urls))
+    return understand_claims(read_records(urls, largest=SMALL))
 
 
 def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:
@@ -71,7 +71,7 @@ def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:
 def read_claim(store: str, run: str, stage: str, key: str) -> Claim | None:
     """Return a run's claim to a stage, or None."""
     url = claim_url(store, run, stage, key)
-    found = read_records([url])
+    found = read_records([url], largest=SMALL)
     return _understood(url, found[url]) if url in found else None
 
 
@@ -84,5 +84,5 @@ def _understood(url: str, record: dict[str, Any] | None) -> Claim:
     with suppress(ValueError):
         return Claim.model_validate(record)
     # Damaged: whose stage it is stands in the name, and a stage in doubt is in use.
-    stage, _, key = url.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+    stage, _, key = url.rsplit("/", 1)[-1].removesuffix(".json").rpartition("-")
     return Claim(stage=stage, key=key, name=stage, cached=False, claimed="", token="")

@@ -33,8 +33,22 @@ from engine.stages.lease import Lease, acquire
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage_records import Recorded, StageRecord, any_record, intact_record
-from engine.storage.location import join, list_folders, remove_file, remove_folder, store_errors
-from engine.storage.places import ATTEMPTS, RECORD, stage_folder, stage_record_url
+from engine.storage.location import (
+    join,
+    list_folders,
+    refuse_links,
+    remove_file,
+    remove_folder,
+    store_errors,
+)
+from engine.storage.places import (
+    ATTEMPTS,
+    LEASES,
+    RECORD,
+    stage_folder,
+    stage_record_url,
+    stages_folder,
+)
 from engine.storage.records import Model, create_record, read_bytes, understood
 from engine.storage.states import RowStore
 from engine.types import State
@@ -69,10 +83,13 @@ def run_stage(
     Raises:
         ReplayMismatchError: If another attempt has committed other bits.
         StoreError: If the store does not answer or is full.
+        CheckpointCorruptError: If a folder of the stage is a link to another place.
     """
     stage, key, store = declared.name, stage_key(declared, run, inputs), run.store
     folder = stage_folder(store, stage, key)
     record_url = stage_record_url(store, stage, key)
+    for inner in (LEASES, ATTEMPTS):
+        refuse_links(stages_folder(store), stage, key, inner)
     while True:
         with store_errors(store):
             damaged = read_bytes(record_url)

@@ -52,7 +52,7 @@ def prepare(run: Run) -> None:
         plan_of(recipe.replay)
     make_step_vjp(recipe, problem.routine)
     with (
-        doing("trying one step"),
+        doing("trying one training step and its derivative"),
         deterministic(recipe.training.threads, tf32=recipe.training.tf32),
         asked_rightly(problem.routine, [problem.output]),
     ):

@@ -135,6 +135,27 @@ _LARGEST_COPIED = 128 << 20
 """Bytes; chunks and records are smaller."""
 
 
+def refuse_links(url: str, *parts: str) -> None:
+    """Refuse to write below a folder of a store that is a link to another place.
+
+    Args:
+        url: Folder of the store, which may be a link itself: whoever made the store chose where.
+        parts: Folders, each below the one before.
+
+    Raises:
+        CheckpointCorruptError: If one is a link, by which whoever put it there would have files of
+            this user's written anywhere.
+    """
+    file_system, path = filesystem(url)
+    for part in parts if is_local(file_system) else ():
+        path = os.path.join(path, one_part(part))
+        if os.path.islink(path):
+            raise CheckpointCorruptError(
+                f"{path} is a link to another place, and nothing of a store is written through "
+                "one. Remove the link; if the store is to lie elsewhere, move the whole of it."
+            )
+
+
 def list_folders(url: str, options: dict[str, Any] | None = None) -> list[str]:
     """Return the names of the folders directly below a location, sorted; none if it is absent."""
     file_system, path = filesystem(url, options)

@@ -1,8 +1,10 @@
 """Whether a store can be read at all, asked before a command begins and with short patience."""
 
+import os
 from typing import Any
 
 from engine.errors import EngineError, StoreError, StoreUnavailableError
+from engine.secret_urls import redacted
 from engine.storage.location import filesystem, is_local, store_errors
 from engine.storage.s3 import use_patient_session
 
@@ -29,13 +31,18 @@ def check_readable(url: str) -> None:
     except EngineError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        return
+        file_system, path = filesystem(url, options)
     except Exception as error:  # a driver's own: credentials, addresses, certificates
         raise StoreError(
-            f"The store {url} cannot be read: {type(error).__name__}: {error}. Name another one "
-            "with --store URL, or correct what its driver reads from the environment."
+            f"The store {url} cannot be read: {type(error).__name__}: {redacted(str(error))}. Name "
+            "another one with --store URL, or correct what its driver reads from the environment."
         ) from error
-    if is_local(file_system) and file_system.isfile(path):
+    if not is_local(file_system):
+        return
+    place = path
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
         raise StoreUnavailableError(
-            f"{url} is a file, and a store is a folder. Name the store of your runs: --store URL."
+            f"{place} is a file, and a store is a folder. Name the store of your runs: --store URL."
         )

@@ -38,6 +38,9 @@ UNFORESEEN = (TypeError, AttributeError, LookupError, ArithmeticError, Recursion
 _DEEPEST = 32
 """Levels of values in one another; ours have up to ten."""
 
+_MOST_VALUES = 4_000_000
+"""Values of a document: each takes some 60 bytes of memory, however short it is written."""
+
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 _AT_ONCE = 256
@@ -156,14 +159,18 @@ def understood(url: str, record: dict[str, Any], model: type[Model]) -> Model:
         raise _corrupt(url, f"its values are of no use ({type(error).__name__})") from error
 
 
-def read_records(urls: list[str]) -> dict[str, dict[str, Any] | None]:
+def read_records(urls: list[str], *, largest: int = LARGEST) -> dict[str, dict[str, Any] | None]:
     """Return many JSON documents at once, by location; None for one that is damaged.
 
     Those that are not there are left out: what is read in bulk may go while it is read.
+
+    Args:
+        urls: The locations, all in one filesystem.
+        largest: Bytes that each may have.
     """
     records: dict[str, dict[str, Any] | None] = {}
     for first in range(0, len(urls), _AT_ONCE):
-        records |= _read_batch(urls[first : first + _AT_ONCE])
+        records |= _read_batch(urls[first : first + _AT_ONCE], largest)
     return records
 
 
@@ -177,14 +184,15 @@ def read_models(urls: list[str], model: type[Model]) -> dict[str, Model | None]:
     return found
 
 
-def _read_batch(urls: list[str]) -> dict[str, dict[str, Any] | None]:
+def _read_batch(urls: list[str], largest: int) -> dict[str, dict[str, Any] | None]:
     file_system, _ = filesystem(urls[0])
     places = [filesystem(url)[1] for url in urls]
     records: dict[str, dict[str, Any] | None] = {}
-    for url, content in zip(urls, _cat_many(file_system, places), strict=True):
+    # One after the other where they are near, so that one at a time is in memory as it is written.
+    for url, content in zip(urls, _cat_many(file_system, places, largest), strict=True):
         if isinstance(content, bytes):
             with suppress(CheckpointCorruptError):
-                records[url] = parse_document(url, content)
+                records[url] = parse_document(url, content, largest)
             records.setdefault(url, None)
         elif isinstance(content, CheckpointCorruptError):
             records[url] = None
@@ -193,21 +201,24 @@ def _read_batch(urls: list[str]) -> dict[str, dict[str, Any] | None]:
     return records
 
 
-def _cat_many(file_system: AbstractFileSystem, paths: list[str]) -> list[bytes | Exception]:
-    """Return the content of files, or why it cannot be had.
+def _cat_many(
+    file_system: AbstractFileSystem, paths: list[str], largest: int
+) -> Iterator[bytes | Exception]:
+    """Yield the content of files, or why it cannot be had.
 
     By name: ``file_system.cat`` would take brackets and stars in a path for a pattern.
     """
-    found: list[bytes | Exception] = []
     if is_local(file_system):
         for path in paths:
             try:
-                found.append(_cat(file_system, path, LARGEST))
+                content: Any = _cat(file_system, path, largest)
             except (OSError, CheckpointCorruptError) as error:
-                found.append(error)
-        return found
-    contents: Any = file_system.cat_ranges(paths, 0, LARGEST + 1, on_error="return")
-    return [b"" if _is_empty(each) else each for each in contents]
+                content = error
+            yield content
+        return
+    contents: Any = file_system.cat_ranges(paths, 0, largest + 1, on_error="return")
+    for each in contents:
+        yield b"" if _is_empty(each) else each
 
 
 def parse_document(url: str, content: bytes, largest: int = LARGEST) -> dict[str, Any]:
@@ -218,6 +229,8 @@ def parse_document(url: str, content: bytes, largest: int = LARGEST) -> dict[str
     """
     if len(content) > largest:
         raise _corrupt(url, f"it is larger than {largest} bytes")
+    if sum(map(content.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise _corrupt(url, f"it holds more than {_MOST_VALUES} values")
     try:
         record = json.loads(content, parse_constant=_refuse, parse_float=_finite)
         if isinstance(record, dict) and not _is_deep(record):

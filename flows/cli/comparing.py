@@ -1,4 +1,4 @@
-"""What ``mgd compare`` and ``mgd send`` do: runs side by side, and runs sent to a tracker."""
+"""What ``mgd compare`` does: runs side by side."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ from rich.table import Column, Table
 
 from engine.applications.open_run import open_run
 from engine.applications.side_by_side import SideBySide, page_of, side_by_side
-from engine.applications.trackers import send
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError
 from engine.reports.page import as_html
 from flows.cli.screen import Screen, say
 
@@ -40,28 +39,6 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
         if rows:
             console.print(_table(rows))
     say(f"Page: {Path(page or PAGE).absolute()}")
-
-
-def send_run(run: str, store: str, target: str, *, err: bool = False) -> None:
-    """Send a run as it stands to a tracker, and say how much was sent.
-
-    Args:
-        run: Its name, or the beginning of it.
-        store: Path or fsspec URL.
-        target: ``tensorboard:DIR``, ``mlflow:URI``, ``wandb:PROJECT``, ``trackio:PROJECT``.
-        err: Say it on standard error, because standard output is a program's.
-    """
-    opened = open_run(store, run)
-    try:
-        number = send(opened, target)
-    except EngineError:
-        raise
-    except Exception as error:  # whatever a tracker's package raises
-        raise ConfigurationError(
-            f"Run {opened.name} could not be sent to {target} ({type(error).__name__}: {error}). "
-            f"The run is kept as it is. Send it again: mgd send {opened.name} --to {target}"
-        ) from error
-    say(f"{number} numbers of run {opened.name} were sent to {target}.", err=err)
 
 
 def _write(file: Path, found: SideBySide) -> None:

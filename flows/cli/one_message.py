@@ -1,5 +1,6 @@
 """How a command ends that could not do what it was asked: one message and an exit code."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -25,6 +26,10 @@ def one_message(debug: bool) -> Iterator[None]:
     Args:
         debug: Let the traceback be seen.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Jobs without a locale print ASCII, and names are of any language.
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue] (or it is none of Python's)
     try:
         yield
         from flows.cli.screen import flush
@@ -65,8 +70,10 @@ def _message(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    from engine.secret_urls import redacted
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or ["no more is said"])[0][:500].rstrip(".")
+    return redacted((lines or ["no more is said"])[0])[:500].rstrip(".")
 
 
 def _code(error: Exception) -> int:

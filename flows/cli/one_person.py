@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.storage.location import absolute
+from engine.storage.readable import check_readable
+from flows.cli.at_work import end_all, noted
 from flows.cli.deploying import Order, check, put
 from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
 from flows.cli.screen import say
@@ -35,6 +39,9 @@ POOL = "mgd-process"
 
 SECONDS_TO_END = 30.0
 """Longest wait for a worker and its runs, whose stages at work get 20 s to finish."""
+
+SECONDS_TO_BEGIN = 120.0
+"""Longest wait for the first words of a run's report."""
 
 _LET_IN = """<!doctype html><meta charset="utf-8"><title>mgd</title><script>
 const [secret, path] = location.hash.slice(1).split("&").map(decodeURIComponent);
@@ -61,12 +68,15 @@ class Page(NamedTuple):
     file: Path | None
 
 
-def serve(names: Sequence[str], store: str, *, browser: bool, debug: bool) -> None:
+def serve(
+    names: Sequence[str], store: str, *, start: bool = False, browser: bool, debug: bool
+) -> None:
     """Serve until a signal comes; what is finished is kept, and the same command goes on.
 
     Args:
         names: Recipes by name or path, and flows without a recipe.
         store: Where the runs keep checkpoints, results and reports.
+        start: Start a run of the first one at once, and show its report in place of the form.
         browser: Open one.
         debug: Show the logs of the server and of the worker.
 
@@ -75,9 +85,11 @@ def serve(names: Sequence[str], store: str, *, browser: bool, debug: bool) -> No
     """
     order = Order(list(names))
     check(order)  # before anything is started
+    check_readable(absolute(store))
     says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
     say("Prefect's server starts; its very first start takes the longest.")
     with ExitStack() as stack:
+        stack.enter_context(noted())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
         server = server_if_needed(show_log=debug, ui=folder / "ui")
         if server is not None:
@@ -86,7 +98,8 @@ def serve(names: Sequence[str], store: str, *, browser: bool, debug: bool) -> No
         say("The server answers; deployments are made.")
         first = _deploy(order, store)
         worker = stack.enter_context(_worker(server, debug))
-        page = _page(server, folder, f"/v2/deployments/deployment/{first}/run")
+        path = _started(first, worker) if start else f"/v2/deployments/deployment/{first}/run"
+        page = _page(server, folder, path)
         _tell(page, browser)
         code = worker.wait()
         raise ConfigurationError(
@@ -105,6 +118,38 @@ def _deploy(order: Order, store: str) -> "UUID":
         for each in made:
             say(f"Deployed: {each.full_name}")
         return client.read_deployment_by_name(made[0].full_name).id
+
+
+def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
+    """Start a run with the settings of its deployment; return the path of its report.
+
+    From the page of a run it takes two clicks to its report, so its beginning is awaited; where
+    there is none, the path is that of the run.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment).id
+        say("A run is started; its report opens when it has begun.")
+        until = time.monotonic() + SECONDS_TO_BEGIN
+        while time.monotonic() < until and worker.poll() is None:
+            found = _report(client, run)
+            if found is not None:
+                return f"/v2/artifacts/artifact/{found}"
+            state = client.read_flow_run(run).state
+            if state is not None and state.is_final():
+                break
+            time.sleep(1)
+    return f"/v2/runs/flow-run/{run}?tab=Artifacts"
+
+
+def _report(client: "SyncPrefectClient", run: "UUID") -> "UUID | None":
+    """Return the artifact that is the report of a run, if there is one yet."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    found = client.read_artifacts(artifact_filter=of_run)
+    return next((each.id for each in found if (each.key or "").startswith("report-")), None)
 
 
 def _make_pool(client: "SyncPrefectClient") -> None:
@@ -186,4 +231,23 @@ def _tell(page: Page, browser: bool) -> None:
     opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
     if browser and not opened:
         say("No browser could be opened here; open the address above.")
-    say("Ctrl-C ends server, worker and runs; what is finished is kept.")
+    say("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
+
+
+def stop() -> None:
+    """End every ``mgd ui`` of this user, with all that it has started; say which.
+
+    Raises:
+        ConfigurationError: If there is none, or one does not end.
+    """
+    ended = end_all()
+    if not ended:
+        raise ConfigurationError("No mgd ui of yours is at work here. Start one with: mgd ui")
+    stuck = [str(process) for process, is_over in ended.items() if not is_over]
+    if stuck:
+        raise ConfigurationError(
+            f"mgd ui was asked to end, and is still there: process {', '.join(stuck)}. End it "
+            f"with: kill -9 {' '.join(stuck)}"
+        )
+    for process in ended:
+        say(f"Ended: mgd ui, process {process}, with its server, worker and runs.")

@@ -27,7 +27,11 @@ _RULE = (
 """The encoding is said first, and so for good: in one of the page's own, bytes that we read as
 other words could say ``refresh``."""
 
-_LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*base\b", re.IGNORECASE)
+_LEADS_AWAY = re.compile(r"http-equiv\s*=\s*[\"']?\s*refresh|<\s*(?:base|link)\b", re.IGNORECASE)
+"""What no rule forbids: another page by itself, and connections that a ``link`` has made ahead."""
+
+_GROWS = re.compile(rb'<meta http-equiv="refresh" content="\d{1,4}">')
+"""How a page of ours that grows is loaded again; a number alone leads nowhere else."""
 
 
 def open_report(run: str, store: str) -> None:
@@ -48,6 +52,9 @@ def open_report(run: str, store: str) -> None:
             f"{place}."
         )
     say(f"Report: {where}")
+    content, grows = _GROWS.subn(b"", content, count=1)
+    if grows:
+        say("The run goes on, and its report grows: open it again to see what is new.")
     if not webbrowser.open(guarded(content, name).as_uri()):
         say("No browser could be opened here. Open that file in one.")
 
@@ -56,12 +63,12 @@ def guarded(content: bytes, run: str) -> Path:
     """Write a copy of a page that cannot run or load anything; return where it is.
 
     Raises:
-        ConfigurationError: If the page would lead to another one by itself.
+        ConfigurationError: If the page would lead to another place by itself.
     """
     if _LEADS_AWAY.search(unescape(content.decode(errors="replace"))):
         raise ConfigurationError(
-            f"The report of run {run} leads to another page by itself, which none of ours does: it "
-            f"was changed. Let the run write it anew with `mgd resume {run}`."
+            f"The report of run {run} leads to another place by itself, which none of ours does: "
+            f"it was changed. Let the run write it anew with `mgd resume {run}`."
         )
     page = Path(tempfile.mkdtemp(prefix="mgd-report-")) / f"{run}.html"
     page.write_bytes(_RULE + content)

@@ -81,7 +81,7 @@ LogOption = Annotated[
     str | None,
     typer.Option(
         "--log-to",
-        help="Send the run, when it has ended, to tensorboard:DIR, mlflow:URI, wandb:PROJECT or "
-        "trackio:PROJECT.",
+        help="Send the run, after each outer step and at its end, to tensorboard:DIR, mlflow:URI, "
+        "wandb:PROJECT or trackio:PROJECT.",
     ),
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.recipes.files import Recipe
     from engine.runs.finished import FinishedRun
     from flows.cli.local_server import LocalServer
+    from flows.cli.sending import Sender
 
 _FLOWS = Path(__file__).parents[1]
 
@@ -43,12 +44,9 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
         as_json: End with the object on stdout; all else goes to stderr.
         debug: Show all log lines.
         quiet: Show warnings, and what came of it.
-        log_to: Tracker that the runs are sent to when they have ended.
+        log_to: Tracker that the runs are sent to, after each outer step and at their end.
     """
-    if log_to is not None:
-        from engine.applications.trackers import check_target
-
-        check_target(log_to)  # refused before anything is trained
+    sender = None if log_to is None else _sender(log_to)  # refused before anything is trained
     prepare_process(debug)
     with watched(quiet=quiet):
         with doing("reading the recipe"):
@@ -58,17 +56,24 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             from engine.storage.location import absolute
 
             place = absolute(store)
-        found = _repeated(recipe, place) if chosen is None else None
-        records = [found] if found else _records(recipe, place, chosen, debug)
-    contents = [_tell(record, place, as_json) for record in records]
-    if log_to is not None:
-        from flows.cli.comparing import send_run
+            from engine.storage.readable import check_readable
 
+            check_readable(place)  # with short patience, before anybody waits for it
+        found = _repeated(recipe, place) if chosen is None else None
+        records = [found] if found else _records(recipe, place, chosen, sender, debug)
+    contents = [_tell(record, place, as_json) for record in records]
+    if sender is not None:
         for record in records:
-            send_run(record.run, place, log_to, err=as_json)
+            sender.finish(record.run, place, err=as_json)
     if as_json:
         many = {"recipe": recipe.name, "store": place, "seeds": chosen, "runs": contents}
         say(json.dumps(contents[0] if chosen is None else many))
+
+
+def _sender(target: str) -> "Sender":
+    from flows.cli.sending import Sender
+
+    return Sender(target)
 
 
 def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
@@ -94,18 +99,22 @@ def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
 
 
 def _records(
-    recipe: "Recipe", place: str, chosen: list[int] | None, debug: bool
+    recipe: "Recipe", place: str, chosen: list[int] | None, sender: "Sender | None", debug: bool
 ) -> "list[FinishedRun]":
     with ExitStack() as stack:
         with doing("starting Prefect's server"):
             from flows.cli.local_server import server_of_a_command
 
             server = stack.enter_context(server_of_a_command(show_log=debug))
-        return _run(recipe, place, chosen, server)
+        return _run(recipe, place, chosen, sender, server)
 
 
 def _run(
-    recipe: "Recipe", place: str, chosen: list[int] | None, server: "LocalServer | None"
+    recipe: "Recipe",
+    place: str,
+    chosen: list[int] | None,
+    sender: "Sender | None",
+    server: "LocalServer | None",
 ) -> "list[FinishedRun]":
     from engine.errors import ConfigurationError
 
@@ -121,18 +130,23 @@ def _run(
     runs = _runs(recipe, chosen)
     for each in runs:
         note_started(each)
-    goes_on([run_name(each.descent) for each in runs], place)
+    names = [run_name(each.descent) for each in runs]
+    goes_on(names, place)
     for each in runs:
         LINES.info("Run: %s", run_title(each))
     LINES.info("Store: %s", place)
     # What is refused is refused here, in one message, before a flow starts.
-    prepare(Run(recipe.descent, place))
+    with doing("looking at the recipe"):
+        prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
         from flows.cli.local_server import connected
         from flows.registry import FLOWS, REPLICAS
     with ExitStack() as stack:
         with doing("waiting for Prefect's server"):
             stack.enter_context(connected(server))
+        if sender is not None:
+            stack.enter_context(sender.following(names, place))
+        stack.enter_context(doing("starting the flow"))  # until the run says more by itself
         if chosen is None:
             return [FLOWS[recipe.kind](recipe, place)]
         if recipe.kind not in REPLICAS:

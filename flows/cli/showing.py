@@ -8,6 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from engine.planning.forecast import Forecast
+from engine.recipes.replay import ReplayConfig, ScheduleName
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
@@ -23,6 +24,9 @@ from flows.cli.screen import Screen, plain, say
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
 
+_LONGEST_SCHEDULE = max(map(len, ScheduleName)) + 1
+"""A name that is cut off could not be typed into a setting."""
+
 SHOWN_NAMES = 10
 """Names in a sentence; JSON has them all."""
 
@@ -36,15 +40,14 @@ def show_runs(store: str, *, as_json: bool) -> None:
     # A name that is cut off could not be copied into the next command.
     table = Table(
         Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
-        "last active (UTC)",
-        "took",
         "what came of it",
+        show_lines=True,
     )
     for run in runs:
         active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
-        took = "" if run.seconds is None else write_duration(run.seconds)
-        standing = str(run.standing)
-        table.add_row(run.run, active, took, run.verdict or standing)
+        took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
+        lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
+        table.add_row("\n".join(lines), run.verdict or str(run.standing))
     console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
@@ -67,12 +70,13 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     if ending is None:
         _show_so_far(console, store, view)
     else:
-        _show_result(console, ending)
+        _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
     console.print(_spent(view), highlight=False)
     if compared:
         table = Table("figure", "predicted", "so far" if record is None else "actual")
         for each in compared:
-            table.add_row(each.what, f"{each.predicted:,.1f}", f"{each.actual:,.1f}")
+            digits = 1 if each.what.startswith("seconds") else 0
+            table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
         console.print(table)
     console.print(_stages(view))
     console.print(_totals(view), highlight=False)
@@ -88,10 +92,11 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     console.print(f"Report: {report} (mgd open {name})", highlight=False, soft_wrap=True)
 
 
-def _show_result(console: Screen, ending: Ending) -> None:
+def _show_result(console: Screen, ending: Ending, title: str) -> None:
     """Print the verdict, the numbers that stand at the top of the report, and the result."""
     verdict = ending.verdict or next(iter(ending.summary), "")
     console.print(Text(plain(verdict), style="bold"), soft_wrap=True)
+    console.print(title, soft_wrap=True)
     for each in ending.numbers:
         note = f" ({each['note']})" if each.get("note") else ""
         console.print(f"{each.get('label')}: {each.get('value')}{note}", soft_wrap=True)
@@ -104,9 +109,10 @@ def _show_result(console: Screen, ending: Ending) -> None:
 
 def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
+    changed = f" ({view.changes})" if view.changes else ""
     console.print(
-        f"Run {view.run} has not finished; it was active last at {view.active}. Let it go on: "
-        f"mgd resume {view.run} --store {store}",
+        f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let it go "
+        f"on: mgd resume {view.run} --store {store}",
         highlight=False,
         soft_wrap=True,
     )
@@ -123,19 +129,30 @@ def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)
     return f"{loss:.4f}" if isinstance(loss, int | float) else "-"
 
 
-def show_plan(forecast: Forecast, *, as_json: bool) -> None:
-    """Show what a planner chose, what it costs, and what else there was."""
+def show_plan(
+    forecast: Forecast, replay: ReplayConfig | None = None, *, as_json: bool = False
+) -> None:
+    """Show what a planner chose, what it costs, and what else there was.
+
+    Args:
+        forecast: What it found.
+        replay: The recipe's own settings, whose row is marked.
+        as_json: Print one JSON object instead.
+    """
     if as_json:
         say(json.dumps(forecast.content()))
         return
     console = Screen()
     table = Table(
-        *("schedule", "parts", "unroll", "steps", "memory", "store", "outer step", "run"),
+        Column("schedule", overflow="fold", min_width=_LONGEST_SCHEDULE),
+        *("parts", "unroll", "steps", "memory", "store", "outer step", "run"),
     )
+    own = _settings_of(replay) if replay is not None else {}
     for each in [forecast, *forecast.alternatives]:
         peak = each.peak_bytes
+        is_own = each.settings.items() <= own.items()
         table.add_row(
-            each.schedule,
+            f"{each.schedule}*" if is_own else each.schedule,
             str(each.segments),
             str(each.unroll),
             f"{each.forward_steps} + {each.reverse_steps}",
@@ -145,8 +162,8 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
             write_duration(each.seconds.run),
         )
     table.caption = (
-        "the fastest first; steps are those of one outer step, forward + reversed; memory is that "
-        "of states and graphs"
+        "the fastest first, * is the recipe's own; steps are those of one outer step, forward + "
+        "reversed; memory is that of states and graphs"
     )
     console.print(table)
     changes = " ".join(f"--set {name}={value}" for name, value in forecast.settings.items())
@@ -158,8 +175,14 @@ def show_plan(forecast: Forecast, *, as_json: bool) -> None:
     if forecast.note:
         console.print(forecast.note, highlight=False)
     if forecast.price is not None:
-        console.print(f"Price of the run: {forecast.price:.3g}", highlight=False)
+        console.print(
+            f"Price of the run: {forecast.price:.3g}, in the currency of --price.", highlight=False
+        )
     console.print(f"To use it: {changes}", highlight=False, soft_wrap=True)
+
+
+def _settings_of(replay: ReplayConfig) -> dict[str, Any]:
+    return {f"replay.{key}": value for key, value in replay.model_dump(mode="json").items()}
 
 
 def show_clean(report: CleanReport, *, as_json: bool) -> None:
@@ -221,7 +244,8 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
 
 
 def _stages(view: RunOverview) -> Table:
-    table = Table("stage", "result", "attempts", "size", "seconds", "GPU-seconds")
+    on_gpu = ["GPU-seconds"] if view.totals.gpu_seconds else []
+    table = Table("stage", "result", "attempts", "size", "seconds", *on_gpu)
     shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
     for line in shown:
         result = "cached" if line.cached else "computed"
@@ -231,7 +255,7 @@ def _stages(view: RunOverview) -> Table:
             str(line.attempts),
             decimal(line.bytes),
             f"{line.seconds:.2f}",
-            f"{line.gpu_seconds:.2f}",
+            *([f"{line.gpu_seconds:.2f}"] if on_gpu else []),
         )
     if shown is not view.stages:
         table.caption = f"the last {SHOWN} of {len(view.stages)}; --json has them all"
@@ -240,10 +264,11 @@ def _stages(view: RunOverview) -> Table:
 
 def _totals(view: RunOverview) -> str:
     total = view.totals
+    on_gpu = f", {total.gpu_seconds:.1f} GPU-seconds" if total.gpu_seconds else ""
     return (
         f"{total.committed} of {total.stages} stages are there, {total.cached} were cached at the "
-        f"last start; {decimal(total.bytes)}, {write_duration(total.seconds)} of computing, "
-        f"{total.gpu_seconds:.1f} GPU-seconds."
+        f"last start; {decimal(total.bytes)}, {write_duration(total.seconds)} of computing"
+        f"{on_gpu}."
     )
 
 

@@ -9,6 +9,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError
+from engine.secret_urls import redacted
 
 if TYPE_CHECKING:
     from prefect.settings import Settings
@@ -58,7 +59,7 @@ def _working_folder() -> str:
 
 def brief(error: BaseException) -> str:
     """Return what an error says, on one line of bearable length."""
-    words = " ".join(str(error).split())
+    words = redacted(" ".join(str(error).split()))
     return f"{words[:297]}..." if len(words) > 300 else words.rstrip(".")
 
 

@@ -17,7 +17,7 @@ from engine.stages.run import Run
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import claimed_label, label
 from engine.storage.places import PROGRESS
-from engine.storage.records import read_records, write_record
+from engine.storage.records import SMALL, read_records, write_record
 
 WRITE_SECONDS = 2.0
 """Time between two files of a stage."""
@@ -71,7 +71,7 @@ class Elsewhere:
     def look(self) -> None:
         """Read what is there; a stage that is new begins."""
         with suppress(Exception):
-            for record in read_records(self._urls()).values():
+            for record in read_records(self._urls(), largest=SMALL).values():
                 if record is not None:
                     with self._lock:
                         self._note(record)

@@ -14,12 +14,6 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-)
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
@@ -36,6 +30,7 @@ from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.runs.run import Scores
 from engine.stages.run import Run
+from tasks.running.artifacts import earlier_artifact
 from tasks.running.elsewhere import Elsewhere
 from tasks.running.workers import Workers
 
@@ -146,7 +141,7 @@ class Progress:
             return
         with suppress(Exception):  # a bar that moves is not worth a run
             if self._artifact is None:
-                self._artifact = _find(self._key) or cast(
+                self._artifact = earlier_artifact(self._key) or cast(
                     UUID, create_progress_artifact(shown[0], key=self._key, description=sentence)
                 )
             update_progress_artifact(self._artifact, shown[0], description=sentence)
@@ -158,21 +153,6 @@ def _happened(look: Callable[[], bool]) -> bool:
     with suppress(Exception):
         return look()
     return False
-
-
-def _find(key: str) -> UUID | None:
-    """Return the artifact that another process of this flow run has made."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.run_count <= 1:
-        return None
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                flow_run_id=ArtifactFilterFlowRunId(any_=[context.flow_run.id]),
-                key=ArtifactFilterKey(any_=[key]),
-            )
-        )
-    return found[0].id if found else None
 
 
 def _say_where(title: str, store: str, num_stages: int, plan: Forecast | None) -> None:

@@ -8,9 +8,11 @@ of them small, with the names and contents that the engine gives them. Commands 
 run them, each in a process of its own, with its start counted.
 
     python -m tests.bench.bench_show [--runs 200] [--stages 250] [--folder /tmp] [--rounds 3]
-        [--root CHECKOUT]
+        [--root CHECKOUT] [--real STORE]
 
 ``--root`` measures the commands of another checkout on the same store, e.g. of an older commit.
+``--real`` is a store with two finished runs, which are put among the others: what opens a run reads
+its record, which synthetic ones have not.
 """
 
 import argparse
@@ -38,6 +40,16 @@ RECORD = {
     "digest": "0" * 64,
 }
 KINDS = ["initial", "train", "train", "train", "seed", "reverse", "reverse", "update", "evaluate"]
+
+
+COMPLETION = """
+import os, sys
+from flows.cli.app import app
+words = f"mgd show --store {sys.argv[-1]} "
+os.environ |= {"_MGD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"}
+app(prog_name="mgd")
+"""
+"""Asks as a shell does what may stand where a run is due."""
 
 
 def key_of(word: str, digits: int = 32) -> str:
@@ -100,10 +112,13 @@ def add_run(store: Path, run: str, stages: int, *, is_finished: bool) -> None:
 
 def measure(command: list[str], root: Path) -> dict[str, float]:
     """Run the command line once; return its seconds and CPU seconds."""
-    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200"}
+    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200", "BROWSER": "true"}
+    program = [sys.executable, "-m", "flows.cli.app", *command]
+    if command[0] == COMPLETION:
+        program = [sys.executable, "-c", COMPLETION, *command[1:]]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.app", *command],
+        program,
         cwd=root,
         env=environment,
         capture_output=True,
@@ -124,6 +139,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=250)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--real", default=None)
     parser.add_argument("--root", default=str(Path(__file__).parents[2]))
     arguments = parser.parse_args()
     root = Path(arguments.root).resolve()
@@ -143,6 +159,15 @@ def main() -> None:
             "clean": ["clean", *place],
             "clean --intermediate": ["clean", *place, "--intermediate", "--grace", "0s"],
         }
+        if arguments.real is not None:
+            shutil.copytree(arguments.real, store, dirs_exist_ok=True)
+            first, second = sorted(os.listdir(Path(arguments.real, "runs")))[:2]
+            commands |= {
+                "compare RUN RUN": ["compare", first, second, *place, "--json"],
+                "open RUN": ["open", first, *place],
+                "export RUN": ["export", first, str(store / "model.pt"), *place],
+                "completion of runs": [COMPLETION, *place],
+            }
         for name, command in commands.items():
             found = [measure(command, root) for _ in range(arguments.rounds)]
             medians = {

@@ -1,9 +1,13 @@
 """A browser for the tests of Prefect's UI: Debian's Chromium, and what is found on its pages.
 
 With ``MGD_PICTURES`` set to a folder, the tests leave their pictures there, each of a page as it
-looks on a screen and on a phone; the documents' pictures are among them.
+looks on a screen and on a phone. Those in its folder ``documents`` are what the documents show:
+
+    MGD_PICTURES=pictures pytest -m servers tests/deployments/test_browser.py
+    cp pictures/documents/* engine/docs/pictures
 """
 
+import io
 import os
 import shutil
 from contextlib import contextmanager
@@ -17,7 +21,10 @@ PHONE = {"width": 390, "height": 844}
 UIS = {"v2": "/v2", "v1": ""}
 """Prefect's UIs, with what the addresses of their pages begin with."""
 
-_LONGEST = 90_000
+COLOURS = 64
+"""Of a document's picture: pages have few, and a picture stays below 100 kB."""
+
+_LONGEST = 240_000
 """Milliseconds: a busy machine draws a page in many seconds."""
 
 
@@ -58,6 +65,23 @@ def picture(page, name):
         page.set_viewport_size({**size, "height": max(size["height"], min(height(page), 4000))})
         page.wait_for_timeout(500)
         page.screenshot(path=str(Path(folder) / f"{name}-{kind}.png"))
+    page.set_viewport_size(SCREEN)
+
+
+def document(page, name, width=SCREEN["width"]):
+    """Leave a picture for the documents, if it is asked for: the first screen, in few colours."""
+    folder = os.environ.get("MGD_PICTURES")
+    if not folder:
+        return
+    from PIL import Image
+
+    place = Path(folder) / "documents"
+    place.mkdir(parents=True, exist_ok=True)
+    page.set_viewport_size({**SCREEN, "width": width})
+    page.wait_for_timeout(1000)
+    shot = Image.open(io.BytesIO(page.screenshot()))
+    few = shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(place / f"{name}.png", optimize=True)
     page.set_viewport_size(SCREEN)
 
 

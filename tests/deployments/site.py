@@ -121,6 +121,11 @@ class Api:
         lines = self.post("/logs/filter", logs=wanted, limit=200, sort="TIMESTAMP_ASC")
         return [each["message"] for each in lines]
 
+    def artifacts(self, run):
+        """Return the keys of a run's artifacts, each with its id."""
+        body = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+        return {each["key"]: each["id"] for each in self.post("/artifacts/filter", **body)}
+
     def progress(self, run):
         """Return the percentages of a run's progress artifacts, the newest first."""
         body = {"artifacts": {"flow_run_id": {"any_": [run]}, "type": {"any_": ["progress"]}}}

@@ -23,7 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from engine.planning.forecast import read_forecast
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.recipes.execution import BudgetConfig
 from engine.recipes.files import change_workers, load_recipe
+from engine.recipes.names import run_name
 from engine.recipes.settings import digest
 from engine.runs import budget
 from engine.runs import cleaning as housekeeping
@@ -46,6 +47,7 @@ from engine.stages import commits, lease
 from engine.storage.location import copy_folder, join, store_errors
 from engine.storage.readable import check_readable
 from flows.cli import showing
+from tests.faults.opened_reads import opened_reads, unfinished
 from tests.finished import finish
 
 LIMIT_SECONDS = 10
@@ -101,10 +103,17 @@ class Hang(BaseException):
 
 
 def finished_store(folder: Path) -> str:
-    """Make a store with a finished descent, a plan, a certificate and a budget; return the run."""
-    recipe = load_recipe("digits-selection", RECIPE)
+    """Make a store with a finished descent, a plan, a certificate and a budget; return the run.
+
+    Beside it lie another finished run and one that was stopped.
+    """
+    recipe, other, third = (
+        load_recipe("digits-selection", [*RECIPE, f"training.seed={seed}"]) for seed in (0, 1, 2)
+    )
     store = str(folder)
     record = finish(recipe, store)
+    finish(other, store)
+    unfinished(third, store)
     run = Path(store, "runs", record.run)
     reverse = next(each.gradient for each in record.iterates if each.gradient is not None)
     certificate = Certificate(
@@ -142,6 +151,14 @@ def reads(store: str, run: str) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "verify", partial(_verify, store, run)
     yield "check", partial(_check, store)
     yield "run", partial(_run, store, run)
+    yield from opened_reads(store, [run, *_others()])
+
+
+@cache
+def _others() -> list[str]:
+    """Return the names of the runs beside the first one."""
+    changes = [[*RECIPE, f"training.seed={seed}"] for seed in (1, 2)]
+    return [run_name(load_recipe("digits-selection", each).descent) for each in changes]
 
 
 def _clean(store: str, rules: CleanRules) -> None:

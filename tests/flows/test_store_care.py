@@ -177,7 +177,7 @@ def test_show_tells_stages_and_what_they_took(own):
     assert work["totals"]["bytes"] == sum(s["bytes"] for s in work["stages"]) > 0
     assert [run["run"] for run in listed] == [record.run]
     assert "train[1] 10-12" in printed
-    assert "0.0 GPU-seconds" in printed
+    assert "GPU-seconds" not in printed  # there was none
 
 
 @pytest.mark.slow

@@ -2,14 +2,19 @@
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from engine.applications.descent.growing import page_so_far
+from engine.progress.board import Board, Course
+from engine.progress.meter import Meter
 from engine.recipes.names import run_name
 from engine.storage.places import run_folder
 from tasks import growing
 from tests.made_records import FALLING, make_record
+from tests.watched_run import WORKS
 
 RECORD = make_record(FALLING)
 STARTED = "2026-01-01T12:00:00+00:00"
@@ -21,32 +26,31 @@ def shown(monkeypatch):
     texts = []
     monkeypatch.setattr(growing, "get_run_logger", lambda: logging.getLogger("growing"))
     monkeypatch.setattr(growing, "show_markdown", lambda *args: texts.append(args[-1]))
-    monkeypatch.setattr(growing, "_PAUSE", 0.0)
     return texts
 
 
-def start(store):
+def start(store, board=None):
     """Return the report of a run that goes on, and where its page will be."""
-    page = growing.GrowingReport(RECORD.recipe, store, RECORD.checks, STARTED)
+    page = growing.GrowingReport(RECORD.recipe, store, "Metagradient descent: tiny", board)
     return page, Path(run_folder(store, run_name(RECORD.recipe)), "report.html")
 
 
-def wait(page):
-    """Let it draw what waits to be drawn."""
-    thread = page._thread
-    if thread is not None:
-        thread.join(60)
+def show(page, number):
+    """Show the first iterates."""
+    iterates = RECORD.iterates[:number]
+    page.show(partial(page_so_far, RECORD.recipe, RECORD.checks, STARTED, iterates))
 
 
 def test_page_and_artifact_say_how_far_the_run_is(tmp_path, shown):
     """With the curve so far, and loaded again by a browser that shows it."""
     page, place = start(str(tmp_path))
 
-    page.show(RECORD.iterates[:1])
-    wait(page)
+    show(page, 1)
+    page.look()
     first = place.read_text()
-    page.show(RECORD.iterates[:2])
-    wait(page)
+    show(page, 2)
+    page.look()
+    page.look()
     second = place.read_text()
 
     assert "After outer step 0 of 5: The set-up that it starts from has a test loss of" in first
@@ -59,26 +63,61 @@ def test_page_and_artifact_say_how_far_the_run_is(tmp_path, shown):
     assert all("](data:image/svg+xml;base64," in text for text in shown)
 
 
+def test_before_there_is_a_result_the_page_says_what_is_done_and_what_was_found(tmp_path, shown):
+    """Of any kind: hours of an attribution or of an audit were an empty page."""
+    board = Board(Course("a run", WORKS, in_seconds=True), Meter())
+    page, place = start(str(tmp_path), board)
+
+    page.look()
+    board.begin("train[0] 0-60", "train")
+    board.end("train[0] 0-60")
+    page.found("Direction 0: Definition 2 is 0.930.")
+    page.checks = RECORD.checks
+    page.look()
+    page.look()
+    text = place.read_text()
+
+    assert len(shown) == 2  # nothing is drawn anew that has not changed
+    assert "Direction 0: Definition 2 is 0.930." in text
+    assert "1 of 2" in text  # trainings
+    assert "1 of 6" in text  # stages
+    assert 'http-equiv="refresh"' in text
+    assert "What was asked" in text
+
+
+def test_a_run_of_runs_says_what_it_found_last(tmp_path, shown):
+    """It has no stages of its own."""
+    page, place = start(str(tmp_path))
+
+    page.look()
+    page.found("activation=gelu: metasmoothness 0.930, validation loss 0.1000.")
+    page.look()
+
+    assert "It has begun." in shown[0]
+    assert "activation=gelu: metasmoothness 0.930" in place.read_text()
+
+
 def test_nothing_is_drawn_after_the_end(tmp_path, shown):
     """A page that came late would take the place of the finished one."""
     page, place = start(str(tmp_path))
     begun, go_on, drawn = threading.Event(), threading.Event(), []
 
-    def draw(iterates):
-        drawn.append(len(iterates))
+    def draw():
+        drawn.append(1)
         begun.set()
         go_on.wait(60)
         raise ValueError("a page that is never written")
 
-    page._page = draw
-    page.show(RECORD.iterates[:1])
+    page.show(draw)
+    thread = threading.Thread(target=page.look)
+    thread.start()
     begun.wait(60)
-    page.show(RECORD.iterates[:2])
+    show(page, 2)
     threading.Timer(0.2, go_on.set).start()
     page.stop()
     assert go_on.is_set()  # it waited for the drawing that had begun
-    page.show(RECORD.iterates)
-    wait(page)
+    page.look()
+    thread.join(60)
 
     assert drawn == [1]
     assert not place.exists()
@@ -88,12 +127,12 @@ def test_nothing_is_drawn_after_the_end(tmp_path, shown):
 def test_what_cannot_be_drawn_stops_nothing(tmp_path, shown, caplog):
     """A run of hours is not lost for a picture of it."""
     page, place = start(str(tmp_path))
-    page._page = lambda iterates: 1 / 0
+    page.show(lambda: 1 / 0)
 
     with caplog.at_level(logging.WARNING):
-        page.show(RECORD.iterates)
-        wait(page)
+        page.look()
+        page.look()
         page.stop()
 
-    assert "division by zero" in caplog.text
+    assert caplog.text.count("division by zero") == 1
     assert not place.exists()

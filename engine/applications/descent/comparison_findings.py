@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from engine.applications.descent.record import RunRecord
 
 
+_LEAST = 0.05
+"""Points of accuracy that are 0.0 in the digits of a sentence."""
+
+
 def comparison_findings(record: "RunRecord") -> list[str]:
     """Say which baselines the chosen iterate beats on the test split, and which it does not."""
     if not record.baselines:
@@ -49,8 +53,10 @@ def _points(record: "RunRecord") -> str:
         each.name: 100 * (clean - each.scores["test"]["accuracy"]) for each in record.baselines
     }
     name = max(falls, key=lambda each: falls[each])
-    sentence = f"Test accuracy falls by {own:.1f} points, under {name} by {falls[name]:.1f}"
-    return sentence + (f": {own / falls[name]:.1f} times as far." if falls[name] > 0 else ".")
+    fall = f"falls by {own:.1f} points" if own >= _LEAST else "does not fall"
+    sentence = f"Test accuracy {fall}, under {name} by {falls[name]:.1f}"
+    both = own >= _LEAST and falls[name] >= _LEAST
+    return sentence + (f": {own / falls[name]:.1f} times as far." if both else ".")
 
 
 def rerun_findings(record: "RunRecord") -> list[str]:

@@ -21,6 +21,10 @@ NOTICEABLE = 0.01
 """Relative change of a loss below which nothing is made of it."""
 
 
+TELLING = 0.0005
+"""Relative change of a loss that is 0.0 % in the digits of a sentence."""
+
+
 def rose(before: float, after: float) -> bool:
     """Say whether a loss rose by more than chance and rounding would explain."""
     return after > before * (1 + NOTICEABLE)
@@ -73,11 +77,13 @@ def _change(record: "RunRecord", split: str) -> str:
     scores = record.before_and_after(split)
     before, after = scores["before"], scores["after"]
     old, new = write_number(before["loss"]), write_number(after["loss"])
+    share = abs(after["loss"] / before["loss"] - 1) if before["loss"] else None
     if old == new:
         sentence = f"{split.capitalize()} loss stayed at {old}"
+    elif share is not None and share < TELLING:
+        sentence = f"{split.capitalize()} loss hardly changed: {old} before, {new} after"
     else:
         verb = "fell" if after["loss"] < before["loss"] else "rose"
-        share = abs(after["loss"] / before["loss"] - 1) if before["loss"] else None
         by = "" if share is None else f" by {write_percent(share)},"
         sentence = f"{split.capitalize()} loss {verb}{by} from {old} to {new}"
     if "accuracy" not in before:

@@ -9,10 +9,8 @@ from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Page
 from engine.reports.units import write_number
 from engine.runs.finished import how_made
+from engine.runs.growing import REFRESH
 from engine.runs.report import asked, head, trust
-
-REFRESH = 20
-"""Seconds after which a browser loads the page again."""
 
 
 def page_so_far(

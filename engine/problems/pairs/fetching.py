@@ -93,13 +93,25 @@ def _from_http(url: str) -> bytes:
     return b"".join(pieces)
 
 
+_WITH_OLD_ONES = [
+    ipaddress.ip_network(each) for each in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")
+]
+"""Networks whose addresses end with one of the old kind: translated, compatible, and stateless."""
+
+
+_TRANSLATED_HERE = ipaddress.ip_network("64:ff9b:1::/48")
+"""Network of translations that are a site's own (RFC 8215)."""
+
+
 def is_public(address: str) -> bool:
     """Say whether an IP address is one of the public Internet."""
     found = ipaddress.ip_address(address.split("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         # Addresses of the old kind in the new one, in its several ways.
+        if found in _TRANSLATED_HERE:
+            return False
         inner = found.ipv4_mapped or found.sixtofour
-        if found in ipaddress.ip_network("64:ff9b::/96"):
+        if any(found in network for network in _WITH_OLD_ONES):
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.errors import DataError, EngineError
 from engine.extras import install
+from engine.problems.bounded import check_groups
 from engine.problems.pairs.fetching import Fetching, NotFetchedError
 from engine.problems.pairs.found import Found
 from engine.problems.pairs.pictures import MAX_BYTES
@@ -59,6 +60,7 @@ def _rows(stream: Any, path: str, columns: list[str]) -> Iterator[tuple[Any, Any
     try:
         file = import_module("pyarrow.parquet").ParquetFile(stream)
         _check_columns(file.schema_arrow.names, columns, path)
+        check_groups(file.metadata, path)
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
             yield from zip(*(batch.column(name) for name in columns), strict=True)
     except EngineError:

@@ -163,10 +163,13 @@ def _pretrained(
 ) -> nn.Module:
     transformers.logging.disable_progress_bar()  # it would stand between the lines of the run
     try:
-        config = _with_dropout(transformers.AutoConfig.from_pretrained(name), model.dropout)
+        # Code that a folder or a model of the hub brings is not run, and nobody is asked about it.
+        found_config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = _with_dropout(found_config, model.dropout)
         network, found = transformers.AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
+            trust_remote_code=False,
             attn_implementation="eager",
             dtype=torch.float32,
             output_loading_info=True,

@@ -69,7 +69,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
     """
     transformers = extra("transformers")
     try:
-        inner = transformers.AutoTokenizer.from_pretrained(name)
+        inner = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # libraries of three languages read these files
         raise DataError(
             f"arguments.language.pretrained is {name}, where no tokenizer can be read "
@@ -95,7 +95,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
 def _rows(transformers: Any, name: str) -> int | None:  # noqa: ANN401 (a module)
     """Return how many tokens a pretrained model has embeddings for, if its settings say so."""
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         return getattr(config.get_text_config(), "vocab_size", None)
     except Exception:  # what is wrong with it is said where the model is read
         logger.debug("The settings of %s cannot be read.", name, exc_info=True)

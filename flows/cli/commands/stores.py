@@ -85,9 +85,9 @@ def send(
         from engine.applications.trackers import check_target
 
         check_target(to)
-        from flows.cli import comparing
+        from flows.cli.sending import Sender
 
-        comparing.send_run(run, store, to)
+        Sender(to).finish(run, store)
 
 
 def open_report(

@@ -86,4 +86,4 @@ def plan(
             check_writable(absolute(store))
             with doing("measuring what a step costs"):
                 found = plan_recipe(chosen, absolute(store), price)
-        showing.show_plan(found, as_json=as_json)
+        showing.show_plan(found, chosen.replay, as_json=as_json)

@@ -23,14 +23,27 @@ def ui(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open one at the first form.")
     ] = True,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Start a run of the first at once, and open its report."),
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End every mgd ui of yours on this machine.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Start Prefect's UI for yourself: server, worker and deployments; Ctrl-C ends them all."""
     with one_message(debug):
+        if stop:
+            from flows.cli import one_person
+
+            one_person.stop()
+            return
         from engine.recipes.files import DEFAULT_RECIPE
         from flows.cli.deploying import WITHOUT_RECIPE
         from flows.cli.one_person import serve
         from flows.cli.terminal import prepare_process
 
         prepare_process(debug)
-        serve(names or [DEFAULT_RECIPE, *WITHOUT_RECIPE], store, browser=browser, debug=debug)
+        wanted = names or [DEFAULT_RECIPE, *WITHOUT_RECIPE]
+        serve(wanted, store, start=start, browser=browser, debug=debug)

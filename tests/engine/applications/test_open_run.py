@@ -205,6 +205,26 @@ def test_damage_is_told(run, own, tmp_path):
         engine.open_run(tmp_path / "store", record.run).z(1)
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"\xff\xfe,a\n1,2\n"])
+def test_a_damaged_selection_is_told(content, run, own, tmp_path):
+    """A store may hold anything under that name; what reads it may raise anything."""
+    folder, record = own
+    shutil.copytree(folder / "store", tmp_path / "store")
+    where = tmp_path / "store" / "runs" / record.run
+    (where / "selection.parquet").write_bytes(content)
+    opened = engine.open_run(tmp_path / "store", record.run)
+
+    with pytest.raises(
+        CheckpointCorruptError, match=r"selection\.parquet is not what a run leaves"
+    ):
+        _ = opened.selection
+    (where / "selection.parquet").unlink()
+    assert list(opened.selection["count"]) == list(run.selection["count"])
+    (where / "selection.csv").write_bytes(b"\xff\xfe,a\n1,2\n")
+    with pytest.raises(CheckpointCorruptError, match=r"selection\.csv is not what a run leaves"):
+        _ = opened.selection
+
+
 def test_it_is_one_line_and_a_table(run, own):
     """Neither shows a tensor, and names from outside are no markup."""
     _, record = own

@@ -1,6 +1,8 @@
 """Data sets of the package ``datasets``: pictures, numbers and texts, with splits of their own."""
 
+import json
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -236,3 +238,72 @@ def test_pictures_elsewhere_are_not_read(where, tmp_path):
 
     with pytest.raises(DataError, match="no file below"):
         built(folder / "rows.parquet", inputs=["image"], label="label", size=8)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "https://127.0.0.1:9/rows.parquet",
+        "file:///etc/passwd",
+        "zip://x.csv::https://127.0.0.1:9/x.zip",
+        "/etc/passwd",
+        "../rows.parquet",
+        "data/../../rows.parquet",
+        "~/rows.parquet",
+    ],
+)
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+def test_card_that_names_files_elsewhere_is_refused(card, named, tmp_path, monkeypatch):
+    """A folder of somebody's would choose what this machine reads and connects to."""
+    monkeypatch.setattr(socket.socket, "connect", _no_connection)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    table(20, 0).to_parquet(str(folder / "rows.parquet"))
+    said = {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": named}]}]
+    }
+    text = json.dumps(said).replace(":/", r"\u003a/")  # as YAML reads it, and not as it is written
+    (folder / card).write_text(f"---\n{text}\n---\n" if card == "README.md" else text)
+
+    with pytest.raises(DataError, match=r"card of .* names"):
+        built(folder, inputs=["x"], label="kind")
+
+
+def test_card_that_names_files_of_its_folder_is_followed(tmp_path):
+    """Which is what cards are for."""
+    (tmp_path / "data").mkdir()
+    table(20, 0).to_parquet(str(tmp_path / "data" / "rows.parquet"))
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
+    )
+
+    made = built(tmp_path, inputs=["x"], label="kind")
+
+    assert len(made.data.splits["train"]) > 5
+
+
+@pytest.mark.parametrize("kind", ["pictures in a list", "a sound", "a video"])
+def test_cells_that_name_places_are_not_opened(kind, tmp_path, monkeypatch):
+    """The library opens what a cell names when it is asked for the column."""
+    opened = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *where: opened.append(where))
+    cell = {"bytes": None, "path": "http://127.0.0.1:9/latest/meta-data"}
+    feature = {
+        "pictures in a list": datasets.List(datasets.Image()),
+        "a sound": datasets.Audio(),
+        "a video": datasets.Video(),
+    }[kind]
+    cells = [[cell] if "list" in kind else cell] * 20
+    features = datasets.Features({"x": feature, "kind": datasets.Value("int64")})
+    arrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    rows = arrow.Table.from_pydict({"x": cells, "kind": [0, 1] * 10}, features.arrow_schema)
+    arrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+
+    with pytest.raises(EngineError, match="x"):
+        built(tmp_path / "rows.parquet", inputs=["x"], label="kind")
+
+    assert opened == []
+
+
+def _no_connection(*where):
+    raise AssertionError(f"a connection to {where}")

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from engine.errors import ConfigurationError, DataError, EngineError
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem, check_repeats
 from engine.problems.scores import mean_scores
+from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.stages.run import Run
 from engine.stages.training import initial_value, prepare
@@ -309,3 +311,27 @@ def test_central_difference_through_the_door(tmp_path):
     measured = central_difference(built.routine, built.output, {"weights": direction})
 
     assert float(found @ direction) == pytest.approx(measured, rel=1e-5)
+
+
+def test_names_can_be_written_whatever_bytes_a_file_is_called_by():
+    """They go into reports, tables, a database and onto a terminal, each on one line."""
+    names = [
+        "a",
+        "caf\u00e9 \u6f22\u5b57\u00a0x",
+        "caf\udce9",
+        "a\nb",
+        "\x1b]0;x\x07",
+        "",
+        "\U0001f600",
+    ]
+    numbers = torch.zeros(len(names))
+    splits = {"train": Examples(numbers, numbers.long())}
+
+    found = DataSet(
+        splits, 1, numbers.bool(), "", names=tuple(names), groups={"of": tuple(names) + (3,)}
+    )
+
+    shown = ("caf\\udce9", "a\\nb", "\\x1b]0;x\\x07")
+    assert found.names == (*names[:2], *shown, *names[5:])
+    assert found.groups["of"] == (*found.names, 3)
+    assert replace(found, fingerprint="x").names == found.names

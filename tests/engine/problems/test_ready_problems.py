@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from engine.errors import ConfigurationError, EngineError
+from engine.problems import bounded
+from engine.problems.bounded import parquet_columns
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe, validate_recipe
 
@@ -258,6 +260,36 @@ def test_pickle_in_an_npz_is_not_loaded(tmp_path):
 
     with pytest.raises(EngineError, match="cannot be read as CSV, Parquet or npz"):
         build_problem(recipe("table", url=str(tmp_path / "x.npz"), label="left"))
+
+
+@pytest.mark.parametrize("kind", ["npz", "rows", "lists"])
+def test_table_that_unpacks_to_far_more_than_it_is_is_refused(kind, tmp_path, monkeypatch):
+    """A kilobyte may stand for a billion rows; the limit is made small, so that one here may be."""
+    monkeypatch.setattr(bounded, "BOMB_BYTES", 2**16)
+    monkeypatch.setattr(bounded, "BOMB_RATIO", 2)
+    path = tmp_path / f"x.{'npz' if kind == 'npz' else 'parquet'}"
+    if kind == "npz":
+        np.savez_compressed(path, inputs=np.zeros(2**20), left=np.zeros(2**20))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+        rows = [0] * 2**20 if kind == "rows" else [[0] * 2**12] * 2**8
+        parquet.write_table(arrow.table({"left": rows}), path)
+
+    with pytest.raises(EngineError, match="unpacks to over 2 times its size"):
+        build_problem(recipe("table", url=str(path), label="left"))
+
+
+def test_word_that_is_there_often_is_in_memory_once(tmp_path):
+    """A kilobyte of Parquet may say a long word for each of a million rows."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    columns = {"word": ["a" * 2**12, "b", None] * 2000, "number": list(range(6000))}
+    coded = arrow.table({**columns, "coded": arrow.array(columns["word"]).dictionary_encode()})
+    parquet.write_table(coded, tmp_path / "x.parquet")
+
+    found = parquet_columns((tmp_path / "x.parquet").read_bytes(), "the table")
+
+    assert found == {**columns, "coded": columns["word"]}
+    assert len({id(each) for each in found["word"]}) < 20
 
 
 def test_unknown_setting_of_a_ready_problem_is_named():

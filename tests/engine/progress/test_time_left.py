@@ -98,6 +98,30 @@ def test_a_guess_about_the_preflight_spoils_nothing_else():
     assert after_a_quarter(found) < 0.1
 
 
+def test_what_delays_one_work_says_nothing_of_the_others():
+    """The first report is drawn beside a training, and loads what draws figures."""
+    works = run_of(10, train=0.4, pull=0.6)
+    delayed = next(each for each in range(len(works)) if each > 5 and works[each].kind == "train")
+    seconds = [2.0 if place == delayed else each.weight for place, each in enumerate(works)]
+    left, now = TimeLeft(works, in_seconds=True), 0.0
+    for place in range(delayed + 1):
+        left.begin(str(place), works[place].kind, now)
+        now += seconds[place]
+        left.end(str(place), now)
+
+    assert left.left(now) == pytest.approx(sum(seconds[delayed + 1 :]), rel=0.02)
+
+
+def test_one_guess_that_was_wrong_says_little_of_a_larger_one():
+    """A random baseline takes nothing; one by gradients of each example takes longer than all."""
+    works = [Work("baseline", 0.004, rough=True), Work("baseline", 1.0, rough=True)]
+    left = TimeLeft(works, in_seconds=True)
+    left.begin("random", "baseline", 0.0)
+    left.end("random", 0.1)
+
+    assert left.left(0.1) < 2.0
+
+
 def test_a_machine_that_becomes_slower_is_followed():
     """Another run begins beside it, halfway; what comes after has the new pace soon."""
     works = run_of(20, train=4, pull=6)

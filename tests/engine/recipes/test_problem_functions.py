@@ -167,7 +167,7 @@ def test_secret_in_an_argument_is_refused(tmp_path):
         tmp_path, PROBLEM.replace("width: int = 5", "width: int = 5, url: str = ''")
     )
 
-    with pytest.raises(ConfigurationError, match=r"arguments\.url is https://somebody:\*\*\*@host"):
+    with pytest.raises(ConfigurationError, match=r"arguments\.url is https://\*\*\*@host"):
         load_recipe(path, ["arguments.url=https://somebody:secret@host/data"])
 
 

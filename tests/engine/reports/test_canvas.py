@@ -13,6 +13,8 @@ from engine.reports.vector import vector
 
 NAMES = ["price $5 and $\\frac{$", "a$b_{$c", "$\\mathdefault{" * 3, "\\$x$", "{}", "%s", "a\nb"]
 
+NO_CHARACTERS = ["a\x00b", "\x1b]52;c;cm0=\x07", "half of \ud83d", "\ufffe", "\x7f\x85", "\u202eb"]
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dollar_in_a_name_is_a_sign_like_any_other(name):
@@ -41,6 +43,21 @@ def test_texts_of_every_place_are_no_formulas(name):
     figure.suptitle(name)
 
     assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", NO_CHARACTERS, ids=ascii)
+def test_what_is_no_character_in_a_name_ends_no_run(name):
+    """A drawing of a page is XML, which cannot hold them; a name of a file or a corpus can."""
+    shares = [
+        SourceShare(name=each, candidates=5, before=0.5, after=0.4, dropped=1)
+        for each in (name, "other")
+    ]
+
+    assert png(draw_sources(shares)).startswith(b"\x89PNG")
+    for svg in (vector(lambda: draw_sources(shares)), vector(lambda: drawn(name))):
+        assert "\x1b" not in svg.wide
+        ElementTree.fromstring(svg.narrow.encode())
 
 
 HOSTILE = "<script>alert(1)</script> & --> ]]> $x$"

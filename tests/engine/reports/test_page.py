@@ -160,3 +160,13 @@ def test_headings_are_in_order_and_what_scrolls_is_reached_by_keys():
     assert all('tabindex="0"' in box and "aria-label=" in box for box in boxes)
     assert '<html lang="en">' in written
     assert '<a class="skip" href="#content">' in written
+
+
+def test_halves_of_characters_end_no_run():
+    """A name of a file may hold bytes that are no text, which reports and Prefect cannot write."""
+    page = Page(title="a\udce9", run="b", verdict="c\ud83d", findings=["d\x00"])
+
+    for text in (as_html(page), as_markdown(page)):
+        assert text.encode().decode() == text
+        assert "ud83d" in text
+        assert "\x00" not in text  # of which PostgreSQL says that it is no text

@@ -7,7 +7,7 @@ from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_stages
-from engine.stages.claims import claim_url
+from engine.stages.claims import claim_url, read_claims
 from engine.storage.location import join
 from engine.storage.names import STAGE_KINDS
 from engine.storage.places import MARK, stage_record_url
@@ -44,6 +44,7 @@ def test_damaged_claim_protects_its_stage(store):
         used = add_stage(store, kind, kind)
         name = add_run(store, kind, used)
         write_bytes(claim_url(store, name, *used), bytes(40))
+        assert [(each.stage, each.key) for each in read_claims(store, name)] == [used]
 
     assert plan_clean(store, NO_GRACE).report.freed == []
 

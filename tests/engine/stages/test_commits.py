@@ -21,7 +21,7 @@ from engine.recipes.files import load_recipe
 from engine.recipes.settings import digest
 from engine.stages import commits, lease
 from engine.stages.commits import discard, find, lineage, read_rows, run_stage
-from engine.stages.keys import Declaration
+from engine.stages.keys import Declaration, stage_key
 from engine.stages.run import Run
 from engine.storage.records import read_record, write_record
 
@@ -262,3 +262,32 @@ def test_listings_that_lag_neither_stop_a_commit_nor_make_it_spin(flows):
     assert len(computed) == 1
     assert Lagging.written["leases"] <= 8
     assert find(made[0].stage, made[0].key, place) == made[0]  # while listings lag still
+
+
+@pytest.mark.parametrize("link", ["some", "some/{key}", "some/{key}/leases", "some/{key}/attempts"])
+def test_nothing_is_written_through_a_link_of_a_store(link, store, tmp_path_factory):
+    """Whoever put it there would have files of this user's written anywhere."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    key = stage_key(Declaration("some"), Run(RECIPE, store), {})
+    place = Path(store, "stages", link.format(key=key))
+    place.parent.mkdir(parents=True)
+    place.symlink_to(elsewhere)
+
+    with pytest.raises(CheckpointCorruptError, match="is a link to another place"):
+        stage(store, ones)
+
+    assert list(elsewhere.iterdir()) == []
+    place.unlink()
+    assert stage(store, ones) is not None
+
+
+def test_a_store_may_be_a_link_and_lie_on_another_disk(store, tmp_path_factory):
+    """Whoever made the store chose where."""
+    disk = tmp_path_factory.mktemp("disk")
+    Path(store, "stages").symlink_to(disk)
+    linked = disk / "store"
+    linked.symlink_to(store)
+
+    made = stage(str(linked), ones)
+
+    assert find(made.stage, made.key, store) == made

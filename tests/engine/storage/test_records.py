@@ -205,3 +205,27 @@ def test_folder_in_the_place_of_a_file_is_named(tmp_path):
 
     with pytest.raises(CheckpointCorruptError, match="folder"):
         read_bytes(str(tmp_path / "record.json"))
+
+
+@pytest.mark.parametrize("short", ["[]", "0", "{}"], ids=["lists", "numbers", "objects"])
+def test_document_of_a_few_megabytes_takes_no_gigabytes(short, folder, monkeypatch):
+    """A list without anything in it has two letters, and takes 56 bytes of memory."""
+    monkeypatch.setattr(records, "_MOST_VALUES", 1000)
+    url = join(folder, "run.json")
+    write_bytes(url, b'{"a": [' + b",".join([short.encode()] * 1001) + b"]}")
+    write_bytes(join(folder, "other.json"), b'{"a": [' + b",".join([b"0"] * 900) + b"]}")
+
+    with pytest.raises(CheckpointCorruptError, match="more than 1000 values"):
+        read_record(url)
+    found = read_records([url, join(folder, "other.json")])
+    assert found[url] is None
+    assert len(found[join(folder, "other.json")]["a"]) == 900
+
+
+def test_small_documents_are_read_as_small_ones(folder):
+    """Of claims and leases there are thousands, each of which could be as large as a result."""
+    url = join(folder, "claim.json")
+    write_record(url, {"a": "x" * SMALL})
+
+    assert read_records([url], largest=SMALL) == {url: None}
+    assert read_records([url])[url] is not None

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
+from engine.reports.page import as_html
+from engine.reports.sections import Page
 from flows.cli.app import app
 from tests.bench import bench_show
 
@@ -53,6 +55,10 @@ def test_the_report_is_opened_with_a_rule_before_all_else(opened, tmp_path):
         "<META HTTP-EQUIV = refresh content=0>",
         '<meta http-equiv="&#114;efresh" content="0">',
         "<base href='https://example.org'>",
+        "<link rel=preconnect href=https://example.org>",
+        "<LINK REL='dns-prefetch' HREF='//example.org'>",
+        '<meta http-equiv="refresh" content="5;url=https://example.org">',
+        '<meta http-equiv="refresh" content="5"><meta http-equiv="refresh" content="6">',
     ],
 )
 def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):
@@ -64,6 +70,22 @@ def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):
     assert result.exit_code == 2
     assert "mgd resume" in result.stderr
     assert opened == []
+
+
+def test_a_report_that_grows_is_opened_as_it_is_now(opened, tmp_path):
+    """A browser would load the copy again and again, in which nothing changes."""
+    grown = as_html(Page(title="x", run=RUN, verdict="After outer step 1 of 5", refresh=20))
+    assert "refresh" in grown
+    (tmp_path / "runs" / RUN / "report.html").write_text(grown)
+
+    result = ask(tmp_path)
+
+    assert result.exit_code == 0, result.stderr
+    assert "open it again" in result.stdout
+    (url,) = opened
+    page = Path(urlsplit(url).path).read_text()
+    assert "After outer step 1 of 5" in page
+    assert "refresh" not in page
 
 
 def test_a_run_without_a_report_says_how_it_gets_one(opened, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from engine.progress.displays import LINES
 from engine.progress.meter import doing, listening
 from flows.cli.signals import before_last_words
-from flows.cli.terminal import QUIET, watched
+from flows.cli.terminal import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
 from tests.tiny_recipe import SMALL, as_options
 
@@ -33,6 +33,35 @@ def test_log_file_has_lines_with_times(capsys):
     assert said[:2] == ["Run: digits-12ab34cd", "made again"]
     assert "Reading the data" in said
     assert listening() is None
+
+
+@pytest.mark.slow
+def test_nothing_is_sent_elsewhere_and_nobody_is_told_that_it_is(monkeypatch):
+    """Prefect's notice of that was the first thing that a run printed."""
+    for name in ("PREFECT_SERVER_ANALYTICS_ENABLED", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "x")  # what it was comes back after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("flows.cli.terminal.stop_on_signals", lambda: None)
+
+    prepare_process(debug=False)
+
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    said = subprocess.run(
+        [sys.executable, "-c", ENABLED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert said.stdout == "False False\n"
+
+
+ENABLED = """
+from prefect._internal.analytics import is_telemetry_enabled
+from prefect.settings import get_current_settings
+
+print(is_telemetry_enabled(), get_current_settings().server.analytics_enabled)
+"""
 
 
 def test_quiet_keeps_warnings_alone(capsys):

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from engine.errors import DataError
+from engine.problems import bounded
 from engine.problems.pairs import fetching
 from engine.problems.pairs.fetching import Fetching, NotFetchedError, is_public
 from tests.pair_files import image, read
@@ -238,6 +239,11 @@ def test_an_answer_cannot_lead_to_an_address_that_is_not_public(asked, monkeypat
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:a00:1::", False),
+        ("::10.0.0.1", False),
+        ("::ffff:0:169.254.169.254", False),
+        ("64:ff9b:1::a00:1", False),
+        ("2001:0:53aa:64c:0:0:f5ff:fffe", False),
+        ("64:ff9b::808:808", True),
     ],
 )
 def test_public_addresses_are_told_from_others(address, public):
@@ -253,3 +259,13 @@ def test_an_image_that_is_too_large_is_not_fetched(asked, monkeypatch):
 
     with pytest.raises(NotFetchedError, match="too large"):
         Fetching(True, "").fetch(f"{server}/x.png")
+
+
+def test_a_file_that_says_that_it_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    """One image of nothing but zeros is a gigabyte in memory, and a kilobyte here."""
+    monkeypatch.setattr(bounded, "BOMB_BYTES", 2**20)
+    table = arrow.table({"image": [bytes(2**22)] * 2, "caption": ["a", "b"]})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd", use_dictionary=False)
+
+    with pytest.raises(DataError, match="unpacks to over"):
+        read(tmp_path)

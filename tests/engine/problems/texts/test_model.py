@@ -1,5 +1,7 @@
 """Metagradients through models of transformers, full and with adapters, against two oracles."""
 
+import json
+
 import pytest
 import torch
 from torch.nn.functional import log_softmax
@@ -8,6 +10,10 @@ from engine import central_difference, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.problems.problem import build_problem
+from engine.problems.texts.model import _pretrained
+from engine.problems.texts.packages import extra
+from engine.problems.texts.tokens import pretrained_tokenizer
+from engine.recipes.arguments.model import ModelConfig
 from engine.replay.first_step import check_routine
 from engine.stages.run import Run
 from engine.stages.training import initial_value
@@ -210,3 +216,23 @@ def test_a_missing_package_is_refused_with_the_command(tmp_path, monkeypatch):
 
     with pytest.raises(ConfigurationError, match=r"pip install .*'\.\[lm\]'"):
         build_problem(tiny_recipe(tmp_path, training=TINY["training"] | {"seed": 77}))
+
+
+def test_code_of_a_model_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    """A folder may bring code of its own, and the library would ask whoever sits there."""
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    folder.mkdir()
+    settings = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}})
+    )
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("somebody is asked"))
+
+    with pytest.raises(DataError, match="no tokenizer can be read"):
+        pretrained_tokenizer(str(folder))
+    with pytest.raises(ConfigurationError, match="no causal language model can be read"):
+        _pretrained(extra("transformers"), ModelConfig(name="transformers"), str(folder), 8)
+
+    assert not ran.exists()

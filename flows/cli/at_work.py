@@ -1,0 +1,60 @@
+"""Which ``mgd ui`` are at work for this user, so that another command can end them.
+
+Each holds a lock on a file that is called by its process id. The kernel gives the lock up when the
+process ends, however it ends, so the file of a dead one names no stranger's process.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flows.cli.surroundings import prefect_settings
+
+SECONDS_TO_END = 60.0
+"""Longest wait for one that was asked to end: its stages at work are finished first."""
+
+_NAME = "mgd-ui-{}.lock"
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Let others know inside the block that this process is at work."""
+    import filelock
+
+    file = _folder() / _NAME.format(os.getpid())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(file, mode=0o600):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def end_all() -> dict[int, bool]:
+    """Ask all of this user's to end, as Ctrl-C does, and wait for them.
+
+    Returns:
+        Process id of each to whether it has ended.
+    """
+    import filelock
+
+    ended: dict[int, bool] = {}
+    for file in sorted(_folder().glob(_NAME.format("*"))):
+        lock = filelock.FileLock(file)
+        try:
+            with lock.acquire(timeout=0):  # of one that was killed
+                file.unlink(missing_ok=True)
+        except filelock.Timeout:
+            process = int(file.stem.rpartition("-")[2])
+            os.kill(process, signal.SIGTERM)
+            ended[process] = False
+            with suppress(filelock.Timeout), lock.acquire(timeout=SECONDS_TO_END):
+                ended[process] = True
+                file.unlink(missing_ok=True)
+    return ended
+
+
+def _folder() -> Path:
+    return Path(prefect_settings().home)

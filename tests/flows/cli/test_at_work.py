@@ -1,0 +1,82 @@
+"""``mgd ui --stop``: ends those that are at work, and signals nobody else."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import at_work
+from flows.cli.app import app
+from tests.servers import wait_for
+
+HOLD = """
+import signal, sys, time
+from flows.cli.at_work import noted
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+with noted():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Prefect's folder, of our own."""
+    monkeypatch.setattr(at_work, "_folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def held(home):
+    """A process that is at work."""
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+def test_one_that_is_at_work_is_asked_to_end_and_waited_for(home, held):
+    """As by Ctrl-C, so that it ends what it has started."""
+    answer = CliRunner().invoke(app, ["ui", "--stop"])
+
+    assert answer.exit_code == 0, answer.output
+    assert f"process {held.pid}" in answer.output
+    assert held.wait(60) == 128 + signal.SIGTERM
+    assert list(home.glob("mgd-ui-*")) == []
+
+
+@pytest.mark.slow
+def test_one_that_does_not_end_is_named(home, held, monkeypatch):
+    """With the command that ends it."""
+    monkeypatch.setattr(at_work, "SECONDS_TO_END", 0.3)
+    os.kill(held.pid, signal.SIGSTOP)
+    wait_for("a halt", lambda: "T" in Path(f"/proc/{held.pid}/stat").read_text().split()[2], 30)
+
+    answer = CliRunner().invoke(app, ["ui", "--stop"])
+
+    assert answer.exit_code == 2
+    assert f"kill -9 {held.pid}" in answer.output
+
+
+def test_the_file_of_a_dead_one_signals_nobody(home, monkeypatch):
+    """Its number may be a stranger's by now."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
+    (home / "mgd-ui-4242.lock").touch()
+
+    answer = CliRunner().invoke(app, ["ui", "--stop"])
+
+    assert answer.exit_code == 2
+    assert "No mgd ui of yours is at work" in answer.output
+    assert list(home.glob("mgd-ui-*")) == []
