@@ -72,14 +72,15 @@ def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
         ConfigurationError: If the problem's function cannot be found.
     """
     arguments = arguments_schema(recipe.problem, recipe.folder)
+    kind: type[Any] = type(recipe)
     return {
         **_apart(arguments["properties"], arguments.get("$defs", {}), "arguments."),
-        **_of_kind(type(recipe)),
+        **_of_kind(kind),
     }
 
 
 @cache
-def _of_kind(kind: type[Recipe]) -> dict[str, dict[str, Any]]:
+def _of_kind(kind: type[Any]) -> dict[str, dict[str, Any]]:
     whole = kind.model_json_schema()
     own = {k: v for k, v in whole["properties"].items() if k not in _GROUPS_OF_OTHERS}
     return _apart(own, whole["$defs"], "")
