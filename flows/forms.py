@@ -64,8 +64,6 @@ def recipe_form(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> Pa
             "title": f"Problem: {recipe.problem}",
             "type": "object",
             "properties": _in_order(arguments),
-            "description": "What is trained on what. Its other arguments are settings too: "
-            "arguments.name=value.",
         }
     }
     more = {name: schema for name, schema in own.items() if name not in FIELDS | group | last}

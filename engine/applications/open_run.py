@@ -11,13 +11,13 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from engine.applications.kept_rows import rows_of
 from engine.applications.kinds import read_finished
-from engine.errors import CheckpointCorruptError, ConfigurationError, EngineError
+from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.numerics.shown_html import pairs_html, rows_html
-from engine.problems.bounded import parquet_columns
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
-from engine.reports.frames import as_table, read_csv
+from engine.reports.frames import as_table
 from engine.reports.page import REPORT
 from engine.reports.settings_rows import changed_rows
 from engine.reports.shown_figures import ShownFigure, figures_of
@@ -220,7 +220,7 @@ class OpenRun:
             content = self._content(file)
             if content is None or (file.endswith("parquet") and find_spec("pyarrow") is None):
                 continue
-            return as_table(_rows_of(content, run_file(self.store, self.name, file)))
+            return as_table(rows_of(content, run_file(self.store, self.name, file)))
         raise ConfigurationError(
             f"Run {self.name} has no selection of examples: it has not finished, or its "
             f"metaparameters are {self.recipe.metaparameters.name.value}. See `z` and `table`."
@@ -352,22 +352,6 @@ class OpenRun:
     def _content(self, file: str) -> bytes | None:
         with store_errors(self.store):
             return read_bytes(run_file(self.store, self.name, file))
-
-
-def _rows_of(content: bytes, url: str) -> list[dict[str, Any]]:
-    """Return the rows of a file of a selection, by its name; the store may hold anything there."""
-    try:
-        if url.endswith("csv"):
-            return read_csv(content.decode())
-        columns = parquet_columns(content, url)
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    except EngineError:
-        raise
-    except Exception as error:  # of pyarrow, and of texts that are none
-        raise CheckpointCorruptError(
-            f"{url} is not what a run leaves there ({type(error).__name__}). Delete it, and let "
-            "the run write it again with `mgd resume`."
-        ) from error
 
 
 def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:

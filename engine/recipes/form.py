@@ -26,7 +26,7 @@ FIELDS = {
     "directions": ("smoothness.directions", "Random directions"),
     "seed": ("training.seed", "Seed of the training"),
     "device": ("training.device", "Device"),
-    "max_seconds": ("budget.max_seconds", "Most computing time, in seconds"),
+    "max_seconds": ("budget.max_seconds", "Most computing time in seconds, no limit if empty"),
 }
 """Name of a field to the setting that it sets, and to its title."""
 
@@ -47,7 +47,7 @@ _ARGUMENTS = {
 """Titles of arguments of problems whose names are short for something, in place of what explains
 them: a line less for each, so that the form has two screens in Prefect's first UI too."""
 
-_SAYS_ALL = {FIELDS["seed"][1], *_ARGUMENTS.values()}
+_SAYS_ALL = {FIELDS["seed"][1], FIELDS["max_seconds"][1], *_ARGUMENTS.values()}
 """Titles that need no explanation."""
 
 
@@ -72,14 +72,15 @@ def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
         ConfigurationError: If the problem's function cannot be found.
     """
     arguments = arguments_schema(recipe.problem, recipe.folder)
+    kind: type[Any] = type(recipe)
     return {
         **_apart(arguments["properties"], arguments.get("$defs", {}), "arguments."),
-        **_of_kind(type(recipe)),
+        **_of_kind(kind),
     }
 
 
 @cache
-def _of_kind(kind: type[Recipe]) -> dict[str, dict[str, Any]]:
+def _of_kind(kind: type[Any]) -> dict[str, dict[str, Any]]:
     whole = kind.model_json_schema()
     own = {k: v for k, v in whole["properties"].items() if k not in _GROUPS_OF_OTHERS}
     return _apart(own, whole["$defs"], "")
@@ -199,7 +200,7 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
             "allOf": checks,
         },
         "description": (
-            "Anything else, one key=value each as in mgd run --set, e.g. outer.probability=0.1. "
+            "Anything else, arguments too, one key=value each, e.g. outer.probability=0.1. "
             f"mgd recipes {recipe.name} lists the keys."
         ),
     }

@@ -81,8 +81,9 @@ def _texts(module: str) -> dict[str, dict[str, str]]:
 def _under(defined: ast.ClassDef) -> dict[str, str]:
     found: dict[str, str] = {}
     for one, after in zip(defined.body, defined.body[1:], strict=False):
-        is_setting = isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
-        if is_setting and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        if not (isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             found[one.target.id] = cleandoc(str(after.value.value))
     return found
 

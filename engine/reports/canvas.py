@@ -157,9 +157,12 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
 
 
 def whole_numbers(axes: "matplotlib.axes.Axes") -> None:
-    """Let the ticks of the x axis be whole numbers."""
+    """Let the ticks of the x axis be whole numbers, and leave room around a single one."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 1, high + 1)
     bins = _TICKS if is_narrow() else "auto"
     axes.xaxis.set_major_locator(MaxNLocator(bins, integer=True, steps=[1, 2, 5, 10]))
 

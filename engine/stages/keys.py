@@ -45,6 +45,7 @@ APART = {
     "storage/places.py": "says where stages lie",
     "storage/readable.py": "asks whether a store can be read",
     "applications/descent/": "chooses an iterate, reports and verifies",
+    "applications/kept_rows.py": "reads what runs left",
     "applications/kinds.py": "finds what a kind of run has of its own",
     "applications/open_run.py": "opens what runs left",
     "applications/side_by_side.py": "compares what runs left",

@@ -34,7 +34,9 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
     routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
     with named_refusals(step), routine.binding.kept():
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
-        torch.autograd.backward(gradient.sum())
+        # Ones of their own, because kernels of grouped products refuse those of a sum, which are
+        # one number in many places.
+        torch.autograd.backward(gradient, torch.ones_like(gradient))
 
 
 def term_gradient(

@@ -323,11 +323,12 @@ def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen
             f"At the same parameters and batch the module that you handed in has the loss "
             f"{theirs.total:.8g}, and the engine's copy of it {own.total:.8g}. The "
             "loss or the forward pass reads something besides the module that it is given (another "
-            "module or a list of parameters that it holds, a detached copy of weights, a mode or "
-            "attribute that was changed after the routine was made), reads running statistics "
-            "that its own batch has just moved, or asks whether a tensor is an nn.Parameter or a "
-            "leaf, which the engine's are not. Read all of it from the module that the loss is "
-            "given, statistics before the layer is called, and tell parameters by requires_grad."
+            "module or a list of parameters that it holds, a detached copy of weights, a counter "
+            "or a cache, a mode that was changed after the routine was made), reads running "
+            "statistics that its own batch has just moved, or asks whether a tensor is an "
+            "nn.Parameter or a leaf, which the engine's are not. Read all of it from the module "
+            "that the loss is given, statistics before the layer is called, and tell parameters by "
+            "requires_grad."
         )
     if errors[worst] > limit:
         names = sorted((n for n in errors if errors[n] > limit), key=lambda n: -errors[n])

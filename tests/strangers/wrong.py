@@ -59,7 +59,7 @@ _HELD = tuple(column[NUM_EXAMPLES:] for column in data())
 ELSEWHERE = r"reads|besides the module|does not depend|has no part"
 
 
-STATE = r"Two calls|run twice|changes|two different|outside"
+STATE = r"Two calls|run twice|changes|two different|outside|a counter or a cache"
 
 
 SECOND = r"second derivative|differentiated twice"

@@ -25,6 +25,7 @@ problem = engine.Problem(
     objective=(x[90:140], y[90:140]),
     validation=(x[140:190], y[140:190]),
     test=(x[190:], y[190:]),
+    bounds=(-4.0, 6.0),  # between which an input may lie
 )
 problem
 

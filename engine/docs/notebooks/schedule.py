@@ -33,7 +33,7 @@ found = engine.descend(
     problem,
     training={"num_steps": 30, "batch_size": 30, "learning_rate": 0.01},
     metaparameters={"name": "learning-rate", "num_key_points": 4},
-    outer={"num_steps": 6, "update": "sign", "step_size": 0.3},
+    outer={"num_steps": 8, "update": "Adam", "step_size": 0.4},
     check=False,
 )
 found

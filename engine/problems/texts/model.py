@@ -166,6 +166,7 @@ def _pretrained(
         # Code that a folder or a model of the hub brings is not run, and nobody is asked about it.
         found_config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         config = _with_dropout(found_config, model.dropout)
+        config.return_dict = True  # the network's own parts read each other's results by name
         network, found = transformers.AutoModelForCausalLM.from_pretrained(
             name,
             config=config,

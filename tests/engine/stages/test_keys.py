@@ -219,7 +219,7 @@ def test_one_label_renames_every_stage(monkeypatch):
     splits["train"] = replace(splits["train"], labels=labels)
     assert fingerprint(labels) != fingerprint(problem.data.splits["train"].labels)
     data = replace(problem.data, splits=splits, fingerprint=examples_fingerprint(splits))
-    monkeypatch.setattr(run, "build_problem", lambda recipe: replace(problem, data=data))
+    monkeypatch.setattr(run, "build_problem", lambda recipe, store: replace(problem, data=data))
 
     assert differing(chain(TINY), BEFORE) == ALL
 
@@ -374,7 +374,7 @@ class NextRecipe(DescentRecipe):
 def test_field_that_does_not_exist_yet_renames_every_stage(group, name, value, monkeypatch):
     """Whoever adds a setting and forgets the cache must not get the old numbers."""
     problem = build_problem(TINY)
-    monkeypatch.setattr(run, "build_problem", lambda recipe: problem)
+    monkeypatch.setattr(run, "build_problem", lambda recipe, store: problem)
     monkeypatch.setattr(shipped, "digits", next_digits)
     content = TINY.model_dump(mode="json")
     now = chain(NextRecipe.model_validate(content), borders=segments(TINY))

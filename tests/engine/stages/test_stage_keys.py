@@ -165,6 +165,6 @@ def test_other_clusters_of_the_same_settings_are_other_stages(monkeypatch):
     other = replace(problem, routine=replace(problem.routine, metaparameters=moved))
     before = train_key(tiny)
 
-    monkeypatch.setattr(run, "build_problem", lambda _: other)
+    monkeypatch.setattr(run, "build_problem", lambda _, store: other)
 
     assert train_key(tiny) != before

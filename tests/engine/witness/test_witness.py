@@ -263,3 +263,27 @@ def test_the_witness_runs_the_step_twice_in_place_of_the_other_checks():
 
     with pytest.raises(engine.EngineError, match="Step 1, run twice, gave two different states"):
         engine.metagradient(run, output)
+
+
+@pytest.mark.parametrize("where", ["loss", "hook", "update"])
+def test_in_float32_the_last_bit_tells_who_reads_the_handed_in_module(where):
+    """By so little that roundings of another kernel might make as much."""
+    model = mlp().float()
+    weight = model[0].weight
+    examples = tuple(c.float() if c.is_floating_point() else c for c in routine().examples)
+    changes = {"metaparameters": {"weights": engine.ExampleWeights(torch.ones(24))}}
+    if where == "loss":
+        changes["loss"] = lambda net, b: loss(net, b) * (1 + 1e-4 * weight.detach().norm())
+    elif where == "hook":
+        weight.register_hook(lambda gradient: gradient + 1e-4 * weight.detach())
+    else:
+
+        def update(state, gradient, hyper, step):
+            rate = hyper["learning_rate"] * (1 + 1e-4 * weight.detach().norm())
+            return {"params": state["params"] - rate * gradient}
+
+        changes["optimizer"] = engine.Optimizer("own", {}, lambda params: {}, update)
+    run = routine(model, examples=examples, **changes)
+
+    with pytest.raises(WitnessError, match="depends on the numbers that the module"):
+        ask(run, [], run.point())

@@ -26,8 +26,8 @@ def section(run: Material) -> Section | None:
     """Return what the first reverse sweep found; none if it carried no adjoint through a step."""
     curves, num_steps = run.curves, run.record.recipe.training.num_steps
     alone = [step for step, norm in curves.share_norms.items() if norm > 0]
-    if not curves.layer_norms and len(alone) <= 1:  # counts that enter at the last step
-        return None
+    if not (curves.layer_norms or run.record.growth) and len(alone) == 1:
+        return None  # counts that enter at the last step
     below = "Below: how much of the metagradient each step contributes."
     if len(alone) == 1:  # as of counts, which enter at one step: no figure is needed to say so
         below = f"All of the metagradient comes from step {alone[0]}."
