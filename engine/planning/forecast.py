@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import CheckpointMissingError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
 from engine.recipes.settings import Settings
 from engine.storage.places import PLAN, run_file
 from engine.storage.records import read_record, write_record
@@ -83,12 +83,17 @@ class Forecast(Alternative):
     price: float | None = None
     """Seconds of the run at a price per GPU-hour, if one was given."""
 
+    product: VjpMode = VjpMode.REVERSE_OVER_REVERSE
+    """How a step is reversed where the recipe says auto."""
+
     note: str = ""
     """What a reader has to know, e.g. that it was counted and not measured."""
 
     def content(self) -> dict[str, Any]:
         """Return the JSON object of ``mgd plan --json``."""
         absent = {name for name in ("price", "note") if not getattr(self, name)}
+        if self.product is VjpMode.REVERSE_OVER_REVERSE:
+            absent.add("product")
         return self.model_dump(mode="json", exclude={"settings"} | absent)
 
     def resolved(self, replay: ReplayConfig) -> ReplayConfig:

@@ -1,5 +1,7 @@
 """Plans of recipes: measured before a run, kept with it, and followed by its reverse stages."""
 
+from collections.abc import Callable
+
 from engine.numerics.determinism import deterministic
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.counted import counted_setting, must_be_counted
@@ -8,9 +10,9 @@ from engine.problems.problem import SPLITS, BuiltProblem, build_problem, make_st
 from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName
-from engine.replay.interpreter import Sweep, replay
-from engine.replay.step_costs import measure_costs, median_seconds
+from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
+from engine.replay.interpreter import Sweep, replay, seed_adjoint
+from engine.replay.step_costs import measure_costs, median_seconds, plain_step_of
 from engine.replay.sweep_costs import Memory
 from engine.schedules.trees import Forward
 
@@ -38,14 +40,22 @@ def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forec
     Raises:
         ConfigurationError: If nothing fits into the memory allowed.
     """
-    why, note = must_be_counted(recipe), ""
-    if why:
-        setting, note = counted_setting(recipe, why)
-    else:
-        setting = _measured(recipe, store, _LONGEST)
+    if must_be_counted(recipe):
+        counted = _with_product(recipe, _named(recipe.replay.vjp))
+        setting, note = counted_setting(counted, must_be_counted(recipe))
+        return _chosen(setting, counted, price).model_copy(update={"note": note})
+    problem = build_problem(recipe, store)
+    return _with_fastest_product(
+        recipe,
+        problem,
+        lambda each: _chosen(_measured(each, store, problem, _LONGEST), each, price),
+    )
+
+
+def _chosen(setting: Setting, recipe: DescentRecipe, price: float | None) -> Forecast:
     found = choose(setting, segment_lengths(recipe))
     own = [] if recipe.replay.schedule is ScheduleName.AUTO else [forecast(setting, recipe.replay)]
-    return _forecast(found, own, price).model_copy(update={"note": note})
+    return _forecast(found, own, price)
 
 
 def keep_plan(recipe: DescentRecipe, store: str) -> None:
@@ -61,27 +71,81 @@ def keep_plan(recipe: DescentRecipe, store: str) -> None:
 
 
 def followed(recipe: DescentRecipe, store: str) -> ReplayConfig:
-    """Return how a run is reversed, with the schedule auto resolved by the plan kept with it."""
-    if recipe.replay.schedule is not ScheduleName.AUTO:
-        return recipe.replay
+    """Return how a run is reversed, with what is auto resolved by the plan kept with it."""
+    replay = settled(recipe, store).replay
+    if replay.schedule is not ScheduleName.AUTO:
+        return replay
     kept = read_forecast(store, run_name(recipe)) or _plan_of_run(recipe, store)
-    return kept.resolved(recipe.replay)
+    return kept.resolved(replay)
+
+
+def settled(recipe: DescentRecipe, store: str) -> DescentRecipe:
+    """Return a recipe whose product of a step is named: that of the plan kept with it, for auto.
+
+    Without a plan, as in a check before a run, it is the reference: no clock decides a bit here.
+    """
+    if recipe.replay.vjp is not VjpMode.AUTO:
+        return recipe
+    kept = read_forecast(store, run_name(recipe))
+    return _with_product(recipe, VjpMode.REVERSE_OVER_REVERSE if kept is None else kept.product)
+
+
+def _with_product(recipe: DescentRecipe, vjp: VjpMode) -> DescentRecipe:
+    replay = recipe.replay.model_copy(update={"vjp": vjp})
+    return recipe.model_copy(update={"replay": replay})
 
 
 def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
     problem = build_problem(recipe, store)
     with doing("measuring what a step costs"):
-        return _measured_plan(recipe, store, problem)
+        return _with_fastest_product(
+            recipe, problem, lambda each: _measured_plan(each, store, problem)
+        )
+
+
+def _with_fastest_product(
+    recipe: DescentRecipe, problem: BuiltProblem, make: Callable[[DescentRecipe], Forecast]
+) -> Forecast:
+    """Return the better forecast where the recipe leaves the product of a step to the planner.
+
+    The reference may keep graphs where a faster product may not, so whole plans are compared.
+    """
+    if recipe.replay.vjp is not VjpMode.AUTO:
+        return make(recipe)
+    ways = {VjpMode.REVERSE_OVER_REVERSE, fastest_product(recipe, problem)}
+    plans = {way: make(_with_product(recipe, way)) for way in sorted(ways)}
+    chosen = min(plans, key=lambda way: plans[way].seconds.run)
+    return plans[chosen].model_copy(update={"product": chosen})
+
+
+def _named(vjp: VjpMode) -> VjpMode:
+    return VjpMode.REVERSE_OVER_REVERSE if vjp is VjpMode.AUTO else vjp
 
 
 def _measured_plan(recipe: DescentRecipe, store: str, problem: BuiltProblem) -> Forecast:
     num_steps = recipe.training.num_steps * recipe.outer.num_steps
-    setting = _measured(recipe, store, min(_LONGEST, _SHARE * num_steps * _quick(problem)))
+    seconds = min(_LONGEST, _SHARE * num_steps * _quick(problem))
+    setting = _measured(recipe, store, problem, seconds)
     if recipe.replay.schedule is ScheduleName.AUTO:
         # The segments are those of the recipe: they shape the stages.
         return _forecast(choose(setting, [recipe.replay.steps_per_segment]), [], None)
     check_caps(setting, recipe.replay)
     return _forecast([forecast(setting, recipe.replay)], [], None)
+
+
+def fastest_product(recipe: DescentRecipe, problem: BuiltProblem) -> VjpMode:
+    """Measure the ways to the product of a step, at s_0; compile where that may pay for itself."""
+    routine = problem.routine
+    whole = routine.statistics is None and routine.own is None and routine.piece is None
+    if not whole or routine.shards > 1 or recipe.replay.micro_batch is not None:
+        return VjpMode.REVERSE_OVER_REVERSE
+    z, state, step = routine.point(), routine.initial_state(), plain_step_of(routine)
+    output = problem.output
+    part = next(iter(output.parts())) if hasattr(output, "parts") else output  # pyright: ignore[reportFunctionMemberAccess]
+    with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
+        _, cotangent = seed_adjoint(routine, state, part)
+        make_step_vjp(recipe, routine)(routine, state, z, step, cotangent)
+    return routine.programs.get("fastest", VjpMode.REVERSE_OVER_REVERSE)
 
 
 def _quick(problem: BuiltProblem) -> float:
@@ -94,8 +158,7 @@ def _quick(problem: BuiltProblem) -> float:
         )
 
 
-def _measured(recipe: DescentRecipe, store: str, seconds: float) -> Setting:
-    problem = build_problem(recipe, store)
+def _measured(recipe: DescentRecipe, store: str, problem: BuiltProblem, seconds: float) -> Setting:
     routine = problem.routine
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         vjp = make_step_vjp(recipe, routine)

@@ -244,12 +244,6 @@ class DescentRecipe(Settings):
 
     @model_validator(mode="after")
     def _workers_agree(self) -> "DescentRecipe":
-        if self.replay.vjp is VjpMode.AUTO:
-            raise ValueError(
-                "replay.vjp is auto, which measures and chooses, so that two workers might choose "
-                "differently and make other bits under one key. Name the mode; engine.metagradient "
-                "takes vjp='auto' and logs what it measured."
-            )
         shards, replay = self.training.shards, self.replay
         if shards > 1 and (replay.unroll > 1 or replay.vjp is VjpMode.COMPILED):
             raise ValueError(

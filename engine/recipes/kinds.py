@@ -1,7 +1,8 @@
 """The kinds of recipes: what each is made of, said by its application and by nobody else.
 
-A folder of ``engine/applications`` that has a ``kind.py`` is found by it. What it names is loaded
-when it is asked for, so that a command which reads one recipe loads the settings of one kind.
+A folder of ``engine/applications`` that has a module ``kind`` is found by it. What it names is
+loaded when it is asked for, so that a command which reads one recipe loads the settings of one
+kind.
 """
 
 from collections.abc import Iterator, Mapping

@@ -85,8 +85,8 @@ class VjpMode(StrEnum):
     have rules for that; as much memory as all of them at once."""
 
     AUTO = "auto"
-    """The fastest on this step and machine, measured, compile time included. A clock decides, so no
-    recipe may have it: a stage that is made again could differ in its last digits."""
+    """The fastest on this step and machine, measured, compile time included. A run takes what the
+    plan of its first start has chosen, so that a stage made again has the same digits."""
 
 
 class ReplayConfig(Settings):

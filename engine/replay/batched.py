@@ -1,4 +1,4 @@
-"""Trains many runs that differ only in z or in the seed as one run with a leading axis.
+"""Trains many runs that differ only in z or in the seed as few runs with a leading axis.
 
 A step of a small model is mostly the cost of starting its kernels, which does not grow with the
 number of runs. The sums of a batched kernel run in another order, so states agree with those of
@@ -7,13 +7,13 @@ the runs one by one to rounding and not bit for bit; whoever needs the bits asks
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
@@ -21,12 +21,25 @@ from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.loss_terms import Term
+from engine.routine.module.held_module import Params
 from engine.routine.routine import Routine
-from engine.step.products import join
 from engine.step.step import plain_step
-from engine.types import Metaparams, State
+from engine.types import Metaparams, Output, State
 
 _logger = logging.getLogger(__name__)
+
+AT_ONCE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+"""Bytes of the parameters of the runs that go through a step together, by the kind of device."""
+
+KEPT_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+"""Bytes that their losses keep for the backward pass, at most."""
+
+_FEWEST = 4
+"""Runs that go through a step together, however large their model is."""
+
+_Run = tuple[Routine, Metaparams]
+
+_Trained = tuple[State, Mapping[int, Tensor]]
 
 
 class Together(StrEnum):
@@ -69,6 +82,87 @@ def train_many(
     Cost:
         Memory of a step grows with the number of runs when they are batched.
     """
+    states = []
+    with deterministic():
+        for state, losses in _trained(routine, points, seeds, Together(together)):
+            check_losses(losses, 0, routine.num_steps)
+            states.append(state)
+    return states
+
+
+def train_each(
+    routine: Routine,
+    points: Sequence[Metaparams],
+    *,
+    seeds: Sequence[int] | None = None,
+    together: Together | str = Together.AUTO,
+) -> list[State | None]:
+    """Train as ``train_many``; None in the place of each run whose loss is infinite or NaN.
+
+    A run that diverges costs the others nothing: no number of theirs depends on it.
+    """
+    with deterministic():
+        found = _trained(routine, points, seeds, Together(together))
+        return [state if _are_finite(losses) else None for state, losses in found]
+
+
+def evaluate_each(
+    routine: Routine, output: Output, states: Sequence[State], *, together: Together | str
+) -> Tensor:
+    """Return an output of each of several states, shape (states,), without a graph.
+
+    Batched ones are compared with a single one, and where ``torch.func.vmap`` cannot carry the
+    output, or the numbers differ, they are evaluated one by one.
+    """
+
+    def one(state: State) -> Tensor:
+        return routine.evaluate(output, state)
+
+    def loop() -> Tensor:
+        return torch.stack([one(state) for state in states])
+
+    plain = routine.own is None and routine.statistics is None
+    if Together(together) is Together.LOOP or len(states) < 2 or not plain:
+        return loop()
+    try:
+        with torch.no_grad():
+            joined = [_stacked([states[i] for i in part]) for part in _parts(len(states), routine)]
+            found = torch.cat([vmap(one, randomness="same")(each) for each in joined])
+    except (RuntimeError, NotImplementedError, ValueError) as error:  # what vmap cannot carry
+        _logger.info("%d states are evaluated one by one: %s", len(states), error)
+        return loop()
+    single = one(states[0])
+    error = _relative_error(found[0], single)
+    return found if error <= torch.finfo(single.dtype).eps ** 0.5 else loop()
+
+
+def _are_finite(losses: Mapping[int, Tensor]) -> bool:
+    return bool(torch.isfinite(torch.stack(list(losses.values()))).all())
+
+
+def _trained(
+    routine: Routine, points: Sequence[Metaparams], seeds: Sequence[int] | None, how: Together
+) -> Iterator[_Trained]:
+    """Yield the final state of each run, and its losses by step."""
+    pairs = list(zip(_runs(routine, points, seeds), points, strict=True))
+    if how is Together.LOOP or len(pairs) < 2:
+        yield from _train_one_by_one(pairs)
+        return
+    parts = [[pairs[i] for i in part] for part in _parts(len(pairs), routine)]
+    train = _train_batched if _go_together(parts, how) else _train_one_by_one
+    for part in parts:
+        yield from train(part)
+
+
+def _parts(count: int, routine: Routine) -> Iterator[list[int]]:
+    """Yield the places of runs that go through a step together, in parts of about one size."""
+    for part in torch.arange(count).tensor_split(-(-count // _at_once(routine))):
+        yield part.tolist()
+
+
+def _runs(
+    routine: Routine, points: Sequence[Metaparams], seeds: Sequence[int] | None
+) -> list[Routine]:
     runs = [
         routine if seed == routine.seed else replace(routine, seed=seed)
         for seed in seeds or [routine.seed] * len(points)
@@ -77,47 +171,55 @@ def train_many(
         raise ConfigurationError(
             f"There are {len(runs)} seeds for {len(points)} points. Give one for each."
         )
-    how = Together(together)
-    with deterministic():
-        if how is not Together.LOOP and len(runs) > 1:
-            obstacle = _obstacle(runs, points, must_be_faster=how is Together.AUTO)
-            if obstacle is None:
-                return _train_batched(runs, points)
-            if how is Together.BATCHED:
-                raise ConfigurationError(
-                    f"{len(runs)} runs cannot be trained as one batched run: {obstacle} "
-                    "Use together='loop'."
-                )
-            _logger.info("%d runs are trained one by one: %s", len(runs), obstacle)
-        return [_train(run, z) for run, z in zip(runs, points, strict=True)]
+    return runs
 
 
-def _train(routine: Routine, z: Metaparams) -> State:
-    state, losses, heard = routine.initial_state(z), PerStep(), listening()
-    for step in range(routine.num_steps):
-        state, losses[step] = plain_step(routine, state, z, step)
-        if heard is not None:
-            heard.ran(step, routine.num_steps)
-    check_losses(losses, 0, routine.num_steps)
-    return state
+def _go_together(parts: Sequence[Sequence[_Run]], how: Together) -> bool:
+    """Say whether runs go together, after step 0 of some of them was compared.
+
+    Raises:
+        ConfigurationError: If they should and cannot.
+    """
+    count = sum(map(len, parts))
+    obstacle = _obstacle(parts[0], must_be_faster=how is Together.AUTO)
+    if obstacle is None:
+        return True
+    if how is Together.BATCHED:
+        raise ConfigurationError(
+            f"{count} runs cannot be trained as one batched run: {obstacle} Use together='loop'."
+        )
+    _logger.info("%d runs are trained one by one: %s", count, obstacle)
+    return False
 
 
-def _train_batched(runs: Sequence[Routine], points: Sequence[Metaparams]) -> list[State]:
+def _train_one_by_one(part: Sequence[_Run]) -> Iterator[_Trained]:
+    heard = listening()
+    for routine, z in part:
+        state, losses = routine.initial_state(z), PerStep()
+        for step in range(routine.num_steps):
+            state, losses[step] = plain_step(routine, state, z, step)
+            if heard is not None:
+                heard.ran(step, routine.num_steps)
+        yield state, losses
+
+
+def _train_batched(part: Sequence[_Run]) -> Iterator[_Trained]:
+    runs, points = zip(*part, strict=True)
     z, states, losses = _stacked(points), _initial_states(runs, points), PerStep()
     heard = listening()
     for step in range(runs[0].num_steps):
-        states, loss = _batched_step(runs, states, z, step)
-        losses[step] = loss.sum()  # not finite as soon as one is not
+        states, losses[step] = _batched_step(runs, states, z, step)
         if heard is not None:
             heard.ran(step, runs[0].num_steps, len(runs))
-    check_losses(losses, 0, runs[0].num_steps)
-    return [{name: rows[i].clone() for name, rows in states.items()} for i in range(len(runs))]
+    by_step = {step: losses[step] for step in losses}
+    for i in range(len(runs)):
+        state = {name: rows[i].clone() for name, rows in states.items()}
+        yield state, {step: row[i] for step, row in by_step.items()}
 
 
-def _obstacle(
-    runs: Sequence[Routine], points: Sequence[Metaparams], *, must_be_faster: bool
-) -> str | None:
+def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
     """Train step 0 both ways; say why the runs cannot or should not be batched, if so."""
+    runs, points = zip(*part, strict=True)
     if runs[0].own is not None:
         return "the runs have a state of their own."
     if runs[0].statistics is not None:
@@ -154,40 +256,91 @@ def _batched_step(
     routine = runs[0]
     # Runs of one seed are one routine, which draws its batch once for all of them.
     drawing = [routine] if all(run is routine for run in runs) else runs
-    gradient, loss = torch.zeros_like(states["params"]), None
+    gradient, loss = None, None
     for terms in zip(*(run.terms(step) for run in drawing), strict=True):
         share, value = _batched_gradient(routine, states["params"], terms, z, step)
-        gradient = gradient + share
+        gradient = share if gradient is None else gradient + share
         loss = value if loss is None else loss
 
     def update(state: State, gradient: Tensor, z: Metaparams) -> State:
         return routine.update(state, gradient, z, step)
 
     assert loss is not None  # a step has a batch
-    return vmap(update)(states, gradient, z), loss
+    assert gradient is not None
+    with torch.no_grad():
+        return vmap(update)(states, gradient, z), loss
 
 
 def _batched_gradient(
     routine: Routine, params: Tensor, terms: Sequence[Term], z: Metaparams, step: int
 ) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a term in each run, shape (runs, params), and its losses.
+
+    No run's loss depends on another's parameters, so one backward pass through their sum makes the
+    gradients of all; outside of ``vmap``, which would hand on each of its kernels by itself.
+    """
     first = terms[0]
     shared = all(torch.equal(term.indices, first.indices) for term in terms)
     indices = first.indices if shared else torch.stack([term.indices for term in terms])
 
-    def loss(params: Tensor, z: Metaparams, indices: Tensor) -> Tensor:
+    def loss(params: Params, z: Metaparams, indices: Tensor) -> Tensor:
         return routine.term_loss(params, first.at(indices), z, step)
 
-    batched = vmap(grad_and_value(loss), in_dims=(0, 0, None if shared else 0), randomness="same")
-    with torch.no_grad(), routine.binding.kept():
-        return batched(params, z, indices)
+    batched = vmap(loss, in_dims=(0, 0, None if shared else 0), randomness="same")
+    leaf = params.detach().requires_grad_()
+    with torch.enable_grad(), routine.binding.kept():
+        losses = batched(_views(routine, leaf), z, indices)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return gradient, losses.detach()
 
 
-def _stacked(points: Sequence[Metaparams]) -> Metaparams:
+def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
+    """Name the parts of several flat vectors, shape (runs, params), without a copy."""
+    layout = routine.layout
+    parts = params.split_with_sizes(layout.sizes, dim=1)
+    return {
+        name: part.view(len(params), *shape)
+        for (name, shape), part in zip(layout.shapes.items(), parts, strict=True)
+    }
+
+
+def _at_once(routine: Routine) -> int:
+    """Return how many runs go through a step together: a count, because a clock would decide bits.
+
+    Many enough that starting kernels costs little, few enough that what a step writes and reads
+    again stays in a processor's cache, or in a GPU's memory.
+    """
+    kind = routine.device.type if routine.device.type in AT_ONCE_BYTES else "cuda"
+    size = routine.layout.size * routine.layout.dtype.itemsize
+    return max(_FEWEST, min(AT_ONCE_BYTES[kind] // size, KEPT_BYTES[kind] // _kept_bytes(routine)))
+
+
+def _kept_bytes(routine: Routine) -> int:
+    """Return what the loss of the first step keeps for its backward pass, each storage once."""
+    found: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    z = routine.point()
+    state = routine.initial_state(z)
+    params = state["params"].detach().requires_grad_()
+    term = next(routine.terms(0))
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with torch.enable_grad(), hooks, routine.binding.kept(), routine.reading(state):
+        loss = routine.term_loss(params, term, z, 0)
+    del loss
+    return sum(found.values()) + 1
+
+
+def _stacked(points: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([point[name] for point in points]) for name in points[0]}
 
 
 def _initial_states(runs: Sequence[Routine], points: Sequence[Metaparams]) -> State:
-    return join([run.initial_state(z) for run, z in zip(runs, points, strict=True)])
+    return _stacked([run.initial_state(z) for run, z in zip(runs, points, strict=True)])
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:

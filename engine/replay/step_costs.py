@@ -84,7 +84,7 @@ def measure_costs(
         Some ten quantities, each with at least three rounds and one that warms up.
     """
     z, state = routine.point(), routine.initial_state()
-    step = _plain_step(routine)
+    step = plain_step_of(routine)
     stop = min(step + _STEPS, routine.num_steps)
     forward = [Forward(step, stop)]
     parts = list(output.parts()) if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
@@ -212,7 +212,7 @@ def _injected_seconds(routine: Routine, state: State, z: Metaparams, cotangent: 
         return median_seconds(pull, routine.device) * len(injected) * len(steps)
 
 
-def _plain_step(routine: Routine) -> int:
+def plain_step_of(routine: Routine) -> int:
     """Return a step that reads z, and has no losses injected if there is one."""
     after = range(min(routine.first_step + 1, routine.num_steps - 1), routine.num_steps)
     injecting = _injection_steps(routine)

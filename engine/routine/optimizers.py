@@ -54,7 +54,7 @@ def sgd(
     def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         del step
         params = state["params"]
-        gradient = gradient + hyper["weight_decay"] * params
+        gradient = _penalized(gradient, hyper["weight_decay"], params)
         if not keeps:
             return {"params": params - hyper["learning_rate"] * gradient}
         velocity = hyper["momentum"] * state["momentum"] + gradient
@@ -130,7 +130,7 @@ def _adam(
         if name == "adamw":
             params = params - rate * hyper["weight_decay"] * params
         else:
-            gradient = gradient + hyper["weight_decay"] * params
+            gradient = _penalized(gradient, hyper["weight_decay"], params)
         first = beta1 * state["exp_avg"] + (1 - beta1) * gradient
         second = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient * gradient
         second_hat = second / (1 - beta2 ** (step + 1))
@@ -189,7 +189,7 @@ def rmsprop(
     def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         del step
         params, decay = state["params"], hyper["alpha"]
-        gradient = gradient + hyper["weight_decay"] * params
+        gradient = _penalized(gradient, hyper["weight_decay"], params)
         square = decay * state["square_avg"] + (1 - decay) * gradient * gradient
         following, spread = {"square_avg": square}, square
         if centered:
@@ -244,6 +244,13 @@ def muon(  # noqa: PLR0913 (torch's settings)
     matrices = muon_matrices(momentum, nesterov, weight_decay, adjust, ns_steps)
     made = parted("muon", matrices, adamw() if rest is None else rest, is_matrix, rest_names)
     return with_options(made, **options)
+
+
+def _penalized(gradient: Tensor, decay: float | Tensor, params: Tensor) -> Tensor:
+    """Add an L2 penalty's gradient, if there is one; torch leaves out one of 0, too."""
+    if isinstance(decay, int | float) and not decay:
+        return gradient
+    return gradient + decay * params
 
 
 def _any(number: Number) -> bool:

@@ -335,8 +335,8 @@ def _save(
     for number, state in enumerate(states):
         if not state:
             continue  # a stage of numbers alone
-        fingerprints.append(state_fingerprint(state))  # on the device that made it
         row = {name: vector.detach().cpu() for name, vector in state.items()}
+        fingerprints.append(state_fingerprint(row))
         with store_errors(store):
             if rows is None:
                 layout = {name: (len(vector), vector.dtype) for name, vector in row.items()}

@@ -102,7 +102,7 @@ def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
     settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if declared.moves else NOT_INNER)
     settings.get("outer", {}).pop("num_steps", None)
     if declared.reverses:
-        settings["product"] = [recipe.replay.vjp, recipe.replay.micro_batch]
+        settings["product"] = [run.settled.replay.vjp, recipe.replay.micro_batch]
     found = problem.kind.found()
     content = {
         "stage": declared.name,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.planning.plan import settled
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -27,6 +28,11 @@ class Run:
     def problem(self) -> BuiltProblem:
         """What the recipe stands for, on its device; see ``build_problem`` for what it raises."""
         return build_problem(self.recipe, self.store)
+
+    @property
+    def settled(self) -> DescentRecipe:
+        """The recipe with the product of a step named; see ``engine.planning.plan.settled``."""
+        return settled(self.recipe, self.store)
 
     @property
     def name(self) -> str:

@@ -67,7 +67,7 @@ def preflight(run: Run) -> Made:
     """Try the run on short twins and commit what was found; the record holds a ``CheckReport``."""
     problem = run.problem
     with asked_rightly(problem.routine, [problem.output]):
-        found = checked(problem.routine, problem.output, run.recipe.replay)
+        found = checked(problem.routine, problem.output, run.settled.replay)
     return {}, with_notes(found, problem.notes).model_dump(mode="json")
 
 
@@ -177,7 +177,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         ({name: _shaped(after[name], shape) for name, shape in shapes.items()}, so_far),
         first=lambda: _start(routine, store, start),
         meet=partial(_compare_end, store, routine, end, segment.stop),
-        vjp=make_step_vjp(run.recipe, routine),
+        vjp=make_step_vjp(run.settled, routine),
         plan=plan_of(followed(run.recipe, store)),
         trajectory=_rows_ahead(store, trajectory),
     )

@@ -12,7 +12,7 @@ from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
-from engine.step.products import named_refusals
+from engine.step.products import gradient_of, named_refusals
 from engine.types import Metaparams
 
 
@@ -60,9 +60,7 @@ def term_gradient(
                 f"The loss of step {step} does not depend on the parameters, so there is nothing "
                 "to train. Look for a detach(), a .data or a no_grad() in the model or the loss."
             )
-        (gradient,) = torch.autograd.grad(
-            loss, params, create_graph=create_graph, allow_unused=True
-        )
+        gradient = gradient_of(loss, params, create_graph=create_graph)
         if gradient is None:
             raise UndifferentiableError(
                 f"The loss of step {step} does not depend on the parameters of the module that it "

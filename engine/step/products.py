@@ -148,6 +148,26 @@ def _pull(
     )
 
 
+def gradient_of(loss: Tensor, source: Tensor, *, create_graph: bool) -> Tensor | None:
+    """Return the gradient of a scalar as ``torch.autograd.grad`` does; None if it depends on none.
+
+    By torch's engine itself where it can be, for the reasons of ``_pull``.
+    """
+    if _engine is None:
+        (found,) = torch.autograd.grad(loss, source, create_graph=create_graph, allow_unused=True)
+        return found
+    (found,) = _engine(
+        (loss,),
+        (torch.ones_like(loss),),
+        create_graph,
+        create_graph,
+        (source,),
+        True,
+        accumulate_grad=False,
+    )
+    return found
+
+
 def pull_update(  # noqa: PLR0913 (the parts of a step)
     routine: Routine,
     state: State,

@@ -23,7 +23,7 @@ STAGE_KINDS = frozenset(
 """Kinds of stages; a test compares them with what the stages say.
 
 An application that is added names its stages by its folder: ``word-puzzle-solve`` is one of
-``engine/applications/word_puzzle``.
+a folder ``word_puzzle``.
 """
 
 APPLICATIONS = frozenset(

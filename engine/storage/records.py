@@ -138,7 +138,7 @@ def read_model(
     return understood(url, read_record(url, options, largest=largest), model)
 
 
-def understood(url: str, record: dict[str, Any], model: type[Model]) -> Model:
+def understood(url: str, record: object, model: type[Model]) -> Model:
     """Return a document as what it should be.
 
     Raises:

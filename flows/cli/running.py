@@ -141,20 +141,21 @@ def _run(
     with doing("loading Prefect"):
         from flows.cli.local_server import connected
         from flows.registry import FLOWS, REPLICAS
+
+        if chosen is not None and recipe.kind not in REPLICAS:
+            raise ConfigurationError(
+                f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
+                "for one seed. Use --set training.seed=N."
+            )
+        # Looked up, and so loaded, while the server starts.
+        flow = (FLOWS if chosen is None else REPLICAS)[recipe.kind]
     with ExitStack() as stack:
         with doing("waiting for Prefect's server"):
             stack.enter_context(connected(server))
         if sender is not None:
             stack.enter_context(sender.following(names, place))
         stack.enter_context(doing("starting the flow"))  # until the run says more by itself
-        if chosen is None:
-            return [FLOWS[recipe.kind](recipe, place)]
-        if recipe.kind not in REPLICAS:
-            raise ConfigurationError(
-                f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
-                "for one seed. Use --set training.seed=N."
-            )
-        return REPLICAS[recipe.kind](recipe, chosen, place)
+        return [flow(recipe, place)] if chosen is None else flow(recipe, chosen, place)
 
 
 def _runs(recipe: "Recipe", seeds: list[int] | None) -> "list[Recipe]":

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from engine.planning.forecast import Forecast
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
@@ -166,7 +166,10 @@ def show_plan(
         "reversed; memory is that of states and graphs"
     )
     console.print(table)
-    changes = " ".join(f"--set {name}={value}" for name, value in forecast.settings.items())
+    chosen = dict(forecast.settings)
+    if forecast.product is not VjpMode.REVERSE_OVER_REVERSE:
+        chosen["replay.vjp"] = forecast.product.value
+    changes = " ".join(f"--set {name}={value}" for name, value in chosen.items())
     console.print(
         f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
         f"{decimal(forecast.written_bytes)} written.",

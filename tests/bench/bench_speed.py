@@ -4,15 +4,17 @@ Each figure is a ratio within one run: contestants alternate, medians; seconds o
 which other work on the machine disturbs least, and wall clock for what starts processes. Parts:
 
 small     training step, metagradient with all states and by the k-ary tree, over a loop of torch
-together  1,000 one-cycle trainings of the digits' MLP as one batched run, over such loops
+together  1,000 one-cycle trainings of the digits' MLP, an LDS bank, seeds and smoothness directions
+          as batched runs, over such loops
 rows      rows of 10 MB written and read, over ``torch.save`` and ``torch.load``
 outputs   K = 8 outputs over one, one after the other and in one pass (MLP and GPT)
 basis     error of a held-out query against the number of swept directions
 programs  a compiled metagradient in a first and in a second process
+attention value, gradient and its derivative, over torch's math kernel
 start     ``mgd run`` until the first training is committed, whole, and started again
+rivals    whole metagradients of the GPT beside bergson's, whose Python RIVALS_BERGSON_PYTHON names
 
-Attention has a command of its own (``bench_attention``), and so has whoever competes: bergson and
-others in environments of their own (``tests.bench.rivals``).
+More of attention shows ``bench_attention``, and more of whoever competes ``tests.bench.rivals``.
 
     python -m tests.bench.bench_speed --date 20261128 [--rounds 5] [--parts small,rows]
 """
@@ -26,22 +28,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import engine
-from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
-from engine.replay.batched import train_many
 from engine.replay.query_basis import query_basis
-from tests.bench import bench_outputs
+from tests.bench import banks, bench_attention, bench_outputs
 from tests.bench.bench_step import Gpt, gpt_loss
 from tests.bench.bench_store import measure_rows
 from tests.bench.bench_witness import medians
 from tests.bench.record import write_record
+from tests.bench.rivals import __main__ as rivals_command
+from tests.bench.rivals.problems import Problem
+from tests.bench.rivals.results import ratio, relative_error
 
 Row = tuple[str, str, str]
 """Figure, what was measured, what was asked."""
@@ -80,10 +84,10 @@ def plain(steps: int, rates: Callable[[int], float]) -> None:
 
 def routine(steps: int, **changes: object) -> engine.Routine:
     settings = {"w": engine.ExampleWeights(torch.ones(800))}
-    given = {"metaparameters": settings, "learning_rate": RATE} | changes
+    given: dict[str, Any] = {"metaparameters": settings, "learning_rate": RATE} | changes
     return engine.Routine(
         net(), loss, points(800), engine.sgd(0.9), num_steps=steps, batch_size=BATCH, **given
-    )  # pyright: ignore[reportCallIssue, reportArgumentType]
+    )
 
 
 def small(rounds: int) -> list[Row]:
@@ -113,23 +117,26 @@ def small(rounds: int) -> list[Row]:
     ]
 
 
-def together(rounds: int, runs: int = 1000, steps: int = 40) -> list[Row]:
-    peaks = torch.linspace(-5.0, -2.0, runs)
-    shape = torch.tensor([-1.0, 0.0, -3.0])
-    kind = LearningRatePoints(peaks[0] + shape, num_steps=steps)
-    own = routine(steps, metaparameters={"rates": kind})
-    trials = [{"rates": peak + shape} for peak in peaks]
-    rate = [float(own.hyperparameters(own.point(), step)["learning_rate"]) for step in range(steps)]
-    found = medians(
-        {
-            "plain": lambda: plain(steps, rate.__getitem__),
-            "ours": lambda: train_many(own, trials, together="batched"),
-        },
-        rounds,
-    )
-    ratio = found["ours"] / (runs * found["plain"])
-    words = f"{ratio:.2f} ({runs / found['ours']:.0f} trainings of {steps} steps a second)"
-    return [("1,000 one-cycle trainings of the MLP over a plain loop", words, "0.15")]
+def together(rounds: int, runs: int = 1000) -> list[Row]:
+    """Train banks as batched runs, and some of each by a loop of torch; compare the states too."""
+    found = []
+    made = (banks.grid(runs), banks.removals(), banks.orders(), banks.directions())
+    for bank, goal in zip(made, ("0.15", "", "", ""), strict=True):
+        some = range(0, len(bank.points), max(1, len(bank.points) // 20))
+        seconds = medians(
+            {
+                "plain": lambda bank=bank, some=some: [bank.by_torch(i) for i in some],
+                "ours": bank.together,
+            },
+            rounds,
+        )
+        plain, ours = seconds["plain"] / len(some), seconds["ours"] / len(bank.points)
+        error = bank.error(bank.together(), some)
+        words = (
+            f"{ours / plain:.2f} ({1 / ours:.0f} a second, of {1 / plain:.0f}; off by {error:.0e})"
+        )
+        found.append((f"{len(bank.points):,} {bank.words}, over a plain loop", words, goal))
+    return found
 
 
 def rows(rounds: int) -> list[Row]:
@@ -280,7 +287,57 @@ def start(rounds: int) -> list[Row]:
     return found
 
 
-PARTS = {each.__name__: each for each in (small, together, rows, outputs, basis, programs, start)}
+def attention(rounds: int) -> list[Row]:
+    """Compare value, gradient and its derivative with torch's math kernel, causal."""
+    found, sizes = [], (2048, 4096)
+    grown = {
+        (kind, tokens): bench_attention.megabytes(kind, tokens, is_causal=True)
+        for tokens in sizes
+        for kind in ("ours", "math")
+    }
+    with deterministic(1):
+        for tokens, goal in zip(sizes, ("0.65; 0.15", "0.40; 0.08"), strict=True):
+            call = bench_attention.twice(tokens, is_causal=True)
+            took = medians({"ours": call, "math": bench_attention.by_math(call)}, min(rounds, 3))
+            memory = grown["ours", tokens] / grown["math", tokens]
+            words = f"{took['ours'] / took['math']:.2f}; {memory:.2f}"
+            found.append((f"attention of {tokens:,} tokens over math: time; memory", words, goal))
+    return found
+
+
+def rivals(rounds: int) -> list[Row]:
+    """Compare whole metagradients of the GPT with bergson's, which has a Python of its own."""
+    theirs = "bergson, sqrt"
+    modes = {
+        "ours, store-all, compiled product": "0.80 at no more memory",
+        "ours, sqrt(T) graphs, compiled": "0.60",
+    }
+    given = [f"--rounds={min(rounds, 2)}", *(f"--only={label}" for label in (theirs, *modes))]
+    arguments = rivals_command.read_arguments(given)
+    with tempfile.TemporaryDirectory() as folder:
+        problem = Problem("gpt", "adamw", arguments.steps)
+        rows, expected, _ = rivals_command.compared(problem, Path(folder), arguments)
+    by_label, found = {row.label: row for row in rows}, []
+    bergson = by_label[theirs]
+    for label, goal in modes.items():
+        row = by_label[label]
+        share = ratio(row.seconds("whole"), bergson.seconds("whole"))
+        if share is None or row.growth is None or bergson.growth is None:
+            words = f"not measured: {row.reason or bergson.reason}"
+        else:
+            sizes = f"{row.growth / 1e6:.0f} MB of {bergson.growth / 1e6:.0f}"
+            words = f"{share:.2f} ({sizes})"
+        if expected is not None and row.gradient is not None:
+            words += f", off by {relative_error(row.gradient, expected):.0e}"
+        figure = f"GPT, T = {arguments.steps}, {label.removeprefix('ours, ')}, over bergson"
+        found.append((figure, words, goal))
+    return found
+
+
+PARTS = {
+    each.__name__: each
+    for each in (small, together, rows, outputs, basis, attention, programs, start, rivals)
+}
 
 
 def main() -> None:

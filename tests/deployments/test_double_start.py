@@ -21,7 +21,9 @@ def test_older_process_of_one_run_ends_at_once(site):
     that Retry has started is at work. The newer process has to be the one that stays: Prefect lets
     a run crash whose process has lost its place in the limit of the deployment.
     """
-    recipe = small(40, "outer.num_steps=60")
+    recipe = small(
+        40, "outer.num_steps=150"
+    )  # so long that the second process begins before its end
     run = site.killed_run(recipe)
     wait_for("the worker's last word", lambda: site.api.is_put_away(run), 300)
 

@@ -31,6 +31,7 @@ from engine.storage.places import PROGRESS
 from engine.storage.records import write_record
 from flows.cli import comparing, opening
 from flows.cli.completing import complete_change, complete_run
+from flows.cli.sending import Sender
 from tasks.running.elsewhere import Elsewhere
 
 NOWHERE = "nowhere"
@@ -125,7 +126,7 @@ def _open(store: str, run: str) -> None:
 
 def _send(store: str, run: str) -> None:
     with mock.patch.dict(trackers.TRACKERS, {NOWHERE: lambda place, run: Nowhere()}):
-        comparing.send_run(run, store, NOWHERE)
+        Sender(NOWHERE).finish(run, store)
 
 
 def _use(store: str, run: str, use: Callable[[OpenRun], object]) -> None:

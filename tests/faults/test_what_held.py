@@ -1,8 +1,8 @@
 """What attacks and accidents did no harm by, held still: a store in parts, URLs that make URLs.
 
 Others of the kind are where their subject is: reports in ``tests/engine/reports``, codecs in
-``tests/engine/storage/test_hostile_rows.py``, links in ``test_objects.py``, names in
-``tests/engine/storage/test_hostile_rows.py``, links in ``test_objects.py`` beside it, names in
+``tests/engine/storage/test_hostile_rows.py``, links in ``tests/engine/storage/test_objects.py``,
+names in ``tests/engine/storage/test_safe_names.py``.
 """
 
 import json

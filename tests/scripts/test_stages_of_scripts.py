@@ -61,11 +61,14 @@ def test_segments_in_processes_of_their_own_give_the_same_bits(name, tmp_path):
     final = read_rows(store, borders[-1])
     assert final.keys() == whole.state.keys()
     assert all(torch.equal(final[part], whole.state[part]) for part in final)
-    assert (OWN in final) == (name in ("codebook", "recurrent", "teacher"))
+    assert (OWN in final) == (name in ("codebook", "recurrent", "teacher", "vae"))
 
 
 SAID = {"eps-root", "metasmoothness"}
 """What the preflight has against some of the scripts: torch's Adam, and ReLU at a large rate."""
+
+GROWS = {"simclr"}
+"""Whose adjoint grows in the ten steps: two views of few pictures, at a low temperature."""
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -78,4 +81,4 @@ def test_preflight_tries_all_parts_of_a_script(name, tmp_path):
     report = checked(built.routine, built.output, recipe.replay)
 
     found = {check.name: check.cause for check in report.checks if check.verdict != Verdict.PASS}
-    assert found.keys() <= SAID, found
+    assert found.keys() <= SAID | ({"adjoint"} if name in GROWS else set()), found

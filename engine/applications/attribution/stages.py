@@ -61,7 +61,7 @@ def trial(
     run: Run, queries: Queries, removals: Removals, num_subsets: int, retraining: Retraining
 ) -> Made:
     """Try a few removals on a few queries; the record holds a ``CheckReport``."""
-    replay = run.recipe.replay
+    replay = run.settled.replay
     found = try_removals(run.problem, queries, removals, num_subsets, retraining, replay)
     return {}, CheckReport.of([found]).model_dump(mode="json")
 

@@ -54,7 +54,7 @@ def move_canaries(
     canaries = _placed(problem, chosen, rows.get("value"))
     inside = draw_inside(chosen.number, chosen.seed, "step", outer_step)
     order = seed_for(chosen.seed, "step", outer_step) % 2**62
-    value, gradient = pixel_gradient(run.recipe, problem, canaries, inside, order)
+    value, gradient = pixel_gradient(run.settled, problem, canaries, inside, order)
     memory = {
         name.removeprefix("outer_"): row for name, row in rows.items() if name.startswith("outer_")
     }

@@ -12,17 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.errors import NonFiniteError
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.problems.problem import SPLITS, BuiltProblem
 from engine.recipes.rate_search import OneCycle, one_cycles
-from engine.replay.batched import Together, train_many
-from engine.routine.routine import Routine
+from engine.replay.batched import Together, evaluate_each, train_each
+from engine.routine.outputs import MeanLoss
 from engine.stages.commits import Made, read_rows
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
 from engine.types import State
+
+_SAME = 1e-4
+"""Relative difference of two sums of the same losses, at most, in float32."""
 
 REACH = 10.0
 """How far from training.learning_rate Optuna may go, as a factor: as far as the grid's peaks."""
@@ -105,8 +107,11 @@ def score_schedules(problem: BuiltProblem, rates: list[Tensor]) -> list[list[flo
     kind = LearningRatePoints(points[0][name], num_steps=steps)
     routine = replace(problem.routine, metaparameters={name: kind})
     together = Together.LOOP if routine.statistics is not None else Together.BATCHED
-    states = _train_finite(routine, points, together)
-    return [_losses(problem, state) for state in states]
+    states = train_each(routine, points, together=together)
+    there = [state for state in states if state is not None]
+    losses = _losses(problem, there, together) if there else torch.empty(len(SPLITS), 0)
+    found = iter(losses.T.tolist())
+    return [[math.inf] * len(SPLITS) if state is None else next(found) for state in states]
 
 
 def best_rates(run: Run, ref: Ref, place: int) -> Float[Tensor, " steps"]:
@@ -122,23 +127,18 @@ def _every_step(points: Tensor, num_steps: int) -> Tensor:
     return torch.stack([torch.as_tensor(rate) for rate in rates])
 
 
-def _train_finite(
-    routine: Routine, points: list[dict[str, Tensor]], together: Together
-) -> list[State | None]:
-    """Train many runs; None for each that diverges, which is looked for by halves."""
-    try:
-        return list(train_many(routine, points, together=together))
-    except NonFiniteError:
-        if len(points) == 1:
-            return [None]
-        half = len(points) // 2
-        halves = points[:half], points[half:]
-        return [state for part in halves for state in _train_finite(routine, part, together)]
+def _losses(problem: BuiltProblem, states: list[State], together: Together) -> Tensor:
+    """Return the mean loss of each state on each split, shape (splits, states).
 
-
-@torch.no_grad()
-def _losses(problem: BuiltProblem, state: State | None) -> list[float]:
-    if state is None:
-        return [math.inf] * len(SPLITS)
-    losses = [scores["loss"] for scores in problem.scores(state).values()]
-    return [loss if math.isfinite(loss) else math.inf for loss in losses]
+    They are those that ``problem.scores`` says, or, where it says something else, asked of it.
+    """
+    routine, single = problem.routine, problem.scores(states[0])
+    rows = []
+    for name in SPLITS:
+        output = MeanLoss(problem.loss, problem.held_out[name].batches(routine.device))
+        row = evaluate_each(routine, output, states, together=together).double()
+        if not math.isclose(float(row[0]), single[name]["loss"], rel_tol=_SAME):
+            losses = [problem.scores(each, {name: problem.held_out[name]}) for each in states]
+            row = torch.tensor([each[name]["loss"] for each in losses], dtype=torch.float64)
+        rows.append(torch.where(torch.isfinite(row), row, math.inf))
+    return torch.stack(rows)

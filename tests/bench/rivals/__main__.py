@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ OWN_OPTIMIZER = {"gpt": "adamw", "resnet": "sgd", "gpt2-small": "adamw", "resnet
 
 def main() -> None:
     """Measure, print the tables, and write them to a record if asked."""
-    arguments = _arguments()
+    arguments = read_arguments()
     problems = [
         Problem(size, optimizer, 4, batch_size=4)
         if arguments.quick
@@ -53,7 +53,8 @@ def main() -> None:
         Path(arguments.record).write_text(text)
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of a command line; of this process's own by default."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -80,7 +81,7 @@ def _arguments() -> argparse.Namespace:
         default = os.environ.get(f"RIVALS_{rival.upper()}_PYTHON", "")
         parser.add_argument(f"--{rival}-python", default=default)
     parser.add_argument("--record", help="Markdown file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     arguments.rounds = 1 if arguments.quick else arguments.rounds
     return arguments
 
@@ -95,6 +96,20 @@ def _precision(name: str) -> str:
 
 
 def _compare(problem: Problem, folder: Path, arguments: argparse.Namespace) -> str:
+    rows, expected, doubt = compared(problem, folder, arguments)
+    title = f"## {problem.name.replace('-', ', ')}"
+    about = [f"- {row.label}: {row.about}" for row in rows if row.about]
+    return "\n\n".join([title, doubt + table(rows, UNIT, expected), "\n".join(about)])
+
+
+def compared(
+    problem: Problem, folder: Path, arguments: argparse.Namespace
+) -> tuple[list[Row], np.ndarray | None, str]:
+    """Measure everybody on one problem.
+
+    Returns:
+        The rows, the metagradient in float64, and why there is none, if so.
+    """
     place = folder / problem.name
     write(problem, place)
     told = {name: getattr(arguments, name) for name in ("threads", "device", "precision")}
@@ -114,11 +129,7 @@ def _compare(problem: Problem, folder: Path, arguments: argparse.Namespace) -> s
                     <= arguments.patience * fastest
                 ):
                     _measure(children, rows[label], turn, place)
-    title = f"## {problem.name.replace('-', ', ')}"
-    about = [f"- {row.label}: {row.about}" for row in rows.values() if row.about]
-    return "\n\n".join(
-        [title, doubt + table(list(rows.values()), UNIT, expected), "\n".join(about)]
-    )
+    return list(rows.values()), expected, doubt
 
 
 def _expected(place: Path, told: dict[str, object]) -> np.ndarray:

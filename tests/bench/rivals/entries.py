@@ -12,6 +12,14 @@ OUR_MODES: dict[str, dict[str, object]] = {
         "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
         "routine": {"path": "graph"},
     },
+    "ours, store-all, compiled product": {
+        "metagradient": {"schedule": "store-all", "vjp": "compiled"},
+        "routine": {"compile": True},
+    },
+    "ours, sqrt(T) states, compiled product": {
+        "metagradient": {"schedule": "sqrt", "vjp": "compiled"},
+        "routine": {"compile": True},
+    },
     "ours, graphs of 4 steps, compiled": {
         "metagradient": {"schedule": "store-all", "unroll": 4},
         "routine": {"path": "graph", "compile": True},
@@ -23,7 +31,8 @@ OUR_MODES: dict[str, dict[str, object]] = {
 }
 """A line here is a row of the table: arguments of ``engine.metagradient``, fields of the routine.
 
-``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps.
+``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps. A
+compiled product runs its step again, and keeps its graph inside of one program.
 """
 
 UNIT = "plain torch"

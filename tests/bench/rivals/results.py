@@ -38,6 +38,13 @@ class Row:
         """Keep the answer of a round."""
         self.answers.setdefault(command, {})[turn] = answer
 
+    @property
+    def growth(self) -> int | None:
+        """By how many bytes it grew at most, beyond what it had when it was ready."""
+        answers = self.answers.get("whole", {}).values()
+        peak = max((answer["rss_peak"] for answer in answers), default=None)
+        return None if peak is None else peak - self.start_rss
+
     def seconds(self, command: str) -> dict[int, float]:
         """Return the seconds of a command by round."""
         return {turn: answer["seconds"] for turn, answer in self.answers.get(command, {}).items()}
@@ -92,7 +99,7 @@ def _cells(row: Row, unit: Row, expected: np.ndarray | None) -> list[str]:
         f"{min(whole.values()):.2f} to {max(whole.values()):.2f}" if whole else "",
         _number(ratio(whole, unit.seconds("plain"))),
         _megabytes(peak),
-        _megabytes(None if peak is None else peak - row.start_rss),
+        _megabytes(row.growth),
         _megabytes(grown),
         _megabytes(stored),
         "" if error is None else f"{error:.1e}",

@@ -13,7 +13,7 @@ from engine.planning.forecast import read_forecast
 from engine.problems.problem import build_problem
 from engine.problems.segments import first_step
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
 from engine.replay import interpreter
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
@@ -200,6 +200,70 @@ def test_auto_is_resolved_once_and_kept_with_the_run(tmp_path):
         for start in [stages.initial_value(Run(own, str(tmp_path / "own")))]
     }
     assert found.content == other.content
+
+
+@pytest.fixture
+def forward_is_fast(monkeypatch):
+    """A machine on which forward over reverse takes half of the reference's time."""
+
+    def measured(tiny, store, problem, seconds):
+        del store, seconds
+        fast = tiny.replay.vjp is VjpMode.FORWARD_OVER_REVERSE
+        costs = replace(COSTS, product=1.5 if fast else 3.0, paths_agree=False)
+        return Setting(tiny, problem, costs, PLENTY, evaluation=0.0)
+
+    fastest = VjpMode.FORWARD_OVER_REVERSE
+    monkeypatch.setattr(planning, "_measured", measured)
+    monkeypatch.setattr(planning, "fastest_product", lambda *_: fastest)
+    return fastest
+
+
+def reversed_with(store, mode, keep=True):
+    """Carry out a tiny run whose product of a step is of some mode."""
+    tiny = recipe(*kind("weights"), ("replay", "vjp", mode))
+    begin_run(tiny, store)
+    if keep:
+        planning.keep_plan(tiny, store)
+    value = stages.initial_value(Run(tiny, store))
+    return tiny, reverse_all(tiny, store, value, train_all(tiny, store, value))
+
+
+@pytest.mark.slow
+def test_product_is_chosen_once_and_its_stages_are_those_of_the_named_one(
+    tmp_path, monkeypatch, forward_is_fast
+):
+    """A key names the product that a plan has chosen, so no clock decides the bits of a key."""
+    store = str(tmp_path / "auto")
+
+    tiny, found = reversed_with(store, "auto")
+    monkeypatch.setattr(planning, "fastest_product", lambda *_: VjpMode.REVERSE_OVER_REVERSE)
+    planning.keep_plan(tiny, store)
+
+    assert planning.settled(tiny, store).replay.vjp is forward_is_fast
+    assert planning.followed(tiny, store).vjp is forward_is_fast
+    _, named = reversed_with(str(tmp_path / "named"), forward_is_fast.value)
+    assert (found.key, found.content) == (named.key, named.content)
+    _, reference = reversed_with(str(tmp_path / "reference"), "reverse-over-reverse")
+    assert found.key != reference.key
+    _, unplanned = reversed_with(str(tmp_path / "unplanned"), "auto", keep=False)
+    assert unplanned == reference  # where nobody has measured, no clock is asked
+
+
+def test_product_that_does_not_pay_is_not_chosen(monkeypatch, forward_is_fast):
+    """Whole plans are compared: the reference may keep graphs, and another product may not."""
+    del forward_is_fast
+    tiny = recipe(*kind("weights"), ("replay", "vjp", "auto"), ("replay", "schedule", "auto"))
+
+    def measured(tiny, store, problem, seconds):
+        del store, seconds
+        return Setting(tiny, problem, replace(COSTS, product=2.9), PLENTY, evaluation=0.0)
+
+    monkeypatch.setattr(planning, "_measured", measured)
+
+    found = planning.plan(tiny, "memory://nowhere")
+
+    assert found.product is VjpMode.REVERSE_OVER_REVERSE
+    assert found.unroll > 1
 
 
 @pytest.mark.slow

@@ -131,7 +131,6 @@ def test_all_bad_settings_are_named_at_once():
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        (SELECTION, ["replay.vjp=auto"], "replay.vjp is auto.*other bits.*Name the mode"),
         (
             SCHEDULE,
             ["outer.update=masked-sign"],
@@ -159,7 +158,6 @@ def test_all_bad_settings_are_named_at_once():
         ),
     ],
     ids=[
-        "auto",
         "masked-sign",
         "beyond-the-run",
         "run-shortened",

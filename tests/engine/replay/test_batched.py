@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from engine.errors import ConfigurationError
-from engine.replay.batched import train_many
+import engine
+from engine.errors import ConfigurationError, NonFiniteError
+from engine.replay import batched
+from engine.replay.batched import train_each, train_many
 from engine.replay.plain_training import train
 from tests import problems
 
@@ -51,6 +53,50 @@ def test_batched_runs_equal_the_runs_one_by_one(optimizer, kind):
 
     for state, z in zip(states, points, strict=True):
         assert worst_error(state, train(routine, z)) < 1e-12
+
+
+def test_runs_in_several_groups_are_all_there_in_order(monkeypatch):
+    """More runs than go through a step together are several batched runs, of no fixed size."""
+    monkeypatch.setattr(batched, "KEPT_BYTES", {"cpu": 0})  # the fewest, four
+    routine = smooth_routine("momentum", "all")
+    points = points_around(routine, 10)
+
+    states = train_many(routine, points, together="batched")
+
+    assert len(states) == 10
+    for state, z in zip(states, points, strict=True):
+        assert worst_error(state, train(routine, z)) < 1e-12
+
+
+def test_effect_of_z_on_batched_runs_is_what_the_metagradient_says():
+    """What batched trainings are for: their difference is the derivative, in every digit it has."""
+    routine = smooth_routine("adamw", "all")
+    z, (direction,) = routine.point(), points_around(routine, 1)
+    h = 1e-6
+    ends = [{name: row + way * h * direction[name] for name, row in z.items()} for way in (1, -1)]
+
+    above, below = train_many(routine, ends, together="batched")
+
+    found = engine.metagradient(routine, problems.output)
+    predicted = sum(float((found[name] * row).sum()) for name, row in direction.items())
+    values = [float(routine.evaluate(problems.output, state)) for state in (above, below)]
+    assert (values[0] - values[1]) / (2 * h) == pytest.approx(predicted, rel=1e-6)
+
+
+def test_run_that_diverges_leaves_the_others_as_they_are():
+    """A search tries rates that are far too high beside good ones."""
+    routine = smooth_routine("sgd", "learning-rate")
+    (good,) = points_around(routine, 1)
+    wild = {name: row + 1000 for name, row in good.items()}
+
+    for together in ("batched", "loop"):
+        first, second, third = train_each(routine, [good, wild, good], together=together)
+
+        assert second is None
+        assert worst_error(first, train(routine, good)) < 1e-12
+        assert worst_error(third, first) < 1e-12
+    with pytest.raises(NonFiniteError, match="loss became"):
+        train_many(routine, [good, wild], together="batched")
 
 
 def test_runs_of_several_seeds_each_draw_their_own_order():

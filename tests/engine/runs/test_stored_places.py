@@ -22,7 +22,7 @@ HARMLESS = {
     "reruns",  # of model, optimizer and training only
     *("problem", "folder", "code"),  # code is named as a whole, whatever its arguments
     "arguments",  # of the problem, see below
-    *("metaparameters.groups", "optimizer.rest"),
+    *("metaparameters.groups", "metaparameters.own", "optimizer.rest"),
 }
 """Texts in a recipe that name no place, or are those of a start."""
 

@@ -277,7 +277,8 @@ READS_APART = {
     ("stages.stage_records", "storage.places"),  # their records
     ("problems.kept_code", "storage.places"),  # source lies there that has its digests
     ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
-    ("stages.training", "planning.plan"),  # all schedules make the same bits
+    ("stages.training", "planning.plan"),  # all schedules make the same bits, and
+    ("stages.run", "planning.plan"),  # a product that a plan has chosen is in the key
     # What a step writes on a meter is read by nobody who computes; so is what is at work.
     *((name, "progress.meter") for name in ("replay.interpreter", "replay.plain_training")),
     *((name, "progress.meter") for name in ("replay.batched", "stages.training")),
