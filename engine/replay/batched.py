@@ -7,7 +7,7 @@ the runs one by one to rounding and not bit for bit; whoever needs the bits asks
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -39,7 +39,8 @@ _FEWEST = 4
 
 _Run = tuple[Routine, Metaparams]
 
-_Trained = tuple[State, Mapping[int, Tensor]]
+_Trained = tuple[State, Tensor]
+"""The final state of a run, and its losses, shape (steps,)."""
 
 
 class Together(StrEnum):
@@ -85,7 +86,7 @@ def train_many(
     states = []
     with deterministic():
         for state, losses in _trained(routine, points, seeds, Together(together)):
-            check_losses(losses, 0, routine.num_steps)
+            check_losses(dict(enumerate(losses)), 0, routine.num_steps)
             states.append(state)
     return states
 
@@ -103,7 +104,7 @@ def train_each(
     """
     with deterministic():
         found = _trained(routine, points, seeds, Together(together))
-        return [state if _are_finite(losses) else None for state, losses in found]
+        return [state if torch.isfinite(losses).all() else None for state, losses in found]
 
 
 def evaluate_each(
@@ -136,14 +137,10 @@ def evaluate_each(
     return found if error <= torch.finfo(single.dtype).eps ** 0.5 else loop()
 
 
-def _are_finite(losses: Mapping[int, Tensor]) -> bool:
-    return bool(torch.isfinite(torch.stack(list(losses.values()))).all())
-
-
 def _trained(
     routine: Routine, points: Sequence[Metaparams], seeds: Sequence[int] | None, how: Together
 ) -> Iterator[_Trained]:
-    """Yield the final state of each run, and its losses by step."""
+    """Yield what each run came to."""
     pairs = list(zip(_runs(routine, points, seeds), points, strict=True))
     if how is Together.LOOP or len(pairs) < 2:
         yield from _train_one_by_one(pairs)
@@ -200,7 +197,7 @@ def _train_one_by_one(part: Sequence[_Run]) -> Iterator[_Trained]:
             state, losses[step] = plain_step(routine, state, z, step)
             if heard is not None:
                 heard.ran(step, routine.num_steps)
-        yield state, losses
+        yield state, _by_step(losses)
 
 
 def _train_batched(part: Sequence[_Run]) -> Iterator[_Trained]:
@@ -211,10 +208,13 @@ def _train_batched(part: Sequence[_Run]) -> Iterator[_Trained]:
         states, losses[step] = _batched_step(runs, states, z, step)
         if heard is not None:
             heard.ran(step, runs[0].num_steps, len(runs))
-    by_step = {step: losses[step] for step in losses}
-    for i in range(len(runs)):
-        state = {name: rows[i].clone() for name, rows in states.items()}
-        yield state, {step: row[i] for step, row in by_step.items()}
+    for i, own in enumerate(_by_step(losses).T):
+        yield {name: rows[i].clone() for name, rows in states.items()}, own
+
+
+def _by_step(losses: PerStep) -> Tensor:
+    """Return all losses in the order of their steps, shape (steps, ...)."""
+    return torch.stack(list(losses.values()))
 
 
 def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:

@@ -95,12 +95,13 @@ def test_source_that_was_changed_in_the_store_is_not_run(begun, name, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_other_files_of_the_document_are_not_written(begun):
+def test_other_files_of_the_document_are_not_written(begun, tmp_path):
     """A name that leads out of the folder would write anywhere that the user may."""
     recipe, store, folder = begun
+    outside = tmp_path / "evil.py"
     file = document(store)
     content = json.loads(file.read_text())
-    content["files"] |= {"../../evil.py": "", "/tmp/evil-of-mgd.py": "", "torch.py": ""}
+    content["files"] |= {"../../evil.py": "", str(outside): "", "torch.py": ""}
     file.write_text(json.dumps(content))
     shutil.rmtree(folder)
 
@@ -108,7 +109,7 @@ def test_other_files_of_the_document_are_not_written(begun):
 
     assert {each.name for each in unpacked.iterdir()} == {"my_clouds.py", "my_helpers.py"}
     assert unpacked.stat().st_mode & 0o077 == 0
-    assert not Path("/tmp/evil-of-mgd.py").exists()
+    assert not outside.exists()
 
 
 @pytest.mark.parametrize("held", [[], {"my_clouds.py": 3}, None, {}])
