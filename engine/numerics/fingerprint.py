@@ -25,7 +25,7 @@ def fingerprint(tensor: Tensor) -> str:
         The same digits for the same bits on every device.
 
     Cost:
-        One pass, 10 to 17 GB/s on one CPU core; torch's own sums for the like reach 2.
+        One pass, about 10 GB/s on one CPU core.
 
     References:
         Collet, XXH3, github.com/Cyan4973/xxHash.
