@@ -323,7 +323,7 @@ def _check_losses_again(routine: Routine, sweep: Sweep) -> None:
     again = torch.stack([sweep.losses_again[step] for step in steps])
     before = torch.stack([sweep.losses[step] for step in steps])
     most = value_limit(routine) * before.abs().clamp(min=least_size(routine))
-    differs = (again - before).abs() > most
+    differs = ~((again - before).abs() <= most)  # NaN differs too
     if differs.any():
         at = int(differs.nonzero()[0])
         raise ReplayMismatchError(
