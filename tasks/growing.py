@@ -4,7 +4,6 @@ It is drawn in a thread of its own, so that no stage waits for it, and only as o
 what came meanwhile is in the next drawing. What goes wrong there is logged, and stops nothing.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ class GrowingReport:
     def found(self, sentence: str) -> None:
         """Say something that the run has found, on the page from the next drawing on."""
         self._findings.append(sentence)
-        self._logger.log(logging.INFO, sentence)
+        self._logger.info("%s", sentence)
 
     def show(self, make: Callable[[], Page]) -> None:
         """Show a page of its own soon, in place of any that waits to be shown.

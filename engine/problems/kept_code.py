@@ -28,6 +28,9 @@ from engine.storage.safe_names import is_part
 LARGEST = 8 << 20
 """Most bytes of all files of a problem; it is source, and no data."""
 
+_WRITTEN = 7 * LARGEST
+"""Most bytes of the document: JSON takes six for a byte that is no ASCII, and there are names."""
+
 
 def keep_code(recipe: DescentRecipe, store: str) -> None:
     """Keep the files of a recipe's problem in a store, if its workers are to find them there.
@@ -117,7 +120,7 @@ def _check_names(names: "dict[str, bytes]") -> None:
 def _unpacked(url: str, named: tuple[tuple[str, str], ...]) -> str:
     """Return a folder with the files of a document, each compared with its digest."""
     try:
-        held = read_record(url, largest=4 * LARGEST).get("files")
+        held = read_record(url, largest=_WRITTEN).get("files")
     except CheckpointMissingError as error:
         raise ConfigurationError(
             f"workers.code is store, but the source of the problem is not at {url}, nor on this "
@@ -129,7 +132,9 @@ def _unpacked(url: str, named: tuple[tuple[str, str], ...]) -> str:
         for name, text in (held if isinstance(held, dict) else {}).items()
         if isinstance(text, str)
     }
-    wrong = [name for name, wanted in named if digest_of(content.get(name, b"")) != wanted]
+    wrong = [
+        name for name, wanted in named if name not in content or digest_of(content[name]) != wanted
+    ]
     if wrong:
         raise ConfigurationError(
             f"The source at {url} is not that of the run: {', '.join(wrong)} has another content "

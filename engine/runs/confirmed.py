@@ -7,7 +7,8 @@ own, and not in the store: a stored recipe that agrees to the last setting is th
 goes on without being asked about; one that differs in a single one is not.
 
 Layout: ``$XDG_STATE_HOME/metagradient-descent/started``, by default below ``~/.local/state``; a
-digest in each line, and nothing else of any recipe.
+digest in each line, and nothing else of any recipe. A relative ``$XDG_STATE_HOME`` is not used, as
+its specification asks: the working folder may be anybody's.
 """
 
 import logging
@@ -26,9 +27,14 @@ MOST = 10_000
 
 
 def started_file() -> Path:
-    """Return where the digests lie."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "metagradient-descent" / "started"
+    """Return where the digests lie.
+
+    Raises:
+        RuntimeError: If the user has no home.
+    """
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    base = named if named.is_absolute() else Path.home() / ".local" / "state"
+    return base / "metagradient-descent" / "started"
 
 
 def note_started(recipe: DescentRecipe) -> None:
@@ -41,15 +47,15 @@ def note_started(recipe: DescentRecipe) -> None:
     new = [each for each in dict.fromkeys(digests) if each not in known]
     if not new:
         return
-    file = started_file()
     try:
+        file = started_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if len(known) >= MOST:
             _write_anew(file, known[-MOST // 2 :])
         with open(file, "a", opener=_private) as stream:
             stream.write("".join(f"{each}\n" for each in new))  # in one piece: runs start at once
-    except OSError as error:
-        logger.debug("The start is not noted in %s: %s", file, error)
+    except (OSError, RuntimeError) as error:  # no place to write, or no home
+        logger.debug("The start is not noted: %s", error)
 
 
 def was_started(recipe: DescentRecipe) -> bool:

@@ -1,10 +1,12 @@
 """Which ``mgd ui`` are at work for this user, so that another command can end them.
 
-Each holds a lock on a file that is called by its process id. The kernel gives the lock up when the
-process ends, however it ends, so the file of a dead one names no stranger's process.
+Each holds a lock on a file that is called by its machine and process id. The kernel gives the lock
+up when the process ends, however it ends, so the file of a dead one names no stranger's process.
+Prefect's folder may be shared by machines and containers, where the same number is another's.
 """
 
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from flows.cli.surroundings import prefect_settings
 SECONDS_TO_END = 60.0
 """Longest wait for one that was asked to end: its stages at work are finished first."""
 
-_NAME = "mgd-ui-{}.lock"
+_NAME = "mgd-ui-{machine}-{process}.lock"
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def noted() -> Iterator[None]:
     """Let others know inside the block that this process is at work."""
     import filelock
 
-    file = _folder() / _NAME.format(os.getpid())
+    file = _folder() / _name(str(os.getpid()))
     file.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(file, mode=0o600):
         try:
@@ -33,7 +35,7 @@ def noted() -> Iterator[None]:
 
 
 def end_all() -> dict[int, bool]:
-    """Ask all of this user's to end, as Ctrl-C does, and wait for them.
+    """Ask all of this user's on this machine to end, as Ctrl-C does, and wait for them.
 
     Returns:
         Process id of each to whether it has ended.
@@ -41,19 +43,24 @@ def end_all() -> dict[int, bool]:
     import filelock
 
     ended: dict[int, bool] = {}
-    for file in sorted(_folder().glob(_NAME.format("*"))):
+    for file in sorted(_folder().glob(_name("*"))):
         lock = filelock.FileLock(file)
         try:
             with lock.acquire(timeout=0):  # of one that was killed
                 file.unlink(missing_ok=True)
         except filelock.Timeout:
             process = int(file.stem.rpartition("-")[2])
-            os.kill(process, signal.SIGTERM)
             ended[process] = False
+            with suppress(ProcessLookupError):  # it ended by itself, a moment ago
+                os.kill(process, signal.SIGTERM)
             with suppress(filelock.Timeout), lock.acquire(timeout=SECONDS_TO_END):
                 ended[process] = True
                 file.unlink(missing_ok=True)
     return ended
+
+
+def _name(process: str) -> str:
+    return _NAME.format(machine=platform.node(), process=process)
 
 
 def _folder() -> Path:

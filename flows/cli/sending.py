@@ -1,5 +1,6 @@
 """Runs sent to a tracker: a finished one at once, one that goes on after each outer step."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Sender:
         self._sending: dict[str, Sending] = {}
         self._failed: dict[str, Exception] = {}
         self._seen = 0
+        self._at_it = threading.Lock()
 
     @contextmanager
     def following(self, runs: Sequence[str], store: str) -> Iterator[None]:
@@ -73,8 +75,9 @@ class Sender:
             ConfigurationError: If the tracker failed, now or while the run went on.
         """
         opened = open_run(store, run)
-        sending = self._sending.setdefault(opened.name, Sending(self._target))
-        error = self._failed.get(opened.name) or _sent(sending, opened, last=True)
+        with self._at_it:  # a look may still be waiting for the tracker
+            sending = self._sending.setdefault(opened.name, Sending(self._target))
+            error = self._failed.get(opened.name) or _sent(sending, opened, last=True)
         if isinstance(error, EngineError):
             raise error
         if error is not None:
@@ -86,7 +89,15 @@ class Sender:
         say(f"{sending.number} numbers of run {opened.name} were sent to {self._target}.", err=err)
 
     def _look(self, meter: "Meter", store: str) -> None:
-        """Send what is new, if an outer step was scored since the last look."""
+        """Send what is new, if an outer step was scored since the last look that is over."""
+        if not self._at_it.acquire(blocking=False):
+            return
+        try:
+            self._send_new(meter, store)
+        finally:
+            self._at_it.release()
+
+    def _send_new(self, meter: "Meter", store: str) -> None:
         seen = sum(len(board.seen().outer) for board in list(meter.boards))
         if seen == self._seen:
             return

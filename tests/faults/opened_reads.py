@@ -1,7 +1,7 @@
 """What commands and notebooks read of a store besides the oldest ones, for the fuzzer.
 
 ``mgd compare``, ``open``, ``send``, ``export`` and completion, a run as an object, and how far
-stages on other machines are; see ``tests.faults.fuzzed_stores``.
+stages on other machines are; see ``tests.faults.store_reads``.
 """
 
 import contextlib

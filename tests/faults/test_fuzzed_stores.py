@@ -4,14 +4,15 @@ import resource
 
 import pytest
 
-from tests.faults import fuzzed_stores
+from tests.faults import fuzzed_stores, store_reads
+from tests.faults.small_store import finished_store
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A finished store, and the name of its run."""
     folder = tmp_path_factory.mktemp("base") / "store"
-    return folder, fuzzed_stores.finished_store(folder)
+    return folder, finished_store(folder)
 
 
 @pytest.mark.slow
@@ -40,13 +41,13 @@ def test_ten_thousand_reads_of_damaged_stores(base):
 def test_fuzzer_finds_a_reader_that_trusts(base, monkeypatch):
     """A fuzzer that finds nothing is right only if it would find something."""
     monkeypatch.setattr(
-        fuzzed_stores.runs,
+        store_reads.runs,
         "read_run",
-        lambda store, run: fuzzed_stores.stored.read_record("x")["y"],
+        lambda store, run: store_reads.stored.read_record("x")["y"],
     )
 
     count = fuzzed_stores.fuzz(*base, number=300, seed=20)
-    monkeypatch.setattr(fuzzed_stores.lease, "newest_token", lambda folder: int("x"))
+    monkeypatch.setattr(store_reads.lease, "newest_token", lambda folder: int("x"))
     more = fuzzed_stores.fuzz(*base, number=100, seed=20)
 
     assert not count.faults  # a missing record is one message

@@ -20,7 +20,7 @@ from engine.problems.table import read_table
 from engine.recipes.files import load_recipe
 from flows.cli import app as cli
 from tests.bench import bench_show
-from tests.faults.fuzzed_stores import RECIPE
+from tests.faults.small_store import RECIPE
 from tests.finished import finish
 
 RUN = "bench-0badcafe"

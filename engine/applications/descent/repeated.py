@@ -131,9 +131,8 @@ def _references(value: Any) -> Iterator[dict[str, str]]:  # noqa: ANN401 (any JS
 
 def _newest_code(folders: Sequence[Path]) -> datetime:
     """Return when a file of the program was changed last, or put where it is."""
-    found = [
-        path.stat() for folder in folders for suffix in _CODE for path in folder.rglob(f"*{suffix}")
-    ]
+    files = (path for folder in folders for path in folder.rglob("*"))
+    found = [path.stat() for path in files if path.suffix in _CODE]
     # Copying a file may leave it the time of its content, as a cache of packages does.
     newest = max(max(each.st_mtime, each.st_ctime) for each in found)
     return datetime.fromtimestamp(newest).astimezone()

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.problems.kept_code import at_hand, keep_code
+from engine.problems.kept_code import _key, at_hand, keep_code
 from engine.problems.problem import build_problem
+from engine.recipes.code.sources import digest_of
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import load_recipe
+from engine.recipes.files import changed, load_recipe
 from engine.runs.run import begin_run, read_recipe
 from engine.schedules.segments import Segment
 from engine.stages.run import Run
 from engine.stages.training import initial_value, train_segment
+from engine.storage.places import kept_code_url
 from tests.own_problem import write_problem
 
 FROM_STORE = ["workers.code=store"]
@@ -121,6 +123,32 @@ def test_damaged_document_is_refused_in_one_message(begun, held):
 
     with pytest.raises(ConfigurationError, match="is not that of the run"):
         build_problem(recipe, store)
+
+
+def test_empty_file_that_is_not_in_the_document_is_refused(tmp_path):
+    """Its digest is that of no bytes at all."""
+    recipe = DescentRecipe(name="x", problem="mine.py:f", code={"__init__.py": digest_of(b"")})
+    recipe = changed(recipe, FROM_STORE)
+    (tmp_path / "code").mkdir()
+    Path(kept_code_url(str(tmp_path), _key(recipe))).write_text('{"files": {}}')
+
+    with pytest.raises(ConfigurationError, match="__init__.py has another content"):
+        at_hand(recipe, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_long_source_in_another_alphabet_comes_back(begun, tmp_path):
+    """JSON writes six signs for each byte of it."""
+    recipe, _, folder = begun
+    file = folder / "my_clouds.py"
+    file.write_text(f"{file.read_text()}\n# {'я' * (3 << 20)}\n")
+    recipe = load_recipe(str(folder / "clouds.yaml"), FROM_STORE)
+    store = str(tmp_path / "other")
+    keep_code(recipe, store)
+    content = file.read_bytes()
+    shutil.rmtree(folder)
+
+    assert Path(at_hand(recipe, store).folder, "my_clouds.py").read_bytes() == content
 
 
 def test_source_that_is_nowhere_is_told(begun):

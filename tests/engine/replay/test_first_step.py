@@ -367,7 +367,7 @@ class Grouped(nn.Module):
         self.experts = nn.Parameter(torch.randn(4, 16, 16) / 4)
         self.last = nn.Linear(16, 3)
 
-    def forward(self, inputs):  # noqa: D102
+    def forward(self, inputs):  # noqa: D102 (torch's own)
         stops = torch.arange(2, 9, 2, dtype=torch.int32)
         return self.last(torch.tanh(functional.grouped_mm(inputs, self.experts, offs=stops)))
 

@@ -1,5 +1,7 @@
 """Recipes that a user has started: believed in a store to the last setting, and no further."""
 
+from pathlib import Path
+
 import pytest
 
 from engine.errors import ConfigurationError
@@ -79,6 +81,32 @@ def test_place_that_cannot_be_written_costs_nothing_but_the_question(tmp_path, m
     note_started(recipe())
 
     assert not was_started(recipe())
+
+
+def test_user_without_a_home_is_asked_and_can_run(monkeypatch):
+    """As in a container whose user has no entry in any list."""
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+
+    note_started(recipe())
+
+    assert not was_started(recipe())
+
+
+def homeless():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_working_folder_confirms_nothing(tmp_path, monkeypatch):
+    """It may be anybody's, with a list of what they would have believed."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.chdir(tmp_path)
+
+    note_started(recipe())
+
+    assert started_file().is_relative_to(tmp_path / "home")
+    assert not (tmp_path / "state").exists()
 
 
 def test_file_does_not_grow_for_ever(monkeypatch):

@@ -1,6 +1,7 @@
 """``mgd ui --stop``: ends those that are at work, and signals nobody else."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import at_work
 from flows.cli.app import app
+from flows.cli.at_work import end_all, noted
 from tests.servers import wait_for
 
 HOLD = """
@@ -73,10 +75,36 @@ def test_one_that_does_not_end_is_named(home, held, monkeypatch):
 def test_the_file_of_a_dead_one_signals_nobody(home, monkeypatch):
     """Its number may be a stranger's by now."""
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
-    (home / "mgd-ui-4242.lock").touch()
+    (home / at_work._name("4242")).touch()
 
     answer = CliRunner().invoke(app, ["ui", "--stop"])
 
     assert answer.exit_code == 2
     assert "No mgd ui of yours is at work" in answer.output
     assert list(home.glob("mgd-ui-*")) == []
+
+
+def test_one_of_another_machine_is_left_alone(home, monkeypatch):
+    """Its number is a stranger's here, although it is at work and holds its lock."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
+    with monkeypatch.context() as there:
+        there.setattr(platform, "node", lambda: "elsewhere")
+        running = noted()
+        running.__enter__()
+
+    assert end_all() == {}
+
+    running.__exit__(None, None, None)
+
+
+def test_one_that_ends_before_it_is_asked_has_ended(home, monkeypatch):
+    """No traceback for who was a moment late."""
+    with noted() as _, monkeypatch.context() as patched:
+        patched.setattr(at_work, "SECONDS_TO_END", 0.0)
+        patched.setattr(os, "kill", gone)
+
+        assert end_all() == {os.getpid(): False}  # its lock is ours, and so still held
+
+
+def gone(process, sign):
+    raise ProcessLookupError

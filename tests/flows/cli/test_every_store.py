@@ -1,7 +1,7 @@
 """Every command on every kind of store: one message and an exit code, and never a traceback.
 
 The stores here are those that cannot be used at all, or only looked at; those that are damaged are
-read by ``tests.faults.fuzzed_stores``.
+read by ``tests.faults.store_reads``.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Runs sent while they go on: each number once, in rising steps, and never at the run's expense."""
 
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,33 @@ def test_a_tracker_that_fails_stops_no_run_and_is_told_at_the_end(monkeypatch):
         sender.finish(RUN, STORE)
 
     assert [step for step, _ in tracker.logged] == [0]
+
+
+def test_a_slow_tracker_is_given_each_number_once(monkeypatch):
+    """A look that still waits for it at the end of the run, and what is sent then, take turns."""
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(Tracker):
+        def log(self, values, step):
+            begun.set()
+            assert may_go_on.wait(60)
+            super().log(values, step)
+
+    tracker = Slow()
+    going, sender = Going(monkeypatch, tracker), Sender("paper")
+    with heard_by(going.meter), sender.following([RUN], STORE):
+        going.score(0.9)
+        looks = threading.Thread(target=sender._look, args=(going.meter, STORE))
+        looks.start()
+        assert begun.wait(60)
+    ends = threading.Thread(target=sender.finish, args=(RUN, STORE))
+    ends.start()
+    may_go_on.set()
+    looks.join()
+    ends.join()
+
+    assert tracker.logged == [(0, {"validation loss": 0.9})]
+    assert tracker.closed == 1
 
 
 def test_a_run_that_stops_leaves_its_tracker_closed(monkeypatch):

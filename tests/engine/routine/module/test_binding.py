@@ -52,7 +52,7 @@ def test_a_module_gets_its_own_tensors_back_where_a_correction_cannot_end(monkey
         def __exit__(self, *_):
             raise ZeroDivisionError
 
-    first = lambda: closing(SimpleNamespace(close=lambda: ended.append("first")))  # noqa: E731
+    first = lambda: closing(SimpleNamespace(close=lambda: ended.append("first")))  # noqa: E731 (a function of a line)
     monkeypatch.setattr(module, "corrections", lambda _: [first, Fails])
     net = mlp()
     own = dict(net.named_parameters())
