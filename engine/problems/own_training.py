@@ -5,13 +5,16 @@ by the digest of their source, numbers and indices by their bits.
 """
 
 import hashlib
+import inspect
 from collections.abc import Mapping
-from dataclasses import fields
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.scalars import Scalars
@@ -137,7 +140,10 @@ def own_digests(problem: Problem, routine: Routine) -> dict[str, str]:
     found: dict[str, str] = {}
     if problem.optimizer is not None:
         made: Mapping[str, Any] = routine.optimizer.hyperparameters
-        numbers = {n: v if isinstance(v, int | float) else list(v) for n, v in made.items()}
+        numbers = {
+            n: v if isinstance(v, int | float) else [float(each) for each in v]
+            for n, v in made.items()
+        }
         shown = [routine.optimizer.name, routine.optimizer.evaluated, sorted(numbers.items())]
         found["optimizer"] = _digest(repr(shown).encode())
     if problem.learning_rate is not None:
@@ -154,10 +160,25 @@ def own_digests(problem: Problem, routine: Routine) -> dict[str, str]:
         found["state"] = _digest(names) + fingerprint(routine.initial_state()[OWN].detach())
     if problem.metaparameters:
         for name, kind in routine.metaparameters.items():
-            held = [(each.name, getattr(kind, each.name)) for each in fields(kind)]
-            shown = [(n, fingerprint(v) if isinstance(v, Tensor) else repr(v)) for n, v in held]
-            found[f"metaparameter {name}"] = _digest(repr(shown).encode())
+            computed = {n for n, v in inspect.getmembers_static(type(kind), _is_cached)}
+            held = {n: v for n, v in vars(kind).items() if n not in computed}
+            found[f"metaparameter {name}"] = _digest(repr(tree_map(_whole, held)).encode())
     return found
+
+
+def _is_cached(member: object) -> bool:
+    return isinstance(member, cached_property)
+
+
+def _whole(leaf: Any) -> Any:  # noqa: ANN401 (whatever a kind holds)
+    """Return what has another text for other bits: that of an array leaves most of them out."""
+    if isinstance(leaf, Tensor):
+        return fingerprint(leaf.detach())
+    if isinstance(leaf, np.ndarray):
+        return str(leaf.dtype), leaf.shape, leaf.tolist()
+    if isinstance(leaf, nn.Module):
+        return repr(leaf), tree_map(_whole, leaf.state_dict())
+    return leaf
 
 
 def _digest(content: bytes) -> str:

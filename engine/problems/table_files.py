@@ -63,7 +63,7 @@ def _csv(text: str, arrow: Any, *, texts: bool) -> Any:  # noqa: ANN401 (modules
     parsed = library.ParseOptions(delimiter=separator, newlines_in_values=True)
     content = text.encode()
 
-    def read(**options: Any) -> Any:  # noqa: ANN401 (options and a table of pyarrow)
+    def read(**options: Any) -> Any:  # noqa: ANN401 (of pyarrow)
         converted = library.ConvertOptions(decimal_point="," if comma else ".", **options)
         return library.read_csv(
             arrow.BufferReader(content), parse_options=parsed, convert_options=converted

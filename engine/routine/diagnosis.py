@@ -1,8 +1,9 @@
 """Raw errors of the user's own code, told as what they are: which function, on what, and why."""
 
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from engine.types import Output
 
 
 @contextmanager
-def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> Iterator[None]:
+def _explained(explain: Callable[[Exception], None]) -> Iterator[None]:
+    """Hand errors that are not the engine's own to a function, which may raise a better one."""
+    try:
+        yield
+    except (EngineError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        explain(error)
+        raise
+
+
+def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> AbstractContextManager[None]:
     """Turn errors of the loss, the output or the examples inside the block into one message.
 
     Nothing is tried unless something has failed. Then the parts are tried one by one, so that an
@@ -27,35 +39,22 @@ def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> Iterator[None]
     Raises:
         ConfigurationError: Names the part that failed, its line, and what helps.
     """
-    try:
-        yield
-    except EngineError:
-        raise
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        _diagnose(routine, outputs, error)
-        raise
+    return _explained(partial(_diagnose, routine, outputs))
 
 
-@contextmanager
-def told_while_training() -> Iterator[None]:
+def told_while_training() -> AbstractContextManager[None]:
     """Turn an error that the user's own code raises in a later step into one message.
 
     Raises:
         ConfigurationError: Names the error, the line, and what helps.
     """
-    try:
-        yield
-    except EngineError:
-        raise
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
-        if not (theirs and _line(error)):
-            raise
+    return _explained(_tell_later)
+
+
+def _tell_later(error: Exception) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
+    if theirs and _line(error):
         what = "The first step went well, and a later one fails in your code"
         raise told(what, error, _LATER) from error
 

@@ -267,7 +267,7 @@ def _column(given: Any, place: str) -> Tensor:  # noqa: ANN401
     return constant(column)
 
 
-def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever a data set returns)
+def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is like an array)
     """Return what is like an array as a tensor, whatever order its bytes and rows lie in."""
     if not hasattr(given, "__array__"):
         return torch.as_tensor(given)

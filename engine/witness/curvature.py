@@ -4,6 +4,7 @@ They are compared in float64, because float32 cannot tell a wrong formula from a
 examples.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from engine.step.products import named_refusals
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import NOBODY, culprit
-from engine.witness.finite_differences import COARSE_LIMIT, LIMIT, Curvature, compare
+from engine.witness.finite_differences import COARSE_LIMIT, FIRST_LIMIT, LIMIT, Curvature, compare
 from engine.witness.twins import exact_run
 from engine.witness.updates import compare_update, steps_to_compare
 
@@ -224,6 +225,11 @@ def _compare_update(routine: Routine, here: Here) -> str:
             f"{found.error:.1e} from finite differences: a part of it is cut out of the graph. "
             "Look for a detach(), .data, item() or no_grad() in it."
         )
+    if not found.error <= FIRST_LIMIT:  # NaN too, as of a second derivative
+        return (
+            "The derivative of the update was not compared: finite differences do not settle, as "
+            "where it has kinks or is not finite."
+        )
     return ""
 
 
@@ -293,8 +299,12 @@ def _update(routine: Routine, here: Here) -> Curvature:
             )
             if found.is_wrong:
                 return found
-            worst = max(worst, found, key=lambda each: each.error)
+            worst = max(worst, found, key=_error)
     return worst
+
+
+def _error(found: Curvature) -> float:
+    return math.inf if math.isnan(found.error) else found.error
 
 
 def _read(state: State) -> State:

@@ -26,7 +26,7 @@ def undrawn(what: str, call: Callable[[], _Value]) -> _Value:
     Args:
         what: What is called, for people.
         call: Is called once; once or twice more only where a generator has moved meanwhile. One
-            that seeds them itself passes.
+            that seeds them itself, with the same number each time, passes.
 
     Raises:
         ConfigurationError: Names the generator, and the line that draws where that is known.
@@ -39,11 +39,13 @@ def undrawn(what: str, call: Callable[[], _Value]) -> _Value:
         if _of_numpy() != numpy:
             raise _refusal(what, "numpy.random")
     if random.getstate() != python:
-        drawn = _Drawn()
+        drawn, left = _Drawn(), random.getstate()
         with drawn:
             call()
         if drawn.lines:
             raise _refusal(what, f"Python's module random (at {drawn.lines[0]})")
+        if drawn.is_seeded and random.getstate() != left:
+            raise _refusal(what, "Python's module random, seeded with another number each time")
     return value
 
 
@@ -57,11 +59,12 @@ class _Drawn:
 
     Attributes:
         lines: File and line of each draw. Those of type checks are left out.
+        is_seeded: Whether they seed it.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self._is_seeded = False
+        self.is_seeded = False
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
@@ -76,8 +79,8 @@ class _Drawn:
         at: FrameType | None = frame
         while at is not None and at.f_code.co_filename == random.__file__:
             at = at.f_back
-        self._is_seeded |= called.__name__ in ("seed", "setstate")
-        if self._is_seeded or at is None:
+        self.is_seeded |= called.__name__ in ("seed", "setstate")
+        if self.is_seeded or at is None:
             return
         file = at.f_code.co_filename
         if called.__name__ != "getstate" and not any(part in file for part in _TYPE_CHECKS):

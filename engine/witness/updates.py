@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import generator
@@ -159,9 +161,11 @@ def steps_to_compare(routine: Routine, step: int) -> list[int]:
 def _is_shipped(optimizer: Optimizer) -> bool:
     """Say whether an update is one of the engine's, and not made of another one."""
     update = optimizer.update
-    cells = getattr(update, "__closure__", None) or ()
-    inner = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, Optimizer)]
     module = getattr(update, "__module__", None) or ""
+    held = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
+    if isinstance(update, MethodType):  # of an optimizer of several parts
+        held += vars(update.__self__).values()
+    inner = [each for each in tree_leaves(held) if isinstance(each, Optimizer)]
     return module.startswith("engine.") and all(map(_is_shipped, inner))
 
 

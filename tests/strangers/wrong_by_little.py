@@ -209,6 +209,7 @@ def _refused() -> dict[str, tuple[Variant, str]]:
     draws: dict[str, Callable[[], float]] = {
         "random": random.random,
         "numpy": lambda: float(np.random.random_sample()),
+        "random, seeded by the clock": lambda: (random.seed(), random.random())[1],
     }
     for name, draw in draws.items():
         found[f"rare draw of {name} in the loss"] = (

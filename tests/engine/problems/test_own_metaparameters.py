@@ -26,6 +26,20 @@ class Temperature(engine.Metaparameter):
         return {"temperature": z[0] ** self.power}
 """
 
+HELD = """
+    table: object = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        read = lambda name: float(os.environ.get(name, "1.0"))
+        net = torch.nn.Linear(1, 1).double()
+        torch.nn.init.constant_(net.weight, read("NET"))
+        held = {"table": torch.tensor(read("TABLE")), "array": [np.full(2000, read("ARRAY"))]}
+        object.__setattr__(self, "table", {**held, "net": net})
+        object.__setattr__(self, "other", read("OTHER"))
+"""
+"""Fields, and what is none, as tensors, arrays and modules of which a text shows few digits."""
+
 OWN = (
     PROBLEM.replace(
         "def loss(model, batch):", f"{KIND}\n\ndef loss(model, batch, temperature=1.0):"
@@ -68,16 +82,17 @@ def test_one_alone_needs_no_name(tmp_path):
     assert build_problem(recipe).kind.value.tolist() == [1.5]
 
 
-@pytest.mark.parametrize("change", ["START", "POWER"])
+@pytest.mark.parametrize("change", ["START", "POWER", "TABLE", "ARRAY", "NET", "OTHER"])
 def test_another_start_or_field_is_another_stage(change, tmp_path, monkeypatch):
-    """Also where it comes from what no digest of source sees."""
+    """Also where it comes from what no digest of source sees, and in digits that nothing shows."""
     source = OWN.replace("[1.5]", "[float(os.environ.get('START', '1.5'))]")
     source = source.replace("float = 1.0", "float = float(os.environ.get('POWER', '1.0'))")
-    recipe = recipe_of(tmp_path, "import os\n" + source)
+    source = source.replace("    def loss_arguments", f"{HELD}\n    def loss_arguments")
+    recipe = recipe_of(tmp_path, "import os\nimport numpy as np\n" + source)
     run = Run(recipe, str(tmp_path / "store"))
     before = initial_value.key(run)
 
-    monkeypatch.setenv(change, "2.0")
+    monkeypatch.setenv(change, "1.00000001")
     _build.cache_clear()
     for name in [name for name in sys.modules if name.startswith("problem_my_clouds")]:
         del sys.modules[name]  # as in another process

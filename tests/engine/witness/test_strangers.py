@@ -38,6 +38,7 @@ ALWAYS = {
     "constant from the outer module, times 1e-07",
     "rare draw of numpy in the loss",
     "rare draw of random in the output",
+    "rare draw of random, seeded by the clock in the loss",
     "detach for confident ones",
     "seeded in the call",
     "hook whose counter runs out",

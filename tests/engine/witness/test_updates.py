@@ -31,6 +31,53 @@ def test_an_update_that_cuts_a_part_of_itself_is_refused(which):
         engine.metagradient(routine(optimizer=own, learning_rate=0.1), output)
 
 
+PARTS = {
+    "alone": lambda own: own,
+    "beside muon": lambda own: engine.muon(rest=own),
+    "beside muon, averaged and clipped": lambda own: engine.averaged(
+        engine.muon(rest=own, clip_norm=1.0, groups=[{"rate": 0.5}])
+    ),
+}
+
+
+@pytest.mark.parametrize("made", PARTS)
+def test_an_update_that_cuts_a_part_of_itself_in_later_steps_is_refused(made):
+    """Also where it is a part of one of the engine's own, which are compared at one step."""
+
+    def update(state, gradient, hyper, step):
+        velocity = state["m"]
+        if step > 1:
+            velocity = (velocity + velocity.detach()) / 2
+        moment = 0.9 * velocity + gradient
+        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": moment}
+
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    with pytest.raises(WitnessError, match="update of optimizer"):
+        engine.metagradient(routine(optimizer=PARTS[made](own)), output)
+
+
+UNSETTLED = {
+    "not finite": lambda params: (0 * params).abs().sqrt(),
+    "in float32": lambda params: 0.1 * params.float().double(),
+}
+
+
+@pytest.mark.parametrize("part", UNSETTLED)
+def test_an_update_beside_which_differences_do_not_settle_is_told(part):
+    """Else the witness would vouch for a derivative of which it has learned nothing."""
+
+    def update(state, gradient, hyper, step):
+        params = state["params"]
+        more = UNSETTLED[part](params) if step == 3 else 0.0
+        return {"params": params - hyper["learning_rate"] * gradient + more}
+
+    torch.manual_seed(0)
+    run = routine(optimizer=engine.Optimizer("own", {}, lambda params: {}, update))
+
+    assert "derivative of the update was not compared" in ask(run, [], run.point()).note
+
+
 def _wide(optimizer):
     """A run of more numbers than an update is compared on."""
     return routine(mlp(width=8192), optimizer=optimizer, learning_rate=1e-3)

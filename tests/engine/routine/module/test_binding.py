@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_module_gets_its_own_tensors_back_where_a_correction_cannot_end(monkey
         def __exit__(self, *_):
             raise ZeroDivisionError
 
-    first = lambda: closing(SimpleNamespace(close=lambda: ended.append("first")))  # noqa: E731 (a function of a line)
+    first = partial(closing, SimpleNamespace(close=partial(ended.append, "first")))
     monkeypatch.setattr(module, "corrections", lambda _: [first, Fails])
     net = mlp()
     own = dict(net.named_parameters())
