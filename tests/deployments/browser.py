@@ -7,6 +7,7 @@ looks on a screen and on a phone. Those in its folder ``documents`` are what the
     cp pictures/documents/* engine/docs/pictures
 """
 
+import contextlib
 import io
 import os
 import shutil
@@ -88,12 +89,17 @@ def document(page, name, width=SCREEN["width"]):
 def press(page, name, until):
     """Press a button until something has come of it.
 
-    Prefect's form takes a moment to read what was typed last, and drops a click before that.
+    Prefect's form takes a moment to read what was typed last, and drops a click before that. A
+    click that it takes may close the form with its button, while what comes of it takes longer.
     """
-    for _ in range(15):
-        page.get_by_role("button", name=name, exact=True).last.click()
+    from playwright.sync_api import TimeoutError as NotThere
+
+    button = page.get_by_role("button", name=name, exact=True).last
+    for _ in range(30):
+        with contextlib.suppress(NotThere):
+            button.click(timeout=5000)
         for _ in range(20):
             if until():
                 return
             page.wait_for_timeout(200)
-    pytest.fail(f"nothing came of the button {name}")
+    pytest.fail(f"nothing came of the button {name}; the page says:\n{page.inner_text('body')}")
