@@ -7,6 +7,7 @@ What no plan has measured is given in plain steps, as a guess.
 from collections.abc import Sequence
 
 from engine.planning.forecast import Forecast
+from engine.planning.pace import python_pace
 from engine.problems.segments import first_step, segments
 from engine.progress.counted import pull_of, sweep_work
 from engine.progress.time_left import PULL, REPORT, UPDATE, Work
@@ -20,11 +21,11 @@ from engine.schedules.segments import Segment
 _PREFLIGHT_STEPS = 900.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
 
-_TOGETHER, _SCORED = (0.6, 0.4), (0.8, 0.75)
+_TOGETHER, _SCORED = (0.7, 0.25), (0.8, 0.75)
 """Time of n trainings that may be carried out as one, in trainings: the first number, and the
 second for each of them; and of those that score several queries besides."""
 
-_GRADIENT_STEPS = 300.0
+_GRADIENT_STEPS = 700.0
 """Plain steps of a baseline that takes a gradient of each example."""
 
 _FEW_STEPS = 2.0
@@ -35,9 +36,9 @@ _OF_GRADIENTS = (BaselineName.GRADIENT_SIMILARITY, BaselineName.GRADIENT_CANCELL
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
 
-_REPORT_SECONDS = (2.5, 2.5)
+_REPORT_SECONDS = (1.6, 1.4)
 """Seconds of a record and a report, most of them for loading what draws figures; and those of a
-selection besides, for loading what judges it."""
+selection besides, for loading what judges it. Measured where ``python_pace`` is 1."""
 
 
 class Expected:
@@ -128,7 +129,8 @@ class Expected:
         """Return the end of a run."""
         base, selection = _REPORT_SECONDS
         seconds = base + selection * self.recipe.metaparameters.about.selects_examples
-        return Work(REPORT, seconds if self.plan else 10 * _SCORING_STEPS, rough=True)
+        weight = python_pace() * seconds if self.plan else 10 * _SCORING_STEPS
+        return Work(REPORT, weight, rough=True)
 
     def _reverse(self, part: Segment, pull: float) -> Work:
         """Return the reverse stage of a segment, with its replays, in plain steps."""

@@ -12,8 +12,7 @@ import logging
 import os
 import statistics
 import tempfile
-from contextlib import ExitStack
-from pathlib import Path
+from multiprocessing import get_context
 
 from engine.progress import board
 from engine.progress.displays import ticking
@@ -25,15 +24,15 @@ from tests.bench.record import write_record
 from tests.streams import CPU, FOLDER, WALL, Recording, errors, read_streams, tell
 
 RECIPES = {
-    "digits-selection": ["outer.num_steps=10", "training.threads=1"],
-    "digits-mixture": ["outer.num_steps=6", "training.threads=1"],
-    "digits-schedule": ["outer.num_steps=6", "schedules.grid=20", "schedules.chunk=10",
+    "digits-selection": ["outer.num_steps=20", "training.threads=1"],
+    "digits-mixture": ["outer.num_steps=20", "training.threads=1"],
+    "digits-schedule": ["outer.num_steps=20", "schedules.grid=100", "schedules.chunk=20",
                         "schedules.optuna=false", "training.threads=1"],
-    "digits-poison": ["outer.num_steps=4", "training.threads=1"],
-    "digits-attribution": ["attribution.num_subsets=8", "attribution.trainings_per_stage=2",
+    "digits-poison": ["outer.num_steps=12", "training.threads=1"],
+    "digits-attribution": ["attribution.num_subsets=24", "attribution.trainings_per_stage=2",
                            "attribution.num_queries=4", "training.threads=1"],
 }  # fmt: skip
-"""What is changed of each recipe, so that it takes a minute or two."""
+"""What is changed of each recipe, so that it takes half a minute or a whole one."""
 
 
 HEADING = [
@@ -42,13 +41,21 @@ HEADING = [
 ]
 
 
-def watch(name, changes, store):
-    """Carry out a run; return what it told, with the load at its end."""
-    recipe, meter = load_recipe(name, changes), Meter()
-    Recording.made.clear()
-    with heard_by(meter), ticking(lambda: [each.seen() for each in meter.boards]):
+def watch(name, folder):
+    """Carry out a run; keep what it told, with the load at its end."""
+    logging.disable(logging.WARNING)
+    board.TimeLeft = Recording
+    recipe, meter = load_recipe(name, RECIPES[name]), Meter()
+    with (
+        tempfile.TemporaryDirectory() as store,
+        connected(LocalServer()),
+        heard_by(meter),
+        ticking(lambda: [each.seen() for each in meter.boards]),
+    ):
         FLOWS[recipe.kind](recipe, store)
-    return Recording.made[0].stream | {"load": round(os.getloadavg()[0])}
+    stream = Recording.made[0].stream | {"load": round(os.getloadavg()[0])}
+    text = json.dumps(stream, separators=(",", ":"))
+    (folder / f"{name}.json").write_text(f"{text}\n")
 
 
 def at(seen, whole, share):
@@ -106,22 +113,18 @@ def lines():
 
 def main():
     """Run recipes, keep what they told, and write the record."""
-    logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--date", required=True)
     parser.add_argument("--recipe", action="append", choices=[*RECIPES, "none"])
     options = parser.parse_args()
-    board.TimeLeft = Recording
     chosen = [name for name in options.recipe or RECIPES if name != "none"]
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        for number, name in enumerate(chosen):
-            if not number:
-                stack.enter_context(connected(LocalServer()))
-            stream = watch(name, RECIPES[name], str(Path(folder) / name))
-            FOLDER.mkdir(exist_ok=True)
-            text = json.dumps(stream, separators=(",", ":"))
-            (FOLDER / f"{name}.json").write_text(f"{text}\n")
+    FOLDER.mkdir(exist_ok=True)
+    for name in chosen:  # each loads what it needs, as a command does
+        process = get_context("spawn").Process(target=watch, args=(name, FOLDER))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{name} ended with {process.exitcode}")
     command = f"python -m tests.bench.bench_time_left --date {options.date}"
     command += "".join(f" --recipe {name}" for name in options.recipe or ())
     write_record("time_left", "Time that is left", command, lines(), options.date)

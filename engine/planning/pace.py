@@ -1,0 +1,32 @@
+"""How fast this machine runs Python, for guesses of what is no training.
+
+A report draws and loads; no plain step tells how long that takes, since a step may be small or
+large. So a guess in seconds is scaled by a piece of Python that is the same everywhere.
+"""
+
+import inspect
+import statistics
+import textwrap
+import time
+from functools import cache
+
+_REFERENCE_SECONDS = 1.55e-3
+"""What the piece took where the guesses were measured."""
+
+_TIMES = 7
+
+
+@cache
+def python_pace() -> float:
+    """Return the seconds of Python here, over those of the machine that guesses come from.
+
+    A module of the standard library is compiled seven times, and the median is taken, of seconds
+    of this thread: about 0.01 s, once for a process.
+    """
+    text = inspect.getsource(textwrap)
+    taken = []
+    for _ in range(_TIMES):
+        start = time.thread_time()
+        compile(text, textwrap.__name__, "exec")
+        taken.append(time.thread_time() - start)
+    return statistics.median(taken) / _REFERENCE_SECONDS
