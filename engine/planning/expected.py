@@ -25,7 +25,7 @@ _TOGETHER, _SCORED = (0.7, 0.25), (0.8, 0.75)
 """Time of n trainings that may be carried out as one, in trainings: the first number, and the
 second for each of them; and of those that score several queries besides."""
 
-_GRADIENT_STEPS = 700.0
+_GRADIENT_STEPS = 1200.0
 """Plain steps of a baseline that takes a gradient of each example."""
 
 _FEW_STEPS = 2.0

@@ -18,12 +18,12 @@ LIMITS = {"digits-schedule, busy": (0.25, 0.4)}
 
 @pytest.mark.parametrize("name", QUIET)
 def test_time_left_is_within_a_fifth_from_a_quarter_of_the_run_on(name):
-    """By the wall, on a machine that nobody else used; nine looks in ten within a quarter."""
+    """By the wall, on a machine that nobody else used; one look in ten may be further off."""
     later = [error for _, error in errors(QUIET[name], WALL)]
 
     assert QUIET[name]["load"] <= 2  # of two cores, else it was no quiet machine
     assert len(later) > 20
-    assert statistics.median(later) < 0.2
+    assert statistics.median(later) < 0.15
     assert statistics.quantiles(later, n=10)[-1] < 0.25
 
 
