@@ -139,7 +139,8 @@ def _path(place: str, folder: str | None) -> Path:
     )
     raise ConfigurationError(
         f"problem names {place}, but there is no such file in {root}{started}. Put it there, on "
-        "workers too, or name a function of an installed package."
+        "workers too, or name a function of an installed package. Workers that cannot have the "
+        "file take it from the store, if the run is started with workers.code=store."
     )
 
 
