@@ -1,6 +1,7 @@
 """Examples of any kind as the splits of a problem."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,6 +147,15 @@ def own_fingerprint(examples: Examples) -> str:
         for leaf in leaves:
             _hash(hasher, leaf)
     return hasher.hexdigest()
+
+
+def drawn_when_read(splits: Mapping[str, Examples]) -> list[str]:
+    """Return the names of the splits whose examples are others each time that they are read."""
+    return [
+        name
+        for name, examples in splits.items()
+        if own_fingerprint(examples) != own_fingerprint(examples)
+    ]
 
 
 def take(examples: Examples, indices: Tensor) -> Examples:
