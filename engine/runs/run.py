@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from engine.errors import CheckpointCorruptError, ConfigurationError
-from engine.problems.kept_code import keep_code
+from engine.problems.kept_code import check_code, keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
@@ -52,11 +52,12 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     run = run_name(recipe.descent)
     for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):
         refuse_links(runs_folder(store), run, folder)
+    check_code(recipe.descent)
     mark_store(store)
-    keep_code(recipe.descent, store)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)
+    keep_code(recipe.descent, store)
 
 
 OF_A_START = ("workers", "budget")

@@ -8,6 +8,7 @@ Layout::
                                  attempts/     rows, a folder for each attempt
     <store>/results/<stage>-<key>              of an earlier version; nothing reads it
     <store>/code/<digest>.json                 source of problems, where a start asks for that
+                 <digest>-deployed.json        says that a deployment asks for it
     <store>/runs/<run>/recipe.json             what was asked for
                        plan.json               what it was predicted to cost
                        budget.json             what it has spent
@@ -86,6 +87,16 @@ def results_folder(store: str) -> str:
     return join(store, RESULTS)
 
 
+def code_folder(store: str) -> str:
+    """Return the folder of the source of problems."""
+    return join(store, CODE)
+
+
 def kept_code_url(store: str, digest: str) -> str:
     """Return where the source of a problem lies, by the digest of its files' digests."""
     return join(store, CODE, f"{digest}.json")
+
+
+def deployed_code_url(store: str, digest: str) -> str:
+    """Return where it is noted that a deployment asks for the source of a problem."""
+    return join(store, CODE, f"{digest}-deployed.json")
