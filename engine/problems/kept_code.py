@@ -59,7 +59,7 @@ def keep_code(recipe: DescentRecipe, store: str, *, deployed: bool = False) -> N
 
 
 def check_code(recipe: DescentRecipe) -> dict[str, str] | None:
-    """Return the files of a recipe's problem as a store would keep them; None if none are asked for.
+    """Return the files of a problem as a store would keep them; None if it is not asked to.
 
     Args:
         recipe: Names the problem, and has the digests of its source.

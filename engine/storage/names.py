@@ -34,7 +34,7 @@ APPLICATIONS = frozenset(
 
 RUN_FILES = frozenset(
     {
-        *(places.RECIPE, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
+        *(places.RECIPE, places.DATA, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
         *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
         *("landscape.png", "search.png", "chosen.yaml"),
     }

@@ -10,6 +10,7 @@ Layout::
     <store>/code/<digest>.json                 source of problems, where a start asks for that
                  <digest>-deployed.json        says that a deployment asks for it
     <store>/runs/<run>/recipe.json             what was asked for
+                       data.json               digests of the data that it began with
                        plan.json               what it was predicted to cost
                        budget.json             what it has spent
                        run.json                what it found, once it is finished
@@ -37,8 +38,9 @@ MARK = "store.json"
 RECORD = "record.json"
 """File directly in a stage's folder."""
 
-RECIPE, PLAN, BUDGET, RUN, CERTIFICATE = (
+RECIPE, DATA, PLAN, BUDGET, RUN, CERTIFICATE = (
     "recipe.json",
+    "data.json",
     "plan.json",
     "budget.json",
     "run.json",
