@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from engine.errors import ConfigurationError, DataError
 from engine.problems.splits import Examples, check_examples
-from engine.routine.examples import Batches, examples_from
+from engine.routine.examples import Batches, Columns, examples_from
 from engine.routine.outputs import batches_of
 from engine.types import Batch
 
@@ -168,6 +168,9 @@ def take(examples: Examples, indices: Tensor) -> Examples:
 def _chosen(examples: OwnExamples, indices: Tensor) -> OwnExamples:
     if isinstance(examples.source, Tensor | tuple):
         return OwnExamples(tree_map(lambda c: c[indices], examples.source), examples.dtype)
+    if isinstance(examples.source, Columns):  # so that it is seen what is in them
+        columns = tree_map(lambda c: c[indices], examples.source.columns)
+        return OwnExamples(Columns(columns, examples.source.device), examples.dtype)
     return OwnExamples(Some(examples.source, indices), examples.dtype)
 
 
