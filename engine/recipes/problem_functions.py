@@ -324,6 +324,7 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
 
 def _unwritable(function: Function, found: Settings) -> str:
     """Say which argument has no form in a recipe."""
+    name, value = "", None
     for name in type(found).model_fields:
         value = getattr(found, name)
         with suppress(PydanticSerializationError):
