@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.explain import explained
 from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
+from engine.recipes.reading.explain import explained
+from engine.recipes.reading.yaml import assign, parse_yaml, read_text, says_nothing, set_value
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
-from engine.recipes.yaml import assign, parse_yaml, read_text, says_nothing, set_value
 from engine.secret_urls import redacted
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError
 
 from engine.errors import ConfigurationError
 from engine.recipes.code.user_code import load_module, neighbours_of, source_digests
-from engine.recipes.explain import explained
+from engine.recipes.reading.explain import explained
 from engine.recipes.settings import Settings
 from engine.secret_urls import is_secret_setting, refuse_secrets
 
