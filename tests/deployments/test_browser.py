@@ -170,6 +170,24 @@ def reload(page, awaited, always="What was asked"):
     wait_for(str(awaited), there)
 
 
+def by_clicks(page, run):
+    """Click from where the form has led to the report: on the run, and on the link in its log."""
+    page.locator(f"a[href*='/runs/flow-run/{run}']").first.click()
+    link = page.get_by_role("link", name=re.compile("/artifacts/artifact/"))
+
+    def there():
+        page.wait_for_timeout(5000)
+        return link.count() or page.reload() and 0
+
+    wait_for("a link to the report", there)
+    with page.context.expect_page() as opened:
+        link.first.click()
+    opened.value.get_by_text("What was asked").first.wait_for()
+    address = opened.value.url
+    opened.value.close()
+    return address
+
+
 @pytest.mark.parametrize("ui", UIS)
 def test_form_is_short(served, page, ui):
     """It had 115 fields on 16 screens."""
@@ -225,6 +243,8 @@ def test_run_from_the_form_to_its_report(served, page):
     wait_for("a report that grows", lambda: "After outer step" in served.shown(found))
     # Asked after the report: its pages may take longer than what is left of the run.
     assert served.api.state(run) == "Running"
+    led_to = by_clicks(page, run)
+    assert led_to == served.address(f"/artifacts/artifact/{found}")
     page.goto(served.address(f"/runs/flow-run/{run}?tab=Artifacts"))
     page.get_by_text(f"report-{RECIPE}").first.wait_for()
     picture(page, "artifacts")
