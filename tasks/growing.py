@@ -27,7 +27,7 @@ from engine.reports.sections import Page
 from engine.runs.growing import page_of_stages, write_so_far
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from tasks.running.artifacts import earlier_artifact
+from tasks.running.artifacts import earlier_artifact, ui_address
 
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
@@ -53,6 +53,10 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         made = create_markdown_artifact(text, key=key, description=description)
         # Prefect's artifact functions are both sync and async; outside a coroutine they are sync.
         _ARTIFACTS[place] = cast("UUID", made)
+        # Both UIs make a link of an address in a log, which is the page that a run opens with.
+        link = ui_address(f"/artifacts/artifact/{made}")
+        if link:
+            get_run_logger().info("The report, which grows while the run goes on: %s", link)
         return
     _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:

@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 PATIENCE = 600
-"""Seconds until a server counts as one that will never answer; a busy machine takes minutes."""
+"""Seconds until what is awaited counts as what will never come; a busy machine takes minutes.
+
+A wait ends when what it waits for is there, so that a long one costs nothing but where it fails.
+"""
+
+_POLITE = 60
+"""Seconds that a process has for its end before it is killed."""
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """Where Debian's package has its programs, the oldest version first."""
@@ -28,7 +34,7 @@ def free_port():
         return free.getsockname()[1]
 
 
-def wait_for(what, condition, seconds):
+def wait_for(what, condition, seconds=PATIENCE):
     """Return the first true answer of a condition."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -50,7 +56,7 @@ def process(log, *command, **options):
         finally:
             child.terminate()
             try:
-                child.wait(20)
+                child.wait(_POLITE)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
@@ -72,9 +78,7 @@ def postgresql(folder):
         with process(folder / "postgresql.log", *command, **user):
             at = ["-h", "127.0.0.1", "-p", port]
             ready = [binaries / "pg_isready", *at, "-q"]
-            wait_for(
-                "PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode, PATIENCE
-            )
+            wait_for("PostgreSQL", lambda: not subprocess.run(ready, check=False).returncode)
             subprocess.run([binaries / "createdb", *at, "-U", "prefect", "mgd"], **run)
             yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/mgd"
 
@@ -110,7 +114,7 @@ class PrefectServer:
                 stdout=log, stderr=log, env=self.environment, cwd="/", start_new_session=True,
             )  # fmt: skip
         try:
-            wait_for("the server", lambda: self.is_up() or self.child.poll() is not None, PATIENCE)
+            wait_for("the server", lambda: self.is_up() or self.child.poll() is not None)
             assert self.is_up(), (self.folder / "server.log").read_text()
         except BaseException:
             self.stop()
@@ -127,7 +131,7 @@ class PrefectServer:
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(number)
             try:
-                self.child.wait(20)
+                self.child.wait(_POLITE)
             except subprocess.TimeoutExpired:
                 os.killpg(self.child.pid, signal.SIGKILL)
                 self.child.wait()

@@ -4,17 +4,18 @@ import pytest
 
 from engine.reports.page import as_html
 from engine.reports.sections import Drawing, Figure, Page, Section
-from tests.measured_pages import faults, open_browser
+from tests.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
 
 pytestmark = pytest.mark.servers  # a browser, whose fonts are those of the machine
 
 
-def measured(tmp_path, svg):
-    """What is wrong with a page of one figure."""
+def measured(tmp_path, svg, *more, spoil=("", "")):
+    """What is wrong with a page of one figure and of more sections."""
     figure = Figure(Drawing(svg, svg), "A figure that shows something.")
-    page = Page("Title", "run", "It went well.", sections=[Section("One", figures=[figure])])
+    sections = [Section("One", figures=[figure]), *more]
+    page = Page("Title", "run", "It went well.", sections=sections)
     place = tmp_path / "page.html"
-    place.write_text(as_html(page))
+    place.write_text(as_html(page).replace(*spoil))
     with open_browser() as browser:
         return faults(browser, place.as_uri())
 
@@ -22,14 +23,16 @@ def measured(tmp_path, svg):
 def drawn(*texts, size=12):
     """A drawing of texts at places, as wide as a figure of a phone."""
     inside = "".join(f'<text x="{x}" y="{y}">{text}</text>' for x, y, text in texts)
-    return f'<svg viewBox="0 0 355 100" style="font-size: {size}px">{inside}</svg>'
+    return (
+        f'<svg viewBox="0 0 355 100" style="font-size: {size}px; fill: var(--text)">{inside}</svg>'
+    )
 
 
 def test_a_page_without_a_fault_has_none(tmp_path):
     """Texts beside and below one another are apart."""
     svg = drawn((10, 20, "one"), (80, 20, "two"), (10, 40, "three"))
 
-    assert measured(tmp_path, svg) == {"screen": [], "phone": [], "paper": []}
+    assert measured(tmp_path, svg) == NO_FAULTS
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,32 @@ def test_a_fault_of_a_figure_is_found(tmp_path, svg, fault):
     found = measured(tmp_path, svg)
 
     assert any(fault in each for each in found["phone"])
+
+
+@pytest.mark.parametrize(
+    ("section", "spoil", "fault"),
+    [
+        (Section("Two"), ("", ""), "nothing below the heading: Two"),
+        (Section("Two", notes=["A."]), ('id="two"', ""), "a link to nothing: Two"),
+        (Section("Two", notes=["A."]), ("A.", '<img alt="digit" src="x.png">'), "no picture"),
+    ],
+)
+def test_what_is_empty_is_found(tmp_path, section, spoil, fault):
+    """A heading, a link and a picture promise something."""
+    found = measured(tmp_path, drawn((10, 20, "one")), section, spoil=spoil)
+
+    assert all(any(fault in each for each in found[where]) for where in (*WIDTHS, DARK))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"), [(("--soft: #595959", "--soft: #ccc"), "screen"),
+                         (("--soft: #adadad", "--soft: #444"), DARK)],
+)  # fmt: skip
+def test_a_pale_text_is_found_in_its_scheme(tmp_path, spoil, where):
+    """Whoever reads in the dark sees other colours."""
+    found = measured(tmp_path, drawn((10, 20, "one")), Section("Two", notes=["A."]), spoil=spoil)
+
+    assert any(each.startswith("contrast") for each in found[where])
+    assert not any(
+        each.startswith("contrast") for each in found[{"screen": DARK}.get(where, "screen")]
+    )

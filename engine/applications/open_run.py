@@ -6,7 +6,7 @@ and no place that it names is read, but by ``OpenRun.model``, which asks for tru
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from engine.reports.settings_rows import changed_rows
 from engine.reports.shown_figures import ShownFigure, figures_of
 from engine.runs.finished import FinishedRun
 from engine.runs.inventory import stored_run
+from engine.runs.outer_steps import OuterSteps
 from engine.runs.run import find_run, read_recipe
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
@@ -57,6 +58,7 @@ class OpenRun:
     recipe: DescentRecipe
     record: FinishedRun | None
     finished: bool
+    _steps: OuterSteps
 
     @property
     def standing(self) -> str:
@@ -130,12 +132,23 @@ class OpenRun:
         if isinstance(self.record, RunRecord):
             return self.record.iterates
         with store_errors(self.store):
-            return iterates_so_far(self.store, self.name)
+            return iterates_so_far(self._steps)
 
     @property
     def chosen(self) -> int:
         """The outer step whose iterate was chosen; of a run that has not finished, the last one."""
         return getattr(self.record, "chosen", len(self.iterates) - 1)
+
+    def again(self) -> "OpenRun":
+        """Return the run as it is now, for one that goes on: this object stays what it was.
+
+        Raises:
+            As ``open_run``.
+
+        Cost:
+            That of ``open_run``; of the outer steps, those that are new are read.
+        """
+        return replace(open_run(self.store, self.name), _steps=self._steps)
 
     def z(self, step: int | None = None) -> "Tensor":
         """Return the metaparameters of an outer step, flat, on the CPU.
@@ -365,7 +378,7 @@ def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:
         name: Name of the run, or the beginning of it.
 
     Returns:
-        The run as it is now; it does not follow a run that goes on. Open it again for that.
+        The run as it is now; it does not follow a run that goes on. ``run.again()`` does.
 
     Raises:
         ConfigurationError: If there is no such run, or more than one; names those that there are.
@@ -383,4 +396,5 @@ def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:
         stored = stored_run(place, found)
         record = None if stored.ending is None else read_finished(place, found)
         recipe = read_recipe(place, found) if record is None else record.recipe
-    return OpenRun(place, found, recipe, record, stored.finished)
+    steps = OuterSteps(place, found)
+    return OpenRun(place, found, recipe, record, stored.finished, steps)

@@ -72,8 +72,9 @@ class MLflow:
     """Makes a run in an experiment that is called like the project.
 
     Args:
-        place: Tracking URI, a folder or the address of a server; what MLflow's variables say if
-            empty.
+        place: Tracking URI, e.g. ``sqlite:///mlflow.db`` or the address of a server; what MLflow's
+            variables say if empty. A folder is taken by MLflow 2, and by MLflow 3 only where
+            ``MLFLOW_ALLOW_FILE_STORE=true`` says so.
         run: Name of the run.
     """
 
@@ -155,7 +156,8 @@ def check_target(target: str) -> tuple[str, str]:
     if name not in TRACKERS:
         raise ConfigurationError(
             f"{redacted(target)!r} is no tracker. Use one of {', '.join(TRACKERS)}, with a place "
-            "after a colon: tensorboard:DIR, mlflow:URI, wandb:PROJECT, trackio:PROJECT."
+            "after a colon: tensorboard:DIR, mlflow:URI (such as "
+            "mlflow:sqlite:///mlflow.db), wandb:PROJECT, trackio:PROJECT."
         )
     secret = secret_in(place)
     if secret is not None:

@@ -222,12 +222,15 @@ def gather(first: Sequence[float], second: Sequence[float | None], step: float) 
 def explain(found: Metasmoothness) -> list[str]:
     """Say what the numbers mean, beside the values that mean nothing."""
     one, two = found.definition_1, found.definition_2
+    many = len(two.directions)
     sentences = [
-        f"Definition 2: {_with_spread(two, 3)} over {len(two.directions)} directions with "
-        f"h = {found.step:g}; 1 is a linear response.",
-        f"For comparison: independent increments have {INDEPENDENT:.3f}, chaos {CHAOS:.2f}.",
-        f"Definition 1: {_with_spread(one)} (second difference of the output per h^2; lower is "
-        "smoother).",
+        f"Metasmoothness (Definition 2): {_with_spread(two, 3)} over "
+        f"{many} direction{'s' * (many > 1)}, by steps of h = {found.step:g}; 1 is a linear "
+        "response.",
+        f"For comparison: {INDEPENDENT:.3f} where the second step moves the parameters without "
+        f"regard to the first one, {CHAOS:.2f} where training is chaotic.",
+        f"Curvature (Definition 1): {_with_spread(one)}, the second difference of the output per "
+        "h^2; lower is smoother.",
         what_it_means(two.mean),
     ]
     unmoved = sum(value is None for value in two.directions)

@@ -109,7 +109,10 @@ class Table:
             return "text"
         said = [value for value in values if value not in _NOTHING]
         if name != next(iter(self.rows[0])) and all(_NUMBER.match(value) for value in said):
-            return "interval" if any("[" in value for value in said) else "number"
+            if any("[" in value for value in said):
+                return "interval"
+            if not any(len(value) > LONG for value in said):  # many numbers are read like a text
+                return "number"
         return "text" if any(len(value) > LONG for value in said) else "word"
 
 

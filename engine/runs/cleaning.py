@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from engine.errors import ConfigurationError
-from engine.reports.units import DAY
+from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
 from engine.runs.freeing import carry_out, named_source
 from engine.runs.inventory import Inventory, StageName, StoredRun, StoredStage, take_inventory
@@ -179,7 +179,9 @@ def _chosen(store: str, runs: list[StoredRun], rules: CleanRules, now: float) ->
             old = rules.older_than_seconds is None or age >= rules.older_than_seconds
             surplus = rules.keep is None or number >= rules.keep
             if old and surplus:
-                chosen[run.name] = f"last active {age / DAY:.1f} days ago, number {number + 1}"
+                later = f"; {number} {'was' if number == 1 else 'were'} active later"
+                ago = f"last active {write_duration(age)} ago"
+                chosen[run.name] = ago + (later if rules.keep is not None else "")
     names = [run.name for run in runs]
     for asked in rules.runs:
         if asked not in names:  # a beginning of a name would free what nobody meant
@@ -231,7 +233,7 @@ def _reason(users: dict[str, str], going: dict[str, str]) -> str:
     if not users:
         return "no run refers to it"
     if users.keys() <= going.keys():
-        return f"only {', '.join(users)} used it"
+        return "no run that stays uses it"
     return "only a repetition of its run would use it"
 
 

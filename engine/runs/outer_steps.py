@@ -34,40 +34,61 @@ class OuterStep:
     scores: dict[str, Any]
 
 
-def outer_steps(store: str, run: str) -> list[OuterStep]:
-    """Return the outer steps that have been scored, in order; none if there is none.
+class OuterSteps:
+    """The outer steps of a run that goes on: each look reads what is new since the last one.
 
     Args:
         store: fsspec URL of the store.
         run: Its whole name.
-
-    Cost:
-        Reads the claims of the run, and one small record for each.
     """
-    made = _Made(store, run)
-    found: list[OuterStep] = []
-    value, seen = made.first, set[Ref]()
-    while value is not None and value not in seen:  # a forged store may lead in a circle
-        seen.add(value)
-        scored = made.scored(value)
-        if scored is None:
-            return found
-        after, gradient = made.moved(value)
-        found.append(OuterStep(value, scored[0], gradient, scored[1]))
-        value = after
-    return found
+
+    def __init__(self, store: str, run: str) -> None:
+        self._store, self._run = store, run
+        self._claims: dict[str, dict[str, Any] | None] = {}
+        self._records: dict[str, dict[str, Any] | None] = {}
+
+    def so_far(self) -> list[OuterStep]:
+        """Return the outer steps that have been scored, in order; none if there is none.
+
+        Cost:
+            Lists the claims of the run, and reads those that are new, and a small record of each
+            stage that has been committed since.
+        """
+        made = _Made(self._new_records())
+        found: list[OuterStep] = []
+        value, seen = made.first, set[Ref]()
+        while value is not None and value not in seen:  # a forged store may lead in a circle
+            seen.add(value)
+            scored = made.scored(value)
+            if scored is None:
+                return found
+            after, gradient = made.moved(value)
+            found.append(OuterStep(value, scored[0], gradient, scored[1]))
+            value = after
+        return found
+
+    def _new_records(self) -> list[dict[str, Any] | None]:
+        """Return the records of all stages that the run has claimed, in the order of the claims."""
+        claims = read_claims(self._store, self._run, self._claims)
+        urls = [stage_record_url(self._store, each.stage, each.key) for each in claims]
+        # What is committed under a key stays what it is; one that is damaged may be made again.
+        self._records |= read_records([url for url in urls if self._records.get(url) is None])
+        return [self._records[url] for url in urls if url in self._records]
+
+
+def outer_steps(store: str, run: str) -> list[OuterStep]:
+    """Return the outer steps that have been scored, in order, as ``OuterSteps`` at first look."""
+    return OuterSteps(store, run).so_far()
 
 
 class _Made:
     """What the committed stages of a run were made from."""
 
-    def __init__(self, store: str, run: str) -> None:
-        claims = read_claims(store, run)
-        urls = [stage_record_url(store, each.stage, each.key) for each in claims]
+    def __init__(self, records: list[dict[str, Any] | None]) -> None:
         self._by_kind: dict[str, list[tuple[Ref, dict[str, Any], dict[str, Any]]]] = defaultdict(
             list
         )
-        for record in read_records(urls).values():
+        for record in records:
             ref = _ref((record or {}).get("ref"))
             if ref is not None and record is not None:
                 inputs, scalars = record.get("inputs"), record.get("scalars")

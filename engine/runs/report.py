@@ -97,7 +97,7 @@ def asked(recipe: DescentRecipe) -> Section:
             f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
         )
     rows = [
-        {"key": key, "here": written(here), "as it ships": written(shipped)}
+        {"key": key, "here": written(here), "as it ships": written(shipped) or "not set"}
         for key, (here, shipped) in (changes or {}).items()
     ]
     return Section(

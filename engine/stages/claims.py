@@ -55,11 +55,22 @@ def claim(store: str, run: str, stage: str, key: str, name: str, *, cached: bool
     return made
 
 
-def read_claims(store: str, run: str) -> list[Claim]:
-    """Return the stages that a run uses, in the order in which it last asked for them."""
+def read_claims(
+    store: str, run: str, known: dict[str, dict[str, Any] | None] | None = None
+) -> list[Claim]:
+    """Return the stages that a run uses, in the order in which it last asked for them.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Its whole name.
+        known: What an earlier call has read, by location, which is not read again; what this call
+            reads is added to it.
+    """
     folder = claims_folder(store, run)
     urls = [join(folder, name) for name in list_files(folder) if claimed_label(name)]
-    return understand_claims(read_records(urls, largest=SMALL))
+    found = {} if known is None else known
+    found |= read_records([url for url in urls if url not in found], largest=SMALL)
+    return understand_claims({url: found[url] for url in urls if url in found})
 
 
 def understand_claims(records: dict[str, dict[str, Any] | None]) -> list[Claim]:

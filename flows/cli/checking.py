@@ -18,8 +18,11 @@ from engine.reports.units import write_figure
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
-from flows.cli.screen import Screen, say, text
+from flows.cli.screen import Screen, plain, right, say, text
 from flows.cli.terminal import seen_at_work
+
+_WIDE = 110
+"""Columns of a terminal where a meaning beside its check is more than a few words wide."""
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 
@@ -57,12 +60,20 @@ def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bo
 
 def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
     """Print one row for each check, and the verdict."""
-    table = Table("check", "verdict", "found", "limit", "meaning")
-    for each in checks:
-        colour = _COLOURS[each.verdict]
-        meaning = each.meaning()
-        shown = Text(each.verdict, style=colour)
-        table.add_row(each.name, shown, write_figure(each.value), write_figure(each.limit), meaning)
     console = Screen()
+    is_narrow = console.width < _WIDE
+    figures = ("verdict", right("found"), right("limit"))
+    table = (
+        Table("check, and what it means", *figures, show_lines=True)
+        if is_narrow
+        else Table("check", *figures, "meaning")
+    )
+    for each in checks:
+        shown = Text(each.verdict, style=_COLOURS[each.verdict])
+        found, meaning = (write_figure(each.value), write_figure(each.limit)), each.meaning()
+        if is_narrow:
+            table.add_row(Text.assemble((each.name, "bold"), "\n", plain(meaning)), shown, *found)
+        else:
+            table.add_row(each.name, shown, *found, meaning)
     console.print(table)
     console.print(Text.assemble(text(what), ": ", (verdict.value, _COLOURS[verdict])))

@@ -9,11 +9,13 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -69,6 +71,24 @@ class Screen(Console):
             raise  # whoever read it has seen enough
         except OSError as error:
             raise cannot_write(error) from error
+
+
+def right(name: str) -> Column:
+    """Return a column of figures, which people compare by their last digits."""
+    return Column(name, justify="right")
+
+
+def names(title: str, found: Iterable[str], width: int) -> Column:
+    """Return a column of names, which people copy: whole where there is room, and never cut off.
+
+    Args:
+        title: Its head.
+        found: The names.
+        width: Columns of the terminal.
+    """
+    longest = max(map(len, found), default=0)
+    # Rich narrows the widest columns first, and a least width of its own makes a table too wide.
+    return Column(title, no_wrap=2 * longest <= width, overflow="fold")
 
 
 def text(words: str) -> Text:

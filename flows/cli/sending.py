@@ -38,6 +38,7 @@ class Sender:
         self._target = target
         self._sending: dict[str, Sending] = {}
         self._failed: dict[str, Exception] = {}
+        self._opened: dict[str, OpenRun] = {}
         self._seen = 0
         self._at_it = threading.Lock()
 
@@ -106,9 +107,11 @@ class Sender:
             if run in self._failed:
                 continue
             try:
-                opened = open_run(store, run)
+                before = self._opened.get(run)
+                opened = open_run(store, run) if before is None else before.again()
             except EngineError:  # one of several runs, which has not begun
                 continue
+            self._opened[run] = opened
             error = _sent(sending, opened, last=False)
             if error is not None:
                 self._failed[run] = error

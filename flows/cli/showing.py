@@ -1,6 +1,7 @@
 """What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
 
 import json
+import re
 from typing import Any
 
 from rich.filesize import decimal
@@ -19,7 +20,7 @@ from engine.runs.overview import RunOverview, describe, list_overviews
 from engine.runs.predicted import compare
 from engine.runs.run import find_run
 from engine.storage.places import run_file
-from flows.cli.screen import Screen, plain, say
+from flows.cli.screen import Screen, names, plain, right, say
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
@@ -37,6 +38,7 @@ def show_runs(store: str, *, as_json: bool) -> None:
     if as_json:
         say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
+    console = Screen()
     # A name that is cut off could not be copied into the next command.
     table = Table(
         Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
@@ -48,7 +50,6 @@ def show_runs(store: str, *, as_json: bool) -> None:
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
         lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
         table.add_row("\n".join(lines), run.verdict or str(run.standing))
-    console = Screen()
     console.print(table if runs else f"There is no run in {store}.", highlight=False)
 
 
@@ -73,7 +74,8 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
     console.print(_spent(view), highlight=False)
     if compared:
-        table = Table("figure", "predicted", "so far" if record is None else "actual")
+        actual = "so far" if record is None else "actual"
+        table = Table("figure", right("predicted"), right(actual))
         for each in compared:
             digits = 1 if each.what.startswith("seconds") else 0
             table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
@@ -196,12 +198,8 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
     console = Screen()
     lines = _lines_of(report.freed)
     if lines:
-        table = Table(
-            Column("run", overflow="fold"),
-            Column("size", justify="right"),
-            Column("stages", justify="right"),
-            "why",
-        )
+        named = [name for each in lines[:SHOWN] for name in each[0].split("\n")]
+        table = Table(names("run", named, console.width), right("size"), right("stages"), "why")
         for each in lines[:SHOWN]:
             table.add_row(*each)
         console.print(table)
@@ -239,7 +237,7 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
         stages = sum(each.what == "stage" for each in parts)
         whole = [each.reason for each in parts if each.what == "run"]
         reasons = whole or list(dict.fromkeys(each.reason for each in parts))
-        name = ", ".join(runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+        name = "\n".join(runs[:3]) + (f"\nand {len(runs) - 3} more" if len(runs) > 3 else "")
         lines.append(
             (size, (name or "(of no run)", decimal(size), str(stages), "; ".join(reasons)))
         )
@@ -248,7 +246,8 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
 
 def _stages(view: RunOverview) -> Table:
     on_gpu = ["GPU-seconds"] if view.totals.gpu_seconds else []
-    table = Table("stage", "result", "attempts", "size", "seconds", *on_gpu)
+    figures = [right(name) for name in ("attempts", "size", "seconds", *on_gpu)]
+    table = Table("stage", "result", *figures)
     shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
     for line in shown:
         result = "cached" if line.cached else "computed"
@@ -284,9 +283,19 @@ def _spent(view: RunOverview) -> str:
     )
 
 
+def _is_figure(value: Any) -> bool:  # noqa: ANN401 (any JSON value)
+    """Say whether a value is a number, with or without its unit, or stands for one."""
+    return not str(value).strip("-") or re.match(r"[-+]?[\d.]", str(value)) is not None
+
+
 def _rows(rows: list[dict[str, Any]]) -> Table:
     """Return rows of the same columns as a table."""
-    table = Table(*rows[0])
+    table = Table(
+        *(
+            right(name) if all(_is_figure(row.get(name, "")) for row in rows) else name
+            for name in rows[0]
+        )
+    )
     for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in rows[0]))
     return table

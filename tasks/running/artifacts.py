@@ -1,4 +1,4 @@
-"""Artifacts that another process of a flow run has made, found again to be rewritten."""
+"""Artifacts and pages of Prefect's UI: found again to be rewritten, and where people see them."""
 
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
 
 
 def earlier_artifact(key: str, description: str | None = None) -> UUID | None:
@@ -30,3 +31,18 @@ def earlier_artifact(key: str, description: str | None = None) -> UUID | None:
         )
     same = [each for each in found if description in (None, each.description)]
     return same[0].id if same else None
+
+
+def ui_address(path: str) -> str | None:
+    """Return the address of a page of the UI, the second one; None where no UI is served.
+
+    Args:
+        path: Of the page, e.g. ``/runs/flow-run/ID``.
+    """
+    settings = get_current_settings()
+    api = settings.api.url or ""
+    root = settings.ui_url or api.removesuffix("/api")
+    if not root or not settings.server.ui.enabled:
+        return None
+    hosted = api.startswith(settings.cloud.api_url)  # Prefect's own, which has one UI
+    return f"{root.rstrip('/').removesuffix('/v2')}{'' if hosted else '/v2'}{path}"

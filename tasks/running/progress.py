@@ -15,8 +15,6 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
-from prefect.settings import get_current_settings
-from prefect.utilities.urls import url_for
 
 from engine.planning.expected import Expected
 from engine.planning.forecast import Forecast, read_forecast
@@ -30,7 +28,7 @@ from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.runs.run import Scores
 from engine.stages.run import Run
-from tasks.running.artifacts import earlier_artifact
+from tasks.running.artifacts import earlier_artifact, ui_address
 from tasks.running.elsewhere import Elsewhere
 from tasks.running.workers import Workers
 
@@ -162,8 +160,8 @@ def _say_where(title: str, store: str, num_stages: int, plan: Forecast | None) -
     expected = f", {about(plan.seconds.run)} and a preflight by the plan" if plan else ""
     logger.info("%d stages%s", num_stages, expected)
     context = FlowRunContext.get()
-    if context is not None and get_current_settings().server.ui.enabled:
-        link = url_for("flow-run", context.flow_run.id if context.flow_run else None)
+    if context is not None and context.flow_run is not None:
+        link = ui_address(f"/runs/flow-run/{context.flow_run.id}")
         if link:
             LINES.info("In Prefect: %s", link)
 

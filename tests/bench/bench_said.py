@@ -49,6 +49,8 @@ def changes(command, environment, seconds, folder):
             child.send_signal(signal.SIGINT)
         ready, _, _ = select.select([main], [], [], 0.05)
         if not ready:
+            if child.poll() is not None:  # what it has started may still hold the terminal
+                break
             continue
         try:
             written = os.read(main, 65536)
@@ -81,9 +83,13 @@ def main():
             "LINES": "40",
         }
         command = [sys.executable, "-m", "flows.cli.app", "run", options.recipe]
+        before = os.getloadavg()
         found, code, ended = changes(command, environment, options.seconds, folder)
+        after_it = os.getloadavg()
+    if len(found) < 2:
+        raise SystemExit(f"It said too little: {found}, and ended with {code}.")
     times = [at for at, _ in found]
-    gaps = [(after - before, place) for place, (before, after) in enumerate(pairwise(times))]
+    gaps = [(other - one, place) for place, (one, other) in enumerate(pairwise(times))]
     longest = sorted(gaps, reverse=True)[:3]
     lines = [
         f"`mgd run {options.recipe}`, watched for {times[-1]:.0f} s.",
@@ -97,6 +103,8 @@ def main():
             for gap, place in longest
         ),
         f"| changes of what can be read | {len(found)} |",
+        f"| load of the machine when it began and ended ({os.cpu_count()} cores) "
+        f"| {before[0]:.1f}, {after_it[0]:.1f} |",
         f"| exit code{'' if ended is None else f', {ended:.1f} s after Ctrl-C'} | {code} |",
     ]
     said = f"python -m tests.bench.bench_said --date {options.date}"

@@ -13,6 +13,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,6 +29,15 @@ COLOURS = 64
 _LONGEST = 240_000
 """Milliseconds: a busy machine draws a page in many seconds."""
 
+_CLICKS = 30
+"""Until a button counts as one of which nothing comes."""
+
+_LOOK, _FEW_LOOKS = 200, 20
+"""Milliseconds between two looks, and how many of them a click gets that the page may drop."""
+
+_CHANGES = {"create_flow_run", "schedules", "set_state"}
+"""The last part of the addresses of what the tests' buttons do; a form is checked by another."""
+
 
 @contextmanager
 def open_browser():
@@ -41,6 +51,7 @@ def open_browser():
         browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
         page = browser.new_page(viewport=SCREEN)
         page.set_default_timeout(_LONGEST)
+        playwright.expect.set_options(timeout=_LONGEST)
         try:
             yield page
         finally:
@@ -86,20 +97,103 @@ def document(page, name, width=SCREEN["width"]):
     page.set_viewport_size(SCREEN)
 
 
+class _Sent:
+    """What a page has asked its server to do, and whether that was taken."""
+
+    def __init__(self, page):
+        self.page, self.under_way, self.done = page, 0, 0
+
+    def __enter__(self):
+        self._heard = {
+            "request": self._begin,
+            "requestfinished": self._end,
+            "requestfailed": self._fail,
+        }
+        for event, hear in self._heard.items():
+            self.page.on(event, hear)
+        return self
+
+    def __exit__(self, *error):
+        for event, hear in self._heard.items():
+            self.page.remove_listener(event, hear)
+
+    @staticmethod
+    def _changes(request):
+        path = urlsplit(request.url).path.rstrip("/")
+        return request.method == "POST" and path.rsplit("/", 1)[-1] in _CHANGES
+
+    def _begin(self, request):
+        self.under_way += self._changes(request)
+
+    def _end(self, request):
+        if self._changes(request):
+            answer = request.response()
+            self.under_way -= 1
+            self.done += answer is not None and answer.ok
+
+    def _fail(self, request):
+        self.under_way -= self._changes(request)
+
+    def comes_of(self, until):
+        """Look for what was awaited: a moment, or as long as it takes where the server knows."""
+        for look in range(_LONGEST // _LOOK):
+            if answer := until():
+                return answer
+            if look >= _FEW_LOOKS and self.under_way <= 0 and not self.done:
+                return None
+            self.page.wait_for_timeout(_LOOK)
+        return None
+
+
 def press(page, name, until):
-    """Press a button until something has come of it.
+    """Press a button until something has come of it, and never again once the server was asked.
 
     Prefect's form takes a moment to read what was typed last, and drops a click before that. A
-    click that it takes may close the form with its button, while what comes of it takes longer.
+    click that it takes may close the form with its button, while what comes of it takes longer;
+    or leave it there, where a second click would make a second run.
     """
     from playwright.sync_api import TimeoutError as NotThere
 
     button = page.get_by_role("button", name=name, exact=True).last
-    for _ in range(30):
-        with contextlib.suppress(NotThere):
-            button.click(timeout=5000)
-        for _ in range(20):
-            if until():
-                return
-            page.wait_for_timeout(200)
+    with _Sent(page) as sent:
+        for _ in range(_CLICKS):
+            with contextlib.suppress(NotThere):
+                button.click(timeout=5000)
+            if answer := sent.comes_of(until):
+                return answer
     pytest.fail(f"nothing came of the button {name}; the page says:\n{page.inner_text('body')}")
+
+
+def choose(page, until, *steps):
+    """Go through a menu, from its first step again where it was closed half-way.
+
+    Prefect's pages ask for news and draw their menus anew, closed.
+
+    Args:
+        page: Of a browser.
+        until: Whether something has come of it.
+        steps: What is clicked, one after the other.
+    """
+    from playwright.sync_api import TimeoutError as NotThere
+
+    with _Sent(page) as sent:
+        for _ in range(_CLICKS):
+            with contextlib.suppress(NotThere):
+                for each in steps:
+                    each.first.click(timeout=20_000)
+            if answer := sent.comes_of(until):
+                return answer
+            page.keyboard.press("Escape")
+    pytest.fail(f"nothing came of the menu; the page says:\n{page.inner_text('body')}")
+
+
+def write(box, text):
+    """Fill in a field until it holds what was written: a form that is drawn anew empties it."""
+    from playwright.sync_api import expect
+
+    for _ in range(_CLICKS):
+        box.fill(str(text))
+        box.page.wait_for_timeout(200)
+        if box.input_value() == str(text):
+            break
+    expect(box).to_have_value(str(text))

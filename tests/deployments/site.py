@@ -25,6 +25,9 @@ DEPLOYMENT = "digits-selection"
 SMALL = [*tiny_recipe.SMALL, "outer.num_steps=12"]
 STAGES = ("initial", "train[", "seed[", "reverse[", "evaluate[", "update[")
 DEPLOY = ("flows.cli.app", "deploy", "--all", "--pool", "mgd-process")
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
+"""States that a run does not leave by itself; see ``Api.ends`` for those that are retried."""
+
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
 
 
@@ -89,6 +92,16 @@ class Api:
         """Return the name of a flow run's state."""
         return self.get(f"/flow_runs/{run}")["state"]["name"]
 
+    def ends(self, run, state="Completed"):
+        """Wait for the state in which a run is to end; in another one it will never be there."""
+
+        def ended():
+            now = self.state(run)
+            assert now == state or now not in ENDS, (now, self.logs(run, logging.WARNING))
+            return now == state
+
+        wait_for(state, ended)
+
     def states(self, run):
         """Return the names of all states that a flow run has had, the first one first."""
         found = self.get(f"/flow_run_states/?flow_run_id={run}")
@@ -151,7 +164,7 @@ class Site:
         """
         before = self.committed()
         run = self.api.trigger(recipe)
-        wait_for("some stages", lambda: self.committed() >= before + after, 300)
+        wait_for("some stages", lambda: self.committed() >= before + after)
         self.kill(run)
         return run
 

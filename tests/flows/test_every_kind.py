@@ -26,7 +26,7 @@ from flows.clean import clean
 from flows.cli.app import app
 from flows.registry import FLOWS
 from tests.kinds import recipe_of
-from tests.measured_pages import faults, open_browser, pages_on_paper
+from tests.measured_pages import NO_FAULTS, faults, open_browser, pages_on_paper
 
 pytestmark = [
     pytest.mark.slow,
@@ -273,5 +273,5 @@ def test_the_report_of_every_kind_is_read_on_a_screen_a_phone_and_paper(finished
         found = faults(page, address)
         pages = pages_on_paper(page, address)
 
-    assert found == {"screen": [], "phone": [], "paper": []}
+    assert found == NO_FAULTS
     assert pages <= 5

@@ -74,8 +74,12 @@ class CanariesRecord(FinishedRun):
         """Return gap and AUC, and the gap of the same images before."""
         own, random = self.audits[OWN], self.audits[RANDOM]
         return [
-            Number("Gap of the canaries", f"{own.gap:.3f}", f"{own.low:.3f} to {own.high:.3f}"),
-            Number("Gap of the same images before", f"{random.gap:.3f}", "nats"),
+            Number(
+                "Gap of the canaries",
+                f"{own.gap:.3f} nats",
+                f"{own.low:.3f} to {own.high:.3f} nats (95 % interval)",
+            ),
+            Number("Gap of the same images before", f"{random.gap:.3f} nats"),
             Number("AUC of a threshold on the loss", f"{own.auc:.2f}", "0.5 is chance"),
         ]
 
@@ -100,8 +104,8 @@ class CanariesRecord(FinishedRun):
                 "canaries": name,
                 "gap (nats)": f"{found.gap:.3f} [{found.low:.3f}, {found.high:.3f}]",
                 "AUC": f"{found.auc:.3f}",
-                "loss IN": f"{found.loss_in:.3f}",
-                "loss OUT": f"{found.loss_out:.3f}",
+                "loss IN (nats)": f"{found.loss_in:.3f}",
+                "loss OUT (nats)": f"{found.loss_out:.3f}",
             }
             for name, found in self.audits.items()
         ]

@@ -227,11 +227,20 @@ class RunRecord(Comparisons, FinishedRun):
         return file_notes(self)
 
     def table(self) -> list[dict[str, str]]:
-        """Return the loss of each iterate on each split, and which was chosen."""
+        """Return the loss of each iterate on each split, its accuracy, and which was chosen."""
+        measured = "accuracy" in self.iterates[0].scores["test"]
         return [
             {
                 "outer step": str(each.outer_step),
-                **{split: f"{scores['loss']:.4f}" for split, scores in each.scores.items()},
+                **{
+                    f"{split} loss": f"{scores['loss']:.4f}"
+                    for split, scores in each.scores.items()
+                },
+                **(
+                    {"test accuracy": write_percent(each.scores["test"]["accuracy"], 1)}
+                    if measured
+                    else {}
+                ),
                 "chosen": "*" if each.outer_step == self.chosen else "",
             }
             for each in self.iterates

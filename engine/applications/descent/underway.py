@@ -3,13 +3,13 @@
 from pydantic import ValidationError
 
 from engine.applications.descent.record import Iterate
-from engine.runs.outer_steps import outer_steps
+from engine.runs.outer_steps import OuterSteps
 
 
-def iterates_so_far(store: str, run: str) -> list[Iterate]:
+def iterates_so_far(steps: OuterSteps) -> list[Iterate]:
     """Return the iterates that have been scored, in order; see ``engine.runs.outer_steps``."""
     found: list[Iterate] = []
-    for number, each in enumerate(outer_steps(store, run)):
+    for number, each in enumerate(steps.so_far()):
         try:
             found.append(Iterate(outer_step=number, **vars(each)))
         except ValidationError:  # a record of another version says something else

@@ -79,8 +79,14 @@ class SmoothnessRecord(FinishedRun):
     def numbers(self) -> list[Number]:
         """Return both definitions, and the validation loss of the training."""
         return [
-            Number("Definition 2", f"{self.definition_2.mean:.3f}", "1 is a linear response"),
-            Number("Definition 1", f"{self.definition_1.mean:.3g}", "lower is smoother"),
+            Number(
+                "Metasmoothness (Definition 2)",
+                f"{self.definition_2.mean:.3f}",
+                "1 is a linear response",
+            ),
+            Number(
+                "Curvature (Definition 1)", f"{self.definition_1.mean:.3g}", "lower is smoother"
+            ),
             Number("Validation loss at z", f"{self.scores['validation']['loss']:.4f}"),
         ]
 

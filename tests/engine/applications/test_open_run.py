@@ -15,7 +15,9 @@ from engine.applications.descent.record import RunRecord
 from engine.errors import CheckpointCorruptError, ConfigurationError
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
+from engine.runs import outer_steps
 from engine.runs.run import begin_run
+from engine.stages import claims
 from engine.stages.claims import claim
 from tests.finished import finish
 from tests.kinds import recipe_of
@@ -178,6 +180,34 @@ def test_what_is_not_there_is_said_with_what_there_is(run, own, tmp_path):
     assert "has not finished." in opened.standing
     with pytest.raises(ConfigurationError, match="of kind attribution, which has no outer steps"):
         opened.z()
+
+
+def test_looking_again_reads_what_is_new(unfinished, own, monkeypatch):
+    """A run of a thousand outer steps is looked at a thousand times."""
+    folder, record = own
+    assert len(unfinished.iterates) == 2
+    read, read_records = [], outer_steps.read_records
+    for module in (outer_steps, claims):
+        monkeypatch.setattr(
+            module,
+            "read_records",
+            lambda urls, **more: read.extend(urls) or read_records(urls, **more),
+        )
+
+    same = unfinished.again()
+    assert len(same.iterates) == 2
+    assert not read
+    for ref in (record.iterates[2].value, record.iterates[2].final):
+        claim(unfinished.store, record.run, ref.stage, ref.key, "called", cached=False)
+    for stage in (folder / "store" / "stages" / "evaluate").iterdir():
+        claim(unfinished.store, record.run, "evaluate", stage.name, "called", cached=False)
+    now = same.again()
+
+    fresh = engine.open_run(unfinished.store, record.run)
+    assert now.iterates == fresh.iterates
+    assert len(now.iterates) == 3
+    assert len(unfinished.iterates) == 2
+    assert len([url for url in read if "/runs/" in url and "stages/" in url]) > 0
 
 
 def test_a_store_that_leads_in_a_circle_ends(unfinished, own):

@@ -59,7 +59,11 @@ class Going:
         curves = [Curve("validation loss", "outer step", points)]
         recipe = make_record().recipe
         return SimpleNamespace(
-            name=name, recipe=recipe, curves=curves, quantities=dict(self.quantities)
+            name=name,
+            recipe=recipe,
+            curves=curves,
+            quantities=dict(self.quantities),
+            again=lambda: self.open(store, name),
         )
 
     def score(self, loss):

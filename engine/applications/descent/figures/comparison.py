@@ -46,11 +46,11 @@ def reruns(run: Material) -> Section | None:
         row = {"Changed": each.name}
         for words, loss in zip(("before", "after"), each.training_loss, strict=True):
             row[f"Training loss {words}"] = "diverged" if loss is None else write_number(loss)
-        for score, write in (("loss", write_number), ("accuracy", write_percent)):
+        for score, write, digits in (("loss", write_number, ()), ("accuracy", write_percent, (1,))):
             for words, scores in (("before", each.before), ("after", each.after)):
                 if score in record.iterates[0].scores["test"]:
                     row[f"Test {score} {words}"] = (
-                        "" if scores is None else write(scores["test"][score])
+                        "" if scores is None else write(scores["test"][score], *digits)
                     )
         rows.append(row)
     note = (
@@ -88,7 +88,7 @@ def draw_comparison(record: RunRecord) -> "matplotlib.figure.Figure":
     colours = {"initial": GREY, "descent": BLUE, "baseline": ORANGE}
     losses = [row.scores["test"]["loss"] for row in rows]
     bars = axes.barh(range(len(rows)), losses, 0.65, color=[colours[row.role] for row in rows])
-    axes.bar_label(bars, labels=[f"{loss:.3g}" for loss in losses], padding=3)
+    axes.bar_label(bars, labels=[f"{loss:#.3g}" for loss in losses], padding=3)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.12)

@@ -1,0 +1,29 @@
+"""Where people see what a run shows in Prefect's UI."""
+
+import pytest
+from prefect import settings
+from prefect.settings import temporary_settings
+
+from tasks.running.artifacts import ui_address
+
+API, UI = settings.PREFECT_API_URL, settings.PREFECT_UI_URL
+CLOUD = "accounts/1/workspaces/2"
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({API: "http://127.0.0.1:4200/api"}, "http://127.0.0.1:4200/v2/x"),
+        ({API: "http://server:4200/api", UI: "http://127.0.0.1:4"}, "http://127.0.0.1:4/v2/x"),
+        ({API: "http://server:4200/api", UI: "https://here/v2/"}, "https://here/v2/x"),
+        (
+            {API: f"https://api.prefect.cloud/api/{CLOUD}", UI: "https://app.prefect.cloud/a"},
+            "https://app.prefect.cloud/a/x",
+        ),
+        ({settings.PREFECT_SERVER_UI_ENABLED: False, API: "http://127.0.0.1:4200/api"}, None),
+    ],
+)
+def test_page_of_the_ui_that_people_reach(given, address):
+    """Containers reach the server by another name; Prefect's own has one UI; ours may have none."""
+    with temporary_settings(given):
+        assert ui_address("/x") == address
