@@ -24,7 +24,7 @@ from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep
 from engine.replay.interpreter import replay as carry_out
-from engine.routine.diagnosis import asked_rightly, told_while_training
+from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
@@ -34,6 +34,7 @@ from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
+from engine.witness.late import refuse_late_cuts
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.updates import refuse_misfit
@@ -229,6 +230,9 @@ def differentiate(
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
+    if witness:
+        with told_by_witness():
+            refuse_late_cuts(routine, sweep.final, point)
     return _results(routine, sweep, len(outputs), seen)
 
 
@@ -260,7 +264,8 @@ def tried(
         first = FirstCalls(routine, refuse_low_precision(routine, z))
         for number, output in enumerate(outputs):
             check_routine(routine, output, z, twice=not (witness or number))
-    seen = testify(routine, outputs, z) if witness else Witness()
+    with told_by_witness():
+        seen = testify(routine, outputs, z) if witness else Witness()
     first.refuse_other_hooks()
     return seen, first
 
