@@ -24,17 +24,17 @@ from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep
 from engine.replay.interpreter import replay as carry_out
+from engine.replay.later_steps import LaterSteps
 from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
-from engine.schedules.trees import Tier, whole_run
+from engine.schedules.trees import Action, Tier, whole_run
 from engine.step.by_name import make_vjp
 from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
-from engine.witness.late import refuse_late_cuts
 from engine.witness.precision import refuse_low_precision
 from engine.witness.repeated import FirstCalls
 from engine.witness.updates import refuse_misfit
@@ -186,6 +186,11 @@ def metagradients(
         return differentiate(routine, outputs, z, replay, store, witness=witness)
 
 
+def _each_told(watches: Sequence[Any], action: Action, sweep: Sweep) -> None:
+    for watch in watches:
+        watch(action, sweep)
+
+
 _OTHERS = ("z", "store", "witness", "progress")
 
 
@@ -222,7 +227,8 @@ def differentiate(
         )
         check_unroll(routine, plan.unroll)
         start = routine.initial_state(point)
-        sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
+        watches = [Borders(routine, point), *([LaterSteps(routine, point)] if witness else [])]
+        sweep = Sweep(state=start, vjp=step_vjp, watch=partial(_each_told, watches))
         actions = whole_run(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
         )
@@ -230,9 +236,6 @@ def differentiate(
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
-    if witness:
-        with told_by_witness():
-            refuse_late_cuts(routine, sweep.final, point)
     return _results(routine, sweep, len(outputs), seen)
 
 

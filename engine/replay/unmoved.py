@@ -38,9 +38,11 @@ class Unmoved:
         params = state["params"]
         if params.device.type == "cpu":
             before = fingerprint(params)
-            yield
-            if fingerprint(params) != before:
-                raise _refusal(step, "a parameter")
+            try:
+                yield
+            finally:  # an error inside of the block may be the consequence, and comes second
+                if fingerprint(params) != before:
+                    raise _refusal(step, "a parameter")
             return
         noted = _bits(params)
         yield

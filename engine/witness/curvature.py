@@ -268,7 +268,7 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
         if routine.own is not None:  # it may have a row for each example of a whole batch
             return _product(routine, here, state, whole, coarse=coarse)
         few = _how_many(routine, here)
-        if routine.statistics is None:
+        if routine.statistics is None and here.losses.any():  # none where nobody knows them
             # Another loss alone, or code that does not know what to do with so few.
             with suppress(Exception):
                 return _product(routine, here, state, few, alone=True, coarse=coarse)
