@@ -76,6 +76,12 @@ def _tell_later(error: Exception) -> None:
 
 
 def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> None:
+    if "backward through the graph a second time" in str(error):
+        raise ConfigurationError(
+            "The graph of the loss or of the output is gone: it calls backward() on what it "
+            "returns, or keeps a part of a graph for the next call. Return the losses alone; the "
+            "engine differentiates them, and its optimizer takes the step."
+        ) from error
     term = next(routine.terms(0))
     params = routine.initial_state()["params"].detach().requires_grad_()
     state = {**routine.initial_state(), "params": params}
