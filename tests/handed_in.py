@@ -49,7 +49,7 @@ def weights():
     return torch.ones(N, dtype=torch.float64)
 
 
-def run(out=output, options=None, z=None, **changes):
+def made(**changes):
     settings = {
         "model": routines.mlp(),
         "loss": loss,
@@ -60,7 +60,11 @@ def run(out=output, options=None, z=None, **changes):
         "batch_size": BATCH,
         "metaparameters": {"w": engine.ExampleWeights(weights())},
     }
-    routine = engine.Routine(**(settings | changes))
+    return engine.Routine(**(settings | changes))
+
+
+def run(out=output, options=None, z=None, **changes):
+    routine = made(**changes)
     return engine.metagradient(routine, out, z, **(options or {}))["w"].double()
 
 
@@ -515,6 +519,64 @@ REFUSED |= {
     "weights too few": (
         {"metaparameters": {"w": engine.ExampleWeights(torch.ones(3))}},
         "for each",
+    ),
+    "model as a routine": (
+        values(lambda: engine.metagradient(routines.mlp(), output)),
+        r"Routine\(",
+    ),
+    "nothing as a routine": (values(lambda: engine.train(None)), r"Routine\("),
+    "model to check": (values(lambda: engine.check(routines.mlp(), output)), r"Routine\("),
+    "no output to check": (values(lambda: engine.check(made(), None)), "Hand in a function"),
+    "no directions": (
+        values(lambda: engine.check(made(), output, num_directions=0)),
+        "Use 1 or more",
+    ),
+    "directions float": (
+        values(lambda: engine.check(made(), output, num_directions=2.5)),
+        "whole number",
+    ),
+    "evaluate a model": (
+        values(lambda: engine.evaluate(made(), routines.mlp(), output)),
+        "engine.train returned",
+    ),
+    "evaluate a state dict": (
+        values(lambda: engine.evaluate(made(), routines.mlp().state_dict(), output)),
+        "engine.train returned",
+    ),
+    "whole run of no output": (
+        values(lambda: engine.whole_run_gradient(made(), None)),
+        "Hand in a function",
+    ),
+    "difference of no output": (
+        values(lambda: engine.central_difference(made(), None, {"w": weights()})),
+        "Hand in a function",
+    ),
+    "output complex": ({"out": lambda m: output(m) + 0j}, "real"),
+    "rate for betas": (values(lambda: engine.adam(1e-3)), "there are two of them"),
+    "one beta": (values(lambda: engine.adamw(betas=[0.9])), "there are two of them"),
+    "momentum as a tensor": (values(lambda: engine.sgd(torch.tensor(0.9))), "Give one number"),
+    "average of torch's": (values(lambda: engine.averaged(torchs("SGD"))), r"averaged\(engine.sgd"),
+    "run of no store": (values(lambda: engine.open_run(None, "x")), "URL or the path"),
+    "run by a number": (values(lambda: engine.open_run("store", 3)), "run's name"),
+    "MeanLoss turned round": (
+        values(lambda: engine.MeanLoss(HELD_OUT, loss)),
+        "first the function",
+    ),
+    "MeanLoss of a loader": (
+        values(lambda: engine.MeanLoss(loss, DataLoader(TensorDataset(*HELD_OUT), 8))),
+        "Hand in columns",
+    ),
+    "MeanLoss of pairs": (
+        values(lambda: engine.MeanLoss(loss, list(zip(*HELD_OUT, strict=True)))),
+        "Hand in columns",
+    ),
+    "MeanLoss in chunks of 0": (
+        values(lambda: engine.MeanLoss(loss, HELD_OUT, chunk=0)),
+        "Use 1 or more",
+    ),
+    "loss that calls backward": (
+        {"loss": lambda m, b: (lambda found: (found.sum().backward(), found)[1])(loss(m, b))},
+        "calls backward",
     ),
     "outputs a function": (
         values(lambda: several(output)),

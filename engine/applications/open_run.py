@@ -389,6 +389,11 @@ def open_run(store: str | os.PathLike[str], name: str) -> OpenRun:
         Reads the recipe, the record and the claims of the run. Arrays are read when asked for; no
         code that the store names is loaded.
     """
+    if not isinstance(store, str | os.PathLike) or not isinstance(name, str):
+        raise ConfigurationError(
+            f"A run was asked for by a {type(store).__name__} and a {type(name).__name__}. Hand in "
+            "the URL or the path of the store, and the run's name: engine.open_run('store', 'run')."
+        )
     place = absolute(os.fspath(store))
     check_readable(place)
     with store_errors(place):

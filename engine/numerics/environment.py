@@ -109,6 +109,7 @@ def likely_cause(made_in: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return f"The likely cause is a switch that the user's code moved: {', '.join(moved)}."
     return (
         "Hardware, libraries and threads are the same, so the likely cause is in the user's code: "
-        "randomness that nobody seeds, or state outside the state. mgd check looks for it; if it "
+        "randomness that nobody seeds, or something that is kept between two calls (a counter, a "
+        "cache, a memory bank). mgd check looks for it; if it "
         "finds none, suspect the memory of this machine."
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import EngineError
+from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.counts import Counts
 from engine.numerics.determinism import deterministic
 from engine.preflight import census as operations
@@ -24,6 +24,7 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
 from engine.replay.first_step import check_routine
+from engine.routine.intake import refuse_no_routine, refuse_output, whole_number
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.types import Output
@@ -55,6 +56,13 @@ def check(
         reversed to their first step.
     """
     replay = replay_from(options, "check", ("num_directions",))
+    refuse_no_routine(routine)
+    refuse_output(output)
+    num_directions = whole_number("num_directions", num_directions)
+    if num_directions < 1:
+        raise ConfigurationError(
+            f"num_directions is {num_directions}, and nothing would be compared. Use 1 or more."
+        )
     return checked(routine, output, replay, num_directions)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.replay.plain_training import evaluate, train
-from engine.routine.intake import direction_from, point_from
+from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
@@ -33,6 +33,7 @@ def whole_run_gradient(
         Memory grows with T: each step's graph is kept, forward and backward.
     """
     point = point_from(routine, z)
+    refuse_output(output)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
     with deterministic(), torch.enable_grad(), without_checkpointing():
         start = routine.initial_state(leaves)
@@ -73,6 +74,7 @@ def central_difference(
         ConfigurationError: If the direction is not one of the metaparameters.
     """
     point = point_from(routine, z)
+    refuse_output(output)
     vector = direction_from(routine, direction)
     if not isinstance(step_size, int | float) or not 0 < step_size < math.inf:
         raise ConfigurationError(

@@ -12,6 +12,7 @@ from engine.errors import ReplayMismatchError
 from engine.numerics.environment import environment, likely_cause, machine
 from engine.numerics.fingerprint import difference, state_fingerprint
 from engine.replay.interpreter import Sweep
+from engine.replay.unmoved import refuse_written
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Load, Reverse, Save, Trace
 from engine.types import Metaparams, State
@@ -109,7 +110,12 @@ class Borders:
             return
         if meets:
             again = sweep.after(self._routine, self._z, action.step)
-            refuse_difference(self._routine, action.step + 1, self._stored, again, self._made_in)
+            end = action.step + 1
+            try:
+                refuse_difference(self._routine, end, self._stored, again, self._made_in)
+            except ReplayMismatchError:  # perhaps the step after it wrote into what was stored
+                refuse_written(self._routine, again, self._z, end)
+                raise
         is_saved = self._meetings.is_saved(action.step)
         self._stored = sweep.before(action.step) if is_saved else {}
 

@@ -258,6 +258,11 @@ def _check_output(routine: Routine, output: Output, state: State) -> None:
             f"The output returned {shape}, but a metagradient is that of one scalar tensor. "
             "Return the mean of the losses, and leave out item() and float()."
         )
+    if value.is_complex():
+        raise ConfigurationError(
+            "The output is complex, and only a real number can grow or shrink. Return its real "
+            "part or its size: .real or .abs()."
+        )
     if not value.requires_grad:
         raise UndifferentiableError(
             "The output does not depend on the model's parameters. Look for a detach(), a "

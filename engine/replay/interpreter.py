@@ -17,6 +17,7 @@ from engine.numerics.fingerprint import fingerprint
 from engine.progress.meter import Meter, listening
 from engine.recipes.replay import StepPath
 from engine.replay.per_step import PerStep
+from engine.replay.unmoved import Unmoved
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -51,6 +52,7 @@ class Sweep:
             where it does not enter.
         vjp: How a step is reversed.
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
+        unmoved: Refuses steps that write into their parameters.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
         watch: Is told of every action before it is carried out; see ``engine.replay.borders``.
         heard: Where each step is noted, if anybody listens; see ``engine.progress.meter``.
@@ -68,6 +70,7 @@ class Sweep:
     share_norms: PerStep = field(default_factory=PerStep)
     vjp: StepVjp = step_vjp
     graphs: dict[int, StepGraph] = field(default_factory=dict)
+    unmoved: Unmoved = field(default_factory=Unmoved)
     paths_agree: bool = False
     watch: "Callable[[Action, Sweep], None] | None" = None
     heard: Meter | None = field(default_factory=listening)
@@ -116,6 +119,7 @@ def replay(
             leave graphs behind.
         ReplayMismatchError: If a step with its graph makes other bits than the run's own, or has
             another loss when it is reversed than when it was trained.
+        WitnessError: If a step writes into its parameters.
 
     Cost:
         As ``engine.schedules.simulator.measure`` counts it: one plain step for each forward step,
@@ -142,6 +146,7 @@ def replay(
             case _:
                 assert_never(action)
     _check_adjoints(routine, sweep)
+    sweep.unmoved.refuse_moved()
     _check_losses_again(routine, sweep)
     return sweep
 
@@ -154,7 +159,8 @@ def _advance(routine: Routine, z: Metaparams, action: Forward | Trace, sweep: Sw
         sweep.paths_agree = True
     for step in range(action.start, action.stop):
         if traced:
-            graph = sweep.graphs[step] = open_step(routine, sweep.state, z, step)
+            with sweep.unmoved.watching(sweep.state, step):
+                graph = sweep.graphs[step] = open_step(routine, sweep.state, z, step)
             sweep.state, sweep.losses[step] = graph.following(), graph.loss
         else:
             sweep.state, sweep.losses[step] = plain_step(routine, sweep.state, z, step)
@@ -282,9 +288,10 @@ def reverse_step(routine: Routine, z: Metaparams, step: int, sweep: Sweep) -> No
     else:
         token = NOTED.set(sweep.losses_again)
         try:
-            adjoint, shares = sweep.vjp(
-                routine, sweep.state, z, step, sweep.adjoint, to_state=to_state
-            )
+            with sweep.unmoved.watching(sweep.state, step):
+                adjoint, shares = sweep.vjp(
+                    routine, sweep.state, z, step, sweep.adjoint, to_state=to_state
+                )
         finally:
             NOTED.reset(token)
     _add_shares(sweep, shares)

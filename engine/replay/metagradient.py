@@ -24,11 +24,12 @@ from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep
 from engine.replay.interpreter import replay as carry_out
-from engine.routine.diagnosis import asked_rightly, told_while_training
+from engine.replay.later_steps import LaterSteps
+from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
-from engine.schedules.trees import Tier, whole_run
+from engine.schedules.trees import Action, Tier, whole_run
 from engine.step.by_name import make_vjp
 from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable
@@ -185,6 +186,11 @@ def metagradients(
         return differentiate(routine, outputs, z, replay, store, witness=witness)
 
 
+def _each_told(watches: Sequence[Any], action: Action, sweep: Sweep) -> None:
+    for watch in watches:
+        watch(action, sweep)
+
+
 _OTHERS = ("z", "store", "witness", "progress")
 
 
@@ -221,7 +227,8 @@ def differentiate(
         )
         check_unroll(routine, plan.unroll)
         start = routine.initial_state(point)
-        sweep = Sweep(state=start, vjp=step_vjp, watch=Borders(routine, point))
+        watches = [Borders(routine, point), *([LaterSteps(routine, point)] if witness else [])]
+        sweep = Sweep(state=start, vjp=step_vjp, watch=partial(_each_told, watches))
         actions = whole_run(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
         )
@@ -260,7 +267,8 @@ def tried(
         first = FirstCalls(routine, refuse_low_precision(routine, z))
         for number, output in enumerate(outputs):
             check_routine(routine, output, z, twice=not (witness or number))
-    seen = testify(routine, outputs, z) if witness else Witness()
+    with told_by_witness():
+        seen = testify(routine, outputs, z) if witness else Witness()
     first.refuse_other_hooks()
     return seen, first
 

@@ -1,14 +1,17 @@
 """A training run carried out from its first step to its last, with nothing kept."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
-from engine.routine.intake import point_from
+from engine.routine.intake import point_from, refuse_no_routine, refuse_output
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
@@ -39,6 +42,13 @@ def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
     An output may differentiate inside, e.g. by the inputs of a physical equation: gradients can be
     taken there, and only the parameters are constants.
     """
+    refuse_no_routine(routine)
+    refuse_output(output)
+    if not isinstance(state, Mapping) or not routine.initial_state().keys() <= state.keys():
+        raise ConfigurationError(
+            f"state is a {type(state).__name__}, which is none of this run's. Hand in what "
+            "engine.train returned, or the state of a metagradient."
+        )
     frozen = {name: row.detach() for name, row in state.items()}
     with asked_rightly(routine, [output]), torch.enable_grad():
         value = routine.evaluate(output, frozen)

@@ -1,5 +1,6 @@
 """Raw errors of the user's own code, told as what they are: which function, on what, and why."""
 
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -51,6 +52,21 @@ def told_while_training() -> AbstractContextManager[None]:
     return _explained(_tell_later)
 
 
+def told_by_witness() -> AbstractContextManager[None]:
+    """Turn an error that the user's own code raises in a call beside the first ones into a message.
+
+    Raises:
+        ConfigurationError: Names the error, the line, and what helps.
+    """
+    return _explained(_tell_again)
+
+
+def _tell_again(error: Exception) -> None:
+    if _line(error):
+        what = "The first calls of your code went well, and a later one fails"
+        raise told(what, error, _AGAIN) from error
+
+
 def _tell_later(error: Exception) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
@@ -60,6 +76,12 @@ def _tell_later(error: Exception) -> None:
 
 
 def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> None:
+    if "backward through the graph a second time" in str(error):
+        raise ConfigurationError(
+            "The graph of the loss or of the output is gone: it calls backward() on what it "
+            "returns, or keeps a part of a graph for the next call. Return the losses alone; the "
+            "engine differentiates them, and its optimizer takes the step."
+        ) from error
     term = next(routine.terms(0))
     params = routine.initial_state()["params"].detach().requires_grad_()
     state = {**routine.initial_state(), "params": params}
@@ -89,6 +111,11 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
 _SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
 _LOSS = "A loss is called as loss(model, batch), with the batch as the examples give it"
 _LATER = "Look at the examples of that step: one may be of another shape, or out of range"
+_AGAIN = (
+    "Model, loss and output are called several times, with other tensors in the place of the "
+    "parameters, in training and in evaluation, with a graph and without: let them keep nothing "
+    "between two calls, and take parameters by name, not by id()"
+)
 _HELD_OUT = "It is given them as it is given those that are trained on: with the same columns"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
@@ -118,6 +145,19 @@ _CURES = (
         ("out of bounds", "out of range"),
         "A class or an index is too large, or negative: of C classes they are 0 to C - 1",
     ),
+    (
+        ("deepcopy protocol",),
+        "Inside of a run parameters are parts of one tensor, and cannot be copied by deepcopy: "
+        "call torch.func.functional_call(model, {name: p.detach() for name, p in "
+        "model.named_parameters()}, inputs) for a copy that stays constant, or keep what follows "
+        "the model in Routine(state=..., advance=...)",
+    ),
+    (
+        ("change requires_grad flags",),
+        "Inside of a run parameters are no leaves: freeze what should stay constant before the "
+        "routine is made, leave out requires_grad_(True), and cut a part out of a loss with "
+        "torch.func.functional_call(part, detached parameters, inputs)",
+    ),
     (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
 )
 
@@ -139,11 +179,13 @@ def told(what: str, failure: Exception, rule: str) -> ConfigurationError:
 def _line(failure: Exception) -> str:
     """Say where the user's own code stood."""
     for frame in reversed(traceback.extract_tb(failure.__traceback__)):
-        if not any(folder in frame.filename for folder in _NOT_THE_USERS):
+        pythons = frame.filename.startswith(_PYTHONS) and "site-packages" not in frame.filename
+        if not pythons and not any(folder in frame.filename for folder in _NOT_THE_USERS):
             return f", at {frame.filename}, line {frame.lineno}"
     return ""
 
 
+_PYTHONS = sysconfig.get_path("stdlib")
 _ROUTINE = str(Path(__file__).parent)
 _CALLS = ("call", "batch_of", "_batch")
 """Where functions of the engine call those of the user."""

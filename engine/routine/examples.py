@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from engine.errors import DataError
 from engine.metaparameters.base import constant
+from engine.numerics.determinism import seeded
 from engine.types import Batch
 
 _KINDS = (
@@ -289,21 +290,28 @@ def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is like
 
 def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401
     """Return an object that makes batches: itself, or its samples one by one."""
+    if type(given) is TensorDataset:
+        return tuple(_column(each, f"[{at}]") for at, each in enumerate(given.tensors))
     if len(given) == 0:
         raise DataError("There are no training examples. Give at least one.")
     if not hasattr(given, "__getitem__"):
         raise DataError(f"examples is a {type(given).__name__}, which has no order. {_KINDS}.")
     samples = Samples(given, device, len(given))
     ends = torch.tensor([0, len(given) - 1], device="cpu")
-    shown, failed = _attempt(lambda: copy.copy(given))  # a look must not move what it keeps
-    whole, refusal = _attempt(lambda: (given if failed else shown)[ends])
-    if refusal is None and not isinstance(given, Dataset):
-        return given  # what it returns for indices is its own business
-    batch, wrong = _attempt(lambda: samples[ends])
-    if wrong is None:
-        return given if refusal is None and _equal(whole, batch) else samples
-    if refusal is None:
-        return given
+    refusal: Exception | None
+    with seeded(0, "examples", "a look"):  # what it keeps of a first look is the same every time
+        if not isinstance(given, Dataset):
+            shown, failed = _attempt(lambda: copy.copy(given))  # a look must not move what it keeps
+            _, refusal = _attempt(lambda: (given if failed else shown)[ends])
+            if refusal is None:
+                return given  # what it returns for indices is its own business
+        # By index, as a DataLoader asks: its code may ask what the index is, or draw for each.
+        _, wrong = _attempt(lambda: samples[ends])
+        if wrong is None:
+            return samples
+        _, refusal = _attempt(lambda: given[ends])
+        if refusal is None:
+            return given
     raise DataError(
         f"examples is a {type(given).__name__} that gives neither a batch for a tensor of indices "
         f"({_words(refusal)}) nor samples that can be put together ({_words(wrong)}). {_KINDS}."
@@ -333,19 +341,6 @@ def _attempt(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _equal(one: Batch, other: Batch) -> bool:
-    """Say whether two batches hold the same tensors in the same order."""
-    left, right = tree_leaves(one), tree_leaves(other)
-    return len(left) == len(right) and all(
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.shape == b.shape
-        and a.dtype == b.dtype
-        and torch.equal(a.to(b.device), b)
-        for a, b in zip(left, right, strict=True)
-    )
 
 
 def _column_or_list(given: Any) -> Any:  # noqa: ANN401

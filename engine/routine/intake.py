@@ -270,12 +270,28 @@ def _kinds_from(given: Any) -> dict[str, Metaparameter]:  # noqa: ANN401
     return dict(given)
 
 
+def refuse_no_routine(given: Any) -> None:  # noqa: ANN401 (whatever was handed in)
+    """Refuse what is no run.
+
+    Raises:
+        ConfigurationError: Says how to make one of what was handed in.
+    """
+    if hasattr(given, "initial_state") and hasattr(given, "metaparameters"):
+        return
+    words = "Write it as engine.Routine(model, loss, examples, engine.sgd(), learning_rate=..., "
+    raise ConfigurationError(
+        f"routine is a {type(given).__name__}, and a run is more than that. {words}"
+        "num_steps=..., batch_size=..., metaparameters={...}), and hand that in first."
+    )
+
+
 def point_from(routine: "Routine", z: Any) -> Metaparams:  # noqa: ANN401 (whatever was handed in)
     """Return z where a metagradient or a training is wanted; the routine's own by default.
 
     Raises:
         ConfigurationError: If it is not one floating tensor for each metaparameter.
     """
+    refuse_no_routine(routine)
     own = routine.point()
     if z is None:
         return own

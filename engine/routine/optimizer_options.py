@@ -231,6 +231,11 @@ def averaged(
             )
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise ConfigurationError(f"start is {start!r}, but it is a step. Use 0 or more.")
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigurationError(
+            f"averaged() was given a {type(optimizer).__name__}. Give it an optimizer of the "
+            "engine, e.g. engine.averaged(engine.sgd())."
+        )
     if optimizer.evaluated != "params":
         raise ConfigurationError("The optimizer averages already. Use averaged() once.")
     return wrapped(optimizer, lambda inner: _averaged(inner, decay, start))

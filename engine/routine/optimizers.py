@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from engine.errors import ConfigurationError
 from engine.recipes.optimizer import OptimizerConfig, OptimizerName, ParameterGroup
 from engine.routine.muon import muon_matrices
 from engine.routine.optimizer import Optimizer, parted
@@ -121,6 +122,12 @@ def _adam(
     eps_root: float,
     weight_decay: Number,
 ) -> Optimizer:
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ConfigurationError(
+            f"betas of {name} is {betas!r}, but there are two of them: the decays of both moments, "
+            f"e.g. engine.{name}((0.9, 0.999)). A learning rate is the routine's learning_rate."
+        )
+
     def init(params: Tensor) -> State:
         return {"exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
 
@@ -254,7 +261,14 @@ def _penalized(gradient: Tensor, decay: float | Tensor, params: Tensor) -> Tenso
 
 
 def _any(number: Number) -> bool:
-    return bool(number) if isinstance(number, int | float) else any(number)
+    if isinstance(number, int | float):
+        return bool(number)
+    if not isinstance(number, Sequence):
+        raise ConfigurationError(
+            f"momentum or a decay is {number!r} ({type(number).__name__}). Give one number, or a "
+            "list with one for each step."
+        )
+    return any(number)
 
 
 def _sgd(config: OptimizerConfig) -> Optimizer:

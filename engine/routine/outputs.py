@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.numerics.shown import shown_value
+from engine.routine.intake import whole_number
 from engine.routine.own_state import Own, told_state
 from engine.types import Loss
 
@@ -35,6 +37,21 @@ class MeanLoss:
     chunk: int = 1000
 
     def __post_init__(self) -> None:
+        if not callable(self.loss) or not hasattr(self.examples, "__len__"):
+            raise DataError(
+                f"MeanLoss was given a {type(self.loss).__name__} for a loss and a "
+                f"{type(self.examples).__name__} for examples. Hand in engine.MeanLoss(loss, "
+                "(inputs, labels)): first the function, then what it is averaged over."
+            )
+        if isinstance(self.examples, DataLoader | list):
+            raise DataError(
+                f"The examples of MeanLoss are a {type(self.examples).__name__}. Hand in columns, "
+                "e.g. (inputs, labels), or a data set that returns a batch for a tensor of "
+                "indices."
+            )
+        object.__setattr__(self, "chunk", whole_number("chunk", self.chunk))
+        if self.chunk < 1:
+            raise DataError(f"chunk is {self.chunk}, but it counts examples. Use 1 or more.")
         if not len(self.examples) or self.num_examples == 0:
             raise DataError("The output has no examples to average over. Give at least one.")
 

@@ -7,7 +7,7 @@ only through the routine's named metaparameters. Same inputs, same bits.
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -335,10 +335,6 @@ class Routine(HeldModule):
         """The loss as a coupled one, or None; asked once, since a protocol is slow to ask."""
         return coupled(self.loss)
 
-    def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
-        """Seed torch's generators for the random draws of a term inside the block."""
-        return seeded(self.seed, "step", step, *term.purpose, device=self.device)
-
     def term_loss(self, params: Params, term: Term, z: Metaparams, step: int) -> Tensor:
         """Return the scalar sum_i w_i l_i / B of a term."""
         losses = self.term_losses(params, term, z, step)
@@ -374,16 +370,23 @@ class Routine(HeldModule):
 
     def _batch(self, term: Term, z: Metaparams, step: int) -> Batch:
         indices = term.indices if term.whole is None else term.whole
-        batch = self.batch_of(indices)
-        for name, kind in self.metaparameters.items():
-            if kind.enters(step):
-                batch = kind.batch(z[name], batch, indices)
-        if self.augment is not None:
-            batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
+        with self._drawing(term, step):
+            batch = self.batch_of(indices)
+            for name, kind in self.metaparameters.items():
+                if kind.enters(step):
+                    batch = kind.batch(z[name], batch, indices)
+            if self.augment is not None:
+                batch = self.augment(batch, generator(self.seed, "augment", step, *term.purpose))
         if term.whole is None:
             return batch
         rows = slice(term.start, term.start + len(term.indices))
         return rows_of(batch, rows, len(indices))
+
+    def _drawing(self, term: Term, step: int) -> AbstractContextManager[None]:
+        """Seed torch's generators where somebody's code makes the batch, and may draw."""
+        own = self.augment is not None or not isinstance(self.examples, tuple)
+        purpose = (self.seed, "examples", step, *term.purpose)
+        return seeded(*purpose, device=self.device) if own else nullcontext()
 
     def _example_tensors(self) -> list[Tensor]:
         columns = self.examples if isinstance(self.examples, tuple) else ()

@@ -31,7 +31,8 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
     """
     leaf = params.detach().requires_grad_()
     first = routine.first_piece(next(routine.terms(step)))
-    routine = replace(routine, compile=False)  # a compiled graph has nodes of its own
+    if routine.compile:  # a compiled graph has nodes of its own
+        routine = replace(routine, compile=False)
     with named_refusals(step), routine.binding.kept():
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         # Ones of their own, because kernels of grouped products refuse those of a sum, which are

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.routine.examples import rows_of
@@ -105,8 +105,9 @@ class FewExamples:
 
     def __call__(self, params: Tensor) -> Tensor:
         """Return the sum of the losses by B, a scalar; ``params`` has shape (params,)."""
+        batch = tree_map(_own, self._batch)
         with self._routine.seeded(self._term, self._here.step):
-            losses = self._routine.call(self._losses, params, self._batch, training=True)
+            losses = self._routine.call(self._losses, params, batch, training=True)
         if self._wanted is not None:
             if relative(losses.detach(), self._wanted) > gradient_limit(self._routine):
                 raise _DependsOnOthersError
@@ -121,6 +122,11 @@ class FewExamples:
                 # What is checkpointed would be computed again outside of this block.
                 stack.enter_context(without_checkpointing())
             return loss(model, batch, **self._arguments)
+
+
+def _own(leaf: Any) -> Any:  # noqa: ANN401 (any part of a batch)
+    """Return a tensor of its own, because a loss may write into its batch."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _telling(losses: Tensor, number: int) -> Tensor:
@@ -156,11 +162,12 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         Four gradients of two examples in float64, or of more where they are small, and two
         updates; once or twice more where a loss depends on others or wants all of its batch.
     """
-    curvature, note = _compare_loss(routine, here)
+    curvature, note = compare_loss(routine, here)
     return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
 
 
-def _compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
+def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
+    """Compare the second derivative of a step's loss; see ``compare_derivatives``."""
     try:
         try:
             found, twin = _in_double(routine, here, _second_derivative)
@@ -261,7 +268,7 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
         if routine.own is not None:  # it may have a row for each example of a whole batch
             return _product(routine, here, state, whole, coarse=coarse)
         few = _how_many(routine, here)
-        if routine.statistics is None:
+        if routine.statistics is None and here.losses.any():  # none where nobody knows them
             # Another loss alone, or code that does not know what to do with so few.
             with suppress(Exception):
                 return _product(routine, here, state, few, alone=True, coarse=coarse)

@@ -215,7 +215,9 @@ class InPlace:
         self._reset()
         _write(self._tensors, self._values | (self._evaluated if evaluated else {}))
         for name in self._gradients:
-            self._tensors[name].grad = None
+            # Ones, as a step before would have left something there: whoever reads it is seen.
+            tensor = self._tensors[name]
+            tensor.grad = torch.ones_like(tensor) if tensor.requires_grad else None
 
     def watch(self) -> "Frozen":
         """Begin to watch what the module must not change."""
@@ -266,7 +268,9 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
     batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
     _train(given, routine)
     with torch.enable_grad(), routine.seeded(term, step), grouped_products():
+        kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
         losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+        _clear_gradients(given, kept)
         loss = losses.sum() / routine.batch_size
         if loss.requires_grad:
             loss.backward()
@@ -280,6 +284,25 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
         buffers = dict(given.named_buffers())
         found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
     return Seen(losses.detach(), gradient, found)
+
+
+def _version(tensor: Tensor | None) -> int:
+    return -1 if tensor is None else tensor._version
+
+
+def _clear_gradients(given: nn.Module, before: Mapping[str, tuple[Tensor | None, int]]) -> None:
+    """Take away what stands in ``.grad``; refuse a loss that has written there."""
+    for name, parameter in given.named_parameters():
+        found = parameter.grad
+        known, version = before.get(name, (None, -1))
+        if found is not None and (found is not known or found._version != version):
+            raise WitnessError(
+                f"The loss writes into the .grad of the parameter {name!r}, as a backward() of its "
+                "own does. Whether your loop would add that to the gradient of the step depends "
+                "on where it calls zero_grad(), and a step of the engine has no .grad. Take "
+                "derivatives inside of a loss by torch.autograd.grad(value, inputs)."
+            )
+        parameter.grad = None
 
 
 def _train(given: nn.Module, routine: Routine) -> None:

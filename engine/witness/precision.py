@@ -66,14 +66,17 @@ def full_precision(what: str) -> Iterator[None]:
         ConfigurationError: Names the format, the first operation in it, and the user's line.
     """
     watch = _Watch()
-    with watch:
-        yield
-    if watch.found:
-        raise ConfigurationError(
-            f"The {what} computes in {watch.found}. {LOW_PRECISION}: leave out autocast(), half() "
-            f"and bfloat16() in the model and the {what}, and keep its weights in float32.",
-            settings=("training.dtype",),
-        )
+    try:
+        with watch:
+            yield
+    finally:  # an error inside of the block may be the consequence, and comes second
+        if watch.found:
+            raise ConfigurationError(
+                f"The {what} computes in {watch.found}. {LOW_PRECISION}: leave out autocast(), "
+                f"half() and bfloat16() in the model and the {what}, and keep its weights in "
+                "float32.",
+                settings=("training.dtype",),
+            )
 
 
 class _Watch(TorchDispatchMode):

@@ -8,10 +8,12 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import default_collate
 
 import engine
 from engine.numerics.determinism import seeded
@@ -42,7 +44,9 @@ class Variant:
             function of one.
         output: phi, likewise; the mean loss of the held-out half by default.
         examples: Inputs and labels, held-out half included.
+        wrapped: What is handed in for the training examples, e.g. a data set that makes them.
         rate: Learning rate.
+        steps: T.
         momentum: Of SGD.
         context: What the engine is called inside of.
     """
@@ -51,11 +55,13 @@ class Variant:
     loss: Callable[[nn.Module], Callable] = field(default=lambda model: loss)
     output: Callable[[nn.Module], Callable] | None = None
     examples: Callable[[], tuple[Tensor, ...]] = data
+    wrapped: Callable[[tuple[Tensor, ...]], Any] = field(default=lambda columns: columns)
     rate: float = RATE
+    steps: int = STEPS
     momentum: float = 0.0
     context: Callable[[], AbstractContextManager] = nullcontext
 
-    def parts(self) -> tuple[nn.Module, Callable, Callable, tuple[Tensor, ...]]:
+    def parts(self) -> tuple[nn.Module, Callable, Callable, Any]:
         """Return module, loss, output and training examples, all of them new."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -63,7 +69,7 @@ class Variant:
         columns = self.examples()
         own, held = self.loss(model), tuple(column[NUM_EXAMPLES:] for column in columns)
         output = (lambda net: own(net, held).mean()) if self.output is None else self.output(model)
-        return model, own, output, tuple(column[:NUM_EXAMPLES] for column in columns)
+        return model, own, output, self.wrapped(tuple(c[:NUM_EXAMPLES] for c in columns))
 
 
 def direction() -> Tensor:
@@ -84,7 +90,7 @@ def by_engine(variant: Variant, **options: object) -> tuple[float, float]:
             examples,
             engine.sgd(variant.momentum),
             learning_rate=variant.rate,
-            num_steps=STEPS,
+            num_steps=variant.steps,
             batch_size=BATCH,
             metaparameters={"weights": engine.ExampleWeights(weights)},
         )
@@ -101,10 +107,11 @@ def by_trainings(variant: Variant, distance: float = 1e-5) -> tuple[float, float
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=variant.rate, momentum=variant.momentum)
         order = Order(torch.ones(NUM_EXAMPLES, dtype=torch.int64), BATCH, 0)
-        for step in range(STEPS):
+        for step in range(variant.steps):
             model.train()
             rows = order.batch(step)
-            batch = tuple(column[rows] for column in examples)
+            with seeded(0, "examples", step, "batch"):
+                batch = _rows(examples, rows)
             optimizer.zero_grad(set_to_none=False)
             with seeded(0, "step", step, "batch"):
                 (weights[rows] * own(model, batch)).sum().div(BATCH).backward()
@@ -120,6 +127,12 @@ def by_trainings(variant: Variant, distance: float = 1e-5) -> tuple[float, float
             torch.backends.mha.set_fastpath_enabled(before)
 
     return (phi(distance) - phi(-distance)) / (2 * distance), phi(0.0)
+
+
+def _rows(examples: Any, rows: Tensor) -> tuple[Tensor, ...]:
+    if isinstance(examples, tuple):
+        return tuple(column[rows] for column in examples)
+    return tuple(default_collate([examples[int(row)] for row in rows]))
 
 
 def mlp(*middle: nn.Module, width: int = 10) -> nn.Module:

@@ -88,7 +88,7 @@ class FirstBatch(nn.Module):
         return torch.tanh(inputs + self.shift)
 
 
-FIRST = r"changes .* in place|reads something besides|of training changes"
+FIRST = r"changes .* in place|sets the \.data|reads something besides|of training changes"
 
 REFUSED = {
     **{

@@ -230,4 +230,5 @@ class Binding:
 
     def is_bound(self, name: str, tensor: Tensor) -> bool:
         """Say whether a tensor is still where it was put: the user's code may replace it."""
-        return all(kept.get(key) is tensor for kept, key in self._slots[name])
+        # Of a scripted module, what holds its tensors knows no get().
+        return all(key in kept and kept[key] is tensor for kept, key in self._slots[name])

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from engine.errors import UndifferentiableError
+from engine.errors import UndifferentiableError, WitnessError
 from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.layout import Layout
+from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
 from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
 from engine.routine.optimizer import Optimizer
@@ -122,6 +123,10 @@ class HeldModule:
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(iter(self.trainable.values())).device
+
+    def seeded(self, term: Term, step: int) -> AbstractContextManager[None]:
+        """Seed torch's generators for the random draws of a term inside the block."""
+        return seeded(self.seed, "step", step, *term.purpose, device=self.device)
 
     def hooked(self, gradient: Tensor) -> Tensor:
         """Return a gradient as the hooks of the parameters leave it, shape (params,)."""
@@ -243,10 +248,29 @@ class HeldModule:
             self.modes.train()
             if not training:
                 self.model.train(False)  # its own code, with the tensors of the state in place
+            places = _addresses(views) if training else None
             result = function(self.model, *args)
-            if training and held:
+            if training:
                 self._refuse_replaced(held)
+                self._refuse_exchanged(views, places)
             return result
+
+    def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
+        """Refuse a call that has put something else in the place of a parameter."""
+        now = None if places is None else _addresses(views)
+        for at, (name, tensor) in enumerate(views.items()):
+            if not self.binding.is_bound(name, tensor):
+                how = "puts another tensor in the place"
+            elif now is not None and places is not None and now[at] != places[at]:
+                how = "sets the .data"
+            else:
+                continue
+            raise WitnessError(
+                f"The forward pass {how} of the parameter {name!r}, which no step of the optimizer "
+                "knows, so the metagradient would be that of another run. Compute what a layer "
+                "uses from the parameter at every call, e.g. w = self.weight.clamp(-1, 1), or "
+                "write what should stay into the optimizer's update."
+            )
 
     def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
         for name, statistic in held.items():
@@ -257,6 +281,14 @@ class HeldModule:
                     "torch.nn.functional.batch_norm with its statistics, or use group or layer "
                     "normalization."
                 )
+
+
+def _addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
+    """Return where tensors lie in memory; None for those of a transform, which lie nowhere."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors.values()]
+    except RuntimeError:
+        return None
 
 
 def _without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)

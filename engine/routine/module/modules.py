@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from engine.errors import ConfigurationError
+from engine.numerics.fingerprint import fingerprint
 from engine.routine.module.binding import copied
 
 LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
@@ -38,7 +39,42 @@ def model_from(given: Any) -> nn.Module:  # noqa: ANN401 (whatever was handed in
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # the same numbers; a sparse gradient has no flat vector
+    _refuse_moving_modes(model)
     return model
+
+
+def _refuse_moving_modes(model: nn.Module) -> None:
+    """Refuse a ``train()`` of somebody's own that rewrites weights, as some adapters merge theirs.
+
+    Such weights are in no state, and what is written into them has no derivative.
+    """
+    plain = (nn.Module.train, torch.jit.ScriptModule.train)
+    owners = [(n, m) for n, m in model.named_modules() if type(m).train not in plain]
+    if not owners:
+        return
+    flags = [(module, module.training) for module in model.modules()]
+    held = dict((*model.named_parameters(), *model.named_buffers()))
+    before = {name: fingerprint(tensor) for name, tensor in held.items() if tensor.numel()}
+    model.train()
+    model.train(False)
+    now = dict((*model.named_parameters(), *model.named_buffers()))
+    moved = [
+        name for name, seen in before.items() if name not in now or fingerprint(now[name]) != seen
+    ]
+    if moved:
+        name, owner = max(
+            ((n, m) for n, m in owners if moved[0].startswith(n)),
+            key=lambda each: len(each[0]),
+            default=owners[0],
+        )
+        raise ConfigurationError(
+            f"{name or 'model'!r} ({type(owner).__name__}) rewrites {moved[0]!r} in its train() or "
+            "eval(), as adapters do that merge their weights for evaluation, and what is written "
+            "there has no derivative. Turn that off (merge_weights=False, say), so that the "
+            "forward pass computes the same in both modes."
+        )
+    for module, flag in flags:
+        module.training = flag
 
 
 def _refuse_no_module(given: Any) -> None:  # noqa: ANN401

@@ -3,13 +3,13 @@
 import pytest
 
 from engine import EngineError
-from tests.strangers import wrong_by_little
+from tests.strangers import wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
 from tests.strangers.wrong import REFUSED
 
-SOUND = {**LAYERS, **MODULES, **wrong_by_little.SOUND}
+SOUND = {**LAYERS, **MODULES, **wrong_by_little.SOUND, **wrong_later.SOUND}
 ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
@@ -45,6 +45,14 @@ ALWAYS = {
     "counter that turns in pairs",
     "cache by version and address",
     "activations collected by an object",
+    "weight that is bounded later: clamp of .data",
+    "weight that is bounded later: assignment of .data",
+    "detach that begins later: learned examples",
+    "loss that reads .grad",
+    "loss that calls backward",
+    "adapter merged for evaluation",
+    "samples by what the index is",
+    "samples that are flipped rarely",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
 
