@@ -250,7 +250,13 @@ def _pictures(
             )
         content = _plain(table, column)
         pixels = [
-            decode(_bytes(each, asked.source, where), asked.size, where, asked.max_pixels)
+            decode(
+                _bytes(each, asked.source, where),
+                asked.size,
+                where,
+                asked.max_pixels,
+                "arguments.max_pixels",
+            )
             for each, where in (
                 (each, f"row {place} of {name}") for place, each in enumerate(content)
             )
