@@ -6,6 +6,7 @@ unpack to is bounded as for files that are compressed, see ``engine.storage.cont
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -36,7 +37,19 @@ def npz_arrays(content: bytes, what: str) -> dict[str, Any]:
         _check(sum(each.file_size for each in archive.infolist()), content, what)
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         refuse_twice(stored.files, what)
-        return {key: stored[key] for key in stored.files}
+        return {key: _array(stored, key, what) for key in stored.files}
+
+
+def _array(stored: Any, key: str, what: str) -> Any:  # noqa: ANN401 (of an archive)
+    try:
+        return stored[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{what} has Python objects under {key!r}, which are pickles and not read. Store "
+            "numbers, or texts with dtype=str."
+        ) from error
 
 
 def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
@@ -64,13 +77,15 @@ def parquet_columns(content: bytes, what: str) -> dict[str, list[Any]]:
             size += (column.indices if is_coded else column).nbytes
             _check(size, content, what)
             values.extend(_decoded(column) if is_coded else column.to_pylist())
-    return dict(zip(names, columns, strict=True))
+    return {
+        name: _texts(column) if _is_bytes(arrow, kind) else column
+        for name, column, kind in zip(names, columns, file.schema_arrow.types, strict=True)
+    }
 
 
 def refuse_twice(names: Iterable[str], what: str) -> None:
     """Refuse a name that stands twice: one of the two columns would be lost."""
-    names = list(names)
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise DataError(
             f"{what} has several columns {twice!r}, and all but one of them would be ignored. "
@@ -87,6 +102,20 @@ def _decoded(column: Any) -> list[Any]:  # noqa: ANN401 (of pyarrow)
     """Return the values of a column that names each once: a repeated word is one object."""
     words = column.dictionary.to_pylist()
     return [None if place is None else words[place] for place in column.indices.to_pylist()]
+
+
+def _is_bytes(arrow: Any, kind: Any) -> bool:  # noqa: ANN401 (of pyarrow)
+    kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary")
+    return any(getattr(arrow.types, test)(kind) for test in tests)
+
+
+def _texts(words: list[Any]) -> list[Any]:
+    """Return words that were written as bytes, as some writers of Parquet do, as texts."""
+    try:
+        return [word.decode() if isinstance(word, bytes) else word for word in words]
+    except UnicodeDecodeError:
+        return words  # such as pictures
 
 
 def check_groups(metadata: Any, what: str) -> None:  # noqa: ANN401 (of pyarrow)

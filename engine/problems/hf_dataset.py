@@ -21,7 +21,7 @@ from engine.problems.data_cards import refuse_places
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
-from engine.problems.table.problem import Wanted, rows_problem
+from engine.problems.tables.problem import Wanted, rows_problem
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelConfig
 from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, TextConfig
@@ -250,7 +250,13 @@ def _pictures(
             )
         content = _plain(table, column)
         pixels = [
-            decode(_bytes(each, asked.source, where), asked.size, where, asked.max_pixels)
+            decode(
+                _bytes(each, asked.source, where),
+                asked.size,
+                where,
+                asked.max_pixels,
+                "arguments.max_pixels",
+            )
             for each, where in (
                 (each, f"row {place} of {name}") for place, each in enumerate(content)
             )

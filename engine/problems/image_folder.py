@@ -1,5 +1,6 @@
 """A folder of pictures with a subfolder for each class, as a problem."""
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +11,29 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.pairs.pictures import UnusableError, decode, read_picture, shown_picture
+from engine.problems.pairs.pictures import (
+    MAX_BYTES,
+    UnusableError,
+    read_picture,
+    shown_picture,
+    why_unusable,
+)
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelConfig
 from engine.routine.outputs import classification_scores
-from engine.storage.listing import list_tree, relative_paths
+from engine.storage.listing import list_data, relative_paths
 from engine.storage.reading import data_errors, open_data, read_data
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _SHOWN = 5
 """Files that were left out, by name in a sentence."""
+
+_NO_PICTURES = "files are hidden or no pictures in a subfolder, and were left out"
+_UNREADABLE = "pipes, devices or links that lead to no file or back were left out"
+_EMPTY = "folders are empty, so there is no class of their name"
+_ANIMATED = "pictures are animated, and their first frame counts"
+"""What is told of files, each after its number and before the names."""
 
 _MIDDLE, _SPREAD = 127.5, 63.75
 """Bytes become (byte - middle) / spread."""
@@ -51,7 +64,7 @@ def image_folder_problem(
     """
     train = folders["train"]
     assert train is not None  # an argument of the problem
-    left_out: list[str] = []
+    left_out: dict[str, list[str]] = {}
     files = {
         name: _classes(url, name, max_pixels, left_out)
         for name, url in folders.items()
@@ -65,11 +78,12 @@ def image_folder_problem(
             "but a class is a subfolder, and there are at least two. Put the pictures into one "
             "subfolder for each class."
         )
+    _refuse_alike(classes, train)
     rows = {name: _rows(found, classes, name) for name, found in files.items()}
     if "objective" not in rows:
         rows["train"], rows["objective"] = _hold_out(rows["train"], held_out, seed)
     splits = {
-        name: _read(folders.get(name) or train, each, size, max_pixels)
+        name: _read(folders.get(name) or train, each, size, max_pixels, left_out)
         for name, each in rows.items()
     }
     names = {name: [path for path, _ in each] for name, each in rows.items()}
@@ -86,7 +100,7 @@ def image_folder_problem(
         show=show["train"],
         held_out_names=held_out_names,
         show_held_out=lambda split, place: show[split](place),
-        notes=_left_out(left_out),
+        notes=_told(left_out),
         bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
         score=lambda model, examples, chunk: classification_scores(
             model, examples.inputs, examples.labels, chunk=chunk
@@ -94,41 +108,48 @@ def image_folder_problem(
     )
 
 
-def _classes(url: str, name: str, max_pixels: int, left_out: list[str]) -> dict[str, list[str]]:
-    """Return the pictures of each class, by their paths in the folder; note what is no picture.
+def _classes(
+    url: str, name: str, max_pixels: int, left_out: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Return the pictures of each class, by their paths in the folder; note what is none.
 
     What a file is, is seen by its content; one that is called a picture has to be one.
     """
-    open_data(f"The folder {url} of the {name} pictures", url)
-    with data_errors(f"The folder {url} of the {name} pictures", "Correct the path."):
-        paths = sorted(relative_paths(url, list_tree(url)))
+    what = f"The folder {url} of the {name} pictures"
+    open_data(what, url)
+    with data_errors(what, "Correct the path."):
+        data = list_data(url)
+    root = f"{open_data(what, url)[1].rstrip('/')}/"
+    for reason, places in ((_UNREADABLE, data.others), (_EMPTY, data.empty)):
+        left_out.setdefault(reason, []).extend(each.removeprefix(root) for each in places)
     found: dict[str, list[str]] = {}
-    for path in paths:
-        parent, _, file = path.partition("/")
+    for path, file in sorted(relative_paths(url, data.files).items()):
+        parent, _, last = path.partition("/")
         hidden = any(part.startswith(".") for part in path.split("/"))  # of a file manager
+        # What lies elsewhere is only opened where it is called a picture.
+        maybe = file.path not in data.linked and file.bytes <= MAX_BYTES
         if (
-            file
+            last
             and not hidden
-            and (path.lower().endswith(_ENDINGS) or _is_picture(url, path, max_pixels))
+            and (path.lower().endswith(_ENDINGS) or (maybe and _is_picture(url, path, max_pixels)))
         ):
             found.setdefault(parent, []).append(path)
         else:
-            left_out.append(path)
+            left_out.setdefault(_NO_PICTURES, []).append(path)
     if not found:
         raise DataError(
             f"{url} has no pictures in subfolders. Name a folder with one subfolder for each "
-            "class, "
-            f"with files that end in {', '.join(_ENDINGS[:3])} or the like."
+            f"class, with files that end in {', '.join(_ENDINGS[:3])} or the like."
         )
     return found
 
 
-def _left_out(paths: list[str]) -> tuple[str, ...]:
-    if not paths:
-        return ()
-    shown = ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
-    return (
-        f"{len(paths)} files are hidden or no pictures in a subfolder, and were left out: {shown}.",
+def _told(left_out: dict[str, list[str]]) -> tuple[str, ...]:
+    """Say what was left out, each kind with its number and the first names."""
+    return tuple(
+        f"{len(paths)} {reason}: {', '.join(paths[:_SHOWN])}{', ...' * (len(paths) > _SHOWN)}."
+        for reason, paths in left_out.items()
+        if paths
     )
 
 
@@ -140,14 +161,31 @@ def _is_picture(url: str, path: str, max_pixels: int) -> bool:
     return True
 
 
+def _refuse_alike(classes: list[str], url: str) -> None:
+    """Refuse two classes whose names nobody can tell apart."""
+    written = [unicodedata.normalize("NFC", each) for each in classes]
+    twice = next((each for each in written if written.count(each) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{url} has two subfolders {twice!r} that look the same and are written in two forms "
+            "of Unicode, so they would be two classes. Move the pictures into one of them."
+        )
+
+
 def _rows(found: dict[str, list[str]], classes: list[str], name: str) -> list[tuple[str, int]]:
-    strange = sorted(set(found) - set(classes))
+    # A name with an accent is written in one way by macOS and in another elsewhere.
+    places = {unicodedata.normalize("NFC", each): place for place, each in enumerate(classes)}
+    own = {each: places.get(unicodedata.normalize("NFC", each)) for each in found}
+    strange = sorted(each for each, place in own.items() if place is None)
     if strange:
         raise DataError(
             f"The {name} pictures have a subfolder {strange[0]!r}, which the training pictures do "
             f"not have: {', '.join(classes)}. Use the same names."
         )
-    return [(path, place) for place, each in enumerate(classes) for path in found.get(each, [])]
+    rows = [
+        (path, place) for each, place in own.items() if place is not None for path in found[each]
+    ]
+    return sorted(rows, key=lambda row: row[1])
 
 
 def _hold_out(
@@ -170,9 +208,26 @@ def _hold_out(
     return kept, held
 
 
-def _read(url: str, rows: list[tuple[str, int]], size: int, max_pixels: int) -> Examples:
+def _read(
+    url: str,
+    rows: list[tuple[str, int]],
+    size: int,
+    max_pixels: int,
+    told: dict[str, list[str]],
+) -> Examples:
     dtype = torch.get_default_dtype()
-    pixels = [decode(_content(url, path), size, path, max_pixels) for path, _ in rows]
+    pixels = []
+    for path, _ in rows:
+        try:
+            picture = read_picture(_content(url, path), size, max_pixels, "arguments.max_pixels")
+        except UnusableError as error:
+            raise DataError(
+                f"The picture {url.rstrip('/')}/{path} cannot be decoded "
+                f"({why_unusable(error)}). Repair it, or take it away."
+            ) from error
+        if picture.animated:
+            told.setdefault(_ANIMATED, []).append(path)
+        pixels.append(picture.pixels)
     inputs = (torch.from_numpy(np.stack(pixels)).to(dtype) - _MIDDLE) / _SPREAD
     return Examples(inputs, torch.tensor([label for _, label in rows]))
 

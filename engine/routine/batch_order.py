@@ -18,6 +18,9 @@ from engine.numerics.determinism import generator
 
 _EPOCHS_KEPT = 4
 
+_LARGE, _MANY = 2**20, 64
+"""A batch of more examples than the first, and of more epochs than the second, is a slip."""
+
 
 class Order:
     """The order in which a multiset of examples is drawn.
@@ -39,6 +42,14 @@ class Order:
                 f"All {len(copies)} counts are zero, so there is nothing left to train on. "
                 "Keep some of them above zero.",
                 settings=("outer.step_size", "outer.probability", "outer.num_steps"),
+            )
+
+        if batch_size > _LARGE and batch_size > _MANY * self.epoch_size:
+            raise DataError(
+                f"A batch of {batch_size} examples would hold each of the {self.epoch_size} that "
+                f"there are {batch_size // self.epoch_size} times, which fills the memory and "
+                "teaches nothing more. Use a smaller batch.",
+                settings=("training.batch_size",),
             )
 
     def batch(self, step: int) -> Tensor:

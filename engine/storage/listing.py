@@ -1,6 +1,7 @@
 """Files below a location with their sizes and times, on any filesystem."""
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,66 @@ def list_tree(url: str) -> list[File]:
     found = file_system.find(path, detail=True)
     assert isinstance(found, dict)  # with detail=True
     return list(_files(file_system, found.values()))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What lies in a folder of data that somebody has put together.
+
+    Attributes:
+        files: All files; links to files and folders count as what they lead to.
+        linked: Paths of files behind links that lead out of the folder.
+        others: Paths of what cannot be read: pipes, devices, links to nothing or back.
+        empty: Paths of folders in which there is nothing.
+    """
+
+    files: list[File]
+    linked: set[str]
+    others: list[str]
+    empty: list[str]
+
+
+def list_data(url: str) -> Data:
+    """Return what is below a folder of data; links are followed, for people make folders of them.
+
+    A link that leads to a folder above is not, since it would never end.
+    """
+    file_system, path = filesystem(url)
+    if not is_local(file_system):
+        return Data(list_tree(url), set(), [], [])
+    found = Data([], set(), [], [])
+    root = os.path.realpath(path)
+    _local_data(path, root, (root,), found)
+    return found
+
+
+def _local_data(path: str, root: str, above: tuple[str, ...], found: Data) -> None:
+    entries = sorted(os.scandir(path), key=lambda each: each.name)
+    if not entries:
+        found.empty.append(path)
+    for entry in entries:
+        real = os.path.realpath(entry.path) if entry.is_symlink() else ""
+        try:
+            state = entry.stat()
+        except OSError:
+            found.others.append(entry.path)  # a link to nothing, or to itself
+            continue
+        if stat.S_ISDIR(state.st_mode):
+            inner = real or os.path.join(above[-1], entry.name)
+            if any(_is_in(each, inner) for each in above):
+                found.others.append(entry.path)
+            else:
+                _local_data(entry.path, root, (*above, inner), found)
+        elif stat.S_ISREG(state.st_mode):
+            found.files.append(File(entry.path, state.st_size, state.st_mtime))
+            if not _is_in(real or os.path.join(above[-1], entry.name), root):
+                found.linked.add(entry.path)
+        else:
+            found.others.append(entry.path)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def describe_file(url: str) -> File:

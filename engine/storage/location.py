@@ -298,6 +298,9 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
     Raises:
         StoreUnavailableError: If any of it fails, or the object does not read back.
     """
+    if "://" in url and "::" in url:
+        # What others have written since would not be seen, leases and commits among it.
+        raise _unavailable(url, "it chains filesystems, e.g. a cache before a store, or an archive")
     if url.startswith(("s3://", "s3a://")):
         use_patient_session()
         given = fsspec.config.conf.get("s3", {}) | (options or {})

@@ -133,7 +133,7 @@ def model_of(
 
 def _writable(path: Path) -> Path:
     """Refuse a file that could not be written, before anything is read."""
-    if path.suffix not in ENDINGS:
+    if path.suffix.lower() not in ENDINGS:
         raise ConfigurationError(
             f"{path} ends in {path.suffix or 'nothing'!r}, which says no format. Name a file that "
             f"ends in {' or '.join(ENDINGS)}."
@@ -200,7 +200,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _as_bytes(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
-    if path.suffix == ".pt":
+    if path.suffix.lower() == ".pt":
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         return buffer.getvalue()

@@ -8,6 +8,7 @@ of a table in the order of its rows.
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,8 +18,10 @@ from engine.errors import DataError
 from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.pictures import MAX_BYTES
 from engine.problems.pairs.tars import CAPTION, IMAGES
+from engine.problems.tables.dialect import check_quotes, found_separator
 from engine.storage.content import decoded
-from engine.storage.listing import File, list_tree, relative_paths
+from engine.storage.listing import File, list_data, relative_paths
+from engine.storage.location import filesystem
 
 TABLES = ("captions.csv", "captions.tsv", "captions.txt", "metadata.csv")
 """What a table of captions is called; the first that is there counts."""
@@ -39,28 +42,43 @@ class Loose:
         pictures: Those with the ending of a picture.
         texts: Those with the ending of a text, but for the table.
         table: The table of captions, if there is one.
-        others: All else, but for what is hidden.
+        others: What is no part of a pair: kind to the paths.
     """
 
     file_system: Any
     pictures: dict[str, File]
     texts: dict[str, File]
     table: File | None
-    others: list[str]
+    others: dict[str, list[str]]
 
 
 def list_loose(file_system: Any, url: str) -> Loose:  # noqa: ANN401 (fsspec has no types)
     """Return the loose files below a folder."""
-    files = {
-        path: file
-        for path, file in sorted(relative_paths(url, list_tree(url)).items())
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-    }
+    data, root = list_data(url), f"{filesystem(url)[1].rstrip('/')}/"
+    listed = dict(sorted(relative_paths(url, data.files).items()))
+    hidden = [
+        path
+        for path in listed
+        if any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    ]
+    files = {path: file for path, file in listed.items() if path not in set(hidden)}
     named = next((name for name in TABLES if name in files), None)
     table = None if named is None else files.pop(named)
     pictures = {path: file for path, file in files.items() if _ending(path) in IMAGES}
     texts = {path: file for path, file in files.items() if _ending(path) == CAPTION}
-    others = [path for path in files if path not in pictures and path not in texts]
+    # A data set of the Internet may hold links, and a caption is shown to whoever reads the report.
+    away = [path for path, file in texts.items() if file.path in data.linked]
+    texts = {path: file for path, file in texts.items() if file.path not in data.linked}
+    others = {
+        "files that are neither pictures nor captions": [
+            path for path in files if path not in pictures and _ending(path) != CAPTION
+        ],
+        "hidden files": hidden,
+        "texts that are links out of the folder": away,
+        "pipes, devices or links that lead to no file": [
+            path.removeprefix(root) for path in data.others
+        ],
+    }
     return Loose(file_system, pictures, texts, table, others)
 
 
@@ -75,8 +93,9 @@ def read_loose(loose: Loose, found: Found, *, keep: bool) -> None:
     Raises:
         DataError: If the table is damaged, or lacks a column.
     """
-    for path in loose.others:
-        found.pass_over(path, "files that are neither pictures nor captions")
+    for kind, paths in loose.others.items():
+        for path in paths:
+            found.pass_over(path, kind)
     if loose.table is None:
         pairs = _of_one_name(loose, found)
     else:
@@ -115,24 +134,33 @@ def _of_one_name(loose: Loose, found: Found) -> list[tuple[str, str | File]]:
     named: dict[str, list[str]] = {}
     for path in loose.pictures:
         named.setdefault(_stem(path), []).append(path)
-    texts = {_stem(path): path for path in loose.texts}
-    for stem, path in texts.items():
+    texts: dict[str, list[str]] = {}
+    for path in loose.texts:
+        texts.setdefault(_stem(path), []).append(path)
+    for stem, paths in texts.items():
         if stem not in named:
-            found.leave_out(path, "without an image")
+            found.leave_out(paths[0], "without an image")
     pairs: list[tuple[str, str | File]] = []
     for stem, pictures in named.items():
         if len(pictures) > 1:
             found.leave_out(stem, "with several images")
+        elif len(texts.get(stem, ())) > 1:
+            found.leave_out(pictures[0], "with several captions")
         else:
             text = texts.get(stem)
-            pairs.append((pictures[0], "" if text is None else loose.texts[text]))
+            pairs.append((pictures[0], "" if text is None else loose.texts[text[0]]))
     return pairs
 
 
 def _of_table(loose: Loose, table: File, found: Found) -> list[tuple[str, str | File]]:
     """Return pictures with the captions of a table."""
     pairs: dict[str, str] = {}
-    for path, caption in _rows(loose, table, found):
+    # A name with an accent is written in one way by macOS and in another elsewhere.
+    forms = {unicodedata.normalize("NFC", path): path for path in loose.pictures}
+    for written, caption in _rows(loose, table, found):
+        path = written
+        if path not in loose.pictures:
+            path = forms.get(unicodedata.normalize("NFC", path), path)
         if path not in loose.pictures:
             found.leave_out(path or "a row without a path", "without an image")
         elif path in pairs:
@@ -157,16 +185,19 @@ def _rows(loose: Loose, table: File, found: Found) -> Iterator[tuple[str, str]]:
             "Write the pairs as Parquet, or as tar shards."
         )
     text = decoded(loose.file_system.cat_file(table.path), table.path).removeprefix("\ufeff")
-    rows = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ","
-    )
+    separator = found_separator(text)
+    check_quotes(text, separator, table.path)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         columns = rows.fieldnames or []
         picture = _column(columns, (found.config.image_column, *_PICTURE_COLUMNS), table.path)
         caption = _column(columns, (found.config.caption_column, *_CAPTION_COLUMNS), table.path)
         for row in rows:
             path = str(row[picture] or "").strip().removeprefix("./").replace("\\", "/")
-            yield path, row[caption] or ""
+            if None in row:  # a comma that stands in no quotation marks has cut the caption
+                found.leave_out(path, f"in a row of {name} with more cells than columns")
+            else:
+                yield path, row[caption] or ""
     except csv.Error as error:
         raise DataError(
             f"{table.path} is not an intact table ({error}). Write it as CSV, with a text that has "

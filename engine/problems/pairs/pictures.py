@@ -50,28 +50,34 @@ class Picture:
     animated: bool
 
 
-def decode(content: bytes, size: int, name: str, max_pixels: int) -> np.ndarray:
+_MAX_PIXELS = "arguments.contrastive.max_pixels"
+
+
+def decode(
+    content: bytes, size: int, name: str, max_pixels: int, setting: str = _MAX_PIXELS
+) -> np.ndarray:
     """Return a picture as bytes of shape (3, size, size): its middle square, scaled.
 
     Raises:
         DataError: If it cannot be decoded.
     """
     try:
-        return read_picture(content, size, max_pixels).pixels
+        return read_picture(content, size, max_pixels, setting).pixels
     except UnusableError as error:
-        reason = error.__cause__ or error
         raise DataError(
-            f"The image of {name} cannot be decoded ({reason}). Repair it, or take the pair away."
+            f"The image of {name} cannot be decoded ({why_unusable(error)}). Repair it, or take it "
+            "away."
         ) from error
 
 
-def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
+def read_picture(content: bytes, size: int, max_pixels: int, setting: str = _MAX_PIXELS) -> Picture:
     """Decode a whole picture.
 
     Args:
         content: The file.
         size: Height and width of the result.
         max_pixels: Most pixels that it may have.
+        setting: Its name in a recipe, for messages.
 
     Raises:
         UnusableError: If it is damaged, cut off, too large, or of a kind that is not read.
@@ -81,7 +87,7 @@ def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
     pillow = _pillow()
     try:
         with _strictly(), pillow.open(io.BytesIO(content), formats=_formats()) as image:
-            _check_size(image.size, max_pixels)
+            _check_size(image.size, max_pixels, setting)
             if image.format == "PNG":
                 _verify(content)
             image.load()
@@ -94,6 +100,13 @@ def read_picture(content: bytes, size: int, max_pixels: int) -> Picture:
         raise UnusableError("with an image that cannot be read") from error
 
 
+def why_unusable(error: UnusableError) -> str:
+    """Return in words why a picture cannot be used, as its decoder says it."""
+    reason = str(error.__cause__ or error).removeprefix("with ").rstrip(".")
+    # Pillow names the memory in which the file lies.
+    return "it is no picture of a known format" if "BytesIO" in reason else reason
+
+
 def shown_picture(content: bytes) -> Any:  # noqa: ANN401 (an image of Pillow)
     """Return a picture whole, in its own size and in the colours that training sees."""
     with _strictly(), _pillow().open(io.BytesIO(content), formats=_formats()) as image:
@@ -101,11 +114,9 @@ def shown_picture(content: bytes) -> Any:  # noqa: ANN401 (an image of Pillow)
         return _rgb(_turned(image), image)
 
 
-def _check_size(size: tuple[int, int], most: int) -> None:
+def _check_size(size: tuple[int, int], most: int, setting: str) -> None:
     if size[0] * size[1] > most:
-        raise UnusableError(
-            f"with an image of more pixels than arguments.contrastive.max_pixels={most}"
-        )
+        raise UnusableError(f"with an image of more pixels than {setting}={most}")
 
 
 def _verify(content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Instructions with their responses, and a language model that learns the responses only."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import Examples
-from engine.problems.table.files import read_table
+from engine.problems.tables.files import read_table
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
@@ -31,7 +32,10 @@ _PROMPTS = ("instruction", "prompt", "question")
 _INPUTS = ("input", "context")
 _RESPONSES = ("output", "response", "completion", "answer")
 _DIALOGUES = ("messages", "conversations")
-"""Names of fields that are known, the first that is there counts."""
+"""Names of fields that are known, the first that says something counts."""
+
+_ANSWERS = ("assistant", "gpt", "model")
+"""Who says what is learned of a dialogue."""
 
 _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
@@ -60,15 +64,22 @@ def instructions_problem(
     """
     assert urls["train"] is not None  # an argument of the problem
     left_out: list[str] = []
+    unread: Counter[str] = Counter()
     splits = {
-        name: _passages(url, name, left_out, responses)
+        name: _passages(url, name, left_out, unread, responses)
         for name, url in urls.items()
         if url is not None
     }
+    rows = len(splits["train"])
     splits["train"] = list({each.text: each for each in splits["train"]}.values())
+    notes = [
+        *left_out_notes(left_out, "prompt or response"),
+        *_unread_notes(unread),
+        *_repeated_notes(rows - len(splits["train"])),
+    ]
     if "objective" not in splits:
         splits["train"], splits["objective"] = hold_out(splits["train"], held_out, seed)
-    return passages_problem(splits, text, models, left_out_notes(left_out, "prompt or response"))
+    return passages_problem(splits, text, models, tuple(notes))
 
 
 def passages_problem(
@@ -153,12 +164,28 @@ def left_out_notes(places: list[str], lack: str) -> tuple[str, ...]:
     return (f"{len(places)} rows without a {lack} were left out: {shown}.",)
 
 
-def _passages(url: str, split: str, left_out: list[str], responses: Responses) -> list[Passage]:
-    """Return the rows of a file as passages; note those that have nothing to learn."""
+def _unread_notes(unread: Counter[str]) -> list[str]:
+    """Say which fields of the rows are no part of what is learned, system prompts among them."""
+    if not unread:
+        return []
+    shown = ", ".join(f"{name} ({times} rows)" for name, times in unread.most_common(_SHOWN))
+    more = ", ..." if len(unread) > _SHOWN else ""
+    return [f"Fields of the rows that are not read: {shown}{more}."]
+
+
+def _repeated_notes(times: int) -> list[str]:
+    return [f"{times} training rows repeat others to the letter, and count once."] if times else []
+
+
+def _passages(
+    url: str, split: str, left_out: list[str], unread: Counter[str], responses: Responses
+) -> list[Passage]:
+    """Return the rows of a file as passages; note what has nothing to learn, or is not read."""
     found = []
     for line, row in _rows(url, split):
         place = Passage("", "", stem(url), url, line)
         prompt, *turns = _parts(row, place.place, responses)
+        unread.update(_unread(row))
         if prompt.strip() and turns and turns[0].strip():
             text = "\n".join(turns)
             learned = tuple((turn, number % 2 == 0) for number, turn in enumerate(turns))
@@ -197,17 +224,42 @@ def _parts(row: Any, place: str, responses: Responses) -> tuple[str, ...]:  # no
     dialogue = next((row[name] for name in _DIALOGUES if row.get(name) is not None), None)
     if dialogue is not None:
         return _of_dialogue(dialogue, place, responses)
-    prompt = next((name for name in _PROMPTS if name in row), None)
-    response = next((name for name in _RESPONSES if name in row), None)
+    prompt, response = _first(row, _PROMPTS), _first(row, _RESPONSES)
     if prompt is None or response is None:
         raise DataError(
             f"{place} has {', '.join(map(repr, row)) or 'no field'}, but a row has one of "
             f"{', '.join(_PROMPTS)} and one of {', '.join(_RESPONSES)} (and perhaps input), or "
             "messages. Rename the fields."
         )
-    more = next((row[name] for name in _INPUTS if row.get(name)), "")
+    more = row.get(_first(row, _INPUTS) or "", "")
     parts = [_text(row[prompt], prompt, place), _text(more, "input", place)]
     return "\n\n".join(part for part in parts if part), _text(row[response], response, place)
+
+
+def _first(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """Return the first field that says something; the first that is there, if none does."""
+    there = [name for name in names if name in row]
+    return next(
+        (name for name in there if row[name] not in (None, "")), there[0] if there else None
+    )
+
+
+def _unread(row: dict[str, Any]) -> list[str]:
+    """Return the fields of a row that say something and are no part of its prompt or response."""
+    dialogue = next((name for name in _DIALOGUES if row.get(name) is not None), None)
+    parts = (_PROMPTS, _INPUTS, _RESPONSES)
+    read = {dialogue} if dialogue is not None else {_first(row, names) for names in parts}
+    return [name for name, value in row.items() if name not in read and value not in (None, "")]
+
+
+def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
+    """Return the text of a message: as it is, or in parts that are all texts."""
+    known = isinstance(value, list) and bool(value)
+    if known and all(
+        isinstance(each, dict) and isinstance(each.get("text"), str) for each in value
+    ):
+        return "".join(each["text"] for each in value)
+    return value
 
 
 def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401
@@ -217,7 +269,7 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
     """
     known = isinstance(dialogue, list) and all(isinstance(each, dict) for each in dialogue)
     turns = [
-        (each.get("role", each.get("from")), each.get("content", each.get("value")))
+        (each.get("role", each.get("from")), _content(each.get("content", each.get("value"))))
         for each in (dialogue if known else [])
     ]
     if not known or any(not isinstance(part, str) for turn in turns for part in turn):
@@ -230,7 +282,7 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
     said = [
         at
         for at, (role, content) in enumerate(turns)
-        if role in ("assistant", "gpt") and at and content.strip()
+        if role in _ANSWERS and at and content.strip()
     ]
     found, read = [], 0
     for at in said if responses is Responses.ALL else said[-1:]:

@@ -45,6 +45,13 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
         text = str(error["ctx"]["error"])
         own = text.partition(" ")[0] in fields[last].annotation.model_fields
         return f"  {key}.{text}" if own else f"  {text}"  # a group may know its own name, or not
+    if error["type"] in ("model_type", "model_attributes_type") and last in fields:
+        inner = getattr(fields[last].annotation, "model_fields", {})
+        example = f" Set one of them, e.g. {key}.{next(iter(inner))}." if inner else ""
+        return (
+            f"  {key} is {without_secrets(error['input'])!r}, but it is a group of settings."
+            f"{example}"
+        )
     if error["type"] == "missing":
         return f"  {key}: missing. Give it a value."
     described = fields[last].description if last in fields else None

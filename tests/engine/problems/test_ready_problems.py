@@ -258,7 +258,7 @@ def test_pickle_in_an_npz_is_not_loaded(tmp_path):
     """It would run code of whoever wrote the file."""
     np.savez(tmp_path / "x.npz", inputs=np.array([{"a": 1}], dtype=object), left=np.array([0]))
 
-    with pytest.raises(EngineError, match="cannot be read as CSV, Parquet or npz"):
+    with pytest.raises(EngineError, match="Python objects under 'inputs'"):
         build_problem(recipe("table", url=str(tmp_path / "x.npz"), label="left"))
 
 

@@ -99,3 +99,10 @@ def test_all_zero_counts_are_refused():
     """A descent that dropped every example has nothing to train on, and says which knob did it."""
     with pytest.raises(DataError, match=r"All 4 counts are zero.*above zero"):
         Order(torch.zeros(4), batch_size=2, seed=0)
+
+
+def test_batch_of_a_hundred_thousand_epochs_is_refused():
+    """A slip of the keyboard filled the memory, and said nothing for minutes."""
+    with pytest.raises(DataError, match=r"each of the 800 .* 124999 times"):
+        Order(torch.ones(800), batch_size=99_999_999, seed=0)
+    Order(torch.ones(5), batch_size=2**20, seed=0)  # few examples may be left of many

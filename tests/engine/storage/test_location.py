@@ -149,3 +149,13 @@ def test_check_writable_gives_up_soon_when_nobody_answers():
 
     with pytest.raises(StoreUnavailableError, match=r"s3://bucket/run.*127\.0\.0\.1:9"):
         check_writable("s3://bucket/run", options)
+
+
+@pytest.mark.parametrize(
+    "chain", ["simplecache::file://", "filecache::file://", "blockcache::file://"]
+)
+def test_store_behind_a_cache_is_refused(chain, tmp_path):
+    """A lease that was read once would be read for ever, whoever had renewed it."""
+    with pytest.raises(StoreUnavailableError, match="it chains filesystems"):
+        check_writable(f"{chain}{tmp_path}/store")
+    assert not (tmp_path / "store").exists()

@@ -30,7 +30,10 @@ def test_picture_and_text_of_one_name_are_a_pair(tmp_path):
 
     assert found.names == ["a.1.jpg", "b.PNG", "sub/b.webp"]
     assert found.captions == ["blue", "a red square", "green"]
-    assert found.passed == {"files that are neither pictures nor captions": ["notes.md"]}
+    assert found.passed == {
+        "files that are neither pictures nor captions": ["notes.md"],
+        "hidden files": [".hidden.png"],
+    }
 
 
 TABLES = {
@@ -155,3 +158,68 @@ def problem_of(folder):
     content["arguments"]["model"] = {"name": "vit"}
     small = [each for each in SMALL if not each.startswith(("arguments.num_", "outer."))]
     return build_problem(changed(validate_recipe(content, "test"), small))
+
+
+WRITTEN = {
+    "semicolons": "image;caption\na.png;one, two\nb.png;three\n",
+    "bars": "image|caption\na.png|one, two\nb.png|three\n",
+    "tabs": "image\tcaption\na.png\tone, two\nb.png\tthree\n",
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_table_is_read_by_what_separates_its_columns(kind, tmp_path):
+    """Whatever the ending of its name says."""
+    put(tmp_path, {"a.png": image("red"), "b.png": image("blue"), "captions.csv": WRITTEN[kind]})
+
+    assert read(tmp_path).captions == ["one, two", "three"]
+
+
+def test_caption_with_a_bare_comma_is_not_cut(tmp_path):
+    """What stands after the comma was lost without a word."""
+    table = "image,caption\na.png,a dog, running\nb.png,a cat\n"
+    put(tmp_path, {"a.png": image("red"), "b.png": image("blue"), "captions.csv": table})
+
+    with pytest.raises(DataError, match="1 in a row of captions.csv with more cells than columns"):
+        read(tmp_path)
+
+
+def test_quotation_mark_that_nobody_closes_takes_no_rows(tmp_path):
+    """The captions of all pictures after it became a part of one."""
+    table = 'image,caption\na.png,"a dog\nb.png,a cat\n'
+    put(tmp_path, {"a.png": image("red"), "b.png": image("blue"), "captions.csv": table})
+
+    with pytest.raises(DataError, match="cell on line 2 that begins with a quotation mark"):
+        read(tmp_path)
+
+
+def test_two_texts_of_one_picture_are_several_captions(tmp_path):
+    """Which of them was read depended on the order of capital letters."""
+    put(tmp_path, {"a.png": image("red"), "a.txt": "one", "a.TXT": "two"})
+
+    with pytest.raises(DataError, match="1 with several captions .first a.png"):
+        read(tmp_path)
+
+
+def test_table_names_pictures_in_either_form_of_unicode(tmp_path):
+    """MacOS takes letters with accents apart."""
+    composed, apart = "\u00e9.png", "e\u0301.png"
+    put(tmp_path, {apart: image("red"), "captions.csv": f"image,caption\n{composed},one\n"})
+
+    assert read(tmp_path).captions == ["one"]
+
+
+def test_links_are_followed_and_texts_elsewhere_are_not_opened(tmp_path):
+    """A caption is shown in reports, and whoever packs a data set may pack links into it."""
+    data, away = tmp_path / "data", tmp_path / "away"
+    put(away, {"p.png": image("blue"), "secret": "mine"})
+    put(data, {"a.png": image("red"), "a.txt": "one", "c.png": image("green"), "c.txt": "three"})
+    (data / "b.png").symlink_to(away / "p.png")
+    (data / "b.txt").symlink_to(data / "a.txt")
+    (data / "d.txt").symlink_to(away / "secret")
+
+    found = read(data)
+
+    assert found.names == ["a.png", "b.png", "c.png"]
+    assert found.captions == ["one", "one", "three"]
+    assert found.passed == {"texts that are links out of the folder": ["d.txt"]}

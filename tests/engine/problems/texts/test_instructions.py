@@ -1,6 +1,7 @@
 """Instructions with responses: what is learned, what is left out, and what is refused."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -207,3 +208,42 @@ def test_file_that_is_not_there_is_named(tmp_path):
     """With its path."""
     with pytest.raises(EngineError, match="absent.jsonl"):
         built(tmp_path / "absent.jsonl")
+
+
+def dialogue(content, role="assistant"):
+    return {"messages": [{"role": "user", "content": "q"}, {"role": role, "content": content}]}
+
+
+ALIKE = {
+    "the first field is empty": [{"instruction": None, "prompt": "q", "output": "", "answer": "a"}],
+    "parts of a message": [dialogue([{"type": "text", "text": "a"}])],
+    "another name of the assistant": [dialogue("a", role="model")],
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_rows_are_read_as_other_programs_write_them(kind, tmp_path):
+    """They were refused, or left out."""
+    from engine.problems.texts.instructions import _passages
+    from engine.recipes.arguments.text import Responses
+
+    path = lines(tmp_path / "t.jsonl", ALIKE[kind])
+
+    (found,) = _passages(str(path), "train", [], Counter(), Responses.ALL)
+
+    assert found.prompt in ("q", "user: q")
+    assert found.completion == "a"
+
+
+@pytest.mark.slow
+def test_fields_that_are_not_read_and_rows_that_repeat_are_told(tmp_path):
+    """A system prompt is a part of what was asked, and nobody saw that it was left out."""
+    rows = [*asked(12, system_prompt="Be brief", prompt="other"), *asked(2, system_prompt="No")]
+
+    found = built(lines(tmp_path / "t.jsonl", rows))
+
+    notes = " ".join(found.notes)
+    assert (
+        "Fields of the rows that are not read: system_prompt (14 rows), prompt (12 rows)." in notes
+    )
+    assert "2 training rows repeat others to the letter, and count once." in notes

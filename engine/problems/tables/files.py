@@ -1,8 +1,6 @@
 """Tables in files of CSV, Parquet and npz, as columns of Python values."""
 
-import csv
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,24 +10,30 @@ import numpy as np
 from engine.errors import ConfigurationError, DataError
 from engine.extras import install
 from engine.problems.bounded import npz_arrays, parquet_columns, refuse_twice
+from engine.problems.tables.dialect import check_quotes, decimal_commas, found_separator
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
-_SEPARATORS = (",", ";", "\t")
-_DECIMAL_COMMA = re.compile(r"(?:^|;)\s*\"?-?\d+,\d+\"?\s*(?:;|$)", re.MULTILINE)
-"""A number as it is written where a semicolon separates columns, because a comma is in numbers."""
+_FINE = ("ns", "ps", "fs", "as")
+
+_MOST_AT_ONCE = 2**31 - 1
+"""Most bytes of a block of pyarrow's."""
 
 
-def read_table(url: str, name: str, *, texts: bool = False) -> dict[str, list[Any]]:
+def read_table(
+    url: str, name: str, *, texts: bool | Collection[str] = False
+) -> dict[str, list[Any]]:
     """Return the columns of a file, as lists of Python values.
 
     What the file is, also whether it is compressed, is seen by its content. CSV is text in UTF-8,
-    or as its mark of byte order says, with columns separated by a comma, a semicolon or a tab.
+    or as its mark of byte order says, with columns separated by what its first line has most of: a
+    comma, a semicolon, a tab or a bar.
 
     Args:
         url: Path or fsspec URL.
         name: The split that it is of, for messages.
-        texts: Whether cells of CSV stay the texts that they are, numbers and dates too.
+        texts: Whether cells of CSV stay the texts that they are, numbers and dates too; or the
+            columns of which they do.
 
     Raises:
         DataError: If it cannot be read, names a column twice, or is no table.
@@ -37,15 +41,18 @@ def read_table(url: str, name: str, *, texts: bool = False) -> dict[str, list[An
     """
     what = f"The table {url} of the {name} rows"
     content = unpacked(read_data(what, url, "Correct the path."), what)
+    if content[:6] == b"\x93NUMPY":
+        raise DataError(
+            f"{what} is one array of NumPy, whose columns have no names. Save the columns with "
+            "numpy.savez(FILE, x=..., y=...)."
+        )
     try:
         if content[:4] == b"PK\x03\x04":
             return _arrays(content, what)
         arrow = _arrow(what)
         if content[:4] == b"PAR1":
             return parquet_columns(content, what)
-        table = _csv(decoded(content, what), arrow, texts=texts)
-        refuse_twice(table.column_names, what)
-        return table.to_pydict()
+        return _csv(decoded(content, what), arrow, what, texts)
     except (DataError, ConfigurationError):
         raise
     except Exception as error:  # of any of three libraries
@@ -56,35 +63,42 @@ def read_table(url: str, name: str, *, texts: bool = False) -> dict[str, list[An
         ) from error
 
 
-def _csv(text: str, arrow: Any, *, texts: bool) -> Any:  # noqa: ANN401 (modules and tables of pyarrow)
+def _csv(text: str, arrow: Any, what: str, texts: bool | Collection[str]) -> dict[str, list[Any]]:  # noqa: ANN401 (a module)
     library = import_module("pyarrow.csv")
-    separator = _separator(text)
-    comma = separator == ";" and _DECIMAL_COMMA.search(text) is not None
+    separator = found_separator(text)
+    check_quotes(text, separator, what)
     parsed = library.ParseOptions(delimiter=separator, newlines_in_values=True)
     content = text.encode()
+    # In one block: what a column holds is seen by all of its cells, and a cell may be long.
+    whole = library.ReadOptions(block_size=min(len(content) + 1, _MOST_AT_ONCE), use_threads=False)
 
-    def read(**options: Any) -> Any:  # noqa: ANN401 (of pyarrow)
-        converted = library.ConvertOptions(decimal_point="," if comma else ".", **options)
+    def read(names: Collection[str] = ()) -> Any:  # noqa: ANN401 (a table of pyarrow)
+        kinds = dict.fromkeys(names, arrow.string())
+        converted = library.ConvertOptions(column_types=kinds, include_columns=[*names])
         return library.read_csv(
-            arrow.BufferReader(content), parse_options=parsed, convert_options=converted
+            arrow.BufferReader(content),
+            read_options=whole,
+            parse_options=parsed,
+            convert_options=converted,
         )
 
-    found = read()
-    found = found.rename_columns([name.strip() for name in found.column_names])
-    if not texts or len(set(found.column_names)) < found.num_columns:
-        return found
-    written = next(csv.reader(text.lstrip("\r\n").splitlines(), delimiter=separator))
-    whole = read(column_types=dict.fromkeys(written, arrow.string()))
-    return whole.rename_columns(found.column_names)
+    table = read()
+    names = [name.strip() for name in table.column_names]
+    refuse_twice(names, what)
+    found = dict(zip(names, table.to_pydict().values(), strict=True))
+    written = dict(zip(names, table.column_names, strict=True))
+    asked = names if texts is True else [name for name in names if texts and name in texts]
 
+    def as_written(wanted: Collection[str]) -> dict[str, list[str]]:
+        columns = read([written[name] for name in wanted]).columns
+        return {name: column.to_pylist() for name, column in zip(wanted, columns, strict=True)}
 
-def _separator(text: str) -> str:
-    """Return what separates columns: of the first line, the comma if there is one."""
-    heading = next(iter(text.lstrip("\n\r").splitlines()), "")
-    for separator in _SEPARATORS:
-        if len(next(csv.reader([heading], delimiter=separator), [])) > 1:
-            return separator
-    return ","
+    if asked:
+        found |= as_written(asked)
+    if separator != "," and texts is not True:
+        open_ = {name: column for name, column in found.items() if name not in asked}
+        found |= decimal_commas(open_, as_written, what)
+    return found
 
 
 def _arrow(what: str) -> Any:  # noqa: ANN401 (a module, by name, because it is an extra)
@@ -123,6 +137,12 @@ def _columns(name: str, array: Any, what: str) -> Sequence[tuple[str, list[Any]]
         )
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8")
+    if (
+        array.dtype.kind in "mM"
+        and array.dtype.itemsize
+        and np.datetime_data(array.dtype)[0] in _FINE
+    ):
+        array = array.astype(f"{array.dtype.kind}8[us]")  # finer times are no times of Python
     if array.ndim == 1:
         return [(name, array.tolist())]
     rows = array.reshape(len(array), -1)

@@ -15,7 +15,11 @@ import pytest
 
 from engine.errors import EngineError
 from engine.problems.problem import build_problem
+<<<<<<<< HEAD:tests/engine/problems/table/test_files.py
 from engine.problems.table.files import read_table
+========
+from engine.problems.tables.files import read_table
+>>>>>>>> guard:tests/engine/problems/tables/test_files.py
 from engine.recipes.files import validate_recipe
 
 arrow = pytest.importorskip("pyarrow", reason="tables need the extra parquet")
@@ -74,6 +78,9 @@ SAME = {
     "semicolons": written(separator=";").encode(),
     "semicolons and decimal commas": COMMAS.encode(),
     "tabs": written(separator="\t").encode(),
+    "tabs and decimal commas": written(separator="\t").replace(".5", ",5").encode(),
+    "bars": written(separator="|").encode(),
+    "words in bytes": parquet(WANTED | {"colour": [each.encode() for each in WANTED["colour"]]}),
     "quoted": written().replace("röd", '"röd"').encode(),
     "spaces in the heading": written(heading=("size", " colour", " y")).encode(),
     "gzip": gzip.compress(written().encode()),
@@ -118,6 +125,17 @@ REFUSED = {
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a PNG picture"),
     "a pickle": (b"\x80\x04\x95" + bytes(40), "is a Python pickle"),
     "nothing": (b"", "cannot be read as CSV, Parquet or npz"),
+    "a quotation mark that nobody closes": (
+        written().encode() + b'1.5,"r,yes\n2.5,b,no\n',
+        "on line 22 that begins with a quotation mark",
+    ),
+    "two that swallow rows": (
+        b'size,colour,y\n1.5,r,"yes\n2.5,b,no\n3.5,r,"yes\n',
+        "on line 2 that begins with a quotation mark",
+    ),
+    "thousands or fractions": (b"size;y\n1,5;1.234\n2,5;2.345\n", "may be thousands or a frac"),
+    "an array without names": (array(np.ones((6, 2))), "columns have no names"),
+    "pickles": (npz(a=np.array([1, None], dtype=object)), "Python objects under 'a'"),
     "a short row": (written().encode() + b"1,2\n", "cannot be read as CSV, Parquet or npz"),
     "a stream that is cut off": (gzip.compress(written().encode())[:-9], "cut off or damaged"),
 }
@@ -139,6 +157,75 @@ def test_cells_may_stay_the_texts_that_they_are(tmp_path):
     (tmp_path / "t.csv").write_text("q,a\n" + "".join(f"x,{each}\n" for each in answers))
 
     assert read_table(str(tmp_path / "t.csv"), "train", texts=True)["a"] == answers
+
+
+READ = {
+    "a cell that spans lines": ('x,y\n1,"a\n""b"", c"\n', {"x": [1], "y": ['a\n"b", c']}),
+    "marks within cells": ("x,y\n6\" long,5'\n", {"x": ['6" long'], "y": ["5'"]}),
+    "a cell of a megabyte": (f"x,y\n1,{'q' * 3_000_000}\n", {"x": [1], "y": ["q" * 3_000_000]}),
+    "a fraction after a megabyte": (
+        "x\n" + "1\n" * 600_000 + "1.5\n",
+        {"x": [1.0] * 600_000 + [1.5]},
+    ),
+    "a word after a megabyte": (
+        "x,y\n" + ",1\n" * 400_000 + "a,1\n",
+        {"x": [""] * 400_000 + ["a"], "y": [1] * 400_001},
+    ),
+    "one cell with a comma": ("x;n\n1.5;3,4\n2.5;b\n", {"x": [1.5, 2.5], "n": ["3,4", "b"]}),
+    "points between thousands": ("x;n\n1.234,5;1\n2,5;2\n", {"x": [1234.5, 2.5], "n": [1, 2]}),
+    "gaps among decimal commas": (
+        "x;n\n1,5;1\n;2\n-2;3\n",
+        {"x": [1.5, None, -2.0], "n": [1, 2, 3]},
+    ),
+    "commas in a heading of tabs": (
+        "name, whole\tage\ty\nA, B\t3\tq\n",
+        {"name, whole": ["A, B"], "age": [3], "y": ["q"]},
+    ),
+    "semicolons in a quoted heading": ('"a;b;c",y\n1,2\n', {"a;b;c": [1], "y": [2]}),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_written_is_what_is_read(name, tmp_path):
+    """Numbers of one file are read alike, wherever they stand in it."""
+    content, wanted = READ[name]
+    (tmp_path / "t.csv").write_text(content)
+
+    assert read_table(str(tmp_path / "t.csv"), "train") == wanted
+
+
+def test_many_columns_are_read(tmp_path):
+    """Thousands of genes are columns, and comparing each name with each would take a minute."""
+    names = [f"gene {place}" for place in range(30_000)]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+
+    assert list(read_table(str(tmp_path / "t.csv"), "train")) == names
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_npz_are_times_in_any_unit(unit, tmp_path):
+    """Numpy hands out those in nanoseconds as whole numbers."""
+    when = np.array(["2024-01-01T12:00", "NaT"], dtype=f"M8[{unit}]")
+    (tmp_path / "t.npz").write_bytes(npz(at=when, took=when - when[0]))
+
+    found = read_table(str(tmp_path / "t.npz"), "train")
+
+    assert found["at"] == [datetime.datetime(2024, 1, 1, 12), None]
+    assert found["took"] == [datetime.timedelta(0), None]
+
+
+def test_columns_may_stay_as_they_are_written(tmp_path):
+    """Names of rows are no numbers: 007 is not 7, and two long ones are not one."""
+    (tmp_path / "t.csv").write_text(
+        "id,x\n007,1\n184467440737095516150,2\n184467440737095516151,3\n"
+    )
+
+    found = read_table(str(tmp_path / "t.csv"), "train", texts={"id", "absent"})
+
+    assert found == {
+        "id": ["007", "184467440737095516150", "184467440737095516151"],
+        "x": [1, 2, 3],
+    }
 
 
 def problem(folder, **arguments):

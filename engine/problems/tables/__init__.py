@@ -1,0 +1,1 @@
+"""Tables with a column of labels: reading them, their cells as numbers, their labels."""

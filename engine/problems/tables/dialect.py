@@ -1,0 +1,94 @@
+"""How a file of CSV is written: what separates its columns, its quotation marks, its decimals."""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from engine.errors import DataError
+
+SEPARATORS = (",", ";", "\t", "|")
+
+_NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?(?:[eE][+-]?\d+)?")
+"""A number with a decimal comma, and with points between its thousands or without."""
+
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
+"""A number that is a fraction where points are decimal, and whole where they part thousands."""
+
+
+def found_separator(text: str) -> str:
+    """Return what separates columns: the one that makes the most of the first line."""
+    heading = re.split(r"[\r\n]", text.lstrip("\n\r"), maxsplit=1)[0]
+    bare = re.sub(r'"[^"]*"?', "", heading)
+    return max(SEPARATORS, key=bare.count)  # the first of equals
+
+
+def check_quotes(text: str, separator: str, what: str) -> None:
+    """Refuse a quotation mark that swallows the rows after it, as one that nobody closed does.
+
+    Args:
+        text: The whole file.
+        separator: What separates its columns.
+        what: As the file is called in messages.
+
+    Raises:
+        DataError: With the line on which the cell begins.
+    """
+    sign = re.escape(separator)
+    cell = re.compile(rf'(?:\A|(?<=[{sign}\r\n]))"((?:[^"]++|"")*+)("?)(?=(.?))', re.DOTALL)
+    for found in cell.finditer(text):
+        ends = found[2] and found[3] in ("", separator, "\r", "\n")
+        if not ends and (not found[2] or "\n" in found[1] or "\r" in found[1]):
+            line = text.count("\n", 0, found.start()) + 1
+            raise DataError(
+                f"{what} has a cell on line {line} that begins with a quotation mark and goes on "
+                "over the lines after it, where no mark ends it. Close it, or write each quotation "
+                "mark in a cell twice and the cell between two."
+            )
+
+
+def decimal_commas(
+    columns: dict[str, list[Any]],
+    as_written: Callable[[Collection[str]], dict[str, list[str]]],
+    what: str,
+) -> dict[str, list[Any]]:
+    """Return the columns whose numbers have decimal commas, as numbers.
+
+    Args:
+        columns: What was read, with points for decimals.
+        as_written: Reads columns again, as texts.
+        what: As the file is called in messages.
+
+    Raises:
+        DataError: If a column may hold fractions or thousands.
+    """
+    found = {name: _fractions(cells) for name, cells in columns.items() if _has_commas(cells)}
+    pointed = [
+        name for name, cells in columns.items() if any(isinstance(each, float) for each in cells)
+    ]
+    if not found or not pointed:
+        return found
+    for name, cells in as_written(pointed).items():
+        written = [each for each in cells if each]
+        if all(_THOUSANDS.fullmatch(each) for each in written):
+            raise DataError(
+                f"{what} has decimal commas in {next(iter(found))!r}, and numbers such as "
+                f"{written[0]} in {name!r}, which may be thousands or a fraction. Write them all "
+                "with decimal points, or without points between thousands."
+            )
+    return found
+
+
+def _has_commas(cells: Sequence[Any]) -> bool:
+    known = [each for each in cells if each not in (None, "")]
+    return (
+        bool(known)
+        and all(isinstance(each, str) for each in known)
+        and any("," in each for each in known)
+        and all(_NUMBER.fullmatch(each.strip()) for each in known)
+    )
+
+
+def _fractions(cells: Sequence[str | None]) -> list[float | None]:
+    return [
+        float(each.strip().replace(".", "").replace(",", ".")) if each else None for each in cells
+    ]

@@ -1,0 +1,277 @@
+"""A table (CSV, Parquet or npz) with a column of labels, as a problem."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import DataError
+from engine.models.losses import per_example_cross_entropy
+from engine.numerics.determinism import generator
+from engine.problems.base import Problem
+from engine.problems.splits import Examples
+from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
+from engine.problems.tables.files import read_table
+from engine.problems.tables.labels import class_name, guessed, labels, targets
+from engine.problems.user_models import model_maker
+from engine.recipes.arguments.data import Target
+from engine.recipes.arguments.model import ModelConfig
+from engine.routine.outputs import classification_scores
+from engine.types import Batch
+
+_SHOWN = 5
+"""Words by place in a sentence."""
+
+_INDEX = re.compile(r"__index_level_\d+__")
+"""How pandas calls the columns of Parquet that hold a table's index."""
+
+
+class Wanted(NamedTuple):
+    """Columns of a table by what they are."""
+
+    label: str
+    """The label."""
+
+    features: tuple[str, ...]
+    """What the model reads; empty means all others."""
+
+    names: str | None
+    """What people call a row; empty means its number."""
+
+    target: Target = Target.AUTO
+    """What the label is."""
+
+
+def table_problem(
+    urls: dict[str, str | None],
+    wanted: Wanted,
+    held_out: float,
+    seed: int,
+    model: ModelConfig | str,
+) -> Problem:
+    """Return rows with a label, and a model that predicts it: classes, or a number.
+
+    Numbers are standardized by the training rows; words become one column each; a date is its day;
+    a missing value is the mean, and a column says that it was missing. The loss of a number is the
+    squared error in units of its spread. Where a run changes the rows themselves, a number stays
+    between the smallest and the largest of its column.
+
+    Args:
+        urls: ``train``, and ``objective``, ``validation`` and ``test`` where they are files of
+            their own with the same columns.
+        wanted: Which columns are what.
+        held_out: Share of the rows that are held out if ``objective`` has no file.
+        seed: Seeds which rows are held out.
+        model: See ``engine.problems.user_models.model_maker``.
+
+    Raises:
+        DataError: If a file or a column cannot be used; says which.
+    """
+    assert urls["train"] is not None  # an argument of the problem
+    label, features, names, _ = wanted
+    _check_features(label, features)
+    called = {names} if names else set[str]()  # 007 is a name, and 7 is another
+    train = read_table(urls["train"], "train", texts=called)
+    index = {} if features else {name: train.pop(name) for name in _index(train, label, names)}
+    # What is a word in one file is one in all: true, 01 and NA are other things where all are such.
+    words = {name for name, column in train.items() if _are_words(column)}
+    tables = {"train": train}
+    for name, url in urls.items():
+        if name != "train" and url is not None:
+            tables[name] = read_table(url, name, texts=called | words)
+    if "objective" not in tables:
+        tables["train"], tables["objective"] = _hold_out(train, held_out, seed)
+    read = features or tuple(train)
+    _check_columns(tables, [label, *read, *([names] if names else [])], urls)
+    notes = tuple(
+        f"The column {name!r} counts the rows, as pandas writes its index, and is not read."
+        for name in index
+    )
+    return rows_problem(tables, wanted, model, notes)
+
+
+def rows_problem(
+    tables: dict[str, dict[str, list[Any]]],
+    wanted: Wanted,
+    model: ModelConfig | str,
+    notes: tuple[str, ...] = (),
+) -> Problem:
+    """Return the columns of each split as a problem; see ``table_problem``.
+
+    Args:
+        tables: Split to its columns, ``train`` and ``objective`` among them.
+        wanted: Which columns are what.
+        model: See ``engine.problems.user_models.model_maker``.
+        notes: What people should know of the rows.
+    """
+    label, features, names, target = wanted
+    train = tables["train"]
+    read = features or tuple(name for name in train if name not in (label, names))
+    columns = [fitted(name, train[name]) for name in read]
+    if target is Target.AUTO:
+        target = guessed([value for rows in tables.values() for value in rows[label]], label)
+    classes, spread = labels(train[label], label, target)
+    dtype = torch.get_default_dtype()
+    splits = {
+        name: Examples(
+            torch.from_numpy(
+                np.hstack([each.numbers(rows[each.name], name) for each in columns])
+            ).to(dtype),
+            targets(rows[label], label, classes, spread, name),
+        )
+        for name, rows in tables.items()
+    }
+    inputs = splits["train"].inputs
+    width = inputs.shape[1]
+    called = {name: _called(rows[names]) if names else [] for name, rows in tables.items()}
+
+    def show(split: str, place: int) -> dict[str, Any]:
+        return {name: tables[split][name][place] for name in (*read, label)}
+
+    shared: dict[str, Any] = {
+        **splits,
+        "names": called.pop("train") or None,
+        "show": lambda place: show("train", place),
+        "held_out_names": {name: each for name, each in called.items() if each},
+        "show_held_out": show,
+        "show_inputs": lambda row: _told(row, columns),
+        "bounds": (inputs.amin(0), inputs.amax(0)),
+        "notes": (*notes, *_numbers_among_words(columns), *_unknown_words(tables, columns)),
+    }
+    if classes:
+        return Problem(
+            model=model_maker(model, (width,), len(classes)),
+            loss=per_example_cross_entropy,
+            num_classes=len(classes),
+            classes=classes,
+            groups={label: [class_name(each) for each in train[label]]},
+            score=lambda model, examples, chunk: classification_scores(
+                model, examples.inputs, examples.labels, chunk=chunk
+            ),
+            **shared,
+        )
+    return Problem(
+        model=model_maker(model, (width,), 1),
+        loss=squared_error,
+        metrics={"absolute_error": lambda model, batch: _error(model, batch).abs() * spread[1]},
+        **shared,
+    )
+
+
+def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
+    """Say which columns are read as words although most of these are numbers."""
+    said = []
+    for column in columns:
+        words = [word for word in column.words if not math.isfinite(number(word.strip()))]
+        if words and 2 * len(words) < len(column.words):
+            shown = ", ".join(map(repr, words[:_SHOWN])) + (", ..." if len(words) > _SHOWN else "")
+            said.append(
+                f"The column {column.name!r} is read as words, because of {shown}; the rest of it "
+                "are numbers."
+            )
+        elif column.words and sum(map(are_marked, words)) > len(column.words) / 2:
+            said.append(
+                f"The column {column.name!r} is read as words, though most look like numbers, e.g. "
+                f"{next(filter(are_marked, words))!r}. Written without marks of thousands, "
+                "currencies or shares they are numbers."
+            )
+    return said
+
+
+def _index(train: dict[str, list[Any]], label: str, names: str | None) -> list[str]:
+    """Return the columns that pandas has written to number the rows, which say nothing of them."""
+    rows = list(range(len(next(iter(train.values()), []))))
+    return [
+        name
+        for name, column in train.items()
+        if name not in (label, names) and (_INDEX.fullmatch(name) or (not name and column == rows))
+    ]
+
+
+def _are_words(column: Sequence[Any]) -> bool:
+    known = [value for value in column if not is_missing(value)]
+    return bool(known) and all(isinstance(value, str) for value in known)
+
+
+def _called(values: Sequence[Any]) -> list[str]:
+    """Return what people call the rows; one without a name by its place."""
+    return [
+        f"row {place}" if is_missing(value) else str(value)
+        for place, value in enumerate(values, start=1)
+    ]
+
+
+def _check_features(label: str, features: Sequence[str]) -> None:
+    """Refuse features that hold the answer, or a column that counts twice."""
+    if label in features:
+        raise DataError(
+            f"arguments.features has the label {label!r}, so the model would read what it is to "
+            "tell. Leave it out."
+        )
+    twice = next((name for name in features if features.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"arguments.features has {twice!r} twice. Name each column once.")
+
+
+def _unknown_words(tables: dict[str, dict[str, list[Any]]], columns: Sequence[Column]) -> list[str]:
+    """Say which words held-out rows have and no training row; the model reads none there."""
+    said = []
+    for split, rows in tables.items():
+        for column in columns:
+            words = {str(value) for value in rows[column.name] if not is_missing(value)}
+            unknown = sorted(words.difference(column.words)) if column.words else []
+            if unknown:
+                shown = ", ".join(map(repr, unknown[:_SHOWN]))
+                shown += ", ..." if len(unknown) > _SHOWN else ""
+                said.append(
+                    f"The column {column.name!r} of the {split} rows has {len(unknown)} words that "
+                    f"no training row has, and that the model cannot tell apart: {shown}."
+                )
+    return said
+
+
+def _told(row: Tensor, columns: Sequence[Column]) -> dict[str, str]:
+    """Return a row of inputs by the names of its columns, in their own units."""
+    parts = row.to(torch.float64).split([each.width for each in columns])
+    return {each.name: each.told(part.tolist()) for each, part in zip(columns, parts, strict=True)}
+
+
+def squared_error(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the squared error of each row, shape (batch,), in units of the label's spread."""
+    return _error(model, batch).square()
+
+
+def _error(model: nn.Module, batch: Batch) -> Tensor:
+    inputs, target = batch
+    return model(inputs).squeeze(1) - target
+
+
+def _hold_out(
+    rows: dict[str, list[Any]], share: float, seed: int
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    total = len(next(iter(rows.values()), []))
+    number = min(max(round(share * total), 1), total - 1)
+    if number < 1:
+        raise DataError(f"The table has {total} rows, too few to hold any out. Give more rows.")
+    order = torch.randperm(total, generator=generator(seed, "held-out rows")).tolist()
+    parts = sorted(order[number:]), sorted(order[:number])
+    kept, held = (
+        {name: [c[place] for place in part] for name, c in rows.items()} for part in parts
+    )
+    return kept, held
+
+
+def _check_columns(
+    tables: dict[str, dict[str, list[Any]]], needed: list[str], urls: dict[str, str | None]
+) -> None:
+    for name, rows in tables.items():
+        missing = [each for each in needed if each not in rows]
+        if missing:
+            raise DataError(
+                f"The table {urls.get(name) or urls['train']} has no column {missing[0]!r}; it has "
+                f"{', '.join(rows)}. Correct the name."
+            )
