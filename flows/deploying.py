@@ -331,7 +331,7 @@ def _content(
         # With digests, workers take the arguments as checked, and compare their own source.
         content |= {"arguments": checked.arguments, "code": checked.code}
         content["folder"] = folder or checked.folder
-        keep_code(checked.descent, target.store)
+        keep_code(checked.descent, target.store, deployed=True)
     else:
         content.pop("folder", None)
     return content, checked

@@ -12,8 +12,8 @@ cotangents of dq, dk and dv, and dds = scale (ddq k' + q ddk'). The adjoints of 
     v_bar  = (p (dds - A))' do                  do_bar = p ddv + (p (dds - A)) v
 
 Only D, A and B, one number a row, couple the columns: the first sweep makes A and B, the second the
-adjoints, each from blocks of p that are made anew. The formula is FlashBoB's
-(arXiv:2609.24089).
+adjoints. Both go through some rows before the next ones, so that the blocks of p can be kept. The
+formula is FlashBoB's (arXiv:2609.24089).
 """
 
 import math
@@ -28,8 +28,8 @@ BLOCK_NUMBERS = 1 << 19
 about what a core's cache holds."""
 
 KEPT_NUMBERS = 1 << 20
-"""Numbers of all blocks of an example up to which they are kept, four times over, for the second
-sweep, in place of being made anew."""
+"""Numbers of the blocks of some rows that are kept at once, four times over, for the second sweep,
+in place of being made anew."""
 
 _Optional = Tensor | None
 
@@ -114,8 +114,8 @@ def second_pull(
             # The sums of X p whose factors differ within a row; a and d come afterwards.
             b[i] += both.mul_(dp).addcmul_(weights, moved).sum(-1, keepdim=True)
         # D is rowsum(dp p) too, so B = rowsum(p (moved + dp dds)) - 2 A D.
-        examples = group[0][0][0]
-        b[examples] -= 2 * a[examples] * d[examples]
+        rows = group[0][0]
+        b[rows] -= 2 * a[rows] * d[rows]
         for n, (i, j) in enumerate(group):
             weights, dds, dp, moved = kept[n] if kept else read(i, j)
             x = moved.sub_(b[i]).addcmul_(dp, dds.sub_(a[i])).addcmul_(dds + a[i], d[i], value=-1)
@@ -142,14 +142,26 @@ class _Blocks:
         mask: Added to the scores; broadcast to (batch, heads, rows, columns).
         is_causal: Whether a row reads the columns up to its own only.
         scale: Of the scores.
+
+    Attributes:
+        are_kept: Whether those of some rows are few enough to be kept between two sweeps, which
+            are one after the other for each group of rows: the columns of a row are coupled by
+            numbers of that row alone.
     """
 
     def __init__(
         self, query: Tensor, key: Tensor, mask: _Optional, is_causal: bool, scale: float
     ) -> None:
         self._query, self._key, self._is_causal, self._scale = query, key, is_causal, scale
-        side = min(_SIDE, query.shape[-2]) * min(_SIDE, key.shape[-2])
-        self._together = max(1, BLOCK_NUMBERS // (query.shape[1] * side))
+        heads, rows, columns = query.shape[1], query.shape[-2], key.shape[-2]
+        fitting = KEPT_NUMBERS // (heads * columns)
+        self.are_kept = fitting >= min(_LEAST, rows)
+        if self.are_kept:
+            self._height, self._width = min(_SIDE, fitting, rows), min(_WIDE, columns)
+            self._together = max(1, fitting // self._height)
+        else:
+            self._height, self._width = min(_SIDE, rows), min(_SIDE, columns)
+            self._together = max(1, BLOCK_NUMBERS // (heads * self._height * self._width))
         whole = (*query.shape[:-1], key.shape[-2])
         self._mask = None if mask is None else mask.expand(whole)
 
@@ -158,24 +170,18 @@ class _Blocks:
             yield from group
 
     def groups(self) -> Iterator[list[tuple[_Index, _Index]]]:
-        """Return the blocks of a few examples at a time."""
+        """Return the blocks of some rows of a few examples at a time."""
         batch, _, rows, _ = self._query.shape
         columns, everything = self._key.shape[-2], slice(None)
         for first in range(0, batch, self._together):
             examples = slice(first, first + self._together)
-            group: list[tuple[_Index, _Index]] = []
-            for row in range(0, rows, _SIDE):
-                end = min(row + _SIDE, columns) if self._is_causal else columns
-                for column in range(0, end, _SIDE):
-                    i = (examples, everything, slice(row, min(row + _SIDE, rows)))
-                    group.append((i, (*i[:2], slice(column, min(column + _SIDE, columns)))))
-            yield group
-
-    @property
-    def are_kept(self) -> bool:
-        """Say whether those of a group are few enough to be kept between two sweeps."""
-        examples = min(self._together, len(self._query))
-        return examples * math.prod(self._query.shape[1:3]) * self._key.shape[-2] <= KEPT_NUMBERS
+            for row in range(0, rows, self._height):
+                i = (examples, everything, slice(row, min(row + self._height, rows)))
+                end = min(i[2].stop, columns) if self._is_causal else columns
+                yield [
+                    (i, (*i[:2], slice(column, min(column + self._width, end))))
+                    for column in range(0, end, self._width)
+                ]
 
     def scores(self, i: _Index, j: _Index) -> Tensor:
         """Return a block of s; minus infinity where a row may not read."""
@@ -198,7 +204,13 @@ class _Blocks:
 
 
 _SIDE = 256
-"""Rows and columns of a block."""
+"""Most rows of a block, and its columns where blocks are made anew."""
+
+_WIDE = 2048
+"""Most columns of a block that is kept: few wide blocks took less time than many narrow ones."""
+
+_LEAST = 32
+"""Fewest rows for which keeping pays; with more columns, blocks are made anew."""
 
 
 def _blocked(

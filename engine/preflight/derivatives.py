@@ -139,7 +139,8 @@ def check_differences(
     if not failed:
         cause = f"Central differences along {num_directions} directions agree."
         if kinks:
-            cause += f" Over long runs they need not: {words} has kinks, where the run jumps."
+            have = "have" if len(kinks) > 1 else "has"
+            cause += f" Over long runs they need not: {words} {have} kinks, where the run jumps."
         return Check(**named, verdict=Verdict.PASS, cause=cause)
     if 2 * len(steady) > len(failed) or (steady and not kinks):
         cut = find_cut(routine, found)

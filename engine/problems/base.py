@@ -1,17 +1,18 @@
 """What a problem is: a model, its loss, and the examples that it is trained and judged on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.numerics.shown import in_words
+from engine.numerics.shown import in_words, shown_value
 from engine.numerics.shown_html import pairs_html
 from engine.problems.passage import Texts
-from engine.types import Batch, Loss, Output
+from engine.types import Batch, Output
 
 if TYPE_CHECKING:
     from engine.metaparameters.base import Metaparameter
@@ -26,6 +27,19 @@ split, to one number."""
 
 ModelMaker = Callable[[int], nn.Module]
 """Maps a seed to a model, which is a pure function of it."""
+
+
+_FUNCTIONS = ("show", "show_held_out", "show_inputs", "embedding", "augment", "output",
+              "training_loss", "score", "advance")  # fmt: skip
+"""Parts that are called."""
+
+_BY_NAME = {
+    "metrics": "functions",
+    "held_out_names": "names for each example",
+    "groups": "groups for each candidate",
+    "metaparameters": "kinds of z",
+}
+"""Parts that are told by name, and what they hold."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,34 +115,34 @@ class Problem:
     objective: Any
     validation: Any = None
     test: Any = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    names: Sequence[str] | None = None
-    show: Callable[[int], Any] | None = None
-    held_out_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    show_held_out: Callable[[str, int], Any] | None = None
-    show_inputs: Callable[[Tensor], Any] | None = None
-    classes: Sequence[str] = ()
-    groups: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
-    bounds: Bounds | None = None
-    embedding: Callable[[nn.Module], Tensor] | None = None
-    augment: Callable[[Batch, torch.Generator], Batch] | None = None
-    output: Output | None = None
-    training_loss: Loss | None = None
-    num_classes: int | None = None
-    corrupted: Tensor | None = None
-    ids: Tensor | None = None
-    chunk: int | None = None
-    score: Callable[[nn.Module, Any, int], dict[str, Any]] | None = None
-    origin: tuple[str, ...] = ()
+    metrics: Any = field(default_factory=dict)  # Mapping[str, Metric]
+    names: Any = None  # Sequence[str]
+    show: Any = None  # Callable[[int], Any]
+    held_out_names: Any = field(default_factory=dict)  # Mapping[str, Sequence[str]]
+    show_held_out: Any = None  # Callable[[str, int], Any]
+    show_inputs: Any = None  # Callable[[Tensor], Any]
+    classes: Any = ()  # Sequence[str]
+    groups: Any = field(default_factory=dict)  # Mapping[str, Sequence[int | str]]
+    bounds: Any = None  # Bounds
+    embedding: Any = None  # Callable[[nn.Module], Tensor]
+    augment: Any = None  # Callable[[Batch, torch.Generator], Batch]
+    output: Any = None  # Output
+    training_loss: Any = None  # Loss
+    num_classes: Any = None  # int
+    corrupted: Any = None  # yes or no for each, becomes a Tensor
+    ids: Any = None  # whole numbers, become a Tensor
+    chunk: Any = None  # int
+    score: Any = None  # Callable[[nn.Module, Any, int], dict[str, Any]]
+    origin: Any = ()  # tuple[str, ...]
     fingerprint: str | None = None
-    notes: tuple[str, ...] = ()
+    notes: Any = ()  # tuple[str, ...]
     texts: Texts | None = None
     optimizer: Any = None  # Optimizer | Callable[[int], Optimizer]
     learning_rate: Any = None
     order: Any = None
     state: Any = None
-    advance: Callable[..., Any] | None = None
-    metaparameters: Mapping[str, Any] = field(default_factory=dict)  # of Metaparameter, likewise
+    advance: Any = None  # Callable[..., Any]
+    metaparameters: Any = field(default_factory=dict)  # Mapping[str, Metaparameter]
 
     def __post_init__(self) -> None:
         if not (isinstance(self.model, nn.Module) or callable(self.model)):
@@ -148,6 +162,64 @@ class Problem:
                     f"{name} of the problem is {type(given).__name__}, which has no length. Hand "
                     "in a tuple or a dict of tensors, a torch Dataset by index, or a table."
                 )
+        self._check_functions()
+        for name, least in (("num_classes", 0), ("chunk", 1)):
+            given = getattr(self, name)
+            if given is not None and not (_is_whole(given) and given >= least):
+                raise _refused(name, given, f"a whole number of at least {least}")
+        self._take_sequences()
+        self._check_bounds()
+
+    def _check_functions(self) -> None:
+        for name in _FUNCTIONS:
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise _refused(name, given, "a function", "Hand in the function itself")
+        for name, what in _BY_NAME.items():
+            if not isinstance(getattr(self, name), Mapping):
+                raise _refused(name, getattr(self, name), f"a dict of {what} by name")
+        for name, metric in self.metrics.items():
+            if not callable(metric):
+                raise _refused(f"metrics[{name!r}]", metric, "a function of (model, batch)")
+
+    def _take_sequences(self) -> None:
+        """Take arrays, tensors and columns as what they hold; refuse what holds no entries."""
+        for name in ("names", "classes", "notes", "origin"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, _entries(name, given, "texts"))
+        for name in ("groups", "held_out_names"):
+            entries = {
+                each: _entries(f"{name}[{each!r}]", given, _BY_NAME[name])
+                for each, given in getattr(self, name).items()
+            }
+            object.__setattr__(self, name, entries)
+        for name, dtype in (("corrupted", torch.bool), ("ids", torch.int64)):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            entries = _entries(name, given, "yes or no" if name == "corrupted" else "whole numbers")
+            known = (0, 1) if name == "corrupted" else None
+            if not all(_is_whole(each) and (known is None or each in known) for each in entries):
+                raise _refused(name, given, "one whole number for each candidate, or yes and no")
+            object.__setattr__(self, name, torch.tensor(entries, dtype=dtype))
+
+    def _check_bounds(self) -> None:
+        if self.bounds is None:
+            return
+        what = "two numbers, or two tensors of the shape of an input: the smallest and the largest"
+        if not isinstance(self.bounds, Sequence) or len(self.bounds) != 2:
+            raise _refused("bounds", self.bounds, what)
+        try:
+            low, high = (torch.as_tensor(each, dtype=torch.float64) for each in self.bounds)
+            is_ordered = bool((low <= high).all())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _refused("bounds", self.bounds, what) from error
+        if not is_ordered:
+            raise ConfigurationError(
+                f"bounds of the problem are {shown_value(self.bounds)}, the first of which is not "
+                "at most the second. Hand in (smallest, largest)."
+            )
 
     @property
     def phi(self) -> Output:
@@ -202,3 +274,30 @@ def _number(examples: Any) -> int:  # noqa: ANN401 (whatever holds examples)
     if isinstance(columns, tuple) and columns and hasattr(columns[0], "__len__"):
         return len(columns[0])
     return len(columns)
+
+
+def _refused(name: str, given: Any, what: str, remedy: str = "") -> ConfigurationError:  # noqa: ANN401 (whatever was handed in)
+    """Return the error for a part of a problem that is not what it has to be."""
+    return ConfigurationError(
+        f"{name} of the problem is {shown_value(given)} ({type(given).__name__}), but it has to be "
+        f"{what}. {remedy or 'Hand in such a one, or leave it out'}."
+    )
+
+
+def _entries(name: str, given: Any, what: str) -> tuple[Any, ...]:  # noqa: ANN401 (a list, an array, a column)
+    """Return what a list, a tuple, an array, a tensor or a column of a table holds."""
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise _refused(name, given, f"a list of {what}")
+    entries = tuple(listed)
+    if any(isinstance(each, list | tuple | Tensor) and not _is_one(each) for each in entries):
+        raise _refused(name, given, f"a list of {what}, one after the other")
+    return tuple(each.item() if hasattr(each, "item") else each for each in entries)
+
+
+def _is_one(given: Any) -> bool:  # noqa: ANN401 (an entry)
+    return isinstance(given, Tensor) and given.ndim == 0
+
+
+def _is_whole(given: Any) -> bool:  # noqa: ANN401 (whatever was handed in)
+    return isinstance(given, int | np.integer)

@@ -12,6 +12,7 @@ import torch
 from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import seed_for, seeded
 from engine.problems.base import Problem
+from engine.recipes.code.process_defaults import folder_kept
 from engine.recipes.code.user_code import calling, own_line
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import call, check_sources, find_function
@@ -34,7 +35,8 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     try:
         drawn = recipe.training.seed if seed is None else seed
         around = calling(recipe.problem, recipe.folder, recipe.code)
-        with around, surroundings(drawn, dtype), redirect_stdout(sys.stderr):
+        kept = folder_kept(f"The function of problem {recipe.problem}")
+        with around, kept, surroundings(drawn, dtype), redirect_stdout(sys.stderr):
             made = call(function, recipe.arguments)
     except (Exception, SystemExit) as error:
         line = own_line(error)

@@ -21,7 +21,7 @@ from engine.problems.data_cards import refuse_places
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
-from engine.problems.table import Wanted, rows_problem
+from engine.problems.table.problem import Wanted, rows_problem
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelConfig
 from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, TextConfig

@@ -5,7 +5,8 @@ on: whoever could write to the store could otherwise have code run by whoever wo
 taken from there counts only if it has the digests of the recipe, file by file, and a file that the
 recipe does not name is not even written to this machine's disk.
 
-Layout: ``<store>/code/<digest of the digests>.json``, one document with all files.
+Layout: ``<store>/code/<digest of the digests>.json``, one document with all files, and beside it
+``<digest>-deployed.json`` where a deployment asks for it, of which no run may know.
 """
 
 import atexit
@@ -21,8 +22,8 @@ from engine.recipes.execution import CodePlace
 from engine.recipes.problem_functions import names_code, source_files, sources
 from engine.recipes.settings import digest
 from engine.storage.location import refuse_links
-from engine.storage.places import CODE, kept_code_url
-from engine.storage.records import create_record, read_record
+from engine.storage.places import CODE, deployed_code_url, kept_code_url
+from engine.storage.records import read_record, write_record
 from engine.storage.safe_names import is_part
 
 LARGEST = 8 << 20
@@ -32,22 +33,43 @@ _WRITTEN = 7 * LARGEST
 """Most bytes of the document: JSON takes six for a byte that is no ASCII, and there are names."""
 
 
-def keep_code(recipe: DescentRecipe, store: str) -> None:
+def keep_code(recipe: DescentRecipe, store: str, *, deployed: bool = False) -> None:
     """Keep the files of a recipe's problem in a store, if its workers are to find them there.
 
-    Does nothing where the files are not on this machine; then they have to be in the store.
+    Does nothing where the files are not on this machine; then they have to be in the store. The
+    recipe of a run has to be in the store before: by it a clean knows that the source is in use.
 
     Args:
         recipe: Names the problem, and has the digests of its source.
         store: fsspec URL of the store.
+        deployed: Whether a deployment asks for it, whose runs are not in the store yet.
+
+    Raises:
+        ConfigurationError: If they cannot be kept, see ``check_code``.
+        CheckpointCorruptError: If the store's folder for them is a link to another place.
+    """
+    text = check_code(recipe)
+    if text is None:
+        return
+    refuse_links(store, CODE)
+    if deployed:
+        write_record(deployed_code_url(store, code_key(recipe.code)), {"problem": recipe.problem})
+    # Written anew each time, so that its age is that of its last use.
+    write_record(kept_code_url(store, code_key(recipe.code)), {"files": text})
+
+
+def check_code(recipe: DescentRecipe) -> dict[str, str] | None:
+    """Return the files of a problem as a store would keep them; None if it is not asked to.
+
+    Args:
+        recipe: Names the problem, and has the digests of its source.
 
     Raises:
         ConfigurationError: If they cannot be kept: a file outside the recipe's folder, or too many
             bytes.
-        CheckpointCorruptError: If the store's folder for them is a link to another place.
     """
     if not _is_asked(recipe) or not _is_here(recipe):
-        return
+        return None
     files = source_files(recipe.problem, recipe.folder, recipe.arguments)
     content = {name: path.read_bytes() for name, path in files.items()}
     _check_names(content)
@@ -58,9 +80,7 @@ def keep_code(recipe: DescentRecipe, store: str) -> None:
             "is no source out of its files, or put them on the workers and use workers.code=beside."
         )
     # Latin-1 maps each byte to one character and back, whatever the file's encoding is.
-    text = {name: each.decode("latin-1") for name, each in content.items()}
-    refuse_links(store, CODE)
-    create_record(kept_code_url(store, _key(recipe)), {"files": text})
+    return {name: each.decode("latin-1") for name, each in content.items()}
 
 
 def at_hand(recipe: DescentRecipe, store: str) -> DescentRecipe:
@@ -80,7 +100,7 @@ def at_hand(recipe: DescentRecipe, store: str) -> DescentRecipe:
     if not _is_asked(recipe) or _is_here(recipe):
         return recipe
     named = tuple(sorted(_own(recipe.code).items()))
-    folder = _unpacked(kept_code_url(store, _key(recipe)), named)
+    folder = _unpacked(kept_code_url(store, code_key(recipe.code)), named)
     return recipe.model_copy(update={"folder": folder})
 
 
@@ -101,8 +121,9 @@ def _is_here(recipe: DescentRecipe) -> bool:
         return False
 
 
-def _key(recipe: DescentRecipe) -> str:
-    return digest(_own(recipe.code))[:32]
+def code_key(code: dict[str, str]) -> str:
+    """Return the digest that kept source is named by, of the digests that a recipe has."""
+    return digest(_own(code))[:32]
 
 
 def _check_names(names: "dict[str, bytes]") -> None:

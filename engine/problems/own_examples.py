@@ -1,6 +1,7 @@
 """Examples of any kind as the splits of a problem."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from engine.errors import ConfigurationError, DataError
 from engine.problems.splits import Examples, check_examples
-from engine.routine.examples import Batches, examples_from
+from engine.routine.examples import Batches, Columns, examples_from
 from engine.routine.outputs import batches_of
 from engine.types import Batch
 
@@ -148,6 +149,15 @@ def own_fingerprint(examples: Examples) -> str:
     return hasher.hexdigest()
 
 
+def drawn_when_read(splits: Mapping[str, Examples]) -> list[str]:
+    """Return the names of the splits whose examples are others each time that they are read."""
+    return [
+        name
+        for name, examples in splits.items()
+        if own_fingerprint(examples) != own_fingerprint(examples)
+    ]
+
+
 def take(examples: Examples, indices: Tensor) -> Examples:
     """Return some of the examples, in the order of the indices."""
     if isinstance(examples, OwnExamples):
@@ -158,6 +168,9 @@ def take(examples: Examples, indices: Tensor) -> Examples:
 def _chosen(examples: OwnExamples, indices: Tensor) -> OwnExamples:
     if isinstance(examples.source, Tensor | tuple):
         return OwnExamples(tree_map(lambda c: c[indices], examples.source), examples.dtype)
+    if isinstance(examples.source, Columns):  # so that it is seen what is in them
+        columns = tree_map(lambda c: c[indices], examples.source.columns)
+        return OwnExamples(Columns(columns, examples.source.device), examples.dtype)
     return OwnExamples(Some(examples.source, indices), examples.dtype)
 
 

@@ -16,7 +16,7 @@ from engine.problems.calls import call_problem
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
-from engine.problems.own_examples import take
+from engine.problems.own_examples import drawn_when_read, take
 from engine.problems.own_training import (
     check_own_training,
     own_digests,
@@ -139,6 +139,15 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
         what for what in {**one.digests, **other.digests}
         if one.digests.get(what) != other.digests.get(what)
     ]  # fmt: skip
+    drawn = drawn_when_read(one.data.splits) if "examples" in differing else []
+    if drawn:
+        raise ConfigurationError(
+            f"The examples of {' and '.join(drawn)} of problem {recipe.problem} are others each "
+            "time that they are read, but a step that is run again has to read what it read. A "
+            "data set or collate function must draw no random numbers: do that in "
+            "`augment(batch, generator)` of the engine.Problem, with that generator, which is "
+            "seeded by the step."
+        )
     if differing:
         raise ConfigurationError(
             f"Two calls of the function of problem {recipe.problem} returned different "

@@ -195,7 +195,7 @@ def table(
         model: Settings of a shipped model, or a class of your own, my_file.py:Net, which is called
             with those of input_shape, num_inputs and num_outputs that it takes.
     """
-    from engine.problems.table import Wanted, table_problem
+    from engine.problems.table.problem import Wanted, table_problem
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
     return table_problem(urls, Wanted(label, features, names, target), held_out, seed, model)

@@ -1,6 +1,7 @@
 """The examples of a problem as a data set: its splits, what is known of them, and their digest."""
 
 import hashlib
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.own_examples import OwnExamples, as_examples, own_fingerprint, take
 from engine.problems.splits import DataSet, Examples, examples_fingerprint
+
+HELD_OUT = ("objective", "validation", "test")
+_MEANING = {"validation": "the iterate is chosen", "test": "the final figures are taken"}
 
 _COMPARED = 100_000
 """Most examples of which copies in two splits are looked for."""
@@ -176,12 +180,20 @@ def _copies(splits: dict[str, Examples]) -> list[str]:
         rows[name] = [row.tobytes() for row in flat.numpy()]
     train = set(rows["train"])
     notes = []
-    for name in ("objective", "validation", "test"):
+    for name in HELD_OUT:
         shared = sum(row in train for row in rows[name])
         if shared:
             notes.append(
                 f"{shared} of {len(rows[name])} {name} examples are the same as a training "
                 "candidate, so their loss says little about new ones."
+            )
+    for one, other in combinations(HELD_OUT, 2):
+        known = set(rows[one])
+        shared = sum(row in known for row in rows[other])
+        if shared:
+            notes.append(
+                f"{shared} of {len(rows[other])} {other} examples are {one} examples too, so "
+                f"{_MEANING[other]} on what the run was moved or chosen by."
             )
     return notes
 

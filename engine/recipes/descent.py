@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from engine.errors import ConfigurationError
 from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
 from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
-from engine.recipes.explain import NamedError
 from engine.recipes.metaparameters import (
     KINDS,
     GroupName,
@@ -31,6 +30,7 @@ from engine.recipes.problem_functions import (
     sources,
 )
 from engine.recipes.rate_search import SchedulesConfig
+from engine.recipes.reading.explain import NamedError
 from engine.recipes.replay import ReplayConfig, VjpMode
 from engine.recipes.settings import Settings, digest
 from engine.recipes.training import RateSchedule, TrainingConfig

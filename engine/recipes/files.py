@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.explain import explained
 from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
+from engine.recipes.reading.explain import explained
+from engine.recipes.reading.yaml import assign, parse_yaml, read_text, says_nothing, set_value
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
-from engine.recipes.yaml import parse_yaml, read_text, says_nothing
 from engine.secret_urls import redacted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Pat
     if path.parent != RECIPES:
         content.setdefault("folder", str(path.resolve().parent))
     for change in changes or []:
-        _assign(content, change)
+        assign(content, change)
     return path, content
 
 
@@ -224,7 +224,7 @@ def to_measure(
     content["kind"] = "metasmoothness"
     content["smoothness"] = content.get("smoothness", {}) | settings
     for change in changes:
-        _assign(content, change)
+        assign(content, change)
     made = validate_recipe(content, f"The measurement of {recipe.name}")
     assert isinstance(made, MetasmoothnessRecipe)  # by its kind
     return made
@@ -282,17 +282,18 @@ def changed(
     if not changes and not values:
         return recipe
     content = recipe.model_dump(mode="json")
+    said = recipe.model_dump(mode="json", exclude_defaults=True)
     for key, value in values.items():
-        _set(content, key, value)
+        set_value(content, key, value)
     for change in changes:
-        _assign(content, change)
+        assign(content, change, said)
     if content.get("kind") != recipe.kind:
         raise ConfigurationError(
             f"kind={content.get('kind')!r} makes the recipe {recipe.name} one of another kind, "
             "which another flow runs. Leave kind as it is."
         )
-    said = [*(f"{key}={value}" for key, value in values.items()), *changes]
-    made = validate_recipe(content, f"The recipe {recipe.name} with {', '.join(said)}")
+    asked = [*(f"{key}={value}" for key, value in values.items()), *changes]
+    made = validate_recipe(content, f"The recipe {recipe.name} with {', '.join(asked)}")
     assert isinstance(made, type(recipe))  # by its kind
     return made
 
@@ -317,7 +318,7 @@ def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
                 f"--set {change!r}: a run that goes on keeps its settings, except for workers. "
                 "For other settings start another run with `mgd run`; what they share is reused."
             )
-        _assign(content, change)
+        assign(content, change)
     return validate_recipe(content, f"The recipe of {recipe.name}")
 
 
@@ -341,32 +342,3 @@ def _meant(recipe: str) -> str:
 
 def _shipped() -> str:
     return ", ".join(_names())
-
-
-def _assign(content: dict[Any, Any], change: str) -> None:
-    key, separator, text = change.partition("=")
-    if not separator or not key.strip():
-        raise ConfigurationError(
-            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
-            "e.g. --set outer.num_steps=3."
-        )
-    try:
-        value = parse_yaml(text)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            redacted(f"--set {change!r}: the value is not YAML ({error}). Quote it.")
-        ) from error
-    _set(content, key.strip(), value)
-
-
-def _set(content: dict[Any, Any], key: str, value: Any) -> None:  # noqa: ANN401 (any setting)
-    *parents, last = key.split(".")
-    place = content
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise ConfigurationError(
-                f"--set {key}=...: {parent!r} is a single setting, not a group of settings. "
-                "See the recipe for the names."
-            )
-    place[last] = value

@@ -9,17 +9,20 @@ checked against its signature. Nothing here knows tensors; a user's file may imp
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 from weakref import WeakKeyDictionary
 
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from engine.errors import ConfigurationError
 from engine.recipes.code.user_code import load_module, neighbours_of, source_digests
-from engine.recipes.explain import explained
+from engine.recipes.reading.explain import explained
 from engine.recipes.settings import Settings
 from engine.secret_urls import is_secret_setting, refuse_secrets
 
@@ -32,6 +35,9 @@ CODE_IS_CONFIRMED = "code is confirmed"
 """Key of pydantic's context: a person has just named the recipe, so its code may be loaded."""
 
 _NAME = re.compile(r"[\w./\\~ -]+\.py:\w+|[A-Za-z_][\w.]*:\w+|[a-z][a-z0-9_-]*")
+_CODE = re.compile(r"[\w./\\~ -]+\.py:\w+|[A-Za-z_][\w.]*:\w+")
+"""What of an argument ``model`` is code of its own; other texts with a colon are names of files."""
+
 _RETURNS = re.compile(r"(?:\w+\.)*Problem")
 
 Function = Callable[..., Any]
@@ -65,8 +71,6 @@ def sources(name: str, folder: str | None, arguments: dict[str, Any]) -> dict[st
 
     A model of one's own that a ready problem is given is code as well.
 
-    The engine's own version is a part of every stage's key already.
-
     Raises:
         ConfigurationError: If there is no such source.
     """
@@ -93,8 +97,13 @@ def source_files(name: str, folder: str | None, arguments: dict[str, Any]) -> di
 
 def _places(name: str, arguments: dict[str, Any]) -> list[str]:
     """Return the files and modules that a recipe names: of its problem, and of a model."""
-    named = [name, arguments.get("model")]
-    return [each.rpartition(":")[0] for each in named if isinstance(each, str) and ":" in each]
+    named = [name] if ":" in name else []
+    model = arguments.get("model")
+    return [each.rpartition(":")[0] for each in [*named, *([model] if _is_code(model) else [])]]
+
+
+def _is_code(value: Any) -> bool:  # noqa: ANN401 (an argument)
+    return isinstance(value, str) and _CODE.fullmatch(value) is not None
 
 
 def check_sources(
@@ -190,7 +199,7 @@ def find_function(name: str, folder: str | None) -> Function:
 def names_code(problem: Any, arguments: Any) -> bool:  # noqa: ANN401 (of any recipe)
     """Say whether a recipe names code that does not ship: its problem, or a model of one's own."""
     model = arguments.get("model") if isinstance(arguments, dict) else None
-    return ":" in str(problem) or (isinstance(model, str) and ":" in model)
+    return ":" in str(problem) or _is_code(model)
 
 
 def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str) -> None:  # noqa: ANN401
@@ -208,7 +217,7 @@ def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str)
         ValueError: With the remedy.
     """
     own = content.get("arguments", {}).get("model")
-    if key == "arguments.model" and isinstance(value, str) and ":" in value and value != own:
+    if key == "arguments.model" and _is_code(value) and value != own:
         raise ValueError(
             f"{where} sets arguments.model to {value}, which is code that the recipe itself does "
             "not name, so that no digest of it would be kept. Let the problem's function take a "
@@ -239,18 +248,25 @@ def _made_arguments(function: Function) -> type[Settings]:
                 f"{function.__name__} takes {parameter}, but the arguments of a recipe have names. "
                 "Give every parameter a name of its own, without * and /."
             )
+        if name.startswith("_") or (name.startswith("model_") and hasattr(BaseModel, name)):
+            raise ConfigurationError(
+                f"{function.__name__} takes {name}, a name that settings have for themselves. Give "
+                "the parameter another one, without _ at its beginning."
+            )
         annotation = _annotation(function, parameter)
         default = ... if parameter.default is parameter.empty else parameter.default
         if default is None:  # as in `width: int = None`, which many people write
             annotation = Optional[annotation]  # noqa: UP045 (of any annotation)
         fields[name] = (annotation, Field(default, description=described.get(name)))
     try:
-        return create_model(
-            f"Arguments of {function.__name__}",
-            __base__=_Arguments,
-            __doc__=function.__doc__,
-            **fields,
-        )
+        with warnings.catch_warnings():  # of parameters named like methods, e.g. copy
+            warnings.simplefilter("ignore", UserWarning)
+            return create_model(
+                f"Arguments of {function.__name__}",
+                __base__=_Arguments,
+                __doc__=function.__doc__,
+                **fields,
+            )
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
         raise ConfigurationError(
             f"The parameters of {function.__name__} cannot be settings of a recipe: "
@@ -299,7 +315,28 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
             "Write a mapping."
         )
     _refuse_secrets_in(given, "arguments")
-    return _validated(model, given).model_dump(mode="json")
+    found = _validated(model, given)
+    try:
+        return BaseModel.model_dump(found, mode="json")
+    except PydanticSerializationError:
+        raise ConfigurationError(_unwritable(function, found)) from None
+
+
+def _unwritable(function: Function, found: Settings) -> str:
+    """Say which argument has no form in a recipe."""
+    name, value = "", None
+    for name in type(found).model_fields:
+        value = getattr(found, name)
+        with suppress(PydanticSerializationError):
+            BaseModel.model_dump(found, mode="json", include={name})
+            continue
+        break
+    what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    return (
+        f"{name} of {function.__name__} is {what}, which no recipe can hold, and all arguments are "
+        "kept in it, defaults too. Use numbers, texts, lists and dicts of them, e.g. its name, and "
+        "make it in the function."
+    )
 
 
 def _refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)

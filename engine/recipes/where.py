@@ -20,7 +20,7 @@ def shipped_summaries() -> list[dict[str, str]]:
 
     That they are right is tested, and not looked at by whoever lists them.
     """
-    from engine.recipes.yaml import parse_yaml, read_text
+    from engine.recipes.reading.yaml import parse_yaml, read_text
 
     found = []
     for name in shipped_names():

@@ -5,8 +5,7 @@ a checkpoint is one row of one array.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,10 +20,18 @@ class Layout:
     Attributes:
         shapes: Name to shape.
         dtype: The one floating-point type of all of them.
+        sizes: Number of elements of each tensor, in order.
     """
 
     shapes: dict[str, tuple[int, ...]]
     dtype: torch.dtype
+    # Counted at once: a compiler traces no property that is kept under a lock when first asked.
+    sizes: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Count the elements."""
+        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
+        object.__setattr__(self, "sizes", sizes)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Layout":
@@ -60,12 +67,7 @@ class Layout:
                 )
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()}, first)
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Number of elements of each tensor, in order."""
-        return [torch.Size(shape).numel() for shape in self.shapes.values()]
-
-    @cached_property
+    @property
     def size(self) -> int:
         """P, number of elements of the flat vector."""
         return sum(self.sizes)

@@ -34,11 +34,11 @@ class CleanRules(Settings):
 class Freed(Settings):
     """One thing that goes."""
 
-    what: Literal["run", "stage", "attempt", "result"]
+    what: Literal["run", "stage", "attempt", "result", "source"]
     """Kind of thing."""
 
     name: str
-    """Name of the run, or kind and key of the stage."""
+    """Name of the run, kind and key of the stage, or digest of the source."""
 
     bytes: int
     """Bytes that it takes."""
@@ -97,10 +97,12 @@ class CleanPlan:
         report: For people.
         victims: Stages.
         results: Prefect's records of stages that are not there, by name.
-        runs: Runs whose folders go, last of all.
+        runs: Runs whose folders go, after their stages.
+        sources: Source of problems that goes, by the digest that it is named by, last of all.
     """
 
     report: CleanReport
     victims: list[Victim]
     results: dict[str, File]
     runs: list[StoredRun]
+    sources: dict[str, list[File]]

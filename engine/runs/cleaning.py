@@ -5,7 +5,7 @@ meanwhile (``engine.stages.claims`` says why that is safe).
 
 What stays, always: whatever the engine has not made; all stages of a run that has not finished,
 unless that run itself is freed; everything of a run that is at work, which its leases show however
-long a stage takes; every stage that another run uses.
+long a stage takes; every stage that another run uses; source that a run or a deployment names.
 What a kept finished run needs for its result stays too, as its own record says, whatever its kind.
 With ``intermediate`` the rest of it goes: states and adjoints that only a repetition or a longer
 run would use, and would make again.
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from engine.errors import ConfigurationError
 from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
-from engine.runs.freeing import carry_out
+from engine.runs.freeing import carry_out, named_source
 from engine.runs.inventory import Inventory, StageName, StoredRun, StoredStage, take_inventory
 from engine.runs.life import stages_at_work
 from engine.runs.store_mark import check_mark, store_time
@@ -75,6 +75,7 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
         if name in gone or (name not in left and file.modified <= before)
     }
     doomed = [run for run in found.runs if run.name in going]
+    sources = _sources(found, going, before)
     freed = [
         *(_freed("run", run.name, run.files, going[run.name], [run.name]) for run in doomed),
         *(
@@ -82,8 +83,36 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
             for each in victims
         ),
         *(_freed("result", name, [file], "its stage is gone") for name, file in orphans.items()),
+        *(
+            _freed(
+                "source", name, found.code[name], _reason(dict.fromkeys(users, ""), going), users
+            )
+            for name, users in sources.items()
+        ),
     ]
-    return CleanPlan(_report(store, found, freed, going), victims, orphans, doomed)
+    gone_sources = {name: found.code[name] for name in sources}
+    return CleanPlan(_report(store, found, freed, going), victims, orphans, doomed, gone_sources)
+
+
+def _sources(found: Inventory, going: Iterable[str], before: float) -> dict[str, list[str]]:
+    """Return the kept source that no run which stays names, and the runs that do name it.
+
+    A run without a recipe that can be read may name any, and a deployment is in no store.
+    """
+    users: dict[str, list[str]] = {}
+    for run in found.runs:
+        name = named_source(run.recipe)
+        if name is None and run.name not in going:
+            return {}
+        users.setdefault(name or "", []).append(run.name)
+    return {
+        name: sorted(users.get(name, []))
+        for name, files in found.code.items()
+        if name not in found.deployed
+        and set(users.get(name, [])) <= set(going)
+        # What nobody names and is new may be named in a moment.
+        and (name in users or max(file.modified for file in files) <= before)
+    }
 
 
 def _report(store: str, found: Inventory, freed: list[Freed], going: dict[str, str]) -> CleanReport:
@@ -91,6 +120,7 @@ def _report(store: str, found: Inventory, freed: list[Freed], going: dict[str, s
         *(file for run in found.runs for file in run.files),
         *(file for stage in found.stages.values() for file in stage.files),
         *found.results.values(),
+        *(file for files in found.code.values() for file in files),
     ]
     num_bytes = sum(each.bytes for each in freed)
     return CleanReport(
@@ -237,7 +267,7 @@ def _ancestors(names: Iterable[str], upstream: dict[str, list[str]]) -> set[str]
 
 
 def _freed(
-    what: Literal["run", "stage", "result"],
+    what: Literal["run", "stage", "result", "source"],
     name: str,
     files: Iterable[File],
     reason: str,

@@ -21,6 +21,7 @@ from engine.runs.life import stages_at_work
 from engine.runs.report import Report, compose
 from engine.runs.starts import end_of, forget_starts, own_start, read_starts, seconds_until_last
 from engine.stages.claims import Claim, claim, claim_url, read_claims
+from engine.stages.same_data import note_finished
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.names import label
 from engine.storage.places import RECIPE, RUN, run_folder, stage_record_url
@@ -79,6 +80,7 @@ def finish(store: str, record: _Record, report: Callable[[_Record], Report]) -> 
     here = datetime.fromisoformat(began)
     counted = [name for name, each in starts.items() if each.started < here]
     forget_starts(store, run, [*counted, *([own.file] if own else [])])
+    note_finished(store, run)
     _drop(store, run, stale, claims)
     return record
 

@@ -7,12 +7,15 @@ import logging
 import os
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
+from engine.problems.kept_code import code_key
 from engine.runs.clean_plan import CleanPlan, CleanReport, Victim
 from engine.runs.inventory import StoredRun, stored_run
 from engine.runs.run import list_runs
 from engine.stages.claims import claim_url, read_claim, read_claims
 from engine.storage import places
+from engine.storage.listing import File, describe_file
 from engine.storage.location import (
     filesystem,
     is_local,
@@ -21,7 +24,7 @@ from engine.storage.location import (
     store_errors,
 )
 from engine.storage.names import label
-from engine.storage.records import read_bytes, write_bytes
+from engine.storage.records import read_bytes, read_records, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ def _carry_out(plan: CleanPlan) -> CleanReport:
             _remove_empty(places.run_folder(store, run.name))
         else:
             spared.add(run.name)
+    spared |= _free_sources(store, plan.sources)
     for name in sorted(spared):
         logger.info("%s stays: a run has asked for it meanwhile", name)
     freed = [
@@ -91,6 +95,47 @@ def _free(store: str, victims: list[Victim]) -> set[str]:
             url = claim_url(store, run, *victim.stage.name)
             remove_files(store, [filesystem(url)[1]])
     return spared
+
+
+def _free_sources(store: str, sources: dict[str, list[File]]) -> set[str]:
+    """Delete kept source, except what a run names by now; return the digests of what stays.
+
+    A run writes its recipe before it keeps the source. Here the source is taken away before the
+    recipes are read, so whatever the order of the two, a run that starts during a clean has it.
+    """
+    held: dict[str, bytes] = {}
+    spared: set[str] = set()
+    for name, files in sources.items():
+        url = places.kept_code_url(store, name)
+        content = read_bytes(url)
+        if content is not None and describe_file(url) not in files:
+            spared.add(name)  # kept anew since it was looked at
+            continue
+        remove_files(places.code_folder(store), [file.path for file in files])
+        if content is not None:
+            held[name] = content
+    if not held:
+        return spared
+    recipes = read_records([places.run_file(store, run, places.RECIPE) for run in list_runs(store)])
+    named = {named_source(recipe) for recipe in recipes.values()}
+    for name, content in held.items():
+        deployed = read_bytes(places.deployed_code_url(store, name)) is not None
+        if deployed or None in named or name in named:
+            write_bytes(places.kept_code_url(store, name), content)
+            spared.add(name)
+    return spared
+
+
+def named_source(recipe: dict[str, Any] | None) -> str | None:
+    """Return the digest by which the source of a stored recipe would be kept.
+
+    Returns:
+        None if that cannot be told.
+    """
+    code = {} if recipe is None else recipe.get("code", {})
+    if recipe is None or not isinstance(code, dict):
+        return None
+    return code_key(code)
 
 
 def claims_now(store: str, victims: list[Victim]) -> dict[str, dict[str, str]]:

@@ -16,7 +16,14 @@ from engine.stages.claims import Claim, understand_claims
 from engine.storage import places
 from engine.storage.listing import File, list_tree, relative_paths
 from engine.storage.location import filesystem, is_local
-from engine.storage.names import claimed_label, is_result, is_run, is_run_file, own_stage
+from engine.storage.names import (
+    claimed_label,
+    is_result,
+    is_run,
+    is_run_file,
+    kept_code,
+    own_stage,
+)
 from engine.storage.records import SMALL, read_records
 
 StageName = tuple[str, str]
@@ -117,12 +124,16 @@ class Inventory:
         runs: The one that was active last first.
         stages: By kind and key, committed or not.
         results: Prefect's records of finished stages, by ``<stage>-<key>``.
+        code: Source that is kept for workers, by the digest that it is named by.
+        deployed: Those of it that a deployment asks for.
         foreign: Paths of files that the engine did not make, below the store.
     """
 
     runs: list[StoredRun]
     stages: dict[StageName, StoredStage]
     results: dict[str, File]
+    code: dict[str, list[File]]
+    deployed: frozenset[str]
     foreign: list[str]
 
 
@@ -137,7 +148,17 @@ def take_inventory(store: str) -> Inventory:
             results[path] = file
         else:
             foreign.append(f"{places.RESULTS}/{path}")
-    return Inventory(runs, stages, results, sorted(foreign))
+    code: dict[str, list[File]] = {}
+    deployed: set[str] = set()
+    for path, file in _below(places.code_folder(store)).items():
+        name = kept_code(path)
+        if name is None:
+            foreign.append(f"{places.CODE}/{path}")
+        elif name[1]:
+            deployed.add(name[0])
+        else:
+            code.setdefault(name[0], []).append(file)
+    return Inventory(runs, stages, results, code, frozenset(deployed), sorted(foreign))
 
 
 def stored_runs(store: str) -> list[StoredRun]:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from engine.errors import CheckpointCorruptError, ConfigurationError
-from engine.problems.kept_code import keep_code
+from engine.problems.kept_code import check_code, keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
@@ -11,6 +11,7 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Settings
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
+from engine.stages.same_data import note_data
 from engine.storage.location import list_folders, refuse_links
 from engine.storage.names import is_run
 from engine.storage.places import (
@@ -49,14 +50,18 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     may spend is said anew at each start: where code runs must not be read from data. The source of
     its problem is kept only where this start asks for that (``workers.code``).
     """
+    from engine.problems.problem import build_problem  # loads torch, which has been used by now
+
     run = run_name(recipe.descent)
     for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):
         refuse_links(runs_folder(store), run, folder)
+    check_code(recipe.descent)
     mark_store(store)
-    keep_code(recipe.descent, store)
     begin_start(store, run, datetime.now(UTC))
     content = recipe.model_dump(mode="json", exclude=set(OF_A_START))
     write_record(run_file(store, run, RECIPE), content)
+    note_data(store, run, build_problem(recipe.descent, store))
+    keep_code(recipe.descent, store)
 
 
 OF_A_START = ("workers", "budget")

@@ -37,7 +37,7 @@ APART = {
     "recipes/names.py": "names runs",
     "recipes/titles.py": "names runs for people",
     "recipes/where.py": "says where recipes lie",
-    "recipes/yaml.py": "reads recipes, whose content is in a key by itself",
+    "recipes/reading/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",
     "stages/monitoring.py": "reads what reverse sweeps recorded",

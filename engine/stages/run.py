@@ -7,6 +7,7 @@ from engine.planning.plan import settled
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
+from engine.stages.same_data import check_data
 from engine.storage.places import run_file, run_folder
 
 
@@ -26,8 +27,13 @@ class Run:
 
     @cached_property
     def problem(self) -> BuiltProblem:
-        """What the recipe stands for, on its device; see ``build_problem`` for what it raises."""
-        return build_problem(self.recipe, self.store)
+        """What the recipe stands for, on its device; see ``build_problem`` for what it raises.
+
+        It is compared with what the run began with, see ``engine.stages.same_data``.
+        """
+        found = build_problem(self.recipe, self.store)
+        check_data(self.store, self.name, found, self.recipe.problem)
+        return found
 
     @property
     def settled(self) -> DescentRecipe:

@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 Program = Callable[[State, Inputs, Inputs, State], tuple[State, Inputs]]
 """Maps (state, what z sets, all other inputs, cotangent) to lambda_t and z's cotangents."""
 
+_NAME = "compiled product"
 _COMPARED = 2  # products that are compared with the reference
 _REFUSED = -1
 
@@ -58,7 +59,7 @@ class CompiledVjp:
         See ``engine.step.reference.step_vjp``.
         """
         leaves = entering(routine, z, step)
-        key = f"compiled product, z: {', '.join(leaves) or 'none'}"
+        key = f"{_NAME}, z: {', '.join(leaves) or 'none'}"
         several = len(split(cotangent)) > 1
         injected = len(list(routine.terms(step))) > 1
         compared = routine.programs.get(key, 0)
@@ -79,6 +80,12 @@ class CompiledVjp:
                 "The product of a step is not compiled, and reverse-over-reverse used: %s", obstacle
             )
         return (expected[0] if to_state else {}), expected[1]
+
+
+def is_refused(routine: Routine) -> bool:
+    """Say whether a product of this routine did not compile, or was not the reference's."""
+    made = (n for key, n in routine.programs.items() if key.startswith(_NAME))
+    return any(number == _REFUSED for number in made)
 
 
 def _try(

@@ -5,11 +5,8 @@ is an input: the batch, what z sets in it, the hyperparameters and the step's nu
 tensor that a program closes over is built into it.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
+from engine.step.programs_folder import keep_programs, removed_damaged
 from engine.types import Metaparams
 
 Inputs = dict[str, Any]
@@ -74,50 +72,43 @@ def make_loss(routine: Routine) -> Callable[[Tensor, Inputs], Tensor]:
 
 
 def compiled(
-    function: Callable[..., Any], routine: Routine, *, capture: bool = True
+    function: Callable[..., Any], routine: Routine, *, pair: bool = False
 ) -> Callable[..., Any]:
     """Compile a function for the routine's device, with the eager step's random draws.
 
     Args:
         function: A pure function of tensors.
         routine: Its device is compiled for.
-        capture: Whether a GPU may capture its kernels as one graph.
+        pair: Whether what it returns is differentiated: a pair of programs is made then, of which
+            the second computes again what is cheap, see ``engine.step.partition``. Else a GPU
+            captures its kernels as one graph, which could not be kept for several steps.
     """
-    if _CACHE not in os.environ:  # what the user, or torch, has chosen stays
-        os.environ[_CACHE] = programs_folder()
+    keep_programs()
     options: dict[str, Any] = {"fallback_random": True}
-    if routine.device.type == "cpu" or not capture:
+    if routine.device.type == "cpu" or pair:
         # Channels last made the steps of a ResNet a third slower on a CPU (torch 2.13).
         options["layout_optimization"] = False
-    if capture and routine.device.type == "cuda":
+    if pair:
+        from engine.step.partition import KeepsLittle  # loads the compiler
+
+        options["custom_partitioner_fn"] = KeepsLittle()
+    elif routine.device.type == "cuda":
         options["triton.cudagraphs"] = True
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    program = torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+    def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)
+        for _ in range(_REPAIRS):
+            try:
+                return program(*inputs)
+            except (RuntimeError, OSError, ImportError) as error:
+                if not removed_damaged(str(error)):
+                    raise
+        return program(*inputs)
+
+    return call
 
 
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-
-
-def programs_folder() -> str:
-    """Return where compiled programs are kept between processes: a folder of this user alone.
-
-    Torch finds a program again by its graph, and what it finds it runs: libraries, and pickles. Its
-    own default lies in the folder for temporary files, which any user of the machine may make
-    first, and which a reboot empties. A store is no place either, because others may write to it.
-
-    Cost:
-        A second process compiles an MLP's product in 10 s of computing time instead of 57.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "metagradient-descent" / "programs"
-    try:
-        for place in (folder.parent, folder):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = place.lstat()
-            if found.st_uid != os.getuid() or found.st_mode & 0o022 or place.is_symlink():
-                return tempfile.mkdtemp(prefix="programs-")
-    except OSError:  # no home, or none that can be written
-        return tempfile.mkdtemp(prefix="programs-")
-    return str(folder)
+_REPAIRS = 16  # the loader names one damaged library at a time
 
 
 def many_programs() -> AbstractContextManager[None]:
@@ -169,10 +160,9 @@ def _call_gradient(
     with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
     program = routine.programs.get("gradient") or compiled(
-        # Captured graphs cannot be kept for several steps.
         grad_and_value(make_loss(routine)),
         routine,
-        capture=not has_graph,
+        pair=has_graph,
     )
     routine.modes.train()
     try:

@@ -12,7 +12,7 @@ from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
-from engine.step.products import gradient_of, named_refusals
+from engine.step.products import gradient_of, named_refusals, pull_to_leaves
 from engine.types import Metaparams
 
 
@@ -36,7 +36,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         # Ones of their own, because kernels of grouped products refuse those of a sum, which are
         # one number in many places.
-        torch.autograd.backward(gradient, torch.ones_like(gradient))
+        pull_to_leaves(gradient, torch.ones_like(gradient))
 
 
 def term_gradient(

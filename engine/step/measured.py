@@ -6,25 +6,36 @@ import time
 from engine.errors import EngineError
 from engine.recipes.replay import VjpMode
 from engine.routine.routine import Routine
-from engine.step.compiled import CompiledVjp
+from engine.step.compile_notes import CompileNote, keep_note, read_note
+from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.products import split
 from engine.step.reference import StepVjp, step_vjp
+from engine.step.step import open_step
 from engine.step.two_stage import TwoStageVjp, pull_forward
 from engine.types import Metaparams, State
 
 _logger = logging.getLogger(__name__)
 
-COMPILE_SECONDS = 20.0
-"""What compiling takes at least; measured 25 s for a net of two layers."""
+FIRST_SECONDS, NODE_SECONDS = 20.0, 0.1
+"""What compiling takes in a first process, for each node of the graph besides: 25 s were measured
+for a net of two layers (47 nodes), 50 to 85 s for a GPT of four blocks (541) and a ResNet-9 (510).
+"""
+
+AGAIN = 0.25
+"""Share of that in a process that finds the programs kept, before one was timed."""
+
+GAIN = {"cpu": 0.2}
+"""Share of a product that compiling saves, by device: 0.09 to 0.19 were measured on CPUs."""
 
 LARGEST_GAIN = 0.4
-"""Share of a product that compiling was ever seen to save, rounded up."""
+"""The same elsewhere."""
 
 
 class MeasuredVjp:
     """A ``StepVjp`` that tries the others on the first step it reverses, and keeps the fastest.
 
-    Compiling is not tried where even the largest gain would not pay for it.
+    Compiling is not tried where what it saves would not pay for it: what an earlier process noted
+    on this machine, else what such a graph takes as a rule.
 
     Args:
         num_uses: Steps that will be reversed.
@@ -66,17 +77,13 @@ class MeasuredVjp:
         seconds: dict[VjpMode, float] = {}
         for mode, way in self._ways.items():
             reference = seconds.get(VjpMode.REVERSE_OVER_REVERSE, 0.0)
-            if mode is VjpMode.COMPILED:
-                gain = self._num_uses * reference * LARGEST_GAIN
-                if gain < COMPILE_SECONDS:
-                    _logger.info(
-                        "The product of a step is not compiled: %d products of %.1f ms would be "
-                        "at most %.1f s faster together, and compiling takes over %.0f s.",
-                        *(self._num_uses, 1e3 * reference, gain, COMPILE_SECONDS),
-                    )
-                    continue
+            if mode is VjpMode.COMPILED and not self._may_pay(routine, state, z, step, reference):
+                continue
+            started = time.perf_counter()
             try:
-                for _ in range(3):  # compiles, is compared with the reference, and warms up
+                way(routine, state, z, step, cotangent)
+                waited = time.perf_counter() - started
+                for _ in range(2):  # is compared with the reference again, and warms up
                     way(routine, state, z, step, cotangent)
             except EngineError:
                 if mode is VjpMode.REVERSE_OVER_REVERSE:
@@ -89,7 +96,51 @@ class MeasuredVjp:
                 float(adjoint["params"][0])  # waits for the device
                 rounds.append(time.perf_counter() - started)
             seconds[mode] = min(rounds)
+            if mode is VjpMode.COMPILED and not is_refused(routine):
+                keep_note(routine, waited, seconds[mode] / reference)
         fastest = min(seconds, key=seconds.__getitem__)
         measured = ", ".join(f"{mode} {1e3 * took:.1f} ms" for mode, took in seconds.items())
         _logger.info("Steps are reversed by %s; measured: %s.", fastest, measured)
         return fastest
+
+    def _may_pay(
+        self, routine: Routine, state: State, z: Metaparams, step: int, reference: float
+    ) -> bool:
+        note = read_note(routine)
+        gain = self._num_uses * reference * expected_gain(routine, note)
+        wait = expected_wait(note, 0 if note else _num_nodes(routine, state, z, step))
+        if gain < wait:
+            _logger.info(
+                "The product of a step is not compiled: %d products of %.1f ms would be about "
+                "%.1f s faster together, and compiling takes about %.0f s.",
+                *(self._num_uses, 1e3 * reference, gain, wait),
+            )
+        return gain >= wait
+
+
+def expected_gain(routine: Routine, note: CompileNote | None) -> float:
+    """Return the share of a product that compiling saves; below 0 if it was slower."""
+    return GAIN.get(routine.device.type, LARGEST_GAIN) if note is None else 1 - note.share
+
+
+def expected_wait(note: CompileNote | None, num_nodes: int) -> float:
+    """Return the seconds that a compiled product is waited for.
+
+    Args:
+        note: Of earlier processes, whose programs torch has kept.
+        num_nodes: Of the graph of a step's gradient, which count where there is no note.
+    """
+    if note is None:
+        return FIRST_SECONDS + NODE_SECONDS * num_nodes
+    return note.seconds * (AGAIN if note.times == 1 else 1)
+
+
+def _num_nodes(routine: Routine, state: State, z: Metaparams, step: int) -> int:
+    """Return the number of nodes in the graph of a step's gradient."""
+    waiting, seen = [open_step(routine, state, z, step).gradient.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return len(seen)

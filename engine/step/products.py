@@ -148,6 +148,18 @@ def _pull(
     )
 
 
+def pull_to_leaves(output: Tensor, cotangent: Tensor) -> None:
+    """Run every node of the graph of ``output`` backward, as ``torch.autograd.backward`` does.
+
+    By torch's engine itself where it can be, for the reasons of ``_pull``; ``cotangent`` has the
+    shape of ``output``.
+    """
+    if _engine is None:
+        torch.autograd.backward(output, cotangent)
+        return
+    _engine((output,), (cotangent,), False, False, (), True, accumulate_grad=True)
+
+
 def gradient_of(loss: Tensor, source: Tensor, *, create_graph: bool) -> Tensor | None:
     """Return the gradient of a scalar as ``torch.autograd.grad`` does; None if it depends on none.
 
@@ -245,13 +257,7 @@ def pull_own(
         rows, pulled = split(cotangent), []
         for row in rows:
             by_after, *found = (
-                torch.autograd.grad(
-                    moved,
-                    [after, *sources.values()],
-                    row[OWN],
-                    allow_unused=True,
-                    retain_graph=True,
-                )
+                _pull([moved], [after, *sources.values()], [row[OWN]], keep=True)
                 if moved.requires_grad
                 else [None] * (1 + len(sources))
             )

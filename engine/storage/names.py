@@ -34,7 +34,7 @@ APPLICATIONS = frozenset(
 
 RUN_FILES = frozenset(
     {
-        *(places.RECIPE, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
+        *(places.RECIPE, places.DATA, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
         *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
         *("landscape.png", "search.png", "chosen.yaml"),
     }
@@ -48,6 +48,7 @@ _PARTIAL = r"\.(?P<of>.+)\.[0-9a-f]{32}\.partial"  # of a file that was not writ
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}")
 _CLAIM = re.compile(rf"{_KIND}-{_KEY}\.json")
 _START = re.compile(r"[0-9a-f]{32}\.json")
+_CODE = re.compile(r"(?P<digest>[0-9a-f]{32})(?P<deployed>-deployed)?\.json")
 _RESULT = re.compile(f"{_KIND}-{_KEY}")
 _STAGE = re.compile(f"{_KIND}/{_KEY}/(?P<rest>.+)", re.DOTALL)
 _ATTEMPT = places.ATTEMPTS + r"/\d{8,}-[0-9a-f]{8}"
@@ -78,6 +79,16 @@ def own_stage(path: str) -> tuple[str, str] | None:
 def is_result(path: str) -> bool:
     """Say whether a file below ``results/`` is Prefect's record of a stage."""
     return _RESULT.fullmatch(path) is not None
+
+
+def kept_code(path: str) -> tuple[str, bool] | None:
+    """Return the digest that a file below ``code/`` is named by, if it is ours.
+
+    Returns:
+        The digest, and whether the file is a deployment's note and not the source itself.
+    """
+    found = _CODE.fullmatch(_completed(path))
+    return None if found is None else (found["digest"], found["deployed"] is not None)
 
 
 def is_run(name: str) -> bool:

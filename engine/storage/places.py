@@ -8,7 +8,9 @@ Layout::
                                  attempts/     rows, a folder for each attempt
     <store>/results/<stage>-<key>              of an earlier version; nothing reads it
     <store>/code/<digest>.json                 source of problems, where a start asks for that
+                 <digest>-deployed.json        says that a deployment asks for it
     <store>/runs/<run>/recipe.json             what was asked for
+                       data.json               digests of the data that it began with
                        plan.json               what it was predicted to cost
                        budget.json             what it has spent
                        run.json                what it found, once it is finished
@@ -36,8 +38,9 @@ MARK = "store.json"
 RECORD = "record.json"
 """File directly in a stage's folder."""
 
-RECIPE, PLAN, BUDGET, RUN, CERTIFICATE = (
+RECIPE, DATA, PLAN, BUDGET, RUN, CERTIFICATE = (
     "recipe.json",
+    "data.json",
     "plan.json",
     "budget.json",
     "run.json",
@@ -86,6 +89,16 @@ def results_folder(store: str) -> str:
     return join(store, RESULTS)
 
 
+def code_folder(store: str) -> str:
+    """Return the folder of the source of problems."""
+    return join(store, CODE)
+
+
 def kept_code_url(store: str, digest: str) -> str:
     """Return where the source of a problem lies, by the digest of its files' digests."""
     return join(store, CODE, f"{digest}.json")
+
+
+def deployed_code_url(store: str, digest: str) -> str:
+    """Return where it is noted that a deployment asks for the source of a problem."""
+    return join(store, CODE, f"{digest}-deployed.json")

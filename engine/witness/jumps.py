@@ -94,7 +94,8 @@ def follows(after: Tensor, leaves: Sequence[Tensor]) -> bool:
     if not after.requires_grad:
         return True
     weights = directions(after.detach(), generator(0, "jumps"))
-    slopes = torch.autograd.grad(after, leaves, weights, allow_unused=True, retain_graph=True)
+    # Of a number, because torch loads sympy to compare the shapes of cotangents that it is given.
+    slopes = torch.autograd.grad(after @ weights, leaves, allow_unused=True, retain_graph=True)
     if slopes[0] is None:
         return True
     return any(slope is not None and bool(slope.any()) for slope in slopes)

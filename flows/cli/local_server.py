@@ -1,8 +1,8 @@
 """A Prefect server for one command, where the user has none.
 
 Prefect would start one by itself when the flow is called, but imports the whole server into the
-caller first and only then begins. Started as a process of its own at the beginning of the command,
-it is ready about when the data are read and checked.
+caller first and only then begins. Started as a process of its own at the beginning of the command
+(``flows.cli.server_process``), it is ready about when the data are read and checked.
 
 Whoever reaches a Prefect server can read all parameters and end a run with a result of their own,
 which the client would unpickle. Every user of a machine reaches its loopback address, so the server
@@ -12,23 +12,21 @@ users cannot read, and in no list of arguments.
 
 import atexit
 import ctypes
+import json
 import os
 import secrets
+import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from engine.errors import ConfigurationError
+from flows.cli.server_process import START_SECONDS
 from flows.cli.surroundings import (
     SAFE_PATH,
     brief,
@@ -37,118 +35,83 @@ from flows.cli.surroundings import (
     without_proxies,
 )
 
-if TYPE_CHECKING:
-    from prefect.settings import Settings
-
-START_SECONDS = 180.0
-"""Longest wait; the very first start migrates the database."""
-
-_STARTS = 2
-"""Times that a server is started that ends before it answers: its port may just have been taken."""
-
-
-_NOT_OF_ONE_RUN = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
-"""Services of a server that are about deployments, work pools and automations: there are none."""
-
-_FIRST_START = (
-    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START",
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START",
-)
-"""What the first server on a database has done for all others."""
-
 
 class LocalServer:
     """A Prefect server on a free port of this machine, as a child process.
 
+    Where the user has a server, in the environment or in the active profile, the process sees it
+    and ends: to look for one takes Prefect's settings, which take a second to be loaded.
+
     Args:
         show_log: Whether its log goes to standard error.
         ui: Folder for the files of Prefect's UI, for a server that has one.
-        migrated: Whether its database is known to be up to date, so that it need not look.
 
     Attributes:
-        api_url: Of its API.
         secret: What its clients have to say, ``PREFECT_API_AUTH_STRING``.
         was_used: Whether a client was let in.
     """
 
-    def __init__(
-        self, *, show_log: bool = False, migrated: bool = False, ui: Path | None = None
-    ) -> None:
+    def __init__(self, *, show_log: bool = False, ui: Path | None = None) -> None:
         self.secret = f"mgd:{secrets.token_urlsafe(32)}"
-        self._migrated, self._ui = migrated, ui
-        self._show_log, self._starts, self._ready = show_log, 0, False
         self.was_used = False
-        self._start()
+        self._said: dict[str, object] | None = None
+        self._log = None if show_log else _log_file()
+        output = None if show_log else self._log or subprocess.DEVNULL
+        self._pipe, told = os.pipe()
+        own = {"PREFECT_SERVER_API_AUTH_STRING": self.secret}
+        try:
+            self._process = subprocess.Popen(
+                # -P: the working folder may hold a random.py, or a folder prefect.
+                [sys.executable, "-P", "-m", "flows.cli.server_process", str(told)]
+                + ([] if ui is None else [str(ui)]),
+                env=without_proxies(dict(os.environ)) | SAFE_PATH | own,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[told],
+                start_new_session=True,  # Ctrl-C is for the run, which then stops the server
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            )
+        finally:
+            os.close(told)
         atexit.register(self.stop)
 
-    def _start(self) -> None:
-        self._starts += 1
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.api_url = f"http://127.0.0.1:{port}/api"
-        self._log = None if self._show_log else _log_file()
-        output = None if self._show_log else self._log or subprocess.DEVNULL
-        own = {
-            "PREFECT_SERVER_API_HOST": "127.0.0.1",
-            "PREFECT_SERVER_API_BASE_PATH": "/api",
-            "PREFECT_SERVER_API_AUTH_STRING": self.secret,
-        }
-        if self._ui is not None:
-            own |= {
-                "PREFECT_UI_STATIC_DIRECTORY": str(self._ui),
-                "PREFECT_UI_API_URL": self.api_url,  # browsers would ask port 4200
-                "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            }
-        self._process = subprocess.Popen(
-            # -P: the working folder may hold a random.py, or a folder prefect.
-            [sys.executable, "-P", "-m", "prefect", "server", "start", "--port", str(port)]
-            + ([] if self._ui else ["--no-ui"]),
-            env=without_proxies(dict(os.environ)) | SAFE_PATH | own | self._spared(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is for the run, which then stops the server
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
-        )
+    @property
+    def api_url(self) -> str:
+        """URL of its API; waits as ``wait`` does."""
+        self.wait()
+        assert self._said is not None  # or it was refused
+        return str(self._said["api_url"])
 
-    def _spared(self) -> dict[str, str]:
-        """Return settings that leave out what a server of one run has no use for.
-
-        Measured together, a quarter of the computing time of its start. What the user has set
-        stays.
-        """
-        spared = () if self._ui else _NOT_OF_ONE_RUN
-        wanted = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in spared}
-        if self._migrated:
-            wanted |= dict.fromkeys(_FIRST_START, "false")
-        return {name: value for name, value in wanted.items() if name not in os.environ}
-
-    def wait(self) -> None:
-        """Return when the server answers.
+    def wait(self) -> bool:
+        """Return when the server answers: whether it does, or the user has one of their own.
 
         Raises:
             ConfigurationError: If it ends, or does not answer in time.
         """
-        limit = time.monotonic() + START_SECONDS
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while not self._ready and time.monotonic() < limit:
-            if self._process.poll() is not None:
-                if self._starts == _STARTS:
-                    break
-                self._start()
-            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                direct.open(f"{self.api_url}/health", timeout=5).close()
-                self._ready = self._process.poll() is None
-            time.sleep(0 if self._ready else 0.1)
-        if not self._ready:
-            code = self._process.poll()
-            ended = "it does not answer" if code is None else f"exit code {code}"
-            raise ConfigurationError(
-                f"Prefect's own server did not start ({ended}{self._last_words()}). Run the same "
-                "command with --debug to see its log, or start one with `prefect server start` and "
-                "set PREFECT_API_URL."
-            )
+        if self._said is None:
+            self._said = self._listen()
+        if "refused" in self._said:
+            raise ConfigurationError(str(self._said["refused"]))
+        return "users" not in self._said
+
+    def _listen(self) -> dict[str, object]:
+        # It may have to wait for another one's first start, and then start itself.
+        answered, _, _ = select.select([self._pipe], [], [], 2 * START_SECONDS)
+        if answered:
+            with os.fdopen(self._pipe) as pipe:
+                said = pipe.read()
+            if said:
+                return json.loads(said)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)  # it has closed the pipe, so it is ending
+        code = self._process.poll()
+        ended = "it does not answer" if code is None else f"exit code {code}"
+        return {
+            "refused": f"Prefect's own server did not start ({ended}{self._last_words()}). Run the "
+            "same command with --debug to see its log, or start one with `prefect server start` "
+            "and set PREFECT_API_URL."
+        }
 
     def _last_words(self) -> str:
         if self._log is None:
@@ -191,7 +154,7 @@ def connected(server: LocalServer | None) -> Iterator[None]:
         ConfigurationError: If nobody answers.
     """
     pass_by_proxies()
-    if server is None:
+    if server is None or not server.wait():
         _ask_the_users()
         yield
         return
@@ -203,7 +166,6 @@ def connected(server: LocalServer | None) -> Iterator[None]:
         temporary_settings,
     )
 
-    server.wait()
     server.was_used = True
     # This server ends with the run, so nobody would miss a heartbeat; and the thread that sends
     # them is waited for, a second at the end of every flow run.
@@ -250,81 +212,21 @@ def server_if_needed(*, show_log: bool = False, ui: Path | None = None) -> Local
     """Start a server, as ``LocalServer``, if neither environment nor active profile names one.
 
     Raises:
-        ConfigurationError: If Prefect's settings or its home cannot be used.
+        ConfigurationError: If Prefect's settings cannot be read.
     """
-    settings = prefect_settings()
-    if settings.api.url:
-        return None
-    url = settings.server.database.connection_url
-    on_sqlite = url is None or url.get_secret_value().startswith("sqlite")
-    with _one_migration(settings) as first:
-        # Another kind of database may have been replaced since; a file that went is seen.
-        server = LocalServer(show_log=show_log, migrated=on_sqlite and not first, ui=ui)
-        if first:
-            server.wait()
-    return server
+    return None if prefect_settings().api.url else LocalServer(show_log=show_log, ui=ui)
 
 
 @contextmanager
 def server_of_a_command(*, show_log: bool = False) -> Iterator[LocalServer | None]:
-    """Have a server inside the block, as ``server_if_needed`` starts it.
+    """Have a server inside the block; it has seen by itself whether it is needed when it answers.
 
     One that nobody has used ends with the block, as where a command is refused. One that was used
     ends with the process, after Prefect has sent it the last logs and events.
     """
-    server = server_if_needed(show_log=show_log)
+    server = None if os.environ.get("PREFECT_API_URL") else LocalServer(show_log=show_log)
     try:
         yield server
     finally:
         if server is not None and not server.was_used:
             server.stop()
-
-
-@contextmanager
-def _one_migration(settings: "Settings") -> Iterator[bool]:
-    """Let one process at a time start a server that has to make or migrate its database.
-
-    Several that migrate one file at once spoil each other's work. Yields whether this is the one;
-    a file says that the database has been migrated by this version of Prefect.
-    """
-    import filelock
-    import prefect
-
-    url = settings.server.database.connection_url
-    address = url.get_secret_value() if url else ""
-    # Without a user and a password, which do not belong into a digest either.
-    words = f"{prefect.__version__} {address.rpartition('@')[2]}"
-    home = settings.home
-    mark = home / f"mgd-migrated-{sha256(words.encode()).hexdigest()[:12]}"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        if _is_migrated(mark, address, home):
-            yield False
-            return
-        with filelock.FileLock(home / "mgd-first-start.lock", timeout=START_SECONDS):
-            if _is_migrated(mark, address, home):
-                yield False
-                return
-            mark.unlink(missing_ok=True)
-            yield True
-            mark.touch()
-    except filelock.Timeout as error:
-        raise ConfigurationError(
-            f"Another command has been starting Prefect's server in {home} for {START_SECONDS:g} "
-            "s. Look for it, end it if it hangs, and run the same command again."
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"Prefect keeps its database in {home}, which cannot be used: {brief(error)}. Set "
-            "PREFECT_HOME to a folder that you may write to."
-        ) from error
-
-
-def _is_migrated(mark: Path, address: str, home: Path) -> bool:
-    """Say whether a database is there and was migrated."""
-    if not os.access(home, os.W_OK):
-        raise PermissionError(f"{home} cannot be written")
-    if address and not address.startswith("sqlite"):
-        return mark.exists()
-    path = address.partition(":///")[2].partition("?")[0]
-    return mark.exists() and Path(path or home / "prefect.db").exists()

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
@@ -21,6 +22,7 @@ class Start(StrEnum):
     TABLE = "table"
     TEXTS = "texts"
     INSTRUCTIONS = "instructions"
+    PAIRS = "pairs"
     HF_DATASET = "hf_dataset"
 
 
@@ -31,7 +33,7 @@ class _Begin(NamedTuple):
     """Arguments in the recipe."""
 
     sample: str
-    """Body of the test's function that makes a little data and returns arguments."""
+    """Body of the test's function that makes a little data and returns changes of the recipe."""
 
     change: str
     """What the user has to change before the first run; empty if nothing."""
@@ -48,13 +50,13 @@ _PICTURES = """\
         for number in range(12):
             shade = tuple(max(part - 9 * number, 0) for part in colour)
             image.new("RGB", (12, 12), shade).save(folder / name / f"{number}.png")
-    return f"{{folder: {folder}, size: 8}}\""""
+    return [f"arguments={{folder: {folder}, size: 8}}"]"""
 
 _ROWS = """\
     pytest.importorskip("pyarrow", reason="tables need the package pyarrow")
     rows = "".join(f"{number % 7},{number * 3 % 11},{'ab'[number % 2]}\\n" for number in range(30))
     (folder / "rows.csv").write_text("x,y,kind\\n" + rows)
-    return f"{{url: {folder / 'rows.csv'}, label: kind}}\""""
+    return [f"arguments={{url: {folder / 'rows.csv'}, label: kind}}"]"""
 
 _LINES = """\
     pytest.importorskip("transformers", reason="language models need the extra lm")
@@ -62,22 +64,36 @@ _LINES = """\
         lines = [f"the {name} line number {number} of many" for number in range(40)]
         (folder / f"{name}.txt").write_text("\\n".join(lines))
     one, other = folder / "one.txt", folder / "other.txt"
-    return f"{{sources: [{one}, {other}], target: {other}, num_train: 24}}\""""
+    return [f"arguments={{sources: [{one}, {other}], target: {other}, num_train: 24}}"]"""
 
 _ANSWERS = """\
     pytest.importorskip("transformers", reason="language models need the extra lm")
     rows = [f'{{"instruction": "add {n} and 2", "output": "{n + 2}"}}' for n in range(30)]
     (folder / "rows.jsonl").write_text("\\n".join(rows))
-    return f"{{url: {folder / 'rows.jsonl'}}}\""""
+    return [f"arguments={{url: {folder / 'rows.jsonl'}}}"]"""
+
+_PAIRS = """\
+    image = pytest.importorskip("PIL.Image", reason="pictures need the package pillow")
+    for number in range(30):
+        name, colour = (("red", (200, 0, 0)), ("blue", (0, 0, 200)))[number % 2]
+        shade = tuple(max(part - 5 * number, 0) for part in colour)
+        image.new("RGB", (12, 12), shade).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a {name} square, number {number}")
+    return [f"arguments={{url: {folder}, num_train: 12, num_held_out: 6, size: 8}}"]"""
 
 _SAVED = """\
     datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
     rows = {"x": [n % 7 / 7 for n in range(30)], "kind": ["ab"[n % 2] for n in range(30)]}
     datasets.Dataset.from_dict(rows).save_to_disk(str(folder / "saved"))
-    return f"{{source: {folder / 'saved'}, inputs: [x], label: kind}}\""""
+    return [f"arguments={{source: {folder / 'saved'}, inputs: [x], label: kind}}"]"""
+
+_NOTHING = """\
+    del folder
+    # Those of the recipe; where they are slow, fewer examples: ["arguments.num_train=30"].
+    return []"""
 
 _BEGINS = {
-    Start.SCRIPT: _Begin("{num_train: 300}", '    return "{num_train: 12, width: 3}"', ""),
+    Start.SCRIPT: _Begin("{num_train: 300}", _NOTHING, ""),
     Start.IMAGE_FOLDER: _Begin("{folder: pictures}", _PICTURES, "arguments.folder"),
     Start.TABLE: _Begin("{url: table.csv, label: label}", _ROWS, "arguments.url and label"),
     Start.TEXTS: _Begin(
@@ -93,6 +109,13 @@ _BEGINS = {
         "arguments.url",
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-5}",
+    ),
+    Start.PAIRS: _Begin(
+        "{url: pairs}",
+        _PAIRS,
+        "arguments.url",
+        rate=0.002,
+        optimizer="{name: adamw, eps_root: 1.0e-8}",
     ),
     Start.HF_DATASET: _Begin(
         "{source: saved, inputs: [x], label: label}", _SAVED, "arguments.source, inputs and label"
@@ -154,6 +177,7 @@ def tell(files: list[Path], start: Start) -> None:
     change = _BEGINS[start].change
     if change:
         say(f"Set {change} in {files[1]}, then:")
-    say(f"pytest {files[2]}   compares its metagradient with central differences")
+    missing = "" if find_spec("pytest") else "   (pip install pytest first)"
+    say(f"pytest {files[2]}   compares its metagradient with central differences{missing}")
     say(f"mgd check {files[1]}   tries short twins of the run")
     say(f"mgd run {files[1]}")

@@ -14,6 +14,7 @@ from engine.progress.displays import LINES
 from engine.progress.meter import doing
 from flows.cli.screen import say
 from flows.cli.signals import goes_on
+from flows.cli.surroundings import loaded, loading, prefect_settings
 from flows.cli.terminal import prepare_process, watched
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
     """
     sender = None if log_to is None else _sender(log_to)  # refused before anything is trained
     prepare_process(debug)
-    with watched(quiet=quiet):
+    with watched(quiet=quiet), loading():
         with doing("reading the recipe"):
             from engine.recipes.files import read_seeds
 
@@ -85,7 +86,6 @@ def _repeated(recipe: "Recipe", place: str) -> "FinishedRun | None":
     from engine.storage.location import store_errors
     from engine.storage.places import RUN, run_file
     from engine.storage.records import read_bytes
-    from flows.cli.surroundings import prefect_settings
 
     # Asked first, because nothing heavy is loaded for it.
     with store_errors(place):
@@ -139,6 +139,7 @@ def _run(
     with doing("looking at the recipe"):
         prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
+        prefect_settings()  # first, because it says whose fault it is if Prefect cannot be loaded
         from flows.cli.local_server import connected
         from flows.registry import FLOWS, REPLICAS
 
@@ -154,6 +155,7 @@ def _run(
             stack.enter_context(connected(server))
         if sender is not None:
             stack.enter_context(sender.following(names, place))
+        loaded()
         stack.enter_context(doing("starting the flow"))  # until the run says more by itself
         return [flow(recipe, place)] if chosen is None else flow(recipe, chosen, place)
 

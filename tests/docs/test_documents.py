@@ -64,7 +64,7 @@ def test_every_application_has_a_notebook():
         path.parent.name for path in (ROOT / "engine" / "applications").glob("*/__init__.py")
     }
     about = {
-        "descent": {"selection", "poisoning", "schedule"},
+        "descent": {"selection", "mixture", "schedule", "distillation", "poisoning"},
         "smoothness": {"metasmoothness"},
     }
 

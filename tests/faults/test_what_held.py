@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.errors import EngineError
-from engine.problems.table import read_table
+from engine.problems.table.problem import read_table
 from engine.recipes.files import load_recipe
 from flows.cli import app as cli
 from tests.bench import bench_show

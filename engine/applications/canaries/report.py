@@ -7,6 +7,7 @@ from torch import Tensor
 from engine.applications.canaries.figures import draw_losses
 from engine.applications.canaries.record import CanariesRecord, GapRecord
 from engine.applications.canaries.stages import read_audit, read_images
+from engine.numerics.ranks import area_under_curve
 from engine.preflight.verdict import CheckReport
 from engine.problems.problem import build_problem
 from engine.recipes.canaries import CanariesRecipe
@@ -74,18 +75,16 @@ def compare(losses: Tensor, inside: Tensor) -> GapRecord:
         losses: Shape (audits, canaries).
         inside: Who was trained on, likewise.
     """
-    from sklearn.metrics import roc_auc_score
-
     gaps = [
         float(row[~inner].mean() - row[inner].mean())
         for row, inner in zip(losses, inside, strict=True)
     ]
     found = asdict(interval(gaps))
-    auc = roc_auc_score(inside.flatten().numpy(), -losses.double().flatten().numpy())
+    auc = area_under_curve(inside.flatten(), -losses.flatten())
     return GapRecord(
         gap=found.pop("mean"),
         **found,
-        auc=float(auc),
+        auc=auc,
         loss_in=float(losses[inside].mean()),
         loss_out=float(losses[~inside].mean()),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
@@ -148,21 +148,22 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     evaluated = routine.optimizer.evaluated
     params = final[evaluated].detach()
 
-    def objective(params: Tensor) -> Tensor:
-        return routine.evaluate(output, {**final, evaluated: params})
-
-    with routine.binding.kept():
-        target = grad(objective)(params)
+    leaf = params.clone().requires_grad_()
+    with torch.enable_grad(), routine.binding.kept():
+        (target,) = torch.autograd.grad(routine.evaluate(output, {**final, evaluated: leaf}), leaf)
     found = torch.zeros(len(routine), dtype=params.dtype)
     for indices, num_new in candidate_batches(routine):
         batch = routine.batch_of(indices)
-        each = vmap(grad(_loss_of_one(routine, final, batch)), in_dims=(None, 0, 0))
+        losses = vmap(_loss_of_one(routine, final, batch))
         for start in range(0, num_new, CHUNK):
             stop = min(start + CHUNK, num_new)
             few = tree_map(lambda column, a=start, b=stop: column[a:b], batch)
             places = torch.arange(start, stop, device=params.device)
-            with routine.binding.kept():
-                gradients = each(params, places, few)
+            # The loss alone is mapped, each over parameters of its own, and the gradient of the sum
+            # has one row for each. ``torch.func.grad`` would load torch's compiler for that.
+            leaf = params.expand(stop - start, -1).detach().requires_grad_()
+            with torch.enable_grad(), routine.binding.kept():
+                (gradients,) = torch.autograd.grad(losses(leaf, places, few).sum(), leaf)
             cosines = torch.cosine_similarity(gradients, target[None], dim=1)
             found[indices[start:stop]] = cosines.cpu()
     return found

@@ -16,6 +16,7 @@ from engine.applications.comparisons.results import Comparisons, Damage, Rerun
 from engine.applications.descent import findings
 from engine.applications.descent.comparison_findings import file_notes
 from engine.applications.descent.source_shares import SourceShare
+from engine.numerics.ranks import area_under_curve
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
@@ -368,12 +369,10 @@ def summarize_selection(
     """Compare the dropped examples with the corrupted ones; None for other metaparameters."""
     if not recipe.metaparameters.about.selects_examples:
         return None
-    from sklearn.metrics import roc_auc_score  # a second of import that `import engine` can spare
-
     dropped = value == 0
     both = corrupted.any() and not corrupted.all()
     # A positive metagradient says that more of this example raises the loss.
-    auc = float(roc_auc_score(corrupted.numpy(), first_gradient.numpy())) if both else None
+    auc = area_under_curve(corrupted, first_gradient) if both else None
     return Selection(
         examples=len(value),
         corrupted=int(corrupted.sum()),

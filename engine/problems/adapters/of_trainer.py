@@ -168,6 +168,8 @@ def _losses(
             "row for each example. Name the column of the labels 'labels' or 'label', or hand in "
             "loss=."
         )
+    if accumulated > 1 and trainer.model_accepts_loss_kwargs:
+        _refuse_own_means(trainer, model, examples, accumulated)
     if found.kind in TOKENWISE:
         if accumulated > 1 and not trainer.model_accepts_loss_kwargs:
             raise ConfigurationError(
@@ -178,19 +180,51 @@ def _losses(
         first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
         shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
         return found, found.for_batches(counts_first=first and not shifts)
-    plain = is_regression(model) or batch["labels"].is_floating_point()
-    if plain and found.smoothing:
+    if found.smoothing and (is_regression(model) or batch["labels"].is_floating_point()):
         raise ConfigurationError(
             f"label_smoothing_factor is {found.smoothing:g}, but the labels are numbers. Set it "
             "to 0."
         )
-    if plain and accumulated > 1 and trainer.model_accepts_loss_kwargs:
+    return found, None
+
+
+def _refuse_own_means(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    examples: Collated,
+    accumulated: int,
+) -> None:
+    """Refuse accumulation where a model ignores over how many labels a Trainer wants the mean.
+
+    The Trainer hands that number to every model whose ``forward`` takes further keywords, and then
+    adds the losses of the accumulated batches up. Many models take it and average over each batch
+    all the same, so that the sum of means is trained, which no mean over the examples is.
+    """
+    batch = _first(model, examples)
+    was_training = model.training
+    with torch.no_grad(), torch.random.fork_rng():
+        one, two = (
+            float(trainer.compute_loss(model.eval(), dict(batch), num_items_in_batch=number))
+            for number in (torch.tensor(5), torch.tensor(10))
+        )
+    model.train(was_training)
+    if not math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7):
         raise ConfigurationError(
             f"gradient_accumulation_steps is {accumulated}, and transformers adds the mean losses "
-            "of these batches up for labels that are numbers, where a mean is meant. Use "
-            "gradient_accumulation_steps=1 with the whole batch."
+            f"of these batches up for {type(model).__name__}, whose loss does not read over how "
+            "many labels a mean is meant. Use gradient_accumulation_steps=1 with the whole batch, "
+            "or hand in loss=."
         )
-    return found, None
+
+
+def _first(model: nn.Module, examples: Collated) -> dict[str, Any]:
+    """Return a batch of the first examples, on the model's device."""
+    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
+    device = next(model.parameters()).device
+    return {
+        name: each.to(device) if isinstance(each, torch.Tensor) else each
+        for name, each in dict(examples.collate(rows)).items()
+    }
 
 
 def _compare(
@@ -200,12 +234,7 @@ def _compare(
     examples: Collated,
 ) -> None:
     """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
-    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
-    device = next(model.parameters()).device
-    batch = {
-        name: each.to(device) if isinstance(each, torch.Tensor) else each
-        for name, each in dict(examples.collate(rows)).items()
-    }
+    batch = _first(model, examples)
     was_training = model.training
     with torch.no_grad(), torch.random.fork_rng():
         whole = float(trainer.compute_loss(model.eval(), dict(batch)))
@@ -213,7 +242,7 @@ def _compare(
     model.train(was_training)
     if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
         raise ConfigurationError(
-            f"The loss that {type(model).__name__} has of the first {len(rows)} examples is "
+            f"The loss that {type(model).__name__} has of the first examples is "
             f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
             "Hand in loss=, a function of (model, batch) that returns one loss for each example."
         )

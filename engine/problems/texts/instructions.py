@@ -11,7 +11,7 @@ from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
 from engine.problems.splits import Examples
-from engine.problems.table_files import read_table
+from engine.problems.table.files import read_table
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER

@@ -4,9 +4,11 @@ Other runs compute in the same process, and a worker that has loaded one more fi
 with other numbers. Torch is asked only where somebody has imported it already.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigurationError
@@ -29,7 +31,8 @@ def defaults_kept(what: str) -> Iterator[None]:
         ConfigurationError: Names the call, and what to do instead.
     """
     before = _defaults()
-    yield
+    with folder_kept(what):
+        yield
     for name, value in _defaults().items():
         if value != before[name]:
             torch: Any = sys.modules["torch"]
@@ -39,6 +42,30 @@ def defaults_kept(what: str) -> Iterator[None]:
                 f"{what} calls torch.{name} with {value} while it is loaded, which holds for all "
                 f"other runs of the process too. Leave it out: {_REMEDIES[name]}."
             )
+
+
+@contextmanager
+def folder_kept(what: str) -> Iterator[None]:
+    """Refuse code in the block that moves the working folder of the process, and put it back.
+
+    Args:
+        what: Whose code it is, for the message.
+
+    Raises:
+        ConfigurationError: With what to do instead.
+    """
+    before = Path.cwd()
+    try:
+        yield
+    finally:
+        after = Path.cwd()
+        os.chdir(before)
+    if after != before:
+        raise ConfigurationError(
+            f"{what} calls os.chdir and moves the process to {after}, where all other relative "
+            "paths, such as that of the store, would then be looked for. Leave it out: a file "
+            "beside the problem's is Path(__file__).with_name('rows.csv')."
+        )
 
 
 def _defaults() -> dict[str, Any]:

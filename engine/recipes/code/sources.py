@@ -129,9 +129,13 @@ def parsed(path: Path) -> ast.Module:
         line = error.lineno if isinstance(error, SyntaxError) else None
         place = str(path) if line is None else f"line {line} of {path}"
         why = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigurationError(
-            f"There is a syntax error in {place}: {why}. Correct the file."
-        ) from error
+        text = (error.text or "").lstrip() if isinstance(error, SyntaxError) else ""
+        remedy = (
+            f"Leave {text.split()[0]} out, which only notebooks understand."
+            if text.startswith(("%", "!"))
+            else "Correct the file."
+        )
+        raise ConfigurationError(f"There is a syntax error in {place}: {why}. {remedy}") from error
 
 
 def _absolute(node: ast.ImportFrom, path: Path, folder: Path) -> str | None:

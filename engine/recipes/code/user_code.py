@@ -5,6 +5,8 @@ a way that the digests do not see is refused, because an edit of it would pass u
 """
 
 import importlib
+import importlib.machinery
+import re
 import sys
 import sysconfig
 import traceback
@@ -239,9 +241,29 @@ def _told(error: BaseException, path: Path) -> str:
             "here and where the workers are, or leave the import out."
         )
     return (
-        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {error}. Correct the "
-        "file."
+        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {error}. "
+        f"{_remedy(error, path)}"
     )
+
+
+def _remedy(error: BaseException, path: Path) -> str:
+    """Say what to do about an error while a file is loaded."""
+    if isinstance(error, NameError) and "get_ipython" in str(error):
+        return "The file was a notebook: leave out the lines with get_ipython, which only it has."
+    for file in sorted(path.parent.glob("*.py")):
+        if re.search(rf"['.]{re.escape(file.stem)}'", str(error)) and _is_installed(file.stem):
+            return (
+                f"{file} stands in the way of the package {file.stem}, which an import then does "
+                "not find. Give the file another name."
+            )
+    return "Correct the file."
+
+
+def _is_installed(module: str) -> bool:
+    """Say whether Python or an installed package has a module of this name."""
+    if module in sys.stdlib_module_names or module in OF_THE_PROJECT:
+        return True
+    return importlib.machinery.PathFinder.find_spec(module, list(_LIBRARIES)) is not None
 
 
 def own_line(error: BaseException) -> str:

@@ -45,7 +45,7 @@ def new(
         typer.Option(
             "--from",
             help="What it begins from: script, image_folder, table, texts, instructions, "
-            "hf_dataset.",
+            "pairs, hf_dataset.",
         ),
     ] = "script",
     folder: Annotated[str, typer.Option("--folder", help="Where the files go.")] = ".",

@@ -36,6 +36,8 @@ def small_blocks(monkeypatch):
     """Several blocks of several groups, of matrices that a test can afford."""
     monkeypatch.setattr(module, "LEAST_PAIRS", 1)
     monkeypatch.setattr(blocks, "_SIDE", 7)
+    monkeypatch.setattr(blocks, "_WIDE", 5)
+    monkeypatch.setattr(blocks, "_LEAST", 7)
     monkeypatch.setattr(blocks, "BLOCK_NUMBERS", 7 * 7 * 4)
 
 
@@ -68,7 +70,10 @@ def by_math(*given, **options):
         return F.scaled_dot_product_attention(*given, **options)
 
 
-@pytest.mark.parametrize("kept", [0, 1 << 20], ids=["made anew", "kept"])
+KEPT = {"made anew": 0, "kept for two examples": 4 * 18 * 7 * 2, "kept for all": 1 << 20}
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 @pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
 def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, kept, monkeypatch):
     """The kernel of torch and the blocked formula share nothing but the inputs."""

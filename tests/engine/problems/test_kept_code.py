@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.problems.kept_code import _key, at_hand, keep_code
+from engine.problems.kept_code import at_hand, code_key, keep_code
 from engine.problems.problem import build_problem
 from engine.recipes.code.sources import digest_of
 from engine.recipes.descent import DescentRecipe
@@ -130,7 +130,7 @@ def test_empty_file_that_is_not_in_the_document_is_refused(tmp_path):
     recipe = DescentRecipe(name="x", problem="mine.py:f", code={"__init__.py": digest_of(b"")})
     recipe = changed(recipe, FROM_STORE)
     (tmp_path / "code").mkdir()
-    Path(kept_code_url(str(tmp_path), _key(recipe))).write_text('{"files": {}}')
+    Path(kept_code_url(str(tmp_path), code_key(recipe.code))).write_text('{"files": {}}')
 
     with pytest.raises(ConfigurationError, match="__init__.py has another content"):
         at_hand(recipe, str(tmp_path))

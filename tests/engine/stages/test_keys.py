@@ -276,6 +276,7 @@ READS_APART = {
     ("stages.commits", "storage.places"),  # do the stages, and
     ("stages.stage_records", "storage.places"),  # their records
     ("problems.kept_code", "storage.places"),  # source lies there that has its digests
+    ("stages.same_data", "storage.places"),  # as what a run began with, which stops it or not
     ("stages.commits", "stages.lease"),  # who works on a stage does not change what it makes
     ("stages.training", "planning.plan"),  # all schedules make the same bits, and
     ("stages.run", "planning.plan"),  # a product that a plan has chosen is in the key

@@ -5,8 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
-from engine.step.compiling import programs_folder
+from engine.step.compiling import compiled
+from engine.step.programs_folder import programs_folder, removed_damaged
+from tests.engine.step.test_measured import small_routine
 
 
 @pytest.fixture
@@ -54,3 +57,43 @@ def test_folder_that_others_could_fill_is_not_used(base, made):
     assert base not in folder.parents
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert programs_folder() != str(folder)
+
+
+def test_damaged_library_is_removed_and_nothing_else(base, monkeypatch):
+    """A process that is ended while it links leaves half a library, which nobody could load."""
+    folder = Path(programs_folder())
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    library, elsewhere = folder / "ki" / "half.so", base / "other.so"
+    library.parent.mkdir()
+    for place in (library, elsewhere):
+        place.write_text("half")
+
+    assert not removed_damaged(f"ImportError: {elsewhere}: file too short")
+    assert not removed_damaged("RuntimeError: sizes do not match")
+    assert removed_damaged(f"InductorError: ImportError: {library}: file too short")
+    assert not removed_damaged(f"InductorError: ImportError: {library}: file too short")
+
+    assert elsewhere.exists()
+    assert not library.exists()
+
+
+def test_program_with_damaged_libraries_is_called_again(base, monkeypatch):
+    """The compiler makes what is missing; what is no library is told at once."""
+    folder = Path(programs_folder())
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    libraries = [folder / "one.so", folder / "two.so"]
+    for library in libraries:
+        library.write_text("half")
+
+    def program(number):
+        for library in libraries:
+            if library.exists():
+                raise ImportError(f"{library}: file too short")
+        return number / number
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    called = compiled(program, small_routine())
+
+    assert called(2.0) == 1
+    with pytest.raises(ZeroDivisionError):
+        called(0.0)

@@ -80,7 +80,7 @@ def test_server_asks_for_a_secret_that_no_list_of_processes_shows(prefect_home):
         assert [asked(f"{server.api_url}/{path}") for path in paths] == [401, 401, 401]
         assert asked(f"{server.api_url}/admin/version", "mgd:guessed") == 401
         assert asked(f"{server.api_url}/admin/version", server.secret) == 200
-        assert b"server start --port" in listed.stdout
+        assert b"flows.cli.server_process" in listed.stdout
         assert server.secret.removeprefix("mgd:").encode() not in listed.stdout
         assert len(server.secret) > 40
     finally:
@@ -231,24 +231,68 @@ def test_server_that_asks_for_a_log_in_says_so(prefect_home, monkeypatch):
 
 
 @pytest.mark.servers
-def test_server_whose_port_is_taken_is_started_again(prefect_home, monkeypatch):
-    """Between the choice of a port and its use another process may take it."""
-    started = []
-    popen = subprocess.Popen
+def test_a_user_with_a_server_gets_no_other_one(prefect_home, monkeypatch):
+    """A profile may name one, which is seen by the process that would serve."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    def first_one_fails(command, **options):
-        started.append(command)
-        fails = len(started) == 1
-        return popen([sys.executable, "-c", "raise SystemExit(1)"] if fails else command, **options)
-
-    monkeypatch.setattr(local_server.subprocess, "Popen", first_one_fails)
+    prefect_home.mkdir()
+    profile = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
+    (prefect_home / "profiles.toml").write_text(profile)
+    for name in ("PREFECT_API_URL", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"):
+        monkeypatch.delenv(name, raising=False)
     server = local_server.LocalServer()
     try:
-        server.wait()
-        assert len(started) == 2
-        assert asked(f"{server.api_url}/health") == 200
+        assert not server.wait()
+        with (
+            temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+            pytest.raises(ConfigurationError, match="no Prefect server"),
+            local_server.connected(server),
+        ):
+            pass
+        assert not (prefect_home / "prefect.db").exists()
     finally:
         server.stop()
+
+
+@pytest.mark.servers
+def test_a_server_that_cannot_start_leaves_no_mark_that_its_database_is_there(
+    prefect_home, monkeypatch
+):
+    """The next one has to make it, and would not look."""
+    nowhere = "sqlite+aiosqlite:////nonexistent/x.db"
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", nowhere)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    server = local_server.LocalServer()
+    try:
+        with pytest.raises(ConfigurationError, match="unable to open database file"):
+            server.wait()
+        assert not list(prefect_home.glob("mgd-migrated-*"))
+    finally:
+        server.stop()
+
+
+@pytest.mark.servers
+def test_second_server_on_a_database_loads_no_collection_of_blocks(prefect_home, monkeypatch):
+    """Half of what a start took was to load Kubernetes and Dask, in order to register nothing."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    first = local_server.LocalServer()
+    try:
+        assert first.wait()
+    finally:
+        first.stop()
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    second = local_server.LocalServer()
+    try:
+        assert second.wait()
+        assert list(prefect_home.glob("mgd-migrated-*"))
+        assert second._log is not None
+        second._log.seek(0)
+        loaded = second._log.read()
+        assert b"prefect.server.api" in loaded
+        assert b"prefect_kubernetes" not in loaded
+        assert b"prefect_dask" not in loaded
+    finally:
+        second.stop()
 
 
 def test_wait_for_server_is_over_when_its_parent_is(tmp_path):
@@ -287,7 +331,8 @@ def test_a_server_that_nobody_used_ends_with_the_command(monkeypatch, used):
         def stop(self):
             ended.append(self)
 
-    monkeypatch.setattr(local_server, "server_if_needed", lambda **_: Server())
+    monkeypatch.setattr(local_server, "LocalServer", lambda **_: Server())
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
     with (
         pytest.raises(ZeroDivisionError),

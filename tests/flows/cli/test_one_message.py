@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def store(request, tmp_path, monkeypatch):
 def test_place_that_is_no_store_is_told_in_one_message(command, store, monkeypatch):
     """Nobody has done anything wrong but a letter of a path, or their network is away."""
     monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
-    monkeypatch.setattr("flows.cli.local_server.server_if_needed", lambda **_: None)
+    monkeypatch.setattr("flows.cli.local_server.server_of_a_command", lambda **_: nullcontext())
 
     done = mgd(*command, "--store", store)
 
@@ -71,7 +72,7 @@ def test_place_that_is_no_store_is_told_in_one_message(command, store, monkeypat
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_damaged_run_is_told_in_one_message(command, tmp_path, monkeypatch):
     """Also where all of its documents are deep, of another version, or somebody's."""
-    monkeypatch.setattr("flows.cli.local_server.server_if_needed", lambda **_: None)
+    monkeypatch.setattr("flows.cli.local_server.server_of_a_command", lambda **_: nullcontext())
     monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
     run = tmp_path / "runs" / "a-0123abcd"
     (run / "stages").mkdir(parents=True)

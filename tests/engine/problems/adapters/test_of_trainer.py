@@ -132,6 +132,94 @@ CASES = {
 }  # fmt: skip
 
 
+def masked(tokens):
+    """Labels of every second token."""
+    return [each if place % 2 else -100 for place, each in enumerate(tokens)]
+
+
+def bert_of(name):
+    import transformers
+
+    torch.manual_seed(3)
+    return getattr(transformers, name)(bert().config)
+
+
+def llama():
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def without_embeddings():
+    model = bert()
+    for each in model.bert.embeddings.parameters():
+        each.requires_grad_(False)
+    return model
+
+
+SGD = {"optim": "sgd", "learning_rate": 0.1}  # which sees a factor on the loss; Adam hardly does
+
+EXACT = {
+    "masked": (lambda: bert_of("BertForMaskedLM"), masked, {}),
+    "masked, smoothed, accumulated": (
+        lambda: bert_of("BertForMaskedLM"), masked,
+        {"gradient_accumulation_steps": 2, "label_smoothing_factor": 0.1, **SGD},
+    ),
+    "tokens": (lambda: bert_of("BertForTokenClassification"), lambda t: [x % 3 for x in t], {}),
+    "llama with tied embeddings": (llama, None, {"lr_scheduler_type": "linear"}),
+    "llama, accumulated": (llama, None, {"gradient_accumulation_steps": 3, **SGD}),
+    "frozen embeddings": (without_embeddings, kind, {}),
+    "inverse square root": (bert, kind, {"lr_scheduler_type": "inverse_sqrt"}),
+    "polynomial": (bert, kind, {"lr_scheduler_type": "polynomial"}),
+    "short last batch left out": (
+        bert, kind, {"per_device_train_batch_size": 5, "dataloader_drop_last": True},
+    ),
+    "rmsprop with restarts": (
+        bert, kind, {"lr_scheduler_type": "cosine_with_restarts", "optim": "rmsprop"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EXACT)
+def test_steps_agree_in_float64_with_the_trainers_own(case, tmp_path, trainers):
+    """As strangers write them; what is left is what transformers computes in float32."""
+    make, labels, changes = EXACT[case]
+    trainer = trainer_of(tmp_path, make().double(), labels, num_train_epochs=2, **changes)
+    found = states_of(engine.from_trainer(trainer, eps_root=0.0))
+    path = trainers.Path()
+    trainer.add_callback(path)
+
+    trainer.train()
+
+    assert len(found) == len(path.states)
+    for mine, own in zip(found, path.states, strict=True):
+        for name, tensor in mine.items():
+            torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("BertForSequenceClassification", kind),
+        ("BertForMaskedLM", masked),
+        ("BertForTokenClassification", lambda tokens: [each % 3 for each in tokens]),
+    ],
+)
+def test_sum_of_means_is_no_mean_over_the_examples(name, labels, tmp_path):
+    """The Trainer trains with it where a model takes the count of labels and does not read it."""
+    trainer = trainer_of(tmp_path, bert_of(name), labels, gradient_accumulation_steps=2)
+
+    with pytest.raises(ConfigurationError, match=r"adds the mean losses of these batches up for"):
+        engine.from_trainer(trainer)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path, trainers):

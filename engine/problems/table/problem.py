@@ -15,7 +15,7 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.splits import Examples
-from engine.problems.table_files import read_table
+from engine.problems.table.files import read_table
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
 from engine.recipes.arguments.model import ModelConfig

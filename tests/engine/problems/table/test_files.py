@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.problems.problem import build_problem
-from engine.problems.table_files import read_table
+from engine.problems.table.files import read_table
 from engine.recipes.files import validate_recipe
 
 arrow = pytest.importorskip("pyarrow", reason="tables need the extra parquet")

@@ -1,4 +1,6 @@
-"""YAML of recipes: strict where YAML lets a slip pass, and bounded where it lets a file explode.
+"""YAML of recipes, and assignments to their settings.
+
+Strict where YAML lets a slip pass, and bounded where it lets a file explode.
 
 Words are those of YAML 1.2: ``no``, ``on`` and ``2024-01-01`` are texts, ``1e-3`` is a number, and
 ``010`` and ``1:30``, which older readers take for 8 and 90, are refused or texts. A key that stands
@@ -6,8 +8,10 @@ twice in one group is refused, since the first one would be lost without a word.
 """
 
 import codecs
+import logging
 import re
 from collections.abc import Hashable
+from functools import cache
 from typing import Any
 
 import yaml
@@ -15,6 +19,9 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from engine.errors import ConfigurationError
+from engine.secret_urls import redacted
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
@@ -185,3 +192,75 @@ def says_nothing(content: dict[Hashable, Any]) -> bool:
         key in ("name", "description") or value is None or value in ({}, [], "")
         for key, value in content.items()
     )
+
+
+def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = None) -> None:
+    """Carry out an assignment, and tell what a mapping takes away of the group that it replaces.
+
+    Args:
+        content: The settings that are changed.
+        change: Assignment ``dotted.key=value``.
+        said: What of these settings somebody has set; all of them if not given.
+
+    Raises:
+        ConfigurationError: If it is no assignment.
+    """
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise ConfigurationError(
+            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
+            "e.g. --set outer.num_steps=3."
+        )
+    try:
+        value = parse_yaml(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            redacted(f"--set {change!r}: the value is not YAML ({error}). Quote it.")
+        ) from error
+    lost = _lost(content if said is None else said, key.strip(), value)
+    set_value(content, key.strip(), value)
+    if lost:
+        _tell(redacted(change), key.strip(), tuple(lost), next(iter(value), lost[0]))
+
+
+@cache
+def _tell(change: str, key: str, lost: tuple[str, ...], first: str) -> None:
+    """Tell it once: some commands read a recipe twice."""
+    logger.warning(
+        "--set %s replaces all of %s, so %s of the recipe %s back at the default. To change one "
+        "setting of it say --set %s.%s=...",
+        *(change, key, ", ".join(lost), "is" if len(lost) == 1 else "are", key, first),
+    )
+
+
+def _lost(content: dict[Any, Any], key: str, value: Any) -> list[str]:  # noqa: ANN401 (any setting)
+    """Return the settings of a group that a mapping in its place does not have.
+
+    One with another name is another thing, of which nobody expects the settings of the first.
+    """
+    group: Any = content
+    for part in key.split("."):
+        group = group.get(part) if isinstance(group, dict) else None
+    if not isinstance(group, dict) or not isinstance(value, dict):
+        return []
+    if value.get("name", group.get("name")) != group.get("name"):
+        return []
+    return [str(each) for each in group if each not in value]
+
+
+def set_value(content: dict[Any, Any], key: str, value: Any) -> None:  # noqa: ANN401 (any setting)
+    """Set a setting by its dotted key; groups on the way are made.
+
+    Raises:
+        ConfigurationError: If something on the way is no group.
+    """
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigurationError(
+                f"--set {key}=...: {parent!r} is a single setting, not a group of settings. "
+                "See the recipe for the names."
+            )
+    place[last] = value

@@ -1,0 +1,1 @@
+"""How what somebody has written becomes settings: YAML, assignments, and refusals in words."""

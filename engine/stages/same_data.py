@@ -1,0 +1,137 @@
+"""Whether a run still stands for the examples and the start of the model that it began with.
+
+Keys count them, so a stage never mixes two data sets; but a run that goes on with other data would
+make all of its stages again under its old name, and of two workers with different files each would
+make its own. So a run notes digests when it begins, and every process that carries out a stage of
+it compares them before it computes. A finished run may be started again on other data, since its
+result is whole; that is told.
+
+Layout: ``<store>/runs/<run>/data.json``.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from engine.errors import ConfigurationError
+from engine.recipes.settings import Settings, digest
+from engine.storage.places import DATA, run_file
+from engine.storage.records import SMALL, read_records, write_record
+
+if TYPE_CHECKING:  # whoever only shows runs loads no torch
+    from engine.problems.problem import BuiltProblem
+
+logger = logging.getLogger(__name__)
+
+_SAME: set[tuple[str, str]] = set()
+"""Runs, by the place of their note, that this process has found to agree, and with what."""
+
+
+class BegunWith(Settings):
+    """What a run began with."""
+
+    sizes: dict[str, int]
+    """Split to its number of examples."""
+
+    digests: dict[str, str]
+    """Digest of each part, by its name in messages."""
+
+    torch: str
+    """Version that drew initial parameters: another one may draw others."""
+
+    finished: bool = False
+    """Whether the run has finished with them."""
+
+
+def note_data(store: str, run: str, problem: "BuiltProblem") -> None:
+    """Note what a run begins with, in place of an earlier note."""
+    write_record(run_file(store, run, DATA), _of(problem).model_dump())
+
+
+def note_finished(store: str, run: str) -> None:
+    """Note that a run has finished with the data that it began with."""
+    found = _read(store, run)
+    if found is not None and not found.finished:
+        done = found.model_copy(update={"finished": True})
+        write_record(run_file(store, run, DATA), done.model_dump())
+
+
+def check_data(store: str, run: str, problem: "BuiltProblem", name: str) -> None:
+    """Refuse data that are not those with which an unfinished run began.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Name of the run; nothing is compared if it has noted nothing.
+        problem: As it is now.
+        name: Of the problem, for the message.
+
+    Raises:
+        ConfigurationError: Says what differs, and what to do.
+
+    Cost:
+        Reads one small file, once for each run and process.
+    """
+    here = _of(problem)
+    known = (run_file(store, run, DATA), digest(here.model_dump()))
+    if known in _SAME:
+        return
+    there = _read(store, run)
+    if there is None:
+        return
+    differing = [
+        what
+        for what in sorted(here.digests.keys() | there.digests.keys())
+        if here.digests.get(what) != there.digests.get(what)
+        and (what == "examples" or here.torch == there.torch)
+    ]
+    if not differing:
+        _SAME.add(known)
+        return
+    what = " and ".join(f"{each}{_numbers(there, here, each)}" for each in differing)
+    if there.finished:
+        logger.warning(
+            "Run %s has finished on other data: %s. Everything is computed anew on those of now, "
+            "and takes the place of its result. For a run beside it say --set name=...",
+            run,
+            what,
+        )
+        _SAME.add(known)
+        return
+    raise ConfigurationError(
+        f"The data of problem {name} are not those with which run {run} began: other {what}. Put "
+        "them back, on the workers too, to let it go on. To begin anew on those of now, start a "
+        f"run of another name (--set name=...), or free this one first: `mgd clean --run {run} "
+        "--grace 0s --yes`."
+    )
+
+
+def _numbers(there: BegunWith, here: BegunWith, what: str) -> str:
+    if what != "examples":
+        return ""
+    moved = [
+        f"{split} had {there.sizes.get(split, 0)} and has {here.sizes.get(split, 0)}"
+        for split in here.sizes | there.sizes
+        if there.sizes.get(split) != here.sizes.get(split)
+    ]
+    return f" ({', '.join(moved) or 'as many as then, with another content'})"
+
+
+def _of(problem: "BuiltProblem") -> BegunWith:
+    import torch
+
+    return BegunWith(
+        sizes={name: len(examples) for name, examples in problem.data.splits.items()},
+        digests={what: digest({"": found})[:32] for what, found in problem.digests.items()},
+        torch=torch.__version__,
+    )
+
+
+def _read(store: str, run: str) -> BegunWith | None:
+    """Return what a run has noted; None if it has not, or that cannot be understood."""
+    url = run_file(store, run, DATA)
+    found: dict[str, Any] | None = read_records([url], largest=SMALL).get(url)
+    try:
+        return None if found is None else BegunWith.model_validate(found)
+    except ValidationError:
+        return None

@@ -1,0 +1,40 @@
+"""What a compiled pair keeps between its two programs: little, and every random draw.
+
+The first program makes the gradient of a step, the second the product with it, and what lies
+between them is the graph that is kept. Torch's own rule computes again what costs nothing there.
+Here anything is computed again that is no matrix product, convolution or large sum: kept graphs are
+what bounds how many steps need no replay. What draws random numbers is always kept, since a second
+draw would be another one.
+
+Imported by whoever compiles, because it loads torch's compiler.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
+from torch.fx import GraphModule
+from torch.utils.checkpoint import CheckpointPolicy
+
+
+class KeepsLittle(CustomPartitionerFn):
+    """A rule by which torch cuts a joint graph in two; see the module."""
+
+    def __call__(
+        self,
+        gm: GraphModule,
+        joint_inputs: Sequence[object],
+        **kwargs: Any,  # noqa: ANN401 (torch's own, handed on)
+    ) -> tuple[GraphModule, GraphModule]:
+        """Return the two programs of a joint graph."""
+        for node in gm.graph.nodes:
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+        with torch._functorch.config.patch(aggressive_recomputation=True):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+            return min_cut_rematerialization_partition(gm, joint_inputs, **kwargs)
+
+    def uuid(self) -> bytes:
+        """Return what this rule is known by in torch's cache: its source."""
+        return get_hash_for_files((__file__,))

@@ -1,0 +1,60 @@
+"""Where compiled programs are kept between processes, and what becomes of damaged ones."""
+
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+_logger = logging.getLogger(__name__)
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def keep_programs() -> Path:
+    """Return where torch keeps programs; what the user, or torch, has chosen stays."""
+    if _CACHE not in os.environ:
+        os.environ[_CACHE] = programs_folder()
+    return Path(os.environ[_CACHE])
+
+
+def removed_damaged(words: str) -> bool:
+    """Remove the libraries that an error of the loader names, and say whether there were any.
+
+    The compiler writes a library in its place, so a process that is ended meanwhile leaves half of
+    one, which no later process could load. Torch makes it again where there is none.
+
+    Args:
+        words: Of the error.
+    """
+    folder, removed = keep_programs().resolve(), False
+    for name in sorted(set(re.findall(r"(/[^:\n]+\.so): ", words))):
+        library = Path(name).resolve()
+        if library.is_relative_to(folder) and library.is_file():
+            library.unlink()
+            removed = True
+            _logger.warning("A compiled library is damaged and made again: %s", library.name)
+    return removed
+
+
+def programs_folder() -> str:
+    """Return where compiled programs are kept between processes: a folder of this user alone.
+
+    Torch finds a program again by its graph, and what it finds it runs: libraries, and pickles. Its
+    own default lies in the folder for temporary files, which any user of the machine may make
+    first, and which a reboot empties. A store is no place either, because others may write to it.
+
+    Cost:
+        A second process compiles an MLP's product in 10 s of computing time instead of 57.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "metagradient-descent" / "programs"
+    try:
+        for place in (folder.parent, folder):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = place.lstat()
+            if found.st_uid != os.getuid() or found.st_mode & 0o022 or place.is_symlink():
+                return tempfile.mkdtemp(prefix="programs-")
+    except OSError:  # no home, or none that can be written
+        return tempfile.mkdtemp(prefix="programs-")
+    return str(folder)

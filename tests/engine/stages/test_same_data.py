@@ -1,0 +1,143 @@
+"""A run that goes on with other data than it began with: told before anything is computed."""
+
+import logging
+
+import pytest
+import torch
+
+from engine.errors import ConfigurationError
+from engine.problems.problem import _build
+from engine.recipes.files import validate_recipe
+from engine.runs.run import begin_run
+from engine.stages import same_data
+from engine.stages.run import Run
+from engine.stages.same_data import note_finished
+from engine.stages.training import initial_value, prepare
+from engine.storage.places import DATA
+from engine.storage.records import read_record, write_bytes
+from tests.own_problem import PROBLEM, own, replaced
+
+
+@pytest.fixture(autouse=True)
+def another_process():
+    """Nothing is remembered of the run, as in the process that goes on with one."""
+    yield from forgotten()
+
+
+def forgotten():
+    _build.cache_clear()
+    same_data._SAME.clear()
+    yield
+    _build.cache_clear()
+
+
+def rows(number, moved=0.0):
+    return "x,y,kind\n" + "".join(
+        f"{n % 7 + moved * (n == 3)},{n * 3 % 11},{'ab'[n % 2]}\n" for n in range(number)
+    )
+
+
+def table(folder):
+    return validate_recipe(
+        {
+            "name": "rows",
+            "problem": "table",
+            "arguments": {"url": str(folder / "rows.csv"), "label": "kind"},
+            "training": {"num_steps": 4, "batch_size": 4, "threads": 1},
+        },
+        "a test",
+    )
+
+
+@pytest.mark.parametrize(
+    ("edited", "words"),
+    [
+        (rows(40, moved=0.5), "as many as then, with another content"),
+        (rows(50), r"train had 24 and has 30"),
+    ],
+    ids=["one number", "more rows"],
+)
+def test_unfinished_run_is_refused_on_edited_data(edited, words, tmp_path):
+    """Everything would be made again under the name of a run that began with other rows."""
+    pytest.importorskip("pyarrow", reason="tables need the package pyarrow")
+    (tmp_path / "rows.csv").write_text(rows(40))
+    recipe, store = table(tmp_path), str(tmp_path / "store")
+    begin_run(recipe, store)
+    next(forgotten())
+    initial_value(Run(recipe, store))  # with the same data it goes on
+
+    (tmp_path / "rows.csv").write_text(edited)
+    next(forgotten())
+
+    with pytest.raises(ConfigurationError, match=f"not those with which run rows-.*{words}"):
+        prepare(Run(recipe, store))
+    with pytest.raises(ConfigurationError, match="Put them back, on the workers too"):
+        initial_value(Run(recipe, store))  # as a worker with another file, or a retried flow
+
+    (tmp_path / "rows.csv").write_text(rows(40))
+    next(forgotten())
+    prepare(Run(recipe, store))
+
+
+def test_file_that_an_own_problem_reads_counts(tmp_path):
+    """No digest of source sees it, and the recipe is the same."""
+    (tmp_path / "scale.txt").write_text("1.0")
+    path = tmp_path / "scale.txt"
+    problem = replaced(
+        "    hx, hy =", f"    x = x * float(open({str(path)!r}).read())\n    hx, hy ="
+    )
+    recipe, store = own(tmp_path, problem), str(tmp_path / "store")
+    begin_run(recipe, store)
+    path.write_text("1.5")
+    next(forgotten())
+
+    with pytest.raises(ConfigurationError, match="other examples .as many as then"):
+        prepare(Run(recipe, store))
+
+
+def test_weights_that_a_model_starts_from_count(tmp_path):
+    """A pretrained model is data too, and may be replaced between two starts."""
+    weights = tmp_path / "weights.pt"
+    torch.save(torch.zeros(2), weights)
+    problem = replaced(
+        "    return engine.Problem(",
+        f"    net[2].bias.data = torch.load({str(weights)!r})\n    return engine.Problem(",
+    )
+    recipe, store = own(tmp_path, problem), str(tmp_path / "store")
+    begin_run(recipe, store)
+    torch.save(torch.ones(2), weights)
+    next(forgotten())
+
+    with pytest.raises(ConfigurationError, match="other initial parameters of the model. Put"):
+        prepare(Run(recipe, store))
+
+
+def test_finished_run_starts_anew_and_that_is_told(tmp_path, caplog):
+    """A table that grows every night has one run each night, under one name."""
+    recipe, store = own(tmp_path, PROBLEM), str(tmp_path / "store")
+    run = Run(recipe, store)
+    begin_run(recipe, store)
+    note_finished(store, run.name)
+    url = run.file(DATA)
+    other = read_record(url)
+    other["digests"]["examples"] = "0" * 32
+    same_data.write_record(url, other)
+    next(forgotten())
+
+    with caplog.at_level(logging.WARNING):
+        prepare(Run(recipe, store))
+    begin_run(recipe, store)
+
+    assert "has finished on other data: examples" in caplog.text
+    assert read_record(url)["digests"] != other["digests"]
+    assert not read_record(url)["finished"]
+
+
+def test_note_that_cannot_be_understood_stops_nobody(tmp_path):
+    """It is of no key: whoever damages it can hide a change and no more."""
+    recipe, store = own(tmp_path, PROBLEM), str(tmp_path / "store")
+    begin_run(recipe, store)
+    write_bytes(Run(recipe, store).file(DATA), b"[]")
+    next(forgotten())
+
+    prepare(Run(recipe, store))
