@@ -187,7 +187,7 @@ def by_clicks(page, run):
     with page.context.expect_page() as opened:
         link.first.click()
     opened.value.get_by_text("What was asked").first.wait_for()
-    address = opened.value.url
+    address = opened.value.url.split("?")[0]
     opened.value.close()
     return address
 
