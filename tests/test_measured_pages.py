@@ -2,8 +2,9 @@
 
 import pytest
 
+from engine.applications.looks import Look, together
 from engine.reports.page import as_html
-from engine.reports.sections import Drawing, Figure, Page, Section
+from engine.reports.sections import Drawing, Figure, Page, Section, Table
 from tests.measured_pages import DARK, NO_FAULTS, WIDTHS, faults, open_browser
 
 pytestmark = pytest.mark.servers  # a browser, whose fonts are those of the machine
@@ -77,3 +78,19 @@ def test_a_pale_text_is_found_in_its_scheme(tmp_path, spoil, where):
     assert not any(
         each.startswith("contrast") for each in found[{"screen": DARK}.get(where, "screen")]
     )
+
+
+def test_a_data_set_of_many_columns_with_long_names_is_read_everywhere(tmp_path):
+    """A table of 120 columns was 11,000 px wide on paper; the label is shown whatever there is."""
+    columns = {
+        f"measurement_of_sensor_{n}_in_the_hall_behind_the_river": "0.1234" for n in range(120)
+    }
+    row = columns | {"label": "a customer who will probably leave before long"}
+    shown = together([Look(f"#{n}", row=row) for n in range(3)], ["+1e-3"] * 3)
+
+    found = measured(tmp_path, drawn((10, 20, "one")), Section("Two", examples={"Kept": shown}))
+
+    assert isinstance(shown, Table)
+    assert "label" in shown.columns
+    assert "and 115 more columns" in shown.columns
+    assert found == NO_FAULTS

@@ -29,6 +29,9 @@ LONGEST = 200
 COLUMNS = 6
 """Numbers of an example that are shown one by one; of more, the first ones."""
 
+_COLUMNS = 6
+"""Of a row of a data set that a page shows, which has room for some ten."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -129,15 +132,24 @@ def together(
             Card({"": each.image} if each.image else {}, each.name, text, note, marked, tone)
             for each, text, note, marked, tone in zip(looks, said, notes, wrong, tones, strict=True)
         ]
-    names = list(dict.fromkeys(name for each in looks for name in each.row))
+    names, hidden = _shown_columns(list(dict.fromkeys(n for each in looks for n in each.row)))
     rows = [
         # The figure stands where a narrow screen shows it, however many columns there are.
-        {"example": each.name, what: note, **{name: each.row.get(name, "") for name in names}}
+        {"example": each.name, what: note}
+        | {name: each.row.get(name, "") for name in names}
+        | ({f"and {hidden} more columns": "..."} if hidden else {})
         for each, note in zip(looks, notes, strict=True)
     ]
     if any(wrong):
         rows = [row | {"known": "wrong" * marked} for row, marked in zip(rows, wrong, strict=True)]
     return Table(rows)
+
+
+def _shown_columns(names: list[str]) -> tuple[list[str], int]:
+    """Return the columns that a page has room for, and how many are left out."""
+    if len(names) <= _COLUMNS:
+        return names, 0
+    return [*names[: _COLUMNS - 1], names[-1]], len(names) - _COLUMNS  # the last one is the label
 
 
 def _own(show: Callable[[int], Any], place: int, name: str) -> Look:

@@ -90,6 +90,11 @@ class Table:
         return {name: self._kind(name) for name in self.rows[0]} if self.rows else {}
 
     @property
+    def long(self) -> set[str]:
+        """The columns whose head has a word that may be broken, or a table would be too wide."""
+        return {n for n in self.columns if any(len(word) > LONG for word in n.split())}
+
+    @property
     def stacks(self) -> bool:
         """Whether a narrow screen shows a row for each value."""
         kinds = self.columns
