@@ -42,6 +42,31 @@ def test_importing_engine_does_not_load(package, modules_that_engine_loads):
     assert package not in modules_that_engine_loads
 
 
+_CHECKED = """
+import sys, torch, engine
+from torch.nn.functional import cross_entropy
+drawn = torch.randn(20, 3), torch.randint(0, 2, (20,))
+own = engine.Routine(
+    torch.nn.Linear(3, 2),
+    lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="none"),
+    drawn, engine.sgd(0.9), learning_rate=0.1, num_steps=4, batch_size=5,
+    metaparameters={"w": engine.ExampleWeights(torch.ones(20))},
+)
+engine.metagradient(own, lambda model: cross_entropy(model(drawn[0]), drawn[1]))
+print(*sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_a_metagradient_with_its_witness_loads_no_compiler_and_no_algebra():
+    """Each takes longer to load than a small run takes to be checked."""
+    run = subprocess.run(
+        [sys.executable, "-c", _CHECKED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert not {"sympy", "torch._dynamo", "sklearn", "pandas"} & set(run.stdout.split())
+
+
 RUN = "bench-0badcafe"
 LIGHT = {
     ("--version",): 0,
