@@ -4,38 +4,17 @@ No test waits for the clock: a product is used once, or so often that any gain p
 """
 
 import pytest
-import torch
-from torch import nn
 
-import engine
 from engine.recipes.replay import VjpMode
 from engine.replay.interpreter import seed_adjoint
 from engine.step import measured
 from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.measured import MeasuredVjp, expected_gain, expected_wait
 from engine.step.reference import step_vjp
+from tests.small_routine import losses, small_routine
 
 ALWAYS = 10**15
 """Uses for which any gain pays."""
-
-
-def losses(model, batch):
-    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def small_routine():
-    torch.manual_seed(0)
-    examples = torch.randn(8, 3), torch.arange(8) % 2
-    return engine.Routine(
-        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
-        losses,
-        examples,
-        engine.sgd(0.9),
-        learning_rate=0.1,
-        num_steps=4,
-        batch_size=4,
-        metaparameters={"w": engine.ExampleWeights(torch.ones(8))},
-    )
 
 
 @pytest.fixture(autouse=True)

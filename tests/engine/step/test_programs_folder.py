@@ -9,7 +9,7 @@ import torch
 
 from engine.step.compiling import compiled
 from engine.step.programs_folder import programs_folder, removed_damaged
-from tests.engine.step.test_measured import small_routine
+from tests.small_routine import small_routine
 
 
 @pytest.fixture
