@@ -15,11 +15,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.problems.problem import build_problem
-<<<<<<<< HEAD:tests/engine/problems/table/test_files.py
-from engine.problems.table.files import read_table
-========
 from engine.problems.tables.files import read_table
->>>>>>>> guard:tests/engine/problems/tables/test_files.py
 from engine.recipes.files import validate_recipe
 
 arrow = pytest.importorskip("pyarrow", reason="tables need the extra parquet")
