@@ -1,10 +1,16 @@
-"""Rows of the tables that a run leaves beside its report, as CSV and as Parquet."""
+"""Rows that a run keeps: of the tables beside its report, as CSV and as Parquet, and of stages."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import CheckpointCorruptError, EngineError
 from engine.problems.bounded import parquet_columns
 from engine.reports.frames import read_csv
+
+if TYPE_CHECKING:  # whoever only shows runs loads no torch
+    from torch import Tensor
+
+    from engine.stages.references import Ref
 
 
 def rows_of(content: bytes, url: str) -> list[dict[str, Any]]:
@@ -30,3 +36,22 @@ def rows_of(content: bytes, url: str) -> list[dict[str, Any]]:
             f"{url} is not what a run leaves there ({type(error).__name__}). Delete it, and let "
             "the run write it again with `mgd resume`."
         ) from error
+
+
+def only_row(store: str, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tensor":
+    """Return the one row of a stage that is called so, verified.
+
+    Raises:
+        CheckpointCorruptError: If there is none, or more than one.
+        StoreError: If it is not there.
+    """
+    from engine.stages.commits import read_rows
+
+    rows = read_rows(store, ref)
+    found = [row for name, row in rows.items() if is_wanted(name)]
+    if len(found) != 1:
+        raise CheckpointCorruptError(
+            f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, and not what a run reads "
+            "there. Something in the store was changed from outside: do not use this store."
+        )
+    return found[0]

@@ -5,15 +5,14 @@ and no place that it names is read, but by ``OpenRun.model``, which asks for tru
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from engine.applications.kept_rows import rows_of
+from engine.applications.kept_rows import only_row, rows_of
 from engine.applications.kinds import read_finished
-from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.errors import ConfigurationError
 from engine.numerics.shown_html import pairs_html, rows_html
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
@@ -160,7 +159,7 @@ class OpenRun:
             ConfigurationError: If there is no such step.
             StoreError: If its bits are not there, or not those that were committed.
         """
-        return self._vector(self._iterate(step).value, "value".__eq__)
+        return only_row(self.store, self._iterate(step).value, "value".__eq__)
 
     def metagradient(self, step: int = 0) -> "Tensor":
         """Return d objective / d z at an outer step, flat like ``z``, on the CPU.
@@ -182,7 +181,7 @@ class OpenRun:
             )
         from engine.stages.metagradient_rows import is_metagradient
 
-        return self._vector(ref, is_metagradient)
+        return only_row(self.store, ref, is_metagradient)
 
     def losses(self, step: int | None = None) -> list[float]:
         """Return the batch loss of every training step of an outer step.
@@ -348,19 +347,6 @@ class OpenRun:
                 else f"Run {self.name} has scored no outer step yet. Let it go on first."
             )
         return self.iterates[wanted]
-
-    def _vector(self, ref: "Ref", is_wanted: Callable[[str], bool]) -> "Tensor":
-        """Return the one vector of a stage that is called so."""
-        from engine.stages.commits import read_rows
-
-        rows = read_rows(self.store, ref)
-        found = [row for name, row in rows.items() if is_wanted(name)]
-        if len(found) != 1:
-            raise CheckpointCorruptError(
-                f"Stage {ref.stage} {ref.key} holds {', '.join(rows)}, and not what a run reads "
-                "there. Something in the store was changed from outside: do not use this store."
-            )
-        return found[0]
 
     def _content(self, file: str) -> bytes | None:
         with store_errors(self.store):

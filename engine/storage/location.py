@@ -16,6 +16,7 @@ The ``options`` that functions here take are fsspec's storage options and win ov
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,9 @@ StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol to the extra of ours that installs its driver
+
+_IPV6 = re.compile(r"\[[0-9a-fA-F:.]*\]")
+"""A host that is a number, whose colons chain nothing."""
 
 # One attempt and short waits: a wrong address is to be reported in seconds.
 _IMPATIENT = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
@@ -298,7 +302,8 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
     Raises:
         StoreUnavailableError: If any of it fails, or the object does not read back.
     """
-    if "://" in url and "::" in url:
+    refuse_secrets("The location", url)
+    if "://" in url and "::" in _IPV6.sub("", url):
         # What others have written since would not be seen, leases and commits among it.
         raise _unavailable(url, "it chains filesystems, e.g. a cache before a store, or an archive")
     if url.startswith(("s3://", "s3a://")):

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ConfigurationError
 from engine.problems.kept_code import at_hand, code_key, keep_code
-from engine.problems.problem import build_problem
+from engine.problems.problem import _build, build_problem
 from engine.recipes.code.sources import digest_of
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import changed, load_recipe
@@ -59,6 +59,7 @@ def test_without_being_asked_nothing_is_kept_and_nothing_taken(tmp_path, begun):
     plain = load_recipe(str(folder / "clouds.yaml"))
     begin_run(plain, str(tmp_path / "other"))
     shutil.rmtree(folder)
+    _build.cache_clear()  # as another process, which has built nothing
 
     assert not (tmp_path / "other" / "code").exists()
     with pytest.raises(ConfigurationError, match="there is no such file"):
@@ -177,6 +178,7 @@ def test_edited_source_beside_the_recipe_gives_way_to_that_of_the_run(begun):
     """A run that goes on computes with what it began with, if its start asks for that."""
     recipe, store, folder = begun
     (folder / "my_helpers.py").write_text("raise SystemExit('edited')\n")
+    _build.cache_clear()  # as another process, which has built nothing
 
     assert len(build_problem(recipe, store).routine) == 40
     with pytest.raises(ConfigurationError, match="my_helpers.py was edited"):

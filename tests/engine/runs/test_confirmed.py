@@ -24,8 +24,11 @@ def recipe(url="rows.csv", **more):
     return validate_recipe({"name": "mine", "problem": "table", "arguments": arguments} | more, "")
 
 
-def test_recipe_that_was_started_here_goes_on_without_being_asked_about(tmp_path):
+def test_recipe_that_was_started_here_goes_on_without_being_asked_about(tmp_path, monkeypatch):
     """Whoever typed ``mgd run`` has named its places, and need not name them again."""
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{place},{place % 2}\n" for place in range(60))
+    (tmp_path / "rows.csv").write_text(f"x,y\n{rows}")
     store, mine = str(tmp_path / "store"), recipe()
     begin_run(mine, store)
     read = read_recipe(store, run_name(mine))

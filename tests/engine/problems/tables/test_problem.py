@@ -163,4 +163,4 @@ def test_rows_are_called_as_they_are_written(tmp_path):
 
     found = made(tmp_path, "id,x,y\n" + rows, "id,x,y\n" + rows, names="id")
 
-    assert found.names == ["row 1", *[f"{place:04d}" for place in range(1, 20)]]
+    assert list(found.names) == ["row 1", *[f"{place:04d}" for place in range(1, 20)]]
