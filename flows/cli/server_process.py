@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigurationError
 from flows.cli.surroundings import brief, loaded, loading, prefect_settings
@@ -29,6 +29,9 @@ START_SECONDS = 180.0
 """Longest wait; the very first start migrates the database."""
 
 HOST = "127.0.0.1"
+
+_LOOPBACK = (HOST, "localhost")
+"""What a person may have typed for it."""
 
 _NOT_OF_ONE_RUN = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
 """Services of a server that are about deployments, work pools and automations: there are none."""
@@ -114,15 +117,38 @@ def _run(wanted: dict[str, str], listening: socket.socket, begun: Callable[[], N
         from prefect.server.api.server import create_app
 
         settings = prefect.settings.get_current_settings().server
+        app = create_app(final=True)
         server = Server(
             uvicorn.Config(
-                create_app(final=True),
+                _asking_nobody_else(app, listening.getsockname()[1])
+                if settings.ui.enabled
+                else app,
                 timeout_keep_alive=settings.api.keepalive_timeout,
                 log_level=settings.logging_level.lower(),
             )
         )
         server.run(sockets=[listening])
     return 0 if server.started else 3
+
+
+def _asking_nobody_else(app: Callable[..., Any], port: int) -> Callable[..., Any]:
+    """Return an ASGI application whose pages may ask this server and nobody else.
+
+    Prefect's second UI asks a service on the internet for the settings of its statistics, also
+    where ``PREFECT_SERVER_ANALYTICS_ENABLED`` is false, which only keeps them from being sent.
+    """
+    own = " ".join(f"{how}://{host}:{port}" for how in ("http", "ws") for host in _LOOPBACK)
+    policy = (b"content-security-policy", f"connect-src 'self' {own}".encode())
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (of ASGI)
+        async def with_policy(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message.get("headers", ()), policy]}
+            await send(message)
+
+        await app(scope, receive, with_policy)
+
+    return answer
 
 
 def _tell(pipe: int, **content: object) -> None:

@@ -363,6 +363,24 @@ def test_page_that_lets_in_leads_to_its_own_server_only(served, page, path):
         assert stranger.url.startswith(f"{served.root}/")
 
 
+@pytest.mark.parametrize("ui", UIS)
+def test_page_asks_its_own_server_only(served, page, ui):
+    """Prefect's second UI would ask a service on the internet for settings of its statistics."""
+    page.goto(served.form(ui))
+    field(page, "Outer steps").wait_for()
+
+    refused = page.evaluate(
+        """() => new Promise(answer => {
+            document.addEventListener("securitypolicyviolation",
+                each => answer(`${each.effectiveDirective} ${each.blockedURI}`));
+            fetch("http://127.0.0.2:9/asked").then(() => answer("let out"), () => {});
+            setTimeout(() => answer("not refused"), 20000);
+        })"""
+    )
+
+    assert refused.startswith("connect-src")
+
+
 def test_ctrl_c_ends_all_that_it_started(served):
     """Server and worker, and nothing of anybody else's. The last test: nothing is left."""
     assert len(served.children) == 2
