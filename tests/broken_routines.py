@@ -211,8 +211,13 @@ class ZeroFilled(ExampleWeights):
         return z.detach()[indices] + 0 * z[indices]
 
 
+_OWN_DRAWS = torch.Generator()
+"""A generator that nobody seeds for a step, unlike torch's own."""
+
+
 def _noisy(batch, drawn):
-    return batch[0] + 0.1 * torch.randn(batch[0].shape, dtype=batch[0].dtype), batch[1]
+    noise = torch.randn(batch[0].shape, dtype=batch[0].dtype, generator=_OWN_DRAWS)
+    return batch[0] + 0.1 * noise, batch[1]
 
 
 def _eval_loss(model, batch):

@@ -212,7 +212,7 @@ def test_it_takes_three_steps_and_a_product_of_few_examples(width, few):
     found = ask(run, [], run.point())
 
     assert seen == [8, 8, 8, few, few]
-    assert found.curvature < 1e-6
+    assert found.curvature < 1e-5  # float32, whatever the processor adds up first
 
 
 def test_a_loss_that_depends_on_other_examples_is_compared_among_few():
