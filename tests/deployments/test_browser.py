@@ -174,6 +174,20 @@ def reload(page, awaited, always="What was asked"):
     wait_for(str(awaited), there)
 
 
+def visit(page, address, text):
+    """Open a page until it shows a text; V2 may stay empty where it is left while it loads."""
+
+    def there():
+        page.goto(address)
+        for _ in range(60):
+            if page.get_by_text(text).count():
+                return True
+            page.wait_for_timeout(500)
+        return False
+
+    wait_for(f"{text!r} on {address}", there)
+
+
 def by_clicks(page, run):
     """Click from where the form has led to the report: on the run, and on the link in its log."""
     page.locator(f"a[href*='/runs/flow-run/{run}']").first.click()
@@ -249,12 +263,10 @@ def test_run_from_the_form_to_its_report(served, page):
     assert served.api.state(run) == "Running"
     led_to = by_clicks(page, run)
     assert led_to == served.address(f"/artifacts/artifact/{found}")
-    page.goto(served.address(f"/runs/flow-run/{run}?tab=Artifacts"))
-    page.get_by_text(f"report-{RECIPE}").first.wait_for()
+    visit(page, served.address(f"/runs/flow-run/{run}?tab=Artifacts"), f"report-{RECIPE}")
     picture(page, "artifacts")
     report = served.address(f"/artifacts/artifact/{found}")
-    page.goto(report)
-    page.get_by_text("What was asked").first.wait_for()
+    visit(page, report, "What was asked")
     picture(page, "growing")
 
     page.goto(served.address(f"/runs/flow-run/{run}"))
@@ -271,8 +283,7 @@ def test_run_from_the_form_to_its_report(served, page):
     assert len(rows) <= MOST_ROWS
     assert all(row.strip() for row in rows)
 
-    page.goto(report)
-    page.get_by_text(record.headline()[:40]).first.wait_for()
+    visit(page, report, record.headline()[:40])
     page.locator("img[src^='data:image']").nth(1).wait_for(state="attached")
     picture(page, "report")
     page.goto(Path(record.url(str(served.store), "report.html")).as_uri())
