@@ -51,6 +51,9 @@ FEW = {
     "Validation examples, which choose the iterate": ("arguments.num_validation", 40),
     "Test examples, all others if empty": ("arguments.num_test", 50),
 }
+REPORTED = re.compile("What was asked|was chosen")
+"""On the page of a report: while its run goes on, and at its end, which may come meanwhile."""
+
 SETTINGS = ["training.num_steps=12", "training.batch_size=10", "baselines=[]"]
 
 
@@ -185,7 +188,7 @@ def visit(page, address, text):
             page.wait_for_timeout(500)
         return False
 
-    wait_for(f"{text!r} on {address}", there)
+    wait_for(f"{text} on {address}", there)
 
 
 def by_clicks(page, run):
@@ -200,7 +203,7 @@ def by_clicks(page, run):
     wait_for("a link to the report", there)
     with page.context.expect_page() as opened:
         link.first.click()
-    opened.value.get_by_text("What was asked").first.wait_for()
+    opened.value.get_by_text(REPORTED).first.wait_for()
     address = opened.value.url.split("?")[0]
     opened.value.close()
     return address
@@ -266,7 +269,7 @@ def test_run_from_the_form_to_its_report(served, page):
     visit(page, served.address(f"/runs/flow-run/{run}?tab=Artifacts"), f"report-{RECIPE}")
     picture(page, "artifacts")
     report = served.address(f"/artifacts/artifact/{found}")
-    visit(page, report, "What was asked")
+    visit(page, report, REPORTED)
     picture(page, "growing")
 
     page.goto(served.address(f"/runs/flow-run/{run}"))
