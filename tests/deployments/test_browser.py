@@ -165,18 +165,6 @@ def submit(page, served):
     return made
 
 
-def reload(page, awaited, always="What was asked"):
-    """Load a page anew, as V2 does when one comes back to it, until something is there."""
-
-    def there():
-        page.reload()
-        page.get_by_text(always).first.wait_for()
-        page.wait_for_timeout(1000)
-        return awaited.count()
-
-    wait_for(str(awaited), there)
-
-
 def visit(page, address, text):
     """Open a page until it shows a text; V2 may stay empty where it is left while it loads."""
 
