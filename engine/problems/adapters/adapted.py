@@ -1,6 +1,7 @@
 """A problem that was read from another library's training loop, with that loop's settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,23 @@ def held_module(module: torch.nn.Module) -> torch.nn.Module:
             "on one. Load the model without device_map, FSDP or DeepSpeed."
         )
     return module
+
+
+@contextmanager
+def only_looked_at(module: torch.nn.Module) -> Iterator[None]:
+    """Have a module in evaluation mode inside the block, and everything as it was afterwards.
+
+    Layer by layer, because a user may have frozen some of them by ``eval()``; random generators
+    stand where they stood.
+    """
+    modes = [(each, each.training) for each in module.modules()]
+    with torch.no_grad(), torch.random.fork_rng():
+        module.eval()
+        try:
+            yield
+        finally:
+            for each, training in modes:
+                each.training = training
 
 
 def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import AdaptedProblem, held_module, told
+from engine.problems.adapters.adapted import AdaptedProblem, held_module, only_looked_at, told
 from engine.problems.adapters.lightning_modules import (
     guarded,
     refuse_other_loops,
@@ -163,12 +162,9 @@ def _refuse_coupled(module: nn.Module) -> None:
 def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
     rows = [train.samples[place] for place in range(min(4, len(train)))]
-    was_training = module.training
-    with torch.no_grad(), torch.random.fork_rng():
-        module.eval()
+    with only_looked_at(module):
         whole = float(training_loss(module, [loader.collate_fn(copy.deepcopy(rows))]).sum())
         mean = float(training_loss(module, train.collate(rows)).mean())
-    module.train(was_training)
     if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-6):
         raise ConfigurationError(
             f"training_step of the first {len(rows)} examples gives {whole:.6g}, but its mean over "

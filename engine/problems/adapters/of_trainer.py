@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import AdaptedProblem, held_module, told
+from engine.problems.adapters.adapted import AdaptedProblem, held_module, only_looked_at, told
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
 from engine.problems.adapters.trainer_losses import (
     TOKENWISE,
@@ -201,13 +201,11 @@ def _refuse_own_means(
     all the same, so that the sum of means is trained, which no mean over the examples is.
     """
     batch = _first(model, examples)
-    was_training = model.training
-    with torch.no_grad(), torch.random.fork_rng():
+    with only_looked_at(model):
         one, two = (
-            float(trainer.compute_loss(model.eval(), dict(batch), num_items_in_batch=number))
+            float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
             for number in (torch.tensor(5), torch.tensor(10))
         )
-    model.train(was_training)
     if not math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7):
         raise ConfigurationError(
             f"gradient_accumulation_steps is {accumulated}, and transformers adds the mean losses "
@@ -235,11 +233,9 @@ def _compare(
 ) -> None:
     """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
     batch = _first(model, examples)
-    was_training = model.training
-    with torch.no_grad(), torch.random.fork_rng():
-        whole = float(trainer.compute_loss(model.eval(), dict(batch)))
+    with only_looked_at(model):
+        whole = float(trainer.compute_loss(model, dict(batch)))
         mean = float(loss(model, batch).mean())
-    model.train(was_training)
     if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
         raise ConfigurationError(
             f"The loss that {type(model).__name__} has of the first examples is "

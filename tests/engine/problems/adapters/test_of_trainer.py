@@ -5,115 +5,21 @@ import torch
 from torch import nn
 
 import engine
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError
 from engine.problems.problem import build_problem, check_repeats
 from engine.recipes.files import validate_recipe
-from engine.step.step import plain_step
+from tests.engine.problems.adapters.trainer_runs import (
+    VOCABULARY,
+    bert,
+    bert_of,
+    gpt2,
+    kind,
+    masked,
+    states_of,
+    trainer_of,
+)
 
-LENGTH, VOCABULARY = 7, 23
-SETTINGS = {
-    "learning_rate": 3e-3,
-    "weight_decay": 0.3,
-    "max_grad_norm": 0.4,
-    "warmup_steps": 2,
-    "lr_scheduler_type": "cosine",
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 4,
-    "adam_beta2": 0.9,
-    "report_to": [],
-    "use_cpu": True,
-    "save_strategy": "no",
-    "disable_tqdm": True,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trainers():
-    """Trainers of tests, imported when a test runs: each worker collects all files."""
-    pytest.importorskip("transformers", reason="Trainers need the extra lm")
-    pytest.importorskip("accelerate", reason="Trainers need accelerate")
-    from tests.engine.problems.adapters import trainers
-
-    return trainers
-
-
-def rows(number, seed, *, labels=None):
-    """Sentences of three to seven tokens; the label of one is a class, or its own tokens."""
-    drawn = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(number):
-        size = int(torch.randint(3, LENGTH + 1, (1,), generator=drawn))
-        tokens = torch.randint(1, VOCABULARY, (size,), generator=drawn).tolist()
-        found.append({"input_ids": tokens, "labels": tokens if labels is None else labels(tokens)})
-    return found
-
-
-def padded(samples):
-    """Pad to the longest; the labels of padding are ignored."""
-    width = max(len(each["input_ids"]) for each in samples)
-    gaps = [width - len(each["input_ids"]) for each in samples]
-    both = list(zip(samples, gaps, strict=True))
-    batch = {
-        "input_ids": [each["input_ids"] + [0] * gap for each, gap in both],
-        "attention_mask": [[1] * (width - gap) + [0] * gap for gap in gaps],
-        "labels": [
-            each["labels"] + [-100] * gap if isinstance(each["labels"], list) else each["labels"]
-            for each, gap in both
-        ],
-    }  # fmt: skip
-    return {name: torch.tensor(column) for name, column in batch.items()}
-
-
-def bert(**changes):
-    import transformers
-
-    torch.manual_seed(3)
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=12, max_position_embeddings=16, num_labels=3,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **changes,
-    )  # fmt: skip
-    return transformers.BertForSequenceClassification(config)
-
-
-def gpt2():
-    import transformers
-
-    torch.manual_seed(4)
-    config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=8, n_layer=2, n_head=2, n_positions=16,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    return transformers.GPT2LMHeadModel(config)
-
-
-def kind(tokens):
-    return sum(tokens) % 3
-
-
-def trainer_of(folder, model, labels=None, base=None, number=24, **changes):
-    import transformers
-
-    args = transformers.TrainingArguments(output_dir=str(folder), **(SETTINGS | changes))
-    return (base or transformers.Trainer)(
-        model=model,
-        args=args,
-        train_dataset=rows(number, 0, labels=labels),
-        eval_dataset=rows(12, 1, labels=labels),
-        data_collator=padded,
-    )
-
-
-def states_of(problem):
-    """Return the parameters after each step of the engine."""
-    weights = engine.ExampleWeights(torch.ones(len(problem.train)))
-    routine = problem.routine({"weights": weights})
-    state, found = routine.initial_state(), []
-    for step in range(routine.num_steps):
-        state, _ = plain_step(routine, state, routine.point(), step)
-        found.append(routine.layout.views(state["params"]))
-    return found
-
+pytestmark = pytest.mark.usefixtures("trainers")
 
 CASES = {
     "bert": (bert, kind, {}),
@@ -130,18 +36,6 @@ CASES = {
     "gpt2, checkpointed": (gpt2, None, {"gradient_checkpointing": True, "max_steps": 3}),
     "sequential": (bert, kind, {"train_sampling_strategy": "sequential"}),
 }  # fmt: skip
-
-
-def masked(tokens):
-    """Labels of every second token."""
-    return [each if place % 2 else -100 for place, each in enumerate(tokens)]
-
-
-def bert_of(name):
-    import transformers
-
-    torch.manual_seed(3)
-    return getattr(transformers, name)(bert().config)
 
 
 def llama():
@@ -202,22 +96,6 @@ def test_steps_agree_in_float64_with_the_trainers_own(case, tmp_path, trainers):
     for mine, own in zip(found, path.states, strict=True):
         for name, tensor in mine.items():
             torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "labels"),
-    [
-        ("BertForSequenceClassification", kind),
-        ("BertForMaskedLM", masked),
-        ("BertForTokenClassification", lambda tokens: [each % 3 for each in tokens]),
-    ],
-)
-def test_sum_of_means_is_no_mean_over_the_examples(name, labels, tmp_path):
-    """The Trainer trains with it where a model takes the count of labels and does not read it."""
-    trainer = trainer_of(tmp_path, bert_of(name), labels, gradient_accumulation_steps=2)
-
-    with pytest.raises(ConfigurationError, match=r"adds the mean losses of these batches up for"):
-        engine.from_trainer(trainer)
 
 
 @pytest.mark.slow
@@ -302,21 +180,6 @@ def test_batches_of_two_sizes_have_no_order(tmp_path):
     assert len(engine.from_trainer(kept).order) == 15
 
 
-def test_what_is_left_behind_is_said(tmp_path, trainers):
-    """In the notes, which the preflight says as well."""
-    trainer = trainer_of(tmp_path, bert(), kind)
-    trainer.add_callback(trainers.transformers.EarlyStoppingCallback())
-    trainer.add_callback(trainers.Path())
-    trainer.compute_metrics = lambda prediction: {}
-    trainer.args.bf16 = True
-    problem = engine.from_trainer(trainer, notes=("mine",))
-
-    words = " ".join(problem.notes)
-    for each in ("bf16", "EarlyStoppingCallback: all", "callbacks: Path", "compute_metrics", "mine",
-                 "eps_root=1e-08", "num_steps: 18, batch_size: 4, seed: 42"):  # fmt: skip
-        assert each in words
-
-
 def doubled(model, batch):
     inputs = {name: column for name, column in batch.items() if name != "labels"}
     logits = model(**inputs).logits
@@ -337,59 +200,6 @@ def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path, trainers):
 
     name = "classifier.weight"
     torch.testing.assert_close(found[-1][name], path.states[-1][name], rtol=1e-3, atol=2e-5)
-
-
-def stripped(samples):
-    return {name: column for name, column in padded(samples).items() if name != "labels"}
-
-
-def noisy(samples):
-    batch = padded(samples)
-    batch["input_ids"] = torch.randint(1, VOCABULARY, batch["input_ids"].shape)
-    return batch
-
-
-def test_model_with_a_loss_of_its_own_is_found_out(tmp_path, trainers):
-    """Whatever its class is called: the batch's loss is compared with the examples'."""
-    trainer = trainer_of(tmp_path, trainers.Odd(bert().config), kind)
-
-    with pytest.raises(ConfigurationError, match="Hand in loss="):
-        engine.from_trainer(trainer)
-
-
-WRONG = {
-    "own step": (
-        lambda t: setattr(t, "__class__", type("Own", (type(t),), {"training_step": print})),
-        "training_step of its own",
-    ),
-    "no training data": (lambda t: setattr(t, "train_dataset", None), "no train_dataset"),
-    "no evaluation data": (lambda t: setattr(t, "eval_dataset", None), "no eval_dataset"),
-    "which evaluation data": (
-        lambda t: setattr(t, "eval_dataset", {"de": [1], "fr": [2]}), "has 'de', 'fr'",
-    ),
-    "noise": (lambda t: setattr(t.args, "neftune_noise_alpha", 5.0), "neftune_noise_alpha is 5"),
-    "labels": (lambda t: setattr(t, "data_collator", stripped), "a loss needs labels"),
-    "random collator": (lambda t: setattr(t, "data_collator", noisy), "draws input_ids at random"),
-    "trained": (lambda t: setattr(t.state, "global_step", 3), "has taken 3 steps"),
-    "adafactor": (lambda t: setattr(t.args, "optim", "adafactor"), "no counterpart"),
-    "no trainer": (lambda t: setattr(t, "__class__", nn.Module), "not a Trainer of transformers"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_carried_over_is_refused(case, tmp_path):
-    """With the reason, before any training."""
-    change, words = WRONG[case]
-    trainer = trainer_of(tmp_path, bert(), kind)
-    if case == "adafactor":
-        trainer = trainer_of(tmp_path, bert(), kind, optim="adafactor")
-    elif case == "no trainer":
-        trainer = nn.Linear(1, 1)
-    else:
-        change(trainer)
-
-    with pytest.raises(EngineError, match=words):
-        engine.from_trainer(trainer)
 
 
 FILE = '''

@@ -1,221 +1,42 @@
-"""What people hand in, as a program: ``python -m tests.handed_in`` prints what became of it.
-
-A process of its own, because the tests check every type hint at run time, and a notebook does not.
-"""
+"""Forms that are refused, each with the words of its message."""
 
 import io
-import json
-import sys
 import threading
-import traceback
-import warnings
-from collections import namedtuple
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import engine
-from engine.errors import EngineError
 from engine.routine.batch_order import Order
 from tests import routines
-
-N, STEPS, BATCH = 24, 6, 8
-X, Y = routines.examples(N)
-HELD_OUT = routines.examples(20, seed=1)
-Pair = namedtuple("Pair", ["x", "y"])
-
-
-def loss(model, batch):
-    return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def by_name(model, batch):
-    return functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
-
-
-def by_field(model, batch):
-    return functional.cross_entropy(model(batch.x), batch.y, reduction="none")
+from tests.handed_in.plain import (
+    BATCH,
+    HELD_OUT,
+    STEPS,
+    N,
+    X,
+    Y,
+    loss,
+    made,
+    output,
+    run,
+    weights,
+)
 
 
-def output(model):
-    return loss(model, HELD_OUT).mean()
+def several(outputs):
+    return engine.metagradients(routines.routine(), outputs)
 
 
-def weights():
-    return torch.ones(N, dtype=torch.float64)
+def evaluated(phi):
+    return engine.evaluate(routines.routine(), routines.routine().initial_state(), phi)
 
 
-def made(**changes):
-    settings = {
-        "model": routines.mlp(),
-        "loss": loss,
-        "examples": (X, Y),
-        "optimizer": engine.sgd(0.9),
-        "learning_rate": 0.1,
-        "num_steps": STEPS,
-        "batch_size": BATCH,
-        "metaparameters": {"w": engine.ExampleWeights(weights())},
-    }
-    return engine.Routine(**(settings | changes))
-
-
-def run(out=output, options=None, z=None, **changes):
-    routine = made(**changes)
-    return engine.metagradient(routine, out, z, **(options or {}))["w"].double()
-
-
-class BySample(Dataset):
-    """As torch's documentation has it: one index, one sample."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        return X[index], int(Y[index])
-
-
-class BySampleOfDicts(BySample):
-    """Samples by name, as an array and a scalar tensor."""
-
-    def __getitem__(self, index):
-        index = int(index)
-        return {"x": X[index].numpy(), "y": Y[index]}
-
-
-class Plain:
-    """Not a torch Dataset, but asked by index as one."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        if not isinstance(index, int):
-            raise TypeError("list indices must be integers")
-        return X[index], Y[index]
-
-
-class Batches:
-    """What the document has always allowed."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, indices):
-        return {"x": X[indices], "y": Y[indices]}
-
-
-class Table:
-    """As a table of the package ``datasets``: lists of indices, dicts of lists."""
-
-    column_names, features = ("x", "y"), ()
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, indices):
-        assert isinstance(indices, list)
-        return {"x": [X[i].tolist() for i in indices], "y": [int(Y[i]) for i in indices]}
-
-    def select(self, indices):  # noqa: D102
-        return self
-
-
-def float_table_loss(model, batch):
-    return functional.cross_entropy(model(batch["x"].double()), batch["y"], reduction="none")
-
-
-class MeanOfHeldOut(nn.Module):
-    """An output that is a module without parameters."""
-
-    def forward(self, model):  # noqa: D102
-        return output(model)
-
-
-def made_in_inference_mode():
-    with torch.inference_mode():
-        return X.clone(), Y.clone()
-
-
-def read_only(array):
-    array = array.copy()
-    array.setflags(write=False)
-    return array
-
-
-class Frame:
-    """As a table of pandas: known to numpy, and asked by names."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, name):
-        raise KeyError(name)
-
-    def __array__(self, dtype=None, copy=None):
-        return X.numpy()
-
-
-def kinds(value):
-    return {"w": engine.ExampleWeights(value)}
-
-
-FORTY = {"metaparameters": {"w": engine.ExampleWeights(torch.ones(40).double())}}
-
-WORK = {
-    "list of columns": {"examples": [X, Y]},
-    "numpy arrays": {"examples": (X.numpy(), Y.numpy())},
-    "tensor and list of labels": {"examples": (X, Y.tolist())},
-    "TensorDataset": {"examples": TensorDataset(X, Y)},
-    "Subset": {**FORTY, "examples": Subset(TensorDataset(*routines.examples(60)), range(40))},
-    "ConcatDataset": {"examples": TensorDataset(X[:10], Y[:10]) + TensorDataset(X[10:], Y[10:])},
-    "samples by index": {"examples": BySample()},
-    "samples as dicts": {"examples": BySampleOfDicts(), "loss": by_name},
-    "samples of a plain object": {"examples": Plain()},
-    "list of pairs": {"examples": list(zip(X, Y, strict=True))},
-    "list of dicts": {
-        "examples": [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)],
-        "loss": by_name,
-    },
-    "dict of tensors": {"examples": {"x": X, "y": Y}, "loss": by_name},
-    "dict of arrays": {"examples": {"x": X.numpy(), "y": Y.numpy()}, "loss": by_name},
-    "named tuple": {"examples": Pair(X, Y), "loss": by_field},
-    "object of batches": {"examples": Batches(), "loss": by_name},
-    "table": {"examples": Table(), "loss": float_table_loss},
-    "table of pandas and labels": {"examples": (Frame(), Y)},
-    "inputs that need gradients": {"examples": (X.clone().requires_grad_(), Y)},
-    "bytes in another order": {"examples": (X.numpy().astype(">f8"), Y.numpy().astype(">i8"))},
-    "rows in another order": {"examples": (X.flip(0).numpy()[::-1], Y.flip(0).numpy()[::-1])},
-    "array that cannot be written": {"examples": (read_only(X.numpy()), read_only(Y.numpy()))},
-    "masked array without a mask": {"examples": (np.ma.masked_array(X.numpy()), Y)},
-    "strided inputs": {"examples": (X.T.contiguous().T, Y)},
-    "tensors of inference mode": {"examples": made_in_inference_mode()},
-    "rate of numpy, float64": {"learning_rate": np.float64(0.1)},
-    "rate as a scalar tensor": {"learning_rate": torch.tensor(0.1, dtype=torch.float64)},
-    "rates as a list": {"learning_rate": [0.1] * STEPS},
-    "rates as an array": {"learning_rate": np.full(STEPS, 0.1)},
-    "rates as a tensor": {"learning_rate": torch.full((STEPS,), 0.1, dtype=torch.float64)},
-    "batch size of numpy": {"batch_size": np.int64(BATCH)},
-    "steps as a tensor": {"num_steps": torch.tensor(STEPS)},
-    "weights as an array": {"make": lambda: run(metaparameters=kinds(np.ones(N)))},
-    "weights as a list": {"make": lambda: run(metaparameters=kinds([1.0] * N))},
-    "weights as a parameter": {
-        "metaparameters": {"w": engine.ExampleWeights(nn.Parameter(weights()))}
-    },
-    "z as an array": {"z": {"w": np.ones(N)}},
-    "z as a list": {"z": {"w": [1.0] * N}},
-    "path as a word": {"path": "plain"},
-    "scripted model": {"model": torch.jit.script(routines.mlp())},
-    "traced model": {"model": torch.jit.trace(routines.mlp(), X[:2])},
-    "fx model": {"model": torch.fx.symbolic_trace(routines.mlp())},
-    "output as a module": {"out": MeanOfHeldOut()},
-    "model in eval mode": {"model": routines.mlp().eval()},
-    "loss as an object": {"loss": type("Loss", (), {"__call__": lambda self, m, b: loss(m, b)})()},
-    "loss as a partial": {"loss": partial(lambda scale, m, b: scale * loss(m, b), 1.0)},
-}
+def difference(direction, **named):
+    return engine.central_difference(routines.routine(), routines.output, direction, **named)
 
 
 class WithLock(nn.Sequential):
@@ -351,7 +172,7 @@ REFUSED = {
     "empty dict": ({"examples": {}}, "no training examples"),
     "a label out of range in a later step": (
         {"examples": (X, torch.where(torch.arange(N) == LATE, 7, Y))},
-        "a later one fails in your code .*handed_in.py.*0 to C - 1",
+        "a later one fails in your code .*handed_in/.*py.*0 to C - 1",
     ),
     "float32 inputs": ({"examples": (X.float(), Y)}, "different number formats"),
     "labels int32": ({"examples": (X, Y.int())}, r"labels.long\(\)"),
@@ -388,7 +209,7 @@ REFUSED = {
     "complex": ({"model": nn.Linear(8, 3, dtype=torch.complex64)}, "view_as_complex"),
     "autocast in the loss": (
         {"loss": autocast, "model": routines.mlp(dtype=torch.float32), "examples": (X.float(), Y)},
-        "handed_in.py.*autocast",
+        "handed_in/.*py.*autocast",
     ),
     "loss in bf16": ({"loss": lambda m, b: loss(m, b).bfloat16()}, "leave out autocast"),
     "loss module": ({"loss": nn.CrossEntropyLoss()}, "reduction='none'"),
@@ -405,9 +226,9 @@ REFUSED = {
     "loss complex": ({"loss": lambda m, b: loss(m, b) + 0j}, "only real numbers"),
     "loss that stops an iteration": (
         {"loss": lambda m, b: next(iter([]))},
-        "The loss fails .*StopIteration.*handed_in.py",
+        "The loss fails .*StopIteration.*handed_in/.*py",
     ),
-    "loss that fails": ({"loss": lambda m, b: m(b["x"])}, "The loss fails.*handed_in.py"),
+    "loss that fails": ({"loss": lambda m, b: m(b["x"])}, "The loss fails.*handed_in/.*py"),
     "optimizer not called": ({"optimizer": engine.adamw}, r"engine.adamw\(\)"),
     "optimizer as a word": ({"optimizer": "sgd"}, r"engine.sgd\(\)"),
     "optimizer of torch": (
@@ -440,7 +261,7 @@ REFUSED = {
     ),
     "update that fails": (
         {"optimizer": own_optimizer(lambda s, g, h, t: 1 / 0)},
-        "update of optimizer 'own' fails .ZeroDivisionError.*handed_in.py",
+        "update of optimizer 'own' fails .ZeroDivisionError.*handed_in/.*py",
     ),
     "update of three arguments": (
         {"optimizer": own_optimizer(lambda s, g, h: {"params": s["params"] - g})},
@@ -605,44 +426,3 @@ REFUSED |= {
         "The loss fails",
     ),
 }
-
-
-def several(outputs):
-    return engine.metagradients(routines.routine(), outputs)
-
-
-def evaluated(phi):
-    return engine.evaluate(routines.routine(), routines.routine().initial_state(), phi)
-
-
-def difference(direction, **named):
-    return engine.central_difference(routines.routine(), routines.output, direction, **named)
-
-
-def outcome(changes):
-    """Return what became of a case: its numbers, the engine's message, or a raw error."""
-    changes = dict(changes)
-    try:
-        make = changes.pop("make", None)
-        found = run(**changes) if make is None else make()
-        return ["value", found.tolist() if isinstance(found, torch.Tensor) else repr(found)]
-    except EngineError as error:
-        return ["refused", str(error)]
-    except Exception:
-        return ["raw", traceback.format_exc()]
-
-
-def main():
-    """Print a JSON object: what became of each case that is named, and the plain form's numbers."""
-    warnings.simplefilter("ignore")
-    cases = WORK | {name: changes for name, (changes, _) in REFUSED.items()}
-    found = {name: outcome(cases[name]) for name in json.loads(sys.argv[1])}
-    found["plain"] = outcome({})
-    found["Subset, plain"] = outcome(
-        {**FORTY, "examples": tuple(column[:40] for column in routines.examples(60))}
-    )
-    json.dump(found, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

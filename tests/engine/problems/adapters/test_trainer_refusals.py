@@ -1,0 +1,103 @@
+"""What a Trainer has and a problem cannot have: refused with the reason, or said."""
+
+import pytest
+import torch
+from torch import nn
+
+import engine
+from engine.errors import ConfigurationError, EngineError
+from tests.engine.problems.adapters.trainer_runs import (
+    VOCABULARY,
+    bert,
+    bert_of,
+    kind,
+    masked,
+    padded,
+    trainer_of,
+)
+
+pytestmark = pytest.mark.usefixtures("trainers")
+
+
+def test_what_is_left_behind_is_said(tmp_path, trainers):
+    """In the notes, which the preflight says as well."""
+    trainer = trainer_of(tmp_path, bert(), kind)
+    trainer.add_callback(trainers.transformers.EarlyStoppingCallback())
+    trainer.add_callback(trainers.Path())
+    trainer.compute_metrics = lambda prediction: {}
+    trainer.args.bf16 = True
+    problem = engine.from_trainer(trainer, notes=("mine",))
+
+    words = " ".join(problem.notes)
+    for each in ("bf16", "EarlyStoppingCallback: all", "callbacks: Path", "compute_metrics", "mine",
+                 "eps_root=1e-08", "num_steps: 18, batch_size: 4, seed: 42"):  # fmt: skip
+        assert each in words
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("BertForSequenceClassification", kind),
+        ("BertForMaskedLM", masked),
+        ("BertForTokenClassification", lambda tokens: [each % 3 for each in tokens]),
+    ],
+)
+def test_sum_of_means_is_no_mean_over_the_examples(name, labels, tmp_path):
+    """The Trainer trains with it where a model takes the count of labels and does not read it."""
+    trainer = trainer_of(tmp_path, bert_of(name), labels, gradient_accumulation_steps=2)
+
+    with pytest.raises(ConfigurationError, match=r"adds the mean losses of these batches up for"):
+        engine.from_trainer(trainer)
+
+
+def stripped(samples):
+    return {name: column for name, column in padded(samples).items() if name != "labels"}
+
+
+def noisy(samples):
+    batch = padded(samples)
+    batch["input_ids"] = torch.randint(1, VOCABULARY, batch["input_ids"].shape)
+    return batch
+
+
+def test_model_with_a_loss_of_its_own_is_found_out(tmp_path, trainers):
+    """Whatever its class is called: the batch's loss is compared with the examples'."""
+    trainer = trainer_of(tmp_path, trainers.Odd(bert().config), kind)
+
+    with pytest.raises(ConfigurationError, match="Hand in loss="):
+        engine.from_trainer(trainer)
+
+
+WRONG = {
+    "own step": (
+        lambda t: setattr(t, "__class__", type("Own", (type(t),), {"training_step": print})),
+        "training_step of its own",
+    ),
+    "no training data": (lambda t: setattr(t, "train_dataset", None), "no train_dataset"),
+    "no evaluation data": (lambda t: setattr(t, "eval_dataset", None), "no eval_dataset"),
+    "which evaluation data": (
+        lambda t: setattr(t, "eval_dataset", {"de": [1], "fr": [2]}), "has 'de', 'fr'",
+    ),
+    "noise": (lambda t: setattr(t.args, "neftune_noise_alpha", 5.0), "neftune_noise_alpha is 5"),
+    "labels": (lambda t: setattr(t, "data_collator", stripped), "a loss needs labels"),
+    "random collator": (lambda t: setattr(t, "data_collator", noisy), "draws input_ids at random"),
+    "trained": (lambda t: setattr(t.state, "global_step", 3), "has taken 3 steps"),
+    "adafactor": (lambda t: setattr(t.args, "optim", "adafactor"), "no counterpart"),
+    "no trainer": (lambda t: setattr(t, "__class__", nn.Module), "not a Trainer of transformers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_carried_over_is_refused(case, tmp_path):
+    """With the reason, before any training."""
+    change, words = WRONG[case]
+    trainer = trainer_of(tmp_path, bert(), kind)
+    if case == "adafactor":
+        trainer = trainer_of(tmp_path, bert(), kind, optim="adafactor")
+    elif case == "no trainer":
+        trainer = nn.Linear(1, 1)
+    else:
+        change(trainer)
+
+    with pytest.raises(EngineError, match=words):
+        engine.from_trainer(trainer)
