@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +45,8 @@ class Data:
     Attributes:
         files: All files; links to files and folders count as what they lead to.
         linked: Paths of files behind links that lead out of the folder.
-        others: Paths of what cannot be read: pipes, devices, links to nothing or back.
+        others: Paths of what cannot be read: pipes, devices, links to nothing or back, and folders
+            that lie too deep or are linked too often.
         empty: Paths of folders in which there is nothing.
     """
 
@@ -64,11 +66,18 @@ def list_data(url: str) -> Data:
         return Data(list_tree(url), set(), [], [])
     found = Data([], set(), [], [])
     root = os.path.realpath(path)
-    _local_data(path, root, (root,), found)
+    _local_data(path, root, (root,), found, Counter())
     return found
 
 
-def _local_data(path: str, root: str, above: tuple[str, ...], found: Data) -> None:
+_DEEPEST, _MOST_WAYS = 200, 16
+"""Folders in one another, and ways by which links lead to one folder, that anybody makes. Folders
+that lead twice to the next one, and so on, are a billion after thirty of them."""
+
+
+def _local_data(
+    path: str, root: str, above: tuple[str, ...], found: Data, ways: Counter[str]
+) -> None:
     entries = sorted(os.scandir(path), key=lambda each: each.name)
     if not entries:
         found.empty.append(path)
@@ -81,10 +90,12 @@ def _local_data(path: str, root: str, above: tuple[str, ...], found: Data) -> No
             continue
         if stat.S_ISDIR(state.st_mode):
             inner = real or os.path.join(above[-1], entry.name)
-            if any(_is_in(each, inner) for each in above):
+            ways[inner] += 1
+            leads_back = any(_is_in(each, inner) for each in above)
+            if leads_back or len(above) > _DEEPEST or ways[inner] > _MOST_WAYS:
                 found.others.append(entry.path)
             else:
-                _local_data(entry.path, root, (*above, inner), found)
+                _local_data(entry.path, root, (*above, inner), found, ways)
         elif stat.S_ISREG(state.st_mode):
             found.files.append(File(entry.path, state.st_size, state.st_mtime))
             if not _is_in(real or os.path.join(above[-1], entry.name), root):
