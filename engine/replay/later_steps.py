@@ -28,6 +28,9 @@ class LaterSteps:
         routine: The run.
         z: Metaparameters.
 
+    Attributes:
+        unseen: Steps at which nothing could be compared, as where finite differences do not settle.
+
     Cost:
         At each of the two states a product and a gradient of a few examples in float64, and at
         the last one the losses of a batch, which say what examples tell most.
@@ -35,6 +38,7 @@ class LaterSteps:
 
     def __init__(self, routine: Routine, z: Metaparams) -> None:
         self._routine, self._z = routine, z
+        self.unseen: list[int] = []
         self._last, self._middle = routine.num_steps - 1, routine.num_steps // 2
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
@@ -50,9 +54,20 @@ class LaterSteps:
         else:
             return
         with told_by_witness(), deterministic(), sweep.unmoved.watching(state, step):
-            self._compare(state, step)
+            if self._compare(state, step) is None:
+                self.unseen.append(step)
 
-    def _compare(self, state: State, step: int) -> None:
+    @property
+    def note(self) -> str:
+        """Say what was compared at the start only; empty if nothing."""
+        steps = " and ".join(map(str, sorted(self.unseen)))
+        return steps and (
+            f"In step {steps} no finite difference settles, so the second derivative of the loss "
+            "was compared at the start only."
+        )
+
+    def _compare(self, state: State, step: int) -> float | None:
+        """Return the error of the second derivative; None if it could not be taken."""
         routine, z = self._routine, self._z
         term = routine.first_piece(next(routine.terms(step)))
         rows = {name: row.detach() for name, row in state.items()}
@@ -60,15 +75,18 @@ class LaterSteps:
         if step == self._last:
             losses = self._losses(rows, term, step)
         if not torch.isfinite(losses).all():
-            return
+            return None
         try:
-            compare_loss(routine, Here(rows, term, losses, {}, torch.zeros(0), step, z, {}))
+            found, _ = compare_loss(
+                routine, Here(rows, term, losses, {}, torch.zeros(0), step, z, {})
+            )
         except WitnessError as error:
             raise WitnessError(
                 f"{error} That is so in step {step}, and was not at the start, so it begins with "
                 "the training: look for what depends on the size of a loss, on how sure the model "
                 "is, or on how large a weight is."
             ) from None
+        return found
 
     def _losses(self, state: State, term: Term, step: int) -> Tensor:
         params = state["params"].requires_grad_()

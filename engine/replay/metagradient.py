@@ -227,7 +227,8 @@ def differentiate(
         )
         check_unroll(routine, plan.unroll)
         start = routine.initial_state(point)
-        watches = [Borders(routine, point), *([LaterSteps(routine, point)] if witness else [])]
+        later = LaterSteps(routine, point)
+        watches = [Borders(routine, point), *([later] if witness else [])]
         sweep = Sweep(state=start, vjp=step_vjp, watch=partial(_each_told, watches))
         actions = whole_run(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
@@ -236,6 +237,8 @@ def differentiate(
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
+    if later.note and seen.curvature is not None:  # else it is said already
+        seen = replace(seen, note=f"{seen.note} {later.note}".strip())
     return _results(routine, sweep, len(outputs), seen)
 
 
