@@ -54,7 +54,8 @@ class Sweep:
         graphs: Steps that were run with their graphs and are not reversed yet, by step.
         unmoved: Refuses steps that write into their parameters.
         paths_agree: Whether a step with its graph was seen to make the bits of a plain step.
-        watch: Is told of every action before it is carried out; see ``engine.replay.borders``.
+        watches: Are told of every action before it is carried out; see
+            ``engine.replay.borders`` and ``engine.replay.later_steps``.
         heard: Where each step is noted, if anybody listens; see ``engine.progress.meter``.
     """
 
@@ -72,7 +73,7 @@ class Sweep:
     graphs: dict[int, StepGraph] = field(default_factory=dict)
     unmoved: Unmoved = field(default_factory=Unmoved)
     paths_agree: bool = False
-    watch: "Callable[[Action, Sweep], None] | None" = None
+    watches: "Sequence[Callable[[Action, Sweep], None]]" = ()
     heard: Meter | None = field(default_factory=listening)
 
     def before(self, step: int) -> State:
@@ -126,8 +127,8 @@ def replay(
         three for each reverse step, of which one is saved where the step's graph was kept.
     """
     for action in announced(actions, tiers):
-        if sweep.watch is not None:
-            sweep.watch(action, sweep)
+        for watch in sweep.watches:
+            watch(action, sweep)
         match action:
             case Load(step, tier):
                 _refuse_open_graphs(sweep, action)

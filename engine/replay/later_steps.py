@@ -5,6 +5,8 @@ or once it is small. Before the training nobody can know, so two states of the r
 they come by: the last one, and one in the middle.
 """
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -14,19 +16,24 @@ from engine.replay.interpreter import Sweep
 from engine.routine.diagnosis import told_by_witness
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
-from engine.schedules.trees import Action, Reverse, Seed
+from engine.schedules.trees import Action, Reverse
 from engine.types import Metaparams, State
 from engine.witness.curvature import Here, compare_loss
+
+logger = logging.getLogger(__name__)
 
 
 class LaterSteps:
     """Refuses a loss whose second derivative is wrong at a later step.
 
-    Told of every action of a schedule before it is carried out.
+    Told of every action of a schedule before it is carried out. A schedule that reverses a part of
+    the run is looked at only where one of the two steps is in it.
 
     Args:
         routine: The run.
         z: Metaparameters.
+        refuses: Whether what is wrong is refused, or only logged, as a run wants that takes a
+            preflight as advice.
 
     Attributes:
         unseen: Steps at which nothing could be compared, as where finite differences do not settle.
@@ -36,25 +43,30 @@ class LaterSteps:
         the last one the losses of a batch, which say what examples tell most.
     """
 
-    def __init__(self, routine: Routine, z: Metaparams) -> None:
-        self._routine, self._z = routine, z
+    def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
+        self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
-        self._last, self._middle = routine.num_steps - 1, routine.num_steps // 2
+        self._last = routine.num_steps - 1
+        self._middle = (routine.first_step + routine.num_steps) // 2
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
-        """Compare, if the action begins the reversal, or reverses the step in the middle.
+        """Compare, if the action reverses the last step, or the one in the middle.
 
         Raises:
             WitnessError: Says by how much it is off, or that the call writes into its parameters.
         """
-        if isinstance(action, Seed):
-            state, step = sweep.state, self._last
-        elif isinstance(action, Reverse) and action.step == self._middle < self._last:
-            state, step = sweep.before(self._middle), self._middle
-        else:
+        if not isinstance(action, Reverse) or action.step not in (self._last, self._middle):
             return
-        with told_by_witness(), deterministic(), sweep.unmoved.watching(state, step):
-            if self._compare(state, step) is None:
+        state, step = sweep.before(action.step), action.step
+        try:
+            with told_by_witness(), deterministic(), sweep.unmoved.watching(state, step):
+                found = self._compare(state, step)
+        except WitnessError as error:
+            if self._refuses:
+                raise
+            logger.warning("%s", error)
+        else:
+            if found is None:
                 self.unseen.append(step)
 
     @property

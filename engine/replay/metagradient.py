@@ -29,7 +29,7 @@ from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
-from engine.schedules.trees import Action, Tier, whole_run
+from engine.schedules.trees import Tier, whole_run
 from engine.step.by_name import make_vjp
 from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable
@@ -186,16 +186,11 @@ def metagradients(
         return differentiate(routine, outputs, z, replay, store, witness=witness)
 
 
-def _each_told(watches: Sequence[Any], action: Action, sweep: Sweep) -> None:
-    for watch in watches:
-        watch(action, sweep)
-
-
 _OTHERS = ("z", "store", "witness", "progress")
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
-def differentiate(
+def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe, says)
     routine: Routine,
     outputs: Sequence[Output],
     z: Metaparams | None,
@@ -203,11 +198,13 @@ def differentiate(
     store: str | os.PathLike[str] | None = None,
     *,
     witness: bool = False,
+    later: LaterSteps | None = None,
 ) -> list[Metagradient]:
     """Carry out ``metagradients`` with settings that were checked already, e.g. a recipe's.
 
     The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
-    default, because the preflight of a recipe has asked one.
+    default, because the preflight of a recipe has asked one; ``later`` then looks at what no
+    preflight can see.
     """
     outputs = outputs_from(outputs)
     point = point_from(routine, z)
@@ -227,9 +224,9 @@ def differentiate(
         )
         check_unroll(routine, plan.unroll)
         start = routine.initial_state(point)
-        later = LaterSteps(routine, point)
-        watches = [Borders(routine, point), *([later] if witness else [])]
-        sweep = Sweep(state=start, vjp=step_vjp, watch=partial(_each_told, watches))
+        later = LaterSteps(routine, point) if witness else later
+        watches = [Borders(routine, point), *filter(None, [later])]
+        sweep = Sweep(state=start, vjp=step_vjp, watches=watches)
         actions = whole_run(
             routine.num_steps, plan, first_step=routine.first_step, tier=plan.first_tier
         )
@@ -237,7 +234,7 @@ def differentiate(
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
-    if later.note and seen.curvature is not None:  # else it is said already
+    if later is not None and later.note and seen.curvature is not None:  # else it is said already
         seen = replace(seen, note=f"{seen.note} {later.note}".strip())
     return _results(routine, sweep, len(outputs), seen)
 

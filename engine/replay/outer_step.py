@@ -13,6 +13,7 @@ from engine.metaparameters.outer_updates import OuterState, make_outer
 from engine.recipes.descent import OuterConfig
 from engine.replay.borders import SegmentBorders
 from engine.replay.interpreter import Sweep, check_losses, replay
+from engine.replay.later_steps import LaterSteps
 from engine.replay.segment import reverse_segment
 from engine.routine.routine import Routine
 from engine.schedules.by_name import NamedPlan
@@ -50,6 +51,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
     meet: Callable[[State], None],
     vjp: StepVjp,
     plan: NamedPlan,
+    later: LaterSteps | None = None,
     trajectory: str | None = None,
 ) -> Sweep:
     """Replay and reverse consecutive steps at the routine's own z.
@@ -62,18 +64,16 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
         meet: Is given s_t' as the replay makes it, to compare it with what was trained.
         vjp: How a step is reversed.
         plan: Makes the schedule of the replay.
+        later: Looks at the second derivative of some of the steps, which no preflight can see.
         trajectory: URL of the states, if they were replayed ahead.
 
     Returns:
         The sweep, with lambda_t and the metagradient so far.
     """
     adjoint, metagradient = after
-    sweep = Sweep(
-        adjoint=adjoint,
-        metagradient=metagradient,
-        vjp=vjp,
-        watch=SegmentBorders(routine, routine.point(), steps.stop, meet),
-    )
+    borders = SegmentBorders(routine, routine.point(), steps.stop, meet)
+    watches = [borders, *filter(None, [later])]
+    sweep = Sweep(adjoint=adjoint, metagradient=metagradient, vjp=vjp, watches=watches)
     reverse_segment(routine, steps, sweep, first=first, plan=plan, trajectory=trajectory)
     return sweep
 

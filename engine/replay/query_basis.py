@@ -20,6 +20,7 @@ from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.recipes.replay import replay_from
 from engine.replay.interpreter import seed_adjoint
+from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
 from engine.replay.plain_training import train
 from engine.routine.intake import outputs_from
@@ -159,9 +160,9 @@ def query_basis(
             "direction. Give outputs that change with the parameters, such as losses."
         )
     directions = directions[: min(kept, size or kept)].contiguous()
-    found = differentiate(
-        routine, [_along(routine, row) for row in directions], None, replay, store
-    )
+    along = [_along(routine, row) for row in directions]
+    later = LaterSteps(routine, routine.point())
+    found = differentiate(routine, along, None, replay, store, later=later)
     names = found[0].gradient
     gradients = {name: torch.stack([each.gradient[name] for each in found]) for name in names}
     return QueryBasis(routine, state, directions, gradients)

@@ -49,6 +49,10 @@ class FinishedRun(Outline):
     checks: CheckReport | None = None
     """What the preflight found; none if the kind has none."""
 
+    uncompared: list[int] = []
+    """Steps late in a training whose second derivative could not be compared with a finite
+    difference; see ``engine.replay.later_steps``."""
+
     environment: dict[str, Any] = {}
     """What the bits depend on besides the recipe."""
 

@@ -146,6 +146,12 @@ def cost(store: str, record: FinishedRun) -> Section:
 def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
     """Return what was tried on twins before the run, and whether parts of it were made again."""
     lines = []
+    if record.uncompared:
+        steps = " and ".join(map(str, record.uncompared))
+        lines.append(
+            f"Second derivatives of later steps: no finite difference settles in step {steps} of "
+            "the training, so none was compared there, only at the start."
+        )
     if certificate is not None:
         lines.append(
             f"Verified at {certificate.made[:16].replace('T', ' ')} UTC with seed "

@@ -15,11 +15,14 @@ class Monitored:
         adjoint: Norm of lambda_t by t, over the whole state.
         layers: Norm of each parameter tensor's part of lambda_t, by t.
         shares: Norm of step t's share of the metagradient, by t.
+        uncompared: Steps whose second derivative could not be compared; see
+            ``engine.replay.later_steps``.
     """
 
     adjoint: dict[int, float]
     layers: dict[int, list[float]]
     shares: dict[int, float]
+    uncompared: list[int]
 
     @property
     def growth(self) -> float:
@@ -39,6 +42,7 @@ def read_sweep(store: str, gradient: Ref) -> Monitored:
             for each in records
             for t, parts in each["share_norms"].items()
         },
+        uncompared=sorted(t for each in records for t in each["uncompared"]),
     )
 
 

@@ -19,10 +19,12 @@ from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import check_repeats, check_scores, make_step_vjp
 from engine.progress.meter import doing
+from engine.recipes.execution import PreflightMode
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import as_numbers, seed_adjoint
+from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.segment import segment_states
 from engine.routine.diagnosis import asked_rightly
@@ -163,8 +165,11 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
     Raises:
         ReplayMismatchError: If the replay meets another state than ``end`` made; names the step,
             the element and the likely cause.
+        WitnessError: If the second derivative of the loss is wrong in a later step of the run.
     """
     routine, store = _routine_at(run, value), run.store
+    refuses = run.recipe.preflight is PreflightMode.ENFORCE
+    later = LaterSteps(routine, routine.point(), refuses=refuses)
     after = read_rows(store, adjoint, routine.device)
     so_far = {
         name: _shaped(row, routine.metaparameters[name].value.shape)
@@ -179,6 +184,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         meet=partial(_compare_end, store, routine, end, segment.stop),
         vjp=make_step_vjp(run.settled, routine),
         plan=plan_of(followed(run.recipe, store)),
+        later=later,
         trajectory=_rows_ahead(store, trajectory),
     )
     rows = _prefixed(sweep.adjoint, "")
@@ -186,6 +192,7 @@ def reverse_segment(  # noqa: PLR0913 (what a stage reads)
         "adjoint_norms": as_numbers(sweep.adjoint_norms),
         "layer_norms": as_numbers(sweep.layer_norms),
         "share_norms": as_numbers(sweep.share_norms),
+        "uncompared": later.unseen,
     }
 
 

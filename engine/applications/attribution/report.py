@@ -71,6 +71,7 @@ def conclude(
         for drop, (weights, losses) in read_trainings(store, found.trainings, shape).items()
     }
     lds = {name: judge(each, trainings) for name, each in scores.items()}
+    sweep = read_sweep(store, found.gradient)
     record = AttributionRecord(
         **how_made(recipe, started),
         stages=counts,
@@ -81,7 +82,8 @@ def conclude(
             for name, by_drop in lds.items()
         },
         scores=read_scalars(store, found.scores),
-        growth=read_sweep(store, found.gradient).growth,
+        growth=sweep.growth,
+        uncompared=sweep.uncompared,
     )
 
     def report(record: AttributionRecord) -> Report:

@@ -29,7 +29,9 @@ from engine.problems.metaparameters import initial_vector
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.execution import PreflightMode
 from engine.replay.batched import train_many
+from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
 from engine.routine.routine import Routine
 from engine.types import Loss, Metaparams
@@ -145,6 +147,7 @@ def pixel_gradient(
         [lambda model: gap_loss(problem.loss, model, canaries, inside)],
         point,
         recipe.replay,
+        later=LaterSteps(training, point, refuses=recipe.preflight is PreflightMode.ENFORCE),
     )
     images = canaries.images.detach().requires_grad_()
     with torch.enable_grad():

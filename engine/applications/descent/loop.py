@@ -24,8 +24,10 @@ from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board, Course
 from engine.progress.displays import Shown, shown
 from engine.progress.time_left import Work
+from engine.recipes.execution import PreflightMode
 from engine.replay.borders import present, refuse_difference
 from engine.replay.interpreter import seed_adjoint
+from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, train_steps
 from engine.routine.routine import Routine
 from engine.schedules.segments import Segment
@@ -123,7 +125,8 @@ def descend(
             ``validation`` chooses the iterate (``objective`` where it is left out), any other is
             only shown. A problem and a recipe bring their own.
         each: Called with every ``OuterStep`` when it is done.
-        check: Whether the preflight is asked first, and its refusal heeded, as by ``mgd run``.
+        check: Whether the preflight is asked first, and later steps are looked at, and what they
+            refuse is heeded, as by ``mgd run``.
         store: fsspec URL of a folder for the states between segments; in memory by default.
         progress: True: show how far the descent is, in a notebook, a terminal or plain lines. A
             function: is called with an ``engine.progress.board.Seen`` twice a second, from a
@@ -155,7 +158,7 @@ def descend(
             course = Course("descent", works, False, asked.judge, asked.outer.maximize)
             board = Board(course, meter)
             checks = _judged(asked, board) if check else None
-            return _Loop(asked, place, each, board).run(checks)
+            return _Loop(asked, place, each, board, check=check).run(checks)
 
 
 def _works(asked: Asked, *, with_preflight: bool) -> list[Work]:
@@ -185,8 +188,10 @@ class _Loop:
         store: str | None,
         each: Callable[[OuterStep], object] | None,
         board: Board,
+        *,
+        check: bool,
     ) -> None:
-        self._asked, self._each, self._board = asked, each, board
+        self._asked, self._each, self._board, self._check = asked, each, board, check
         self._store = _store(asked, store)
         self._borders: StateStore = MemoryStates()
         self._best: tuple[Routine, State] | None = None
@@ -267,10 +272,16 @@ class _Loop:
                     meet=partial(self._meet, routine, part, made_in),
                     vjp=asked.vjp,
                     plan=asked.plan,
+                    later=self._later(routine),
                 )
             after = sweep.adjoint, sweep.metagradient
         (gradient,) = after[1].values()
         return gradient.detach().cpu()
+
+    def _later(self, routine: Routine) -> LaterSteps | None:
+        """Return what looks at later steps, as a stage of a run does; None where nothing is."""
+        refuses = self._asked.preflight is PreflightMode.ENFORCE
+        return LaterSteps(routine, routine.point(), refuses=refuses) if self._check else None
 
     def _load(self, routine: Routine, step: int) -> State:
         rows = self._borders.load(step)

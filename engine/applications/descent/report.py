@@ -107,6 +107,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         ),
         files=list(files),
         growth=[sweep.growth for sweep in sweeps],
+        uncompared=sorted({t for sweep in sweeps for t in sweep.uncompared}),
     )
 
     def report(record: RunRecord) -> Report:

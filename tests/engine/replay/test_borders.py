@@ -151,7 +151,7 @@ def carry_out(routine, output, options, memory=MemoryStates):
     tiers = {Tier.MEMORY: memory(), Tier.HOST: MemoryStates()}
     actions = whole_run(routine.num_steps, plan, tier=plan.first_tier)
     with deterministic(1):
-        sweep = Sweep(state=routine.initial_state(z), watch=Borders(routine, z))
+        sweep = Sweep(state=routine.initial_state(z), watches=[Borders(routine, z)])
         return replay(actions, routine, z, tiers, sweep, output=output)
 
 

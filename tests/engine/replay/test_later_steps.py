@@ -3,7 +3,10 @@
 import pytest
 
 import engine
+from engine.errors import WitnessError
 from engine.replay import later_steps
+from engine.replay.interpreter import Sweep
+from engine.schedules.trees import Forward, Reverse
 from tests import routines
 
 
@@ -28,3 +31,41 @@ def test_without_a_witness_nothing_is_compared(monkeypatch):
     monkeypatch.setattr(later_steps, "compare_loss", asked)
 
     engine.metagradient(routines.routine(num_steps=8), routines.output, witness=False)
+
+
+def test_of_a_part_only_the_steps_in_it_are_looked_at(monkeypatch):
+    """A run of stages is reversed part by part, and each step is looked at once."""
+    asked = []
+
+    def compared(routine, here):
+        asked.append(here.step)
+        return 1e-9, ""
+
+    monkeypatch.setattr(later_steps, "compare_loss", compared)
+    run = routines.routine(num_steps=8)
+    later = later_steps.LaterSteps(run, run.point())
+    sweep = Sweep(state=run.initial_state())
+
+    for step in (3, 2, 5):
+        later(Reverse(step), sweep)
+    later(Forward(4, 5), sweep)
+    assert not asked
+    for step in (7, 4):
+        later(Reverse(step), sweep)
+    assert asked == [7, 4]
+
+
+def test_as_advice_it_is_said_and_the_run_goes_on(monkeypatch, caplog):
+    """A run whose preflight only advises is not stopped by what is found later."""
+
+    def wrong(routine, here):
+        raise WitnessError("It is off.")
+
+    monkeypatch.setattr(later_steps, "compare_loss", wrong)
+    run = routines.routine(num_steps=8)
+    sweep = Sweep(state=run.initial_state())
+
+    later_steps.LaterSteps(run, run.point(), refuses=False)(Reverse(7), sweep)
+    assert "It is off. That is so in step 7" in caplog.text
+    with pytest.raises(WitnessError, match="That is so in step 7"):
+        later_steps.LaterSteps(run, run.point())(Reverse(7), sweep)

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from engine import metagradient
-from engine.errors import ConfigurationError, StoreError
+from engine.errors import ConfigurationError, StoreError, WitnessError
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem
 from engine.problems.segments import segments
+from engine.recipes.execution import PreflightMode
+from engine.replay import later_steps
 from engine.schedules.segments import Segment
 from engine.stages import commits
 from engine.stages import training as stages
+from engine.stages.monitoring import read_sweep
 from engine.stages.run import Run
 from tests.tiny_stages import kind, recipe, reverse_all, train_all
 
@@ -103,6 +106,26 @@ def test_records_hold_the_run_that_one_call_made(store):
     assert losses == expected.losses.tolist()
     assert commits.read_scalars(store, seed)["output"] == expected.output
     assert norms == {str(step): expected.adjoint_norms[step] for step in range(last.start, 12)}
+
+
+def test_later_steps_of_a_run_of_stages_are_looked_at(store, monkeypatch):
+    """What a loss cuts out of the graph once it is small is in no twin that a preflight makes."""
+    tiny = recipe(*kind("weights"))
+    value = stages.initial_value(Run(tiny, store))
+    borders = train_all(tiny, store, value)
+    reverse_all(tiny, store, value, borders)
+
+    def wrong(routine, here):
+        raise WitnessError(f"Off in {here.step}.")
+
+    monkeypatch.setattr(later_steps, "compare_loss", wrong)
+    other = recipe(*kind("weights"), ("training", "learning_rate", 0.03))
+    with pytest.raises(WitnessError, match="Off in 11"):
+        reverse_all(other, store, value, train_all(other, store, value))
+    advised = other.model_copy(update={"preflight": PreflightMode.ADVISE})
+    borders = train_all(advised, store, value)
+    monkeypatch.setattr(later_steps, "compare_loss", lambda routine, here: (None, ""))
+    assert read_sweep(store, reverse_all(advised, store, value, borders)).uncompared == [6, 11]
 
 
 @pytest.mark.parametrize(
