@@ -1,8 +1,8 @@
 """The second derivative of later steps beside a finite difference.
 
 A loss may cut something out of the graph from some point on: for examples that are learned by then,
-or once it is small. Before the training nobody can know, so two states of the run are looked at as
-they come by: the last one, and one in the middle.
+or once it is small. Before the training nobody can know, so some states of the run are looked at as
+they come by: those of the last two steps, whose batches are others, and two on the way there.
 """
 
 import logging
@@ -27,7 +27,7 @@ class LaterSteps:
     """Refuses a loss whose second derivative is wrong at a later step.
 
     Told of every action of a schedule before it is carried out. A schedule that reverses a part of
-    the run is looked at only where one of the two steps is in it.
+    the run is looked at only where one of the steps is in it.
 
     Args:
         routine: The run.
@@ -39,23 +39,26 @@ class LaterSteps:
         unseen: Steps at which nothing could be compared, as where finite differences do not settle.
 
     Cost:
-        At each of the two states a product and a gradient of a few examples in float64, and at
-        the last one the losses of a batch, which say what examples tell most.
+        At each of four states the losses of a batch, which say what examples tell most, and a
+        product and a gradient in float64: of one example, or of more where they are small.
     """
 
     def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
-        self._last = routine.num_steps - 1
-        self._middle = (routine.first_step + routine.num_steps) // 2
+        first, stop = routine.first_step, routine.num_steps
+        middle = (first + stop) // 2
+        self._steps = {
+            max(step, first) for step in (middle, (middle + stop) // 2, stop - 2, stop - 1)
+        }
 
     def __call__(self, action: Action, sweep: Sweep) -> None:
-        """Compare, if the action reverses the last step, or the one in the middle.
+        """Compare, if the action reverses one of the steps.
 
         Raises:
             WitnessError: Says by how much it is off, or that the call writes into its parameters.
         """
-        if not isinstance(action, Reverse) or action.step not in (self._last, self._middle):
+        if not isinstance(action, Reverse) or action.step not in self._steps:
             return
         state, step = sweep.before(action.step), action.step
         try:
@@ -72,7 +75,7 @@ class LaterSteps:
     @property
     def note(self) -> str:
         """Say what was compared at the start only; empty if nothing."""
-        steps = " and ".join(map(str, sorted(self.unseen)))
+        steps = ", ".join(map(str, sorted(self.unseen)))
         return steps and (
             f"In step {steps} no finite difference settles, so the second derivative of the loss "
             "was compared at the start only."
@@ -83,14 +86,13 @@ class LaterSteps:
         routine, z = self._routine, self._z
         term = routine.first_piece(next(routine.terms(step)))
         rows = {name: row.detach() for name, row in state.items()}
-        losses = torch.zeros(len(term.indices))
-        if step == self._last:
-            losses = self._losses(rows, term, step)
+        losses = self._losses(rows, term, step)
         if not torch.isfinite(losses).all():
             return None
         try:
             found, _ = compare_loss(
-                routine, Here(rows, term, losses, {}, torch.zeros(0), step, z, {})
+                routine,
+                Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, is_late=True),
             )
         except WitnessError as error:
             raise WitnessError(

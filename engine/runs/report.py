@@ -147,7 +147,7 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
     """Return what was tried on twins before the run, and whether parts of it were made again."""
     lines = []
     if record.uncompared:
-        steps = " and ".join(map(str, record.uncompared))
+        steps = ", ".join(map(str, record.uncompared))
         lines.append(
             f"Second derivatives of later steps: no finite difference settles in step {steps} of "
             "the training, so none was compared there, only at the start."

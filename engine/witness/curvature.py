@@ -34,6 +34,10 @@ _LEAST, _NORMALIZED = 2, 3
 """Examples on which derivatives are compared, at least: of two, batch normalization makes plus and
 minus one, whatever they are."""
 
+_SMALL = 16
+"""Batches of fewer examples are those of large models: one example is enough there, since each of
+them costs much of a step. So it is later in a run, where several steps are looked at."""
+
 _NUMBERS, _PER_INPUT = 1 << 17, 32
 """More examples are compared while they have so few numbers: parameters, and for each number of an
 input so many that layers make of it. There it is calls that cost, not numbers."""
@@ -52,6 +56,7 @@ class Here:
         step: t.
         z: Metaparameters.
         moves: How far that update moved each of them.
+        is_late: Whether the training has come some way, where a loss may leave out what is learned.
     """
 
     state: State
@@ -62,6 +67,7 @@ class Here:
     step: int
     z: Metaparams
     moves: Mapping[str, float]
+    is_late: bool = False
 
 
 class _DependsOnOthersError(Exception):
@@ -94,7 +100,7 @@ class FewExamples:
     ) -> None:
         self._routine, self._here = routine, here
         self._is_converted = routine.layout.dtype != torch.float64 and not coarse
-        rows = _telling(here.losses, number)
+        rows = _telling(here, number)
         self._wanted = here.losses[rows] if alone else None
         self._term = replace(here.term, indices=here.term.indices[rows], whole=None, start=0)
         batch, self._arguments = routine.loss_inputs(self._term, here.z, here.step)
@@ -129,9 +135,15 @@ def _own(leaf: Any) -> Any:  # noqa: ANN401 (any part of a batch)
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _telling(losses: Tensor, number: int) -> Tensor:
-    """Return the places of so many examples, from both ends of their losses, in their order."""
-    order = losses.detach().cpu().argsort(descending=True)
+def _telling(here: Here, number: int) -> Tensor:
+    """Return the places, in order, of the largest losses and of the smallest by turns.
+
+    A single one is the largest at the start of a run and, later, that at the lower quarter: it is
+    learned where others are, and has a derivative left.
+    """
+    order = here.losses.detach().cpu().argsort(descending=True)
+    if number == 1 and here.is_late:
+        return order[-1 - len(order) // 4][None]
     ends = torch.stack([order, order.flip(0)], dim=1).flatten()[:number]
     return ends.sort().values
 
@@ -141,7 +153,8 @@ def _how_many(routine: Routine, here: Here) -> int:
     one = routine.batch_of(here.term.indices[:1])
     inputs = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
     many = _NUMBERS // (routine.layout.size + _PER_INPUT * inputs)
-    return min(len(here.term.indices), max(_LEAST, many))
+    whole = len(here.term.indices)
+    return min(whole, max(1 if whole < _SMALL or here.is_late else _LEAST, many))
 
 
 def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str]:
@@ -272,6 +285,7 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
             # Another loss alone, or code that does not know what to do with so few.
             with suppress(Exception):
                 return _product(routine, here, state, few, alone=True, coarse=coarse)
+            few = min(max(few, _LEAST), whole)
         else:
             few = min(max(few, _NORMALIZED), whole)
         with suppress(Exception):

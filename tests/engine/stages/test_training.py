@@ -125,7 +125,12 @@ def test_later_steps_of_a_run_of_stages_are_looked_at(store, monkeypatch):
     advised = other.model_copy(update={"preflight": PreflightMode.ADVISE})
     borders = train_all(advised, store, value)
     monkeypatch.setattr(later_steps, "compare_loss", lambda routine, here: (None, ""))
-    assert read_sweep(store, reverse_all(advised, store, value, borders)).uncompared == [6, 11]
+    assert read_sweep(store, reverse_all(advised, store, value, borders)).uncompared == [
+        6,
+        9,
+        10,
+        11,
+    ]
 
 
 @pytest.mark.parametrize(
