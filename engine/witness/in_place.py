@@ -128,9 +128,15 @@ class Frozen:
             raise WitnessError(
                 f"A step of training changes {', '.join(map(repr, moved[:3]))}, which the "
                 "optimizer does not train and the state does not hold, so a replayed step would "
-                "not read what the step read. Keep it constant while the run trains, or compute it "
-                "from the parameters in every step."
+                f"not read what the step read. Keep it constant while the run trains. {_DECLARED}"
             )
+
+
+_DECLARED = (
+    "What the training needs of it can be made from parameters and batch at every call, or be "
+    "declared as a state of the run, state= with advance=, which is saved, replayed and "
+    "differentiated."
+)
 
 
 def _cure_of_buffer(module: nn.Module, name: str) -> str:
@@ -143,7 +149,7 @@ def _cure_of_buffer(module: nn.Module, name: str) -> str:
         )
     return (
         f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
-        "running statistics, or make the value from parameters and batch at every call."
+        f"running statistics; what only counts calls can be left out. {_DECLARED}"
     )
 
 
