@@ -15,14 +15,21 @@ from engine.routine.intake import point_from, refuse_no_routine, refuse_output
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
+from engine.witness.repeated import FirstCalls
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
-def train(routine: Routine, z: Metaparams | None = None) -> State:
+def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | None = None) -> State:
     """Train all T steps at z and return s_T.
+
+    Args:
+        routine: The run.
+        z: Metaparameters; the routine's own by default.
+        first: What the loss said before the training, where that was asked.
 
     Raises:
         NonFiniteError: If a loss is infinite or NaN; names the step.
+        WitnessError: If step 0 has another loss than the first call of it had.
     """
     point = point_from(routine, z)
     state, losses, heard = routine.initial_state(point), PerStep(), listening()
@@ -32,6 +39,8 @@ def train(routine: Routine, z: Metaparams | None = None) -> State:
             if heard is not None:
                 heard.ran(step, routine.num_steps)
     check_losses(losses, 0, routine.num_steps)
+    if first is not None:
+        first.refuse_another_loss(losses[0])
     return state
 
 

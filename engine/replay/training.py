@@ -6,6 +6,7 @@ from engine.routine.intake import point_from
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness.precision import refuse_low_precision
+from engine.witness.repeated import FirstCalls
 from engine.witness.updates import refuse_misfit
 from engine.witness.witness import testify
 
@@ -20,7 +21,8 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
             engine's has to agree; see ``engine.witness.witness``.
 
     Raises:
-        WitnessError: If the module's own step is another one.
+        WitnessError: If the module's own step is another one, or what it computes depends on how
+            often it was called.
         NonFiniteError: If a loss is infinite or NaN; names the step.
 
     Cost:
@@ -29,8 +31,9 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
     point = point_from(routine, z)
     refuse_misfit(routine, point)
     with asked_rightly(routine, []):
-        refuse_low_precision(routine, point)
+        first = FirstCalls(routine, refuse_low_precision(routine, point))
     if witness:
         testify(routine, [], point)
+        first.refuse_other_hooks()
     with told_while_training():
-        return train_unseen(routine, z)
+        return train_unseen(routine, z, first)
