@@ -36,7 +36,7 @@ _OF_GRADIENTS = (BaselineName.GRADIENT_SIMILARITY, BaselineName.GRADIENT_CANCELL
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
 
-_REPORT_SECONDS = (1.6, 1.4)
+_REPORT_SECONDS = (1.7, 0.9)
 """Seconds of a record and a report, most of them for loading what draws figures; and those of a
 selection besides, for loading what judges it. Measured where ``python_pace`` is 1."""
 

@@ -5,7 +5,6 @@ large. So a guess in seconds is scaled by a piece of Python that is the same eve
 """
 
 import inspect
-import statistics
 import textwrap
 import time
 from functools import cache
@@ -20,8 +19,8 @@ _TIMES = 7
 def python_pace() -> float:
     """Return the seconds of Python here, over those of the machine that guesses come from.
 
-    A module of the standard library is compiled seven times, and the median is taken, of seconds
-    of this thread: about 0.01 s, once for a process.
+    A module of the standard library is compiled seven times, and the least is taken, of seconds of
+    this thread: about 0.01 s, once for a process.
     """
     text = inspect.getsource(textwrap)
     taken = []
@@ -29,4 +28,4 @@ def python_pace() -> float:
         start = time.thread_time()
         compile(text, textwrap.__name__, "exec")
         taken.append(time.thread_time() - start)
-    return statistics.median(taken) / _REFERENCE_SECONDS
+    return min(taken) / _REFERENCE_SECONDS
