@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import IO
 
 from engine.errors import ConfigurationError
+from engine.progress.displays import LINES
 from flows.cli.server_process import START_SECONDS
 from flows.cli.surroundings import (
     SAFE_PATH,
     brief,
+    origin_of_server,
     pass_by_proxies,
     prefect_settings,
     without_proxies,
@@ -185,7 +187,7 @@ def _ask_the_users() -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    url = prefect_settings().api.url
+    url, origin = prefect_settings().api.url, origin_of_server()
     try:
         # Patience is for a server that was there and is restarted, not for a wrong address.
         with (
@@ -199,13 +201,14 @@ def _ask_the_users() -> None:
             "It asks for a log-in: set PREFECT_API_AUTH_STRING to what its "
             "PREFECT_SERVER_API_AUTH_STRING is."
             if "401" in reason
-            else "Start it with `prefect server start`, correct the address, or unset it (also in "
-            "the active profile): mgd then starts a server of its own."
+            else "Start it with `prefect server start`, correct the address, or take it away: "
+            "mgd then starts a server of its own."
         )
         raise ConfigurationError(
-            f"PREFECT_API_URL is {url}, but no Prefect server lets this run in there: {reason}. "
-            f"{remedy}"
+            f"PREFECT_API_URL is {url}, by {origin}, but no Prefect server lets this run in there: "
+            f"{reason}. {remedy}"
         ) from error
+    LINES.info("Prefect's server: %s, by %s", url, origin)
 
 
 def server_if_needed(*, show_log: bool = False, ui: Path | None = None) -> LocalServer | None:

@@ -6,10 +6,12 @@ Nothing of it may decide whether a run on this machine works.
 import gc
 import os
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigurationError
 from engine.secret_urls import redacted
@@ -51,6 +53,28 @@ def _named_sources() -> str:
         f"prefect.toml, pyproject.toml and .env in {_working_folder()}",
     ]
     return "; ".join(place for place in places if place)
+
+
+def origin_of_server() -> str:
+    """Say where the address of the user's Prefect server comes from, in the order of Prefect's.
+
+    A working folder may be somebody else's, so a file in it is named by its whole path.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return "the environment"
+    from dotenv import dotenv_values  # as Prefect's own settings do
+
+    folder = Path(_working_folder())
+    if dotenv_values(folder / ".env").get("PREFECT_API_URL"):
+        return str(folder / ".env")
+    for file, table in (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect"))):
+        with suppress(OSError, ValueError):
+            found: Any = tomllib.loads((folder / file).read_text())
+            for name in (*table, "api"):
+                found = found.get(name, {})
+            if found.get("url"):
+                return str(folder / file)
+    return "Prefect's active profile"
 
 
 def _working_folder() -> str:

@@ -341,3 +341,24 @@ def test_a_server_that_nobody_used_ends_with_the_command(monkeypatch, used):
         raise ZeroDivisionError
 
     assert len(ended) == (0 if used else 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (".env", "PREFECT_API_URL=http://127.0.0.1:9/api\n"),
+        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n'),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n'),
+    ],
+)
+def test_a_server_that_the_working_folder_names_is_said_to_be(tmp_path, monkeypatch, file, content):
+    """Whoever wrote that folder would have the run; the user sees where the address is from."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert surroundings.origin_of_server() == "Prefect's active profile"
+
+    (tmp_path / file).write_text(content)
+
+    assert surroundings.origin_of_server() == str(tmp_path / file)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:8/api")
+    assert surroundings.origin_of_server() == "the environment"
