@@ -145,6 +145,12 @@ class Problem:
     metaparameters: Any = field(default_factory=dict)  # Mapping[str, Metaparameter]
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, type) and issubclass(self.model, nn.Module):
+            # It would be called with a seed, which its constructor may take for a width.
+            raise ConfigurationError(
+                f"model of the problem is the class {self.model.__name__}, and no module of it. "
+                f"Hand in {self.model.__name__}(...), or a function of the seed that makes one."
+            )
         if not (isinstance(self.model, nn.Module) or callable(self.model)):
             raise ConfigurationError(
                 f"model of the problem is {type(self.model).__name__}, but it has to be an "

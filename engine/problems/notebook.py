@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
+from engine.recipes.code.user_code import own_line
 from engine.routine.rates import rates
 from engine.routine.routine import Routine
 
@@ -65,4 +66,16 @@ def for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was 
         names = inspect.signature(given).parameters  # by name: many functions take anything
     except (TypeError, ValueError):  # of a builtin, which says nothing about its arguments
         return given
-    return given(num_steps=num_steps) if _STEPS in names else given
+    if _STEPS not in names:
+        return given
+    try:
+        return given(num_steps=num_steps)
+    except EngineError:
+        raise
+    except Exception as error:
+        line = own_line(error)
+        raise ConfigurationError(
+            f"A function of num_steps, which the problem has for its optimizer or its learning "
+            f"rates, raised {type(error).__name__}{f' in {line}' if line else ''}: {error}. It is "
+            f"called with num_steps={num_steps}."
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.fingerprint import fingerprint
 from engine.problems.base import Problem
@@ -31,6 +31,7 @@ from engine.recipes.code.user_code import own_line
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
 from engine.routine.coupled_loss import CoupledLoss
+from engine.routine.diagnosis import HELD_OUT, told
 from engine.routine.outputs import MeanLoss
 from engine.routine.own_state import Own, told_state
 from engine.routine.routine import Routine
@@ -164,7 +165,7 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
         store: As for ``build_problem``.
 
     Cost:
-        One evaluation of at most some thousand held-out examples, spread evenly over the split.
+        Two evaluations of at most some thousand held-out examples, spread evenly over each split.
 
     Raises:
         ConfigurationError: Names the metric and the line.
@@ -172,10 +173,17 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
     if not names_code(recipe.problem, recipe.arguments):
         return
     built = build_problem(recipe, store)
-    held_out = built.held_out["validation"]
-    number = min(len(held_out), _TRIED)
-    few = take(held_out, torch.linspace(0, len(held_out) - 1, number).long())
-    built.scores(built.routine.initial_state(), {"validation": few})
+    for split in ("validation", "test"):
+        held_out = built.held_out[split]
+        number = min(len(held_out), _TRIED)
+        few = take(held_out, torch.linspace(0, len(held_out) - 1, number).long())
+        try:
+            built.scores(built.routine.initial_state(), {split: few})
+        except EngineError:
+            raise
+        except Exception as error:
+            what = f"The loss fails on {split} of problem {recipe.problem}"
+            raise told(what, error, HELD_OUT) from error
     if built.data.show is not None:
         try:
             built.data.show(0)
@@ -272,7 +280,15 @@ def make_model(
     if isinstance(given, nn.Module):
         given = call_problem(recipe, seed).model if fresh else given
     else:
-        given = given(seed)
+        try:
+            given = given(seed)
+        except Exception as error:
+            line = own_line(error)
+            raise ConfigurationError(
+                f"The function of the seed that problem {recipe.problem} has for its model raised "
+                f"{type(error).__name__}{f' in {line}' if line else ''}: {error}. It is called as "
+                "model(seed), and returns an nn.Module."
+            ) from error
     if not isinstance(given, nn.Module):
         raise ConfigurationError(
             f"The function of the seed that problem {recipe.problem} has for its model returned a "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
+from engine.recipes.code.user_code import own_line
 
 _EPOCHS_KEPT = 4
 
@@ -106,7 +107,14 @@ class GivenOrder:
         Raises:
             DataError: If they are not B numbers of examples.
         """
-        given = self.of_step(step)
+        try:
+            given = self.of_step(step)
+        except Exception as error:
+            line = own_line(error)
+            raise DataError(
+                f"order raised {type(error).__name__}{f' in {line}' if line else ''} for step "
+                f"{step}: {error}. {_ORDERS}"
+            ) from error
         try:
             found = torch.as_tensor(given, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:

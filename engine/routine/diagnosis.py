@@ -100,12 +100,16 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
             raise told("The loss fails on the batch of step 0", failure, _LOSS) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
             one_each(found, len(term.indices))
-        for output in outputs:
-            found, failure = _tried(lambda o=output: routine.evaluate(o, state))
-            if failure is not None and isinstance(output, MeanLoss):
-                raise told("The loss fails on held-out examples", failure, _HELD_OUT) from error
+        if routine.own is not None:
+            _, failure = _tried(lambda: routine.moved_own(state, params, routine.point(), 0))
             if failure is not None:
-                raise told("The output fails on the model", failure, _OUTPUT) from error
+                raise told("advance fails after step 0", failure, _ADVANCE) from error
+        for output in outputs:
+            _, failure = _tried(lambda o=output: routine.evaluate(o, state))
+            if failure is not None:
+                of_losses = isinstance(output, MeanLoss)
+                what = "The loss fails on held-out examples" if of_losses else _FAILED_OUTPUT
+                raise told(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
 
 
 _SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
@@ -116,7 +120,11 @@ _AGAIN = (
     "parameters, in training and in evaluation, with a graph and without: let them keep nothing "
     "between two calls, and take parameters by name, not by id()"
 )
-_HELD_OUT = "It is given them as it is given those that are trained on: with the same columns"
+_ADVANCE = (
+    "It is called as advance(state, params, batch, step), with the parameters by name, and returns "
+    "the next state"
+)
+_FAILED_OUTPUT = "The output fails on the model"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
 _CURES = (
@@ -160,6 +168,10 @@ _CURES = (
     ),
     (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
 )
+
+
+HELD_OUT = "It is given them as it is given those that are trained on: with the same columns"
+"""The remedy for a loss that fails on examples of another split."""
 
 
 def told(what: str, failure: Exception, rule: str) -> ConfigurationError:

@@ -83,6 +83,16 @@ def test_part_that_was_handed_in_wrongly_is_refused_by_name(what):
     assert "Hand in" in str(caught.value)
 
 
+def test_a_class_of_modules_is_no_function_of_the_seed():
+    """Its constructor might take the seed for a width."""
+    columns = torch.randn(N, 3), torch.arange(N) % 2
+
+    with pytest.raises(ConfigurationError, match=r"class Linear.*Hand in Linear\(...\)"):
+        Problem(
+            model=nn.Linear, loss=lambda model, batch: batch[0], train=columns, objective=columns
+        )
+
+
 class Column:
     """A column of a table, as pandas and polars have it."""
 
