@@ -9,14 +9,19 @@ arena for all threads.
 
 import ctypes
 import logging
+import os
 import platform
 
 import torch
+
+from engine.errors import ConfigurationError
 
 _logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc, malloc.h
 _LARGEST = 2**31 - 1  # mallopt takes an int
+
+_THREADS_PER_CORE = 16
 
 
 def prepare_cpu(threads: int | None) -> str:
@@ -25,7 +30,17 @@ def prepare_cpu(threads: int | None) -> str:
     Args:
         threads: CPU threads of a stage; torch's own number if None. Stages set it themselves, since
             the last digits depend on it; here it holds for what is outside of them too.
+
+    Raises:
+        ConfigurationError: If there are so many that they would only wait for one another.
     """
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > _THREADS_PER_CORE * cores:
+        raise ConfigurationError(
+            f"training.threads is {threads}, but this machine has {cores} cores, and so many "
+            "threads would wait for one another for ever. The last digits of a run depend on the "
+            f"number: choose one up to {_THREADS_PER_CORE * cores} here, or a larger machine."
+        )
     kept = keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -62,7 +62,7 @@ class Removals(Settings):
 class AttributionConfig(Settings):
     """What is attributed, and how the answer is judged."""
 
-    num_queries: Annotated[int, Field(ge=1)] = 20
+    num_queries: Annotated[int, Field(ge=1, le=100_000)] = 20
     """K, queries; one reverse sweep serves them all, and takes 1 + 2 K plain steps a step."""
 
     query_split: QuerySplit = QuerySplit.TEST
@@ -71,7 +71,7 @@ class AttributionConfig(Settings):
     drops: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = (1, 5, 10, 20)
     """Percentages of the training examples to leave out; empty skips the judging."""
 
-    num_subsets: Annotated[int, Field(ge=3)] = 60
+    num_subsets: Annotated[int, Field(ge=3, le=100_000)] = 60
     """Random subsets, and so trainings, for each percentage."""
 
     trainings_per_stage: Annotated[int, Field(ge=1)] = 30

@@ -17,7 +17,7 @@ class CanariesConfig(Settings):
     num_canaries: Annotated[int, Field(ge=2)] = 100
     """m; the first training candidates, which are drawn at random from the data."""
 
-    num_audits: Annotated[int, Field(ge=2)] = 16
+    num_audits: Annotated[int, Field(ge=2, le=100_000)] = 16
     """Trainings of an audit, each with another half of the canaries, start and order."""
 
     retraining: Retraining = Retraining.BATCHED

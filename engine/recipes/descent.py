@@ -38,6 +38,10 @@ from engine.recipes.training import RateSchedule, TrainingConfig
 __all__ = ["GroupName", "ScalarName", "Settings", "digest"]
 
 
+_MANY_STAGES = 200_000
+"""Stages that train, in one run, at most: each is a folder of the store and a task of a server."""
+
+
 class OuterUpdate(StrEnum):
     """How metaparameters move along the metagradient; all but the first three are torch.optim's."""
 
@@ -60,7 +64,7 @@ class OuterUpdate(StrEnum):
 class OuterConfig(Settings):
     """Metagradient descent: how often and how far z moves."""
 
-    num_steps: Annotated[int, Field(ge=1)] = 5
+    num_steps: Annotated[int, Field(ge=1, le=100_000)] = 5
     """Outer steps; each trains the model once and reverses the run once."""
 
     update: OuterUpdate = OuterUpdate.MASKED_SIGN
@@ -233,6 +237,19 @@ class DescentRecipe(Settings):
                 f"schedules asks for other learning rates, but metaparameters.name is "
                 f"{kind.name.value}. Use {fitting}, or schedules.grid=0 and "
                 "schedules.optuna=false."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_listed(self) -> "DescentRecipe":
+        """Refuse a run of more stages than a plan, a store and a server can hold."""
+        steps, each = self.training.num_steps, self.replay.steps_per_segment
+        stages = (self.outer.num_steps + 1) * -(-steps // each)
+        if stages > _MANY_STAGES:
+            least = -(-steps * (self.outer.num_steps + 1) // _MANY_STAGES)
+            raise ValueError(
+                f"replay.steps_per_segment is {each}, so the run would be trained in {stages:,} "
+                f"stages. Use at least {least}, or fewer steps."
             )
         return self
 

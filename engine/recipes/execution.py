@@ -45,7 +45,7 @@ class WorkersConfig(Settings):
     """Dask scheduler (tcp://host:8786) or Ray head (ray://host:10001); empty starts a cluster on
     this machine for the run."""
 
-    num_workers: Annotated[int | None, Field(ge=1)] = None
+    num_workers: Annotated[int | None, Field(ge=1, le=10_000)] = None
     """Processes of the cluster that is started for the run; empty means 2."""
 
     gpus_per_stage: Annotated[int, Field(ge=0)] = 0

@@ -39,7 +39,7 @@ class DType(StrEnum):
 class TrainingConfig(Settings):
     """The inner run: T steps of one model."""
 
-    num_steps: Annotated[int, Field(ge=1)] = 200
+    num_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 200
     """T, optimizer steps in the run."""
 
     batch_size: Annotated[int, Field(ge=1)] = 100
