@@ -9,7 +9,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Page
 from engine.reports.units import write_number
 from engine.runs.finished import how_made
-from engine.runs.growing import REFRESH
+from engine.runs.growing import REFRESH, goes_on
 from engine.runs.report import asked, head, trust
 
 
@@ -43,7 +43,7 @@ def page_so_far(
     top = head(record, f"Metagradient descent: {recipe.name}", sections)
     return Page(
         title=top.title,
-        run=f"{top.run}; it goes on, and this page with it",
+        run=f"{top.run}; {goes_on()}",
         verdict=f"After outer step {done} of {wanted}: {so_far}",
         numbers=top.numbers,
         warnings=[] if checks is None else checks.sentences(),
