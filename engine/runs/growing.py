@@ -98,7 +98,10 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
             *page.sections,
             Section(
                 "How it goes on",
-                notes=["What is finished is kept, and is not made again."],
+                notes=[
+                    "What is finished is kept, and is not made again. If the settings are what "
+                    "stopped it, change them: the same ones stop it again."
+                ],
                 commands={command: "To go on where it stopped"},
             ),
         ],
