@@ -14,7 +14,7 @@ from engine.reports.sections import Number, Page, Section, Table
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
 from engine.runs.finished import FinishedRun
-from engine.runs.report import TRUST, asked, tried, trust
+from engine.runs.report import TRUST, all_checks, asked, tried, trust
 from engine.storage.location import join
 from engine.storage.places import RUN, run_folder
 from engine.storage.records import read_bytes, write_bytes
@@ -57,6 +57,7 @@ def page_of_stages(
     if checks is not None:
         notes, chips = tried(checks)
         sections.append(Section(TRUST, notes, chips=chips))
+    sections += [each for each in [all_checks(checks)] if each is not None]
     return Page(
         title=title,
         run=f"{run_title(recipe)}; {goes_on()}",
@@ -95,7 +96,7 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
         findings=[*([page.verdict] if tells else []), *page.findings],
         warnings=[*dict.fromkeys([first, *others, *page.warnings])],
         sections=[
-            *page.sections,
+            *(each for each in page.sections if not each.folded),
             Section(
                 "How it goes on",
                 notes=[
@@ -104,6 +105,7 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
                 ],
                 commands={command: "To go on where it stopped"},
             ),
+            *(each for each in page.sections if each.folded),
         ],
         refresh=0,
     )

@@ -58,7 +58,7 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
         trust(record, certificate),
         repeating(record, own.files),
         *own.folded,
-        *filter(None, [all_checks(record)]),
+        *filter(None, [all_checks(record.checks)]),
         Section("All settings", tables=[_settings(all_rows(record.recipe))], folded=True),
         Section("Where it was made", tables=[_pairs(record.environment)], folded=True),
     ]
@@ -194,9 +194,9 @@ def _figures(check: Check) -> str:
     return " ".join(found)
 
 
-def all_checks(record: FinishedRun) -> Section | None:
-    """Return every check of the preflight with its meaning; None if the kind has none."""
-    checks = [] if record.checks is None else record.checks.checks
+def all_checks(report: CheckReport | None) -> Section | None:
+    """Return every check of the preflight with its meaning; None if there are none."""
+    checks = [] if report is None else report.checks
     if not checks:
         return None
     table = Table(
