@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
-from engine.errors import EngineError, StoreError
+from engine.errors import EngineError, StoreError, with_settings
 from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board
 from engine.progress.displays import ticking
@@ -179,7 +179,7 @@ def growing(
 def _cause(error: BaseException) -> str:
     """Say why a start ended, as the command that began it does."""
     if isinstance(error, EngineError):
-        return redacted(str(error)) or type(error).__name__
+        return redacted(with_settings(str(error), error.settings)) or type(error).__name__
     if not isinstance(error, Exception):
         return "It was stopped from outside: by Ctrl-C, by a signal, or in the UI."
     return f"{type(error).__name__}: {redacted(str(error))}"

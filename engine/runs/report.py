@@ -182,16 +182,24 @@ def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
 
 
 def _said(check: Check) -> str:
-    return f"{check.name}: {check.verdict}, {_figures(check)}. {check.cause}".strip()
+    told = ", ".join(filter(None, [str(check.verdict), _measured(check)]))
+    return f"{check.name}: {told}. {check.cause}".strip()
 
 
 def _figures(check: Check) -> str:
     """Return the verdict on a check where it is not passed, its figure, and the limit."""
-    found = [] if check.verdict is Verdict.PASS else [f"{check.verdict}:"]
-    found.append(write_figure(check.value) or "done")
-    if check.limit is not None:
-        found.append(f"(limit {write_figure(check.limit)})")
-    return " ".join(found)
+    measured = _measured(check)
+    if check.verdict is Verdict.PASS:
+        return measured or "done"
+    return f"{check.verdict}: {measured}" if measured else str(check.verdict)
+
+
+def _measured(check: Check) -> str:
+    """Return the figure of a check and its limit; empty if it has no figure."""
+    found = write_figure(check.value)
+    if not found or check.limit is None:
+        return found
+    return f"{found} (limit {write_figure(check.limit)})"
 
 
 def all_checks(report: CheckReport | None) -> Section | None:

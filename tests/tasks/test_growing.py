@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.applications.descent.growing import page_so_far
-from engine.errors import ConfigurationError, StoreUnavailableError
+from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.recipes.names import run_name
@@ -143,6 +143,7 @@ def test_what_cannot_be_drawn_stops_nothing(tmp_path, shown, caplog):
     ("error", "said", "told"),
     [
         (ConfigurationError("The metagradient is 0.\nLower it."), "The metagradient is 0.", 1),
+        (EngineError("Lower it.", settings=["training.learning_rate"]), "In a recipe: training", 1),
         (SystemExit(130), "stopped from outside", 0),
         (ValueError("at https://me:secret@example.org"), "ValueError: at https://", 1),
     ],
