@@ -7,7 +7,8 @@ A message speaks of arguments as a notebook has them (``learning_rate``, ``eps_r
 wrote a recipe is told the keys besides, which the error carries apart from its message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 def with_settings(message: str, settings: Sequence[str]) -> str:
@@ -113,3 +114,9 @@ class UntrustworthyError(ConfigurationError):
 
 class OutputError(EngineError, OSError):
     """What a command has to say cannot be written where it was sent to."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a sentence that begins with a space and names the nearest known word, or nothing."""
+    close = get_close_matches(word, list(known), 1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -4,6 +4,7 @@ It is drawn in a thread of its own, so that no stage waits for it, and only as o
 what came meanwhile is in the next drawing. What goes wrong there is logged, and stops nothing.
 """
 
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
+from engine.errors import EngineError, StoreError, with_settings
 from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board
 from engine.progress.displays import ticking
@@ -24,7 +26,8 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.reports.page import REPORT, as_markdown
 from engine.reports.sections import Page
-from engine.runs.growing import page_of_stages, write_so_far
+from engine.runs.growing import page_of_stages, stopped, write_so_far
+from engine.secret_urls import redacted
 from engine.storage.location import join
 from engine.storage.places import run_folder
 from tasks.running.artifacts import earlier_artifact, ui_address
@@ -110,6 +113,27 @@ class GrowingReport:
         with self._drawing:
             self._is_over = True
 
+    def tell_stop(self, error: BaseException) -> None:
+        """Let the page say that this start has ended before its run did, and how that goes on.
+
+        Not where the store is what failed: it would be waited for once more. The UI is not asked
+        where the whole process ends, and maybe the server with it.
+        """
+        self.stop()
+        if isinstance(error, StoreError):
+            return
+        make, _ = self._newest()
+        command = f"mgd resume {shlex.quote(self._run)} --store {shlex.quote(self._store)}"
+        cause, tells = _cause(error), self._own is not None
+        try:
+            page = write_so_far(
+                self._store, self._run, lambda: stopped(make(), cause, command, tells=tells)
+            )
+            if page is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+                show_markdown(self._store, self._run, self._recipe.name, as_markdown(page))
+        except Exception as failed:  # what stopped the run is what people have to know
+            self._logger.warning("That the run stopped is not on its page: %s", failed)
+
     def look(self) -> None:
         """Draw what is new, if anything is."""
         with self._drawing:
@@ -145,5 +169,17 @@ def growing(
     with ticking(page.look, _PAUSE):
         try:
             yield page
+        except BaseException as error:
+            page.tell_stop(error)
+            raise
         finally:
             page.stop()
+
+
+def _cause(error: BaseException) -> str:
+    """Say why a start ended, as the command that began it does."""
+    if isinstance(error, EngineError):
+        return redacted(with_settings(str(error), error.settings)) or type(error).__name__
+    if not isinstance(error, Exception):
+        return "It was stopped from outside: by Ctrl-C, by a signal, or in the UI."
+    return f"{type(error).__name__}: {redacted(str(error))}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, did_you_mean
 from engine.extras import load
 from engine.secret_urls import redacted, secret_in
 
@@ -51,7 +51,7 @@ class TensorBoard:
         load("tensorboard", "Writing for TensorBoard", _EXTRAS["tensorboard"])
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(os.path.join(place or "runs", run))
+        self._writer = SummaryWriter(os.path.join(place or _EVENTS, run))
 
     def settings(self, values: Mapping[str, str]) -> None:
         """See ``Tracker``; shown as a text."""
@@ -141,8 +141,19 @@ TRACKERS: dict[str, Callable[[str, str], Tracker]] = {
 """Name of a tracker to what makes one of a place and the name of a run."""
 
 
+_EVENTS = "runs"
+"""Folder of events where none is named, which TensorBoard's own writer takes too."""
+
 _EXTRAS = {"tensorboard": "tracking", "mlflow": None, "wandb": None, "trackio": None}
 """Package of a tracker to the extra that brings it."""
+
+
+def whole_target(target: str) -> str:
+    """Return a target with the place that is taken where none is named."""
+    name, _, place = target.partition(":")
+    named = {"tensorboard": _EVENTS, "wandb": PROJECT, "trackio": PROJECT}
+    taken = place or named.get(name, "")
+    return f"{name}:{taken}" if taken else name
 
 
 def check_target(target: str) -> tuple[str, str]:
@@ -158,6 +169,7 @@ def check_target(target: str) -> tuple[str, str]:
             f"{redacted(target)!r} is no tracker. Use one of {', '.join(TRACKERS)}, with a place "
             "after a colon: tensorboard:DIR, mlflow:URI (such as "
             "mlflow:sqlite:///mlflow.db), wandb:PROJECT, trackio:PROJECT."
+            + did_you_mean(name, TRACKERS)
         )
     secret = secret_in(place)
     if secret is not None:

@@ -5,14 +5,13 @@ A recipe of any kind is read here; its ``kind`` says which model validates it.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, did_you_mean
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
@@ -336,8 +335,7 @@ def _find(recipe: str) -> Path:
 
 
 def _meant(recipe: str) -> str:
-    close = get_close_matches(recipe, _names(), 1)
-    return f" Did you mean {close[0]}?" if close else ""
+    return did_you_mean(recipe, _names())
 
 
 def _shipped() -> str:

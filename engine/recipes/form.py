@@ -200,7 +200,7 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
             "allOf": checks,
         },
         "description": (
-            "Anything else, arguments too, one key=value each, e.g. outer.probability=0.1. "
+            "Anything else, arguments too, one key=value each, e.g. training.num_steps=100. "
             f"mgd recipes {recipe.name} lists the keys."
         ),
     }

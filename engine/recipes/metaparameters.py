@@ -188,8 +188,8 @@ KINDS: dict[MetaparameterName, About] = {
     ),
     MetaparameterName.INPUTS: About(
         title="Changed inputs",
-        caption="The changed images that carry most of the damage, with their label and their "
-        "part of the rise of the objective.",
+        caption="The changed images that moved the objective most, with their label and their "
+        "part of it.",
         reads=frozenset({"fraction"}),
         baselines=POISONS,
         changes_inputs=True,

@@ -61,5 +61,5 @@ def write_number(value: float) -> str:
 def write_percent(share: float, digits: int | None = None) -> str:
     """Write a share of 1 in percent, by default in as many digits as tell small ones apart."""
     if digits is None:
-        digits = 0 if share >= 0.1 else 1
+        digits = 0 if abs(share) >= 0.1 else 1
     return f"{100 * share:.{digits}f} %"

@@ -1,6 +1,8 @@
 """The report of a run that goes on, in the store: written anew now and then, never last."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from engine.preflight.verdict import CheckReport
 from engine.progress.board import Seen
@@ -12,13 +14,15 @@ from engine.reports.sections import Number, Page, Section, Table
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
 from engine.runs.finished import FinishedRun
-from engine.runs.report import TRUST, asked, tried, trust
+from engine.runs.report import TRUST, all_checks, asked, tried, trust
 from engine.storage.location import join
 from engine.storage.places import RUN, run_folder
 from engine.storage.records import read_bytes, write_bytes
 
 REFRESH = 20
 """Seconds after which a browser loads a page again that grows."""
+
+_TIME_GONE = "Time gone"
 
 _FINDINGS = 30
 """Findings that a page shows, the newest ones."""
@@ -46,16 +50,17 @@ def page_of_stages(
         left = "" if seen.left is None else f"{about(seen.left)} left"
         numbers = [
             Number("Stages done", f"{seen.done} of {seen.total}"),
-            Number("Time gone", write_duration(seen.elapsed), left),
+            Number(_TIME_GONE, write_duration(seen.elapsed), left),
         ]
         rows = [{"stages": what, "done": f"{done} of {all_}"} for what, done, all_ in seen.parts]
         sections.append(Section("What is done", tables=[Table(rows)]))
     if checks is not None:
         notes, chips = tried(checks)
         sections.append(Section(TRUST, notes, chips=chips))
+    sections += [each for each in [all_checks(checks)] if each is not None]
     return Page(
         title=title,
-        run=f"{run_title(recipe)}; it goes on, and this page with it",
+        run=f"{run_title(recipe)}; {goes_on()}",
         verdict=seen.sentence() if seen is not None else ["It has begun.", *findings][-1],
         numbers=numbers,
         findings=list(findings)[-_FINDINGS:],
@@ -63,6 +68,51 @@ def page_of_stages(
         sections=sections,
         refresh=REFRESH,
     )
+
+
+def goes_on() -> str:
+    """Say that a page grows, and when it did last: a run that was killed takes nothing back."""
+    return f"it goes on, and this page with it; written {_now()}"
+
+
+def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
+    """Return the last page of a start that ended before its run did.
+
+    Args:
+        page: What there was to show.
+        cause: Why it ended: lines of sentences.
+        command: Lets it go on.
+        tells: Whether the page's verdict says what came of the run so far, and not only where it
+            stood.
+    """
+    first, *others = [line.strip() for line in cause.splitlines() if line.strip()]
+    return replace(
+        page,
+        run=f"{page.run.partition(';')[0]}; stopped {_now()}",
+        verdict="It stopped before its end.",
+        numbers=[
+            replace(each, note="") if each.label == _TIME_GONE else each for each in page.numbers
+        ],
+        findings=[*([page.verdict] if tells else []), *page.findings],
+        warnings=[*dict.fromkeys([first, *others, *page.warnings])],
+        sections=[
+            *(each for each in page.sections if not each.folded),
+            Section(
+                "How it goes on",
+                notes=[
+                    "What is finished is kept, and is not made again. If the settings are what "
+                    "stopped it, change them: the same ones stop it again."
+                ],
+                commands={command: "To go on where it stopped"},
+            ),
+            *(each for each in page.sections if each.folded),
+        ],
+        refresh=0,
+    )
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def write_so_far(store: str, run: str, make: Callable[[], Page]) -> Page | None:

@@ -58,7 +58,7 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
         trust(record, certificate),
         repeating(record, own.files),
         *own.folded,
-        *filter(None, [all_checks(record)]),
+        *filter(None, [all_checks(record.checks)]),
         Section("All settings", tables=[_settings(all_rows(record.recipe))], folded=True),
         Section("Where it was made", tables=[_pairs(record.environment)], folded=True),
     ]
@@ -182,21 +182,29 @@ def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
 
 
 def _said(check: Check) -> str:
-    return f"{check.name}: {check.verdict}, {_figures(check)}. {check.cause}".strip()
+    told = ", ".join(filter(None, [str(check.verdict), _measured(check)]))
+    return f"{check.name}: {told}. {check.cause}".strip()
 
 
 def _figures(check: Check) -> str:
     """Return the verdict on a check where it is not passed, its figure, and the limit."""
-    found = [] if check.verdict is Verdict.PASS else [f"{check.verdict}:"]
-    found.append(write_figure(check.value) or "done")
-    if check.limit is not None:
-        found.append(f"(limit {write_figure(check.limit)})")
-    return " ".join(found)
+    measured = _measured(check)
+    if check.verdict is Verdict.PASS:
+        return measured or "done"
+    return f"{check.verdict}: {measured}" if measured else str(check.verdict)
 
 
-def all_checks(record: FinishedRun) -> Section | None:
-    """Return every check of the preflight with its meaning; None if the kind has none."""
-    checks = [] if record.checks is None else record.checks.checks
+def _measured(check: Check) -> str:
+    """Return the figure of a check and its limit; empty if it has no figure."""
+    found = write_figure(check.value)
+    if not found or check.limit is None:
+        return found
+    return f"{found} (limit {write_figure(check.limit)})"
+
+
+def all_checks(report: CheckReport | None) -> Section | None:
+    """Return every check of the preflight with its meaning; None if there are none."""
+    checks = [] if report is None else report.checks
     if not checks:
         return None
     table = Table(

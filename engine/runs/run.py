@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from engine.errors import CheckpointCorruptError, ConfigurationError
+from engine.errors import CheckpointCorruptError, ConfigurationError, did_you_mean
 from engine.problems.kept_code import check_code, keep_code
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
@@ -115,7 +115,7 @@ def find_run(store: str, run: str) -> str:
         known = ", ".join(found or runs) or "none"
         raise ConfigurationError(
             f"{len(found) or 'No'} runs in {store} are named {run!r}. The runs: {known}. "
-            "Name one of them, or another --store."
+            "Name one of them, or another --store." + ("" if found else did_you_mean(run, runs))
         )
     return found[0]
 

@@ -49,6 +49,9 @@ from engine.storage.safe_names import part as one_part
 StoreUrl = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """Where a store is: a path or any fsspec URL. Empty text would be the folder of the process."""
 
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)")
+"""Begins what was meant as a URL, and would be a folder ``s3:`` of the process's own."""
+
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol to the extra of ours that installs its driver
 
 _IPV6 = re.compile(r"\[[0-9a-fA-F:.]*\]")
@@ -64,13 +67,20 @@ def absolute(url: str) -> str:
     Workers run in other folders than the one in which a relative path was typed.
 
     Raises:
-        StoreUnavailableError: If it is empty, which would be the folder of the process.
+        StoreUnavailableError: If it is empty, which would be the folder of the process, or a URL
+            that lacks a slash.
         ConfigurationError: If it holds a secret.
     """
     refuse_secrets("The location", url)
     if not url.strip():
         raise StoreUnavailableError(
             f"{url!r} is no location. Give a path or any fsspec URL, e.g. --store s3://bucket/folder."
+        )
+    begun = _ONE_SLASH.match(url)
+    if begun and begun[1] in fsspec.available_protocols():
+        raise StoreUnavailableError(
+            f"{redacted(url)!r} is no location: two slashes come after {begun[1]}:. Did you mean "
+            f"{begun[1]}://{redacted(url[begun.end() :])}?"
         )
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from engine.applications.open_run import open_run
-from engine.applications.trackers import Sending, check_target
+from engine.applications.trackers import Sending, check_target, whole_target
 from engine.errors import ConfigurationError, EngineError
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import listening
@@ -87,7 +87,8 @@ class Sender:
                 f"{redacted(str(error))}). The run is kept as it is. Send it again: mgd send "
                 f"{opened.name} --to {self._target}"
             ) from error
-        say(f"{sending.number} numbers of run {opened.name} were sent to {self._target}.", err=err)
+        place = whole_target(self._target)
+        say(f"{sending.number} numbers of run {opened.name} were sent to {place}.", err=err)
 
     def _look(self, meter: "Meter", store: str) -> None:
         """Send what is new, if an outer step was scored since the last look that is over."""

@@ -106,14 +106,20 @@ def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
     from engine.progress.drawing import live
 
     console = Screen(stderr=True)
+    over: list[bool] = []
 
     def write(line: str) -> None:
-        console.print(line)
+        if not over:
+            console.print(line)
+
+    def end() -> None:
+        over.append(True)  # what comes after the last words would hide how the run goes on
+        drawn.stop()
 
     scores = Scores(meter, write)
     with (
         live(meter, console, plain) as drawn,
-        before_last_words(drawn.stop),
+        before_last_words(end),
         ticking(scores.look),
     ):
         yield write

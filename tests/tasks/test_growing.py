@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.applications.descent.growing import page_so_far
+from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.recipes.names import run_name
@@ -136,3 +137,58 @@ def test_what_cannot_be_drawn_stops_nothing(tmp_path, shown, caplog):
 
     assert caplog.text.count("division by zero") == 1
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "told"),
+    [
+        (ConfigurationError("The metagradient is 0.\nLower it."), "The metagradient is 0.", 1),
+        (EngineError("Lower it.", settings=["training.learning_rate"]), "In a recipe: training", 1),
+        (SystemExit(130), "stopped from outside", 0),
+        (ValueError("at https://me:secret@example.org"), "ValueError: at https://", 1),
+    ],
+)
+def test_page_of_a_start_that_stopped_says_so_and_how_it_goes_on(
+    tmp_path, shown, error, said, told
+):
+    """A browser would load for ever a page that says how many seconds are left."""
+    board = Board(Course("a run", WORKS, in_seconds=True), Meter())
+    place = start(str(tmp_path))[1]
+
+    with (
+        pytest.raises(type(error)),
+        growing.growing(RECORD.recipe, str(tmp_path), "Metagradient descent: tiny", board),
+    ):
+        raise error
+    text = place.read_text()
+
+    assert "It stopped before its end." in text
+    assert said in text
+    assert "secret" not in text
+    assert f"mgd resume {run_name(RECORD.recipe)} --store" in text
+    assert "refresh" not in text
+    assert "goes on, and this page" not in text
+    assert len(shown) == told
+
+
+def test_what_a_stopped_run_has_found_stays_on_its_page(tmp_path, shown):
+    """Hours of outer steps are worth reading, whatever came then."""
+    page, place = start(str(tmp_path))
+    show(page, 2)
+
+    page.tell_stop(ConfigurationError("The disk is full."))
+    page.look()
+
+    assert "After outer step 1 of 5: Test loss fell by 24" in place.read_text()
+    assert "The disk is full." in place.read_text()
+    assert len(shown) == 1
+
+
+def test_store_that_failed_is_not_asked_once_more(tmp_path, shown):
+    """A patient store would be waited for twice."""
+    page, place = start(str(tmp_path))
+
+    page.tell_stop(StoreUnavailableError("It does not answer."))
+
+    assert not place.exists()
+    assert not shown

@@ -6,11 +6,11 @@ from engine.applications.descent.figures import losses
 from engine.applications.descent.record import Iterate, RunRecord, choose
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
-from engine.reports.sections import Page
+from engine.reports.sections import Page, Section
 from engine.reports.units import write_number
 from engine.runs.finished import how_made
-from engine.runs.growing import REFRESH
-from engine.runs.report import asked, head, trust
+from engine.runs.growing import REFRESH, goes_on
+from engine.runs.report import TRUST, all_checks, asked, head, tried
 
 
 def page_so_far(
@@ -39,11 +39,16 @@ def page_so_far(
         if done
         else f"The set-up that it starts from has a test loss of {write_number(test)}."
     )
-    sections = [asked(recipe), losses.of(record), trust(record, None)]
+    sections = [asked(recipe), losses.of(record)]
+    if checks is not None and checks.checks:
+        notes, chips = tried(checks)
+        sections.append(Section(TRUST, notes, chips=chips))
+    folded = (losses.all_of(record), all_checks(checks))
+    sections += [each for each in folded if each is not None]
     top = head(record, f"Metagradient descent: {recipe.name}", sections)
     return Page(
         title=top.title,
-        run=f"{top.run}; it goes on, and this page with it",
+        run=f"{top.run}; {goes_on()}",
         verdict=f"After outer step {done} of {wanted}: {so_far}",
         numbers=top.numbers,
         warnings=[] if checks is None else checks.sentences(),

@@ -95,7 +95,7 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
                     f"Most look like numbers, e.g. {next(filter(are_marked, words))!r}: write them "
                     "without marks of thousands, currencies or shares."
                     if marked
-                    else "Leave it out of features, or make it arguments.names."
+                    else "Leave it out of features, or give it as names, if rows are called by it."
                 )
             )
         return Column(name, words=words)

@@ -55,12 +55,13 @@ def new(
     with one_message(debug):
         from pathlib import Path
 
-        from engine.errors import ConfigurationError
+        from engine.errors import ConfigurationError, did_you_mean
         from flows.cli.new import Start, begin, tell
 
         if start not in list(Start):
             raise ConfigurationError(
                 f"--from {start!r} is nothing to begin from. Use one of {', '.join(Start)}."
+                + did_you_mean(start, list(Start))
             )
         tell(begin(name, Start(start), Path(folder)), Start(start))
 

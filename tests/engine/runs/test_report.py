@@ -4,10 +4,11 @@ import shlex
 
 import pytest
 
+from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
-from engine.runs.report import from_nothing
+from engine.runs.report import from_nothing, tried
 from tests.toy_kind import Record
 
 
@@ -51,3 +52,21 @@ def test_no_command_is_offered_for_what_does_not_ship(name):
     recipe = DescentRecipe(name="mine").model_copy(update={"name": name})
 
     assert from_nothing(record_of(recipe)) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "value", "limit", "told"),
+    [
+        (Verdict.PASS, 0.5, 1.0, "0.5 (limit 1)"),
+        (Verdict.PASS, None, 1.0, "done"),
+        (Verdict.REFUSE, 3.0, 1.0, "refuse: 3 (limit 1)"),
+        (Verdict.REFUSE, None, 1.0, "refuse"),
+    ],
+)
+def test_a_check_without_a_figure_is_not_said_to_be_done_where_it_refuses(
+    verdict, value, limit, told
+):
+    """A loss that became NaN has no figure: "refuse: done" says nothing to anybody."""
+    check = Check(name="training", verdict=verdict, value=value, limit=limit, cause="It diverged.")
+
+    assert tried(CheckReport(verdict=verdict, checks=[check]))[1] == {"training": told}

@@ -42,6 +42,20 @@ def test_absolute_follows_the_folder_and_the_home_of_the_caller(tmp_path, monkey
     assert absolute("~/states") == "/home/someone/states"
 
 
+@pytest.mark.parametrize("url", ["s3:/bucket/folder", "file:/data", "memory:/x"])
+def test_absolute_refuses_a_url_that_lacks_a_slash(url):
+    """A whole run was written into a folder called s3: beside the process."""
+    with pytest.raises(StoreUnavailableError, match=f"Did you mean {url.replace(':/', '://')}"):
+        absolute(url)
+
+
+def test_absolute_takes_a_folder_with_a_colon(tmp_path, monkeypatch):
+    """That no filesystem is called like."""
+    monkeypatch.chdir(tmp_path)
+
+    assert absolute("march:/first") == str(tmp_path / "march:" / "first")
+
+
 @pytest.mark.parametrize(
     "url", ["file:///scratch/run", "file://run", "s3://bucket/~", "memory://a"]
 )

@@ -74,6 +74,7 @@ def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
             ["new", "x", "--from", "nothing"],
             "Use one of script, image_folder, table, texts, instructions",
         ),
+        (["new", "x", "--from", "tabel"], "Did you mean table?"),
         (["new", "there"], "is there already"),
         (["new", "class"], "class is a word of Python's"),
         (["new", "random"], "random is a module of Python's, which a file random.py would stand"),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.applications import trackers
-from engine.applications.trackers import TRACKERS
+from engine.applications.trackers import TRACKERS, check_target, whole_target
 from engine.errors import ConfigurationError
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter, heard_by
@@ -166,3 +166,23 @@ def test_a_package_that_is_not_installed_is_told_before_anything_is_trained(monk
 
 def absent(package, purpose, extra):
     raise ConfigurationError(f"{purpose} needs {package}")
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("tensorboard", "tensorboard:runs"),
+        ("tensorboard:here", "tensorboard:here"),
+        ("mlflow", "mlflow"),
+        ("trackio", "trackio:metagradient-descent"),
+    ],
+)
+def test_people_are_told_where_to_look(target, place):
+    """Also where they have named no place."""
+    assert whole_target(target) == place
+
+
+def test_wrong_tracker_is_asked_about():
+    """By one letter."""
+    with pytest.raises(ConfigurationError, match=r"Did you mean tensorboard\?"):
+        check_target("tensorbord:here")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.progress.displays import LINES
-from engine.progress.meter import doing, listening
+from engine.progress.meter import Meter, doing, listening
 from flows.cli.signals import before_last_words
 from flows.cli.terminal import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
@@ -99,6 +99,21 @@ def test_picture_is_taken_off_before_the_last_words():
 
     assert ended.returncode == 130
     assert ended.stderr.index("picture off") < ended.stderr.index("What is finished is kept")
+
+
+def test_nothing_is_printed_behind_the_last_words(capsys):
+    """The line of an outer step stood below the command that goes on."""
+    from flows.cli import signals, terminal
+
+    with terminal._picture(Meter()) as write:
+        write("an outer step")
+        for action in signals._before:
+            action()
+        write("a later one")
+
+    shown = capsys.readouterr().err
+    assert "an outer step" in shown
+    assert "a later one" not in shown
 
 
 def test_what_is_taken_off_by_itself_is_not_taken_off_again():

@@ -1,9 +1,9 @@
-"""Section of an audit: the examples that carry the damage, and the classes that suffer it."""
+"""Section of changed inputs: the examples that carry the damage or gain, and the classes too."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.applications.comparisons.results import Damage
+from engine.applications.comparisons.results import ChangedImage, Damage
 from engine.applications.descent.material import Material
 from engine.applications.looks import candidate, together
 from engine.problems.splits import DataSet
@@ -32,26 +32,42 @@ HOW = {
 
 
 def section(run: Material) -> Section | None:
-    """Return whose inputs do the damage; none for anything but changed inputs."""
+    """Return whose inputs did most; none for anything but changed inputs."""
     damage = run.record.damage
     if damage is None or run.changed is None:
         return None
     about = run.record.recipe.metaparameters.about
     places = list(run.changed)
-    shown = damage.images[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
+    shown = carriers(damage)[: SIDE_BY_SIDE if looks_as(run) == "row" else SHOWN]
     rows = [places.index(each.place) for each in shown]
     notes = [write_percent(each.damage / damage.rise) if damage.rise else "" for each in shown]
     called = "images" if looks_as(run) == "picture" else "examples"
     words = (
-        f"The {len(shown)} of {len(places)} changed {called} that carry most of the damage: "
-        f"{HOW[looks_as(run)]}. A percentage is the share of the rise of the objective"
+        f"The {len(shown)} of {len(places)} changed {called} that carry most of the "
+        f"{effect(damage)}: {HOW[looks_as(run)]}. A percentage is the share of the "
+        f"{direction(damage)} of the objective"
     )
     figures = [] if not damage.victims else [_of_classes(damage)]
     return Section(
-        f"{about.title} and their damage",
+        f"{about.title} and their {effect(damage)}",
         figures=figures,
         examples={words: changed_examples(run, rows, notes, "share")},
     )
+
+
+def direction(damage: Damage) -> str:
+    """Say in a word how the objective moved: a run that learns its inputs lowers it."""
+    return "fall" if damage.rise < 0 else "rise"
+
+
+def effect(damage: Damage) -> str:
+    """Say in a word what the changed inputs did."""
+    return "gain" if damage.rise < 0 else "damage"
+
+
+def carriers(damage: Damage) -> Sequence[ChangedImage]:
+    """Return the changed examples, those first that moved the objective most the way it went."""
+    return damage.images[::-1] if damage.rise < 0 else damage.images
 
 
 def looks_as(run: Material) -> str:
@@ -129,19 +145,23 @@ def _class(data: DataSet, place: int) -> str:
 def _of_classes(damage: Damage) -> Figure:
     return Figure(
         vector(lambda: draw_classes(damage)),
-        "Rise of the objective by class of the changed inputs, and test accuracy of each class "
-        "before and after",
-        "First: which changed inputs raise the objective, by label, measured by the metagradient "
-        "along the path of their values. Second: on which test examples it shows.",
+        f"{direction(damage).capitalize()} of the objective by class of the changed inputs, and "
+        "test accuracy of each class before and after",
+        f"First: which changed inputs {'lower' if damage.rise < 0 else 'raise'} the objective, by "
+        "label, measured by the metagradient along the path of their values. Second: on which test "
+        "examples it shows.",
     )
 
 
 def draw_classes(damage: Damage) -> "matplotlib.figure.Figure":
-    """Draw whose inputs do the damage, and whose test examples suffer it."""
+    """Draw whose inputs move the objective, and on whose test examples it shows."""
     figure, (left, right) = new_figure(3.0, columns=2)
     names = list(damage.victims)
-    left.bar(names, [damage.classes.get(name, 0.0) for name in names], color=ORANGE)
-    left.set(xlabel="class of the changed inputs", ylabel="rise of the objective (nats)")
+    way = -1.0 if damage.rise < 0 else 1.0
+    left.bar(names, [way * damage.classes.get(name, 0.0) for name in names], color=ORANGE)
+    left.set(
+        xlabel="class of the changed inputs", ylabel=f"{direction(damage)} of the objective (nats)"
+    )
     places = range(len(names))
     for offset, colour, label, which in ((-0.2, GREY, "before", 0), (0.2, BLUE, "after", 1)):
         heights = [100 * damage.victims[name][which] for name in names]

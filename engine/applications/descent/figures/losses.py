@@ -59,10 +59,14 @@ def of(record: RunRecord) -> Section:
 
 def all_steps(run: Material) -> Section | None:
     """Return every row, where the section above has only some."""
-    iterates = run.record.iterates
-    if len(iterates) <= ROWS:
+    return all_of(run.record)
+
+
+def all_of(record: RunRecord) -> Section | None:
+    """Return every row of a record, which may be that of a run that goes on."""
+    if len(record.iterates) <= ROWS:
         return None
-    return Section("All outer steps", tables=[_table(run.record, iterates)], folded=True)
+    return Section("All outer steps", tables=[_table(record, record.iterates)], folded=True)
 
 
 def _thinned(record: RunRecord) -> list[Iterate]:

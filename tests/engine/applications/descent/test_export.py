@@ -168,6 +168,8 @@ def test_what_cannot_be_written_is_refused_in_one_message(own, tmp_path):
         export_model(store, record.run, tmp_path / "net.pt", 9, trusted=True)
     with pytest.raises(ConfigurationError, match="No runs in .* are named 'nothing-here'"):
         export_model(store, "nothing-here", tmp_path / "net.pt", trusted=True)
+    with pytest.raises(ConfigurationError, match=f"Did you mean {record.run}"):
+        export_model(store, f"x{record.run}", tmp_path / "net.pt", trusted=True)
     assert (tmp_path / "there.pt").read_text() == "precious"
     assert [each.name for each in tmp_path.iterdir()] == ["there.pt"]
 

@@ -18,12 +18,13 @@ from tests.finished import finish
 
 POISON = load_recipe("digits-poison")
 SCHEDULE = load_recipe("digits-schedule")
+VICTIMS = {"3": (0.8, 0.9), "7": (0.9, 0.9)}
 
 
-def material(data, recipe, before, after, images=(), **more):
+def material(data, recipe, before, after, images=(), rise=2.0, **more):
     record = RunRecord.model_construct(
         recipe=recipe,
-        damage=Damage(images=list(images), rise=2.0, classes={}, victims={}),
+        damage=Damage(images=list(images), rise=rise, classes={}, victims={}),
     )
     curves = Curves(before, after, data.corrupted, [], [], {})
     return Material(record, curves, data, torch.zeros(1), **more)
@@ -129,3 +130,37 @@ def test_report_on_a_table_of_ones_own_names_its_rows(question, tmp_path):
 
     report = tmp_path / "store" / "runs" / record.run / "report.html"
     assert shown(report, "table", path)[0] >= EXAMPLES
+
+
+def test_learned_inputs_that_lower_the_objective_are_a_gain_the_largest_first():
+    """Of fifty learned images the eight that did least were shown, as carrying the damage."""
+    rows = torch.tensor([[1.0], [2.0], [3.0]])
+    data = data_of(rows, names=("Ann", "Bob", "Cid"), show_inputs=lambda row: {"age": f"{row[0]}"})
+    images = [  # as a record has them: those first that raise the objective most
+        ChangedImage(id=10 + place, place=place, label=None, damage=part)
+        for place, part in ((0, 0.5), (1, -1.0), (2, -1.5))
+    ]
+    run = material(data, POISON, rows, rows + 1, images, rise=-2.0, changed=[0, 1, 2])
+
+    section = damage.section(run)
+    ((words, table),) = section.examples.items()
+
+    assert section.title == "Changed inputs and their gain"
+    assert "carry most of the gain" in words
+    assert "share of the fall of the objective" in words
+    assert list(table.rows[0].items()) == [
+        ("column", "share"),
+        ("Cid", "75 %"),
+        ("Bob", "50 %"),
+        ("Ann", "-25 %"),
+    ]
+
+
+def test_bars_of_a_fall_stand_upright():
+    """A bar that hangs from the top reads as a loss."""
+    fell = Damage(images=[], rise=-2.0, classes={"3": -1.5, "7": -0.5}, victims=VICTIMS)
+
+    left = damage.draw_classes(fell).axes[0]
+
+    assert [bar.get_height() for bar in left.patches] == [1.5, 0.5]
+    assert left.get_ylabel() == "fall of the objective (nats)"
