@@ -94,6 +94,14 @@ def redacted(text: str) -> str:
     )
 
 
+def without_login(url: str) -> str:
+    """Return the URL of a page without who logs in there, as a link that others may see."""
+    protocol, sign, rest = url.partition("://")
+    end = re.search(r"[/?#]", rest)
+    host, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    return f"{protocol}{sign}{host.rpartition('@')[2]}{path}" if sign else url
+
+
 def _without_users(text: str) -> str:
     """Return a text without the passwords, and the tokens, that stand before hosts."""
     if "@" not in text or "://" not in text:
