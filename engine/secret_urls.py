@@ -25,7 +25,7 @@ _OWNER_AND_NAME = "github"
 """Protocol whose URLs have a colon and an @, and no password: ``github://owner:name@branch/path``."""
 
 # Where nobody logs in by a name alone, the name is a token.
-_TOKEN = re.compile(r"(?:https?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
+_TOKEN = re.compile(r"(?:https?|wss?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
 
 _PARAMETER = re.compile(r"([?&;#])([^\s=&;#?'\"]+)=([^\s&;#'\"]+)")
 
