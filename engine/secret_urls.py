@@ -25,7 +25,7 @@ _OWNER_AND_NAME = "github"
 """Protocol whose URLs have a colon and an @, and no password: ``github://owner:name@branch/path``."""
 
 # Where nobody logs in by a name alone, the name is a token.
-_TOKEN = re.compile(r"(?:https?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
+_TOKEN = re.compile(r"(?:https?|wss?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
 
 _PARAMETER = re.compile(r"([?&;#])([^\s=&;#?'\"]+)=([^\s&;#'\"]+)")
 
@@ -92,6 +92,14 @@ def redacted(text: str) -> str:
         ),
         _without_users(text),
     )
+
+
+def without_login(url: str) -> str:
+    """Return the URL of a page without who logs in there, as a link that others may see."""
+    protocol, sign, rest = url.partition("://")
+    end = re.search(r"[/?#]", rest)
+    host, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    return f"{protocol}{sign}{host.rpartition('@')[2]}{path}" if sign else url
 
 
 def _without_users(text: str) -> str:

@@ -27,6 +27,7 @@ from typing import IO
 
 from engine.errors import ConfigurationError
 from engine.progress.displays import LINES
+from engine.secret_urls import redacted
 from flows.cli.server_process import START_SECONDS
 from flows.cli.surroundings import (
     SAFE_PATH,
@@ -187,7 +188,8 @@ def _ask_the_users() -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    url, origin = prefect_settings().api.url, origin_of_server()
+    # The address may hold a password, and what is said here ends in logs of jobs.
+    url, origin = redacted(str(prefect_settings().api.url)), origin_of_server()
     try:
         # Patience is for a server that was there and is restarted, not for a wrong address.
         with (

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
 from flows.cli.at_work import end_all, noted
@@ -210,7 +211,8 @@ def _end_group(process: "subprocess.Popen[bytes]") -> None:
 def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
     if server is None:
         url = prefect_settings().ui_url or (prefect_settings().api.url or "").removesuffix("/api")
-        return Page(f"{url.rstrip('/').removesuffix('/v2')}{path}", None, None)
+        url = without_login(url).rstrip("/").removesuffix("/v2")
+        return Page(f"{url}{path}", None, None)
     from urllib.parse import quote
 
     root = server.api_url.removesuffix("/api")

@@ -6,12 +6,11 @@ Nothing of it may decide whether a run on this machine works.
 import gc
 import os
 import sys
-import tomllib
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError
 from engine.secret_urls import redacted
@@ -56,25 +55,41 @@ def _named_sources() -> str:
 
 
 def origin_of_server() -> str:
-    """Say where the address of the user's Prefect server comes from, in the order of Prefect's.
+    """Say where the address of the user's Prefect server comes from.
 
-    A working folder may be somebody else's, so a file in it is named by its whole path.
+    Prefect's own sources are asked, in their order: they know spellings (``prefect_api_url`` in
+    ``.env``) and places that a second reader of the same files would miss. A working folder may be
+    somebody else's, so a file in it is named by its whole path; so is the file of the profile,
+    which ``prefect.toml`` may have replaced.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        return "the environment"
-    from dotenv import dotenv_values  # as Prefect's own settings do
+    import pydantic_settings as given
+    from prefect.settings.models.api import APISettings
+    from prefect.settings.sources import ProfileSettingsTomlLoader
 
     folder = Path(_working_folder())
-    if dotenv_values(folder / ".env").get("PREFECT_API_URL"):
-        return str(folder / ".env")
-    for file, table in (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect"))):
-        with suppress(OSError, ValueError):
-            found: Any = tomllib.loads((folder / file).read_text())
-            for name in (*table, "api"):
-                found = found.get(name, {})
-            if found.get("url"):
-                return str(folder / file)
+    names = {
+        "EnvFilterSettingsSource": "the environment",
+        "FilteredDotEnvSettingsSource": str(folder / ".env"),
+        "PrefectTomlConfigSettingsSource": str(folder / "prefect.toml"),
+        "PyprojectTomlConfigSettingsSource": str(folder / "pyproject.toml"),
+    }
+    sources = APISettings.settings_customise_sources(
+        APISettings,
+        given.InitSettingsSource(APISettings, {}),
+        given.EnvSettingsSource(APISettings),
+        given.DotEnvSettingsSource(APISettings),
+        given.SecretsSettingsSource(APISettings),
+    )
+    for source in sources:
+        # A source answers under the name of the setting, or of the variable.
+        if any(name.lower() in _ADDRESS and value for name, value in source().items()):
+            if isinstance(source, ProfileSettingsTomlLoader):
+                return f"Prefect's active profile in {source.profiles_path}"
+            return names.get(type(source).__name__, "Prefect's settings")
     return "Prefect's active profile"
+
+
+_ADDRESS = ("url", "prefect_api_url")
 
 
 def _working_folder() -> str:

@@ -11,6 +11,8 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
+from engine.secret_urls import without_login
+
 
 def earlier_artifact(key: str, description: str | None = None) -> UUID | None:
     """Return the artifact of this flow run that a process before this one has made.
@@ -41,7 +43,7 @@ def ui_address(path: str) -> str | None:
     """
     settings = get_current_settings()
     api = settings.api.url or ""
-    root = settings.ui_url or api.removesuffix("/api")
+    root = without_login(settings.ui_url or api.removesuffix("/api"))  # it is kept and shown
     if not root or not settings.server.ui.enabled:
         return None
     hosted = api.startswith(settings.cloud.api_url)  # Prefect's own, which has one UI

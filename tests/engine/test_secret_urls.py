@@ -23,6 +23,7 @@ WITH_SECRETS = [
     f"ftp://alice:{SECRET}/with/slash@host/a",
     f"s3://AKIAEXAMPLE:{SECRET}/b+c@bucket/key",
     f"https://{SECRET}@host/data",
+    f"wss://{SECRET}@host/api",
     f"simplecache::http://alice:{SECRET}@host/data",
     f"zip://inner.csv::https://alice:{SECRET}@host/a.zip",
     f"https://host/a.tar?X-Amz-Algorithm=A&X-Amz-Signature={SECRET}",

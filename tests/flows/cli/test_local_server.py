@@ -347,6 +347,7 @@ def test_a_server_that_nobody_used_ends_with_the_command(monkeypatch, used):
     ("file", "content"),
     [
         (".env", "PREFECT_API_URL=http://127.0.0.1:9/api\n"),
+        (".env", "export prefect_api_url='http://127.0.0.1:9/api'\n"),
         ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n'),
         ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n'),
     ],
@@ -362,3 +363,61 @@ def test_a_server_that_the_working_folder_names_is_said_to_be(tmp_path, monkeypa
     assert surroundings.origin_of_server() == str(tmp_path / file)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:8/api")
     assert surroundings.origin_of_server() == "the environment"
+
+
+_ASKED = """
+from flows.cli.surroundings import origin_of_server, prefect_settings
+print(prefect_settings().api.url)
+print(origin_of_server())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("above", range(4))
+def test_origin_of_the_server_is_where_prefect_itself_has_the_address_from(tmp_path, above):
+    """Each place names another address; Prefect's choice says which one is in force."""
+    home, folder = tmp_path / "home", tmp_path / "folder"
+    home.mkdir()
+    folder.mkdir()
+    elsewhere = folder / "theirs.toml"
+    elsewhere.write_text(
+        'active = "x"\n[profiles.x]\nPREFECT_API_URL = "http://127.0.0.1:9/profile"\n'
+    )
+    texts = {
+        ".env": 'Prefect_Api_Url="http://127.0.0.1:9/.env"\n',
+        "prefect.toml": '[api]\nurl = "http://127.0.0.1:9/prefect.toml"\n',
+        "pyproject.toml": '[tool.prefect.api]\nurl = "http://127.0.0.1:9/pyproject.toml"\n',
+    }
+    for file, text in list(texts.items())[above:]:
+        (folder / file).write_text(text)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(elsewhere)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", _ASKED],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    url, origin = done.stdout.splitlines()
+    place = url.rpartition("/")[2]
+    files = {file: str(folder / file) for file in texts}
+    assert origin == (files | {"profile": f"Prefect's active profile in {elsewhere}"})[place]
+
+
+def test_password_in_the_address_of_a_server_is_not_shown(prefect_home, monkeypatch):
+    """What a command says ends in the logs of jobs."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://alice:S3CRETPW@127.0.0.1:9/api"}),
+        pytest.raises(ConfigurationError) as refused,
+        local_server.connected(None),
+    ):
+        raise AssertionError("nobody answers there")
+
+    assert "S3CRETPW" not in str(refused.value)
+    assert "alice:***@127.0.0.1:9" in str(refused.value)

@@ -13,6 +13,9 @@ CLOUD = "accounts/1/workspaces/2"
 @pytest.mark.parametrize(
     ("given", "address"),
     [
+        # A link is kept in Prefect's database and seen by all who may look at the run.
+        ({API: "https://alice:S3CRETPW@host:8/a@b/api"}, "https://host:8/a@b/v2/x"),
+        ({API: "http://h/api", UI: "https://t%40ken@host"}, "https://host/v2/x"),
         ({API: "http://127.0.0.1:4200/api"}, "http://127.0.0.1:4200/v2/x"),
         ({API: "http://server:4200/api", UI: "http://127.0.0.1:4"}, "http://127.0.0.1:4/v2/x"),
         ({API: "http://server:4200/api", UI: "https://here/v2/"}, "https://here/v2/x"),
