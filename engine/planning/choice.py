@@ -13,6 +13,7 @@ import torch
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
 from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
+from engine.planning.searches import searched
 from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterConfig
@@ -94,6 +95,7 @@ def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
     written = written_bytes(setting, parts)
     num_outer = recipe.outer.num_steps
     compared = num_compared(recipe) * (train + evaluate + costs.saved + STAGE_SECONDS)
+    compared += searched(recipe) * train
     return Alternative(
         schedule=replay.schedule,
         segments=len(parts),

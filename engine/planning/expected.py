@@ -8,22 +8,18 @@ from collections.abc import Sequence
 
 from engine.planning.forecast import Forecast
 from engine.planning.pace import python_pace
+from engine.planning.searches import grid_chunks, num_trials, together
 from engine.problems.segments import first_step, segments
 from engine.progress.counted import pull_of, sweep_work
 from engine.progress.time_left import PULL, REPORT, UPDATE, Work
 from engine.recipes.comparisons import BaselineName, is_initial
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.rate_search import has_optuna
 from engine.recipes.replay import ScheduleName
 from engine.schedules.by_name import NamedPlan, plan_of
 from engine.schedules.segments import Segment
 
 _PREFLIGHT_STEPS = 900.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
-
-_TOGETHER, _SCORED = (0.7, 0.25), (0.8, 0.75)
-"""Time of n trainings that may be carried out as one, in trainings: the first number, and the
-second for each of them; and of those that score several queries besides."""
 
 _GRADIENT_STEPS = 1200.0
 """Plain steps of a baseline that takes a gradient of each example."""
@@ -109,9 +105,7 @@ class Expected:
         """Return a stage that carries out so many trainings, and may score queries after each."""
         steps = self._num_steps(self.parts)
         one = self.plan.seconds.train if self.plan else float(steps)
-        first, more = _SCORED if scored else _TOGETHER
-        weight = (first + more * number) * one
-        return Work(kind, weight, forward=number * steps, rough=True)
+        return Work(kind, together(number, scored=scored) * one, forward=number * steps, rough=True)
 
     def descent_step(self, kind: str) -> Work:
         """Return a stage that trains, reverses the run and moves the metaparameters."""
@@ -194,11 +188,9 @@ def comparison_works(expected: Expected) -> list[Work]:
         elif not is_initial(name, recipe.metaparameters.kept):
             steps = _GRADIENT_STEPS if name in _OF_GRADIENTS else _FEW_STEPS
             works += [expected.guess("baseline", steps), *expected.train(), expected.score()]
-    wanted = recipe.schedules
-    for start in range(0, wanted.grid, wanted.chunk):
-        works.append(expected.trainings("schedules", min(wanted.chunk, wanted.grid - start)))
-    if wanted.optuna and has_optuna():
-        works.append(expected.trainings("optuna", recipe.outer.num_steps + 1))
+    works += [expected.trainings("schedules", number) for number in grid_chunks(recipe)]
+    if trials := num_trials(recipe):
+        works.append(expected.trainings("optuna", trials))
     return works + [expected.trainings("retrain", 1) for _ in range(2 * len(recipe.reruns))]
 
 
