@@ -118,6 +118,7 @@ def _optimize(
                 rule=rule,
             )
         )
+        reporting.heed_later_steps(descent, store, moved[-1])
         gap = read_scalars(store, moved[-1])["gap"]
         page.found(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
     audits = {

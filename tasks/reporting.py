@@ -11,8 +11,10 @@ from prefect.artifacts import create_table_artifact
 
 from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
+from engine.errors import UntrustworthyError
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
+from engine.recipes.execution import PreflightMode
 from engine.reports.page import REPORT, as_image, as_markdown
 from engine.reports.sections import Section, Table
 from engine.reports.shown_figures import figures_of
@@ -49,6 +51,24 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     for sentence in report.gate(recipe.preflight):
         say(logging.WARNING, f"preflight, {sentence}")
     return report
+
+
+def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
+    """Stop a run whose second derivatives were found to be wrong in later steps, or only say so.
+
+    Args:
+        recipe: Says whether a refusal stops it.
+        store: Where its stages lie.
+        gradient: A stage that has reversed some of its steps; see ``engine.replay.later_steps``.
+
+    Raises:
+        UntrustworthyError: If the run heeds its preflight.
+    """
+    found = commits.read_scalars(store, gradient)["wrong"]
+    if found and recipe.preflight is PreflightMode.ENFORCE:
+        raise UntrustworthyError(f"{found[0]} To run it all the same, set preflight=advise.")
+    for sentence in found:
+        say(logging.WARNING, sentence)
 
 
 def publish(record: _Record, store: str) -> _Record:

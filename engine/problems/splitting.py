@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.own_examples import OwnExamples, as_examples, own_fingerprint, take
+from engine.problems.own_examples import (
+    OwnExamples,
+    ReadThrough,
+    as_examples,
+    read_through,
+    take,
+)
 from engine.problems.splits import DataSet, Examples, examples_fingerprint
 
 HELD_OUT = ("objective", "validation", "test")
@@ -49,8 +54,11 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         )
     splits |= {name: held_out[name] for name in ("objective", "validation", "test")}
     notes += problem.notes
+    read: dict[str, ReadThrough] = {}
     if problem.fingerprint is None:  # what ships is known, and what is huge is not compared
-        notes += _copies(splits)
+        if not all(type(each) is Examples for each in splits.values()):
+            read = {name: read_through(each) for name, each in splits.items()}
+        notes += _copies(splits, read)
     people = _people(problem, {name: len(each) for name, each in held_out.items()}, rows)
     number = len(splits["train"])
     for what in ("names", "ids", "corrupted"):
@@ -73,7 +81,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
             corrupted=torch.zeros(number, dtype=torch.bool)
             if problem.corrupted is None
             else problem.corrupted,
-            fingerprint=problem.fingerprint or _fingerprint(splits),
+            fingerprint=problem.fingerprint or _fingerprint(splits, read),
             bounds=problem.bounds,
             ids=torch.arange(number) if problem.ids is None else problem.ids,
             texts=None if problem.texts is None else problem.texts.cut(rows),
@@ -88,11 +96,11 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
     )
 
 
-def _fingerprint(splits: dict[str, Examples]) -> str:
+def _fingerprint(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> str:
     """Return the digest of all splits; that of plain columns is the one of shipped data sets."""
-    if all(type(each) is Examples for each in splits.values()):
+    if not read:
         return examples_fingerprint(splits)
-    whole = {name: own_fingerprint(each) for name, each in splits.items()}
+    whole = {name: each.fingerprint for name, each in read.items()}
     return hashlib.sha256(repr(sorted(whole.items())).encode()).hexdigest()
 
 
@@ -169,15 +177,19 @@ def _people(problem: Problem, sizes: dict[str, int], rows: dict[str, list[int]])
     }
 
 
-def _copies(splits: dict[str, Examples]) -> list[str]:
-    """Say how many held-out examples are training candidates as well, where that can be seen."""
+def _copies(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> list[str]:
+    """Say how many held-out examples are training candidates as well, where that can be seen.
+
+    Of pairs of tensors, which were not ``read``, inputs are compared; of all others every column.
+    """
+    if any(len(examples) > _COMPARED for examples in splits.values()):
+        return []
     rows: dict[str, list[bytes]] = {}
     for name, examples in splits.items():
-        columns = _compared(examples)
-        if columns is None or len(examples) > _COMPARED:
+        found = _inputs(examples) if name not in read else read[name].rows
+        if found is None:
             return []
-        flat = torch.cat([c.reshape(len(c), -1).double() for c in columns], dim=1)
-        rows[name] = [row.tobytes() for row in flat.numpy()]
+        rows[name] = found
     train = set(rows["train"])
     notes = []
     for name in HELD_OUT:
@@ -198,13 +210,12 @@ def _copies(splits: dict[str, Examples]) -> list[str]:
     return notes
 
 
-def _compared(examples: Examples) -> list[Tensor] | None:
-    """Return what makes examples the same: inputs, or all columns; None where it is not seen."""
-    if not isinstance(examples, OwnExamples):
-        return [examples.inputs] if isinstance(examples.inputs, Tensor) else None
-    columns = getattr(examples.source, "columns", examples.source)
-    found = tree_leaves(columns) if isinstance(columns, Tensor | tuple | dict) else []
-    return found if found and all(isinstance(each, Tensor) for each in found) else None
+def _inputs(examples: Examples) -> list[bytes] | None:
+    """Return the inputs of each example; None where they are no tensor."""
+    if not isinstance(examples.inputs, Tensor):
+        return None
+    flat = examples.inputs.reshape(len(examples), -1).double()
+    return [row.tobytes() for row in flat.numpy()]
 
 
 def own_groups(data: DataSet, name: str) -> Tensor:

@@ -5,8 +5,6 @@ or once it is small. Before the training nobody can know, so some states of the 
 they come by: those of the last two steps, whose batches are others, and two on the way there.
 """
 
-import logging
-
 import torch
 from torch import Tensor
 
@@ -20,8 +18,6 @@ from engine.schedules.trees import Action, Reverse
 from engine.types import Metaparams, State
 from engine.witness.curvature import Here, compare_loss
 
-logger = logging.getLogger(__name__)
-
 
 class LaterSteps:
     """Refuses a loss whose second derivative is wrong at a later step.
@@ -32,11 +28,12 @@ class LaterSteps:
     Args:
         routine: The run.
         z: Metaparameters.
-        refuses: Whether what is wrong is refused, or only logged, as a run wants that takes a
-            preflight as advice.
+        refuses: Whether what is wrong is refused at once, or only kept in ``wrong``, as a stage
+            wants, whose result is the same whatever follows from it.
 
     Attributes:
         unseen: Steps at which nothing could be compared, as where finite differences do not settle.
+        wrong: What is wrong, in words.
 
     Cost:
         At each of four states the losses of a batch, which say what examples tell most, and a
@@ -46,6 +43,7 @@ class LaterSteps:
     def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
         self._routine, self._z, self._refuses = routine, z, refuses
         self.unseen: list[int] = []
+        self.wrong: list[str] = []
         first, stop = routine.first_step, routine.num_steps
         middle = (first + stop) // 2
         self._steps = {
@@ -67,7 +65,7 @@ class LaterSteps:
         except WitnessError as error:
             if self._refuses:
                 raise
-            logger.warning("%s", error)
+            self.wrong.append(str(error))
         else:
             if found is None:
                 self.unseen.append(step)

@@ -1,6 +1,6 @@
 """What the reverse sweeps of a run recorded: the adjoint by step and layer, and shares by step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.preflight.growth import GROWTH_LIMIT, growth_per_step
 from engine.stages.commits import lineage, read_scalars
@@ -22,7 +22,7 @@ class Monitored:
     adjoint: dict[int, float]
     layers: dict[int, list[float]]
     shares: dict[int, float]
-    uncompared: list[int]
+    uncompared: list[int] = field(default_factory=list)
 
     @property
     def growth(self) -> float:

@@ -3,6 +3,7 @@
 from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from tasks import training
+from tasks.reporting import heed_later_steps
 from tasks.running.runner import StageFuture, StageRunner
 
 
@@ -52,6 +53,7 @@ def reverse_sweep(
             if j not in ahead:
                 ahead[j] = stages.submit(training.replay_segment, f"replay{names[j]}", **inputs[j])
         adjoint = reverse.result()
+        heed_later_steps(stages.recipe, stages.store, adjoint)
         if trajectory is not None:
             stages.discard(trajectory.result())
     return adjoint

@@ -29,7 +29,6 @@ from engine.problems.metaparameters import initial_vector
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.execution import PreflightMode
 from engine.replay.batched import train_many
 from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
@@ -133,8 +132,8 @@ def gap_loss(loss: Loss, model: nn.Module, canaries: Canaries, inside: Tensor) -
 
 def pixel_gradient(
     recipe: DescentRecipe, problem: BuiltProblem, canaries: Canaries, inside: Tensor, seed: int
-) -> tuple[float, Tensor]:
-    """Return phi and d phi / d z, through the training and directly.
+) -> tuple[float, Tensor, LaterSteps]:
+    """Return phi, d phi / d z through the training and directly, and what later steps showed.
 
     Cost:
         One training and one reverse sweep, in memory and as one segment, as ``recipe.replay``
@@ -142,12 +141,13 @@ def pixel_gradient(
     """
     training = canary_training(problem, canaries, seed)
     point = point_of(recipe, problem, canaries, inside, seed)
+    later = LaterSteps(training, point, refuses=False)
     (found,) = differentiate(
         training,
         [lambda model: gap_loss(problem.loss, model, canaries, inside)],
         point,
         recipe.replay,
-        later=LaterSteps(training, point, refuses=recipe.preflight is PreflightMode.ENFORCE),
+        later=later,
     )
     images = canaries.images.detach().requires_grad_()
     with torch.enable_grad():
@@ -156,7 +156,7 @@ def pixel_gradient(
             lambda model: gap_loss(problem.loss, model, own, inside), found.state
         )
     (direct,) = torch.autograd.grad(value, images)
-    return found.output, found[PIXELS] + direct
+    return found.output, found[PIXELS] + direct, later
 
 
 @torch.no_grad()

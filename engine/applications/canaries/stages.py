@@ -40,7 +40,7 @@ def move_canaries(
     """Train with a random half of the canaries, reverse the run, and move all pixels.
 
     The row ``value`` holds the pixels, the record ``gap``, measured on the half and the training
-    of this step, before the move.
+    of this step, before the move, and ``wrong``, what its later steps showed.
 
     Args:
         run: The run.
@@ -54,7 +54,7 @@ def move_canaries(
     canaries = _placed(problem, chosen, rows.get("value"))
     inside = draw_inside(chosen.number, chosen.seed, "step", outer_step)
     order = seed_for(chosen.seed, "step", outer_step) % 2**62
-    value, gradient = pixel_gradient(run.settled, problem, canaries, inside, order)
+    value, gradient, later = pixel_gradient(run.settled, problem, canaries, inside, order)
     memory = {
         name.removeprefix("outer_"): row for name, row in rows.items() if name.startswith("outer_")
     }
@@ -64,7 +64,7 @@ def move_canaries(
         low, high = (torch.as_tensor(b, dtype=moved.dtype) for b in problem.data.bounds)
         moved = moved.view(canaries.images.shape).clamp(low, high).reshape(-1)
     kept = {f"outer_{name}": row.reshape(-1) for name, row in memory.items()}
-    return {"value": moved, **kept}, {"gap": -value}
+    return {"value": moved, **kept}, {"gap": -value, "wrong": later.wrong}
 
 
 @stage("audit-canaries")

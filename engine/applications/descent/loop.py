@@ -263,6 +263,7 @@ class _Loop:
         after: tuple[State, Metaparams] = (adjoint, {})
         made_in = present(routine)
         for part in reversed([each for each in asked.parts if each.start >= routine.first_step]):
+            later = self._later(routine)
             with self._board.at_work(f"reverse[{number}] {part.start}-{part.stop}", "reverse"):
                 sweep = reverse_steps(
                     routine,
@@ -272,8 +273,10 @@ class _Loop:
                     meet=partial(self._meet, routine, part, made_in),
                     vjp=asked.vjp,
                     plan=asked.plan,
-                    later=self._later(routine),
+                    later=later,
                 )
+            for sentence in later.wrong if later is not None else []:
+                logger.warning("%s", sentence)
             after = sweep.adjoint, sweep.metagradient
         (gradient,) = after[1].values()
         return gradient.detach().cpu()

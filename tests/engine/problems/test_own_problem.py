@@ -246,6 +246,40 @@ def test_copies_are_seen_in_columns_of_any_name():
     assert note.startswith("4 of 4 test examples")
 
 
+@pytest.mark.parametrize(
+    "form", ["a data set by index", "by index, beside tensors", "of words too"]
+)
+def test_copies_are_seen_in_what_is_read_sample_by_sample(form):
+    """As people use it by accident: one data set, cut twice with two seeds."""
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+
+    class Samples(torch.utils.data.Dataset):
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, place):
+            row = int(self.rows[place])
+            return (x[row], y[row], "word") if "words" in form else (x[row], y[row])
+
+    cut = {"train": range(5), "objective": range(5, 8), "validation": (8, 4), "test": (9, 8)}
+    splits = {name: Samples(rows) for name, rows in cut.items()}
+    if "tensors" in form:
+        splits["train"] = (x[:5], y[:5])
+
+    notes = data_set(held(**splits), torch.float32)[1]
+
+    if "words" in form:  # whose rows nobody can tell apart
+        assert notes == ()
+    else:
+        assert [note.partition(" examples")[0] for note in notes] == [
+            "1 of 2 validation",
+            "1 of 2 test",
+        ]
+
+
 def test_labels_that_number_no_classes_have_none():
     """Minus one and one would be taken for a class and the one after it."""
     x, y = torch.randn(12, 3), torch.arange(12) % 2 * 2 - 1

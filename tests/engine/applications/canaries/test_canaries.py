@@ -58,7 +58,7 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
     drawn = torch.Generator().manual_seed(0)
     direction = torch.randn(canaries.images.shape, generator=drawn, dtype=torch.float64)
 
-    phi, gradient = pixel_gradient(recipe, problem, canaries, inside, 7)
+    phi, gradient, _ = pixel_gradient(recipe, problem, canaries, inside, 7)
 
     def gap_at(distance):
         moved = Canaries(canaries.images + distance * direction, canaries.labels)
@@ -90,7 +90,7 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
 def test_settings_of_the_replay_are_obeyed(problem, recipe, replay, monkeypatch):
     """They were ignored without a word: all but two never reached the sweep."""
     canaries, inside = first_canaries(problem, 6), draw_inside(6, 0, "step", 0)
-    _, expected = pixel_gradient(recipe, problem, canaries, inside, 7)
+    _, expected, _ = pixel_gradient(recipe, problem, canaries, inside, 7)
     asked, seen = validate_recipe({**TINY, "replay": replay}, "test").descent, []
 
     def watched(name):
@@ -105,7 +105,7 @@ def test_settings_of_the_replay_are_obeyed(problem, recipe, replay, monkeypatch)
     watched("make_vjp")
     watched("plan_of")
 
-    _, found = pixel_gradient(asked, problem, canaries, inside, 7)
+    _, found, _ = pixel_gradient(asked, problem, canaries, inside, 7)
 
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
     products = [(mode, named["micro_batch"]) for name, mode, named in seen if name == "make_vjp"]

@@ -1,0 +1,33 @@
+"""What a run does with what its stages have found to be wrong."""
+
+import logging
+
+import pytest
+
+from engine.errors import UntrustworthyError
+from engine.recipes.execution import PreflightMode
+from engine.stages import commits
+from engine.stages.references import Ref
+from tasks import reporting
+from tests.tiny_stages import recipe
+
+GRADIENT = Ref(stage="reverse", key="0" * 32, content="0" * 16)
+
+
+@pytest.mark.parametrize("mode", PreflightMode)
+def test_wrong_later_steps_stop_a_run_that_heeds_its_preflight(monkeypatch, mode):
+    """One that takes it as advice says so and goes on; what is sound is not spoken of."""
+    said, found = [], {"wrong": ["It is off in step 7."]}
+    monkeypatch.setattr(commits, "read_scalars", lambda store, ref: found)
+    monkeypatch.setattr(reporting, "say", lambda level, words: said.append((level, words)))
+    asked = recipe().model_copy(update={"preflight": mode})
+
+    if mode is PreflightMode.ENFORCE:
+        with pytest.raises(UntrustworthyError, match=r"off in step 7.*preflight=advise"):
+            reporting.heed_later_steps(asked, "store", GRADIENT)
+    else:
+        reporting.heed_later_steps(asked, "store", GRADIENT)
+        assert said == [(logging.WARNING, "It is off in step 7.")]
+        found["wrong"].clear()
+        reporting.heed_later_steps(asked, "store", GRADIENT)
+        assert len(said) == 1
