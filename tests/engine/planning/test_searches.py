@@ -3,14 +3,25 @@
 import pytest
 
 from engine.planning import searches
-from engine.planning.choice import forecast
+from engine.planning.choice import Setting, forecast
 from engine.planning.expected import Expected, comparison_works
+from engine.problems.problem import build_problem
 from engine.recipes.replay import ReplayConfig
-from tests.engine.planning.test_choice import setting
-from tests.tiny_stages import kind
+from engine.replay.step_costs import StepCosts
+from engine.replay.sweep_costs import Memory
+from tests.tiny_stages import kind, recipe
 
 RATES = (*kind("learning-rate"), ("optimizer", "name", "sgd"), ("outer", "update", "SGD"))
 SEARCH = (*RATES, ("schedules", {"grid": 25, "chunk": 10, "optuna": True}))
+
+
+def setting(*changes):
+    """Return the tiny run on a machine that takes a second for a step."""
+    seconds = dict(plain=1.0, product=3.0, traced=1.0, pulled=2.0)
+    none = dict.fromkeys(("injected", "seed", "copied", "moved", "saved", "loaded"), 0.0)
+    costs = StepCosts(**seconds, **none, state_bytes=100, graph_bytes=1000, paths_agree=True)
+    asked, plenty = recipe(*changes), Memory(device=10**12, host=10**12)
+    return Setting(asked, build_problem(asked), costs, plenty, evaluation=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +43,10 @@ def test_plan_counts_the_searches():
 
 def test_time_left_counts_what_the_plan_counts():
     """Both say how many trainings' time they are."""
-    recipe = setting(*SEARCH).recipe
+    asked = recipe(*SEARCH)
     works = [
-        w for w in comparison_works(Expected(recipe, None)) if w.kind in ("schedules", "optuna")
+        w for w in comparison_works(Expected(asked, None)) if w.kind in ("schedules", "optuna")
     ]
 
-    assert [work.forward for work in works] == [120, 120, 60, 12 * (recipe.outer.num_steps + 1)]
-    assert sum(work.weight for work in works) == pytest.approx(12 * searches.searched(recipe))
+    assert [work.forward for work in works] == [120, 120, 60, 12 * (asked.outer.num_steps + 1)]
+    assert sum(work.weight for work in works) == pytest.approx(12 * searches.searched(asked))
