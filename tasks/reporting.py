@@ -11,10 +11,8 @@ from prefect.artifacts import create_table_artifact
 
 from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
-from engine.errors import UntrustworthyError
-from engine.preflight.verdict import CheckReport
+from engine.preflight.verdict import CheckReport, heed_later
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.execution import PreflightMode
 from engine.reports.page import REPORT, as_image, as_markdown
 from engine.reports.sections import Section, Table
 from engine.reports.shown_figures import figures_of
@@ -65,9 +63,7 @@ def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
         UntrustworthyError: If the run heeds its preflight.
     """
     found = commits.read_scalars(store, gradient)["wrong"]
-    if found and recipe.preflight is PreflightMode.ENFORCE:
-        raise UntrustworthyError(f"{found[0]} To run it all the same, set preflight=advise.")
-    for sentence in found:
+    for sentence in heed_later(found, recipe.preflight):
         say(logging.WARNING, sentence)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from engine.planning.forecast import Forecast
 from engine.planning.pace import python_pace
-from engine.planning.searches import grid_chunks, num_trials, together
+from engine.planning.searches import num_trials, together
 from engine.problems.segments import first_step, segments
 from engine.progress.counted import pull_of, sweep_work
 from engine.progress.time_left import PULL, REPORT, UPDATE, Work
@@ -188,7 +188,9 @@ def comparison_works(expected: Expected) -> list[Work]:
         elif not is_initial(name, recipe.metaparameters.kept):
             steps = _GRADIENT_STEPS if name in _OF_GRADIENTS else _FEW_STEPS
             works += [expected.guess("baseline", steps), *expected.train(), expected.score()]
-    works += [expected.trainings("schedules", number) for number in grid_chunks(recipe)]
+    works += [
+        expected.trainings("schedules", number) for number in map(len, recipe.schedules.chunks)
+    ]
     if trials := num_trials(recipe):
         works.append(expected.trainings("optuna", trials))
     return works + [expected.trainings("retrain", 1) for _ in range(2 * len(recipe.reruns))]

@@ -21,12 +21,6 @@ def together(number: int, *, scored: bool = False) -> float:
     return first + more * number
 
 
-def grid_chunks(recipe: DescentRecipe) -> list[int]:
-    """Return the trainings of each stage of a grid over schedules."""
-    wanted = recipe.schedules
-    return [min(wanted.chunk, wanted.grid - done) for done in range(0, wanted.grid, wanted.chunk)]
-
-
 def num_trials(recipe: DescentRecipe) -> int:
     """Return the trainings of Optuna; 0 where it is not asked or not installed."""
     return recipe.outer.num_steps + 1 if recipe.schedules.optuna and has_optuna() else 0
@@ -35,5 +29,5 @@ def num_trials(recipe: DescentRecipe) -> int:
 def searched(recipe: DescentRecipe) -> float:
     """Return the time of all searches, in trainings."""
     trials = num_trials(recipe)
-    stages = [*grid_chunks(recipe), *([trials] if trials else [])]
-    return math.fsum(together(number) for number in stages)
+    numbers = [*map(len, recipe.schedules.chunks), *([trials] if trials else [])]
+    return math.fsum(map(together, numbers))

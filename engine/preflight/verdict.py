@@ -135,3 +135,18 @@ class CheckReport(Settings):
             for verdict in (Verdict.REFUSE, Verdict.WARN)
             for check in self.named(verdict)
         ]
+
+
+def heed_later(found: Sequence[str], mode: PreflightMode) -> Sequence[str]:
+    """Return what was found to be wrong in later steps; stop the run, unless told not to.
+
+    Args:
+        found: In words; see ``engine.replay.later_steps``.
+        mode: What follows from it, as from what the preflight finds.
+
+    Raises:
+        UntrustworthyError: If there is any, and the mode is ``enforce``.
+    """
+    if found and mode is PreflightMode.ENFORCE:
+        raise UntrustworthyError(f"{found[0]} To run it all the same, set preflight=advise.")
+    return found

@@ -142,18 +142,18 @@ class ReadThrough(NamedTuple):
 
     Attributes:
         fingerprint: 64 hex digits that identify them.
-        rows: A digest of each example, all of its columns; None where a batch has anything but
-            tensors of a row for each example.
+        rows: A digest of each example, all of its columns; None where nobody asked, or a batch has
+            anything but tensors of a row for each example.
     """
 
     fingerprint: str
     rows: list[bytes] | None
 
 
-def read_through(examples: Examples) -> ReadThrough:
-    """Read examples of any kind once, from the first to the last."""
+def read_through(examples: Examples, *, by_row: bool = False) -> ReadThrough:
+    """Read examples of any kind once, from the first to the last, and each row if that is asked."""
     hasher, rows = hashlib.sha256(), list[bytes]()
-    source, seen, by_row = examples.batches(torch.device("cpu")), 0, True
+    source, seen = examples.batches(torch.device("cpu")), 0
     for batch in batches_of(source, _CHUNK):
         leaves, structure = tree_flatten(batch)
         hasher.update(f"{structure}\n".encode())

@@ -57,7 +57,8 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
     read: dict[str, ReadThrough] = {}
     if problem.fingerprint is None:  # what ships is known, and what is huge is not compared
         if not all(type(each) is Examples for each in splits.values()):
-            read = {name: read_through(each) for name, each in splits.items()}
+            few = _are_compared(splits)
+            read = {name: read_through(each, by_row=few) for name, each in splits.items()}
         notes += _copies(splits, read)
     people = _people(problem, {name: len(each) for name, each in held_out.items()}, rows)
     number = len(splits["train"])
@@ -182,7 +183,7 @@ def _copies(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> list[s
 
     Of pairs of tensors, which were not ``read``, inputs are compared; of all others every column.
     """
-    if any(len(examples) > _COMPARED for examples in splits.values()):
+    if not _are_compared(splits):
         return []
     rows: dict[str, list[bytes]] = {}
     for name, examples in splits.items():
@@ -208,6 +209,10 @@ def _copies(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> list[s
                 f"{_MEANING[other]} on what the run was moved or chosen by."
             )
     return notes
+
+
+def _are_compared(splits: dict[str, Examples]) -> bool:
+    return all(len(examples) <= _COMPARED for examples in splits.values())
 
 
 def _inputs(examples: Examples) -> list[bytes] | None:

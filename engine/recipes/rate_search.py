@@ -37,6 +37,12 @@ class SchedulesConfig(Settings):
     optuna: bool = False
     """Let Optuna's TPE choose the key points, with as many trainings as the descent has."""
 
+    @property
+    def chunks(self) -> list[range]:
+        """The places in the grid of each stage's schedules."""
+        starts = range(0, self.grid, self.chunk)
+        return [range(start, min(start + self.chunk, self.grid)) for start in starts]
+
 
 class OneCycle(Settings):
     """A rate that rises linearly to a peak and falls linearly from it."""

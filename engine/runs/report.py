@@ -150,7 +150,7 @@ def trust(record: FinishedRun, certificate: Certificate | None) -> Section:
         steps = ", ".join(map(str, record.uncompared))
         lines.append(
             f"Second derivatives of later steps: no finite difference settles in step {steps} of "
-            "the training, so none was compared there, only at the start."
+            "the training, so none was compared there."
         )
     if certificate is not None:
         lines.append(

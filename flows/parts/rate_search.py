@@ -14,12 +14,12 @@ def search_schedules(stages: StageRunner) -> tuple[Searched | None, Searched | N
     chunks = [
         stages.submit(
             schedules.train_chunk,
-            f"grid {start}-{min(start + wanted.chunk, wanted.grid)}",
-            start=start,
-            stop=min(start + wanted.chunk, wanted.grid),
+            f"grid {places.start}-{places.stop}",
+            start=places.start,
+            stop=places.stop,
             grid=wanted.grid,
         )
-        for start in range(0, wanted.grid, wanted.chunk)
+        for places in wanted.chunks
     ]
     trials = recipe.outer.num_steps + 1  # the trainings that the descent has
     searched = (

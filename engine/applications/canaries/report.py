@@ -48,6 +48,7 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
     """
     number = recipe.canaries.num_canaries
     measured = {name: read_audit(store, ref, number) for name, ref in audits.items()}
+    steps = [read_scalars(store, ref) for ref in moved]
     record = CanariesRecord(
         **how_made(recipe, started),
         stages=counts,
@@ -55,7 +56,8 @@ def conclude(  # noqa: PLR0913 (what canaries are made of)
         moved=moved,
         audited=audits,
         audits={name: compare(*each) for name, each in measured.items()},
-        steps=[read_scalars(store, ref)["gap"] for ref in moved],
+        steps=[each["gap"] for each in steps],
+        uncompared=sorted({step for each in steps for step in each["uncompared"]}),
     )
     problem = build_problem(recipe.descent, store)
 

@@ -40,7 +40,7 @@ def move_canaries(
     """Train with a random half of the canaries, reverse the run, and move all pixels.
 
     The row ``value`` holds the pixels, the record ``gap``, measured on the half and the training
-    of this step, before the move, and ``wrong``, what its later steps showed.
+    of this step, before the move, and what its later steps showed, ``wrong`` and ``uncompared``.
 
     Args:
         run: The run.
@@ -64,7 +64,8 @@ def move_canaries(
         low, high = (torch.as_tensor(b, dtype=moved.dtype) for b in problem.data.bounds)
         moved = moved.view(canaries.images.shape).clamp(low, high).reshape(-1)
     kept = {f"outer_{name}": row.reshape(-1) for name, row in memory.items()}
-    return {"value": moved, **kept}, {"gap": -value, "wrong": later.wrong}
+    found = {"gap": -value, "wrong": later.wrong, "uncompared": later.unseen}
+    return {"value": moved, **kept}, found
 
 
 @stage("audit-canaries")

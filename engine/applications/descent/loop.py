@@ -20,11 +20,10 @@ from engine.metaparameters.outer_updates import OuterState
 from engine.numerics.determinism import deterministic
 from engine.planning.expected import works_of_parts
 from engine.preflight.checkup import checked
-from engine.preflight.verdict import CheckReport
+from engine.preflight.verdict import CheckReport, heed_later
 from engine.progress.board import Board, Course
 from engine.progress.displays import Shown, shown
 from engine.progress.time_left import Work
-from engine.recipes.execution import PreflightMode
 from engine.replay.borders import present, refuse_difference
 from engine.replay.interpreter import seed_adjoint
 from engine.replay.later_steps import LaterSteps
@@ -140,7 +139,7 @@ def descend(
 
     Raises:
         ConfigurationError: If settings are impossible or do not fit ``what``.
-        UntrustworthyError: If the preflight refuses the run.
+        UntrustworthyError: If the preflight, or a look at later steps, refuses the run.
         NonFiniteError: If training or the adjoint diverges.
 
     Cost:
@@ -263,7 +262,9 @@ class _Loop:
         after: tuple[State, Metaparams] = (adjoint, {})
         made_in = present(routine)
         for part in reversed([each for each in asked.parts if each.start >= routine.first_step]):
-            later = self._later(routine)
+            later = None
+            if self._check:
+                later = LaterSteps(routine, routine.point(), refuses=False)
             with self._board.at_work(f"reverse[{number}] {part.start}-{part.stop}", "reverse"):
                 sweep = reverse_steps(
                     routine,
@@ -275,16 +276,11 @@ class _Loop:
                     plan=asked.plan,
                     later=later,
                 )
-            for sentence in later.wrong if later is not None else []:
+            for sentence in heed_later(later.wrong if later else [], asked.preflight):
                 logger.warning("%s", sentence)
             after = sweep.adjoint, sweep.metagradient
         (gradient,) = after[1].values()
         return gradient.detach().cpu()
-
-    def _later(self, routine: Routine) -> LaterSteps | None:
-        """Return what looks at later steps, as a stage of a run does; None where nothing is."""
-        refuses = self._asked.preflight is PreflightMode.ENFORCE
-        return LaterSteps(routine, routine.point(), refuses=refuses) if self._check else None
 
     def _load(self, routine: Routine, step: int) -> State:
         rows = self._borders.load(step)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import engine
 from engine.errors import ConfigurationError
-from engine.step.step import plain_step
+from tests.engine.problems.adapters.states import states_of
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,6 @@ def trainer_of(**settings):
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         limit_val_batches=0, **own,
     )  # fmt: skip
-
-
-def states_of(problem):
-    weights = engine.ExampleWeights(torch.ones(len(problem.train)))
-    routine = problem.routine({"weights": weights})
-    state, found = routine.initial_state(), []
-    for step in range(routine.num_steps):
-        state, _ = plain_step(routine, state, routine.point(), step)
-        found.append(routine.layout.views(state["params"]))
-    return found
 
 
 def each_loss(module, batch):

@@ -8,6 +8,7 @@ import engine
 from engine.errors import ConfigurationError
 from engine.problems.problem import build_problem, check_repeats
 from engine.recipes.files import validate_recipe
+from tests.engine.problems.adapters.states import states_of
 from tests.engine.problems.adapters.trainer_runs import (
     VOCABULARY,
     bert,
@@ -15,7 +16,6 @@ from tests.engine.problems.adapters.trainer_runs import (
     gpt2,
     kind,
     masked,
-    states_of,
     trainer_of,
 )
 

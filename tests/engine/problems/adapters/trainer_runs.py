@@ -2,9 +2,6 @@
 
 import torch
 
-import engine
-from engine.step.step import plain_step
-
 LENGTH, VOCABULARY = 7, 23
 SETTINGS = {
     "learning_rate": 3e-3,
@@ -99,14 +96,3 @@ def bert_of(name):
 
     torch.manual_seed(3)
     return getattr(transformers, name)(bert().config)
-
-
-def states_of(problem):
-    """Return the parameters after each step of the engine."""
-    weights = engine.ExampleWeights(torch.ones(len(problem.train)))
-    routine = problem.routine({"weights": weights})
-    state, found = routine.initial_state(), []
-    for step in range(routine.num_steps):
-        state, _ = plain_step(routine, state, routine.point(), step)
-        found.append(routine.layout.views(state["params"]))
-    return found
