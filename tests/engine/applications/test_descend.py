@@ -6,8 +6,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import engine
-from engine.errors import ConfigurationError, UntrustworthyError
+from engine.applications.descent import loop
+from engine.errors import ConfigurationError, UntrustworthyError, WitnessError
+from engine.preflight.verdict import CheckReport
 from engine.problems.problem import build_problem
+from engine.replay import later_steps
 from tests import routines
 from tests.tiny_recipe import small
 
@@ -91,6 +94,21 @@ def test_a_run_that_the_preflight_refuses_does_not_begin():
 
     with pytest.raises(UntrustworthyError, match="preflight"):
         engine.descend(routines.routine(loss=detached), routines.output, outer=SIGN)
+
+
+@pytest.mark.slow
+def test_later_steps_are_heeded_as_the_preflight_is(monkeypatch, caplog):
+    """What no twin of a preflight sees stops a descent, or is logged where that is advice."""
+    monkeypatch.setattr(loop, "checked", lambda *_: CheckReport.of([]))  # which looks there too
+
+    def wrong(routine, here):
+        raise WitnessError(f"Off in step {here.step}.")
+
+    monkeypatch.setattr(later_steps, "compare_loss", wrong)
+    with pytest.raises(UntrustworthyError, match="Off in step .*preflight=advise"):
+        engine.descend(run(), routines.output, outer=SIGN)
+    assert engine.descend(run(), routines.output, outer=SIGN, preflight="advise").iterates
+    assert "Off in step" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from engine.errors import UntrustworthyError, WitnessError
+from engine.preflight.verdict import CheckReport
 from engine.problems.segments import segments
 from engine.recipes.execution import WorkersConfig
 from engine.recipes.names import run_name
+from engine.replay import later_steps
 from engine.runs.run import Stages
 from engine.stages import commits
 from engine.stages import training as stages
@@ -118,3 +121,23 @@ def test_metagradient_is_there(alone):
     rows = commits.read_rows(store, record.iterates[0].gradient)
 
     assert torch.count_nonzero(rows["metagradient_counts"]) > 0
+
+
+def test_what_later_steps_showed_stops_the_run(tmp_path, monkeypatch):
+    """The stage that found it is kept, and a run that takes it as advice goes on from there."""
+
+    def wrong(routine, here):
+        raise WitnessError(f"Off in step {here.step}.")
+
+    monkeypatch.setattr(later_steps, "compare_loss", wrong)
+    monkeypatch.setattr(stages.preflight, "compute", lambda run: ({}, SOUND))
+    with pytest.raises(UntrustworthyError, match="Off in step"):
+        descent(small(*FINE, "preflight=enforce"), str(tmp_path))
+
+    monkeypatch.undo()
+    with pytest.raises(UntrustworthyError, match="Off in step"):
+        descent(small(*FINE, "preflight=enforce"), str(tmp_path))
+    assert len(descent(small(*FINE, "preflight=advise"), str(tmp_path)).iterates) == 2
+
+
+SOUND = CheckReport.of([]).model_dump(mode="json")
