@@ -2,9 +2,8 @@
 
 A run puts it in the place of ``torch.nn.functional.scaled_dot_product_attention`` while it calls a
 model (``engine.routine.module.operations``), so torch's own layers and the models of
-``transformers`` have it without being changed. ``engine.models.attention_blocks`` has the formula.
-A compiled step keeps torch's math kernel: torch 2.13 compiles no function of autograd whose
-derivative is another one under ``torch.func.grad``.
+``transformers`` have it without being changed, in compiled steps too.
+``engine.models.attention_blocks`` has the formula.
 """
 
 import logging
@@ -19,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from engine.models.attention_blocks import Passed, forward_pass, pull, second_pull
+from engine.models.attention_operations import forward_pass, pull, second_pull
 
 LEAST_PAIRS = 1 << 16
 """Pairs of tokens (256 x 256) from which on the fused kernels pay; fewer take torch's own."""
@@ -60,8 +59,8 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
         Forward and first backward pass as the fused kernels; the second derivative makes the matrix
         twice, a block at a time. Measured in ``tests/bench/bench_attention.py``.
     """
-    given = (query, key, value, attn_mask, dropout_p, is_causal)
-    reason = why_not(*given, enable_gqa=enable_gqa)
+    asked = (query, key, value, attn_mask, dropout_p, is_causal)
+    reason = why_not(*asked, enable_gqa=enable_gqa)
     if reason:
         _say(reason, query.shape[-2] * key.shape[-2])
         options = {"scale": scale, "enable_gqa": enable_gqa}
@@ -73,9 +72,22 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
     size = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     mask = None if attn_mask is None else _added(attn_mask, query)
     batch = query.shape[:-3]
-    flat = (each.reshape(-1, *each.shape[-3:]).contiguous() for each in (query, key, value))
-    out, _ = _Attention.apply(*flat, mask, is_causal, size)  # pyright: ignore[reportGeneralTypeIssues]
+    given = [each.reshape(-1, *each.shape[-3:]).contiguous() for each in (query, key, value)]
+    out = fused(given[0], given[1], given[2], mask, is_causal, size)
     return out.reshape(*batch, *out.shape[-3:])
+
+
+def fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> Tensor:
+    """Return what rows read, of tensors with four axes.
+
+    ``engine.step.compiling`` lets torch's compiler take a call as it is. Tracing into it fails
+    (torch 2.13): it compiles no function of autograd whose derivative is another one under
+    ``torch.func.grad``.
+    """
+    out, _ = _Attention.apply(query, key, value, mask, is_causal, scale)  # pyright: ignore[reportGeneralTypeIssues]
+    return out
 
 
 def why_not(  # noqa: PLR0913 (one return for each reason)
@@ -107,7 +119,7 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
         "its device or layout has no fused kernels": query.device.type not in ("cpu", "cuda")
         or query.is_nested
         or query.is_sparse,
-        "its step is compiled, in forward mode or batched": _is_transformed(),
+        "its step is in forward mode or batched": _is_transformed(),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -126,7 +138,7 @@ _SAID: set[str] = set()
 
 def _is_transformed() -> bool:
     if torch.compiler.is_compiling():
-        return True
+        return False  # a compiled step is differentiated in reverse
     levels = functorch.get_interpreter_stack() or []
     return forward_ad._current_level >= 0 or any(
         level.key() != functorch.TransformType.Grad for level in levels
@@ -192,7 +204,7 @@ class _Pull(torch.autograd.Function):
         is_causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return pull(cotangent, Passed(query, key, value, out, sums, mask, is_causal, scale))
+        return pull(cotangent, query, key, value, out, sums, mask, is_causal, scale)
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: object) -> None:
@@ -210,6 +222,6 @@ class _Pull(torch.autograd.Function):
             torch.zeros_like(each) if given is None else given.contiguous()
             for given, each in zip(cotangents, (query, key, value), strict=True)
         )
-        passed = Passed(query, key, value, out, sums, mask, ctx.is_causal, ctx.scale)
-        found = second_pull(cotangent.contiguous(), passed, ddq, ddk, ddv)
+        passed = (query, key, value, out, sums, mask, ctx.is_causal, ctx.scale)
+        found = second_pull(cotangent.contiguous(), *passed, ddq, ddk, ddv)
         return (*found, None, None, None, None, None)

@@ -1,7 +1,7 @@
 """The passes of attention by torch's fused kernels, and the second derivative in blocks.
 
 The fused kernels keep one number for each row of the attention matrix in place of the whole of it,
-but torch has no derivative of their backward pass. It is written here as two sweeps over blocks.
+but torch has no derivative of their backward pass. It is written here as one sweep over blocks.
 
 With s = scale q k', p = softmax(s), dp = do v' and the first backward pass ds = p (dp - D),
 dq = scale ds k, dk = scale ds' q, dv = p' do, where D = rowsum(o do), let ddq, ddk and ddv be the
@@ -11,9 +11,9 @@ cotangents of dq, dk and dv, and dds = scale (ddq k' + q ddk'). The adjoints of 
     q_bar  = scale (ds ddk + p (X - B) k)       k_bar = scale (ds' ddq + (p (X - B))' q)
     v_bar  = (p (dds - A))' do                  do_bar = p ddv + (p (dds - A)) v
 
-Only D, A and B, one number a row, couple the columns: the first sweep makes A and B, the second the
-adjoints. Both go through some rows before the next ones, so that the blocks of p can be kept. The
-formula is FlashBoB's (arXiv:2609.24089).
+Only D, A and B, one number a row, couple the columns, so a few whole rows are taken at a time: all
+that is made of them fits into a core's cache, and memory grows with the columns and not with their
+product with the rows. The formula is FlashBoB's (arXiv:2609.24089).
 """
 
 import math
@@ -23,13 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK_NUMBERS = 1 << 19
-"""Numbers of a block of the attention matrix, all heads of some examples together: 2 MB in float32,
-about what a core's cache holds."""
-
-KEPT_NUMBERS = 1 << 20
-"""Numbers of the blocks of some rows that are kept at once, four times over, for the second sweep,
-in place of being made anew."""
+BLOCK_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Numbers of a block of the attention matrix, of which some six are held at once: on a CPU what its
+caches hold, on a GPU enough for all of its processors."""
 
 _Optional = Tensor | None
 
@@ -88,156 +84,135 @@ def second_pull(
     cotangent: Tensor, passed: Passed, ddq: Tensor, ddk: Tensor, ddv: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the adjoints of cotangent, query, key and value, by the formula of the module."""
-    query, key, value, out, sums, mask, is_causal, scale = passed
-    blocks = _Blocks(query, key, mask, is_causal, scale)
-    d = (out * cotangent).sum(-1, keepdim=True)
+    matrix = _Matrix(passed)
+    query, key, value, scale = matrix.query, matrix.key, matrix.value, passed.scale
+    given, ddq, ddk, ddv = (_flat(each) for each in (cotangent, ddq, ddk, ddv))
+    coupled = matrix.row_sums(cotangent)  # D
     rows_of = torch.cat([ddq, query], -1)  # dds is one product of twice the size
     columns_of = torch.cat([key, ddk], -1)
-
-    def read(i: _Index, j: _Index) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = cotangent[i]
-        return (
-            blocks.weights(i, j, sums),
-            (rows_of[i] @ columns_of[j].mT).mul_(scale),
-            given @ value[j].mT,
-            given @ ddv[j].mT,
-        )
-
-    a, b = torch.zeros_like(d), torch.zeros_like(d)
-    do_bar, q_bar, k_bar, v_bar = (torch.zeros_like(x) for x in (cotangent, query, key, value))
-    for group in blocks.groups():
-        kept = [read(i, j) for i, j in group] if blocks.are_kept else None
-        for n, (i, j) in enumerate(group):
-            weights, dds, dp, moved = kept[n] if kept else read(i, j)
-            both = weights * dds
-            a[i] += both.sum(-1, keepdim=True)
-            # The sums of X p whose factors differ within a row; a and d come afterwards.
-            b[i] += both.mul_(dp).addcmul_(weights, moved).sum(-1, keepdim=True)
-        # D is rowsum(dp p) too, so B = rowsum(p (moved + dp dds)) - 2 A D.
-        rows = group[0][0]
-        b[rows] -= 2 * a[rows] * d[rows]
-        for n, (i, j) in enumerate(group):
-            weights, dds, dp, moved = kept[n] if kept else read(i, j)
-            x = moved.sub_(b[i]).addcmul_(dp, dds.sub_(a[i])).addcmul_(dds + a[i], d[i], value=-1)
-            x.mul_(weights)
-            ds = dp.sub_(d[i]).mul_(weights)
-            dc = dds.mul_(weights)
-            do_bar[i] += (weights @ ddv[j]).add_(dc @ value[j])
-            q_bar[i] += (ds @ ddk[j]).add_(x @ key[j]).mul_(scale)
-            k_bar[j] += (ds.mT @ ddq[i]).add_(x.mT @ query[i]).mul_(scale)
-            v_bar[j] += dc.mT @ cotangent[i]
-    return do_bar, q_bar, k_bar, v_bar
+    do_bar, q_bar, k_bar, v_bar = (torch.zeros_like(x) for x in (given, query, key, value))
+    for heads, rows, columns in matrix.blocks():
+        i, j = (heads, rows), (heads, columns)
+        d = coupled[i]
+        weights = matrix.weights(heads, rows, columns)
+        dds = torch.bmm(rows_of[i], columns_of[j].mT).mul_(scale)
+        dp = torch.bmm(given[i], value[j].mT)
+        x = torch.bmm(given[i], ddv[j].mT).addcmul_(dp, dds)
+        dc = dds * weights
+        a = dc.sum(-1, keepdim=True)
+        # D is rowsum(dp p) too, so B = rowsum(p (do ddv' + dp dds)) - 2 A D.
+        b = (x * weights).sum(-1, keepdim=True).sub_(2 * a * d)
+        x.addcmul_(dp, a, value=-1).addcmul_(dds, d, value=-1).sub_(b).mul_(weights)
+        dc.addcmul_(weights, a, value=-1)
+        ds = dp.sub_(d).mul_(weights)
+        do_bar[i] = torch.bmm(weights, ddv[j]).baddbmm_(dc, value[j])
+        q_bar[i] = torch.bmm(ds, ddk[j]).baddbmm_(x, key[j]).mul_(scale)
+        k_bar[j] += torch.bmm(ds.mT, ddq[i]).baddbmm_(x.mT, query[i]).mul_(scale)
+        v_bar[j] += torch.bmm(dc.mT, given[i])
+    adjoints = zip((do_bar, q_bar, k_bar, v_bar), (cotangent, *passed[:3]), strict=True)
+    return tuple(bar.view(of.shape) for bar, of in adjoints)  # pyright: ignore[reportReturnType] (four)
 
 
-_Index = tuple[slice, slice, slice]
-"""Examples, heads and rows, or columns."""
+def _flat(tensor: Tensor) -> Tensor:
+    """Return a tensor with one axis for examples and heads."""
+    return tensor.reshape(-1, *tensor.shape[-2:])
 
 
-class _Blocks:
-    """Blocks of the attention matrix that are not wholly masked by ``is_causal``, in order.
+_HEIGHTS = {"causal": 64, "whole": 128}
+"""Most rows of a block, by measurement on a CPU: a causal one of few rows has less that is masked.
+A long row takes fewer, so that one head fits into a block."""
+
+_LEAST = 8
+"""Fewest rows of a block, however long they are: what is held grows with the columns from there."""
+
+
+class _Matrix:
+    """The attention matrix, of which a few rows are made at a time.
 
     Args:
-        query: Shape (batch, heads, rows, size).
-        key: Shape (batch, heads, columns, size).
-        mask: Added to the scores; broadcast to (batch, heads, rows, columns).
-        is_causal: Whether a row reads the columns up to its own only.
-        scale: Of the scores.
+        passed: Query of shape (batch, heads, rows, size), key and value (batch, heads, columns,
+            size), the mask, which is added to the scores, and the rows' sums.
 
     Attributes:
-        are_kept: Whether those of some rows are few enough to be kept between two sweeps, which
-            are one after the other for each group of rows: the columns of a row are coupled by
-            numbers of that row alone.
+        query: Shape (batch * heads, rows, size), and ``key`` and ``value`` likewise.
     """
 
-    def __init__(
-        self, query: Tensor, key: Tensor, mask: _Optional, is_causal: bool, scale: float
-    ) -> None:
-        self._query, self._key, self._is_causal, self._scale = query, key, is_causal, scale
-        heads, rows, columns = query.shape[1], query.shape[-2], key.shape[-2]
-        fitting = KEPT_NUMBERS // (heads * columns)
-        self.are_kept = fitting >= min(_LEAST, rows)
-        if self.are_kept:
-            self._height, self._width = min(_SIDE, fitting, rows), min(_WIDE, columns)
-            self._together = max(1, fitting // self._height)
-        else:
-            self._height, self._width = min(_SIDE, rows), min(_SIDE, columns)
-            self._together = max(1, BLOCK_NUMBERS // (heads * self._height * self._width))
-        whole = (*query.shape[:-1], key.shape[-2])
-        self._mask = None if mask is None else mask.expand(whole)
+    def __init__(self, passed: Passed) -> None:
+        self.query, self.key, self.value = (_flat(each) for each in passed[:3])
+        self._passed = passed
+        self._shape = (*passed.query.shape[:-1], passed.key.shape[-2])
 
-    def __iter__(self) -> Iterator[tuple[_Index, _Index]]:
-        for group in self.groups():
-            yield from group
+    def row_sums(self, cotangent: Tensor) -> Tensor:
+        """Return D, shape (batch * heads, rows, 1)."""
+        return (_flat(self._passed.out) * _flat(cotangent)).sum(-1, keepdim=True)
 
-    def groups(self) -> Iterator[list[tuple[_Index, _Index]]]:
-        """Return the blocks of some rows of a few examples at a time."""
-        batch, _, rows, _ = self._query.shape
-        columns, everything = self._key.shape[-2], slice(None)
-        for first in range(0, batch, self._together):
-            examples = slice(first, first + self._together)
-            for row in range(0, rows, self._height):
-                i = (examples, everything, slice(row, min(row + self._height, rows)))
-                end = min(i[2].stop, columns) if self._is_causal else columns
-                yield [
-                    (i, (*i[:2], slice(column, min(column + self._width, end))))
-                    for column in range(0, end, self._width)
-                ]
+    def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Return heads of examples, rows, and the columns that one of these rows may read."""
+        (together, rows, _), columns = self.query.shape, self.key.shape[-2]
+        numbers = BLOCK_NUMBERS.get(self.query.device.type, BLOCK_NUMBERS["cpu"])
+        height = _HEIGHTS["causal" if self._passed.is_causal else "whole"]
+        height = max(1, min(height, rows, max(_LEAST, numbers // columns)))
+        for first in range(0, rows, height):
+            last = min(first + height, rows)
+            end = min(last, columns) if self._passed.is_causal else columns
+            heads = max(1, numbers // ((last - first) * end))
+            for head in range(0, together, heads):
+                yield slice(head, head + heads), slice(first, last), slice(0, end)
 
-    def scores(self, i: _Index, j: _Index) -> Tensor:
-        """Return a block of s; minus infinity where a row may not read."""
-        scores = (self._query[i] @ self._key[j].mT).mul_(self._scale)
-        if self._mask is not None:
-            scores += self._mask[(*i, j[2])]
-        row, column = i[2], j[2]
-        if self._is_causal and column.stop - 1 > row.start:
-            device = scores.device
-            later = (
-                torch.arange(column.start, column.stop, device=device)
-                > torch.arange(row.start, row.stop, device=device)[:, None]
-            )
-            scores.masked_fill_(later, -math.inf)
+    def scores(self, heads: slice, rows: slice, columns: slice) -> Tensor:
+        """Return s of a block; minus infinity where a row may not read."""
+        query, key = self.query[heads, rows], self.key[heads, columns]
+        scores = torch.bmm(query, key.mT).mul_(self._passed.scale)
+        if self._passed.mask is not None:
+            scores += self._mask(heads, rows, columns)
+        square = scores[..., rows.start :]
+        if self._passed.is_causal and square.numel():
+            later = torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device)
+            square.masked_fill_(later.triu_(1), -math.inf)
         return scores
 
-    def weights(self, i: _Index, j: _Index, sums: Tensor) -> Tensor:
-        """Return a block of p, given the logarithms of the rows' sums."""
-        return self.scores(i, j).sub_(sums[i][..., None]).exp_()
+    def _mask(self, heads: slice, rows: slice, columns: slice) -> Tensor:
+        mask = self._passed.mask
+        assert mask is not None
+        at = torch.arange(len(self.query), device=mask.device)[heads]
+        per_example = self._shape[1]
+        whole = mask.expand(self._shape)[..., rows, columns]  # a view, of which a part is copied
+        return whole[at // per_example, at % per_example]
 
-
-_SIDE = 256
-"""Most rows of a block, and its columns where blocks are made anew."""
-
-_WIDE = 2048
-"""Most columns of a block that is kept: few wide blocks took less time than many narrow ones."""
-
-_LEAST = 32
-"""Fewest rows for which keeping pays; with more columns, blocks are made anew."""
+    def weights(self, heads: slice, rows: slice, columns: slice) -> Tensor:
+        """Return p of a block."""
+        sums = self._passed.sums.reshape(*self.query.shape[:2], 1)[heads, rows]
+        return self.scores(heads, rows, columns).sub_(sums).exp_()
 
 
 def _blocked(
     query: Tensor, key: Tensor, value: Tensor, mask: _Optional, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return what ``forward_pass`` does, where torch has no fused kernel."""
-    blocks = _Blocks(query, key, mask, is_causal, scale)
-    sums = query.new_full(query.shape[:-1], -math.inf)
-    for i, j in blocks:
-        sums[i] = torch.logaddexp(sums[i], blocks.scores(i, j).logsumexp(-1))
-    sums.masked_fill_(sums == -math.inf, math.inf)  # a row that may read nothing reads zeros
-    out = torch.zeros_like(query)
-    for i, j in blocks:
-        out[i] += blocks.weights(i, j, sums) @ value[j]
-    return out, sums
+    sums = query.new_zeros(query.shape[:-1])
+    matrix = _Matrix(Passed(query, key, value, query, sums, mask, is_causal, scale))
+    out, flat_sums = torch.zeros_like(matrix.query), sums.view(matrix.query.shape[:2])
+    for heads, rows, columns in matrix.blocks():
+        scores = matrix.scores(heads, rows, columns)
+        found = scores.logsumexp(-1)
+        found.masked_fill_(found == -math.inf, math.inf)  # a row that may read nothing reads zeros
+        flat_sums[heads, rows] = found
+        weights = scores.sub_(found[..., None]).exp_()
+        out[heads, rows] = torch.bmm(weights, matrix.value[heads, columns])
+    return out.view(query.shape), sums
 
 
 def _blocked_pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
     """Return what ``pull`` does, where torch has no fused kernel."""
-    query, key, value, out, sums, mask, is_causal, scale = passed
-    blocks = _Blocks(query, key, mask, is_causal, scale)
-    d = (out * cotangent).sum(-1, keepdim=True)
-    dq, dk, dv = (torch.zeros_like(each) for each in (query, key, value))
-    for i, j in blocks:
-        weights = blocks.weights(i, j, sums)
-        dv[j] += weights.mT @ cotangent[i]
-        ds = (cotangent[i] @ value[j].mT).sub_(d[i]).mul_(weights).mul_(scale)
-        dq[i] += ds @ key[j]
-        dk[j] += ds.mT @ query[i]
-    return dq, dk, dv
+    matrix = _Matrix(passed)
+    given, d = _flat(cotangent), matrix.row_sums(cotangent)
+    dq, dk, dv = (torch.zeros_like(each) for each in (matrix.query, matrix.key, matrix.value))
+    for heads, rows, columns in matrix.blocks():
+        i, j = (heads, rows), (heads, columns)
+        weights = matrix.weights(heads, rows, columns)
+        dv[j] += torch.bmm(weights.mT, given[i])
+        ds = torch.bmm(given[i], matrix.value[j].mT).sub_(d[i]).mul_(weights).mul_(passed.scale)
+        dq[i] = torch.bmm(ds, matrix.key[j])
+        dk[j] += torch.bmm(ds.mT, matrix.query[i])
+    pairs = zip((dq, dk, dv), passed[:3], strict=True)
+    return tuple(each.view(of.shape) for each, of in pairs)  # pyright: ignore[reportReturnType] (three)

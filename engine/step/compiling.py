@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
+from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
+from engine.models.attention import attention, fused
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
+from engine.routine.module.operations import replaced_functions
 from engine.routine.routine import Routine
 from engine.step.programs_folder import keep_programs, removed_damaged
 from engine.types import Metaparams
@@ -94,19 +97,24 @@ def compiled(
         options["custom_partitioner_fn"] = KeepsLittle()
     elif routine.device.type == "cuda":
         options["triton.cudagraphs"] = True
+    torch.compiler.allow_in_graph(fused)
     program = torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
     def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)
-        for _ in range(_REPAIRS):
-            try:
-                return program(*inputs)
-            except (RuntimeError, OSError, ImportError) as error:
-                if not removed_damaged(str(error)):
-                    raise
-        return program(*inputs)
+        with replaced_functions(_REPLACED):
+            for _ in range(_REPAIRS):
+                try:
+                    return program(*inputs)
+                except (RuntimeError, OSError, ImportError) as error:
+                    if not removed_damaged(str(error)):
+                        raise
+            return program(*inputs)
 
     return call
 
+
+_REPLACED = [(functional, "scaled_dot_product_attention", attention)]
+"""What a compiled step calls in the place of torch's own, as an eager one does."""
 
 _REPAIRS = 16  # the loader names one damaged library at a time
 

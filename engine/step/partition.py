@@ -9,14 +9,17 @@ draw would be another one.
 Imported by whoever compiles, because it loads torch's compiler.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.utils.checkpoint import CheckpointPolicy
+
+from engine.models.attention_operations import NAMESPACE
 
 
 class KeepsLittle(CustomPartitionerFn):
@@ -30,11 +33,18 @@ class KeepsLittle(CustomPartitionerFn):
     ) -> tuple[GraphModule, GraphModule]:
         """Return the two programs of a joint graph."""
         for node in gm.graph.nodes:
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+            is_drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            if is_drawn or getattr(node.target, "namespace", "") == NAMESPACE:
+                for kept in (node, *_parts(node)):
+                    kept.meta["recompute"] = CheckpointPolicy.MUST_SAVE
         with torch._functorch.config.patch(aggressive_recomputation=True):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
             return min_cut_rematerialization_partition(gm, joint_inputs, **kwargs)
 
     def uuid(self) -> bytes:
         """Return what this rule is known by in torch's cache: its source."""
         return get_hash_for_files((__file__,))
+
+
+def _parts(node: Node) -> list[Node]:
+    """Return what is taken out of an operation's several results."""
+    return [user for user in node.users if user.target is operator.getitem]

@@ -13,6 +13,7 @@ from engine.models import attention as module
 from engine.models import attention_blocks as blocks
 from engine.models.attention import attention, why_not
 from engine.numerics.determinism import deterministic
+from tests.attending import Causal, run_of
 
 SHAPES = {
     "plain": {},
@@ -35,10 +36,8 @@ SHAPES = {
 def small_blocks(monkeypatch):
     """Several blocks of several groups, of matrices that a test can afford."""
     monkeypatch.setattr(module, "LEAST_PAIRS", 1)
-    monkeypatch.setattr(blocks, "_SIDE", 7)
-    monkeypatch.setattr(blocks, "_WIDE", 5)
-    monkeypatch.setattr(blocks, "_LEAST", 7)
-    monkeypatch.setattr(blocks, "BLOCK_NUMBERS", 7 * 7 * 4)
+    monkeypatch.setattr(blocks, "_HEIGHTS", {"causal": 5, "whole": 7})
+    monkeypatch.setattr(blocks, "_LEAST", 3)
 
 
 def tensors(*, batch=(3,), columns=18, shared=1, mask=None, dtype=torch.float64, **options):
@@ -70,14 +69,14 @@ def by_math(*given, **options):
         return F.scaled_dot_product_attention(*given, **options)
 
 
-KEPT = {"made anew": 0, "kept for two examples": 4 * 18 * 7 * 2, "kept for all": 1 << 20}
+NUMBERS = {"few rows of a head": 1, "some heads": 18 * 7 * 5, "all heads": 1 << 20}
 
 
-@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
 @pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
-def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, kept, monkeypatch):
+def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, numbers, monkeypatch):
     """The kernel of torch and the blocked formula share nothing but the inputs."""
-    monkeypatch.setattr(blocks, "KEPT_NUMBERS", kept)
+    monkeypatch.setattr(blocks, "BLOCK_NUMBERS", {"cpu": numbers})
     given, rest = tensors(**options)
     assert not why_not(*given, rest.get("attn_mask"), enable_gqa=rest.get("enable_gqa", False))
 
@@ -178,20 +177,6 @@ class Reader(nn.Module):
         return self.leave(read.masked_fill(padding[..., None], 0).mean(1))
 
 
-class Causal(nn.Module):
-    """Torch's function, called by a name that a module looks up."""
-
-    def __init__(self):
-        super().__init__()
-        self.enter, self.leave = nn.Linear(1, 24), nn.Linear(8, 2)
-
-    def forward(self, inputs):
-        """Return two logits."""
-        split = self.enter(inputs[..., None]).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(*split, is_causal=True)
-        return self.leave(read.transpose(1, 2).flatten(2).mean(1))
-
-
 MODELS = {
     "encoder layer": lambda: Reader(
         nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
@@ -199,28 +184,6 @@ MODELS = {
     "multi-head attention": lambda: Reader(nn.MultiheadAttention(8, 2, batch_first=True)),
     "function": Causal,
 }
-
-
-def run_of(model):
-    """A run of three steps on twelve sequences, and its output."""
-    drawn = torch.Generator().manual_seed(0)
-    inputs = torch.randn(16, 20, generator=drawn, dtype=torch.float64)
-    labels = torch.randint(0, 2, (16,), generator=drawn)
-
-    def loss(net, batch):
-        return F.cross_entropy(net(batch[0]), batch[1], reduction="none")
-
-    routine = engine.Routine(
-        model.double(),
-        loss,
-        (inputs[:12], labels[:12]),
-        engine.adamw(),
-        learning_rate=0.05,
-        num_steps=3,
-        batch_size=6,
-        metaparameters={"weights": engine.ExampleWeights(torch.ones(12).double())},
-    )
-    return routine, lambda net: loss(net, (inputs[12:], labels[12:])).mean()
 
 
 @pytest.mark.parametrize("name", MODELS)

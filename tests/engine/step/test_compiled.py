@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.weights import ExampleWeights
+from engine.models import attention
+from engine.models.attention_operations import NAMESPACE
 from engine.preflight.oracle import whole_run_gradient
 from engine.recipes.replay import StepPath
 from engine.replay.metagradient import metagradient
@@ -22,10 +25,14 @@ from engine.routine.optimizers import adamw
 from engine.routine.routine import Routine
 from engine.step import compiling as programs
 from engine.step.compiled import CompiledVjp
+from engine.step.reference import step_vjp
 from tests import problems
+from tests.attending import Causal, run_of
 from tests.one_step import STEP, autograd_vjp, setting, worst_error
 
 pytestmark = pytest.mark.compiler
+
+PASSES = ("forward", "pull", "second_pull")
 
 
 @pytest.mark.parametrize("optimizer", problems.OPTIMIZERS)
@@ -123,6 +130,30 @@ def test_kept_graphs_of_compiled_convolutions_equal_autograd_of_the_whole_run():
     )
 
     assert worst_error(kept.gradient, expected) < 1e-4
+
+
+@pytest.mark.parametrize("is_pair", [False, True], ids=["product", "pair"])
+def test_compiled_steps_have_the_fused_attention(is_pair, monkeypatch):
+    """The programs call its passes, the first derivative also for the adjoint of what it reads."""
+    monkeypatch.setattr(attention, "LEAST_PAIRS", 1)
+    torch.manual_seed(0)
+    eager, _ = run_of(Causal())
+    routine = replace(eager, compile=True, path=StepPath.GRAPH) if is_pair else eager
+    pull = step_vjp if is_pair else CompiledVjp()
+    state, z = eager.initial_state(), eager.point()
+    given = (state, z, 1, {name: row.sin() for name, row in state.items()})
+    expected = step_vjp(eager, *given)
+    for _ in range(2):
+        pull(routine, *given)  # compared with the eager step
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        found = pull(routine, *given)
+
+    called = {event.key: event.count for event in seen.key_averages()}
+    assert [called[f"{NAMESPACE}::attention_{name}"] for name in PASSES] == [1, 2, 1]
+    assert not any(name.startswith("aten::_softmax") for name in called)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert worst_error(ours, theirs) < 1e-10
 
 
 def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch):

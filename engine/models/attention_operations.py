@@ -1,0 +1,82 @@
+"""The passes of attention as operations of torch's registry, which its compiler takes as they are.
+
+A compiler that traced through them would unroll their blocks, and knows no kernel that it could
+fuse them with. Registered when this module is imported, under the name of ``NAMESPACE``.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.models import attention_blocks as passes
+from engine.models.attention_blocks import Passed
+
+NAMESPACE = "metagradient_descent"
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attention_forward", mutates_args=())
+def forward_pass(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return what ``engine.models.attention_blocks.forward_pass`` does."""
+    return passes.forward_pass(query, key, value, mask, is_causal, scale)
+
+
+@forward_pass.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    del key, value, mask, is_causal, scale
+    return query.new_empty(query.shape), query.new_empty(query.shape[:-1])
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attention_pull", mutates_args=())
+def pull(  # noqa: PLR0913 (an operation takes no tuple)
+    cotangent: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``engine.models.attention_blocks.pull`` does."""
+    passed = Passed(query, key, value, out, sums, mask, is_causal, scale)
+    return passes.pull(cotangent, passed)
+
+
+@pull.register_fake
+def _(
+    cotangent: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    del cotangent
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attention_second_pull", mutates_args=())
+def second_pull(  # noqa: PLR0913 (an operation takes no tuple)
+    cotangent: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    ddq: Tensor,
+    ddk: Tensor,
+    ddv: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what ``engine.models.attention_blocks.second_pull`` does."""
+    passed = Passed(query, key, value, out, sums, mask, is_causal, scale)
+    return passes.second_pull(cotangent, passed, ddq, ddk, ddv)
+
+
+@second_pull.register_fake
+def _(
+    cotangent: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    read = (cotangent, query, key, value)
+    return tuple(each.new_empty(each.shape) for each in read)  # pyright: ignore[reportReturnType] (four)
