@@ -31,8 +31,13 @@ _TRUST, _TRUST_IN_GUESS = 0.05, 0.2
 """Share of one work for which the expectation counts once works of its kind were measured. Works of
 a kind whose weight is a guess are less like each other, so that one of them says less."""
 
-_SHORTEST = 0.2
-"""Seconds of a work at hand from which on the part of it that is done says how fast it is."""
+_SHORTEST, _SURE = 0.2, 5.0
+"""Seconds of a work at hand from which on the part of it that is done says how fast it is: the
+former where that is a part worth the name, the latter however little it is."""
+
+_SMALLEST = 0.1
+"""Part of a work that is worth the name: a work begins with what is no step of it, such as making
+its batches, so a smaller one would call a search of a second one of half a minute."""
 
 _ENOUGH = 1.0
 """Seconds of works after which it is seen what lies between them, and which are done at once."""
@@ -235,8 +240,9 @@ class TimeLeft:
         """Return the seconds that some weight of a kind took, works at hand included."""
         works = list(kind.recent)
         for begun in self._at_hand(name):
-            if begun.share and now - begun.at > _SHORTEST:
-                works.append((begun.share * begun.work.weight, now - begun.at))
+            gone, share = now - begun.at, begun.share or 0.0
+            if share > 0 and gone > (_SHORTEST if share >= _SMALLEST else _SURE):
+                works.append((share * begun.work.weight, gone))
         weight, seconds = _pace(works)
         return seconds, weight
 

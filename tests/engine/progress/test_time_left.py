@@ -169,3 +169,27 @@ def test_work_that_nobody_expected_is_added_and_one_given_up_comes_again():
 
     assert left.left(2.0) >= 4.0
     left.end("never begun", 3.0)
+
+
+def test_what_a_work_does_before_its_first_step_is_not_its_pace():
+    """A search of a second was said to take half a minute: half a second, and a hundredth done."""
+    left = TimeLeft([Work("search", 1.0, forward=100, rough=True)] * 8, in_seconds=True)
+    left.begin("search 0", "search", 0.0)
+
+    left.reached("search 0", 0.01)
+    early = left.left(0.5)
+    left.reached("search 0", 0.5)
+    later = left.left(2.0)
+
+    assert early == pytest.approx(8, rel=0.05)
+    assert later == pytest.approx(7.5 * 4, rel=0.4)
+
+
+def test_little_of_a_work_counts_if_it_took_long():
+    """Where a run is one training of an hour, somebody wants to know before six minutes."""
+    left = TimeLeft([Work("train", 1000.0, forward=1000)], in_seconds=False)
+    left.begin("train 0", "train", 0.0)
+    left.reached("train 0", 0.01)
+
+    assert left.left(3.0) is None
+    assert left.left(30.0) == pytest.approx(2970)
