@@ -12,6 +12,9 @@ from engine.metaparameters.base import Metaparameter
 from engine.problems.base import Problem
 from engine.routine.routine import Routine
 
+UNORDERED = "the order of the examples, because you asked for none of it; the engine draws its own."
+"""What is said of an order that nobody read."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdaptedProblem(Problem):

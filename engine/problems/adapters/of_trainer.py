@@ -11,8 +11,14 @@ import torch
 from torch import nn
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import AdaptedProblem, held_module, only_looked_at, told
-from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.problems.adapters.adapted import (
+    UNORDERED,
+    AdaptedProblem,
+    held_module,
+    only_looked_at,
+    told,
+)
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch
 from engine.problems.adapters.trainer_losses import (
     TOKENWISE,
     LossKind,
@@ -22,9 +28,10 @@ from engine.problems.adapters.trainer_losses import (
 )
 from engine.problems.adapters.trainer_order import Loop, order_of
 from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
+from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
 from engine.routine.examples import Collated, collated
 from engine.routine.optimizer import Optimizer
-from engine.routine.rates import rates
+from engine.routine.rates import emptied, rates_alone
 from engine.types import Loss
 
 
@@ -63,16 +70,32 @@ def from_trainer(
         A copy of the model; one pass over the indices of all epochs.
     """
     refuse_other_loops(trainer, own_loss=loss is not None)
+    with as_train_begins(trainer) as begun:
+        return _adapted(trainer, begun, objective, loss, optimizer, eps_root, keep_order, parts)
+
+
+def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
+    trainer: Any,  # noqa: ANN401
+    begun: nn.Module,
+    objective: str | None,
+    loss: Loss | None,
+    optimizer: Optimizer | None,
+    eps_root: float,
+    keep_order: bool,
+    parts: dict[str, Any],
+) -> AdaptedProblem:
+    """Return the problem, while the Trainer stands where its training begins."""
     args = trainer.args
-    model = copy.deepcopy(held_module(trainer.accelerator.unwrap_model(trainer.model)))
+    model = copy.deepcopy(held_module(begun)).train()  # as every step of a Trainer does
     model = model.float() if model.dtype in (torch.float16, torch.bfloat16) else model
+    align_tokens(trainer, model)
     train, loop = _training_data(trainer)
     own, training = _losses(trainer, model, loss, train, loop.accumulated)
     if loss is None:
         _compare(trainer, model, own if training is None else own.for_batches(), train)
-    order, why_not = order_of(trainer, loop) if keep_order else (None, "you asked for none of it")
+    order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
-    not_carried = left_behind(trainer, _sentences(args, model, made, why_not))
+    not_carried = left_behind(trainer, _sentences(args, model, made, of_order))
     settings: dict[str, Any] = {
         "num_steps": loop.num_steps,
         "batch_size": loop.batch_size,
@@ -88,7 +111,7 @@ def from_trainer(
         "show": _shown(trainer, train),
         "chunk": args.per_device_eval_batch_size,
         "optimizer": made,
-        "learning_rate": _rates(trainer),
+        "learning_rate": _rates(trainer, made),
         "order": order,
         "origin": (f"transformers {version('transformers')}",),
     }
@@ -168,15 +191,9 @@ def _losses(
             "row for each example. Name the column of the labels 'labels' or 'label', or hand in "
             "loss=."
         )
-    if accumulated > 1 and trainer.model_accepts_loss_kwargs:
-        _refuse_own_means(trainer, model, examples, accumulated)
+    if accumulated > 1:
+        _refuse_other_sums(trainer, model, examples, accumulated, found.kind)
     if found.kind in TOKENWISE:
-        if accumulated > 1 and not trainer.model_accepts_loss_kwargs:
-            raise ConfigurationError(
-                f"gradient_accumulation_steps is {accumulated}, and {type(model).__name__} "
-                "averages tokens over each of these batches by itself. Use "
-                "gradient_accumulation_steps=1, or hand in loss=."
-            )
         first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
         shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
         return found, found.for_batches(counts_first=first and not shifts)
@@ -188,17 +205,19 @@ def _losses(
     return found, None
 
 
-def _refuse_own_means(
+def _refuse_other_sums(
     trainer: Any,  # noqa: ANN401
     model: nn.Module,
     examples: Collated,
     accumulated: int,
+    kind: LossKind,
 ) -> None:
-    """Refuse accumulation where a model ignores over how many labels a Trainer wants the mean.
+    """Refuse accumulation whose sum over batches is not the mean over all of their labels.
 
-    The Trainer hands that number to every model whose ``forward`` takes further keywords, and then
-    adds the losses of the accumulated batches up. Many models take it and average over each batch
-    all the same, so that the sum of means is trained, which no mean over the examples is.
+    A Trainer hands the number of labels to every model whose ``forward`` takes further keywords,
+    and then adds the losses of the accumulated batches up (``loss_is_scaled_for_ga``, which a user
+    may set). Many models take that number and average over each batch all the same, so that the sum
+    of means is trained, which no mean over the examples is.
     """
     batch = _first(model, examples)
     with only_looked_at(model):
@@ -206,12 +225,26 @@ def _refuse_own_means(
             float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
             for number in (torch.tensor(5), torch.tensor(10))
         )
-    if not math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7):
+    reads = math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7)
+    said = getattr(trainer, "loss_is_scaled_for_ga", None)
+    adds_up = trainer.model_accepts_loss_kwargs if said is None else said
+    name, is_set = type(model).__name__, f"gradient_accumulation_steps is {accumulated}"
+    if adds_up and not reads:
         raise ConfigurationError(
-            f"gradient_accumulation_steps is {accumulated}, and transformers adds the mean losses "
-            f"of these batches up for {type(model).__name__}, whose loss does not read over how "
-            "many labels a mean is meant. Use gradient_accumulation_steps=1 with the whole batch, "
-            "or hand in loss=."
+            f"{is_set}, and transformers adds the mean losses of these batches up for {name}, "
+            "whose loss does not read over how many labels a mean is meant. Use "
+            "gradient_accumulation_steps=1 with the whole batch, or hand in loss=."
+        )
+    if reads and not adds_up:
+        raise ConfigurationError(
+            f"{is_set} and loss_is_scaled_for_ga is {said}, so the Trainer divides the loss of "
+            f"{name}, which is over all labels already, by {accumulated} once more. Leave "
+            "loss_is_scaled_for_ga as it is, or hand in loss=."
+        )
+    if kind in TOKENWISE and not reads:
+        raise ConfigurationError(
+            f"{is_set}, and {name} averages tokens over each of these batches by itself. Use "
+            "gradient_accumulation_steps=1, or hand in loss=."
         )
 
 
@@ -273,18 +306,21 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401
         trainer.optimizer = before
 
 
-def _rates(trainer: Any) -> Callable[..., list[float]]:  # noqa: ANN401
+def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401
     """Return what makes the Trainer's learning rates for T steps."""
     made, of_user = _made(trainer), trainer.lr_scheduler
     if of_user is not None:
-        return _OfSteps(lambda num_steps: rates(of_user, num_steps))
-    first = next(group for group in made.param_groups if group["params"])
+        return _OfSteps(lambda num_steps: rates_alone(of_user, num_steps, optimizer))
 
     def of_steps(num_steps: int) -> list[float]:
-        inner = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate_of(first))
+        # With its groups and defaults, which some of the Trainer's schedules read.
+        inner = copy.deepcopy(made, emptied(made))
+        pairs = zip(inner.param_groups, made.param_groups, strict=True)
+        inner.param_groups = [own for own, group in pairs if group["params"]]
         known = trainer.lr_scheduler, getattr(trainer, "_created_lr_scheduler", False)
         try:
-            return rates(trainer.create_scheduler(num_steps, optimizer=inner), num_steps)
+            scheduler = trainer.create_scheduler(num_training_steps=num_steps, optimizer=inner)
+            return rates_alone(scheduler, num_steps, optimizer)
         finally:
             trainer.lr_scheduler, trainer._created_lr_scheduler = known
 
@@ -313,12 +349,12 @@ def _sentences(
     args: Any,  # noqa: ANN401
     model: nn.Module,
     made: Optimizer,
-    why_not: str | None,
+    of_order: str | None,
 ) -> list[str]:
     """Return what is other than in the Trainer because of how it is adapted."""
     found = []
-    if why_not is not None:
-        found.append(f"the order of the examples, because {why_not}; the engine draws its own.")
+    if of_order is not None:
+        found.append(of_order)
     if made.root:
         found.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
