@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +15,7 @@ from engine.errors import ConfigurationError, EngineError
 from engine.problems.adapters.adapted import (
     UNORDERED,
     AdaptedProblem,
+    drawn_at_random,
     held_module,
     only_looked_at,
     told,
@@ -96,8 +98,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     if keep_order:
         order, of_order = order_of(loader, counts.num_steps, counts.accumulated)
     not_carried = [*left]
-    if of_order is not None:
-        not_carried.append(of_order)
+    not_carried += [each for each in (of_order, *drawn_at_random(held, train)) if each]
     if made.root:
         not_carried.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
@@ -181,8 +182,19 @@ def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: 
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
     rows = [train.samples[place] for place in range(min(4, len(train)))]
     refuse_use_of_number(module, loader.collate_fn(copy.deepcopy(rows)), len(loader))
+    batch = loader.collate_fn(copy.deepcopy(rows))
     with only_looked_at(module):
-        whole = float(training_loss(module, [loader.collate_fn(copy.deepcopy(rows))]).sum())
+        torch.manual_seed(0)
+        whole = float(training_loss(module, [copy.deepcopy(batch)]).sum())
+        torch.manual_seed(1)
+        again = float(training_loss(module, [batch]).sum())
+        if whole != again:
+            raise ConfigurationError(
+                f"training_step draws random numbers: a batch has the loss {whole:.6g}, or "
+                f"{again:.6g}, so nothing says whether it is the mean of its examples'. Hand in "
+                "loss=, a function of (module, batch) that returns one loss for each example, and "
+                "may draw."
+            )
         mean = float(training_loss(module, train.collate(rows)).mean())
     if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-6):
         raise ConfigurationError(

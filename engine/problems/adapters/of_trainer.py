@@ -14,8 +14,8 @@ from engine.errors import ConfigurationError
 from engine.problems.adapters.adapted import (
     UNORDERED,
     AdaptedProblem,
+    drawn_at_random,
     held_module,
-    only_looked_at,
     told,
 )
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch
@@ -29,6 +29,7 @@ from engine.problems.adapters.trainer_losses import (
 from engine.problems.adapters.trainer_order import Loop, order_of
 from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
 from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
+from engine.problems.adapters.trainer_sums import compare, other_loss, refuse_other_sums
 from engine.routine.examples import Collated, collated
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import emptied, rates_alone
@@ -91,11 +92,15 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
     own, training = _losses(trainer, model, loss, train, loop.accumulated)
+    of_loss = None
     if loss is None:
-        _compare(trainer, model, own if training is None else own.for_batches(), train)
+        compare(trainer, model, own if training is None else own.for_batches(), train)
+    else:
+        of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
     order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
-    not_carried = left_behind(trainer, _sentences(args, model, made, of_order))
+    said = [each for each in (of_order, of_loss, *drawn_at_random(model, train)) if each]
+    not_carried = left_behind(trainer, said + _sentences(args, model, made))
     settings: dict[str, Any] = {
         "num_steps": loop.num_steps,
         "batch_size": loop.batch_size,
@@ -192,7 +197,7 @@ def _losses(
             "loss=."
         )
     if accumulated > 1:
-        _refuse_other_sums(trainer, model, examples, accumulated, found.kind)
+        refuse_other_sums(trainer, model, examples, accumulated, found.kind)
     if found.kind in TOKENWISE:
         first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
         shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
@@ -203,78 +208,6 @@ def _losses(
             "to 0."
         )
     return found, None
-
-
-def _refuse_other_sums(
-    trainer: Any,  # noqa: ANN401
-    model: nn.Module,
-    examples: Collated,
-    accumulated: int,
-    kind: LossKind,
-) -> None:
-    """Refuse accumulation whose sum over batches is not the mean over all of their labels.
-
-    A Trainer hands the number of labels to every model whose ``forward`` takes further keywords,
-    and then adds the losses of the accumulated batches up (``loss_is_scaled_for_ga``, which a user
-    may set). Many models take that number and average over each batch all the same, so that the sum
-    of means is trained, which no mean over the examples is.
-    """
-    batch = _first(model, examples)
-    with only_looked_at(model):
-        one, two = (
-            float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
-            for number in (torch.tensor(5), torch.tensor(10))
-        )
-    reads = math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7)
-    said = getattr(trainer, "loss_is_scaled_for_ga", None)
-    adds_up = trainer.model_accepts_loss_kwargs if said is None else said
-    name, is_set = type(model).__name__, f"gradient_accumulation_steps is {accumulated}"
-    if adds_up and not reads:
-        raise ConfigurationError(
-            f"{is_set}, and transformers adds the mean losses of these batches up for {name}, "
-            "whose loss does not read over how many labels a mean is meant. Use "
-            "gradient_accumulation_steps=1 with the whole batch, or hand in loss=."
-        )
-    if reads and not adds_up:
-        raise ConfigurationError(
-            f"{is_set} and loss_is_scaled_for_ga is {said}, so the Trainer divides the loss of "
-            f"{name}, which is over all labels already, by {accumulated} once more. Leave "
-            "loss_is_scaled_for_ga as it is, or hand in loss=."
-        )
-    if kind in TOKENWISE and not reads:
-        raise ConfigurationError(
-            f"{is_set}, and {name} averages tokens over each of these batches by itself. Use "
-            "gradient_accumulation_steps=1, or hand in loss=."
-        )
-
-
-def _first(model: nn.Module, examples: Collated) -> dict[str, Any]:
-    """Return a batch of the first examples, on the model's device."""
-    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
-    device = next(model.parameters()).device
-    return {
-        name: each.to(device) if isinstance(each, torch.Tensor) else each
-        for name, each in dict(examples.collate(rows)).items()
-    }
-
-
-def _compare(
-    trainer: Any,  # noqa: ANN401
-    model: nn.Module,
-    loss: TrainerLoss,
-    examples: Collated,
-) -> None:
-    """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
-    batch = _first(model, examples)
-    with only_looked_at(model):
-        whole = float(trainer.compute_loss(model, dict(batch)))
-        mean = float(loss(model, batch).mean())
-    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
-        raise ConfigurationError(
-            f"The loss that {type(model).__name__} has of the first examples is "
-            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
-            "Hand in loss=, a function of (model, batch) that returns one loss for each example."
-        )
 
 
 def _has_classes(loss: TrainerLoss, model: nn.Module) -> bool:
@@ -349,22 +282,12 @@ def _sentences(
     args: Any,  # noqa: ANN401
     model: nn.Module,
     made: Optimizer,
-    of_order: str | None,
 ) -> list[str]:
     """Return what is other than in the Trainer because of how it is adapted."""
     found = []
-    if of_order is not None:
-        found.append(of_order)
     if made.root:
         found.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
-        )
-    drops = [
-        module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0
-    ]
-    if drops:
-        found.append(
-            f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
         )
     if getattr(model, "loss_type", None) == LossKind.CAUSAL and args.eval_strategy != "no":
         found.append("evaluation by batches: held-out tokens are averaged over their example.")

@@ -136,6 +136,14 @@ class Alternates(Net):
         return super().training_step(batch, batch_idx)["loss"] * (0.1 if batch_idx % 2 else 1.0)
 
 
+class Noisy(Net):
+    """Adds noise to its inputs, as a diffusion model does."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x + torch.randn_like(x)), y)
+
+
 class LeavesOut(Net):
     def training_step(self, batch, batch_idx):
         return None if batch_idx == 3 else super().training_step(batch, batch_idx)

@@ -117,6 +117,7 @@ WRONG = {
     "Plateau": "ReduceLROnPlateau|plateau|metric",
     "Normed": "body.1 is a batch normalization",
     "Alternates": "as number 1 of a pass.*Leave batch_idx out of the loss",
+    "Noisy": "draws random numbers.*Hand in loss=",
     "LeavesOut": "gives nothing for a batch as number 3",
     "Late": "raised AttributeError in .*has no attribute 'late'.*setup is not called",
     "Cycles": "SequentialLR moves the momentum",
@@ -176,6 +177,25 @@ def test_order_from_a_generator_that_all_share_is_said(generator, of_lightning):
 
     said = any("drawn: the loader draws from a generator" in each for each in problem.not_carried)
     assert said == (generator is None)
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Flips a sample when it is read."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, place):
+        return torch.ones(4) * (2 * torch.rand(()) - 1), place % 3
+
+
+def test_random_numbers_of_the_data_are_said(of_lightning):
+    """They are seeded by the step here, so that a step can be run again."""
+    train = DataLoader(Augmented(), batch_size=4)
+
+    problem = engine.from_lightning(of_lightning.Net(), (train, loaders()[1]), num_steps=2)
+
+    assert any("draws when it is read" in each for each in problem.not_carried)
 
 
 def test_what_is_no_module_or_has_no_length_is_refused(of_lightning):

@@ -1,5 +1,7 @@
 """What a Trainer has and a problem cannot have: refused with the reason, or said."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -150,3 +152,29 @@ def test_order_from_a_generator_that_all_share_is_said(tmp_path):
 
     assert any("drawn: the loader draws from a generator" in each for each in problem.not_carried)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def each_loss(model, batch):
+    inputs = {name: column for name, column in batch.items() if name != "labels"}
+    return nn.functional.cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+
+
+@pytest.mark.parametrize(("accumulated", "ratio"), [(1, 2.0), (3, 6.0)])
+def test_loss_that_is_not_the_trainers_is_said(accumulated, ratio, tmp_path, trainers):
+    """Also where transformers adds the means of accumulated batches up; one that is, is not."""
+    settings = {"gradient_accumulation_steps": accumulated}
+    trainer = trainer_of(tmp_path, bert(), kind, base=trainers.OwnLoss, **settings)
+
+    (said,) = [
+        each
+        for each in engine.from_trainer(trainer, loss=each_loss).not_carried
+        if "own loss" in each
+    ]
+    theirs, ours = (
+        float(word.strip(",")) for word in said.split() if word[0].isdigit() and "." in word
+    )
+    assert theirs == pytest.approx(ratio * ours, rel=1e-4)
+
+    plain = trainer_of(tmp_path, bert(), kind)
+    found = engine.from_trainer(plain, loss=each_loss).not_carried
+    assert not [each for each in found if "own loss" in each]
