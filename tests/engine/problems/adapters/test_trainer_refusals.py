@@ -170,9 +170,7 @@ def test_loss_that_is_not_the_trainers_is_said(accumulated, ratio, tmp_path, tra
         for each in engine.from_trainer(trainer, loss=each_loss).not_carried
         if "own loss" in each
     ]
-    theirs, ours = (
-        float(word.strip(",")) for word in said.split() if word[0].isdigit() and "." in word
-    )
+    theirs, ours = map(float, re.findall(r"\d+\.\d+", said))
     assert theirs == pytest.approx(ratio * ours, rel=1e-4)
 
     plain = trainer_of(tmp_path, bert(), kind)
