@@ -87,7 +87,8 @@ def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
     if trainer.limit_train_batches not in (1.0, None):
         yield f"limit_train_batches={trainer.limit_train_batches}: whole passes are made."
-    usual = ("ModelCheckpoint", "ModelSummary", "TQDMProgressBar", "RichProgressBar")
+    usual = ("ModelCheckpoint", "ModelSummary", "RichModelSummary", "TQDMProgressBar")
+    usual += ("RichProgressBar", "LearningRateMonitor", "DeviceStatsMonitor")
     own = [type(each).__name__ for each in trainer.callbacks]
     own = [name for name in own if name not in usual]
     if own:
