@@ -21,6 +21,7 @@ from engine.problems.data_cards import refuse_places
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
+from engine.problems.tables.labels import refuse_one_class
 from engine.problems.tables.problem import Wanted, rows_problem
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelConfig
@@ -240,6 +241,7 @@ def _pictures(
     (column,) = asked.inputs
     labels = {name: list(map(str, _plain(table, asked.label))) for name, table in tables.items()}
     classes = sorted(set(labels["train"]))
+    refuse_one_class(classes, asked.label)
     splits = {}
     for name, table in tables.items():
         strange = sorted(set(labels[name]) - set(classes))

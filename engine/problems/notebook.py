@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
 from engine.recipes.code.user_code import own_line
-from engine.routine.rates import rates
+from engine.routine.optimizer import Optimizer
+from engine.routine.rates import rates_alone
 from engine.routine.routine import Routine
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def notebook_routine(
     }
     said = {name: each for name, each in own.items() if each is not None} | dict(settings)
     if isinstance(said.get("learning_rate"), LRScheduler) and steps:
-        said["learning_rate"] = rates(said["learning_rate"], steps)
+        optimizer = said.get("optimizer")
+        known = optimizer if isinstance(optimizer, Optimizer) else None
+        said["learning_rate"] = rates_alone(said["learning_rate"], steps, known)
     wanted = ("num_steps", "batch_size", "optimizer", "learning_rate")
     if missing := [name for name in wanted if name not in said]:
         raise ConfigurationError(

@@ -45,6 +45,11 @@ class OwnExamples(Examples):
         """There are none by themselves: refused."""
         raise _not_columns("labels")
 
+    @property
+    def one_label_each(self) -> None:
+        """None: nobody here knows which of a batch's parts is a label."""
+        return
+
     def __len__(self) -> int:
         return len(tree_leaves(self.source)[0] if isinstance(self.source, tuple) else self.source)
 

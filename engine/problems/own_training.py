@@ -31,7 +31,7 @@ from engine.routine.intake import optimizer_from, rates_from
 from engine.routine.optimizer import Optimizer
 from engine.routine.optimizers import make_optimizer
 from engine.routine.own_state import OWN
-from engine.routine.rates import learning_rates, rates
+from engine.routine.rates import learning_rates, rates_alone
 from engine.routine.routine import Routine
 
 RATE_SETTINGS = (
@@ -54,14 +54,17 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
     with surroundings(training.seed, dtype, "order"):
         own_optimizer = for_steps(problem.optimizer, training.num_steps)
         own_rate = for_steps(problem.learning_rate, training.num_steps)
+        optimizer = (
+            make_optimizer(recipe.optimizer)
+            if own_optimizer is None
+            else optimizer_from(own_optimizer)
+        )
         if isinstance(own_rate, LRScheduler):
-            own_rate = rates(own_rate, training.num_steps)
+            own_rate = rates_alone(own_rate, training.num_steps, optimizer)
         if order is not None:
             order = given_order(order, training.num_steps, training.batch_size, num_examples)
     return {
-        "optimizer": make_optimizer(recipe.optimizer)
-        if own_optimizer is None
-        else optimizer_from(own_optimizer),
+        "optimizer": optimizer,
         "learning_rate": learning_rates(training) if own_rate is None else rates_from(own_rate),
         "order": order,
         "state": problem.state,

@@ -24,6 +24,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def one_label_each(self) -> Tensor | None:
+        """The labels, if each example has one, shape (examples,); a text has one for each token."""
+        return self.labels if self.labels.ndim == 1 else None
+
     def to(self, device: torch.device) -> "Examples":
         """Return the same examples on a device."""
         return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))

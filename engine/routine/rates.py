@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from engine.errors import ConfigurationError
 from engine.recipes.training import RateSchedule, TrainingConfig
+from engine.routine.optimizer import Optimizer
 
 Shape = Callable[[TrainingConfig, int, int], float]
 """Maps (settings, step, steps of the warm-up) to a factor on the peak rate, after the warm-up."""
@@ -93,27 +94,72 @@ def rates(scheduler: LRScheduler, num_steps: int, *, of: str = "lr") -> list[flo
         ConfigurationError: If the scheduler depends on a metric, or its groups follow shapes of
             their own.
     """
+    found = [[_read(group, of) for group in groups] for groups in _stepped(scheduler, num_steps)]
+    _refuse_other_shapes(found)
+    return [row[0] for row in found]
+
+
+def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | None) -> list[float]:
+    """Read the learning rates of a scheduler that stands for all that moves from step to step.
+
+    Args:
+        scheduler: As ``rates`` takes it.
+        num_steps: T.
+        optimizer: Of the run, if it is known: what the scheduler moves besides the rate has to be
+            one number for each step there.
+
+    Raises:
+        ConfigurationError: If the scheduler moves something that the optimizer holds still.
+    """
+    seen = [
+        [{n: v for n, v in group.items() if n in _CYCLED} for group in groups]
+        for groups in _stepped(scheduler, num_steps)
+    ]
+    hyper = {} if optimizer is None else optimizer.hyperparameters
+    for place, first in enumerate(seen[0] if seen else ()):
+        for name, value in first.items():
+            own = hyper.get(_CYCLED[name])
+            if all(groups[place][name] == value for groups in seen) or isinstance(own, Sequence):
+                continue
+            raise ConfigurationError(
+                f"{type(scheduler).__name__} moves the {name} besides the learning rate, and the "
+                "run's optimizer would hold it still. Make the scheduler with "
+                "cycle_momentum=False, or hand in an optimizer with one number for each step: "
+                f'engine.rates(scheduler, num_steps, of="{_CYCLED[name]}").'
+            )
+    return rates(scheduler, num_steps)
+
+
+_CYCLED = {"momentum": "momentum", "betas": "beta1"}
+"""What schedulers of torch move besides the rate, and the hyperparameter that it is here."""
+
+
+def _stepped(scheduler: LRScheduler, num_steps: int) -> list[list[dict[str, Any]]]:
+    """Return the settings of each group of parameters in each step; the scheduler stays."""
     _refuse_metrics(scheduler)
     optimizer = scheduler.optimizer
-    found = []
-    # A copy of the optimizer, whose parameters are empty.
-    empty = {
-        id(p): torch.zeros(0, requires_grad=True)
-        for g in optimizer.param_groups
-        for p in g["params"]
-    }
+    empty = emptied(optimizer)
     state, optimizer.state = optimizer.state, type(optimizer.state)(dict)
     try:
-        own: Any = copy.deepcopy(scheduler, dict(empty))
+        own: Any = copy.deepcopy(scheduler, empty)
     finally:
         optimizer.state = state
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has made no step
         for _ in range(num_steps):
-            found.append([_read(group, of) for group in own.optimizer.param_groups])
+            found.append([{**group, "params": ()} for group in own.optimizer.param_groups])
             own.step()
-    _refuse_other_shapes(found)
-    return [row[0] for row in found]
+    return found
+
+
+def emptied(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """Return what ``copy.deepcopy`` is told, to copy an optimizer with empty parameters."""
+    return {
+        id(p): torch.zeros(0, requires_grad=True)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
 
 
 def _read(group: dict[str, Any], of: str) -> float:

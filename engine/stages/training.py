@@ -82,7 +82,7 @@ def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
                 value=None,
                 limit=None,
                 cause=note,
-                remedy="Hand in other examples or splits if this was not meant.",
+                remedy="Change the problem, or its examples and splits, if this was not meant.",
             )
             for note in notes
         ]

@@ -1,5 +1,7 @@
 """``mgd new``: a problem of one's own to begin from, with its recipe and a test that passes."""
 
+import ast
+import builtins
 import sys
 from enum import StrEnum
 from importlib.util import find_spec
@@ -9,6 +11,7 @@ from string import Template
 from typing import NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.recipes.code.user_code import is_installed
 from flows.cli.screen import say
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -134,16 +137,7 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
     Raises:
         ConfigurationError: If the name is none of Python's, or a file is there already.
     """
-    if not name.isidentifier() or not name.isascii():
-        raise ConfigurationError(
-            f"{name!r} cannot be the name of a function. Use letters, digits and _, e.g. flowers."
-        )
-    if iskeyword(name) or name in sys.stdlib_module_names:
-        what = "a word of Python's" if iskeyword(name) else "a module of Python's"
-        raise ConfigurationError(
-            f"{name} is {what}, which a file {name}.py would stand in the way of. Choose another "
-            f"name, e.g. my_{name}."
-        )
+    _check_name(name, start)
     files = {
         folder / f"{name}.py": f"{start.value}.py.txt",
         folder / f"{name}.yaml": "recipe.yaml.txt",
@@ -168,6 +162,51 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
             f"{folder} cannot be written ({type(error).__name__}: {error}). Choose another folder."
         ) from error
     return list(files)
+
+
+def _check_name(name: str, start: Start) -> None:
+    """Refuse what cannot be the name of a function, of its file and of its test at once."""
+    if not name.isidentifier() or not name.isascii():
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a function. Use letters, digits and _, e.g. flowers."
+        )
+    if len(name) > _LONGEST:
+        raise ConfigurationError(
+            f"The name has {len(name)} characters, but files are called by it. Use at most "
+            f"{_LONGEST}."
+        )
+    what = None
+    if iskeyword(name) or hasattr(builtins, name):
+        what = "is a word of Python's, which"
+    elif name in sys.stdlib_module_names:
+        what = "is a module of Python's, which"
+    elif is_installed(name):
+        what = "is an installed package, which"
+    elif name.startswith("test_") or name == "conftest":
+        what = "is what pytest looks for, which"
+    elif name in _names_in((_TEMPLATES / f"{start.value}.py.txt").read_text(encoding="utf-8")):
+        what = "is another name in the file that is written, which"
+    if what is not None:
+        raise ConfigurationError(
+            f"{name} {what} a file {name}.py would stand in the way of. Choose another name, e.g. "
+            f"my_{name}."
+        )
+
+
+_LONGEST = 100
+"""Characters of a name: files have 255 at most, and their names more than this one."""
+
+
+def _names_in(template: str) -> set[str]:
+    """Return the names that the head of a file has besides that of its function."""
+    text = Template(template).safe_substitute(name="_the_function")
+    found: set[str] = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(each.asname or each.name).partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+    return found
 
 
 def tell(files: list[Path], start: Start) -> None:

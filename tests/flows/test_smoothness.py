@@ -20,6 +20,7 @@ from flows.metasmoothness import landscape_distances, metasmoothness
 from flows.smooth_search import _score as score_once
 from flows.smooth_search import smooth_search
 from tasks.running.workers import Workers
+from tests import own_problem
 
 TINY = {
     "name": "tiny",
@@ -99,6 +100,20 @@ def test_more_directions_reuse_those_that_were_measured(record):
     # A perturbed point, two segments each for two trainings, and the comparison.
     assert more.stages.total - more.stages.cached == 2 * (1 + 2) + 1
     assert more.definition_2.directions[:2] == found.definition_2.directions
+
+
+@pytest.mark.slow
+def test_examples_without_labels_of_their_own_are_moved_one_by_one(prefect_server, tmp_path):
+    """Directions go by class where each example has one label; batches that are dicts have none."""
+    changes = ["metaparameters={name: weights}", "outer={num_steps: 1, update: sign}"]
+    recipe = to_measure(own_problem.own(tmp_path, changes=changes), {"directions": 2}, [])
+    store = str(tmp_path / "store")
+
+    found = metasmoothness(recipe, store)
+
+    problem = build_problem(recipe.descent)
+    expected = measure_directly(problem.routine, problem.output, recipe.smoothness)
+    assert found.definition_2.model_dump() == expected.definition_2.content()
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from engine.applications.comparisons.poisons import chosen_inputs
 from engine.applications.comparisons.results import ChangedImage, Damage
-from engine.problems.own_examples import OwnExamples
 from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
 from engine.stages.commits import read_rows
@@ -93,10 +92,8 @@ def class_name(data: DataSet, number: int) -> str:
 
 def _classes(data: DataSet, chosen: Tensor) -> list[int] | None:
     """Return the classes of candidates; none where labels are of tokens, or numbers."""
-    train = data.splits["train"]
-    if data.num_classes == 0 or isinstance(train, OwnExamples) or train.labels.ndim != 1:
-        return None
-    return train.labels[chosen].tolist()
+    labels = data.splits["train"].one_label_each
+    return None if data.num_classes == 0 or labels is None else labels[chosen].tolist()
 
 
 def _accuracies(problem: BuiltProblem, store: str, final: Ref) -> dict[str, float]:

@@ -40,8 +40,7 @@ def perturb(run: Run, value: Ref, shift: Shift) -> Made:
     """Commit the point z + distance v."""
     problem = run.problem
     z = problem.routine_at(read_rows(run.store, value)["value"]).point()
-    labels = problem.data.splits["train"].labels
-    groups = labels if labels.ndim == 1 else None
+    groups = problem.data.splits["train"].one_label_each
     drawn = SmoothnessConfig(by=shift.by, seed=shift.seed)
     direction = draw_direction(z, drawn, shift.direction, groups)
     moved = shifted(z, direction, shift.distance)

@@ -1,16 +1,23 @@
 """A problem that was read from another library's training loop, with that loop's settings."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_leaves
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.problems.base import Problem
+from engine.routine.examples import Collated
 from engine.routine.routine import Routine
+
+UNORDERED = "the order of the examples, because you asked for none of it; the engine draws its own."
+"""What is said of an order that nobody read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,6 +85,36 @@ def only_looked_at(module: torch.nn.Module) -> Iterator[None]:
         finally:
             for each, training in modes:
                 each.training = training
+
+
+def drawn_at_random(module: torch.nn.Module, examples: Collated) -> list[str]:
+    """Say in sentences which random numbers are others than a library's loop would draw."""
+    found = []
+    drops = [each for each in module.modules() if isinstance(each, _DropoutNd) and each.p > 0]
+    if drops:
+        found.append(
+            f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
+        )
+    looks = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            looks.append(tree_leaves(examples.collate([copy.deepcopy(examples.samples[0])])))
+    one, other = looks
+    if len(one) != len(other) or not all(map(_is_same, one, other)):
+        found.append(
+            "the random numbers that the data set, or what collates it, draws when it is read: "
+            "others are drawn, by step."
+        )
+    return found
+
+
+def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, int | float | str | bool) and isinstance(other, int | float | str | bool):
+        return one == other
+    return True
 
 
 def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
+from engine.problems.adapters.adapted import only_looked_at
 
 _STEP_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
@@ -21,11 +22,11 @@ _STEP_HOOKS = (
 )
 """Hooks through which a module may change a step."""
 
-_OTHER_HOOKS = (
-    *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start"),
-    *("on_train_epoch_end", "on_validation_epoch_end", "setup", "prepare_data"),
-)
-"""Hooks around the steps, which are not called, and said."""
+_AROUND = ("setup", "teardown", "prepare_data", "configure_callbacks")
+"""Methods around the steps, besides those that begin with ``on_``: not called, and said."""
+
+_ELSEWHERE = ("on_test", "on_predict", "on_save", "on_load", "on_validation_model")
+"""How names of hooks begin that have no part in training."""
 
 
 def refuse_other_loops(
@@ -50,7 +51,8 @@ def refuse_other_loops(
             "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
             "and `advance` for what moves besides: `mgd new`."
         )
-    asked = list(inspect.signature(module.training_step).parameters)
+    parameters = inspect.signature(module.training_step).parameters.values()
+    asked = [each.name for each in parameters if each.default is each.empty]
     if len(asked) > 2:
         raise ConfigurationError(
             f"training_step of {type(module).__name__} takes {', '.join(asked)}, but a step has a "
@@ -69,7 +71,9 @@ def refuse_other_loops(
             f"change a step. If it changes nothing, say ignored_hooks=({own[0]!r},); if it does, "
             "write an engine.Problem: `mgd new`."
         )
-    named = [*_OTHER_HOOKS, *ignored]
+    around = [name for name in dir(base) if name.startswith("on_") or name in _AROUND]
+    kept = [n for n in around if n not in _STEP_HOOKS and not n.startswith(_ELSEWHERE)]
+    named = [*kept, *ignored]
     left = [f"{name} is not called." for name in named if _overrides(module, base, name)]
     return left if trainer is None else [*left, *_of_trainer(trainer)]
 
@@ -83,7 +87,8 @@ def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
     if trainer.limit_train_batches not in (1.0, None):
         yield f"limit_train_batches={trainer.limit_train_batches}: whole passes are made."
-    usual = ("ModelCheckpoint", "ModelSummary", "TQDMProgressBar", "RichProgressBar")
+    usual = ("ModelCheckpoint", "ModelSummary", "RichModelSummary", "TQDMProgressBar")
+    usual += ("RichProgressBar", "LearningRateMonitor", "DeviceStatsMonitor")
     own = [type(each).__name__ for each in trainer.callbacks]
     own = [name for name in own if name not in usual]
     if own:
@@ -139,8 +144,23 @@ def _guard(kind: type) -> type:
         del self, given, named
 
     names = ("trainer", "current_epoch", "global_step")
-    silent = dict.fromkeys(("log", "log_dict", "print"), nothing)
+    silent: dict[str, Any] = dict.fromkeys(("log", "log_dict", "print"), nothing)
+    silent["logger"] = property(lambda self: _Mute())
+    silent["loggers"] = property(lambda self: [_Mute()])
     return type(kind.__name__, (kind,), {**{name: refused(name) for name in names}, **silent})
+
+
+class _Mute:
+    """Takes the place of a logger: whatever is asked of it or handed to it, it says nothing."""
+
+    def __getattr__(self, name: str) -> "_Mute":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *given: Any, **named: Any) -> "_Mute":  # noqa: ANN401
+        del given, named
+        return self
 
 
 @contextmanager
@@ -155,9 +175,72 @@ def stood_in(module: nn.Module, known: Any) -> Iterator[None]:  # noqa: ANN401
 
 def training_loss(model: nn.Module, batch: list[Any]) -> Tensor:
     """Return what ``training_step`` makes of each of some batches, shape (batches,)."""
+    return torch.stack([_scalar(_step(model, each, 0)) for each in batch])
+
+
+def _step(model: nn.Module, batch: Any, number: int) -> Any:  # noqa: ANN401
     step: Any = model.training_step
-    more = () if len(inspect.signature(step).parameters) == 1 else (0,)
-    return torch.stack([_scalar(step(each, *more)) for each in batch])
+    more = () if len(inspect.signature(step).parameters) == 1 else (number,)
+    return step(batch, *more)
+
+
+def refuse_use_of_number(module: nn.Module, batch: Any, batches: int) -> None:  # noqa: ANN401
+    """Refuse a loss that depends on the number of its batch in the pass, which is 0 here.
+
+    Args:
+        module: Guarded.
+        batch: Any.
+        batches: Of a pass; the first ``_MOST_NUMBERS`` of them are tried, if the number is read.
+    """
+    number = _Watched(0)
+    with only_looked_at(module):
+        first = _step(module, copy.deepcopy(batch), number)
+        if not number.is_read:
+            return
+        wanted = float(_scalar(first))
+        for each in range(1, min(batches, _MOST_NUMBERS)):
+            found = _step(module, copy.deepcopy(batch), each)
+            if found is None or float(_scalar(found)) != wanted:
+                raise ConfigurationError(
+                    f"training_step gives {_in_words(found)} for a batch as number {each} of a "
+                    f"pass, and {wanted:.6g} as number 0, but a step's "
+                    "loss may only depend on its examples. Leave batch_idx out of the loss, or "
+                    "write an engine.Problem: `mgd new`."
+                )
+
+
+def _in_words(found: Any) -> str:  # noqa: ANN401
+    return "nothing" if found is None else f"{float(_scalar(found)):.6g}"
+
+
+_MOST_NUMBERS = 256
+"""Numbers of batches that are tried: more cost more than they tell."""
+
+
+class _Watched(int):
+    """A number that knows whether anybody has read it."""
+
+    is_read = False
+
+
+def _reading(name: str) -> Any:  # noqa: ANN401
+    of_int = getattr(int, name)
+
+    def read(self: _Watched, *given: Any) -> Any:  # noqa: ANN401
+        self.is_read = True
+        return of_int(self, *given)
+
+    return read
+
+
+for _name in (
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__mod__", "__rmod__"),
+    *("__floordiv__", "__rfloordiv__", "__truediv__", "__rtruediv__", "__divmod__", "__pow__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__bool__"),
+    *("__index__", "__int__", "__float__", "__and__", "__rand__", "__or__", "__xor__", "__neg__"),
+    *("__lshift__", "__rshift__", "__repr__", "__str__", "__format__", "__rpow__", "__abs__"),
+):
+    setattr(_Watched, _name, _reading(_name))
 
 
 def _scalar(given: Any) -> Tensor:  # noqa: ANN401

@@ -3,10 +3,15 @@
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError
+from engine.problems.adapters.drawn_orders import (
+    DRAWN_ANEW,
+    Steps,
+    generators_kept,
+    is_drawn_anew,
+)
 
 
 def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was handed in)
@@ -19,6 +24,7 @@ def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was hand
         ConfigurationError: If there are not both, or one has no batches of indices.
     """
     if hasattr(data, "train_dataloader"):
+        _refuse_moved_batches(data)
         data.prepare_data()
         data.setup("fit")
         data = (data.train_dataloader(), data.val_dataloader())
@@ -39,23 +45,61 @@ def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was hand
     return found[0], found[1]
 
 
+_OF_BATCHES = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Hooks of a datamodule through which every batch goes."""
+
+
+def _refuse_moved_batches(data: Any) -> None:  # noqa: ANN401
+    base = next(
+        (each for each in type(data).__mro__ if each.__name__ == "LightningDataModule"), None
+    )
+    for name in _OF_BATCHES:
+        own = getattr(type(data), name, None)
+        if own is not None and own is not getattr(base, name, None):
+            raise ConfigurationError(
+                f"{type(data).__name__} has the hook {name}, through which each batch goes in "
+                "Lightning and which is not called here. Do the same in the dataset or in "
+                "collate_fn, or hand in augment=, a function of (batch, generator)."
+            )
+
+
 def order_of(
     loader: Any,  # noqa: ANN401
     num_steps: int,
     accumulated: int,
-) -> tuple[list[list[int]] | None, str | None]:
-    """Return the examples of each step, or why they cannot be carried over.
+) -> tuple[Steps | None, str | None]:
+    """Return the examples of each step, and in a sentence what of them cannot be carried over.
 
-    The loader's sampler is asked as by Lightning, pass by pass, and its generator is put back.
+    The loader's sampler is asked as by Lightning, pass by pass: it is told the number of the pass
+    if it asks for that, and generators are put back.
 
     Args:
         loader: Of the training examples.
         num_steps: T.
         accumulated: Batches of a step.
     """
+
+    def read(num_steps: int) -> Steps:
+        return _read(loader, num_steps, accumulated)
+
+    try:
+        with generators_kept():
+            found = read(num_steps)
+        a_pass = -(-len(loader) // accumulated)
+        anew = is_drawn_anew(read, found, min(a_pass, num_steps))
+    except _Odd as odd:
+        return None, f"the order of the examples, because {odd}; the engine draws its own."
+    return found, DRAWN_ANEW if anew else None
+
+
+class _Odd(Exception):
+    """Why there is no order."""
+
+
+def _read(loader: Any, num_steps: int, accumulated: int) -> Steps:  # noqa: ANN401
     own = {each for each in (loader.generator, getattr(loader.sampler, "generator", None)) if each}
     before = [(each, each.get_state()) for each in own]
-    size, steps = loader.batch_size * accumulated, []
+    size, steps, epoch = loader.batch_size * accumulated, [], 0
     indices = DataLoader(
         range(len(loader.dataset)),  # pyright: ignore[reportArgumentType] (has a length and items)
         batch_sampler=loader.batch_sampler,
@@ -63,24 +107,36 @@ def order_of(
         collate_fn=list,
     )
     try:
-        with torch.random.fork_rng():
-            while len(steps) < num_steps:
-                # Lightning knows the length and never asks for the end, before which a random
-                # sampler would draw once more.
-                batches = list(islice(iter(indices), len(indices)))
-                made = [
-                    sum(batches[start : start + accumulated], [])
-                    for start in range(0, len(batches), accumulated)
-                ]
-                odd = [len(step) for step in made if len(step) != size]
-                if odd or not made:
-                    return None, (
-                        f"the last step of each pass has {odd[0] if odd else 0} examples where "
-                        f"the others have {size}, and all batches have one size here "
-                        "(drop_last=True keeps it)"
-                    )
-                steps += made
+        while len(steps) < num_steps:
+            _tell_pass(loader, epoch)
+            # Lightning knows the length and never asks for the end, before which a random
+            # sampler would draw once more.
+            batches = list(islice(iter(indices), len(indices)))
+            made = [
+                sum(batches[start : start + accumulated], [])
+                for start in range(0, len(batches), accumulated)
+            ]
+            odd = [len(step) for step in made if len(step) != size]
+            if odd or not made:
+                raise _Odd(
+                    f"the last step of each pass has {odd[0] if odd else 0} examples where the "
+                    f"others have {size}, and all batches have one size here (drop_last=True keeps "
+                    "it)"
+                )
+            steps += made
+            epoch += 1
     finally:
         for each, state in before:
             each.set_state(state)
-    return steps[:num_steps], None
+        _tell_pass(loader, 0)
+    return steps[:num_steps]
+
+
+def _tell_pass(loader: Any, epoch: int) -> None:  # noqa: ANN401
+    """Tell the samplers of a loader the number of a pass, as Lightning does."""
+    known: dict[int, Any] = {}
+    for each in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+        known[id(each)] = each
+    for each in known.values():
+        if callable(getattr(each, "set_epoch", None)):
+            each.set_epoch(epoch)

@@ -7,21 +7,32 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import AdaptedProblem, held_module, only_looked_at, told
+from engine.errors import ConfigurationError, EngineError
+from engine.problems.adapters.adapted import (
+    UNORDERED,
+    AdaptedProblem,
+    drawn_at_random,
+    held_module,
+    only_looked_at,
+    told,
+)
 from engine.problems.adapters.lightning_modules import (
     guarded,
     refuse_other_loops,
+    refuse_use_of_number,
     stood_in,
     training_loss,
 )
 from engine.problems.adapters.lightning_order import loaders_of, order_of
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.recipes.code.user_code import own_line
 from engine.routine.examples import Collated, collated
-from engine.routine.rates import rates
+from engine.routine.optimizer import Optimizer
+from engine.routine.rates import rates_alone
 from engine.types import Loss
 
 
@@ -70,16 +81,24 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     counts = _counts(trainer, loader, num_steps)
     if loss is None:
         _refuse_coupled(held)
-        _compare(held, train, loader)
+        try:
+            _compare(held, train, loader)
+        except EngineError:
+            raise
+        except Exception as error:
+            line = own_line(error)
+            raise ConfigurationError(
+                f"training_step raised {type(error).__name__}{f' in {line}' if line else ''}: "
+                f"{error}. {' '.join(left)} What it needs has to be there after __init__."
+            ) from error
     configured = _configured(held, counts)
     clip = _clipping(trainer)
     made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
-    order, why_not = (None, "you asked for none of it")
+    order, of_order = None, UNORDERED
     if keep_order:
-        order, why_not = order_of(loader, counts.num_steps, counts.accumulated)
+        order, of_order = order_of(loader, counts.num_steps, counts.accumulated)
     not_carried = [*left]
-    if why_not is not None:
-        not_carried.append(f"the order of the examples, because {why_not}; the engine draws its.")
+    not_carried += [each for each in (of_order, *drawn_at_random(held, train)) if each]
     if made.root:
         not_carried.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
@@ -96,7 +115,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "train": train,
         "objective": held_out,
         "optimizer": made,
-        "learning_rate": _OfSteps(configured, counts.a_pass),
+        "learning_rate": _OfSteps(configured, counts.a_pass, made),
         "order": order,
         "chunk": counts.batch_size,
     }
@@ -162,8 +181,20 @@ def _refuse_coupled(module: nn.Module) -> None:
 def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
     rows = [train.samples[place] for place in range(min(4, len(train)))]
+    refuse_use_of_number(module, loader.collate_fn(copy.deepcopy(rows)), len(loader))
+    batch = loader.collate_fn(copy.deepcopy(rows))
     with only_looked_at(module):
-        whole = float(training_loss(module, [loader.collate_fn(copy.deepcopy(rows))]).sum())
+        torch.manual_seed(0)
+        whole = float(training_loss(module, [copy.deepcopy(batch)]).sum())
+        torch.manual_seed(1)
+        again = float(training_loss(module, [batch]).sum())
+        if whole != again:
+            raise ConfigurationError(
+                f"training_step draws random numbers: a batch has the loss {whole:.6g}, or "
+                f"{again:.6g}, so nothing says whether it is the mean of its examples'. Hand in "
+                "loss=, a function of (module, batch) that returns one loss for each example, and "
+                "may draw."
+            )
         mean = float(training_loss(module, train.collate(rows)).mean())
     if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-6):
         raise ConfigurationError(
@@ -208,6 +239,7 @@ class _OfSteps:
 
     configured: tuple[Any, Any]
     a_pass: int
+    optimizer: Optimizer
 
     def __call__(self, num_steps: int) -> Any:  # noqa: ANN401 (a number, or one for each step)
         optimizer, given = self.configured
@@ -216,15 +248,15 @@ class _OfSteps:
         if scheduler is None:
             return rate_of(next(group for group in optimizer.param_groups if group["params"]))
         frequency = settings.get("frequency", 1)
-        if frequency != 1 or getattr(scheduler, "cycle_momentum", False):
+        if frequency != 1:
             raise ConfigurationError(
-                f"The scheduler {type(scheduler).__name__} has frequency {frequency} and moves "
-                "the momentum, or one of both, which is not read here. Use frequency=1 and "
-                "cycle_momentum=False."
+                f"The scheduler {type(scheduler).__name__} has frequency {frequency}, which is not "
+                "read here. Use frequency=1 and a scheduler that stands still in between."
             )
         if settings.get("interval", "epoch") == "step":
-            return rates(scheduler, num_steps)
-        of_passes = rates(scheduler, math.ceil(num_steps / self.a_pass))
+            return rates_alone(scheduler, num_steps, self.optimizer)
+        passes = math.ceil(num_steps / self.a_pass)
+        of_passes = rates_alone(scheduler, passes, self.optimizer)
         return [of_passes[step // self.a_pass] for step in range(num_steps)]
 
 

@@ -11,8 +11,14 @@ import torch
 from torch import nn
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import AdaptedProblem, held_module, only_looked_at, told
-from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
+from engine.problems.adapters.adapted import (
+    UNORDERED,
+    AdaptedProblem,
+    drawn_at_random,
+    held_module,
+    told,
+)
+from engine.problems.adapters.torch_optimizers import optimizer_of_torch
 from engine.problems.adapters.trainer_losses import (
     TOKENWISE,
     LossKind,
@@ -22,9 +28,11 @@ from engine.problems.adapters.trainer_losses import (
 )
 from engine.problems.adapters.trainer_order import Loop, order_of
 from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_loops
+from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
+from engine.problems.adapters.trainer_sums import compare, other_loss, refuse_other_sums
 from engine.routine.examples import Collated, collated
 from engine.routine.optimizer import Optimizer
-from engine.routine.rates import rates
+from engine.routine.rates import emptied, rates_alone
 from engine.types import Loss
 
 
@@ -63,16 +71,36 @@ def from_trainer(
         A copy of the model; one pass over the indices of all epochs.
     """
     refuse_other_loops(trainer, own_loss=loss is not None)
+    with as_train_begins(trainer) as begun:
+        return _adapted(trainer, begun, objective, loss, optimizer, eps_root, keep_order, parts)
+
+
+def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
+    trainer: Any,  # noqa: ANN401
+    begun: nn.Module,
+    objective: str | None,
+    loss: Loss | None,
+    optimizer: Optimizer | None,
+    eps_root: float,
+    keep_order: bool,
+    parts: dict[str, Any],
+) -> AdaptedProblem:
+    """Return the problem, while the Trainer stands where its training begins."""
     args = trainer.args
-    model = copy.deepcopy(held_module(trainer.accelerator.unwrap_model(trainer.model)))
+    model = copy.deepcopy(held_module(begun)).train()  # as every step of a Trainer does
     model = model.float() if model.dtype in (torch.float16, torch.bfloat16) else model
+    align_tokens(trainer, model)
     train, loop = _training_data(trainer)
     own, training = _losses(trainer, model, loss, train, loop.accumulated)
+    of_loss = None
     if loss is None:
-        _compare(trainer, model, own if training is None else own.for_batches(), train)
-    order, why_not = order_of(trainer, loop) if keep_order else (None, "you asked for none of it")
+        compare(trainer, model, own if training is None else own.for_batches(), train)
+    else:
+        of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
+    order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
-    not_carried = left_behind(trainer, _sentences(args, model, made, why_not))
+    said = [each for each in (of_order, of_loss, *drawn_at_random(model, train)) if each]
+    not_carried = left_behind(trainer, said + _sentences(args, model, made))
     settings: dict[str, Any] = {
         "num_steps": loop.num_steps,
         "batch_size": loop.batch_size,
@@ -88,7 +116,7 @@ def from_trainer(
         "show": _shown(trainer, train),
         "chunk": args.per_device_eval_batch_size,
         "optimizer": made,
-        "learning_rate": _rates(trainer),
+        "learning_rate": _rates(trainer, made),
         "order": order,
         "origin": (f"transformers {version('transformers')}",),
     }
@@ -168,15 +196,9 @@ def _losses(
             "row for each example. Name the column of the labels 'labels' or 'label', or hand in "
             "loss=."
         )
-    if accumulated > 1 and trainer.model_accepts_loss_kwargs:
-        _refuse_own_means(trainer, model, examples, accumulated)
+    if accumulated > 1:
+        refuse_other_sums(trainer, model, examples, accumulated, found.kind)
     if found.kind in TOKENWISE:
-        if accumulated > 1 and not trainer.model_accepts_loss_kwargs:
-            raise ConfigurationError(
-                f"gradient_accumulation_steps is {accumulated}, and {type(model).__name__} "
-                "averages tokens over each of these batches by itself. Use "
-                "gradient_accumulation_steps=1, or hand in loss=."
-            )
         first = found.kind is LossKind.CAUSAL and trainer.model_accepts_loss_kwargs
         shifts = getattr(trainer, "_loss_shifts_labels", True)  # for its count of tokens only
         return found, found.for_batches(counts_first=first and not shifts)
@@ -186,62 +208,6 @@ def _losses(
             "to 0."
         )
     return found, None
-
-
-def _refuse_own_means(
-    trainer: Any,  # noqa: ANN401
-    model: nn.Module,
-    examples: Collated,
-    accumulated: int,
-) -> None:
-    """Refuse accumulation where a model ignores over how many labels a Trainer wants the mean.
-
-    The Trainer hands that number to every model whose ``forward`` takes further keywords, and then
-    adds the losses of the accumulated batches up. Many models take it and average over each batch
-    all the same, so that the sum of means is trained, which no mean over the examples is.
-    """
-    batch = _first(model, examples)
-    with only_looked_at(model):
-        one, two = (
-            float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
-            for number in (torch.tensor(5), torch.tensor(10))
-        )
-    if not math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7):
-        raise ConfigurationError(
-            f"gradient_accumulation_steps is {accumulated}, and transformers adds the mean losses "
-            f"of these batches up for {type(model).__name__}, whose loss does not read over how "
-            "many labels a mean is meant. Use gradient_accumulation_steps=1 with the whole batch, "
-            "or hand in loss=."
-        )
-
-
-def _first(model: nn.Module, examples: Collated) -> dict[str, Any]:
-    """Return a batch of the first examples, on the model's device."""
-    rows = [examples.samples[place] for place in range(min(4, len(examples)))]
-    device = next(model.parameters()).device
-    return {
-        name: each.to(device) if isinstance(each, torch.Tensor) else each
-        for name, each in dict(examples.collate(rows)).items()
-    }
-
-
-def _compare(
-    trainer: Any,  # noqa: ANN401
-    model: nn.Module,
-    loss: TrainerLoss,
-    examples: Collated,
-) -> None:
-    """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
-    batch = _first(model, examples)
-    with only_looked_at(model):
-        whole = float(trainer.compute_loss(model, dict(batch)))
-        mean = float(loss(model, batch).mean())
-    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
-        raise ConfigurationError(
-            f"The loss that {type(model).__name__} has of the first examples is "
-            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
-            "Hand in loss=, a function of (model, batch) that returns one loss for each example."
-        )
 
 
 def _has_classes(loss: TrainerLoss, model: nn.Module) -> bool:
@@ -273,18 +239,21 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401
         trainer.optimizer = before
 
 
-def _rates(trainer: Any) -> Callable[..., list[float]]:  # noqa: ANN401
+def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401
     """Return what makes the Trainer's learning rates for T steps."""
     made, of_user = _made(trainer), trainer.lr_scheduler
     if of_user is not None:
-        return _OfSteps(lambda num_steps: rates(of_user, num_steps))
-    first = next(group for group in made.param_groups if group["params"])
+        return _OfSteps(lambda num_steps: rates_alone(of_user, num_steps, optimizer))
 
     def of_steps(num_steps: int) -> list[float]:
-        inner = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate_of(first))
+        # With its groups and defaults, which some of the Trainer's schedules read.
+        inner = copy.deepcopy(made, emptied(made))
+        pairs = zip(inner.param_groups, made.param_groups, strict=True)
+        inner.param_groups = [own for own, group in pairs if group["params"]]
         known = trainer.lr_scheduler, getattr(trainer, "_created_lr_scheduler", False)
         try:
-            return rates(trainer.create_scheduler(num_steps, optimizer=inner), num_steps)
+            scheduler = trainer.create_scheduler(num_training_steps=num_steps, optimizer=inner)
+            return rates_alone(scheduler, num_steps, optimizer)
         finally:
             trainer.lr_scheduler, trainer._created_lr_scheduler = known
 
@@ -313,22 +282,12 @@ def _sentences(
     args: Any,  # noqa: ANN401
     model: nn.Module,
     made: Optimizer,
-    why_not: str | None,
 ) -> list[str]:
     """Return what is other than in the Trainer because of how it is adapted."""
     found = []
-    if why_not is not None:
-        found.append(f"the order of the examples, because {why_not}; the engine draws its own.")
     if made.root:
         found.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
-        )
-    drops = [
-        module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0
-    ]
-    if drops:
-        found.append(
-            f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
         )
     if getattr(model, "loss_type", None) == LossKind.CAUSAL and args.eval_strategy != "no":
         found.append("evaluation by batches: held-out tokens are averaged over their example.")

@@ -8,8 +8,26 @@ from engine.errors import ConfigurationError
 _HOME = "transformers.trainer"
 """Module of the class ``Trainer``."""
 
-_OWN_LOOPS = ("training_step", "_inner_training_loop", "train", "create_optimizer_and_scheduler")
-"""Methods that are the loop itself, which is not called here."""
+_OWN_LOOPS = (
+    *("training_step", "_inner_training_loop", "train", "create_optimizer_and_scheduler"),
+    *("_run_epoch", "_prepare_for_training", "_prepare_inputs", "_prepare_input"),
+    *("get_batch_samples", "_get_num_items_in_batch", "_clip_grad_norm", "_wrap_model"),
+    *("compute_loss_context_manager", "autocast_smart_context_manager"),
+    *("set_initial_training_values", "create_accelerator_and_postprocess"),
+)
+"""Methods that are the loop itself, or that it calls in a step, which are not called here."""
+
+_READ = (
+    *("__init__", "compute_loss", "create_optimizer", "create_scheduler", "call_model_init"),
+    *("get_optimizer_cls_and_kwargs", "get_decay_parameter_names", "get_train_dataloader"),
+    *("get_eval_dataloader", "get_test_dataloader", "_get_dataloader", "_get_train_sampler"),
+    *("_get_eval_sampler", "_remove_unused_columns", "_get_collator_with_removed_columns"),
+    *("_set_signature_columns_if_needed", "num_examples"),
+)
+"""Methods whose answers are read here, whoever wrote them."""
+
+_LIBRARIES = ("transformers", "trl")
+"""Their own subclasses of the Trainer say nothing about what a user has changed."""
 
 _USUAL = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback")
 """Callbacks that every Trainer has and that change nothing."""
@@ -76,7 +94,24 @@ _REFUSED = {
 
 
 def _overrides(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401
-    return name in vars(trainer) or getattr(type(trainer), name) is not getattr(base, name)
+    known = getattr(base, name, None)  # some have come with newer versions
+    return known is not None and (
+        name in vars(trainer) or getattr(type(trainer), name, None) is not known
+    )
+
+
+def _other_methods(trainer: Any) -> list[str]:  # noqa: ANN401
+    """Return the methods of the Trainer that a user wrote anew and nobody calls or reads here."""
+    base = next(
+        each for each in type(trainer).__mro__ if (each.__module__, each.__name__) == _NAMED
+    )
+    own = [
+        each
+        for each in type(trainer).__mro__[: type(trainer).__mro__.index(base)]
+        if each.__module__.partition(".")[0] not in _LIBRARIES
+    ]
+    found = {name for each in own for name, what in vars(each).items() if callable(what)}
+    return sorted(name for name in found if hasattr(base, name) and name not in _READ)
 
 
 def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: ANN401
@@ -98,11 +133,8 @@ def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: 
         own.remove("EarlyStoppingCallback")
     if own:
         found.append(f"callbacks: {', '.join(own)} are not called.")
+    if methods := _other_methods(trainer):
+        found.append(f"methods of {type(trainer).__name__}: {', '.join(methods)} are not called.")
     if trainer.compute_metrics is not None:
         found.append("compute_metrics: give metrics={name: function of (model, batch)}.")
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        found.append(
-            f"train_sampling_strategy={args.train_sampling_strategy} draws anew each time: the "
-            "order was read once."
-        )
     return tuple(found)

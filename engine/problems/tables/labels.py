@@ -30,9 +30,24 @@ def labels(
     """
     _refuse_missing(values, name, "")
     if target is Target.CLASS:
-        return tuple(sorted({class_name(value) for value in values})), (0.0, 1.0)
+        classes = tuple(sorted({class_name(value) for value in values}))
+        refuse_one_class(classes, name)
+        return classes, (0.0, 1.0)
     numbers = _numbers(values, name, "")
     return (), (float(numbers.mean()), float(numbers.std()) or 1.0)
+
+
+def refuse_one_class(classes: Sequence[str], name: str) -> None:
+    """Refuse labels that are all the same: the loss would be 0 whatever is trained.
+
+    Raises:
+        DataError: With the class.
+    """
+    if len(classes) == 1:
+        raise DataError(
+            f"All training rows have the label {name}={classes[0]}, so there is nothing to tell "
+            "apart. Name the column that holds the classes, or give rows of at least two."
+        )
 
 
 def guessed(values: Sequence[Any], name: str) -> Target:

@@ -94,6 +94,10 @@ def table_problem(
     return rows_problem(tables, wanted, model, notes)
 
 
+def _and(names: str | None) -> str:
+    return f" and the names {names!r}" if names else ""
+
+
 def rows_problem(
     tables: dict[str, dict[str, list[Any]]],
     wanted: Wanted,
@@ -111,6 +115,12 @@ def rows_problem(
     label, features, names, target = wanted
     train = tables["train"]
     read = features or tuple(name for name in train if name not in (label, names))
+    if not read:
+        raise DataError(
+            f"The table has no column besides the label {label!r}{_and(names)}, so there is "
+            "nothing to learn from. Add columns of features.",
+            settings=("arguments.features", "arguments.label"),
+        )
     columns = [fitted(name, train[name]) for name in read]
     if target is Target.AUTO:
         target = guessed([value for rows in tables.values() for value in rows[label]], label)

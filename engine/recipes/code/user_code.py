@@ -251,7 +251,7 @@ def _remedy(error: BaseException, path: Path) -> str:
     if isinstance(error, NameError) and "get_ipython" in str(error):
         return "The file was a notebook: leave out the lines with get_ipython, which only it has."
     for file in sorted(path.parent.glob("*.py")):
-        if re.search(rf"['.]{re.escape(file.stem)}'", str(error)) and _is_installed(file.stem):
+        if re.search(rf"['.]{re.escape(file.stem)}'", str(error)) and is_installed(file.stem):
             return (
                 f"{file} stands in the way of the package {file.stem}, which an import then does "
                 "not find. Give the file another name."
@@ -259,7 +259,7 @@ def _remedy(error: BaseException, path: Path) -> str:
     return "Correct the file."
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """Say whether Python or an installed package has a module of this name."""
     if module in sys.stdlib_module_names or module in OF_THE_PROJECT:
         return True

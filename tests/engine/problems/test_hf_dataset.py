@@ -120,6 +120,21 @@ def test_pictures_are_decoded_and_shown(tmp_path):
         assert made.data.names[place].endswith("ab"[red // 10 % 2])
 
 
+def test_pictures_of_one_class_are_refused(tmp_path):
+    """There is nothing to tell apart, and a metagradient of 0 says nothing of the cause."""
+    image = pytest.importorskip("PIL.Image", reason="pictures need the extra clip")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    columns = {
+        "image": [image.new("RGB", (9, 7), (n, 0, 200)) for n in range(20)],
+        "label": [1] * 20,
+    }
+    data = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    data.save_to_disk(str(tmp_path / "data"))
+
+    with pytest.raises(DataError, match="All training rows have the label label=b"):
+        built(tmp_path / "data", inputs=["image"], label="label", size=8)
+
+
 @pytest.mark.slow
 def test_texts_are_answered_with_their_label(tmp_path):
     """The label is what is learned; the text is masked out of the loss."""

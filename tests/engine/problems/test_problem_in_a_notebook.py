@@ -80,6 +80,21 @@ def test_what_the_problem_has_of_its_own_is_taken():
     assert float(other.learning_rate) == pytest.approx(0.3)
 
 
+def test_scheduler_that_moves_the_momentum_wants_an_optimizer_that_does():
+    """Its rates alone, beside a momentum that stands still, would be another training."""
+    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(made, 0.2, total_steps=5)
+    weights = {"weights": engine.ExampleWeights(torch.ones(20))}
+    settings = {"num_steps": 4, "batch_size": 5}
+
+    with pytest.raises(ConfigurationError, match="OneCycleLR moves the momentum"):
+        small(optimizer=engine.sgd(0.9), learning_rate=cycle).routine(weights, **settings)
+
+    momenta = engine.rates(cycle, 4, of="momentum")
+    own = small(optimizer=engine.sgd(momenta), learning_rate=cycle)
+    assert own.routine(weights, **settings).optimizer.hyperparameters["momentum"] == momenta
+
+
 def test_what_nobody_says_is_named():
     """With an example of a call."""
     with pytest.raises(ConfigurationError, match="batch_size, optimizer, learning_rate.*Hand in"):

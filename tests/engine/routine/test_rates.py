@@ -13,7 +13,7 @@ import engine
 from engine import rates
 from engine.errors import ConfigurationError
 from engine.recipes.training import TrainingConfig
-from engine.routine.rates import learning_rates
+from engine.routine.rates import learning_rates, rates_alone
 from tests import routines
 
 STEPS = 20
@@ -152,6 +152,20 @@ def test_the_momentum_of_one_cycle_is_read_as_well():
     make = SCHEDULERS["one cycle"]
 
     assert rates(make(), STEPS, of="momentum") == pytest.approx(stepped(make(), "momentum"))
+
+
+@pytest.mark.parametrize("name", ["one cycle", "cosine"])
+def test_a_scheduler_alone_moves_nothing_but_the_rate(name):
+    """What it moves besides has to be in the optimizer, by step; a flat one would be another."""
+    still, scheduler = engine.sgd(0.9), SCHEDULERS[name]()
+    moving = engine.sgd([0.8] * STEPS)
+
+    assert rates_alone(scheduler, STEPS, moving) == rates(scheduler, STEPS)
+    if name == "cosine":
+        assert rates_alone(scheduler, STEPS, still) == rates(scheduler, STEPS)
+    else:
+        with pytest.raises(ConfigurationError, match=r"moves the momentum .*of=\"momentum\""):
+            rates_alone(scheduler, STEPS, still)
 
 
 def test_rates_of_groups_are_those_of_the_first_if_the_others_follow():

@@ -77,6 +77,13 @@ def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
         (["new", "x", "--from", "tabel"], "Did you mean table?"),
         (["new", "there"], "is there already"),
         (["new", "class"], "class is a word of Python's"),
+        (["new", "torch"], "torch is an installed package, which a file torch.py would stand"),
+        (["new", "engine"], "engine is an installed package"),
+        (["new", "nn"], "nn is another name in the file"),
+        (["new", "accuracy"], "accuracy is another name in the file"),
+        (["new", "print"], "print is a word of Python's"),
+        (["new", "test_it"], "test_it is what pytest looks for"),
+        (["new", "x" * 300], "The name has 300 characters"),
         (["new", "random"], "random is a module of Python's, which a file random.py would stand"),
     ],
 )

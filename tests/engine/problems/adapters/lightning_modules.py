@@ -127,3 +127,78 @@ class Normed(Net):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+
+
+class Alternates(Net):
+    """Every second batch counts less."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)["loss"] * (0.1 if batch_idx % 2 else 1.0)
+
+
+class Noisy(Net):
+    """Adds noise to its inputs, as a diffusion model does."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x + torch.randn_like(x)), y)
+
+
+class LeavesOut(Net):
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx == 3 else super().training_step(batch, batch_idx)
+
+
+class Shows(Net):
+    """Reads the number of its batch to log now and then, and has callbacks of its own."""
+
+    def training_step(self, batch, batch_idx, more=0):
+        found = super().training_step(batch, batch_idx)
+        if batch_idx % 2 == 0:
+            self.logger.experiment.add_scalar("loss", float(found["loss"]), batch_idx)
+        return found
+
+    def configure_callbacks(self):
+        return []
+
+
+class Late(Net):
+    """Builds a layer when a Trainer sets it up."""
+
+    def setup(self, stage):
+        self.late = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.late(super().forward(x))
+
+
+class Cycles(Net):
+    """A cycle of the momentum inside of another scheduler."""
+
+    def configure_optimizers(self):
+        made = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        of_torch = torch.optim.lr_scheduler
+        parts = [of_torch.ConstantLR(made, 0.5, 1), of_torch.OneCycleLR(made, 0.3, total_steps=9)]
+        schedule = of_torch.SequentialLR(made, parts, [1])
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Halves(Data):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] / 2, batch[1]
+
+
+class OfPass(torch.utils.data.Sampler):
+    """Begins elsewhere in each pass, whose number it is told."""
+
+    def __init__(self, number):
+        self.number, self.epoch = number, 0
+
+    def __len__(self):
+        return self.number
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([(5 * self.epoch + place) % self.number for place in range(self.number)])

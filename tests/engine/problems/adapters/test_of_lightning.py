@@ -116,6 +116,11 @@ WRONG = {
     "Some": "leaves out 4 parameters of the model, head.weight",
     "Plateau": "ReduceLROnPlateau|plateau|metric",
     "Normed": "body.1 is a batch normalization",
+    "Alternates": "as number 1 of a pass.*Leave batch_idx out of the loss",
+    "Noisy": "draws random numbers.*Hand in loss=",
+    "LeavesOut": "gives nothing for a batch as number 3",
+    "Late": "raised AttributeError in .*has no attribute 'late'.*setup is not called",
+    "Cycles": "SequentialLR moves the momentum",
 }
 
 
@@ -124,7 +129,7 @@ def test_what_cannot_be_carried_over_is_refused(kind, of_lightning):
     """With the reason and the remedy, when the problem is made or its run."""
 
     def made():
-        problem = engine.from_lightning(getattr(of_lightning, kind)(), loaders(), num_steps=3)
+        problem = engine.from_lightning(getattr(of_lightning, kind)(), loaders(), num_steps=6)
         return problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
 
     with pytest.raises(ConfigurationError, match=WRONG[kind]):
@@ -138,6 +143,59 @@ def test_hook_that_changes_nothing_is_named_and_said(of_lightning):
     )
 
     assert "on_train_batch_end is not called." in problem.not_carried
+
+
+def test_number_of_a_batch_that_only_logs_read_is_fine(of_lightning):
+    """A logger says nothing here; an argument with a default is none that Lightning has to give."""
+    problem = engine.from_lightning(of_lightning.Shows(), loaders(), num_steps=3)
+
+    assert len(states_of(problem)) == 3
+    assert "configure_callbacks is not called." in problem.not_carried
+
+
+def test_batches_that_a_datamodule_changes_are_refused(of_lightning):
+    """Lightning calls its hooks for every batch."""
+    with pytest.raises(ConfigurationError, match="Halves has the hook on_after_batch_transfer"):
+        engine.from_lightning(of_lightning.Net(), of_lightning.Halves(loaders), num_steps=2)
+
+
+def test_sampler_is_told_the_number_of_the_pass(of_lightning):
+    """As by Lightning; two passes are not the same then."""
+    train, held = loaders(shuffle=False, generator=None, sampler=of_lightning.OfPass(24))
+    problem = engine.from_lightning(of_lightning.Net(), (train, held), trainer_of(max_epochs=2))
+
+    assert problem.order[0] == [0, 1, 2, 3]
+    assert problem.order[6] == [5, 6, 7, 8]
+    assert train.sampler.epoch == 0
+
+
+@pytest.mark.parametrize("generator", [None, 9])
+def test_order_from_a_generator_that_all_share_is_said(generator, of_lightning):
+    """That of torch stands elsewhere when Lightning begins, whose checks draw from it."""
+    own = None if generator is None else torch.Generator().manual_seed(generator)
+    problem = engine.from_lightning(of_lightning.Net(), loaders(generator=own), num_steps=7)
+
+    said = any("drawn: the loader draws from a generator" in each for each in problem.not_carried)
+    assert said == (generator is None)
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Flips a sample when it is read."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, place):
+        return torch.ones(4) * (2 * torch.rand(()) - 1), place % 3
+
+
+def test_random_numbers_of_the_data_are_said(of_lightning):
+    """They are seeded by the step here, so that a step can be run again."""
+    train = DataLoader(Augmented(), batch_size=4)
+
+    problem = engine.from_lightning(of_lightning.Net(), (train, loaders()[1]), num_steps=2)
+
+    assert any("draws when it is read" in each for each in problem.not_carried)
 
 
 def test_what_is_no_module_or_has_no_length_is_refused(of_lightning):

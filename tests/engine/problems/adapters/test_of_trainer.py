@@ -10,12 +10,15 @@ from engine.problems.problem import build_problem, check_repeats
 from engine.recipes.files import validate_recipe
 from tests.engine.problems.adapters.states import states_of
 from tests.engine.problems.adapters.trainer_runs import (
+    SETTINGS,
     VOCABULARY,
     bert,
     bert_of,
     gpt2,
     kind,
     masked,
+    padded,
+    rows,
     trainer_of,
 )
 
@@ -35,6 +38,15 @@ CASES = {
     "gpt2, smoothed": (gpt2, None, {"label_smoothing_factor": 0.2}),
     "gpt2, checkpointed": (gpt2, None, {"gradient_checkpointing": True, "max_steps": 3}),
     "sequential": (bert, kind, {"train_sampling_strategy": "sequential"}),
+    "two rates, polynomial": (
+        bert, kind, {"base": "Groups", "lr_scheduler_type": "polynomial", "warmup_steps": 0,
+                     "lr_scheduler_kwargs": {"lr_end": 1e-3, "power": 2.0}},
+    ),
+    "means of batches, accumulated": (
+        bert, kind, {"base": "Mean", "gradient_accumulation_steps": 2, "optim": "sgd",
+                     "learning_rate": 0.1},
+    ),
+    "one layer in evaluation mode": (lambda: partly_frozen(), kind, {}),
 }  # fmt: skip
 
 
@@ -48,6 +60,13 @@ def llama():
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config)
+
+
+def partly_frozen():
+    """A Trainer puts every layer into training mode in each step."""
+    model = bert()
+    model.bert.encoder.eval()
+    return model
 
 
 def without_embeddings():
@@ -103,7 +122,8 @@ def test_steps_agree_in_float64_with_the_trainers_own(case, tmp_path, trainers):
 def test_steps_are_those_of_the_trainers_own_loop(case, tmp_path, trainers):
     """Order, padding, token counts, groups of decay, rates, clipping and accumulation at once."""
     make, labels, changes = CASES[case]
-    trainer = trainer_of(tmp_path, make(), labels, **changes)
+    base = getattr(trainers, changes.get("base", ""), None)
+    trainer = trainer_of(tmp_path, make(), labels, **(changes | {"base": base}))
     problem = engine.from_trainer(trainer, eps_root=0.0)
     found = states_of(problem)
 
@@ -140,6 +160,30 @@ def test_batches_are_those_of_a_loader_of_ones_own(tmp_path, trainers):
     assert (problem.batch_size, problem.num_steps, len(path.states)) == (3, 8, 8)
     for name, own in path.states[-1].items():
         torch.testing.assert_close(found[-1][name], own, rtol=1e-3, atol=1e-6)
+
+
+def test_model_that_is_made_when_training_begins(tmp_path, trainers):
+    """Under the Trainer's seed, whatever stood in between; its order then follows from that."""
+    import transformers
+
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), **SETTINGS)
+    trainer = transformers.Trainer(
+        model_init=lambda: transformers.BertForSequenceClassification(bert().config),
+        args=args, train_dataset=rows(24, 0, labels=kind), eval_dataset=rows(12, 1, labels=kind),
+        data_collator=padded,
+    )  # fmt: skip
+    torch.manual_seed(99)
+    before, own = trainer.model, torch.get_rng_state()
+    found = states_of(engine.from_trainer(trainer, eps_root=0.0))
+    assert trainer.model is before
+    assert torch.equal(torch.get_rng_state(), own)
+    path = trainers.Path()
+    trainer.add_callback(path)
+
+    trainer.train()
+
+    for name, tensor in found[-1].items():
+        torch.testing.assert_close(tensor, path.states[-1][name], rtol=0, atol=2e-5)
 
 
 def test_the_trainer_stays_as_it_is(tmp_path):

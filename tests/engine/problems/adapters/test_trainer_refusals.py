@@ -1,5 +1,7 @@
 """What a Trainer has and a problem cannot have: refused with the reason, or said."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from tests.engine.problems.adapters.trainer_runs import (
     VOCABULARY,
     bert,
     bert_of,
+    gpt2,
     kind,
     masked,
     padded,
@@ -101,3 +104,75 @@ def test_what_cannot_be_carried_over_is_refused(case, tmp_path):
 
     with pytest.raises(EngineError, match=words):
         engine.from_trainer(trainer)
+
+
+@pytest.mark.parametrize(("name", "method"), [("Shifted", "_prepare_inputs"), ("ByValue", "_clip")])
+def test_trainer_whose_step_is_another_one_is_refused(name, method, tmp_path, trainers):
+    """Whatever part of a step it is that a user wrote anew; the engine would train without it."""
+    trainer = trainer_of(tmp_path, bert(), kind, base=getattr(trainers, name))
+
+    with pytest.raises(ConfigurationError, match=f"{name} has a {method}.* of its own"):
+        engine.from_trainer(trainer)
+
+
+def test_method_that_is_not_called_is_said(tmp_path, trainers):
+    """Those of the Trainer only: a user's new names are called by a user's own methods."""
+    trainer = trainer_of(tmp_path, bert(), kind, base=trainers.Logs)
+
+    assert "methods of Logs: log are not called." in engine.from_trainer(trainer).not_carried
+
+
+def test_loss_over_all_labels_that_is_divided_once_more_is_refused(tmp_path, trainers):
+    """A language model's loss is over the labels of all accumulated batches already."""
+    trainer = trainer_of(tmp_path, gpt2(), None, base=trainers.Mean, gradient_accumulation_steps=2)
+
+    with pytest.raises(ConfigurationError, match="divides the loss of GPT2LMHeadModel"):
+        engine.from_trainer(trainer)
+
+
+def test_scheduler_that_moves_the_momentum_is_refused_by_name(tmp_path):
+    """Its rates alone would be another training."""
+    model = bert()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    trainer = trainer_of(tmp_path, model, kind)
+    trainer.optimizer = optimizer
+    trainer.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+    problem = engine.from_trainer(trainer)
+
+    with pytest.raises(ConfigurationError, match=r"OneCycleLR moves the momentum besides"):
+        problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
+
+
+def test_order_from_a_generator_that_all_share_is_said(tmp_path):
+    """``train()`` would draw another one, and the run has the one that was read."""
+    trainer = trainer_of(tmp_path, bert(), kind, accelerator_config={"use_seedable_sampler": False})
+    before = torch.get_rng_state()
+
+    problem = engine.from_trainer(trainer)
+
+    assert any("drawn: the loader draws from a generator" in each for each in problem.not_carried)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def each_loss(model, batch):
+    inputs = {name: column for name, column in batch.items() if name != "labels"}
+    return nn.functional.cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+
+
+@pytest.mark.parametrize(("accumulated", "ratio"), [(1, 2.0), (3, 6.0)])
+def test_loss_that_is_not_the_trainers_is_said(accumulated, ratio, tmp_path, trainers):
+    """Also where transformers adds the means of accumulated batches up; one that is, is not."""
+    settings = {"gradient_accumulation_steps": accumulated}
+    trainer = trainer_of(tmp_path, bert(), kind, base=trainers.OwnLoss, **settings)
+
+    (said,) = [
+        each
+        for each in engine.from_trainer(trainer, loss=each_loss).not_carried
+        if "own loss" in each
+    ]
+    theirs, ours = map(float, re.findall(r"\d+\.\d+", said))
+    assert theirs == pytest.approx(ratio * ours, rel=1e-4)
+
+    plain = trainer_of(tmp_path, bert(), kind)
+    found = engine.from_trainer(plain, loss=each_loss).not_carried
+    assert not [each for each in found if "own loss" in each]

@@ -2,6 +2,7 @@
 
 import functools
 
+import torch
 import transformers
 
 
@@ -29,3 +30,39 @@ class Odd(transformers.BertForSequenceClassification):
         if found.loss is not None:
             found["loss"] = found.loss + 1.0
         return found
+
+
+class Shifted(transformers.Trainer):
+    """Changes each batch on its way to the model."""
+
+    def _prepare_inputs(self, inputs):
+        found = super()._prepare_inputs(inputs)
+        return {**found, "labels": (found["labels"] + 1) % 3}
+
+
+class ByValue(transformers.Trainer):
+    def _clip_grad_norm(self, model):
+        torch.nn.utils.clip_grad_value_(model.parameters(), 0.01)
+        return torch.zeros(())
+
+
+class Mean(transformers.Trainer):
+    """Says that its loss is one of a batch, to be divided by the number of batches."""
+
+    loss_is_scaled_for_ga = False
+
+
+class Groups(transformers.Trainer):
+    """Two rates, neither of which is that of the optimizer's defaults."""
+
+    def create_optimizer(self, model=None):
+        biases = [p for n, p in self.model.named_parameters() if n.endswith("bias")]
+        others = [p for n, p in self.model.named_parameters() if not n.endswith("bias")]
+        groups = [{"params": biases, "lr": 0.2}, {"params": others, "lr": 0.05}]
+        self.optimizer = self.optimizer or torch.optim.SGD(groups, lr=0.01, momentum=0.5)
+        return self.optimizer
+
+
+class Logs(transformers.Trainer):
+    def log(self, *given, **named):
+        return super().log(*given, **named)

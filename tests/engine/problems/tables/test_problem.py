@@ -117,6 +117,18 @@ COLUMNS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [("y\n" + "a\nb\n" * 9, "no column besides the label 'y'"),
+     ("x,y\n" + "1,a\n2,a\n" * 9, "All training rows have the label y=a")],
+    ids=["no features", "one class"],
+)  # fmt: skip
+def test_table_with_nothing_to_learn_is_refused(rows, words, tmp_path):
+    """Before a metagradient is found to be 0, which says nothing of the cause."""
+    with pytest.raises(DataError, match=words):
+        made(tmp_path, rows, None)
+
+
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_column_that_cannot_be_numbers_says_what_it_holds(kind, tmp_path):
     """What to do depends on what is there."""

@@ -1,0 +1,138 @@
+"""What a step of a ``Trainer`` makes smaller, beside what its problem does."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import ConfigurationError
+from engine.problems.adapters.adapted import only_looked_at
+from engine.problems.adapters.trainer_losses import TOKENWISE, LossKind, TrainerLoss
+from engine.routine.examples import Collated
+from engine.types import Loss
+
+
+def refuse_other_sums(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    examples: Collated,
+    accumulated: int,
+    kind: LossKind,
+) -> None:
+    """Refuse accumulation whose sum over batches is not the mean over all of their labels.
+
+    A Trainer hands the number of labels to every model whose ``forward`` takes further keywords,
+    and then adds the losses of the accumulated batches up (``loss_is_scaled_for_ga``, which a user
+    may set). Many models take that number and average over each batch all the same, so that the sum
+    of means is trained, which no mean over the examples is.
+    """
+    batch = first_batch(model, examples)
+    with only_looked_at(model):
+        one, two = (
+            float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
+            for number in (torch.tensor(5), torch.tensor(10))
+        )
+    reads = math.isclose(one, 2 * two, rel_tol=1e-3, abs_tol=1e-7)
+    said = getattr(trainer, "loss_is_scaled_for_ga", None)
+    adds_up = trainer.model_accepts_loss_kwargs if said is None else said
+    name, is_set = type(model).__name__, f"gradient_accumulation_steps is {accumulated}"
+    if adds_up and not reads:
+        raise ConfigurationError(
+            f"{is_set}, and transformers adds the mean losses of these batches up for {name}, "
+            "whose loss does not read over how many labels a mean is meant. Use "
+            "gradient_accumulation_steps=1 with the whole batch, or hand in loss=."
+        )
+    if reads and not adds_up:
+        raise ConfigurationError(
+            f"{is_set} and loss_is_scaled_for_ga is {said}, so the Trainer divides the loss of "
+            f"{name}, which is over all labels already, by {accumulated} once more. Leave "
+            "loss_is_scaled_for_ga as it is, or hand in loss=."
+        )
+    if kind in TOKENWISE and not reads:
+        raise ConfigurationError(
+            f"{is_set}, and {name} averages tokens over each of these batches by itself. Use "
+            "gradient_accumulation_steps=1, or hand in loss=."
+        )
+
+
+def first_batch(model: nn.Module, examples: Collated) -> dict[str, Any]:
+    """Return a batch of the first examples, on the model's device."""
+    rows = [examples.samples[place] for place in range(min(_SEEN, len(examples)))]
+    return _batch_of(model, examples, rows)
+
+
+def _batch_of(model: nn.Module, examples: Collated, rows: list[Any]) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    return {
+        name: each.to(device) if isinstance(each, torch.Tensor) else each
+        for name, each in dict(examples.collate(copy.deepcopy(rows))).items()
+    }
+
+
+def compare(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    loss: TrainerLoss,
+    examples: Collated,
+) -> None:
+    """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
+    batch = first_batch(model, examples)
+    with only_looked_at(model):
+        whole = float(trainer.compute_loss(model, dict(batch)))
+        mean = float(loss(model, batch).mean())
+    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
+        raise ConfigurationError(
+            f"The loss that {type(model).__name__} has of the first examples is "
+            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
+            "Hand in loss=, a function of (model, batch) that returns one loss for each example."
+        )
+
+
+def other_loss(
+    trainer: Any,  # noqa: ANN401
+    model: nn.Module,
+    loss: Loss,
+    examples: Collated,
+    accumulated: int,
+) -> str | None:
+    """Say in a sentence where a loss that a user handed in is none of the Trainer's, or None.
+
+    A loss of each example is handed in for what the Trainer makes of a batch; where batches are
+    accumulated, transformers may add their means up.
+    """
+    each = max(_SEEN // accumulated, 1)
+    if len(examples) < each * accumulated:
+        return None
+    rows = [examples.samples[place] for place in range(each * accumulated)]
+    parts = [_batch_of(model, examples, rows[at : at + each]) for at in range(0, len(rows), each)]
+    count = getattr(trainer, "_get_num_items_in_batch", None)
+    items = None if count is None else count(parts, trainer.args.device)
+    said = getattr(trainer, "loss_is_scaled_for_ga", None)
+    counted = trainer.model_accepts_loss_kwargs and items is not None
+    adds_up = (counted or trainer.compute_loss_func is not None) if said is None else said
+    with only_looked_at(model):
+        try:
+            losses = [
+                float(trainer.compute_loss(model, dict(part), num_items_in_batch=items))
+                for part in parts
+            ]
+        except Exception as error:
+            return (
+                f"the Trainer's own loss, with which loss= could not be compared "
+                f"({type(error).__name__}: {error})."
+            )
+        mean = float(loss(model, _batch_of(model, examples, rows)).mean())
+    whole = sum(losses) / (1 if adds_up else accumulated)
+    if math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
+        return None
+    in_batches = f" in {accumulated} batches" if accumulated > 1 else ""
+    return (
+        f"the Trainer's own loss: a step on the first {len(rows)} examples{in_batches} has "
+        f"{whole:.6g} there, and the mean of loss= is {mean:.6g}, with which is trained."
+    )
+
+
+_SEEN = 4
+"""Examples on which losses are compared, if a step has no more batches."""
