@@ -38,7 +38,7 @@ def _configurations(folder: Path) -> list[dict[str, Any]]:
         card = import_module("huggingface_hub").DatasetCard.load(folder / "README.md")
         found = card.data.to_dict().get("configs")
     if (folder / ".huggingface.yaml").is_file():
-        content = yaml.safe_load((folder / ".huggingface.yaml").read_text())
+        content = yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8"))
         found = content.get("configs", found) if isinstance(content, dict) else found
     return [each for each in found or [] if isinstance(each, dict)]
 

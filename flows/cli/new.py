@@ -9,6 +9,7 @@ from string import Template
 from typing import NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.secret_urls import refuse_secrets
 from flows.cli.screen import say
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -144,6 +145,7 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
             f"{name} is {what}, which a file {name}.py would stand in the way of. Choose another "
             f"name, e.g. my_{name}."
         )
+    refuse_secrets("--folder", str(folder), is_place=True)
     files = {
         folder / f"{name}.py": f"{start.value}.py.txt",
         folder / f"{name}.yaml": "recipe.yaml.txt",

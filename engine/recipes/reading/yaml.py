@@ -208,8 +208,8 @@ def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = N
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise ConfigurationError(
-            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
-            "e.g. --set outer.num_steps=3."
+            redacted(f"--set {change!r} is not an assignment. Write it as dotted.key=value, ")
+            + "e.g. --set outer.num_steps=3."
         )
     try:
         value = parse_yaml(text)
@@ -220,16 +220,16 @@ def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = N
     lost = _lost(content if said is None else said, key.strip(), value)
     set_value(content, key.strip(), value)
     if lost:
-        _tell(redacted(change), key.strip(), tuple(lost), next(iter(value), lost[0]))
+        _tell(key.strip(), tuple(lost), next(iter(value), lost[0]))
 
 
 @cache
-def _tell(change: str, key: str, lost: tuple[str, ...], first: str) -> None:
-    """Tell it once: some commands read a recipe twice."""
+def _tell(key: str, lost: tuple[str, ...], first: str) -> None:
+    """Tell it once, since some commands read a recipe twice; a value may be a secret."""
     logger.warning(
-        "--set %s replaces all of %s, so %s of the recipe %s back at the default. To change one "
-        "setting of it say --set %s.%s=...",
-        *(change, key, ", ".join(lost), "is" if len(lost) == 1 else "are", key, first),
+        "--set %s={...} replaces all of %s, so %s of the recipe %s back at the default. To change "
+        "one setting of it say --set %s.%s=...",
+        *(key, key, ", ".join(lost), "is" if len(lost) == 1 else "are", key, first),
     )
 
 
