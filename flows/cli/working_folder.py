@@ -74,7 +74,7 @@ def _read_no_folder(base: Any) -> None:  # noqa: ANN401 (a module of Prefect's)
         AttributeError: If Prefect reads them by other means than the versions that are known: then
             nothing may go on as if they were not read.
     """
-    sources = sys.modules[base.PrefectTomlConfigSettingsSource.__module__]
+    sources: Any = sys.modules[base.PrefectTomlConfigSettingsSource.__module__]
     toml = sources.TomlConfigSettingsSourceBase
     if getattr(toml, "of_no_folder", False):
         return
