@@ -218,18 +218,20 @@ def refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON 
     Raises:
         ConfigurationError: Names the setting, and where its secret belongs.
     """
-    if isinstance(value, str):
-        refuse_secrets(name, value)
-    elif isinstance(value, dict | list | tuple):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, each in pairs:
-            if isinstance(key, str) and is_secret_setting(key, each):
-                raise ConfigurationError(
-                    f"{name}.{key} holds a secret, and what is set is kept in the store, in "
-                    "reports and in databases. Leave it out, and let the problem's function read "
-                    "it from the environment."
-                )
-            refuse_secrets_in(each, f"{name}.{key}")
+    waiting = [(name, value)]
+    while waiting:  # not by calls, since settings may be nested as deeply as somebody has typed
+        name, value = waiting.pop()
+        if isinstance(value, str):
+            refuse_secrets(name, value)
+        elif isinstance(value, dict | list | tuple):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(key, str) and is_secret_setting(key, each):
+                    raise ConfigurationError(
+                        f"{name}.{key} holds a secret, and what is set is kept in the store, in "
+                        "reports and in databases. Leave it out, and let the problem's function "
+                        "read it from the environment."
+                    )
+                waiting.append((f"{name}.{key}"[:500], each))
 
 
 def _without_secret(url: str) -> str:

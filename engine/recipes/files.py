@@ -16,7 +16,14 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
 from engine.recipes.reading.explain import explained
-from engine.recipes.reading.yaml import assign, parse_yaml, read_text, says_nothing, set_value
+from engine.recipes.reading.yaml import (
+    MOST_BYTES,
+    assign,
+    parse_yaml,
+    read_text,
+    says_nothing,
+    set_value,
+)
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
 from engine.secret_urls import redacted, refuse_secrets, refuse_secrets_in
@@ -79,7 +86,8 @@ def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Pat
 def _read(path: Path) -> dict[Any, Any]:
     """Return the settings of a file, not yet validated."""
     try:
-        content = parse_yaml(read_text(path.read_bytes()))
+        with path.open("rb") as file:  # one byte more than may be, of a file of any size
+            content = parse_yaml(read_text(file.read(MOST_BYTES + 1)))
     except ConfigurationError as error:
         raise ConfigurationError(
             redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")

@@ -111,6 +111,12 @@ def rows_problem(
     label, features, names, target = wanted
     train = tables["train"]
     read = features or tuple(name for name in train if name not in (label, names))
+    if not read:
+        others = f"{label!r} and {names!r}" if names else repr(label)
+        raise DataError(
+            f"The table has no column beside {others}, so there is nothing to tell the label by. "
+            "Add columns of features."
+        )
     columns = [fitted(name, train[name]) for name in read]
     if target is Target.AUTO:
         target = guessed([value for rows in tables.values() for value in rows[label]], label)
