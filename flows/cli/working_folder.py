@@ -1,4 +1,4 @@
-"""Files of the working folder decide nothing about Prefect in the processes of a command.
+"""Files of the working folder decide nothing about Prefect and drawings in a command's processes.
 
 Prefect reads settings from ``.env``, ``prefect.toml`` and ``pyproject.toml`` of the folder in which
 a process is. That folder may be somebody else's: a clone, a data set, a folder for all. A server
@@ -7,12 +7,14 @@ configuration calls what it names; a database is a file that is written. So a co
 of Prefect from the environment and from the user's profile alone, and says what it has left out.
 
 Prefect has no switch for it, so the functions by which it reads these files are replaced when it
-is loaded, and in no other process than a command's.
+is loaded, and in no other process than a command's. Matplotlib reads ``matplotlibrc`` there before
+any other, and a wrong word in it would end a run at its report; it is loaded from another folder.
 """
 
+import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -20,6 +22,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _SETTINGS = "prefect.settings.base"
+
+_DRAWINGS, _STYLE = "matplotlib", "matplotlibrc"
 
 _LARGEST = 1 << 20
 """Bytes of a file that is looked at only in order to say that it is not obeyed."""
@@ -46,13 +50,13 @@ def left_out() -> str | None:
 
 
 class _AfterLoading(MetaPathFinder):
-    """Finds the module that reads the files, and changes it as soon as it is loaded."""
+    """Finds the modules that read files of the folder, and sees to it that they do not."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find that module and no other."""
-        if fullname != _SETTINGS:
+        """Find those modules and no other."""
+        if fullname not in (_SETTINGS, _DRAWINGS):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -60,11 +64,33 @@ class _AfterLoading(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_and_change(module: ModuleType) -> None:
-            load(module)
-            _read_no_folder(module)
+            if fullname == _DRAWINGS:
+                with _elsewhere():
+                    load(module)
+            else:
+                load(module)
+                _read_no_folder(module)
 
         spec.loader.exec_module = load_and_change
         return spec
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Be in the root folder inside the block, where there is a file that would be read otherwise.
+
+    It takes a tenth of a second, and nobody else's path depends on it: they are absolute by then.
+    """
+    if not os.path.exists(_STYLE):
+        yield
+        return
+    here = os.open(".", os.O_RDONLY)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def _read_no_folder(base: Any) -> None:  # noqa: ANN401 (a module of Prefect's)

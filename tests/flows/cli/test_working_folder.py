@@ -143,3 +143,30 @@ def test_a_version_of_prefect_that_reads_folders_by_other_means_is_refused(monke
             within.delattr(sources, name)
             with pytest.raises(AttributeError, match=name):
                 _read_no_folder(base)
+
+
+_DRAWS = """
+{first}
+import os
+import matplotlib
+print(matplotlib.rcParams["font.size"], os.getcwd())
+"""
+
+
+@pytest.mark.slow
+def test_drawings_of_a_command_obey_no_folder(tmp_path):
+    """The second is the control."""
+    put(tmp_path, {"matplotlibrc": "font.size: 77\n"})
+
+    def said(first):
+        return subprocess.run(
+            [sys.executable, "-P", "-c", _DRAWS.format(first=first)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.getcwd()},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+
+    assert said("import flows.cli.app") == ["10.0", str(tmp_path)]
+    assert said("") == ["77.0", str(tmp_path)]
