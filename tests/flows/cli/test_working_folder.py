@@ -170,3 +170,23 @@ def test_drawings_of_a_command_obey_no_folder(tmp_path):
 
     assert said("import flows.cli.app") == ["10.0", str(tmp_path)]
     assert said("") == ["77.0", str(tmp_path)]
+
+
+def test_a_deployment_says_that_the_folder_names_a_server_and_is_not_obeyed(tmp_path, monkeypatch):
+    """It needs one, and who wrote the file believes that it has one."""
+    from types import SimpleNamespace
+
+    from typer.testing import CliRunner
+
+    from flows.cli.app import app
+
+    put(tmp_path, FOLDERS["toml"])
+    monkeypatch.chdir(tmp_path)
+    nobody = SimpleNamespace(api=SimpleNamespace(url=None))
+    monkeypatch.setattr("flows.cli.deploying.prefect_settings", lambda: nobody)
+    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
+
+    done = CliRunner().invoke(app, ["deploy", "digits-selection", "--pool", "mgd-process"])
+
+    assert done.exit_code == 2
+    assert f"Not obeyed: settings of Prefect in {tmp_path / 'prefect.toml'}" in done.output
