@@ -30,7 +30,10 @@ def make_pool(client: SyncPrefectClient, template: Path, limit: int) -> None:
         limit: Flow runs at a time.
     """
     name, kind = f"mgd-{template.stem}", template.stem
-    settings = {"base_job_template": json.loads(template.read_text()), "concurrency_limit": limit}
+    settings = {
+        "base_job_template": json.loads(template.read_text(encoding="utf-8")),
+        "concurrency_limit": limit,
+    }
     try:
         # Not create_work_pool(overwrite=True), which would resume a pool that somebody paused.
         client.update_work_pool(name, WorkPoolUpdate(**settings))

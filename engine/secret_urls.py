@@ -16,16 +16,37 @@ from engine.errors import ConfigurationError
 _STOPS = re.compile(r"[\s'\"]")
 _BEHIND_A_HOST = re.compile(r"[/?#\s'\"]")
 
+_SCHEMES = (
+    "https?|wss?|webdavs?|davs?|ftps?|sftp|ssh|scp|smb|s3a?|gs|gcs|az|abfss?|adl|hdfs|webhdfs|hf|git"
+    "|postgres(?:ql)?|mysql|redis|mongodb|amqp"
+)
+"""What a URL begins with, also one whose slashes somebody has forgotten."""
+
+_MARK = r"(?<![^\s'\"=(,;:<>/\\])[/\\]{2}(?![/\\])"
+"""Two slashes that begin a host, and do not stand in the middle of a path."""
+
+_WITHOUT_SLASHES = rf"(?<![\w+.-])(?:{_SCHEMES})(?::(?![/\\:])|[/\\]{{2}}(?![/\\]))"
+_ONE_SLASH = r"(?<=[A-Za-z0-9+.-]{2}):[/\\](?![/\\])"
+
 # A port is no password, a colon in the path neither, and ``a::b`` chains two filesystems. Passwords
 # hold slashes, as keys of S3 do, so what follows the colon up to the next @ is looked for by steps:
 # a pattern for the whole takes hours for a text of a megabyte that somebody has made for it.
-_USER = re.compile(r"(?<=[A-Za-z0-9+.-])://[^/?#@:\[\]]*:(?!:)(?!\d{1,5}[/?#])")
+_PASSWORD = r"[^/?#@:\[\]]*:(?!:)(?!\d{1,5}[/?#])"
+_USER = re.compile(rf"(?:{_MARK}|{_ONE_SLASH}|{_WITHOUT_SLASHES}){_PASSWORD}", re.IGNORECASE)
 
-_OWNER_AND_NAME = "github"
+_NOTHING_BEFORE = re.compile(r"[^/\\?#@:\[\]]+:(?![:/\\])(?!\d{1,5}[/?#])")
+"""Begins a location of which the scheme was forgotten: ``user:password@host``."""
+
+_LIKE_A_URL = re.compile(rf"[/\\]{{2}}|[A-Za-z0-9+.-]{{2,64}}:[/\\]|(?:{_SCHEMES}):", re.IGNORECASE)
+"""Begins what was meant as a URL, and lacks a slash or its scheme."""
+
+_OWNER_AND_NAME = "github:"
 """Protocol whose URLs have a colon and an @, and no password: ``github://owner:name@branch/path``."""
 
 # Where nobody logs in by a name alone, the name is a token.
-_TOKEN = re.compile(r"(?:https?|wss?|webdavs?|davs?)://(?=[^/?#@:\[\]]+$)", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"(?<![\w+.-])(?:https?|wss?|webdavs?|davs?):[/\\]{0,3}(?=[^/\\?#@:\[\]]+$)", re.IGNORECASE
+)
 
 _PARAMETER = re.compile(r"([?&;#])([^\s=&;#?'\"]+)=([^\s&;#'\"]+)")
 
@@ -104,7 +125,7 @@ def without_login(url: str) -> str:
 
 def _without_users(text: str) -> str:
     """Return a text without the passwords, and the tokens, that stand before hosts."""
-    if "@" not in text or "://" not in text:
+    if "@" not in text:
         return text
     *parts, last = text.split("@")
     shown, hidden = [], False
@@ -125,8 +146,6 @@ def _before_secret(part: str) -> tuple[str, str]:
     Args:
         part: A URL, or a text, up to that @.
     """
-    if "://" not in part:
-        return part, ""
     password = _USER.search(part)
     if password and not part[: password.start()].lower().endswith(_OWNER_AND_NAME):
         return part[: password.end()], "***"
@@ -134,15 +153,25 @@ def _before_secret(part: str) -> tuple[str, str]:
     return (part[: token.end()], "***") if token else (part, "")
 
 
-def secret_in(url: str) -> str | None:
-    """Return which secret a URL holds, in words; None if it holds none, as local paths do."""
-    if "://" not in url:
+def secret_in(url: str, *, is_place: bool = False) -> str | None:
+    """Return which secret a URL holds, in words; None if it holds none, as local paths do.
+
+    Args:
+        url: Or what was meant as one: slashes, and all before a host, may have been forgotten.
+        is_place: It can be nothing but a location, so ``user:password@host`` is one.
+    """
+    if "@" not in url and "=" not in url:
         return None
     # A URL that is set is one from end to end, so its password may hold spaces and quotes.
-    for part in _STOPS.sub("_", url).split("@")[:-1]:
+    parts = _STOPS.sub("_", url).split("@")[:-1]
+    if is_place and parts and _NOTHING_BEFORE.match(parts[0]):
+        return "a password"
+    for part in parts:
         kept, sign = _before_secret(part)
         if sign:
-            return "a token before its host" if kept.endswith("/") else "a password"
+            return "a token before its host" if kept.endswith(("/", "\\")) else "a password"
+    if "://" not in url and not _LIKE_A_URL.match(url):
+        return None
     pairs = [(found[2], found[3]) for found in _PARAMETER.finditer(url)]
     names = [name for name, value in pairs if _is_secret(name, value)]
     return f"the parameter {names[0]}, by which a signed link is known" if names else None
@@ -161,7 +190,7 @@ def is_secret_setting(name: str, value: Any) -> bool:  # noqa: ANN401 (any JSON 
 def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones too)
     """Return a setting as a message may show it: without the secrets of its URLs and options."""
     if isinstance(value, str):
-        return _shown(value) if secret_in(value) else value
+        return _shown(value) if secret_in(value, is_place=True) else value
     if isinstance(value, dict):
         return {
             key: "***"
@@ -172,19 +201,41 @@ def without_secrets(value: Any) -> Any:  # noqa: ANN401 (any setting, wrong ones
     return [without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
-def refuse_secrets(setting: str, url: str) -> None:
-    """Refuse a URL with a secret in it.
+def refuse_secrets(setting: str, url: str, *, is_place: bool = False) -> None:
+    """Refuse a URL with a secret in it; see ``secret_in``.
 
     Raises:
         ConfigurationError: Names the secret, without its value, and where it belongs.
     """
-    reason = _refusal(url)
+    reason = _refusal(url, is_place)
     if reason is not None:
         raise ConfigurationError(f"{setting} is {_shown(url)}: {reason}")
 
 
+def refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)
+    """Refuse secrets wherever in a setting they are: all of it is kept and shown.
+
+    Raises:
+        ConfigurationError: Names the setting, and where its secret belongs.
+    """
+    waiting = [(name, value)]
+    while waiting:  # not by calls, since settings may be nested as deeply as somebody has typed
+        name, value = waiting.pop()
+        if isinstance(value, str):
+            refuse_secrets(name, value)
+        elif isinstance(value, dict | list | tuple):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(key, str) and is_secret_setting(key, each):
+                    raise ConfigurationError(
+                        f"{name}.{key} holds a secret, and what is set is kept in the store, in "
+                        "reports and in databases. Leave it out, and let the problem's function "
+                        "read it from the environment."
+                    )
+                waiting.append((f"{name}.{key}"[:500], each))
+
+
 def _without_secret(url: str) -> str:
-    reason = _refusal(url)
+    reason = _refusal(url, True)
     if reason is not None:
         raise ValueError(reason)
     return url
@@ -204,12 +255,17 @@ def is_place(annotation: Any) -> bool:  # noqa: ANN401 (the type of a setting)
     return any(is_place(each) for each in get_args(annotation))
 
 
-def _refusal(url: str) -> str | None:
-    secret = secret_in(url)
+def _refusal(url: str, is_place: bool) -> str | None:
+    secret = secret_in(url, is_place=is_place)
     if secret is None:
         return None
-    protocol = url.split("://")[0].rsplit("::", 1)[-1].lower()
-    place = _PLACES.get(protocol, _FILES.format(protocol.upper().replace("+", "_")))
+    scheme = re.match(rf"(?:.*::)?({_SCHEMES})\b", url.split("://")[0], re.IGNORECASE)
+    protocol = scheme[1].lower() if scheme else url.split("://")[0].rsplit("::", 1)[-1].lower()
+    place = _PLACES.get(protocol)
+    if place is None and ("://" in url or scheme):
+        place = _FILES.format(protocol.upper().replace("+", "_"))
+    if place is None:
+        place = f"{_FILES.format('FTP')}, for one. A folder of such a name is written with ./ first"
     return (
         f"the URL holds {secret}, and what is set is kept in the store, in reports and in "
         f"databases. Leave it out of the URL and put it into the environment: {place}. Or fetch "
@@ -219,9 +275,9 @@ def _refusal(url: str) -> str | None:
 
 def _shown(url: str) -> str:
     """Return a URL that was refused up to its first parameter, and without who logs in."""
-    scheme, _, rest = url.rpartition("://")
+    scheme, sign, rest = url.rpartition("://")
     rest = re.split(r"[?#;]", rest.rpartition("@")[2], maxsplit=1)[0]
-    return redacted(f"{scheme}://{'***@' * ('@' in url)}{rest}")[:500]
+    return redacted(f"{scheme}{sign}{'***@' * ('@' in url)}{rest}")[:500]
 
 
 def _is_secret(name: str, value: str) -> bool:

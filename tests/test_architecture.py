@@ -1,5 +1,6 @@
 """The rules about the repository itself: who imports whom, sizes, public names, set-up commands."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -129,6 +130,28 @@ def test_import_contracts_hold():
     run = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+OPENERS = re.compile(r"(open|os\.fdopen|.*\.(read_text|write_text))")
+"""What opens a file by Python's own means, for text unless told otherwise."""
+
+
+def opens_text_of_a_locale(call):
+    """Say whether a call reads or writes text in the encoding of whoever's locale it is."""
+    mode = [each.value for each in call.args[1:2] if isinstance(each, ast.Constant)]
+    return (
+        bool(OPENERS.fullmatch(ast.unparse(call.func)))
+        and not any("b" in each for each in mode)
+        and "encoding" not in {each.arg for each in call.keywords}
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_texts_are_of_one_encoding_in_every_locale(path):
+    """Jobs run without a locale: a file that a workstation reads would end them, or be another."""
+    calls = [each for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.Call)]
+
+    assert [each.lineno for each in calls if opens_text_of_a_locale(each)] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

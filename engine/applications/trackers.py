@@ -171,7 +171,7 @@ def check_target(target: str) -> tuple[str, str]:
             "mlflow:sqlite:///mlflow.db), wandb:PROJECT, trackio:PROJECT."
             + did_you_mean(name, TRACKERS)
         )
-    secret = secret_in(place)
+    secret = secret_in(place, is_place=True)
     if secret is not None:
         raise ConfigurationError(
             f"The address of the tracker {name} holds {secret}, and what is typed is kept by "

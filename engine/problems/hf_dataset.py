@@ -17,7 +17,7 @@ from engine.extras import install
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.data_cards import refuse_places
+from engine.problems.data_cards import refuse_places, refuse_saved_places
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
 from engine.problems.splits import Examples
@@ -115,6 +115,8 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401
         kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
         kinds |= {".json": "json", ".jsonl": "json"}
         if saved or ("://" in source and path.suffix not in kinds):
+            if path.is_dir():
+                refuse_saved_places(path)
             return library.load_from_disk(source)
         if path.is_dir():
             refuse_places(path)
@@ -123,7 +125,7 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401
     except DataError:
         raise
     except Exception as error:  # of several libraries
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:300]
         raise DataError(
             f"{source} cannot be read by datasets ({type(error).__name__}: {reason}). Name a "
             "folder that save_to_disk has filled, or a file of Parquet, JSON lines or CSV."

@@ -234,7 +234,7 @@ def _read(
 
 def _content(url: str, path: str) -> bytes:
     place = f"{url.rstrip('/')}/{path}"
-    return read_data(f"The picture {place}", place, "Repair or remove it.")
+    return read_data(f"The picture {place}", place, "Repair or remove it.", MAX_BYTES)
 
 
 def _shown(url: str, names: list[str]) -> Callable[[int], Any]:

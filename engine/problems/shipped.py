@@ -44,7 +44,7 @@ Classes = tuple[Annotated[int, Field(ge=0)], ...]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 PictureSize = Annotated[int, Field(ge=4)]
 MaxTokens = Annotated[int, Field(ge=3)]
-Vocabulary = Annotated[int, Field(ge=260)]
+Vocabulary = Annotated[int, Field(ge=260, le=2**20)]
 
 
 def digits(

@@ -10,7 +10,7 @@ def memory_in_words() -> str:
     """Return what this process holds, e.g. ``1.2 GB, and 3.4 GB on the GPU``; empty if unknown."""
     parts: list[str] = []
     with suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         parts.append(_size(pages * os.sysconf("SC_PAGE_SIZE")))
     torch = sys.modules.get("torch")  # whoever has not loaded it has nothing on a GPU
     with suppress(Exception):

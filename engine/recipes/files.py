@@ -16,10 +16,17 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import Models
 from engine.recipes.problem_functions import CODE_IS_CONFIRMED
 from engine.recipes.reading.explain import explained
-from engine.recipes.reading.yaml import assign, parse_yaml, read_text, says_nothing, set_value
+from engine.recipes.reading.yaml import (
+    MOST_BYTES,
+    assign,
+    parse_yaml,
+    read_text,
+    says_nothing,
+    set_value,
+)
 from engine.recipes.where import RECIPES
 from engine.recipes.where import shipped_names as _names
-from engine.secret_urls import redacted
+from engine.secret_urls import redacted, refuse_secrets, refuse_secrets_in
 
 if TYPE_CHECKING:
     from engine.recipes.smoothness import MetasmoothnessRecipe
@@ -79,7 +86,8 @@ def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Pat
 def _read(path: Path) -> dict[Any, Any]:
     """Return the settings of a file, not yet validated."""
     try:
-        content = parse_yaml(read_text(path.read_bytes()))
+        with path.open("rb") as file:  # one byte more than may be, of a file of any size
+            content = parse_yaml(read_text(file.read(MOST_BYTES + 1)))
     except ConfigurationError as error:
         raise ConfigurationError(
             redacted(f"{path} is not YAML of a recipe: {error}. Correct the file.")
@@ -122,6 +130,10 @@ def validate_recipe(content: dict[Any, Any], origin: str, *, stored: bool = Fals
             f"{origin}: kind is {kind!r}, and no flow runs that. Use one of {', '.join(KINDS)}."
         )
     model = KINDS[kind]
+    for name, value in {} if stored else content.items():
+        if name != "arguments":  # whose words are looked at where the function is known
+            refuse_secrets_in(value, name)
+    refuse_secrets("folder", str(content.get("folder", "")), is_place=True)
     try:
         return model.model_validate(content, context={CODE_IS_CONFIRMED: not stored})
     except ValidationError as error:
@@ -328,6 +340,7 @@ def _find(recipe: str) -> Path:
         path = Path(recipe).expanduser()
         if path.is_file():
             return path
+    refuse_secrets("The recipe", recipe, is_place=True)
     raise ConfigurationError(
         f"There is no recipe {recipe!r}: neither a shipped one nor a file. Use one of "
         f"{_shipped()}, or the path of a YAML file.{_meant(recipe)}"

@@ -24,7 +24,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.code.user_code import load_module, neighbours_of, source_digests
 from engine.recipes.reading.explain import explained
 from engine.recipes.settings import Settings
-from engine.secret_urls import is_secret_setting, refuse_secrets
+from engine.secret_urls import refuse_secrets_in
 
 SHIPPED = "engine.problems.shipped"
 """Module of the functions that ship; importing it loads no torch."""
@@ -314,7 +314,7 @@ def read_arguments(function: Function, given: Any) -> dict[str, Any]:  # noqa: A
             f"arguments is {given!r}, but arguments are named: {', '.join(model.model_fields)}. "
             "Write a mapping."
         )
-    _refuse_secrets_in(given, "arguments")
+    refuse_secrets_in(given, "arguments")
     found = _validated(model, given)
     try:
         return BaseModel.model_dump(found, mode="json")
@@ -337,22 +337,6 @@ def _unwritable(function: Function, found: Settings) -> str:
         "kept in it, defaults too. Use numbers, texts, lists and dicts of them, e.g. its name, and "
         "make it in the function."
     )
-
-
-def _refuse_secrets_in(value: Any, name: str) -> None:  # noqa: ANN401 (any JSON value)
-    """Refuse secrets wherever in the arguments they are: all of it is kept and shown."""
-    if isinstance(value, str):
-        refuse_secrets(name, value)
-    elif isinstance(value, dict | list | tuple):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, each in pairs:
-            if isinstance(key, str) and is_secret_setting(key, each):
-                raise ConfigurationError(
-                    f"{name}.{key} holds a secret, and what is set is kept in the store, in "
-                    "reports and in databases. Leave it out, and let the problem's function read "
-                    "it from the environment."
-                )
-            _refuse_secrets_in(each, f"{name}.{key}")
 
 
 def call(function: Function, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 (what it returns)

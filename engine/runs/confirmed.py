@@ -52,7 +52,7 @@ def note_started(recipe: DescentRecipe) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if len(known) >= MOST:
             _write_anew(file, known[-MOST // 2 :])
-        with open(file, "a", opener=_private) as stream:
+        with open(file, "a", encoding="utf-8", opener=_private) as stream:
             stream.write("".join(f"{each}\n" for each in new))  # in one piece: runs start at once
     except (OSError, RuntimeError) as error:  # no place to write, or no home
         logger.debug("The start is not noted: %s", error)
@@ -69,13 +69,13 @@ def _digest(recipe: DescentRecipe) -> str:
 
 def _read() -> list[str]:
     with suppress(OSError, RuntimeError):  # not there, or the user has no home
-        return started_file().read_text(errors="replace").split()
+        return started_file().read_text(encoding="utf-8", errors="replace").split()
     return []
 
 
 def _write_anew(file: Path, digests: list[str]) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    with open(partial, "w", opener=_private) as stream:
+    with open(partial, "w", encoding="utf-8", opener=_private) as stream:
         stream.write("".join(f"{each}\n" for each in digests))
     partial.replace(file)
 

@@ -148,7 +148,9 @@ def engine_version(application: str | None = None) -> str:
     Args:
         application: Whose stages it is for, see ``computing_files``.
     """
-    texts = {name: (_ENGINE / name).read_text() for name in computing_files(application)}
+    texts = {
+        name: (_ENGINE / name).read_text(encoding="utf-8") for name in computing_files(application)
+    }
     return digest(texts)[:16]
 
 

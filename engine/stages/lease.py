@@ -258,7 +258,7 @@ def _is_over(content: LeaseRecord | None) -> bool:
 def _machine() -> str:
     """Name this machine since its start, and the namespace in which process numbers are its own."""
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
@@ -274,7 +274,7 @@ def _process_start(pid: int) -> int | None:
     Numbers of processes are used again; the pair of both is not.
     """
     with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else int(fields[19])
     if Path("/proc/self").exists():
         return None

@@ -35,7 +35,7 @@ class CompileNote:
 def read_note(routine: Routine) -> CompileNote | None:
     """Return what earlier processes noted; None if there is nothing that makes sense."""
     try:
-        found = CompileNote(**json.loads(_place(routine).read_text()))
+        found = CompileNote(**json.loads(_place(routine).read_text(encoding="utf-8")))
         sound = all(math.isfinite(each) and each > 0 for each in asdict(found).values())
     except (OSError, ValueError, TypeError):
         return None
@@ -50,7 +50,7 @@ def keep_note(routine: Routine, seconds: float, share: float) -> None:
         note = CompileNote(min(seconds, known.seconds), share, known.times + 1)
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.write_text(json.dumps(asdict(note)))
+        place.write_text(json.dumps(asdict(note)), encoding="utf-8")
     except OSError:
         return
 

@@ -63,7 +63,11 @@ def list_data(url: str) -> Data:
     """
     file_system, path = filesystem(url)
     if not is_local(file_system):
-        return Data(list_tree(url), set(), [], [])
+        files = list_tree(url)
+        if not files:
+            # To look for files is to find none also where nobody answers; this says why.
+            file_system.ls(path, detail=False)
+        return Data(files, set(), [], [])
     found = Data([], set(), [], [])
     root = os.path.realpath(path)
     _local_data(path, root, (root,), found, Counter())

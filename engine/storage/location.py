@@ -71,7 +71,7 @@ def absolute(url: str) -> str:
             that lacks a slash.
         ConfigurationError: If it holds a secret.
     """
-    refuse_secrets("The location", url)
+    refuse_secrets("The location", url, is_place=True)
     if not url.strip():
         raise StoreUnavailableError(
             f"{url!r} is no location. Give a path or any fsspec URL, e.g. --store s3://bucket/folder."
@@ -109,7 +109,7 @@ def filesystem(url: str, options: dict[str, Any] | None = None) -> tuple[Abstrac
     """
     if "://" not in url:
         return LocalFileSystem(auto_mkdir=True, use_listings_cache=False), absolute(url)
-    refuse_secrets("The location", url)
+    refuse_secrets("The location", url, is_place=True)
     protocol = url.split("://")[0]
     defaults: dict[str, Any] = {"use_listings_cache": False}
     if protocol in _EXTRAS:
@@ -312,7 +312,7 @@ def check_writable(url: str, options: dict[str, Any] | None = None) -> None:
     Raises:
         StoreUnavailableError: If any of it fails, or the object does not read back.
     """
-    refuse_secrets("The location", url)
+    refuse_secrets("The location", url, is_place=True)
     if "://" in url and "::" in _IPV6.sub("", url):
         # What others have written since would not be seen, leases and commits among it.
         raise _unavailable(url, "it chains filesystems, e.g. a cache before a store, or an archive")

@@ -1,5 +1,7 @@
 """Files of data, read from wherever they lie; what goes wrong names the setting and the file."""
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,7 @@ from fsspec import AbstractFileSystem
 
 from engine.errors import ConfigurationError, DataError, EngineError, StoreError
 from engine.secret_urls import redacted
-from engine.storage.location import filesystem
+from engine.storage.location import filesystem, is_local
 from engine.storage.passing import is_passing
 
 DRIVERS = {
@@ -70,19 +72,39 @@ def open_data(what: str, url: str) -> tuple[AbstractFileSystem, str]:
         ) from cause
 
 
-def read_data(what: str, url: str, hint: str) -> bytes:
+def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
     """Return the content of one file.
 
     Args:
         what: As in ``data_errors``.
         url: A path, or any fsspec URL.
         hint: As in ``data_errors``.
+        most: Bytes that it may have; by default what the memory of this machine can hold. Only
+            files of this machine are asked, since a server need not say how much it will send.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read, is too large, or is a pipe or a device, which has no end.
         StoreError: If there was no answer, which may pass.
     """
     file_system, path = open_data(what, url)
     with data_errors(what, hint):
+        if is_local(file_system):
+            _check_file(what, path, hint, _memory() if most is None else most)
         content: Any = file_system.cat_file(path)
         return content
+
+
+def _check_file(what: str, path: str, hint: str, most: int) -> None:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise DataError(f"{redacted(what)} is {kind}, and no file. {hint}")
+    if found.st_size > most:
+        raise DataError(
+            f"{redacted(what)} has {found.st_size} bytes, and at most {most} are read. {hint}"
+        )
+
+
+def _memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,6 +10,7 @@ from engine.applications.open_run import open_run
 from engine.applications.side_by_side import SideBySide, page_of, side_by_side
 from engine.errors import ConfigurationError
 from engine.reports.page import as_html
+from engine.secret_urls import refuse_secrets
 from flows.cli.screen import Screen, say
 
 PAGE = "mgd-compare.html"
@@ -25,6 +26,7 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
         page: File for the page; by default in the working folder, and with ``as_json`` none.
         as_json: Print one JSON object.
     """
+    refuse_secrets("--page", page or "", is_place=True)
     found = side_by_side([open_run(store, run) for run in runs])
     if page is not None or not as_json:
         _write(Path(page or PAGE), found)
@@ -43,7 +45,7 @@ def compare(runs: list[str], store: str, page: str | None, *, as_json: bool) -> 
 
 def _write(file: Path, found: SideBySide) -> None:
     try:
-        file.write_text(as_html(page_of(found)))
+        file.write_text(as_html(page_of(found)), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"{file} cannot be written ({type(error).__name__}: {error}). Name another file with "

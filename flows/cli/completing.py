@@ -102,14 +102,14 @@ def _settings(recipe: str) -> dict[str, dict[str, Any]]:
     digest = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
     cache = _cache_folder() / f"settings-{path.stem}.json"
     with suppress(OSError, ValueError, KeyError):
-        kept = json.loads(cache.read_text())
+        kept = json.loads(cache.read_text(encoding="utf-8"))
         if kept["made_from"] == digest:
             return kept["settings"]
     found = _read_settings(recipe)
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         part = cache.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({"made_from": digest, "settings": found}))
+        part.write_text(json.dumps({"made_from": digest, "settings": found}), encoding="utf-8")
         part.replace(cache)
     return found
 

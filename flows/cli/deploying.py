@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.errors import ConfigurationError
 from engine.recipes.files import list_recipes, load_recipe
+from engine.secret_urls import refuse_secrets
 from flows.cli.local_server import connected
 from flows.cli.screen import say
 from flows.cli.surroundings import prefect_settings
+from flows.cli.working_folder import left_out
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -55,6 +57,7 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
         raise ConfigurationError(
             "A deployment is kept by a Prefect server, and PREFECT_API_URL names none. Start one, "
             "and set it as deployments/README.md, section 1, says."
+            + (f" {not_obeyed}" if (not_obeyed := left_out()) else "")
         )
     check(order)  # what can be refused is, before Prefect's client and torch are loaded
     with connected(None):
@@ -103,6 +106,7 @@ def check(order: Order) -> None:
             "Nothing is named that could be deployed. Name recipes, by name or by path of a YAML "
             f"file, or {', '.join(WITHOUT_RECIPE)}; or use --all for everything that ships."
         )
+    refuse_secrets("--folder", order.folder or "", is_place=True)
     for name in order.names:
         if name not in WITHOUT_RECIPE:
             load_recipe(name, list(order.changes))

@@ -37,6 +37,7 @@ from flows.cli.surroundings import (
     prefect_settings,
     without_proxies,
 )
+from flows.cli.working_folder import left_out
 
 
 class LocalServer:
@@ -102,7 +103,7 @@ class LocalServer:
         # It may have to wait for another one's first start, and then start itself.
         answered, _, _ = select.select([self._pipe], [], [], 2 * START_SECONDS)
         if answered:
-            with os.fdopen(self._pipe) as pipe:
+            with os.fdopen(self._pipe, encoding="utf-8") as pipe:
                 said = pipe.read()
             if said:
                 return json.loads(said)
@@ -157,6 +158,9 @@ def connected(server: LocalServer | None) -> Iterator[None]:
         ConfigurationError: If nobody answers.
     """
     pass_by_proxies()
+    not_obeyed = left_out()
+    if not_obeyed:
+        LINES.warning(not_obeyed)
     if server is None or not server.wait():
         _ask_the_users()
         yield

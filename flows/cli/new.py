@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from engine.errors import ConfigurationError
 from engine.recipes.code.user_code import is_installed
+from engine.secret_urls import refuse_secrets
 from flows.cli.screen import say
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -138,6 +139,7 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
         ConfigurationError: If the name is none of Python's, or a file is there already.
     """
     _check_name(name, start)
+    refuse_secrets("--folder", str(folder), is_place=True)
     files = {
         folder / f"{name}.py": f"{start.value}.py.txt",
         folder / f"{name}.yaml": "recipe.yaml.txt",

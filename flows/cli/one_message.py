@@ -37,7 +37,9 @@ def one_message(debug: bool) -> Iterator[None]:
         flush()
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise  # typer's own ways to end
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         if debug:
             raise
         from flows.cli.screen import plain
@@ -47,7 +49,7 @@ def one_message(debug: bool) -> Iterator[None]:
         raise typer.Exit(_code(error)) from None
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     from engine.errors import EngineError
     from engine.numerics.memory_errors import is_out_of_memory
 
@@ -69,14 +71,14 @@ def _message(error: Exception) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     from engine.secret_urls import redacted
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return redacted((lines or ["no more is said"])[0])[:500].rstrip(".")
 
 
-def _code(error: Exception) -> int:
+def _code(error: BaseException) -> int:
     from engine.errors import BudgetSpentError, ConfigurationError, UntrustworthyError
 
     codes = {

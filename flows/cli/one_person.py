@@ -98,7 +98,7 @@ def serve(
         stack.enter_context(connected(server))
         say("The server answers; deployments are made.")
         first = _deploy(order, store)
-        worker = stack.enter_context(_worker(server, debug))
+        worker = stack.enter_context(_worker(server, folder, debug))
         path = _started(first, worker) if start else f"/v2/deployments/deployment/{first}/run"
         page = _page(server, folder, path)
         _tell(page, browser)
@@ -171,9 +171,12 @@ def _make_pool(client: "SyncPrefectClient") -> None:
 
 
 @contextmanager
-def _worker(server: LocalServer | None, debug: bool) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(
+    server: LocalServer | None, folder: Path, debug: bool
+) -> Iterator[subprocess.Popen[bytes]]:
     """Have a worker inside the block, in a process group that its runs belong to as well."""
     own = {
+        "PREFECT_HOME": str(prefect_settings().home.absolute()),  # which may be relative
         # Each look writes, and SQLite takes one writer at a time.
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
@@ -184,6 +187,8 @@ def _worker(server: LocalServer | None, debug: bool) -> Iterator[subprocess.Pope
     output = None if debug else subprocess.DEVNULL
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL],
+        # Prefect's own command, which obeys files of its working folder.
+        cwd=folder,
         env=dict(os.environ) | SAFE_PATH | own,
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -216,11 +221,11 @@ def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
     from urllib.parse import quote
 
     root = server.api_url.removesuffix("/api")
-    (folder / "ui" / "v2" / "mgd.html").write_text(_LET_IN)
+    (folder / "ui" / "v2" / "mgd.html").write_text(_LET_IN, encoding="utf-8")
     address = f"{root}/v2/mgd.html#{quote(server.secret, safe='')}&{quote(path, safe='')}"
     file = folder / "open.html"
     file.touch(mode=0o600)
-    file.write_text(_GO.format(address=address))
+    file.write_text(_GO.format(address=address), encoding="utf-8")
     return Page(f"{root}{path}", server.secret, file)
 
 

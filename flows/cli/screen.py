@@ -1,4 +1,4 @@
-"""What is printed: text as it is, without what a terminal or Rich would obey.
+"""What is printed: text as it is, without what a terminal or Rich would obey, and without secrets.
 
 Names, sentences and errors may come from a store, a recipe or a data set that somebody else has
 written. An escape sequence in one would write to the clipboard or move the cursor, and brackets are
@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
+from engine.secret_urls import redacted
+
 if TYPE_CHECKING:
     from engine.errors import OutputError
 
@@ -35,7 +37,11 @@ _KEPT = {"\n", "\t"}
 
 
 def plain(text: str) -> str:
-    """Return a text without escape sequences and without characters that do not show."""
+    """Return a text without escape sequences, hidden characters, and the secrets of its URLs.
+
+    What is typed wrongly is repeated in a message, and what is printed ends in logs of jobs.
+    """
+    text = redacted(text)
     if text.isascii() and text.isprintable():
         return text
     text = _SEQUENCES.sub("", text.replace("\r\n", "\n"))

@@ -152,7 +152,7 @@ def _asking_nobody_else(app: Callable[..., Any], port: int) -> Callable[..., Any
 
 
 def _tell(pipe: int, **content: object) -> None:
-    with os.fdopen(pipe, "w") as file:
+    with os.fdopen(pipe, "w", encoding="utf-8") as file:
         json.dump(content, file)
 
 

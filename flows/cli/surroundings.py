@@ -1,4 +1,4 @@
-"""What a command finds around it: Prefect's settings, proxies, and what lies in its folder.
+"""What a command finds around it: Prefect's settings, proxies, and garbage.
 
 Nothing of it may decide whether a run on this machine works.
 """
@@ -9,7 +9,6 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError
@@ -49,7 +48,6 @@ def _named_sources() -> str:
     places = [
         f"the variables {', '.join(variables)}" if variables else "",
         "the file profiles.toml in PREFECT_HOME (by default ~/.prefect)",
-        f"prefect.toml, pyproject.toml and .env in {_working_folder()}",
     ]
     return "; ".join(place for place in places if place)
 
@@ -57,27 +55,19 @@ def _named_sources() -> str:
 def origin_of_server() -> str:
     """Say where the address of the user's Prefect server comes from.
 
-    Prefect's own sources are asked, in their order: they know spellings (``prefect_api_url`` in
-    ``.env``) and places that a second reader of the same files would miss. A working folder may be
-    somebody else's, so a file in it is named by its whole path; so is the file of the profile,
-    which ``prefect.toml`` may have replaced.
+    Prefect's own sources are asked, in their order: a second reader of the same places would miss
+    spellings. The file of the profile is named, since ``PREFECT_PROFILES_PATH`` may have replaced
+    it.
     """
     import pydantic_settings as given
     from prefect.settings.models.api import APISettings
     from prefect.settings.sources import ProfileSettingsTomlLoader
 
-    folder = Path(_working_folder())
-    names = {
-        "EnvFilterSettingsSource": "the environment",
-        "FilteredDotEnvSettingsSource": str(folder / ".env"),
-        "PrefectTomlConfigSettingsSource": str(folder / "prefect.toml"),
-        "PyprojectTomlConfigSettingsSource": str(folder / "pyproject.toml"),
-    }
     sources = APISettings.settings_customise_sources(
         APISettings,
         given.InitSettingsSource(APISettings, {}),
         given.EnvSettingsSource(APISettings),
-        given.DotEnvSettingsSource(APISettings),
+        given.DotEnvSettingsSource(APISettings, env_file=None),
         given.SecretsSettingsSource(APISettings),
     )
     for source in sources:
@@ -85,18 +75,13 @@ def origin_of_server() -> str:
         if any(name.lower() in _ADDRESS and value for name, value in source().items()):
             if isinstance(source, ProfileSettingsTomlLoader):
                 return f"Prefect's active profile in {source.profiles_path}"
-            return names.get(type(source).__name__, "Prefect's settings")
+            if type(source).__name__ == "EnvFilterSettingsSource":
+                return "the environment"
+            return "Prefect's settings"
     return "Prefect's active profile"
 
 
 _ADDRESS = ("url", "prefect_api_url")
-
-
-def _working_folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return "the working folder"
 
 
 def brief(error: BaseException) -> str:

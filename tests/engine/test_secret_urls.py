@@ -57,7 +57,48 @@ WITH_SECRETS = [
     "https://host/a?code=S3CRETs3cretS3CRETs3cret==",
 ]
 
+MALFORMED = [
+    f"http:/alice:{SECRET}@host/data",
+    f"http:alice:{SECRET}@host/data",
+    f"http:///alice:{SECRET}@host/data",
+    f"http//alice:{SECRET}@host/data",
+    f"http;//alice:{SECRET}@host/data",
+    f"http:\\\\alice:{SECRET}@host/data",
+    f"http:\\alice:{SECRET}@host/data",
+    f"http:/\\alice:{SECRET}@host/data",
+    f"http:%2F%2Falice:{SECRET}@host/data",
+    f"htpp:/alice:{SECRET}@host/data",
+    f"HTTPS:/ALICE:{SECRET}@HOST",
+    f"://alice:{SECRET}@host/data",
+    f"//alice:{SECRET}@host/data",
+    f"///alice:{SECRET}@host",
+    f"\\\\alice:{SECRET}@host\\share",
+    f"s3:/AKIAEXAMPLE:{SECRET}/b+c@bucket/key",
+    f"s3:AKIAEXAMPLE:{SECRET}@bucket",
+    f"s3//AKIAEXAMPLE:{SECRET}@bucket",
+    f"simplecache::http:/alice:{SECRET}@host/data",
+    f"zip://a.csv:://alice:{SECRET}@host",
+    f"ftp:/alice:{SECRET}@host/a@b",
+    f"postgresql:alice:{SECRET}@host/db",
+    f"https:/{SECRET}@host/data",
+    f"https:{SECRET}@host/data",
+    f"http:/host/a.tar?X-Amz-Signature={SECRET}",
+    f"//host/a.tar?sig={SECRET}",
+    f"https:host/a?token={SECRET}",
+    f"git:alice:{SECRET}@host:repository.git",
+]
+"""What lacks a slash, or has another sign in its place; whoever typed it meant a URL."""
+
+WITHOUT_A_SCHEME = [f"alice:{SECRET}@host/data", f"alice:{SECRET}@host", f"a b:{SECRET}@host:80/x"]
+"""In a sentence such words may be anything; as a location they are a login."""
+
 WITHOUT = [
+    "./my:folder@home",
+    "folder/my:folder@home",
+    "/data//my:folder@home",
+    "C:/my:folder@home",
+    "name@2.0:part",
+    "http:/host/page",
     "/data/my:folder@home/x?sig=1&token=2",
     "C:/data?token=1",
     "s3://bucket/key:with@signs",
@@ -80,8 +121,8 @@ WITHOUT = [
 ]
 
 
-@pytest.mark.parametrize("url", WITH_SECRETS)
-def test_a_url_with_a_secret_is_refused_without_printing_it(url):
+@pytest.mark.parametrize("url", [*WITH_SECRETS, *MALFORMED])
+def test_a_url_with_a_secret_is_refused_without_printing_it(url, caplog):
     """A recipe is kept in the store, in the report and in a database; so are the messages."""
     settings = [
         lambda: DataConfig(url=url),
@@ -111,6 +152,25 @@ def test_a_url_with_a_secret_is_refused_without_printing_it(url):
     assert "S3CRET" not in str(refused.value)
     if not set(url) & set(" '\""):  # in a sentence nobody knows where such a URL ends
         assert "S3CRET" not in redacted(f"Cannot read '{url}': error of {url}.")
+    assert "S3CRET" not in caplog.text
+
+
+@pytest.mark.parametrize("url", WITHOUT_A_SCHEME)
+def test_a_location_that_lacks_its_scheme_is_refused_without_printing_it(url):
+    """It would become a folder of this name, whose path every message has."""
+    for make in (lambda: DataConfig(url=url), lambda: LanguageConfig(pretrained=url)):
+        with pytest.raises(ValidationError, match="holds"):
+            make()
+    for open_it in (absolute, filesystem, check_writable):
+        with pytest.raises(ConfigurationError, match=r"(?s)holds .*with \./ first") as refused:
+            open_it(url)
+        assert "S3CRET" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="holds") as refused:
+        load_recipe("fashion-selection", [f"arguments.url={json.dumps(url)}"])
+    assert "S3CRET" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="holds") as refused:
+        check_target(f"mlflow:{url}")
+    assert "S3CRET" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", WITHOUT)
@@ -162,6 +222,13 @@ def test_a_driver_that_names_a_signed_link_is_not_repeated():
         "?" * 2**20 + "=a",
         "?a=b&" * 2**17,
         "@" * 2**20 + "://",
+        "/" * 2**20 + "a:b@c",
+        "//a" * 2**18 + "@",
+        "http:" * 2**18 + "@",
+        "http//" * 2**17 + "a:b@c",
+        "ab:/" * 2**18 + "@",
+        "a" * 2**20 + ":/b:c@d",
+        "a+" * 2**19 + "@",
     ],
     ids=lambda text: text[:12],
 )

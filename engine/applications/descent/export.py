@@ -23,6 +23,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Settings
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
+from engine.secret_urls import refuse_secrets
 from engine.stages.commits import read_rows
 from engine.storage.location import store_errors
 from engine.types import State
@@ -78,6 +79,7 @@ def export_model(
     Cost:
         The problem is built once, its data included; nothing is trained.
     """
+    refuse_secrets("The file", os.fspath(file), is_place=True)
     path = _writable(Path(file))
     with store_errors(store):
         name = find_run(store, run)

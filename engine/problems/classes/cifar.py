@@ -132,7 +132,7 @@ def _fetch(url: str) -> bytes:
         f"Without a network, fetch {URL} elsewhere and set arguments.url to the path of the copy; "
         f"https:// needs aiohttp. Run: {install('http')}."
     )
-    refuse_secrets("arguments.url", url)
+    refuse_secrets("arguments.url", url, is_place=True)
     with data_errors(f"The archive arguments.url={url}", hint):
         file_system, path = _open(url)
         with file_system.open(path, "rb") as file:

@@ -23,6 +23,10 @@ from engine.secret_urls import redacted
 logger = logging.getLogger(__name__)
 
 
+MOST_CHARACTERS = 2**22
+"""Of one text. A tokenizer takes some 60 bytes for each, and a book has a million."""
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """What texts are cut by.
@@ -46,6 +50,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     Args:
         texts: What it is trained on.
         vocabulary: Most tokens that it may have, start and end among them; few texts give fewer.
+
+    Raises:
+        DataError: If a text is too long to be cut in one piece.
     """
     tokenizers = extra("tokenizers")
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -56,9 +63,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    inner.train_from_iterator(texts, trainer)
+    inner.train_from_iterator(map(_bounded, texts), trainer)
     known = inner.get_vocab_size()
-    return Tokenizer(lambda text: inner.encode(text).ids, known + 2, known, known + 1)
+    return Tokenizer(lambda text: inner.encode(_bounded(text)).ids, known + 2, known, known + 1)
+
+
+def _bounded(text: str) -> str:
+    """Return a text; refuse one at which a tokenizer takes all memory, and ends the process."""
+    if len(text) > MOST_CHARACTERS:
+        raise DataError(
+            f"The text that begins {text[:60]!r} has {len(text)} characters, and at most "
+            f"{MOST_CHARACTERS} are read as one prompt, completion or passage. Cut it into "
+            "several, or remove it."
+        )
+    return text
 
 
 def pretrained_tokenizer(name: str) -> Tokenizer:
@@ -84,7 +102,7 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
         )
     rows = _rows(transformers, name)
     found = Tokenizer(
-        lambda text: inner(text, add_special_tokens=False)["input_ids"],
+        lambda text: inner(_bounded(text), add_special_tokens=False)["input_ids"],
         len(inner),
         start,
         inner.eos_token_id,

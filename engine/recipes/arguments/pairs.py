@@ -45,7 +45,7 @@ class ContrastiveConfig(Settings):
     tokenizer: TokenizerName = TokenizerName.WORDS
     """How a caption becomes token ids."""
 
-    vocabulary: Annotated[int, Field(ge=4)] = 1000
+    vocabulary: Annotated[int, Field(ge=4, le=2**20)] = 1000
     """Most token ids."""
 
     context: Annotated[int, Field(ge=3)] = 16

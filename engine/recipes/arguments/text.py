@@ -66,7 +66,7 @@ class TextConfig(Settings):
     max_tokens: Annotated[int, Field(ge=3)] = 128
     """Longest sequence, with the tokens that mark start and end; a longer one is cut at its end."""
 
-    vocabulary: Annotated[int, Field(ge=260)] = 1024
+    vocabulary: Annotated[int, Field(ge=260, le=2**20)] = 1024
     """Tokens of the byte-level BPE tokenizer that is trained on the candidates; a pretrained model
     has its own, and does not read this."""
 

@@ -23,6 +23,8 @@ from engine.secret_urls import redacted
 
 logger = logging.getLogger(__name__)
 
+_UNWRITABLE = re.compile("[\\x00\\ud800-\\udfff]")
+
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
 """Values of a file, with those that its anchors repeat."""
@@ -106,6 +108,17 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    if _UNWRITABLE.search(text):
+        raise _UnfitError(
+            f"the text on line {node.start_mark.line + 1} holds half of a character, or a NUL, "
+            "which neither reports nor databases can keep"
+        )
+    return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
@@ -131,7 +144,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
     except yaml.YAMLError as error:
         tabs = ". Indent by spaces, never by tabs" if "'\\t'" in str(error) else ""
         raise ConfigurationError(f"{error}{tabs}") from error
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+        # What PyYAML's makers of values raise where a tag promises another one.
         raise ConfigurationError(f"a value cannot be read ({error})") from error
 
 
@@ -174,7 +188,7 @@ def read_text(content: bytes) -> str:
         ConfigurationError: With the reason, in words that follow a colon.
     """
     if len(content) > MOST_BYTES:
-        raise ConfigurationError(f"it has {len(content)} bytes, which no recipe has")
+        raise ConfigurationError(f"it has more than {MOST_BYTES} bytes, which no recipe has")
     encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)
@@ -208,8 +222,8 @@ def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = N
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise ConfigurationError(
-            f"--set {change!r} is not an assignment. Write it as dotted.key=value, "
-            "e.g. --set outer.num_steps=3."
+            redacted(f"--set {change!r} is not an assignment. Write it as dotted.key=value, ")
+            + "e.g. --set outer.num_steps=3."
         )
     try:
         value = parse_yaml(text)
@@ -220,16 +234,16 @@ def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = N
     lost = _lost(content if said is None else said, key.strip(), value)
     set_value(content, key.strip(), value)
     if lost:
-        _tell(redacted(change), key.strip(), tuple(lost), next(iter(value), lost[0]))
+        _tell(key.strip(), tuple(lost), next(iter(value), lost[0]))
 
 
 @cache
-def _tell(change: str, key: str, lost: tuple[str, ...], first: str) -> None:
-    """Tell it once: some commands read a recipe twice."""
+def _tell(key: str, lost: tuple[str, ...], first: str) -> None:
+    """Tell it once, since some commands read a recipe twice; a value may be a secret."""
     logger.warning(
-        "--set %s replaces all of %s, so %s of the recipe %s back at the default. To change one "
-        "setting of it say --set %s.%s=...",
-        *(change, key, ", ".join(lost), "is" if len(lost) == 1 else "are", key, first),
+        "--set %s={...} replaces all of %s, so %s of the recipe %s back at the default. To change "
+        "one setting of it say --set %s.%s=...",
+        *(key, key, ", ".join(lost), "is" if len(lost) == 1 else "are", key, first),
     )
 
 

@@ -284,6 +284,26 @@ def test_card_that_names_files_elsewhere_is_refused(card, named, tmp_path, monke
         built(folder, inputs=["x"], label="kind")
 
 
+@pytest.mark.parametrize("where", ["state.json", "train/state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("named", ["../other/data.arrow", "/etc/passwd", "a/../../b", "s3://x/y"])
+def test_saved_data_set_that_names_files_elsewhere_is_refused(where, named, tmp_path):
+    """The library joins what these documents say, and reads whatever lies there."""
+    folder = tmp_path / "saved"
+    whole = table(20, 0)
+    (whole if where == "state.json" else datasets.DatasetDict({"train": whole})).save_to_disk(
+        str(folder)
+    )
+    content = json.loads((folder / where).read_text())
+    if where == "dataset_dict.json":
+        content["splits"] = [named]
+    else:
+        content["_data_files"] = [{"filename": named}]
+    (folder / where).write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match=r"names .* as a part of the data set"):
+        built(folder, inputs=["x"], label="kind")
+
+
 def test_card_that_names_files_of_its_folder_is_followed(tmp_path):
     """Which is what cards are for."""
     (tmp_path / "data").mkdir()

@@ -219,6 +219,26 @@ def test_file_that_is_not_text_is_refused(tmp_path):
         load_recipe(str(path))
 
 
+def test_file_of_any_size_takes_no_memory(tmp_path):
+    """A sparse file takes no space on the disk, and the device of zeros has no end."""
+    path = tmp_path / "own.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+
+    with pytest.raises(ConfigurationError, match="more than 1048576 bytes"):
+        load_recipe(str(path))
+    with pytest.raises(ConfigurationError, match="no recipe"):
+        load_recipe("/dev/zero")
+
+
+def test_setting_that_is_nested_beyond_measure_is_refused():
+    """One message, and no stack that is full."""
+    with pytest.raises(ConfigurationError):
+        load_recipe(SELECTION, [f"{'.'.join(['a'] * 5000)}=1"])
+    with pytest.raises(ConfigurationError):
+        load_recipe(SELECTION, [f"arguments.{'.'.join(['a'] * 5000)}=1"])
+
+
 def test_origin_is_named():
     """Settings from a form or a notebook have no file, but they come from somewhere."""
     with pytest.raises(ConfigurationError, match="^the form cannot be run"):
@@ -274,6 +294,15 @@ REFUSED = {
     "Latin 1": ("kind: descent\ndescription: caf\u00e9".encode("latin-1"), "byte 30, on line 2"),
     "a control character": ("kind: descent\x0b", "special characters"),
     "a key that is a list": ("? [a]\n: 1\n", "is no name"),
+    "half of a character": ('kind: descent\ndescription: "\\ud83d"', "line 2 holds half of a"),
+    "a NUL": ('kind: descent\ndescription: "\\0"', "or a NUL"),
+    "no truth value": ("a: !!bool x", "a value cannot be read"),
+    "no date": ("a: !!timestamp x", "a value cannot be read"),
+    "no set": ("a: !!set [x]", "no tags"),
+    "a vocabulary for all memory": (
+        "problem: texts\narguments: {sources: [x], target: x, vocabulary: 1000000000}",
+        "vocabulary is 1000000000",
+    ),
 }
 
 

@@ -2,7 +2,11 @@
 
 import os
 
+import pytest
+
+from engine.errors import StoreError
 from engine.storage.listing import list_data
+from engine.storage.reading import data_errors
 
 
 def names(paths, root):
@@ -67,3 +71,20 @@ def test_folders_in_one_another_end_in_a_name(tmp_path):
 
     assert len(found.others) == 1
     assert not found.files
+
+
+def test_a_place_that_does_not_answer_is_not_an_empty_one():
+    """Who is told that a folder has no pictures looks for them in the wrong place."""
+    pytest.importorskip("aiohttp")
+
+    with pytest.raises(StoreError, match="just now"), data_errors("The folder", "Wait."):
+        list_data("http://127.0.0.1:9/pictures")
+
+
+def test_an_empty_place_elsewhere_is_one():
+    """Object stores have no empty folders, other filesystems do."""
+    import fsspec
+
+    fsspec.filesystem("memory").mkdir("/empty-place")
+
+    assert list_data("memory://empty-place").files == []

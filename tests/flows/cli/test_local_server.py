@@ -102,6 +102,12 @@ HOSTILE = {
     "modules of others": ["numpy.py", "uvicorn.py", "sqlalchemy.py", "pydantic.py"],
     "folders": ["prefect/__init__.py", "engine/__init__.py", "tasks/__init__.py"],
 }
+CALLS = """version: 1
+formatters:
+  theirs:
+    (): subprocess.getoutput
+    cmd: touch {canary}
+"""
 PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
 
 
@@ -112,6 +118,12 @@ def test_run_works_whatever_its_folder_holds_and_whatever_the_proxies_are(tmp_pa
     for name in [name for names in HOSTILE.values() for name in names]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("raise RuntimeError('taken from the working folder')\n")
+    (tmp_path / "theirs.yml").write_text(CALLS.format(canary=tmp_path / "canary"))
+    (tmp_path / ".env").write_text("PREFECT_LOGGING_SETTINGS_PATH=theirs.yml\nPREFECT_HOME=x\n")
+    (tmp_path / "prefect.toml").write_text(
+        '[api]\nurl = "http://127.0.0.1:9/api"\n'
+        '[server.database]\nconnection_url = "sqlite+aiosqlite:///theirs.db"\n'
+    )
     proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9") | {"ALL_PROXY": "socks5://127.0.0.1:9"}
 
     child = start(tmp_path, tmp_path / "home", **proxies)
@@ -121,6 +133,8 @@ def test_run_works_whatever_its_folder_holds_and_whatever_the_proxies_are(tmp_pa
     assert '"digest"' in output
     assert "taken from the working folder" not in errors
     assert "ALL_PROXY is not used" in errors
+    assert f"Not obeyed: settings of Prefect in {tmp_path / '.env'}" in errors
+    assert [name for name in ("canary", "theirs.db", "x") if (tmp_path / name).exists()] == []
 
 
 @pytest.mark.servers

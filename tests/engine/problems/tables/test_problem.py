@@ -176,3 +176,13 @@ def test_rows_are_called_as_they_are_written(tmp_path):
     found = made(tmp_path, "id,x,y\n" + rows, "id,x,y\n" + rows, names="id")
 
     assert list(found.names) == ["row 1", *[f"{place:04d}" for place in range(1, 20)]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [("y\n" + "a\nb\n" * 9, {}), ("y,n\n" + "a,1\nb,2\n" * 9, {"names": "n"})],
+)
+def test_table_of_labels_alone_is_refused_by_name(rows, options, tmp_path):
+    """There is nothing that a model could read."""
+    with pytest.raises(DataError, match="no column beside 'y'"):
+        made(tmp_path, rows, **options)

@@ -62,6 +62,18 @@ def test_the_trained_tokenizer_knows_every_text_and_is_made_by_it_alone():
     assert {first.start, first.end}.isdisjoint(first.encode("<start><end> abc"))
 
 
+def test_a_text_that_would_take_all_memory_is_refused(monkeypatch):
+    """A library in Rust that gets no memory ends the process, and no message is printed."""
+    monkeypatch.setattr("engine.problems.texts.tokens.MOST_CHARACTERS", 100)
+    tokenizer = train_tokenizer(["some words", "x" * 100], 300)
+
+    assert tokenizer.encode("y" * 100)
+    with pytest.raises(DataError, match="'yyy.* has 101 characters"):
+        tokenizer.encode("y" * 101)
+    with pytest.raises(DataError, match="has 101 characters"):
+        train_tokenizer(["some words", "x" * 101], 300)
+
+
 def test_padding_changes_no_loss_and_no_logit_that_counts():
     """Splits are padded to the longest passage of all, so this must not depend on company."""
     from engine.models.losses import per_example_cross_entropy

@@ -1,0 +1,56 @@
+"""What is read wholly is a file with an end, and fits into the memory of the machine."""
+
+import os
+
+import pytest
+
+from engine.errors import DataError
+from engine.problems.shipped import image_folder
+from engine.problems.tables.files import read_table
+from engine.storage.reading import read_data
+
+NO_FILES = {
+    "a pipe": (os.mkfifo, "a pipe or a device"),
+    "a link to an endless device": (lambda path: os.symlink("/dev/zero", path), "a pipe or a dev"),
+    "a terminal": (lambda path: os.symlink("/dev/tty", path), "a pipe or a device"),
+    "a folder": (os.mkdir, "a folder"),
+    "a sparse file": (lambda path: sparse(path, 1 << 43), "8796093022208 bytes"),
+    "nothing": (lambda path: None, "FileNotFoundError"),
+}
+
+
+def sparse(path, size):
+    """Make a file that takes no space and has many bytes."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.timeout(60)  # a pipe is waited for, and a device read for ever
+@pytest.mark.parametrize(("make", "words"), NO_FILES.values(), ids=NO_FILES)
+def test_what_has_no_end_is_refused_before_it_is_opened(make, words, tmp_path):
+    """Data sets are unpacked from archives, which hold pipes, links and sparse files."""
+    make(tmp_path / "x")
+
+    with pytest.raises(DataError, match=words):
+        read_data("The table x", str(tmp_path / "x"), "Correct the path.")
+    with pytest.raises(DataError, match=words):
+        read_table(str(tmp_path / "x"), "train")
+
+
+def test_a_file_may_have_as_many_bytes_as_are_asked_for(tmp_path):
+    """Not one more."""
+    (tmp_path / "x").write_bytes(b"12345")
+
+    assert read_data("x", str(tmp_path / "x"), "", 5) == b"12345"
+    with pytest.raises(DataError, match="5 bytes, and at most 4"):
+        read_data("x", str(tmp_path / "x"), "", 4)
+
+
+def test_a_picture_of_more_bytes_than_any_is_not_read(tmp_path):
+    """Its ending says that it is a picture, and nothing else does."""
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sparse(tmp_path / name, 1 << 36)
+
+    with pytest.raises(DataError, match="68719476736 bytes"):
+        image_folder(str(tmp_path), size=8)
