@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.errors import ConfigurationError
 from engine.recipes.files import list_recipes, load_recipe
 from flows.cli.local_server import connected
-from flows.cli.screen import say
+from flows.cli.screen import tell
 from flows.cli.surroundings import prefect_settings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
         with get_client(sync_client=True) as client:
             deployments = put(order, pool, store, image, suffix, client)
     for line in _told(deployments, pool):
-        say(line)
+        tell(line)
 
 
 def put(
@@ -151,6 +151,6 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
             )
     return [
         *lines,
-        f"A worker takes its runs: prefect worker start --pool {pool}",
-        f"Start a run: prefect deployment run {deployments[0].full_name!r} --watch",
+        f"A worker takes its runs: `prefect worker start --pool {pool}`",
+        f"Start a run: `prefect deployment run {deployments[0].full_name!r} --watch`",
     ]

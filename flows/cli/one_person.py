@@ -26,7 +26,7 @@ from engine.storage.readable import check_readable
 from flows.cli.at_work import end_all, noted
 from flows.cli.deploying import Order, check, put
 from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 from flows.cli.signals import says
 from flows.cli.surroundings import SAFE_PATH, prefect_settings
 
@@ -88,7 +88,7 @@ def serve(
     check(order)  # before anything is started
     check_readable(absolute(store))
     says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
-    say("Prefect's server starts; its very first start takes the longest.")
+    tell("Prefect's server starts; its very first start takes the longest.")
     with ExitStack() as stack:
         stack.enter_context(noted())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
@@ -96,7 +96,7 @@ def serve(
         if server is not None:
             stack.callback(server.stop)
         stack.enter_context(connected(server))
-        say("The server answers; deployments are made.")
+        tell("The server answers; deployments are made.")
         first = _deploy(order, store)
         worker = stack.enter_context(_worker(server, debug))
         path = _started(first, worker) if start else f"/v2/deployments/deployment/{first}/run"
@@ -131,7 +131,7 @@ def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
 
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployment).id
-        say("A run is started; its report opens when it has begun.")
+        tell("A run is started; its report opens when it has begun.")
         until = time.monotonic() + SECONDS_TO_BEGIN
         while time.monotonic() < until and worker.poll() is None:
             found = _report(client, run)
@@ -232,8 +232,8 @@ def _tell(page: Page, browser: bool) -> None:
         say(f"Without being asked: {page.file.as_uri()}")
     opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
     if browser and not opened:
-        say("No browser could be opened here; open the address above.")
-    say("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
+        tell("No browser could be opened here; open the address above.")
+    tell("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
 
 
 def stop() -> None:
@@ -252,4 +252,4 @@ def stop() -> None:
             f"with: kill -9 {' '.join(stuck)}"
         )
     for process in ended:
-        say(f"Ended: mgd ui, process {process}, with its server, worker and runs.")
+        tell(f"Ended: mgd ui, process {process}, with its server, worker and runs.")

@@ -18,7 +18,7 @@ from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
 from engine.storage.records import read_bytes
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 
 _RULE = (
     b'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'
@@ -48,15 +48,15 @@ def open_report(run: str, store: str) -> None:
     where = run_file(place, name, REPORT)
     if content is None:
         raise ConfigurationError(
-            f"Run {name} has no report yet. It gets one at its end: mgd resume {name} --store "
-            f"{place}."
+            f"Run {name} has no report yet. It gets one at its end: `mgd resume {name} "
+            f"--store {place}`."
         )
     say(f"Report: {where}")
     content, grows = _GROWS.subn(b"", content, count=1)
     if grows:
-        say("The run goes on, and its report grows: open it again to see what is new.")
+        tell("The run goes on, and its report grows: open it again to see what is new.")
     if not webbrowser.open(guarded(content, name).as_uri()):
-        say("No browser could be opened here. Open that file in one.")
+        tell("No browser could be opened here. Open that file in one.")
 
 
 def guarded(content: bytes, run: str) -> Path:
