@@ -136,6 +136,19 @@ def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
     )
 
 
+def no_report(store: str, run: str) -> ConfigurationError:
+    """Return the error of a report that is not there: the run goes on, or was stopped writing it.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Its whole name.
+    """
+    return ConfigurationError(
+        f"Run {run} has no report yet. `mgd resume {run} --store {store}` brings it to its end, "
+        "and writes it there."
+    )
+
+
 def list_runs(store: str) -> list[str]:
     """Return the names of the runs in a store; a folder that no run can be called is none."""
     return [name for name in list_folders(runs_folder(store)) if is_run(name) and is_part(name)]

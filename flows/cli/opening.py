@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.errors import ConfigurationError
 from engine.reports.page import REPORT
-from engine.runs.run import find_run
+from engine.runs.run import find_run, no_report
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
@@ -47,10 +47,7 @@ def open_report(run: str, store: str) -> None:
         content = read_bytes(run_file(place, name, REPORT))
     where = run_file(place, name, REPORT)
     if content is None:
-        raise ConfigurationError(
-            f"Run {name} has no report yet. It gets one at its end: `mgd resume {name} "
-            f"--store {place}`."
-        )
+        raise no_report(place, name)
     say(f"Report: {where}")
     content, grows = _GROWS.subn(b"", content, count=1)
     if grows:

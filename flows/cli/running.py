@@ -176,9 +176,7 @@ def _tell(record: "FinishedRun", place: str, as_json: bool) -> dict[str, Any]:
         f"Run: {record.run} in {place}",
     ]
     if record.nothing_computed:
-        lines.insert(
-            0, f"Nothing was computed: run {record.run} had finished, and all of it was there."
-        )
+        lines.insert(0, f"Nothing was computed: all stages of run {record.run} were there.")
     for line in lines:
         tell(line, err=as_json)
     return content

@@ -17,8 +17,9 @@ from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import RunOverview, describe, list_overviews
 from engine.runs.predicted import compare
-from engine.runs.run import find_run
-from engine.storage.places import run_file
+from engine.runs.run import find_run, no_report
+from engine.storage.location import list_files
+from engine.storage.places import run_file, run_folder
 from flows.cli.screen import Screen, names, right, say, tell
 
 SHOWN = 40
@@ -87,8 +88,10 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         tell(f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.")
     elif ending.verifiable:
         tell(f"Not verified yet: `mgd verify {name}`")
-    report = run_file(store, name, REPORT)
-    tell(f"Report: {report} (`mgd open {name}`)")
+    if REPORT in list_files(run_folder(store, name)):
+        tell(f"Report: {run_file(store, name, REPORT)} (`mgd open {name}`)")
+    else:  # it was stopped while that was written
+        tell(str(no_report(store, name)))
 
 
 def _show_result(console: Screen, ending: Ending, title: str) -> None:
