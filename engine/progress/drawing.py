@@ -3,7 +3,7 @@
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ _FORMAT = (
 
 
 @contextmanager
-def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> Iterator[Live]:
+def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> Iterator["AtFoot"]:
     """Show a picture of a meter at the foot of a terminal inside the block."""
     began = time.monotonic()
     picture = Picture(meter, lambda: time.monotonic() - began, clean)
@@ -74,6 +74,18 @@ class AtFoot(Live):
     def __init__(self, picture: RenderableType, **options: Any) -> None:  # noqa: ANN401 (Rich's)
         self._noted = _Noted(picture)
         super().__init__(self._noted, **options)
+
+    def above(self, write: Callable[[], object]) -> None:
+        """Print something above the picture.
+
+        Rich notes how high a picture is while it draws it. Whoever prints at that moment from
+        another thread would take away as many rows of the one before, and leave its head behind.
+
+        Args:
+            write: Prints it on this picture's console.
+        """
+        with self._lock:
+            write()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Return what is printed, after what takes away the picture that is there."""

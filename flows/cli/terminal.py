@@ -110,7 +110,7 @@ def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
 
     def write(line: str) -> None:
         if not over:
-            console.tell(line)
+            drawn.above(lambda: console.tell(line))
 
     def end() -> None:
         over.append(True)  # what comes after the last words would hide how the run goes on

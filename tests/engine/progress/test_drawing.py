@@ -1,6 +1,8 @@
 """A picture at the foot of a terminal whose width changes, on a terminal that folds long lines."""
 
+import itertools
 import re
+import threading
 import time
 
 import pytest
@@ -142,6 +144,35 @@ def test_a_terminal_that_cuts_long_lines_keeps_what_is_above(names, folds, conso
         console.file.row += 1
         drawn.refresh()
         assert ("of others" not in console.file.shown()) is folds
+
+
+def test_no_picture_is_drawn_while_a_line_is_printed(console):
+    """The line comes with a picture too, and one that got lower just then left its head behind."""
+    drawing, drawn_again = threading.Event(), threading.Event()
+    heights = itertools.chain((7, 4), itertools.repeat(1))
+
+    class Changing:
+        def __rich__(self):
+            height = next(heights)
+            if height == 4:
+                drawing.set()
+                drawn_again.wait(0.5)  # what does not wait comes in between
+            return "\n".join(f"row {number}" for number in range(height))
+
+    with AtFoot(Changing(), console=console, auto_refresh=False) as drawn:
+
+        def print_line():
+            drawn.above(lambda: console.print("a line"))
+
+        thread = threading.Thread(target=print_line)
+        thread.start()
+        drawing.wait(60)
+        drawn.refresh()
+        drawn_again.set()
+        thread.join()
+        shown = console.file.shown()
+
+    assert shown == ["a line", "row 0"]
 
 
 def test_a_picture_is_drawn_by_itself(board, console):
