@@ -93,7 +93,7 @@ def as_markdown(page: Page) -> str:
     Folded sections, examples and commands stand in the page alone. Figures are pictures in the
     text, on white ground.
     """
-    parts = [f"**{_plain(page.verdict)}**"]
+    parts = [f"**{_plain(page.verdict)}**", _plain(page.run)]
     if page.numbers:
         rows = [{each.label: each.value for each in page.numbers}]
         notes = {each.label: each.note for each in page.numbers}
@@ -108,6 +108,7 @@ def as_markdown(page: Page) -> str:
         parts.append(_bullets(section.lines))
         parts.extend(_picture(figure) for figure in section.figures)
         parts.extend(_table(table) for table in section.tables)
+        parts.append("; ".join(_plain(f"{name}: {value}") for name, value in section.chips.items()))
     return _whole("\n\n".join(part for part in parts if part))
 
 
@@ -134,6 +135,8 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def _table(table: Table) -> str:
+    if not table.rows:
+        return ""
     names = list(table.columns)
     lines = [names, ["---"] * len(names)]
     shown = _shown(table)

@@ -95,7 +95,20 @@ def test_columns_are_written_by_what_they_hold():
 
 def test_a_table_without_rows_is_left_out():
     """An empty head would ask what is missing."""
-    assert "<table" not in as_html(page(sections=[Section("Empty", tables=[Table([])])]))
+    empty = page(sections=[Section("Empty", tables=[Table([])])])
+
+    assert "<table" not in as_html(empty)
+    assert "|" not in as_markdown(empty)
+
+
+def test_markdown_says_when_a_page_was_written_and_what_was_asked():
+    """A run that was killed takes nothing back, and says by that alone that it stands still."""
+    asked = Section("What was asked", chips={"outer.num_steps": "7", "training.seed": "1"})
+
+    shown = as_markdown(page(sections=[asked]))
+
+    assert page().run in shown
+    assert "outer.num\\_steps: 7; training.seed: 1" in shown
 
 
 def test_a_page_opens_and_leads_to_what_is_not_folded():
