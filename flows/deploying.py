@@ -226,7 +226,7 @@ def housekeeping_deployment(name: str, target: Target) -> RunnerDeployment:
         flow,
         target.named(name),
         target,
-        {"store": target.store, "older_than_days": 30, "delete": False},
+        {"store": target.store, "older_than_days": 30, "grace_hours": 24, "delete": False},
         form(flow),
         f"{(flow.description or '').splitlines()[0]} Reports only, unless told to delete; its "
         "schedule deletes.",

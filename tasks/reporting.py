@@ -13,7 +13,7 @@ from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
 from engine.preflight.verdict import CheckReport, heed_later
 from engine.recipes.descent import DescentRecipe
-from engine.reports.page import REPORT, as_image, as_markdown
+from engine.reports.page import REPORT, as_markdown, figures_as_markdown
 from engine.reports.sections import Section, Table
 from engine.reports.shown_figures import figures_of
 from engine.runs.finished import FinishedRun
@@ -72,12 +72,12 @@ def publish(record: _Record, store: str) -> _Record:
     name, table = record.recipe.name, record.table()
     if table:
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
-    sections = [Section("Result", tables=[Table(table)])] if table else []
+    chosen = {place: "chosen" for place, row in enumerate(table) if row.get("chosen")}
+    sections = [Section("Result", tables=[Table(table, marked=chosen)])] if table else []
     shown = as_markdown(head(record, sections=sections))
     written = read_bytes(record.url(store, REPORT)) or b""
-    figures = figures_of(written.decode(errors="replace"))
-    drawn = [as_image(each.alt, each.image, each.media_type) for each in figures]
-    show_markdown(store, record.run, name, "\n\n".join([shown, *drawn]))
+    drawn = figures_as_markdown(figures_of(written.decode(errors="replace")))
+    show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
     return record
 
 

@@ -23,7 +23,7 @@ from engine.reports.shown_figures import ShownFigure, figures_of
 from engine.runs.finished import FinishedRun
 from engine.runs.inventory import stored_run
 from engine.runs.outer_steps import OuterSteps
-from engine.runs.run import find_run, read_recipe
+from engine.runs.run import find_run, no_report, read_recipe
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
@@ -246,10 +246,7 @@ class OpenRun:
             ConfigurationError: If there is none yet.
         """
         if self._content(REPORT) is None:
-            raise ConfigurationError(
-                f"Run {self.name} has no report yet. It gets one at its end: `mgd resume "
-                f"{self.name} --store {self.store}`."
-            )
+            raise no_report(self.store, self.name)
         return run_file(self.store, self.name, REPORT)
 
     @cached_property

@@ -229,8 +229,8 @@ def explain(found: Metasmoothness) -> list[str]:
         "response.",
         f"For comparison: {INDEPENDENT:.3f} where the second step moves the parameters without "
         f"regard to the first one, {CHAOS:.2f} where training is chaotic.",
-        f"Curvature (Definition 1): {_with_spread(one)}, the second difference of the output per "
-        "h^2; lower is smoother.",
+        f"Curvature (Definition 1): {_with_spread(one)}, the second difference of the output "
+        "by the square of h; lower is smoother.",
         what_it_means(two.mean),
     ]
     unmoved = sum(value is None for value in two.directions)
@@ -268,7 +268,9 @@ def _with_spread(score: Score, digits: int | None = None) -> str:
     def number(value: float) -> str:
         return f"{value:.3g}" if digits is None else f"{value:.{digits}f}"
 
-    return number(score.mean) + ("" if score.spread is None else f" +- {number(score.spread)}")
+    return number(score.mean) + (
+        "" if score.spread is None else f" (standard deviation {number(score.spread)})"
+    )
 
 
 def _have_groups(z: Metaparams, groups: Tensor | None) -> bool:

@@ -34,6 +34,7 @@ class OuterLine:
         objective: Loss on the objective; None if that is the split that chooses.
         accuracy: On the split that chooses; None if the problem has none.
         seconds: Since the run began.
+        best: Place of the best of the outer steps until this one, among those that were scored.
     """
 
     number: int
@@ -41,6 +42,7 @@ class OuterLine:
     objective: float | None
     accuracy: float | None
     seconds: float
+    best: int
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,10 @@ class Seen:
         if line.objective is not None:
             parts.append(f"objective {write_number(line.objective)}")
         words = f"outer step {line.number} of {self.num_outer}: {', '.join(parts)}"
-        if place and self.best is not None:
-            best = self.outer[self.best]
-            is_best = self.best == place
-            words += " (best so far)" if is_best else f" (best: outer step {best.number})"
+        if place:
+            # The best until then: where a run goes on, all that were there are said at once.
+            is_best, number = line.best == place, self.outer[line.best].number
+            words += " (best so far)" if is_best else f" (best: outer step {number})"
         times = [f"{write_duration(line.seconds)} gone"] if line.seconds >= 1 else []
         if self.left is not None:
             times.append(f"{about(self.left)} left")
@@ -275,16 +277,20 @@ class Board:
         mine, objective = scores[judge], scores.get("objective")
         accuracy = mine.get("accuracy")
         with self._lock:
+            place = len(self._outer)
+            losses = [*(line.loss for line in self._outer), float(mine["loss"])]
+            pick = max if self._course.maximize else min
             self._outer.append(
                 OuterLine(
                     number,
-                    float(mine["loss"]),
+                    losses[place],
                     float(objective["loss"]) if objective and judge != "objective" else None,
                     float(accuracy) if isinstance(accuracy, int | float) else None,
                     self._clock() - self._began,
+                    losses.index(pick(losses)),
                 )
             )
-            return len(self._outer) - 1
+            return place
 
     def finish(self) -> None:
         """Note that the run has come to its end."""
@@ -305,8 +311,6 @@ class Board:
             over = self._ended is not None
             # What is left may turn out to be more, but nobody wants to see a bar that goes back.
             self._share = max(self._share, min(self._time.share(now), MOST_SHOWN))
-            losses = [line.loss for line in self._outer]
-            pick = max if self._course.maximize else min
             return Seen(
                 title=self._course.title,
                 share=1.0 if over else self._share,
@@ -319,7 +323,7 @@ class Board:
                 words=tuple(self.meter.words),
                 outer=tuple(self._outer),
                 num_outer=self._num_outer,
-                best=losses.index(pick(losses)) if losses else None,
+                best=self._outer[-1].best if self._outer else None,
                 judge=self._course.judge,
                 is_finished=over,
                 parts=tuple(

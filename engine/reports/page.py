@@ -2,13 +2,14 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.extras import load
 from engine.reports.sections import Figure, Page, Section, Table
+from engine.reports.shown_figures import ShownFigure
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -92,7 +93,7 @@ def as_markdown(page: Page) -> str:
     Folded sections, examples and commands stand in the page alone. Figures are pictures in the
     text, on white ground.
     """
-    parts = [f"**{_plain(page.verdict)}**"]
+    parts = [f"**{_plain(page.verdict)}**", _plain(page.run)]
     if page.numbers:
         rows = [{each.label: each.value for each in page.numbers}]
         notes = {each.label: each.note for each in page.numbers}
@@ -107,7 +108,20 @@ def as_markdown(page: Page) -> str:
         parts.append(_bullets(section.lines))
         parts.extend(_picture(figure) for figure in section.figures)
         parts.extend(_table(table) for table in section.tables)
+        parts.append("; ".join(_plain(f"{name}: {value}") for name, value in section.chips.items()))
     return _whole("\n\n".join(part for part in parts if part))
+
+
+def figures_as_markdown(figures: Iterable[ShownFigure]) -> str:
+    """Return figures of a page that was written, with their headings and how to read them."""
+    parts, heading = [], ""
+    for each in figures:
+        if each.section != heading:
+            heading = each.section
+            parts.append(f"### {_plain(heading)}")
+        parts.append(as_image(each.alt, each.image, each.media_type))
+        parts.append(_plain(each.caption))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _picture(figure: Figure) -> str:
@@ -121,12 +135,27 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def _table(table: Table) -> str:
+    if not table.rows:
+        return ""
     names = list(table.columns)
     lines = [names, ["---"] * len(names)]
-    lines += [[_plain(str(row.get(name, ""))) for name in names] for row in table.rows[:ROWS]]
+    shown = _shown(table)
+    lines += [[_plain(str(row.get(name, ""))) for name in names] for row in shown]
     written = "\n".join(f"| {' | '.join(line)} |" for line in [map(_plain, names), *lines[1:]])
-    more = len(table.rows) - ROWS
-    return f"{written}\n\n... and {more} rows more." if more > 0 else written
+    more = len(table.rows) - len(shown)
+    if not more:
+        return written
+    rest = f"{len(shown)} of {len(table.rows)} rows." if table.marked else f"and {more} rows more."
+    return f"{written}\n\n... {rest}"
+
+
+def _shown(table: Table) -> list[Mapping[str, Any]]:
+    """Return the rows that are shown: the first, or of a table with marks some over all of it."""
+    last = len(table.rows) - 1
+    if last < ROWS or not table.marked:
+        return list(table.rows[:ROWS])
+    places = {round(place * last / (ROWS - 1)) for place in range(ROWS)}
+    return [table.rows[place] for place in sorted(places.union(table.marked))]
 
 
 def _whole(text: str) -> str:

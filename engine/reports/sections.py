@@ -98,8 +98,9 @@ class Table:
     def stacks(self) -> bool:
         """Whether a narrow screen shows a row for each value."""
         kinds = self.columns
-        is_long = "text" in kinds.values() or any(len(name) > LONG for name in kinds)
-        return len(kinds) > MANY_COLUMNS or (len(kinds) > 2 and is_long)
+        wide = {"text", "interval"}.intersection(kinds.values())
+        is_long = wide or any(len(name) > LONG for name in kinds)
+        return len(kinds) > MANY_COLUMNS or bool(len(kinds) > 2 and is_long)
 
     @property
     def wide(self) -> bool:

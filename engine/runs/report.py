@@ -176,7 +176,8 @@ def tried(report: CheckReport) -> tuple[list[str], dict[str, str]]:
     passed = sum(each.verdict is Verdict.PASS for each in checks)
     sentence = (
         f"Preflight, on short twins of the run before it began: {passed} of {len(checks)} "
-        "checks passed. Each with its figure, and the limit; what they mean stands below."
+        "checks passed. Each with its figure, and the limit; what they mean stands in "
+        "All checks of the preflight."
     )
     return [sentence], {each.name: _figures(each) for each in checks}
 

@@ -29,6 +29,9 @@ from engine.storage.safe_names import is_part
 Scores = dict[str, float]
 """``loss``, and ``accuracy`` for classifiers."""
 
+_NAMED = 10
+"""Runs that a message names."""
+
 
 class Stages(Settings):
     """How the work was done."""
@@ -112,12 +115,38 @@ def find_run(store: str, run: str) -> str:
     runs = list_runs(store)
     found = [run] if run in runs else [name for name in runs if run and name.startswith(run)]
     if len(found) != 1:
-        known = ", ".join(found or runs) or "none"
-        raise ConfigurationError(
-            f"{len(found) or 'No'} runs in {store} are named {run!r}. The runs: {known}. "
-            "Name one of them, or another --store." + ("" if found else did_you_mean(run, runs))
-        )
+        raise ConfigurationError(_not_one(run, found, runs, store))
     return found[0]
+
+
+def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
+    """Say that a name is that of no run, or the beginning of several."""
+    if not runs:
+        return f"There is no run in {store}. Name another --store, or make one with `mgd run`."
+    more = len(found or runs) - _NAMED
+    names = ", ".join((found or runs)[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    if found:
+        return (
+            f"{len(found)} runs in {store} begin with {run!r}: {names}. Name one of them; "
+            "`mgd show` says what came of each."
+        )
+    return (
+        f"No run in {store} begins with {run!r}. There are {names}. Name one of them, or another "
+        f"--store.{did_you_mean(run, runs)}"
+    )
+
+
+def no_report(store: str, run: str) -> ConfigurationError:
+    """Return the error of a report that is not there: the run goes on, or was stopped writing it.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Its whole name.
+    """
+    return ConfigurationError(
+        f"Run {run} has no report yet. `mgd resume {run} --store {store}` brings it to its end, "
+        "and writes it there."
+    )
 
 
 def list_runs(store: str) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from flows.cli.commands import recipes, runs, stores, trust, ui
+from flows.cli.completing import Commands
 
 app = typer.Typer(
+    cls=Commands,
     help="Gradient descent on the set-up of machine-learning training.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

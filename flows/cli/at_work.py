@@ -59,6 +59,37 @@ def end_all() -> dict[int, bool]:
     return ended
 
 
+def is_alone() -> bool:
+    """Say whether no other is at work; one of another machine counts as long as its file is there.
+
+    Both write into one database of Prefect's, and neither may close runs of the other.
+    """
+    import filelock
+
+    own = _folder() / _name(str(os.getpid()))
+    here = set(_folder().glob(_name("*")))
+    for file in set(_folder().glob("mgd-ui-*.lock")) - {own}:
+        if file not in here:
+            return False
+        try:
+            with filelock.FileLock(file).acquire(timeout=0):  # of one that was killed
+                file.unlink(missing_ok=True)
+        except filelock.Timeout:
+            return False
+    return True
+
+
+def children(process: int) -> list[int]:
+    """Return the processes at work that a process has started; none where that cannot be seen."""
+    found: list[int] = []
+    for each in Path("/proc").glob("[0-9]*/stat"):  # there on Linux
+        with suppress(OSError):
+            state, parent = each.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == process and state not in "ZX":
+                found.append(int(each.parent.name))
+    return found
+
+
 def _name(process: str) -> str:
     return _NAME.format(machine=platform.node(), process=process)
 

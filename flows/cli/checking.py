@@ -18,11 +18,8 @@ from engine.reports.units import write_figure
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
-from flows.cli.screen import Screen, plain, right, say, text
+from flows.cli.screen import WIDE, Screen, plain, right, say, tell, text
 from flows.cli.terminal import seen_at_work
-
-_WIDE = 110
-"""Columns of a terminal where a meaning beside its check is more than a few words wide."""
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 
@@ -54,14 +51,14 @@ def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bo
         say(json.dumps(certificate.model_dump(mode="json")))
     else:
         show_checks(certificate.checks, certificate.verdict, certificate.run)
-        say(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
+        tell(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
     return certificate.verdict is Verdict.REFUSE
 
 
 def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
     """Print one row for each check, and the verdict."""
     console = Screen()
-    is_narrow = console.width < _WIDE
+    is_narrow = console.width < WIDE
     figures = ("verdict", right("found"), right("limit"))
     table = (
         Table("check, and what it means", *figures, show_lines=True)

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 Found = list[tuple[str, str]]
 """What may be typed, each with what it is; shells that can show that do."""
@@ -24,8 +25,45 @@ _AS_TYPED = re.compile(r"[\w.,:/@%+=-]*", re.ASCII)
 """Values that mean the same to every shell as to us. Others are not offered: a shell takes what it
 is offered as it is, and a file of somebody else's could say ``$(...)``."""
 
+_cut: list[str] = []
+"""The key whose value bash completes, if it has cut that off."""
+
 _ARGUMENTS = Path(__file__).parents[2] / "engine" / "problems" / "shipped.py"
 """Whose signatures are the arguments of the problems that ship."""
+
+
+class Commands(TyperGroup):
+    """Commands whose words are whole, also where bash asks what to complete."""
+
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (Typer's)
+        """Carry a command out, or answer a shell."""
+        _join_words(os.environ)
+        return super().main(*args, **options)
+
+
+def _join_words(environment: MutableMapping[str, str]) -> None:
+    """Make one word again of ``key=value``, which bash has cut in three.
+
+    It completes the part behind the last cut. Of a value, then, the word to complete is the value
+    alone, and its key is kept for ``complete_change``.
+    """
+    _cut.clear()
+    if environment.get("_MGD_COMPLETE") != "complete_bash":
+        return
+    with suppress(KeyError, ValueError):
+        words, place = environment["COMP_WORDS"].split("\n"), int(environment["COMP_CWORD"])
+        joined: list[str] = []
+        for word in words[:place]:
+            if joined and (word == "=" or joined[-1].endswith("=")):
+                joined[-1] += word
+            else:
+                joined.append(word)
+        last = "".join(words[place : place + 1])
+        if joined and (last == "=" or joined[-1].endswith("=")):
+            _cut.append(joined.pop().removesuffix("="))
+            last = last.removeprefix("=")
+        environment["COMP_WORDS"] = "\n".join([*joined, last])
+        environment["COMP_CWORD"] = str(len(joined))
 
 
 def complete_recipe(incomplete: str) -> Found:
@@ -69,10 +107,11 @@ def complete_change(ctx: typer.Context, incomplete: str) -> Found:
     recipe = str(words[0] if words else ctx.params.get("recipe") or "digits-selection")
     with suppress(Exception):  # of a recipe that cannot be read there is nothing to say
         found = _settings(recipe)
-        key, given, value = incomplete.partition("=")
+        key, given, value = (*_cut, "=", incomplete) if _cut else incomplete.partition("=")
         if given:
+            before = "" if _cut else f"{key}="
             words = found.get(key, {}).get("words", [])
-            return [(f"{key}={word}", "") for word in words if word.startswith(value)]
+            return [(before + word, "") for word in words if word.startswith(value)]
         return list(dict.fromkeys(_below(found, incomplete)))
     return []
 

@@ -7,7 +7,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.files import list_recipes, load_recipe
 from engine.secret_urls import refuse_secrets
 from flows.cli.local_server import connected
-from flows.cli.screen import say
+from flows.cli.screen import tell
 from flows.cli.surroundings import prefect_settings
 from flows.cli.working_folder import left_out
 
@@ -66,7 +66,7 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
         with get_client(sync_client=True) as client:
             deployments = put(order, pool, store, image, suffix, client)
     for line in _told(deployments, pool):
-        say(line)
+        tell(line)
 
 
 def put(
@@ -155,6 +155,6 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
             )
     return [
         *lines,
-        f"A worker takes its runs: prefect worker start --pool {pool}",
-        f"Start a run: prefect deployment run {deployments[0].full_name!r} --watch",
+        f"A worker takes its runs: `prefect worker start --pool {pool}`",
+        f"Start a run: `prefect deployment run {deployments[0].full_name!r} --watch`",
     ]

@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from engine.applications.descent.export import export_model
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 
 
 def export(
@@ -21,7 +21,7 @@ def export(
         say(json.dumps(found.model_dump(mode="json")))
         return
     shown = ", ".join(f"{name} {value:.4g}" for name, value in found.scores["test"].items())
-    say(
+    tell(
         f"The model of outer step {found.iterate} of {found.run} ({shown} on the test split): "
         f"{found.tensors} tensors, {decimal(found.bytes)}, in {found.file}."
     )

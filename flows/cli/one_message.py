@@ -42,10 +42,11 @@ def one_message(debug: bool) -> Iterator[None]:
     except BaseException as error:  # a panic of a library in Rust is no Exception
         if debug:
             raise
-        from flows.cli.screen import plain
+        from flows.cli.screen import at_words
 
         with suppress(OSError, ValueError):  # standard error may be gone or full
-            typer.secho(plain(_message(error)), err=True, fg=typer.colors.RED)
+            message = at_words(_message(error), sys.stderr)
+            typer.secho(message, err=True, fg=typer.colors.RED)
         raise typer.Exit(_code(error)) from None
 
 

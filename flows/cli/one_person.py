@@ -23,10 +23,10 @@ from engine.errors import ConfigurationError
 from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
-from flows.cli.at_work import end_all, noted
+from flows.cli.at_work import children, end_all, is_alone, noted
 from flows.cli.deploying import Order, check, put
 from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 from flows.cli.signals import says
 from flows.cli.surroundings import SAFE_PATH, prefect_settings
 
@@ -88,7 +88,7 @@ def serve(
     check(order)  # before anything is started
     check_readable(absolute(store))
     says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
-    say("Prefect's server starts; its very first start takes the longest.")
+    tell("Prefect's server starts; its very first start takes the longest.")
     with ExitStack() as stack:
         stack.enter_context(noted())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
@@ -96,8 +96,8 @@ def serve(
         if server is not None:
             stack.callback(server.stop)
         stack.enter_context(connected(server))
-        say("The server answers; deployments are made.")
-        first = _deploy(order, store)
+        tell("The server answers; deployments are made.")
+        first = _deploy(order, store, is_own=server is not None)
         worker = stack.enter_context(_worker(server, folder, debug))
         path = _started(first, worker) if start else f"/v2/deployments/deployment/{first}/run"
         page = _page(server, folder, path)
@@ -109,12 +109,21 @@ def serve(
         )
 
 
-def _deploy(order: Order, store: str) -> "UUID":
-    """Make the pool and the deployments; return the first one's id."""
+def _deploy(order: Order, store: str, *, is_own: bool) -> "UUID":
+    """Make the pool and the deployments; return the first one's id.
+
+    Args:
+        order: What to deploy.
+        store: Where the runs keep what they make.
+        is_own: Whether the server is this command's own, which no other worker is connected to.
+    """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         _make_pool(client)
+        if is_own and is_alone():
+            for name in close_lost(client):
+                tell(f"Run {name} was left behind by an earlier mgd ui; Retry lets it go on.")
         made = put(order, POOL, store, None, "", client)
         for each in made:
             say(f"Deployed: {each.full_name}")
@@ -131,7 +140,7 @@ def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
 
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployment).id
-        say("A run is started; its report opens when it has begun.")
+        tell("A run is started; its report opens when it has begun.")
         until = time.monotonic() + SECONDS_TO_BEGIN
         while time.monotonic() < until and worker.poll() is None:
             found = _report(client, run)
@@ -151,6 +160,38 @@ def _report(client: "SyncPrefectClient", run: "UUID") -> "UUID | None":
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     found = client.read_artifacts(artifact_filter=of_run)
     return next((each.id for each in found if (each.key or "").startswith("report-")), None)
+
+
+def close_lost(client: "SyncPrefectClient") -> list[str]:
+    """Close runs whose process has ended without a word, as where the power failed.
+
+    Prefect would count them as running for ever, and the pool would take no other.
+
+    Returns:
+        Their names.
+    """
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled, Crashed
+
+    open_ones = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_ones))
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+    )
+    message = "Its process has ended with the mgd ui that had started it."
+    for each in found:
+        ended = Cancelled if each.state_type is StateType.CANCELLING else Crashed
+        client.set_flow_run_state(each.id, ended(message=message), force=True)
+    return [each.name for each in found]
 
 
 def _make_pool(client: "SyncPrefectClient") -> None:
@@ -199,18 +240,27 @@ def _worker(
     try:
         yield process
     finally:
-        _end_group(process)
+        _end_worker(process)
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and its children: asked at first, so that stages at work are finished."""
+def _end_worker(worker: "subprocess.Popen[bytes]") -> None:
+    """End a worker, after its runs: those finish a stage, and say that they have stopped.
+
+    A worker that is asked to end kills its runs at once. Each of them leads a group of its own.
+    """
+    until = time.monotonic() + SECONDS_TO_END
+    for run in children(worker.pid):
+        with suppress(ProcessLookupError):
+            os.kill(run, signal.SIGTERM)
+    while children(worker.pid) and time.monotonic() < until:
+        time.sleep(0.1)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(worker.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(SECONDS_TO_END)
+        worker.wait(SECONDS_TO_END)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
 
 
 def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
@@ -237,8 +287,8 @@ def _tell(page: Page, browser: bool) -> None:
         say(f"Without being asked: {page.file.as_uri()}")
     opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
     if browser and not opened:
-        say("No browser could be opened here; open the address above.")
-    say("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
+        tell("No browser could be opened here; open the address above.")
+    tell("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
 
 
 def stop() -> None:
@@ -257,4 +307,4 @@ def stop() -> None:
             f"with: kill -9 {' '.join(stuck)}"
         )
     for process in ended:
-        say(f"Ended: mgd ui, process {process}, with its server, worker and runs.")
+        tell(f"Ended: mgd ui, process {process}, with its server, worker and runs.")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from engine.errors import ConfigurationError
 from engine.reports.page import REPORT
-from engine.runs.run import find_run
+from engine.runs.run import find_run, no_report
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
 from engine.storage.records import read_bytes
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 
 _RULE = (
     b'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'
@@ -47,16 +47,13 @@ def open_report(run: str, store: str) -> None:
         content = read_bytes(run_file(place, name, REPORT))
     where = run_file(place, name, REPORT)
     if content is None:
-        raise ConfigurationError(
-            f"Run {name} has no report yet. It gets one at its end: mgd resume {name} --store "
-            f"{place}."
-        )
+        raise no_report(place, name)
     say(f"Report: {where}")
     content, grows = _GROWS.subn(b"", content, count=1)
     if grows:
-        say("The run goes on, and its report grows: open it again to see what is new.")
+        tell("The run goes on, and its report grows: open it again to see what is new.")
     if not webbrowser.open(guarded(content, name).as_uri()):
-        say("No browser could be opened here. Open that file in one.")
+        tell("No browser could be opened here. Open that file in one.")
 
 
 def guarded(content: bytes, run: str) -> Path:

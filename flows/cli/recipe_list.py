@@ -2,10 +2,10 @@
 
 import json
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.recipes.where import shipped_summaries
-from flows.cli.screen import Screen, say
+from flows.cli.screen import WIDE, Screen, say, tell
 
 _NEXT = (
     "The digits need no file and no GPU; of the others, `mgd recipes NAME` says where their data "
@@ -20,10 +20,13 @@ def show_recipes(*, as_json: bool) -> None:
     if as_json:
         say(json.dumps(recipes))
         return
-    table = Table("recipe", "kind", "what it does")
-    for each in recipes:
-        table.add_row(each["recipe"], each["kind"], each["description"])
     console = Screen()
+    meaning = Column("what it does", overflow="fold")
+    is_narrow = console.width < WIDE
+    table = Table("recipe, of kind", meaning) if is_narrow else Table("recipe", "kind", meaning)
+    for each in recipes:
+        name = [each["recipe"], each["kind"]]
+        table.add_row(*(["\n".join(name)] if is_narrow else name), each["description"])
     console.print(table)
     for line in _NEXT:
-        console.print(line, soft_wrap=True)
+        tell(line)

@@ -8,7 +8,12 @@ from rich.text import Text
 
 from engine.recipes.files import load_recipe, read_recipe_file
 from engine.reports.explained_settings import DEFAULT, Explained, explained_settings
-from flows.cli.screen import Screen, say, text
+from flows.cli.screen import WIDE, Screen, say, tell, text
+
+_RATIOS = {"value": 2, "from": 2, "meaning": 5}
+
+_NARROW_RATIOS = {"value, and from": 11, "meaning": 17}
+"""At 80 columns no key and no value of an enumeration is broken."""
 
 
 def show_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
@@ -29,38 +34,38 @@ def show_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
         say(json.dumps({**about, "settings": settings}))
         return
     console = Screen()
-    console.print(f"{recipe.name}, of kind {recipe.kind}. {recipe.description}", soft_wrap=True)
+    tell(f"{recipe.name}, of kind {recipe.kind}. {recipe.description}")
     set_here = sum(each.origin != DEFAULT for each in rows)
-    console.print(
-        f"{len(rows)} settings, of which {set_here} are set here (bold); --set KEY=VALUE changes "
-        "one, in mgd run, plan, check and deploy.",
-        soft_wrap=True,
+    tell(
+        f"{len(rows)} settings, of which {set_here} are set here (bold); `--set KEY=VALUE` changes "
+        "one, in mgd run, plan, check and deploy."
     )
     groups: dict[str, list[Explained]] = {}
     for each in rows:
         groups.setdefault(each.key.rpartition(".")[0], []).append(each)
     for group, settings in groups.items():
         console.print()
-        console.print(_table(group, settings))
+        console.print(_table(group, settings, is_narrow=console.width < WIDE))
 
 
-def _table(group: str, settings: list[Explained]) -> Table:
+def _table(group: str, settings: list[Explained], *, is_narrow: bool) -> Table:
+    ratios = _NARROW_RATIOS if is_narrow else _RATIOS
+    columns = {group or "of the run": 10 if is_narrow else 3} | ratios
     table = Table(
-        Column(group or "of the run", overflow="fold", ratio=3),
-        Column("value", overflow="fold", ratio=2),
-        Column("from", ratio=2),
-        Column("meaning", ratio=5),
+        *(Column(name, overflow="fold", ratio=ratio) for name, ratio in columns.items()),
         expand=True,
     )
     for each in settings:
         style = "bold" if each.origin != DEFAULT else ""
         # Whole keys where one row is all that is copied; the group is in the heading already.
-        table.add_row(
-            Text.assemble((text(each.key.rpartition(".")[2]).plain, style)),
-            Text.assemble((text(each.value).plain, style)),
-            _origin(each),
-            each.meaning,
-        )
+        name = Text.assemble((text(each.key.rpartition(".")[2]).plain, style))
+        shown = Text.assemble((text(each.value).plain, style))
+        if is_narrow:
+            if not each.value:
+                shown = Text("(empty)", style)
+            table.add_row(name, shown.append(f"\n{_origin(each)}", "not bold dim"), each.meaning)
+        else:
+            table.add_row(name, shown, _origin(each), each.meaning)
     return table
 
 

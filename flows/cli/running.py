@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.progress.displays import LINES
 from engine.progress.meter import doing
-from flows.cli.screen import say
+from flows.cli.screen import say, tell
 from flows.cli.signals import goes_on
 from flows.cli.surroundings import loaded, loading, prefect_settings
 from flows.cli.terminal import prepare_process, watched
@@ -176,13 +176,7 @@ def _tell(record: "FinishedRun", place: str, as_json: bool) -> dict[str, Any]:
         f"Run: {record.run} in {place}",
     ]
     if record.nothing_computed:
-        lines.insert(
-            0, f"Nothing was computed: run {record.run} had finished, and all of it was there."
-        )
+        lines.insert(0, f"Nothing was computed: all stages of run {record.run} were there.")
     for line in lines:
-        _say(line, as_json)
+        tell(line, err=as_json)
     return content
-
-
-def _say(line: str, as_json: bool) -> None:
-    say(line, err=as_json)

@@ -11,9 +11,10 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column
 from rich.text import Text
@@ -35,6 +36,10 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 _KEPT = {"\n", "\t"}
 
+_WHOLE = re.compile(r"[^\s`]*`[^`\n]*`\S*|\S*\d (?:%|(?:[kMGT]?B|ms|s|min|h)\b)\S*|\S+")
+"""What no line is broken in: a command between backticks, which people copy, a figure with its
+unit, and a word."""
+
 
 def plain(text: str) -> str:
     """Return a text without escape sequences, hidden characters, and the secrets of its URLs.
@@ -48,6 +53,10 @@ def plain(text: str) -> str:
     return "".join(
         each for each in text if each in _KEPT or unicodedata.category(each) not in _HIDDEN
     )
+
+
+WIDE = 110
+"""Columns of a terminal where a meaning beside its name is more than a few words wide."""
 
 
 class Screen(Console):
@@ -64,6 +73,10 @@ class Screen(Console):
         """Return what stands for a string, wherever Rich is given one: lines, cells, headings."""
         options.update(markup=False, emoji=False)
         return super().render_str(plain(text), **options)
+
+    def tell(self, sentence: str, style: str = "") -> None:
+        """Print a sentence, in a terminal broken at words."""
+        self.print(Text(at_words(sentence, self.file), style), soft_wrap=True)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 (Rich's)
         """Print, as Rich does.
@@ -102,8 +115,47 @@ def text(words: str) -> Text:
     return Text(plain(words))
 
 
+def at_words(sentence: str, stream: IO[str] | None) -> str:
+    """Return a sentence as lines that end at words, if it goes to a terminal.
+
+    A terminal breaks where its edge is, in the middle of a word. Elsewhere, as in a file that
+    somebody searches, a sentence is one line. What is longer than a line, such as a path, stays
+    whole, so that it can be copied.
+
+    Args:
+        sentence: May have several lines.
+        stream: Where it goes.
+    """
+    sentence = plain(sentence)
+    if stream is None or not stream.isatty():
+        return sentence
+    width = Console(file=stream).width
+    return "\n".join(_broken(line, width) for line in sentence.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if cell_len(line) <= width:
+        return line
+    lines: list[str] = []
+    for word in _WHOLE.findall(line):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def tell(sentence: str, *, err: bool = False) -> None:
+    """Print a sentence to standard output, or to standard error; in a terminal broken at words.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    say(at_words(sentence, sys.stderr if err else sys.stdout), err=err)
+
+
 def say(words: str, *, err: bool = False) -> None:
-    """Print a line to standard output, or to standard error.
+    """Print a line as it is, for programs and to be copied, to standard output or standard error.
 
     Raises:
         OutputError: If it cannot be written.

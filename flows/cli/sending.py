@@ -11,7 +11,7 @@ from engine.errors import ConfigurationError, EngineError
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import listening
 from engine.secret_urls import redacted
-from flows.cli.screen import say
+from flows.cli.screen import tell
 
 if TYPE_CHECKING:
     from engine.applications.open_run import OpenRun
@@ -84,11 +84,11 @@ class Sender:
         if error is not None:
             raise ConfigurationError(
                 f"Run {opened.name} could not be sent to {self._target} ({type(error).__name__}: "
-                f"{redacted(str(error))}). The run is kept as it is. Send it again: mgd send "
-                f"{opened.name} --to {self._target}"
+                f"{redacted(str(error))}). The run is kept as it is. Send it again: `mgd send "
+                f"{opened.name} --to {self._target}`"
             ) from error
         place = whole_target(self._target)
-        say(f"{sending.number} numbers of run {opened.name} were sent to {place}.", err=err)
+        tell(f"{sending.number} numbers of run {opened.name} were sent to {place}.", err=err)
 
     def _look(self, meter: "Meter", store: str) -> None:
         """Send what is new, if an outer step was scored since the last look that is over."""

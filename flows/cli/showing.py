@@ -6,10 +6,9 @@ from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Column, Table
-from rich.text import Text
 
 from engine.planning.forecast import Forecast
-from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
+from engine.recipes.replay import ReplayConfig, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
@@ -18,15 +17,13 @@ from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import RunOverview, describe, list_overviews
 from engine.runs.predicted import compare
-from engine.runs.run import find_run
-from engine.storage.places import run_file
-from flows.cli.screen import Screen, names, plain, right, say
+from engine.runs.run import find_run, no_report
+from engine.storage.location import list_files
+from engine.storage.places import run_file, run_folder
+from flows.cli.screen import Screen, names, right, say, tell
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
-
-_LONGEST_SCHEDULE = max(map(len, ScheduleName)) + 1
-"""A name that is cut off could not be typed into a setting."""
 
 SHOWN_NAMES = 10
 """Names in a sentence; JSON has them all."""
@@ -50,7 +47,10 @@ def show_runs(store: str, *, as_json: bool) -> None:
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
         lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
         table.add_row("\n".join(lines), run.verdict or str(run.standing))
-    console.print(table if runs else f"There is no run in {store}.", highlight=False)
+    if runs:
+        console.print(table)
+    else:
+        tell(f"There is no run in {store}.")
 
 
 def show_run(store: str, run: str, *, as_json: bool) -> None:
@@ -72,7 +72,7 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         _show_so_far(console, store, view)
     else:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
-    console.print(_spent(view), highlight=False)
+    tell(_spent(view))
     if compared:
         actual = "so far" if record is None else "actual"
         table = Table("figure", right("predicted"), right(actual))
@@ -81,42 +81,40 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
             table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
         console.print(table)
     console.print(_stages(view))
-    console.print(_totals(view), highlight=False)
+    tell(_totals(view))
     if ending is None:
         return
     if certificate is not None:
-        console.print(
-            f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.", highlight=False
-        )
+        tell(f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.")
     elif ending.verifiable:
-        console.print(f"Not verified yet: mgd verify {name}", highlight=False, soft_wrap=True)
-    report = run_file(store, name, REPORT)
-    console.print(f"Report: {report} (mgd open {name})", highlight=False, soft_wrap=True)
+        tell(f"Not verified yet: `mgd verify {name}`")
+    if REPORT in list_files(run_folder(store, name)):
+        tell(f"Report: {run_file(store, name, REPORT)} (`mgd open {name}`)")
+    else:  # it was stopped while that was written
+        tell(str(no_report(store, name)))
 
 
 def _show_result(console: Screen, ending: Ending, title: str) -> None:
     """Print the verdict, the numbers that stand at the top of the report, and the result."""
     verdict = ending.verdict or next(iter(ending.summary), "")
-    console.print(Text(plain(verdict), style="bold"), soft_wrap=True)
-    console.print(title, soft_wrap=True)
+    console.tell(verdict, "bold")
+    tell(title)
     for each in ending.numbers:
         note = f" ({each['note']})" if each.get("note") else ""
-        console.print(f"{each.get('label')}: {each.get('value')}{note}", soft_wrap=True)
+        tell(f"{each.get('label')}: {each.get('value')}{note}")
     if ending.table:
         console.print(_rows(ending.table))
     for line in ending.summary:
         if line != verdict:
-            console.print(line, highlight=False, soft_wrap=True)
+            tell(line)
 
 
 def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
     changed = f" ({view.changes})" if view.changes else ""
-    console.print(
+    tell(
         f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let it go "
-        f"on: mgd resume {view.run} --store {store}",
-        highlight=False,
-        soft_wrap=True,
+        f"on: `mgd resume {view.run} --store {store}`"
     )
     rows = [
         {"outer step": number} | {name: _loss(each) for name, each in step.scores.items()}
@@ -146,8 +144,8 @@ def show_plan(
         return
     console = Screen()
     table = Table(
-        Column("schedule", overflow="fold", min_width=_LONGEST_SCHEDULE),
-        *("parts", "unroll", "steps", "memory", "store", "outer step", "run"),
+        Column("schedule", no_wrap=True),  # a name that is cut off could not be typed
+        *map(right, ("parts", "unroll", "steps", "memory", "store", "outer step", "run")),
     )
     own = _settings_of(replay) if replay is not None else {}
     for each in [forecast, *forecast.alternatives]:
@@ -171,19 +169,18 @@ def show_plan(
     chosen = dict(forecast.settings)
     if forecast.product is not VjpMode.REVERSE_OVER_REVERSE:
         chosen["replay.vjp"] = forecast.product.value
-    changes = " ".join(f"--set {name}={value}" for name, value in chosen.items())
-    console.print(
+    options = [f"--set {name}={value}" for name, value in chosen.items()]
+    # A shell goes on after a backslash, so that all of them can be copied at once.
+    changes = [*(f"{each} \\" for each in options[:-1]), *options[-1:]]
+    tell(
         f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
-        f"{decimal(forecast.written_bytes)} written.",
-        highlight=False,
+        f"{decimal(forecast.written_bytes)} written."
     )
     if forecast.note:
-        console.print(forecast.note, highlight=False)
+        tell(forecast.note)
     if forecast.price is not None:
-        console.print(
-            f"Price of the run: {forecast.price:.3g}, in the currency of --price.", highlight=False
-        )
-    console.print(f"To use it: {changes}", highlight=False, soft_wrap=True)
+        tell(f"Price of the run: {forecast.price:.3g}, in the currency of --price.")
+    say("\n".join(["To use it:", *(f"  {each}" for each in changes)]))
 
 
 def _settings_of(replay: ReplayConfig) -> dict[str, Any]:
@@ -204,22 +201,18 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
             table.add_row(*each)
         console.print(table)
     if len(lines) > SHOWN:
-        console.print(f"... and {len(lines) - SHOWN} smaller ones; --json has them all.")
+        tell(f"... and {len(lines) - SHOWN} smaller ones; --json has them all.")
     verb, remedy = ("Freed", "") if report.deleted else ("Would free", " Say --yes to delete.")
-    console.print(
+    tell(
         f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {report.store}; "
         f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} runs stay."
-        f"{remedy if lines else ''}",
-        highlight=False,
-        soft_wrap=True,
+        f"{remedy if lines else ''}"
     )
     if report.left:
         more = len(report.left) - SHOWN_NAMES
-        console.print(
+        tell(
             f"Not made by the engine, and left alone: {', '.join(report.left[:SHOWN_NAMES])}"
-            f"{f' and {more} more' if more > 0 else ''}.",
-            highlight=False,
-            soft_wrap=True,
+            f"{f' and {more} more' if more > 0 else ''}."
         )
 
 

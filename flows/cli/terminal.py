@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from engine.progress.displays import LINES, PlainLines, Scores, ticking
 from engine.progress.meter import Meter, heard_by
-from flows.cli.screen import Screen, plain, say
+from flows.cli.screen import Screen, plain, tell
 from flows.cli.signals import before_last_words, stop_on_signals
 from flows.cli.surroundings import SAFE_PATH
 
@@ -110,7 +110,7 @@ def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
 
     def write(line: str) -> None:
         if not over:
-            console.print(line)
+            drawn.above(lambda: console.tell(line))
 
     def end() -> None:
         over.append(True)  # what comes after the last words would hide how the run goes on
@@ -126,4 +126,4 @@ def _picture(meter: Meter) -> Iterator[Callable[[str], None]]:
 
 
 def _line(words: str) -> None:
-    say(words, err=True)
+    tell(words, err=True)

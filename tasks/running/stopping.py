@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from prefect.exceptions import TerminationSignal
 
+from engine.progress.names import capital, in_words
 from tasks.running.attempt import LOOK_SECONDS, go_on
 from tasks.running.progress import say
 
@@ -78,9 +79,10 @@ def _wait_once_more(name: str, done: "Future[T]") -> None:
         time.sleep(0.01)
     else:
         return
-    say(logging.WARNING, f"SIGTERM: {name} is at work, and gets {GRACE_SECONDS:g} s to finish.")
+    words = in_words(name)
+    say(logging.WARNING, f"SIGTERM at {words}, which gets {GRACE_SECONDS:g} s to finish.")
     if wait([done], GRACE_SECONDS).done:
-        say(logging.WARNING, f"{name} is finished; stopping.")
+        say(logging.WARNING, f"{capital(words)} is finished; stopping.")
 
 
 def _end(thread: threading.Thread) -> None:

@@ -115,10 +115,7 @@ def test_stopped_run_has_committed_the_stage_at_work(site):
     assert state == "Crashed"
     assert key in committed
     assert attempts(Path(site.store)).items() >= committed.items()
-    assert any(
-        "is at work, and gets 20 s to finish" in line
-        for line in site.api.logs(run, logging.WARNING)
-    )
+    assert any("which gets 20 s to finish" in line for line in site.api.logs(run, logging.WARNING))
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)

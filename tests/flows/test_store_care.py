@@ -1,6 +1,7 @@
 """Budgets, house-keeping and ``mgd show`` on the stores that real runs leave."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -181,6 +182,24 @@ def test_show_tells_stages_and_what_they_took(own):
 
 
 @pytest.mark.slow
+def test_a_run_stopped_while_its_report_was_written_gets_it_at_the_next_start(own):
+    """Until then nobody is sent to a page that is not there."""
+    folder, record = own
+    report = folder / "runs" / record.run / "report.html"
+    before = re.findall("<h[123]>[^<]+", report.read_text())
+    report.unlink()
+
+    for command in ("show", "open"):
+        result = cli.invoke(app, [command, record.run, "--store", str(folder)])
+        assert f"`mgd resume {record.run} --store {folder}`" in result.output
+        assert "report.html" not in result.output
+    again = descent(small(), str(folder))
+
+    assert again.nothing_computed
+    assert (again.digest, again.seconds) == (record.digest, record.seconds)
+    assert re.findall("<h[123]>[^<]+", report.read_text()) == before != []
+
+
 def test_show_of_an_unfinished_run_says_how_to_go_on(tmp_path):
     """A run that was interrupted is the one that is asked about most."""
     with pytest.raises(BudgetSpentError):

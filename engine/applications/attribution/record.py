@@ -131,13 +131,18 @@ class AttributionRecord(FinishedRun):
             f"model's test accuracy is {100 * test['accuracy']:.1f} %, its test loss "
             f"{test['loss']:.3f}."
         ]
+        if self.lds[OWN]:
+            lines.append(
+                "The LDS (linear datamodeling score) is the rank correlation of predicted losses "
+                "with those of trainings without random subsets: 1 is best, 0 is chance."
+            )
         for drop, found in self.lds[OWN].items():
-            others = "; ".join(
-                f"{name} {lds[drop].mean:.2f}" for name, lds in self.lds.items() if name != OWN
+            others = " and ".join(
+                f"{lds[drop].mean:.2f} for {name}" for name, lds in self.lds.items() if name != OWN
             )
             lines.append(
-                f"{drop} % left out, {settings.num_subsets} trainings: LDS {written(found)}"
-                + (f" ({others})." if others else ".")
+                f"With {drop} % left out, over {settings.num_subsets} trainings, the LDS is "
+                f"{written(found)}" + (f"; it is {others}." if others else ".")
             )
         if AttributionBaseline.TRAK in settings.baselines and TRAK not in self.lds:
             lines.append("TRAK was not measured: the package traker is not installed.")

@@ -73,10 +73,12 @@ def rerun_findings(record: "RunRecord") -> list[str]:
             )
             continue
         before, after = each.before["test"], each.after["test"]
-        sentence = f"With {each.name}: test loss {before['loss']:.4f} to {after['loss']:.4f}"
+        sentence = (
+            f"With {each.name} test loss goes from {before['loss']:.4f} to {after['loss']:.4f}"
+        )
         if "accuracy" in before:
             pair = (100 * before["accuracy"], 100 * after["accuracy"])
-            sentence += f", accuracy {pair[0]:.1f} % to {pair[1]:.1f} %"
+            sentence += f", accuracy from {pair[0]:.1f} % to {pair[1]:.1f} %"
         sentences.append(sentence + ".")
     return sentences
 

@@ -7,6 +7,7 @@ from engine.recipes.settings import Settings
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
+from engine.reports.units import write_number
 from engine.runs.finished import FinishedRun
 from engine.runs.run import Scores, begin_run
 from engine.stages.references import Ref
@@ -101,7 +102,7 @@ class SmoothnessRecord(FinishedRun):
         return [
             {
                 "direction": str(number),
-                "Definition 1": "-" if first is None else f"{first:.3g}",
+                "Definition 1": "-" if first is None else write_number(first),
                 "Definition 2": "-" if second is None else f"{second:.3f}",
             }
             for number, (first, second) in enumerate(pairs)

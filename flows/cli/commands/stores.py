@@ -133,8 +133,9 @@ def clean(  # noqa: PLR0913 (the options of one command)
 ) -> None:
     """Say what no run needs, and free it with --yes.
 
-    Runs go by age, by count (if both are given, those to which both apply) or by name; what no
-    run refers to goes always. A run at work, and what another run uses, stay.
+    Runs go by age, by count (if both are given, those to which both apply) or by name.
+
+    What no run refers to goes always. A run at work, and what another run uses, stay.
     """
     with one_message(debug):
         from engine.recipes.files import validated

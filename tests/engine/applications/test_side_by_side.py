@@ -118,6 +118,27 @@ def test_the_command_prints_writes_and_answers_programs(two, tmp_path, monkeypat
     assert runner.invoke(app, ["compare", names[0], "--store", store]).exit_code == 2
 
 
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_names_of_runs_are_whole_at_any_width(columns, two, tmp_path):
+    """Where they do not fit at the heads of columns, numbers stand for them."""
+    store, names = two
+    page = str(tmp_path / "page.html")
+    shown = runner.invoke(
+        app, ["compare", *names, "--store", store, "--page", page], env={"COLUMNS": str(columns)}
+    )
+
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    tables = [line for line in lines if line[:1] in "│┃"]
+    assert all(len(line) <= columns for line in tables)
+    assert "training.learning_rate" in "".join(tables)
+    heads = [line for line in tables if "setting" in line or "number" in line]
+    fits = 3 * 3 + len("training.learning_rate") + sum(map(len, names)) < columns
+    for number, name in enumerate(names, 1):
+        assert all((name if fits else f"run {number}") in line for line in heads)
+        assert any(line.startswith(f"{'' if fits else f'{number}. '}{name}:") for line in lines)
+
+
 class Heard:
     """A stand-in for a package: it notes every call."""
 

@@ -55,6 +55,21 @@ def test_scores_are_told_when_they_are_there_with_the_best_so_far(clocked):
     assert "best validation loss 0.5000" in worse.sentence()
 
 
+def test_of_outer_steps_told_at_once_each_says_what_was_best_until_then(clocked):
+    """A run that went on said "best: outer step 3" of the first of the steps that were there."""
+    board, _, _ = clocked
+    for number, loss in enumerate((0.9, 0.8, 0.85, 0.7)):
+        board.scored(number, scores(loss))
+
+    seen = board.seen()
+
+    told = [seen.outer_sentence(place).partition(";")[0] for place in range(4)]
+    assert [each.partition("(")[2] for each in told] == [
+        *("", "best so far)", "best: outer step 1)", "best so far)"),
+    ]
+    assert seen.best == 3
+
+
 def test_sweep_after_the_scores_belongs_to_the_same_outer_step(clocked):
     """The number of scored models is not the number of the outer step at work."""
     board, _, _ = clocked

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from engine.reports.page import ROWS, as_html, as_image, as_markdown, with_section
+from engine.reports.page import (
+    ROWS,
+    as_html,
+    as_image,
+    as_markdown,
+    figures_as_markdown,
+    with_section,
+)
 from engine.reports.sections import Card, Drawing, Figure, Number, Page, Section, Table
 from engine.reports.shown_figures import figures_of
 
@@ -88,7 +95,20 @@ def test_columns_are_written_by_what_they_hold():
 
 def test_a_table_without_rows_is_left_out():
     """An empty head would ask what is missing."""
-    assert "<table" not in as_html(page(sections=[Section("Empty", tables=[Table([])])]))
+    empty = page(sections=[Section("Empty", tables=[Table([])])])
+
+    assert "<table" not in as_html(empty)
+    assert "|" not in as_markdown(empty)
+
+
+def test_markdown_says_when_a_page_was_written_and_what_was_asked():
+    """A run that was killed takes nothing back, and says by that alone that it stands still."""
+    asked = Section("What was asked", chips={"outer.num_steps": "7", "training.seed": "1"})
+
+    shown = as_markdown(page(sections=[asked]))
+
+    assert page().run in shown
+    assert "outer.num\\_steps: 7; training.seed: 1" in shown
 
 
 def test_a_page_opens_and_leads_to_what_is_not_folded():
@@ -140,6 +160,32 @@ def test_figures_of_a_written_page_are_found_with_what_they_show():
     assert "<" not in shown
     assert shown.count("](data:image/svg+xml;base64,") == 1
     assert "](javascript:" not in shown.replace("\\](", "")
+
+
+def test_figures_of_a_written_page_keep_their_headings_and_captions_in_the_ui():
+    """Five pictures one below the other said nothing of what they show."""
+    figures = [Figure(DRAWN, "One.", "How to read it."), Figure(DRAWN, "Two.")]
+    sections = [Section("S", figures=figures), Section(HOSTILE, figures=figures[:1])]
+
+    shown = figures_as_markdown(figures_of(as_html(page(sections=sections))))
+
+    assert [line for line in shown.splitlines() if line.startswith("### ")][0] == "### S"
+    assert shown.count("### ") == shown.count("How to read it.") == 2
+    assert shown.index("![One.]") < shown.index("How to read it.") < shown.index("![Two.]")
+    assert "<" not in shown
+
+
+def test_the_chosen_row_of_a_long_table_is_shown_in_the_ui():
+    """Of a hundred outer steps the first twenty were, and not what came of the run."""
+    rows = [{"step": number, "chosen": "*" * (number == 77)} for number in range(101)]
+
+    shown = as_markdown(page(sections=[Section("S", tables=[Table(rows, marked={77: "chosen"})])]))
+
+    assert "| 77 | \\* |" in shown
+    assert "| 0 |  |" in shown
+    assert "| 100 |  |" in shown
+    assert f"{ROWS + 1} of 101 rows" in shown
+    assert shown.count("\n| ") <= ROWS + 4
 
 
 def test_a_page_that_grows_is_loaded_again_and_one_that_is_done_is_not():

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import at_work
 from flows.cli.app import app
-from flows.cli.at_work import end_all, noted
+from flows.cli.at_work import end_all, is_alone, noted
 from tests.servers import wait_for
 
 HOLD = """
@@ -108,3 +108,15 @@ def test_one_that_ends_before_it_is_asked_has_ended(home, monkeypatch):
 
 def gone(process, sign):
     raise ProcessLookupError
+
+
+@pytest.mark.slow
+def test_one_is_alone_when_all_others_have_ended(home, held):
+    """One that was killed leaves its file, and nobody else's runs may be closed."""
+    with noted():
+        assert not is_alone()
+        held.kill()
+        held.wait(60)
+        assert is_alone()
+        (home / "mgd-ui-another.machine-7.lock").touch()
+        assert not is_alone()

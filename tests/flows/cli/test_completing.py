@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def complete(tmp_path, monkeypatch):
     def ask(*words):
         asked = {
             "_MGD_COMPLETE": "complete_bash",
-            "COMP_WORDS": " ".join(["mgd", *words]),
+            "COMP_WORDS": "\n".join(["mgd", *words]),
             "COMP_CWORD": str(len(words)),
         }
         found = runner.invoke(app, [], prog_name="mgd", env=asked)
@@ -63,6 +64,26 @@ def test_keys_of_settings_come_with_what_they_are_now(complete):
         "arguments.num_train=800"
     ]
     assert "outer.update=sign" in complete("run", "digits-selection", "--set", "outer.update=s")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("outer.update=", {"sign", "masked-sign"}),
+        ("outer.update=mask", {"masked-sign"}),
+        ("replay.schedule=", {"store-all", "k-ary"}),
+        ("outer.nothing=", set()),
+    ],
+)
+def test_a_shell_gets_values_after_the_equals_sign(typed, offered, complete):
+    """Bash cuts a word there, asks for the part behind, and offered files in their place."""
+    before = ["run", "digits-selection", "--set", "training.seed=1", "--set"]
+    asked = complete(*before, typed)
+    words = [part for word in [*before, typed] for part in re.split("(=)", word) if part]
+    cut = complete(*words)
+
+    assert offered <= set(cut)
+    assert [f"{typed.partition('=')[0]}={word}" for word in cut] == asked
 
 
 def test_what_was_read_once_is_kept_until_it_changes(complete, tmp_path):
@@ -131,7 +152,7 @@ except SystemExit:
 """
     asked = {
         "_MGD_COMPLETE": "complete_bash",
-        "COMP_WORDS": f"mgd {words}",
+        "COMP_WORDS": "\n".join(["mgd", *words.split()]),
         "COMP_CWORD": str(len(words.split())),
         "MGD_STORE": str(tmp_path / "store"),
         "XDG_CACHE_HOME": str(tmp_path),

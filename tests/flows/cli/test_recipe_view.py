@@ -73,6 +73,18 @@ def test_people_see_a_table_for_each_group():
     assert "recipe; default 0.0" in result.stdout
 
 
+@pytest.mark.parametrize("columns", [80, 160])
+def test_no_value_and_no_name_is_broken(columns):
+    """Whatever is shown is what somebody would type."""
+    shown = runner.invoke(app, ["recipes", "digits-selection"], env={"COLUMNS": str(columns)})
+    listed = runner.invoke(app, ["recipes"], env={"COLUMNS": str(columns)})
+
+    for name in ("gradient-similarity", "reverse-over-reverse", "steps_per_segment", "(empty)"):
+        assert name in shown.stdout or (name == "(empty)" and columns == 160)
+    assert "arguments.contrastive.target_url" in listed.stdout
+    assert all(len(line) <= columns for line in shown.stdout.splitlines() if "│" in line)
+
+
 def test_a_recipe_of_ones_own_is_shown_with_its_arguments(tmp_path):
     """Naming the file is what loads its code, as for ``mgd run``."""
     found = settings_of(write_problem(tmp_path, PROBLEM))

@@ -1,11 +1,12 @@
 """What reaches a terminal: text, and nothing that a terminal or Rich would obey."""
 
+import io
 import logging
 
 import pytest
 from rich.table import Table
 
-from flows.cli.screen import Screen, plain, say, text
+from flows.cli.screen import Screen, at_words, plain, say, tell, text
 from flows.cli.terminal import Lines, _line
 
 EVIL = (
@@ -40,6 +41,8 @@ def test_everything_that_is_printed_goes_through_it(capsys):
     screen.print(EVIL, highlight=False, soft_wrap=True)
     say(EVIL)
     say(EVIL, err=True)
+    tell(EVIL)
+    screen.tell(EVIL, "bold")
 
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err
@@ -58,3 +61,51 @@ def test_warning_with_brackets_is_a_line(capsys):
     printed = " ".join(capsys.readouterr().err.split())
     assert printed.count("in data[old]/[/b]") == 2
     assert "\x1b" not in printed
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        """Say so."""
+        return True
+
+
+SAID = (
+    "Validation loss fell by 64 %, from 1.0695 to 0.3829 in 12.5 s. The report is at "
+    "/a/path/that/is/longer/than/any/line/of/such/a/narrow/terminal.html (`mgd open some-run`)."
+)
+
+
+@pytest.mark.parametrize("width", [20, 30, 44, 80])
+def test_a_terminal_gets_sentences_that_break_between_words(width, monkeypatch):
+    """It breaks a line at its edge itself, in the middle of a word, and of what people copy."""
+    monkeypatch.setenv("COLUMNS", str(width))
+
+    lines = at_words(SAID, Terminal()).split("\n")
+
+    whole = ["64 %,", "12.5 s.", "(`mgd open some-run`)."]
+    assert " ".join(lines) == SAID
+    assert all(any(each in line for line in lines) for each in whole)
+    assert all(len(line) <= width or " " not in line or line in whole for line in lines)
+    for one, other in zip(lines, lines[1:], strict=False):
+        first = next((each for each in whole if other.startswith(each)), other.split()[0])
+        assert len(f"{one} {first}") > width
+
+
+def test_a_file_gets_a_sentence_as_one_line(monkeypatch, capsys):
+    """Whoever searches it finds words that stand beside one another."""
+    monkeypatch.setenv("COLUMNS", "20")
+
+    tell(SAID)
+    tell(SAID, err=True)
+
+    assert at_words(SAID, None) == at_words(SAID, io.StringIO()) == SAID
+    assert capsys.readouterr() == (f"{SAID}\n", f"{SAID}\n")
+
+
+def test_wide_letters_count_as_the_two_columns_that_they_take(monkeypatch):
+    """As those of Chinese do."""
+    monkeypatch.setenv("COLUMNS", "9")
+
+    assert at_words("漢字 漢字 漢字", Terminal()) == "漢字 漢字\n漢字"

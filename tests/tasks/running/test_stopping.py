@@ -56,8 +56,8 @@ def test_stage_is_finished_before_the_signal_takes_effect(said):
 
     assert finished == ["stage"]
     assert said == [
-        "SIGTERM: train[0] 0-5 is at work, and gets 20 s to finish.",
-        "train[0] 0-5 is finished; stopping.",
+        "SIGTERM at training steps 0 to 5 of outer step 0, which gets 20 s to finish.",
+        "Training steps 0 to 5 of outer step 0 is finished; stopping.",
     ]
 
 

@@ -39,7 +39,10 @@ def of(record: RunRecord) -> Section:
     shown = _thinned(record)
     notes = []
     if len(shown) < len(record.iterates):
-        notes = [f"{len(shown)} of {len(record.iterates)} outer steps; all of them stand below."]
+        notes = [
+            f"{len(shown)} of {len(record.iterates)} outer steps; the others stand in All outer "
+            "steps."
+        ]
     caption = (
         "Mean loss on three held-out splits. The objective is what the metagradient lowers, "
         "validation chooses the iterate, and test takes no part."

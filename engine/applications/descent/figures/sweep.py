@@ -77,8 +77,9 @@ def draw_sweep(
     shown = len(layers) if len(layers) <= MOST_NAMES else WITHOUT_NAMES
     above = 0.24 * shown if layer_norms else 0.0
     figure, panels = new_figure(0.9 + above + 1.5 * several, rows=bool(layer_norms) + several)
-    # Steps before the first one that reads z are not reversed, and would only be blank.
-    first = min(shares, default=0)
+    # Steps before the first one that reads z are not reversed, and would only be blank; that one
+    # itself has a share, and no adjoint goes on from it.
+    first = min(shares if several else layer_norms, default=0)
     if several:
         # One outline: a bar for each of thousands of steps would be thousands of shapes.
         heights = [shares.get(step, 0.0) for step in range(first, num_steps)]

@@ -166,7 +166,7 @@ def test_what_cannot_be_written_is_refused_in_one_message(own, tmp_path):
             export_model(store, record.run, tmp_path / file, trusted=True)
     with pytest.raises(ConfigurationError, match="has no outer step 9.*0 to 2"):
         export_model(store, record.run, tmp_path / "net.pt", 9, trusted=True)
-    with pytest.raises(ConfigurationError, match="No runs in .* are named 'nothing-here'"):
+    with pytest.raises(ConfigurationError, match="No run in .* begins with 'nothing-here'"):
         export_model(store, "nothing-here", tmp_path / "net.pt", trusted=True)
     with pytest.raises(ConfigurationError, match=f"Did you mean {record.run}"):
         export_model(store, f"x{record.run}", tmp_path / "net.pt", trusted=True)

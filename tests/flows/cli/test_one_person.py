@@ -1,0 +1,83 @@
+"""What ``mgd ui`` leaves behind: no run that Prefect would count as running for ever."""
+
+import subprocess
+import sys
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling, Completed, Pending, Running
+
+from flows.cli.one_person import POOL, _end_worker, close_lost
+from tests.servers import wait_for
+
+KILL = """
+import os, signal, subprocess, sys
+run = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session=True)
+def end(*_):
+    run.kill()
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+run.wait()
+signal.pause()
+"""
+STAY = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1)  # a stage is finished
+    open(sys.argv[1] + ".said", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1] + ".begun", "w").close()
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_run_gets_its_time_although_its_worker_gives_it_none(tmp_path):
+    """It was killed at once, Prefect took it to be running, and its page said that it goes on."""
+    place = str(tmp_path / "run")
+    worker = subprocess.Popen([sys.executable, "-c", KILL, STAY, place], start_new_session=True)
+    wait_for("the run", (tmp_path / "run.begun").exists)
+
+    _end_worker(worker)
+
+    assert (tmp_path / "run.said").exists()
+    assert worker.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_runs_that_lost_their_process_are_closed_and_no_others():
+    """The pool takes one run at a time, and waited for one whose machine had lost its power."""
+    states = {
+        "running": [Running],
+        "pending": [Pending],
+        "cancelling": [Running, Cancelling],
+        "completed": [Completed],
+    }
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("of a test of lost runs")
+        made = {}
+        for pool in (POOL, "another-pool"):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
+            deployment = client.create_deployment(flow, f"of {pool}", work_pool_name=pool)
+            for name, ways in states.items():
+                run = client.create_flow_run_from_deployment(deployment, name=f"{name} in {pool}")
+                for state in ways:
+                    client.set_flow_run_state(run.id, state(), force=True)
+                made[run.name] = run.id
+
+        closed = close_lost(client)
+
+        found = {name: client.read_flow_run(id_).state_type for name, id_ in made.items()}
+    assert sorted(closed) == [f"{name} in {POOL}" for name in ("cancelling", "pending", "running")]
+    assert {name.split()[0]: type_ for name, type_ in found.items() if POOL in name} == {
+        "running": StateType.CRASHED, "pending": StateType.CRASHED,
+        "cancelling": StateType.CANCELLED, "completed": StateType.COMPLETED,
+    }  # fmt: skip
+    assert [found[f"{name} in another-pool"] for name in states] == [
+        StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.COMPLETED,
+    ]  # fmt: skip
