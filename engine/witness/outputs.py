@@ -10,6 +10,7 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import grouped_products
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
@@ -131,7 +132,8 @@ def first_part(output: Output) -> Output:
 
 
 def _slopes(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    with whole_derivatives():
+        return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
 
 
 def _without_graph(output: Output, module: nn.Module) -> Tensor:

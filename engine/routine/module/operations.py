@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from engine.models.attention import attention
+from engine.routine.module.stop_gradient import stop_gradient
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
@@ -100,6 +101,29 @@ def _grouped_mm(
     return product if bias is None else product + bias
 
 
+def _embedding(  # noqa: PLR0913 (torch's signature)
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Look rows up, and hold that of padding constant in a step.
+
+    Torch gives it no gradient, in no backward pass, whatever else moves it: a head of the same
+    weights, or weight decay. What it does to the gradients of others is a part of a metagradient.
+    """
+    others = (max_norm, norm_type, scale_grad_by_freq, sparse)
+    if padding_idx is None or max_norm is not None or scale_grad_by_freq:
+        return _torch_embedding(input, weight, padding_idx, *others)
+    rows = _torch_embedding(input, weight, None, *others)
+    is_padding = (input == padding_idx % len(weight)).unsqueeze(-1)
+    return torch.where(is_padding, stop_gradient(rows), rows)
+
+
+_torch_embedding = functional.embedding
 _torch_grouped_mm = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage] (what models call)
 
 _GROUPED: list[tuple[Any, str, Any]] = [
@@ -111,6 +135,7 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 _ALL = [
     *_GROUPED,
     (checkpointing, "CheckpointFunction", _BySavedTensors),
+    (functional, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
 ]
 
