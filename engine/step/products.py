@@ -331,9 +331,7 @@ def cure_of_operations(names: Sequence[str]) -> str:
             "Call torch.nn.functional.scaled_dot_product_attention by that name, in the place of "
             "which the engine puts one with a second derivative."
         )
-    if any("embedding_bag" in name for name in names):
-        return "Use nn.Embedding in place of EmbeddingBag, and sum or average over the tokens."
-    if any("ctc" in name.lower() or "cudnn" in name.lower() for name in names):
+    if any("cudnn" in name.lower() for name in names):
         return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
     return "Write that function with differentiable operations."
 
@@ -373,7 +371,7 @@ def named_refusals(step: int) -> Iterator[None]:
                 "Use vjp=reverse-over-reverse, with a micro_batch if its graph does not fit."
             ) from error
         raise UndifferentiableError(
-            f"Step {step} cannot be differentiated twice: {text.splitlines()[0]} "
+            f"Step {step} cannot be differentiated twice: {text.splitlines()[0].rstrip('.')}. "
             "A metagradient needs the second derivative of every operation of the model and the "
             f"loss. {cure_of_operations([text])}"
         ) from error

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from engine.models.attention import attention
 from engine.routine.module.stop_gradient import stop_gradient
+from engine.routine.module.written_out import WRITTEN_OUT
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
@@ -101,12 +102,10 @@ def _grouped_mm(
     return product if bias is None else product + bias
 
 
-def _embedding(  # noqa: PLR0913 (torch's signature)
-    input: Tensor,
+def _embedding(
     weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
+    input: Tensor,
+    padding_idx: int = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
@@ -115,15 +114,13 @@ def _embedding(  # noqa: PLR0913 (torch's signature)
     Torch gives it no gradient, in no backward pass, whatever else moves it: a head of the same
     weights, or weight decay. What it does to the gradients of others is a part of a metagradient.
     """
-    others = (max_norm, norm_type, scale_grad_by_freq, sparse)
-    if padding_idx is None or max_norm is not None or scale_grad_by_freq:
-        return _torch_embedding(input, weight, padding_idx, *others)
-    rows = _torch_embedding(input, weight, None, *others)
-    is_padding = (input == padding_idx % len(weight)).unsqueeze(-1)
-    return torch.where(is_padding, stop_gradient(rows), rows)
+    if padding_idx < 0 or scale_grad_by_freq:
+        return _torch_embedding(weight, input, padding_idx, scale_grad_by_freq, sparse)
+    rows = _torch_embedding(weight, input, -1, scale_grad_by_freq, sparse)
+    return torch.where((input == padding_idx).unsqueeze(-1), stop_gradient(rows), rows)
 
 
-_torch_embedding = functional.embedding
+_torch_embedding = torch.embedding
 _torch_grouped_mm = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage] (what models call)
 
 _GROUPED: list[tuple[Any, str, Any]] = [
@@ -134,8 +131,9 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 
 _ALL = [
     *_GROUPED,
+    *WRITTEN_OUT,
     (checkpointing, "CheckpointFunction", _BySavedTensors),
-    (functional, "embedding", _embedding),
+    (torch, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
 ]
 
