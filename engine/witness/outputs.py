@@ -86,7 +86,7 @@ def compare_output(
     slopes: State = {}
     with routine.binding.kept():
         with full_precision("output"):
-            value = undrawn("output", evaluated)
+            value = undrawn("output", evaluated, part, routine.model)
         is_foreign = value.requires_grad and foreign_leaves(value, known)
         if sloped and value.requires_grad and not is_foreign:
             # What cannot be differentiated at all is refused with better words elsewhere.

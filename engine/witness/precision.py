@@ -52,7 +52,9 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> Tensor:
     reading, kept = routine.reading(state), routine.binding.kept()
     with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
         loss = undrawn(
-            "loss, or what makes its batch,", lambda: routine.term_loss(params, term, z, 0)
+            "loss, or what makes its batch,",
+            lambda: routine.term_loss(params, term, z, 0),
+            *(routine.loss, routine.model, routine.augment, routine.examples),
         )
     return loss.detach()
 

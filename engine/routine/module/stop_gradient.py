@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.numerics.determinism import PROCESS
+
 
 class _Passes:
     """Which pass of autograd runs, and whether the engine calls the user's code at all.
@@ -39,11 +41,12 @@ def whole_derivatives() -> Iterator[None]:
     For products with the derivative of a gradient, and for derivatives of an output. Every other
     backward pass, such as that of a loss, ends there.
     """
-    before, PASSES.is_product = PASSES.is_product, True
-    try:
-        yield
-    finally:
-        PASSES.is_product = before
+    with PROCESS:
+        before, PASSES.is_product = PASSES.is_product, True
+        try:
+            yield
+        finally:
+            PASSES.is_product = before
 
 
 class _Stopped(torch.autograd.Function):
