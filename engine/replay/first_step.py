@@ -24,7 +24,7 @@ from engine.step.step import open_step, plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.in_place import Frozen, nothing_moves
 from engine.witness.leaves import refuse_leaves
-from engine.witness.lines import failing_line
+from engine.witness.lines import failing_line, raising_line
 from engine.witness.repeated import refuse_another
 
 _FEW = 8
@@ -124,15 +124,17 @@ def _check_point(routine: Routine, z: Metaparams) -> None:
 
 @contextmanager
 def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
-    """Add the user's line to a refusal of an operation without a second derivative."""
+    """Add the user's line to a refusal of an operation that torch itself refuses."""
     try:
         yield
     except UndifferentiableError as error:
         words, cause = str(error), error.__cause__
-        if "differentiated twice" not in words or not isinstance(cause, RuntimeError):
+        if not words.startswith("Step 0 ") or not isinstance(cause, RuntimeError):
             raise
         params = routine.initial_state(z)["params"]
-        line = failing_line(lambda: check_twice_differentiable(routine, params, z, 0))
+        line = raising_line(cause) or failing_line(
+            lambda: check_twice_differentiable(routine, params, z, 0)
+        )
         if not line:
             raise
         raise UndifferentiableError(f"{words} It is called at {line}.") from cause

@@ -360,7 +360,7 @@ def named_refusals(step: int) -> Iterator[None]:
             ) from error
         if "deterministic implementation" in text:
             raise UndifferentiableError(
-                f"Step {step} uses an operation whose bits do not repeat: {text.splitlines()[0]} "
+                f"Step {step} uses an operation whose bits do not repeat: {text.split(',')[0]}. "
                 "A replayed step has to make the bits of the first one. Replace that operation."
             ) from error
         if not forward and not any(word in text for word in known):

@@ -32,6 +32,14 @@ def user_line() -> str:
     return ""
 
 
+def raising_line(error: BaseException) -> str:
+    """Return file and line of the user's code that raised an error; empty if none did."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_the_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
 def _is_the_users(file: str) -> bool:
     return not file.startswith("<") and not any(folder in file for folder in _NOT_THE_USERS)
 
@@ -147,8 +155,14 @@ def _own_functions(loss: Tensor) -> Iterator[str]:
             continue
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
-        name = type(node).__name__.removesuffix("Backward")
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and name != "_Stopped":
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and _is_own(node):
             lines = list(_lines_in("".join(node.metadata.get("traceback_", []))))
+            name = type(node).__name__.removesuffix("Backward")
             if lines:
                 yield f"the custom function {name} at {lines[-1]}"
+
+
+def _is_own(node: Any) -> bool:  # noqa: ANN401 (a node of autograd's graph)
+    """Say whether a custom function is neither torch's nor the engine's."""
+    module = getattr(type(node), "_forward_cls", type(node)).__module__
+    return module.partition(".")[0] not in ("torch", "engine")

@@ -106,7 +106,7 @@ def compare_output(
         raise WitnessError(
             f"The output, called twice at the same parameters, is {float(own):.8g} and "
             f"{float(again):.8g}. Draw random numbers from torch's global generator, which is "
-            "seeded for it, and keep nothing between two calls."
+            "seeded for it, keep nothing between two calls, and write into nothing that you hold."
         )
     with torch.no_grad():
         bare = routine.evaluate(part, state)
