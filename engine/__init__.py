@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.replay.plain_training import evaluate
     from engine.replay.training import train
     from engine.routine.examples import collated
+    from engine.routine.module.stop_gradient import stop_gradient
     from engine.routine.optimizer import Optimizer
     from engine.routine.optimizer_options import averaged
     from engine.routine.optimizers import adam, adamw, muon, rmsprop, sgd
@@ -61,6 +62,7 @@ _HOME = {
     "rates": "engine.routine.rates",
     "rmsprop": "engine.routine.optimizers",
     "sgd": "engine.routine.optimizers",
+    "stop_gradient": "engine.routine.module.stop_gradient",
     "train": "engine.replay.training",
     "whole_run_gradient": "engine.preflight.oracle",
 }
@@ -95,6 +97,7 @@ __all__ = [
     "rates",
     "rmsprop",
     "sgd",
+    "stop_gradient",
     "train",
     "whole_run_gradient",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.numerics.determinism import generator
 from engine.routine.module.batch_norm import without_buffers
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, State
@@ -105,11 +106,12 @@ def _is_cut(function: Callable[[Tensor], Tensor], point: Tensor) -> bool:
         value = function(leaf)
         weights = torch.randn(value.shape, generator=drawn, dtype=value.dtype).to(value.device)
         product = (value * weights).sum()
-        (pulled,) = (
-            torch.autograd.grad(product, leaf, allow_unused=True)
-            if product.requires_grad
-            else (None,)
-        )
+        with whole_derivatives():
+            (pulled,) = (
+                torch.autograd.grad(product, leaf, allow_unused=True)
+                if product.requires_grad
+                else (None,)
+            )
     predicted = 0.0 if pulled is None else float((pulled * direction).sum())
     above, below = (
         function((point + shift * direction).detach()).detach() for shift in (DISTANCE, -DISTANCE)

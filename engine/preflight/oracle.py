@@ -14,6 +14,7 @@ from engine.numerics.determinism import deterministic
 from engine.replay.plain_training import evaluate, train
 from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.step.step import traced_step
@@ -42,7 +43,8 @@ def whole_run_gradient(
         for step in range(routine.num_steps):
             state = traced_step(routine, state, leaves, step)
         value = routine.evaluate(output, state)
-        gradients = torch.autograd.grad(value, list(leaves.values()))
+        with whole_derivatives():
+            gradients = torch.autograd.grad(value, list(leaves.values()))
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 

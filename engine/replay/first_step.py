@@ -24,6 +24,7 @@ from engine.step.step import open_step, plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.in_place import Frozen, nothing_moves
 from engine.witness.leaves import refuse_leaves
+from engine.witness.lines import failing_line, raising_line
 from engine.witness.repeated import refuse_another
 
 _FEW = 8
@@ -53,7 +54,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         its gradient; and two plain steps, for ``twice``.
     """
     _check_point(routine, z)
-    with deterministic(), named_refusals(0):
+    with deterministic(), _line_told(routine, z), named_refusals(0):
         state = routine.initial_state(z)
         for name, row in state.items():
             if not row.dtype.is_floating_point:
@@ -61,12 +62,13 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
                     f"The optimizer keeps {name!r} as {row.dtype}, and the adjoint of an integer "
                     "does not exist. Derive counters from the step number, which update gets."
                 )
-        _check_parameters_used(routine, state["params"])
+        unused, idle = _unused_parameters(routine, state["params"])
         in_pieces = routine.piece is not None or routine.shards > 1
         if twice or in_pieces:
             _check_pure(routine, z)
         _check_coupling(routine, state)
         _check_output(routine, output, state)
+        _refuse_detached(routine, unused, idle, state, output)
         _, cotangent = seed_adjoint(routine, state, output)
         if twice or in_pieces:
             product = step_vjp(routine, state, z, 0, cotangent)
@@ -120,11 +122,29 @@ def _check_point(routine: Routine, z: Metaparams) -> None:
             )
 
 
-def _check_parameters_used(routine: Routine, params: Tensor) -> None:
-    """Refuse a parameter whose own module was called and that has no part in the loss.
+@contextmanager
+def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
+    """Add the user's line to a refusal of an operation that torch itself refuses."""
+    try:
+        yield
+    except UndifferentiableError as error:
+        words, cause = str(error), error.__cause__
+        if not words.startswith("Step 0 ") or not isinstance(cause, RuntimeError):
+            raise
+        params = routine.initial_state(z)["params"]
+        line = raising_line(cause) or failing_line(
+            lambda: check_twice_differentiable(routine, params, z, 0)
+        )
+        if not line:
+            raise
+        raise UndifferentiableError(f"{words} It is called at {line}.") from cause
 
-    One whose module was not called may be that of an expert that had nothing to do: its gradient
-    is zero in this step, and need not be in others.
+
+def _unused_parameters(routine: Routine, params: Tensor) -> tuple[list[str], list[str]]:
+    """Return the parameters that have no part in the loss: of modules that were called, and others.
+
+    Another one may be that of an expert that had nothing to do: its gradient is zero in this step,
+    and need not be in others.
     """
     # By name: the views of a flat vector always get a gradient, of zeros where they are not read.
     leaves = {
@@ -152,11 +172,46 @@ def _check_parameters_used(routine: Routine, params: Tensor) -> None:
                 lambda: routine.term_loss(leaves, first, point, 0),
                 [*leaves.values(), *point.values()],
             )
-    for name, gradient in zip(leaves, gradients, strict=True):
-        if gradient is None and name.rpartition(".")[0] in called:
+    without = [name for name, g in zip(leaves, gradients, strict=True) if g is None]
+    unused = [name for name in without if name.rpartition(".")[0] in called]
+    return unused, [name for name in without if name not in unused]
+
+
+def _refuse_detached(
+    routine: Routine, unused: list[str], idle: list[str], state: State, output: Output
+) -> None:
+    """Refuse a parameter that has no part in the gradient, where loss or output read its value.
+
+    One that nobody reads, such as a pooling layer that a model brings along, may stay. Of one that
+    is read, the optimizer's decay would move what the user's own training leaves as it is. An
+    output may read that of an expert which had nothing to do so far.
+    """
+    evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
+    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+
+    def loss(params: Tensor) -> list[Tensor]:
+        params = params.requires_grad_()  # a loss may take derivatives
+        with torch.enable_grad(), routine.reading(state), routine.binding.kept():
+            return [routine.term_loss(params, first, routine.point(), 0).detach()]
+
+    def outputs(params: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [routine.evaluate(part, {**state, evaluated: params}) for part in parts]
+
+    for read, row, names in (
+        (loss, state["params"], [*unused, *idle]),
+        (outputs, state[evaluated], unused),
+    ):
+        if not names:
+            continue
+        moved = row.detach().clone()
+        for name in names:
+            routine.layout.views(moved)[name].mul_(1.25).add_(0.1)
+        if not all(map(torch.equal, read(row.detach().clone()), read(moved))):
             raise UndifferentiableError(
-                f"Parameter {name!r} has no part in the loss of step 0, so its gradient is None. "
-                "Freeze it with requires_grad_(False), or look for a detach() before the loss."
+                f"Parameter {names[0]!r} has no part in the loss of step 0 that has a derivative, "
+                "so its gradient is None, but its value is read. Freeze it with "
+                "requires_grad_(False), or look for a detach() before the loss."
             )
 
 

@@ -19,6 +19,7 @@ from engine.recipes.replay import StepPath
 from engine.replay.per_step import PerStep
 from engine.replay.unmoved import Unmoved
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace
@@ -233,7 +234,8 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
     for part in parts:
         with torch.enable_grad(), routine.binding.kept():
             value = routine.evaluate(part, {**state, **leaves})
-            gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            with whole_derivatives():
+                gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         total = total + value.detach()
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:

@@ -156,15 +156,16 @@ _CURES = (
     (
         ("deepcopy protocol",),
         "Inside of a run parameters are parts of one tensor, and cannot be copied by deepcopy: "
-        "call torch.func.functional_call(model, {name: p.detach() for name, p in "
-        "model.named_parameters()}, inputs) for a copy that stays constant, or keep what follows "
+        "call torch.func.functional_call(model, {name: engine.stop_gradient(p) for name, p in "
+        "model.named_parameters()}, inputs) for a copy that a step holds, or keep what follows "
         "the model in Routine(state=..., advance=...)",
     ),
     (
         ("change requires_grad flags",),
         "Inside of a run parameters are no leaves: freeze what should stay constant before the "
         "routine is made, leave out requires_grad_(True), and cut a part out of a loss with "
-        "torch.func.functional_call(part, detached parameters, inputs)",
+        "torch.func.functional_call(part, {name: engine.stop_gradient(p) for name, p in "
+        "part.named_parameters()}, inputs)",
     ),
     (("inference tensor",), "Tensors made in inference_mode() have no gradient: clone them"),
 )

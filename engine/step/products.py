@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
@@ -118,13 +119,18 @@ def pulls(
         together: Pull all of them in one pass, whose sums run in another order than one by one.
     """
     if together and len(rows) > 1:
-        stacked = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
-        found = torch.autograd.grad(
-            outputs, inputs, stacked, allow_unused=True, is_grads_batched=True
-        )
-        return [[None if t is None else t[i] for t in found] for i in range(len(rows))]
+        with whole_derivatives():
+            return _pulled_together(outputs, inputs, rows)
     last = len(rows) - 1
     return [_pull(outputs, inputs, row, keep=i < last) for i, row in enumerate(rows)]
+
+
+def _pulled_together(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]
+) -> list[Sequence[Tensor | None]]:
+    stacked = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
+    found = torch.autograd.grad(outputs, inputs, stacked, allow_unused=True, is_grads_batched=True)
+    return [[None if t is None else t[i] for t in found] for i in range(len(rows))]
 
 
 def _pull(
@@ -136,16 +142,18 @@ def _pull(
     at every start, and a thirtieth of a small step.
     """
     if _engine is None:
-        return torch.autograd.grad(outputs, inputs, row, allow_unused=True, retain_graph=keep)
+        with whole_derivatives():
+            return torch.autograd.grad(outputs, inputs, row, allow_unused=True, retain_graph=keep)
     for output, cotangent in zip(outputs, row, strict=True):
         if output.shape != cotangent.shape:  # the engine would add up what it can
             raise RuntimeError(
                 f"A cotangent of shape {tuple(cotangent.shape)} was given for a result of shape "
                 f"{tuple(output.shape)}."
             )
-    return _engine(
-        tuple(outputs), tuple(row), keep, False, tuple(inputs), True, accumulate_grad=False
-    )
+    with whole_derivatives():
+        return _engine(
+            tuple(outputs), tuple(row), keep, False, tuple(inputs), True, accumulate_grad=False
+        )
 
 
 def pull_to_leaves(output: Tensor, cotangent: Tensor) -> None:
@@ -154,10 +162,11 @@ def pull_to_leaves(output: Tensor, cotangent: Tensor) -> None:
     By torch's engine itself where it can be, for the reasons of ``_pull``; ``cotangent`` has the
     shape of ``output``.
     """
-    if _engine is None:
-        torch.autograd.backward(output, cotangent)
-        return
-    _engine((output,), (cotangent,), False, False, (), True, accumulate_grad=True)
+    with whole_derivatives():
+        if _engine is None:
+            torch.autograd.backward(output, cotangent)
+        else:
+            _engine((output,), (cotangent,), False, False, (), True, accumulate_grad=True)
 
 
 def gradient_of(loss: Tensor, source: Tensor, *, create_graph: bool) -> Tensor | None:
@@ -322,9 +331,7 @@ def cure_of_operations(names: Sequence[str]) -> str:
             "Call torch.nn.functional.scaled_dot_product_attention by that name, in the place of "
             "which the engine puts one with a second derivative."
         )
-    if any("embedding_bag" in name for name in names):
-        return "Use nn.Embedding in place of EmbeddingBag, and sum or average over the tokens."
-    if any("ctc" in name.lower() or "cudnn" in name.lower() for name in names):
+    if any("cudnn" in name.lower() for name in names):
         return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
     return "Write that function with differentiable operations."
 
@@ -353,7 +360,7 @@ def named_refusals(step: int) -> Iterator[None]:
             ) from error
         if "deterministic implementation" in text:
             raise UndifferentiableError(
-                f"Step {step} uses an operation whose bits do not repeat: {text.splitlines()[0]} "
+                f"Step {step} uses an operation whose bits do not repeat: {text.split(',')[0]}. "
                 "A replayed step has to make the bits of the first one. Replace that operation."
             ) from error
         if not forward and not any(word in text for word in known):
@@ -364,7 +371,7 @@ def named_refusals(step: int) -> Iterator[None]:
                 "Use vjp=reverse-over-reverse, with a micro_batch if its graph does not fit."
             ) from error
         raise UndifferentiableError(
-            f"Step {step} cannot be differentiated twice: {text.splitlines()[0]} "
+            f"Step {step} cannot be differentiated twice: {text.splitlines()[0].rstrip('.')}. "
             "A metagradient needs the second derivative of every operation of the model and the "
             f"loss. {cure_of_operations([text])}"
         ) from error

@@ -12,13 +12,40 @@ from engine.routine.number_format import convert
 from engine.routine.routine import Routine
 from engine.types import State
 from engine.witness.finite_differences import compare, directions
+from engine.witness.lines import cuts
 
-NOBODY = (
+_NOBODY = (
     "The fault is in no module by itself: look in the loss and in the forward passes for a "
     "detach() or .data, a hook on an activation (Tensor.register_hook) or a custom backward, "
     "whose own derivative autograd does not see"
 )
-"""Where to look when no module is to blame."""
+"""Where to look when no module is to blame, and no line."""
+
+_HELD = (
+    "Where a step should hold it constant, write engine.stop_gradient(x) in place of x.detach(), "
+    ".data or a no_grad(), and take derivatives with create_graph=True before; where a function f "
+    "should have the derivative of another one, g, write g(x) + engine.stop_gradient(f(x) - g(x))"
+)
+"""The remedy for what was cut out of the graph."""
+
+
+def where_to_look(who: str | None, loss: Callable[[], Tensor]) -> str:
+    """Say what is to blame for a second derivative that is wrong, and what helps.
+
+    Args:
+        who: What ``culprit`` said.
+        loss: Calls the module, on few examples, with a graph.
+
+    Cost:
+        Some calls of the loss, so only after a failure.
+    """
+    lines: list[str] = []
+    with suppress(Exception):
+        lines = cuts(loss)
+    if not lines:
+        return who or _NOBODY
+    cut = f"What moves with the parameters is taken out of the graph by {', '.join(lines)}. {_HELD}"
+    return f"{who}. {cut}" if who else cut
 
 
 def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | None:
@@ -27,7 +54,7 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
     Args:
         twin: A run; its modules are compared in float64, whatever its format.
         state: Where.
-        loss: Calls the module in that state, on few examples.
+        loss: Calls the module in that state, on few examples, with a graph.
 
     Cost:
         A comparison for each module that has no others inside, so only after a failure.
@@ -47,7 +74,8 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
 
         removes.append(module.register_forward_hook(note).remove)
     try:
-        with twin.reading(state), torch.no_grad():
+        # A loss may take derivatives of its own, and one that fails here has been heard before.
+        with twin.reading(state), torch.enable_grad(), suppress(Exception):
             loss()
     finally:
         for remove in removes:

@@ -19,13 +19,13 @@ from engine.routine.examples import rows_of
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
-from engine.routine.number_format import SameNumbers, convert
+from engine.routine.number_format import SameNumbers, convert, in_format
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.products import named_refusals
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, relative
-from engine.witness.culprits import NOBODY, culprit
+from engine.witness.culprits import culprit, where_to_look
 from engine.witness.finite_differences import COARSE_LIMIT, FIRST_LIMIT, LIMIT, Curvature, compare
 from engine.witness.twins import exact_run
 from engine.witness.updates import compare_update, steps_to_compare
@@ -194,8 +194,13 @@ def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
         raise
     except Exception as error:
         return None, f"The second derivative was not compared: {_first_line(error)}"
+    if not found.error <= LIMIT and routine.layout.dtype == torch.float64:
+        # Perhaps a part of it is rounded to float32 by the model itself, as of a softmax.
+        with suppress(Exception):
+            again = _second_derivative(in_format(routine, torch.float64), here)
+            found = again if again.error <= LIMIT else found
     if found.is_wrong:
-        raise _refusal(found, _culprit(twin, here) or NOBODY)
+        raise _refusal(found, _blame(twin, here))
     if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
         return None, (
             "The second derivative was not compared: finite differences do not settle, as where "
@@ -217,7 +222,7 @@ def _compare_coarsely(routine: Routine, here: Here) -> tuple[float | None, str]:
         )
     name = _culprit(routine, here, coarse=True) if found.is_wrong else None
     if name is not None:
-        raise _refusal(found, name)
+        raise _refusal(found, _blame(routine, here, name))
     return None, (
         "The second derivative was not compared: the loss cannot be called in float64, and in the "
         "run's own number format finite differences do not settle."
@@ -350,6 +355,26 @@ def _culprit(twin: Routine, here: Here, *, coarse: bool = False) -> str | None:
     if not coarse:
         twin = twin if twin.layout.dtype == torch.float64 else exact_run(twin)
         here = _in_twin(twin, here)
-    few = FewExamples(twin, here, min(_NORMALIZED, len(here.term.indices)), coarse=coarse)
     state = here.state if coarse else _read(here.state)
-    return culprit(twin, state, lambda: few(state["params"]))
+    return culprit(twin, state, _called(twin, here, state, coarse=coarse))
+
+
+def _blame(routine: Routine, here: Here, name: str | None = None) -> str:
+    """Say which module is to blame, if none was named yet, and which lines."""
+    if name is None:
+        with suppress(Exception):  # which would hide what is wrong
+            name = _culprit(routine, here)
+    state = here.state
+
+    def loss() -> Tensor:
+        with routine.reading(state), routine.binding.kept(), torch.enable_grad():
+            return _called(routine, here, state, coarse=True)()
+
+    return where_to_look(name, loss)
+
+
+def _called(
+    routine: Routine, here: Here, state: State, *, coarse: bool = False
+) -> Callable[[], Tensor]:
+    few = FewExamples(routine, here, min(_NORMALIZED, len(here.term.indices)), coarse=coarse)
+    return lambda: few(state["params"].detach().requires_grad_())

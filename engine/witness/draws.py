@@ -1,4 +1,4 @@
-"""Random numbers that no step seeds: those of Python's and of numpy's global generators.
+"""Random numbers that no step seeds: of Python's and of numpy's generators, or of one's own.
 
 A call that draws them is another one each time it is run. Two runs may still agree by luck, as
 where a layer is left out one time in ten, so the generators themselves are looked at.
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.errors import ConfigurationError
+from engine.witness.held_generators import held_generators
 
 _Value = TypeVar("_Value")
 
@@ -20,19 +21,30 @@ _TYPE_CHECKS = ("<@beartype", "/beartype/", "/typeguard/")
 """They draw which element of a container they look at, which changes no result."""
 
 
-def undrawn(what: str, call: Callable[[], _Value]) -> _Value:
+def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
     """Return what a call returns; refuse one that draws from a generator that nobody seeds.
 
     Args:
         what: What is called, for people.
         call: Is called once; once or twice more only where a generator has moved meanwhile. One
             that seeds them itself, with the same number each time, passes.
+        *owners: Where else generators are looked for, which the call may draw from.
 
     Raises:
         ConfigurationError: Names the generator, and the line that draws where that is known.
     """
+    held = held_generators(*owners)
     python, numpy = random.getstate(), _of_numpy()
+    before = {name: state() for name, (_, state) in held.items()}
     value = call()
+    moved = {n: held[n][1]() for n in held if held[n][1]() != before[n]}
+    if moved:
+        call()
+        for name, state in moved.items():
+            generator, now = held[name]
+            if now() != state:
+                kind = f"{type(generator).__module__.partition('.')[0]}.{type(generator).__name__}"
+                raise _refusal(what, f"{name!r}, a {kind} that it keeps")
     if _of_numpy() != numpy:
         numpy = _of_numpy()
         call()  # what it seeds itself is left as it was left before

@@ -24,6 +24,7 @@ from engine.witness.finite_differences import (
     compare_first,
     error_of,
 )
+from engine.witness.lines import cuts
 from engine.witness.outputs import Answer, first_part, read_by_outputs
 from engine.witness.twins import exact_run
 
@@ -70,9 +71,10 @@ def compare_output_slope(
     if found.is_wrong:
         raise WitnessError(
             f"The derivative of the output is off by {found.error:.1e} from finite differences of "
-            "it: a part of it is cut out of the graph. Look for a detach(), .data, item(), numpy() "
-            "or no_grad() in the output, or in what the model computes where it is evaluated. "
-            "Compute all of the output from the model's parameters, or leave that part out."
+            f"it: a part of it is cut out of the graph{_lines(routine, output, state)}. Look for a "
+            "detach(), .data, item(), numpy() or no_grad() in the output, or in what the model "
+            "computes where it is evaluated. Compute all of the output from the model's "
+            "parameters, or leave that part out."
         )
     if not found.error <= limit:  # NaN too: nothing was learned of it, and the result says so
         return None, (
@@ -80,6 +82,16 @@ def compare_output_slope(
             "where it has kinks or is not finite."
         )
     return found.error, ""
+
+
+def _lines(routine: Routine, output: Output, state: State) -> str:
+    """Name what takes values out of the graph of an output, in a clause; empty if nothing is."""
+    rows = [state[name].detach().requires_grad_() for name in read_by_outputs(routine, state)]
+    with suppress(Exception), routine.binding.kept():
+        function = _function(routine, first_part(output), state)
+        found = cuts(lambda: function(rows))
+        return f" (by {', '.join(found)})" if found else ""
+    return ""
 
 
 def _error_at_a_glance(
@@ -126,7 +138,15 @@ def _in_double(routine: Routine, part: Output, state: State) -> Curvature:
     leaves = [state[name].detach().double() for name in read_by_outputs(routine, state)]
     with routine.binding.kept():
         exact = _exact_part(routine, part, state)
-        return compare_first(_function(routine, exact, state), leaves)
+        found = compare_first(_function(routine, exact, state), leaves)
+        if found.error <= FIRST_LIMIT or not _is_exact(routine, state):
+            return found
+        # Perhaps a part of it is rounded to float32 by the model itself, as of a softmax.
+        with suppress(Exception):
+            whole = output_in_format(part, torch.float64)
+            again = compare_first(_function(routine, whole, state), leaves)
+            found = again if again.error <= FIRST_LIMIT else found
+        return found
 
 
 def _is_exact(routine: Routine, state: State) -> bool:

@@ -10,6 +10,7 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import grouped_products
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
@@ -85,7 +86,7 @@ def compare_output(
     slopes: State = {}
     with routine.binding.kept():
         with full_precision("output"):
-            value = undrawn("output", evaluated)
+            value = undrawn("output", evaluated, part, routine.model)
         is_foreign = value.requires_grad and foreign_leaves(value, known)
         if sloped and value.requires_grad and not is_foreign:
             # What cannot be differentiated at all is refused with better words elsewhere.
@@ -105,7 +106,7 @@ def compare_output(
         raise WitnessError(
             f"The output, called twice at the same parameters, is {float(own):.8g} and "
             f"{float(again):.8g}. Draw random numbers from torch's global generator, which is "
-            "seeded for it, and keep nothing between two calls."
+            "seeded for it, keep nothing between two calls, and write into nothing that you hold."
         )
     with torch.no_grad():
         bare = routine.evaluate(part, state)
@@ -131,7 +132,8 @@ def first_part(output: Output) -> Output:
 
 
 def _slopes(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    with whole_derivatives():
+        return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
 
 
 def _without_graph(output: Output, module: nn.Module) -> Tensor:

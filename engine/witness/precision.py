@@ -1,9 +1,7 @@
 """Number formats that a metagradient cannot have: fewer than 32 bits anywhere in a step."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from engine.routine.routine import Routine
 from engine.types import Metaparams
 from engine.witness.draws import undrawn
 from engine.witness.in_place import nothing_moves
+from engine.witness.lines import user_line
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -53,7 +52,9 @@ def refuse_low_precision(routine: Routine, z: Metaparams) -> Tensor:
     reading, kept = routine.reading(state), routine.binding.kept()
     with torch.enable_grad(), unmoved, reading, kept, full_precision("loss"):
         loss = undrawn(
-            "loss, or what makes its batch,", lambda: routine.term_loss(params, term, z, 0)
+            "loss, or what makes its batch,",
+            lambda: routine.term_loss(params, term, z, 0),
+            *(routine.loss, routine.model, routine.augment, routine.examples),
         )
     return loss.detach()
 
@@ -101,15 +102,6 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not self.found and isinstance(result, Tensor) and result.dtype in LOW:
             name = func.overloadpacket.__name__.strip("_")
-            self.found = f"{result.dtype} from {name!r}{_line()}"
+            line = user_line()
+            self.found = f"{result.dtype} from {name!r}{f' (at {line})' if line else ''}"
         return result
-
-
-def _line() -> str:
-    for frame in reversed(traceback.extract_stack()):
-        if not any(folder in frame.filename for folder in _NOT_THE_USERS):
-            return f" ({frame.filename}, line {frame.lineno})"
-    return ""
-
-
-_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))

@@ -33,6 +33,7 @@ from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
+from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
 from engine.witness.outputs import compare_output, own_output
 from engine.witness.repeated import refuse_another
@@ -149,6 +150,7 @@ def testify(
             elsewhere = led_to()
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
+        refuse_cut_statistics(routine, state)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)
         pairs = zip(outputs, values, strict=True)

@@ -188,7 +188,7 @@ def _refused() -> dict[str, tuple[Variant, str]]:
         )
     found["cache by version and address"] = (
         Variant(lambda: ByAddress().double()),
-        r"reads a tensor of shape|has no part|run twice",
+        r"reads a tensor of shape|has no part|run twice|keeps a part of a graph",
     )
     for share in (1e-2, 1e-4, 1e-7):
         found[f"constant from the outer module, times {share:g}"] = (

@@ -32,6 +32,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many
 from engine.replay.later_steps import LaterSteps
 from engine.replay.metagradient import differentiate
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.routine import Routine
 from engine.types import Loss, Metaparams
 
@@ -155,7 +156,8 @@ def pixel_gradient(
         value = training.evaluate(
             lambda model: gap_loss(problem.loss, model, own, inside), found.state
         )
-    (direct,) = torch.autograd.grad(value, images)
+    with whole_derivatives():
+        (direct,) = torch.autograd.grad(value, images)
     return found.output, found[PIXELS] + direct, later
 
 

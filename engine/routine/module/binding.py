@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import PROCESS
 from engine.routine.module.operations import corrections
+from engine.routine.module.stop_gradient import PASSES
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
@@ -183,6 +184,7 @@ class Binding:
     def _begin(self) -> None:
         PROCESS.acquire()
         self._depth += 1
+        PASSES.depth += 1
         if self._depth > 1:
             return
         try:
@@ -198,6 +200,7 @@ class Binding:
                 self._give_back()
         finally:
             self._depth -= 1
+            PASSES.depth -= 1
             PROCESS.release()
 
     def _give_back(self) -> None:

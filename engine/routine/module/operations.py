@@ -16,6 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from engine.models.attention import attention
+from engine.routine.module.stop_gradient import stop_gradient
+from engine.routine.module.written_out import WRITTEN_OUT
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
@@ -100,6 +102,25 @@ def _grouped_mm(
     return product if bias is None else product + bias
 
 
+def _embedding(
+    weight: Tensor,
+    input: Tensor,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Look rows up, and hold that of padding constant in a step.
+
+    Torch gives it no gradient, in no backward pass, whatever else moves it: a head of the same
+    weights, or weight decay. What it does to the gradients of others is a part of a metagradient.
+    """
+    if padding_idx < 0 or scale_grad_by_freq:
+        return _torch_embedding(weight, input, padding_idx, scale_grad_by_freq, sparse)
+    rows = _torch_embedding(weight, input, -1, scale_grad_by_freq, sparse)
+    return torch.where((input == padding_idx).unsqueeze(-1), stop_gradient(rows), rows)
+
+
+_torch_embedding = torch.embedding
 _torch_grouped_mm = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage] (what models call)
 
 _GROUPED: list[tuple[Any, str, Any]] = [
@@ -110,7 +131,9 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 
 _ALL = [
     *_GROUPED,
+    *WRITTEN_OUT,
     (checkpointing, "CheckpointFunction", _BySavedTensors),
+    (torch, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
 ]
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from engine import ExampleWeights, central_difference, metagradient
 from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.replay.first_step import check_routine
-from engine.routine.optimizers import Optimizer, adam, sgd
+from engine.routine.optimizers import Optimizer, adam, adamw, sgd
 from engine.routine.routine import Routine
 from tests import problems
 from tests.broken_routines import Once
@@ -143,17 +143,31 @@ def test_loss_cut_from_all_parameters_is_refused():
 @pytest.mark.parametrize(
     "model",
     [
-        body(call_for_nothing, spare=nn.Linear(2, 2)),
         body(lambda module, features: features.detach()),
+        body(lambda module, features: features + module.spare.bias.data[0], spare=nn.Linear(2, 2)),
     ],
-    ids=["called for nothing", "detached"],
+    ids=["detached", "data"],
 )
-def test_parameter_without_a_part_in_the_loss_is_named(model):
+def test_parameter_whose_value_alone_is_read_is_named(model):
     """A gradient of None becomes zeros in a flat vector, and then nobody sees it any more."""
     with pytest.raises(
         UndifferentiableError, match=r"'(spare|encode)\.weight' has no part.*detach"
     ):
         check(problems.routine(model=model))
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.9), adamw(weight_decay=0.1)])
+def test_parameter_that_nobody_reads_stays(optimizer):
+    """As the pooling layer of a language model whose tokens are averaged."""
+    models = [body(call_for_nothing, spare=nn.Linear(2, 2)) for _ in range(2)]
+    models[1].spare.requires_grad_(False)
+
+    found, wanted = (
+        metagradient(replace(problems.routine(model=model), optimizer=optimizer), problems.output)
+        for model in models
+    )
+
+    assert torch.equal(found["weights"], wanted["weights"])
 
 
 def test_frozen_spare_parameter_passes():

@@ -1,0 +1,168 @@
+"""Lines of the user's code that take a value out of the graph, or have no second derivative.
+
+Looked for after a failure, because each call of torch is looked at, or anomaly mode is on.
+"""
+
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+_NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+
+_FUNCTIONS = torch.autograd.function.__file__
+
+_MOST = 3
+"""Lines that a message names; a person reads no more."""
+
+
+def user_line() -> str:
+    """Return file and line of the user's code that is being run now; empty if there is none."""
+    for frame in reversed(traceback.extract_stack()):
+        if _is_the_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def raising_line(error: BaseException) -> str:
+    """Return file and line of the user's code that raised an error; empty if none did."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_the_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _is_the_users(file: str) -> bool:
+    return not file.startswith("<") and not any(folder in file for folder in _NOT_THE_USERS)
+
+
+def failing_line(call: Callable[[], object]) -> str:
+    """Return the line of the user's code whose backward pass fails; empty if none is known.
+
+    Args:
+        call: Makes a graph and pulls something back through it, which fails.
+    """
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        try:
+            with torch.autograd.detect_anomaly(check_nan=False):
+                call()
+        except Exception:
+            lines = [line for each in heard for line in _lines_in(str(each.message))]
+            return lines[-1] if lines else ""
+    return ""
+
+
+def _lines_in(text: str) -> Iterator[str]:
+    for file, line in re.findall(r'File "([^"]+)", line (\d+)', text):
+        if _is_the_users(file):
+            yield f"{file}:{line}"
+
+
+def cuts(call: Callable[[], Tensor]) -> list[str]:
+    """Name what takes values out of the graph while a function is called, and where.
+
+    Args:
+        call: Returns the loss, with a graph.
+
+    Returns:
+        Some of them, such as ``detach() at train.py:12``; empty if there are none.
+
+    Cost:
+        The call twice, some times slower.
+    """
+    noted = _Cuts()
+    with noted, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.detect_anomaly(check_nan=False):
+            loss = call()
+    found = [*noted.found, *_own_functions(loss)]
+    return list(dict.fromkeys(found))[:_MOST]
+
+
+class _Cuts(TorchFunctionMode):
+    """Notes calls that return what a tensor with a graph holds, without the graph."""
+
+    _NAMED = {
+        Tensor.detach: "detach()",
+        Tensor.detach_: "detach_()",
+        Tensor.data.__get__: ".data",  # pyright: ignore[reportAttributeAccessIssue] (a descriptor)
+        Tensor.item: "item()",
+        Tensor.tolist: "tolist()",
+        Tensor.numpy: "numpy()",
+        Tensor.__float__: "float()",
+        Tensor.register_hook: "register_hook() of an activation",
+        torch.fake_quantize_per_tensor_affine: "fake quantization",
+        torch.fake_quantize_per_channel_affine: "fake quantization",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function``, and note it if it cuts."""
+        del types
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        what = self._NAMED.get(function)
+        if function is torch.autograd.grad and not kwargs.get("create_graph"):
+            what = "autograd.grad() without create_graph=True"
+        elif function is functional.gumbel_softmax and (kwargs.get("hard") or args[2:3] == (True,)):
+            what = "gumbel_softmax(hard=True)"
+        elif what is None and not torch.is_grad_enabled() and _is_number(result):
+            what = "" if _in_own_function() else "no_grad()"
+        if what and any(map(_has_graph, tree_leaves((args, kwargs)))):
+            line = user_line()
+            if line:
+                self.found.append(f"{what} at {line}")
+        return result
+
+
+def _in_own_function() -> bool:
+    """Say whether a custom function is being called, inside of which there is no graph."""
+    return any(frame.filename == _FUNCTIONS for frame in traceback.extract_stack())
+
+
+def _has_graph(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
+
+
+def _own_functions(loss: Tensor) -> Iterator[str]:
+    """Name the custom autograd functions in a graph that notes its lines."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and _is_own(node):
+            lines = list(_lines_in("".join(node.metadata.get("traceback_", []))))
+            name = type(node).__name__.removesuffix("Backward")
+            if lines:
+                yield f"the custom function {name} at {lines[-1]}"
+
+
+def _is_own(node: Any) -> bool:  # noqa: ANN401 (a node of autograd's graph)
+    """Say whether a custom function is neither torch's nor the engine's."""
+    module = getattr(type(node), "_forward_cls", type(node)).__module__
+    return module.partition(".")[0] not in ("torch", "engine")

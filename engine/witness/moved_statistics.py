@@ -1,0 +1,79 @@
+"""The derivative of running statistics by the parameters beside a finite difference.
+
+A call of the model without a graph (pseudo-labels under ``no_grad()``, a detached input) moves the
+statistics of its batch normalizations as any other does, by numbers that move with the parameters.
+No loss shows that, and no gradient.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from engine.errors import WitnessError
+from engine.numerics.determinism import generator
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.own_state import OWN
+from engine.routine.routine import Routine
+from engine.types import Metaparams, State
+from engine.witness.finite_differences import compare_first, directions
+from engine.witness.lines import cuts
+from engine.witness.twins import exact_run
+
+
+def refuse_cut_statistics(routine: Routine, state: State) -> None:
+    """Refuse a step that moves running statistics by what is cut out of the graph.
+
+    Args:
+        routine: The run; nothing is done if it has none.
+        state: Where.
+
+    Raises:
+        WitnessError: Names the lines that cut.
+
+    Cost:
+        The loss of at most 32 examples in float64 with its graph, and once without; some more
+        where that does not agree.
+    """
+    if routine.statistics is None:
+        return
+    function, leaves = None, []
+    with suppress(Exception):  # what cannot be called in float64 is not compared
+        twin = exact_run(routine)
+        read = {n: state[n].detach().double() for n in ("params", BUFFERS, OWN) if n in state}
+        point = {name: value.detach() for name, value in twin.point().items()}
+        function, leaves = _moved(twin, read, point), [read["params"], read[BUFFERS]]
+        with twin.binding.kept():
+            found = compare_first(function, leaves)
+        if not found.is_wrong:
+            return
+    if function is None or not leaves:
+        return
+    lines: list[str] = []
+    with suppress(Exception):
+        rows = [row.requires_grad_() for row in leaves]
+        lines = cuts(lambda: function(rows))
+    where = f"by {', '.join(lines)}" if lines else "by a no_grad(), a detach() or a .data"
+    raise WitnessError(
+        "The running statistics of batch normalizations are moved by numbers that move with the "
+        f"parameters and are taken out of the graph {where}, so their derivative would be lost. "
+        "Write engine.stop_gradient(x) in place of x.detach(), and engine.stop_gradient(model(x)) "
+        "in place of a call under no_grad(); or put the model into evaluation mode for that call."
+    )
+
+
+def _moved(twin: Routine, read: State, z: Metaparams):  # noqa: ANN202 (a function of leaves)
+    step = 0
+    term = next(twin.terms(step))
+    weights = directions(read[BUFFERS], generator(0, "statistics"))
+
+    def function(leaves: Sequence[Tensor]) -> Tensor:
+        params, buffers = leaves
+        given = {**read, BUFFERS: buffers}
+        with torch.enable_grad(), twin.reading(given) as calls:
+            leaf = params if params.requires_grad else params.clone().requires_grad_()
+            twin.term_losses(leaf, term, z, step)
+            return (twin.moved_buffers(given, calls, step)[BUFFERS] * weights).sum()
+
+    return function

@@ -1,0 +1,100 @@
+"""Messages name the line that cuts, or that cannot be differentiated twice."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.errors import EngineError
+from tests.strangers.held_constant import Through
+from tests.strangers.plain import Variant, by_engine, loss, mlp
+
+
+class _Halved(torch.autograd.Function):
+    """The identity with half its gradient."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return 0.5 * cotangent
+
+
+class _Once(torch.autograd.Function):
+    """A square whose gradient has no graph."""
+
+    @staticmethod
+    def forward(ctx, value):
+        ctx.save_for_backward(value)
+        return value * value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangent):
+        return 2 * ctx.saved_tensors[0] * cotangent
+
+
+def _layer(function):
+    return Variant(lambda: mlp(nn.Tanh(), Through(function)))
+
+
+def _without(hidden: Tensor) -> Tensor:
+    with torch.no_grad():
+        return hidden.square()
+
+
+def _attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    inputs = batch[0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(net, (inputs, batch[1])).sum(), inputs)
+    return loss(net, (batch[0] + 0.5 * functional.normalize(slope, dim=1), batch[1]))
+
+
+def _hooked(hidden: Tensor) -> Tensor:
+    hidden = hidden * 1
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: 0.5 * gradient)
+    return hidden
+
+
+CASES = {
+    "detach": (_layer(lambda h: h * h.detach()), r"detach\(\)"),
+    "data": (_layer(lambda h: h * h.data), r"\.data"),
+    "no_grad": (_layer(lambda h: h * _without(h)), r"no_grad\(\)"),
+    "item": (_layer(lambda h: h * h.norm().item()), r"item\(\)"),
+    "numpy": (_layer(lambda h: h * float(h.detach().numpy().std())), r"detach\(\)"),
+    "hook": (_layer(_hooked), r"register_hook\(\) of an activation"),
+    "custom function": (_layer(lambda h: _Halved.apply(h)), "the custom function _Halved"),
+    "drawn one-hot": (
+        _layer(lambda h: functional.gumbel_softmax(h, hard=True)),
+        r"gumbel_softmax\(hard=True\)",
+    ),
+    "inner derivative": (
+        Variant(mlp, loss=lambda _: _attacked),
+        r"autograd\.grad\(\) without create_graph=True",
+    ),
+    "once differentiable": (
+        _layer(lambda h: _Once.apply(h)),
+        "differentiated twice.*once_differentiable.*",
+    ),
+    "segments": (
+        _layer(
+            lambda h: (
+                torch.segment_reduce(
+                    h.T.contiguous(), "mean", lengths=torch.tensor([1] * h.shape[1]), axis=0
+                ).T
+            )
+        ),
+        "differentiated twice.*segment_reduce.*",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_line_is_named(name):
+    """Of the user's own file, not of torch's nor of the engine's."""
+    variant, what = CASES[name]
+
+    with pytest.raises(EngineError, match=rf"{what}( It is called)? at \S*test_lines\.py:\d+"):
+        by_engine(variant)
