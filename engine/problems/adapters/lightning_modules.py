@@ -85,8 +85,11 @@ def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401
 def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
     if str(trainer.precision) not in ("32-true", "64-true", "32", "64"):
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
-    if trainer.limit_train_batches not in (1.0, None):
-        yield f"limit_train_batches={trainer.limit_train_batches}: whole passes are made."
+    if getattr(trainer, "overfit_batches", 0):
+        yield (
+            f"overfit_batches={trainer.overfit_batches}, for which Lightning leaves out shuffling: "
+            "the loader's own order is taken."
+        )
     usual = ("ModelCheckpoint", "ModelSummary", "RichModelSummary", "TQDMProgressBar")
     usual += ("RichProgressBar", "LearningRateMonitor", "DeviceStatsMonitor")
     own = [type(each).__name__ for each in trainer.callbacks]

@@ -67,6 +67,7 @@ def order_of(
     loader: Any,  # noqa: ANN401
     num_steps: int,
     accumulated: int,
+    batches: int,
 ) -> tuple[Steps | None, str | None]:
     """Return the examples of each step, and in a sentence what of them cannot be carried over.
 
@@ -77,15 +78,16 @@ def order_of(
         loader: Of the training examples.
         num_steps: T.
         accumulated: Batches of a step.
+        batches: Of a pass, fewer than the loader's where Lightning is told to take fewer.
     """
 
     def read(num_steps: int) -> Steps:
-        return _read(loader, num_steps, accumulated)
+        return _read(loader, num_steps, accumulated, batches)
 
     try:
         with generators_kept():
             found = read(num_steps)
-        a_pass = -(-len(loader) // accumulated)
+        a_pass = -(-batches // accumulated)
         anew = is_drawn_anew(read, found, min(a_pass, num_steps))
     except _Odd as odd:
         return None, f"the order of the examples, because {odd}; the engine draws its own."
@@ -96,7 +98,7 @@ class _Odd(Exception):
     """Why there is no order."""
 
 
-def _read(loader: Any, num_steps: int, accumulated: int) -> Steps:  # noqa: ANN401
+def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps:  # noqa: ANN401
     own = {each for each in (loader.generator, getattr(loader.sampler, "generator", None)) if each}
     before = [(each, each.get_state()) for each in own]
     size, steps, epoch = loader.batch_size * accumulated, [], 0
@@ -111,7 +113,7 @@ def _read(loader: Any, num_steps: int, accumulated: int) -> Steps:  # noqa: ANN4
             _tell_pass(loader, epoch)
             # Lightning knows the length and never asks for the end, before which a random
             # sampler would draw once more.
-            batches = list(islice(iter(indices), len(indices)))
+            batches = list(islice(iter(indices), number))
             made = [
                 sum(batches[start : start + accumulated], [])
                 for start in range(0, len(batches), accumulated)

@@ -96,7 +96,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
     order, of_order = None, UNORDERED
     if keep_order:
-        order, of_order = order_of(loader, counts.num_steps, counts.accumulated)
+        order, of_order = order_of(loader, counts.num_steps, counts.accumulated, counts.batches)
     not_carried = [*left]
     not_carried += [each for each in (of_order, *drawn_at_random(held, train)) if each]
     if made.root:
@@ -130,6 +130,7 @@ class _Counts:
     batch_size: int
     accumulated: int
     a_pass: int
+    batches: int
 
 
 def _examples(data: Any, *, one_by_one: bool) -> tuple[Collated, Collated, Any]:  # noqa: ANN401
@@ -155,7 +156,8 @@ class _EachByItself:
 
 def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noqa: ANN401
     accumulated = 1 if trainer is None else trainer.accumulate_grad_batches
-    a_pass = math.ceil(len(loader) / accumulated)
+    batches = _batches(trainer, loader)
+    a_pass = math.ceil(batches / accumulated)
     if num_steps is None and trainer is not None:
         epochs, most = trainer.max_epochs, trainer.max_steps
         of_epochs = [] if epochs in (None, -1) else [epochs * a_pass]
@@ -165,7 +167,15 @@ def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noq
             "Nothing says how many steps are trained. Hand in num_steps=, or a Trainer with "
             "max_epochs or max_steps."
         )
-    return _Counts(num_steps, loader.batch_size * accumulated, accumulated, a_pass)
+    return _Counts(num_steps, loader.batch_size * accumulated, accumulated, a_pass, batches)
+
+
+def _batches(trainer: Any, loader: Any) -> int:  # noqa: ANN401
+    """Return the batches of a pass: a number or a share of the loader's, if the Trainer says so."""
+    limit = None if trainer is None else trainer.limit_train_batches
+    if limit is None:
+        return len(loader)
+    return min(len(loader), limit if isinstance(limit, int) else int(len(loader) * limit))
 
 
 def _refuse_coupled(module: nn.Module) -> None:
@@ -211,7 +221,7 @@ def _configured(module: nn.Module, counts: _Counts) -> tuple[Any, Any]:
         estimated_stepping_batches=counts.num_steps,
         max_steps=counts.num_steps,
         max_epochs=math.ceil(counts.num_steps / counts.a_pass),
-        num_training_batches=counts.a_pass * counts.accumulated,
+        num_training_batches=counts.batches,
         accumulate_grad_batches=counts.accumulated,
     )
     with stood_in(module, known):

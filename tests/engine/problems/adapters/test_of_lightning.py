@@ -54,7 +54,11 @@ CASES = {
     "accumulated": ({}, {"accumulate_grad_batches": 3}, {"loss": each_loss}),
     "clipped by value": ({}, {"gradient_clip_algorithm": "value"}, {"loss": each_loss}),
     "max_steps": ({}, {"max_steps": 4}, {"loss": each_loss}),
-}
+    "four of six batches": (
+        {"interval": "epoch"}, {"limit_train_batches": 4, "accumulate_grad_batches": 2}, {},
+    ),
+    "half of the batches": ({}, {"limit_train_batches": 0.5}, {"loss": each_loss}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)

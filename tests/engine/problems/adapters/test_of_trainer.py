@@ -46,7 +46,6 @@ CASES = {
         bert, kind, {"base": "Mean", "gradient_accumulation_steps": 2, "optim": "sgd",
                      "learning_rate": 0.1},
     ),
-    "one layer in evaluation mode": (lambda: partly_frozen(), kind, {}),
 }  # fmt: skip
 
 
@@ -60,13 +59,6 @@ def llama():
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config)
-
-
-def partly_frozen():
-    """A Trainer puts every layer into training mode in each step."""
-    model = bert()
-    model.bert.encoder.eval()
-    return model
 
 
 def without_embeddings():
@@ -162,13 +154,25 @@ def test_batches_are_those_of_a_loader_of_ones_own(tmp_path, trainers):
         torch.testing.assert_close(found[-1][name], own, rtol=1e-3, atol=1e-6)
 
 
+def test_layers_in_evaluation_mode_are_trained(tmp_path):
+    """As by a Trainer, which puts every layer into training mode in each step."""
+    model = bert()
+    model.bert.encoder.eval()
+
+    problem = engine.from_trainer(trainer_of(tmp_path, model, kind))
+
+    assert all(each.training for each in problem.model.modules())
+    assert not model.bert.encoder.training
+
+
 def test_model_that_is_made_when_training_begins(tmp_path, trainers):
     """Under the Trainer's seed, whatever stood in between; its order then follows from that."""
     import transformers
 
     args = transformers.TrainingArguments(output_dir=str(tmp_path), **SETTINGS)
+    config = bert().config
     trainer = transformers.Trainer(
-        model_init=lambda: transformers.BertForSequenceClassification(bert().config),
+        model_init=lambda: transformers.BertForSequenceClassification(config),
         args=args, train_dataset=rows(24, 0, labels=kind), eval_dataset=rows(12, 1, labels=kind),
         data_collator=padded,
     )  # fmt: skip
