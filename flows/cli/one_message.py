@@ -1,5 +1,6 @@
 """How a command ends that could not do what it was asked: one message and an exit code."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ def one_message(debug: bool) -> Iterator[None]:
         with suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue] (or it is none of Python's)
     try:
+        _look_for_working_folder()
         yield
         from flows.cli.screen import flush
 
@@ -48,6 +50,19 @@ def one_message(debug: bool) -> Iterator[None]:
             message = at_words(_message(error), sys.stderr)
             typer.secho(message, err=True, fg=typer.colors.RED)
         raise typer.Exit(_code(error)) from None
+
+
+def _look_for_working_folder() -> None:
+    """Refuse a folder that was deleted: libraries end the process there, in words of their own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        from engine.errors import ConfigurationError
+
+        raise ConfigurationError(
+            f"The working folder is not there any more ({error}). Change to another one, e.g. by "
+            "`cd ~`, and start the same command again."
+        ) from error
 
 
 def _message(error: BaseException) -> str:

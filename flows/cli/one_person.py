@@ -29,6 +29,7 @@ from flows.cli.local_server import LocalServer, connected, end_with_parent, serv
 from flows.cli.screen import say, tell
 from flows.cli.signals import says
 from flows.cli.surroundings import SAFE_PATH, prefect_settings
+from flows.cli.working_folder import left_out
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -89,6 +90,8 @@ def serve(
     check_readable(absolute(store))
     says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
     tell("Prefect's server starts; its very first start takes the longest.")
+    if not_obeyed := left_out():
+        tell(not_obeyed)
     with ExitStack() as stack:
         stack.enter_context(noted())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))

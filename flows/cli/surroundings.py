@@ -99,11 +99,10 @@ def pass_by_proxies() -> None:
     import httpx
 
     listed = urllib.request.getproxies_environment().get("no", "")
-    hosts = [host.strip() for host in listed.split(",") if host.strip()]
-    together = ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
-    if "*" in hosts:
-        together = "*"  # all; beside others, urllib would not know it
-    os.environ |= {"no_proxy": together, "NO_PROXY": together}
+    hosts = [host.strip().strip("[]") for host in listed.split(",") if host.strip()]
+    together = [*hosts, *(host for host in LOOPBACK if host not in hosts)]
+    # All; beside others, urllib would not know it.
+    _list_without_proxy(["*"] if "*" in hosts else together)
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
         url = os.environ[name]
         try:
@@ -112,6 +111,30 @@ def pass_by_proxies() -> None:
             if url:
                 print(f"{name} is not used: {brief(error)}.", file=sys.stderr)  # noqa: T201
             del os.environ[name]
+    if hosts and not _can_be_listed(together):
+        strange = [host for host in hosts if not _can_be_listed([host])]
+        said = brief(Exception(", ".join(strange)))
+        print(f"no_proxy is used without {said}, which is no host.", file=sys.stderr)  # noqa: T201
+        _list_without_proxy([host for host in together if host not in strange])
+
+
+def _list_without_proxy(hosts: list[str]) -> None:
+    os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+
+
+def _can_be_listed(hosts: list[str]) -> bool:
+    """Say whether a client like Prefect's can be made while these are reached without a proxy."""
+    import httpx
+
+    kept = os.environ["no_proxy"]
+    _list_without_proxy(hosts)
+    try:
+        httpx.Client().close()
+    except (ValueError, httpx.InvalidURL):
+        return False
+    finally:
+        _list_without_proxy([kept])
+    return True
 
 
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy"}

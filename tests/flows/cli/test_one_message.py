@@ -161,3 +161,37 @@ def test_ways_to_end_that_are_no_errors_pass(ending):
         raise ending
 
     assert ended.value is ending
+
+
+@pytest.mark.parametrize("command", [["show"], ["run"], ["recipes"]], ids=" ".join)
+def test_working_folder_that_was_deleted_is_told(command, tmp_path, monkeypatch):
+    """The library of linear algebra ends the process there, and says that it cannot be loaded."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    done = mgd(*command)
+
+    assert done.exit_code == 2
+    assert is_one_message(done)
+    assert "working folder is not there any more" in done.output
+
+
+def test_a_panic_of_a_library_in_rust_is_one_message():
+    """It is no Exception, so that nobody catches it by mistake."""
+
+    class PanicException(BaseException):
+        pass
+
+    def command():
+        with one_message(debug=False):
+            raise PanicException("index out of bounds")
+
+    app = typer.Typer()
+    app.command()(command)
+    done = CliRunner().invoke(app, [])
+
+    assert done.exit_code == 1
+    assert is_one_message(done)
+    assert "PanicException: index out of bounds" in done.output

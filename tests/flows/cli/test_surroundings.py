@@ -45,6 +45,24 @@ def test_proxy_that_prefects_client_cannot_have_is_left_out(monkeypatch, capsys,
     assert f"{name} is not used" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("strange", ["a:b:c", "\u00e4.example"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks9://127.0.0.1:9"])
+def test_host_that_prefects_client_cannot_list_is_left_out(monkeypatch, capsys, strange, proxy):
+    """One such word among others, and no client could be made; the others stay."""
+    import httpx
+
+    monkeypatch.setenv("http_proxy", proxy)
+    for each in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(each, f"inner.example, {strange},,[::1],10.0.0.0/8")
+
+    surroundings.pass_by_proxies()
+
+    httpx.Client().close()
+    listed = os.environ["no_proxy"].split(",")
+    assert listed == ["inner.example", "::1", "10.0.0.0/8", "127.0.0.1", "localhost"]
+    assert f"no_proxy is used without {strange}" in capsys.readouterr().err
+
+
 _ASKED = """
 from flows.cli.surroundings import origin_of_server, prefect_settings
 print(prefect_settings().api.url)
