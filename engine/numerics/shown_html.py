@@ -34,7 +34,7 @@ def rows_html(rows: Sequence[Mapping[str, object]], most: int = 12) -> str:
         return ""
     heads = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
     lines = "".join(
-        f"<tr>{''.join(f'<td>{_cell(row.get(name, str()))}</td>' for name in rows[0])}</tr>"
+        f"<tr>{''.join(f'<td>{_figure(row.get(name, str()))}</td>' for name in rows[0])}</tr>"
         for row in rows[:most]
     )
     more = f"<p>... and {len(rows) - most} rows more.</p>" if len(rows) > most else ""
@@ -73,6 +73,11 @@ def curve(values: Sequence[float], label: str) -> Drawn:
         'style="vertical-align:middle"><polyline fill="none" stroke="currentColor" '
         f'stroke-width="1.5" points="{points}"/></svg> {last}'
     )
+
+
+def _figure(value: object) -> str:
+    """Return a cell below others, with as many digits as they have."""
+    return f"{value:#.4g}".rstrip(".") if isinstance(value, float) else _cell(value)
 
 
 def _cell(value: object) -> str:

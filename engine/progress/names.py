@@ -3,9 +3,18 @@
 import re
 
 _NAME = re.compile(
-    r"(?P<what>train|reverse|replay|seed|evaluate|update)"
+    r"(?P<what>train|reverse|replay|seed|evaluate|update|move)"
     r"(?:\[(?P<of>[^\]]+)\])?(?: (?P<start>\d+)-(?P<stop>\d+))?"
 )
+
+_OTHERS = (
+    (re.compile(r"audit (\w+)", re.ASCII), r"auditing the \1 canaries"),
+    (
+        re.compile(r"train without ([\d.]+) % \[(\d+)-(\d+)\)", re.ASCII),
+        r"training without \1 %, subsets \2 to \3",
+    ),
+)
+"""Names of another form, each with the words that stand for it."""
 
 _VERBS = {
     "train": "training",
@@ -14,6 +23,7 @@ _VERBS = {
     "seed": "differentiating the output",
     "evaluate": "scoring the model",
     "update": "moving the metaparameters",
+    "move": "optimizing the canaries",
 }
 
 
@@ -25,7 +35,11 @@ def in_words(name: str) -> str:
     """
     found = _NAME.fullmatch(name)
     if found is None:
-        return name
+        fitting = (form.fullmatch(name) for form, _ in _OTHERS)
+        said = (
+            each.expand(words) for each, (_, words) in zip(fitting, _OTHERS, strict=True) if each
+        )
+        return next(said, name)
     words = _VERBS[found["what"]]
     if found["start"] is not None:
         words += f" steps {found['start']} to {found['stop']}"

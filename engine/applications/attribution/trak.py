@@ -7,8 +7,10 @@ References:
 import copy
 import logging
 import tempfile
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,10 @@ from engine.types import State
 def trak_is_installed() -> bool:
     """Say whether the package ``traker`` can be imported."""
     return find_spec("trak") is not None
+
+
+def _without_bar(each: Iterable[Any], **_: object) -> Iterable[Any]:
+    return each
 
 
 def trak_scores(
@@ -47,6 +53,8 @@ def trak_scores(
             f"Leave it out, or run: {install('attribution')}."
         )
     trak, projectors = import_module("trak"), import_module("trak.projectors")
+    # Its bars, which cannot be switched off, would be drawn into those of the run, or into its log.
+    vars(import_module("trak.traker"))["tqdm"] = _without_bar
 
     model = copy.deepcopy(routine.model)
     model.load_state_dict(routine.layout.views(state[routine.optimizer.evaluated]), strict=False)

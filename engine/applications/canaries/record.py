@@ -92,7 +92,7 @@ class CanariesRecord(FinishedRun):
             f"outer steps, and audited in {settings.num_audits} trainings with other halves, "
             "starts and orders.",
             self.headline(),
-            f"With wrong labels instead, it is {wrong.gap:.3f}.",
+            f"With wrong labels instead, the gap is {wrong.gap:.3f} nats.",
             f"A threshold on the loss tells who was trained on with an AUC of {own.auc:.2f}; "
             f"before {random.auc:.2f}, with wrong labels {wrong.auc:.2f}.",
         ]

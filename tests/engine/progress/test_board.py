@@ -180,7 +180,9 @@ def test_any_thread_may_look():
         ("reverse[0] 60-120", "reversing steps 60 to 120 of outer step 0"),
         ("seed[2]", "differentiating the output of outer step 2"),
         ("evaluate", "scoring the model"),
-        ("train without 5 % [0-16)", "train without 5 % [0-16)"),
+        ("train without 5 % [0-16)", "training without 5 %, subsets 0 to 16"),
+        ("move[1]", "optimizing the canaries of outer step 1"),
+        ("audit mislabelled", "auditing the mislabelled canaries"),
         ("preflight", "preflight"),
     ],
 )

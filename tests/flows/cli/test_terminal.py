@@ -170,9 +170,10 @@ def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert code == 0, plain
     order = [
-        *("Starting Prefect's server", "Run: digits-selection-", "Store: "),
+        # Torch takes seconds to load; what is over before the next picture is not seen.
+        *("Loading torch", "Run: digits-selection-", "Store: "),
         *("Preflight: check of", "outer step 0 of 2: validation loss", "outer step 2 of 2"),
-        *("Nothing improved: ", "Report: "),
+        *("Nothing improved: ", "Report:"),
     ]
     places = [plain.find(words) for words in order]
     assert -1 not in places, dict(zip(order, places, strict=True))

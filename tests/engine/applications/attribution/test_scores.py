@@ -152,7 +152,7 @@ def test_attribution_to_anything_but_weights_is_refused():
 
 
 @pytest.mark.skipif(not trak_is_installed(), reason="the package traker is not installed")
-def test_trak_calls_copies_of_the_query_helpful():
+def test_trak_calls_copies_of_the_query_helpful(capfd):
     """Its scores are turned so that, as ours, a negative one means that more helps."""
     own = {"num_train": 200, "model": {"name": "logistic"}}
     problem = problem_of(arguments=TINY["arguments"] | own)
@@ -160,6 +160,7 @@ def test_trak_calls_copies_of_the_query_helpful():
 
     scores = trak_scores(problem, queries, problem.routine.initial_state(), dimension=128, seed=0)
 
+    assert capfd.readouterr().err == ""  # its bars stood between those of the run
     assert scores.shape == (5, 200)
     _, asked = query_batch(problem, queries)
     same = asked[:, None] == problem.routine.examples[1][None]
