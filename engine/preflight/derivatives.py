@@ -149,7 +149,8 @@ def check_differences(
             verdict=Verdict.REFUSE,
             cause=f"Along {len(failed)} of {num_directions} directions two trainings show another "
             f"derivative than the metagradient. {cut}",
-            remedy="Look there for detach(), .data, item(), no_grad() or a custom backward.",
+            remedy="Look there for detach(), .data, item(), no_grad() or a custom backward; "
+            "engine.stop_gradient(x) in place of x.detach() has a derivative.",
         )
     if kinks:
         return Check(

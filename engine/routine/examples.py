@@ -39,6 +39,14 @@ class Batches:
         raise NotImplementedError
 
 
+def makes_tuples(examples: Any) -> bool:  # noqa: ANN401 (examples of any kind)
+    """Say whether batches are tuples of tensors, in which a metaparameter may replace a column."""
+    if isinstance(examples, tuple):
+        return True
+    of_the_engine = type(examples).__module__.startswith("engine.")
+    return of_the_engine and getattr(examples, "are_tuples", False)
+
+
 @dataclass(frozen=True, eq=False)
 class Columns(Batches):
     """Columns in a dict, a named tuple, or nested, whose batches have the same structure.
@@ -53,6 +61,11 @@ class Columns(Batches):
 
     def __len__(self) -> int:
         return len(tree_leaves(self.columns)[0])
+
+    @property
+    def are_tuples(self) -> bool:
+        """Say whether each batch is a plain tuple."""
+        return type(self.columns) is tuple
 
     def __getitem__(self, indices: Tensor) -> Batch:
         return tree_map(lambda c: c[indices.to(c.device)].to(self.device), self.columns)

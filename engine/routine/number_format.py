@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from engine.routine.coupled_loss import CoupledLoss, coupled
+from engine.routine.examples import makes_tuples
 from engine.routine.module.binding import copied
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.outputs import MeanLoss
@@ -158,6 +159,11 @@ class _Examples:
 
     def __len__(self) -> int:
         return len(self.examples) if self.most is None else min(self.most, len(self.examples))
+
+    @property
+    def are_tuples(self) -> bool:
+        """Say whether each batch is a plain tuple."""
+        return makes_tuples(self.examples)
 
     def __getitem__(self, indices: Tensor) -> Batch:
         return convert(self.examples[indices], self.dtype)

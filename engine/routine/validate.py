@@ -10,6 +10,7 @@ from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
 from engine.recipes.replay import StepPath
 from engine.routine.coupled_loss import coupled
+from engine.routine.examples import makes_tuples
 from engine.routine.own_state import takes
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def refuse_misfits(routine: "Routine") -> None:
             )
     for name, kind in routine.metaparameters.items():
         kind.check_fits(name, len(routine), routine.num_steps)
-        if type(kind).batch is not Metaparameter.batch and not isinstance(routine.examples, tuple):
+        if type(kind).batch is not Metaparameter.batch and not makes_tuples(routine.examples):
             raise ConfigurationError(
                 f"Metaparameter {name!r} replaces inputs of a batch, but the examples are a "
                 f"{type(routine.examples).__name__}, whose batches may be anything. Give them as "

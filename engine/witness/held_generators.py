@@ -6,6 +6,7 @@ generators that it can reach are looked at, as those of Python and of numpy are.
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -45,7 +46,8 @@ def held_generators(*owners: object) -> _States:
         if state is not None:
             found.setdefault(name or type(value).__name__, (value, state))
             continue
-        waiting += [(inner or name, part) for inner, part in _parts(value)]
+        with suppress(Exception):  # of an object that does not like to be looked at
+            waiting += [(inner or name, part) for inner, part in _parts(value)]
     return found
 
 
@@ -79,7 +81,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         yield from ((str(key), each) for key, each in islice(dict.items(value), _LONGEST))
     elif isinstance(value, list | tuple | set | frozenset):
         yield from (("", each) for each in islice(value, _LONGEST))
-    elif not type(value).__module__.startswith(("torch.autograd", "builtins")):
+    elif not str(type(value).__module__).startswith(("torch.autograd", "builtins")):
         held = getattr(value, "__dict__", None)
         if isinstance(held, dict):
             yield from held.items()
@@ -96,7 +98,7 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
             continue
     yield from (("", each) for each in function.__defaults__ or ())
     yield from (function.__kwdefaults__ or {}).items()
-    if function.__module__.partition(".")[0] in ("torch", "numpy", "engine", "random"):
+    if str(function.__module__).partition(".")[0] in ("torch", "numpy", "engine", "random"):
         return
     for name in _names(function.__code__):
         if name in function.__globals__:

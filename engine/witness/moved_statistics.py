@@ -17,17 +17,22 @@ from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
-from engine.witness.finite_differences import compare_first, directions
+from engine.witness.finite_differences import Function, compare_first, directions
 from engine.witness.lines import cuts
-from engine.witness.twins import exact_run
+from engine.witness.twins import exact_few
+
+_FEW = 32
+"""Examples of a step that are looked at."""
 
 
-def refuse_cut_statistics(routine: Routine, state: State) -> None:
+def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: int) -> None:
     """Refuse a step that moves running statistics by what is cut out of the graph.
 
     Args:
         routine: The run; nothing is done if it has none.
         state: Where.
+        z: Metaparameters.
+        step: t.
 
     Raises:
         WitnessError: Names the lines that cut.
@@ -40,10 +45,10 @@ def refuse_cut_statistics(routine: Routine, state: State) -> None:
         return
     function, leaves = None, []
     with suppress(Exception):  # what cannot be called in float64 is not compared
-        twin = exact_run(routine)
+        twin = exact_few(routine)
         read = {n: state[n].detach().double() for n in ("params", BUFFERS, OWN) if n in state}
-        point = {name: value.detach() for name, value in twin.point().items()}
-        function, leaves = _moved(twin, read, point), [read["params"], read[BUFFERS]]
+        point = {name: value.detach().double() for name, value in z.items()}
+        function, leaves = _moved(twin, read, point, step), [read["params"], read[BUFFERS]]
         with twin.binding.kept():
             found = compare_first(function, leaves)
         if not found.is_wrong:
@@ -63,9 +68,9 @@ def refuse_cut_statistics(routine: Routine, state: State) -> None:
     )
 
 
-def _moved(twin: Routine, read: State, z: Metaparams):  # noqa: ANN202 (a function of leaves)
-    step = 0
-    term = next(twin.terms(step))
+def _moved(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
+    term = twin.first_piece(next(twin.terms(step)))
+    term = term.at(term.indices[:_FEW])
     weights = directions(read[BUFFERS], generator(0, "statistics"))
 
     def function(leaves: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.metaparameters.base import Metaparameter
-from engine.routine.examples import Batches
+from engine.routine.examples import Batches, Columns
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -45,6 +45,15 @@ def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
     num_steps = min(routine.num_steps, EXACT_STEPS)
     short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
     return in_format(short, dtype)
+
+
+def exact_few(routine: Routine) -> Routine:
+    """Return the run in float64, whose examples are converted when they are used; never trained."""
+    if routine.layout.dtype == torch.float64:
+        return routine
+    if isinstance(routine.examples, tuple):
+        routine = replace(routine, examples=Columns(routine.examples, routine.device))
+    return in_format(routine, torch.float64)
 
 
 def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: int) -> Routine:

@@ -29,6 +29,7 @@ from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.agreement import gradient_limit, least_size, relative, value_limit
 from engine.witness.curvature import Here, compare_derivatives
+from engine.witness.entries import refuse_cut_entries
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
 from engine.witness.jumps import follows, note_of_jumps
@@ -150,7 +151,8 @@ def testify(
             elsewhere = led_to()
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
-        refuse_cut_statistics(routine, state)
+        refuse_cut_statistics(routine, state, z, step)
+        refuse_cut_entries(routine, state, z, step)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)
         pairs = zip(outputs, values, strict=True)

@@ -7,9 +7,10 @@ from tests.strangers import wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
+from tests.strangers.sound_losses import LOSSES
 from tests.strangers.wrong import REFUSED
 
-SOUND = {**LAYERS, **MODULES, **wrong_by_little.SOUND, **wrong_later.SOUND}
+SOUND = {**LAYERS, **LOSSES, **MODULES, **wrong_by_little.SOUND, **wrong_later.SOUND}
 ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
@@ -19,6 +20,9 @@ ALWAYS = {
     "experts, some idle",
     "weight norm",
     "siamese tower",
+    "gradient penalty",
+    "hardest examples",
+    "cumulative product with a zero",
     "scripted module",
     "outer penalty: norm of one",
     "constant from the outer module: detached",

@@ -1,0 +1,147 @@
+"""The way of metaparameters through the loss beside a finite difference.
+
+Inputs, weights of tokens and numbers that a loss is handed pass through code of the user: a
+normalization under ``no_grad()``, a rounding, a ``float()``. The gradient of a step is right then,
+and so is its derivative by the parameters; that by the metaparameter is not.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from engine.errors import WitnessError
+from engine.metaparameters.base import Metaparameter
+from engine.numerics.determinism import generator
+from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.own_state import OWN
+from engine.routine.routine import Routine
+from engine.types import Metaparams, State
+from engine.witness.finite_differences import compare_first, directions
+from engine.witness.lines import cuts
+from engine.witness.twins import exact_few
+
+_FEW = 8
+"""Examples of a step that are looked at, and as many of those that a metaparameter chooses."""
+
+
+def refuse_cut_entries(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+    """Refuse a metaparameter whose way into the gradient is cut out of the graph.
+
+    Args:
+        routine: The run.
+        state: Where.
+        z: Metaparameters.
+        step: At which step one is looked at, if it enters there; else at its first one.
+
+    Raises:
+        WitnessError: Names the metaparameter, and the lines that cut.
+
+    Cost:
+        For each metaparameter that passes through code of the user: the gradient of few examples in
+        float64 with its graph, its derivative, and a gradient more. Nothing for those that only
+        weigh losses, or that the optimizer reads.
+    """
+    for name, kind in routine.metaparameters.items():
+        if not _passes_through(kind):
+            continue
+        if kind.shapes_start and _is_cut_at_start(routine, z, name):
+            raise WitnessError(
+                f"The initial parameters that metaparameter {name!r} makes have a derivative that "
+                "is off from finite differences: a part of it is cut out of the graph. Compute "
+                "them by differentiable operations in initial(): no detach(), .data or no_grad()."
+            )
+        steps = (at for at in (step, *range(routine.num_steps)) if kind.enters(at))
+        at = next(steps, None)
+        found = None if at is None else _error_and_lines(routine, state, z, name, at)
+        if found is None:
+            continue
+        error, lines = found
+        where = f" by {', '.join(lines)}" if lines else ""
+        raise WitnessError(
+            f"The way of metaparameter {name!r} into the gradient of the loss has a derivative "
+            f"that is off by {error:.1e} from finite differences: a part of it is cut out of the "
+            f"graph{where}. Compute all that depends on it by differentiable operations, in the "
+            "loss, in augment and where a kind of your own makes a batch: no no_grad(), item(), "
+            "float() or numpy(), and no rounding. What has no gradient in a step is "
+            "engine.stop_gradient(x) in place of x.detach()."
+        )
+
+
+def _passes_through(kind: Metaparameter) -> bool:
+    """Say whether other code than the engine's reads a metaparameter before the loss is made."""
+    own = not type(kind).__module__.startswith("engine.")
+    hooks = ("batch", "loss_arguments")
+    return own or any(getattr(type(kind), h) is not getattr(Metaparameter, h) for h in hooks)
+
+
+def _is_cut_at_start(routine: Routine, z: Metaparams, name: str) -> bool:
+    weights = directions(routine.layout.flatten(routine.trainable), generator(0, "entries"))
+
+    def start(leaves: Sequence[Tensor]) -> Tensor:
+        moved = {**z, name: leaves[0].to(z[name].dtype)}
+        return (routine.initial_state(moved)["params"] * weights).double().sum()
+
+    with suppress(Exception):
+        exact = z[name].dtype == torch.float64
+        return compare_first(start, [z[name].detach()], coarse=not exact).is_wrong
+    return False
+
+
+def _error_and_lines(
+    routine: Routine, state: State, z: Metaparams, name: str, step: int
+) -> tuple[float, list[str]] | None:
+    """Return by how much a derivative is off, and what cuts; None if it is right, or not known."""
+    with suppress(Exception):  # what cannot be called in float64 is not compared
+        twin = exact_few(routine)
+        read = {n: state[n].detach().double() for n in ("params", BUFFERS, OWN) if n in state}
+        point = {n: value.detach().double() for n, value in z.items()}
+        term = _few(twin.first_piece(next(twin.terms(step))), routine.metaparameters[name])
+        loss = _loss(twin, read, point, name, term, step)
+        weights = directions(read["params"], generator(0, "entries"))
+
+        def slope(leaves: Sequence[Tensor]) -> Tensor:
+            with torch.enable_grad():
+                params = read["params"].detach().requires_grad_()
+                value = loss(params, leaves[0])
+                (gradient,) = torch.autograd.grad(value, params, create_graph=True)
+            return gradient @ weights
+
+        with twin.binding.kept():
+            found = compare_first(slope, [torch.ones_like(point[name])])
+        if found.is_wrong:
+            lines: list[str] = []
+            with suppress(Exception), twin.binding.kept():
+                moving = torch.ones_like(point[name]).requires_grad_()
+                lines = cuts(lambda: loss(read["params"], moving))
+            return found.error, lines
+    return None
+
+
+def _few(term: Term, kind: Metaparameter) -> Term:
+    """Return a term over some of its examples, and some that a metaparameter chooses."""
+    indices = term.indices[:_FEW].tolist()
+    chosen = getattr(kind, "chosen", None)
+    if isinstance(chosen, Tensor):
+        indices += [int(i) for i in chosen[:_FEW] if int(i) not in indices]
+    return term.at(torch.tensor(indices))
+
+
+def _loss(
+    twin: Routine, read: State, point: Metaparams, name: str, term: Term, step: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of a term as a function of parameters, and of ones in z's place.
+
+    Every number of z moves by a share of the root of their mean square, zeros as well.
+    """
+    start = point[name]
+    size = float(start.norm()) / max(start.numel(), 1) ** 0.5 or 1.0
+
+    def loss(params: Tensor, ones: Tensor) -> Tensor:
+        moved = {**point, name: start + size * (ones - 1)}
+        with torch.enable_grad(), twin.reading(read):
+            return twin.term_loss(params, term, moved, step)
+
+    return loss
