@@ -84,7 +84,9 @@ def children(process: int) -> list[int]:
     found: list[int] = []
     for each in Path("/proc").glob("[0-9]*/stat"):  # there on Linux
         with suppress(OSError):
-            state, parent = each.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            state, parent = (
+                each.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+            )
             if int(parent) == process and state not in "ZX":
                 found.append(int(each.parent.name))
     return found

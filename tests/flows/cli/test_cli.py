@@ -103,12 +103,12 @@ def test_debug_shows_the_traceback_of_a_refusal(tmp_path):
     assert "ConfigurationError" in repr(result.exception)
 
 
-def test_show_names_the_runs_there_are_when_there_is_none_of_that_name(tmp_path):
-    """A mistyped name is the usual mistake."""
+def test_show_says_that_a_store_has_no_run(tmp_path):
+    """It is no matter of the name then."""
     result = runner.invoke(app, ["show", "digits", "--store", str(tmp_path)])
 
     assert result.exit_code == 2
-    assert "digits" in result.stderr
+    assert f"There is no run in {tmp_path}" in " ".join(result.stderr.split())
 
 
 @pytest.mark.slow

@@ -184,5 +184,5 @@ def test_rows_are_called_as_they_are_written(tmp_path):
 )
 def test_table_of_labels_alone_is_refused_by_name(rows, options, tmp_path):
     """There is nothing that a model could read."""
-    with pytest.raises(DataError, match="no column beside 'y'"):
+    with pytest.raises(DataError, match="no column besides the label 'y'"):
         made(tmp_path, rows, **options)
