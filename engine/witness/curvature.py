@@ -26,7 +26,14 @@ from engine.step.products import named_refusals
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import culprit, where_to_look
-from engine.witness.finite_differences import COARSE_LIMIT, FIRST_LIMIT, LIMIT, Curvature, compare
+from engine.witness.finite_differences import (
+    COARSE_LIMIT,
+    FIRST_LIMIT,
+    LIMIT,
+    Curvature,
+    compare,
+    error_in_format,
+)
 from engine.witness.twins import exact_run
 from engine.witness.updates import compare_update, steps_to_compare
 
@@ -172,8 +179,9 @@ def compare_derivatives(routine: Routine, here: Here) -> tuple[float | None, str
         UndifferentiableError: If there is no second derivative.
 
     Cost:
-        Four gradients of two examples in float64, or of more where they are small, and two
-        updates; once or twice more where a loss depends on others or wants all of its batch.
+        Four gradients of two examples in float64 and two in the run's own format, or of more where
+        they are small, and two updates; once or twice more where a loss depends on others or wants
+        all of its batch.
     """
     curvature, note = compare_loss(routine, here)
     return curvature, " ".join(each for each in (note, _compare_update(routine, here)) if each)
@@ -201,6 +209,12 @@ def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
             found = again if again.error <= LIMIT else found
     if found.is_wrong:
         raise _refusal(found, _blame(twin, here))
+    if found.in_format:
+        raise WitnessError(
+            f"The second derivative of the loss is off by {found.in_format:.1e} from that in "
+            "float64, with the same parameters and examples, so a part of it is computed in "
+            f"another way in the run's own number format. {_blame(twin, here)}."
+        )
     if not found.error <= LIMIT:  # NaN too: nothing was learned of it, and the result says so
         return None, (
             "The second derivative was not compared: finite differences do not settle, as where "
@@ -308,12 +322,16 @@ def _product(
     coarse: bool = False,
 ) -> Curvature:
     few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
-    return compare(
-        lambda leaves: few(leaves[0]),
-        [state["params"].detach()],
-        everywhere=routine.shapes_start,
-        coarse=coarse,
-    )
+    row, everywhere = state["params"].detach(), routine.shapes_start
+    found = compare(lambda rows: few(rows[0]), [row], everywhere=everywhere, coarse=coarse)
+    if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
+        return found
+    own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()
+    with routine.reading(here.state):
+        off = error_in_format(
+            lambda rows: own(rows[0]), [row], found.products, everywhere=everywhere
+        )
+    return replace(found, in_format=off)
 
 
 def _update(routine: Routine, here: Here) -> Curvature:

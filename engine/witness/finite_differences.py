@@ -5,7 +5,8 @@ acts on a gradient acts once more on what is pulled through it. Two gradients kn
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,11 +49,15 @@ class Curvature:
         error: Relative error at the best distance.
         is_wrong: Whether finite differences agree with one another and not with the product.
         slopes: The first derivative by each leaf.
+        products: The second one, times ``weights``, by each leaf; none of a first derivative.
+        in_format: By how much they are off in the run's own number format; see ``error_in_format``.
     """
 
     error: float
     is_wrong: bool
     slopes: list[Tensor] = field(default_factory=list, repr=False)
+    products: list[Tensor] = field(default_factory=list, repr=False)
+    in_format: float = 0.0
 
 
 def compare(
@@ -61,6 +66,7 @@ def compare(
     *,
     everywhere: bool = True,
     coarse: bool = False,
+    coarse_limit: float = COARSE_LIMIT,
     seed: int = 0,
 ) -> Curvature:
     """Compare the second derivative of a scalar function along one direction.
@@ -73,6 +79,7 @@ def compare(
             0 as well, whatever the function.
         coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
             what is off by more than some percent.
+        coarse_limit: Of the relative error there.
         seed: Of the direction and of the weights of the gradient.
 
     Cost:
@@ -91,8 +98,63 @@ def compare(
         return _weighted(_gradient(function, _shifted(rows, direction, shift)), weights)
 
     if coarse:
-        return _judge(pulled, direction, None, slope, COARSE_LIMIT, slopes, COARSE)
-    return _judge(pulled, direction, _weighted(slopes, weights), slope, LIMIT, slopes)
+        found = _judge(pulled, direction, None, slope, coarse_limit, slopes, COARSE)
+    else:
+        found = _judge(pulled, direction, _weighted(slopes, weights), slope, LIMIT, slopes)
+    return replace(found, products=pulled)
+
+
+def error_in_format(
+    function: Function, leaves: Sequence[Tensor], exact: Sequence[Tensor], *, everywhere: bool
+) -> float:
+    """Return by how much products in a run's own number format are wrong, if they are.
+
+    What a module cuts in float32 alone is seen by no difference in float64.
+
+    Args:
+        function: In the run's own format.
+        leaves: Where, in that format.
+        exact: The products of ``compare`` there, by its first seed.
+        everywhere: As for ``compare``.
+
+    Returns:
+        The relative distance from ``exact``; 0 where it is no larger than what rounding of the
+        leaves makes, as where they stand at a kink, or where differences in the own format agree:
+        then the function is another one there, as one that draws other numbers.
+
+    Cost:
+        The function with its graph and its product; where they differ, twice more and what
+        ``compare`` takes.
+    """
+    drawn = generator(0, "curvature")
+    rows = [tensor.detach() for tensor in leaves]
+    weights = [directions(row.double(), drawn).to(row.dtype) for row in rows]
+    _, found = _pulled(function, rows, weights)
+    off = _apart(found, exact)
+    if not COARSE_LIMIT < off < float("inf"):
+        return 0.0
+    for distance in _ROUNDINGS:
+        moved = [row * (1 + distance * directions(row, drawn)) for row in rows]
+        _, again = _pulled(function, moved, weights)
+        if not _apart(again, found) <= 0.1 * off:
+            return 0.0
+    options: dict[str, Any] = {"everywhere": everywhere, "coarse": True, "coarse_limit": _FINER}
+    is_wrong = any(compare(function, leaves, seed=seed, **options).is_wrong for seed in range(2))
+    return off if is_wrong else 0.0
+
+
+def _apart(products: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    pairs = zip(products, others, strict=True)
+    apart = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+    whole = sum(float(b.double().square().sum()) for b in others)
+    return (apart / max(whole, torch.finfo(torch.float64).tiny)) ** 0.5
+
+
+_FINER = 0.01
+"""Of the relative error along one direction, where products are apart as vectors already."""
+
+_ROUNDINGS = (3e-7, 3e-6)
+"""By how much numbers are moved, relative to themselves, to see what their rounding makes."""
 
 
 def compare_first(
