@@ -161,7 +161,8 @@ class Routine(HeldModule):
                 if copies is not None:
                     raise ConfigurationError(
                         f"Metaparameter {name!r} says how often each example stands in an epoch, "
-                        "which a given order says already. Use ExampleWeights, or leave order out."
+                        "which a given order says already. Use ExampleWeights, or leave order out "
+                        "(keep_order=False of an adapter)."
                     )
             return given_order(self.order, self.num_steps, self.batch_size, len(self))
         copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
