@@ -287,3 +287,46 @@ def test_in_float32_the_last_bit_tells_who_reads_the_handed_in_module(where):
 
     with pytest.raises(WitnessError, match="depends on the numbers that the module"):
         ask(run, [], run.point())
+
+
+class Routed(nn.Module):
+    """Two layers, of which a batch takes one, as its inputs say."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(6, 3).double(), nn.Linear(6, 3).double()
+
+    def forward(self, inputs):
+        """Return logits."""
+        layer = self.one if inputs[0, 0] > 9 else self.other
+        return layer(inputs)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "is_said"),
+    [
+        (engine.sgd(), False),
+        (engine.sgd(0.9), True),
+        (engine.sgd(weight_decay=0.1), True),
+        (engine.adamw(), True),
+    ],
+    ids=["plain", "momentum", "decay", "moments"],
+)
+def test_what_moves_without_a_gradient_is_said(optimizer, is_said):
+    """Torch's optimizers skip a parameter that a batch left out."""
+    found = ask(routine(Routed(), optimizer=optimizer), [], routine().point())
+
+    assert ("'one.weight', 'one.bias'" in found.note) == is_said
+    assert ("skip a parameter" in found.sentence) == is_said
+
+
+def test_torch_skips_what_has_no_gradient():
+    """So the note is true of torch: an oracle of it."""
+    model = Routed()
+    torch_own = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    before = model.one.weight.clone()
+
+    model(torch.zeros(2, 6).double()).sum().backward()
+    torch_own.step()
+
+    assert torch.equal(model.one.weight, before)
