@@ -5,15 +5,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
-from rich.control import Control
-from rich.live import Live
-from rich.segment import ControlType, Segment, SegmentLines
+from typing import TYPE_CHECKING, Any
 
 from engine.progress.meter import Meter
 from engine.progress.view import Clean, Picture
+
+if TYPE_CHECKING:
+    import rich.console
 
 _REFRESHES = 2
 """Pictures a second; each takes some milliseconds of one core."""
@@ -25,12 +23,16 @@ _FORMAT = (
 
 
 @contextmanager
-def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> Iterator["AtFoot"]:
-    """Show a picture of a meter at the foot of a terminal inside the block."""
+def live(
+    meter: Meter, console: "rich.console.Console | None" = None, clean: Clean = str
+) -> Iterator[Any]:
+    """Show a picture of a meter at the foot of a terminal inside the block; yield ``at_foot``."""
+    from rich.console import Console
+
     began = time.monotonic()
     picture = Picture(meter, lambda: time.monotonic() - began, clean)
     console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
-    with AtFoot(
+    with at_foot(
         picture,
         console=console,
         refresh_per_second=_REFRESHES,
@@ -41,65 +43,73 @@ def live(meter: Meter, console: Console | None = None, clean: Clean = str) -> It
         yield shown
 
 
-class _Noted:
-    """What is drawn as it was, with how wide its lines came out.
-
-    Args:
-        drawn: What is drawn.
-    """
-
-    def __init__(self, drawn: RenderableType) -> None:
-        self._drawn = drawn
-        self.widths: list[int] = []
-
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[ConsoleRenderable]:
-        lines = console.render_lines(self._drawn, options, pad=False)
-        self.widths = [Segment.get_line_length(line) for line in lines]
-        yield SegmentLines(lines, new_lines=True)
-
-
-class AtFoot(Live):
-    """A picture at the foot of a terminal that leaves nothing behind where that gets narrower.
+def at_foot(picture: "rich.console.RenderableType", **options: Any) -> Any:  # noqa: ANN401 (Rich's)
+    """Return a picture at the foot of a terminal; one that gets narrower keeps nothing of it.
 
     Rich takes a picture away by going up as many rows as it has lines. A terminal that is made
     narrower folds lines that have become too long, and each fold is a row more.
 
     Args:
         picture: What is drawn.
-        options: Of Rich's ``Live``.
+        options: Of Rich's ``Live``, of which it is one.
     """
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
+    from rich.control import Control
+    from rich.live import Live
+    from rich.segment import ControlType, Segment, SegmentLines
 
-    def __init__(self, picture: RenderableType, **options: Any) -> None:  # noqa: ANN401 (Rich's)
-        self._noted = _Noted(picture)
-        super().__init__(self._noted, **options)
-
-    def above(self, write: Callable[[], object]) -> None:
-        """Print something above the picture.
-
-        Rich notes how high a picture is while it draws it. Whoever prints at that moment from
-        another thread would take away as many rows of the one before, and leave its head behind.
+    class Noted:
+        """What is drawn as it was, with how wide its lines came out.
 
         Args:
-            write: Prints it on this picture's console.
+            drawn: What is drawn.
         """
-        with self._lock:
-            write()
 
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return what is printed, after what takes away the picture that is there."""
-        return [*self._folds(), *super().process_renderables(renderables)]
+        def __init__(self, drawn: RenderableType) -> None:
+            self._drawn = drawn
+            self.widths: list[int] = []
 
-    def _folds(self) -> list[Control]:
-        """Return what goes up the rows that came of folds, and erases them."""
-        width = max(self.console.width, 1)
-        rows = sum((each - 1) // width for each in self._noted.widths if each > width)
-        self._noted.widths = []
-        if not rows or not _folds_lines():
-            return []
-        up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * rows
-        return [Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up)]
+        def __rich_console__(
+            self, console: Console, options: ConsoleOptions
+        ) -> Iterator[ConsoleRenderable]:
+            lines = console.render_lines(self._drawn, options, pad=False)
+            self.widths = [Segment.get_line_length(line) for line in lines]
+            yield SegmentLines(lines, new_lines=True)
+
+    class AtFoot(Live):
+        def __init__(self, picture: RenderableType, **options: Any) -> None:  # noqa: ANN401 (Rich's)
+            self._noted = Noted(picture)
+            super().__init__(self._noted, **options)
+
+        def above(self, write: Callable[[], object]) -> None:
+            """Print something above the picture.
+
+            Rich notes how high a picture is while it draws it. Whoever prints at that moment from
+            another thread would take away as many rows of the one before, and leave its head.
+
+            Args:
+                write: Prints it on this picture's console.
+            """
+            with self._lock:
+                write()
+
+        def process_renderables(
+            self, renderables: list[ConsoleRenderable]
+        ) -> list[ConsoleRenderable]:
+            """Return what is printed, after what takes away the picture that is there."""
+            return [*self._folds(), *super().process_renderables(renderables)]
+
+        def _folds(self) -> list[Control]:
+            """Return what goes up the rows that came of folds, and erases them."""
+            width = max(self.console.width, 1)
+            rows = sum((each - 1) // width for each in self._noted.widths if each > width)
+            self._noted.widths = []
+            if not rows or not _folds_lines():
+                return []
+            up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * rows
+            return [Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up)]
+
+    return AtFoot(picture, **options)
 
 
 def _folds_lines() -> bool:
@@ -119,6 +129,8 @@ class _Html:
 
 def html(meter: Meter, gone: float) -> _Html:
     """Return a picture of a meter for a notebook."""
+    from rich.console import Console
+
     console = Console(record=True, file=io.StringIO(), width=110, force_terminal=True)
     console.print(Picture(meter, lambda: gone, str))
     text = console.export_html(inline_styles=True, code_format=_FORMAT)

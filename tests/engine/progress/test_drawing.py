@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from engine.progress.board import Board, Course
-from engine.progress.drawing import AtFoot, live
+from engine.progress.drawing import at_foot, live
 from engine.progress.meter import Meter
 from tests.watched_run import WORKS, scores
 
@@ -137,7 +137,7 @@ def test_a_terminal_that_cuts_long_lines_keeps_what_is_above(names, folds, conso
     """There a picture has as many rows as before, and more would take away lines of others."""
     for name, value in names.items():
         monkeypatch.setenv(name, value)
-    with AtFoot("x" * 100, console=console, auto_refresh=False) as drawn:
+    with at_foot("x" * 100, console=console, auto_refresh=False) as drawn:
         drawn.refresh()
         console.width = 40
         console.file.rows.insert(0, ["of others", False])
@@ -159,7 +159,7 @@ def test_no_picture_is_drawn_while_a_line_is_printed(console):
                 drawn_again.wait(0.5)  # what does not wait comes in between
             return "\n".join(f"row {number}" for number in range(height))
 
-    with AtFoot(Changing(), console=console, auto_refresh=False) as drawn:
+    with at_foot(Changing(), console=console, auto_refresh=False) as drawn:
 
         def print_line():
             drawn.above(lambda: console.print("a line"))
