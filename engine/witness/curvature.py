@@ -17,10 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.routine.examples import rows_of
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers, convert, in_format
-from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.products import named_refusals
 from engine.types import Metaparams, State
@@ -28,13 +26,14 @@ from engine.witness.agreement import gradient_limit, relative
 from engine.witness.culprits import culprit, where_to_look
 from engine.witness.finite_differences import (
     COARSE_LIMIT,
-    FIRST_LIMIT,
     LIMIT,
     Curvature,
     compare,
     error_in_format,
+    not_settled,
 )
-from engine.witness.twins import exact_run
+from engine.witness.lines import first_line
+from engine.witness.twins import exact, exact_run, exact_state
 from engine.witness.updates import compare_update, steps_to_compare
 
 _LEAST, _NORMALIZED = 2, 3
@@ -201,7 +200,7 @@ def compare_loss(routine: Routine, here: Here) -> tuple[float | None, str]:
     except EngineError:
         raise
     except Exception as error:
-        return None, f"The second derivative was not compared: {_first_line(error)}"
+        return None, f"The second derivative was not compared: {first_line(error)}"
     if not found.error <= LIMIT and routine.layout.dtype == torch.float64:
         # Perhaps a part of it is rounded to float32 by the model itself, as of a softmax.
         with suppress(Exception):
@@ -257,44 +256,35 @@ def _compare_update(routine: Routine, here: Here) -> str:
     except EngineError:
         raise
     except Exception as error:
-        return f"The derivative of the update was not compared: {_first_line(error)}"
+        return f"The derivative of the update was not compared: {first_line(error)}"
     if found.is_wrong:
         raise WitnessError(
             f"The update of optimizer {routine.optimizer.name!r} has a derivative that is off by "
             f"{found.error:.1e} from finite differences: a part of it is cut out of the graph. "
             "Look for a detach(), .data, item() or no_grad() in it."
         )
-    if not found.error <= FIRST_LIMIT:  # NaN too, as of a second derivative
-        return (
-            "The derivative of the update was not compared: finite differences do not settle, as "
-            "where it has kinks or is not finite."
-        )
-    return ""
+    return not_settled("The derivative of the update", found)
 
 
 def _in_double(
     routine: Routine, here: Here, compared: Callable[[Routine, Here], Curvature]
 ) -> tuple[Curvature, Routine]:
     """Compare in float64, in the run itself or in a short one that was made for it."""
-    exact = routine.layout.dtype == torch.float64
-    if exact or routine.own is None:  # which moves by the run's own examples
+    is_exact = routine.layout.dtype == torch.float64
+    if is_exact or routine.own is None:  # which moves by the run's own examples
         try:
             return compared(routine, here), routine
         except UndifferentiableError:
             raise
         except Exception:  # e.g. a scripted module, which holds float32 where nobody converts
-            if exact:
+            if is_exact:
                 raise
     twin = exact_run(routine)
     return compared(twin, _in_twin(twin, here)), twin
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) -> Curvature:
-    state = here.state if coarse else _read(here.state)
+    state = here.state if coarse else exact_state(here.state)
     with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
         whole = len(here.term.indices)
         if routine.own is not None:  # it may have a row for each example of a whole batch
@@ -336,7 +326,11 @@ def _product(
 
 def _update(routine: Routine, here: Here) -> Curvature:
     worst = Curvature(0.0, False)
-    with routine.reading(_read(here.state)), routine.binding.kept(), named_refusals(here.step):
+    with (
+        routine.reading(exact_state(here.state)),
+        routine.binding.kept(),
+        named_refusals(here.step),
+    ):
         for step in steps_to_compare(routine, here.step):
             found = compare_update(
                 routine, here.after, here.gradient, here.z, step, moves=here.moves
@@ -351,20 +345,11 @@ def _error(found: Curvature) -> float:
     return math.inf if math.isnan(found.error) else found.error
 
 
-def _read(state: State) -> State:
-    """Return what a loss reads of a state, in float64."""
-    return {name: _exact(state[name]) for name in ("params", BUFFERS, OWN) if name in state}
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
-
-
 def _in_twin(twin: Routine, here: Here) -> Here:
     """Return the same place in a run of fewer examples, which draws others."""
     step = min(here.step, twin.num_steps - 1)
     term = next(twin.terms(step))
-    z = {name: _exact(tensor) for name, tensor in twin.point().items()}
+    z = {name: exact(tensor) for name, tensor in twin.point().items()}
     losses = torch.zeros(len(term.indices))
     return replace(here, term=term, losses=losses, step=step, z=z)
 
@@ -373,7 +358,7 @@ def _culprit(twin: Routine, here: Here, *, coarse: bool = False) -> str | None:
     if not coarse:
         twin = twin if twin.layout.dtype == torch.float64 else exact_run(twin)
         here = _in_twin(twin, here)
-    state = here.state if coarse else _read(here.state)
+    state = here.state if coarse else exact_state(here.state)
     return culprit(twin, state, _called(twin, here, state, coarse=coarse))
 
 

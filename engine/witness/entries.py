@@ -15,19 +15,17 @@ from engine.errors import WitnessError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
-from engine.witness.finite_differences import compare_first, directions
-from engine.witness.lines import cuts
-from engine.witness.twins import exact_few
+from engine.witness.finite_differences import compare_first, directions, not_settled
+from engine.witness.lines import cuts, first_line
+from engine.witness.twins import exact, exact_few, exact_state
 
 _FEW = 8
 """Examples of a step that are looked at, and as many of those that a metaparameter chooses."""
 
 
-def refuse_cut_entries(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+def refuse_cut_entries(routine: Routine, state: State, z: Metaparams, step: int) -> str:
     """Refuse a metaparameter whose way into the gradient is cut out of the graph.
 
     Args:
@@ -35,6 +33,9 @@ def refuse_cut_entries(routine: Routine, state: State, z: Metaparams, step: int)
         state: Where.
         z: Metaparameters.
         step: At which step one is looked at, if it enters there; else at its first one.
+
+    Returns:
+        What was not compared, and why; mostly empty.
 
     Raises:
         WitnessError: Names the metaparameter, and the lines that cut.
@@ -44,30 +45,16 @@ def refuse_cut_entries(routine: Routine, state: State, z: Metaparams, step: int)
         float64 with its graph, its derivative, and a gradient more. Nothing for those that only
         weigh losses, or that the optimizer reads.
     """
+    notes: list[str] = []
     for name, kind in routine.metaparameters.items():
         if not _passes_through(kind):
             continue
-        if kind.shapes_start and _is_cut_at_start(routine, z, name):
-            raise WitnessError(
-                f"The initial parameters that metaparameter {name!r} makes have a derivative that "
-                "is off from finite differences: a part of it is cut out of the graph. Compute "
-                "them by differentiable operations in initial(): no detach(), .data or no_grad()."
-            )
-        steps = (at for at in (step, *range(routine.num_steps)) if kind.enters(at))
-        at = next(steps, None)
-        found = None if at is None else _error_and_lines(routine, state, z, name, at)
-        if found is None:
-            continue
-        error, lines = found
-        where = f" by {', '.join(lines)}" if lines else ""
-        raise WitnessError(
-            f"The way of metaparameter {name!r} into the gradient of the loss has a derivative "
-            f"that is off by {error:.1e} from finite differences: a part of it is cut out of the "
-            f"graph{where}. Compute all that depends on it by differentiable operations, in the "
-            "loss, in augment and where a kind of your own makes a batch: no no_grad(), item(), "
-            "float() or numpy(), and no rounding. What has no gradient in a step is "
-            "engine.stop_gradient(x) in place of x.detach()."
-        )
+        if kind.shapes_start:
+            notes.append(_refuse_cut_start(routine, z, name))
+        at = next((at for at in (step, *range(routine.num_steps)) if kind.enters(at)), None)
+        if at is not None:
+            notes.append(_refuse_cut_entry(routine, state, z, name, at))
+    return " ".join(filter(None, notes))
 
 
 def _passes_through(kind: Metaparameter) -> bool:
@@ -77,27 +64,33 @@ def _passes_through(kind: Metaparameter) -> bool:
     return own or any(getattr(type(kind), h) is not getattr(Metaparameter, h) for h in hooks)
 
 
-def _is_cut_at_start(routine: Routine, z: Metaparams, name: str) -> bool:
+def _refuse_cut_start(routine: Routine, z: Metaparams, name: str) -> str:
+    what = f"The derivative of the initial parameters by {name!r}"
     weights = directions(routine.layout.flatten(routine.trainable), generator(0, "entries"))
 
     def start(leaves: Sequence[Tensor]) -> Tensor:
         moved = {**z, name: leaves[0].to(z[name].dtype)}
         return (routine.initial_state(moved)["params"] * weights).double().sum()
 
-    with suppress(Exception):
-        exact = z[name].dtype == torch.float64
-        return compare_first(start, [z[name].detach()], coarse=not exact).is_wrong
-    return False
+    is_coarse = z[name].dtype != torch.float64
+    try:
+        found = compare_first(start, [z[name].detach()], coarse=is_coarse)
+    except Exception as error:  # of code of the user
+        return f"{what} was not compared: {first_line(error)}"
+    if not found.is_wrong:
+        return "" if is_coarse else not_settled(what, found)
+    raise WitnessError(
+        f"The initial parameters that metaparameter {name!r} makes have a derivative that "
+        "is off from finite differences: a part of it is cut out of the graph. Compute "
+        "them by differentiable operations in initial(): no detach(), .data or no_grad()."
+    )
 
 
-def _error_and_lines(
-    routine: Routine, state: State, z: Metaparams, name: str, step: int
-) -> tuple[float, list[str]] | None:
-    """Return by how much a derivative is off, and what cuts; None if it is right, or not known."""
-    with suppress(Exception):  # what cannot be called in float64 is not compared
-        twin = exact_few(routine)
-        read = {n: state[n].detach().double() for n in ("params", BUFFERS, OWN) if n in state}
-        point = {n: value.detach().double() for n, value in z.items()}
+def _refuse_cut_entry(routine: Routine, state: State, z: Metaparams, name: str, step: int) -> str:
+    what = f"The way of metaparameter {name!r} into the gradient"
+    try:
+        twin, read = exact_few(routine), exact_state(state)
+        point = {n: exact(value) for n, value in z.items()}
         term = _few(twin.first_piece(next(twin.terms(step))), routine.metaparameters[name])
         loss = _loss(twin, read, point, name, term, step)
         weights = directions(read["params"], generator(0, "entries"))
@@ -109,15 +102,25 @@ def _error_and_lines(
                 (gradient,) = torch.autograd.grad(value, params, create_graph=True)
             return gradient @ weights
 
+        ones = torch.ones_like(point[name])
         with twin.binding.kept():
-            found = compare_first(slope, [torch.ones_like(point[name])])
-        if found.is_wrong:
-            lines: list[str] = []
-            with suppress(Exception), twin.binding.kept():
-                moving = torch.ones_like(point[name]).requires_grad_()
-                lines = cuts(lambda: loss(read["params"], moving))
-            return found.error, lines
-    return None
+            found = compare_first(slope, [ones])
+    except Exception as error:  # e.g. a loss that insists on float32
+        return f"{what} was not compared: {first_line(error)}"
+    if not found.is_wrong:
+        return not_settled(what, found)
+    lines: list[str] = []
+    with suppress(Exception), twin.binding.kept():  # which would hide what is wrong
+        lines = cuts(lambda: loss(read["params"], ones.requires_grad_()))
+    where = f" by {', '.join(lines)}" if lines else ""
+    raise WitnessError(
+        f"{what} of the loss has a derivative "
+        f"that is off by {found.error:.1e} from finite differences: a part of it is cut out of the "
+        f"graph{where}. Compute all that depends on it by differentiable operations, in the "
+        "loss, in augment and where a kind of your own makes a batch: no no_grad(), item(), "
+        "float() or numpy(), and no rounding. What has no gradient in a step is "
+        "engine.stop_gradient(x) in place of x.detach()."
+    )
 
 
 def _few(term: Term, kind: Metaparameter) -> Term:

@@ -60,6 +60,21 @@ class Curvature:
     in_format: float = 0.0
 
 
+def not_settled(what: str, found: Curvature) -> str:
+    """Say that a first derivative was not compared, if differences do not settle; else nothing.
+
+    Args:
+        what: Its subject, at the beginning of a sentence.
+        found: What ``compare_first`` returned, and is not wrong.
+    """
+    if found.error <= FIRST_LIMIT:
+        return ""
+    return (
+        f"{what} was not compared: finite differences do not settle, as where it has kinks or is "
+        "not finite."
+    )
+
+
 def compare(
     function: Function,
     leaves: Sequence[Tensor],

@@ -44,6 +44,11 @@ def _is_the_users(file: str) -> bool:
     return not file.startswith("<") and not any(folder in file for folder in _NOT_THE_USERS)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or what it is called."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def failing_line(call: Callable[[], object]) -> str:
     """Return the line of the user's code whose backward pass fails; empty if none is known.
 
@@ -124,7 +129,7 @@ class _Cuts(TorchFunctionMode):
             what = "autograd.grad() without create_graph=True"
         elif function is functional.gumbel_softmax and (kwargs.get("hard") or args[2:3] == (True,)):
             what = "gumbel_softmax(hard=True)"
-        elif what is None and not torch.is_grad_enabled() and _is_number(result):
+        elif what is None and not torch.is_grad_enabled() and _lacks_a_graph(result):
             what = "" if _in_own_function() else "no_grad()"
         if what and any(map(_has_graph, tree_leaves((args, kwargs)))):
             line = user_line()
@@ -142,7 +147,7 @@ def _has_graph(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _is_number(value: object) -> bool:
+def _lacks_a_graph(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
 
 

@@ -14,18 +14,17 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.numerics.determinism import generator
 from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
-from engine.witness.finite_differences import Function, compare_first, directions
-from engine.witness.lines import cuts
-from engine.witness.twins import exact_few
+from engine.witness.finite_differences import Function, compare_first, directions, not_settled
+from engine.witness.lines import cuts, first_line
+from engine.witness.twins import exact, exact_few, exact_state
 
 _FEW = 32
 """Examples of a step that are looked at."""
 
 
-def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: int) -> str:
     """Refuse a step that moves running statistics by what is cut out of the graph.
 
     Args:
@@ -33,6 +32,9 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
         state: Where.
         z: Metaparameters.
         step: t.
+
+    Returns:
+        What was not compared, and why; mostly empty.
 
     Raises:
         WitnessError: Names the lines that cut.
@@ -42,21 +44,19 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
         where that does not agree.
     """
     if routine.statistics is None:
-        return
-    function, leaves = None, []
-    with suppress(Exception):  # what cannot be called in float64 is not compared
-        twin = exact_few(routine)
-        read = {n: state[n].detach().double() for n in ("params", BUFFERS, OWN) if n in state}
-        point = {name: value.detach().double() for name, value in z.items()}
-        function, leaves = _moved(twin, read, point, step), [read["params"], read[BUFFERS]]
+        return ""
+    try:
+        twin, read = exact_few(routine), exact_state(state)
+        function = _moved(twin, read, {name: exact(value) for name, value in z.items()}, step)
+        leaves = [read["params"], read[BUFFERS]]
         with twin.binding.kept():
             found = compare_first(function, leaves)
-        if not found.is_wrong:
-            return
-    if function is None or not leaves:
-        return
+    except Exception as error:  # e.g. a loss that insists on float32
+        return f"The derivative of running statistics was not compared: {first_line(error)}"
+    if not found.is_wrong:
+        return not_settled("The derivative of running statistics", found)
     lines: list[str] = []
-    with suppress(Exception):
+    with suppress(Exception):  # which would hide what is wrong
         rows = [row.requires_grad_() for row in leaves]
         lines = cuts(lambda: function(rows))
     where = f"by {', '.join(lines)}" if lines else "by a no_grad(), a detach() or a .data"

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.metaparameters.base import Metaparameter
 from engine.routine.examples import Batches, Columns
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.number_format import in_format, output_in_format
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
-from engine.types import Output
+from engine.types import Output, State
 
 EXACT_STEPS, EXACT_BATCH, EXACT_EXAMPLES = 8, 32, 128
 """Size of the float64 twin, on which derivatives are compared: small, as it is trained often."""
@@ -45,6 +48,16 @@ def exact_run(routine: Routine, dtype: torch.dtype = torch.float64) -> Routine:
     num_steps = min(routine.num_steps, EXACT_STEPS)
     short = _shorter(routine, num_steps, min(routine.batch_size, EXACT_BATCH), EXACT_EXAMPLES)
     return in_format(short, dtype)
+
+
+def exact_state(state: State) -> State:
+    """Return what a loss reads of a state, in float64."""
+    return {name: exact(state[name]) for name in ("params", BUFFERS, OWN) if name in state}
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Return a tensor without its graph, in float64 if it has real numbers."""
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
 
 
 def exact_few(routine: Routine) -> Routine:

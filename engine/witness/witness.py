@@ -152,8 +152,9 @@ def testify(
             elsewhere = led_to()
         error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
-        refuse_cut_statistics(routine, state, z, step)
-        refuse_cut_entries(routine, state, z, step)
+        cut = [
+            check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)
+        ]
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)
         pairs = zip(outputs, values, strict=True)
@@ -167,7 +168,7 @@ def testify(
         asked = zip(outputs, answers, strict=True)
         slopes = [compare_output_slope(routine, output, state, each) for output, each in asked]
         idle = note_of_idle(routine, before, own.flat, theirs.idle, z, step)
-    notes = [each for each in (jumps, idle, note, *(words for _, words in slopes)) if each]
+    notes = [each for each in (jumps, idle, *cut, note, *(words for _, words in slopes)) if each]
     known = [error for error, _ in slopes if error is not None]
     return Witness(
         gradient=error,

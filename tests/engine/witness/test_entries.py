@@ -160,3 +160,26 @@ def test_a_way_that_is_whole_is_right(name):
     wanted = engine.central_difference(run, output, {kind: direction})
 
     assert float((found * direction).sum()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_cannot_be_called_in_float64_is_said():
+    """A loss that insists on float32 is compared in no other format."""
+
+    def single(net, batch):
+        if batch[0].dtype != torch.float32:
+            raise TypeError("only float32")
+        return loss(net, batch)
+
+    columns = [c.float() if c.is_floating_point() else c for c in data()]
+    run = routine(
+        mlp().float(),
+        loss=single,
+        examples=tuple(c[:NUM_EXAMPLES] for c in columns),
+        metaparameters={
+            "pixels": Inputs(columns[0][18:24].clone(), torch.arange(18, 24), NUM_EXAMPLES)
+        },
+    )
+
+    found = engine.metagradient(run, lambda net: loss(net, [c[24:] for c in columns]).mean())
+
+    assert "'pixels' into the gradient was not compared: only float32" in found.witness.note

@@ -80,3 +80,37 @@ def test_the_remedies_are_right(variant):
     wanted, _ = by_trainings(variant)
 
     assert by_engine(variant)[0] == pytest.approx(wanted, rel=1e-5)
+
+
+def _single(net, batch):
+    """Only in float32, as kernels that know no other format."""
+    if net[0].weight.dtype != torch.float32 or batch[0].dtype != torch.float32:
+        raise TypeError("only float32")
+    return loss(net, batch)
+
+
+def in_float32(losses):
+    """A run in float32 of a net with batch normalization, and its output."""
+    torch.manual_seed(0)
+    model = _net().float()
+    columns = tuple(c.float() if c.is_floating_point() else c for c in data())
+    train, held = ([c[part] for c in columns] for part in (slice(24), slice(24, None)))
+    run = engine.Routine(
+        model,
+        losses,
+        tuple(train),
+        engine.sgd(),
+        learning_rate=0.1,
+        num_steps=4,
+        batch_size=8,
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )
+    return run, lambda net: loss(net, held).mean()
+
+
+def test_what_cannot_be_called_in_float64_is_said_and_not_refused():
+    """Nothing was learned of it."""
+    found = engine.metagradient(*in_float32(_single))
+
+    assert "running statistics was not compared: only float32" in found.witness.note
+    assert "was not compared" not in engine.metagradient(*in_float32(loss)).witness.note
