@@ -80,14 +80,24 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
 def fused(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
 ) -> Tensor:
-    """Return what rows read, of tensors with four axes.
-
-    ``engine.step.compiling`` lets torch's compiler take a call as it is. Tracing into it fails
-    (torch 2.13): it compiles no function of autograd whose derivative is another one under
-    ``torch.func.grad``.
-    """
+    """Return what rows read, of tensors with four axes."""
     out, _ = _Attention.apply(query, key, value, mask, is_causal, scale)  # pyright: ignore[reportGeneralTypeIssues]
     return out
+
+
+def let_compilers_take_it() -> None:
+    """Have torch's compiler take a call of ``fused`` as it is, in this process from now on.
+
+    Tracing into it fails (torch 2.13): it compiles no function of autograd whose derivative is
+    another one under ``torch.func.grad``. Not done when this module is imported, because it loads
+    the compiler.
+    """
+    global _is_opaque
+    torch.compiler.allow_in_graph(fused)
+    _is_opaque = True
+
+
+_is_opaque = False
 
 
 def why_not(  # noqa: PLR0913 (one return for each reason)
@@ -119,7 +129,7 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
         "its device or layout has no fused kernels": query.device.type not in ("cpu", "cuda")
         or query.is_nested
         or query.is_sparse,
-        "its step is in forward mode or batched": _is_transformed(),
+        "its step is in forward mode or batched, or another compiler's": _is_transformed(),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -138,7 +148,7 @@ _SAID: set[str] = set()
 
 def _is_transformed() -> bool:
     if torch.compiler.is_compiling():
-        return False  # a compiled step is differentiated in reverse
+        return not _is_opaque  # a compiled step is differentiated in reverse
     levels = functorch.get_interpreter_stack() or []
     return forward_ad._current_level >= 0 or any(
         level.key() != functorch.TransformType.Grad for level in levels
@@ -161,15 +171,8 @@ class _Attention(torch.autograd.Function):
     """What rows read, with its derivative."""
 
     @staticmethod
-    def forward(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        is_causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        return forward_pass(query, key, value, mask, is_causal, scale)
+    def forward(*given: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 (as the operation takes)
+        return forward_pass(*given)
 
     @staticmethod
     def setup_context(
@@ -193,18 +196,8 @@ class _Pull(torch.autograd.Function):
     """The first backward pass, with its derivative, which has none."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913 (what the formula reads)
-        cotangent: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        sums: Tensor,
-        mask: Tensor | None,
-        is_causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return pull(cotangent, query, key, value, out, sums, mask, is_causal, scale)
+    def forward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 (likewise)
+        return pull(*given)
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: object) -> None:

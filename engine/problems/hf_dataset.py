@@ -98,7 +98,7 @@ def _library() -> Any:  # noqa: ANN401 (a module, by name, because it is an extr
     return import_module("datasets")
 
 
-def _load(asked: Asked) -> Any:  # noqa: ANN401
+def _load(asked: Asked) -> Any:  # noqa: ANN401 (whatever is handed in)
     """Return what is stored, as a table or as a dict of splits."""
     library, source = _library(), asked.source
     path = Path(source)
@@ -160,7 +160,7 @@ def _splits(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     return found, notes
 
 
-def _hold_out(table: Any, asked: Asked) -> tuple[Any, Any]:  # noqa: ANN401
+def _hold_out(table: Any, asked: Asked) -> tuple[Any, Any]:  # noqa: ANN401 (whatever is handed in)
     total = len(table)
     number = min(max(round(asked.held_out * total), 1), total - 1)
     if number < 1:
@@ -180,7 +180,7 @@ def _check_columns(splits: dict[str, Any], asked: Asked) -> None:
                 )
 
 
-def _filled(table: Any, asked: Asked, split: str, left: list[str]) -> Any:  # noqa: ANN401
+def _filled(table: Any, asked: Asked, split: str, left: list[str]) -> Any:  # noqa: ANN401 (whatever is handed in)
     """Return the rows that have a label and an input; note the others."""
     names = [*asked.inputs, *([asked.label] if asked.label else [])]
     columns = {name: _plain(table, name) for name in names}
@@ -204,7 +204,7 @@ def _is_empty(value: Any) -> bool:  # noqa: ANN401 (a cell)
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
-def _plain(table: Any, name: str) -> list[Any]:  # noqa: ANN401
+def _plain(table: Any, name: str) -> list[Any]:  # noqa: ANN401 (whatever is handed in)
     """Return a column as Python values; a class is its name, a picture what is stored of it."""
     feature = table.features[name]
     if type(feature).__name__ == "Image":
@@ -330,7 +330,7 @@ def _texts(
     )
 
 
-def _prompts(table: Any, asked: Asked) -> list[tuple[str, str]]:  # noqa: ANN401
+def _prompts(table: Any, asked: Asked) -> list[tuple[str, str]]:  # noqa: ANN401 (whatever is handed in)
     rows = zip(*(_plain(table, name) for name in asked.inputs), strict=True)
     texts = ["\n".join(str(part) for part in row if not _is_empty(part)) for row in rows]
     if asked.label is None:

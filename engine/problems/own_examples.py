@@ -107,7 +107,7 @@ class Some(Batches):
         return Some(self.source, self.indices[:number])
 
 
-def as_examples(what: str, given: Any, dtype: torch.dtype) -> Examples:  # noqa: ANN401
+def as_examples(what: str, given: Any, dtype: torch.dtype) -> Examples:  # noqa: ANN401 (whatever is handed in)
     """Return what a problem has for a split as examples.
 
     Args:

@@ -163,7 +163,7 @@ def shown(progress: Shown, awaits: str = "") -> Iterator[Meter]:
 @contextmanager
 def _display(meter: Meter) -> Iterator[None]:
     """Show a meter where this program shows things."""
-    lines = PlainLines(meter, lambda line: print(line, file=sys.stderr))  # noqa: T201
+    lines = PlainLines(meter, lambda line: print(line, file=sys.stderr))  # noqa: T201 (for people)
     handle = _notebook()
     began = time.monotonic()
     if find_spec("rich") is None:  # the library alone does not install it

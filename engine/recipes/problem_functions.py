@@ -202,7 +202,7 @@ def names_code(problem: Any, arguments: Any) -> bool:  # noqa: ANN401 (of any re
     return ":" in str(problem) or _is_code(model)
 
 
-def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str) -> None:  # noqa: ANN401
+def refuse_other_code(content: dict[str, Any], key: str, value: Any, where: str) -> None:  # noqa: ANN401 (any JSON value)
     """Refuse a change of a recipe that names code which the recipe itself does not.
 
     The digests of a recipe are those of the code that it names; code of a change would have none.

@@ -24,7 +24,7 @@ def digest(content: Any) -> str:  # noqa: ANN401 (any JSON value)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_setting(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+def with_setting(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 (any JSON value)
     """Return settings in which one is another, named by dots: ``arguments.model.width``.
 
     Raises:

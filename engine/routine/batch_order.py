@@ -193,7 +193,7 @@ def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) 
     return made
 
 
-def _read(given: Any, num_steps: int, batch_size: int) -> Iterator[Any]:  # noqa: ANN401
+def _read(given: Any, num_steps: int, batch_size: int) -> Iterator[Any]:  # noqa: ANN401 (whatever is handed in)
     """Yield batches of indices, pass after pass of a sampler, and one pass of anything else."""
     is_sampler = not hasattr(given, "__getitem__")
     made = 0

@@ -206,7 +206,7 @@ _CALLS = ("call", "batch_of", "_batch")
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
-def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401
+def _tried(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401 (whatever is handed in)
     try:
         return action(), None
     except EngineError:

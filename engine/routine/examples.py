@@ -193,7 +193,7 @@ def examples_from(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (wha
     return _by_index(given, device)
 
 
-def _refuse_streams(given: Any) -> None:  # noqa: ANN401
+def _refuse_streams(given: Any) -> None:  # noqa: ANN401 (whatever is handed in)
     if isinstance(given, DataLoader):
         raise DataError(
             "examples is a DataLoader, but the engine draws its own batches, as a function of the "
@@ -211,18 +211,18 @@ def _refuse_streams(given: Any) -> None:  # noqa: ANN401
         raise DataError(f"examples is {shown}, of which no batch can be made. {_KINDS}.")
 
 
-def _is_table(given: Any) -> bool:  # noqa: ANN401
+def _is_table(given: Any) -> bool:  # noqa: ANN401 (whatever is handed in)
     return hasattr(given, "column_names") and hasattr(given, "features")
 
 
-def _is_sample(given: Any) -> bool:  # noqa: ANN401
+def _is_sample(given: Any) -> bool:  # noqa: ANN401 (whatever is handed in)
     """Say whether an element of a list is a sample, (x, y) or {"x": ..., "y": ...}."""
     if isinstance(given, Mapping):
         return True
     return isinstance(given, tuple) and bool(given)
 
 
-def _is_dict(given: Any) -> bool:  # noqa: ANN401
+def _is_dict(given: Any) -> bool:  # noqa: ANN401 (whatever is handed in)
     """Say whether a mapping is one of columns; one with a length of its own makes batches."""
     if not isinstance(given, Mapping):
         return False
@@ -239,7 +239,7 @@ def _columns_of_list(given: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(_column(each, f"[{at}]") for at, each in enumerate(given))
 
 
-def _columns(given: Any, device: torch.device) -> Columns:  # noqa: ANN401
+def _columns(given: Any, device: torch.device) -> Columns:  # noqa: ANN401 (whatever is handed in)
     if not given:
         raise DataError("There are no training examples. Give at least one.")
     if isinstance(given, Mapping):
@@ -255,7 +255,7 @@ def _columns(given: Any, device: torch.device) -> Columns:  # noqa: ANN401
     return Columns(columns, device)
 
 
-def _column(given: Any, place: str) -> Tensor:  # noqa: ANN401
+def _column(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is handed in)
     """Return a column as a constant tensor."""
     column = given
     if not isinstance(column, Tensor):
@@ -301,7 +301,7 @@ def _tensor(given: Any, place: str) -> Tensor:  # noqa: ANN401 (whatever is like
         return torch.as_tensor(array)
 
 
-def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401
+def _by_index(given: Any, device: torch.device) -> Any:  # noqa: ANN401 (whatever is handed in)
     """Return an object that makes batches: itself, or its samples one by one."""
     if type(given) is TensorDataset:
         return tuple(_column(each, f"[{at}]") for at, each in enumerate(given.tensors))
@@ -345,7 +345,7 @@ def _tried(samples: Samples) -> Samples:
     return samples
 
 
-def _attempt(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401
+def _attempt(action: Any) -> tuple[Any, Exception | None]:  # noqa: ANN401 (whatever is handed in)
     try:
         return action(), None
     except Exception as error:
@@ -356,17 +356,17 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _column_or_list(given: Any) -> Any:  # noqa: ANN401
+def _column_or_list(given: Any) -> Any:  # noqa: ANN401 (whatever is handed in)
     """Return a column as a tensor where it holds numbers, and as it is where not."""
     column, refusal = _attempt(lambda: given if isinstance(given, Tensor) else torch.tensor(given))
     return given if refusal is not None else column
 
 
-def _detached(leaf: Any) -> Any:  # noqa: ANN401
+def _detached(leaf: Any) -> Any:  # noqa: ANN401 (whatever is handed in)
     return constant(leaf) if isinstance(leaf, Tensor) else leaf
 
 
-def _moved(leaf: Any, device: torch.device) -> Any:  # noqa: ANN401
+def _moved(leaf: Any, device: torch.device) -> Any:  # noqa: ANN401 (whatever is handed in)
     return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
 

@@ -85,7 +85,7 @@ def whole_number(name: str, value: Any) -> int:  # noqa: ANN401 (whatever was ha
 _MOST = 10**12
 
 
-def _closest(name: str, value: Any) -> int:  # noqa: ANN401
+def _closest(name: str, value: Any) -> int:  # noqa: ANN401 (whatever is handed in)
     if isinstance(value, float | np.floating) and np.isfinite(value):
         return max(round(float(value)), 0 if name == "seed" else 1)
     return {"seed": 0, "num_steps": 100}.get(name, 16)
@@ -210,7 +210,7 @@ def _translated(given: torch.optim.Optimizer) -> str:
     return f"Write optimizer={words}), learning_rate={float(first['lr'])}{several}."
 
 
-def _path_from(given: Any) -> StepPath:  # noqa: ANN401
+def _path_from(given: Any) -> StepPath:  # noqa: ANN401 (whatever is handed in)
     try:
         return StepPath(given)
     except ValueError as error:
@@ -224,7 +224,7 @@ _LOSS = (
 )
 
 
-def _refuse_losses(loss: Any) -> None:  # noqa: ANN401
+def _refuse_losses(loss: Any) -> None:  # noqa: ANN401 (whatever is handed in)
     torchs = (getattr(loss, "__module__", None) or "").startswith("torch.nn")
     if isinstance(loss, nn.modules.loss._Loss) or torchs:
         name = type(loss).__name__ if isinstance(loss, nn.Module) else loss.__name__
@@ -242,7 +242,7 @@ def _refuse_losses(loss: Any) -> None:  # noqa: ANN401
         )
 
 
-def _kinds_from(given: Any) -> dict[str, Metaparameter]:  # noqa: ANN401
+def _kinds_from(given: Any) -> dict[str, Metaparameter]:  # noqa: ANN401 (whatever is handed in)
     example = "metaparameters={'weights': ExampleWeights(torch.ones(n))}"
     if given is None:
         return {}
@@ -304,7 +304,7 @@ def point_from(routine: "Routine", z: Any) -> Metaparams:  # noqa: ANN401 (whate
     return found
 
 
-def direction_from(routine: "Routine", direction: Any) -> Metaparams:  # noqa: ANN401
+def direction_from(routine: "Routine", direction: Any) -> Metaparams:  # noqa: ANN401 (whatever is handed in)
     """Return a direction in z.
 
     Raises:
@@ -320,7 +320,7 @@ def direction_from(routine: "Routine", direction: Any) -> Metaparams:  # noqa: A
     return found
 
 
-def _by_name(what: str, given: Any, own: Metaparams) -> Metaparams:  # noqa: ANN401
+def _by_name(what: str, given: Any, own: Metaparams) -> Metaparams:  # noqa: ANN401 (whatever is handed in)
     if not isinstance(given, Mapping):
         name = next(iter(own), "weights")
         raise ConfigurationError(

@@ -64,7 +64,7 @@ def _places(recipe: DescentRecipe) -> Known:
     return found
 
 
-def places_of(model: Any, values: Any, inside: str = "arguments") -> Known:  # noqa: ANN401
+def places_of(model: Any, values: Any, inside: str = "arguments") -> Known:  # noqa: ANN401 (any JSON value)
     """Return the settings of a model that name files, addresses or models of a hub.
 
     Args:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
-from engine.models.attention import attention, fused
+from engine.models.attention import attention, let_compilers_take_it
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
 from engine.routine.module.operations import replaced_functions
@@ -97,7 +97,7 @@ def compiled(
         options["custom_partitioner_fn"] = KeepsLittle()
     elif routine.device.type == "cuda":
         options["triton.cudagraphs"] = True
-    torch.compiler.allow_in_graph(fused)
+    let_compilers_take_it()
     program = torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
     def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)

@@ -109,12 +109,12 @@ def pass_by_proxies() -> None:
             httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}").close()
         except (ValueError, ImportError, httpx.InvalidURL) as error:
             if url:
-                print(f"{name} is not used: {brief(error)}.", file=sys.stderr)  # noqa: T201
+                print(f"{name} is not used: {brief(error)}.", file=sys.stderr)  # noqa: T201 (for people)
             del os.environ[name]
     if hosts and not _can_be_listed(together):
         strange = [host for host in hosts if not _can_be_listed([host])]
         said = brief(Exception(", ".join(strange)))
-        print(f"no_proxy is used without {said}, which is no host.", file=sys.stderr)  # noqa: T201
+        print(f"no_proxy is used without {said}, which is no host.", file=sys.stderr)  # noqa: T201 (for people)
         _list_without_proxy([host for host in together if host not in strange])
 
 

@@ -30,14 +30,56 @@ def generators_kept() -> Iterator[None]:
         np.random.set_state(numpy_before)
 
 
-def is_drawn_anew(read: Callable[[int], Steps], found: Steps, num_steps: int) -> bool:
-    """Say whether an order is another one where the shared generators stand elsewhere.
+class NoOrderError(Exception):
+    """Why an order cannot be carried over, in a clause."""
+
+
+def order_once(
+    read: Callable[[int], Steps], num_steps: int, a_pass: int
+) -> tuple[Steps | None, str | None]:
+    """Return the examples of each step, and in a sentence what of them cannot be carried over.
 
     Args:
-        read: Maps a number of steps to their order, and moves nothing.
-        found: What it gave.
-        num_steps: How many steps are compared; a pass over the data, as a rule.
+        read: Maps a number of steps to their order, and may draw from the shared generators.
+        num_steps: T.
+        a_pass: Steps of a pass over the data.
     """
+    try:
+        with generators_kept():
+            found = read(num_steps)
+        anew = _is_drawn_anew(read, found, min(a_pass, num_steps))
+    except NoOrderError as error:
+        return None, f"the order of the examples, because {error}; the engine draws its own."
+    return found, DRAWN_ANEW if anew else None
+
+
+def joined(batches: Steps, accumulated: int, size: int, remedy: str) -> Steps:
+    """Return the steps that the batches of a pass make.
+
+    Args:
+        batches: Examples of each.
+        accumulated: Batches of a step.
+        size: Examples of a step.
+        remedy: What keeps all steps of one size, in words.
+
+    Raises:
+        NoOrderError: If one of them has another size, or there is none.
+    """
+    made = [
+        sum(batches[start : start + accumulated], [])
+        for start in range(0, len(batches), accumulated)
+    ]
+    odd = [len(step) for step in made if len(step) != size]
+    if odd or not made:
+        raise NoOrderError(
+            f"the last step of each pass has {odd[0] if odd else 0} examples where the others have "
+            f"{size}, and all batches have one size here ({remedy})"
+        )
+    return made
+
+
+def _is_drawn_anew(read: Callable[[int], Steps], found: Steps, num_steps: int) -> bool:
+    """Say whether an order is another one where the shared generators stand elsewhere."""
     with generators_kept():
         torch.rand(1)
         random.random()

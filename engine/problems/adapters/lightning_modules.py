@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,8 +31,8 @@ _ELSEWHERE = ("on_test", "on_predict", "on_save", "on_load", "on_validation_mode
 
 
 def refuse_other_loops(
-    module: Any,  # noqa: ANN401
-    trainer: Any,  # noqa: ANN401
+    module: Any,  # noqa: ANN401 (of a library)
+    trainer: Any,  # noqa: ANN401 (of a library)
     ignored: tuple[str, ...],
 ) -> list[str]:
     """Refuse a module whose training is not one loss and one optimizer; say what is left behind.
@@ -78,11 +79,11 @@ def refuse_other_loops(
     return left if trainer is None else [*left, *_of_trainer(trainer)]
 
 
-def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401
+def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of a library)
     return getattr(type(module), name, None) is not getattr(base, name, None)
 
 
-def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
+def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401 (of a library)
     if str(trainer.precision) not in ("32-true", "64-true", "32", "64"):
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
     if getattr(trainer, "overfit_batches", 0):
@@ -101,7 +102,7 @@ def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401
 class _Silent(nn.Module):
     """Takes the place of a metric, whose count is no part of the training."""
 
-    def forward(self, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401
+    def forward(self, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401 (of a library)
         """Return zero."""
         del given, named
         return torch.zeros(())
@@ -131,7 +132,7 @@ def _guard(kind: type) -> type:
     """Return a subclass that asks no Trainer."""
 
     def refused(name: str) -> property:
-        def asked(self: Any) -> Any:  # noqa: ANN401
+        def asked(self: Any) -> Any:  # noqa: ANN401 (of a library)
             stand_in = self.__dict__.get("_stand_in")
             if stand_in is not None:
                 return stand_in if name == "trainer" else 0
@@ -143,7 +144,7 @@ def _guard(kind: type) -> type:
 
         return property(asked)
 
-    def nothing(self: Any, *given: Any, **named: Any) -> None:  # noqa: ANN401
+    def nothing(self: Any, *given: Any, **named: Any) -> None:  # noqa: ANN401 (of a library)
         del self, given, named
 
     names = ("trainer", "current_epoch", "global_step")
@@ -161,13 +162,13 @@ class _Mute:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *given: Any, **named: Any) -> "_Mute":  # noqa: ANN401
+    def __call__(self, *given: Any, **named: Any) -> "_Mute":  # noqa: ANN401 (of a library)
         del given, named
         return self
 
 
 @contextmanager
-def stood_in(module: nn.Module, known: Any) -> Iterator[None]:  # noqa: ANN401
+def stood_in(module: nn.Module, known: Any) -> Iterator[None]:  # noqa: ANN401 (of a library)
     """Answer for the Trainer in the block, with its counts only."""
     module.__dict__["_stand_in"] = known
     try:
@@ -181,40 +182,52 @@ def training_loss(model: nn.Module, batch: list[Any]) -> Tensor:
     return torch.stack([_scalar(_step(model, each, 0)) for each in batch])
 
 
-def _step(model: nn.Module, batch: Any, number: int) -> Any:  # noqa: ANN401
+def _step(model: nn.Module, batch: Any, number: int) -> Any:  # noqa: ANN401 (of a library)
     step: Any = model.training_step
     more = () if len(inspect.signature(step).parameters) == 1 else (number,)
     return step(batch, *more)
 
 
-def refuse_use_of_number(module: nn.Module, batch: Any, batches: int) -> None:  # noqa: ANN401
+def refuse_use_of_number(module: nn.Module, batch: Any, batches: int) -> None:  # noqa: ANN401 (any batch)
     """Refuse a loss that depends on the number of its batch in the pass, which is 0 here.
 
     Args:
         module: Guarded.
         batch: Any.
-        batches: Of a pass; the first ``_MOST_NUMBERS`` of them are tried, if the number is read.
+        batches: Of a pass. A few of their numbers are tried, and the first ``_MOST_NUMBERS`` of
+            them where the number is seen to be read: lists and tensors read it unseen.
     """
-    number = _Watched(0)
+
+    def loss(number: int) -> float | None:
+        torch.manual_seed(0)  # what it draws is the same for each number
+        found = _step(module, copy.deepcopy(batch), number)
+        return None if found is None else float(_scalar(found))
+
+    first = _Watched(0)
     with only_looked_at(module):
-        first = _step(module, copy.deepcopy(batch), number)
-        if not number.is_read:
-            return
-        wanted = float(_scalar(first))
-        for each in range(1, min(batches, _MOST_NUMBERS)):
-            found = _step(module, copy.deepcopy(batch), each)
-            if found is None or float(_scalar(found)) != wanted:
+        wanted = loss(first)
+        tried = range(1, _MOST_NUMBERS) if first.is_read else (*range(1, 9), *_FAR, batches - 1)
+        for number in [each for each in tried if 0 < each < batches]:
+            found = loss(number)
+            if found != wanted and not (_is_nan(found) and _is_nan(wanted)):
                 raise ConfigurationError(
-                    f"training_step gives {_in_words(found)} for a batch as number {each} of a "
-                    f"pass, and {wanted:.6g} as number 0, but a step's "
-                    "loss may only depend on its examples. Leave batch_idx out of the loss, or "
-                    "write an engine.Problem: `mgd new`."
+                    f"training_step gives {_in_words(found)} for a batch as number {number} of a "
+                    f"pass, and {_in_words(wanted)} as number 0, but a step's loss may only depend "
+                    "on its examples. Leave batch_idx out of the loss, or write an engine.Problem: "
+                    "`mgd new`."
                 )
 
 
-def _in_words(found: Any) -> str:  # noqa: ANN401
-    return "nothing" if found is None else f"{float(_scalar(found)):.6g}"
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)
 
+
+def _in_words(loss: float | None) -> str:
+    return "nothing" if loss is None else f"{loss:.6g}"
+
+
+_FAR = (16, 50, 100)
+"""Further numbers that are tried where nothing says that the number is read."""
 
 _MOST_NUMBERS = 256
 """Numbers of batches that are tried: more cost more than they tell."""
@@ -226,10 +239,10 @@ class _Watched(int):
     is_read = False
 
 
-def _reading(name: str) -> Any:  # noqa: ANN401
+def _reading(name: str) -> Any:  # noqa: ANN401 (of a library)
     of_int = getattr(int, name)
 
-    def read(self: _Watched, *given: Any) -> Any:  # noqa: ANN401
+    def read(self: _Watched, *given: Any) -> Any:  # noqa: ANN401 (of a library)
         self.is_read = True
         return of_int(self, *given)
 
@@ -246,7 +259,7 @@ for _name in (
     setattr(_Watched, _name, _reading(_name))
 
 
-def _scalar(given: Any) -> Tensor:  # noqa: ANN401
+def _scalar(given: Any) -> Tensor:  # noqa: ANN401 (of a library)
     loss = given.get("loss") if isinstance(given, dict) else given
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ConfigurationError(

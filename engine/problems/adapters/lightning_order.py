@@ -6,12 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.drawn_orders import (
-    DRAWN_ANEW,
-    Steps,
-    generators_kept,
-    is_drawn_anew,
-)
+from engine.problems.adapters.drawn_orders import Steps, joined, order_once
 
 
 def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was handed in)
@@ -49,7 +44,7 @@ _OF_BATCHES = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after
 """Hooks of a datamodule through which every batch goes."""
 
 
-def _refuse_moved_batches(data: Any) -> None:  # noqa: ANN401
+def _refuse_moved_batches(data: Any) -> None:  # noqa: ANN401 (of a library)
     base = next(
         (each for each in type(data).__mro__ if each.__name__ == "LightningDataModule"), None
     )
@@ -64,7 +59,7 @@ def _refuse_moved_batches(data: Any) -> None:  # noqa: ANN401
 
 
 def order_of(
-    loader: Any,  # noqa: ANN401
+    loader: Any,  # noqa: ANN401 (of a library)
     num_steps: int,
     accumulated: int,
     batches: int,
@@ -80,25 +75,14 @@ def order_of(
         accumulated: Batches of a step.
         batches: Of a pass, fewer than the loader's where Lightning is told to take fewer.
     """
-
-    def read(num_steps: int) -> Steps:
-        return _read(loader, num_steps, accumulated, batches)
-
-    try:
-        with generators_kept():
-            found = read(num_steps)
-        a_pass = -(-batches // accumulated)
-        anew = is_drawn_anew(read, found, min(a_pass, num_steps))
-    except _Odd as odd:
-        return None, f"the order of the examples, because {odd}; the engine draws its own."
-    return found, DRAWN_ANEW if anew else None
+    return order_once(
+        lambda num_steps: _read(loader, num_steps, accumulated, batches),
+        num_steps,
+        -(-batches // accumulated),
+    )
 
 
-class _Odd(Exception):
-    """Why there is no order."""
-
-
-def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps:  # noqa: ANN401
+def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps:  # noqa: ANN401 (of a library)
     own = {each for each in (loader.generator, getattr(loader.sampler, "generator", None)) if each}
     before = [(each, each.get_state()) for each in own]
     size, steps, epoch = loader.batch_size * accumulated, [], 0
@@ -113,19 +97,8 @@ def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps: 
             _tell_pass(loader, epoch)
             # Lightning knows the length and never asks for the end, before which a random
             # sampler would draw once more.
-            batches = list(islice(iter(indices), number))
-            made = [
-                sum(batches[start : start + accumulated], [])
-                for start in range(0, len(batches), accumulated)
-            ]
-            odd = [len(step) for step in made if len(step) != size]
-            if odd or not made:
-                raise _Odd(
-                    f"the last step of each pass has {odd[0] if odd else 0} examples where the "
-                    f"others have {size}, and all batches have one size here (drop_last=True keeps "
-                    "it)"
-                )
-            steps += made
+            made = list(islice(iter(indices), number))
+            steps += joined(made, accumulated, size, "drop_last=True keeps it")
             epoch += 1
     finally:
         for each, state in before:
@@ -134,7 +107,7 @@ def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps: 
     return steps[:num_steps]
 
 
-def _tell_pass(loader: Any, epoch: int) -> None:  # noqa: ANN401
+def _tell_pass(loader: Any, epoch: int) -> None:  # noqa: ANN401 (of a library)
     """Tell the samplers of a loader the number of a pass, as Lightning does."""
     known: dict[int, Any] = {}
     for each in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):

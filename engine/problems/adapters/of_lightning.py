@@ -39,7 +39,7 @@ from engine.types import Loss
 def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     module: Any,  # noqa: ANN401 (of a library that is not imported)
     data: Any,  # noqa: ANN401 (a datamodule, or two loaders)
-    trainer: Any = None,  # noqa: ANN401
+    trainer: Any = None,  # noqa: ANN401 (of a library)
     *,
     num_steps: int | None = None,
     loss: Loss | None = None,
@@ -133,11 +133,11 @@ class _Counts:
     batches: int
 
 
-def _examples(data: Any, *, one_by_one: bool) -> tuple[Collated, Collated, Any]:  # noqa: ANN401
+def _examples(data: Any, *, one_by_one: bool) -> tuple[Collated, Collated, Any]:  # noqa: ANN401 (of a library)
     """Return training and held-out examples, and the training loader."""
     train, held_out = loaders_of(data)
 
-    def of(loader: Any) -> Collated:  # noqa: ANN401
+    def of(loader: Any) -> Collated:  # noqa: ANN401 (of a library)
         collate = loader.collate_fn
         return collated(loader.dataset, _EachByItself(collate) if one_by_one else collate)
 
@@ -154,7 +154,7 @@ class _EachByItself:
         return [self.collate([sample]) for sample in samples]
 
 
-def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noqa: ANN401
+def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noqa: ANN401 (of a library)
     accumulated = 1 if trainer is None else trainer.accumulate_grad_batches
     batches = _batches(trainer, loader)
     a_pass = math.ceil(batches / accumulated)
@@ -170,7 +170,7 @@ def _counts(trainer: Any, loader: Any, num_steps: int | None) -> _Counts:  # noq
     return _Counts(num_steps, loader.batch_size * accumulated, accumulated, a_pass, batches)
 
 
-def _batches(trainer: Any, loader: Any) -> int:  # noqa: ANN401
+def _batches(trainer: Any, loader: Any) -> int:  # noqa: ANN401 (of a library)
     """Return the batches of a pass: a number or a share of the loader's, if the Trainer says so."""
     limit = None if trainer is None else trainer.limit_train_batches
     if limit is None:
@@ -188,7 +188,7 @@ def _refuse_coupled(module: nn.Module) -> None:
             )
 
 
-def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401
+def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401 (of a library)
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
     rows = [train.samples[place] for place in range(min(4, len(train)))]
     refuse_use_of_number(module, loader.collate_fn(copy.deepcopy(rows)), len(loader))
@@ -270,7 +270,7 @@ class _OfSteps:
         return [of_passes[step // self.a_pass] for step in range(num_steps)]
 
 
-def _clipping(trainer: Any) -> dict[str, float]:  # noqa: ANN401
+def _clipping(trainer: Any) -> dict[str, float]:  # noqa: ANN401 (of a library)
     if trainer is None or not trainer.gradient_clip_val:
         return {}
     value = trainer.gradient_clip_val

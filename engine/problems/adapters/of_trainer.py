@@ -76,7 +76,7 @@ def from_trainer(
 
 
 def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
-    trainer: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401 (of a library)
     begun: nn.Module,
     objective: str | None,
     loss: Loss | None,
@@ -124,7 +124,7 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
     return AdaptedProblem(**(given | parts), **settings, not_carried=not_carried)
 
 
-def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401
+def _training_data(trainer: Any) -> tuple[Collated, Loop]:  # noqa: ANN401 (of a library)
     """Return the training data as the Trainer's own loader collates them, and its counts."""
     if trainer.train_dataset is None:
         raise ConfigurationError("The Trainer has no train_dataset. Give it one.")
@@ -160,7 +160,7 @@ def _refuse_random(examples: Collated, what: str) -> None:
             )
 
 
-def _held_out(trainer: Any, objective: str | None) -> Collated:  # noqa: ANN401
+def _held_out(trainer: Any, objective: str | None) -> Collated:  # noqa: ANN401 (of a library)
     """Return the evaluation data, which phi is the mean loss of."""
     given = trainer.eval_dataset
     if isinstance(given, dict):
@@ -179,7 +179,7 @@ def _held_out(trainer: Any, objective: str | None) -> Collated:  # noqa: ANN401
 
 
 def _losses(
-    trainer: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     own: Loss | None,
     examples: Collated,
@@ -213,11 +213,11 @@ def _losses(
 def _has_classes(loss: TrainerLoss, model: nn.Module) -> bool:
     return loss.kind in TOKENWISE or (
         not is_regression(model)
-        and getattr(model, "config").problem_type != "multi_label_classification"  # noqa: B009
+        and getattr(model, "config").problem_type != "multi_label_classification"  # noqa: B009 (of no module of torch)
     )
 
 
-def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimizer:  # noqa: ANN401
+def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimizer:  # noqa: ANN401 (of a library)
     if own is not None:
         return own
     norm = trainer.args.max_grad_norm
@@ -229,7 +229,7 @@ def _optimizer(trainer: Any, own: Optimizer | None, eps_root: float) -> Optimize
     )
 
 
-def _made(trainer: Any) -> Any:  # noqa: ANN401
+def _made(trainer: Any) -> Any:  # noqa: ANN401 (of a library)
     """Return the Trainer's optimizer; one that it makes for this is forgotten again."""
     before = trainer.optimizer
     try:
@@ -239,7 +239,7 @@ def _made(trainer: Any) -> Any:  # noqa: ANN401
         trainer.optimizer = before
 
 
-def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401
+def _rates(trainer: Any, optimizer: Optimizer) -> Callable[..., list[float]]:  # noqa: ANN401 (of a library)
     """Return what makes the Trainer's learning rates for T steps."""
     made, of_user = _made(trainer), trainer.lr_scheduler
     if of_user is not None:
@@ -270,7 +270,7 @@ class _OfSteps:
         return self.make(num_steps)
 
 
-def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401
+def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # noqa: ANN401 (of a library)
     """Return what decodes a candidate's tokens, if the Trainer has a tokenizer."""
     decode = getattr(trainer.processing_class, "decode", None)
     if decode is None or "input_ids" not in examples.samples[0]:
@@ -279,7 +279,7 @@ def _shown(trainer: Any, examples: Collated) -> Callable[[int], str] | None:  # 
 
 
 def _sentences(
-    args: Any,  # noqa: ANN401
+    args: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     made: Optimizer,
 ) -> list[str]:

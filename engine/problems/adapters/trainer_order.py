@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.problems.adapters.drawn_orders import (
-    DRAWN_ANEW,
-    Steps,
-    generators_kept,
-    is_drawn_anew,
-)
+from engine.problems.adapters.drawn_orders import NoOrderError, Steps, joined, order_once
+
+_REMEDY = "dataloader_drop_last=True, and a multiple of gradient_accumulation_steps, keep it"
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Loop:
     a_pass: int
 
 
-def order_of(trainer: Any, loop: Loop) -> tuple[Steps | None, str | None]:  # noqa: ANN401
+def order_of(trainer: Any, loop: Loop) -> tuple[Steps | None, str | None]:  # noqa: ANN401 (of a library)
     """Return the examples of each step, and in a sentence what of them cannot be carried over.
 
     The loader is asked for its indices, pass by pass, as in training; nothing is collated.
@@ -38,46 +35,22 @@ def order_of(trainer: Any, loop: Loop) -> tuple[Steps | None, str | None]:  # no
             it was made, unless somebody gave another one since.
         loop: How it counts.
     """
-
-    def read(num_steps: int) -> Steps:
-        return _read(trainer, loop, num_steps)
-
-    try:
-        with generators_kept():
-            found = read(loop.num_steps)
-        anew = is_drawn_anew(read, found, min(loop.a_pass, loop.num_steps))
-    except _Odd as odd:
-        return None, f"the order of the examples, because {odd}; the engine draws its own."
-    return found, DRAWN_ANEW if anew else None
+    return order_once(
+        lambda num_steps: _read(trainer, loop, num_steps), loop.num_steps, loop.a_pass
+    )
 
 
-class _Odd(Exception):
-    """Why there is no order."""
-
-
-def _read(trainer: Any, loop: Loop, num_steps: int) -> Steps:  # noqa: ANN401
+def _read(trainer: Any, loop: Loop, num_steps: int) -> Steps:  # noqa: ANN401 (of a library)
     steps: Steps = []
     loader = trainer.get_train_dataloader()
     sampler = getattr(loader, "batch_sampler", None)
     if sampler is None:
-        raise _Odd("its loader has no batches of indices")
+        raise NoOrderError("its loader has no batches of indices")
     epoch = 0
     while len(steps) < num_steps:
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         batches = [[int(place) for place in batch] for batch in sampler]
-        made = [
-            sum(batches[start : start + loop.accumulated], [])
-            for start in range(0, len(batches), loop.accumulated)
-        ]
-        odd = [len(step) for step in made if len(step) != loop.batch_size]
-        if odd or not made:
-            raise _Odd(
-                f"the last step of each pass has {odd[0] if odd else 0} examples where the others "
-                f"have {loop.batch_size}, and all batches have one size here "
-                "(dataloader_drop_last=True, and a multiple of gradient_accumulation_steps, keep "
-                "it)"
-            )
-        steps += made
+        steps += joined(batches, loop.accumulated, loop.batch_size, _REMEDY)
         epoch += 1
     return steps[:num_steps]

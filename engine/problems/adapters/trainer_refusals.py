@@ -33,7 +33,7 @@ _USUAL = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback")
 """Callbacks that every Trainer has and that change nothing."""
 
 
-def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
+def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401 (of a library)
     """Refuse a Trainer whose training is another one than its arguments say.
 
     Args:
@@ -93,14 +93,14 @@ _REFUSED = {
 """Arguments that change the training in ways that a problem cannot, and what they mean."""
 
 
-def _overrides(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401
+def _overrides(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of a library)
     known = getattr(base, name, None)  # some have come with newer versions
     return known is not None and (
         name in vars(trainer) or getattr(type(trainer), name, None) is not known
     )
 
 
-def _other_methods(trainer: Any) -> list[str]:  # noqa: ANN401
+def _other_methods(trainer: Any) -> list[str]:  # noqa: ANN401 (of a library)
     """Return the methods of the Trainer that a user wrote anew and nobody calls or reads here."""
     base = next(
         each for each in type(trainer).__mro__ if (each.__module__, each.__name__) == _NAMED
@@ -114,7 +114,7 @@ def _other_methods(trainer: Any) -> list[str]:  # noqa: ANN401
     return sorted(name for name in found if hasattr(base, name) and name not in _READ)
 
 
-def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: ANN401
+def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: ANN401 (of a library)
     """Return in sentences what a Trainer has and its problem has not."""
     args = trainer.args
     found = [*more]

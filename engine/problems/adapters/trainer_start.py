@@ -30,7 +30,7 @@ def as_train_begins(trainer: Any) -> Iterator[nn.Module]:  # noqa: ANN401 (of a 
             trainer.model = before
 
 
-def align_tokens(trainer: Any, model: nn.Module) -> None:  # noqa: ANN401
+def align_tokens(trainer: Any, model: nn.Module) -> None:  # noqa: ANN401 (of a library)
     """Give a model's settings the special tokens of the Trainer's tokenizer, as ``train()`` does.
 
     A model may read them: a classifier finds the last token of a sentence by that of padding.

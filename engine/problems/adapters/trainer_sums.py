@@ -15,7 +15,7 @@ from engine.types import Loss
 
 
 def refuse_other_sums(
-    trainer: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     examples: Collated,
     accumulated: int,
@@ -72,7 +72,7 @@ def _batch_of(model: nn.Module, examples: Collated, rows: list[Any]) -> dict[str
 
 
 def compare(
-    trainer: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     loss: TrainerLoss,
     examples: Collated,
@@ -91,7 +91,7 @@ def compare(
 
 
 def other_loss(
-    trainer: Any,  # noqa: ANN401
+    trainer: Any,  # noqa: ANN401 (of a library)
     model: nn.Module,
     loss: Loss,
     examples: Collated,

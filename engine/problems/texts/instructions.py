@@ -262,7 +262,7 @@ def _content(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
     return value
 
 
-def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401
+def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, ...]:  # noqa: ANN401 (whatever is handed in)
     """Return what stands before a message of the assistant that is learned, and it, in turn.
 
     What comes after the last one is left out, because nothing follows it.
@@ -295,7 +295,7 @@ def _of_dialogue(dialogue: Any, place: str, responses: Responses) -> tuple[str, 
     return tuple(found) or ("", "")
 
 
-def _text(value: Any, name: str, place: str) -> str:  # noqa: ANN401
+def _text(value: Any, name: str, place: str) -> str:  # noqa: ANN401 (whatever is handed in)
     if value is None:
         return ""
     if not isinstance(value, str):

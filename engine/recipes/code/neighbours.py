@@ -103,7 +103,7 @@ class Folder:
         self,
         name: str,
         globals: Any = None,  # noqa: ANN401 (as Python calls it)
-        locals: Any = None,  # noqa: ANN401
+        locals: Any = None,  # noqa: ANN401 (as Python's own)
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
@@ -148,7 +148,7 @@ class _Loader(SourceFileLoader):
 class _Finder:
     """Finds modules of the packages that stand for folders."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:  # noqa: ANN401
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:  # noqa: ANN401 (as Python's own)
         """Return how a module is loaded, if it is one of a folder."""
         del path, target
         folder = _FOLDERS.get(fullname.partition(".")[0])

@@ -77,7 +77,7 @@ def _refuse_moving_modes(model: nn.Module) -> None:
         module.training = flag
 
 
-def _refuse_no_module(given: Any) -> None:  # noqa: ANN401
+def _refuse_no_module(given: Any) -> None:  # noqa: ANN401 (whatever is handed in)
     if isinstance(given, type):
         raise ConfigurationError(
             f"model is the class {given.__name__}. Hand in an instance: {given.__name__}(...)."

@@ -136,6 +136,21 @@ class Alternates(Net):
         return super().training_step(batch, batch_idx)["loss"] * (0.1 if batch_idx % 2 else 1.0)
 
 
+class Listed(Net):
+    """A list reads the number of its place without a word to it."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)["loss"] * [1.0, *[0.5] * 99][batch_idx]
+
+
+class Scaled(Net):
+    """So does a product with a tensor."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)["loss"]
+        return loss + loss.detach() * 0.1 * torch.tensor(1.0).mul(batch_idx)
+
+
 class Noisy(Net):
     """Adds noise to its inputs, as a diffusion model does."""
 

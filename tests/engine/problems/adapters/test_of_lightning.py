@@ -121,6 +121,8 @@ WRONG = {
     "Plateau": "ReduceLROnPlateau|plateau|metric",
     "Normed": "body.1 is a batch normalization",
     "Alternates": "as number 1 of a pass.*Leave batch_idx out of the loss",
+    "Listed": "as number 1 of a pass",
+    "Scaled": "as number 1 of a pass",
     "Noisy": "draws random numbers.*Hand in loss=",
     "LeavesOut": "gives nothing for a batch as number 3",
     "Late": "raised AttributeError in .*has no attribute 'late'.*setup is not called",
