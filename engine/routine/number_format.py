@@ -67,7 +67,7 @@ def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None
     whole: Any = output
     if hasattr(output, "parts"):
         parts = list(output.parts())  # pyright: ignore[reportFunctionMemberAccess] (just asked)
-        whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731 (has a name of its own below)
+        whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731 (of two)
 
     @wraps(whole)  # it may have an argument for the run's own state
     def call(model: nn.Module, **given: Any) -> Tensor:  # noqa: ANN401 (as the output)

@@ -13,7 +13,6 @@ from engine import ExampleWeights, central_difference, metagradient
 from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.replay.first_step import check_routine
 from engine.routine.optimizers import Optimizer, adam, adamw, sgd
-from engine.routine.routine import Routine
 from tests import problems
 from tests.broken_routines import Once
 
@@ -371,36 +370,3 @@ def test_adam_without_eps_root_is_stopped_where_a_gradient_is_zero():
 
     with pytest.raises(NonFiniteError, match="eps_root"):
         metagradient(replace(routine, optimizer=adam(eps_root=0.0)), problems.output)
-
-
-class Grouped(nn.Module):
-    """Four experts of two rows each, by torch's product of groups."""
-
-    def __init__(self):
-        super().__init__()
-        self.experts = nn.Parameter(torch.randn(4, 16, 16) / 4)
-        self.last = nn.Linear(16, 3)
-
-    def forward(self, inputs):  # noqa: D102 (torch's own)
-        stops = torch.arange(2, 9, 2, dtype=torch.int32)
-        return self.last(torch.tanh(functional.grouped_mm(inputs, self.experts, offs=stops)))
-
-
-@pytest.mark.skipif(not hasattr(functional, "grouped_mm"), reason="torch has no such product")
-def test_experts_in_float32_are_tried_like_any_layer():
-    """Torch's kernel refuses cotangents that are one number in many places."""
-    torch.manual_seed(0)
-    columns = torch.randn(24, 16), torch.randint(0, 3, (24,))
-
-    def losses(model, batch):
-        return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-    run = Routine(
-        Grouped(), losses, columns, sgd(), 0.1, num_steps=3, batch_size=8,
-        metaparameters={"weights": ExampleWeights(torch.ones(24))},
-    )  # fmt: skip
-
-    found = metagradient(run, lambda model: losses(model, tuple(c[:8] for c in columns)).sum())
-
-    assert found["weights"].any()
-    assert found.witness.curvature < 1e-5

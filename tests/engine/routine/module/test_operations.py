@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+import engine
 from engine.routine.module.operations import (
     WrittenOutWeightNorm,
     grouped_products,
@@ -78,3 +79,38 @@ def test_what_is_checkpointed_is_computed_once_where_that_is_asked():
     torch.autograd.grad(value, x)
 
     assert len(calls) == 1
+
+
+class Grouped(nn.Module):
+    """Four experts of two rows each, by torch's product of groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(4, 16, 16) / 4)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, inputs):  # noqa: D102 (torch's own)
+        stops = torch.arange(2, 9, 2, dtype=torch.int32)
+        return self.last(torch.tanh(functional.grouped_mm(inputs, self.experts, offs=stops)))
+
+
+@pytest.mark.skipif(not hasattr(functional, "grouped_mm"), reason="torch has no such product")
+def test_experts_in_float32_are_tried_like_any_layer():
+    """Torch's kernel refuses cotangents that are one number in many places."""
+    torch.manual_seed(0)
+    columns = torch.randn(24, 16), torch.randint(0, 3, (24,))
+
+    def losses(model, batch):
+        return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    run = engine.Routine(
+        Grouped(), losses, columns, engine.sgd(), 0.1, num_steps=3, batch_size=8,
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(24))},
+    )  # fmt: skip
+
+    found = engine.metagradient(
+        run, lambda model: losses(model, tuple(c[:8] for c in columns)).sum()
+    )
+
+    assert found["weights"].any()
+    assert found.witness.curvature < 1e-5
