@@ -98,8 +98,14 @@ class _Known:
     left_out: set[str] = field(default_factory=set)
 
 
-def used_tensors(routine: "Routine", used: Used, step: int) -> Tensor | None:
+def used_tensors(routine: "Routine", used: Used, state: State, step: int) -> Tensor | None:
     """Return which tensors a step moves, a truth value each; None for all of them.
+
+    Args:
+        routine: The run.
+        used: What came back in the backward pass of the step.
+        state: s_t, which tells of steps that another process has made.
+        step: t.
 
     Raises:
         IdleParametersError: If tensors are used at some steps and left out at others, the optimizer
@@ -112,7 +118,7 @@ def used_tensors(routine: "Routine", used: Used, step: int) -> Tensor | None:
         return None if all(found) else torch.tensor(found, device=routine.device)
     known: _Known | None = routine.programs.get(_KNOWN)
     if known is None or not all(found) or known.left_out:
-        _refuse_unsaid(routine, found, step)
+        _refuse_unsaid(routine, found, state, step)
     return None
 
 
@@ -122,9 +128,11 @@ def spread(by_tensor: Tensor, layout: "Layout") -> Tensor:
     return by_tensor.repeat_interleave(sizes, output_size=layout.size)
 
 
-def _refuse_unsaid(routine: "Routine", found: Sequence[bool], step: int) -> None:
+def _refuse_unsaid(routine: "Routine", found: Sequence[bool], state: State, step: int) -> None:
     known = routine.programs.setdefault(_KNOWN, _Known())
     for name, is_used in zip(routine.layout.shapes, found, strict=True):
+        if not is_used and name not in known.left_out and _has_moments(routine, state, name):
+            known.used.add(name)
         (known.used if is_used else known.left_out).add(name)
     both = [name for name in routine.layout.shapes if name in known.used & known.left_out]
     if both and _moves_idle(routine):
@@ -136,6 +144,20 @@ def _refuse_unsaid(routine: "Routine", found: Sequence[bool], step: int) -> None
             "Say skip_idle=True for what torch does, or skip_idle=False for gradients of zero.",
             settings=("training.skip_idle",),
         )
+
+
+def _has_moments(routine: "Routine", state: State, name: str) -> bool:
+    """Say whether a tensor had a gradient in a step before, as moments tell that begin at zero."""
+    first = routine.optimizer.init(state["params"].detach())
+    rows = {n: row for n, row in first.items() if row.shape == state["params"].shape}
+    moments = [n for n, row in rows.items() if n in state and not row.any()]
+    if not any(routine.layout.views(state[n].detach())[name].any() for n in moments):
+        return False
+    with torch.no_grad():  # a penalty makes moments of its own
+        start = {"params": state["params"].detach(), **first}
+        zeros = torch.zeros_like(start["params"])
+        after = routine.update(start, zeros, routine.point(), 0)
+    return not any(after[n].any() for n in moments)
 
 
 def _moves_idle(routine: "Routine") -> bool:

@@ -64,7 +64,7 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
             gradient, loss = batch_gradient(routine, params, z, step)
         with routine.reading(state):  # what is injected does not move the running statistics
             gradient = add_injected(routine, gradient, params, z, step)
-    used = used_tensors(routine, seen, step)
+    used = used_tensors(routine, seen, state, step)
     with torch.no_grad():
         following = routine.update(state, gradient, z, step, used)
         own = routine.moved_own(state, following["params"], z, step)
@@ -83,7 +83,7 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
                 (share,) = torch.autograd.grad(loss, params, create_graph=True)
             gradient = gradient + share
             moved = routine.moved_buffers(state, calls, step) if moved is None else moved
-    following = routine.update(state, gradient, z, step, used_tensors(routine, seen, step))
+    following = routine.update(state, gradient, z, step, used_tensors(routine, seen, state, step))
     own = routine.moved_own(state, following["params"], z, step)
     return {**following, **own, **(moved or {})}
 
@@ -216,7 +216,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
         moved=moved,
         total=total,
         loss=loss,
-        used=used_tensors(routine, seen, step),
+        used=used_tensors(routine, seen, state, step),
         held=held,
     )
 

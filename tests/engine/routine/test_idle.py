@@ -284,6 +284,19 @@ def test_many_runs_and_checks_skip_too():
     assert report.verdict is not Verdict.REFUSE, str(report)
 
 
+def test_a_process_that_begins_in_the_middle_sees_what_was_used_before():
+    """Moments tell it: the next segment of a flow may be carried out elsewhere."""
+    before = _routine("experts that are not called", engine.adamw(), skip_idle=False)
+    state = engine.train(before)
+    another = _routine("experts that are not called", engine.adamw())
+
+    plain_step(another, another.initial_state(), another.point(), 3)  # nothing was used before
+    with pytest.raises(IdleParametersError, match="experts"):
+        plain_step(
+            _routine("experts that are not called", engine.adamw()), state, another.point(), 3
+        )
+
+
 def test_a_compiled_step_is_refused():
     """It is one program, the same at every step."""
     routine = _routine("layers dropped at random", engine.adamw())
