@@ -16,6 +16,7 @@ from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
 from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.module.counters import COUNTERS
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
@@ -34,6 +35,7 @@ class HeldModule:
         seed: Seeds the random draws of an evaluation.
         state: Where the problem's own state starts, if it has one.
         advance: Moves that state.
+        programs: What was measured of the step; ``counters`` among it.
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class HeldModule:
     seed: int
     state: Any
     advance: Callable[..., Own] | None
+    programs: dict[str, Any]
     _bound: dict[str, Tensor]
     _own: dict[str, Own]
     _given: "weakref.ref[nn.Module] | None"
@@ -90,6 +93,11 @@ class HeldModule:
     def statistics(self) -> RunningStatistics | None:
         """The running statistics of the model's batch normalizations, if it has any."""
         return RunningStatistics.of(self.model)
+
+    @property
+    def counters(self) -> dict[str, Tensor]:
+        """First values of the buffers that count calls and that no step reads, by name."""
+        return self.programs.get(COUNTERS, {})
 
     @cached_property
     def own(self) -> OwnState | None:
@@ -245,7 +253,8 @@ class HeldModule:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         with self.binding.kept():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
-            self.binding.put({**views, **held} if held else views)
+            counters = {name: value.clone() for name, value in self.counters.items()}
+            self.binding.put({**views, **held, **counters} if held or counters else views)
             self.modes.train()
             if not training:
                 self.model.train(False)  # its own code, with the tensors of the state in place
