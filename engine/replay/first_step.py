@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, UndifferentiableError
+from engine.errors import ConfigurationError, UndifferentiableError, WitnessError
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
 from engine.routine.coupled_loss import coupled
+from engine.routine.module.counters import is_read
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import check_twice_differentiable
@@ -317,6 +318,14 @@ def _check_output(routine: Routine, output: Output, state: State) -> None:
         raise ConfigurationError(
             "The output is complex, and only a real number can grow or shrink. Return its real "
             "part or its size: .real or .abs()."
+        )
+    if routine.counters and is_read(
+        routine.counters, lambda: routine.evaluate(next(iter(parts)), {**state, **own})
+    ):
+        raise WitnessError(
+            f"Buffer {next(iter(routine.counters))!r} changes during training, outside the state, "
+            "and the output reads it, so it would be that of another model. Let the model read "
+            "no counter in evaluation, or declare it as a state of the run, state= with advance=."
         )
     if not value.requires_grad:
         raise UndifferentiableError(

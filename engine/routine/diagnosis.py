@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.routine.coupled_loss import coupled
-from engine.routine.loss_terms import one_each
+from engine.routine.loss_terms import Term, one_each
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -97,7 +97,8 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
         with routine.reading(state), routine.seeded(term, 0):
             found, failure = _tried(lambda: routine.call(loss, params, training=True))
         if failure is not None:
-            raise told("The loss fails on the batch of step 0", failure, _LOSS) from error
+            rule = _COPY if _works_on_given(routine, term, loss) else _LOSS
+            raise told("The loss fails on the batch of step 0", failure, rule) from error
         if not isinstance(found, Tensor) and coupled(routine.loss) is None:
             one_each(found, len(term.indices))
         if routine.own is not None:
@@ -112,8 +113,28 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
                 raise told(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
 
 
+def _works_on_given(routine: Routine, term: Term, loss: Callable[[nn.Module], object]) -> bool:
+    """Say whether a loss that fails on the run's copy goes well on the module itself."""
+    given = routine.given
+    if given is routine.model:
+        return False
+    buffers = [(buffer, buffer.detach().clone()) for buffer in given.buffers()]
+    try:
+        with routine.seeded(term, 0):
+            return _tried(lambda: loss(given))[1] is None
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
 _SHAPE = "Look at the examples and at augment: both get a tensor of indices or a batch"
 _LOSS = "A loss is called as loss(model, batch), with the batch as the examples give it"
+_COPY = (
+    "It goes well on the module that you handed in, of which the run trains a copy: a hook, or a "
+    "function that the module keeps, holds the module itself or an object beside it. Let a hook "
+    "write to the module that it is given, and let the loss read there"
+)
 _LATER = "Look at the examples of that step: one may be of another shape, or out of range"
 _AGAIN = (
     "Model, loss and output are called several times, with other tensors in the place of the "

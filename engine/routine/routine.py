@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
-from engine.numerics.determinism import generator, seeded
+from engine.numerics.determinism import PROCESS, generator, seeded
 from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
@@ -59,8 +59,7 @@ class Routine(HeldModule):
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Compile the gradient of a batch, in both sweeps. The result differs from the eager
-            one in the last digits.
+        compile: Compile the gradient of a batch, in both sweeps; the last digits become others.
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
             default. It bounds the memory. Sums run in another order, so the last digits change.
@@ -186,15 +185,16 @@ class Routine(HeldModule):
         Args:
             z: Metaparameters, of which s_0 may depend on some; the routine's own by default.
         """
-        params, point = self.layout.flatten(self.trainable), self.point() if z is None else z
-        for name, kind in self.metaparameters.items():
-            params = kind.initial(point[name], params)
-        state = {"params": params, **self.optimizer.init(params.detach())}
-        if self.skip_idle:
-            state[SKIPPED] = params.new_zeros(len(self.layout.shapes))
-        if self.own is not None:
-            state[OWN] = self.own.initial(self.layout.views(params))
-        return state if self.statistics is None else {**state, BUFFERS: self.statistics.initial()}
+        with PROCESS:  # a witness in another thread may hold other numbers in the module
+            params, point = self.layout.flatten(self.trainable), self.point() if z is None else z
+            for name, kind in self.metaparameters.items():
+                params = kind.initial(point[name], params)
+            state = {"params": params, **self.optimizer.init(params.detach())}
+            if self.skip_idle:
+                state[SKIPPED] = params.new_zeros(len(self.layout.shapes))
+            if self.own is not None:
+                state[OWN] = self.own.initial(self.layout.views(params))
+            return state | ({} if self.statistics is None else {BUFFERS: self.statistics.initial()})
 
     def point(self) -> Metaparams:
         """Return z where the metagradient is taken, on the routine's device."""

@@ -379,5 +379,15 @@ def _blame(routine: Routine, here: Here, name: str | None = None) -> str:
 def _called(
     routine: Routine, here: Here, state: State, *, coarse: bool = False
 ) -> Callable[[], Tensor]:
-    few = FewExamples(routine, here, min(_NORMALIZED, len(here.term.indices)), coarse=coarse)
-    return lambda: few(state["params"].detach().requires_grad_())
+    whole = len(here.term.indices)
+
+    def loss(number: int = min(_NORMALIZED, whole)) -> Tensor:
+        few = FewExamples(routine, here, number, coarse=coarse)
+        return few(state["params"].detach().requires_grad_())
+
+    def called() -> Tensor:
+        with suppress(Exception):  # a loss that wants all of its batch
+            return loss()
+        return loss(whole)
+
+    return called

@@ -16,7 +16,8 @@ from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.module.operations import grouped_products
+from engine.routine.module.counters import COUNTERS, is_read, small_buffers
+from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 
@@ -73,6 +74,7 @@ class Frozen:
 
     def __init__(self, module: nn.Module, routine: Routine, params: Tensor | None = None) -> None:
         self._module, self._layout, self._params = module, routine.layout, params
+        self._routine = routine
         self._version = 0 if params is None else params._version
         self._values = None if params is None else params.detach().clone()
         held = set(routine.layout.shapes)
@@ -84,6 +86,8 @@ class Frozen:
         }
         self._held = held | counted
         self._before = self._look()
+        outside = ((n, b) for n, b in module.named_buffers() if n not in self._held)
+        self._small = small_buffers(outside) if module is routine.model else {}
 
     def _look(self) -> dict[str, object]:
         named = [*self._module.named_parameters(), *self._module.named_buffers()]
@@ -95,8 +99,8 @@ class Frozen:
 
     def moved(self) -> list[str]:
         """Return the names of what is not as it was."""
-        now = self._look()
-        return [name for name, seen in self._before.items() if now.get(name) != seen]
+        now, known = self._look(), self._routine.counters
+        return [n for n, seen in self._before.items() if now.get(n) != seen and n not in known]
 
     def refuse_moved(self) -> None:
         """Refuse what is not as it was.
@@ -118,18 +122,71 @@ class Frozen:
                 )
         moved = self.moved()
         buffers = [name for name in moved if name in dict(self._module.named_buffers())]
-        if buffers:
+        if buffers and not self._only_count(buffers):
             raise WitnessError(
                 f"Buffer {buffers[0]!r} changes during training, outside the state, so a replayed "
                 "step would not read what the step read. "
                 f"{_cure_of_buffer(self._module, buffers[0])}"
             )
+        moved = [name for name in moved if name not in buffers]
         if moved:
             raise WitnessError(
                 f"A step of training changes {', '.join(map(repr, moved[:3]))}, which the "
                 "optimizer does not train and the state does not hold, so a replayed step would "
                 f"not read what the step read. Keep it constant while the run trains. {_DECLARED}"
             )
+
+    def _only_count(self, names: list[str]) -> bool:
+        """Say whether nobody reads these buffers; put them back, and let them move, if so."""
+        before = {name: self._small[name] for name in names if name in self._small}
+        if len(before) < len(names) or not are_counters(self._routine, before):
+            return False
+        self._routine.programs.setdefault(COUNTERS, {}).update(before)
+        self._routine.binding.replace(before)
+        return True
+
+
+def are_counters(routine: Routine, before: Mapping[str, Tensor]) -> bool:
+    """Say whether buffers move by themselves alone, and no step reads them.
+
+    Args:
+        routine: The run.
+        before: What the buffers held when the run began, by name.
+
+    Cost:
+        Two second derivatives of a step's loss, followed operation by operation.
+    """
+    if routine.own is not None or routine.compile:  # which call the module in ways of their own
+        return False
+    state, z, ends = routine.initial_state(), routine.point(), list[dict[str, Tensor]]()
+    # They count, if parameters and examples make no difference to where they are led.
+    for step, scale in ((0, 1.0), (min(1, routine.num_steps - 1), 1.05)):
+        term = routine.first_piece(next(routine.terms(step)))
+        params = (scale * state["params"].detach()).requires_grad_()
+        held = {name: value.clone() for name, value in before.items()}
+
+        def taken(params: Tensor = params, term: Term = term, step: int = step) -> list[Tensor]:
+            loss = routine.term_losses(params, term, z, step).sum()
+            (first,) = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+            total = routine.hooked(first).square().sum()
+            return [loss, first, *torch.autograd.grad(total, params, materialize_grads=True)]
+
+        with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+            routine.binding.put(held)
+            try:
+                if is_read(held, taken):
+                    return False
+            except (RuntimeError, NotImplementedError):  # told elsewhere, if it is not this
+                return False
+            bound = routine.binding.bound()
+            ends.append(
+                {n: b.detach().clone() for n, b in bound.items() if b is not None and n in before}
+            )
+    return all(n in ends[1] and _same_bits(end, ends[1][n]) for n, end in ends[0].items())
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 _DECLARED = (
@@ -273,7 +330,7 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
     """Let the module take a step by itself, as far as its gradient."""
     batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
     _train(given, routine)
-    with torch.enable_grad(), routine.seeded(term, step), grouped_products():
+    with torch.enable_grad(), routine.seeded(term, step), torchs_own():
         kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
         losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
         _clear_gradients(given, kept)

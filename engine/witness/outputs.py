@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from engine.errors import WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.module.operations import grouped_products
+from engine.routine.module.operations import torchs_own
 from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -53,7 +53,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
     place.put(evaluated=True)
     place.given.train(False)
     routine = place.routine
-    with seeded(routine.seed, "evaluation", device=routine.device), grouped_products():
+    with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
         return _without_graph(routine.told(first_part(output)), place.given)
 
 

@@ -2,13 +2,18 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import (
+    checkpoint,
+    checkpoint_sequential,
+    create_selective_checkpoint_contexts,
+)
 
 from tests.strangers.norms import (
     CalledByParent,
@@ -44,6 +49,9 @@ class Checkpointed(nn.Module):
         if self.how == "nested":
             inner = lambda h: checkpoint(self.block, h, use_reentrant=False)  # noqa: E731
             return self.last(checkpoint(inner, hidden, use_reentrant=False))
+        if self.how == "selective":
+            kept = partial(create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default])
+            return self.last(checkpoint(self.block, hidden, use_reentrant=False, context_fn=kept))
         return self.last(checkpoint(self.block, hidden, use_reentrant=self.how == "reentrant"))
 
 
@@ -259,6 +267,7 @@ MODULES: dict[str, Variant] = {
     "checkpoint": Variant(lambda: Checkpointed("saved tensors").double()),
     "checkpoint, reentrant": Variant(lambda: Checkpointed("reentrant").double()),
     "checkpoint, sequential": Variant(lambda: Checkpointed("sequential").double()),
+    "checkpoint, selective": Variant(lambda: Checkpointed("selective").double()),
     "checkpoint, nested": Variant(lambda: Checkpointed("nested").double()),
     "checkpoint with dropout": Variant(
         lambda: Checkpointed("saved tensors", lambda: nn.Dropout(0.3)).double()

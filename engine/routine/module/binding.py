@@ -227,6 +227,13 @@ class Binding:
             for kept, key in slots:
                 kept[key] = tensor
 
+    def replace(self, values: Mapping[str, Tensor]) -> None:
+        """Put copies of other values into the module itself, outside of any block, by name."""
+        for name, value in values.items():
+            copy = value.clone()
+            for kept, key in self._slots[name]:
+                kept[key] = copy
+
     def bound(self) -> dict[str, Tensor | None]:
         """Return what is bound now, by name, to be put there again."""
         return {name: kept[key] for name in self._own for kept, key in self._slots[name][:1]}

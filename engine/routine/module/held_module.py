@@ -17,6 +17,7 @@ from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
 from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.module.counters import COUNTERS
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
@@ -35,6 +36,7 @@ class HeldModule:
         seed: Seeds the random draws of an evaluation.
         state: Where the problem's own state starts, if it has one.
         advance: Moves that state.
+        programs: What was measured of the step; ``counters`` among it.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class HeldModule:
     seed: int
     state: Any
     advance: Callable[..., Own] | None
+    programs: dict[str, Any]
     _bound: dict[str, Tensor]
     _own: dict[str, Own]
     _given: "weakref.ref[nn.Module] | None"
@@ -91,6 +94,11 @@ class HeldModule:
     def statistics(self) -> RunningStatistics | None:
         """The running statistics of the model's batch normalizations, if it has any."""
         return RunningStatistics.of(self.model)
+
+    @property
+    def counters(self) -> dict[str, Tensor]:
+        """First values of the buffers that count calls and that no step reads, by name."""
+        return self.programs.get(COUNTERS, {})
 
     @cached_property
     def own(self) -> OwnState | None:
@@ -215,7 +223,8 @@ class HeldModule:
             A copy, in evaluation mode: parameters (their average, where one is evaluated), running
             statistics and the number of batches behind them, and all other buffers as they were.
         """
-        model = copied(self.model)
+        with PROCESS:  # a witness in another thread may hold other numbers in the module
+            model = copied(self.model)
         values = dict(self.layout.views(state[self.optimizer.evaluated].detach()))
         if self.statistics is not None:
             values |= self.statistics.layout.views(state[BUFFERS].detach())
@@ -247,7 +256,8 @@ class HeldModule:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         with self.binding.kept():
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
-            self.binding.put({**views, **held} if held else views)
+            counters = {name: value.clone() for name, value in self.counters.items()}
+            self.binding.put({**views, **held, **counters} if held or counters else views)
             self.modes.train()
             if not training:
                 self.model.train(False)  # its own code, with the tensors of the state in place

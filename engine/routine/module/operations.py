@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from engine.models.attention import attention
 from engine.routine.module.stop_gradient import stop_gradient
-from engine.routine.module.written_out import WRITTEN_OUT
+from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
@@ -72,6 +72,23 @@ class _BySavedTensors:
         )
 
 
+def _recomputed(
+    function: Callable[..., Any],
+    preserve: bool,
+    contexts: Callable[[], tuple[AbstractContextManager[Any], ...]],
+    *args: Any,  # noqa: ANN401 (as torch's function)
+    **kwargs: Any,  # noqa: ANN401 (likewise)
+) -> Iterator[None]:
+    """Checkpoint by saved tensors, and recompute what a selective checkpoint would have kept.
+
+    It keeps that for one backward pass, and a metagradient takes two.
+    """
+    made = contexts()
+    if isinstance(made[0], checkpointing._CachingTorchDispatchMode):
+        made = checkpointing.noop_context_fn()
+    return _torch_checkpoint(function, preserve, lambda: made, *args, **kwargs)
+
+
 def _grouped_mm(
     a: Tensor,
     b: Tensor,
@@ -120,6 +137,10 @@ def _embedding(
     return torch.where((input == padding_idx).unsqueeze(-1), stop_gradient(rows), rows)
 
 
+_CHECKPOINT = "_checkpoint_without_reentrant_generator"
+"""What ``torch.utils.checkpoint`` calls between the two halves of a checkpoint."""
+
+_torch_checkpoint = getattr(checkpointing, _CHECKPOINT)
 _torch_embedding = torch.embedding
 _torch_grouped_mm = torch._grouped_mm  # pyright: ignore[reportPrivateImportUsage] (what models call)
 
@@ -129,10 +150,32 @@ _GROUPED: list[tuple[Any, str, Any]] = [
 ]
 """Holder, name and what takes the place of the function, which models look up when they call it."""
 
+
+def _without_alarm(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an operation of torch's that does not refuse where bits have to repeat."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the operation)
+        before = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode(0)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_deterministic_debug_mode(before)
+
+    return called
+
+
+_UNPOOLED = [
+    (UNPOOLING, name, _without_alarm(getattr(UNPOOLING, name)))
+    for name in ("max_unpool2d", "max_unpool3d")
+]
+"""Torch's own, for the witness; a run itself takes ``engine.routine.module.written_out``."""
+
 _ALL = [
     *_GROUPED,
     *WRITTEN_OUT,
     (checkpointing, "CheckpointFunction", _BySavedTensors),
+    (checkpointing, _CHECKPOINT, _recomputed),
     (torch, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
 ]
@@ -159,9 +202,13 @@ class replaced_functions(AbstractContextManager[None]):
             setattr(holder, name, function)
 
 
-def grouped_products() -> AbstractContextManager[None]:
-    """Let groups of rows be multiplied in float64 inside the block, and change nothing else."""
-    return replaced_functions(_GROUPED)
+def torchs_own() -> AbstractContextManager[None]:
+    """Let a module be called as torch has it inside the block, wherever it would be refused.
+
+    Groups of rows are multiplied in float64, and torch's unpooling may be called where bits have to
+    repeat. Nothing else is changed.
+    """
+    return replaced_functions([*_GROUPED, *_UNPOOLED])
 
 
 @contextmanager
@@ -175,5 +222,5 @@ def without_checkpointing() -> Iterator[None]:
     def plain(*_: Any, **__: Any) -> Iterator[None]:  # noqa: ANN401 (as the function it replaces)
         yield
 
-    with replaced_functions([(checkpointing, "_checkpoint_without_reentrant_generator", plain)]):
+    with replaced_functions([(checkpointing, _CHECKPOINT, plain)]):
         yield

@@ -5,7 +5,8 @@ a step of the user's own module, which calls torch's. Without these a run that c
 would be refused.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.errors import UndifferentiableError
 from engine.routine.module.stop_gradient import stop_gradient
 
 _NEVER = -1e30
@@ -188,6 +190,48 @@ def _labels(targets: Tensor, sizes: Tensor, number: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
 
 
+def _max_unpool(input: Tensor, indices: Tensor, output_size: Sequence[int], *_: object) -> Tensor:
+    """Put maxima back where they were found, between zeros.
+
+    Torch takes its own operation for one whose bits do not repeat, which holds where two maxima go
+    to one place; its gradient is then no derivative, since both are given all of it.
+    """
+    lead, size = input.shape[: -len(output_size)], math.prod(output_size)
+    rows, places = (each.reshape(lead.numel(), -1) for each in (input, indices))
+    taken = torch.zeros(len(rows), size, dtype=torch.int8, device=rows.device)
+    if (taken.scatter_add(1, places, torch.ones_like(places, dtype=torch.int8)) > 1).any():
+        raise UndifferentiableError(
+            "Two maxima are put back into one place by max_unpool, as those of windows that "
+            "overlap. Torch gives each of them all of the gradient, which is then no derivative. "
+            "Pool with a stride of at least kernel_size."
+        )
+    found = rows.new_zeros(len(rows), size).scatter(1, places, rows)
+    return found.view(*lead, *output_size)
+
+
+def _segment_reduce(data: Tensor, reduce: str, **options: Any) -> Tensor:  # noqa: ANN401 (torch's)
+    """Return sum, mean, maximum or minimum of the rows of each segment."""
+    lengths = options.get("lengths")
+    known = _SEGMENTS.get(reduce) if options.keys() <= {"lengths", "axis", "unsafe"} else None
+    if known is None or lengths is None or lengths.ndim != 1 or options.get("axis"):
+        return _torch_segment_reduce(data, reduce, **options)
+    sizes = lengths.tolist()
+    if 0 in sizes or sum(sizes) != len(data):
+        return _torch_segment_reduce(data, reduce, **options)
+    return torch.stack([known(part, 0) for part in data.split(sizes)])
+
+
+_SEGMENTS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "max": torch.amax,
+    "min": torch.amin,
+}
+
+UNPOOLING: Any = torch._C._nn  # pyright: ignore[reportAttributeAccessIssue] (without stubs)
+"""Where ``torch.nn.functional`` finds the operations of unpooling."""
+
+_torch_segment_reduce = torch.segment_reduce
 _torch_cdist = torch.cdist
 _torch_multi_margin_loss = functional.multi_margin_loss
 _torch_embedding_bag = torch.embedding_bag
@@ -199,5 +243,8 @@ WRITTEN_OUT: list[tuple[Any, str, Callable[..., Any]]] = [
     (functional, "multi_margin_loss", _multi_margin_loss),
     (torch, "embedding_bag", _embedding_bag),
     (torch, "ctc_loss", _ctc_loss),
+    (torch, "segment_reduce", _segment_reduce),
+    (UNPOOLING, "max_unpool2d", _max_unpool),
+    (UNPOOLING, "max_unpool3d", _max_unpool),
 ]
 """Holder, name and what takes the place of the function."""

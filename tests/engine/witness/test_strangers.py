@@ -14,6 +14,7 @@ SOUND = {**LAYERS, **LOSSES, **MODULES, **wrong_by_little.SOUND, **wrong_later.S
 ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
+    "checkpoint, selective",
     "frozen batch norm by train()",
     "ghost batch norm with statistics for each",
     "hook that clips",

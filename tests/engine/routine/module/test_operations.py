@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import engine
 from engine.routine.module.operations import (
     WrittenOutWeightNorm,
-    grouped_products,
+    torchs_own,
     without_checkpointing,
 )
 
@@ -49,7 +49,7 @@ def test_groups_are_multiplied_in_float64():
     stops = torch.tensor([2, 2, 5], dtype=torch.int32)
     expected = torch.cat([rows[:2] @ matrices[0], rows[2:5] @ matrices[2], torch.zeros(1, 2)])
 
-    with grouped_products():
+    with torchs_own():
         found = functional.grouped_mm(rows, matrices, offs=stops)
         torch.testing.assert_close(found, expected)
         assert gradgradcheck(lambda a, b: functional.grouped_mm(a, b, offs=stops), (rows, matrices))
@@ -61,7 +61,7 @@ def test_groups_in_float32_are_torchs_own():
     stops = torch.tensor([1, 4], dtype=torch.int32)
     expected = functional.grouped_mm(rows, matrices, offs=stops)
 
-    with grouped_products():
+    with torchs_own():
         assert torch.equal(functional.grouped_mm(rows, matrices, offs=stops), expected)
 
 

@@ -1,13 +1,16 @@
 """Functions that torch differentiates once, beside torch's own values and trainings by torch."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from engine.errors import UndifferentiableError
 from engine.routine.module.operations import replaced_functions
 from engine.routine.module.written_out import WRITTEN_OUT
-from tests.strangers.plain import NUM_EXAMPLES, Variant, by_engine, by_trainings, mlp
+from tests.strangers.plain import NUM_EXAMPLES, Variant, around, by_engine, by_trainings, mlp
 
 CORNERS = torch.eye(3, dtype=torch.float64)
 
@@ -84,6 +87,34 @@ def _margins(h, y):
     return F.multi_margin_loss(h, y, p=2, margin=0.7, weight=weight, reduction="none")
 
 
+def _unpooled(axes):
+    """Maxima of each window where they were, in one, two or three axes."""
+    pool, unpool = (getattr(F, f"max_{word}{axes}d") for word in ("pool", "unpool"))
+    shape = {1: (1, 16), 2: (1, 4, 4), 3: (1, 2, 2, 4)}[axes]
+
+    def function(hidden):
+        found, places = pool(hidden.view(-1, *shape), 2, return_indices=True)
+        return unpool(found, places, 2).flatten(1)
+
+    return around(function)
+
+
+def _unpooled_into_more(hidden, size=2, stride=2):
+    """One batch axis less, and a layer."""
+    rows = hidden.view(-1, 4, 4)
+    found, places = F.max_pool2d(rows, size, stride=stride, return_indices=True)
+    return nn.MaxUnpool2d(size, stride=stride)(found, places, output_size=(4, 4)).flatten(1)
+
+
+def _segments(reduce):
+    sizes = torch.tensor([3, 1, 5, 7])
+
+    def function(hidden):
+        return torch.segment_reduce(hidden.T.contiguous(), reduce, lengths=sizes).T
+
+    return around(function)
+
+
 VARIANTS = {
     "alignments": Variant(_sequences(), loss=lambda _: _connected),
     "alignments of what does not sum to one": Variant(
@@ -102,6 +133,13 @@ VARIANTS = {
     ),
     "margins": _by(lambda h, y: F.multi_margin_loss(h, y, reduction="none")),
     "squared margins with weights": _by(_margins),
+    "maxima put back, one axis": _unpooled(1),
+    "maxima put back, two axes": _unpooled(2),
+    "maxima put back, three axes": _unpooled(3),
+    "maxima put back by a layer": around(_unpooled_into_more),
+    "sums of segments": _segments("sum"),
+    "means of segments": _segments("mean"),
+    "maxima of segments": _segments("max"),
 } | {
     f"bags by {mode}, padding {padding}, {'flat' if flat else 'rows'}": Variant(
         lambda mode=mode, padding=padding, flat=flat: _Bag(
@@ -115,13 +153,22 @@ VARIANTS = {
 }
 
 
+@contextmanager
+def _torch_as_it_comes():
+    """Without the alarm of operations whose bits may not repeat."""
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    yield
+    torch.set_deterministic_debug_mode(before)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_run_that_calls_it_is_right(name):
     """The reference calls torch's own function, and the witness has compared a step of it."""
     variant = VARIANTS[name]
-    wanted, value = by_trainings(variant)
-
-    found, output = by_engine(variant)
+    with _torch_as_it_comes():
+        wanted, value = by_trainings(variant)
+        found, output = by_engine(variant)  # which sets it itself
 
     assert output == pytest.approx(value, rel=1e-8)
     assert found == pytest.approx(wanted, rel=1e-5, abs=1e-9)
@@ -160,15 +207,34 @@ CALLS = {
     "batches": lambda: torch.cdist(_chances(2, 1, 3, 4), _chances(5, 2, 4), p=1.5),
     "one example": lambda: F.multi_margin_loss(_chances(4), torch.tensor(2)),
     "all pairs": lambda: torch.pdist(_chances(5, 3)),
+    "an empty segment": lambda: torch.segment_reduce(
+        _chances(4, 3), "sum", lengths=torch.tensor([2, 0, 2])
+    ),
+    "segments of columns": lambda: torch.segment_reduce(
+        _chances(2, 4), "mean", lengths=torch.tensor([[1, 3], [2, 2]]), axis=1
+    ),
+    "segments from a start": lambda: torch.segment_reduce(
+        _chances(4, 3), "min", lengths=torch.tensor([1, 3]), initial=-5
+    ),
+    "maxima of channels": lambda: F.max_unpool2d(
+        *F.max_pool2d(_chances(2, 3, 5, 6), 2, return_indices=True), 2, output_size=(5, 6)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_values_are_torchs(name):
     """Also of calls that a training makes rarely."""
-    wanted = CALLS[name]()
+    with _torch_as_it_comes():
+        wanted = CALLS[name]()
 
     with replaced_functions(WRITTEN_OUT):
         found = CALLS[name]()
 
     assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_maxima_that_share_a_place_are_refused_by_name():
+    """Torch's gradient of them is no derivative: it counts the one that they share twice."""
+    with _torch_as_it_comes(), pytest.raises(UndifferentiableError, match="windows that overlap"):
+        by_engine(around(lambda hidden: _unpooled_into_more(hidden, size=3, stride=1)))

@@ -1,0 +1,143 @@
+"""Buffers that count calls, and that nobody reads: they move in training, and nothing else does.
+
+Such a buffer is no part of a state. What a step computes is followed from the buffer on: whatever
+is made of its value, and whoever looks at it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+COUNTERS = "counters"
+"""Where a routine notes them, among what was measured of its step: their first values, by name."""
+
+_LARGEST = 1 << 16
+"""Numbers of a buffer that may be a counter; it is copied at every call."""
+
+_aten = torch.ops.aten
+_OVERWRITES = (_aten.copy_.default, _aten.zero_.default, _aten.fill_.Scalar)
+"""Operations after which nothing is left of what stood in their first argument before."""
+
+
+def small_buffers(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return copies of the buffers that may be counters, by name."""
+    return {name: t.detach().clone() for name, t in named if t.numel() <= _LARGEST}
+
+
+def is_read(buffers: Mapping[str, Tensor], call: Callable[[], Any]) -> bool:
+    """Say whether a call reads what stands in some buffers when it begins.
+
+    Args:
+        buffers: As the call finds them, by name.
+        call: Returns tensors, in any structure; what is made of a buffer's value counts as read if
+            it reaches them, or becomes a number of Python's or an array.
+
+    Cost:
+        One call, with a function of Python's for each operation.
+    """
+    followed = _Followed(buffers.values())
+    with _Looks(followed), followed:
+        found = call()
+    return followed.is_seen or any(map(followed.has, _tensors(found)))
+
+
+class _Followed(TorchDispatchMode):
+    """Follows values through operations: what is made of a marked tensor is marked."""
+
+    def __init__(self, marked: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.is_seen = False
+        self._marked: dict[int, StorageWeakRef] = {}
+        for tensor in marked:
+            self._mark(tensor)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports the compiler to keep it out: three seconds
+
+    def has(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is made of what was marked."""
+        storage = _storage(tensor)
+        return storage is not None and storage._cdata in self._marked
+
+    def _mark(self, tensor: Tensor) -> None:
+        storage = _storage(tensor)
+        if storage is None:
+            self.is_seen = True  # nobody can follow it any more
+        else:  # held, so that no address comes again
+            self._marked[storage._cdata] = StorageWeakRef(storage)
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        del types
+        kwargs = kwargs or {}
+        given = _tensors((args, kwargs))
+        if func in _OVERWRITES and args[0]._is_view() is False:
+            given = _tensors(args[1:])
+            self._marked.pop(getattr(_storage(args[0]), "_cdata", 0), None)
+        is_marked = any(map(self.has, given))
+        result = func(*args, **kwargs)
+        if is_marked:
+            made = _tensors(result)
+            self.is_seen |= not made and result is not None
+            written = zip(func._schema.arguments, args, strict=False)
+            made += _tensors([a for s, a in written if s.alias_info and s.alias_info.is_write])
+            for tensor in made:
+                self._mark(tensor)
+        return result
+
+
+class _Looks(TorchFunctionMode):
+    """Sees who looks into the memory of a followed tensor, where torch computes nothing."""
+
+    _BY = frozenset(
+        {
+            Tensor.__array__,
+            Tensor.__dlpack__,
+            Tensor.__reduce_ex__,
+            Tensor.data_ptr,
+            Tensor.numpy,
+            Tensor.tolist,
+            Tensor.untyped_storage,
+        }
+    )
+
+    def __init__(self, followed: _Followed) -> None:
+        super().__init__()
+        self._followed = followed
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``function``, and note it if it looks."""
+        del types
+        if function in self._BY and self._followed.has(args[0]):
+            self._followed.is_seen = True
+        return function(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> Any:  # noqa: ANN401 (torch's storage, or None of a sparse tensor)
+    try:
+        return tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _tensors(parts: Any) -> list[Tensor]:  # noqa: ANN401 (any structure)
+    return [leaf for leaf in tree_leaves(parts) if isinstance(leaf, Tensor)]

@@ -1,0 +1,190 @@
+"""Buffers that count calls: right where nobody reads them, refused where somebody does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import engine
+from engine.errors import WitnessError
+from engine.routine.module.counters import is_read
+from tests.strangers.plain import Variant, by_engine, by_trainings
+from tests.strangers.witnessed import output, routine
+
+
+class Counting(nn.Module):
+    """A net that does something with a buffer in every call."""
+
+    def __init__(self, does, shape=()):
+        super().__init__()
+        self.first, self.last, self.does = nn.Linear(6, 10), nn.Linear(10, 3), does
+        self.register_buffer("calls", torch.zeros(shape))
+        self.register_buffer("table", torch.linspace(0, 1, 10))
+
+    def forward(self, inputs):
+        """Call what does something between two layers."""
+        hidden = torch.tanh(self.first(inputs))
+        found = self.does(self, hidden)
+        return self.last(hidden if found is None else found)
+
+
+def _variant(does, shape=(), **changes):
+    return Variant(lambda: Counting(does, shape).double(), **changes)
+
+
+def _counted(net, hidden):
+    net.calls += 1
+
+
+def _replaced(net, hidden):
+    net.calls = net.calls + len(hidden)
+
+
+def _in_training(net, hidden):
+    net.calls += int(net.training)
+
+
+def _written_before_it_is_read(net, hidden):
+    net.calls.copy_(net.table)
+    return hidden + net.calls
+
+
+def _made_longer(net, hidden):
+    if len(net.calls) < 10:
+        net.calls = torch.linspace(0, 1, 10).double()
+    return hidden * net.calls
+
+
+def _recomputed(net, hidden):
+    def counted(hidden):
+        net.calls += 1
+        return hidden.sin()
+
+    return checkpoint(counted, hidden, use_reentrant=False)
+
+
+UNREAD = {
+    "calls": _variant(_counted),
+    "calls in training": _variant(_in_training),
+    "examples, in a new tensor": _variant(_replaced),
+    "calls inside of a checkpoint": _variant(_recomputed),
+    "a table that is written before it is read": _variant(_written_before_it_is_read, (10,)),
+    "a table that is made longer once": _variant(_made_longer, (2,)),
+}
+
+
+def _by_a_branch(net, hidden):
+    net.calls += 1
+    return hidden * 2 if net.calls > 1000 else None
+
+
+def _by_list(net, hidden):
+    net.calls += 1
+    return hidden * (1 + 1e-9 * net.calls.tolist())
+
+
+def _by_numpy(net, hidden):
+    net.calls += 1
+    return hidden * (1 + 1e-9 * float(net.calls.numpy()))
+
+
+def _before_it_counts(net, hidden):
+    found = hidden * (1 + 1e-9 * net.calls)
+    net.calls += 1
+    return found
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, calls):
+        ctx.save_for_backward(calls)
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 + ctx.saved_tensors[0]), None
+
+
+def _by_the_backward_pass(net, hidden):
+    net.calls += 1
+    return _Backward.apply(hidden, net.calls.clone())
+
+
+def _follows_activations(net, hidden):
+    net.calls.mul_(0.9).add_(hidden.detach().mean())
+
+
+def _by_a_sparse_tensor(net, hidden):
+    net.calls += 1
+    return hidden + torch.sparse.mm(net.calls[:, None].to_sparse(), hidden[:1]).sum()
+
+
+READ = {
+    "a branch that is never taken": _variant(_by_a_branch),
+    "a list": _variant(_by_list),
+    "numpy": _variant(_by_numpy),
+    "the loss, before it counts": _variant(_before_it_counts),
+    "the backward pass": _variant(_by_the_backward_pass),
+    "nobody, but it follows activations": _variant(_follows_activations),
+    "a sparse tensor": _variant(_by_a_sparse_tensor, (1,)),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_run_that_counts_is_right(name):
+    """The reference counts as well, and nothing comes of it."""
+    wanted, value = by_trainings(UNREAD[name])
+
+    found, output = by_engine(UNREAD[name])
+
+    assert output == pytest.approx(value, rel=1e-8)
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_buffer_that_is_read_is_refused(name):
+    """However little comes of it, and also where that begins later."""
+    with pytest.raises(WitnessError, match="'calls' changes during training"):
+        by_engine(READ[name])
+
+
+def test_a_counter_that_only_the_output_reads_is_refused():
+    """The evaluated model would be one that was never trained."""
+
+    def does(net, hidden):
+        if net.training:
+            net.calls += 1
+        return None if net.training else hidden * (1 + net.calls)
+
+    with pytest.raises(WitnessError, match="the output reads it"):
+        by_engine(_variant(does))
+
+
+@pytest.mark.parametrize("witness", [True, False])
+def test_the_module_of_the_end_has_the_counter_that_was_handed_in(witness):
+    """The engine's own calls are none of the user's; other values of z know it, too."""
+    model = Counting(_counted).double()
+    model.calls += 5
+    run = routine(model)
+
+    found = engine.metagradient(run, output, witness=witness)
+    again = run.with_metaparameters({"weights": torch.ones(24, dtype=torch.float64)})
+    engine.metagradient(again, output, witness=witness)
+
+    assert run.model_at(found.state).calls == 5
+    assert again.model_at(found.state).calls == 5
+    assert model.calls == 5
+
+
+def test_values_are_followed_through_views_and_new_tensors():
+    """A part of a marked tensor is one; what is written over is none any more."""
+    held, other = torch.ones(4), torch.ones(4)
+
+    assert is_read({"held": held}, lambda: (held[1:] * other[1:]).sum())
+    assert is_read({"held": held}, lambda: other.clone().add_(held))
+    assert is_read({"held": held}, lambda: [held.sum().item(), other][1])
+    assert not is_read({"held": held}, lambda: other * 2)
+    assert not is_read({"held": held}, lambda: held.add_(1) is None or other * 2)
+    assert not is_read({"held": held.clone()}, lambda: held.zero_().add_(other))
+    part = torch.ones(4)
+    assert is_read({"part": part}, lambda: [part[:2].zero_(), part * 1][1])
