@@ -97,7 +97,11 @@ def asked(recipe: DescentRecipe) -> Section:
             f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
         )
     rows = [
-        {"key": key, "here": written(here), "as it ships": written(shipped) or "not set"}
+        {
+            "key": key,
+            "here": written(here) or "not set",
+            "as it ships": written(shipped) or "not set",
+        }
         for key, (here, shipped) in (changes or {}).items()
     ]
     return Section(
