@@ -232,7 +232,7 @@ def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
     """Return how to make a run again, and what to do with it."""
     commands = {
         f"mgd resume {record.run} --store STORE": "To go on where stages are missing, and to write "
-        "this report anew; STORE is the folder that holds runs/",
+        "this report if it is gone; STORE is the folder that holds runs/",
     }
     command = from_nothing(record)
     if command is not None:

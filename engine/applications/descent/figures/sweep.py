@@ -119,5 +119,5 @@ def _draw_layers(
     if names:
         axes.set_yticks([row + 0.5 for row in range(number)], list(names), fontsize=SMALL)
     else:
-        axes.set(ylabel=f"{number} parameter tensors, in order")
+        axes.set(ylabel=f"{number} parameter tensors, in order", yticks=[])
     figure.colorbar(image, ax=axes, label="log10 of adjoint norm", pad=0.01)
