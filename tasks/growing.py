@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
-from engine.errors import EngineError, StoreError, with_settings
+from engine.errors import ConfigurationError, EngineError, StoreError, with_settings
 from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board
 from engine.progress.displays import ticking
@@ -125,9 +125,12 @@ class GrowingReport:
         make, _ = self._newest()
         command = f"mgd resume {shlex.quote(self._run)} --store {shlex.quote(self._store)}"
         cause, tells = _cause(error), self._own is not None
+        is_refused = isinstance(error, ConfigurationError)
         try:
             page = write_so_far(
-                self._store, self._run, lambda: stopped(make(), cause, command, tells=tells)
+                self._store,
+                self._run,
+                lambda: stopped(make(), cause, command, tells=tells, is_refused=is_refused),
             )
             if page is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
                 show_markdown(self._store, self._run, self._recipe.name, as_markdown(page))

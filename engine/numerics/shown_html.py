@@ -34,7 +34,7 @@ def rows_html(rows: Sequence[Mapping[str, object]], most: int = 12) -> str:
         return ""
     heads = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
     lines = "".join(
-        f"<tr>{''.join(f'<td>{_figure(row.get(name, str()))}</td>' for name in rows[0])}</tr>"
+        f"<tr>{''.join(_in_table(_figure(row.get(name, ''))) for name in rows[0])}</tr>"
         for row in rows[:most]
     )
     more = f"<p>... and {len(rows) - most} rows more.</p>" if len(rows) > most else ""
@@ -73,6 +73,11 @@ def curve(values: Sequence[float], label: str) -> Drawn:
         'style="vertical-align:middle"><polyline fill="none" stroke="currentColor" '
         f'stroke-width="1.5" points="{points}"/></svg> {last}'
     )
+
+
+def _in_table(cell: str) -> str:
+    """Return a cell of a table; beside a sentence, browsers break words and numbers at hyphens."""
+    return f"<td>{cell}</td>" if " " in cell else f'<td style="white-space:nowrap">{cell}</td>'
 
 
 def _figure(value: object) -> str:

@@ -95,8 +95,8 @@ class CheckReport(Settings):
             {
                 "check": each.name,
                 "verdict": each.verdict.value,
-                "found": "" if each.value is None else each.value,
-                "limit": "" if each.limit is None else each.limit,
+                "found": "" if each.value is None else f"{each.value:.3g}",
+                "limit": "" if None in (each.value, each.limit) else f"{each.limit:.3g}",
                 "meaning": each.meaning(),
             }
             for each in self.checks

@@ -4,6 +4,7 @@ A display looks at a meter from a thread of its own, so that a step of a trainin
 """
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -28,6 +29,18 @@ _LOOK_SECONDS = 0.5
 
 _PAUSES = (5.0, 10.0, 20.0, 30.0, 60.0)
 """Longest silences of plain lines, one after the other; the last one counts from then on."""
+
+
+def can_draw(stream: Any) -> bool:  # noqa: ANN401 (whatever stands for standard error)
+    """Return whether a stream ends in a terminal that can take back what it has shown.
+
+    A dumb one, as in an editor, cannot, and would show nothing of a picture: it gets plain lines.
+    """
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    )
 
 
 class Scores:
@@ -175,7 +188,7 @@ def _display(meter: Meter) -> Iterator[None]:
     if handle is not None:
         with ticking(lambda: handle.update(html(meter, time.monotonic() - began))):
             yield
-    elif sys.stderr.isatty():
+    elif can_draw(sys.stderr):
         with live(meter):
             yield
     else:

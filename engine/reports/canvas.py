@@ -40,6 +40,15 @@ _LETTERS = 46
 _TICKS = 5
 """Most numbers below an axis on a phone."""
 
+_HARDLY = 0.1
+"""Of the greatest value: a spread below it is not seen on an axis that begins at 0."""
+
+_MARGIN = 0.1
+"""Of the spread, above and below it."""
+
+_WORDS = re.compile(r"[^./]*[./]?")
+"""Words of a name, each with the dot or slash behind it."""
+
 _SMALL = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -167,11 +176,50 @@ def whole_numbers(axes: "matplotlib.axes.Axes") -> None:
     axes.xaxis.set_major_locator(MaxNLocator(bins, integer=True, steps=[1, 2, 5, 10]))
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return names that leave a figure its room: without what is common to all, if they are long.
+
+    They may still be longer than ``name_room``: see ``cut_name``.
+    """
+    if max(map(len, names), default=0) <= name_room() or len(set(names)) < 2:
+        return list(names)
+    parts = [_WORDS.findall(name) for name in names]
+    shortest = min(map(len, parts)) - 1  # a word stays of each
+    before = next((n for n in range(shortest) if len({each[n] for each in parts}) > 1), shortest)
+    rest = [each[before:] for each in parts]
+    shortest -= before
+    behind = next(
+        (n for n in range(shortest) if len({each[-1 - n] for each in rest}) > 1), shortest
+    )
+    return ["".join(each[: len(each) - behind]).strip("./") for each in rest]
+
+
+def cut_name(name: str) -> str:
+    """Return a name with its middle left out, if it is longer than there is room."""
+    room = name_room()
+    if len(name) <= room:
+        return name
+    end = room // 2
+    return f"{name[: room - end - 1]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
+
+
+def name_room() -> int:
+    """Return how many characters of a name leave a figure most of its width."""
+    return 22 if is_narrow() else 40
+
+
 def scale(axes: "matplotlib.axes.Axes", values: Sequence[float], *, log: bool = False) -> None:
-    """Start the y axis at 0, or make it logarithmic: if asked for, or over two powers of ten."""
+    """Start the y axis at 0, or make it logarithmic: if asked for, or over two powers of ten.
+
+    Values that hardly differ beside their size fill the height: from 0 on they would be one line.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = min(values), max(values)
+    if not log and low > 0 and 0 < high - low < _HARDLY * high:
+        margin = _MARGIN * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+        return
     if low <= 0 or not (log or high > 100 * low):
         axes.set_ylim(bottom=0)
         return

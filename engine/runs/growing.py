@@ -75,7 +75,7 @@ def goes_on() -> str:
     return f"it goes on, and this page with it; written {_now()}"
 
 
-def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
+def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bool = False) -> Page:
     """Return the last page of a start that ended before its run did.
 
     Args:
@@ -84,12 +84,13 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
         command: Lets it go on.
         tells: Whether the page's verdict says what came of the run so far, and not only where it
             stood.
+        is_refused: Whether it did not fail, but was refused for what was asked.
     """
     first, *others = [line.strip() for line in cause.splitlines() if line.strip()]
     return replace(
         page,
         run=f"{page.run.partition(';')[0]}; stopped {_now()}",
-        verdict="It stopped before its end.",
+        verdict="It was refused." if is_refused else "It stopped before its end.",
         numbers=[
             replace(each, note="") if each.label == _TIME_GONE else each for each in page.numbers
         ],
@@ -100,10 +101,16 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool) -> Page:
             Section(
                 "How it goes on",
                 notes=[
-                    "What is finished is kept, and is not made again. If the settings are what "
-                    "stopped it, change them: the same ones stop it again."
+                    "The same settings are refused again: run it with others."
+                    if is_refused
+                    else "What is finished is kept, and is not made again. If the settings are "
+                    "what stopped it, change them: the same ones stop it again."
                 ],
-                commands={command: "To go on where it stopped"},
+                commands={
+                    command: "If what was refused has changed outside of them, as data can"
+                    if is_refused
+                    else "To go on where it stopped"
+                },
             ),
             *(each for each in page.sections if each.folded),
         ],

@@ -97,7 +97,11 @@ def asked(recipe: DescentRecipe) -> Section:
             f"Nothing was changed of the recipe {name} as it ships. What differs from the defaults:"
         )
     rows = [
-        {"key": key, "here": written(here), "as it ships": written(shipped) or "not set"}
+        {
+            "key": key,
+            "here": written(here) or "not set",
+            "as it ships": written(shipped) or "not set",
+        }
         for key, (here, shipped) in (changes or {}).items()
     ]
     return Section(
@@ -228,7 +232,7 @@ def repeating(record: FinishedRun, files: Mapping[str, bytes]) -> Section:
     """Return how to make a run again, and what to do with it."""
     commands = {
         f"mgd resume {record.run} --store STORE": "To go on where stages are missing, and to write "
-        "this report anew; STORE is the folder that holds runs/",
+        "this report if it is gone; STORE is the folder that holds runs/",
     }
     command = from_nothing(record)
     if command is not None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,15 @@ _AS_TYPED = re.compile(r"[\w.,:/@%+=-]*", re.ASCII)
 """Values that mean the same to every shell as to us. Others are not offered: a shell takes what it
 is offered as it is, and a file of somebody else's could say ``$(...)``."""
 
+_REGISTER = "compdef %(complete_func)s %(prog_name)s"
+
+_REGISTER_AND_CALL = f"""\
+{_REGISTER}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  %(complete_func)s "$@"
+fi"""
+"""What is read by ``source`` is registered; what is loaded as a function is called as well."""
+
 _cut: list[str] = []
 """The key whose value bash completes, if it has cut that off."""
 
@@ -38,7 +48,23 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (Typer's)
         """Carry a command out, or answer a shell."""
         _join_words(os.environ)
+        if any(word.endswith("-completion") for word in sys.argv[1:2]):
+            _complete_from_the_first_tab()
         return super().main(*args, **options)
+
+
+def _complete_from_the_first_tab() -> None:
+    """Give zsh a script that completes when it is loaded.
+
+    A shell loads the file at the first Tab, as the body of the function that it then calls. Typer's
+    file only defines another function and registers that, so the first Tab of each shell did
+    nothing, as if nothing were installed. Typer has no public place for a script of one's own.
+    """
+    with suppress(ImportError, AttributeError, KeyError):
+        from typer import _completion_shared
+
+        scripts = _completion_shared._completion_scripts  # pyright: ignore[reportPrivateUsage]
+        scripts["zsh"] = scripts["zsh"].replace(_REGISTER, _REGISTER_AND_CALL)
 
 
 def _join_words(environment: MutableMapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from engine.progress.displays import LINES, PlainLines, Scores, ticking
+from engine.progress.displays import LINES, PlainLines, Scores, can_draw, ticking
 from engine.progress.meter import Meter, heard_by
 from flows.cli.screen import Screen, plain, tell
 from flows.cli.signals import before_last_words, stop_on_signals
@@ -71,7 +71,7 @@ def watched(*, quiet: bool = False) -> Iterator[None]:
     with heard_by(meter), ExitStack() as stack:
         if quiet:
             write = _line
-        elif sys.stderr is not None and sys.stderr.isatty():
+        elif can_draw(sys.stderr):
             write = stack.enter_context(_picture(meter))
         else:
             lines = PlainLines(meter, _line)

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from traceback import walk_tb
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_notebook_shows_a_table(objects, name, says):
     assert "<table>" in shown
     assert "tensor(" not in shown
     assert [each for each in says if each.lower() not in shown.lower()] == []
+
+
+def test_numbers_and_names_of_checks_stay_whole(objects):
+    """Beside a sentence, browsers broke ``1e-08`` and ``second-derivatives`` at their hyphens."""
+    report = next(each for each in objects.values() if isinstance(each, engine.CheckReport))
+    table = report._repr_html_()
+
+    assert '<td style="white-space:nowrap">second-derivatives</td>' in table
+    assert '<td style="white-space:nowrap">1e-' in table
+    assert "000</td>" not in table
+    assert re.search("<td>[^<]*(first step|agree)", table)
 
 
 def test_names_from_outside_are_no_markup():

@@ -8,7 +8,16 @@ import pytest
 
 from engine.applications.descent.figures.sources import draw_sources
 from engine.applications.descent.source_shares import SourceShare
-from engine.reports.canvas import BLUE, _power, is_narrow, new_figure, png
+from engine.reports.canvas import (
+    BLUE,
+    _power,
+    cut_name,
+    is_narrow,
+    new_figure,
+    png,
+    scale,
+    short_names,
+)
 from engine.reports.vector import vector
 
 NAMES = ["price $5 and $\\frac{$", "a$b_{$c", "$\\mathdefault{" * 3, "\\$x$", "{}", "%s", "a\nb"]
@@ -28,7 +37,8 @@ def test_a_dollar_in_a_name_is_a_sign_like_any_other(name):
     image = png(figure)
 
     assert image.startswith(b"\x89PNG")
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [name, "other"]
+    shown = figure.axes[0].get_yticklabels()[0].get_text()
+    assert shown == name if len(name) <= 40 else len(shown) == 40
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,3 +151,41 @@ def test_powers_of_ten_are_written_with_small_digits():
     assert {"10\u207b\u00b2", "10\u00b2"} <= set(labels)
     assert _power(2e-3, "2e-3") == "0.002"
     assert not _power(3.0, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "from_zero"), [([6.58, 6.53], False), ([0.9, 0.5], True), ([2.0, 2.0], True)]
+)
+def test_a_curve_that_hardly_moves_fills_the_height(values, from_zero):
+    """From 0 on it was one line at the upper edge, with half of its markers cut off."""
+    figure, (axes,) = new_figure(3.0)
+    axes.plot(values)
+    scale(axes, values)
+    low, high = axes.get_ylim()
+
+    assert bool(low == 0) is from_zero
+    assert low < min(values)
+    assert high > max(values)
+    assert from_zero or (max(values) - min(values)) / (high - low) > 0.5
+    assert png(figure)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["0.weight", "2.bias"], ["0.weight", "2.bias"]),
+        (["x" * 30 + ".a.weight.end", "x" * 30 + ".b.weight.end"], ["a", "b"]),
+        (["x" * 50 + ".a", "x" * 50 + ".a.b"], ["a", "a.b"]),
+        (["x" * 50] * 2, ["x" * 50] * 2),
+        ([], []),
+    ],
+)
+def test_long_names_lose_what_is_common_to_all(names, short):
+    """Short ones stay what they are."""
+    assert short_names(names) == short
+
+
+def test_a_long_name_keeps_both_of_its_ends():
+    """What tells files apart stands at their end, or at their beginning."""
+    assert cut_name("a" * 30 + "b" * 30) == "a" * 19 + "\N{HORIZONTAL ELLIPSIS}" + "b" * 20
+    assert cut_name("gradient-similarity") == "gradient-similarity"

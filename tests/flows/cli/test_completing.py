@@ -2,9 +2,13 @@
 
 import json
 import os
+import pty
 import re
+import select
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -132,6 +136,78 @@ def test_what_a_shell_would_carry_out_is_not_offered(complete, tmp_path):
     assert {"arguments.url=", "arguments.label="} <= set(keys)
     assert not any("touch" in key for key in keys)
     assert complete("show", "--store", str(tmp_path), "") == []
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Return the environment of a user whose shells find ``mgd``, and complete nothing yet."""
+    program = tmp_path / "bin" / "mgd"
+    program.parent.mkdir()
+    code = 'import sys; sys.argv[0] = "mgd"; from flows.cli.start import main; sys.exit(main())'
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
+    program.chmod(0o755)
+    (tmp_path / "home").mkdir()
+    return os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.getcwd(),
+        "HOME": str(tmp_path / "home"),
+        "XDG_CONFIG_HOME": str(tmp_path / "home" / ".config"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TERM": "xterm",
+    }
+
+
+def install(name, environment):
+    """Let a shell that is there install what completes."""
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    subprocess.run([name, "-c", "mgd --install-completion; true"], env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_fish_completes_names_values_and_else_files(shell, tmp_path):
+    """Its script is asked as fish asks."""
+    install("fish", shell)
+    (tmp_path / "zebra.yaml").touch()
+    lines = {
+        "mgd run digits-se": "digits-selection",
+        "mgd run digits-selection --set outer.update=mask": "outer.update=masked-sign",
+        "mgd run zeb": "zebra.yaml",
+    }
+    for typed, whole in lines.items():
+        asked = ["fish", "-c", f"complete -C '{typed}'"]
+        found = subprocess.run(asked, env=shell, cwd=tmp_path, capture_output=True, text=True)
+        assert found.stdout.split("\t")[0].split() == [whole], typed
+
+
+@pytest.mark.slow
+def test_zsh_completes_from_the_first_tab_on(shell):
+    """Typer's own script does nothing at the first one, and one that only calls, at the second."""
+    install("zsh", shell)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe("zsh", ["zsh", "-i"], shell | {"PS1": "ready> "})
+    try:
+        read_until("ready> ", terminal)
+        for typed, rest in [("run digits-se", "lection"), ("check digits-exc", "hange")]:
+            os.write(terminal, f"mgd {typed}\t".encode())
+            read_until(rest, terminal)
+            os.write(terminal, b"\x15")
+        os.write(terminal, b"mgd run digits-selection --set outer.update=mask\t")
+        read_until("ed-sign", terminal)
+    finally:
+        os.close(terminal)
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def read_until(words, terminal, seconds=60):
+    """Read what a terminal shows until the words are there."""
+    shown, end = "", time.monotonic() + seconds
+    while words not in shown:
+        assert time.monotonic() < end, f"{words!r} never came after {shown!r}"
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace")
 
 
 @pytest.mark.slow

@@ -35,6 +35,22 @@ def test_log_file_has_lines_with_times(capsys):
     assert listening() is None
 
 
+@pytest.mark.parametrize("term", ["dumb", "xterm-256color"])
+def test_terminal_that_cannot_draw_gets_lines(term, monkeypatch):
+    """In an editor's terminal a run was silent until its first outer step."""
+    monkeypatch.setenv("TERM", term)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", stream)
+        with watched(), doing("reading the data"):
+            time.sleep(0.7)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    assert ("] Reading the data" in shown) is (term == "dumb")
+    assert ("\x1b[" in shown) is not (term == "dumb")
+
+
 @pytest.mark.slow
 def test_nothing_is_sent_elsewhere_and_nobody_is_told_that_it_is(monkeypatch):
     """Prefect's notice of that was the first thing that a run printed."""

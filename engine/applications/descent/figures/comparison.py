@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.applications.descent.material import Material
 from engine.applications.descent.record import RunRecord, SetUp
-from engine.reports.canvas import BLUE, GREY, ORANGE, lying, new_figure
+from engine.reports.canvas import BLUE, GREY, ORANGE, cut_name, lying, new_figure
 from engine.reports.sections import Figure, Section, Table
 from engine.reports.units import write_number, write_percent
 from engine.reports.vector import vector
@@ -89,7 +89,7 @@ def draw_comparison(record: RunRecord) -> "matplotlib.figure.Figure":
     losses = [row.scores["test"]["loss"] for row in rows]
     bars = axes.barh(range(len(rows)), losses, 0.65, color=[colours[row.role] for row in rows])
     axes.bar_label(bars, labels=[f"{loss:#.3g}" for loss in losses], padding=3)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [cut_name(row.name) for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="mean test loss (nats)")

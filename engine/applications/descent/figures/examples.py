@@ -61,6 +61,12 @@ def shown_examples(
     right, wrong = (~data.corrupted, data.corrupted) if known else (against_it < 0, against_it > 0)
     saying = "known to be {}" if known else "at the start the metagradient spoke {} it"
     for_it, against = ("right", "wrong") if known else ("for", "against")
+    # What is known to be right surprises most where the run is surest that it harms. Where nothing
+    # is known, the run itself surprises: most, where its first metagradient spoke loudest.
+    if known:
+        late, early = worst, best
+    else:
+        late, early = best, worst
     spoils, serves = ("lower", "raise") if uphill else ("raise", "lower")
     groups = {
         f"{out.capitalize()}: more of these would {spoils} the objective most": (
@@ -70,10 +76,10 @@ def shown_examples(
             [place for place in best.tolist() if not dropped[place]][:SHOWN]
         ),
         f"Surprising: {out}, although {saying.format(for_it)}": (
-            [place for place in worst.tolist() if dropped[place] and right[place]][:SURPRISING]
+            [place for place in late.tolist() if dropped[place] and right[place]][:SURPRISING]
         ),
         f"Surprising: {kept}, although {saying.format(against)}": (
-            [place for place in best.tolist() if not dropped[place] and wrong[place]][:SURPRISING]
+            [place for place in early.tolist() if not dropped[place] and wrong[place]][:SURPRISING]
         ),
     }
     return {

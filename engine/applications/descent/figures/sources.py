@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from engine.applications.descent.material import Material
 from engine.applications.descent.source_shares import SourceShare
-from engine.reports.canvas import BLUE, GREY, legend, lying, new_figure
+from engine.reports.canvas import BLUE, GREY, cut_name, legend, lying, new_figure
 from engine.reports.sections import Figure, Section
 from engine.reports.vector import vector
 
@@ -39,7 +39,7 @@ def draw_sources(shares: Sequence[SourceShare]) -> "matplotlib.figure.Figure":
             [place + offset for place in places], values, 0.38, color=colour, label=label
         )
         axes.bar_label(bars, labels=[f"{value:.0f} %" for value in values], padding=3)
-    axes.set_yticks(list(places), [each.name for each in shares])
+    axes.set_yticks(list(places), [cut_name(each.name) for each in shares])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="share of the training (%)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from engine.applications.descent.material import Material
 from engine.applications.descent.record import RunRecord
 from engine.preflight.growth import GROWTH_LIMIT, WINDOW
-from engine.reports.canvas import BLUE, SMALL, new_figure, whole_numbers
+from engine.reports.canvas import BLUE, SMALL, name_room, new_figure, short_names, whole_numbers
 from engine.reports.sections import Figure, Section
 from engine.reports.vector import vector
 
@@ -74,7 +74,10 @@ def draw_sweep(
     total = math.fsum(share_norms.values())
     shares = {step: norm / total for step, norm in sorted(share_norms.items())} if total else {}
     several = not layer_norms or sum(share > 0 for share in shares.values()) != 1
-    shown = len(layers) if len(layers) <= MOST_NAMES else WITHOUT_NAMES
+    names = short_names(layers) if len(layers) <= MOST_NAMES else []
+    if any(len(name) > name_room() for name in names):
+        names = []  # those that are cut would look alike
+    shown = len(names) or WITHOUT_NAMES
     above = 0.24 * shown if layer_norms else 0.0
     figure, panels = new_figure(0.9 + above + 1.5 * several, rows=bool(layer_norms) + several)
     # Steps before the first one that reads z are not reversed, and would only be blank; that one
@@ -87,7 +90,7 @@ def draw_sweep(
         panels[-1].set(ylabel="share of the\nmetagradient")
         panels[-1].set_ylim(bottom=0)
     if layer_norms:
-        _draw_layers(figure, panels[0], layers, layer_norms)
+        _draw_layers(figure, panels[0], names, layer_norms)
     for axes in panels:
         axes.set_xlim(first, num_steps)
         whole_numbers(axes)
@@ -98,22 +101,23 @@ def draw_sweep(
 def _draw_layers(
     figure: "matplotlib.figure.Figure",
     axes: "matplotlib.axes.Axes",
-    layers: Sequence[str],
+    names: Sequence[str],
     norms: Mapping[int, Sequence[float]],
 ) -> None:
     steps = sorted(norms)
+    number = len(norms[steps[0]])
     rows = [
         [math.log10(norms[step][row]) if norms[step][row] > 0 else math.nan for step in steps]
-        for row in range(len(layers))
+        for row in range(number)
     ]
     edges = [*steps, steps[-1] + 1]
     image = axes.pcolormesh(
-        edges, range(len(layers) + 1), rows, cmap="viridis", shading="flat", rasterized=True
+        edges, range(number + 1), rows, cmap="viridis", shading="flat", rasterized=True
     )
     axes.grid(visible=False)
     axes.invert_yaxis()
-    if len(layers) <= MOST_NAMES:
-        axes.set_yticks([row + 0.5 for row in range(len(layers))], list(layers), fontsize=SMALL)
+    if names:
+        axes.set_yticks([row + 0.5 for row in range(number)], list(names), fontsize=SMALL)
     else:
-        axes.set(ylabel=f"{len(layers)} parameter tensors, in order")
+        axes.set(ylabel=f"{number} parameter tensors, in order", yticks=[])
     figure.colorbar(image, ax=axes, label="log10 of adjoint norm", pad=0.01)

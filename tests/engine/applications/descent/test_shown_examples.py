@@ -49,6 +49,17 @@ def test_run_that_maximizes_speaks_for_what_raises_the_objective():
     }
 
 
+def test_what_surprises_most_comes_first():
+    """Where nothing is known of the examples, that is where the first metagradient was loudest."""
+    counts = torch.tensor([0, 0, 1, 1])
+    score = torch.tensor([-1.0, -3.0, 2.0, 4.0])
+
+    *_, out, kept = shown_examples(own(str), counts, score).values()
+
+    assert [each.text for each in out] == ["1", "0"]
+    assert [each.text for each in kept] == ["3", "2"]
+
+
 @pytest.mark.parametrize(
     ("kind", "words"), [("counts", "by one more copy of"), ("weights", "by the weight of")]
 )

@@ -5,7 +5,7 @@ import pytest
 from engine.applications.descent.figures import training
 from engine.applications.descent.figures.sweep import MOST_NAMES, draw_sweep
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.reports.canvas import png
+from engine.reports.canvas import NARROW, WIDTH, drawn_at, png
 from tests.made_records import make_curves, make_record, render, size_of
 
 
@@ -60,6 +60,32 @@ def test_the_sweep_is_drawn_over_the_steps_that_were_reversed(num_layers):
     labels = [label.get_text() for label in above.get_yticklabels()]
     assert (labels == names) == (num_layers <= MOST_NAMES)
     assert min(size_of(png(figure))) > 300
+
+
+@pytest.mark.parametrize("layers", [4, 20])
+def test_long_names_of_layers_leave_the_figure_its_room(layers):
+    """Names of adapters in a model of transformers took all of a phone's width, and half a page."""
+    parts = [f"{n}.{p}_proj.lora_{p}" for n in range(layers // 2) for p in "qk"]
+    names = [f"network.base_model.model.model.layers.{part}.default.weight" for part in parts]
+    norms = {step: [1.0] * layers for step in range(5, 9)}
+
+    wide, narrow = [], []
+    for width, shown in ((WIDTH, wide), (NARROW, narrow)):
+        with drawn_at(width):
+            figure = draw_sweep(names, norms, {5: 1.0, 6: 1.0}, 8)
+            image = png(figure)
+            shown += [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert min(size_of(image)) > 300
+        assert figure.axes[0].get_position().width > 0.4
+    assert wide == narrow == parts
+
+
+def test_names_that_stay_long_are_left_out():
+    """Cut in their middle they would look alike."""
+    names = [f"a{n}.{'block' * 9}.b{n}" for n in range(4)]
+    figure = draw_sweep(names, {step: [1.0] * 4 for step in range(5, 9)}, {5: 1.0, 6: 1.0}, 8)
+
+    assert figure.axes[0].get_ylabel() == "4 parameter tensors, in order"
 
 
 def test_a_sweep_of_one_step_is_drawn():
