@@ -76,6 +76,10 @@ class WitnessError(UndifferentiableError):
     """A step that the user's module takes by itself is another one than the engine's."""
 
 
+class IdleParametersError(ConfigurationError):
+    """Some steps leave out parameters that others use, and nobody said what an update does then."""
+
+
 class NonFiniteError(EngineError, ArithmeticError):
     """A loss, a state or an adjoint became infinite or NaN."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError, EngineError, IdleParametersError
 from engine.metaparameters.counts import Counts
 from engine.numerics.determinism import deterministic
 from engine.preflight import census as operations
@@ -24,6 +24,7 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
 from engine.replay.first_step import check_routine
+from engine.routine.idle import skipping_idle
 from engine.routine.intake import refuse_no_routine, refuse_output, whole_number
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
@@ -32,6 +33,7 @@ from engine.witness.twins import exact_twin, long_twin
 from engine.witness.witness import gradient_limit, testify
 
 
+@skipping_idle
 def check(
     routine: Routine,
     output: Output,
@@ -195,6 +197,8 @@ def _attempt(name: str, make: Callable[[], Check]) -> Check:
     try:
         with doing(f"check of {name}"):
             return make()
+    except IdleParametersError:  # whoever asked for the checks decides what is meant
+        raise
     except EngineError as error:
         cause, remedy = _cause_and_remedy(str(error))
         return Check(

@@ -242,6 +242,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         path=recipe.training.path,
         piece=recipe.training.piece,
         shards=recipe.training.shards,
+        skip_idle=recipe.training.skip_idle,
         **parts,
     )
     start, own = _start(routine.model), own_digests(problem, routine)

@@ -91,6 +91,10 @@ class TrainingConfig(Settings):
     """Pieces of a batch whose gradients are made one after the other and summed in a fixed binary
     tree, in both sweeps, which bounds the memory; dropout draws for each piece by itself."""
 
+    skip_idle: bool | None = None
+    """Whether a step leaves parameters as they are that its loss leaves out, as torch's optimizers
+    do; empty means that a run in which that makes a difference is refused."""
+
     tf32: bool = False
     """Let a GPU multiply with 10 bits of mantissa; the last digits of a metagradient then mean
     less."""

@@ -20,6 +20,7 @@ from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
+from engine.routine.idle import skipping_idle
 from engine.routine.loss_terms import Term
 from engine.routine.module.held_module import Params
 from engine.routine.routine import Routine
@@ -56,6 +57,7 @@ class Together(StrEnum):
     """One after the other, with the bits that each has by itself."""
 
 
+@skipping_idle
 def train_many(
     routine: Routine,
     points: Sequence[Metaparams],
@@ -91,6 +93,7 @@ def train_many(
     return states
 
 
+@skipping_idle
 def train_each(
     routine: Routine,
     points: Sequence[Metaparams],
@@ -222,6 +225,8 @@ def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
     runs, points = zip(*part, strict=True)
     if runs[0].own is not None:
         return "the runs have a state of their own."
+    if runs[0].skip_idle:
+        return "the runs skip what a step leaves out."
     if runs[0].statistics is not None:
         return "the model keeps running statistics of batch normalization."
     z, states = _stacked(points), _initial_states(runs, points)

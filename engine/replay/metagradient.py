@@ -26,6 +26,7 @@ from engine.replay.interpreter import Sweep
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.later_steps import LaterSteps
 from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
+from engine.routine.idle import skipping_idle
 from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
@@ -189,6 +190,7 @@ def metagradients(
 _OTHERS = ("z", "store", "witness", "progress")
 
 
+@skipping_idle
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe, says)
     routine: Routine,

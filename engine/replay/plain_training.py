@@ -11,6 +11,7 @@ from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
+from engine.routine.idle import skipping_idle
 from engine.routine.intake import point_from, refuse_no_routine, refuse_output
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
@@ -18,6 +19,7 @@ from engine.types import Metaparams, Output, State
 from engine.witness.repeated import FirstCalls
 
 
+@skipping_idle
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | None = None) -> State:
     """Train all T steps at z and return s_T.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.shown import shown_value
+from engine.routine.idle import UPDATES, USED, hands_on, leaving_out
 from engine.routine.layout import Layout
 from engine.types import Hyperparameters, State
 
@@ -38,8 +39,9 @@ class Optimizer:
         init: Maps params, shape (params,), to the moments at step 0, flat vectors.
         update: Maps (state, gradient, hyperparameters, step) to the next state. ``state`` holds
             ``params`` and the moments; ``hyperparameters`` holds ``learning_rate`` as well;
-            ``step`` counts from 0; in a compiled step it is a scalar tensor. Must be pure and
-            differentiable in all but ``step``.
+            ``step`` counts from 0; in a compiled step it is a scalar tensor, and in a run that
+            skips what a step leaves out a vector, how often each number was moved before. Must be
+            pure and differentiable in all but ``step``.
         recover: Optional; maps (state, next state, hyperparameters) to the gradient that led from
             one to the other, to rounding. It saves ``forward-over-reverse`` a pass; SGD needs
             none, because its update is linear in the gradient.
@@ -55,6 +57,9 @@ class Optimizer:
     recover: Recover | None = None
     fit: "Callable[[Layout, torch.device], Optimizer] | None" = None
     evaluated: str = "params"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "update", leaving_out(self.update))
 
     def __repr__(self) -> str:
         return f"Optimizer({self.name}: {shown_value(self.hyperparameters)})"
@@ -205,7 +210,8 @@ class _Parts:
         return {"params": self._gather(part, state["params"]), **moments}
 
     def _hyper(self, part: Layout, prefix: str, hyper: Hyperparameters) -> Hyperparameters:
-        own = {**_named(prefix, hyper), "learning_rate": hyper["learning_rate"]}
+        common = {n: hyper[n] for n in ("learning_rate", USED, UPDATES) if n in hyper}
+        own = {**_named(prefix, hyper), **common}
         return {
             name: self._gather(part, value)
             if isinstance(value, Tensor) and value.ndim  # one number for each parameter
@@ -220,6 +226,7 @@ class _Parts:
             for name, row in each.init(self._gather(part, params)).items()
         }
 
+    @hands_on
     def update(
         self, state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor
     ) -> State:

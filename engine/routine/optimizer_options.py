@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.recipes.optimizer import ParameterGroup
+from engine.routine.idle import hands_on
 from engine.routine.layout import Layout
 from engine.routine.optimizer import REST, Optimizer, unfitted, wrapped
 from engine.types import Hyperparameters, State
@@ -104,6 +105,7 @@ def _grouped(optimizer: Optimizer, groups: tuple[ParameterGroup, ...]) -> Optimi
             moved = {n: hyper[n] * factor + value for n, (factor, value) in own.items()}
             return {**hyper, **moved}
 
+        @hands_on
         def update(
             state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor
         ) -> State:
@@ -178,6 +180,7 @@ def _clipped(optimizer: Optimizer, norm: Any, value: Any) -> Optimizer:  # noqa:
         raise ConfigurationError(f"{name} is {limit!r}. Use a number above 0, e.g. {name}=1.0.")
 
     def wrap(inner: Optimizer) -> Optimizer:
+        @hands_on
         def update(
             state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor
         ) -> State:
@@ -245,6 +248,7 @@ def _averaged(inner: Optimizer, decay: float | Sequence[float] | None, start: in
     def init(params: Tensor) -> State:
         return {**inner.init(params), AVERAGE: params.clone()}
 
+    @hands_on
     def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
         own = {n: v for n, v in hyper.items() if n != "ema_decay"}
         before = {name: row for name, row in state.items() if name != AVERAGE}

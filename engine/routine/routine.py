@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, DataError
+from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator, seeded
 from engine.recipes.replay import StepPath
 from engine.routine.batch_order import GivenOrder, Order, given_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import rows_of
+from engine.routine.idle import SKIPPED, update_used
 from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
@@ -30,7 +31,7 @@ from engine.routine.module.held_module import HeldModule, Params
 from engine.routine.module.modules import Called
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, takes
-from engine.routine.validate import refuse_misfits
+from engine.routine.validate import refuse_bad_examples, refuse_misfits
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -69,6 +70,11 @@ class Routine(HeldModule):
             of each shard.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
+        skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
+            optimizers do with those whose gradient is None: experts that a router gives nothing,
+            layers that are dropped. The state then counts the steps that each tensor skipped, for
+            Adam's bias. False: their gradient is zero, so decay and moments go on. By default
+            ``engine.train`` and its like do as with True where it matters, and a flow refuses.
         state: Where a state of the problem's own starts: tensors (or dicts of them) by name, or
             functions that make one of the parameters by name. The loss, and an output, that has an
             argument ``state`` is given it.
@@ -96,6 +102,7 @@ class Routine(HeldModule):
     path: StepPath = StepPath.PLAIN
     piece: int | None = None
     shards: int = 1
+    skip_idle: bool | None = None
     order: Any = None
     state: Any = None
     advance: Callable[..., Any] | None = None
@@ -113,12 +120,7 @@ class Routine(HeldModule):
         object.__setattr__(self, "order", self._made_order())
         RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
-        for tensor in self._example_tensors():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise DataError(
-                    "The examples hold NaN or infinite values. Training on them makes every "
-                    "number after the first such batch NaN: clean the data first."
-                )
+        refuse_bad_examples(self.examples)
         for name, kind in self.metaparameters.items():
             if not (kind.shapes_start or any(map(kind.enters, range(self.num_steps)))):
                 raise ConfigurationError(
@@ -188,6 +190,8 @@ class Routine(HeldModule):
         for name, kind in self.metaparameters.items():
             params = kind.initial(point[name], params)
         state = {"params": params, **self.optimizer.init(params.detach())}
+        if self.skip_idle:
+            state[SKIPPED] = params.new_zeros(len(self.layout.shapes))
         if self.own is not None:
             state[OWN] = self.own.initial(self.layout.views(params))
         return state if self.statistics is None else {**state, BUFFERS: self.statistics.initial()}
@@ -199,13 +203,8 @@ class Routine(HeldModule):
     @cached_property
     def first_step(self) -> int:
         """Return the first step that reads z; no earlier step has a share in the metagradient."""
-        if self.shapes_start:
-            return 0
-        return min(
-            step
-            for step in range(self.num_steps)
-            if any(kind.enters(step) for kind in self.metaparameters.values())
-        )
+        kinds, steps = self.metaparameters.values(), range(self.num_steps)
+        return 0 if self.shapes_start else min(t for t in steps if any(k.enters(t) for k in kinds))
 
     @property
     def shapes_start(self) -> bool:
@@ -225,7 +224,12 @@ class Routine(HeldModule):
         return hyper
 
     def update(
-        self, state: Mapping[str, Tensor], gradient: Tensor, z: Metaparams, step: int
+        self,
+        state: Mapping[str, Tensor],
+        gradient: Tensor,
+        z: Metaparams,
+        step: int,
+        used: Tensor | None = None,
     ) -> State:
         """Return what the optimizer makes of a gradient, without the running statistics.
 
@@ -234,9 +238,13 @@ class Routine(HeldModule):
             gradient: That of the loss, before the hooks of the parameters.
             z: Metaparameters.
             step: t.
+            used: Which tensors the gradient is of, a truth value each; all by default.
         """
-        hyper = self.hyperparameters(z, step)
-        return self.optimizer.update(without_buffers(state), self.hooked(gradient), hyper, step)
+        hyper, gradient = self.hyperparameters(z, step), self.hooked(gradient)
+        own = without_buffers(state)
+        if self.skip_idle:
+            return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)
+        return self.optimizer.update(own, gradient, hyper, step)
 
     def terms(self, step: int) -> Iterator[Term]:
         """Yield the terms of a step's loss: its batch or its shards, then what is injected."""
@@ -388,13 +396,3 @@ class Routine(HeldModule):
         own = self.augment is not None or not isinstance(self.examples, tuple)
         purpose = (self.seed, "examples", step, *term.purpose)
         return seeded(*purpose, device=self.device) if own else nullcontext()
-
-    def _example_tensors(self) -> list[Tensor]:
-        columns = self.examples if isinstance(self.examples, tuple) else ()
-        lengths = {len(column) for column in columns}
-        if len(lengths) > 1:
-            raise DataError(
-                f"The examples' tensors have {sorted(lengths)} rows, but each example is one row "
-                "of every tensor. Give inputs and labels of the same number."
-            )
-        return [column for column in columns if isinstance(column, Tensor)]

@@ -4,7 +4,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
@@ -35,6 +35,7 @@ def refuse_misfits(routine: "Routine") -> None:
     _refuse_impossible_pieces(routine)
     _refuse_impossible_shards(routine)
     _refuse_impossible_state(routine)
+    _refuse_impossible_skips(routine)
     rate = routine.learning_rate
     if not isinstance(rate, int | float) and len(rate) != routine.num_steps:
         raise ConfigurationError(
@@ -169,3 +170,47 @@ def _refuse_impossible_state(routine: "Routine") -> None:
     ):
         if refused:
             raise ConfigurationError(f"The run has a state of its own, but {because}.")
+
+
+def _refuse_impossible_skips(routine: "Routine") -> None:
+    if routine.skip_idle not in (None, True, False):
+        raise ConfigurationError(
+            f"skip_idle is {routine.skip_idle!r}. Use True, False, or leave it out.",
+            settings=("training.skip_idle",),
+        )
+    for refused, because in (
+        (routine.compile, "a compiled step is the same at every step: leave compile out"),
+        (
+            routine.piece is not None,
+            "a coupled loss in pieces is not asked what it leaves out: leave piece out",
+        ),
+    ):
+        if routine.skip_idle and refused:
+            raise ConfigurationError(
+                f"skip_idle is True, but {because}.", settings=("training.skip_idle",)
+            )
+
+
+def refuse_bad_examples(examples: object) -> None:
+    """Refuse columns of several lengths, and numbers that are none.
+
+    Raises:
+        DataError: With what is wrong.
+    """
+    columns = examples if isinstance(examples, tuple) else ()
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1:
+        raise DataError(
+            f"The examples' tensors have {sorted(lengths)} rows, but each example is one row "
+            "of every tensor. Give inputs and labels of the same number."
+        )
+    for tensor in columns:
+        if (
+            isinstance(tensor, Tensor)
+            and tensor.is_floating_point()
+            and not torch.isfinite(tensor).all()
+        ):
+            raise DataError(
+                "The examples hold NaN or infinite values. Training on them makes every "
+                "number after the first such batch NaN: clean the data first."
+            )

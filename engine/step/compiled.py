@@ -71,8 +71,9 @@ class CompiledVjp:
         expected = step_vjp(routine, state, z, step, cotangent)
         obstacle = (
             _try(routine, state, leaves, step, cotangent, expected)
-            if routine.statistics is None and routine.own is None
-            else "the run keeps running statistics of batch normalization, or a state of its own."
+            if routine.statistics is None and routine.own is None and not routine.skip_idle
+            else "the run keeps running statistics of batch normalization, a state of its own, or "
+            "count of what its steps leave out."
         )
         routine.programs[key] = compared + 1 if obstacle is None else _REFUSED
         if obstacle is not None:

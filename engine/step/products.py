@@ -197,13 +197,14 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     step: int,
     cotangent: State,
     *,
+    used: Tensor | None = None,
     together: bool = False,
 ) -> list[Product]:
-    """Pull each cotangent through the optimizer's update alone; ``together`` as in ``pulls``."""
+    """Pull cotangents through an update; see ``Routine.update`` for ``used``, and ``pulls``."""
     inputs = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
     gradient = gradient.detach().requires_grad_()
     with torch.enable_grad():
-        following = routine.update(inputs, gradient, z, step)
+        following = routine.update(inputs, gradient, z, step, used)
     if following.keys() != state.keys():
         raise UndifferentiableError(
             f"The optimizer {routine.optimizer.name!r} maps {sorted(state)} to "

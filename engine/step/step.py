@@ -20,6 +20,7 @@ from torch import Tensor
 
 from engine.errors import UndifferentiableError
 from engine.recipes.replay import StepPath
+from engine.routine.idle import noting_used, used_tensors
 from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -58,12 +59,14 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
         graph = open_step(routine, state, z, step)
         return graph.following(), graph.loss
     params = state["params"].detach().requires_grad_()
-    with routine.reading(state) as calls:
-        gradient, loss = batch_gradient(routine, params, z, step)
-    with routine.reading(state):  # what is injected does not move the running statistics
-        gradient = add_injected(routine, gradient, params, z, step)
+    with noting_used() as seen:
+        with routine.reading(state) as calls:
+            gradient, loss = batch_gradient(routine, params, z, step)
+        with routine.reading(state):  # what is injected does not move the running statistics
+            gradient = add_injected(routine, gradient, params, z, step)
+    used = used_tensors(routine, seen, state, step)
     with torch.no_grad():
-        following = routine.update(state, gradient, z, step)
+        following = routine.update(state, gradient, z, step, used)
         own = routine.moved_own(state, following["params"], z, step)
         return {**following, **own, **routine.moved_buffers(state, calls, step)}, loss
 
@@ -73,13 +76,14 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
     gradient, moved = torch.zeros_like(state["params"]), None
     # A node of its own: what else is in the state may have been made of the parameters.
     params = state["params"].clone()
-    for term in routine.terms(step):
-        with routine.reading(state) as calls, routine.binding.kept():
-            loss = routine.term_loss(params, term, z, step)
-            (share,) = torch.autograd.grad(loss, params, create_graph=True)
-        gradient = gradient + share
-        moved = routine.moved_buffers(state, calls, step) if moved is None else moved
-    following = routine.update(state, gradient, z, step)
+    with noting_used() as seen:
+        for term in routine.terms(step):
+            with routine.reading(state) as calls, routine.binding.kept():
+                loss = routine.term_loss(params, term, z, step)
+                (share,) = torch.autograd.grad(loss, params, create_graph=True)
+            gradient = gradient + share
+            moved = routine.moved_buffers(state, calls, step) if moved is None else moved
+    following = routine.update(state, gradient, z, step, used_tensors(routine, seen, state, step))
     own = routine.moved_own(state, following["params"], z, step)
     return {**following, **own, **(moved or {})}
 
@@ -100,6 +104,7 @@ class StepGraph:
         moved: The running statistics after the step, with their graph.
         total: g, the gradient of all terms, without a graph.
         loss: Of the step's batch, a scalar.
+        used: Which tensors of the parameters the step moves; None for all.
         held: What the module held when the graph was made: what it computes again in the backward
             pass reads that.
     """
@@ -115,12 +120,13 @@ class StepGraph:
     moved: State
     total: Tensor
     loss: Tensor
+    used: Tensor | None
     held: dict[str, Tensor | None]
 
     def following(self) -> State:
         """Return s_{t+1}, without a graph."""
         with torch.no_grad():
-            after = self.routine.update(self.state, self.total, self.z, self.step)
+            after = self.routine.update(self.state, self.total, self.z, self.step, self.used)
             own = self.routine.moved_own(self.state, after["params"], self.z, self.step)
             return {**after, **own, **{name: row.detach() for name, row in self.moved.items()}}
 
@@ -138,10 +144,17 @@ class StepGraph:
             after: State = {}
             if routine.own is not None:
                 with torch.no_grad():
-                    after = routine.update(self.state, self.total, self.z, step)
+                    after = routine.update(self.state, self.total, self.z, step, self.used)
             cotangent, pulled = pull_own(routine, self.state, after, leaves, step, cotangent)
             products = pull_update(
-                routine, before, self.total, leaves, step, cotangent, together=together
+                routine,
+                before,
+                self.total,
+                leaves,
+                step,
+                cotangent,
+                used=self.used,
+                together=together,
             )
             for product, share in zip(products, pulled, strict=False):
                 product.add(share)
@@ -180,7 +193,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
     params = state["params"].detach().requires_grad_()
     statistics = {n: state[n].detach().requires_grad_() for n in (BUFFERS, OWN) if n in state}
     leaves = entering(routine, z, step)
-    with named_refusals(step):
+    with named_refusals(step), noting_used() as seen:
         with routine.reading(statistics) as calls, routine.binding.kept():
             gradient, loss = batch_gradient(routine, params, leaves, step, create_graph=True)
             held = routine.binding.bound()
@@ -203,6 +216,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
         moved=moved,
         total=total,
         loss=loss,
+        used=used_tensors(routine, seen, state, step),
         held=held,
     )
 

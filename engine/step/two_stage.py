@@ -86,7 +86,7 @@ class TwoStageVjp:
             ConfigurationError: If the examples of a step cannot be reversed by themselves.
             UndifferentiableError: If an operation lacks the derivative that the mode needs.
         """
-        if routine.statistics is not None or routine.own is not None:
+        if routine.statistics is not None or routine.own is not None or routine.skip_idle:
             return self._with_statistics(routine, state, z, step, cotangent, to_state)
         leaves, params = entering(routine, z, step), state["params"]
         with named_refusals(step):
@@ -114,10 +114,11 @@ class TwoStageVjp:
         to_state: bool,
     ) -> tuple[State, Metaparams]:
         """Reverse a step whose running statistics, or own state, the reference alone carries."""
-        if self._micro_batch is not None and routine.own is not None:
+        if self._micro_batch is not None and (routine.own is not None or routine.skip_idle):
+            has = "skips what a step leaves out" if routine.skip_idle else "has a state of its own"
             raise ConfigurationError(
-                f"micro_batch is {self._micro_batch}, but the run has a state of its own, which "
-                "the loss may read for the batch as a whole. Leave micro_batch out."
+                f"micro_batch is {self._micro_batch}, but the run {has}, which a part of a batch "
+                "does not tell. Leave micro_batch out."
             )
         if self._micro_batch is not None:
             raise ConfigurationError(
@@ -129,7 +130,9 @@ class TwoStageVjp:
             self._warned = True
             _logger.warning(
                 "Steps are reversed by reverse-over-reverse, because the run keeps %s.",
-                "a state of its own"
+                "count of what its steps leave out"
+                if routine.skip_idle
+                else "a state of its own"
                 if routine.own is not None
                 else "running statistics of batch normalization",
             )

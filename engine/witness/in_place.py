@@ -33,7 +33,6 @@ class Seen:
         calls: How often each layer normalized a batch.
         flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.
         moved: The running statistics after the step as a part of the state; the engine's only.
-        idle: Parameters that got no gradient at all, in a step of the module itself.
     """
 
     losses: Tensor
@@ -42,7 +41,6 @@ class Seen:
     calls: Counter[str] = field(default_factory=Counter)
     flat: Tensor | None = None
     moved: State = field(default_factory=dict)
-    idle: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> float:
@@ -291,8 +289,7 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
     if routine.statistics is not None:
         buffers = dict(given.named_buffers())
         found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
-    without = {name for name, tensor in given.named_parameters() if tensor.grad is None}
-    return Seen(losses.detach(), gradient, found, idle=[n for n in gradient if n in without])
+    return Seen(losses.detach(), gradient, found)
 
 
 def _version(tensor: Tensor | None) -> int:

@@ -68,48 +68,6 @@ def note_of_jumps(
     return words
 
 
-def note_of_idle(
-    routine: Routine,
-    state: State,
-    gradient: Tensor,
-    idle: Sequence[str],
-    z: Metaparams,
-    step: int,
-) -> str:
-    """Return a warning about parameters that a batch leaves out and an update moves; mostly none.
-
-    Args:
-        routine: The run.
-        state: What the optimizer moves.
-        gradient: Of the loss there, shape (params,).
-        idle: Parameters that torch's own backward pass gave no gradient.
-        z: Metaparameters.
-        step: t.
-
-    Cost:
-        Nothing where there are none, else two updates.
-    """
-    if not idle:
-        return ""
-    step, once = _largest_step(routine, step), gradient.detach().clone()
-    for name in idle:  # had they had one before, so that there is something to remember
-        routine.layout.views(once)[name].fill_(1.0)
-    with torch.no_grad():
-        used = {**state, **routine.update(state, once, z, step)}
-        after = routine.update(used, gradient.detach(), z, step)
-    rows = [routine.layout.views(each["params"]) for each in (used, after)]
-    moved = [name for name in idle if not torch.equal(rows[0][name], rows[1][name])]
-    if not moved:
-        return ""
-    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
-    return (
-        f"The batch leaves out {', '.join(map(repr, moved[:3]))}{more}, as a router does with an "
-        "expert. Torch's optimizers skip a parameter without a gradient at such a step; here its "
-        "gradient is zero, so weight decay, momentum and moments go on. Where parts are left out "
-        "at some steps, the run is another one than such a loop's."
-    )
-
-
 def _largest_step(routine: Routine, step: int) -> int:
     """Return the step of the largest rate: in a warm-up, none may move anything at first."""
     rates = routine.learning_rate

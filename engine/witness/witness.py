@@ -32,7 +32,7 @@ from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.entries import refuse_cut_entries
 from engine.witness.finite_differences import directions
 from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
-from engine.witness.jumps import follows, note_of_idle, note_of_jumps
+from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
@@ -167,8 +167,7 @@ def testify(
         )
         asked = zip(outputs, answers, strict=True)
         slopes = [compare_output_slope(routine, output, state, each) for output, each in asked]
-        idle = note_of_idle(routine, before, own.flat, theirs.idle, z, step)
-    notes = [each for each in (jumps, idle, *cut, note, *(words for _, words in slopes)) if each]
+    notes = [each for each in (jumps, *cut, note, *(words for _, words in slopes)) if each]
     known = [error for error, _ in slopes if error is not None]
     return Witness(
         gradient=error,

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.numerics.determinism import PROCESS, seeded
+from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
@@ -240,6 +241,8 @@ class HeldModule:
             UndifferentiableError: If a layer replaces its running statistics in training.
         """
         views = self.layout.views(params) if isinstance(params, Tensor) else params
+        if training and isinstance(params, Tensor):
+            watch(views)
         if self.statistics is not None and not training and not self._bound:
             raise ValueError("Evaluate a model with running statistics by Routine.evaluate.")
         with self.binding.kept():
