@@ -55,6 +55,18 @@ def _optimizer(name: str, update, init=torch.zeros_like) -> Optimizer:
     return Optimizer(name, {"momentum": 0.9, "weight_decay": 0.1}, lambda p: {"m": init(p)}, update)
 
 
+def bare_root() -> Optimizer:
+    """RMSprop as a user may write it: its root has no derivative where no gradient came."""
+
+    def update(state, gradient, hyper, step):
+        second = 0.9 * state["m"] + 0.1 * gradient**2
+        move = gradient / (torch.sqrt(second + hyper["eps_root"]) + 1e-3)
+        return {"params": state["params"] - hyper["learning_rate"] * move, "m": second}
+
+    init = torch.zeros_like
+    return Optimizer("bare root", {"eps_root": 0.0}, lambda p: {"m": init(p)}, update)
+
+
 def detached_weight_decay() -> Routine:
     """The decay is subtracted from the values, and not from the graph."""
 
@@ -326,6 +338,6 @@ BROKEN: dict[str, Broken] = {
     "eps_root 0": Broken(
         lambda: routine(optimizer=adam(eps_root=0.0), learning_rate=0.01),
         ("eps-root",),
-        "eps_root is 0",
+        "With eps_root 0, adam divides",
     ),
 }

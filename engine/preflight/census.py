@@ -214,24 +214,25 @@ def check_dropout(census: Census) -> Check:
 
 
 def check_eps_root(routine: Routine) -> Check | None:
-    """Refuse Adam with nothing inside its square root; None for other optimizers."""
-    value = routine.optimizer.root
-    if value is None:
+    """Warn of Adam and RMSprop that divide by next to nothing; None for other optimizers."""
+    divisor = routine.optimizer.divisor
+    if divisor is None:
         return None
-    named = {"name": "eps-root", "value": value, "limit": MIN_EPS_ROOT}
-    if value < MIN_EPS_ROOT:
+    root, name = routine.optimizer.root, routine.optimizer.name
+    named = {"name": "eps-root", "value": divisor, "limit": MIN_DIVISOR}
+    said = f"With eps_root {root:g}, {name} divides a step by sqrt(eps_root) + eps = {divisor:.0e}"
+    if divisor < MIN_DIVISOR:
         return Check(
             **named,
-            verdict=Verdict.WARN if value > 0 else Verdict.REFUSE,
-            cause=f"Adam's eps_root is {value:g}, and the derivative of its square root is "
-            + ("very large" if value else "infinite")
-            + " where a gradient is 0 (a dead unit, a row of an embedding that is not used).",
+            verdict=Verdict.WARN,
+            cause=f"{said} where a gradient is 0 (a dead unit, a row of an embedding that is not "
+            "used). Where one moves away from 0 there, the metagradient is true and useless.",
             remedy="Use eps_root=1e-8 or more.",
             settings=("optimizer.eps_root",),
         )
-    cause = f"Adam's eps_root is {value:g}, so its square root has a finite derivative everywhere."
+    cause = f"{said} or more, which keeps its derivative of ordinary size."
     return Check(**named, verdict=Verdict.PASS, cause=cause)
 
 
-MIN_EPS_ROOT = 1e-10
+MIN_DIVISOR = 1e-5
 """Below it metagradients of float32 runs overflow or are noise."""

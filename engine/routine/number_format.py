@@ -41,7 +41,7 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
             for name, each in routine.state.items()
         },
         advance=routine.advance and _in_format(routine.advance, dtype),
-        augment=routine.augment and _in_format(routine.augment, dtype),
+        augment=routine.augment and _formatted(routine.augment, dtype, handed_generator=True),
         metaparameters={
             name: replace(kind, value=convert(kind.value, dtype))
             for name, kind in routine.metaparameters.items()
@@ -86,14 +86,19 @@ class SameNumbers(TorchFunctionMode):
 
     Args:
         dtype: What float32 and float64 become; low precision is left alone.
+        handed_generator: Whether generators are those that an augmentation is handed: what they
+            draw is noise of the step. Other code has generators of its own, for data that it makes.
     """
 
     _DRAWS = (torch.rand, torch.randn)
     _DRAWS_LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
+    _DRAWS_BY_VALUES = (torch.normal, torch.bernoulli, torch.Tensor.bernoulli)
+    _DRAWS_INTO = (torch.Tensor.normal_, torch.Tensor.uniform_)
+    # Others (exponential_, bernoulli_, multinomial, poisson) draw the same in both formats.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, *, handed_generator: bool = False) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.handed_generator = dtype, handed_generator
 
     def __torch_function__(
         self,
@@ -104,7 +109,8 @@ class SameNumbers(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function`` on converted arguments."""
         del types
-        if function in self._DRAWS and (kwargs or {}).get("generator") is not None:
+        own = not self.handed_generator and (kwargs or {}).get("generator") is not None
+        if function in self._DRAWS and own:
             # Data that the user's code makes, e.g. held-out points: the same in every format.
             return convert(function(*args, **(kwargs or {})), self.dtype)
         args, named = convert(args, self.dtype), convert(kwargs or {}, self.dtype)
@@ -116,6 +122,12 @@ class SameNumbers(TorchFunctionMode):
         if function in self._DRAWS:
             named["dtype"] = torch.float32
             return function(*args, **named).to(self.dtype)
+        if function in self._DRAWS_BY_VALUES:
+            low = convert(args, torch.float32), convert(named, torch.float32)
+            return convert(function(*low[0], **low[1]), self.dtype)
+        if function in self._DRAWS_INTO and args[0].dtype in _FULL:
+            drawn = torch.empty(args[0].shape, device=args[0].device, dtype=torch.float32)
+            return args[0].copy_(function(drawn, *args[1:], **named))
         if function is torch.Tensor.float or function is torch.Tensor.double:
             return args[0].to(self.dtype)
         return function(*args, **named)
@@ -195,11 +207,13 @@ def _in_format(function: Callable[..., Any], dtype: torch.dtype) -> Callable[...
     return _formatted(function, dtype) if both is None else _CoupledInFormat(both, dtype)
 
 
-def _formatted(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+def _formatted(
+    function: Callable[..., Any], dtype: torch.dtype, *, handed_generator: bool = False
+) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as the wrapped function)
         # What is checkpointed would be computed again outside of this block, in other numbers.
-        with SameNumbers(dtype), without_checkpointing():
+        with SameNumbers(dtype, handed_generator=handed_generator), without_checkpointing():
             return function(*args, **kwargs)
 
     return call

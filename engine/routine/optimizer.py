@@ -82,12 +82,22 @@ class Optimizer:
     @property
     def root(self) -> float | None:
         """The smallest number inside of a square root of second moments, if there is one."""
-        roots = [
+        return self._smallest("eps_root")
+
+    @property
+    def divisor(self) -> float | None:
+        """What the smallest second moment divides by; none without ``eps_root``."""
+        root = self.root
+        return None if root is None else root**0.5 + (self._smallest("eps") or 0.0)
+
+    def _smallest(self, wanted: str) -> float | None:
+        """The smallest value of a hyperparameter, of both optimizers where there are two."""
+        values = [
             value if isinstance(value, int | float) else min(value)
             for name, value in self.hyperparameters.items()
-            if name.removeprefix(REST) == "eps_root"
+            if name.removeprefix(REST) == wanted
         ]
-        return min(roots, default=None)
+        return min(values, default=None)
 
 
 REST = "rest_"

@@ -1,7 +1,8 @@
 """Differentiable optimizers, and which of them a recipe names.
 
 Update equations are those of ``torch.optim``; Adam and RMSprop have ``eps_root`` in addition,
-inside the square root, because d sqrt(v) / dv is infinite at v = 0.
+inside the square root, because d sqrt(v) / dv grows without bound towards v = 0. With 0 the update
+is torch's own, and where no gradient ever came the root is a constant; see ``_root``.
 
 Each takes ``groups``, ``clip_norm`` and ``clip_value``; see
 ``engine.routine.optimizer_options.with_options``. A momentum, or any other hyperparameter, may be a
@@ -83,9 +84,9 @@ def adam(
     Args:
         betas: Decays of the first and second moment.
         eps: Added outside the square root.
-        eps_root: Added inside it. With 0 the metagradient is infinite or NaN as soon as one
-            parameter has had no gradient (dead ReLU, unused embedding row); 1e-8 to 1e-6 is
-            usual, larger is smoother.
+        eps_root: Added inside it; 0 is torch's own Adam. A gradient that moves away from 0 (a dead
+            ReLU, a row of an embedding that is seldom used) moves the update by up to
+            1 / (sqrt(eps_root) + eps) times as much; 1e-8 to 1e-6 is usual, larger is smoother.
         weight_decay: Coefficient of the L2 penalty.
         **options: groups, clip_norm, clip_value.
     """
@@ -128,6 +129,8 @@ def _adam(
             f"e.g. engine.{name}((0.9, 0.999)). A learning rate is the routine's learning_rate."
         )
 
+    bare = eps_root == 0
+
     def init(params: Tensor) -> State:
         return {"exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
 
@@ -142,7 +145,8 @@ def _adam(
         second = _towards(state["exp_avg_sq"], gradient.square(), 1 - beta2)
         # Both hats are numbers, and taken out of the root they cost no pass over the parameters.
         hat = (1 - beta2 ** (step + 1)) ** 0.5
-        scale = torch.sqrt(second + hyper["eps_root"] * hat * hat) + hyper["eps"] * hat
+        inside = second + hyper["eps_root"] * hat * hat
+        scale = (_root(inside, second) if bare else torch.sqrt(inside)) + hyper["eps"] * hat
         moved = _moved(params, first, scale, rate * hat / (1 - beta1 ** (step + 1)))
         return {"params": moved, "exp_avg": first, "exp_avg_sq": second}
 
@@ -159,6 +163,21 @@ def _adam(
         "weight_decay": weight_decay,
     }
     return Optimizer(name, hyper, init, update, recover)
+
+
+def _root(inside: Tensor, second: Tensor) -> Tensor:
+    """Return sqrt(inside), with a derivative where no gradient ever came.
+
+    There the second moment is 0, as is everything that the root divides; their quotient is
+    g / (O(|g|) + eps), whose derivative at 0 is 1 / eps. So the root is a constant, where autograd
+    would make NaN of 0 times infinity. The values are those of the plain root, bit by bit.
+
+    Args:
+        inside: The second moment, perhaps without its bias or the square of the mean, (params,).
+        second: The second moment, (params,).
+    """
+    empty = (inside == 0) & (second == 0)
+    return torch.where(empty, 0.0, torch.sqrt(torch.where(empty, 1.0, inside)))
 
 
 def rmsprop(
@@ -189,6 +208,7 @@ def rmsprop(
     keeps = _any(momentum) or any(
         group.momentum for group in groups_from(options.get("groups", ()))
     )
+    bare = eps_root == 0
     names = ["square_avg", *(["grad_avg"] if centered else []), *(["momentum"] if keeps else [])]
 
     def init(params: Tensor) -> State:
@@ -203,7 +223,9 @@ def rmsprop(
         if centered:
             mean = _towards(state["grad_avg"], gradient, 1 - decay)
             following["grad_avg"], spread = mean, square - mean * mean
-        direction = gradient / (torch.sqrt(spread + hyper["eps_root"]) + hyper["eps"])
+        inside = spread + hyper["eps_root"]
+        scale = (_root(inside, square) if bare else torch.sqrt(inside)) + hyper["eps"]
+        direction = gradient / scale
         if keeps:
             direction = _plus(direction, state["momentum"], hyper["momentum"])
             following["momentum"] = direction

@@ -26,8 +26,8 @@ _CURE = (
     "around them does not help unless their input is replaced as well"
 )
 
-ADAM_ROOT = 1e-10
-"""Below it Adam's own square root has a derivative too large for metagradients."""
+BARE_ROOT = 1e-10
+"""Below it the square root of an optimizer's second moments may have an infinite derivative."""
 
 
 def refuse_nonfinite_step(
@@ -68,7 +68,7 @@ def refuse_nonfinite_product(
     """Refuse a first step whose derivative is not finite, although the step itself is.
 
     Raises:
-        NonFiniteError: Names the operation, or Adam's root.
+        NonFiniteError: Names the operation, or the optimizer's square root.
     """
     step = 0
     if all(_is_finite(row) for part in product for row in part.values()):
@@ -142,14 +142,14 @@ def _made_by(operation: str | None) -> str:
 
 def _has_bare_root(routine: Routine) -> bool:
     root = routine.optimizer.root
-    return root is not None and root < ADAM_ROOT
+    return root is not None and root < BARE_ROOT
 
 
 def _bare_root(routine: Routine, subject: str) -> NonFiniteError:
     return NonFiniteError(
-        f"{subject} meets Adam's square root with eps_root={routine.optimizer.root:g}, whose "
-        "derivative is infinite where a gradient is 0 (a dead unit, a row of an embedding that is "
-        "not used). Use eps_root=1e-8 or more.",
+        f"{subject} meets the square root of the optimizer {routine.optimizer.name!r} with "
+        f"eps_root={routine.optimizer.root:g}, whose derivative is infinite at 0, as of a gradient "
+        "that does not vary. Use eps_root=1e-8 or more.",
         settings=("optimizer.eps_root",),
     )
 

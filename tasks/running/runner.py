@@ -25,11 +25,12 @@ from engine.recipes.names import run_name
 from engine.runs.budget import Budget
 from engine.runs.run import Stages
 from engine.stages import commits
+from engine.stages.keys import engine_version
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from tasks.running.policy import smaller_pieces
 from tasks.running.progress import Progress
-from tasks.running.stage_task import CACHED, stage_name, stage_of
+from tasks.running.stage_task import CACHED, ENGINE, stage_name, stage_of
 from tasks.running.stopping import to_its_end
 from tasks.running.workers import Workers
 
@@ -131,7 +132,7 @@ class StageRunner:
             name: value.handle if isinstance(value, StageFuture) else value
             for name, value in inputs.items()
         }
-        handle = self.workers.submit(named, self._parameters(handles))
+        handle = self.workers.submit(named, self._handed_over(named, handles))
         return StageFuture(lambda: self._settle(named, name, inputs, handle), handle)
 
     def peek(self, stage: Task[..., Ref], **inputs: Any) -> Ref | None:  # noqa: ANN401 (the stage's)
@@ -203,7 +204,7 @@ class StageRunner:
         if self.workers.runner is None:
             with heard_by(self.progress.meter):
                 return cast(State[Ref], stage(**self._parameters(inputs), return_state=True))
-        handle = handle or self.workers.submit(stage, self._parameters(inputs))
+        handle = handle or self.workers.submit(stage, self._handed_over(stage, inputs))
         try:
             handle.result(raise_on_failure=False)
         except (*self.workers.lost, UnfinishedRun):
@@ -227,6 +228,11 @@ class StageRunner:
 
     def _parameters(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"recipe": self.recipe, "store": self.store, **inputs}
+
+    def _handed_over(self, stage: Task[..., Ref], inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a stage that another process carries out."""
+        version = {} if stage_of(stage) is None else {ENGINE: engine_version()}
+        return {**self._parameters(inputs), **version}
 
 
 _ATTEMPTS = " attempts"

@@ -9,6 +9,8 @@ version; nothing reads it.
 """
 
 import inspect
+import socket
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, cast
 
 from prefect import Task, task
@@ -17,9 +19,12 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
+import engine
+from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.stages import commits
 from engine.stages.claims import claim
+from engine.stages.keys import engine_version
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import Stage
@@ -39,6 +44,10 @@ _OPTIONS: dict[str, Any] = {
     "retry_condition_fn": is_transient,
 }
 
+ENGINE = "engine"
+"""Parameter of every task: the version of the engine that hands it to a cluster; empty in one
+process. Workers with another one refuse, see ``_refuse_another_engine``."""
+
 P = ParamSpec("P")
 
 
@@ -51,6 +60,7 @@ def stage_task(stage: Stage[P]) -> Task[Concatenate[DescentRecipe, str, P], Ref]
     """
 
     def carry_out(recipe: DescentRecipe, store: str, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 (Ref or State)
+        _refuse_another_engine(cast("dict[str, Any]", kwargs).pop(ENGINE, ""))
         run = Run(recipe, store)
         key = stage.key(run, *args, **kwargs)
         found = _committed(stage.name, key, run)
@@ -75,7 +85,29 @@ def _signature(stage: Stage[...]) -> inspect.Signature:
         inspect.Parameter("recipe", place, annotation=DescentRecipe),
         inspect.Parameter("store", place, annotation=str),
     ]
-    return stage.signature.replace(parameters=[*run, *inputs])
+    version = inspect.Parameter(ENGINE, inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+    return stage.signature.replace(parameters=[*run, *inputs, version])
+
+
+def _refuse_another_engine(expected: str) -> None:
+    """Refuse to carry out a stage with another engine than the process that hands it in.
+
+    It would commit the stage under a key of its own, which that process never finds again, by rules
+    that may be others, and neither would say so.
+
+    Args:
+        expected: Version of the other process; empty if it is this one.
+
+    Raises:
+        ConfigurationError: Names the worker and where its engine lies.
+    """
+    if expected and expected != engine_version():
+        raise ConfigurationError(
+            f"A worker on {socket.gethostname()} has another version of the engine, in "
+            f"{Path(engine.__file__).parent}: its source has the digest {engine_version()}, that "
+            f"of the process which runs the flow {expected}. Install the same version for both, or "
+            "start the workers where the same one is imported (PYTHONPATH)."
+        )
 
 
 def stage_of(task: Task[..., Any]) -> Stage[...] | None:

@@ -64,7 +64,7 @@ def test_segments_in_processes_of_their_own_give_the_same_bits(name, tmp_path):
     assert (OWN in final) == (name in ("codebook", "recurrent", "teacher", "vae"))
 
 
-SAID = {"eps-root", "metasmoothness"}
+SAID = {"metasmoothness"}
 """What the preflight has against some of the scripts: torch's Adam, and ReLU at a large rate."""
 
 GROWS = {"simclr"}

@@ -17,10 +17,12 @@ SHOWN = 4
 """Queries that are not folded."""
 
 _NOTE = (
-    "First the query, then in blue frames the training examples whose weight lowers its loss most, "
-    "and in orange ones those whose weight raises it most. A number is the change of the query's "
-    "loss in nats per unit of weight."
+    "First the query, then{} the training examples whose weight lowers its loss most, and{} those "
+    "whose weight raises it most. A number is the change of the query's loss in nats per unit of "
+    "weight."
 )
+_IN_FRAMES = (" in blue frames", " in orange ones")
+_IN_ROWS = ("", " below them")
 
 
 def query_sections(
@@ -42,7 +44,9 @@ def query_sections(
         for number in range(len(scores))
     ]
     numbered = not data.names and data.texts is None
-    note = _NOTE + " The number after # is that of scores.csv, beside this page." * numbered
+    in_rows = any(isinstance(shown, Table) for _, shown in groups)
+    note = _NOTE.format(*(_IN_ROWS if in_rows else _IN_FRAMES))
+    note += " The number after # is that of scores.csv, beside this page." * numbered
     sections = [
         Section("Helpful and harmful examples", notes=[note], examples=dict(groups[:SHOWN]))
     ]

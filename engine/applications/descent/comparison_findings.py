@@ -32,7 +32,7 @@ def comparison_findings(record: "RunRecord") -> list[str]:
     if others:
         sentences.append(f"Its test loss of {found} is not {side} than that of {_listed(others)}.")
     if uphill and "accuracy" in own:
-        sentences.append(_points(record))
+        sentences.append(points(record))
     ahead = [
         f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
         for each in record.baselines
@@ -45,7 +45,7 @@ def comparison_findings(record: "RunRecord") -> list[str]:
     return sentences
 
 
-def _points(record: "RunRecord") -> str:
+def points(record: "RunRecord") -> str:
     """Compare the fall of the accuracy with that under the most harmful baseline."""
     clean = record.iterates[0].scores["test"]["accuracy"]
     own = 100 * (clean - record.iterates[record.chosen].scores["test"]["accuracy"])
@@ -53,8 +53,11 @@ def _points(record: "RunRecord") -> str:
         each.name: 100 * (clean - each.scores["test"]["accuracy"]) for each in record.baselines
     }
     name = max(falls, key=lambda each: falls[each])
+    if own < _LEAST and falls[name] < _LEAST:
+        return f"Test accuracy does not fall, and it does not under {name} either."
     fall = f"falls by {own:.1f} points" if own >= _LEAST else "does not fall"
-    sentence = f"Test accuracy {fall}, under {name} by {falls[name]:.1f}"
+    other = f"by {falls[name]:.1f}" if falls[name] >= _LEAST else "not at all"
+    sentence = f"Test accuracy {fall}, under {name} {other}"
     both = own >= _LEAST and falls[name] >= _LEAST
     return sentence + (f": {own / falls[name]:.1f} times as far." if both else ".")
 

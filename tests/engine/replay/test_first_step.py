@@ -12,9 +12,9 @@ from torch.nn import functional
 from engine import ExampleWeights, central_difference, metagradient
 from engine.errors import ConfigurationError, NonFiniteError, UndifferentiableError
 from engine.replay.first_step import check_routine
-from engine.routine.optimizers import Optimizer, adam, adamw, sgd
+from engine.routine.optimizers import Optimizer, adamw, sgd
 from tests import problems
-from tests.broken_routines import Once
+from tests.broken_routines import Once, bare_root
 
 
 def check(routine, output=problems.output, z=None):
@@ -363,10 +363,10 @@ def test_check_leaves_no_trace():
     assert all(torch.equal(row, start[name]) for name, row in routine.initial_state().items())
 
 
-def test_adam_without_eps_root_is_stopped_where_a_gradient_is_zero():
+def test_own_optimizer_with_a_bare_root_is_stopped_where_a_gradient_is_zero():
     """One dead unit is enough; the check of step 0 need not see it, the sweep does."""
     dark = torch.zeros(12, 4, dtype=torch.float64)
     routine = problems.routine(examples=(dark, problems.examples()[1]))
 
     with pytest.raises(NonFiniteError, match="eps_root"):
-        metagradient(replace(routine, optimizer=adam(eps_root=0.0)), problems.output)
+        metagradient(replace(routine, optimizer=bare_root()), problems.output)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.routine.optimizers import Optimizer, adam, adamw, sgd
+from engine.routine.optimizers import Optimizer, adam, adamw, rmsprop, sgd
 
 TORCH = {
     "sgd": (sgd(), torch.optim.SGD, {}),
@@ -104,6 +104,51 @@ def test_eps_root_keeps_the_derivative_finite_where_a_gradient_is_zero():
 
     (pulled,) = torch.autograd.grad(after["params"].sum(), gradient)
     assert torch.isfinite(pulled).all()
+
+
+BARE = {
+    "adam": (adam(eps=1e-3, eps_root=0.0), torch.optim.Adam, {}),
+    "adamw": (adamw(eps=1e-3, eps_root=0.0), torch.optim.AdamW, {}),
+    "rmsprop": (rmsprop(0.9, eps=1e-3, eps_root=0.0), torch.optim.RMSprop, {"alpha": 0.9}),
+    "centered": (
+        rmsprop(0.9, momentum=0.5, centered=True, eps=1e-3, eps_root=0.0),
+        torch.optim.RMSprop,
+        {"alpha": 0.9, "momentum": 0.5, "centered": True},
+    ),
+}
+"""Torch's own optimizers, whose square root has nothing inside but the second moment."""
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_bare_root_has_torchs_derivative_where_no_gradient_ever_came(name):
+    """Rows of words that no text has, and a gradient that is 0 only at this very point."""
+    optimizer, torch_class, settings = BARE[name]
+    start = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+
+    def gradients(z):
+        return [torch.stack([z * c, 0 * z, (z - 1) * c]) for c in (0.3, -0.8, 0.7)]
+
+    def by_torch(z):
+        params = start.clone().requires_grad_()
+        reference = torch_class([params], lr=0.1, eps=1e-3, **settings)
+        for gradient in gradients(torch.tensor(z, dtype=torch.float64)):
+            params.grad = gradient
+            reference.step()
+        return params.detach()
+
+    z = torch.ones((), dtype=torch.float64, requires_grad=True)
+    state = {"params": start, **optimizer.init(start)}
+    for step, gradient in enumerate(gradients(z)):
+        state = optimizer.update(state, gradient, hyper(optimizer, 0.1), step)
+
+    torch.testing.assert_close(state["params"].detach(), by_torch(1.0), rtol=0, atol=1e-15)
+    found = [torch.autograd.grad(part, z, retain_graph=True)[0].item() for part in state["params"]]
+    # |g| of the last part stays below 1e-9, far below eps, and its error is first order in it.
+    small, expected = 1e-9, (by_torch(1 + 1e-5) - by_torch(1 - 1e-5)) / 2e-5
+    last = (by_torch(1 + small) - by_torch(1 - small))[2] / (2 * small)
+    assert found[:2] == pytest.approx(expected[:2].tolist(), rel=1e-6, abs=1e-9)
+    assert found[1] == 0
+    assert found[2] == pytest.approx(float(last), rel=1e-5)
 
 
 def test_update_leaves_its_inputs_alone():

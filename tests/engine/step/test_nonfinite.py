@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from engine import adam, metagradient, sgd
+from engine import metagradient, sgd
 from engine.errors import EngineError, NonFiniteError, StoreError
 from engine.routine.optimizers import Optimizer
 from engine.step.nonfinite import refuse_nonfinite_adjoint
 from tests import routines
+from tests.broken_routines import bare_root
 
 ZERO_AT = 5
 """The example whose inputs, and with them the hidden values, are all 0."""
@@ -133,13 +134,16 @@ def test_nan_out_of_the_optimizer_is_told_as_the_optimizers():
     assert "the update of optimizer 'own' makes 'params' infinite or NaN" in message
 
 
-def test_bare_root_of_adam_is_told_as_adams():
+def test_bare_root_of_an_optimizer_is_told_as_the_optimizers():
     """Of all infinite derivatives this one has a setting that cures it."""
     inputs, labels = routines.examples()
-    run = routine(torch.tanh, optimizer=adam(eps_root=0.0))
+    run = routine(torch.tanh, optimizer=bare_root())
     dark = replace(run, examples=(torch.zeros_like(inputs), labels))
 
-    assert "eps_root=1e-8" in refusal(dark)
+    message = refusal(dark)
+
+    assert "the square root of the optimizer 'bare root' with eps_root=0" in message
+    assert "eps_root=1e-8" in message
 
 
 def test_growth_to_infinity_is_told_as_chaos():

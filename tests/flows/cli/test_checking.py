@@ -52,10 +52,10 @@ def test_check_passes_a_sound_recipe_and_exits_with_0(finished):
         assert each["remedy"] or each["verdict"] == "pass"
 
 
-def test_check_refuses_eps_root_0_and_exits_with_3(finished):
-    """Metagradients through Adam's bare square root are infinite or NaN somewhere."""
+def test_check_refuses_a_run_that_diverges_and_exits_with_3(finished):
+    """Its metagradient says how to disturb the training, and not how to help it."""
     store, _, path = finished
-    command = ["check", path, "--store", store, "--set", "optimizer.eps_root=0"]
+    command = ["check", path, "--store", store, "--set", "training.learning_rate=1000"]
 
     result = cli.invoke(app, [*command, "--json"])
     told = cli.invoke(app, command)  # the result stays in the store, so this shows the same
@@ -63,10 +63,11 @@ def test_check_refuses_eps_root_0_and_exits_with_3(finished):
     assert result.exit_code == told.exit_code == UNTRUSTWORTHY == 3
     content = json.loads(result.stdout)
     assert content["verdict"] == "refuse"
-    (found,) = [each for each in content["checks"] if each["name"] == "eps-root"]
-    assert (found["verdict"], found["value"]) == ("refuse", 0)
-    assert found["settings"] == ["optimizer.eps_root"]
-    assert "optimizer.eps_root" in told.stdout
+    (found,) = [each for each in content["checks"] if each["name"] == "training"]
+    assert found["verdict"] == "refuse"
+    assert found["value"] > found["limit"]
+    assert found["settings"] == ["training.learning_rate"]
+    assert "training.learning_rate" in told.stdout
     assert "tiny: refuse" in told.stdout
 
 
@@ -121,12 +122,13 @@ def test_a_refusal_by_the_preflight_has_an_exit_code_of_its_own():
 def test_run_that_the_preflight_refuses_exits_with_3_before_it_trains(prefect_server, tmp_path):
     """Hours of training would only make noise; one message says why, and how to go on."""
     settings_ = as_options(SMALL)
-    bare = ["--set", "optimizer.name=adam", "--set", "optimizer.eps_root=0"]
+    wild = ["--set", "optimizer.name=adam", "--set", "training.learning_rate=1000"]
 
-    done = cli.invoke(app, ["run", *settings_, *bare, "--store", str(tmp_path)])
+    done = cli.invoke(app, ["run", *settings_, *wild, "--store", str(tmp_path)])
 
     assert done.exit_code == UNTRUSTWORTHY, done.stderr
-    assert "eps-root: Adam's eps_root is 0" in done.stderr
+    assert "training: " in done.stderr
+    assert "did not lower the loss of the first batch" in done.stderr
     assert "preflight=advise" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "stages").iterdir()] == ["preflight"]

@@ -1,10 +1,7 @@
-"""The run of script.py as a problem: an optimizer of one's own, and a collate_fn.
+"""The run of script.py as a problem: torch's own AdamW, groups by names, and a collate_fn.
 
-Torch's Adam has no derivative where a gradient has always been zero, as of words that no text has:
-``engine.adamw`` has ``eps_root`` for that. Here the optimizer is the script's to the last digit.
+Words that no text has never get a gradient, and Adam's root of nothing is a constant there.
 """
-
-from fnmatch import fnmatchcase
 
 import torch
 from script import BATCH, NO_DECAY, STEPS, TEXTS, collate, losses_of, make_model, make_scheduler
@@ -12,42 +9,6 @@ from script import texts as read
 from torch.utils.data import DataLoader
 
 import engine
-
-
-def adamw_with_zeros(layout, device):
-    """AdamW with a decay for each parameter, whose derivative exists where no gradient came."""
-    decay = {
-        name: torch.full(
-            shape,
-            0.0 if any(fnmatchcase(name, f"*{word}*") for word in NO_DECAY) else 0.1,
-            device=device,
-            dtype=layout.dtype,
-        )
-        for name, shape in layout.shapes.items()
-    }
-    decays = layout.flatten(decay)
-
-    def init(params):
-        return {"first": torch.zeros_like(params), "second": torch.zeros_like(params)}
-
-    def update(state, gradient, hyper, step):
-        rate, beta1, beta2 = hyper["learning_rate"], hyper["beta1"], hyper["beta2"]
-        norm = torch.linalg.vector_norm(gradient)
-        gradient = gradient * (hyper["largest"] / (norm + 1e-6)).clamp(max=1.0)
-        first = beta1 * state["first"] + (1 - beta1) * gradient
-        second = beta2 * state["second"] + (1 - beta2) * gradient * gradient
-        unbiased = second / (1 - beta2 ** (step + 1))
-        root = torch.where(unbiased > 0, torch.where(unbiased > 0, unbiased, 1.0).sqrt(), 0.0)
-        moved = first / (1 - beta1 ** (step + 1)) / (root + hyper["eps"])
-        params = state["params"] * (1 - rate * decays) - rate * moved
-        return {"params": params, "first": first, "second": second}
-
-    numbers = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "largest": 0.5}
-    return engine.Optimizer("adamw with zeros", numbers, init, update)
-
-
-def unfitted(*given):
-    raise RuntimeError("adamw_with_zeros has to know the names of the parameters.")
 
 
 def order():
@@ -72,13 +33,7 @@ def rates(num_steps):
 
 def texts() -> engine.Problem:
     """Which texts help."""
-    fitted = engine.Optimizer(
-        "adamw with zeros",
-        {"beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "largest": 0.5},
-        unfitted,
-        unfitted,
-        fit=adamw_with_zeros,
-    )
+    no_decay = [{"names": f"*{word}*", "weight_decay": 0.0} for word in NO_DECAY]
     return engine.Problem(
         model=make_model(),
         loss=losses_of,
@@ -86,7 +41,9 @@ def texts() -> engine.Problem:
         objective=engine.collated(read(16, 1), collate),
         validation=engine.collated(read(8, 2), collate),
         test=engine.collated(read(8, 3), collate),
-        optimizer=fitted,
+        optimizer=engine.adamw(
+            eps=1e-3, eps_root=0.0, weight_decay=0.1, clip_norm=0.5, groups=no_decay
+        ),
         learning_rate=rates,
         order=order(),
         chunk=4,

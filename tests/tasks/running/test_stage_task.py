@@ -5,16 +5,22 @@ import pkgutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import cloudpickle
 import pytest
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 
+import engine
 import tasks
+from engine.errors import ConfigurationError
+from engine.stages.keys import engine_version
 from engine.storage.names import STAGE_KINDS
-from tasks.running.stage_task import stage_name, stage_of
+from tasks import training
+from tasks.running.stage_task import ENGINE, stage_name, stage_of
 from tests.every_stage import ROOT, every_stage
+from tests.tiny_recipe import small
 
 MODULES = [import_module(f"tasks.{each.name}") for each in pkgutil.iter_modules(tasks.__path__)]
 FOUND = {
@@ -42,7 +48,21 @@ def test_a_task_says_what_its_stage_says(place):
     assert made.name == place[1] == stage.compute.__name__
     assert made.description == inspect.getdoc(stage.compute)
     assert [each.name for each in taken[:2]] == ["recipe", "store"]
-    assert taken[2:] == list(inspect.signature(stage.compute).parameters.values())[1:]
+    assert taken[2:-1] == list(inspect.signature(stage.compute).parameters.values())[1:]
+    assert (taken[-1].name, taken[-1].default) == (ENGINE, "")
+
+
+def test_a_worker_with_another_engine_refuses_before_it_looks_into_the_store(tmp_path):
+    """Its stages would lie under keys of their own, made by rules that may be others."""
+    recipe, store = small(), str(tmp_path / "store")
+
+    with pytest.raises(ConfigurationError) as caught:
+        training.initial_value.fn(recipe, store, engine="0123456789abcdef")
+
+    assert str(Path(engine.__file__).parent) in str(caught.value)
+    assert "has the digest " + engine_version() in str(caught.value)
+    assert "0123456789abcdef" in str(caught.value)
+    assert not (tmp_path / "store").exists()
 
 
 @named

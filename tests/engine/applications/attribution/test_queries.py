@@ -89,3 +89,21 @@ def test_every_query_is_there_and_those_after_the_first_ones_are_folded():
         assert all(card.images[""].startswith("data:image/png;base64,") for card in cards)
     page = as_html(Page("t", "run", "Good.", sections=[first, rest]))
     assert len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == number * (1 + 2 * STRONGEST)
+
+
+def test_words_name_frames_only_where_there_are_some():
+    """Rows of a table have none: what helps stands above what harms."""
+    rows = {
+        split: Examples(torch.rand(count, 3), torch.arange(count))
+        for split, count in (("train", 5), ("test", 1))
+    }
+    table = DataSet(rows, 5, torch.zeros(5, dtype=torch.bool), "", ids=torch.arange(5))
+    scores = torch.tensor([[0.2, 0.0, -0.3, 0.1, -0.1]])
+
+    (of_rows,) = query_sections(table, queries(1), scores, [0.5])
+    (of_pictures,) = query_sections(pictures(1), queries(1), torch.randn(1, 11), [0.5])
+
+    assert "frames" not in of_rows.notes[0]
+    assert "lowers its loss most, and below them those" in of_rows.notes[0]
+    assert "in blue frames" in of_pictures.notes[0]
+    assert "in orange ones" in of_pictures.notes[0]

@@ -1,11 +1,12 @@
 """Who suffers from changed inputs: a fall that is none when it is written is no suffering."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from engine.applications.comparisons.results import ChangedImage, Damage
-from engine.applications.descent.comparison_findings import damage_findings
+from engine.applications.descent.comparison_findings import damage_findings, points
 from engine.applications.descent.record import RunRecord
 
 
@@ -32,3 +33,22 @@ def test_a_class_suffers_only_if_its_accuracy_falls(victims, says):
     sentences = damage_findings(record(**victims))
 
     assert re.match(says, sentences[-1])
+
+
+@pytest.mark.parametrize(
+    ("own", "under_noise", "says"),
+    [
+        (0.84, 0.89, "Test accuracy falls by 6.0 points, under noise by 1.0: 6.0 times as far."),
+        (0.84, 0.90, "Test accuracy falls by 6.0 points, under noise not at all."),
+        (0.90, 0.89, "Test accuracy does not fall, under noise by 1.0."),
+        (0.91, 0.90, "Test accuracy does not fall, and it does not under noise either."),
+    ],
+    ids=["both", "the metagradient alone", "the baseline alone", "none"],
+)
+def test_falls_of_the_accuracy_are_written_where_there_are_some(own, under_noise, says):
+    """A fall by 0.0 is none."""
+    iterates = [SimpleNamespace(scores={"test": {"accuracy": accuracy}}) for accuracy in (0.9, own)]
+    noise = SimpleNamespace(name="noise", scores={"test": {"accuracy": under_noise}})
+    made = RunRecord.model_construct(iterates=iterates, chosen=1, baselines=[noise])
+
+    assert points(made) == says
