@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
         os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])
         _refuse_hopeless()
         before = _switches()
-        speed = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
+        speed: dict[str, Any] = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
+        speed[_FILL] = _FILLING.get()
         _set(before | _SAFE | speed | {"threads": threads or before["threads"]})
         wanted = _switches()
         try:
@@ -100,6 +102,24 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
             _refuse_moved(wanted)
         finally:
             _set(before)
+
+
+_FILL = "filling of fresh memory"
+_FILLING: ContextVar[bool] = ContextVar("_FILLING", default=False)
+
+
+@contextmanager
+def filling() -> Iterator[None]:
+    """Let fresh memory hold NaN inside of the blocks of ``deterministic`` that begin inside.
+
+    So a model that reads numbers which nobody has written is seen before a run. In a run itself
+    it would cost a pass over the memory of every result, a twentieth of a step and more.
+    """
+    before = _FILLING.set(True)
+    try:
+        yield
+    finally:
+        _FILLING.reset(before)
 
 
 _CUBLAS, _CUBLAS_SAFE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -129,6 +149,7 @@ def _switches() -> dict[str, Any]:
         "cuDNN attention": torch.backends.cuda.cudnn_sdp_enabled(),
         "math attention": torch.backends.cuda.math_sdp_enabled(),
         "fast path of encoders": torch.backends.mha.get_fastpath_enabled(),
+        _FILL: torch.utils.deterministic.fill_uninitialized_memory,  # pyright: ignore[reportAttributeAccessIssue] (likewise)
         "threads": torch.get_num_threads(),
     }
 
@@ -144,6 +165,7 @@ def _set(switches: dict[str, Any]) -> None:
     torch.backends.cuda.enable_cudnn_sdp(switches["cuDNN attention"])
     torch.backends.cuda.enable_math_sdp(switches["math attention"])
     torch.backends.mha.set_fastpath_enabled(switches["fast path of encoders"])
+    torch.utils.deterministic.fill_uninitialized_memory = switches[_FILL]  # pyright: ignore[reportAttributeAccessIssue] (set by a class in the place of the module)
     if torch.get_num_threads() != switches["threads"]:
         torch.set_num_threads(switches["threads"])
 

@@ -8,7 +8,7 @@ import torch
 
 from engine.errors import ConfigurationError, EngineError, IdleParametersError
 from engine.metaparameters.counts import Counts
-from engine.numerics.determinism import deterministic
+from engine.numerics.determinism import deterministic, filling
 from engine.preflight import census as operations
 from engine.preflight.derivatives import (
     check_autograd,
@@ -81,7 +81,7 @@ def checked(
     if replay.vjp in (VjpMode.COMPILED, VjpMode.AUTO):
         replay = replay.model_copy(update={"vjp": VjpMode.REVERSE_OVER_REVERSE})
     checks: list[Check] = []
-    with deterministic():
+    with filling(), deterministic():
         for found in _all_checks(routine, output, num_directions, replay):
             checks.append(found)
     return CheckReport.of(checks)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, UndifferentiableError
-from engine.numerics.determinism import deterministic
+from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
 from engine.routine.coupled_loss import coupled
@@ -54,7 +54,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         its gradient; and two plain steps, for ``twice``.
     """
     _check_point(routine, z)
-    with deterministic(), _line_told(routine, z), named_refusals(0):
+    with filling(), deterministic(), _line_told(routine, z), named_refusals(0):
         state = routine.initial_state(z)
         for name, row in state.items():
             if not row.dtype.is_floating_point:

@@ -58,10 +58,10 @@ def sgd(
         params = state["params"]
         gradient = _penalized(gradient, hyper["weight_decay"], params)
         if not keeps:
-            return {"params": params - hyper["learning_rate"] * gradient}
-        velocity = hyper["momentum"] * state["momentum"] + gradient
-        direction = gradient + hyper["momentum"] * velocity if nesterov else velocity
-        return {"params": params - hyper["learning_rate"] * direction, "momentum": velocity}
+            return {"params": _plus(params, gradient, -hyper["learning_rate"])}
+        velocity = _plus(gradient, state["momentum"], hyper["momentum"])
+        direction = _plus(gradient, velocity, hyper["momentum"]) if nesterov else velocity
+        return {"params": _plus(params, direction, -hyper["learning_rate"]), "momentum": velocity}
 
     hyper = {"momentum": momentum, "weight_decay": weight_decay}
     made = Optimizer("nesterov" if nesterov else "sgd", hyper, init, update)
@@ -138,16 +138,17 @@ def _adam(
         params, rate = state["params"], hyper["learning_rate"]
         beta1, beta2 = hyper["beta1"], hyper["beta2"]
         if name == "adamw":
-            params = params - rate * hyper["weight_decay"] * params
+            params = (1 - rate * hyper["weight_decay"]) * params
         else:
             gradient = _penalized(gradient, hyper["weight_decay"], params)
-        first = beta1 * state["exp_avg"] + (1 - beta1) * gradient
-        second = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient * gradient
-        second_hat = second / (1 - beta2 ** (step + 1))
-        inside = second_hat + hyper["eps_root"]
-        scale = (_root(inside, second) if bare else torch.sqrt(inside)) + hyper["eps"]
-        params = params - (rate / (1 - beta1 ** (step + 1))) * first / scale
-        return {"params": params, "exp_avg": first, "exp_avg_sq": second}
+        first = _towards(state["exp_avg"], gradient, 1 - beta1)
+        second = _towards(state["exp_avg_sq"], gradient.square(), 1 - beta2)
+        # Both hats are numbers, and taken out of the root they cost no pass over the parameters.
+        hat = (1 - beta2 ** (step + 1)) ** 0.5
+        inside = second + hyper["eps_root"] * hat * hat
+        scale = (_root(inside, second) if bare else torch.sqrt(inside)) + hyper["eps"] * hat
+        moved = _moved(params, first, scale, rate * hat / (1 - beta1 ** (step + 1)))
+        return {"params": moved, "exp_avg": first, "exp_avg_sq": second}
 
     def recover(state: State, following: State, hyper: Hyperparameters) -> Tensor:
         beta1 = hyper["beta1"]
@@ -217,18 +218,18 @@ def rmsprop(
         del step
         params, decay = state["params"], hyper["alpha"]
         gradient = _penalized(gradient, hyper["weight_decay"], params)
-        square = decay * state["square_avg"] + (1 - decay) * gradient * gradient
+        square = _towards(state["square_avg"], gradient.square(), 1 - decay)
         following, spread = {"square_avg": square}, square
         if centered:
-            mean = decay * state["grad_avg"] + (1 - decay) * gradient
+            mean = _towards(state["grad_avg"], gradient, 1 - decay)
             following["grad_avg"], spread = mean, square - mean * mean
         inside = spread + hyper["eps_root"]
         scale = (_root(inside, square) if bare else torch.sqrt(inside)) + hyper["eps"]
         direction = gradient / scale
         if keeps:
-            direction = hyper["momentum"] * state["momentum"] + direction
+            direction = _plus(direction, state["momentum"], hyper["momentum"])
             following["momentum"] = direction
-        return {"params": params - hyper["learning_rate"] * direction, **following}
+        return {"params": _plus(params, direction, -hyper["learning_rate"]), **following}
 
     hyper = {
         "alpha": alpha,
@@ -275,11 +276,32 @@ def muon(  # noqa: PLR0913 (torch's settings)
     return with_options(made, **options)
 
 
+def _towards(moment: Tensor, value: Tensor, share: float | Tensor) -> Tensor:
+    """Return (1 - share) * moment + share * value, in one pass where ``share`` is a number."""
+    if isinstance(share, Tensor):
+        return (1 - share) * moment + share * value
+    return torch.lerp(moment, value, share)
+
+
+def _moved(params: Tensor, direction: Tensor, scale: Tensor, rate: float | Tensor) -> Tensor:
+    """Return params - rate * direction / scale, in one pass where ``rate`` is a number."""
+    if isinstance(rate, Tensor):
+        return params - rate * direction / scale
+    return torch.addcdiv(params, direction, scale, value=-rate)
+
+
+def _plus(one: Tensor, other: Tensor, factor: float | Tensor) -> Tensor:
+    """Return one + factor * other, in one pass where ``factor`` is a number."""
+    if isinstance(factor, Tensor):
+        return one + factor * other
+    return torch.add(one, other, alpha=factor)
+
+
 def _penalized(gradient: Tensor, decay: float | Tensor, params: Tensor) -> Tensor:
     """Add an L2 penalty's gradient, if there is one; torch leaves out one of 0, too."""
     if isinstance(decay, int | float) and not decay:
         return gradient
-    return gradient + decay * params
+    return _plus(gradient, params, decay)
 
 
 def _any(number: Number) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import NonFiniteError, WitnessError
-from engine.numerics.determinism import deterministic, generator
+from engine.numerics.determinism import deterministic, filling, generator
 from engine.numerics.shown import shown_fields
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
@@ -122,7 +122,7 @@ def testify(
         network that is so small that calls cost more than numbers;
         ``tests/bench/bench_witness.py`` measures it.
     """
-    with deterministic():
+    with filling(), deterministic():
         step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
         term = routine.first_piece(next(routine.terms(step)))
         state, own = _moved_step(routine, first, term, z, step)

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.numerics.determinism import deterministic, generator, seed_for, seeded
+import engine
+from engine.numerics.determinism import deterministic, filling, generator, seed_for, seeded
 from engine.numerics.environment import environment
 
 PURPOSES = st.lists(st.one_of(st.integers(0, 10**6), st.text("abc", min_size=1)), max_size=3)
@@ -124,6 +125,40 @@ def test_environment_tells_thread_counts_apart():
 def test_environment_has_a_json_form():
     """It is part of every stage's key, and a key is the digest of JSON."""
     assert json.loads(json.dumps(environment())) == environment()
+
+
+def test_fresh_memory_is_filled_while_a_run_is_looked_at_only():
+    """Filling it costs a pass over the memory of many results, at every step."""
+    with deterministic():
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        with filling(), deterministic():
+            assert torch.empty(1000).isnan().all()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_numbers_that_nobody_has_written_are_refused_before_a_run():
+    """They may be zeros at every call of a test, and something else on another day."""
+
+    class Unwritten(torch.nn.Linear):
+        def forward(self, inputs):
+            """Return what torch.empty happens to hold, added to a layer's result."""
+            return super().forward(inputs) + torch.empty(len(inputs), 1)
+
+    routine = engine.Routine(
+        Unwritten(4, 3),
+        lambda model, batch: torch.nn.functional.cross_entropy(
+            model(batch[0]).square(), batch[1], reduction="none"
+        ),
+        (torch.randn(8, 4), torch.arange(8) % 3),
+        engine.sgd(),
+        learning_rate=0.1,
+        num_steps=3,
+        batch_size=4,
+        metaparameters={"weights": engine.ExampleWeights(torch.ones(8))},
+    )
+    with pytest.raises(engine.EngineError, match=r"(?i)nan|finite"):
+        engine.metagradient(routine, lambda model: model(torch.ones(2, 4)).sum())
 
 
 @pytest.mark.gpu
