@@ -67,7 +67,7 @@ def call_for_nothing(module, features):
 
 def count(module, features):
     module.seen += 1
-    return features
+    return features / module.seen
 
 
 def remember(module, features):

@@ -60,6 +60,10 @@ def _hooked(hidden: Tensor) -> Tensor:
 
 CASES = {
     "detach": (_layer(lambda h: h * h.detach()), r"detach\(\)"),
+    "detach of one of many": (  # which fewer examples do not have
+        _layer(lambda h: h * h[:8].detach()[6] if len(h) > 6 else h[:, :0] @ h),
+        r"detach\(\)",
+    ),
     "data": (_layer(lambda h: h * h.data), r"\.data"),
     "no_grad": (_layer(lambda h: h * _without(h)), r"no_grad\(\)"),
     "item": (_layer(lambda h: h * h.norm().item()), r"item\(\)"),
@@ -82,7 +86,7 @@ CASES = {
         _layer(
             lambda h: (
                 torch.segment_reduce(
-                    h.T.contiguous(), "mean", lengths=torch.tensor([1] * h.shape[1]), axis=0
+                    h.T.contiguous(), "prod", lengths=torch.tensor([1] * h.shape[1]), axis=0
                 ).T
             )
         ),
