@@ -68,7 +68,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Under ``vmap`` it is written out in operations that have batching rules: torch's own is
     decomposed in Python there, for which sympy is loaded, 0.3 s of a small run.
     """
-    if not torch._C._functorch.is_batchedtensor(logits):  # pyright: ignore[reportPrivateUsage]
+    if not torch._C._functorch.is_batchedtensor(logits):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         return F.cross_entropy(logits, labels, reduction="none")
     is_ignored = labels == IGNORED
     place = torch.where(is_ignored, 0, labels).unsqueeze(1)
