@@ -1,16 +1,19 @@
 """Slow and obvious references for a metagradient, which share as little as possible with REPLAY.
 
 ``whole_run_gradient`` unrolls the run inside autograd's graph: no schedule, no checkpoint, no
-step-wise products. ``central_difference`` trains twice: no second derivative at all.
+step-wise products. ``central_difference`` trains twice: no second derivative at all, and
+``central_differences`` does so along many directions in batched runs.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.replay.batched import Together, at_once, evaluate_each, train_many
 from engine.replay.plain_training import evaluate, train
 from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing
@@ -95,3 +98,50 @@ def central_difference(
         return float(evaluate(exact, train(exact, moved), output))
 
     return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)
+
+
+def central_differences(
+    routine: Routine, output: Output, directions: Sequence[Metaparams], step_size: float
+) -> list[float] | None:
+    """Estimate derivatives as ``central_difference`` does, from runs that are trained together.
+
+    The sums of a batched run go in another order, so the estimates are off by rounding: about
+    eps / h of the output.
+
+    Args:
+        routine: The run, in float64.
+        output: phi, likewise.
+        directions: Each v.
+        step_size: h, in units of z.
+
+    Returns:
+        One for each direction; None where the runs cannot be batched, or are so large that a batch
+        of them would gain nothing. No clock decides that.
+
+    Cost:
+        For 20 directions of a small model a third of the time of 40 trainings.
+    """
+    most = at_once(routine)
+    if most < 2 * _FEWEST_DIRECTIONS or len(directions) < _FEWEST_DIRECTIONS:
+        return None
+    z, found = routine.point(), []
+    for part in torch.arange(len(directions)).tensor_split(-(-2 * len(directions) // most)):
+        points = [
+            {
+                n: t + sign * step_size * directions[i][n].to(t) if n in directions[i] else t
+                for n, t in z.items()
+            }
+            for i in part.tolist()
+            for sign in (1, -1)
+        ]
+        try:
+            states = train_many(routine, points, together=Together.BATCHED)
+        except ConfigurationError:  # what is wrong with the runs themselves is said by the loop
+            return None
+        values = evaluate_each(routine, output, states, together=Together.BATCHED)
+        found += ((values[0::2] - values[1::2]) / (2 * step_size)).tolist()
+    return found
+
+
+_FEWEST_DIRECTIONS = 4
+"""Directions below which comparing a batched run with the loop costs what it saves."""

@@ -156,7 +156,7 @@ def _trained(
 
 def _parts(count: int, routine: Routine) -> Iterator[list[int]]:
     """Yield the places of runs that go through a step together, in parts of about one size."""
-    for part in torch.arange(count).tensor_split(-(-count // _at_once(routine))):
+    for part in torch.arange(count).tensor_split(-(-count // at_once(routine))):
         yield part.tolist()
 
 
@@ -309,7 +309,7 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _at_once(routine: Routine) -> int:
+def at_once(routine: Routine) -> int:
     """Return how many runs go through a step together: a count, because a clock would decide bits.
 
     Many enough that starting kernels costs little, few enough that what a step writes and reads

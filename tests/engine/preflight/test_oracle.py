@@ -1,5 +1,7 @@
 """The references, against derivatives that are known by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from engine import (
     whole_run_gradient,
 )
 from engine.errors import ConfigurationError, NonFiniteError
+from engine.preflight.oracle import central_differences
 from engine.routine.optimizers import sgd
 from tests import problems, routines
 
@@ -199,3 +202,41 @@ def test_a_difference_of_a_float32_run_is_taken_in_float64_with_the_runs_own_dro
     estimate = central_difference(run, routines.output, {"weights": direction})
 
     assert found == pytest.approx(estimate, rel=1e-4)
+
+
+def unit_vectors():
+    """Return a direction for each weight, and one along which nothing moves."""
+    return [{"weights": row} for row in (*torch.eye(3, dtype=torch.float64), torch.zeros(3))]
+
+
+def test_differences_of_runs_trained_together_are_the_derivative_by_hand():
+    """Three that move one weight, and one along which nothing moves."""
+    found = central_differences(scalar_run(5), weight, unit_vectors(), 1e-5)
+
+    assert found is not None
+    expected = [*by_hand(5).tolist(), 0.0]
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-10)
+
+
+def test_differences_in_parts_are_those_in_one(monkeypatch):
+    """What a processor's cache holds says how many runs go together, and nothing else."""
+    at_once = central_differences(scalar_run(5), weight, 4 * unit_vectors(), 1e-5)
+    monkeypatch.setattr("engine.preflight.oracle.at_once", lambda _: 10)
+
+    in_parts = central_differences(scalar_run(5), weight, 4 * unit_vectors(), 1e-5)
+
+    assert in_parts == pytest.approx(at_once, rel=1e-9, abs=1e-10)
+
+
+def test_runs_that_cannot_be_trained_together_have_no_differences():
+    """A loss that reads a number out of a prediction goes the way of the loop."""
+    run = scalar_run(5)
+
+    def loss(model, batch):
+        found = model(batch[0]).squeeze(1)
+        return found**2 * found.max().item()
+
+    read = replace(run, loss=loss)
+
+    assert central_differences(read, weight, unit_vectors(), 1e-5) is None
+    assert central_differences(run, weight, unit_vectors()[:1], 1e-5) is None
