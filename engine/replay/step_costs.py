@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.numerics.fingerprint import state_fingerprint
+from engine.progress.meter import doing
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step, seed_adjoint
 from engine.routine.module.batch_norm import without_buffers
 from engine.routine.routine import Routine
@@ -90,8 +91,9 @@ def measure_costs(
     parts = list(output.parts()) if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     _, cotangent = seed_adjoint(routine, state, parts[0])
 
-    def timed(action: Callable[[], object]) -> float:
-        return median_seconds(action, routine.device, seconds)
+    def timed(words: str, action: Callable[[], object]) -> float:
+        with doing(words):
+            return median_seconds(action, routine.device, seconds)
 
     def reverse() -> None:
         reverse_step(routine, z, step, Sweep(state=state, adjoint=cotangent, vjp=vjp))
@@ -104,19 +106,20 @@ def measure_costs(
         graphs[:] = [open_step(whole, state, z, step)]
         graphs[0].following()
 
-    traced = timed(trace)
-    both = timed(lambda: (trace(), graphs.pop().pull(cotangent)))
+    traced = timed("a step with its graph", trace)
+    both = timed("its product", lambda: (trace(), graphs.pop().pull(cotangent)))
     saved, loaded = (0.0, 0.0) if store is None else _store_seconds(state, store)
     memory, host = MemoryStates(), MemoryStates(torch.device("cpu"))
     return StepCosts(
-        plain=timed(lambda: replay(forward, routine, z, {}, Sweep(state=state))) / (stop - step),
-        product=timed(reverse),
+        plain=timed("plain steps", lambda: replay(forward, routine, z, {}, Sweep(state=state)))
+        / (stop - step),
+        product=timed("a step in reverse", reverse),
         traced=traced,
         pulled=max(both - traced, 0.0),
         injected=_injected_seconds(routine, state, z, cotangent),
-        seed=timed(lambda: seed_adjoint(routine, state, parts[0])) * len(parts),
-        copied=timed(lambda: _there_and_back(memory, state)),
-        moved=timed(lambda: _there_and_back(host, state)) / 2,
+        seed=timed("the output", lambda: seed_adjoint(routine, state, parts[0])) * len(parts),
+        copied=timed("states in memory", lambda: _there_and_back(memory, state)),
+        moved=timed("states on the host", lambda: _there_and_back(host, state)) / 2,
         saved=saved,
         loaded=loaded,
         state_bytes=sum(row.nbytes for row in state.values()),
