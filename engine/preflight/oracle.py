@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.replay.batched import Together, at_once, evaluate_each, train_many
+from engine.replay.first_step import refuse_reader
 from engine.replay.plain_training import evaluate, train
 from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing
@@ -46,6 +47,7 @@ def whole_run_gradient(
         for step in range(routine.num_steps):
             state = traced_step(routine, state, leaves, step)
         value = routine.evaluate(output, state)
+        refuse_reader(routine, output, {name: row.detach() for name, row in state.items()})
         with whole_derivatives():
             gradients = torch.autograd.grad(value, list(leaves.values()))
     return value.detach(), dict(zip(leaves, gradients, strict=True))

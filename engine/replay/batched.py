@@ -20,7 +20,7 @@ from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
-from engine.routine.idle import skipping_idle
+from engine.routine.idle import noting_used, skipping_idle, used_tensors, watch
 from engine.routine.loss_terms import Term
 from engine.routine.module.held_module import Params
 from engine.routine.routine import Routine
@@ -262,10 +262,12 @@ def _batched_step(
     # Runs of one seed are one routine, which draws its batch once for all of them.
     drawing = [routine] if all(run is routine for run in runs) else runs
     gradient, loss = None, None
-    for terms in zip(*(run.terms(step) for run in drawing), strict=True):
-        share, value = _batched_gradient(routine, states["params"], terms, z, step)
-        gradient = share if gradient is None else gradient + share
-        loss = value if loss is None else loss
+    with noting_used() as seen:
+        for terms in zip(*(run.terms(step) for run in drawing), strict=True):
+            share, value = _batched_gradient(routine, states["params"], terms, z, step)
+            gradient = share if gradient is None else gradient + share
+            loss = value if loss is None else loss
+    used_tensors(routine, seen, {name: rows[0] for name, rows in states.items()}, step)
 
     def update(state: State, gradient: Tensor, z: Metaparams) -> State:
         return routine.update(state, gradient, z, step)
@@ -303,6 +305,7 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     """Name the parts of several flat vectors, shape (runs, params), without a copy."""
     layout = routine.layout
     parts = params.split_with_sizes(layout.sizes, dim=1)
+    watch(dict(zip(layout.shapes, parts, strict=True)))
     return {
         name: part.view(len(params), *shape)
         for (name, shape), part in zip(layout.shapes.items(), parts, strict=True)

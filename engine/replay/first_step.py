@@ -14,6 +14,7 @@ from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
 from engine.routine.coupled_loss import coupled
+from engine.routine.idle import refuse_moved
 from engine.routine.module.counters import is_read
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -202,6 +203,7 @@ def _refuse_detached(
     for read, row, names in (
         (loss, state["params"], [*unused, *idle]),
         (outputs, state[evaluated], unused),
+        (outputs, state[evaluated], idle),
     ):
         if not names:
             continue
@@ -209,6 +211,9 @@ def _refuse_detached(
         for name in names:
             routine.layout.views(moved)[name].mul_(1.25).add_(0.1)
         if not all(map(torch.equal, read(row.detach().clone()), read(moved))):
+            if names is idle:
+                refuse_moved(routine, idle)
+                return
             raise UndifferentiableError(
                 f"Parameter {names[0]!r} has no part in the loss of step 0 that has a derivative, "
                 "so its gradient is None, but its value is read. Freeze it with "
@@ -301,13 +306,28 @@ def _check_coupling(routine: Routine, state: State) -> None:
     )
 
 
+def refuse_reader(routine: Routine, output: Output, state: State) -> None:
+    """Refuse an output that reads a buffer which moves in training, outside the state.
+
+    Raises:
+        WitnessError: With the buffer's name.
+    """
+    if routine.counters and is_read(routine.counters, lambda: routine.evaluate(output, state)):
+        raise WitnessError(
+            f"Buffer {next(iter(routine.counters))!r} changes during training, outside the state, "
+            "and the output reads it, so it would be that of another model. Let the model read "
+            "no counter in evaluation, or declare it as a state of the run, state= with advance=."
+        )
+
+
 def _check_output(routine: Routine, output: Output, state: State) -> None:
     evaluated = routine.optimizer.evaluated
     own = {OWN: state[OWN].detach().requires_grad_()} if OWN in state else {}
     leaf = state[evaluated].detach().requires_grad_()
     parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        value = routine.evaluate(next(iter(parts)), {**state, **own, evaluated: leaf})
+        part = next(iter(parts))
+        value = routine.evaluate(part, {**state, **own, evaluated: leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigurationError(
@@ -319,14 +339,7 @@ def _check_output(routine: Routine, output: Output, state: State) -> None:
             "The output is complex, and only a real number can grow or shrink. Return its real "
             "part or its size: .real or .abs()."
         )
-    if routine.counters and is_read(
-        routine.counters, lambda: routine.evaluate(next(iter(parts)), {**state, **own})
-    ):
-        raise WitnessError(
-            f"Buffer {next(iter(routine.counters))!r} changes during training, outside the state, "
-            "and the output reads it, so it would be that of another model. Let the model read "
-            "no counter in evaluation, or declare it as a state of the run, state= with advance=."
-        )
+    refuse_reader(routine, part, {**state, **own})
     if not value.requires_grad:
         raise UndifferentiableError(
             "The output does not depend on the model's parameters. Look for a detach(), a "

@@ -211,6 +211,8 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     outputs = outputs_from(outputs)
     point = point_from(routine, z)
     place = _place(store)
+    if place is not None and routine.skip_idle:  # whose states are others than those without
+        place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
     seen, first = tried(routine, outputs, point, witness=witness)

@@ -8,10 +8,11 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
+from engine.replay.first_step import refuse_reader
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
-from engine.routine.idle import skipping_idle
+from engine.routine.idle import skipping_idle, skipping_never_used
 from engine.routine.intake import point_from, refuse_no_routine, refuse_output
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
@@ -41,6 +42,9 @@ def train(routine: Routine, z: Metaparams | None = None, first: FirstCalls | Non
             if heard is not None:
                 heard.ran(step, routine.num_steps)
     check_losses(losses, 0, routine.num_steps)
+    another = skipping_never_used(routine)
+    if another is not None:
+        return train(another, z, first)
     if first is not None:
         first.refuse_another_loss(losses[0])
     return state
@@ -63,4 +67,5 @@ def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
     frozen = {name: row.detach() for name, row in state.items()}
     with asked_rightly(routine, [output]), torch.enable_grad():
         value = routine.evaluate(output, frozen)
+        refuse_reader(routine, output, frozen)
     return value.detach() if isinstance(value, Tensor) else value

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from engine.errors import IdleParametersError
+from engine.errors import ConfigurationError, IdleParametersError
 from engine.types import Hyperparameters, State
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ UPDATES = "updates"
 
 _KNOWN = "idle parameters"  # among what a routine has measured
 _SKIPS = "skips idle parameters"
+
+_LINEAR = ("sgd", "nesterov")
+"""Optimizers by which a tensor without a gradient keeps its direction."""
+
+_PARALLEL = 1e-3
+"""Share of a tensor that may stand across the direction in which it began."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -98,6 +104,33 @@ class _Known:
     left_out: set[str] = field(default_factory=set)
 
 
+def skipping_never_used(routine: "Routine") -> "Routine | None":
+    """Return a run that leaves what no step has used so far as it is, if this one moved it.
+
+    For calls that have carried out all steps, whose state is asked for by somebody who may read it.
+    """
+    known: _Known | None = routine.programs.get(_KNOWN)
+    if routine.skip_idle is not None or known is None or not known.left_out:
+        return None
+    return replace(routine, skip_idle=True) if moves_idle(routine) else None
+
+
+def refuse_moved(routine: "Routine", names: Sequence[str]) -> None:
+    """Refuse to move parameters that the first step leaves out and that an output reads.
+
+    Raises:
+        IdleParametersError: If the optimizer moves them and the routine does not say what is meant.
+    """
+    if routine.skip_idle is None and names and moves_idle(routine):
+        raise IdleParametersError(
+            f"The loss of step 0 leaves out {names[0]!r}, and the output reads it. Torch's "
+            f"optimizers skip a parameter without a gradient, and {routine.optimizer.name} would "
+            "move it by its decay or its moments. Say skip_idle=True for what torch does, or "
+            "skip_idle=False for gradients of zero.",
+            settings=("training.skip_idle",),
+        )
+
+
 def used_tensors(routine: "Routine", used: Used, state: State, step: int) -> Tensor | None:
     """Return which tensors a step moves, a truth value each; None for all of them.
 
@@ -131,14 +164,14 @@ def spread(by_tensor: Tensor, layout: "Layout") -> Tensor:
 def _refuse_unsaid(routine: "Routine", found: Sequence[bool], state: State, step: int) -> None:
     known = routine.programs.setdefault(_KNOWN, _Known())
     for name, is_used in zip(routine.layout.shapes, found, strict=True):
-        if not is_used and name not in known.left_out and _has_moments(routine, state, name):
+        if not is_used and name not in known.left_out and _was_used(routine, state, name):
             known.used.add(name)
         (known.used if is_used else known.left_out).add(name)
     both = [name for name in routine.layout.shapes if name in known.used & known.left_out]
-    if both and _moves_idle(routine):
+    if both and moves_idle(routine):
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
         raise IdleParametersError(
-            f"The loss of some steps up to step {step} leaves out parameters that others use: "
+            f"The loss of some steps up to step {step} leaves out parameters that other steps use: "
             f"{', '.join(map(repr, both[:3]))}{more}. Torch's optimizers skip a parameter without "
             f"a gradient, and {routine.optimizer.name} would move it by its decay or its moments. "
             "Say skip_idle=True for what torch does, or skip_idle=False for gradients of zero.",
@@ -146,8 +179,16 @@ def _refuse_unsaid(routine: "Routine", found: Sequence[bool], state: State, step
         )
 
 
-def _has_moments(routine: "Routine", state: State, name: str) -> bool:
-    """Say whether a tensor had a gradient in a step before, as moments tell that begin at zero."""
+def _was_used(routine: "Routine", state: State, name: str) -> bool:
+    """Say whether a tensor had a gradient in a step before, as far as a state tells.
+
+    Moments that begin at zero do; and descent by decay alone only shrinks a tensor.
+    """
+    if routine.optimizer.name in _LINEAR and not routine.shapes_start:
+        now = routine.layout.views(state["params"].detach())[name].reshape(-1)
+        then = routine.trainable[name].reshape(-1).to(now)
+        share = (now @ then) / (then @ then).clamp(min=torch.finfo(now.dtype).tiny)
+        return bool((now - share * then).norm() > _PARALLEL * now.norm())
     first = routine.optimizer.init(state["params"].detach())
     rows = {n: row for n, row in first.items() if row.shape == state["params"].shape}
     moments = [n for n, row in rows.items() if n in state and not row.any()]
@@ -160,12 +201,26 @@ def _has_moments(routine: "Routine", state: State, name: str) -> bool:
     return not any(after[n].any() for n in moments)
 
 
-def _moves_idle(routine: "Routine") -> bool:
-    """Say whether an update moves, or forgets of, a parameter whose gradient is zero."""
+def moves_idle(routine: "Routine") -> bool:
+    """Say whether an update moves, or forgets of, a parameter whose gradient is zero.
+
+    Where a hyperparameter changes from step to step, or is a metaparameter, one of its values may.
+    """
+    kinds, steps = routine.metaparameters.items(), range(routine.num_steps)
+    point = routine.point()
+    changing = set(routine.optimizer.at(0)) - {
+        n for n, v in routine.optimizer.hyperparameters.items() if isinstance(v, int | float)
+    }
+    for name, kind in kinds:
+        step = next((t for t in steps if kind.enters(t)), None)
+        if step is not None:
+            changing |= set(kind.hyperparameters(point[name], step))
+    if changing - {"learning_rate"}:
+        return True
     if "moves idle" not in routine.programs:
         state = routine.optimizer.init(routine.layout.flatten(routine.trainable))
         params = routine.layout.flatten(routine.trainable)
-        zeros, point = torch.zeros_like(params), routine.point()
+        zeros = torch.zeros_like(params)
         step = _largest_step(routine)
         with torch.no_grad():
             before = routine.update({"params": params, **state}, zeros + 1.0, point, step)
@@ -269,11 +324,16 @@ def skipping_idle(
             return run(_skipping(routine), *args, **kwargs)
         try:
             return run(routine, *args, **kwargs)
-        except IdleParametersError:
+        except IdleParametersError as error:
             if routine.skip_idle is not None:
                 raise
             routine.programs[_SKIPS] = {}
-        return run(_skipping(routine), *args, **kwargs)
+            try:
+                said = _skipping(routine)
+            except ConfigurationError as obstacle:  # e.g. compiled steps; nobody said skip_idle
+                del routine.programs[_SKIPS]
+                raise IdleParametersError(f"{error} {obstacle}", settings=error.settings) from error
+        return run(said, *args, **kwargs)
 
     return carried_out
 

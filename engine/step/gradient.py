@@ -108,6 +108,7 @@ def add_injected(
 ) -> Tensor:
     """Add the gradient of what is injected in a step, where it has any weight."""
     for term in routine.injected_terms(step):
-        if is_active(term, z):
+        # Of weight 0 it still uses what it reads: weights around 0 do, and a derivative is theirs.
+        if is_active(term, z) or routine.skip_idle:
             gradient = gradient + term_gradient(routine, params, term, z, step)[0]
     return gradient

@@ -106,7 +106,8 @@ def score_schedules(problem: BuiltProblem, rates: list[Tensor]) -> list[list[flo
     points = [{name: row.log().to(dtype)} for row in rates]
     kind = LearningRatePoints(points[0][name], num_steps=steps)
     routine = replace(problem.routine, metaparameters={name: kind})
-    together = Together.LOOP if routine.statistics is not None else Together.BATCHED
+    alone = routine.statistics is not None or routine.own is not None or routine.skip_idle
+    together = Together.LOOP if alone else Together.BATCHED
     states = train_each(routine, points, together=together)
     there = [state for state in states if state is not None]
     losses = _losses(problem, there, together) if there else torch.empty(len(SPLITS), 0)

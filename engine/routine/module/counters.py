@@ -92,6 +92,8 @@ class _Followed(TorchDispatchMode):
         if is_marked:
             made = _tensors(result)
             self.is_seen |= not made and result is not None
+            # How many rows there are is a number of Python's that nobody has to ask for.
+            self.is_seen |= torch.Tag.dynamic_output_shape in func.tags
             written = zip(func._schema.arguments, args, strict=False)
             made += _tensors([a for s, a in written if s.alias_info and s.alias_info.is_write])
             for tensor in made:
@@ -106,7 +108,9 @@ class _Looks(TorchFunctionMode):
         {
             Tensor.__array__,
             Tensor.__dlpack__,
+            Tensor.__format__,
             Tensor.__reduce_ex__,
+            Tensor.__repr__,
             Tensor.data_ptr,
             Tensor.numpy,
             Tensor.tolist,

@@ -198,8 +198,8 @@ def _max_unpool(input: Tensor, indices: Tensor, output_size: Sequence[int], *_: 
     """
     lead, size = input.shape[: -len(output_size)], math.prod(output_size)
     rows, places = (each.reshape(lead.numel(), -1) for each in (input, indices))
-    taken = torch.zeros(len(rows), size, dtype=torch.int8, device=rows.device)
-    if (taken.scatter_add(1, places, torch.ones_like(places, dtype=torch.int8)) > 1).any():
+    taken = torch.zeros(len(rows), size, dtype=torch.int32, device=rows.device)
+    if (taken.scatter_add(1, places, torch.ones_like(places, dtype=torch.int32)) > 1).any():
         raise UndifferentiableError(
             "Two maxima are put back into one place by max_unpool, as those of windows that "
             "overlap. Torch gives each of them all of the gradient, which is then no derivative. "

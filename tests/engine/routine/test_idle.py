@@ -39,6 +39,20 @@ class Routed(nn.Module):
         return self.last(found)
 
 
+class Forgotten(nn.Module):
+    """A layer that no step of training uses, and that evaluation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.never = nn.Linear(8, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits, shape (batch, 3)."""
+        hidden = torch.tanh(self.first(inputs))
+        return self.last(hidden if self.training else hidden + self.never(hidden))
+
+
 class Dropped(nn.Module):
     """Layers that are left out at random in training."""
 
@@ -60,6 +74,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "experts that are not called": Routed,
     "experts that are called with nothing": lambda: Routed(calls_idle=True),
     "layers dropped at random": Dropped,
+    "a layer that no step uses": Forgotten,
 }
 Pair = tuple[engine.Optimizer, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]
 OPTIMIZERS: dict[str, Pair] = {
@@ -295,6 +310,37 @@ def test_a_process_that_begins_in_the_middle_sees_what_was_used_before():
         plain_step(
             _routine("experts that are not called", engine.adamw()), state, another.point(), 3
         )
+
+
+def test_a_trained_state_has_what_no_step_used_where_it_began():
+    """Whoever evaluates it reads that too."""
+    routine = _routine("a layer that no step uses", engine.adamw())
+
+    found = routine.layout.views(engine.train(routine)["params"])
+
+    assert torch.equal(found["never.weight"], routine.trainable["never.weight"])
+
+
+@pytest.mark.parametrize("decay", [[0.0] + [0.3] * (STEPS - 1), 0.3], ids=["from step 1", "always"])
+@pytest.mark.parametrize("together", ["auto", "loop"])
+def test_a_decay_that_begins_later_counts_and_batched_runs_are_asked(decay, together):
+    """One look at the first step would find that nothing moves."""
+    routine = _routine("experts that are not called", engine.sgd(weight_decay=decay))
+    z = routine.point()
+
+    states = train_many(routine, [z] * 6, together=together)
+
+    expected = engine.train(_routine("experts that are not called", routine.optimizer, True))
+    torch.testing.assert_close(states[3]["params"], expected["params"], rtol=1e-12, atol=0)
+
+
+def test_a_run_that_is_carried_out_again_keeps_its_checkpoints_apart(tmp_path):
+    """Those of the run that was given up have other states."""
+    routine = _routine("layers dropped at random", engine.adamw())
+
+    found = engine.metagradient(routine, _output, store=tmp_path, arity=2)
+
+    assert torch.equal(found["weights"], engine.metagradient(routine, _output)["weights"])
 
 
 def test_a_compiled_step_is_refused():

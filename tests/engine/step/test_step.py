@@ -145,7 +145,9 @@ def test_loss_of_a_step_is_that_of_its_batch_at_its_start():
 def test_loss_that_is_linear_in_the_parameters_is_refused():
     """Its gradient is a constant; so is one whose custom backward is cut out of the graph."""
     routine, state, z, cotangent = setting("sgd", "weights")
-    linear = replace(routine, loss=lambda model, batch: model[0](batch[0]).sum(dim=1))
+    linear = replace(
+        routine, loss=lambda model, batch: model[0](batch[0]).sum(dim=1), skip_idle=False
+    )
 
     with pytest.raises(UndifferentiableError, match=r"step 4 does not depend on the parameters"):
         step_vjp(linear, state, z, STEP, cotangent)

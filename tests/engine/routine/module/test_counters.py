@@ -94,6 +94,16 @@ def _before_it_counts(net, hidden):
     return found
 
 
+def _by_a_shape(net, hidden):
+    net.calls += 1
+    return hidden * (1 + (net.calls > 1000).nonzero().shape[0])
+
+
+def _by_its_text(net, hidden):
+    net.calls += 1
+    return hidden * (1 + 1e-9 * len(f"{net.calls}"))
+
+
 class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, calls):
@@ -123,6 +133,8 @@ READ = {
     "a branch that is never taken": _variant(_by_a_branch),
     "a list": _variant(_by_list),
     "numpy": _variant(_by_numpy),
+    "a shape": _variant(_by_a_shape),
+    "its text": _variant(_by_its_text),
     "the loss, before it counts": _variant(_before_it_counts),
     "the backward pass": _variant(_by_the_backward_pass),
     "nobody, but it follows activations": _variant(_follows_activations),
