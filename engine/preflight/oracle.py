@@ -14,8 +14,7 @@ from torch import Tensor
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
 from engine.replay.batched import Together, at_once, evaluate_each, train_many
-from engine.replay.first_step import refuse_reader
-from engine.replay.plain_training import evaluate, train
+from engine.replay.plain_training import evaluate, refuse_reader, train
 from engine.routine.intake import direction_from, point_from, refuse_output
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.module.stop_gradient import whole_derivatives

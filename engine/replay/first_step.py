@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, UndifferentiableError, WitnessError
+from engine.errors import ConfigurationError, UndifferentiableError
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
+from engine.replay.plain_training import refuse_reader
 from engine.routine.coupled_loss import coupled
 from engine.routine.idle import refuse_moved
-from engine.routine.module.counters import is_read
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import check_twice_differentiable
@@ -304,20 +304,6 @@ def _check_coupling(routine: Routine, state: State) -> None:
         "batch a candidate's loss is injected. Write the loss as a CoupledLoss of "
         "engine.routine.coupled_loss."
     )
-
-
-def refuse_reader(routine: Routine, output: Output, state: State) -> None:
-    """Refuse an output that reads a buffer which moves in training, outside the state.
-
-    Raises:
-        WitnessError: With the buffer's name.
-    """
-    if routine.counters and is_read(routine.counters, lambda: routine.evaluate(output, state)):
-        raise WitnessError(
-            f"Buffer {next(iter(routine.counters))!r} changes during training, outside the state, "
-            "and the output reads it, so it would be that of another model. Let the model read "
-            "no counter in evaluation, or declare it as a state of the run, state= with advance=."
-        )
 
 
 def _check_output(routine: Routine, output: Output, state: State) -> None:

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import deterministic
 from engine.progress.meter import listening
-from engine.replay.first_step import refuse_reader
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.idle import skipping_idle, skipping_never_used
 from engine.routine.intake import point_from, refuse_no_routine, refuse_output
+from engine.routine.module.counters import is_read
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
@@ -69,3 +69,17 @@ def evaluate(routine: Routine, state: State, output: Output) -> Tensor:
         value = routine.evaluate(output, frozen)
         refuse_reader(routine, output, frozen)
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def refuse_reader(routine: Routine, output: Output, state: State) -> None:
+    """Refuse an output that reads a buffer which moves in training, outside the state.
+
+    Raises:
+        WitnessError: With the buffer's name.
+    """
+    if routine.counters and is_read(routine.counters, lambda: routine.evaluate(output, state)):
+        raise WitnessError(
+            f"Buffer {next(iter(routine.counters))!r} changes during training, outside the state, "
+            "and the output reads it, so it would be that of another model. Let the model read "
+            "no counter in evaluation, or declare it as a state of the run, state= with advance=."
+        )

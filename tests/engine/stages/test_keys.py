@@ -282,7 +282,10 @@ READS_APART = {
     ("stages.run", "planning.plan"),  # a product that a plan has chosen is in the key
     # What a step writes on a meter is read by nobody who computes; so is what is at work.
     *((name, "progress.meter") for name in ("replay.interpreter", "replay.plain_training")),
-    *((name, "progress.meter") for name in ("replay.batched", "stages.training")),
+    *(
+        (name, "progress.meter")
+        for name in ("replay.batched", "stages.training", "replay.step_costs")
+    ),
     *((name, "progress.meter") for name in ("preflight.checkup", "problems.problem")),
     *(("replay.metagradient", f"progress.{name}") for name in ("board", "counted", "displays")),
 }
