@@ -113,7 +113,7 @@ def filling() -> Iterator[None]:
     """Let fresh memory hold NaN inside of the blocks of ``deterministic`` that begin inside.
 
     So a model that reads numbers which nobody has written is seen before a run. In a run itself
-    it would cost a pass over the memory of every result, a twentieth of a step and more.
+    it would cost a pass over the memory of many results, up to a twentieth of a step.
     """
     before = _FILLING.set(True)
     try:

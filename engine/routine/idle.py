@@ -35,6 +35,8 @@ UPDATES = "updates"
 
 _KNOWN = "idle parameters"  # among what a routine has measured
 _SKIPS = "skips idle parameters"
+_MOVES = "moves idle parameters"
+_PROGRAMS = "programs of the run that skips"
 
 _LINEAR = ("sgd", "nesterov")
 """Optimizers by which a tensor without a gradient keeps its direction."""
@@ -104,6 +106,14 @@ class _Known:
     left_out: set[str] = field(default_factory=set)
 
 
+def _skipping(routine: "Routine") -> "Routine":
+    """Return the same routine, which skips; what is measured of it is kept for the next one."""
+    said = replace(routine, skip_idle=True)
+    object.__setattr__(said, "_given", routine._given)
+    object.__setattr__(said, "programs", routine.programs.setdefault(_PROGRAMS, {}))
+    return said
+
+
 def skipping_never_used(routine: "Routine") -> "Routine | None":
     """Return a run that leaves what no step has used so far as it is, if this one moved it.
 
@@ -112,7 +122,7 @@ def skipping_never_used(routine: "Routine") -> "Routine | None":
     known: _Known | None = routine.programs.get(_KNOWN)
     if routine.skip_idle is not None or known is None or not known.left_out:
         return None
-    return replace(routine, skip_idle=True) if moves_idle(routine) else None
+    return _skipping(routine) if moves_idle(routine) else None
 
 
 def refuse_moved(routine: "Routine", names: Sequence[str]) -> None:
@@ -194,11 +204,9 @@ def _was_used(routine: "Routine", state: State, name: str) -> bool:
     moments = [n for n, row in rows.items() if n in state and not row.any()]
     if not any(routine.layout.views(state[n].detach())[name].any() for n in moments):
         return False
-    with torch.no_grad():  # a penalty makes moments of its own
-        start = {"params": state["params"].detach(), **first}
-        zeros = torch.zeros_like(start["params"])
-        after = routine.update(start, zeros, routine.point(), 0)
-    return not any(after[n].any() for n in moments)
+    start = {"params": state["params"].detach(), **first}
+    after = _updated(routine, start, torch.zeros_like(start["params"]))
+    return not any(after[n].any() for n in moments)  # a penalty makes moments of its own
 
 
 def moves_idle(routine: "Routine") -> bool:
@@ -206,37 +214,29 @@ def moves_idle(routine: "Routine") -> bool:
 
     Where a hyperparameter changes from step to step, or is a metaparameter, one of its values may.
     """
-    kinds, steps = routine.metaparameters.items(), range(routine.num_steps)
-    point = routine.point()
-    changing = set(routine.optimizer.at(0)) - {
-        n for n, v in routine.optimizer.hyperparameters.items() if isinstance(v, int | float)
-    }
-    for name, kind in kinds:
+    optimizer, point, steps = routine.optimizer, routine.point(), range(routine.num_steps)
+    changing = {n for n, v in optimizer.hyperparameters.items() if not isinstance(v, int | float)}
+    for name, kind in routine.metaparameters.items():
         step = next((t for t in steps if kind.enters(t)), None)
         if step is not None:
-            changing |= set(kind.hyperparameters(point[name], step))
+            changing |= kind.hyperparameters(point[name], step).keys()
     if changing - {"learning_rate"}:
         return True
-    if "moves idle" not in routine.programs:
-        state = routine.optimizer.init(routine.layout.flatten(routine.trainable))
+    if _MOVES not in routine.programs:
         params = routine.layout.flatten(routine.trainable)
-        zeros = torch.zeros_like(params)
-        step = _largest_step(routine)
-        with torch.no_grad():
-            before = routine.update({"params": params, **state}, zeros + 1.0, point, step)
-            after = routine.update(before, zeros, point, step)
-        own = [name for name in before if name == "params" or name in state]
-        own = [name for name in own if name == "params" or name != routine.optimizer.evaluated]
-        routine.programs["moves idle"] = not all(torch.equal(before[n], after[n]) for n in own)
-    return routine.programs["moves idle"]
+        start = {"params": params, **optimizer.init(params)}
+        used = _updated(routine, start, torch.ones_like(params))
+        after = _updated(routine, used, torch.zeros_like(params))
+        moved = start.keys() - ({optimizer.evaluated} - {"params"})  # an average goes on anyway
+        routine.programs[_MOVES] = not all(torch.equal(used[n], after[n]) for n in moved)
+    return routine.programs[_MOVES]
 
 
-def _largest_step(routine: "Routine") -> int:
-    """Return the step of the largest rate: in a warm-up, none may move anything at first."""
-    rates = routine.learning_rate
-    if isinstance(rates, int | float):
-        return 0
-    return max(range(len(rates)), key=rates.__getitem__)
+def _updated(routine: "Routine", state: State, gradient: Tensor) -> State:
+    """Return a state after an update at a rate that is not zero, as that of a warm-up may be."""
+    hyper = {**routine.optimizer.at(0), "learning_rate": 1.0}
+    with torch.no_grad():
+        return routine.optimizer.update(state, gradient, hyper, 0)
 
 
 def leaving_out(update: Callable[..., State]) -> Callable[..., State]:
@@ -327,20 +327,11 @@ def skipping_idle(
         except IdleParametersError as error:
             if routine.skip_idle is not None:
                 raise
-            routine.programs[_SKIPS] = {}
             try:
                 said = _skipping(routine)
             except ConfigurationError as obstacle:  # e.g. compiled steps; nobody said skip_idle
-                del routine.programs[_SKIPS]
                 raise IdleParametersError(f"{error} {obstacle}", settings=error.settings) from error
+        routine.programs[_SKIPS] = True
         return run(said, *args, **kwargs)
 
     return carried_out
-
-
-def _skipping(routine: "Routine") -> "Routine":
-    """Return the same routine, which skips; what is measured of it is kept for the next one."""
-    said = replace(routine, skip_idle=True)
-    object.__setattr__(said, "_given", routine._given)
-    object.__setattr__(said, "programs", routine.programs[_SKIPS])
-    return said

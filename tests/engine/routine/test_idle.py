@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import engine
 from engine.errors import ConfigurationError, IdleParametersError
+from engine.metaparameters.counts import Counts
 from engine.preflight.verdict import Verdict
 from engine.replay.batched import train_many
 from engine.step.step import plain_step, traced_step
@@ -341,6 +342,20 @@ def test_a_run_that_is_carried_out_again_keeps_its_checkpoints_apart(tmp_path):
     found = engine.metagradient(routine, _output, store=tmp_path, arity=2)
 
     assert torch.equal(found["weights"], engine.metagradient(routine, _output)["weights"])
+
+
+def test_injected_counts_use_what_they_read_at_zero_too():
+    """Else a derivative at 0 would lack the share of what only the injected examples use."""
+    routine = _routine("experts that are not called", engine.sgd(weight_decay=0.3))
+    ones = torch.ones(EXAMPLES).double()
+    counts = Counts(ones, injection_step=4)
+    fields = {**_fields(routine), "metaparameters": {"n": counts}}
+    routine = engine.Routine(**fields, skip_idle=True)
+
+    found = engine.metagradient(routine, _output, witness=False)["n"]
+
+    slope = engine.central_difference(routine, _output, {"n": ones}, step_size=1e-6)
+    assert float(found @ ones) == pytest.approx(float(slope), rel=1e-6)
 
 
 def test_a_compiled_step_is_refused():
