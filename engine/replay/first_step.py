@@ -52,8 +52,9 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         NonFiniteError: If the first loss or the output is not finite.
 
     Cost:
-        One product, a gradient that is differentiated once more, an evaluation of the output and
-        its gradient; and two plain steps, for ``twice``.
+        One product, a gradient, an evaluation of the output and its gradient; and for ``twice``,
+        pieces, shards and compiled steps a gradient that is differentiated once more, and two plain
+        steps.
     """
     _check_point(routine, z)
     with filling(), deterministic(), _line_told(routine, z), named_refusals(0):
@@ -78,7 +79,8 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
             product = _checked_product(routine, state, z, cotangent)
         if routine.first_step == 0:  # else this step is never reversed
             refuse_nonfinite_product(routine, z, state, cotangent, product)
-        check_twice_differentiable(routine, state["params"], z, 0)
+        if twice or in_pieces or routine.compile:  # a compiled graph has nodes of its own
+            check_twice_differentiable(routine, state["params"], z, 0)
 
 
 def check_unroll(routine: Routine, unroll: int) -> None:
@@ -238,12 +240,15 @@ def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
 def _checked_product(
     routine: Routine, state: State, z: Metaparams, cotangent: State
 ) -> tuple[State, Metaparams]:
-    """Return the product of step 0, and refuse the step that it is made with as a plain one."""
+    """Return the product of step 0, and refuse the step that it is made with as a plain one.
+
+    Every node of its graph is run, so that nothing need be differentiated twice once more.
+    """
     frozen = Frozen(routine.model, routine)
     graph = open_step(routine, state, z, 0)
     refuse_nonfinite_step(routine, z, 0, state, graph.following())
     frozen.refuse_moved()
-    return graph.pull(cotangent)
+    return graph.pull(cotangent, every_node=True)
 
 
 def _check_pure(routine: Routine, z: Metaparams) -> None:

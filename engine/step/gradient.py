@@ -12,16 +12,15 @@ from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
-from engine.step.products import gradient_of, named_refusals, pull_to_leaves
+from engine.step.products import named_refusals
+from engine.step.pulls import gradient_of, pull_through_every_node
 from engine.types import Metaparams
 
 
 def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, step: int) -> None:
     """Run every node of the graph of a step's gradient backward once.
 
-    ``step_vjp`` asks for the cotangents of named inputs, and torch then runs only the nodes on a
-    path to them. A function marked ``once_differentiable`` has no such path: its part would be
-    missing without an error.
+    See ``engine.step.pulls.pull_through_every_node`` for what it finds.
 
     Raises:
         UndifferentiableError: If a node cannot be run.
@@ -37,7 +36,7 @@ def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, 
         gradient, _ = term_gradient(routine, leaf, first, z, step, create_graph=True)
         # Ones of their own, because kernels of grouped products refuse those of a sum, which are
         # one number in many places.
-        pull_to_leaves(gradient, torch.ones_like(gradient))
+        pull_through_every_node([gradient], [leaf], [torch.ones_like(gradient)])
 
 
 def term_gradient(

@@ -14,15 +14,10 @@ from torch import Tensor
 from engine.errors import UndifferentiableError
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
-from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
+from engine.step.pulls import pull, pull_through_every_node, pulls
 from engine.types import Metaparams, State
-
-try:
-    from torch.autograd.graph import _engine_run_backward as _engine
-except ImportError:  # a name of torch's own
-    _engine = None
 
 PARAMS = "params of the model"
 """A key beside those of metaparameters, which nobody calls so."""
@@ -103,92 +98,6 @@ def split(state: State) -> list[State]:
     return [{name: rows[i] for name, rows in state.items()} for i in range(count)]
 
 
-def pulls(
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    rows: Sequence[Sequence[Tensor]],
-    *,
-    together: bool = False,
-) -> list[Sequence[Tensor | None]]:
-    """Pull each row of cotangents of ``outputs`` through one graph, and free it.
-
-    Args:
-        outputs: With a graph.
-        inputs: What cotangents are wanted of; None for one that nothing depends on.
-        rows: K rows of cotangents, each shaped as ``outputs``.
-        together: Pull all of them in one pass, whose sums run in another order than one by one.
-    """
-    if together and len(rows) > 1:
-        with whole_derivatives():
-            return _pulled_together(outputs, inputs, rows)
-    last = len(rows) - 1
-    return [_pull(outputs, inputs, row, keep=i < last) for i, row in enumerate(rows)]
-
-
-def _pulled_together(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]
-) -> list[Sequence[Tensor | None]]:
-    stacked = [torch.stack(list(each)) for each in zip(*rows, strict=True)]
-    found = torch.autograd.grad(outputs, inputs, stacked, allow_unused=True, is_grads_batched=True)
-    return [[None if t is None else t[i] for t in found] for i in range(len(rows))]
-
-
-def _pull(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], row: Sequence[Tensor], *, keep: bool
-) -> Sequence[Tensor | None]:
-    """Pull one row back, by torch's engine itself where it is where it has been.
-
-    ``torch.autograd.grad`` asks first whether sizes are symbols, for which it loads sympy: a second
-    at every start, and a thirtieth of a small step.
-    """
-    if _engine is None:
-        with whole_derivatives():
-            return torch.autograd.grad(outputs, inputs, row, allow_unused=True, retain_graph=keep)
-    for output, cotangent in zip(outputs, row, strict=True):
-        if output.shape != cotangent.shape:  # the engine would add up what it can
-            raise RuntimeError(
-                f"A cotangent of shape {tuple(cotangent.shape)} was given for a result of shape "
-                f"{tuple(output.shape)}."
-            )
-    with whole_derivatives():
-        return _engine(
-            tuple(outputs), tuple(row), keep, False, tuple(inputs), True, accumulate_grad=False
-        )
-
-
-def pull_to_leaves(output: Tensor, cotangent: Tensor) -> None:
-    """Run every node of the graph of ``output`` backward, as ``torch.autograd.backward`` does.
-
-    By torch's engine itself where it can be, for the reasons of ``_pull``; ``cotangent`` has the
-    shape of ``output``.
-    """
-    with whole_derivatives():
-        if _engine is None:
-            torch.autograd.backward(output, cotangent)
-        else:
-            _engine((output,), (cotangent,), False, False, (), True, accumulate_grad=True)
-
-
-def gradient_of(loss: Tensor, source: Tensor, *, create_graph: bool) -> Tensor | None:
-    """Return the gradient of a scalar as ``torch.autograd.grad`` does; None if it depends on none.
-
-    By torch's engine itself where it can be, for the reasons of ``_pull``.
-    """
-    if _engine is None:
-        (found,) = torch.autograd.grad(loss, source, create_graph=create_graph, allow_unused=True)
-        return found
-    (found,) = _engine(
-        (loss,),
-        (torch.ones_like(loss),),
-        create_graph,
-        create_graph,
-        (source,),
-        True,
-        accumulate_grad=False,
-    )
-    return found
-
-
 def pull_update(  # noqa: PLR0913 (the parts of a step)
     routine: Routine,
     state: State,
@@ -267,7 +176,7 @@ def pull_own(
         rows, pulled = split(cotangent), []
         for row in rows:
             by_after, *found = (
-                _pull([moved], [after, *sources.values()], [row[OWN]], keep=True)
+                pull([moved], [after, *sources.values()], [row[OWN]], keep=True)
                 if moved.requires_grad
                 else [None] * (1 + len(sources))
             )
@@ -280,7 +189,7 @@ def pull_own(
     return join(rows), pulled
 
 
-def pull_gradient(
+def pull_gradient(  # noqa: PLR0913 (a product, and how it is pulled)
     gradient: Tensor,
     inputs: Metaparams,
     products: Sequence[Product],
@@ -288,6 +197,7 @@ def pull_gradient(
     moved: State | None = None,
     *,
     together: bool = False,
+    every_node: bool = False,
 ) -> None:
     """Pull each product's direction through a gradient; inputs that it does not read get none.
 
@@ -298,22 +208,23 @@ def pull_gradient(
         step: t.
         moved: The running statistics after the step, if the term moved them.
         together: As in ``pulls``.
+        every_node: Whether nodes are run that lead to no input, too, for a single product; see
+            ``pull_through_every_node``.
     """
     if not inputs:
         return
     outputs = [gradient, *(moved or {}).values()]
     rows = [[p.direction, *([p.statistics] * (len(outputs) - 1))] for p in products]
     depend = [i for i, output in enumerate(outputs) if output.requires_grad]
-    found_of = (
-        pulls(
-            [outputs[i] for i in depend],
-            list(inputs.values()),
-            [[row[i] for i in depend] for row in rows],  # pyright: ignore[reportArgumentType] (statistics that moved have a cotangent)
-            together=together,
-        )
-        if depend
-        else [[None] * len(inputs)] * len(products)
-    )
+    found_of: list[Sequence[Tensor | None]] = [[None] * len(inputs)] * len(products)
+    if depend:
+        sources = list(inputs.values())
+        asked: list[list[Tensor]] = [[row[i] for i in depend] for row in rows]  # pyright: ignore[reportAssignmentType] (statistics that moved have a cotangent)
+        given = [outputs[i] for i in depend]
+        if every_node:
+            found_of = [pull_through_every_node(given, sources, asked[0])]
+        else:
+            found_of = pulls(given, sources, asked, together=together)
     for product, pulled in zip(products, found_of, strict=True):
         found = {name: t for name, t in zip(inputs, pulled, strict=True) if t is not None}
         if PARAMS in inputs and PARAMS not in found:

@@ -131,11 +131,17 @@ class StepGraph:
             return {**after, **own, **{name: row.detach() for name, row in self.moved.items()}}
 
     def pull(
-        self, cotangent: State, *, to_state: bool = True, together: bool = False
+        self,
+        cotangent: State,
+        *,
+        to_state: bool = True,
+        together: bool = False,
+        every_node: bool = False,
     ) -> tuple[State, Metaparams]:
         """Pull cotangents back through the step, and free its graph; see ``step_vjp``.
 
-        ``together`` pulls all of them in one pass; see ``engine.step.products.pulls``.
+        ``together`` pulls all of them in one pass, and ``every_node`` asks nodes that lead nowhere
+        whether they can be run; see ``engine.step.pulls``.
         """
         routine, step, z, leaves = self.routine, self.step, self.z, self.leaves
         with named_refusals(step), routine.binding.kept():
@@ -161,7 +167,15 @@ class StepGraph:
             routine.binding.put(self.held)
             rows = {of_state(name): row for name, row in self.statistics.items()}
             inputs = {**leaves, **({PARAMS: self.params, **rows} if to_state else {})}
-            pull_gradient(self.gradient, inputs, products, step, self.moved, together=together)
+            pull_gradient(
+                self.gradient,
+                inputs,
+                products,
+                step,
+                self.moved,
+                together=together,
+                every_node=every_node,
+            )
             del self.gradient, self.moved  # frees their graph before the next term makes one
             for term in routine.injected_terms(step):
                 with routine.reading(self.statistics):

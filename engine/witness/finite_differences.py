@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.numerics.determinism import generator
 from engine.routine.module.stop_gradient import whole_derivatives
-from engine.step.products import pulls
+from engine.step.pulls import pulls
 
 NEAR = 1e-7
 """Distance of the one-sided difference, which is tried first because it costs half."""

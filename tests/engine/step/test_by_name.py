@@ -174,8 +174,8 @@ def test_a_metaparameter_that_enters_later_steps_only_is_compared_there(monkeypa
     outputs = [problems.output, lambda model: problems.output(model) ** 2]
     right, asked = StepGraph.pull, []
 
-    def swapped(graph, cotangent, *, to_state=True, together=False):
-        found = right(graph, cotangent, to_state=to_state, together=together)
+    def swapped(graph, cotangent, *, together=False, **asked_of):
+        found = right(graph, cotangent, together=together, **asked_of)
         if together:
             asked.append(len(graph.leaves))
         if not (together and graph.leaves):
