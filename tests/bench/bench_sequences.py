@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
 import engine
 
-which, file = sys.argv[1:]
+which, unroll, file = sys.argv[1:]
 torch.set_num_threads(1)
 torch.manual_seed(0)
 WORDS = 256
@@ -104,7 +105,7 @@ def run(steps):
     )
     held = tuple(column[:4] for column in data)
     output = lambda net: loss(net, held).mean()
-    return engine.metagradient(routine, output, schedule="store-all")
+    return engine.metagradient(routine, output, schedule="store-all", unroll=min(steps, int(unroll)))
 
 
 try:
@@ -121,11 +122,13 @@ print(took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 NAMES = {"gpt": "GPT, 512 tokens", "gpt2": "GPT-2 of transformers, 1,024 tokens"}
 
+UNROLLS = {"no graph is kept": 1, "graphs of six steps are kept": 6}
 
-def asked(which: str, checkout: Path, file: Path) -> tuple[float, float]:
+
+def asked(which: str, unroll: int, checkout: Path, file: Path) -> tuple[float, float]:
     """Run one contestant; return its seconds of computing time and its peak memory in MB."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, which, str(file)],
+        [sys.executable, "-c", CHILD, which, str(unroll), str(file)],
         check=True,
         capture_output=True,
         text=True,
@@ -149,18 +152,19 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for which, words in NAMES.items():
+        for (which, words), (kept, unroll) in product(NAMES.items(), UNROLLS.items()):
             seconds: dict[str, list[float]] = {name: [] for name in checkouts}
             memory: dict[str, float] = {}
             for _ in range(arguments.rounds):
                 for name, checkout in checkouts.items():
-                    took, memory[name] = asked(which, checkout, Path(folder) / f"{name}.npy")
+                    file = Path(folder) / f"{name}.npy"
+                    took, memory[name] = asked(which, unroll, checkout, file)
                     seconds[name].append(took)
             ours, theirs = (np.load(Path(folder) / f"{name}.npy") for name in checkouts)
             apart = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
             here, there = (statistics.median(each) for each in seconds.values())
             lines.append(
-                f"| {words} | {here:.1f} s | {there:.1f} s | {here / there:.2f} | "
+                f"| {words}; {kept} | {here:.1f} s | {there:.1f} s | {here / there:.2f} | "
                 f"{memory['here']:.0f} MB, {memory['there']:.0f} MB | {apart:.0e} | 0.6 |"
             )
             print(lines[-1], flush=True)  # noqa: T201

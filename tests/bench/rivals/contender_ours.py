@@ -105,6 +105,8 @@ def _resolved(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
     numbers = {
         "sqrt": math.ceil(math.sqrt(num_steps)),
         "2 log2": math.ceil(2 * math.log2(num_steps)),
+        "half": math.ceil(num_steps / 2),
+        "all": num_steps,
     }
     return {
         name: numbers.get(value, value) if name != "schedule" else value

@@ -28,10 +28,23 @@ OUR_MODES: dict[str, dict[str, object]] = {
         "metagradient": {"schedule": "store-all", "unroll": "sqrt"},
         "routine": {"path": "graph", "compile": True},
     },
+    "ours, all graphs": {
+        "metagradient": {"schedule": "store-all", "unroll": "all"},
+        "routine": {"path": "graph"},
+    },
+    "ours, all graphs, compiled": {
+        "metagradient": {"schedule": "store-all", "unroll": "all"},
+        "routine": {"path": "graph", "compile": True},
+    },
+    "ours, graphs of half of the steps, compiled": {
+        "metagradient": {"schedule": "store-all", "unroll": "half"},
+        "routine": {"path": "graph", "compile": True},
+    },
 }
 """A line here is a row of the table: arguments of ``engine.metagradient``, fields of the routine.
 
-``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps. A
+``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps.
+``all graphs`` trains with the graphs that are then walked back, so that no step is run twice. A
 compiled product runs its step again, and keeps its graph inside of one program.
 """
 
