@@ -105,7 +105,8 @@ def run(steps):
     )
     held = tuple(column[:4] for column in data)
     output = lambda net: loss(net, held).mean()
-    return engine.metagradient(routine, output, schedule="store-all", unroll=min(steps, int(unroll)))
+    kept = min(steps, int(unroll))
+    return engine.metagradient(routine, output, schedule="store-all", unroll=kept)
 
 
 try:
