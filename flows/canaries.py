@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
+from engine.applications.canaries.record import BEFORE, OWN, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
 from engine.planning.expected import Expected
 from engine.progress.time_left import Work
@@ -123,7 +123,7 @@ def _optimize(
         page.found(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
     audits = {
         OWN: audit(OWN, moved[-1]),
-        RANDOM: audit(RANDOM, None),
+        BEFORE: audit(BEFORE, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
     page.stop()
