@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
 from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
-from engine.runs.finished import FinishedRun
 from engine.runs.report import from_nothing
 from engine.runs.run import find_run, read_recipe
 from engine.stages.run import Run
@@ -140,7 +140,7 @@ def test_a_report_says_how_to_measure_again_and_what_was_changed():
     """A descent has no settings of measuring, so they were no changes, and no command was told."""
     changes = ["training.num_steps=50", "smoothness.directions=3"]
     asked = load_to_measure("digits-selection", changes, {})
-    record = FinishedRun.model_construct(recipe=asked, run=run_name(asked.descent))
+    record = SmoothnessRecord.model_construct(recipe=asked, run=run_name(asked.descent))
 
     command = from_nothing(record)
 
