@@ -135,7 +135,7 @@ def cost(store: str, record: FinishedRun) -> Section:
         rows["Stages"] = ", ".join(parts)
     tables, notes = [_pairs(rows)], []
     if read_forecast(store, record.run) is None:
-        notes = ["No plan was kept with this run; mgd plan makes one before a run."]
+        notes = ["No plan was kept with this run; mgd plan says before one what it takes."]
     else:
         tables += [
             Table(
