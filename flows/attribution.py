@@ -7,11 +7,9 @@ from typing import Any
 from prefect import flow
 
 from engine.applications.attribution.record import AttributionRecord, Found, judged_baselines
-from engine.applications.attribution.stages import Subsets
-from engine.planning.expected import Expected
+from engine.applications.attribution.works import subsets, works
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
-from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.form import filled_in
 from engine.stages.commits import read_scalars
@@ -69,29 +67,13 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
 
 def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
     """Attribute on workers that are there, inside a flow run."""
-    started, settings = datetime.now(UTC).isoformat(), recipe.attribution
-    works = partial(_works, settings)
+    started = datetime.now(UTC).isoformat()
     with (
-        following(recipe, store, works, workers, outputs=settings.num_queries) as progress,
+        following(recipe, store, partial(works, recipe), workers) as progress,
         growing(recipe, store, f"Attribution: {recipe.name}", progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _attribute(recipe, stages, page, started)
-
-
-def _works(settings: AttributionConfig, expected: Expected) -> list[Work]:
-    """Return the stages of an attribution."""
-    works = [expected.preflight(), expected.guess("initial"), *expected.train(), expected.score()]
-    if settings.trial_subsets:
-        works.append(expected.trainings("trial", settings.trial_subsets, scored=True))
-    for name in judged_baselines(settings):
-        kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
-        works.append(expected.guess(kind, float(expected.recipe.training.num_steps)))
-    works += [
-        expected.trainings("train-without", each.stop - each.start, scored=True)
-        for each in subsets(settings)
-    ]
-    return [*works, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
 
 
 def _attribute(
@@ -170,16 +152,3 @@ def baseline(
         dimension=settings.trak_dimension,
         seed=settings.seed,
     )
-
-
-def subsets(settings: AttributionConfig) -> list[Subsets]:
-    """Return the random subsets of each size, in the groups that one stage trains without."""
-    return [
-        Subsets(
-            removals=removals,
-            start=start,
-            stop=min(start + settings.trainings_per_stage, settings.num_subsets),
-        )
-        for removals in settings.removals
-        for start in range(0, settings.num_subsets, settings.trainings_per_stage)
-    ]

@@ -6,10 +6,9 @@ from typing import Any
 
 from prefect import flow
 
-from engine.applications.canaries.record import OWN, RANDOM, WRONG, CanariesRecord
+from engine.applications.canaries.record import BEFORE, OWN, WRONG, CanariesRecord
 from engine.applications.canaries.stages import CanarySet
-from engine.planning.expected import Expected
-from engine.progress.time_left import Work
+from engine.applications.canaries.works import works
 from engine.recipes.canaries import CanariesRecipe
 from engine.recipes.form import filled_in
 from engine.stages.commits import read_scalars
@@ -69,20 +68,12 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
     """Optimize and audit on workers that are there, inside a flow run."""
     started = datetime.now(UTC).isoformat()
-    works = partial(_works, recipe)
     with (
-        following(recipe, store, works, workers) as progress,
+        following(recipe, store, partial(works, recipe), workers) as progress,
         growing(recipe, store, f"Privacy canaries: {recipe.name}", progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _optimize(recipe, stages, page, started)
-
-
-def _works(recipe: CanariesRecipe, expected: Expected) -> list[Work]:
-    """Return the stages of an optimization of canaries and its audits."""
-    moves = [expected.descent_step("move-canaries") for _ in range(recipe.outer.num_steps)]
-    audits = [expected.trainings("audit-canaries", recipe.canaries.num_audits) for _ in range(3)]
-    return [expected.preflight(), *moves, *audits, expected.report()]
 
 
 def _optimize(
@@ -123,7 +114,7 @@ def _optimize(
         page.found(f"Outer step {outer_step}: the gap of the canaries is {gap:.3f} nats.")
     audits = {
         OWN: audit(OWN, moved[-1]),
-        RANDOM: audit(RANDOM, None),
+        BEFORE: audit(BEFORE, None),
         WRONG: audit(WRONG, None, wrong_labels=True),
     }
     page.stop()

@@ -8,11 +8,10 @@ from prefect import flow
 
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.stages import Shift
-from engine.planning.expected import Expected
+from engine.applications.smoothness.works import works
 from engine.problems.segments import segments
-from engine.progress.time_left import Work
 from engine.recipes.form import filled_in
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig
+from engine.recipes.smoothness import MetasmoothnessRecipe
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
@@ -66,23 +65,12 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
     """Measure on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
-    works = partial(_works, recipe.smoothness)
     with (
-        following(recipe, store, works, workers) as progress,
+        following(recipe, store, partial(works, recipe), workers) as progress,
         growing(recipe, store, f"Metasmoothness of {recipe.name}", progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _measure(recipe, stages, page, started)
-
-
-def _works(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
-    """Return the stages of a measurement."""
-    extra = settings.landscape
-    works = [expected.guess("initial"), *expected.train(), expected.score()]
-    for _ in range(2 * settings.directions + extra):
-        works += [expected.guess("perturb"), *expected.train("train-at")]
-    works += [expected.guess("compare") for _ in range(settings.directions)]
-    return [*works, *(expected.guess("output") for _ in range(extra)), expected.report()]
 
 
 def _measure(

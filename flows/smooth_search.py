@@ -16,10 +16,9 @@ from engine.applications.smoothness.search import (
     target_loss,
     tried_routines,
 )
+from engine.applications.smoothness.works import scored_works
 from engine.errors import NonFiniteError
-from engine.planning.expected import Expected
 from engine.problems.segments import segments
-from engine.progress.time_left import Work
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.form import filled_in
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
@@ -158,7 +157,7 @@ def _match(
 def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:
     """Train once and return the validation loss; None if the training diverges."""
     try:
-        with following(routine, store, _works, workers) as progress:
+        with following(routine, store, scored_works, workers) as progress:
             stages = StageRunner(routine, store, progress, workers)
             value = stages.run(training.initial_value, "initial metaparameters")
             _, final = train(stages, segments(routine), value)
@@ -166,8 +165,3 @@ def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None
     except NonFiniteError:  # outside: what follows the run has to see that it has not ended
         return None
     return read_scalars(store, scores)["validation"]["loss"]
-
-
-def _works(expected: Expected) -> list[Work]:
-    """Return the stages of one training that is scored."""
-    return [expected.guess("initial"), *expected.train(), expected.score()]

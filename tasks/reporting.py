@@ -76,7 +76,7 @@ def publish(record: _Record, store: str) -> _Record:
     sections = [Section("Result", tables=[Table(table, marked=chosen)])] if table else []
     shown = as_markdown(head(record, sections=sections))
     written = read_bytes(record.url(store, REPORT)) or b""
-    drawn = figures_as_markdown(figures_of(written.decode(errors="replace")))
+    drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
     show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
     return record
 

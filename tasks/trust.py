@@ -7,11 +7,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from rich.filesize import decimal
 
 from engine.applications.descent.certificate import verify_run
-from engine.applications.kinds import check_recipe
+from engine.applications.kinds import check_recipe, plan_recipe
 from engine.errors import UntrustworthyError
 from engine.numerics.process import prepare_cpu
 from engine.planning.forecast import Forecast
-from engine.planning.plan import plan as plan_recipe
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.files import Recipe
 from engine.reports.units import write_duration, write_figure
@@ -58,7 +57,7 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
     """Measure a step, and show which schedule is fastest and what a run costs."""
     get_run_logger().info("%s", prepare_cpu(recipe.descent.training.threads))
     check_writable(store)
-    found = plan_recipe(recipe.descent, store, price)
+    found = plan_recipe(recipe, store, price)
     rows = [
         {
             "schedule": each.schedule,

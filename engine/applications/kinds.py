@@ -3,10 +3,15 @@
 What lists, shows and cleans a store asks no kind at all; see ``engine.runs.endings``.
 """
 
+from engine.planning.expected import Expected
+from engine.planning.forecast import Alternative, Forecast, Seconds
+from engine.planning.plan import plan
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.problems.problem import check_repeats, check_scores
+from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.kinds import find, kinds
+from engine.recipes.kinds import DESCENT, find, kinds
+from engine.recipes.replay import ReplayConfig
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars_as
@@ -28,6 +33,51 @@ def read_finished(store: str, run: str) -> FinishedRun:
     """
     name = find_run(store, run)
     return read_finished_as(store, name, find(kinds()[read_recipe(store, name).kind].record))
+
+
+def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -> Forecast:
+    """Plan a recipe of any kind: which schedule is the fastest, and what its run takes.
+
+    Args:
+        recipe: Of any kind.
+        store: fsspec URL of the store.
+        price: Of an hour of the device.
+
+    Raises:
+        ConfigurationError: If nothing fits into the memory allowed.
+    """
+    found = plan(recipe.descent, store, price)
+    if recipe.kind == DESCENT:
+        return found
+    seconds = _seconds_of_run(recipe, found)
+    others = [
+        each.model_copy(update={"seconds": _seconds_of_run(recipe, each)})
+        for each in found.alternatives
+    ]
+    note = (
+        f"The column run is all that a run of kind {recipe.kind} does. The others are those of a "
+        "descent that reverses the same training for one output."
+    )
+    return found.model_copy(
+        update={
+            "seconds": seconds,
+            "alternatives": others,
+            "price": None if price is None else price * seconds.run / 3600,
+            "note": f"{found.note} {note}".strip(),
+        }
+    )
+
+
+def _seconds_of_run(recipe: DescentRecipe, planned: Alternative) -> Seconds:
+    """Return what was predicted with the time of a whole run of the recipe's kind."""
+    content = planned.model_dump(include=set(Alternative.model_fields))
+    forecast, descent = Forecast(**content, alternatives=[]), recipe.descent
+    chosen = {name.removeprefix("replay."): value for name, value in planned.settings.items()}
+    replay = ReplayConfig.model_validate(descent.replay.model_dump() | chosen)
+    expected = Expected(descent.model_copy(update={"replay": replay}), forecast, recipe.num_outputs)
+    works = find(kinds()[recipe.kind].works)(recipe, expected)
+    run = sum(each.weight for each in works if each.kind not in ("preflight", REPORT))
+    return planned.seconds.model_copy(update={"run": run})
 
 
 def check_recipe(recipe: DescentRecipe, store: str) -> CheckReport:

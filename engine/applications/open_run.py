@@ -233,6 +233,11 @@ class OpenRun:
             if content is None or (file.endswith("parquet") and find_spec("pyarrow") is None):
                 continue
             return as_table(rows_of(content, run_file(self.store, self.name, file)))
+        if not self._descends:
+            raise ConfigurationError(
+                f"Run {self.name} is of kind {self.recipe.kind}, which selects no examples. See "
+                f"`table`, and `read` of its files ({', '.join(self.files) or 'it has none'})."
+            )
         raise ConfigurationError(
             f"Run {self.name} has no selection of examples: it has not finished, or its "
             f"metaparameters are {self.recipe.metaparameters.name.value}. See `z` and `table`."

@@ -100,7 +100,7 @@ def side_by_side(runs: Sequence[OpenRun]) -> SideBySide:
         )
     asked = {
         run.name: {
-            key: value
+            key: value or "none"
             for key, value, _ in all_rows(run.recipe)
             if key.partition(".")[0] not in NOT_ASKED - {"kind"}
         }

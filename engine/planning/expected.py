@@ -70,11 +70,13 @@ class Expected:
 
     def sweep(self) -> list[Work]:
         """Return the stages of one reverse sweep, in their order, without its seed."""
-        pull = self._pull()
-        works = [self._reverse(part, pull) for part in reversed(self.reversed_parts)]
+        pull, parts = self._pull(), list(reversed(self.reversed_parts))
+        works = [self._reverse(part, pull) for part in parts]
         if self.plan is None:
             return works
-        whole = self.plan.seconds.reverse / sum(work.weight for work in works)
+        # The plan has measured the sweep of one output.
+        planned = works if self._outputs == 1 else [self._reverse(p, self._one()) for p in parts]
+        whole = self.plan.seconds.reverse / sum(work.weight for work in planned)
         return [
             Work("reverse", whole * each.weight, each.forward, each.reverse, pull) for each in works
         ]
@@ -139,6 +141,11 @@ class Expected:
         """Return the plain steps that a reverse step costs."""
         if self.plan is None:
             return pull_of(self._outputs)
+        return self._one() * pull_of(self._outputs) / PULL
+
+    def _one(self) -> float:
+        """Return the plain steps that a reverse step of one output costs, by the plan."""
+        assert self.plan is not None
         seconds, steps = self.plan.seconds, self._num_steps(self.parts)
         replayed = (self.plan.forward_steps - steps) * seconds.step
         each = (seconds.reverse - replayed) / max(self.plan.reverse_steps, 1)
@@ -166,6 +173,12 @@ def works_of_parts(
     score, seed = Work("evaluate", _SCORING_STEPS), Work("seed", _SCORING_STEPS)
     outer_step = [*train, score, seed, *sweep, Work(UPDATE, _FEW_STEPS)]
     return [*once, *outer_step * num_outer, *train, score]
+
+
+def works_of_descent(recipe: DescentRecipe, expected: Expected) -> list[Work]:
+    """Return all stages of a descent, as those of other kinds are asked for."""
+    del recipe
+    return descent_works(expected)
 
 
 def descent_works(expected: Expected) -> list[Work]:

@@ -253,12 +253,12 @@ def what_it_means(mean: float) -> str:
         )
     if mean > 0.15:
         return (
-            "That is no better than independent increments: not smooth. Metagradients of this "
-            "routine are mostly noise; try a smooth activation such as gelu, a lower "
-            "learning rate, a larger batch or a smaller output of the last layer."
+            "Not smooth: the trained parameters answer no better than by independent increments. "
+            "Metagradients of this routine are mostly noise; try a smooth activation such as gelu, "
+            "a lower learning rate, a larger batch or a smaller output of the last layer."
         )
     return (
-        "That is close to chaos: where training ends has little to do with z. A metagradient of "
+        "Close to chaos: where training ends has little to do with z. A metagradient of "
         "this routine is useless; use a much lower learning rate, a larger batch, or a smooth "
         "activation."
     )

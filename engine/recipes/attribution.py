@@ -137,6 +137,11 @@ class AttributionRecipe(DescentRecipe):
         return self
 
     @property
+    def num_outputs(self) -> int:
+        """The loss of each query is an output."""
+        return self.attribution.num_queries
+
+    @property
     def descent(self) -> DescentRecipe:
         """The recipe of a descent with the same training, under the name of this attribution."""
         return descent_of(

@@ -281,6 +281,11 @@ class DescentRecipe(Settings):
         """The recipe that stages are given: itself, or that of a kind with more settings."""
         return self
 
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that one reverse sweep differentiates."""
+        return 1
+
     def trainings(self) -> "list[DescentRecipe]":
         """Return the set-ups whose training is asked for: one, but for a kind that tries some."""
         return [self.descent]

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 DEFAULT_RECIPE = "digits-selection"
 """The main job."""
 
+MEASURED = "metasmoothness"
+"""The kind of a recipe that measures how smooth the training of another is."""
+
 Recipe = DescentRecipe
 """A recipe of any kind."""
 
@@ -194,6 +197,8 @@ def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, An
     if name not in _names():
         return None
     theirs = _settings_that_ship(name)
+    if content.get("kind") == MEASURED:  # its own settings differ from what is measured unasked
+        theirs = _settings_measured(name) | theirs
     return {
         key: (value, theirs[key])
         for key, value in _flat(content).items()
@@ -204,6 +209,11 @@ def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, An
 @cache
 def _settings_that_ship(name: str) -> dict[str, Any]:
     return _flat(load_recipe(name).model_dump(mode="json"))
+
+
+@cache
+def _settings_measured(name: str) -> dict[str, Any]:
+    return _flat(to_measure(load_recipe(name), {}, []).model_dump(mode="json"))
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -232,7 +242,7 @@ def to_measure(
     from engine.recipes.smoothness import MetasmoothnessRecipe  # loaded by whoever measures
 
     content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
-    content["kind"] = "metasmoothness"
+    content["kind"] = MEASURED
     content["smoothness"] = content.get("smoothness", {}) | settings
     for change in changes:
         assign(content, change)

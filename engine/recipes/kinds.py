@@ -31,12 +31,15 @@ class Kind:
         flow: Runs it; takes ``recipe`` and ``store``.
         check: What ``mgd check`` makes: a function of a recipe and a store that returns a
             ``CheckReport``.
+        works: What a run will do, for whoever says how long it takes: a function of a recipe and an
+            ``Expected`` that returns works.
     """
 
     recipe: str
     record: str
     flow: str
     check: str = "engine.applications.kinds:check_twins"
+    works: str = "engine.planning.expected:works_of_descent"
 
 
 @cache

@@ -125,8 +125,12 @@ def figures_as_markdown(figures: Iterable[ShownFigure]) -> str:
 
 
 def _picture(figure: Figure) -> str:
-    """Return a figure as an image of Markdown, with what it shows, and how to read it."""
-    image = as_image(figure.alt, figure.drawing.wide.encode())
+    """Return a figure as an image of Markdown, with what it shows, and how to read it.
+
+    Prefect's UI makes a picture as narrow as its page, and its letters as small: on a phone only
+    the one for a phone can be read, which can be read on a screen too.
+    """
+    image = as_image(figure.alt, figure.drawing.narrow.encode())
     return f"{image}\n\n{_plain(figure.caption)}" if figure.caption else image
 
 

@@ -44,12 +44,14 @@ class ShownFigure:
         )
 
 
-def figures_of(html: str) -> list[ShownFigure]:
+def figures_of(html: str, *, narrow: bool = False) -> list[ShownFigure]:
     """Return the figures of a page, in its order; images of examples are none.
 
-    Of a figure that is there twice, for a page and for a phone, the first is returned.
+    Args:
+        html: The page.
+        narrow: Of a figure that is there twice, take the one for a phone, not that for a page.
     """
-    reader = _Reader(html)
+    reader = _Reader(html, narrow=narrow)
     reader.feed(html)
     reader.close()
     return reader.found
@@ -58,10 +60,10 @@ def figures_of(html: str) -> list[ShownFigure]:
 class _Reader(HTMLParser):
     """Gathers the figures of a page, and the heading of the section that each stands in."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, html: str, *, narrow: bool) -> None:
         super().__init__(convert_charrefs=True)
         self.found: list[ShownFigure] = []
-        self._html = html
+        self._html, self._narrow = html, narrow
         self._lines = [0, *(each.end() for each in re.finditer("\n", html))]
         self._section, self._alt, self._text = "", "", list[str]()
         self._image: tuple[bytes, str, str] | None = None
@@ -74,7 +76,7 @@ class _Reader(HTMLParser):
             self._in_figure, self._image, self._alt = True, None, ""
         if tag in (*_HEADINGS, "figure", "figcaption"):
             self._text = []
-        if not self._in_figure or self._image is not None:
+        if not self._in_figure or (self._image is not None and not self._narrow):
             return
         self._alt = given.get("aria-label") or self._alt
         if tag == "svg" and self._drawing < 0:

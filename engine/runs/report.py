@@ -16,7 +16,13 @@ from engine.errors import ConfigurationError
 from engine.planning.forecast import read_forecast
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.files import beside_shipped, changes_of_shipped, load_recipe
+from engine.recipes.files import (
+    MEASURED,
+    beside_shipped,
+    changes_of_shipped,
+    load_recipe,
+    load_to_measure,
+)
 from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.reports.sections import Page, Section, Table
@@ -129,7 +135,7 @@ def cost(store: str, record: FinishedRun) -> Section:
         rows["Stages"] = ", ".join(parts)
     tables, notes = [_pairs(rows)], []
     if read_forecast(store, record.run) is None:
-        notes = ["No plan was kept with this run; mgd plan makes one before a run."]
+        notes = ["No plan was kept with this run; mgd plan says before one what it takes."]
     else:
         tables += [
             Table(
@@ -255,11 +261,18 @@ def from_nothing(record: FinishedRun) -> str | None:
     changes = changes_of_shipped(recipe)
     if changes is None:
         return None
+    verb = "run"
+    if recipe.kind == MEASURED and changes.pop("kind", None):
+        verb = "smoothness"
     given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     with suppress(ConfigurationError):
-        if run_name(load_recipe(recipe.name, given).descent) == record.run:
+        if verb == "run":
+            again = load_recipe(recipe.name, given)
+        else:
+            again = load_to_measure(recipe.name, given, {})
+        if run_name(again.descent) == record.run:
             options = [word for change in given for word in ("--set", change)]
-            return shlex.join(["mgd", "run", recipe.name, *options, "--store", "OTHER"])
+            return shlex.join(["mgd", verb, recipe.name, *options, "--store", "OTHER"])
     return None
 
 

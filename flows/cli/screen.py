@@ -9,14 +9,14 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from engine.secret_urls import redacted
@@ -87,9 +87,73 @@ class Screen(Console):
         try:
             super().print(*objects, **options)
         except BrokenPipeError:
-            raise  # whoever read it has seen enough
+            raise seen_enough(self.file) from None
         except OSError as error:
             raise cannot_write(error) from error
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print rows of the same columns, with whole words in heads and cells.
+
+        Where they would be cut off they stand closer, and where that is not enough every row is
+        written one field below the other.
+
+        Args:
+            rows: At least one; columns of figures are aligned at their last digits.
+        """
+        names = list(rows[0])
+        cells = [[plain(str(row.get(name, ""))) for name in names] for row in rows]
+        figures = [all(map(_is_figure, column)) for column in zip(*cells, strict=True)]
+        for padding in (1, 0):
+            widths = _shared([names, *cells], self.width, padding)
+            if widths:
+                table = Table(padding=(0, padding))
+                for name, width, is_figure in zip(names, widths, figures, strict=True):
+                    table.add_column(name, width=width, justify="right" if is_figure else "left")
+                for row in cells:
+                    table.add_row(*row)
+                self.print(table)
+                return
+        fields = [[*pair] for row in cells for pair in zip(names, row, strict=True)]
+        words = " ".join(cell for row in cells for cell in row).split()
+        name, word = (max(map(cell_len, texts)) for texts in (names, words))
+        is_roomy = name + word + 7 <= self.width  # lines and blanks of two columns
+        narrow = _shared(fields, self.width, 0) or [None, None]
+        table = Table(padding=(0, int(is_roomy)), show_header=False)
+        for width in [name, None] if is_roomy else narrow:
+            table.add_column("", width=width, overflow="fold")
+        for place, pair in enumerate(fields, 1):
+            table.add_row(*pair, end_section=place % len(names) == 0)
+        self.print(table)
+
+    def on_broken_pipe(self) -> None:
+        """End, because whoever read what is printed has seen enough."""
+        raise seen_enough(self.file)
+
+
+def _shared(rows: list[list[str]], width: int, padding: int) -> list[int]:
+    """Return widths of columns that have room for every word; none if there is no such room.
+
+    Rich makes the widest columns as narrow as the others, whatever words they have.
+
+    Args:
+        rows: The texts of each, the heads among them.
+        width: Of the terminal.
+        padding: At both sides of a column.
+    """
+    columns = [[*column] for column in zip(*rows, strict=True)]
+    longest = [max(map(cell_len, texts)) for texts in columns]
+    least = [max(map(cell_len, " ".join(texts).split() or [""])) for texts in columns]
+    spare = width - sum(least) - len(columns) * (1 + 2 * padding) - 1
+    if spare < 0:
+        return []
+    wanted = [most - few for most, few in zip(longest, least, strict=True)]
+    share = min(1.0, spare / (sum(wanted) or 1))
+    return [few + int(share * more) for few, more in zip(least, wanted, strict=True)]
+
+
+def _is_figure(value: Any) -> bool:  # noqa: ANN401 (any JSON value)
+    """Say whether a value is a number, with or without its unit, or stands for one."""
+    return not str(value).strip("-") or re.match(r"[-+]?[\d.]", str(value)) is not None
 
 
 def right(name: str) -> Column:
@@ -163,7 +227,7 @@ def say(words: str, *, err: bool = False) -> None:
     try:
         typer.echo(plain(words), err=err)
     except BrokenPipeError:
-        raise
+        raise seen_enough(sys.stderr if err else sys.stdout) from None
     except OSError as error:
         raise cannot_write(error) from error
 
@@ -178,21 +242,37 @@ def flush() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        raise seen_enough(sys.stdout) from None
     except (OSError, ValueError) as error:
         raise cannot_write(error) from error
 
 
-def cannot_write(error: Exception) -> "OutputError":
-    """Return the error of output that cannot be written, and give up the rest of it.
+def seen_enough(stream: IO[str] | None) -> typer.Exit:
+    """Return the end of a command whose reader has gone, such as `head`, and give up the rest.
 
-    Python would try again at its end, and print what it thinks of that.
+    It is no error of the operating system any more: whoever looks after a store would take a broken
+    pipe for that of the store.
     """
+    _give_up(stream)
+    return typer.Exit(1)
+
+
+def cannot_write(error: Exception) -> "OutputError":
+    """Return the error of output that cannot be written, and give up the rest of it."""
     from engine.errors import OutputError
 
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _give_up(sys.stdout)
     return OutputError(
         f"The output cannot be written: {error}. What the command did is done; say it again with "
         "its output elsewhere."
     )
+
+
+def _give_up(stream: IO[str] | None) -> None:
+    """Let the rest of what is printed go nowhere.
+
+    Python would try again at its end, and print what it thinks of that.
+    """
+    if stream is not None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

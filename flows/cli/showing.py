@@ -1,7 +1,6 @@
 """What ``mgd show`` and ``mgd clean`` print of a store: tables for people, JSON for programs."""
 
 import json
-import re
 from typing import Any
 
 from rich.filesize import decimal
@@ -103,7 +102,7 @@ def _show_result(console: Screen, ending: Ending, title: str) -> None:
         note = f" ({each['note']})" if each.get("note") else ""
         tell(f"{each.get('label')}: {each.get('value')}{note}")
     if ending.table:
-        console.print(_rows(ending.table))
+        console.table(ending.table)
     for line in ending.summary:
         if line != verdict:
             tell(line)
@@ -121,7 +120,7 @@ def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
         for number, step in enumerate(outer_steps(store, view.run))
     ]
     if rows:
-        console.print(_rows(rows))
+        console.table(rows)
 
 
 def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)
@@ -274,21 +273,3 @@ def _spent(view: RunOverview) -> str:
         f"Over all starts: {write_duration(spent.computing_seconds)} of its own computing, "
         f"{write_duration(spent.seconds)} of wall clock, started {times}."
     )
-
-
-def _is_figure(value: Any) -> bool:  # noqa: ANN401 (any JSON value)
-    """Say whether a value is a number, with or without its unit, or stands for one."""
-    return not str(value).strip("-") or re.match(r"[-+]?[\d.]", str(value)) is not None
-
-
-def _rows(rows: list[dict[str, Any]]) -> Table:
-    """Return rows of the same columns as a table."""
-    table = Table(
-        *(
-            right(name) if all(_is_figure(row.get(name, "")) for row in rows) else name
-            for name in rows[0]
-        )
-    )
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in rows[0]))
-    return table

@@ -172,8 +172,6 @@ def following(
     store: str,
     works: Callable[[Expected], list[Work]],
     workers: Workers,
-    *,
-    outputs: int = 1,
 ) -> Iterator[Progress]:
     """Show where a run stands while it is carried out inside the block.
 
@@ -182,10 +180,9 @@ def following(
         store: fsspec URL of the store.
         works: Returns what it will do.
         workers: Who carries it out.
-        outputs: Outputs that are reversed at once.
     """
     descent = recipe.descent
-    expected = Expected(descent, read_forecast(store, run_name(descent)), outputs)
+    expected = Expected(descent, read_forecast(store, run_name(descent)), recipe.num_outputs)
     course = Course(
         title=run_title(recipe),
         works=works(expected),

@@ -7,13 +7,14 @@ import torch
 
 from engine.applications.attribution.record import OWN
 from engine.applications.attribution.scores import query_outputs
+from engine.applications.attribution.works import subsets
 from engine.problems.problem import build_problem
 from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradients
 from engine.runs.run import find_run, read_recipe
 from engine.storage.places import run_folder
-from flows.attribution import attribution, subsets
+from flows.attribution import attribution
 
 TINY = {
     "kind": "attribution",

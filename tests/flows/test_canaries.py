@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from engine.applications.canaries.record import OWN, RANDOM, WRONG
+from engine.applications.canaries.record import BEFORE, OWN, WRONG
 from engine.recipes.files import validate_recipe
 from engine.runs.run import find_run, read_recipe
 from flows.canaries import canaries
@@ -35,14 +35,14 @@ def test_canaries_widen_the_gap_on_fresh_trainings(prefect_server, tmp_path):
         validate_recipe({**TINY, "outer": {**TINY["outer"], "num_steps": 5}}, "test"), store
     )
 
-    assert found.audits.keys() == {OWN, RANDOM, WRONG}
-    assert found.audits[OWN].gap > 2 * found.audits[RANDOM].gap
+    assert found.audits.keys() == {OWN, BEFORE, WRONG}
+    assert found.audits[OWN].gap > 2 * found.audits[BEFORE].gap
     assert more.steps[:4] == found.steps
     # The fifth step, and the audit of what it made.
     assert more.stages.total - more.stages.cached == 2
     content = found.content(store)
     assert content["gap"] == found.audits[OWN].gap
-    assert content["baselines"].keys() == {RANDOM, WRONG}
+    assert content["baselines"].keys() == {BEFORE, WRONG}
     assert read_recipe(store, find_run(store, found.run)) == recipe
     with open(content["report"]) as file:
         page = file.read()

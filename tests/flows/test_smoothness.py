@@ -1,16 +1,21 @@
 """The flows of metasmoothness, on Prefect's own engine, and the recipe that a search writes."""
 
+import itertools
+import shlex
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
 from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.problem import build_problem
-from engine.recipes.files import load_recipe, to_measure, validate_recipe
+from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
+from engine.recipes.names import run_name
+from engine.runs.report import from_nothing
 from engine.runs.run import find_run, read_recipe
 from engine.stages.run import Run
 from engine.stages.training import prepare
@@ -129,6 +134,22 @@ def test_a_measurement_leaves_its_figure_and_can_be_found_by_its_name(record):
     assert image is not None
     assert image.startswith(b"\x89PNG")
     assert read_recipe(store, find_run(store, found.run[:11])) == found.recipe
+
+
+def test_a_report_says_how_to_measure_again_and_what_was_changed():
+    """A descent has no settings of measuring, so they were no changes, and no command was told."""
+    changes = ["training.num_steps=50", "smoothness.directions=3"]
+    asked = load_to_measure("digits-selection", changes, {})
+    record = SmoothnessRecord.model_construct(recipe=asked, run=run_name(asked.descent))
+
+    command = from_nothing(record)
+
+    assert command is not None
+    words = shlex.split(command)
+    assert words[:3] == ["mgd", "smoothness", "digits-selection"]
+    given = [change for option, change in itertools.pairwise(words) if option == "--set"]
+    assert sorted(given) == sorted(changes)
+    assert load_to_measure("digits-selection", given, {}) == asked
 
 
 @pytest.mark.slow

@@ -8,5 +8,6 @@ KINDS = {
         record="engine.applications.attribution.record:AttributionRecord",
         flow="flows.attribution:attribution",
         check="engine.applications.attribution.stages:preflight",
+        works="engine.applications.attribution.works:works",
     )
 }

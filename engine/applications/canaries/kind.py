@@ -7,5 +7,6 @@ KINDS = {
         recipe="engine.recipes.canaries:CanariesRecipe",
         record="engine.applications.canaries.record:CanariesRecord",
         flow="flows.canaries:canaries",
+        works="engine.applications.canaries.works:works",
     )
 }

@@ -13,7 +13,7 @@ from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.training import prepare as prepare_descent
 
-OWN, RANDOM, WRONG = "optimized", "random", "mislabelled"
+OWN, BEFORE, WRONG = "optimized", "before", "mislabelled"
 """Kinds of canaries."""
 
 
@@ -63,29 +63,29 @@ class CanariesRecord(FinishedRun):
 
     def headline(self) -> str:
         """Return the gap of the optimized canaries beside that of the same images before."""
-        own, random = self.audits[OWN], self.audits[RANDOM]
-        times = f" ({own.gap / random.gap:.1f} times the gap)" if own.gap > random.gap > 0 else ""
+        own, before = self.audits[OWN], self.audits[BEFORE]
+        times = f" ({own.gap / before.gap:.1f} times the gap)" if own.gap > before.gap > 0 else ""
         return (
             f"The loss of the optimized canaries is {own.gap:.3f} nats lower where they were "
-            f"trained on{times}; that of the same images before, {random.gap:.3f}."
+            f"trained on{times}; that of the same images before, {before.gap:.3f}."
         )
 
     def numbers(self) -> list[Number]:
         """Return gap and AUC, and the gap of the same images before."""
-        own, random = self.audits[OWN], self.audits[RANDOM]
+        own, before = self.audits[OWN], self.audits[BEFORE]
         return [
             Number(
                 "Gap of the canaries",
                 f"{own.gap:.3f} nats",
                 f"{own.low:.3f} to {own.high:.3f} nats (95 % interval)",
             ),
-            Number("Gap of the same images before", f"{random.gap:.3f} nats"),
+            Number("Gap of the same images before", f"{before.gap:.3f} nats"),
             Number("AUC of a threshold on the loss", f"{own.auc:.2f}", "0.5 is chance"),
         ]
 
     def findings(self) -> list[str]:
         """Say what was optimized, and what the audits found."""
-        own, random, wrong = (self.audits[name] for name in (OWN, RANDOM, WRONG))
+        own, before, wrong = (self.audits[name] for name in (OWN, BEFORE, WRONG))
         settings = self.recipe.canaries
         return [
             f"{settings.num_canaries} canaries were optimized in {self.recipe.outer.num_steps} "
@@ -94,7 +94,7 @@ class CanariesRecord(FinishedRun):
             self.headline(),
             f"With wrong labels instead, the gap is {wrong.gap:.3f} nats.",
             f"A threshold on the loss tells who was trained on with an AUC of {own.auc:.2f}; "
-            f"before {random.auc:.2f}, with wrong labels {wrong.auc:.2f}.",
+            f"before {before.auc:.2f}, with wrong labels {wrong.auc:.2f}.",
         ]
 
     def table(self) -> list[dict[str, Any]]:

@@ -73,17 +73,17 @@ def plan(
     with one_message(debug):
         from engine.recipes.files import load_recipe
 
-        chosen = load_recipe(recipe, changes).descent  # refused before torch is loaded
+        chosen = load_recipe(recipe, changes)  # refused before torch is loaded
         from flows.cli.terminal import seen_at_work
 
         with seen_at_work():
             with doing("loading torch"):
+                from engine.applications.kinds import plan_recipe
                 from engine.numerics.process import prepare_cpu
-                from engine.planning.plan import plan as plan_recipe
                 from engine.storage.location import absolute, check_writable
                 from flows.cli import showing
-            prepare_cpu(chosen.training.threads)
+            prepare_cpu(chosen.descent.training.threads)
             check_writable(absolute(store))
             with doing("measuring what a step costs"):
                 found = plan_recipe(chosen, absolute(store), price)
-        showing.show_plan(found, chosen.replay, as_json=as_json)
+        showing.show_plan(found, chosen.descent.replay, as_json=as_json)

@@ -5,9 +5,15 @@ import sys
 
 import pytest
 
-from engine.recipes.files import KINDS
+from engine.applications.kinds import plan_recipe
+from engine.planning.expected import Expected
+from engine.planning.forecast import Forecast, Seconds
+from engine.progress.time_left import PULL
+from engine.recipes.files import KINDS, validate_recipe
 from engine.recipes.kinds import find, kinds
+from engine.recipes.replay import ScheduleName
 from engine.runs.finished import FinishedRun
+from tests.kinds import recipe_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,9 +33,78 @@ def test_record_of_a_kind_says_all_that_is_asked_of_it(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_of_a_kind_is_a_function(kind):
-    """``mgd check`` finds it by the same table."""
+def test_check_and_works_of_a_kind_are_functions(kind):
+    """``mgd check`` and ``mgd plan`` find them by the same table."""
     assert callable(find(kinds()[kind].check))
+    assert callable(find(kinds()[kind].works))
+
+
+MEASURED = Forecast(
+    schedule=ScheduleName.STORE_ALL,
+    segments=1,
+    unroll=1,
+    forward_steps=12,
+    reverse_steps=6,
+    peak_bytes={},
+    written_bytes=0,
+    seconds=Seconds(
+        outer_step=5.0, run=11.0, step=1 / 6, train=1.0, evaluate=0.0, seed=0.0, reverse=4.0,
+        update=0.0,
+    ),
+    settings={"replay.schedule": "store-all"},
+    alternatives=[],
+)  # fmt: skip
+"""Of a training that takes a second, and whose reverse sweep takes four."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "is_longer"),
+    [
+        ("attribution", {"attribution": {"num_subsets": 200}}, True),
+        ("attribution", {"attribution": {"num_queries": 9}}, True),
+        ("attribution", {"outer": {"update": "sign", "num_steps": 50}}, False),
+        ("canaries", {"outer": {"update": "Adam", "num_steps": 50}}, True),
+        ("canaries", {"canaries": {"num_audits": 64}}, True),
+        ("metasmoothness", {"smoothness": {"directions": 9}}, True),
+        ("metasmoothness", {"outer": {"update": "sign", "num_steps": 50}}, False),
+        ("smooth-search", {"search": {"learning_rates": [0.1 * n for n in range(1, 9)]}}, True),
+    ],
+)
+def test_a_plan_is_as_long_as_what_the_kind_does(kind, changes, is_longer, monkeypatch):
+    """An attribution of half a minute was planned as a descent of five seconds."""
+    monkeypatch.setattr("engine.applications.kinds.plan", lambda *_: MEASURED)
+    base = recipe_of(kind)
+    content = base.model_dump(mode="json")
+    for name, group in changes.items():
+        content[name] = content[name] | group
+    changed = validate_recipe(content, "test")
+
+    before, after = (plan_recipe(each, "nowhere", 3600.0) for each in (base, changed))
+
+    assert (after.seconds.run > before.seconds.run) == is_longer
+    assert before.seconds.run > 2.0  # one training at least, and more
+    assert before.price == pytest.approx(before.seconds.run)
+    assert kind in before.note
+
+
+def test_a_sweep_of_many_outputs_is_longer_by_their_products():
+    """The plan has measured one output; K cost 1 + 2 K plain steps, and no more replays."""
+    recipe = recipe_of("attribution").descent
+
+    one, nine = (Expected(recipe, MEASURED, outputs).sweep() for outputs in (1, 9))
+
+    replays = sum(work.forward for work in one)
+    assert sum(work.weight for work in one) == pytest.approx(4.0)
+    assert sum(work.weight for work in nine) == pytest.approx(
+        4.0 * (replays + 6 * 19) / (replays + 6 * PULL)
+    )
+
+
+def test_a_descent_is_planned_as_it_was(monkeypatch):
+    """Nothing is said twice of it."""
+    monkeypatch.setattr("engine.applications.kinds.plan", lambda *_: MEASURED)
+
+    assert plan_recipe(recipe_of("descent"), "nowhere") is MEASURED
 
 
 def test_a_record_that_does_not_say_what_it_keeps_cannot_be_made():

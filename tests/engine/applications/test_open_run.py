@@ -178,6 +178,8 @@ def test_what_is_not_there_is_said_with_what_there_is(run, own, tmp_path):
     opened = engine.open_run(tmp_path / "store", "tiny-attribution")
     assert opened.rows == opened.curves == []
     assert "has not finished." in opened.standing
+    with pytest.raises(ConfigurationError, match="of kind attribution, which selects no examples"):
+        _ = opened.selection
     with pytest.raises(ConfigurationError, match="of kind attribution, which has no outer steps"):
         opened.z()
 

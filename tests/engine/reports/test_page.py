@@ -1,5 +1,6 @@
 """Pages: what is text stays text, what is a figure says what it shows, and nothing is cut off."""
 
+import base64
 import re
 
 import pytest
@@ -216,3 +217,19 @@ def test_halves_of_characters_end_no_run():
         assert text.encode().decode() == text
         assert "ud83d" in text
         assert "\x00" not in text  # of which PostgreSQL says that it is no text
+
+
+def test_figures_in_the_ui_are_those_for_a_phone():
+    """Prefect made the wide ones as narrow as a phone: their letters were 6 px high."""
+    drawing = Drawing(wide="<svg>wide</svg>", narrow="<svg>narrow</svg>")
+    written = page(
+        sections=[Section("S", figures=[Figure(drawing, "One."), Figure(drawing, "Two.")])]
+    )
+
+    growing = as_markdown(written)
+    ended = figures_as_markdown(figures_of(as_html(written), narrow=True))
+
+    for shown in (growing, ended):
+        images = [base64.b64decode(each) for each in re.findall(r"base64,([\w+/=]+)", shown)]
+        assert images == [b"<svg>narrow</svg>"] * 2
+    assert [each.image for each in figures_of(as_html(written))] == [b"<svg>wide</svg>"] * 2

@@ -2,10 +2,13 @@
 
 import io
 import logging
+import os
 
 import pytest
+import typer
 from rich.table import Table
 
+from engine.storage.location import store_errors
 from flows.cli.screen import Screen, at_words, plain, say, tell, text
 from flows.cli.terminal import Lines, _line
 
@@ -109,3 +112,46 @@ def test_wide_letters_count_as_the_two_columns_that_they_take(monkeypatch):
     monkeypatch.setenv("COLUMNS", "9")
 
     assert at_words("漢字 漢字 漢字", Terminal()) == "漢字 漢字\n漢字"
+
+
+ROWS = [
+    {"routine": "gelu, norm_position before", "nominal validation": "0.1356", "Pareto": "yes"},
+    {"routine": "baseline", "nominal validation": "-", "Pareto": ""},
+]
+
+
+@pytest.mark.parametrize("columns", [26, 30, 34, 40, 60, 200])
+def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch, capsys):
+    """Eleven columns of a search in 100 were heads of five letters: "nomin…", "valid…"."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    Screen().table(ROWS)
+
+    shown = capsys.readouterr().out
+    words = {word for row in ROWS for pair in row.items() for text in pair for word in text.split()}
+    assert words <= {*shown.replace("│", " ").replace("┃", " ").split()}
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_figures_of_a_table_stand_at_the_right(monkeypatch, capsys):
+    """People compare them by their last digits; what stands for one is no word."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    Screen().table(ROWS)
+
+    figure, none = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert figure.index("6 │") == none.index("- │")
+
+
+@pytest.mark.parametrize("write", [say, tell, Screen().tell, lambda _: Screen().table(ROWS)])
+def test_a_reader_that_has_gone_is_no_error_of_the_store(write, tmp_path, monkeypatch):
+    """`mgd show | head -1` said that the store did not answer, which has broken pipes too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+
+        with pytest.raises(typer.Exit) as ended, store_errors(str(tmp_path)):
+            write("seen by nobody\n")
+
+    assert ended.value.exit_code == 1

@@ -44,8 +44,9 @@ def of(record: RunRecord) -> Section:
             "steps."
         ]
     caption = (
-        "Mean loss on three held-out splits. The objective is what the metagradient lowers, "
-        "validation chooses the iterate, and test takes no part."
+        "Mean loss on three held-out splits. The objective is what the metagradient "
+        f"{'raises' if record.recipe.outer.maximize else 'lowers'}, validation chooses the "
+        "iterate, and test takes no part."
     )
     first, last = record.losses["test"][0], record.losses["test"][record.chosen]
     alt = (

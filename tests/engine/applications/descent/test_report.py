@@ -63,6 +63,14 @@ def test_summary_of_an_ascent_speaks_of_rising_losses():
     assert test.startswith("Test loss rose by 89 %")
 
 
+@pytest.mark.parametrize(("maximize", "verb"), [(True, "raises"), (False, "lowers")])
+def test_caption_of_the_losses_says_where_the_objective_goes(maximize, verb):
+    """That of a poison said that its metagradient lowers the loss that it raised."""
+    record = make_record(kind="inputs", outer={"update": "sign", "maximize": maximize})
+
+    assert f"the metagradient {verb}" in losses.of(record).figures[0].caption
+
+
 def test_ascent_chooses_the_highest_validation_loss():
     """The strongest attack is judged on a split that it was not made on."""
     record = make_record([(0.1, 0.2, 0.2), (0.5, 0.6, 0.5), (0.9, 0.4, 0.5)])

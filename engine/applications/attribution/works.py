@@ -1,0 +1,36 @@
+"""What a run of an attribution will do, for whoever says how long it takes."""
+
+from engine.applications.attribution.record import judged_baselines
+from engine.applications.attribution.stages import Subsets
+from engine.planning.expected import Expected
+from engine.progress.time_left import Work
+from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+
+
+def works(recipe: AttributionRecipe, expected: Expected) -> list[Work]:
+    """Return the stages of an attribution."""
+    settings = recipe.attribution
+    found = [expected.preflight(), expected.guess("initial"), *expected.train(), expected.score()]
+    if settings.trial_subsets:
+        found.append(expected.trainings("trial", settings.trial_subsets, scored=True))
+    for name in judged_baselines(settings):
+        kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
+        found.append(expected.guess(kind, float(expected.recipe.training.num_steps)))
+    found += [
+        expected.trainings("train-without", each.stop - each.start, scored=True)
+        for each in subsets(settings)
+    ]
+    return [*found, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
+
+
+def subsets(settings: AttributionConfig) -> list[Subsets]:
+    """Return the random subsets of each size, in the groups that one stage trains without."""
+    return [
+        Subsets(
+            removals=removals,
+            start=start,
+            stop=min(start + settings.trainings_per_stage, settings.num_subsets),
+        )
+        for removals in settings.removals
+        for start in range(0, settings.num_subsets, settings.trainings_per_stage)
+    ]
