@@ -86,8 +86,8 @@ class Screen(Console):
         """
         try:
             super().print(*objects, **options)
-        except BrokenPipeError:
-            raise  # whoever read it has seen enough
+        except BrokenPipeError as error:
+            raise seen_enough() from error
         except OSError as error:
             raise cannot_write(error) from error
 
@@ -162,8 +162,8 @@ def say(words: str, *, err: bool = False) -> None:
     """
     try:
         typer.echo(plain(words), err=err)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        raise seen_enough() from error
     except OSError as error:
         raise cannot_write(error) from error
 
@@ -177,8 +177,8 @@ def flush() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        raise seen_enough() from error
     except (OSError, ValueError) as error:
         raise cannot_write(error) from error
 
@@ -190,9 +190,23 @@ def cannot_write(error: Exception) -> "OutputError":
     """
     from engine.errors import OutputError
 
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _give_up()
     return OutputError(
         f"The output cannot be written: {error}. What the command did is done; say it again with "
         "its output elsewhere."
     )
+
+
+def seen_enough() -> typer.Exit:
+    """Return the end of a command whose reader, such as ``head``, has gone: without a word.
+
+    No OSError, which a store that is being read while a command prints would take for its own.
+    """
+    _give_up()
+    return typer.Exit(1)
+
+
+def _give_up() -> None:
+    """Let the rest of the output go nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,11 +1,15 @@
 """What reaches a terminal: text, and nothing that a terminal or Rich would obey."""
 
+import errno
 import io
 import logging
+import sys
 
 import pytest
+import typer
 from rich.table import Table
 
+from engine.storage.location import store_errors
 from flows.cli.screen import Screen, at_words, plain, say, tell, text
 from flows.cli.terminal import Lines, _line
 
@@ -109,3 +113,19 @@ def test_wide_letters_count_as_the_two_columns_that_they_take(monkeypatch):
     monkeypatch.setenv("COLUMNS", "9")
 
     assert at_words("漢字 漢字 漢字", Terminal()) == "漢字 漢字\n漢字"
+
+
+@pytest.mark.parametrize("write", [tell, say])
+def test_reader_that_has_seen_enough_is_no_store_that_does_not_answer(write, monkeypatch):
+    """`mgd show RUN | head` prints while the store is read, whose errors are told so."""
+
+    class Gone(io.StringIO):
+        def write(self, words):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+
+    with pytest.raises(typer.Exit) as ended, store_errors("somewhere"):
+        write("A run.")
+
+    assert ended.value.exit_code == 1
