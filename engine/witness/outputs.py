@@ -120,8 +120,9 @@ def compare_output(
     raise WitnessError(
         f"At the same parameters the output of the module that you handed in is "
         f"{float(theirs):.8g}, and that of the engine's copy {float(own):.8g}. The output reads "
-        "something besides the module that it is given, or the module computes from what was "
-        "there before evaluation began. Read all of it from the module that the output is given."
+        "something besides the module that it is given, such as features that a training step has "
+        "left behind, or the module computes from what was there before evaluation began. Read all "
+        "of it from the module that the output is given, and call the module for what it computes."
     )
 
 

@@ -88,6 +88,18 @@ class FirstBatch(nn.Module):
         return torch.tanh(inputs + self.shift)
 
 
+def _keeping(net: nn.Sequential) -> Callable[[nn.Module], Tensor]:
+    """An output with what the last batch of the training has left behind."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(layer: nn.Module, _: object, made: Tensor) -> None:
+        if layer.training:
+            kept["features"] = made.detach()
+
+    net[1].register_forward_hook(keep)
+    return lambda given: loss(given, _HELD).mean() + kept["features"].square().mean()
+
+
 FIRST = r"changes .* in place|sets the \.data|reads something besides|of training changes"
 
 REFUSED = {
@@ -95,6 +107,10 @@ REFUSED = {
         f"detach in the output: {name}": (Variant(mlp, output=lambda _, o=output: o), SLOPE)
         for name, output in OUTPUTS.items()
     },
+    "output that reads what the last batch left": (
+        Variant(mlp, output=_keeping),
+        r"features that a training step has left behind",
+    ),
     "detach where the model is evaluated": (
         Variant(lambda: mlp(nn.GELU(), DetachedInEvaluation())),
         SLOPE,

@@ -56,6 +56,7 @@ ALWAYS = {
     "loss that reads .grad",
     "loss that calls backward",
     "adapter merged for evaluation",
+    "output that reads what the last batch left",
     "samples by what the index is",
     "samples that are flipped rarely",
 }
