@@ -51,7 +51,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
         output: phi, or as much of it as ``compare_output`` takes.
     """
     place.put(evaluated=True)
-    place.given.train(False)
+    place.given.eval()
     routine = place.routine
     with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
         return _without_graph(routine.told(first_part(output)), place.given)
