@@ -5,6 +5,7 @@ Each finds a cause of a wrong metagradient that would still look like a number.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from traceback import extract_tb
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,12 @@ def _any_failure_told() -> Iterator[None]:
     except (EngineError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        again = "backward through the graph a second time" in str(error)  # has words of its own
+        from_backward = any(
+            frame.name == "_engine_run_backward" for frame in extract_tb(error.__traceback__)
+        )
+        if again or not from_backward:
+            raise
         words = (str(error).strip() or "without a word").splitlines()[0].rstrip(".")
         raise UndifferentiableError(
             f"Step 0 cannot be reversed: {type(error).__name__}: {words}. A metagradient needs the "

@@ -112,7 +112,9 @@ class FirstCalls:
             One evaluation of each, and one more afterwards.
         """
         own = [output for output in outputs if not isinstance(output, MeanLoss)]
-        self._values = [(output, self._value(output, z)) for output in own]
+        found = [(output, self._value(output, z)) for output in own]
+        # What is no tensor is refused with words of its own.
+        self._values = [(output, value) for output, value in found if value is not None]
 
     def refuse_other_outputs(self, z: Metaparams) -> None:
         """Refuse an output that is another one at the same parameters, after the training.
@@ -123,7 +125,9 @@ class FirstCalls:
         routine = self._routine
         for output, before in self._values:
             now = self._value(output, z)
-            if relative(now, before, least_size(routine)) > value_limit(routine):
+            if now is not None and relative(now, before, least_size(routine)) > value_limit(
+                routine
+            ):
                 raise WitnessError(
                     f"The output at the start of the run was {float(before):.8g} before the "
                     f"training and is {float(now):.8g} after it, at the same parameters, so it "
@@ -132,10 +136,11 @@ class FirstCalls:
                     "is given, or carry it as a state of the run's own: Routine(state=, advance=)."
                 )
 
-    def _value(self, output: Output, z: Metaparams) -> Tensor:
+    def _value(self, output: Output, z: Metaparams) -> Tensor | None:
         with filling(), deterministic(), self._routine.binding.kept(), torch.enable_grad():
             part = first_part(output)
-            return self._routine.evaluate(part, self._routine.initial_state(z)).detach()
+            value: object = self._routine.evaluate(part, self._routine.initial_state(z))
+        return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
 
     def refuse_another_loss(self, later: Tensor) -> None:
         """Refuse a loss of step 0 that is another one by now.

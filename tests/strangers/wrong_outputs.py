@@ -151,10 +151,6 @@ REFUSED = {
         _with_history(lambda kept: torch.stack(kept).min()),
         HISTORY,
     ),
-    "output that reads the fourth loss": (
-        _with_history(lambda kept: torch.stack(kept[:4])[-1]),
-        HISTORY,
-    ),
     "eval() that leaves something": (
         Variant(lambda: EvaluatedTwiceAsLarge(*mlp())),
         r"reads something besides",

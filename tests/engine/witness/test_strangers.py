@@ -58,7 +58,6 @@ ALWAYS = {
     "adapter merged for evaluation",
     "output that reads what the last batch left",
     "output that reads the best loss",
-    "output that reads the fourth loss",
     "eval() that leaves something",
     "eval() that is training",
     "samples by what the index is",
