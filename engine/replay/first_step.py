@@ -5,11 +5,12 @@ Each finds a cause of a wrong metagradient that would still look like a number.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from traceback import extract_tb
 
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, UndifferentiableError
+from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference, seed_adjoint
@@ -73,14 +74,15 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         _check_output(routine, output, state)
         _refuse_detached(routine, unused, idle, state, output)
         _, cotangent = seed_adjoint(routine, state, output)
-        if twice or in_pieces:
-            product = step_vjp(routine, state, z, 0, cotangent)
-        else:
-            product = _checked_product(routine, state, z, cotangent)
-        if routine.first_step == 0:  # else this step is never reversed
-            refuse_nonfinite_product(routine, z, state, cotangent, product)
-        if twice or in_pieces or routine.compile:  # a compiled graph has nodes of its own
-            check_twice_differentiable(routine, state["params"], z, 0)
+        with _any_failure_told():
+            if twice or in_pieces:
+                product = step_vjp(routine, state, z, 0, cotangent)
+            else:
+                product = _checked_product(routine, state, z, cotangent)
+            if routine.first_step == 0:  # else this step is never reversed
+                refuse_nonfinite_product(routine, z, state, cotangent, product)
+            if twice or in_pieces or routine.compile:  # a compiled graph has nodes of its own
+                check_twice_differentiable(routine, state["params"], z, 0)
 
 
 def check_unroll(routine: Routine, unroll: int) -> None:
@@ -127,13 +129,37 @@ def _check_point(routine: Routine, z: Metaparams) -> None:
 
 
 @contextmanager
+def _any_failure_told() -> Iterator[None]:
+    """Refuse a step that cannot be reversed, in whatever words: a custom backward has its own."""
+    try:
+        with named_refusals(0):
+            yield
+    except (EngineError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        again = "backward through the graph a second time" in str(error)  # has words of its own
+        from_backward = any(
+            frame.name == "_engine_run_backward" for frame in extract_tb(error.__traceback__)
+        )
+        if again or not from_backward:
+            raise
+        words = (str(error).strip() or "without a word").splitlines()[0].rstrip(".")
+        raise UndifferentiableError(
+            f"Step 0 cannot be reversed: {type(error).__name__}: {words}. A metagradient needs the "
+            "second derivative of every operation of the model and the loss, and this is raised "
+            "where one of them is differentiated. Write what it is called for with other "
+            "operations, or a custom backward pass with differentiable ones."
+        ) from error
+
+
+@contextmanager
 def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
     """Add the user's line to a refusal of an operation that torch itself refuses."""
     try:
         yield
     except UndifferentiableError as error:
         words, cause = str(error), error.__cause__
-        if not words.startswith("Step 0 ") or not isinstance(cause, RuntimeError):
+        if not words.startswith("Step 0 ") or not isinstance(cause, Exception):
             raise
         params = routine.initial_state(z)["params"]
         line = raising_line(cause) or failing_line(

@@ -238,6 +238,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         with one_work(count), told_while_training(), _tiers(routine, place) as tiers:
             carry_out(actions, routine, point, tiers, sweep, output=phi)
     first.refuse_another_loss(sweep.losses[0])
+    first.refuse_other_outputs(point)
     if later is not None and later.note and seen.curvature is not None:  # else it is said already
         seen = replace(seen, note=f"{seen.note} {later.note}".strip())
     return _results(routine, sweep, len(outputs), seen)
@@ -269,6 +270,8 @@ def tried(
     refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):
         first = FirstCalls(routine, refuse_low_precision(routine, z))
+        if witness:  # before the loss is called more often
+            first.see_outputs(outputs, z)
         for number, output in enumerate(outputs):
             check_routine(routine, output, z, twice=not (witness or number))
     with told_by_witness():

@@ -4,7 +4,6 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,14 @@ def asked_rightly(routine: Routine, outputs: Sequence[Output]) -> AbstractContex
     Raises:
         ConfigurationError: Names the part that failed, its line, and what helps.
     """
-    return _explained(partial(_diagnose, routine, outputs))
+
+    def explain(error: Exception) -> None:
+        _diagnose(routine, outputs, error)
+        if _is_theirs(error):
+            what = "A call of your code fails, and goes well when it is made again"
+            raise told(what, error, _AGAIN) from error
+
+    return _explained(explain)
 
 
 def told_while_training() -> AbstractContextManager[None]:
@@ -68,9 +74,7 @@ def _tell_again(error: Exception) -> None:
 
 
 def _tell_later(error: Exception) -> None:
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
-    if theirs and _line(error):
+    if _is_theirs(error):
         what = "The first step went well, and a later one fails in your code"
         raise told(what, error, _LATER) from error
 
@@ -111,6 +115,13 @@ def _diagnose(routine: Routine, outputs: Sequence[Output], error: Exception) -> 
                 of_losses = isinstance(output, MeanLoss)
                 what = "The loss fails on held-out examples" if of_losses else _FAILED_OUTPUT
                 raise told(what, failure, HELD_OUT if of_losses else _OUTPUT) from error
+
+
+def _is_theirs(error: Exception) -> bool:
+    """Say whether a function of the user raised an error, or something that it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    called = any(frame.name in _CALLS and _ROUTINE in frame.filename for frame in frames)
+    return called and bool(_line(error))
 
 
 def _works_on_given(routine: Routine, term: Term, loss: Callable[[nn.Module], object]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError, DataError
@@ -76,6 +77,8 @@ class MeanLoss:
             )
 
     def _sum(self, model: nn.Module, batch: Any, number: int, state: Own | None) -> Tensor:  # noqa: ANN401 (any batch)
+        # A loss that wants a gradient by its inputs tells them so, which must not outlast the call.
+        batch = tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, batch)
         losses = self.loss(model, batch, **told_state(self.loss, state))
         if losses.shape != (number,):  # a mean would be divided twice, in silence
             raise ConfigurationError(

@@ -82,7 +82,7 @@ def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
                 value=None,
                 limit=None,
                 cause=note,
-                remedy="Change the problem, or its examples and splits, if this was not meant.",
+                remedy="If this was not meant, change what the problem returns.",
             )
             for note in notes
         ]

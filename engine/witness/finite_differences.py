@@ -34,6 +34,9 @@ central difference, 1e-7 of a one-sided one."""
 ROUNDED_LIMIT = 3e-5
 """Of a first derivative that was made in float32, beside a difference in float64."""
 
+_ROUNDED = 8
+"""Units in the last place that a value may be off; each difference is as much off, by distance."""
+
 _PERIOD = 1021
 """Directions repeat after so many numbers: drawing millions would cost more than a step."""
 
@@ -263,7 +266,8 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
 ) -> Curvature:
     """Take differences until one agrees; what is wrong has two that agree with one another.
 
-    The one-sided one is left out where nothing is known ``here``.
+    The one-sided one is left out where nothing is known ``here``. Two that are no more than the
+    rounding of the values, as of an adapter that hardly moves the output yet, say nothing.
     """
     predicted, scale = _predicted(pulled, direction)
     if here is not None:
@@ -278,7 +282,13 @@ def _judge(  # noqa: PLR0913 (what is compared, with what, and how near)
     errors = [abs(value - predicted) for value in found]
     size = max(scale, *map(abs, found), torch.finfo(torch.float64).tiny)
     best = min(errors)
-    spread = min((abs(a - b) for i, a in enumerate(found) for b in found[:i]), default=float("inf"))
+    rounding = _ROUNDED * torch.finfo(torch.float64).eps * abs(here or 0.0)
+    told = [
+        value
+        for value, error, distance in zip(found, errors, distances, strict=False)
+        if error > rounding / distance
+    ]
+    spread = min((abs(a - b) for i, a in enumerate(told) for b in told[:i]), default=float("inf"))
     return Curvature(best / size, best > limit * size and spread <= 0.1 * best, slopes)
 
 

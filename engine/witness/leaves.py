@@ -77,7 +77,8 @@ def refuse_leaves(
         f"The {where} reads {words}. It would stay as it is during the whole run, so the "
         "metagradient would be that of another run. Read parameters from the module that the "
         f"{where} is given, make what should be trained a submodule or parameter of it, and "
-        "detach what should stay constant."
+        "detach what should stay constant: x = x.detach().requires_grad_() for data whose gradient "
+        "is wanted."
     )
 
 

@@ -51,7 +51,7 @@ def own_output(place: InPlace, output: Output) -> Tensor:
         output: phi, or as much of it as ``compare_output`` takes.
     """
     place.put(evaluated=True)
-    place.given.train(False)
+    place.given.eval()
     routine = place.routine
     with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
         return _without_graph(routine.told(first_part(output)), place.given)
@@ -120,8 +120,9 @@ def compare_output(
     raise WitnessError(
         f"At the same parameters the output of the module that you handed in is "
         f"{float(theirs):.8g}, and that of the engine's copy {float(own):.8g}. The output reads "
-        "something besides the module that it is given, or the module computes from what was "
-        "there before evaluation began. Read all of it from the module that the output is given."
+        "something besides the module that it is given, such as features that a training step has "
+        "left behind, or the module computes from what was there before evaluation began. Read all "
+        "of it from the module that the output is given, and call the module for what it computes."
     )
 
 

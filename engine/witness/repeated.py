@@ -1,14 +1,17 @@
 """Two runs of one step, which have to have the same bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError, WitnessError
+from engine.numerics.determinism import deterministic, filling
+from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
-from engine.types import State
+from engine.types import Metaparams, Output, State
 from engine.witness.agreement import least_size, relative, value_limit
+from engine.witness.outputs import first_part
 
 
 def refuse_another(
@@ -72,6 +75,7 @@ class FirstCalls:
     def __init__(self, routine: Routine, loss: Tensor) -> None:
         self._routine, self._loss = routine, loss
         self._mapped = self._probe()
+        self._values: list[tuple[Output, Tensor]] = []
 
     def _probe(self) -> Tensor | None:
         """Return what the hooks of parameters make of one gradient."""
@@ -98,6 +102,45 @@ class FirstCalls:
             "a parameter's value. Let it depend on the gradient alone, and write the rest into the "
             "optimizer's update."
         )
+
+    def see_outputs(self, outputs: Sequence[Output], z: Metaparams) -> None:
+        """Keep what outputs are at the start of the run, before it is trained.
+
+        Those that are means of the loss are left out: of the loss more is known.
+
+        Cost:
+            One evaluation of each, and one more afterwards.
+        """
+        own = [output for output in outputs if not isinstance(output, MeanLoss)]
+        found = [(output, self._value(output, z)) for output in own]
+        # What is no tensor is refused with words of its own.
+        self._values = [(output, value) for output, value in found if value is not None]
+
+    def refuse_other_outputs(self, z: Metaparams) -> None:
+        """Refuse an output that is another one at the same parameters, after the training.
+
+        Raises:
+            WitnessError: With both values.
+        """
+        routine = self._routine
+        for output, before in self._values:
+            now = self._value(output, z)
+            if now is not None and relative(now, before, least_size(routine)) > value_limit(
+                routine
+            ):
+                raise WitnessError(
+                    f"The output at the start of the run was {float(before):.8g} before the "
+                    f"training and is {float(now):.8g} after it, at the same parameters, so it "
+                    "reads what the training left behind: a best loss, a history, a counter. It "
+                    "has no derivative by that. Compute all of it from the model that the output "
+                    "is given, or carry it as a state of the run's own: Routine(state=, advance=)."
+                )
+
+    def _value(self, output: Output, z: Metaparams) -> Tensor | None:
+        with filling(), deterministic(), self._routine.binding.kept(), torch.enable_grad():
+            part = first_part(output)
+            value: object = self._routine.evaluate(part, self._routine.initial_state(z))
+        return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
 
     def refuse_another_loss(self, later: Tensor) -> None:
         """Refuse a loss of step 0 that is another one by now.

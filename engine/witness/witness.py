@@ -116,10 +116,10 @@ def testify(
 
     Cost:
         Three plain steps (one of them by the module itself, and one that the other checks then
-        leave out), two evaluations of each output, four gradients of a few examples in float64 and
-        two in the run's own format, six updates, and what ``compare_output_slope`` takes. Beside
-        the two evaluations about three plain steps of a GPT, two of a ResNet, and eight of a
-        network that is so small that calls cost more than numbers;
+        leave out), a loss, two evaluations of each output, four gradients of a few examples in
+        float64 and two in the run's own format, six updates, and what ``compare_output_slope``
+        takes. Beside the two evaluations about three plain steps of a GPT, two of a ResNet, and
+        eight of a network that is so small that calls cost more than numbers;
         ``tests/bench/bench_witness.py`` measures it.
     """
     with filling(), deterministic():
@@ -157,6 +157,8 @@ def testify(
         ]
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)
+        if outputs:
+            _leave_something_else(routine, first, z)
         pairs = zip(outputs, values, strict=True)
         answers = [
             compare_output(routine, output, state, value, sloped=not is_of_few(output))
@@ -177,6 +179,18 @@ def testify(
         slope=max(known, default=None),
         note=" ".join(dict.fromkeys(notes)),
     )
+
+
+def _leave_something_else(routine: Routine, state: State, z: Metaparams) -> None:
+    """Call the loss at another state and batch than before the module's own output.
+
+    An output that reads what the last batch left behind, say features that a hook keeps, is then
+    another one, and so it is seen: no replayed state has what it reads.
+    """
+    term = routine.first_piece(next(routine.terms(0)))
+    params = state["params"].detach().requires_grad_()
+    with routine.reading(state), torch.enable_grad(), routine.binding.kept():
+        routine.term_losses(params, term, z, 0)
 
 
 def _moved_step(

@@ -52,7 +52,20 @@ PADDED = torch.tensor([[False, False, True, True]])
 MASK = torch.rand(16, 16, generator=torch.Generator().manual_seed(3)).gt(0.7).double()
 
 
+class AlwaysTraining(nn.Sequential):
+    """Monte-Carlo dropout: a model that is evaluated as it is trained."""
+
+    def eval(self) -> "AlwaysTraining":
+        """Stay in training mode."""
+        return self
+
+
 LAYERS: dict[str, Variant] = {
+    "eval() that is training": Variant(
+        lambda: AlwaysTraining(
+            nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)
+        ).double()
+    ),
     "LSTM": around(lambda m, h: m(tokens(h))[0], lambda: nn.LSTM(4, 5, batch_first=True)),
     "GRU": around(lambda m, h: m(tokens(h))[0], lambda: nn.GRU(4, 5, batch_first=True)),
     "bidirectional RNN": around(

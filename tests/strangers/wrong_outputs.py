@@ -88,6 +88,54 @@ class FirstBatch(nn.Module):
         return torch.tanh(inputs + self.shift)
 
 
+def _keeping(net: nn.Sequential) -> Callable[[nn.Module], Tensor]:
+    """An output with what the last batch of the training has left behind."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(layer: nn.Module, _: object, made: Tensor) -> None:
+        if layer.training:
+            kept["features"] = made.detach()
+
+    net[1].register_forward_hook(keep)
+    return lambda given: loss(given, _HELD).mean() + kept["features"].square().mean()
+
+
+def _with_history(read: Callable[[list[Tensor]], Tensor]) -> Variant:
+    """A loss that keeps what it was, and an output that reads of it."""
+    kept: list[Tensor] = []
+
+    def lossy(_: nn.Module) -> Callable:
+        kept.clear()
+
+        def own(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            losses = loss(net, batch)
+            kept.append(losses.detach().mean())
+            return losses
+
+        return own
+
+    return Variant(
+        mlp, loss=lossy, output=lambda _: lambda net: loss(net, _HELD).mean() * read(kept)
+    )
+
+
+class EvaluatedTwiceAsLarge(nn.Sequential):
+    """A model whose ``eval()`` does more than torch's."""
+
+    scale = 1.0
+
+    def eval(self) -> "EvaluatedTwiceAsLarge":
+        """Scale the logits from now on."""
+        self.scale = 2.0
+        return super().eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scale them."""
+        return super().forward(inputs) * self.scale
+
+
+HISTORY = r"before the training and is .* after it"
+
 FIRST = r"changes .* in place|sets the \.data|reads something besides|of training changes"
 
 REFUSED = {
@@ -95,6 +143,18 @@ REFUSED = {
         f"detach in the output: {name}": (Variant(mlp, output=lambda _, o=output: o), SLOPE)
         for name, output in OUTPUTS.items()
     },
+    "output that reads what the last batch left": (
+        Variant(mlp, output=_keeping),
+        r"features that a training step has left behind",
+    ),
+    "output that reads the best loss": (
+        _with_history(lambda kept: torch.stack(kept).min()),
+        HISTORY,
+    ),
+    "eval() that leaves something": (
+        Variant(lambda: EvaluatedTwiceAsLarge(*mlp())),
+        r"reads something besides",
+    ),
     "detach where the model is evaluated": (
         Variant(lambda: mlp(nn.GELU(), DetachedInEvaluation())),
         SLOPE,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.applications.attribution.scores import kept_weights, query_batch
-from engine.applications.attribution.trak import trak_is_installed
+from engine.applications.attribution.trak import check_trak, trak_is_installed
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
 from engine.recipes.settings import Settings
@@ -126,10 +126,13 @@ class AttributionRecord(FinishedRun):
     def findings(self) -> list[str]:
         """Say what was attributed, and how the scores were judged."""
         settings, test = self.recipe.attribution, self.scores["test"]
+        # Numbers that are predicted have no accuracy.
+        share = (
+            f"accuracy is {100 * test['accuracy']:.1f} %, its test " if "accuracy" in test else ""
+        )
         lines = [
             f"One training and one reverse sweep attribute the losses of {self._queries}; the "
-            f"model's test accuracy is {100 * test['accuracy']:.1f} %, its test loss "
-            f"{test['loss']:.3f}."
+            f"model's test {share}loss is {test['loss']:.3f}."
         ]
         if self.lds[OWN]:
             lines.append(
@@ -215,6 +218,8 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
     prepare_descent(Run(recipe.descent, store))
     problem = build_problem(recipe.descent, store)
     query_batch(problem, recipe.attribution.queries)
+    if AttributionBaseline.TRAK in judged_baselines(recipe.attribution):
+        check_trak(problem)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)
     begin_run(recipe, store)

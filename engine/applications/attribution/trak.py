@@ -19,13 +19,33 @@ from engine.applications.attribution.scores import CHUNK, query_batch
 from engine.errors import ConfigurationError
 from engine.extras import install
 from engine.problems.problem import BuiltProblem
-from engine.recipes.attribution import Queries
+from engine.recipes.attribution import AttributionBaseline, Queries
 from engine.types import State
 
 
 def trak_is_installed() -> bool:
     """Say whether the package ``traker`` can be imported."""
     return find_spec("trak") is not None
+
+
+def check_trak(problem: BuiltProblem) -> None:
+    """Refuse TRAK of what is no classifier: it reads one class of each example's inputs.
+
+    Raises:
+        ConfigurationError: Says what the examples are instead, and the setting that leaves it out.
+    """
+    given = problem.routine.examples
+    parts = given if isinstance(given, tuple) else ()
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        instead = "are not two tensors, inputs and labels"
+    elif parts[1].ndim != 1 or parts[1].is_floating_point() or parts[1].is_complex():
+        instead = "have labels that are no classes"
+    else:
+        return
+    raise ConfigurationError(
+        f"attribution.baselines has trak, which needs a classifier, but the examples {instead}. "
+        f"Leave it out: attribution.baselines: [{AttributionBaseline.FINAL_GRADIENT.value}]."
+    )
 
 
 def _without_bar(each: Iterable[Any], **_: object) -> Iterable[Any]:
@@ -43,15 +63,16 @@ def trak_scores(
         Shape (queries, examples).
 
     Raises:
-        ConfigurationError: If the labels are no classes, or ``traker`` is not installed.
+        ConfigurationError: If it is no classifier, or ``traker`` is not installed.
     """
     routine = problem.routine
-    inputs, labels = routine.examples
-    if labels.ndim != 1 or not trak_is_installed():
+    check_trak(problem)
+    if not trak_is_installed():
         raise ConfigurationError(
-            "attribution.baselines has trak, which needs a classifier and the package traker. "
-            f"Leave it out, or run: {install('attribution')}."
+            "attribution.baselines has trak, which needs the package traker. Leave it out, or "
+            f"run: {install('attribution')}."
         )
+    inputs, labels = routine.examples
     trak, projectors = import_module("trak"), import_module("trak.projectors")
     # Its bars, which cannot be switched off, would be drawn into those of the run, or into its log.
     vars(import_module("trak.traker"))["tqdm"] = _without_bar

@@ -120,5 +120,6 @@ def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds
 def told(settings: Mapping[str, Any], not_carried: tuple[str, ...], whose: str) -> tuple[str, ...]:
     """Return what people should know of a problem that was read from a loop."""
     written = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    first = f"{whose} trains with training: {{{written}}}, which a recipe has to say."
-    return (first, *(f"Not carried over from {whose}: {each}" for each in not_carried))
+    first = f"{whose} trains with training: {{{written}}}; a recipe has to say the same."
+    named = whose[0].lower() + whose[1:] if whose.startswith("The ") else whose
+    return (first, *(f"Not carried over from {named}: {each}" for each in not_carried))

@@ -95,7 +95,8 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
                     f"Most look like numbers, e.g. {next(filter(are_marked, words))!r}: write them "
                     "without marks of thousands, currencies or shares."
                     if marked
-                    else "Leave it out of features, or give it as names, if rows are called by it."
+                    else "If rows are called by it, set names to it, e.g. with --set "
+                    f"arguments.names={name}; else list the other columns in features."
                 )
             )
         return Column(name, words=words)

@@ -260,7 +260,7 @@ class HeldModule:
             self.binding.put({**views, **held, **counters} if held or counters else views)
             self.modes.train()
             if not training:
-                self.model.train(False)  # its own code, with the tensors of the state in place
+                self.model.eval()  # its own code, with the tensors of the state in place
             places = _addresses(views) if training else None
             result = function(self.model, *args)
             if training:

@@ -167,6 +167,34 @@ def _refuse_parameters(given: nn.Module) -> None:
                 "finite ones: load or draw it anew."
             )
     _refuse_shared_memory(trainable)
+    _refuse_left_out(given, trainable)
+
+
+def _refuse_left_out(model: nn.Module, trainable: list[tuple[str, nn.Parameter]]) -> None:
+    """Refuse a ``parameters()`` of the model's own that is not all that the engine would train."""
+    if type(model).parameters is nn.Module.parameters and "parameters" not in vars(model):
+        return
+    try:
+        yielded = list(model.parameters())
+    except Exception as error:
+        raise ConfigurationError(
+            f"parameters() of {type(model).__name__} fails when it is called as torch's own is: "
+            f"{type(error).__name__}: {error}. Give it another name."
+        ) from error
+    if not all(isinstance(each, Tensor) for each in yielded):
+        raise ConfigurationError(
+            f"parameters() of {type(model).__name__} yields no tensors, but groups, perhaps, for "
+            "an optimizer. Give it another name, and hand the groups to the optimizer: groups=."
+        )
+    handed = {id(each) for each in yielded}
+    left = [repr(name) for name, tensor in trainable if id(tensor) not in handed]
+    if left:
+        raise ConfigurationError(
+            f"parameters() of {type(model).__name__} leaves out {', '.join(left[:3])}"
+            f"{' and others' if len(left) > 3 else ''}, which an optimizer of torch would not "
+            "move, and a run would. Freeze what should stay as it is, with "
+            "requires_grad_(False), or let parameters() be torch's own."
+        )
 
 
 def _refuse_shared_memory(trainable: list[tuple[str, nn.Parameter]]) -> None:

@@ -37,3 +37,19 @@ def test_what_fails_everywhere_is_told_as_before():
 
     with pytest.raises(ConfigurationError, match="A loss is called as loss"):
         engine.metagradient(routine(model, loss=read), output)
+
+
+def test_a_call_that_fails_once_and_goes_well_again_is_one_message():
+    """What fails in one call of several left a traceback: a retry of it found nothing."""
+    calls = []
+
+    def now_and_then(model, batch):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("not yet")
+        return loss(model, batch)
+
+    with pytest.raises(
+        ConfigurationError, match=r"goes well when it is made again .*not yet.*line \d+"
+    ):
+        engine.metagradient(routine(loss=now_and_then), output)

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from engine.errors import DataError
 from engine.routine.outputs import MeanLoss, classification_scores
+from engine.witness.leaves import lasting_leaves
 from tests import problems
 
 
@@ -91,3 +92,25 @@ def test_mean_over_no_examples_is_refused():
     """It would be 0 / 0, or an iterator that ends before it begins."""
     with pytest.raises(DataError, match="no examples"):
         MeanLoss(problems.loss, problems.examples(0))
+
+
+def test_loss_that_wants_a_gradient_by_its_inputs_leaves_the_held_out_ones_as_they_are():
+    """A gradient penalty says requires_grad_() to its batch, which the witness took for weights."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 3, generator=drawn)
+
+    def penalized(model, batch):
+        (rows,) = batch
+        losses = model(rows.requires_grad_()).square().sum(dim=1)
+        (slope,) = torch.autograd.grad(losses.sum(), rows, create_graph=True)
+        return losses + slope.square().sum(dim=1)
+
+    (part,) = MeanLoss(penalized, (inputs,)).parts()
+    model = torch.nn.Linear(3, 1)
+
+    values = [part(model) for _ in range(2)]
+
+    assert torch.equal(*values)
+    assert not inputs.requires_grad
+    found = lasting_leaves(lambda: part(model), [])
+    assert {id(leaf.tensor) for leaf in found} == {id(each) for each in model.parameters()}

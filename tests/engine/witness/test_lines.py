@@ -58,6 +58,21 @@ def _hooked(hidden: Tensor) -> Tensor:
     return hidden
 
 
+class _Unready(torch.autograd.Function):
+    """Refuses to be differentiated twice, in words of its own."""
+
+    @staticmethod
+    def forward(ctx, given):
+        ctx.save_for_backward(given)
+        return given.sin()
+
+    @staticmethod
+    def backward(ctx, grad):
+        assert not torch.is_grad_enabled(), "this kernel has one backward pass"
+        (given,) = ctx.saved_tensors
+        return grad * given.cos()
+
+
 CASES = {
     "detach": (_layer(lambda h: h * h.detach()), r"detach\(\)"),
     "detach of one of many": (  # which fewer examples do not have
@@ -81,6 +96,18 @@ CASES = {
     "once differentiable": (
         _layer(lambda h: _Once.apply(h)),
         "differentiated twice.*once_differentiable.*",
+    ),
+    "own words": (
+        _layer(lambda h: _Unready.apply(h)),
+        "Step 0 cannot be reversed: AssertionError: this kernel has one backward pass.*",
+    ),
+    "rows of several lengths": (
+        _layer(
+            lambda h: torch.nested.to_padded_tensor(
+                torch.nested.as_nested_tensor(list(h), layout=torch.jagged) * 2, 0.0
+            )
+        ),
+        "Step 0 cannot be .*nested.*",
     ),
     "segments": (
         _layer(

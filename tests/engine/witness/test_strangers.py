@@ -56,6 +56,10 @@ ALWAYS = {
     "loss that reads .grad",
     "loss that calls backward",
     "adapter merged for evaluation",
+    "output that reads what the last batch left",
+    "output that reads the best loss",
+    "eval() that leaves something",
+    "eval() that is training",
     "samples by what the index is",
     "samples that are flipped rarely",
 }

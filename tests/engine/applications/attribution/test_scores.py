@@ -1,9 +1,12 @@
 """Attribution: its parts against hand-made oracles, and the paper's direction on small digits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from engine.applications.attribution.record import OWN, AttributionRecord
 from engine.applications.attribution.scores import (
     datamodeling_scores,
     final_gradient_scores,
@@ -12,7 +15,7 @@ from engine.applications.attribution.scores import (
     query_batch,
     query_outputs,
 )
-from engine.applications.attribution.trak import trak_is_installed, trak_scores
+from engine.applications.attribution.trak import check_trak, trak_is_installed, trak_scores
 from engine.applications.attribution.trial import try_removals
 from engine.errors import ConfigurationError, DataError
 from engine.preflight.verdict import Verdict
@@ -172,7 +175,38 @@ def test_trak_without_its_package_is_refused():
     """A flow leaves it out and says so; a direct call must not return zeros."""
     problem = problem_of()
 
-    with pytest.raises(ConfigurationError, match=r"needs a classifier and the package traker"):
+    with pytest.raises(ConfigurationError, match=r"needs the package traker"):
         trak_scores(
             problem, Queries(number=2), problem.routine.initial_state(), dimension=4, seed=0
         )
+
+
+def _rows(labels):
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    return {"x": x} if labels is None else (x, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "instead"),
+    [(torch.ones(40), "no classes"), (None, "are not two tensors")],
+    ids=["a quantity", "a dict"],
+)
+def test_trak_of_what_is_no_classifier_is_refused_before_training(labels, instead):
+    """It failed in the middle of a run, in words of torch about indices."""
+    problem = problem_of()
+    routine = replace(problem.routine, examples=_rows(labels))
+
+    with pytest.raises(ConfigurationError, match=rf"{instead}.*baselines: \[final-gradient\]"):
+        check_trak(replace(problem, routine=routine))
+
+
+def test_attribution_of_a_quantity_is_told_without_an_accuracy():
+    """Rows with a number for a label have a test loss alone."""
+    recipe = validate_recipe(TINY, "test")
+    record = AttributionRecord.model_construct(
+        recipe=recipe, scores={"test": {"loss": 0.25}}, lds={OWN: {}}
+    )
+
+    assert record.findings()[0].endswith("the model's test loss is 0.250.")
+    record.scores["test"]["accuracy"] = 0.5
+    assert record.findings()[0].endswith("test accuracy is 50.0 %, its test loss is 0.250.")
