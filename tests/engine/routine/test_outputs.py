@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import engine
 from engine.errors import DataError
 from engine.routine.outputs import MeanLoss, classification_scores
 from tests import problems
@@ -91,3 +92,25 @@ def test_mean_over_no_examples_is_refused():
     """It would be 0 / 0, or an iterator that ends before it begins."""
     with pytest.raises(DataError, match="no examples"):
         MeanLoss(problems.loss, problems.examples(0))
+
+
+class Own:
+    """An output of somebody who calls something else ``parts``."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __call__(self, model):
+        """Return the output itself."""
+        return problems.output(model)
+
+
+@pytest.mark.parametrize("parts", [[1, 2], lambda: [lambda model: problems.output(model) * 2]])
+def test_what_an_output_calls_parts_is_its_own(parts):
+    """It was called, and what it returned was differentiated in the place of the output."""
+    routine = problems.routine(num_steps=3)
+
+    found = engine.metagradient(routine, Own(parts))
+
+    expected = engine.metagradient(routine, problems.output)
+    assert torch.equal(found["weights"], expected["weights"])
