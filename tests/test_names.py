@@ -125,3 +125,19 @@ def test_every_folder_of_the_engine_has_a_row():
     rows = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
 
     assert sorted(rows) == sorted(p.parent.name for p in (ROOT / "engine").glob("*/__init__.py"))
+
+
+def test_every_decision_is_found_by_its_topic():
+    """The index is how somebody finds one of so many; what it lacks is read by nobody."""
+    text = (ROOT / "engine" / "DESIGN.md").read_text()
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    rows = re.findall(r"^\| .* \| ([\d, to]+) \|$", text.split("\n## ")[0], re.MULTILINE)
+
+    indexed = {
+        number
+        for first, last in re.findall(r"(\d+)(?: to (\d+))?", ", ".join(rows))
+        for number in range(int(first), int(last or first) + 1)
+    }
+
+    assert sorted(set(numbers) - indexed) == []
+    assert len(numbers) == len(set(numbers))

@@ -80,7 +80,7 @@ class Metaparameter:
         return f"{type(self).__name__}({shown_tensor(self.value)}{more and f'; {more}'})"
 
     def with_value(self, value: Tensor) -> "Metaparameter":
-        """Return the same kind at another value, moved into its feasible set."""
+        """Return the same kind at another value of that shape, moved into its feasible set."""
         return replace(self, value=self.project(value))
 
     def fitted(self, num_steps: int) -> "Metaparameter":
@@ -89,11 +89,11 @@ class Metaparameter:
         return self
 
     def point(self) -> Tensor:
-        """Return z where the metagradient is taken; floating point, on the CPU."""
+        """Return z where the metagradient is taken: floating point, on the CPU, as ``value``."""
         return self.value
 
     def project(self, value: Tensor) -> Tensor:
-        """Return the closest feasible value."""
+        """Return the closest feasible value, of the same shape."""
         return value
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
@@ -147,35 +147,43 @@ class Metaparameter:
         return True
 
     def copies(self) -> Tensor | None:
-        """Return how often each example stands in an epoch, or None for once each."""
+        """Return how often each example stands in an epoch, shape (examples,), or None for once."""
         return None
 
     def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
-        """Return factors on the losses of a batch, shape (batch,), or None."""
+        """Return factors on the losses of a batch, shape (batch,) as ``indices`` has, or None."""
         del z, indices
         return None
 
     def injected(self, z: Tensor, step: int) -> Tensor | None:
-        """Return weights of all examples, added to the batch of ``step``, or None."""
+        """Return weights of all examples, added to the batch of ``step``, or None.
+
+        Args:
+            z: Shaped like ``point()``.
+            step: t.
+
+        Returns:
+            Shape (examples,); those of ``candidates`` are read.
+        """
         del z, step
         return None
 
     def candidates(self, num_examples: int) -> Tensor:
-        """Return the positions of the examples that are injected, in order."""
+        """Return the positions of the examples that are injected, shape (injected,), in order."""
         return torch.arange(num_examples, device="cpu")
 
     def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
-        """Return the hyperparameters of ``step`` that z sets."""
+        """Return the hyperparameters of ``step`` that z sets, each a scalar tensor, by name."""
         del z, step
         return {}
 
     def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
-        """Return keyword arguments of the loss of the examples ``indices``."""
+        """Return keyword arguments of the loss of the examples ``indices``, shape (batch,)."""
         del z, indices
         return {}
 
     def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
-        """Return the batch of the examples ``indices`` with z's share in it."""
+        """Return the batch of the examples ``indices``, shape (batch,), with z's share in it."""
         del z, indices
         return batch
 

@@ -33,7 +33,10 @@ _Optional = Tensor | None
 def forward_pass(
     query: Tensor, key: Tensor, value: Tensor, mask: _Optional, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return what the rows read, and the logarithm of the sum of each row's exponentials."""
+    """Return what the rows read, and the logarithm of the sum of each row's exponentials.
+
+    Shapes (batch, heads, rows, features) and (batch, heads, rows).
+    """
     aten = torch.ops.aten
     if query.device.type == "cpu":
         out, sums = aten._scaled_dot_product_flash_attention_for_cpu(
@@ -67,7 +70,7 @@ class Passed(NamedTuple):
 
 
 def pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first backward pass: dq, dk and dv."""
+    """Return the first backward pass: dq, dk and dv, shaped like query, key and value."""
     query, key, value, out, sums, mask, is_causal, scale = passed
     aten = torch.ops.aten
     if query.device.type == "cpu":
@@ -83,7 +86,10 @@ def pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
 def second_pull(
     cotangent: Tensor, passed: Passed, ddq: Tensor, ddk: Tensor, ddv: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the adjoints of cotangent, query, key and value, by the formula of the module."""
+    """Return the adjoints of cotangent, query, key and value, by the formula of the module.
+
+    Each has the shape of what it is the adjoint of; ddq, ddk and ddv those of dq, dk and dv.
+    """
     matrix = _Matrix(passed)
     query, key, value, scale = matrix.query, matrix.key, matrix.value, passed.scale
     given, ddq, ddk, ddv = (_flat(each) for each in (cotangent, ddq, ddk, ddv))

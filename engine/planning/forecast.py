@@ -7,7 +7,7 @@ from engine.errors import CheckpointMissingError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.storage.places import PLAN, run_file
 from engine.storage.records import read_record, write_record
 
@@ -15,7 +15,7 @@ STAGE_SECONDS = 0.04
 """What a stage costs besides its body: Prefect, claims, keys; ``tests/bench/results`` has it."""
 
 
-class Seconds(Settings):
+class Seconds(Document):
     """Predicted time."""
 
     outer_step: float
@@ -43,7 +43,7 @@ class Seconds(Settings):
     """One move of the metaparameters."""
 
 
-class Alternative(Settings):
+class Alternative(Document):
     """What a run costs with one choice of schedule, segments and unroll."""
 
     schedule: ScheduleName

@@ -14,6 +14,7 @@ from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
 from engine.replay.interpreter import Sweep, replay, seed_adjoint
 from engine.replay.step_costs import measure_costs, median_seconds, plain_step_of
 from engine.replay.sweep_costs import Memory
+from engine.routine.outputs import parts_of
 from engine.schedules.trees import Forward
 
 _LONGEST = 0.5
@@ -141,7 +142,7 @@ def fastest_product(recipe: DescentRecipe, problem: BuiltProblem) -> VjpMode:
         return VjpMode.REVERSE_OVER_REVERSE
     z, state, step = routine.point(), routine.initial_state(), plain_step_of(routine)
     output = problem.output
-    part = next(iter(output.parts())) if hasattr(output, "parts") else output  # pyright: ignore[reportFunctionMemberAccess]
+    part = next(parts_of(output))
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         _, cotangent = seed_adjoint(routine, state, part)
         make_step_vjp(recipe, routine)(routine, state, z, step, cotangent)

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from engine.errors import UntrustworthyError, with_settings
 from engine.numerics.shown_html import rows_html
 from engine.recipes.execution import PreflightMode
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 
 
 class Verdict(StrEnum):
@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     REFUSE = "refuse"
 
 
-class Check(Settings):
+class Check(Document):
     """One thing that was tried on a short twin of the run."""
 
     name: str
@@ -65,7 +65,7 @@ class Check(Settings):
         return None if value is None or not math.isfinite(value) else float(value)
 
 
-class CheckReport(Settings):
+class CheckReport(Document):
     """All checks of a routine, and the worst of their verdicts."""
 
     verdict: Verdict

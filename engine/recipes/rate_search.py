@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document, Settings
 
 PEAKS = tuple(10 ** (exponent / 4.5 - 1) for exponent in range(10))
 """Peak rate, relative to training.learning_rate: a tenth to ten times."""
@@ -44,7 +44,7 @@ class SchedulesConfig(Settings):
         return [range(start, min(start + self.chunk, self.grid)) for start in starts]
 
 
-class OneCycle(Settings):
+class OneCycle(Document):
     """A rate that rises linearly to a peak and falls linearly from it."""
 
     peak: float
@@ -60,7 +60,7 @@ class OneCycle(Settings):
     """Last rate, relative to the highest."""
 
 
-class Searched(Settings):
+class Searched(Document):
     """What a search found, chosen by the validation split as the descent's iterate is."""
 
     trainings: int

@@ -88,8 +88,8 @@ def _under(defined: ast.ClassDef) -> dict[str, str]:
     return found
 
 
-class Settings(BaseModel, metaclass=_Described):
-    """Base of all settings: frozen, and an unknown key is refused."""
+class Document(BaseModel, metaclass=_Described):
+    """Base of all that is written as JSON: frozen, and an unknown key is refused."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -108,6 +108,10 @@ class Settings(BaseModel, metaclass=_Described):
                 return value
             raise ValueError(f"{str(value).lower()} is neither a number nor a name")
         return value
+
+
+class Settings(Document):
+    """Base of what people set: a recipe, its groups, and the arguments of a problem."""
 
 
 def refuse_unread(

@@ -17,6 +17,7 @@ from engine.replay.interpreter import check_losses, path_difference, seed_adjoin
 from engine.replay.plain_training import refuse_reader
 from engine.routine.coupled_loss import coupled
 from engine.routine.idle import refuse_moved
+from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.gradient import check_twice_differentiable
@@ -217,7 +218,7 @@ def _refuse_detached(
     output may read that of an expert which had nothing to do so far.
     """
     evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
-    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    parts = list(parts_of(output))
 
     def loss(params: Tensor) -> list[Tensor]:
         params = params.requires_grad_()  # a loss may take derivatives
@@ -341,9 +342,8 @@ def _check_output(routine: Routine, output: Output, state: State) -> None:
     evaluated = routine.optimizer.evaluated
     own = {OWN: state[OWN].detach().requires_grad_()} if OWN in state else {}
     leaf = state[evaluated].detach().requires_grad_()
-    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     with torch.enable_grad():
-        part = next(iter(parts))
+        part = next(parts_of(output))
         value = routine.evaluate(part, {**state, **own, evaluated: leaf})
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -20,6 +20,7 @@ from engine.replay.per_step import PerStep
 from engine.replay.unmoved import Unmoved
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.stop_gradient import whole_derivatives
+from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Delete, Forward, Load, Reverse, Save, Seed, Tier, Trace
@@ -215,8 +216,8 @@ def check_paths_agree(routine: Routine, state: State, z: Metaparams, step: int) 
 def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor, State]:
     """Evaluate the output at s_T and make its adjoint lambda_T = d phi / d s_T.
 
-    The model is in evaluation mode. An output with a method ``parts`` (see
-    ``engine.routine.outputs``) is differentiated part by part, which bounds the memory.
+    The model is in evaluation mode. A ``MeanLoss`` is differentiated chunk by
+    chunk, which bounds the memory.
 
     Returns:
         phi(s_T), a scalar, and lambda_T, zero for the optimizer's moments.
@@ -224,14 +225,13 @@ def seed_adjoint(routine: Routine, state: State, output: Output) -> tuple[Tensor
     Raises:
         NonFiniteError: If phi or its derivative is infinite or NaN.
     """
-    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
     # The output reads the parameters or their average, and what else the state has for it.
     evaluated = routine.optimizer.evaluated
     read = {evaluated, BUFFERS, OWN} & state.keys()
     leaves = {name: state[name].detach().requires_grad_() for name in sorted(read)}
     total = torch.zeros((), dtype=leaves[evaluated].dtype, device=leaves[evaluated].device)
     adjoint = {name: torch.zeros_like(row) for name, row in state.items()}
-    for part in parts:
+    for part in parts_of(output):
         with torch.enable_grad(), routine.binding.kept():
             value = routine.evaluate(part, {**state, **leaves})
             with whole_derivatives():

@@ -16,6 +16,7 @@ from engine.numerics.fingerprint import state_fingerprint
 from engine.progress.meter import doing
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step, seed_adjoint
 from engine.routine.module.batch_norm import without_buffers
+from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
 from engine.schedules.trees import Forward
 from engine.step.coupled_pieces import pull_in_pieces
@@ -88,7 +89,7 @@ def measure_costs(
     step = plain_step_of(routine)
     stop = min(step + _STEPS, routine.num_steps)
     forward = [Forward(step, stop)]
-    parts = list(output.parts()) if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
+    parts = list(parts_of(output))
     _, cotangent = seed_adjoint(routine, state, parts[0])
 
     def timed(words: str, action: Callable[[], object]) -> float:

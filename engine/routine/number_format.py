@@ -65,9 +65,6 @@ def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None
             few = _Examples(few, dtype, most)
         return MeanLoss(_in_format(output.loss, dtype), few, output.chunk)
     whole: Any = output
-    if hasattr(output, "parts"):
-        parts = list(output.parts())  # pyright: ignore[reportFunctionMemberAccess] (just asked)
-        whole = lambda model: torch.stack([part(model) for part in parts]).sum()  # noqa: E731 (of two)
 
     @wraps(whole)  # it may have an argument for the run's own state
     def call(model: nn.Module, **given: Any) -> Tensor:  # noqa: ANN401 (as the output)

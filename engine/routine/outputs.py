@@ -18,7 +18,7 @@ from engine.models.losses import IGNORED, per_example_cross_entropy
 from engine.numerics.shown import shown_value
 from engine.routine.intake import whole_number
 from engine.routine.own_state import Own, told_state
-from engine.types import Loss
+from engine.types import Loss, Output
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +92,17 @@ class MeanLoss:
     def num_examples(self) -> int:
         """Number of held-out examples."""
         return len(self.examples[0] if isinstance(self.examples, tuple) else self.examples)
+
+
+def parts_of(output: Output) -> Iterator[Callable[..., Tensor]]:
+    """Yield functions of (model, state) whose sum is an output: the chunks of a mean, or itself.
+
+    What an output of somebody else calls ``parts`` is that one's own.
+    """
+    if isinstance(output, MeanLoss):
+        yield from output.parts()
+    else:
+        yield output
 
 
 def batches_of(examples: Any, chunk: int) -> Iterator[Any]:  # noqa: ANN401 (see MeanLoss)

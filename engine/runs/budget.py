@@ -14,7 +14,7 @@ from engine.errors import BudgetSpentError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.execution import BudgetConfig
 from engine.recipes.files import validated
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.reports.units import number_in
 from engine.stages.claims import read_claims
 from engine.stages.references import Ref
@@ -22,7 +22,7 @@ from engine.storage.places import BUDGET, run_file, stage_record_url
 from engine.storage.records import read_record, read_records, write_record
 
 
-class Spending(Settings):
+class Spending(Document):
     """What a run has spent."""
 
     stages: int = 0

@@ -4,14 +4,14 @@ from typing import Any
 
 from engine.errors import CheckpointMissingError
 from engine.preflight.verdict import Check, Verdict
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.schedules.segments import Segment
 from engine.storage.location import join
 from engine.storage.places import CERTIFICATE, run_folder
 from engine.storage.records import read_model
 
 
-class Certificate(Settings):
+class Certificate(Document):
     """What was made again of a run, and how it compared."""
 
     run: str

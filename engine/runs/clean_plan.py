@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document, Settings
 from engine.reports.units import DAY
 from engine.runs.inventory import StoredRun, StoredStage
 from engine.storage.listing import File
@@ -31,7 +31,7 @@ class CleanRules(Settings):
     to may be somebody's in a moment."""
 
 
-class Freed(Settings):
+class Freed(Document):
     """One thing that goes."""
 
     what: Literal["run", "stage", "attempt", "result", "source"]
@@ -50,7 +50,7 @@ class Freed(Settings):
     """Runs that it belongs to; none if no run refers to it."""
 
 
-class CleanReport(Settings):
+class CleanReport(Document):
     """What a clean would free, or has freed."""
 
     store: str

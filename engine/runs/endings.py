@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 
 
-class Ending(Settings):
+class Ending(Document):
     """How a run ended."""
 
     claims: list[str] = []
@@ -51,7 +51,7 @@ class Ending(Settings):
     """Whether it has metagradients that ``mgd verify`` can make again."""
 
 
-class Outline(Settings):
+class Outline(Document):
     """What the records of all finished runs have, ``run.json``."""
 
     run: str

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from engine.recipes.files import stored_beside_shipped
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
 from engine.runs.endings import Ending
@@ -25,7 +25,7 @@ class Standing(StrEnum):
     UNFINISHED = "unfinished"
 
 
-class StageLine(Settings):
+class StageLine(Document):
     """One stage of a run."""
 
     stage: str
@@ -65,7 +65,7 @@ class StageLine(Settings):
     """Bytes of its result, by its record."""
 
 
-class StageTotals(Settings):
+class StageTotals(Document):
     """Sums over stages."""
 
     stages: int
@@ -90,7 +90,7 @@ class StageTotals(Settings):
     """Computing time on GPUs."""
 
 
-class Spent(Settings):
+class Spent(Document):
     """What a run took, over all of its starts."""
 
     starts: int
@@ -106,7 +106,7 @@ class Spent(Settings):
     """Computing time of the stages that it computed itself."""
 
 
-class RunOverview(Settings):
+class RunOverview(Document):
     """A run and all of its stages."""
 
     run: str
@@ -134,7 +134,7 @@ class RunOverview(Settings):
     """What was changed of the recipe as it ships, in a few words."""
 
 
-class RunLine(Settings):
+class RunLine(Document):
     """A run in a list of runs."""
 
     run: str

@@ -1,11 +1,11 @@
 """What a run was predicted to cost, beside what it did cost."""
 
 from engine.planning.forecast import STAGE_SECONDS, read_forecast
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.runs.overview import RunOverview
 
 
-class Comparison(Settings):
+class Comparison(Document):
     """A figure of a run, predicted and actual."""
 
     what: str

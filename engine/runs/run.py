@@ -8,7 +8,7 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import validate_recipe
 from engine.recipes.names import run_name
 from engine.recipes.problem_functions import names_code
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
 from engine.stages.same_data import note_data
@@ -33,7 +33,7 @@ _NAMED = 10
 """Runs that a message names."""
 
 
-class Stages(Settings):
+class Stages(Document):
     """How the work was done."""
 
     total: int = 0

@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.stages.claims import read_claims
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.places import STARTS, run_file
 from engine.storage.records import SMALL, read_records, write_record
 
 
-class Start(Settings):
+class Start(Document):
     """One start of a run."""
 
     started: AwareDatetime

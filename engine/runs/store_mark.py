@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.storage.listing import describe_file
 from engine.storage.location import join, remove_file, store_errors
 from engine.storage.places import MARK
@@ -24,7 +24,7 @@ OWNER = "metagradient-descent"
 """Tells the mark from a file of the same name that somebody else has written."""
 
 
-class StoreMark(Settings):
+class StoreMark(Document):
     """What the mark holds."""
 
     owner: str

@@ -1,9 +1,9 @@
 """Segments: consecutive steps between two states that are kept in the store."""
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 
 
-class Segment(Settings):
+class Segment(Document):
     """Consecutive steps, half-open."""
 
     start: int

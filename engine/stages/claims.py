@@ -12,14 +12,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.storage.location import join, list_files
 from engine.storage.names import claimed_label, label
 from engine.storage.places import claims_folder
 from engine.storage.records import SMALL, read_records, write_record
 
 
-class Claim(Settings):
+class Claim(Document):
     """Says that a run uses a stage."""
 
     stage: str

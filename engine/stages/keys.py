@@ -14,7 +14,7 @@ from engine.errors import ConfigurationError
 from engine.numerics.environment import environment
 from engine.numerics.fingerprint import fingerprint
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.settings import Settings, digest
+from engine.recipes.settings import Document, digest
 from engine.stages.run import Run
 
 NOT_OUTER = {
@@ -128,7 +128,7 @@ def plain(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 (JSON)
-    if isinstance(value, Settings):
+    if isinstance(value, Document):
         return value.model_dump(mode="json")
     raise ConfigurationError(
         f"An input of a stage is a {type(value).__name__}, which has no digest that says what is "

@@ -34,7 +34,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.storage.location import join, list_files
 from engine.storage.places import LEASES
 from engine.storage.records import (
@@ -65,7 +65,7 @@ _ended: set[str] = set()
 _TOKEN = re.compile(r"([0-9]{8,12})\.json")
 
 
-class Owner(Settings):
+class Owner(Document):
     """Who holds a lease."""
 
     machine: str
@@ -78,7 +78,7 @@ class Owner(Settings):
     """When it was started, in ticks of its machine."""
 
 
-class LeaseRecord(Settings):
+class LeaseRecord(Document):
     """What the file of a lease says."""
 
     owner: Owner

@@ -1,10 +1,10 @@
 """What stages are called; knows no tensors, so that whoever only reads records starts fast."""
 
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.storage.safe_names import ContentDigest, StageKey, StageKind
 
 
-class Ref(Settings):
+class Ref(Document):
     """Names a committed stage and the bits that it made."""
 
     stage: StageKind

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from engine.errors import ConfigurationError
-from engine.recipes.settings import Settings, digest
+from engine.recipes.settings import Document, digest
 from engine.storage.places import DATA, run_file
 from engine.storage.records import SMALL, read_records, write_record
 
@@ -28,7 +28,7 @@ _SAME: set[tuple[str, str]] = set()
 """Runs, by the place of their note, that this process has found to agree, and with what."""
 
 
-class BegunWith(Settings):
+class BegunWith(Document):
     """What a run began with."""
 
     sizes: dict[str, int]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
-from engine.recipes.settings import Settings, digest
+from engine.recipes.settings import Document, digest
 from engine.stages.references import Ref
 from engine.storage.location import join
 from engine.storage.places import RECORD
@@ -17,7 +17,7 @@ from engine.storage.records import read_model, read_record, understood
 from engine.storage.safe_names import AttemptName
 
 
-class StageRecord(Settings):
+class StageRecord(Document):
     """``record.json``: what commits an attempt of a stage."""
 
     ref: Ref

@@ -109,7 +109,7 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     used: Tensor | None = None,
     together: bool = False,
 ) -> list[Product]:
-    """Pull cotangents through an update; see ``Routine.update`` for ``used``, and ``pulls``."""
+    """Pull cotangents, shaped like the state or K rows of it, through an update; as ``pulls``."""
     inputs = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
     gradient = gradient.detach().requires_grad_()
     with torch.enable_grad():
@@ -202,7 +202,7 @@ def pull_gradient(  # noqa: PLR0913 (a product, and how it is pulled)
     """Pull each product's direction through a gradient; inputs that it does not read get none.
 
     Args:
-        gradient: Of one term.
+        gradient: Of one term, shape (params,).
         inputs: What shares are wanted of: metaparameters, ``PARAMS`` and running statistics.
         products: Added to.
         step: t.

@@ -11,6 +11,7 @@ from engine.numerics.determinism import seeded
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
 from engine.routine.module.stop_gradient import whole_derivatives
+from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.types import Output, State
@@ -128,8 +129,7 @@ def compare_output(
 
 def first_part(output: Output) -> Output:
     """Return the first part of an output that has several, or the output itself."""
-    parts = output.parts() if hasattr(output, "parts") else [output]  # pyright: ignore[reportFunctionMemberAccess]
-    return next(iter(parts))
+    return next(parts_of(output))
 
 
 def _slopes(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:

@@ -1,5 +1,5 @@
 """The command line, and what it prints."""
 
-from flows.cli.working_folder import leave_out
+from flows.cli.server.working_folder import leave_out
 
 leave_out()  # before any part of a command loads Prefect

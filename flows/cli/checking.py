@@ -18,8 +18,8 @@ from engine.reports.units import write_figure
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
-from flows.cli.screen import WIDE, Screen, plain, right, say, tell, text
-from flows.cli.terminal import seen_at_work
+from flows.cli.terminal.screen import WIDE, Screen, plain, right, say, tell, text
+from flows.cli.terminal.watching import seen_at_work
 
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 

@@ -12,7 +12,7 @@ from engine.applications.side_by_side import SideBySide, page_of, side_by_side
 from engine.errors import ConfigurationError
 from engine.reports.page import as_html
 from engine.secret_urls import refuse_secrets
-from flows.cli.screen import Screen, names, say, tell
+from flows.cli.terminal.screen import Screen, names, say, tell
 
 PAGE = "mgd-compare.html"
 """Where the page goes if nobody says so: into the working folder."""

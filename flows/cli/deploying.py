@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.errors import ConfigurationError
 from engine.recipes.files import list_recipes, load_recipe
 from engine.secret_urls import refuse_secrets
-from flows.cli.local_server import connected
-from flows.cli.screen import tell
-from flows.cli.surroundings import prefect_settings
-from flows.cli.working_folder import left_out
+from flows.cli.server.local_server import connected
+from flows.cli.server.surroundings import prefect_settings
+from flows.cli.server.working_folder import left_out
+from flows.cli.terminal.screen import tell
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from engine.applications.descent.export import export_model
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
-from flows.cli.screen import say, tell
+from flows.cli.terminal.screen import say, tell
 
 
 def export(

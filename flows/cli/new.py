@@ -13,7 +13,7 @@ from typing import NamedTuple
 from engine.errors import ConfigurationError
 from engine.recipes.code.user_code import is_installed
 from engine.secret_urls import refuse_secrets
-from flows.cli.screen import say
+from flows.cli.terminal.screen import say
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

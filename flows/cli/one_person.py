@@ -1,10 +1,10 @@
 """Prefect's UI for one person: a server, a worker and deployments that end with the command.
 
 The server is the command's own and asks for its secret, as any does that a command starts (see
-``flows.cli.local_server``). A browser is let in by a page of the server's, which puts the secret
-where Prefect's UI looks for it; it comes there behind the ``#`` of an address, which no browser
-sends, from a file that only the user can read. In no list of arguments, which all users can read,
-is more than the name of that file.
+``flows.cli.server.local_server``). A browser is let in by a page of the server's, which puts the
+secret where Prefect's UI looks for it; it comes there behind the ``#`` of an address, which no
+browser sends, from a file that only the user can read. In no list of arguments, which all users can
+read, is more than the name of that file.
 """
 
 import os
@@ -23,13 +23,13 @@ from engine.errors import ConfigurationError
 from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
-from flows.cli.at_work import children, end_all, is_alone, noted
 from flows.cli.deploying import Order, check, put
-from flows.cli.local_server import LocalServer, connected, end_with_parent, server_if_needed
-from flows.cli.screen import say, tell
-from flows.cli.signals import says
-from flows.cli.surroundings import SAFE_PATH, prefect_settings
-from flows.cli.working_folder import left_out
+from flows.cli.server.at_work import children, end_all, is_alone, noted
+from flows.cli.server.local_server import LocalServer, connected, end_with_parent, server_if_needed
+from flows.cli.server.surroundings import SAFE_PATH, prefect_settings
+from flows.cli.server.working_folder import left_out
+from flows.cli.terminal.screen import say, tell
+from flows.cli.terminal.signals import says
 
 if TYPE_CHECKING:
     from uuid import UUID

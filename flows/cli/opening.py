@@ -18,7 +18,7 @@ from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
 from engine.storage.records import read_bytes
-from flows.cli.screen import say, tell
+from flows.cli.terminal.screen import say, tell
 
 _RULE = (
     b'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'

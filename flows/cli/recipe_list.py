@@ -5,7 +5,7 @@ import json
 from rich.table import Column, Table
 
 from engine.recipes.where import shipped_summaries
-from flows.cli.screen import WIDE, Screen, say, tell
+from flows.cli.terminal.screen import WIDE, Screen, say, tell
 
 _NEXT = (
     "The digits need no file and no GPU; of the others, `mgd recipes NAME` says where their data "

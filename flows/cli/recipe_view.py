@@ -8,7 +8,7 @@ from rich.text import Text
 
 from engine.recipes.files import load_recipe, read_recipe_file
 from engine.reports.explained_settings import DEFAULT, Explained, explained_settings
-from flows.cli.screen import WIDE, Screen, say, tell, text
+from flows.cli.terminal.screen import WIDE, Screen, say, tell, text
 
 _RATIOS = {"value": 2, "from": 2, "meaning": 5}
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.progress.displays import LINES
 from engine.progress.meter import doing
-from flows.cli.screen import say, tell
-from flows.cli.signals import goes_on
-from flows.cli.surroundings import loaded, loading, prefect_settings
-from flows.cli.terminal import prepare_process, watched
+from flows.cli.server.surroundings import loaded, loading, prefect_settings
+from flows.cli.terminal.screen import say, tell
+from flows.cli.terminal.signals import goes_on
+from flows.cli.terminal.watching import prepare_process, watched
 
 if TYPE_CHECKING:
     from engine.recipes.files import Recipe
     from engine.runs.finished import FinishedRun
-    from flows.cli.local_server import LocalServer
     from flows.cli.sending import Sender
+    from flows.cli.server.local_server import LocalServer
 
 _FLOWS = Path(__file__).parents[1]
 
@@ -103,7 +103,7 @@ def _records(
 ) -> "list[FinishedRun]":
     with ExitStack() as stack:
         with doing("starting Prefect's server"):
-            from flows.cli.local_server import server_of_a_command
+            from flows.cli.server.local_server import server_of_a_command
 
             server = stack.enter_context(server_of_a_command(show_log=debug))
         return _run(recipe, place, chosen, sender, server)
@@ -140,7 +140,7 @@ def _run(
         prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
         prefect_settings()  # first, because it says whose fault it is if Prefect cannot be loaded
-        from flows.cli.local_server import connected
+        from flows.cli.server.local_server import connected
         from flows.registry import FLOWS, REPLICAS
 
         if chosen is not None and recipe.kind not in REPLICAS:

@@ -11,7 +11,7 @@ from engine.errors import ConfigurationError, EngineError
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import listening
 from engine.secret_urls import redacted
-from flows.cli.screen import tell
+from flows.cli.terminal.screen import tell
 
 if TYPE_CHECKING:
     from engine.applications.open_run import OpenRun

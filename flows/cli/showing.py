@@ -19,7 +19,7 @@ from engine.runs.predicted import compare
 from engine.runs.run import find_run, no_report
 from engine.storage.location import list_files
 from engine.storage.places import run_file, run_folder
-from flows.cli.screen import Screen, names, right, say, tell
+from flows.cli.terminal.screen import Screen, names, right, say, tell
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""

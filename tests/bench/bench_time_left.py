@@ -18,7 +18,7 @@ from engine.progress import board
 from engine.progress.displays import ticking
 from engine.progress.meter import Meter, heard_by
 from engine.recipes.files import load_recipe
-from flows.cli.local_server import LocalServer, connected
+from flows.cli.server.local_server import LocalServer, connected
 from flows.registry import FLOWS
 from tests.bench.record import write_record
 from tests.streams import CPU, FOLDER, WALL, Recording, errors, read_streams, tell

@@ -27,7 +27,7 @@ from engine.schedules.by_name import make_plan
 from engine.schedules.simulator import measure
 from engine.stages import training as stages
 from engine.stages.run import Run
-from flows.cli.local_server import LocalServer, connected
+from flows.cli.server.local_server import LocalServer, connected
 from flows.parts.sweep import reverse_sweep
 from tasks import training
 from tasks.running.progress import Progress

@@ -16,7 +16,7 @@ from engine.runs.overview import Standing, overview
 from engine.stages import commits
 from flows.clean import clean
 from flows.cli.app import app
-from flows.cli.one_message import SPENT, one_message
+from flows.cli.terminal.one_message import SPENT, one_message
 from flows.descent import descent
 from tests.tiny_recipe import SMALL
 

@@ -6,7 +6,7 @@ from engine.applications.attribution.scores import kept_weights, query_batch
 from engine.applications.attribution.trak import check_trak, trak_is_installed
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
@@ -27,7 +27,7 @@ TRAK = AttributionBaseline.TRAK.value
 """Name of the scores that need an extra."""
 
 
-class Found(Settings):
+class Found(Document):
     """The stages of an attribution whose results are put together."""
 
     final: Ref
@@ -49,7 +49,7 @@ class Found(Settings):
     """Trainings without some examples."""
 
 
-class LdsRecord(Settings):
+class LdsRecord(Document):
     """The LDS for one percentage."""
 
     mean: float

@@ -70,7 +70,7 @@ def query_losses(problem: BuiltProblem, queries: Queries, state: State) -> Tenso
 
 
 def kept_weights(removals: Removals, num_examples: int, subset: int) -> Tensor:
-    """Return the weights of one training: 0 for the examples of a random subset, else 1.
+    """Return the weights of one training, shape (examples,): 0 for a random subset, else 1.
 
     Raises:
         DataError: If the share is less than one example, or all.
@@ -98,7 +98,7 @@ def predicted_effects(scores: Tensor, weights: Tensor) -> Tensor:
 
 
 def datamodeling_scores(predicted: Tensor, actual: Tensor) -> list[float]:
-    """Return the LDS of each query; 0 where all predictions, or all losses, are equal.
+    """Return the LDS of each query, in [-1, 1]; 0 where all predictions, or all losses, are equal.
 
     Args:
         predicted: Shape (subsets, queries).

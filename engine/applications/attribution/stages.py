@@ -17,7 +17,7 @@ from engine.applications.attribution.trak import trak_scores
 from engine.applications.attribution.trial import try_removals
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.replay.batched import train_many
 from engine.replay.interpreter import seed_adjoint
 from engine.stages import training as stages
@@ -28,7 +28,7 @@ from engine.stages.stage import stage
 from engine.step.products import join
 
 
-class Subsets(Settings):
+class Subsets(Document):
     """Some of the random subsets of one size, by their numbers, half-open."""
 
     removals: Removals

@@ -136,6 +136,8 @@ def pixel_gradient(
 ) -> tuple[float, Tensor, LaterSteps]:
     """Return phi, d phi / d z through the training and directly, and what later steps showed.
 
+    z is the pixels of the canaries, shaped like them.
+
     Cost:
         One training and one reverse sweep, in memory and as one segment, as ``recipe.replay``
         says.

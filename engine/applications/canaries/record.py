@@ -4,7 +4,7 @@ from typing import Any
 
 from engine.applications.canaries.canaries import first_canaries
 from engine.recipes.canaries import CanariesRecipe
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
 from engine.runs.finished import FinishedRun
@@ -17,7 +17,7 @@ OWN, BEFORE, WRONG = "optimized", "before", "mislabelled"
 """Kinds of canaries."""
 
 
-class GapRecord(Settings):
+class GapRecord(Document):
     """What an audit found."""
 
     gap: float

@@ -16,14 +16,14 @@ from engine.numerics.determinism import seed_for
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import OuterConfig
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.stages.commits import Made, read_rows
 from engine.stages.references import Ref
 from engine.stages.run import Run
 from engine.stages.stage import stage
 
 
-class CanarySet(Settings):
+class CanarySet(Document):
     """Which canaries a stage is about."""
 
     number: int

@@ -2,13 +2,13 @@
 
 from engine.errors import NonFiniteError
 from engine.recipes.rate_search import Searched
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.stages.commits import read_rows, read_scalars
 from engine.stages.references import Ref
 from engine.stages.run import Run
 
 
-class Baseline(Settings):
+class Baseline(Document):
     """One set-up made without a metagradient."""
 
     name: str
@@ -30,7 +30,7 @@ class Baseline(Settings):
     """Those of them whose label is wrong, for selections."""
 
 
-class Rerun(Settings):
+class Rerun(Document):
     """The first and the chosen z, trained by another routine."""
 
     name: str
@@ -46,7 +46,7 @@ class Rerun(Settings):
     """Mean loss over the last tenth of the steps, at z_0 and at the chosen z."""
 
 
-class ChangedImage(Settings):
+class ChangedImage(Document):
     """One training example, such as an image, whose input was changed, and what that did."""
 
     id: int
@@ -65,7 +65,7 @@ class ChangedImage(Settings):
     """Its part of the rise of the objective: the metagradient along the path of its pixels."""
 
 
-class Damage(Settings):
+class Damage(Document):
     """Which images and classes carry what changed inputs do."""
 
     images: list[ChangedImage]
@@ -82,7 +82,7 @@ class Damage(Settings):
     """Class to the accuracy on its test examples, at z_0 and at the chosen z; empty likewise."""
 
 
-class Comparisons(Settings):
+class Comparisons(Document):
     """All that a run is compared with."""
 
     baselines: list[Baseline] = []

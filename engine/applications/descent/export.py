@@ -20,7 +20,7 @@ from engine.extras import install
 from engine.numerics.determinism import deterministic
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.runs.run import find_run, read_recipe
 from engine.runs.stored_places import check_places
 from engine.secret_urls import refuse_secrets
@@ -32,7 +32,7 @@ ENDINGS = (".safetensors", ".pt")
 """What a file is written as, by the end of its name."""
 
 
-class Exported(Settings):
+class Exported(Document):
     """A file that holds a trained model."""
 
     run: str

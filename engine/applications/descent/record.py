@@ -19,7 +19,7 @@ from engine.applications.descent.source_shares import SourceShare
 from engine.numerics.ranks import area_under_curve
 from engine.problems.problem import SPLITS
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.replay.outer_step import choose_iterate
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
@@ -30,7 +30,7 @@ from engine.stages.commits import lineage
 from engine.stages.references import Ref
 
 
-class Iterate(Settings):
+class Iterate(Document):
     """One point of the descent: z_n, and the model trained there."""
 
     outer_step: int
@@ -49,7 +49,7 @@ class Iterate(Settings):
     """Split (objective, validation, test) to scores."""
 
 
-class Selection(Settings):
+class Selection(Document):
     """What a selection of examples did, where the corrupted ones are known."""
 
     examples: int
@@ -68,7 +68,7 @@ class Selection(Settings):
     """How well the first metagradient tells corrupted from clean candidates: 0.5 is chance."""
 
 
-class SetUp(Settings):
+class SetUp(Document):
     """One row of the comparison: a set-up that was trained and scored."""
 
     name: str

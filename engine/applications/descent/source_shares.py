@@ -5,10 +5,10 @@ from torch import Tensor
 
 from engine.problems.passage import Texts
 from engine.recipes.metaparameters import GroupName, MetaparametersConfig
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 
 
-class SourceShare(Settings):
+class SourceShare(Document):
     """One corpus and how much of the training it is."""
 
     name: str

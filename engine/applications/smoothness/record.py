@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.preflight.metasmoothness import Metasmoothness, explain, gather, what_it_means
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
@@ -18,7 +18,7 @@ FIGURE = "landscape.png"
 """File in the run's folder, beside the report."""
 
 
-class DefinitionRecord(Settings):
+class DefinitionRecord(Document):
     """One definition of metasmoothness along several directions."""
 
     mean: float

@@ -9,7 +9,7 @@ from engine.applications.smoothness.record import SmoothnessRecord
 from engine.errors import NonFiniteError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
 from engine.reports.canvas import png
 from engine.reports.sections import Figure, Number, Section, Table
@@ -28,7 +28,7 @@ FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
 
 
-class Measured(Settings):
+class Measured(Document):
     """A routine at one learning rate."""
 
     learning_rate: float
@@ -53,7 +53,7 @@ class Measured(Settings):
     """Whether no other routine is both smoother and better."""
 
 
-class Trial(Settings):
+class Trial(Document):
     """What became of a routine of the menu."""
 
     name: str

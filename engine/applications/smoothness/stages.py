@@ -7,7 +7,7 @@ committed point z + distance v and depends on no other, so they run at once wher
 import torch
 
 from engine.preflight.metasmoothness import agreement, draw_direction, second_difference, shifted
-from engine.recipes.settings import Settings
+from engine.recipes.settings import Document
 from engine.recipes.smoothness import DirectionKind, SmoothnessConfig
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.schedules.segments import Segment
@@ -19,7 +19,7 @@ from engine.stages.stage import stage
 from engine.types import Metaparams
 
 
-class Shift(Settings):
+class Shift(Document):
     """How far along which direction a training starts from z."""
 
     by: DirectionKind | None

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from flows.cli.completing import complete_recipe
-from flows.cli.one_message import one_message
 from flows.cli.options import (
     ChangesOption,
     DebugOption,
     JsonOption,
     StoreOption,
 )
+from flows.cli.terminal.one_message import one_message
 
 
 def recipes(
@@ -102,7 +102,7 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     with one_message(debug):
         from engine.recipes.files import read_seeds
         from flows.cli.deploying import Order, deploy, shipped
-        from flows.cli.terminal import prepare_process
+        from flows.cli.terminal.watching import prepare_process
 
         prepare_process(debug)
         order = Order(

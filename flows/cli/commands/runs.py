@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.one_message import one_message
 from flows.cli.options import (
     BytesOption,
     ChangesOption,
@@ -19,6 +18,7 @@ from flows.cli.options import (
     StoreOption,
     TrustOption,
 )
+from flows.cli.terminal.one_message import one_message
 
 if TYPE_CHECKING:
     from engine.recipes.files import Recipe

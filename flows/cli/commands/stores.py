@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from flows.cli.completing import complete_run
-from flows.cli.one_message import one_message
 from flows.cli.options import (
     AgeOption,
     DebugOption,
@@ -18,6 +17,7 @@ from flows.cli.options import (
     StoreOption,
     TrustOption,
 )
+from flows.cli.terminal.one_message import one_message
 
 
 def show(

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from engine.progress.meter import doing
-from flows.cli.one_message import UNTRUSTWORTHY, one_message
 from flows.cli.options import (
     ChangesOption,
     DebugOption,
@@ -15,6 +14,7 @@ from flows.cli.options import (
     StoreOption,
     TrustOption,
 )
+from flows.cli.terminal.one_message import UNTRUSTWORTHY, one_message
 
 
 def check(
@@ -29,7 +29,7 @@ def check(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
-        from flows.cli.terminal import seen_at_work
+        from flows.cli.terminal.watching import seen_at_work
 
         with seen_at_work(), doing("loading torch"):
             from flows.cli import checking
@@ -50,7 +50,7 @@ def verify(
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
     with one_message(debug):
-        from flows.cli.terminal import seen_at_work
+        from flows.cli.terminal.watching import seen_at_work
 
         with seen_at_work(), doing("loading torch"):
             from flows.cli import checking
@@ -74,7 +74,7 @@ def plan(
         from engine.recipes.files import load_recipe
 
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
-        from flows.cli.terminal import seen_at_work
+        from flows.cli.terminal.watching import seen_at_work
 
         with seen_at_work():
             with doing("loading torch"):

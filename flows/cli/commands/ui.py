@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.completing import complete_recipe
-from flows.cli.one_message import one_message
 from flows.cli.options import DebugOption, StoreOption
+from flows.cli.terminal.one_message import one_message
 
 
 def ui(
@@ -42,7 +42,7 @@ def ui(
         from engine.recipes.files import DEFAULT_RECIPE
         from flows.cli.deploying import WITHOUT_RECIPE
         from flows.cli.one_person import serve
-        from flows.cli.terminal import prepare_process
+        from flows.cli.terminal.watching import prepare_process
 
         prepare_process(debug)
         wanted = names or [DEFAULT_RECIPE, *WITHOUT_RECIPE]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import engine
 from engine.errors import DataError
 from engine.routine.outputs import MeanLoss, classification_scores
 from engine.witness.leaves import lasting_leaves
@@ -114,3 +115,25 @@ def test_loss_that_wants_a_gradient_by_its_inputs_leaves_the_held_out_ones_as_th
     assert not inputs.requires_grad
     found = lasting_leaves(lambda: part(model), [])
     assert {id(leaf.tensor) for leaf in found} == {id(each) for each in model.parameters()}
+
+
+class Own:
+    """An output of somebody who calls something else ``parts``."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __call__(self, model):
+        """Return the output itself."""
+        return problems.output(model)
+
+
+@pytest.mark.parametrize("parts", [[1, 2], lambda: [lambda model: problems.output(model) * 2]])
+def test_what_an_output_calls_parts_is_its_own(parts):
+    """It was called, and what it returned was differentiated in the place of the output."""
+    routine = problems.routine(num_steps=3)
+
+    found = engine.metagradient(routine, Own(parts))
+
+    expected = engine.metagradient(routine, problems.output)
+    assert torch.equal(found["weights"], expected["weights"])

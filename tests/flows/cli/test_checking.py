@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from engine.errors import UntrustworthyError
 from flows.cli.app import app
-from flows.cli.one_message import UNTRUSTWORTHY, one_message
+from flows.cli.terminal.one_message import UNTRUSTWORTHY, one_message
 from tests.finished import finish
 from tests.forgery import forge, moved, settings
 from tests.tiny_recipe import SMALL, as_options

@@ -82,8 +82,8 @@ def without_a_server(monkeypatch):
     def refuse(server):
         raise AssertionError("a flow was started for a store that cannot be used")
 
-    monkeypatch.setattr("flows.cli.local_server.server_of_a_command", no_server)
-    monkeypatch.setattr("flows.cli.local_server.connected", refuse)
+    monkeypatch.setattr("flows.cli.server.local_server.server_of_a_command", no_server)
+    monkeypatch.setattr("flows.cli.server.local_server.connected", refuse)
     monkeypatch.setattr("flows.cli.running.prepare_process", lambda debug: None)
     monkeypatch.setattr("webbrowser.open", lambda url: True)
     # One attempt and a second of patience, so that a test need not wait for ten of them.

@@ -20,7 +20,7 @@ from engine.errors import (
 )
 from engine.storage.location import store_errors
 from flows.cli import app as cli
-from flows.cli.one_message import one_message
+from flows.cli.terminal.one_message import one_message
 
 READING = [["show"], ["show", "a"], ["clean"], ["verify", "a"], ["resume", "a"]]
 
@@ -58,8 +58,10 @@ def store(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_place_that_is_no_store_is_told_in_one_message(command, store, monkeypatch):
     """Nobody has done anything wrong but a letter of a path, or their network is away."""
-    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
-    monkeypatch.setattr("flows.cli.local_server.server_of_a_command", lambda **_: nullcontext())
+    monkeypatch.setattr("flows.cli.terminal.watching.prepare_process", lambda debug: None)
+    monkeypatch.setattr(
+        "flows.cli.server.local_server.server_of_a_command", lambda **_: nullcontext()
+    )
 
     done = mgd(*command, "--store", store)
 
@@ -72,8 +74,10 @@ def test_place_that_is_no_store_is_told_in_one_message(command, store, monkeypat
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_damaged_run_is_told_in_one_message(command, tmp_path, monkeypatch):
     """Also where all of its documents are deep, of another version, or somebody's."""
-    monkeypatch.setattr("flows.cli.local_server.server_of_a_command", lambda **_: nullcontext())
-    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
+    monkeypatch.setattr(
+        "flows.cli.server.local_server.server_of_a_command", lambda **_: nullcontext()
+    )
+    monkeypatch.setattr("flows.cli.terminal.watching.prepare_process", lambda debug: None)
     run = tmp_path / "runs" / "a-0123abcd"
     (run / "stages").mkdir(parents=True)
     (run / "recipe.json").write_text("[" * 100_000)

@@ -5,7 +5,7 @@ line, and every collection of blocks that is installed (Dask, Kubernetes and clo
 see that they are known. This process reads Prefect's settings, starts what is needed by Prefect's
 own means, and takes a port that nobody else can take in between.
 
-``flows.cli.local_server`` starts it with the secret that its clients have to say in the
+``flows.cli.server.local_server`` starts it with the secret that its clients have to say in the
 environment, ``PREFECT_SERVER_API_AUTH_STRING``.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigurationError
-from flows.cli.surroundings import brief, loaded, loading, prefect_settings
+from flows.cli.server.surroundings import brief, loaded, loading, prefect_settings
 
 if TYPE_CHECKING:
     from prefect.settings import Settings

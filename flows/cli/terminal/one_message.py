@@ -34,7 +34,7 @@ def one_message(debug: bool) -> Iterator[None]:
     try:
         _look_for_working_folder()
         yield
-        from flows.cli.screen import flush
+        from flows.cli.terminal.screen import flush
 
         flush()
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
@@ -44,7 +44,7 @@ def one_message(debug: bool) -> Iterator[None]:
     except BaseException as error:  # a panic of a library in Rust is no Exception
         if debug:
             raise
-        from flows.cli.screen import at_words
+        from flows.cli.terminal.screen import at_words
 
         with suppress(OSError, ValueError):  # standard error may be gone or full
             message = at_words(_message(error), sys.stderr)

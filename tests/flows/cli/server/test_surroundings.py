@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from flows.cli import surroundings
+from flows.cli.server import surroundings
 
 PROXIES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
 
@@ -64,7 +64,7 @@ def test_host_that_prefects_client_cannot_list_is_left_out(monkeypatch, capsys, 
 
 
 _ASKED = """
-from flows.cli.surroundings import origin_of_server, prefect_settings
+from flows.cli.server.surroundings import origin_of_server, prefect_settings
 print(prefect_settings().api.url)
 print(origin_of_server())
 """

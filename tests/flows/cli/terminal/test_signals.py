@@ -14,7 +14,7 @@ from tests.servers import wait_for
 
 CODE = """
 import os, signal, sys
-from flows.cli.signals import goes_on, stop_on_signals
+from flows.cli.terminal.signals import goes_on, stop_on_signals
 stop_on_signals()
 {then}
 os.kill(os.getpid(), signal.{name})
@@ -33,7 +33,7 @@ def end_of(name, then="", **options):
     options = {"preexec_fn": heard} | options
     return subprocess.run(
         [sys.executable, "-c", CODE.format(name=name, then=then)],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False, **options,
+        cwd=Path(__file__).parents[4], capture_output=True, text=True, check=False, **options,
     )  # fmt: skip
 
 

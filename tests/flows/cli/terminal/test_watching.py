@@ -13,8 +13,8 @@ import pytest
 
 from engine.progress.displays import LINES
 from engine.progress.meter import Meter, doing, listening
-from flows.cli.signals import before_last_words
-from flows.cli.terminal import QUIET, prepare_process, watched
+from flows.cli.terminal.signals import before_last_words
+from flows.cli.terminal.watching import QUIET, prepare_process, watched
 from flows.deploying import ENVIRONMENT
 from tests.tiny_recipe import SMALL, as_options
 
@@ -57,7 +57,7 @@ def test_nothing_is_sent_elsewhere_and_nobody_is_told_that_it_is(monkeypatch):
     for name in ("PREFECT_SERVER_ANALYTICS_ENABLED", "DO_NOT_TRACK"):
         monkeypatch.setenv(name, "x")  # what it was comes back after the test
         monkeypatch.delenv(name)
-    monkeypatch.setattr("flows.cli.terminal.stop_on_signals", lambda: None)
+    monkeypatch.setattr("flows.cli.terminal.watching.stop_on_signals", lambda: None)
 
     prepare_process(debug=False)
 
@@ -98,7 +98,7 @@ def test_both_ways_to_run_leave_the_same_rows_out_of_the_log():
 
 CODE = """
 import os, signal
-from flows.cli.signals import before_last_words, goes_on, stop_on_signals
+from flows.cli.terminal.signals import before_last_words, goes_on, stop_on_signals
 stop_on_signals()
 goes_on(["digits-12ab34cd"], "/a folder")
 with before_last_words(lambda: os.write(2, b"picture off")):
@@ -110,7 +110,7 @@ def test_picture_is_taken_off_before_the_last_words():
     """Its last drawing would be over them."""
     ended = subprocess.run(
         [sys.executable, "-c", CODE],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[4], capture_output=True, text=True, check=False,
     )  # fmt: skip
 
     assert ended.returncode == 130
@@ -119,9 +119,9 @@ def test_picture_is_taken_off_before_the_last_words():
 
 def test_nothing_is_printed_behind_the_last_words(capsys):
     """The line of an outer step stood below the command that goes on."""
-    from flows.cli import signals, terminal
+    from flows.cli.terminal import signals, watching
 
-    with terminal._picture(Meter()) as write:
+    with watching._picture(Meter()) as write:
         write("an outer step")
         for action in signals._before:
             action()
@@ -138,7 +138,7 @@ def test_what_is_taken_off_by_itself_is_not_taken_off_again():
     with before_last_words(lambda: taken.append(1)):
         pass
 
-    from flows.cli import signals
+    from flows.cli.terminal import signals
 
     assert signals._before == []
     assert taken == []
@@ -150,7 +150,7 @@ def in_a_terminal(home, *arguments):
     names = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = names | {
         "PREFECT_HOME": str(home / "prefect"),
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": str(Path(__file__).parents[4]),
         "TERM": "xterm-256color",
         "COLUMNS": "100",
     }

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 from engine.progress.displays import LINES, PlainLines, Scores, can_draw, ticking
 from engine.progress.meter import Meter, heard_by
-from flows.cli.screen import Screen, plain, tell
-from flows.cli.signals import before_last_words, stop_on_signals
-from flows.cli.surroundings import SAFE_PATH
+from flows.cli.server.surroundings import SAFE_PATH
+from flows.cli.terminal.screen import Screen, plain, tell
+from flows.cli.terminal.signals import before_last_words, stop_on_signals
 
 QUIET = {
     # Prefect logs each state of each task run, and each hook: hundreds of rows that say nothing.

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import at_work
 from flows.cli.app import app
-from flows.cli.at_work import end_all, is_alone, noted
+from flows.cli.server import at_work
+from flows.cli.server.at_work import end_all, is_alone, noted
 from tests.servers import wait_for
 
 HOLD = """
 import signal, sys, time
-from flows.cli.at_work import noted
+from flows.cli.server.at_work import noted
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 with noted():
     print("held", flush=True)
@@ -37,7 +37,7 @@ def held(home):
     """A process that is at work."""
     environment = os.environ | {
         "PREFECT_HOME": str(home),
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": str(Path(__file__).parents[4]),
     }
     with subprocess.Popen(
         [sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigurationError
-from flows.cli import local_server
+from flows.cli.server import local_server
 from tests.servers import wait_for
 from tests.tiny_recipe import as_options
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TINY = [
     "arguments.num_train=60", "arguments.num_objective=40", "arguments.num_validation=40",
     "arguments.num_test=50",
@@ -80,7 +80,7 @@ def test_server_asks_for_a_secret_that_no_list_of_processes_shows(prefect_home):
         assert [asked(f"{server.api_url}/{path}") for path in paths] == [401, 401, 401]
         assert asked(f"{server.api_url}/admin/version", "mgd:guessed") == 401
         assert asked(f"{server.api_url}/admin/version", server.secret) == 200
-        assert b"flows.cli.server_process" in listed.stdout
+        assert b"flows.cli.server.server_process" in listed.stdout
         assert server.secret.removeprefix("mgd:").encode() not in listed.stdout
         assert len(server.secret) > 40
     finally:
@@ -279,7 +279,7 @@ def test_second_server_on_a_database_loads_no_collection_of_blocks(prefect_home,
 def test_wait_for_server_is_over_when_its_parent_is(tmp_path):
     """A command that is killed must not leave a server behind."""
     code = (
-        "from flows.cli.local_server import LocalServer; import time; s = LocalServer(); "
+        "from flows.cli.server.local_server import LocalServer; import time; s = LocalServer(); "
         "print(s._process.pid, flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(

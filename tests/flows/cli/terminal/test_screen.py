@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from engine.storage.location import store_errors
-from flows.cli.screen import Screen, at_words, plain, say, tell, text
-from flows.cli.terminal import Lines, _line
+from flows.cli.terminal.screen import Screen, at_words, plain, say, tell, text
+from flows.cli.terminal.watching import Lines, _line
 
 EVIL = (
     "\x1b]0;title\x07\x1b]52;c;cm0=\x1b\\\x1b[2J\x1b[31m\x9b31m\x90q\x9c[/red][link=https://e]x[/link]"

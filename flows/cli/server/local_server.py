@@ -2,7 +2,7 @@
 
 Prefect would start one by itself when the flow is called, but imports the whole server into the
 caller first and only then begins. Started as a process of its own at the beginning of the command
-(``flows.cli.server_process``), it is ready about when the data are read and checked.
+(``flows.cli.server.server_process``), it is ready about when the data are read and checked.
 
 Whoever reaches a Prefect server can read all parameters and end a run with a result of their own,
 which the client would unpickle. Every user of a machine reaches its loopback address, so the server
@@ -28,8 +28,8 @@ from typing import IO
 from engine.errors import ConfigurationError
 from engine.progress.displays import LINES
 from engine.secret_urls import redacted
-from flows.cli.server_process import START_SECONDS
-from flows.cli.surroundings import (
+from flows.cli.server.server_process import START_SECONDS
+from flows.cli.server.surroundings import (
     SAFE_PATH,
     brief,
     origin_of_server,
@@ -37,7 +37,7 @@ from flows.cli.surroundings import (
     prefect_settings,
     without_proxies,
 )
-from flows.cli.working_folder import left_out
+from flows.cli.server.working_folder import left_out
 
 
 class LocalServer:
@@ -66,7 +66,7 @@ class LocalServer:
         try:
             self._process = subprocess.Popen(
                 # -P: the working folder may hold a random.py, or a folder prefect.
-                [sys.executable, "-P", "-m", "flows.cli.server_process", str(told)]
+                [sys.executable, "-P", "-m", "flows.cli.server.server_process", str(told)]
                 + ([] if ui is None else [str(ui)]),
                 env=without_proxies(dict(os.environ)) | SAFE_PATH | own,
                 stdin=subprocess.DEVNULL,

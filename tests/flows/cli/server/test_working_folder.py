@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flows.cli.working_folder import left_out
+from flows.cli.server.working_folder import left_out
 
 PROFILE = 'active = "x"\n[profiles.x]\nPREFECT_API_URL = "http://127.0.0.1:9/theirs"\n'
 FOLDERS = {
@@ -127,7 +127,7 @@ def test_a_process_of_a_command_obeys_no_folder_and_another_one_does(tmp_path):
         ).stdout.split()
 
     assert said("import flows.cli.app") == ["None", "INFO"]
-    assert said("import flows.cli.server_process") == ["None", "INFO"]
+    assert said("import flows.cli.server.server_process") == ["None", "INFO"]
     assert said("") == ["http://127.0.0.1:9/api", "DEBUG"]
 
 
@@ -135,7 +135,7 @@ def test_a_version_of_prefect_that_reads_folders_by_other_means_is_refused(monke
     """Otherwise the files would be obeyed again, and nobody would notice."""
     from prefect.settings import base, sources
 
-    from flows.cli.working_folder import _read_no_folder
+    from flows.cli.server.working_folder import _read_no_folder
 
     monkeypatch.delattr(sources.TomlConfigSettingsSourceBase, "of_no_folder")
     for name in ("_get_profiles_path_from_toml", "dotenv"):
@@ -184,7 +184,7 @@ def test_a_deployment_says_that_the_folder_names_a_server_and_is_not_obeyed(tmp_
     monkeypatch.chdir(tmp_path)
     nobody = SimpleNamespace(api=SimpleNamespace(url=None))
     monkeypatch.setattr("flows.cli.deploying.prefect_settings", lambda: nobody)
-    monkeypatch.setattr("flows.cli.terminal.prepare_process", lambda debug: None)
+    monkeypatch.setattr("flows.cli.terminal.watching.prepare_process", lambda debug: None)
 
     done = CliRunner().invoke(app, ["deploy", "digits-selection", "--pool", "mgd-process"])
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.cli.surroundings import prefect_settings
+from flows.cli.server.surroundings import prefect_settings
 
 SECONDS_TO_END = 60.0
 """Longest wait for one that was asked to end: its stages at work are finished first."""
