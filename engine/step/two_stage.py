@@ -120,6 +120,13 @@ class TwoStageVjp:
                 f"micro_batch is {self._micro_batch}, but the run {has}, which a part of a batch "
                 "does not tell. Leave micro_batch out."
             )
+        statistics = routine.statistics
+        moved = () if statistics is None else statistics.carried.all
+        for name in moved if self._micro_batch is not None else ():
+            raise ConfigurationError(
+                f"micro_batch is {self._micro_batch}, but the forward pass moves the buffer "
+                f"{name!r}, which then is moved by each part of a batch. Leave micro_batch out."
+            )
         if self._micro_batch is not None:
             raise ConfigurationError(
                 f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
@@ -134,6 +141,8 @@ class TwoStageVjp:
                 if routine.skip_idle
                 else "a state of its own"
                 if routine.own is not None
+                else f"the buffer {next(iter(moved))!r} that its forward pass moves"
+                if moved
                 else "running statistics of batch normalization",
             )
         return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
