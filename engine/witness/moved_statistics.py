@@ -55,7 +55,9 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
 
 
 def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) -> str:
-    what = f"The derivative of {_subject(routine)}"
+    what = "The derivative of running statistics"
+    if routine.statistics is not None and routine.statistics.carried.all:
+        what = f"The derivative of {_subject(routine)}"
     try:
         twin, read = exact_few(routine), exact_state(state)
         function = _moved(twin, read, {name: exact(value) for name, value in z.items()}, step)

@@ -11,7 +11,7 @@ Integers (``num_batches_tracked``) are not kept: they follow from the step numbe
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property

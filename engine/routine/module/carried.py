@@ -309,9 +309,7 @@ def _as_saved(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _normalized(
-    inputs: Tensor, mean: Tensor, variance: Tensor, given: Mapping[str, Any]
-) -> Tensor:
+def _normalized(inputs: Tensor, mean: Tensor, variance: Tensor, given: Mapping[str, Any]) -> Tensor:
     shape = [1, -1, *[1] * (inputs.ndim - 2)]
     found = (inputs - mean.view(shape)) * torch.rsqrt(variance + given["eps"]).view(shape)
     if given["weight"] is not None:

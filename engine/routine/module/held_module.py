@@ -172,7 +172,9 @@ class HeldModule:
                 self._own["state"] = self.own.views(state[OWN])
             if self.statistics is not None:
                 self._bound.update(self.statistics.layout.views(state[BUFFERS]))
-            observed = nullcontext(Calls()) if self.statistics is None else self.statistics.observed()
+            observed = (
+                nullcontext(Calls()) if self.statistics is None else self.statistics.observed()
+            )
             try:
                 with observed as calls:
                     yield calls
@@ -274,6 +276,7 @@ class HeldModule:
                 result = function(self.model, *args)
             if training:
                 self._note_carried(carried)
+                self._refuse_late()
                 self._refuse_replaced(held)
                 self._refuse_exchanged(views, places)
             return result
@@ -301,6 +304,24 @@ class HeldModule:
                 f"The forward pass takes the buffer {lost[0]!r} away. Let it keep a tensor there."
             )
         self.statistics.note({name: end for name, end in ends.items() if end is not None})
+
+    @cached_property
+    def _still(self) -> list[tuple[str, Tensor, int]]:
+        """Buffers that no state holds, and how often each was written."""
+        held = () if self.statistics is None else self.statistics.bound({})
+        named = self.model.named_buffers()
+        return [(name, tensor, tensor._version) for name, tensor in named if name not in held]
+
+    def _refuse_late(self) -> None:
+        """Refuse a call that moves a buffer which the first calls left alone."""
+        for name, tensor, version in self._still:
+            if name in self.counters or tensor._version == version:
+                continue
+            raise WitnessError(
+                f"The forward pass writes into the buffer {name!r}, which it left alone in the "
+                "first steps, so no state holds it. Let it write there at every step, e.g. by "
+                "torch.where(condition, new, old): it is then saved, replayed and differentiated."
+            )
 
     def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
         """Refuse a call that has put something else in the place of a parameter."""
