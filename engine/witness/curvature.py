@@ -305,9 +305,7 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
 
 def with_buffers_traced(state: State) -> State:
     """Return a state whose buffers carry a graph, as they do where a step is pulled back."""
-    if BUFFERS not in state:
-        return state
-    return {**state, BUFFERS: state[BUFFERS].detach().requires_grad_()}
+    return {n: row.detach().requires_grad_() if n == BUFFERS else row for n, row in state.items()}
 
 
 def _product(

@@ -117,8 +117,8 @@ class Frozen:
                     f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in "
                     "place (an embedding with max_norm does, and a layer that finds its first "
                     "values from the first batch), which no step of the optimizer knows. Leave "
-                    "that out, do it before the run begins, or write it into the optimizer's "
-                    "update."
+                    "that out, do it before the run begins (call the model once on a batch, before "
+                    "it is handed in), or write it into the optimizer's update."
                 )
         moved = self.moved()
         buffers = [name for name in moved if name in dict(self._module.named_buffers())]

@@ -182,10 +182,6 @@ def _statistics_of_its_own(net, hidden):
     return F.batch_norm(hidden, net.kept, net.scale, training=net.training)
 
 
-def _nobody_reads(net, hidden):
-    net.kept.mul_(0.9).add_(hidden.detach().mean(0))
-
-
 def _detached_in_evaluation(net, hidden):
     if net.training:
         net.kept.lerp_(hidden.detach().mean(0), 0.2)
@@ -267,12 +263,10 @@ SOUND: dict[str, Variant] = {
     "carried: annealed by a number": moves(_annealed_by_item, kept=COUNT),
     "carried: annealed by a real number": moves(_annealed_by_item, kept=COUNT.float()),
     "carried: annealed by a tensor": moves(_annealed, kept=COUNT),
-    "carried: annealed by a real tensor": moves(_annealed, kept=COUNT.float()),
     "carried: another branch after a while": moves(_after_a_while, kept=COUNT),
     "carried: statistics of its own": moves(
         _statistics_of_its_own, kept=ZEROS, scale=torch.ones(WIDTH)
     ),
-    "carried: nobody reads it": moves(_nobody_reads, kept=ZEROS),
     "carried: detached in evaluation": moves(_detached_in_evaluation, kept=ZEROS),
     "carried: beside batch norm": Variant(lambda: _Beside().double(), momentum=0.9),
     "carried: instance norm": Variant(_instance_norm),

@@ -192,9 +192,10 @@ class RunningStatistics:
     def layers_of(cls, model: nn.Module) -> dict[str, _BatchNorm]:
         """Find the batch normalizations that keep running statistics, by name."""
         kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+        named: dict[str, Any] = dict(model.named_modules())
         return {
             name: module
-            for name, module in model.named_modules()
+            for name, module in named.items()
             if isinstance(module, kinds) and module.track_running_stats
         }
 

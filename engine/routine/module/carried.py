@@ -193,7 +193,7 @@ class Carrying(TorchFunctionMode):
         if self._is_traced:
             self._is_off = not torch.is_grad_enabled()
             # no_grad() asks for it, to leave it as it was.
-            asked = mock.patch.object(torch, "is_grad_enabled", lambda: not self._is_off)
+            asked = mock.patch.object(torch, "is_grad_enabled", self._is_on)
             self._entered.enter_context(asked)
             # Without a graph nobody would save what stands in a buffer before it is written over.
             saved = torch.autograd.graph.saved_tensors_hooks(self._saved, _as_saved)
@@ -203,6 +203,9 @@ class Carrying(TorchFunctionMode):
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._entered.close()
+
+    def _is_on(self) -> bool:
+        return not self._is_off
 
     def _saved(self, tensor: Tensor) -> Tensor:
         return tensor.detach().clone() if self.holds(tensor) else tensor
@@ -227,29 +230,35 @@ class Carrying(TorchFunctionMode):
         if func is _SET_GRAD:
             self._is_off = not args[0]
             return None
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if func in _CUTS and isinstance(first, Tensor):
             return first if self.holds(first) else self.stopped(first)
-        if func == _SET_DATA and self.holds(first):
-            first.copy_(self.stopped(args[1]))
-            return None
         if func in _LOOKS and isinstance(first, Tensor):
             return func(first.detach(), *args[1:], **kwargs)
-        if func is Tensor.requires_grad_ and self.holds(first):
-            return first
+        if self.holds(first):
+            if func == _SET_DATA:
+                first.copy_(self.stopped(args[1]))
+                return None
+            if func is Tensor.requires_grad_:
+                return first
+        return self._in_the_graph(func, args, kwargs)
+
+    def _in_the_graph(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``func``, on what is held constant where the module wants no graph."""
+        into, named = kwargs.get("out"), {n: v for n, v in kwargs.items() if n != "out"}
         if self._is_off:
             name = getattr(func, "__name__", "")
-            in_place = name in _IN_PLACE or (name.endswith("_") and not name.startswith("__"))
-            rest = tree_map(self.stopped, args[1:] if in_place else args)
-            args = (first, *rest) if in_place else rest
-            kwargs = tree_map(self.stopped, {n: v for n, v in kwargs.items() if n != "out"}) | {
-                n: v for n, v in kwargs.items() if n == "out"
-            }
-        into = kwargs.get("out")
+            kept = int(name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")))
+            rest: Any = tree_map(self.stopped, args[kept:])
+            args, named = (
+                (*args[:kept], *rest),
+                {n: tree_map(self.stopped, v) for n, v in named.items()},
+            )
         if isinstance(into, Tensor) and self.holds(into):
-            found = func(*args, **{n: v for n, v in kwargs.items() if n != "out"})
-            return into.copy_(self.stopped(found))
-        return func(*args, **kwargs)
+            return into.copy_(self.stopped(func(*args, **named)))
+        return func(*args, **(named if into is None else {**named, "out": into}))
 
     def holds(self, tensor: Any) -> bool:  # noqa: ANN401 (any argument)
         """Say whether something is one of the buffers, or a part of one."""

@@ -1,4 +1,4 @@
-"""Buffers that a module moves by rules of its own, beside a loop that trains the module in place."""
+"""Buffers that a module moves by rules of its own, beside a loop that trains it in place."""
 
 import pytest
 import torch
