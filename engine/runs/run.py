@@ -132,8 +132,8 @@ def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
             "`mgd show` says what came of each."
         )
     return (
-        f"No run in {store} begins with {without_secrets(run)!r}. There are {names}. Name one of them, or another "
-        f"--store.{did_you_mean(run, runs)}"
+        f"No run in {store} begins with {without_secrets(run)!r}. There are {names}. Name one of "
+        f"them, or another --store.{did_you_mean(run, runs)}"
     )
 
 

@@ -120,18 +120,11 @@ class TwoStageVjp:
                 f"micro_batch is {self._micro_batch}, but the run {has}, which a part of a batch "
                 "does not tell. Leave micro_batch out."
             )
-        statistics = routine.statistics
-        moved = () if statistics is None else statistics.carried.all
-        for name in moved if self._micro_batch is not None else ():
-            raise ConfigurationError(
-                f"micro_batch is {self._micro_batch}, but the forward pass moves the buffer "
-                f"{name!r}, which then is moved by each part of a batch. Leave micro_batch out."
-            )
         if self._micro_batch is not None:
             raise ConfigurationError(
                 f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
-                "couples the examples of a batch. Leave micro_batch out, or use group or layer "
-                "normalization."
+                "couples the examples of a batch, or moves buffers, which each part would move. "
+                "Leave micro_batch out, or use layers that keep none."
             )
         if not self._warned:
             self._warned = True
@@ -141,9 +134,7 @@ class TwoStageVjp:
                 if routine.skip_idle
                 else "a state of its own"
                 if routine.own is not None
-                else f"the buffer {next(iter(moved))!r} that its forward pass moves"
-                if moved
-                else "running statistics of batch normalization",
+                else "running statistics, or buffers that the forward pass moves",
             )
         return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
 

@@ -217,7 +217,7 @@ def test_batches_in_parts_and_compiled_steps_are_refused(changes, words):
 
 def test_micro_batches_are_refused():
     """As with batch normalization."""
-    with pytest.raises(ConfigurationError, match=r"micro_batch is 4.*moves the buffer 'kept'"):
+    with pytest.raises(ConfigurationError, match=r"micro_batch is 4.*moves buffers"):
         engine.metagradient(routine(_net()), output, micro_batch=4)
 
 
