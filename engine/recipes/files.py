@@ -18,7 +18,7 @@ from engine.recipes.problem_functions import CODE_IS_CONFIRMED
 from engine.recipes.reading.explain import explained
 from engine.recipes.reading.yaml import (
     MOST_BYTES,
-    assign,
+    assign_all,
     parse_yaml,
     read_text,
     says_nothing,
@@ -81,8 +81,7 @@ def read_recipe_file(recipe: str, changes: list[str] | None = None) -> tuple[Pat
     content.setdefault("name", path.stem)
     if path.parent != RECIPES:
         content.setdefault("folder", str(path.resolve().parent))
-    for change in changes or []:
-        assign(content, change)
+    assign_all(content, changes or [])
     return path, content
 
 
@@ -244,8 +243,7 @@ def to_measure(
     content = recipe.model_dump(mode="json", include=set(MetasmoothnessRecipe.model_fields))
     content["kind"] = MEASURED
     content["smoothness"] = content.get("smoothness", {}) | settings
-    for change in changes:
-        assign(content, change)
+    assign_all(content, changes)
     made = validate_recipe(content, f"The measurement of {recipe.name}")
     assert isinstance(made, MetasmoothnessRecipe)  # by its kind
     return made
@@ -306,8 +304,7 @@ def changed(
     said = recipe.model_dump(mode="json", exclude_defaults=True)
     for key, value in values.items():
         set_value(content, key, value)
-    for change in changes:
-        assign(content, change, said)
+    assign_all(content, changes, said)
     if content.get("kind") != recipe.kind:
         raise ConfigurationError(
             f"kind={content.get('kind')!r} makes the recipe {recipe.name} one of another kind, "
@@ -339,7 +336,7 @@ def change_workers(recipe: Recipe, changes: list[str]) -> Recipe:
                 f"--set {change!r}: a run that goes on keeps its settings, except for workers. "
                 "For other settings start another run with `mgd run`; what they share is reused."
             )
-        assign(content, change)
+    assign_all(content, changes)
     return validate_recipe(content, f"The recipe of {recipe.name}")
 
 

@@ -228,7 +228,7 @@ def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
     if runs[0].skip_idle:
         return "the runs skip what a step leaves out."
     if runs[0].statistics is not None:
-        return "the model keeps running statistics of batch normalization."
+        return "the model keeps running statistics, or moves other buffers."
     z, states = _stacked(points), _initial_states(runs, points)
     try:
         batched_seconds, (following, _) = _timed(lambda: _batched_step(runs, states, z, 0))

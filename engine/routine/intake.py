@@ -39,7 +39,7 @@ def take_in(routine: "Routine") -> None:
     def put(name: str, value: Any) -> None:  # noqa: ANN401 (a field's own type)
         object.__setattr__(routine, name, value)
 
-    put("model", model_from(routine.model))
+    put("model", model_from(routine.model, routine.loss))
     device = next(p.device for p in routine.model.parameters() if p.requires_grad)
     _refuse_losses(routine.loss)
     put("examples", examples_from(routine.examples, device))
@@ -238,7 +238,8 @@ def _refuse_losses(loss: Any) -> None:  # noqa: ANN401 (whatever is handed in)
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise ConfigurationError(
             f"loss is the module {type(loss).__name__}, whose own parameters would not be trained. "
-            "Make it a part of the model, and let the loss call it there."
+            "Make it a part of the model, and let the loss call it there; or, where your own loop "
+            "does not train them either, say so by requires_grad_(False) on it."
         )
 
 

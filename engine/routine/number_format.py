@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import makes_tuples
 from engine.routine.module.binding import copied
+from engine.routine.module.carried import inherit
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
@@ -30,7 +31,7 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
         if isinstance(routine.examples, tuple)
         else _Examples(routine.examples, dtype)
     )
-    return replace(
+    made = replace(
         routine,
         model=copied(routine.model).to(dtype),
         loss=_in_format(routine.loss, dtype),
@@ -47,6 +48,7 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
             for name, kind in routine.metaparameters.items()
         },
     )
+    return inherit(made, routine)
 
 
 def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None) -> Output:

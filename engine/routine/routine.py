@@ -26,12 +26,12 @@ from engine.routine.idle import SKIPPED, update_used
 from engine.routine.in_a_line import as_table, in_a_line
 from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
-from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, without_buffers
+from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.module.held_module import HeldModule, Params
 from engine.routine.module.modules import Called
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, takes
-from engine.routine.validate import refuse_bad_examples, refuse_misfits
+from engine.routine.validate import refuse_bad_examples, refuse_misfits, refuse_parted_buffers
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -117,9 +117,9 @@ class Routine(HeldModule):
         object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)
         object.__setattr__(self, "order", self._made_order())
-        RunningStatistics.of(self.model)  # refuses what cannot be carried in the state
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
         refuse_bad_examples(self.examples)
+        refuse_parted_buffers(self)
         for name, kind in self.metaparameters.items():
             if not (kind.shapes_start or any(map(kind.enters, range(self.num_steps)))):
                 raise ConfigurationError(

@@ -11,6 +11,7 @@ from engine.recipes.problem_functions import names_code
 from engine.recipes.settings import Document
 from engine.runs.starts import begin_start
 from engine.runs.store_mark import mark_store
+from engine.secret_urls import without_secrets
 from engine.stages.same_data import note_data
 from engine.storage.location import list_folders, refuse_links
 from engine.storage.names import is_run
@@ -131,8 +132,8 @@ def _not_one(run: str, found: list[str], runs: list[str], store: str) -> str:
             "`mgd show` says what came of each."
         )
     return (
-        f"No run in {store} begins with {run!r}. There are {names}. Name one of them, or another "
-        f"--store.{did_you_mean(run, runs)}"
+        f"No run in {store} begins with {without_secrets(run)!r}. There are {names}. Name one of "
+        f"them, or another --store.{did_you_mean(run, runs)}"
     )
 
 

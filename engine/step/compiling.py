@@ -145,9 +145,9 @@ def compiled_gradient(
     """
     if routine.statistics is not None:
         raise ConfigurationError(
-            "compile is True, but the model keeps running statistics of batch normalization, "
-            "which a compiled step does not move. Use compile=False, or group or layer "
-            "normalization.",
+            "compile is True, but the model keeps running statistics of batch normalization, or "
+            "other buffers that its forward pass moves, which a compiled step does not. Use "
+            "compile=False, or layers that keep none.",
             settings=("training.compile",),
         )
     has_graph = routine.path is StepPath.GRAPH

@@ -77,6 +77,9 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
     # A node of its own: what else is in the state may have been made of the parameters.
     params = state["params"].clone()
     with noting_used() as seen:
+        if BUFFERS in state and not state[BUFFERS].requires_grad:
+            # What moves them by the parameters is a part of the graph, from the first step on.
+            state = {**state, BUFFERS: state[BUFFERS].detach().requires_grad_()}
         for term in routine.terms(step):
             with routine.reading(state) as calls, routine.binding.kept():
                 loss = routine.term_loss(params, term, z, step)

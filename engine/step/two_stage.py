@@ -123,8 +123,8 @@ class TwoStageVjp:
         if self._micro_batch is not None:
             raise ConfigurationError(
                 f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
-                "couples the examples of a batch. Leave micro_batch out, or use group or layer "
-                "normalization."
+                "couples the examples of a batch, or moves buffers, which each part would move. "
+                "Leave micro_batch out, or use layers that keep none."
             )
         if not self._warned:
             self._warned = True
@@ -134,7 +134,7 @@ class TwoStageVjp:
                 if routine.skip_idle
                 else "a state of its own"
                 if routine.own is not None
-                else "running statistics of batch normalization",
+                else "running statistics, or buffers that the forward pass moves",
             )
         return open_step(routine, state, z, step).pull(cotangent, to_state=to_state)
 

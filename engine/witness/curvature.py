@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from engine.errors import EngineError, UndifferentiableError, WitnessError
 from engine.routine.examples import rows_of
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers, convert, in_format
 from engine.routine.routine import Routine
@@ -284,7 +285,7 @@ def _in_double(
 
 
 def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) -> Curvature:
-    state = here.state if coarse else exact_state(here.state)
+    state = with_buffers_traced(here.state if coarse else exact_state(here.state))
     with routine.reading(state), routine.binding.kept(), named_refusals(here.step):
         whole = len(here.term.indices)
         if routine.own is not None:  # it may have a row for each example of a whole batch
@@ -302,6 +303,11 @@ def _second_derivative(routine: Routine, here: Here, *, coarse: bool = False) ->
         return _product(routine, here, state, whole, coarse=coarse)
 
 
+def with_buffers_traced(state: State) -> State:
+    """Return a state whose buffers carry a graph, as they do where a step is pulled back."""
+    return {n: row.detach().requires_grad_() if n == BUFFERS else row for n, row in state.items()}
+
+
 def _product(
     routine: Routine,
     here: Here,
@@ -317,7 +323,7 @@ def _product(
     if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
         return found
     own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()
-    with routine.reading(here.state):
+    with routine.reading(with_buffers_traced(here.state)):
         off = error_in_format(
             lambda rows: own(rows[0]), [row], found.products, everywhere=everywhere
         )

@@ -117,8 +117,8 @@ class Frozen:
                     f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in "
                     "place (an embedding with max_norm does, and a layer that finds its first "
                     "values from the first batch), which no step of the optimizer knows. Leave "
-                    "that out, do it before the run begins, or write it into the optimizer's "
-                    "update."
+                    "that out, do it before the run begins (call the model once on a batch, before "
+                    "it is handed in), or write it into the optimizer's update."
                 )
         moved = self.moved()
         buffers = [name for name in moved if name in dict(self._module.named_buffers())]
@@ -250,10 +250,10 @@ class InPlace:
     def __init__(self, given: nn.Module, routine: Routine, state: State) -> None:
         parameters, buffers = dict(given.named_parameters()), dict(given.named_buffers())
         self._tensors = {**parameters, **buffers}
-        own = dict(routine.model.named_buffers())
+        values = {n: t for n, t in routine.model.named_buffers() if n in buffers}
         if routine.statistics is not None:
-            own |= routine.statistics.layout.views(state[BUFFERS].detach())
-        values = {name: tensor for name, tensor in own.items() if name in buffers}
+            held = routine.statistics.layout.views(state[BUFFERS].detach())
+            values |= {n: t for n, t in held.items() if n in self._tensors}
         # Copies, because the module may be the run's own, where nobody holds another.
         self._values = {name: tensor.detach().clone() for name, tensor in values.items()}
         self._values |= routine.layout.views(state["params"].detach())
@@ -344,8 +344,8 @@ def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step
     }
     found: dict[str, Tensor] = {}
     if routine.statistics is not None:
-        buffers = dict(given.named_buffers())
-        found = {name: buffers[name].detach().clone() for name in routine.statistics.layout.shapes}
+        held = {**dict(given.named_parameters()), **dict(given.named_buffers())}
+        found = {n: held[n].detach().clone() for n in routine.statistics.layout.shapes}
     return Seen(losses.detach(), gradient, found)
 
 

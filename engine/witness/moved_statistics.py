@@ -1,8 +1,9 @@
-"""The derivative of running statistics by the parameters beside a finite difference.
+"""Running statistics, and other buffers that move, beside finite differences.
 
 A call of the model without a graph (pseudo-labels under ``no_grad()``, a detached input) moves the
 statistics of its batch normalizations as any other does, by numbers that move with the parameters.
-No loss shows that, and no gradient.
+No loss shows that, and no gradient. Of buffers that a module moves by rules of its own the way into
+the gradient is compared, too: it may read one as a number of Python's.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from engine.errors import WitnessError
 from engine.numerics.determinism import generator
+from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
@@ -41,10 +43,21 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
 
     Cost:
         The loss of at most 32 examples in float64 with its graph, and once without; some more
-        where that does not agree.
+        where that does not agree. Where the module moves buffers by rules of its own, a gradient
+        of them, its derivative, and a gradient more.
     """
     if routine.statistics is None:
         return ""
+    notes = [_refuse_cut_moves(routine, state, z, step)]
+    if routine.statistics.carried.quantities:
+        notes.append(_refuse_cut_reads(routine, state, z, step))
+    return " ".join(filter(None, notes))
+
+
+def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) -> str:
+    what = "The derivative of running statistics"
+    if routine.statistics is not None and routine.statistics.carried.all:
+        what = f"The derivative of {_subject(routine)}"
     try:
         twin, read = exact_few(routine), exact_state(state)
         function = _moved(twin, read, {name: exact(value) for name, value in z.items()}, step)
@@ -52,33 +65,98 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
         with twin.binding.kept():
             found = compare_first(function, leaves)
     except Exception as error:  # e.g. a loss that insists on float32
-        return f"The derivative of running statistics was not compared: {first_line(error)}"
+        return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
-        return not_settled("The derivative of running statistics", found)
-    lines: list[str] = []
-    with suppress(Exception):  # which would hide what is wrong
-        rows = [row.requires_grad_() for row in leaves]
-        lines = cuts(lambda: function(rows))
-    where = f"by {', '.join(lines)}" if lines else "by a no_grad(), a detach() or a .data"
+        return not_settled(what, found)
     raise WitnessError(
-        "The running statistics of batch normalizations are moved by numbers that move with the "
-        f"parameters and are taken out of the graph {where}, so their derivative would be lost. "
+        f"{_subject(routine).capitalize()} are moved by numbers that move with the parameters and "
+        f"are taken out of the graph{_lines(function, leaves)}, so their derivative would be lost. "
+        f"{_cure(routine)}"
+    )
+
+
+def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) -> str:
+    """Refuse a step whose gradient reads a buffer by what has no derivative."""
+    what = f"How the gradient follows {_subject(routine)}"
+    try:
+        twin, read = exact_few(routine), exact_state(state)
+        function = _slope(twin, read, {name: exact(value) for name, value in z.items()}, step)
+        leaves = [read[BUFFERS]]
+        with twin.binding.kept():
+            found = compare_first(function, leaves)
+    except Exception as error:  # e.g. a loss that insists on float32
+        return f"{what} was not compared: {first_line(error)}"
+    if not found.is_wrong:
+        return not_settled(what, found)
+    raise WitnessError(
+        f"The loss reads {_subject(routine)}, and what it makes of them is taken out of the graph"
+        f"{_lines(function, leaves)}, so their derivative would be lost. {_cure(routine)}"
+    )
+
+
+def _subject(routine: Routine) -> str:
+    assert routine.statistics is not None
+    names = list(routine.statistics.carried.quantities)
+    if not names:
+        return "the running statistics of batch normalizations"
+    return f"the buffers {', '.join(map(repr, names[:3]))} that the forward pass moves"
+
+
+def _cure(routine: Routine) -> str:
+    assert routine.statistics is not None
+    if routine.statistics.carried.quantities:
+        return (
+            "Compute what is written into them, and what is made of them, by operations of torch: "
+            "no item(), float(), numpy() or tolist(); detach() and no_grad() may stay."
+        )
+    return (
         "Write engine.stop_gradient(x) in place of x.detach(), and engine.stop_gradient(model(x)) "
         "in place of a call under no_grad(); or put the model into evaluation mode for that call."
     )
 
 
-def _moved(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
+def _lines(function: Function, leaves: Sequence[Tensor]) -> str:
+    lines: list[str] = []
+    with suppress(Exception):  # which would hide what is wrong
+        rows = [row.requires_grad_() for row in leaves]
+        lines = cuts(lambda: function(rows))
+    return f" by {', '.join(lines)}" if lines else " by an item(), a float() or a numpy()"
+
+
+def _term(twin: Routine, step: int) -> Term:
     term = twin.first_piece(next(twin.terms(step)))
-    term = term.at(term.indices[:_FEW])
-    weights = directions(read[BUFFERS], generator(0, "statistics"))
+    return term.at(term.indices[:_FEW])
+
+
+def _slope(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
+    term = _term(twin, step)
+    assert twin.statistics is not None
+    real, kept = twin.statistics.real, read[BUFFERS]
+    weights = directions(read["params"], generator(0, "statistics"))
+
+    def function(leaves: Sequence[Tensor]) -> Tensor:
+        buffers = torch.cat([leaves[0][:real], kept[real:]])  # what counts has no derivative
+        with torch.enable_grad(), twin.reading({**read, BUFFERS: buffers}):
+            params = read["params"].detach().requires_grad_()
+            loss = twin.term_loss(params, term, z, step)
+            (slope,) = torch.autograd.grad(loss, params, create_graph=True)
+        return slope @ weights
+
+    return function
+
+
+def _moved(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
+    term = _term(twin, step)
+    assert twin.statistics is not None
+    real, kept = twin.statistics.real, read[BUFFERS]
+    weights = directions(kept, generator(0, "statistics"))[:real]
 
     def function(leaves: Sequence[Tensor]) -> Tensor:
         params, buffers = leaves
-        given = {**read, BUFFERS: buffers}
+        given = {**read, BUFFERS: torch.cat([buffers[:real], kept[real:]])}
         with torch.enable_grad(), twin.reading(given) as calls:
             leaf = params if params.requires_grad else params.clone().requires_grad_()
             twin.term_losses(leaf, term, z, step)
-            return (twin.moved_buffers(given, calls, step)[BUFFERS] * weights).sum()
+            return twin.moved_buffers(given, calls, step)[BUFFERS][:real] @ weights
 
     return function

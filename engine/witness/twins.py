@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.metaparameters.base import Metaparameter
 from engine.routine.examples import Batches, Columns
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.carried import inherit
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -65,7 +66,8 @@ def exact_few(routine: Routine) -> Routine:
     if routine.layout.dtype == torch.float64:
         return routine
     if isinstance(routine.examples, tuple):
-        routine = replace(routine, examples=Columns(routine.examples, routine.device))
+        columns = Columns(routine.examples, routine.device)
+        routine = inherit(replace(routine, examples=columns), routine)
     return in_format(routine, torch.float64)
 
 
@@ -82,7 +84,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         for name, value in routine.optimizer.hyperparameters.items()
     }
     kinds = {name: kind.in_steps(routine.num_steps, num_steps) for name, kind in kinds.items()}
-    return replace(
+    made = replace(
         routine,
         examples=examples,
         num_steps=num_steps,
@@ -93,6 +95,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         learning_rate=rate,
         metaparameters=kinds,
     )
+    return inherit(made, routine)
 
 
 def _fewer(routine: Routine, num_examples: int) -> tuple[Any, dict[str, Metaparameter]]:

@@ -230,7 +230,9 @@ def moved_state(routine: Routine, state: State) -> State:
     layout, drawn = routine.layout, generator(routine.seed, "witness")
     moved = {"params": _moved(layout, state["params"].detach(), drawn, 0.01)}
     if routine.statistics is not None:
-        moved[BUFFERS] = _moved(routine.statistics.layout, state[BUFFERS].detach(), drawn, 0.1)
+        buffers, real = state[BUFFERS].detach(), routine.statistics.real
+        other = _moved(routine.statistics.layout, buffers, drawn, 0.1)
+        moved[BUFFERS] = torch.cat([other[:real], buffers[real:]])  # what counts stays whole
     return {**state, **moved}
 
 

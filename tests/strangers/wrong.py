@@ -24,18 +24,12 @@ from tests.strangers.wrong_parts import (
     Counting,
     HalfSquare,
     Holder,
-    Kept,
     ModeDependent,
     OwnRules,
     Reversal,
     Rounded,
-    Teacher,
     Through,
     bootstrapped,
-    by_copy,
-    by_data,
-    by_lerp,
-    by_one,
     detached,
     focal,
     follower,
@@ -117,26 +111,8 @@ def _refused() -> dict[str, Refused]:
             Variant(lambda k=keep, r=read: Holder(k, lambda kept, r=r: r(kept).detach()).double()),
             ELSEWHERE,
         )
-    follows = {"lerp": by_lerp, "data": by_data, "copy": by_copy, "a bias": by_one}
-    for name, follow in follows.items():
-        found[f"teacher by {name}"] = (Variant(lambda f=follow: Teacher(f).double()), STATE)
     found["teacher outside"] = (Variant(mlp, loss=follower), STATE)
     found["queue outside"] = (Variant(mlp, loss=lambda _: queue()), STATE)
-    moves: dict[str, tuple[Tensor, Callable]] = {
-        "counter": (torch.zeros((), dtype=torch.int64), lambda m, _: m.kept.add_(1)),
-        "running mean": (torch.zeros(8).double(), lambda m, h: m.kept.lerp_(h.mean(0), 0.1)),
-        "last batch": (torch.zeros(8).double(), lambda m, h: m.kept.copy_(h.mean(0))),
-        "maximum": (torch.zeros(8).double(), lambda m, h: m.kept.clamp_(min=h.amax(0))),
-        "new tensor": (
-            torch.zeros(8).double(),
-            lambda m, h: m.register_buffer("kept", 0.9 * m.kept + 0.1 * h.mean(0)),
-        ),
-    }
-    for name, (start, move) in moves.items():
-        found[f"buffer that moves: {name}"] = (
-            Variant(lambda s=start, m=move: Kept(s.clone(), m).double()),
-            STATE,
-        )
     for own in (OwnRules, Assigned, ByData, Copied, AddedInPlace):
         found[f"batch norm by own rules: {own.__name__}"] = (
             Variant(lambda o=own: Norms(o).double()),

@@ -10,7 +10,7 @@ twice in one group is refused, since the first one would be lost without a word.
 import codecs
 import logging
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import cache
 from typing import Any
 
@@ -206,6 +206,27 @@ def says_nothing(content: dict[Hashable, Any]) -> bool:
         key in ("name", "description") or value is None or value in ({}, [], "")
         for key, value in content.items()
     )
+
+
+def assign_all(
+    content: dict[Any, Any], changes: Iterable[str], said: dict[Any, Any] | None = None
+) -> None:
+    """Carry out assignments in their order; see ``assign``.
+
+    Raises:
+        ConfigurationError: If one is no assignment, or two are of one setting: the first would be
+            lost without a word.
+    """
+    seen: dict[str, str] = {}
+    for change in changes:
+        key = change.partition("=")[0].strip()
+        if key in seen:
+            raise ConfigurationError(
+                redacted(f"--set names {key} twice: {seen[key]!r} and {change!r}. ")
+                + "Leave out the one that is not meant."
+            )
+        seen[key] = change
+        assign(content, change, said)
 
 
 def assign(content: dict[Any, Any], change: str, said: dict[Any, Any] | None = None) -> None:

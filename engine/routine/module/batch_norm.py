@@ -11,20 +11,24 @@ Integers (``num_batches_tracked``) are not kept: they follow from the step numbe
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.errors import ConfigurationError, UndifferentiableError
+from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
+from engine.routine.module.carried import Moving, moving
 from engine.routine.own_state import OWN
+
+if TYPE_CHECKING:
+    from engine.routine.module.held_module import HeldModule
 
 BUFFERS = "buffers"
 """Name of the running statistics in a state."""
@@ -104,6 +108,7 @@ class Statistic(Tensor):
         return result
 
 
+_KINDS = ("running_mean", "running_var", "num_batches_tracked")
 _IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")
 
 
@@ -174,30 +179,42 @@ class RunningStatistics:
 
     Attributes:
         layers: The layers that keep them, by name.
+        carried: Other buffers that the module moves by rules of its own, which are kept with them.
+        dtype: Number format of the parameters.
     """
 
     layers: dict[str, _BatchNorm]
-    _noted: list[list[Call]] = field(default_factory=list, init=False, repr=False)
+    carried: Moving
+    dtype: torch.dtype
+    _noted: "list[Calls]" = field(default_factory=list, init=False, repr=False)
 
     @classmethod
-    def of(cls, model: nn.Module) -> "RunningStatistics | None":
-        """Find the layers that keep running statistics; None if there are none.
+    def layers_of(cls, model: nn.Module) -> dict[str, _BatchNorm]:
+        """Find the batch normalizations that keep running statistics, by name."""
+        kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+        named: dict[str, Any] = dict(model.named_modules())
+        return {
+            name: module
+            for name, module in named.items()
+            if isinstance(module, kinds) and module.track_running_stats
+        }
+
+    @classmethod
+    def of(cls, routine: "HeldModule") -> "RunningStatistics | None":
+        """Find what a run keeps in the buffers of its module; None if that is nothing.
 
         Raises:
-            ConfigurationError: If a layer keeps them in a way that is not batch normalization's.
+            WitnessError: If a state cannot hold it.
         """
-        layers: dict[str, _BatchNorm] = {}
-        for name, module in model.named_modules():
-            if not getattr(module, "track_running_stats", False):
-                continue
-            if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                raise ConfigurationError(
-                    f"{name!r} ({type(module).__name__}) keeps running statistics by rules of its "
-                    "own, so they cannot be made a part of the state. Use BatchNorm, GroupNorm or "
-                    "LayerNorm, or track_running_stats=False."
-                )
-            layers[name] = module
-        return cls(layers) if layers else None
+        layers = cls.layers_of(routine.model)
+        own = frozenset(_joined(n, kind) for n in layers for kind in _KINDS)
+        carried = moving(routine, own)
+        return cls(layers, carried, routine.layout.dtype) if layers or carried.all else None
+
+    @property
+    def real(self) -> int:
+        """How many numbers of the vector have a derivative; they come first."""
+        return self.layout.size - sum(t.numel() for t in self.carried.clocks.values())
 
     @cached_property
     def layout(self) -> Layout:
@@ -210,7 +227,7 @@ class RunningStatistics:
             _joined(name, kind): getattr(layer, kind).detach().clone()
             for name, layer in self.layers.items()
             for kind in ("running_mean", "running_var")
-        }
+        } | {name: value.to(self.dtype) for name, value in self.carried.all.items()}
 
     @cached_property
     def _batches_before(self) -> dict[str, int]:
@@ -224,9 +241,9 @@ class RunningStatistics:
         return self.layout.flatten(self._tensors)
 
     @contextmanager
-    def observed(self) -> Iterator[list[Call]]:
+    def observed(self) -> Iterator["Calls"]:
         """Collect what each layer normalizes inside the block, in the order of the calls."""
-        calls: list[Call] = []
+        calls = Calls()
         self._noted.append(calls)
         try:
             yield calls
@@ -247,10 +264,50 @@ class RunningStatistics:
                 value = values[key] if key in values else self._tensors[key]
                 held[key] = Statistic.of(value, name, calls)
             if layer.num_batches_tracked is not None:
-                held[_joined(name, "num_batches_tracked")] = None  # nobody has to count
-        return held
+                # Nobody has to count, but a layer that is made for several devices insists.
+                counted = layer.num_batches_tracked if type(layer) is nn.SyncBatchNorm else None
+                held[_joined(name, "num_batches_tracked")] = (
+                    None if counted is None else counted.clone()
+                )
+        return held | self.carried_in(values)
 
-    def moved(self, before: Tensor, calls: Sequence[Call], step: int) -> Tensor:
+    def carried_in(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the buffers that the module moves, of its own, so that it may write into them."""
+        found: dict[str, Tensor] = {}
+        for name, own in self.carried.all.items():
+            value = values[name] if name in values else self._tensors[name]
+            if name in self.carried.clocks:
+                value = value.detach()
+                value = value if own.is_floating_point() else value.round()
+            # A check in float64 reads all of a state in float64.
+            is_own = own.is_floating_point() and own.dtype == self.dtype
+            found[name] = value.clone() if is_own else value.to(own.dtype, copy=True)
+        return found
+
+    def note(self, ends: Mapping[str, Tensor]) -> None:
+        """Note where a call has led the buffers that the module moves.
+
+        Raises:
+            WitnessError: If one is no longer what it was, or a clock follows the parameters.
+        """
+        for name, end in ends.items():
+            own = self.carried.all[name]
+            if end.shape != own.shape:
+                raise WitnessError(
+                    f"The forward pass puts a tensor of shape {tuple(end.shape)} in the place of "
+                    f"the buffer {name!r}, whose shape is {tuple(own.shape)}, and a state has one "
+                    "place for each number. Let it keep its shape, or compute it at every call."
+                )
+            if name in self.carried.clocks and own.is_floating_point() and end.requires_grad:
+                raise WitnessError(
+                    f"The buffer {name!r} went the same way for all parameters and examples in "
+                    "the first steps, and follows them now, so its derivative would be lost. "
+                    "Declare it as a state of the run, state= with advance=."
+                )
+        if self._noted:
+            self._noted[-1].left.update(ends)
+
+    def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
         """Return the statistics after a step.
 
         running <- (1 - m) running + m batch, with m the layer's momentum, or 1 over the number of
@@ -276,7 +333,30 @@ class RunningStatistics:
                 for kind, batch in pairs:
                     key = _joined(name, kind)
                     running[key] = (1 - share) * running[key] + share * batch
+        for name, end in calls.left.items():
+            held = end.to(before.dtype)
+            if name in self.carried.clocks:
+                held = held.detach()
+                if not torch.equal(held.to(end.dtype), end):
+                    raise WitnessError(
+                        f"The buffer {name!r} is {end.flatten()[0].item()} after step {step}, "
+                        f"which numbers of {before.dtype} do not hold. Let it begin at a smaller "
+                        "number, or convert the model with model.double()."
+                    )
+            running[name] = held
         return self.layout.flatten(running)
+
+
+class Calls(list[Call]):
+    """What the layers of a model did with their buffers inside of a block.
+
+    Attributes:
+        left: Where the calls led the buffers that the module moves by itself, by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, Tensor] = {}
 
 
 def _joined(layer: str, kind: str) -> str:

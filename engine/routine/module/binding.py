@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import PROCESS
+from engine.routine.module.closures import bind_hooks
 from engine.routine.module.operations import corrections
 from engine.routine.module.stop_gradient import PASSES
 
@@ -26,8 +27,12 @@ Slot = tuple[dict[str, Any], str]
 """Where a module keeps a tensor: one of its dictionaries, and the key in it."""
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, reader: Callable[..., Any] | None = None) -> nn.Module:
     """Return a deep copy that keeps what hangs on parameters: their hooks and attributes.
+
+    Args:
+        model: The module.
+        reader: The loss, which may read what hooks of the module have written elsewhere.
 
     Raises:
         ConfigurationError: If a parameter has a hook that no copy can carry.
@@ -47,6 +52,7 @@ def copied(model: nn.Module) -> nn.Module:
         for hook in gradient_hooks(name, parameter):
             copies[name].register_hook(hook)
         vars(copies[name]).update(vars(parameter))
+    bind_hooks(model, duplicate, reader)
     return duplicate
 
 

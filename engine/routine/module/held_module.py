@@ -1,7 +1,7 @@
 """A user's module as a run uses it: with the tensors of a state, in the modes of the run."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -15,12 +15,16 @@ from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS, Call, RunningStatistics
+from engine.routine.module.batch_norm import BUFFERS, Calls, RunningStatistics, Statistic
 from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
+
+_STATISTICS = "running statistics"
+"""Where a routine keeps them, once they were looked for."""
 
 Params = Tensor | dict[str, Tensor]
 """Parameters as one flat vector, shape (params,), or by name."""
@@ -90,10 +94,13 @@ class HeldModule:
         """Where each parameter lies in the flat vector."""
         return Layout.of(self.trainable)
 
-    @cached_property
+    @property
     def statistics(self) -> RunningStatistics | None:
-        """The running statistics of the model's batch normalizations, if it has any."""
-        return RunningStatistics.of(self.model)
+        """What the model's batch normalizations keep, and what else it moves, if anything."""
+        if _STATISTICS not in vars(self):  # no cached_property, whose lock all routines share
+            with PROCESS:
+                vars(self)[_STATISTICS] = RunningStatistics.of(self)
+        return vars(self)[_STATISTICS]
 
     @property
     def counters(self) -> dict[str, Tensor]:
@@ -147,25 +154,27 @@ class HeldModule:
         }
         return self.layout.flatten(parts)
 
-    def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[list[Call]]:
+    def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Calls]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.
 
         Yields:
             What the batch normalizations are given inside the block, for ``moved_buffers``.
         """
         if self.statistics is None and self.own is None:
-            return nullcontext([])
+            return nullcontext(Calls())
         return self._reading(state)
 
     @contextmanager
-    def _reading(self, state: Mapping[str, Tensor]) -> Iterator[list[Call]]:
+    def _reading(self, state: Mapping[str, Tensor]) -> Iterator[Calls]:
         with PROCESS:
             before, own = self._bound.copy(), self._own.copy()
             if self.own is not None and OWN in state:
                 self._own["state"] = self.own.views(state[OWN])
             if self.statistics is not None:
                 self._bound.update(self.statistics.layout.views(state[BUFFERS]))
-            observed = nullcontext([]) if self.statistics is None else self.statistics.observed()
+            observed = (
+                nullcontext(Calls()) if self.statistics is None else self.statistics.observed()
+            )
             try:
                 with observed as calls:
                     yield calls
@@ -175,7 +184,7 @@ class HeldModule:
                 self._own.clear()
                 self._own.update(own)
 
-    def moved_buffers(self, state: Mapping[str, Tensor], calls: Sequence[Call], step: int) -> State:
+    def moved_buffers(self, state: Mapping[str, Tensor], calls: Calls, step: int) -> State:
         """Return the running statistics after ``step`` as a part of the state; empty if none."""
         if self.statistics is None:
             return {}
@@ -262,11 +271,57 @@ class HeldModule:
             if not training:
                 self.model.eval()  # its own code, with the tensors of the state in place
             places = _addresses(views) if training else None
-            result = function(self.model, *args)
+            carried = {n: held[n] for n in self._carried}
+            with self._carrying(carried):
+                result = function(self.model, *args)
             if training:
+                self._note_carried(carried)
+                self._refuse_late()
                 self._refuse_replaced(held)
                 self._refuse_exchanged(views, places)
             return result
+
+    @property
+    def _carried(self) -> Collection[str]:
+        """Names of the buffers that the module moves by rules of its own."""
+        return () if self.statistics is None else self.statistics.carried.all
+
+    def _carrying(self, carried: Mapping[str, Tensor | None]) -> AbstractContextManager[Any]:
+        if not carried:
+            return nullcontext()
+        held = {name: tensor for name, tensor in carried.items() if tensor is not None}
+        return Carrying(held, is_traced=any(tensor.requires_grad for tensor in held.values()))
+
+    def _note_carried(self, carried: Mapping[str, Tensor | None]) -> None:
+        if not carried:
+            return
+        assert self.statistics is not None
+        now = self.binding.bound()
+        ends = {name: now[name] for name in carried}
+        lost = [name for name, end in ends.items() if not isinstance(end, Tensor)]
+        if lost:
+            raise WitnessError(
+                f"The forward pass takes the buffer {lost[0]!r} away. Let it keep a tensor there."
+            )
+        self.statistics.note({name: end for name, end in ends.items() if end is not None})
+
+    @cached_property
+    def _still(self) -> list[tuple[str, Tensor, int]]:
+        """Buffers that no state holds, and how often each was written."""
+        held = () if self.statistics is None else self.statistics.bound({})
+        named = self.model.named_buffers()
+        return [(name, tensor, tensor._version) for name, tensor in named if name not in held]
+
+    def _refuse_late(self) -> None:
+        """Refuse a call that moves a buffer which the first calls left alone."""
+        for name, tensor, version in self._still:
+            if name in self.counters or tensor._version == version:
+                continue
+            raise WitnessError(
+                f"The forward pass writes into the buffer {name!r}, which it left alone in the "
+                "first steps, so no state holds it. Let it write there at every step, e.g. by "
+                "torch.where(condition, new, old): it is then saved, replayed and differentiated."
+            )
 
     def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
         """Refuse a call that has put something else in the place of a parameter."""
@@ -287,7 +342,7 @@ class HeldModule:
 
     def _refuse_replaced(self, held: Mapping[str, Tensor | None]) -> None:
         for name, statistic in held.items():
-            if statistic is not None and not self.binding.is_bound(name, statistic):
+            if isinstance(statistic, Statistic) and not self.binding.is_bound(name, statistic):
                 raise UndifferentiableError(
                     f"The forward pass puts another tensor in the place of {name!r}, a running "
                     "statistic, so the engine cannot tell how it moves. Let the layer call "

@@ -15,8 +15,8 @@ from engine.routine.module.binding import copied
 LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
 
 
-def model_from(given: Any) -> nn.Module:  # noqa: ANN401 (whatever was handed in)
-    """Return a copy of a model that the engine may train.
+def model_from(given: Any, loss: Any) -> nn.Module:  # noqa: ANN401 (whatever was handed in)
+    """Return a copy of a model that the engine may train, with hooks that hold the copy.
 
     Raises:
         ConfigurationError: Says what it is, and what to hand in.
@@ -26,7 +26,7 @@ def model_from(given: Any) -> nn.Module:  # noqa: ANN401 (whatever was handed in
     _refuse_layers(given)
     _refuse_parameters(given)
     try:
-        model = copied(given)
+        model = copied(given, loss)
     except ConfigurationError:
         raise
     except Exception as error:

@@ -3,14 +3,21 @@
 import pytest
 
 from engine import EngineError
-from tests.strangers import wrong_by_little, wrong_later
+from tests.strangers import carried, wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
 from tests.strangers.sound_losses import LOSSES
 from tests.strangers.wrong import REFUSED
 
-SOUND = {**LAYERS, **LOSSES, **MODULES, **wrong_by_little.SOUND, **wrong_later.SOUND}
+SOUND = {
+    **LAYERS,
+    **LOSSES,
+    **MODULES,
+    **wrong_by_little.SOUND,
+    **wrong_later.SOUND,
+    **carried.SOUND,
+}
 ALWAYS = {
     "checkpoint",
     "checkpoint with batch norm",
@@ -29,7 +36,7 @@ ALWAYS = {
     "constant from the outer module: detached",
     "trained outside: a head",
     "a parameter in a list",
-    "teacher by lerp",
+    "carried: a codebook",
     "teacher outside",
     "batch norm by own rules: ByData",
     "second derivative: gradient reversal",

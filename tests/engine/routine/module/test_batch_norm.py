@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from engine import central_difference, metagradient, whole_run_gradient
-from engine.errors import ConfigurationError
 from engine.replay.plain_training import train
-from engine.routine.module.batch_norm import BUFFERS, RunningStatistics
+from engine.routine.module.batch_norm import BUFFERS
 from engine.step.step import plain_step
 from tests import problems
 
@@ -180,9 +179,3 @@ def test_evaluation_without_a_state_is_refused():
 
     with pytest.raises(ValueError, match=r"Routine\.evaluate"):
         run.call(problems.output, run.initial_state()["params"], training=False)
-
-
-def test_other_running_statistics_are_refused():
-    """Instance normalization's formula is another one."""
-    with pytest.raises(ConfigurationError, match=r"InstanceNorm1d.*rules of its own"):
-        RunningStatistics.of(nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True)))

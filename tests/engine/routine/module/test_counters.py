@@ -1,4 +1,4 @@
-"""Buffers that count calls: right where nobody reads them, refused where somebody does."""
+"""Buffers that count calls, whoever reads them: carried, or followed where they change shape."""
 
 import pytest
 import torch
@@ -63,16 +63,6 @@ def _recomputed(net, hidden):
     return checkpoint(counted, hidden, use_reentrant=False)
 
 
-UNREAD = {
-    "calls": _variant(_counted),
-    "calls in training": _variant(_in_training),
-    "examples, in a new tensor": _variant(_replaced),
-    "calls inside of a checkpoint": _variant(_recomputed),
-    "a table that is written before it is read": _variant(_written_before_it_is_read, (10,)),
-    "a table that is made longer once": _variant(_made_longer, (2,)),
-}
-
-
 def _by_a_branch(net, hidden):
     net.calls += 1
     return hidden * 2 if net.calls > 1000 else None
@@ -120,6 +110,21 @@ def _by_the_backward_pass(net, hidden):
     return _Backward.apply(hidden, net.calls.clone())
 
 
+def _by_the_output(net, hidden):
+    if net.training:
+        net.calls += 1
+    return None if net.training else hidden * (1 + net.calls)
+
+
+def _grown(net, hidden):
+    net.calls = torch.cat([net.calls, net.calls[:1] + 1])
+    return hidden * (1 + net.calls.mean())
+
+
+def _of_another_length(net, hidden):
+    net.calls = hidden.detach()[: len(net.calls) % 5 + 1, 0]
+
+
 def _follows_activations(net, hidden):
     net.calls.mul_(0.9).add_(hidden.detach().mean())
 
@@ -129,51 +134,55 @@ def _by_a_sparse_tensor(net, hidden):
     return hidden + torch.sparse.mm(net.calls[:, None].to_sparse(), hidden[:1]).sum()
 
 
-READ = {
+COUNTED = {
+    "calls": _variant(_counted),
+    "calls in training": _variant(_in_training),
+    "examples, in a new tensor": _variant(_replaced),
+    "calls inside of a checkpoint": _variant(_recomputed),
+    "a table that is written before it is read": _variant(_written_before_it_is_read, (10,)),
+    "a table that is made longer once": _variant(_made_longer, (2,)),
     "a branch that is never taken": _variant(_by_a_branch),
     "a list": _variant(_by_list),
     "numpy": _variant(_by_numpy),
     "a shape": _variant(_by_a_shape),
     "its text": _variant(_by_its_text),
     "the loss, before it counts": _variant(_before_it_counts),
-    "the backward pass": _variant(_by_the_backward_pass),
     "nobody, but it follows activations": _variant(_follows_activations),
     "a sparse tensor": _variant(_by_a_sparse_tensor, (1,)),
+    "the output": _variant(_by_the_output),
+}
+LONGER = {
+    "a table that is made longer, of what it held": _variant(_grown, (2,)),
+    "one of another length at every call": _variant(_of_another_length, (2,)),
 }
 
 
-@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("name", COUNTED)
 def test_a_run_that_counts_is_right(name):
     """The reference counts as well, and nothing comes of it."""
-    wanted, value = by_trainings(UNREAD[name])
+    wanted, value = by_trainings(COUNTED[name])
 
-    found, output = by_engine(UNREAD[name])
+    found, output = by_engine(COUNTED[name])
 
     assert output == pytest.approx(value, rel=1e-8)
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", READ)
-def test_a_buffer_that_is_read_is_refused(name):
-    """However little comes of it, and also where that begins later."""
+@pytest.mark.parametrize("name", LONGER)
+def test_what_changes_its_shape_and_is_read_is_refused(name):
+    """No vector of a state has a place for it."""
     with pytest.raises(WitnessError, match="'calls' changes during training"):
-        by_engine(READ[name])
+        by_engine(LONGER[name])
 
 
-def test_a_counter_that_only_the_output_reads_is_refused():
-    """The evaluated model would be one that was never trained."""
-
-    def does(net, hidden):
-        if net.training:
-            net.calls += 1
-        return None if net.training else hidden * (1 + net.calls)
-
-    with pytest.raises(WitnessError, match="the output reads it"):
-        by_engine(_variant(does))
+def test_a_backward_pass_that_reads_a_counter_is_refused():
+    """It is no derivative of what the forward pass computes."""
+    with pytest.raises(WitnessError, match="custom function _Backward"):
+        by_engine(_variant(_by_the_backward_pass))
 
 
 @pytest.mark.parametrize("witness", [True, False])
-def test_the_module_of_the_end_has_the_counter_that_was_handed_in(witness):
+def test_the_module_of_the_end_has_counted_the_steps(witness):
     """The engine's own calls are none of the user's; other values of z know it, too."""
     model = Counting(_counted).double()
     model.calls += 5
@@ -183,8 +192,8 @@ def test_the_module_of_the_end_has_the_counter_that_was_handed_in(witness):
     again = run.with_metaparameters({"weights": torch.ones(24, dtype=torch.float64)})
     engine.metagradient(again, output, witness=witness)
 
-    assert run.model_at(found.state).calls == 5
-    assert again.model_at(found.state).calls == 5
+    assert run.model_at(found.state).calls == 5 + run.num_steps
+    assert again.model_at(found.state).calls == 5 + run.num_steps
     assert model.calls == 5
 
 

@@ -1,0 +1,367 @@
+"""Buffers that a module moves by rules of its own, as a part of the state.
+
+A centre, an average of activations, singular vectors, a codebook, a counter that anneals: the
+forward pass writes them, mostly under ``no_grad()``, and later steps read them. A step holds what
+is written constant, and the derivative of a run does not: so while a step is run with its graph,
+what the module cuts out of the graph is held by ``stop_gradient`` instead.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from engine.errors import WitnessError
+from engine.routine.module.stop_gradient import stop_gradient
+
+if TYPE_CHECKING:
+    from engine.routine.module.held_module import HeldModule
+    from engine.routine.routine import Routine
+
+MOVING = "moving buffers"
+"""Where a routine notes them, among what was measured of its step."""
+
+_MOST_FROZEN = 1 << 24
+"""Numbers of frozen parameters that are copied to see whether a forward pass moves them."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Tensors of a module that a step moves and that no optimizer does, by name.
+
+    Attributes:
+        quantities: They follow parameters or examples; their first values.
+        clocks: Whole numbers, and those that go the same way whatever the parameters and examples
+            are, so that they have no derivative; their first values.
+    """
+
+    quantities: dict[str, Tensor] = field(default_factory=dict)
+    clocks: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, Tensor]:
+        """Both kinds; the clocks come last."""
+        return self.quantities | self.clocks
+
+
+def moving(routine: "HeldModule", skipped: frozenset[str]) -> Moving:
+    """Find what the first step of a run moves besides its parameters.
+
+    Args:
+        routine: The run.
+        skipped: Names that are not looked at: running statistics, which a state holds anyway.
+
+    Raises:
+        WitnessError: If what moves has more digits than the numbers of a state.
+
+    Cost:
+        Nothing if the module has no such tensors; a forward pass of a batch if it has, and two more
+        if one of them moves.
+    """
+    if MOVING not in routine.programs:
+        routine.programs[MOVING] = _found(routine, _watched(routine, skipped))
+    return routine.programs[MOVING]
+
+
+def inherit(run: "Routine", source: "Routine") -> "Routine":
+    """Return a run that was made of another one, and knows what moves in that one.
+
+    It would find the same by itself, unless a number moves by less than its format holds.
+    """
+    _ = source.statistics
+    known: Moving | None = source.programs.get(MOVING)
+    if known is None or not known.all:
+        return run
+    held = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
+    kinds = (known.quantities, known.clocks)
+    run.programs[MOVING] = Moving(
+        *({name: held[name].detach().clone() for name in kind} for kind in kinds)
+    )
+    return run
+
+
+def _found(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
+    if not watched:
+        return Moving()
+    # Not at the first parameters: a teacher that begins as its student would not move there.
+    first = _after(routine, watched, 0, 1.05)
+    moved = [name for name, tensor in first.items() if not _same(tensor, watched[name])]
+    if not moved:
+        return Moving()
+    # Those that count go the same way, whatever parameters and examples are.
+    others = [_after(routine, watched, 0, 1.1), _after(routine, watched, 1, 1.0)]
+    found = Moving()
+    for name in moved:
+        ends = [end.get(name) for end in others]
+        by_itself = all(end is not None and _same(end, first[name]) for end in ends)
+        is_clock = by_itself or not watched[name].is_floating_point()
+        (found.clocks if is_clock else found.quantities)[name] = watched[name]
+    dtype = routine.layout.dtype
+    for name, tensor in found.all.items():
+        if not _same(tensor.to(dtype).to(tensor.dtype), tensor) or (
+            name in found.quantities and torch.finfo(tensor.dtype).bits > torch.finfo(dtype).bits
+        ):
+            raise WitnessError(
+                f"The forward pass moves the buffer {name!r} of {tensor.dtype}, which the state, "
+                f"whose numbers are {dtype}, cannot hold without rounding it. Give the buffer the "
+                "format of the parameters, or convert the model with model.double()."
+            )
+    return found
+
+
+def _watched(routine: "HeldModule", skipped: frozenset[str]) -> dict[str, Tensor]:
+    """Return copies of the tensors that no state holds, by name."""
+    model = routine.model
+    found = {name: tensor for name, tensor in model.named_buffers() if name not in skipped}
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    if sum(tensor.numel() for tensor in frozen.values()) <= _MOST_FROZEN:
+        found |= frozen
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in found.items()
+        if type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_complex()
+        and tensor.device.type != "meta"
+    }
+
+
+def _after(
+    routine: "HeldModule", watched: Mapping[str, Tensor], step: int, scale: float
+) -> dict[str, Tensor]:
+    """Return the watched tensors after a forward pass, those that are still of their kind."""
+    run: Routine = routine  # pyright: ignore[reportAssignmentType] (the only kind of one)
+    step = min(step, run.num_steps - 1)
+    term = run.first_piece(next(run.terms(step)))
+    binding = run.binding
+    with torch.enable_grad(), binding.kept():
+        views = {name: (scale * p).requires_grad_() for name, p in run.trainable.items()}
+        # Running statistics are not looked at, and have to stay where they are as well.
+        buffers = {name: tensor.detach().clone() for name, tensor in run.model.named_buffers()}
+        frozen = {name: tensor.clone() for name, tensor in watched.items()}
+        binding.put({**views, **buffers, **frozen})
+        run.modes.train()
+        try:
+            z = {name: value.detach() for name, value in run.point().items()}
+            batch, arguments = run.loss_inputs(term, z, step)
+            with run.seeded(term, step):
+                run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+        except Exception:  # of the user's code, and told where a step is taken
+            return {}
+        now = binding.bound()
+    return {
+        name: end.detach()
+        for name, end in now.items()
+        if end is not None and name in watched and is_alike(end, watched[name])
+    }
+
+
+def is_alike(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors have one shape and one number format."""
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    equal_nan = one.is_floating_point()
+    return is_alike(one, other) and torch.allclose(one, other, rtol=0, atol=0, equal_nan=equal_nan)
+
+
+class Carrying(TorchFunctionMode):
+    """Runs a module whose buffers are a part of the state.
+
+    Args:
+        held: The buffers, as they are bound for the call.
+        is_traced: Whether their derivative is wanted. What the module takes out of the graph, by
+            ``detach()``, ``.data`` or ``no_grad()``, is then held constant in the step alone.
+    """
+
+    def __init__(self, held: Mapping[str, Tensor], *, is_traced: bool) -> None:
+        super().__init__()
+        self._names = {tensor.untyped_storage()._cdata: name for name, tensor in held.items()}
+        self._kept = list(held.values())  # alive, so that no address comes again
+        self._is_traced, self._is_off = is_traced, False
+        self._entered = ExitStack()
+
+    def __enter__(self) -> "Carrying":
+        if self._is_traced:
+            self._is_off = not torch.is_grad_enabled()
+            # no_grad() asks for it, to leave it as it was.
+            asked = mock.patch.object(torch, "is_grad_enabled", self._is_on)
+            self._entered.enter_context(asked)
+            # Without a graph nobody would save what stands in a buffer before it is written over.
+            saved = torch.autograd.graph.saved_tensors_hooks(self._saved, _as_saved)
+            self._entered.enter_context(saved)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._entered.close()
+
+    def _is_on(self) -> bool:
+        return not self._is_off
+
+    def _saved(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone() if self.holds(tensor) else tensor
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``func``, in the graph."""
+        del types
+        kwargs = kwargs or {}
+        own = _NORMS.get(func)
+        if own is not None:
+            found = own(self, args, kwargs)
+            if found is not None:
+                return found
+        if not self._is_traced:
+            return func(*args, **kwargs)
+        if func is _SET_GRAD:
+            self._is_off = not args[0]
+            return None
+        first: Any = args[0] if args else None
+        if func in _CUTS and isinstance(first, Tensor):
+            return first if self.holds(first) else self.stopped(first)
+        if func in _LOOKS and isinstance(first, Tensor):
+            return func(first.detach(), *args[1:], **kwargs)
+        if self.holds(first):
+            if func == _SET_DATA:
+                first.copy_(self.stopped(args[1]))
+                return None
+            if func is Tensor.requires_grad_:
+                return first
+        return self._in_the_graph(func, args, kwargs)
+
+    def _in_the_graph(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call ``func``, on what is held constant where the module wants no graph."""
+        into, named = kwargs.get("out"), {n: v for n, v in kwargs.items() if n != "out"}
+        if self._is_off:
+            name = getattr(func, "__name__", "")
+            kept = int(name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")))
+            rest: Any = tree_map(self.stopped, args[kept:])
+            args, named = (
+                (*args[:kept], *rest),
+                {n: tree_map(self.stopped, v) for n, v in named.items()},
+            )
+        if isinstance(into, Tensor) and self.holds(into):
+            return into.copy_(self.stopped(func(*args, **named)))
+        return func(*args, **(named if into is None else {**named, "out": into}))
+
+    def holds(self, tensor: Any) -> bool:  # noqa: ANN401 (any argument)
+        """Say whether something is one of the buffers, or a part of one."""
+        if not isinstance(tensor, Tensor):
+            return False
+        try:
+            return tensor.untyped_storage()._cdata in self._names
+        except (RuntimeError, NotImplementedError):
+            return False
+
+    def stopped(self, value: Any) -> Any:  # noqa: ANN401 (any argument)
+        """Return a value that the step holds constant; buffers, which are, and others as given."""
+        if type(value) not in (Tensor, torch.nn.Parameter) or not value.requires_grad:
+            return value
+        return value if self.holds(value) else stop_gradient(value)
+
+    def _move(self, buffer: Tensor, batch: Tensor, share: float) -> None:
+        buffer.copy_((1 - share) * buffer + share * self.stopped(batch).to(buffer.dtype))
+
+    def batch_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Normalize by the batch and move the statistics, or by the statistics, if it holds them.
+
+        Returns:
+            None where the statistics are no buffers of the state.
+        """
+        given = _bound(_BATCH_NORM, args, kwargs)
+        mean, variance, inputs = given["running_mean"], given["running_var"], given["input"]
+        if not self.holds(mean) or not self.holds(variance):
+            return None
+        if not given["training"]:
+            return _normalized(inputs, mean, variance, given)
+        axes = [axis for axis in range(inputs.ndim) if axis != 1]
+        found = torch.var_mean(inputs, dim=axes)
+        self._move(mean, found[1], given["momentum"])
+        self._move(variance, found[0], given["momentum"])
+        return functional.batch_norm(
+            inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
+        )
+
+    def instance_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Normalize each example by itself and move the statistics by their mean; likewise."""
+        given = _bound(_INSTANCE_NORM, args, kwargs)
+        mean, variance, inputs = given["running_mean"], given["running_var"], given["input"]
+        if not self.holds(mean) or not self.holds(variance):
+            return None
+        if not given["use_input_stats"]:
+            return _normalized(inputs, mean, variance, given)
+        found = torch.var_mean(inputs, dim=list(range(2, inputs.ndim)))
+        self._move(mean, found[1].mean(0), given["momentum"])
+        self._move(variance, found[0].mean(0), given["momentum"])
+        return functional.instance_norm(
+            inputs, weight=given["weight"], bias=given["bias"], eps=given["eps"]
+        )
+
+
+def _as_saved(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _normalized(inputs: Tensor, mean: Tensor, variance: Tensor, given: Mapping[str, Any]) -> Tensor:
+    shape = [1, -1, *[1] * (inputs.ndim - 2)]
+    found = (inputs - mean.view(shape)) * torch.rsqrt(variance + given["eps"]).view(shape)
+    if given["weight"] is not None:
+        found = found * given["weight"].view(shape)
+    return found if given["bias"] is None else found + given["bias"].view(shape)
+
+
+_BATCH_NORM: dict[str, Any] = {
+    "input": None,
+    "running_mean": None,
+    "running_var": None,
+    "weight": None,
+    "bias": None,
+    "training": False,
+    "momentum": 0.1,
+    "eps": 1e-5,
+}
+_INSTANCE_NORM: dict[str, Any] = {
+    "input": None,
+    "running_mean": None,
+    "running_var": None,
+    "weight": None,
+    "bias": None,
+    "use_input_stats": True,
+    "momentum": 0.1,
+    "eps": 1e-5,
+}
+
+
+def _bound(
+    names: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return arguments by name, given in the order of ``names``."""
+    return {**names, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+_NORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+    functional.batch_norm: Carrying.batch_norm,
+    functional.instance_norm: Carrying.instance_norm,
+}
+_SET_GRAD: Any = torch._C._set_grad_enabled
+_DATA: Any = Tensor.data
+_SET_DATA = _DATA.__set__
+_CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
+_LOOKS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+_IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")

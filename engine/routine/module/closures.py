@@ -1,0 +1,112 @@
+"""Hooks of a module that hold the module itself in a closure, and what a copy does with them.
+
+A deep copy copies no functions. A hook that closes over the outer module, or over a dictionary that
+the module holds, would read and write the one that was handed in, while the run trains a copy.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import nn
+
+_MOST = 1000
+"""Objects that a function may reach, of those that are looked at."""
+
+
+def bind_hooks(model: nn.Module, duplicate: nn.Module, reader: Callable[..., Any] | None) -> None:
+    """Let hooks of a copy hold the copy where those of the model hold the model.
+
+    Args:
+        model: The module.
+        duplicate: Its deep copy, changed in place.
+        reader: The loss. What it can reach by itself stays what it is in the hooks, which write
+            there for it.
+    """
+    copies = _copies(model, duplicate)
+    for key in [] if reader is None else _reached(reader):
+        copies.pop(key, None)
+    for module in duplicate.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for number, hook in hooks.items():
+                if isinstance(hook, FunctionType) and hook.__closure__:
+                    hooks[number] = _bound(hook, copies)
+
+
+def _copies(model: nn.Module, duplicate: nn.Module) -> dict[int, Any]:
+    """Return what a copy has in the place of modules and of what they hold, by identity."""
+    found: dict[int, Any] = {}
+    own = dict(duplicate.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        other = own.get(name)
+        if other is None or other is module:
+            continue
+        found[id(module)] = other
+        for key, value in vars(module).items():
+            if isinstance(value, dict | list | set) and not key.startswith("_"):
+                found[id(value)] = vars(other).get(key, value)
+    return found
+
+
+def _bound(hook: FunctionType, copies: dict[int, Any]) -> FunctionType:
+    cells = hook.__closure__ or ()
+    held = [_content(cell) for cell in cells]
+    if not any(id(value) in copies for value in held):
+        return hook
+    closure = tuple(
+        CellType(copies[id(value)]) if id(value) in copies else cell
+        for cell, value in zip(cells, held, strict=True)
+    )
+    made = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, closure)
+    made.__kwdefaults__ = hook.__kwdefaults__
+    made.__dict__.update(hook.__dict__)
+    return made
+
+
+def _content(cell: CellType) -> Any:  # noqa: ANN401 (any variable)
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that was not set yet
+        return None
+
+
+def _reached(function: Callable[..., Any]) -> set[int]:
+    """Return the identities of what a function can reach: closures, globals, owners, attributes."""
+    waiting: list[Any] = [function]
+    seen: dict[int, Any] = {}  # alive, so that no identity comes again
+    while waiting and len(seen) < _MOST:
+        value = waiting.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            waiting += islice(_parts(value), _MOST)
+    return set(seen)
+
+
+def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 (any object)
+    if isinstance(value, FunctionType):
+        yield from map(_content, value.__closure__ or ())
+        yield from value.__defaults__ or ()
+        names = [n for code in _codes(value.__code__) for n in code.co_names]
+        yield from (value.__globals__[name] for name in names if name in value.__globals__)
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set):
+        yield from value
+    elif isinstance(value, nn.Module):
+        yield from value.modules()
+        yield from (v for m in value.modules() for k, v in vars(m).items() if not k.startswith("_"))
+    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
+        yield from vars(value).values()
+
+
+def _codes(code: Any) -> Iterator[Any]:  # noqa: ANN401 (code of functions)
+    yield code
+    for constant in code.co_consts:
+        if hasattr(constant, "co_names"):
+            yield from _codes(constant)
