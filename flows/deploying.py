@@ -324,7 +324,9 @@ def _content(
     recipe: str, target: Target, changes: list[str], folder: str | None
 ) -> tuple[dict[str, Any], Recipe]:
     """Return what a recipe says, as parameters, and the recipe with its defaults."""
-    on_gpu = ["training.device=cuda"] if target.has_gpus else []
+    named = {change.partition("=")[0].strip() for change in changes}
+    wants_gpu = target.has_gpus and not named & {"training", "training.device"}
+    on_gpu = ["training.device=cuda"] if wants_gpu else []
     path, content = read_recipe_file(recipe, [*on_gpu, *changes])
     checked = validate_recipe(dict(content), str(path))
     if names_code(checked.problem, checked.arguments):

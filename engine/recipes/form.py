@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from engine.errors import ConfigurationError
 from engine.recipes.files import Recipe, changed
 from engine.recipes.problem_functions import arguments_schema
+from engine.recipes.reading.yaml import refuse_repeated
 
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
@@ -283,6 +284,7 @@ def filled_in(
     content = recipe.model_dump(mode="json")
     other = {key: value for key, value in wanted.items() if _value(content, key) != value}
     assigned = [each for each in settings or () if each and each.strip()]
+    refuse_repeated(assigned)
     for each in assigned:
         set_here = each.partition("=")[0].strip()  # a setting, or a group of them
         for key, value in other.items():

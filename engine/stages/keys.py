@@ -54,9 +54,9 @@ APART = {
     "applications/comparisons/rate_search_results.py": "gathers what stages made",
     "applications/comparisons/results.py": "gathers what stages made",
     **{
-        f"applications/{name}/{file}.py": "reports what stages made"
+        f"applications/{name}/{file}.py": "reports what stages made, or says what they will take"
         for name in ("attribution", "canaries", "smoothness")
-        for file in ("figures", "record", "report")
+        for file in ("figures", "record", "report", "works")
     },
     **{
         f"applications/{name}/kind.py": "says of what a kind of run is made"

@@ -51,12 +51,16 @@ def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
         if _of_numpy() != numpy:
             raise _refusal(what, "numpy.random")
     if random.getstate() != python:
-        drawn, left = _Drawn(), random.getstate()
+        drawn = _Drawn()
         with drawn:
             call()
         if drawn.lines:
             raise _refusal(what, f"Python's module random (at {drawn.lines[0]})")
-        if drawn.is_seeded and random.getstate() != left:
+        once = list(drawn.seeds)
+        if once:
+            with drawn:
+                call()
+        if drawn.seeds != once * 2:
             raise _refusal(what, "Python's module random, seeded with another number each time")
     return value
 
@@ -71,12 +75,12 @@ class _Drawn:
 
     Attributes:
         lines: File and line of each draw. Those of type checks are left out.
-        is_seeded: Whether they seed it.
+        seeds: States that it was seeded to, one after the other.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.is_seeded = False
+        self.seeds: list[object] = []
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
@@ -86,13 +90,16 @@ class _Drawn:
         sys.setprofile(self._before)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:  # noqa: ANN401 (of any event)
-        if event != "c_call" or getattr(called, "__self__", None) is not _GENERATOR:
+        if not event.startswith("c_") or getattr(called, "__self__", None) is not _GENERATOR:
+            return
+        if event != "c_call":
+            if called.__name__ in ("seed", "setstate"):
+                self.seeds.append(random.getstate()[:2])  # the third is a draw that was put aside
             return
         at: FrameType | None = frame
         while at is not None and at.f_code.co_filename == random.__file__:
             at = at.f_back
-        self.is_seeded |= called.__name__ in ("seed", "setstate")
-        if self.is_seeded or at is None:
+        if self.seeds or at is None or called.__name__ in ("seed", "setstate"):
             return
         file = at.f_code.co_filename
         if called.__name__ != "getstate" and not any(part in file for part in _TYPE_CHECKS):

@@ -16,6 +16,21 @@ RunArgument = Annotated[
     str,
     typer.Argument(help="Name of a run, or the beginning of it.", autocompletion=complete_run),
 ]
+
+
+def each_once(context: typer.Context, changes: list[str] | None) -> list[str] | None:
+    """Refuse two changes of one setting, of which the first would be lost."""
+    if changes and not context.resilient_parsing:
+        from engine.errors import ConfigurationError
+        from engine.recipes.reading.yaml import refuse_repeated
+
+        try:
+            refuse_repeated(changes)
+        except ConfigurationError as error:
+            raise typer.BadParameter(str(error)) from error
+    return changes
+
+
 ChangesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,6 +38,7 @@ ChangesOption = Annotated[
         help="Change a setting: dotted.key=value; mgd recipes RECIPE shows them all. May be "
         "repeated.",
         autocompletion=complete_change,
+        callback=each_once,
     ),
 ]
 StoreOption = Annotated[

@@ -208,24 +208,36 @@ def says_nothing(content: dict[Hashable, Any]) -> bool:
     )
 
 
-def assign_all(
-    content: dict[Any, Any], changes: Iterable[str], said: dict[Any, Any] | None = None
-) -> None:
-    """Carry out assignments in their order; see ``assign``.
+def refuse_repeated(changes: Iterable[str]) -> None:
+    """Refuse an assignment of what one before it has set: that one would be lost without a word.
+
+    Args:
+        changes: Assignments ``dotted.key=value`` that one person has written at once.
 
     Raises:
-        ConfigurationError: If one is no assignment, or two are of one setting: the first would be
-            lost without a word.
+        ConfigurationError: Repeats both.
     """
     seen: dict[str, str] = {}
     for change in changes:
         key = change.partition("=")[0].strip()
-        if key in seen:
-            raise ConfigurationError(
-                redacted(f"--set names {key} twice: {seen[key]!r} and {change!r}. ")
-                + "Leave out the one that is not meant."
-            )
+        for other in seen:
+            if f"{other}.".startswith(f"{key}."):  # the same one, or the group that it is in
+                raise ConfigurationError(
+                    redacted(f"{other} is set twice, by {seen[other]!r} and {change!r}. ")
+                    + "Leave out the one that is not meant."
+                )
         seen[key] = change
+
+
+def assign_all(
+    content: dict[Any, Any], changes: Iterable[str], said: dict[Any, Any] | None = None
+) -> None:
+    """Carry out assignments in their order; the last one of a setting wins. See ``assign``.
+
+    Raises:
+        ConfigurationError: If one is no assignment.
+    """
+    for change in changes:
         assign(content, change, said)
 
 

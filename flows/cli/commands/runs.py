@@ -17,6 +17,7 @@ from flows.cli.options import (
     SecondsOption,
     StoreOption,
     TrustOption,
+    each_once,
 )
 from flows.cli.terminal.one_message import one_message
 
@@ -83,7 +84,9 @@ def resume(  # noqa: PLR0913 (the options of one command)
     run: RunArgument,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Other workers for the rest: workers.key=value."),
+        typer.Option(
+            "--set", help="Other workers for the rest: workers.key=value.", callback=each_once
+        ),
     ] = None,
     store: StoreOption = "mgd-store",
     max_seconds: SecondsOption = None,

@@ -219,7 +219,8 @@ def test_a_trainer_of_ones_own_gets_all_points_at_once():
 
 
 @pytest.mark.parametrize(
-    ("value", "word"), [(0.97, "almost in proportion"), (0.42, "not smooth"), (-0.2, "chaos")]
+    ("value", "word"),
+    [(0.97, "almost in proportion"), (0.42, "Not smooth"), (-0.2, "Close to chaos")],
 )
 def test_a_score_is_told_beside_the_null_values(value, word):
     """Nobody shall read 0.4 as smooth."""

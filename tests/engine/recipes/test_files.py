@@ -394,25 +394,3 @@ def test_name_that_no_file_can_have_is_refused(name):
     """The system's own error would be a traceback."""
     with pytest.raises(ConfigurationError, match="There is no recipe"):
         load_recipe(name)
-
-
-@pytest.mark.parametrize("second", ["outer.num_steps=2", " outer.num_steps =3"])
-def test_a_setting_that_is_set_twice_is_refused_with_both(second):
-    """The last one would win without a word."""
-    with pytest.raises(ConfigurationError) as refusal:
-        load_recipe("digits-selection", ["outer.num_steps=3", "training.seed=1", second])
-
-    assert "outer.num_steps twice" in str(refusal.value)
-    assert "'outer.num_steps=3'" in str(refusal.value)
-    assert repr(second) in str(refusal.value)
-
-
-def test_secrets_of_what_is_set_twice_are_hidden():
-    """Both are repeated, and what is in them is not."""
-    changes = [f"arguments.url=https://user:S3CRET{i}@host/" for i in range(2)]
-
-    with pytest.raises(ConfigurationError) as refusal:
-        load_recipe("digits-selection", changes)
-
-    assert "twice" in str(refusal.value)
-    assert "S3CRET" not in str(refusal.value)

@@ -2,8 +2,10 @@
 
 import pytest
 
+from engine.errors import ConfigurationError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import changed, load_recipe
+from engine.recipes.reading.yaml import refuse_repeated
 
 REPLACED = [
     ("training={seed: 91}", "num_steps, batch_size, threads", "training.seed"),
@@ -48,3 +50,30 @@ def test_change_that_loses_nothing_is_not_told(change, caplog):
 
 def _of(group, name):
     return group[name] if isinstance(group, dict) else getattr(group, name)
+
+
+@pytest.mark.parametrize(
+    "second", ["outer.num_steps=2", " outer.num_steps =3", "outer={step_size: 0.1}", "outer="]
+)
+def test_a_setting_that_is_set_twice_is_refused_with_both(second):
+    """The last one would win without a word."""
+    with pytest.raises(ConfigurationError) as refusal:
+        refuse_repeated(["outer.num_steps=3", "training.seed=1", second])
+
+    assert "outer.num_steps is set twice" in str(refusal.value)
+    assert "'outer.num_steps=3'" in str(refusal.value)
+    assert repr(second) in str(refusal.value)
+
+
+def test_secrets_of_what_is_set_twice_are_hidden():
+    """Both are repeated, and what is in them is not."""
+    with pytest.raises(ConfigurationError) as refusal:
+        refuse_repeated(f"arguments.url=https://user:S3CRET{i}@host/" for i in range(2))
+
+    assert "twice" in str(refusal.value)
+    assert "S3CRET" not in str(refusal.value)
+
+
+def test_a_group_and_then_one_of_its_settings_are_two_changes():
+    """Nothing is lost: the second one is made in what the first one says."""
+    refuse_repeated(["outer={num_steps: 3}", "outer.step_size=1", "outers=2", "outer.step=1"])
