@@ -18,8 +18,9 @@ SMALL = [
 
 
 def as_options(changes):
-    """Return settings as the command line takes them."""
-    return [part for change in changes for part in ("--set", change)]
+    """Return settings as the command line takes them: each once, of which the last one counts."""
+    last = {change.partition("=")[0]: change for change in changes}
+    return [part for change in last.values() for part in ("--set", change)]
 
 
 def small(*changes):
