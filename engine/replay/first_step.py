@@ -258,7 +258,7 @@ def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
             # Those without parameters of their own have none to answer for.
             if isinstance(module, torch.jit.ScriptModule):
                 called.add(name)  # takes no hook
-            elif next(iter(module.parameters(recurse=False)), None) is not None:
+            elif any(tensor is not None for tensor in module._parameters.values()):
                 handle = module.register_forward_pre_hook(lambda *_, n=name: called.add(n))
                 stack.callback(handle.remove)
         yield

@@ -26,7 +26,7 @@ def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
 
     Args:
         what: What is called, for people.
-        call: Is called once; once or twice more only where a generator has moved meanwhile. One
+        call: Is called once; up to four times more only where a generator has moved meanwhile. One
             that seeds them itself, with the same number each time, passes.
         *owners: Where else generators are looked for, which the call may draw from.
 
@@ -51,13 +51,17 @@ def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
         if _of_numpy() != numpy:
             raise _refusal(what, "numpy.random")
     if random.getstate() != python:
-        drawn, left = _Drawn(), random.getstate()
+        drawn = _Drawn()
         with drawn:
             call()
         if drawn.lines:
             raise _refusal(what, f"Python's module random (at {drawn.lines[0]})")
-        if drawn.is_seeded and random.getstate() != left:
-            raise _refusal(what, "Python's module random, seeded with another number each time")
+        if drawn.seeds:
+            again = _Drawn()
+            with again:
+                call()
+            if drawn.seeds != again.seeds:
+                raise _refusal(what, "Python's module random, seeded with another number each time")
     return value
 
 
@@ -71,12 +75,13 @@ class _Drawn:
 
     Attributes:
         lines: File and line of each draw. Those of type checks are left out.
-        is_seeded: Whether they seed it.
+        seeds: What the generator is after each time that it is seeded. What it is at the end is
+            not looked at, since whoever checks types draws from it, too.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.is_seeded = False
+        self.seeds: list[object] = []
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
@@ -86,13 +91,16 @@ class _Drawn:
         sys.setprofile(self._before)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:  # noqa: ANN401 (of any event)
-        if event != "c_call" or getattr(called, "__self__", None) is not _GENERATOR:
+        if getattr(called, "__self__", None) is not _GENERATOR:
+            return
+        if event == "c_return" and called.__name__ in ("seed", "setstate"):
+            self.seeds.append(_GENERATOR.getstate())
+        if event != "c_call":
             return
         at: FrameType | None = frame
         while at is not None and at.f_code.co_filename == random.__file__:
             at = at.f_back
-        self.is_seeded |= called.__name__ in ("seed", "setstate")
-        if self.is_seeded or at is None:
+        if self.seeds or at is None or called.__name__ in ("seed", "setstate"):
             return
         file = at.f_code.co_filename
         if called.__name__ != "getstate" and not any(part in file for part in _TYPE_CHECKS):
