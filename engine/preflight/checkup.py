@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.errors import ConfigurationError, EngineError, IdleParametersError
 from engine.metaparameters.counts import Counts
@@ -26,9 +27,12 @@ from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
 from engine.replay.first_step import check_routine
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import refuse_no_routine, refuse_output, whole_number
+from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.types import Output
+from engine.witness.agreement import value_limit
+from engine.witness.repeated import refuse_other_output
 from engine.witness.twins import exact_twin, long_twin
 from engine.witness.witness import gradient_limit, testify
 
@@ -90,7 +94,8 @@ def checked(
 def _all_checks(
     routine: Routine, output: Output, num_directions: int, replay: ReplayConfig
 ) -> Iterator[Check]:
-    first = _attempt("first-step", lambda: _check_first_step(routine, output))
+    began: list[Tensor] = []
+    first = _attempt("first-step", lambda: _check_first_step(routine, output, began))
     yield first
     long = long_twin(routine)
     census: operations.Census | None = None
@@ -122,16 +127,31 @@ def _all_checks(
     for name, kind in routine.metaparameters.items():
         if isinstance(kind, Counts) and neighbours(kind.steps, routine.num_steps):
             yield _attempt("injection", lambda n=name: check_injection(routine, output, n, replay))
+    if began and not isinstance(output, MeanLoss):  # of a mean of the loss more is known
+        yield _attempt("output", lambda: _check_output_again(routine, output, began[0]))
 
 
-def _check_first_step(routine: Routine, output: Output) -> Check:
-    check_routine(routine, output, routine.point())
+def _check_first_step(routine: Routine, output: Output, began: list[Tensor]) -> Check:
+    began.append(check_routine(routine, output, routine.point()))
     return Check(
         name="first-step",
         verdict=Verdict.PASS,
         value=0,
         limit=0,
         cause="The first step is a pure function of state, z and t, and reads all of them.",
+    )
+
+
+def _check_output_again(routine: Routine, output: Output, before: Tensor) -> Check:
+    return Check(
+        name="output",
+        verdict=Verdict.PASS,
+        value=refuse_other_output(routine, output, routine.point(), before),
+        limit=value_limit(routine),
+        cause=(
+            "After the trainings of these checks the output at the start of the run is what it was "
+            "before them."
+        ),
     )
 
 

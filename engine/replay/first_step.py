@@ -35,7 +35,7 @@ _FEW = 8
 """Examples on which coupling is looked for."""
 
 
-def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: bool = True) -> None:
+def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: bool = True) -> Tensor:
     """Try the first step, its product and the output once.
 
     Args:
@@ -44,6 +44,10 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         z: Metaparameters.
         twice: Whether the step is run twice, and compared with itself; not needed where
             ``testify`` does so at a later one.
+
+    Returns:
+        The output at the start of the run, or its first part, a scalar, to be compared with what it
+        is there after the training.
 
     Raises:
         ConfigurationError: If there is no metaparameter, z does not fit, or a step is not a pure
@@ -54,7 +58,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         NonFiniteError: If the first loss or the output is not finite.
 
     Cost:
-        One product, a gradient, an evaluation of the output and its gradient; and for ``twice``,
+        One product, a gradient, two evaluations of the output and its gradient; and for ``twice``,
         pieces, shards and compiled steps a gradient that is differentiated once more, and two plain
         steps.
     """
@@ -72,7 +76,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
         if twice or in_pieces:
             _check_pure(routine, z)
         _check_coupling(routine, state)
-        _check_output(routine, output, state)
+        value = _check_output(routine, output, state)
         _refuse_detached(routine, unused, idle, state, output)
         _, cotangent = seed_adjoint(routine, state, output)
         with _any_failure_told():
@@ -84,6 +88,7 @@ def check_routine(routine: Routine, output: Output, z: Metaparams, *, twice: boo
                 refuse_nonfinite_product(routine, z, state, cotangent, product)
             if twice or in_pieces or routine.compile:  # a compiled graph has nodes of its own
                 check_twice_differentiable(routine, state["params"], z, 0)
+    return value
 
 
 def check_unroll(routine: Routine, unroll: int) -> None:
@@ -258,7 +263,7 @@ def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
             # Those without parameters of their own have none to answer for.
             if isinstance(module, torch.jit.ScriptModule):
                 called.add(name)  # takes no hook
-            elif next(iter(module.parameters(recurse=False)), None) is not None:
+            elif any(tensor is not None for tensor in module._parameters.values()):
                 handle = module.register_forward_pre_hook(lambda *_, n=name: called.add(n))
                 stack.callback(handle.remove)
         yield
@@ -338,7 +343,7 @@ def _check_coupling(routine: Routine, state: State) -> None:
     )
 
 
-def _check_output(routine: Routine, output: Output, state: State) -> None:
+def _check_output(routine: Routine, output: Output, state: State) -> Tensor:
     evaluated = routine.optimizer.evaluated
     own = {OWN: state[OWN].detach().requires_grad_()} if OWN in state else {}
     leaf = state[evaluated].detach().requires_grad_()
@@ -362,3 +367,4 @@ def _check_output(routine: Routine, output: Output, state: State) -> None:
             "The output does not depend on the model's parameters. Look for a detach(), a "
             "no_grad() or an argmax in it: accuracy has no derivative, use a loss."
         )
+    return value.detach()

@@ -270,10 +270,10 @@ def tried(
     refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):
         first = FirstCalls(routine, refuse_low_precision(routine, z))
-        if witness:  # before the loss is called more often
-            first.see_outputs(outputs, z)
         for number, output in enumerate(outputs):
-            check_routine(routine, output, z, twice=not (witness or number))
+            value = check_routine(routine, output, z, twice=not (witness or number))
+            if witness:
+                first.see_output(output, value)
     with told_by_witness():
         seen = testify(routine, outputs, z) if witness else Witness()
     first.refuse_other_hooks()

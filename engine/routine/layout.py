@@ -48,8 +48,9 @@ class Layout:
         for name, tensor in tensors.items():
             if tensor.dtype.is_complex:
                 raise ConfigurationError(
-                    f"{name!r} is complex, and the flat vector of a state is real. Keep it as two "
-                    "real parameters, and join them by torch.view_as_complex in the forward pass."
+                    f"{name!r} is complex, and the flat vector of a state is real. Keep it as "
+                    "nn.Parameter(torch.view_as_real(w).clone()), which torch's optimizers see in "
+                    "it, too, and read torch.view_as_complex(w) in the forward pass."
                 )
             if not tensor.dtype.is_floating_point:
                 raise ConfigurationError(

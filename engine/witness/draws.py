@@ -26,7 +26,7 @@ def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
 
     Args:
         what: What is called, for people.
-        call: Is called once; once or twice more only where a generator has moved meanwhile. One
+        call: Is called once; up to four times more only where a generator has moved meanwhile. One
             that seeds them itself, with the same number each time, passes.
         *owners: Where else generators are looked for, which the call may draw from.
 
@@ -56,12 +56,12 @@ def undrawn(what: str, call: Callable[[], _Value], *owners: object) -> _Value:
             call()
         if drawn.lines:
             raise _refusal(what, f"Python's module random (at {drawn.lines[0]})")
-        once = list(drawn.seeds)
-        if once:
-            with drawn:
+        if drawn.seeds:
+            again = _Drawn()
+            with again:
                 call()
-        if drawn.seeds != once * 2:
-            raise _refusal(what, "Python's module random, seeded with another number each time")
+            if drawn.seeds != again.seeds:
+                raise _refusal(what, "Python's module random, seeded with another number each time")
     return value
 
 
@@ -75,7 +75,8 @@ class _Drawn:
 
     Attributes:
         lines: File and line of each draw. Those of type checks are left out.
-        seeds: States that it was seeded to, one after the other.
+        seeds: What the generator is after each time that it is seeded. What it is at the end is
+            not looked at, since whoever checks types draws from it, too.
     """
 
     def __init__(self) -> None:
@@ -90,11 +91,11 @@ class _Drawn:
         sys.setprofile(self._before)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:  # noqa: ANN401 (of any event)
-        if not event.startswith("c_") or getattr(called, "__self__", None) is not _GENERATOR:
+        if getattr(called, "__self__", None) is not _GENERATOR:
             return
+        if event == "c_return" and called.__name__ in ("seed", "setstate"):
+            self.seeds.append(_GENERATOR.getstate())
         if event != "c_call":
-            if called.__name__ in ("seed", "setstate"):
-                self.seeds.append(random.getstate()[:2])  # the third is a draw that was put aside
             return
         at: FrameType | None = frame
         while at is not None and at.f_code.co_filename == random.__file__:

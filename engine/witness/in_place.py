@@ -16,6 +16,7 @@ from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.binding import own_modes
 from engine.routine.module.counters import COUNTERS, is_read, small_buffers
 from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine
@@ -329,7 +330,7 @@ def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step: int) -> Seen:
     """Let the module take a step by itself, as far as its gradient."""
     batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
-    _train(given, routine)
+    put_into_training(given, routine)
     with torch.enable_grad(), routine.seeded(term, step), torchs_own():
         kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
         losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
@@ -368,8 +369,10 @@ def _clear_gradients(given: nn.Module, before: Mapping[str, tuple[Tensor | None,
         parameter.grad = None
 
 
-def _train(given: nn.Module, routine: Routine) -> None:
+def put_into_training(given: nn.Module, routine: Routine) -> None:
     """Put the handed-in module into the modes in which the run trains."""
+    if own_modes(given):
+        given.train()
     flags = routine.modes.flags
     for name, module in given.named_modules():
         if name in flags:

@@ -17,7 +17,7 @@ from engine.routine.routine import Routine
 from engine.types import Output, State
 from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.draws import undrawn
-from engine.witness.in_place import InPlace
+from engine.witness.in_place import InPlace, put_into_training
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.precision import full_precision
 
@@ -52,8 +52,9 @@ def own_output(place: InPlace, output: Output) -> Tensor:
         output: phi, or as much of it as ``compare_output`` takes.
     """
     place.put(evaluated=True)
-    place.given.eval()
     routine = place.routine
+    put_into_training(place.given, routine)
+    place.given.eval()
     with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
         return _without_graph(routine.told(first_part(output)), place.given)
 

@@ -1,6 +1,6 @@
 """Two runs of one step, which have to have the same bits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,6 +62,38 @@ def refuse_another(
     )
 
 
+def refuse_other_output(routine: Routine, output: Output, z: Metaparams, before: Tensor) -> float:
+    """Refuse an output that is another one at the start of the run than before a training.
+
+    Args:
+        routine: The run.
+        output: phi; of one with parts, the first is compared.
+        z: Metaparameters.
+        before: What ``check_routine`` found it to be.
+
+    Returns:
+        The relative difference.
+
+    Raises:
+        WitnessError: With both values.
+
+    Cost:
+        One evaluation, without a graph.
+    """
+    with filling(), deterministic(), routine.binding.kept(), torch.no_grad():
+        now: Tensor = routine.evaluate(first_part(output), routine.initial_state(z))
+    error = relative(now.detach(), before, least_size(routine))
+    if not error <= value_limit(routine):
+        raise WitnessError(
+            f"The output at the start of the run was {float(before):.8g} before the training and "
+            f"is {float(now):.8g} after it, at the same parameters, so it reads what the training "
+            "left behind: a best loss, a history, a counter. It has no derivative by that. Compute "
+            "all of it from the model that the output is given, or carry it as a state of the "
+            "run's own: Routine(state=, advance=)."
+        )
+    return error
+
+
 class FirstCalls:
     """What loss and hooks said when they were called first, to be compared with later calls.
 
@@ -103,44 +135,29 @@ class FirstCalls:
             "optimizer's update."
         )
 
-    def see_outputs(self, outputs: Sequence[Output], z: Metaparams) -> None:
-        """Keep what outputs are at the start of the run, before it is trained.
+    def see_output(self, output: Output, value: Tensor) -> None:
+        """Keep what an output is at the start of the run, before it is trained.
 
-        Those that are means of the loss are left out: of the loss more is known.
+        That of a mean of the loss is not kept: of the loss more is known.
 
-        Cost:
-            One evaluation of each, and one more afterwards.
+        Args:
+            output: phi.
+            value: What it is there, or its first part is.
         """
-        own = [output for output in outputs if not isinstance(output, MeanLoss)]
-        found = [(output, self._value(output, z)) for output in own]
-        # What is no tensor is refused with words of its own.
-        self._values = [(output, value) for output, value in found if value is not None]
+        if not isinstance(output, MeanLoss):
+            self._values.append((output, value))
 
     def refuse_other_outputs(self, z: Metaparams) -> None:
         """Refuse an output that is another one at the same parameters, after the training.
 
         Raises:
             WitnessError: With both values.
-        """
-        routine = self._routine
-        for output, before in self._values:
-            now = self._value(output, z)
-            if now is not None and relative(now, before, least_size(routine)) > value_limit(
-                routine
-            ):
-                raise WitnessError(
-                    f"The output at the start of the run was {float(before):.8g} before the "
-                    f"training and is {float(now):.8g} after it, at the same parameters, so it "
-                    "reads what the training left behind: a best loss, a history, a counter. It "
-                    "has no derivative by that. Compute all of it from the model that the output "
-                    "is given, or carry it as a state of the run's own: Routine(state=, advance=)."
-                )
 
-    def _value(self, output: Output, z: Metaparams) -> Tensor | None:
-        with filling(), deterministic(), self._routine.binding.kept(), torch.enable_grad():
-            part = first_part(output)
-            value: object = self._routine.evaluate(part, self._routine.initial_state(z))
-        return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
+        Cost:
+            One evaluation of each output, without a graph.
+        """
+        for output, before in self._values:
+            refuse_other_output(self._routine, output, z, before)
 
     def refuse_another_loss(self, later: Tensor) -> None:
         """Refuse a loss of step 0 that is another one by now.

@@ -118,8 +118,9 @@ def testify(
         Three plain steps (one of them by the module itself, and one that the other checks then
         leave out), a loss, two evaluations of each output, four gradients of a few examples in
         float64 and two in the run's own format, six updates, and what ``compare_output_slope``
-        takes. Beside the two evaluations about three plain steps of a GPT, two of a ResNet, and
-        eight of a network that is so small that calls cost more than numbers;
+        takes. An output that is no mean of the loss is evaluated once more after the training.
+        Beside the two evaluations one to three plain steps of a GPT, two of a ResNet, and eight to
+        fourteen of a network that is so small that calls cost more than numbers;
         ``tests/bench/bench_witness.py`` measures it.
     """
     with filling(), deterministic():

@@ -52,6 +52,19 @@ PADDED = torch.tensor([[False, False, True, True]])
 MASK = torch.rand(16, 16, generator=torch.Generator().manual_seed(3)).gt(0.7).double()
 
 
+class AsReal(nn.Module):
+    """A complex weight kept as the refusal of one says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        w = torch.complex(*torch.randn(2, 6, 3, dtype=torch.float64).mul(0.3))
+        self.w = nn.Parameter(torch.view_as_real(w).clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return sizes."""
+        return (inputs.to(torch.complex128) @ torch.view_as_complex(self.w)).abs()
+
+
 class AlwaysTraining(nn.Sequential):
     """Monte-Carlo dropout: a model that is evaluated as it is trained."""
 
@@ -66,6 +79,7 @@ LAYERS: dict[str, Variant] = {
             nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)
         ).double()
     ),
+    "complex weight as a real one": Variant(AsReal, momentum=0.9),
     "LSTM": around(lambda m, h: m(tokens(h))[0], lambda: nn.LSTM(4, 5, batch_first=True)),
     "GRU": around(lambda m, h: m(tokens(h))[0], lambda: nn.GRU(4, 5, batch_first=True)),
     "bidirectional RNN": around(

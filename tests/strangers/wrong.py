@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.strangers import wrong_by_little, wrong_later, wrong_outputs
+from tests.strangers import modes, wrong_by_little, wrong_later, wrong_outputs
 from tests.strangers.norms import Norms
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Words, token_data
@@ -220,6 +220,7 @@ def _post_accumulated() -> nn.Module:
 REFUSED = {
     **_refused(),
     **wrong_outputs.REFUSED,
+    **modes.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,
 }

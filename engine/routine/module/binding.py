@@ -111,6 +111,24 @@ def hooked(hooks: tuple[Hook, ...], gradient: Tensor) -> Tensor:
     return gradient
 
 
+_PLAIN = {
+    kind: {getattr(owner, kind) for owner in (nn.Module, torch.jit.ScriptModule)}
+    for kind in ("train", "eval")
+}
+
+
+def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules with a ``train()`` or ``eval()`` of somebody's own, and their names."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(
+            getattr(type(module), kind) not in plain or kind in vars(module)
+            for kind, plain in _PLAIN.items()
+        )
+    ]
+
+
 class Modes:
     """Which modules train, as the user handed them in.
 
@@ -122,6 +140,7 @@ class Modes:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model, self._has_code, self._evaluated = model, bool(own_modes(model)), False
         wanted = [module.training or not model.training for module in model.modules()]
         model.train()
         for module, flag in zip(model.modules(), wanted, strict=True):
@@ -129,8 +148,20 @@ class Modes:
         self._flags = [(module, module.training) for module in model.modules()]
         self.flags = {name: module.training for name, module in model.named_modules()}
 
+    def evaluate(self) -> None:
+        """Put every module into evaluation mode, by its own code."""
+        self._evaluated = self._has_code
+        self._model.eval()
+
     def train(self) -> None:
-        """Put every module into the mode that it has while the run trains."""
+        """Put every module into the mode that it has while the run trains.
+
+        Where the module has code of its own for that, which may do more than torch's, it is called
+        whenever there was an evaluation.
+        """
+        if self._evaluated:
+            self._evaluated = False
+            self._model.train()
         for module, flag in self._flags:
             if module.training is not flag:
                 module.training = flag

@@ -1,7 +1,8 @@
-"""Hooks of a module that hold the module itself in a closure, and what a copy does with them.
+"""Functions of a module that hold the module itself in a closure, and what a copy does with them.
 
 A deep copy copies no functions. A hook that closes over the outer module, or over a dictionary that
-the module holds, would read and write the one that was handed in, while the run trains a copy.
+the module holds, would read and write the one that was handed in, while the run trains a copy; and
+so would a ``forward`` or ``train`` that somebody has put in the place of the module's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from itertools import islice
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 _MOST = 1000
@@ -26,12 +28,17 @@ def bind_hooks(model: nn.Module, duplicate: nn.Module, reader: Callable[..., Any
             there for it.
     """
     copies = _copies(model, duplicate)
+    for module in duplicate.modules():
+        held = vars(module)
+        for key, value in held.items() if not isinstance(module, torch.jit.ScriptModule) else ():
+            if isinstance(value, FunctionType):
+                held[key] = _bound(value, copies)
     for key in [] if reader is None else _reached(reader):
         copies.pop(key, None)
     for module in duplicate.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for number, hook in hooks.items():
-                if isinstance(hook, FunctionType) and hook.__closure__:
+                if isinstance(hook, FunctionType):
                     hooks[number] = _bound(hook, copies)
 
 
@@ -53,16 +60,26 @@ def _copies(model: nn.Module, duplicate: nn.Module) -> dict[int, Any]:
 def _bound(hook: FunctionType, copies: dict[int, Any]) -> FunctionType:
     cells = hook.__closure__ or ()
     held = [_content(cell) for cell in cells]
-    if not any(id(value) in copies for value in held):
+    now = [_exchanged(value, copies) for value in held]
+    given = hook.__defaults__ or ()
+    defaults = tuple(_exchanged(value, copies) for value in given)
+    if all(a is b for a, b in zip((*held, *given), (*now, *defaults), strict=True)):
         return hook
     closure = tuple(
-        CellType(copies[id(value)]) if id(value) in copies else cell
-        for cell, value in zip(cells, held, strict=True)
+        cell if other is value else CellType(other)
+        for cell, value, other in zip(cells, held, now, strict=True)
     )
-    made = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, closure)
+    made = FunctionType(hook.__code__, hook.__globals__, hook.__name__, defaults or None, closure)
     made.__kwdefaults__ = hook.__kwdefaults__
     made.__dict__.update(hook.__dict__)
     return made
+
+
+def _exchanged(value: Any, copies: dict[int, Any]) -> Any:  # noqa: ANN401 (any variable)
+    """Return what a copy has in the place of a value; a method is that of the copy's module."""
+    if isinstance(value, MethodType) and id(value.__self__) in copies:
+        return MethodType(value.__func__, copies[id(value.__self__)])
+    return copies.get(id(value), value)
 
 
 def _content(cell: CellType) -> Any:  # noqa: ANN401 (any variable)

@@ -267,9 +267,10 @@ class HeldModule:
             held = {} if self.statistics is None else self.statistics.bound(self._bound)
             counters = {name: value.clone() for name, value in self.counters.items()}
             self.binding.put({**views, **held, **counters} if held or counters else views)
-            self.modes.train()
-            if not training:
-                self.model.eval()  # its own code, with the tensors of the state in place
+            if training:
+                self.modes.train()
+            else:
+                self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = _addresses(views) if training else None
             carried = {n: held[n] for n in self._carried}
             with self._carrying(carried):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from engine.errors import ConfigurationError
 from engine.numerics.fingerprint import fingerprint
-from engine.routine.module.binding import copied
+from engine.routine.module.binding import copied, own_modes
 
 LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
 
@@ -39,42 +40,49 @@ def model_from(given: Any, loss: Any) -> nn.Module:  # noqa: ANN401 (whatever wa
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # the same numbers; a sparse gradient has no flat vector
-    _refuse_moving_modes(model)
+    _refuse_moving_modes(given, loss)
     return model
 
 
-def _refuse_moving_modes(model: nn.Module) -> None:
-    """Refuse a ``train()`` of somebody's own that rewrites weights, as some adapters merge theirs.
+def _refuse_moving_modes(given: nn.Module, loss: Any) -> None:  # noqa: ANN401 (whatever was handed in)
+    """Refuse a ``train()`` or ``eval()`` of somebody's own that writes weights.
 
-    Such weights are in no state, and what is written into them has no derivative.
+    Some adapters merge theirs, some models clamp or load them. Such weights are in no state, and
+    what is written into them has no derivative. It is tried on a copy, where the weights move
+    between the calls, as they do in training: a little, and then so far that bounds are met.
     """
-    plain = (nn.Module.train, torch.jit.ScriptModule.train)
-    owners = [(n, m) for n, m in model.named_modules() if type(m).train not in plain]
+    owners = own_modes(given)
     if not owners:
         return
-    flags = [(module, module.training) for module in model.modules()]
-    held = dict((*model.named_parameters(), *model.named_buffers()))
-    before = {name: fingerprint(tensor) for name, tensor in held.items() if tensor.numel()}
-    model.train()
-    model.train(False)
-    now = dict((*model.named_parameters(), *model.named_buffers()))
-    moved = [
-        name for name, seen in before.items() if name not in now or fingerprint(now[name]) != seen
-    ]
-    if moved:
-        name, owner = max(
-            ((n, m) for n, m in owners if moved[0].startswith(n)),
-            key=lambda each: len(each[0]),
-            default=owners[0],
-        )
-        raise ConfigurationError(
-            f"{name or 'model'!r} ({type(owner).__name__}) rewrites {moved[0]!r} in its train() or "
-            "eval(), as adapters do that merge their weights for evaluation, and what is written "
-            "there has no derivative. Turn that off (merge_weights=False, say), so that the "
-            "forward pass computes the same in both modes."
-        )
-    for module, flag in flags:
-        module.training = flag
+    model = copied(given, loss)
+    for scale in (1.0, 1.05, 1e3, 1e-6):
+        held = dict((*model.named_parameters(), *model.named_buffers()))
+        for tensor in held.values():
+            if tensor.is_floating_point() and scale != 1:
+                with torch.no_grad(), suppress(RuntimeError):  # e.g. an expanded buffer
+                    tensor.mul_(scale).add_(scale - 1)
+        before = {name: fingerprint(tensor) for name, tensor in held.items() if tensor.numel()}
+        for call in (model.train, model.eval, model.train):
+            call()
+            now = dict((*model.named_parameters(), *model.named_buffers()))
+            moved = [n for n in before if n not in now or fingerprint(now[n]) != before[n]]
+            if moved:
+                raise ConfigurationError(_moved_by_a_mode(owners, moved[0]))
+
+
+def _moved_by_a_mode(owners: list[tuple[str, nn.Module]], moved: str) -> str:
+    name, owner = max(
+        ((n, m) for n, m in owners if moved.startswith(n)),
+        key=lambda each: len(each[0]),
+        default=owners[0],
+    )
+    return (
+        f"{name or 'model'!r} ({type(owner).__name__}) rewrites {moved!r} in its train() or "
+        "eval(), as adapters do that merge their weights for evaluation, and what is written "
+        "there has no derivative. Turn that off (merge_weights=False, say), so that the forward "
+        "pass computes the same in both modes; bounds of weights belong into the optimizer's "
+        "update."
+    )
 
 
 def _refuse_no_module(given: Any) -> None:  # noqa: ANN401 (whatever is handed in)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from engine.preflight.checkup import check
@@ -98,10 +99,31 @@ def test_a_report_names_what_it_measured(relu):
         "training",
         "adjoint",
         "metasmoothness",
+        "output",
     ]
     assert relu["whole-run-autograd"].value < relu["whole-run-autograd"].limit
     assert 0 <= relu["training"].value < 1
     assert all(each.cause.endswith(".") for each in relu.checks)
+
+
+def test_an_output_that_reads_what_training_left_behind_is_refused():
+    """The preflight of a flow stands for the comparison that a call makes after its run."""
+    kept = []
+
+    run = routine()
+
+    def noted(model, batch):
+        losses = run.loss(model, batch)
+        kept.append(losses.detach().mean())
+        return losses
+
+    found = check(
+        replace(run, loss=noted), lambda m: output(m) * torch.stack(kept).min(), num_directions=1
+    )
+
+    assert found.verdict is Verdict.REFUSE
+    assert "before the training and is" in found["output"].cause
+    assert "Routine(state=, advance=)" in found["output"].remedy
 
 
 @pytest.mark.parametrize(

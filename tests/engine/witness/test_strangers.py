@@ -3,7 +3,7 @@
 import pytest
 
 from engine import EngineError
-from tests.strangers import carried, wrong_by_little, wrong_later
+from tests.strangers import carried, modes, wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
@@ -17,6 +17,7 @@ SOUND = {
     **wrong_by_little.SOUND,
     **wrong_later.SOUND,
     **carried.SOUND,
+    **modes.SOUND,
 }
 ALWAYS = {
     "checkpoint",
