@@ -166,6 +166,13 @@ def _annealed_by_item(net, hidden):
     return hidden * min(1.0, net.kept.item() / 4)
 
 
+def _counted_from_one(net, hidden):
+    if net.training:
+        net.kept += 0.25
+        return hidden
+    return hidden * float(net.kept)
+
+
 def _annealed(net, hidden):
     if net.training:
         net.kept += 1
@@ -263,6 +270,7 @@ SOUND: dict[str, Variant] = {
     "carried: annealed by a number": moves(_annealed_by_item, kept=COUNT),
     "carried: annealed by a real number": moves(_annealed_by_item, kept=COUNT.float()),
     "carried: annealed by a tensor": moves(_annealed, kept=COUNT),
+    "carried: a real number that begins at one": moves(_counted_from_one, kept=ONE),
     "carried: another branch after a while": moves(_after_a_while, kept=COUNT),
     "carried: statistics of its own": moves(
         _statistics_of_its_own, kept=ZEROS, scale=torch.ones(WIDTH)
@@ -503,7 +511,7 @@ REFUSED: dict[str, tuple[Variant, str]] = {
     ),
     "moves twice in a checkpoint": (
         Variant(lambda: _Checkpointed(torch.sin).double()),
-        _NUMBER,
+        "backward pass writes into the buffer 'kept'",
     ),
     "counts, and then follows": (
         moves(_counts_and_then_follows, kept=ONE, count=COUNT),

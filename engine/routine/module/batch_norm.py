@@ -290,7 +290,7 @@ class RunningStatistics:
             if name in self.carried.clocks and own.is_floating_point() and end.requires_grad:
                 raise WitnessError(follows_now(name))
         if self._noted:
-            self._noted[-1].note(ends)
+            self._noted[-1].note(ends, self.carried.quantities)
 
     def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
         """Return the statistics after a step.

@@ -1,6 +1,6 @@
 """What the layers of a module did with their buffers in a step."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,10 +47,15 @@ class Calls(list[Call]):
         self.left: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
 
-    def note(self, ends: Mapping[str, Tensor]) -> None:
-        """Note where a call has led the buffers that the module moves by itself."""
+    def note(self, ends: Mapping[str, Tensor], quantities: Collection[str]) -> None:
+        """Note where a call has led the buffers that the module moves by itself.
+
+        Args:
+            ends: By name.
+            quantities: Those that have a derivative; a backward pass may count.
+        """
         self.left.update(ends)
-        self._versions.update({name: end._version for name, end in ends.items()})
+        self._versions.update({n: e._version for n, e in ends.items() if n in quantities})
 
     def refuse_written(self, values: Mapping[str, Tensor] | None = None) -> None:
         """Refuse a backward pass that has written into what a call left.
@@ -61,12 +66,17 @@ class Calls(list[Call]):
         Raises:
             WitnessError: Names a buffer.
         """
-        for name, end in self.left.items():
-            known = values is None or torch.equal(end, values[name])
-            if end._version == self._versions[name] and known:
+        for name, version in self._versions.items():
+            end = self.left[name]
+            stays = values is None or _same(end, values[name])
+            if end._version == version and stays:
                 continue
             raise WitnessError(
                 f"The backward pass writes into the buffer {name!r} (a hook on a gradient, or a "
                 "call that is made again for a checkpoint), and what it writes there has no "
                 "derivative. Let the forward pass alone move it, outside of what is made again."
             )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
