@@ -17,6 +17,7 @@ from engine.routine.routine import Routine
 from engine.schedules.trees import Action, Reverse
 from engine.types import Metaparams, State
 from engine.witness.curvature import Here, compare_loss
+from engine.witness.moved_statistics import refuse_cut_statistics
 
 
 class LaterSteps:
@@ -37,7 +38,8 @@ class LaterSteps:
 
     Cost:
         At each of four states the losses of a batch, which say what examples tell most, and a
-        product and a gradient in float64: of one example, or of more where they are small.
+        product and a gradient in float64: of one example, or of more where they are small. Where
+        the module moves buffers, what ``refuse_cut_statistics`` takes.
     """
 
     def __init__(self, routine: Routine, z: Metaparams, *, refuses: bool = True) -> None:
@@ -88,6 +90,7 @@ class LaterSteps:
         if not torch.isfinite(losses).all():
             return None
         try:
+            refuse_cut_statistics(routine, rows, z, step)
             found, _ = compare_loss(
                 routine,
                 Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, is_late=True),

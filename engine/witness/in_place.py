@@ -127,7 +127,7 @@ class Frozen:
             raise WitnessError(
                 f"Buffer {buffers[0]!r} changes during training, outside the state, so a replayed "
                 "step would not read what the step read. "
-                f"{_cure_of_buffer(self._module, buffers[0])}"
+                f"{_cure_of_buffer(self._module is self._routine.model)}"
             )
         moved = [name for name in moved if name not in buffers]
         if moved:
@@ -197,17 +197,19 @@ _DECLARED = (
 )
 
 
-def _cure_of_buffer(module: nn.Module, name: str) -> str:
-    owner = module.get_submodule(name.rpartition(".")[0])
-    if "SpectralNorm" in type(owner).__name__ or name.endswith(("weight_u", "weight_v")):
+def _cure_of_buffer(is_own: bool) -> str:
+    """Return what to do about a buffer that moves, and which no state holds."""
+    if not is_own:
         return (
-            "Spectral normalization improves its singular vectors at every call in training mode: "
-            "remove it with torch.nn.utils.parametrize.remove_parametrizations, or penalize the "
-            "norm in the loss."
+            "It moves in the module that you handed in, and not in the run's copy of it: by a "
+            "hook or a function that holds that module itself, or by a counter outside of it. Let "
+            "the forward pass write into the module that it is called on (self, or what a hook is "
+            "given): such a buffer is a part of the state."
         )
     return (
-        f"Use a layer in place of {type(owner).__name__} that keeps none, such as one without "
-        f"running statistics; what only counts calls can be left out. {_DECLARED}"
+        "What the forward pass moves at every step of training, in one shape, is a part of the "
+        "state; this moves later, in the backward pass, in evaluation, or grows. Let the forward "
+        f"pass write it at every step. {_DECLARED}"
     )
 
 

@@ -16,6 +16,7 @@ from engine.errors import WitnessError
 from engine.numerics.determinism import generator
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.calls import follows_now
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
 from engine.witness.finite_differences import Function, compare_first, directions, not_settled
@@ -43,15 +44,33 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
 
     Cost:
         The loss of at most 32 examples in float64 with its graph, and once without; some more
-        where that does not agree. Where the module moves buffers by rules of its own, a gradient
-        of them, its derivative, and a gradient more.
+        where that does not agree. Two losses more where a real number counts. Where the module
+        moves buffers by rules of its own, a gradient of them, its derivative, and a gradient more.
     """
     if routine.statistics is None:
         return ""
-    notes = [_refuse_cut_moves(routine, state, z, step)]
-    if routine.statistics.carried.quantities:
+    carried, notes = routine.statistics.carried, list[str]()
+    if any(value.is_floating_point() for value in carried.clocks.values()):
+        _refuse_followed(routine, state, z, step)
+    if routine.statistics.layers or carried.quantities:
+        notes.append(_refuse_cut_moves(routine, state, z, step))
+    if carried.quantities:
         notes.append(_refuse_cut_reads(routine, state, z, step))
     return " ".join(filter(None, notes))
+
+
+def _refuse_followed(routine: Routine, state: State, z: Metaparams, step: int) -> None:
+    """Refuse a real number that counts, and follows the parameters now."""
+    assert routine.statistics is not None
+    term, ends = _term(routine, step), list[dict[str, Tensor]]()
+    for scale in (1.0, 1.05):
+        params = (scale * state["params"].detach()).requires_grad_()  # a loss may differentiate
+        with torch.enable_grad(), routine.reading(state) as calls, routine.binding.kept():
+            routine.term_losses(params, term, z, step)
+        ends.append({n: end.detach().clone() for n, end in calls.left.items()})
+    for name, value in routine.statistics.carried.clocks.items():
+        if value.is_floating_point() and not torch.equal(ends[0][name], ends[1][name]):
+            raise WitnessError(follows_now(name))
 
 
 def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) -> str:

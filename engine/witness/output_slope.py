@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import WitnessError
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.number_format import output_in_format
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
@@ -164,11 +165,16 @@ def _function(routine: Routine, part: Output, state: State) -> Function:
     """Return an output as a function of what it reads of a state."""
     names = read_by_outputs(routine, state)
     rows = {name: row.detach() for name, row in state.items()}
+    real = routine.statistics.real if routine.statistics is not None else 0
 
     def function(values: Sequence[Tensor]) -> Tensor:
         # With gradients everywhere, because an output may take derivatives of its own.
         leaves = [value if value.requires_grad else value.requires_grad_() for value in values]
+        read = dict(zip(names, leaves, strict=True))
         with torch.enable_grad():
-            return routine.evaluate(part, {**rows, **dict(zip(names, leaves, strict=True))})
+            if BUFFERS in read and real < len(rows[BUFFERS]):  # what counts has no derivative
+                counts = rows[BUFFERS][real:].to(read[BUFFERS].dtype)
+                read[BUFFERS] = torch.cat([read[BUFFERS][:real], counts])
+            return routine.evaluate(part, {**rows, **read})
 
     return function

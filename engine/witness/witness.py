@@ -257,6 +257,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
     with routine.reading(state) as calls, torch.enable_grad(), routine.binding.kept():
         losses = routine.term_losses(params, term, z, step)
         loss = losses.sum() / routine.batch_size
+        left = {name: end.detach().clone() for name, end in calls.left.items()}
         known = [params, *z.values()]
         foreign = loss.requires_grad and foreign_leaves(loss, known)
         (flat,) = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
@@ -268,6 +269,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
                 lambda: routine.term_losses(params, term, z, step).sum(),
                 known,
             )
+    calls.refuse_written(left)
     frozen.refuse_moved()
     statistics: dict[str, Tensor] = {}
     moved = {n: row.detach() for n, row in routine.moved_buffers(state, calls, step).items()}
@@ -366,6 +368,18 @@ def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen
     name = max(moved, key=lambda n: moved[n])
     raise WitnessError(
         f"After one step of its own the module's {name!r} differs by {moved[name]:.1e} from the "
-        "engine's, so the layer moves its running statistics by rules of its own. Let it call "
+        f"engine's. {_cure_of_move(routine, name)}"
+    )
+
+
+def _cure_of_move(routine: Routine, name: str) -> str:
+    if routine.statistics is not None and name in routine.statistics.carried.all:
+        return (
+            "Something besides the forward pass moves it, such as a hook of the backward pass, or "
+            "reads the module that you handed in. Let the forward pass of the module that the loss "
+            "is given move it, by operations of torch."
+        )
+    return (
+        "So the layer moves its running statistics by rules of its own. Let it call "
         "torch.nn.functional.batch_norm with its statistics, or use group or layer normalization."
     )

@@ -24,7 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
+from engine.routine.module.calls import Call, Calls, follows_now
 from engine.routine.module.carried import Moving, moving
+from engine.routine.module.unheld import refuse_views
 from engine.routine.own_state import OWN
 
 if TYPE_CHECKING:
@@ -32,23 +34,6 @@ if TYPE_CHECKING:
 
 BUFFERS = "buffers"
 """Name of the running statistics in a state."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a layer normalized by its batch.
-
-    Attributes:
-        name: Of the layer.
-        mean: Shape (channels,).
-        variance: Unbiased, shape (channels,).
-        momentum: Share of the batch in the statistics after it.
-    """
-
-    name: str
-    mean: Tensor
-    variance: Tensor
-    momentum: float
 
 
 class Statistic(Tensor):
@@ -209,7 +194,11 @@ class RunningStatistics:
         layers = cls.layers_of(routine.model)
         own = frozenset(_joined(n, kind) for n in layers for kind in _KINDS)
         carried = moving(routine, own)
-        return cls(layers, carried, routine.layout.dtype) if layers or carried.all else None
+        if not layers and not carried.all:
+            return None
+        found = cls(layers, carried, routine.layout.dtype)
+        refuse_views(routine.model, found.layout.shapes)
+        return found
 
     @property
     def real(self) -> int:
@@ -299,13 +288,9 @@ class RunningStatistics:
                     "place for each number. Let it keep its shape, or compute it at every call."
                 )
             if name in self.carried.clocks and own.is_floating_point() and end.requires_grad:
-                raise WitnessError(
-                    f"The buffer {name!r} went the same way for all parameters and examples in "
-                    "the first steps, and follows them now, so its derivative would be lost. "
-                    "Declare it as a state of the run, state= with advance=."
-                )
+                raise WitnessError(follows_now(name))
         if self._noted:
-            self._noted[-1].left.update(ends)
+            self._noted[-1].note(ends, self.carried.quantities)
 
     def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
         """Return the statistics after a step.
@@ -333,6 +318,7 @@ class RunningStatistics:
                 for kind, batch in pairs:
                     key = _joined(name, kind)
                     running[key] = (1 - share) * running[key] + share * batch
+        calls.refuse_written()
         for name, end in calls.left.items():
             held = end.to(before.dtype)
             if name in self.carried.clocks:
@@ -345,18 +331,6 @@ class RunningStatistics:
                     )
             running[name] = held
         return self.layout.flatten(running)
-
-
-class Calls(list[Call]):
-    """What the layers of a model did with their buffers inside of a block.
-
-    Attributes:
-        left: Where the calls led the buffers that the module moves by itself, by name.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left: dict[str, Tensor] = {}
 
 
 def _joined(layer: str, kind: str) -> str:

@@ -6,7 +6,7 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from unittest import mock
@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
 from engine.routine.module.closures import bind_hooks
 from engine.routine.module.operations import corrections
@@ -274,6 +274,32 @@ class Binding:
     def bound(self) -> dict[str, Tensor | None]:
         """Return what is bound now, by name, to be put there again."""
         return {name: kept[key] for name in self._own for kept, key in self._slots[name][:1]}
+
+    def knows(self, name: str) -> bool:
+        """Say whether the module had a tensor of this name when the binding was made."""
+        return name in self._slots
+
+    def is_put(self, name: str) -> bool:
+        """Say whether something else is bound in the place of the module's own tensor."""
+        return name in self._own
+
+    def refuse_parted(self, names: Iterable[str]) -> None:
+        """Refuse a call that has parted what the module holds under several names.
+
+        Raises:
+            WitnessError: Names the tensor.
+        """
+        for name in names:
+            slots = self._slots[name]
+            if len(slots) > 1 and any(
+                kept[key] is not slots[0][0][slots[0][1]] for kept, key in slots
+            ):
+                keys = ", ".join(repr(key) for _, key in slots)
+                raise WitnessError(
+                    f"The module holds {name!r} in {len(slots)} places ({keys}), and the forward "
+                    "pass puts another tensor in one of them, so that they are two from then on. "
+                    "Write into it in place, or give each a tensor of its own: tensor.clone()."
+                )
 
     def is_bound(self, name: str, tensor: Tensor) -> bool:
         """Say whether a tensor is still where it was put: the user's code may replace it."""

@@ -144,7 +144,11 @@ def _after(
     with torch.enable_grad(), binding.kept():
         views = {name: (scale * p).requires_grad_() for name, p in run.trainable.items()}
         # Running statistics are not looked at, and have to stay where they are as well.
-        buffers = {name: tensor.detach().clone() for name, tensor in run.model.named_buffers()}
+        buffers = {
+            name: tensor.detach().clone()
+            for name, tensor in run.model.named_buffers()
+            if binding.knows(name)  # not one that a call before has made
+        }
         frozen = {name: tensor.clone() for name, tensor in watched.items()}
         binding.put({**views, **buffers, **frozen})
         run.modes.train()
@@ -155,6 +159,7 @@ def _after(
                 run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
         except Exception:  # of the user's code, and told where a step is taken
             return {}
+        binding.refuse_parted(buffers)
         now = binding.bound()
     return {
         name: end.detach()

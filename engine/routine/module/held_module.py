@@ -15,10 +15,12 @@ from engine.numerics.determinism import PROCESS, seeded
 from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS, Calls, RunningStatistics, Statistic
+from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, Statistic
 from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
+from engine.routine.module.unheld import Unheld
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
@@ -277,7 +279,7 @@ class HeldModule:
                 result = function(self.model, *args)
             if training:
                 self._note_carried(carried)
-                self._refuse_late()
+                self._unheld.refuse_moved(self.counters)
                 self._refuse_replaced(held)
                 self._refuse_exchanged(views, places)
             return result
@@ -291,7 +293,10 @@ class HeldModule:
         if not carried:
             return nullcontext()
         held = {name: tensor for name, tensor in carried.items() if tensor is not None}
-        return Carrying(held, is_traced=any(tensor.requires_grad for tensor in held.values()))
+        # Those that count as well: it is seen then where one of them begins to follow.
+        real = (name for name, tensor in held.items() if tensor.is_floating_point())
+        read = (self._bound[name] for name in real if name in self._bound)
+        return Carrying(held, is_traced=any(tensor.requires_grad for tensor in read))
 
     def _note_carried(self, carried: Mapping[str, Tensor | None]) -> None:
         if not carried:
@@ -304,25 +309,14 @@ class HeldModule:
             raise WitnessError(
                 f"The forward pass takes the buffer {lost[0]!r} away. Let it keep a tensor there."
             )
+        self.binding.refuse_parted(carried)
         self.statistics.note({name: end for name, end in ends.items() if end is not None})
 
     @cached_property
-    def _still(self) -> list[tuple[str, Tensor, int]]:
-        """Buffers that no state holds, and how often each was written."""
+    def _unheld(self) -> Unheld:
+        """Buffers and frozen parameters that no state holds."""
         held = () if self.statistics is None else self.statistics.bound({})
-        named = self.model.named_buffers()
-        return [(name, tensor, tensor._version) for name, tensor in named if name not in held]
-
-    def _refuse_late(self) -> None:
-        """Refuse a call that moves a buffer which the first calls left alone."""
-        for name, tensor, version in self._still:
-            if name in self.counters or tensor._version == version:
-                continue
-            raise WitnessError(
-                f"The forward pass writes into the buffer {name!r}, which it left alone in the "
-                "first steps, so no state holds it. Let it write there at every step, e.g. by "
-                "torch.where(condition, new, old): it is then saved, replayed and differentiated."
-            )
+        return Unheld(self.model, self.binding, held)
 
     def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
         """Refuse a call that has put something else in the place of a parameter."""

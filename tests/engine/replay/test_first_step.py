@@ -70,6 +70,11 @@ def count(module, features):
     return features / module.seen
 
 
+def grow(module, features):
+    module.seen = torch.cat([module.seen.flatten(), features.detach().mean().flatten()])
+    return features + module.seen.mean()
+
+
 def remember(module, features):
     """State outside parameters and buffers, as a module's running average in a Python number."""
     module.calls = getattr(module, "calls", 0) + 1
@@ -243,10 +248,15 @@ def test_state_in_python_attributes_is_refused():
         check(problems.routine(model=body(remember)))
 
 
-def test_buffer_that_changes_is_refused():
-    """It is not in the state, so a replayed step would read a later value."""
+def test_buffer_that_counts_is_a_part_of_the_state():
+    """A replayed step reads what the step read."""
+    check(problems.routine(model=body(count)))
+
+
+def test_buffer_that_grows_is_refused():
+    """A state has one place for each number, so a replayed step would read a later value."""
     with pytest.raises(ConfigurationError, match=r"Buffer 'seen' changes during training"):
-        check(problems.routine(model=body(count)))
+        check(problems.routine(model=body(grow)))
 
 
 def test_optimizer_state_of_integers_is_refused():

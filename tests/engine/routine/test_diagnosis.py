@@ -20,7 +20,9 @@ def _collecting(holder):
 
 def test_a_hook_that_holds_the_module_itself_is_told_that_the_run_trains_a_copy():
     """The loss reads the copy, and the hook has written beside it; the user's net is left alone."""
-    model = _collecting(lambda net, _, hidden: net.found.update(hidden=hidden))
+    held = []
+    model = _collecting(lambda *given: held[0].found.update(hidden=given[-1]))
+    held.append(model)
     read = lambda net, batch: loss(net, batch) + net.found["hidden"].square().mean(1)  # noqa: E731
     before = model[2].running_mean.clone()
 

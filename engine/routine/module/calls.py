@@ -1,0 +1,82 @@
+"""What the layers of a module did with their buffers in a step."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import WitnessError
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a layer normalized by its batch.
+
+    Attributes:
+        name: Of the layer.
+        mean: Shape (channels,).
+        variance: Unbiased, shape (channels,).
+        momentum: Share of the batch in the statistics after it.
+    """
+
+    name: str
+    mean: Tensor
+    variance: Tensor
+    momentum: float
+
+
+def follows_now(name: str) -> str:
+    """Return the words for a real number that counted, and follows what is learned."""
+    return (
+        f"The buffer {name!r} went the same way for all parameters and examples in the first "
+        "steps, and follows them now, so its derivative would be lost. Declare it as a state of "
+        "the run, state= with advance=."
+    )
+
+
+class Calls(list[Call]):
+    """What the layers of a model did with their buffers inside of a block.
+
+    Attributes:
+        left: Where the calls led the buffers that the module moves by itself, by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+
+    def note(self, ends: Mapping[str, Tensor], quantities: Collection[str]) -> None:
+        """Note where a call has led the buffers that the module moves by itself.
+
+        Args:
+            ends: By name.
+            quantities: Those that have a derivative; a backward pass may count.
+        """
+        self.left.update(ends)
+        self._versions.update({n: e._version for n, e in ends.items() if n in quantities})
+
+    def refuse_written(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Refuse a backward pass that has written into what a call left.
+
+        Args:
+            values: Copies of what the call left, for those who write where no version counts.
+
+        Raises:
+            WitnessError: Names a buffer.
+        """
+        for name, version in self._versions.items():
+            end = self.left[name]
+            stays = values is None or _same(end, values[name])
+            if end._version == version and stays:
+                continue
+            raise WitnessError(
+                f"The backward pass writes into the buffer {name!r} (a hook on a gradient, or a "
+                "call that is made again for a checkpoint), and what it writes there has no "
+                "derivative. Let the forward pass alone move it, outside of what is made again."
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

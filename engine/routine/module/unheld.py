@@ -1,0 +1,134 @@
+"""What no state holds, and nobody may move: still buffers, frozen parameters, views of what moves.
+
+A run looks for what its forward pass moves once, before it begins. What is moved for the first time
+later, or lies in the memory of something that a state holds, would be left out without a word.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import WitnessError
+from engine.routine.module.binding import Binding
+
+
+class Unheld:
+    """Buffers and frozen parameters that the first calls of a run have left alone.
+
+    Args:
+        model: The run's own copy, after its first call.
+        binding: Holds its tensors.
+        held: Names of what a state holds.
+
+    Raises:
+        WitnessError: If the first call has made a buffer.
+
+    Cost:
+        A comparison of two numbers and two objects for each such tensor at each call.
+    """
+
+    def __init__(self, model: nn.Module, binding: Binding, held: Collection[str]) -> None:
+        frozen = ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+        named = [(n, t) for n, t in (*model.named_buffers(), *frozen) if n not in held]
+        made = next((name for name, _ in named if not binding.knows(name)), None)
+        if made is not None:
+            raise WitnessError(
+                f"The forward pass makes {made!r}, which the module did not have when it was "
+                "handed in, so no state holds it. Make it in __init__, with its shape, or call the "
+                "module once on a batch before it is handed in."
+            )
+        self._binding = binding
+        self._still = [(name, tensor, _version(tensor)) for name, tensor in named]
+
+    def refuse_moved(self, counters: Collection[str]) -> None:
+        """Refuse a call that has moved one of them.
+
+        Args:
+            counters: Names of those that may move, since nobody reads them.
+
+        Raises:
+            WitnessError: Names it.
+        """
+        for name, tensor, version in self._still:
+            if name in counters:
+                continue
+            stays = self._binding.is_put(name) or self._binding.is_bound(name, tensor)
+            if stays and _version(tensor) == version:
+                continue
+            raise WitnessError(
+                f"The forward pass writes into {name!r}, which it left alone in the first steps of "
+                "training, so no state holds it. Let it write there at every step of training, "
+                "e.g. by torch.where(condition, new, old): it is then saved, replayed and "
+                "differentiated. What evaluation needs it can compute at every call."
+            )
+
+
+def refuse_views(model: nn.Module, held: Iterable[str]) -> None:
+    """Refuse tensors that lie in the memory of a buffer which moves.
+
+    Each call binds a copy of the buffer, which the other tensor would not follow.
+
+    Args:
+        model: The run's own copy.
+        held: Names of the buffers.
+
+    Raises:
+        WitnessError: Names both.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    moving = {name: tensors[name] for name in held}
+    if not moving:
+        return
+    for name, tensor in (*tensors.items(), *_attributes(model)):
+        for moved, buffer in moving.items():
+            if name != moved and _overlap(tensor, buffer):
+                raise WitnessError(
+                    f"{name!r} lies in the memory of {moved!r}, which the forward pass moves and "
+                    "the state holds as a tensor of its own, so the other one would stay as it is. "
+                    f"Read it from {moved!r} at every call, or make it a copy: tensor.clone()."
+                )
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            for tensor in _tensors(value):
+                yield f"{prefix}.{key}" if prefix else key, tensor
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401 (any attribute)
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple) and len(value) <= _MOST:
+        parts = value.values() if isinstance(value, dict) else value
+        yield from (part for part in parts if isinstance(part, Tensor))
+
+
+_MOST = 1000
+"""Parts of a list or a dictionary that are looked at."""
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    first, second = _range(one), _range(other)
+    return bool(first and second and first[0] < second[1] and second[0] < first[1])
+
+
+def _range(tensor: Tensor) -> tuple[int, int] | None:
+    """Return the addresses between which a tensor lies; None if it has none."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return None
+    try:
+        start = tensor.data_ptr()
+    except RuntimeError:  # of a transform
+        return None
+    strides = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in strides)
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
