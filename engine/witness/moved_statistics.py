@@ -81,6 +81,7 @@ def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) 
         twin, read = exact_few(routine), exact_state(state)
         function = _moved(twin, read, {name: exact(value) for name, value in z.items()}, step)
         leaves = [read["params"], read[BUFFERS]]
+        function = _symmetric(twin, function, read[BUFFERS])
         with twin.binding.kept():
             found = compare_first(function, leaves)
     except Exception as error:  # e.g. a loss that insists on float32
@@ -101,6 +102,7 @@ def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) 
         twin, read = exact_few(routine), exact_state(state)
         function = _slope(twin, read, {name: exact(value) for name, value in z.items()}, step)
         leaves = [read[BUFFERS]]
+        function = _symmetric(twin, function, read[BUFFERS])
         with twin.binding.kept():
             found = compare_first(function, leaves)
     except Exception as error:  # e.g. a loss that insists on float32
@@ -111,6 +113,30 @@ def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) 
         f"The loss reads {_subject(routine)}, and what it makes of them is taken out of the graph"
         f"{_lines(function, leaves)}, so their derivative would be lost. {_cure(routine)}"
     )
+
+
+def _symmetric(routine: Routine, function: Function, buffers: Tensor) -> Function:
+    """Return a function whose last leaf, the buffers, keeps symmetric matrices symmetric.
+
+    No run moves a covariance in another way, and what is made of one may read half of it.
+    """
+    assert routine.statistics is not None
+    layout = routine.statistics.layout
+    names = {
+        name
+        for name, view in layout.views(buffers).items()
+        if view.ndim > 1 and view.shape[-1] == view.shape[-2] and torch.allclose(view, view.mT)
+    }
+    if not names:
+        return function
+
+    def symmetric(leaves: Sequence[Tensor]) -> Tensor:
+        views = layout.views(leaves[-1]).items()
+        parts = [(v + v.mT) / 2 if name in names else v for name, v in views]
+        joined = torch.cat([part.flatten() for part in parts])
+        return function([*leaves[:-1], joined])
+
+    return symmetric
 
 
 def _subject(routine: Routine) -> str:

@@ -58,7 +58,7 @@ def test_everything_is_shown_in_one_line_without_tensors(objects):
         ("metagradient", ["weights: 96 from -0.0", "output 0.1", "loss 1.083", "witness agrees"]),
         ("counts/counts", ["12 from 0 to 3", "injection_step 4"]),
         ("by step", ["1000 from 0.9 to 0.9"]),
-        ("report", ["pass", "11 checks"]),
+        ("report", ["pass", "12 checks"]),
         ("problem", ["train 9", "objective 4", "accuracy"]),
     ],
 )

@@ -1,5 +1,6 @@
 """Models with a ``train()``, an ``eval()`` or a ``forward`` of somebody's own."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,20 @@ class Scaled(nn.Sequential):
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply."""
         return self.scale * super().forward(inputs)
+
+
+class CapturedSelf(nn.Module):
+    """A function kept as an attribute, which holds the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.ones(8))
+        self.act = lambda hidden: torch.tanh(hidden) * self.scale
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scale by what the attribute holds."""
+        return self.last(self.act(self.first(inputs)))
 
 
 class WithoutArguments(nn.Sequential):
@@ -126,7 +141,7 @@ class Merging(nn.Module):
 
 def _changed(change: Callable[[Any], object], *middle: nn.Module) -> Variant:
     def make() -> nn.Module:
-        net = mlp(*middle)
+        net = mlp(*map(copy.deepcopy, middle))  # each run has its own
         change(net)
         return net
 
@@ -169,6 +184,7 @@ SOUND = {
     "eval() that sets a scale, and train() that takes it back": Variant(lambda: Scaled(*mlp())),
     "train() of an instance": _changed(_train_by_function, nn.GELU(), nn.Dropout(0.3)),
     "train() that was taken away": _changed(_never_train, nn.Dropout(0.3)),
+    "attribute that captures the module": Variant(lambda: CapturedSelf().double()),
     "parameters() without arguments": Variant(lambda: WithoutArguments(*mlp())),
     "forward of an instance that calls the old one": _changed(_wrap),
     "forward of a layer that closes over it": _changed(_wrap_layer),

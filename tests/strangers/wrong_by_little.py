@@ -144,26 +144,6 @@ def _focal_where(chosen: Callable[[Tensor, Tensor], Tensor]) -> Callable:
     return own
 
 
-def _by_itself(net: nn.Module) -> nn.Module:
-    """A forward pass that was wrapped, and calls the module that it was taken from."""
-    whole = net.forward
-    net.forward = lambda inputs: 2 * whole(inputs)
-    return net
-
-
-class CapturedSelf(nn.Module):
-    """A function kept as an attribute, which holds the module itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
-        self.scale = nn.Parameter(torch.ones(8))
-        self.act = lambda hidden: torch.tanh(hidden) * self.scale
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.last(self.act(self.first(inputs)))
-
-
 def _refused() -> dict[str, tuple[Variant, str]]:
     found: dict[str, tuple[Variant, str]] = {}
     hooks: dict[str, Callable[[Tensor, nn.Parameter], Tensor]] = {
@@ -201,11 +181,6 @@ def _refused() -> dict[str, tuple[Variant, str]]:
             ),
             THE_MODULE,
         )
-    found["forward pass that was wrapped"] = (Variant(lambda: _by_itself(mlp())), THE_MODULE)
-    found["attribute that captures the module"] = (
-        Variant(lambda: CapturedSelf().double()),
-        THE_MODULE,
-    )
     draws: dict[str, Callable[[], float]] = {
         "random": random.random,
         "numpy": lambda: float(np.random.random_sample()),

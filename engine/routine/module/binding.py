@@ -7,12 +7,13 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
@@ -129,6 +130,21 @@ def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+class _FlagsStay(TorchFunctionMode):
+    """Nothing becomes trained or frozen inside the block, where parameters are no leaves.
+
+    A ``train()`` that keeps layers frozen says so at every call, and has said it before the run.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 (any operation)
+        if func in (Tensor.requires_grad_, _SET_FLAG):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_SET_FLAG = Tensor.requires_grad.__set__  # pyright: ignore[reportAttributeAccessIssue] (a descriptor of C)
+
+
 class Modes:
     """Which modules train, as the user handed them in.
 
@@ -151,7 +167,8 @@ class Modes:
     def evaluate(self) -> None:
         """Put every module into evaluation mode, by its own code."""
         self._evaluated = self._has_code
-        self._model.eval()
+        with _FlagsStay() if self._has_code else nullcontext():
+            self._model.eval()
 
     def train(self) -> None:
         """Put every module into the mode that it has while the run trains.
@@ -161,7 +178,8 @@ class Modes:
         """
         if self._evaluated:
             self._evaluated = False
-            self._model.train()
+            with _FlagsStay():
+                self._model.train()
         for module, flag in self._flags:
             if module.training is not flag:
                 module.training = flag

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+_DEEPEST = 8
+"""Functions within functions that are looked into."""
+
 _MOST = 1000
 """Objects that a function may reach, of those that are looked at."""
 
@@ -57,28 +60,38 @@ def _copies(model: nn.Module, duplicate: nn.Module) -> dict[int, Any]:
     return found
 
 
-def _bound(hook: FunctionType, copies: dict[int, Any]) -> FunctionType:
+def _bound(
+    hook: FunctionType, copies: dict[int, Any], within: tuple[FunctionType, ...] = ()
+) -> FunctionType:
+    """Return a function that holds the copies, also in functions that it wraps."""
+    if hook in within:  # it calls itself
+        return hook
+    within = (*within, hook)
     cells = hook.__closure__ or ()
     held = [_content(cell) for cell in cells]
-    now = [_exchanged(value, copies) for value in held]
-    given = hook.__defaults__ or ()
-    defaults = tuple(_exchanged(value, copies) for value in given)
-    if all(a is b for a, b in zip((*held, *given), (*now, *defaults), strict=True)):
+    now = [_exchanged(value, copies, within) for value in held]
+    given, named = hook.__defaults__ or (), hook.__kwdefaults__ or {}
+    defaults = tuple(_exchanged(value, copies, within) for value in given)
+    by_name = {name: _exchanged(value, copies, within) for name, value in named.items()}
+    before, after = (*held, *given, *named.values()), (*now, *defaults, *by_name.values())
+    if all(a is b for a, b in zip(before, after, strict=True)):
         return hook
     closure = tuple(
         cell if other is value else CellType(other)
         for cell, value, other in zip(cells, held, now, strict=True)
     )
     made = FunctionType(hook.__code__, hook.__globals__, hook.__name__, defaults or None, closure)
-    made.__kwdefaults__ = hook.__kwdefaults__
+    made.__kwdefaults__ = by_name or None
     made.__dict__.update(hook.__dict__)
     return made
 
 
-def _exchanged(value: Any, copies: dict[int, Any]) -> Any:  # noqa: ANN401 (any variable)
+def _exchanged(value: Any, copies: dict[int, Any], within: tuple[FunctionType, ...]) -> Any:  # noqa: ANN401 (any variable)
     """Return what a copy has in the place of a value; a method is that of the copy's module."""
     if isinstance(value, MethodType) and id(value.__self__) in copies:
         return MethodType(value.__func__, copies[id(value.__self__)])
+    if isinstance(value, FunctionType) and len(within) < _DEEPEST:  # what a decorator wraps
+        return _bound(value, copies, within)
     return copies.get(id(value), value)
 
 

@@ -41,6 +41,12 @@ def model_from(given: Any, loss: Any) -> nn.Module:  # noqa: ANN401 (whatever wa
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # the same numbers; a sparse gradient has no flat vector
     _refuse_moving_modes(given, loss)
+    if own_modes(model):
+        # What a train() freezes is frozen before anybody asks what is trained.
+        modes = [(module, module.training) for module in model.modules()]
+        model.train()
+        for module, flag in modes:
+            module.training = flag
     return model
 
 
@@ -55,6 +61,17 @@ def _refuse_moving_modes(given: nn.Module, loss: Any) -> None:  # noqa: ANN401 (
     if not owners:
         return
     model = copied(given, loss)
+    modes = [(module, module.training) for module in given.modules()]
+    for call in (model.train, model.eval):
+        call()
+        if any(module.training is not flag for module, flag in modes):
+            for module, flag in modes:
+                module.training = flag
+            raise ConfigurationError(
+                f"A train() or eval() of {owners[0][0] or 'model'!r} "
+                f"({type(owners[0][1]).__name__}) acts on the module that was handed in, of which "
+                "the run trains a copy. Write it as a method of the class, which acts on self."
+            )
     for scale in (1.0, 1.05, 1e3, 1e-6):
         held = dict((*model.named_parameters(), *model.named_buffers()))
         for tensor in held.values():

@@ -22,9 +22,6 @@ class Unheld:
         binding: Holds its tensors.
         held: Names of what a state holds.
 
-    Raises:
-        WitnessError: If the first call has made a buffer.
-
     Cost:
         A comparison of two numbers and two objects for each such tensor at each call.
     """
@@ -32,14 +29,7 @@ class Unheld:
     def __init__(self, model: nn.Module, binding: Binding, held: Collection[str]) -> None:
         frozen = ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
         named = [(n, t) for n, t in (*model.named_buffers(), *frozen) if n not in held]
-        made = next((name for name, _ in named if not binding.knows(name)), None)
-        if made is not None:
-            raise WitnessError(
-                f"The forward pass makes {made!r}, which the module did not have when it was "
-                "handed in, so no state holds it. Make it in __init__, with its shape, or call the "
-                "module once on a batch before it is handed in."
-            )
-        self._binding = binding
+        self._binding, self._model = binding, model
         self._still = [(name, tensor, _version(tensor)) for name, tensor in named]
 
     def refuse_moved(self, counters: Collection[str]) -> None:
@@ -54,7 +44,10 @@ class Unheld:
         for name, tensor, version in self._still:
             if name in counters:
                 continue
-            stays = self._binding.is_put(name) or self._binding.is_bound(name, tensor)
+            if self._binding.knows(name):
+                stays = self._binding.is_put(name) or self._binding.is_bound(name, tensor)
+            else:  # a table that the first call has made
+                stays = dict(self._model.named_buffers()).get(name) is tensor
             if stays and _version(tensor) == version:
                 continue
             raise WitnessError(

@@ -161,7 +161,8 @@ def test_killed_run_is_resumed_by_name_with_the_same_bits(prefect_server, tmp_pa
     environment = {**os.environ, "PREFECT_API_URL": prefect_server}
     killed, undisturbed = str(tmp_path / "killed"), str(tmp_path / "undisturbed")
     expected = descent(load_recipe("digits-selection", [*SMALL, "outer.num_steps=6"]), undisturbed)
-    command = [*mgd, "run", *small_options(), "--set", "outer.num_steps=6", "--store", killed]
+    options = as_options([*SMALL, "outer.num_steps=6"])
+    command = [*mgd, "run", *options, "--store", killed]
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
