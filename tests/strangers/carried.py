@@ -542,7 +542,7 @@ REFUSED: dict[str, tuple[Variant, str]] = {
         holds(_other_of_two_replaced, _two_names, kept=ZEROS),
         "'kept' in 2 places",
     ),
-    "made by the call": (moves(_made_by_the_call, kept=ZEROS), "makes 'made'"),
+    "made by the call": (moves(_made_by_the_call, kept=ZEROS), "reads something besides"),
     "written with a gradient": (
         moves(_by_a_gradient(_in_place), kept=ZEROS),
         "backward pass writes into the buffer 'kept'",
