@@ -6,7 +6,7 @@ No loss shows that, and no gradient. Of buffers that a module moves by rules of 
 the gradient is compared, too: it may read one as a number of Python's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
@@ -19,7 +19,13 @@ from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.calls import follows_now
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
-from engine.witness.finite_differences import Function, compare_first, directions, not_settled
+from engine.witness.finite_differences import (
+    Curvature,
+    Function,
+    compare_first,
+    directions,
+    not_settled,
+)
 from engine.witness.lines import cuts, first_line
 from engine.witness.twins import exact, exact_few, exact_state
 
@@ -78,12 +84,7 @@ def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) 
     if routine.statistics is not None and routine.statistics.carried.all:
         what = f"The derivative of {_subject(routine)}"
     try:
-        twin, read = exact_few(routine), exact_state(state)
-        function = _moved(twin, read, {name: exact(value) for name, value in z.items()}, step)
-        leaves = [read["params"], read[BUFFERS]]
-        function = _symmetric(twin, function, read[BUFFERS])
-        with twin.binding.kept():
-            found = compare_first(function, leaves)
+        found, function, leaves = _compared(routine, state, z, step, _moved, ["params", BUFFERS])
     except Exception as error:  # e.g. a loss that insists on float32
         return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
@@ -99,12 +100,7 @@ def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) 
     """Refuse a step whose gradient reads a buffer by what has no derivative."""
     what = f"How the gradient follows {_subject(routine)}"
     try:
-        twin, read = exact_few(routine), exact_state(state)
-        function = _slope(twin, read, {name: exact(value) for name, value in z.items()}, step)
-        leaves = [read[BUFFERS]]
-        function = _symmetric(twin, function, read[BUFFERS])
-        with twin.binding.kept():
-            found = compare_first(function, leaves)
+        found, function, leaves = _compared(routine, state, z, step, _slope, [BUFFERS])
     except Exception as error:  # e.g. a loss that insists on float32
         return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
@@ -113,6 +109,22 @@ def _refuse_cut_reads(routine: Routine, state: State, z: Metaparams, step: int) 
         f"The loss reads {_subject(routine)}, and what it makes of them is taken out of the graph"
         f"{_lines(function, leaves)}, so their derivative would be lost. {_cure(routine)}"
     )
+
+
+def _compared(
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    step: int,
+    made: Callable[[Routine, State, Metaparams, int], Function],
+    names: Sequence[str],
+) -> tuple[Curvature, Function, list[Tensor]]:
+    """Compare a first derivative of a step in float64, on a few examples, by rows of its state."""
+    twin, read = exact_few(routine), exact_state(state)
+    function = made(twin, read, {name: exact(value) for name, value in z.items()}, step)
+    function, leaves = _symmetric(twin, function, read[BUFFERS]), [read[name] for name in names]
+    with twin.binding.kept():
+        return compare_first(function, leaves), function, leaves
 
 
 def _symmetric(routine: Routine, function: Function, buffers: Tensor) -> Function:

@@ -23,6 +23,20 @@ class FrozenStatistics(nn.Sequential):
         return self
 
 
+class FreezesLater(nn.Sequential):
+    """``train()`` freezes the first layer from its fourth call on, as of stages of fine-tuning."""
+
+    calls = 0
+
+    def train(self, mode: bool = True) -> "FreezesLater":
+        """Count, and freeze."""
+        super().train(mode)
+        self.calls += 1
+        if self.calls > 3:
+            self[0].requires_grad_(False)
+        return self
+
+
 class Flagged(nn.Module):
     """A model that keeps the mode under a name of its own, and averages views in evaluation."""
 
@@ -194,6 +208,10 @@ SOUND = {
 _WRITES = r"rewrites '.*' in its train\(\) or eval\(\)"
 
 REFUSED = {
+    "train() that freezes later": (
+        Variant(lambda: FreezesLater(*mlp())),
+        r"freezes or unfreezes|handed in|does not depend|by itself",
+    ),
     "train() that clamps": (Variant(Clamping, rate=3.0), _WRITES),
     "train() that loads": (Variant(Loading), _WRITES),
     "eval() that merges": (Variant(Merging), _WRITES),

@@ -131,15 +131,31 @@ def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class _FlagsStay(TorchFunctionMode):
-    """Nothing becomes trained or frozen inside the block, where parameters are no leaves.
+    """What is trained stays trained inside the block, and what is frozen frozen.
 
-    A ``train()`` that keeps layers frozen says so at every call, and has said it before the run.
+    Parameters are no leaves there. A ``train()`` that keeps layers frozen says so at every call,
+    which changes nothing; one that freezes others during the run is refused.
     """
 
+    def __init__(self, model: nn.Module, frozen: frozenset[str]) -> None:
+        super().__init__()
+        self._flags = {id(p): name not in frozen for name, p in model.named_parameters()}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 (any operation)
+        kwargs = kwargs or {}
+        flag = None
         if func in (Tensor.requires_grad_, _SET_FLAG):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+            flag = self._flags.get(id(args[0]))
+        if flag is None:
+            return func(*args, **kwargs)
+        asked = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+        if bool(asked) is not flag:
+            raise ConfigurationError(
+                "A train() or eval() of the model freezes or unfreezes parameters during the run, "
+                "and which ones are trained is settled when the routine is made. Freeze them "
+                "before, or make one routine for each stage."
+            )
+        return args[0]
 
 
 _SET_FLAG = Tensor.requires_grad.__set__  # pyright: ignore[reportAttributeAccessIssue] (a descriptor of C)
@@ -162,12 +178,16 @@ class Modes:
         for module, flag in zip(model.modules(), wanted, strict=True):
             module.training = module.training and flag
         self._flags = [(module, module.training) for module in model.modules()]
+        self._frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
         self.flags = {name: module.training for name, module in model.named_modules()}
+
+    def _flags_stay(self) -> AbstractContextManager[Any]:
+        return _FlagsStay(self._model, self._frozen) if self._has_code else nullcontext()
 
     def evaluate(self) -> None:
         """Put every module into evaluation mode, by its own code."""
         self._evaluated = self._has_code
-        with _FlagsStay() if self._has_code else nullcontext():
+        with self._flags_stay():
             self._model.eval()
 
     def train(self) -> None:
@@ -178,7 +198,7 @@ class Modes:
         """
         if self._evaluated:
             self._evaluated = False
-            with _FlagsStay():
+            with self._flags_stay():
                 self._model.train()
         for module, flag in self._flags:
             if module.training is not flag:

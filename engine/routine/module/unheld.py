@@ -47,7 +47,8 @@ class Unheld:
             if self._binding.knows(name):
                 stays = self._binding.is_put(name) or self._binding.is_bound(name, tensor)
             else:  # a table that the first call has made
-                stays = dict(self._model.named_buffers()).get(name) is tensor
+                owner, _, key = name.rpartition(".")
+                stays = self._model.get_submodule(owner)._buffers.get(key) is tensor
             if stays and _version(tensor) == version:
                 continue
             raise WitnessError(
