@@ -9,7 +9,8 @@ from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.replay.batched import train_many
 from engine.replay.plain_training import train
 from engine.routine.module.batch_norm import BUFFERS
-from tests.strangers.carried import REFUSED, SOUND, ZEROS, Moves, moves
+from tests.strangers.carried import SOUND, ZEROS, Moves, moves
+from tests.strangers.carried_refused import REFUSED
 from tests.strangers.plain import Variant, by_engine, by_trainings, loss, mlp
 from tests.strangers.witnessed import output, routine
 
