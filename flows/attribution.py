@@ -10,7 +10,7 @@ from engine.applications.attribution.record import AttributionRecord, Found, jud
 from engine.applications.attribution.works import subsets, works
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments
-from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
 from engine.recipes.form import filled_in
 from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
@@ -118,7 +118,7 @@ def _attribute(
         return work.conclude(recipe, store, found, stages.counts, started, checks)
 
 
-def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:
+def preflight(stages: StageRunner, settings: AttributionSettings) -> CheckReport:
     """Try the run on short twins, and a few removals on the run itself."""
     recipe, store = stages.recipe, stages.store
     checks = reporting.judge(recipe, store, stages.run(training.preflight, "preflight"))
@@ -137,7 +137,7 @@ def preflight(stages: StageRunner, settings: AttributionConfig) -> CheckReport:
 
 
 def baseline(
-    stages: StageRunner, name: AttributionBaseline, settings: AttributionConfig, final: Ref
+    stages: StageRunner, name: AttributionBaseline, settings: AttributionSettings, final: Ref
 ) -> StageFuture:
     """Hand in the scores of a baseline."""
     if name is AttributionBaseline.FINAL_GRADIENT:

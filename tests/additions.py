@@ -154,8 +154,8 @@ draw_chart(chart, [("one", "black"), ("other", "blue")], torch.zeros(1, dtype=to
             "routine/optimizers.py",
             {
                 "def _any(number": None,  # before it
-                "OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerConfig], Optimizer]] = {\n": (
-                    "    OptimizerName.HEAVY_BALL: lambda config: heavy_ball(config.momentum),\n"
+                "OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerSettings], Optimizer]] = {\n": (
+                    "    OptimizerName.HEAVY_BALL: lambda read: heavy_ball(read.momentum),\n"
                 ),
             },
         ),
@@ -187,8 +187,8 @@ refused("optimizer.beta1 is 0.5, but optimizer.name is heavy-ball, which does no
             "routine/rates.py",
             {
                 "SHAPES: dict[RateSchedule, Shape] = {\n": (
-                    "    RateSchedule.SAWTOOTH: lambda config, step, warmup: (\n"
-                    "        1 - (step * config.teeth / config.num_steps) % 1\n"
+                    "    RateSchedule.SAWTOOTH: lambda settings, step, warmup: (\n"
+                    "        1 - (step * settings.teeth / settings.num_steps) % 1\n"
                     "    ),\n"
                 ),
             },
@@ -254,11 +254,11 @@ assert torch.equal(slope(problem, schedule="from-start", hops=3), slope(problem)
 
 from engine.errors import ConfigurationError
 from engine.planning.choice import forecast
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.schedules.base import Room
 from engine.schedules.by_name import candidates, plan_of
 from engine.schedules.simulator import measure
-cost = measure(plan_of(ReplayConfig(schedule="from-start"))(4, 0), start=0)
+cost = measure(plan_of(ReplaySettings(schedule="from-start"))(4, 0), start=0)
 assert (cost.forward_steps, cost.peak_states) == (6, 2)
 tried = [{**each} for each in candidates(Room(9, 1, 1, None, 1.0))]
 assert {"schedule": "from-start", "hops": 2} in tried
@@ -286,15 +286,15 @@ import math
 from torch import nn
 
 from engine.models.base import Model
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     del num_classes
-    narrow = nn.Linear(math.prod(input_shape), config.rank)
-    return nn.Sequential(nn.Flatten(), narrow), config.rank
+    narrow = nn.Linear(math.prod(input_shape), settings.rank)
+    return nn.Sequential(nn.Flatten(), narrow), settings.rank
 
 
 MODEL = Model(_features, norms=frozenset({Norm.NONE}), reads=frozenset({"rank"}))

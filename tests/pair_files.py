@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from engine.problems.pairs.shards import read_files
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveSettings
 
 pillow = pytest.importorskip("PIL.Image", reason="images need the extra clip")
 
@@ -35,7 +35,7 @@ def image(colour, size=(12, 10), form="PNG"):
 
 
 def read(folder, keep=True, **settings):
-    return read_files("arguments.url", str(folder), ContrastiveConfig(**settings), keep=keep)
+    return read_files("arguments.url", str(folder), ContrastiveSettings(**settings), keep=keep)
 
 
 SMALL = [

@@ -8,11 +8,11 @@ from engine.metaparameters.base import Metaparameter
 from engine.problems.pairs.captions import BEGIN, END
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.towers import TwoTowers, build_towers
-from engine.recipes.arguments.model import ModelConfig, ModelName
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import ModelName, ModelSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.routine.outputs import MeanLoss
 
-CONFIG = ContrastiveConfig(
+SETTINGS = ContrastiveSettings(
     context=6,
     embedding=6,
     text_width=8,
@@ -28,7 +28,7 @@ def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Images of noise, and captions of two to four tokens."""
     drawn = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 1, 4, 4, generator=drawn, dtype=torch.float64)
-    tokens = torch.randint(4, CONFIG.vocabulary, (count, CONFIG.context), generator=drawn)
+    tokens = torch.randint(4, SETTINGS.vocabulary, (count, SETTINGS.context), generator=drawn)
     tokens[:, 0] = BEGIN
     for row, end in zip(tokens, torch.randint(2, 5, (count,), generator=drawn), strict=True):
         row[end], row[end + 1 :] = END, 0
@@ -37,9 +37,9 @@ def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def towers(**changes: object) -> TwoTowers:
     """An MLP and a transformer of one block."""
-    config = CONFIG.model_copy(update=changes)
-    model = ModelConfig(name=ModelName.MLP, width=8, depth=1)
-    return build_towers(model, config, (1, 4, 4), 12, seed=0, dtype=torch.float64)
+    settings = SETTINGS.model_copy(update=changes)
+    model = ModelSettings(name=ModelName.MLP, width=8, depth=1)
+    return build_towers(model, settings, (1, 4, 4), 12, seed=0, dtype=torch.float64)
 
 
 def output() -> MeanLoss:

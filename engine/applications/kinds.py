@@ -11,7 +11,7 @@ from engine.problems.problem import check_repeats, check_scores
 from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import DESCENT, find, kinds
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars_as
@@ -73,7 +73,7 @@ def _seconds_of_run(recipe: DescentRecipe, planned: Alternative) -> Seconds:
     content = planned.model_dump(include=set(Alternative.model_fields))
     forecast, descent = Forecast(**content, alternatives=[]), recipe.descent
     chosen = {name.removeprefix("replay."): value for name, value in planned.settings.items()}
-    replay = ReplayConfig.model_validate(descent.replay.model_dump() | chosen)
+    replay = ReplaySettings.model_validate(descent.replay.model_dump() | chosen)
     expected = Expected(descent.model_copy(update={"replay": replay}), forecast, recipe.num_outputs)
     works = find(kinds()[recipe.kind].works)(recipe, expected)
     run = sum(each.weight for each in works if each.kind not in ("preflight", REPORT))

@@ -12,7 +12,7 @@ from engine.metaparameters.charts import Chart, OfExamples
 from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import generator
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparametersConfig, default_injection_step
+from engine.recipes.metaparameters import MetaparametersSettings, default_injection_step
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,17 +129,17 @@ class Counts(Metaparameter):
         return z if self.enters(step) else None
 
 
-def first_subset(config: MetaparametersConfig, num_examples: int, dtype: torch.dtype) -> Tensor:
+def first_subset(settings: MetaparametersSettings, num_examples: int, dtype: torch.dtype) -> Tensor:
     """Return the counts that a descent starts from, shape (examples,): 1, or 0 for a random share.
 
     Args:
-        config: ``kept`` is the share that is 1, and ``seed`` draws it.
+        settings: ``kept`` is the share that is 1, and ``seed`` draws it.
         num_examples: Training candidates.
         dtype: Number format.
     """
     counts = torch.zeros(num_examples, dtype=dtype)
-    drawn = generator(config.seed, "first subset")
-    number = max(round(config.kept * num_examples), 1)
+    drawn = generator(settings.seed, "first subset")
+    number = max(round(settings.kept * num_examples), 1)
     counts[torch.randperm(num_examples, generator=drawn)[:number]] = 1
     return counts
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError
 from engine.numerics.determinism import generator
-from engine.recipes.descent import OuterConfig, OuterUpdate
+from engine.recipes.descent import OuterSettings, OuterUpdate
 
 OuterState = dict[str, Tensor]
 """What an update remembers from one outer step to the next: vectors by name."""
@@ -155,21 +155,21 @@ def torch_update(name: str, step_size: float, *, decay: float = 1.0) -> Outer:
     return Outer(move)
 
 
-def make_outer(config: OuterConfig) -> Outer:
+def make_outer(settings: OuterSettings) -> Outer:
     """Return the update that a recipe asks for."""
-    decay = config.step_decay
-    if config.update is OuterUpdate.SIGN:
-        return sign_update(config.step_size, decay=decay)
-    if config.update is OuterUpdate.MASKED_SIGN:
+    decay = settings.step_decay
+    if settings.update is OuterUpdate.SIGN:
+        return sign_update(settings.step_size, decay=decay)
+    if settings.update is OuterUpdate.MASKED_SIGN:
         return masked_sign_update(
-            config.step_size, config.probability, decay=decay, seed=config.seed
+            settings.step_size, settings.probability, decay=decay, seed=settings.seed
         )
-    if config.update is OuterUpdate.RANKED_EXCHANGE:
+    if settings.update is OuterUpdate.RANKED_EXCHANGE:
         return exchange_update(
-            config.step_size,
-            config.probability,
+            settings.step_size,
+            settings.probability,
             decay=decay,
-            seed=config.seed,
-            max_count=config.max_count,
+            seed=settings.seed,
+            max_count=settings.max_count,
         )
-    return torch_update(config.update.value, config.step_size, decay=decay)
+    return torch_update(settings.update.value, settings.step_size, decay=decay)

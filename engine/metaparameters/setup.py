@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import MetaparametersConfig
+from engine.recipes.metaparameters import MetaparametersSettings
 
 if TYPE_CHECKING:
     from engine.metaparameters.base import Metaparameter
@@ -43,7 +43,7 @@ class Setup:
     own: Callable[[], "Metaparameter"]
 
     @property
-    def settings(self) -> MetaparametersConfig:
+    def settings(self) -> MetaparametersSettings:
         """The recipe's group ``metaparameters``."""
         return self.recipe.metaparameters
 

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
-Features = Callable[[ModelConfig, tuple[int, ...], int], tuple[nn.Module, int]]
+Features = Callable[[ModelSettings, tuple[int, ...], int], tuple[nn.Module, int]]
 """Maps (settings, shape of one example, number of logits) to everything before the head, and the
 number of its outputs."""
 
-Check = Callable[[ModelConfig, tuple[int, ...]], None]
+Check = Callable[[ModelSettings, tuple[int, ...]], None]
 """Refuses settings that the model, or examples of that shape, cannot have."""
 
 
-def _nothing(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
-    del config, input_shape
+def _nothing(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
+    del settings, input_shape
 
 
 @dataclass(frozen=True)

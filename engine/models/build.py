@@ -13,7 +13,7 @@ from torch import nn
 from engine.errors import ConfigurationError
 from engine.models.base import Model
 from engine.models.parts import Classifier
-from engine.recipes.arguments.model import ModelConfig, ModelName
+from engine.recipes.arguments.model import ModelName, ModelSettings
 from engine.recipes.members import find_member
 
 
@@ -23,7 +23,7 @@ def model_of(name: ModelName) -> Model:
 
 
 def build_model(
-    config: ModelConfig,
+    settings: ModelSettings,
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
@@ -36,7 +36,7 @@ def build_model(
     starts from the same numbers. The global generator is left as it was.
 
     Args:
-        config: Architecture and what shapes it.
+        settings: Architecture and what shapes it.
         input_shape: Shape of one example, without the batch axis.
         num_classes: Number of logits.
         seed: Seeds the initial parameters.
@@ -50,30 +50,32 @@ def build_model(
         ConfigurationError: If a setting does not fit the architecture, or the architecture the
             examples.
     """
-    check_model(config, input_shape)
+    check_model(settings, input_shape)
     with initialization(seed):
-        features, num_features = model_of(config.name).features(config, input_shape, num_classes)
+        features, num_features = model_of(settings.name).features(
+            settings, input_shape, num_classes
+        )
         head = nn.Linear(num_features, num_classes)
-    return Classifier(features, head, config.output_scale).to(dtype)
+    return Classifier(features, head, settings.output_scale).to(dtype)
 
 
-def check_model(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+def check_model(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
     """Refuse settings that the architecture does not read, or that the examples do not fit.
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
     """
-    name, model = config.name.value, model_of(config.name)
-    if config.norm not in model.norms:
+    name, model = settings.name.value, model_of(settings.name)
+    if settings.norm not in model.norms:
         fitting = " or ".join(sorted(norm.value for norm in model.norms))
         raise ConfigurationError(
-            f"arguments.model.norm is {config.norm.value}, which a {name} model does not have. "
+            f"arguments.model.norm is {settings.norm.value}, which a {name} model does not have. "
             f"Set arguments.model.norm to {fitting}, or change arguments.model.name."
         )
-    model.check(config, input_shape)
+    model.check(settings, input_shape)
     for setting, readers in sorted(_readers().items()):
-        value, default = getattr(config, setting), ModelConfig.model_fields[setting].default
-        if config.name not in readers and value != default:
+        value, default = getattr(settings, setting), ModelSettings.model_fields[setting].default
+        if settings.name not in readers and value != default:
             raise ConfigurationError(
                 f"arguments.model.{setting} is {value}, which a {name} model does not read. Leave "
                 "it out, or set arguments.model.name to "

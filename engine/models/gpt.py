@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.base import Model
 from engine.models.transformer import body, check_heads
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
-    check_heads(config)
+def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
+    check_heads(settings)
     if len(input_shape) != 1:
         raise ConfigurationError(
             f"Examples have shape {input_shape}, but a gpt reads sequences of token ids, shape "
@@ -33,11 +33,11 @@ class Tokens(nn.Module):
 
 
 def gpt_features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_tokens: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_tokens: int
 ) -> tuple[nn.Module, int]:
     """Embeddings and causal blocks: features of each token, which know no later one."""
-    embedding = Tokens(num_tokens, input_shape[0], config.width)
-    return body(config, embedding, causal=True), config.width
+    embedding = Tokens(num_tokens, input_shape[0], settings.width)
+    return body(settings, embedding, causal=True), settings.width
 
 
 MODEL = Model(

@@ -6,23 +6,23 @@ from torch import nn
 
 from engine.errors import ConfigurationError
 from engine.models.base import Model
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
     del input_shape
-    if config.dropout > 0:
+    if settings.dropout > 0:
         raise ConfigurationError(
-            f"arguments.model.dropout is {config.dropout}, but a logistic model has no hidden "
+            f"arguments.model.dropout is {settings.dropout}, but a logistic model has no hidden "
             "units to drop. Set arguments.model.dropout to 0, or arguments.model.name to mlp."
         )
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     """Nothing before the head."""
-    del config, num_classes
+    del settings, num_classes
     return nn.Flatten(), math.prod(input_shape)
 
 

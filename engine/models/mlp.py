@@ -6,19 +6,19 @@ from torch import nn
 
 from engine.models.base import Model
 from engine.models.parts import linear
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     """Hidden layers of linear, normalization, activation, dropout; and their width."""
     del num_classes
     layers: list[nn.Module] = [nn.Flatten()]
     num_features = math.prod(input_shape)
-    for _ in range(config.depth):
-        layers += linear(config, num_features, config.width)
-        num_features = config.width
+    for _ in range(settings.depth):
+        layers += linear(settings, num_features, settings.width)
+        num_features = settings.width
     return nn.Sequential(*layers), num_features
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.recipes.arguments.model import Activation, ModelConfig, Norm, NormPosition, Pooling
+from engine.recipes.arguments.model import Activation, ModelSettings, Norm, NormPosition, Pooling
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     Activation.GELU: nn.GELU,
@@ -100,33 +100,33 @@ POOLINGS: dict[Pooling, Callable[[], nn.Module]] = {
 """Each halves an image."""
 
 
-def linear(config: ModelConfig, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+def linear(settings: ModelSettings, num_inputs: int, num_outputs: int) -> list[nn.Module]:
     """A linear layer with its normalization, activation and dropout."""
-    norm = normalization(config, num_outputs, nn.BatchNorm1d)
+    norm = normalization(settings, num_outputs, nn.BatchNorm1d)
     return [
         nn.Linear(num_inputs, num_outputs),
-        *_in_order(config, norm),
-        *dropout(config),
+        *_in_order(settings, norm),
+        *dropout(settings),
     ]
 
 
-def convolution(config: ModelConfig, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+def convolution(settings: ModelSettings, num_inputs: int, num_outputs: int) -> list[nn.Module]:
     """A 3 x 3 convolution that keeps the image's size, with its normalization and activation."""
-    norm = normalization(config, num_outputs, nn.BatchNorm2d)
+    norm = normalization(settings, num_outputs, nn.BatchNorm2d)
     # Right behind the convolution, the normalization's own bias makes the convolution's redundant.
-    redundant = bool(norm) and config.norm_position is NormPosition.BEFORE
+    redundant = bool(norm) and settings.norm_position is NormPosition.BEFORE
     layer = nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1, bias=not redundant)
     # Torch's default shrinks the signal in every layer; behind a normalization, small weights
     # mean large relative steps. Fashion-MNIST, 400 steps: accuracy 0.86 instead of 0.81.
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return [layer, *_in_order(config, norm)]
+    return [layer, *_in_order(settings, norm)]
 
 
 def normalization(
-    config: ModelConfig, num_features: int, batch: Callable[..., nn.Module]
+    settings: ModelSettings, num_features: int, batch: Callable[..., nn.Module]
 ) -> list[nn.Module]:
     """The normalization of a layer's features; over channels and pixels where it is for images."""
-    match config.norm:
+    match settings.norm:
         case Norm.NONE:
             return []
         case Norm.LAYER if batch is nn.BatchNorm1d:
@@ -137,29 +137,29 @@ def normalization(
             # At most 4, so that a group holds several channels even where one pixel is left.
             return [nn.GroupNorm(math.gcd(num_features, 4), num_features)]
         case Norm.BATCH:
-            return [batch(num_features, momentum=config.norm_momentum)]
+            return [batch(num_features, momentum=settings.norm_momentum)]
 
 
-def dropout(config: ModelConfig) -> list[nn.Module]:
+def dropout(settings: ModelSettings) -> list[nn.Module]:
     """Dropout, if there is any."""
-    return [nn.Dropout(config.dropout)] if config.dropout > 0 else []
+    return [nn.Dropout(settings.dropout)] if settings.dropout > 0 else []
 
 
 PIXELS = (-2, -1)
 """Axes of an image over which a global pooling goes."""
 
 
-def residual_pair(config: ModelConfig, num_channels: int) -> nn.Module:
+def residual_pair(settings: ModelSettings, num_channels: int) -> nn.Module:
     """Two convolutions that add to what they are given."""
     return Residual(
         nn.Sequential(
-            *convolution(config, num_channels, num_channels),
-            *convolution(config, num_channels, num_channels),
+            *convolution(settings, num_channels, num_channels),
+            *convolution(settings, num_channels, num_channels),
         )
     )
 
 
-def check_is_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
+def check_is_image(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
     """Refuse what is no image.
 
     Raises:
@@ -167,14 +167,14 @@ def check_is_image(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
     """
     if len(input_shape) != 3:
         raise ConfigurationError(
-            f"Examples have shape {input_shape}, but a {config.name.value} needs images of shape "
+            f"Examples have shape {input_shape}, but a {settings.name.value} needs images of shape "
             "(channels, height, width). Set arguments.model.name to mlp, or choose another problem."
         )
 
 
-def _in_order(config: ModelConfig, norm: list[nn.Module]) -> list[nn.Module]:
-    activation = ACTIVATIONS[config.activation]()
-    before = config.norm_position is NormPosition.BEFORE
+def _in_order(settings: ModelSettings, norm: list[nn.Module]) -> list[nn.Module]:
+    activation = ACTIVATIONS[settings.activation]()
+    before = settings.norm_position is NormPosition.BEFORE
     return [*norm, activation] if before else [activation, *norm]
 
 

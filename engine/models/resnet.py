@@ -13,22 +13,22 @@ from engine.models.parts import (
     dropout,
     residual_pair,
 )
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
-    check_is_image(config, input_shape)
+def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
+    check_is_image(settings, input_shape)
     max_depth = min(input_shape[1:]).bit_length() - 1
-    if config.depth > max_depth:
+    if settings.depth > max_depth:
         raise ConfigurationError(
-            f"arguments.model.depth is {config.depth}, but images of {input_shape[1]} x "
+            f"arguments.model.depth is {settings.depth}, but images of {input_shape[1]} x "
             f"{input_shape[2]} pixels can be halved only {max_depth} times, once for each block of "
             f"a resnet. Set arguments.model.depth to at most {max_depth}."
         )
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     """A residual network for small images: stem, blocks, global pooling.
 
@@ -36,17 +36,17 @@ def _features(
     convolutions. Dropout acts on the pooled features.
     """
     del num_classes
-    num_channels = config.width
-    layers = convolution(config, input_shape[0], num_channels)
-    for _ in range(config.depth):
+    num_channels = settings.width
+    layers = convolution(settings, input_shape[0], num_channels)
+    for _ in range(settings.depth):
         # Pooling first: the convolution and what follows then cost a quarter.
         layers += [
-            POOLINGS[config.pooling](),
-            *convolution(config, num_channels, 2 * num_channels),
+            POOLINGS[settings.pooling](),
+            *convolution(settings, num_channels, 2 * num_channels),
         ]
         num_channels *= 2
-        layers.append(residual_pair(config, num_channels))
-    layers += [GlobalPool(config.pooling, PIXELS), *dropout(config)]
+        layers.append(residual_pair(settings, num_channels))
+    layers += [GlobalPool(settings.pooling, PIXELS), *dropout(settings)]
     return nn.Sequential(*layers), num_channels
 
 

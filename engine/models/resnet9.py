@@ -13,11 +13,11 @@ from engine.models.parts import (
     dropout,
     residual_pair,
 )
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
-    check_is_image(config, input_shape)
+def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
+    check_is_image(settings, input_shape)
     if min(input_shape[1:]) < 8:
         raise ConfigurationError(
             f"Images have {input_shape[1]} x {input_shape[2]} pixels, but a resnet9 halves them "
@@ -27,7 +27,7 @@ def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     """The ResNet-9 that the paper and its replications train: eight convolutions and the head.
 
@@ -36,19 +36,19 @@ def _features(
     pooling takes whatever pixels are left, so that images of 8 x 8 pixels do.
     """
     del num_classes
-    width = config.width
+    width = settings.width
     layers = [
-        *convolution(config, input_shape[0], width),
-        *convolution(config, width, 2 * width),
-        POOLINGS[config.pooling](),
-        residual_pair(config, 2 * width),
-        *convolution(config, 2 * width, 4 * width),
-        POOLINGS[config.pooling](),
-        *convolution(config, 4 * width, 8 * width),
-        POOLINGS[config.pooling](),
-        residual_pair(config, 8 * width),
-        GlobalPool(config.pooling, PIXELS),
-        *dropout(config),
+        *convolution(settings, input_shape[0], width),
+        *convolution(settings, width, 2 * width),
+        POOLINGS[settings.pooling](),
+        residual_pair(settings, 2 * width),
+        *convolution(settings, 2 * width, 4 * width),
+        POOLINGS[settings.pooling](),
+        *convolution(settings, 4 * width, 8 * width),
+        POOLINGS[settings.pooling](),
+        residual_pair(settings, 8 * width),
+        GlobalPool(settings.pooling, PIXELS),
+        *dropout(settings),
     ]
     return nn.Sequential(*layers), 8 * width
 

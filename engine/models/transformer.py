@@ -8,22 +8,22 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.attention import attention
 from engine.models.parts import ACTIVATIONS, dropout, normalization
-from engine.recipes.arguments.model import ModelConfig, NormPosition
+from engine.recipes.arguments.model import ModelSettings, NormPosition
 
 _INITIAL_SCALE = 0.02
 """Standard deviation of initial weights, as in GPT-2."""
 
 
-def check_heads(config: ModelConfig) -> None:
+def check_heads(settings: ModelSettings) -> None:
     """Refuse heads of unequal size.
 
     Raises:
         ConfigurationError: With the setting to change.
     """
-    if config.width % config.heads:
+    if settings.width % settings.heads:
         raise ConfigurationError(
-            f"arguments.model.heads is {config.heads}, which does not divide "
-            f"arguments.model.width {config.width}, so the heads would differ in size. Change "
+            f"arguments.model.heads is {settings.heads}, which does not divide "
+            f"arguments.model.width {settings.width}, so the heads would differ in size. Change "
             "one of them."
         )
 
@@ -50,20 +50,20 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a two-layer network of four times the width, each with a residual sum."""
 
-    def __init__(self, config: ModelConfig, *, causal: bool) -> None:
+    def __init__(self, settings: ModelSettings, *, causal: bool) -> None:
         super().__init__()
-        width = config.width
+        width = settings.width
         self.attention = nn.Sequential(
-            Attention(width, config.heads, causal=causal), *dropout(config)
+            Attention(width, settings.heads, causal=causal), *dropout(settings)
         )
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width),
-            ACTIVATIONS[config.activation](),
+            ACTIVATIONS[settings.activation](),
             nn.Linear(4 * width, width),
-            *dropout(config),
+            *dropout(settings),
         )
-        self.norms = nn.ModuleList(_norm(config) for _ in range(2))
-        self.norm_first = config.norm_position is NormPosition.BEFORE
+        self.norms = nn.ModuleList(_norm(settings) for _ in range(2))
+        self.norm_first = settings.norm_position is NormPosition.BEFORE
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens width"]
@@ -75,19 +75,19 @@ class Block(nn.Module):
         return hidden
 
 
-def body(config: ModelConfig, embedding: nn.Module, *, causal: bool) -> nn.Module:
+def body(settings: ModelSettings, embedding: nn.Module, *, causal: bool) -> nn.Module:
     """Return embedding, blocks and last normalization, with GPT-2's initial weights."""
-    blocks = [Block(config, causal=causal) for _ in range(config.depth)]
-    last = [_norm(config)] if config.norm_position is NormPosition.BEFORE else []
-    whole = nn.Sequential(embedding, *dropout(config), *blocks, *last)
+    blocks = [Block(settings, causal=causal) for _ in range(settings.depth)]
+    last = [_norm(settings)] if settings.norm_position is NormPosition.BEFORE else []
+    whole = nn.Sequential(embedding, *dropout(settings), *blocks, *last)
     for name, parameter in whole.named_parameters():
         if parameter.ndim > 1:
             # Each block adds two outputs to the residual sum: scaled, its variance stays as it is.
             residual = name.endswith(("output.weight", "mlp.2.weight"))
-            scale = _INITIAL_SCALE / math.sqrt(2 * config.depth) if residual else _INITIAL_SCALE
+            scale = _INITIAL_SCALE / math.sqrt(2 * settings.depth) if residual else _INITIAL_SCALE
             nn.init.normal_(parameter, std=scale)
     return whole
 
 
-def _norm(config: ModelConfig) -> nn.Module:
-    return nn.Sequential(*normalization(config, config.width, nn.BatchNorm1d))
+def _norm(settings: ModelSettings) -> nn.Module:
+    return nn.Sequential(*normalization(settings, settings.width, nn.BatchNorm1d))

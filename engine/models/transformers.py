@@ -4,13 +4,13 @@ from torch import nn
 
 from engine.errors import ConfigurationError
 from engine.models.base import Model
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
-    del config, input_shape, num_classes
+    del settings, input_shape, num_classes
     raise ConfigurationError(
         "arguments.model.name is transformers, whose models read texts. Use "
         "problem: texts, or another arguments.model.name."

@@ -8,15 +8,15 @@ from engine.errors import ConfigurationError
 from engine.models.base import Model
 from engine.models.parts import GlobalPool
 from engine.models.transformer import body, check_heads
-from engine.recipes.arguments.model import ModelConfig, Norm
+from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(config: ModelConfig, input_shape: tuple[int, ...]) -> None:
-    check_heads(config)
-    if len(input_shape) != 3 or any(side % config.patch_size for side in input_shape[1:]):
+def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
+    check_heads(settings)
+    if len(input_shape) != 3 or any(side % settings.patch_size for side in input_shape[1:]):
         raise ConfigurationError(
             f"Examples have shape {input_shape}, and a vit cuts images (channels, height, width) "
-            f"into whole patches of arguments.model.patch_size {config.patch_size}. Choose a "
+            f"into whole patches of arguments.model.patch_size {settings.patch_size}. Choose a "
             "patch size that divides height and width, or another arguments.model.name."
         )
 
@@ -41,13 +41,13 @@ class Patches(nn.Module):
 
 
 def _features(
-    config: ModelConfig, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[nn.Module, int]:
     """Patches and blocks, pooled over all patches."""
     del num_classes
-    embedding = Patches(input_shape, config.patch_size, config.width)
-    patches = body(config, embedding, causal=False)
-    return nn.Sequential(patches, GlobalPool(config.pooling, (1,))), config.width
+    embedding = Patches(input_shape, settings.patch_size, settings.width)
+    patches = body(settings, embedding, causal=False)
+    return nn.Sequential(patches, GlobalPool(settings.pooling, (1,))), settings.width
 
 
 MODEL = Model(

@@ -16,8 +16,8 @@ from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
 from engine.planning.searches import searched
 from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import is_initial
-from engine.recipes.descent import DescentRecipe, OuterConfig
-from engine.recipes.replay import READS, ReplayConfig
+from engine.recipes.descent import DescentRecipe, OuterSettings
+from engine.recipes.replay import READS, ReplaySettings
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory, Sweep, keeps_graphs, sweep_cost
 from engine.schedules.by_name import plan_of
@@ -71,7 +71,7 @@ class Setting:
         )
 
 
-def forecast(setting: Setting, replay: ReplayConfig) -> Alternative:
+def forecast(setting: Setting, replay: ReplaySettings) -> Alternative:
     """Count what a run costs with a schedule, a segment length and an unroll.
 
     Bytes written are exact for a run on local workers that starts from nothing; with replays ahead,
@@ -140,7 +140,7 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
 @lru_cache(maxsize=16)
 def _moved_bytes(settings: str, size: int, dtype: torch.dtype) -> int:
     """Return the bytes of all values of z, and of what the update remembers beside them."""
-    outer = OuterConfig.model_validate_json(settings)
+    outer = OuterSettings.model_validate_json(settings)
     move, flat = make_outer(outer), torch.zeros(size, dtype=dtype)
     memory: dict[str, torch.Tensor] = {}
     moved = flat.nbytes  # z_0
@@ -186,7 +186,7 @@ def choose(setting: Setting, lengths: list[int]) -> list[Alternative]:
     return sorted(fitting, key=lambda each: (each.seconds.run, sum(each.peak_bytes.values())))
 
 
-def check_caps(setting: Setting, replay: ReplayConfig) -> None:
+def check_caps(setting: Setting, replay: ReplaySettings) -> None:
     """Refuse a schedule that was chosen by name and exceeds a cap that was given.
 
     Raises:
@@ -211,7 +211,7 @@ def segment_lengths(recipe: DescentRecipe) -> list[int]:
     return sorted(wanted | {min(recipe.replay.steps_per_segment, total)})
 
 
-def _read_settings(replay: ReplayConfig) -> dict[str, str | int | float]:
+def _read_settings(replay: ReplaySettings) -> dict[str, str | int | float]:
     """Return the settings that a schedule reads, as ``--set`` takes them."""
     names = {"schedule", "steps_per_segment"} | READS[replay.schedule]
     content = replay.model_dump(mode="json", include=names)

@@ -24,8 +24,8 @@ from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
 from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import at_steps
 from engine.replay.step_costs import StepCosts
@@ -86,7 +86,7 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
     problem = _problem(recipe)
     operations, graph = _count(problem.routine, recipe.training.piece)
     batch, data = recipe.training.batch_size, recipe.arguments
-    settings = ContrastiveConfig(**data["contrastive"])
+    settings = ContrastiveSettings(**data["contrastive"])
     routine = problem.routine
     image_bytes = 4 * 3 * settings.image_size**2
     largest = max((len(term.indices) for term in routine.terms(routine.first_step)), default=0)
@@ -131,8 +131,8 @@ def counted_setting(recipe: DescentRecipe, why: str) -> tuple[Setting, str]:
 
 def _problem(recipe: DescentRecipe) -> BuiltProblem:
     """Return the problem of a recipe without its pairs, on the device meta."""
-    settings = ContrastiveConfig(**recipe.arguments["contrastive"])
-    model = ModelConfig(**recipe.arguments["model"])
+    settings = ContrastiveSettings(**recipe.arguments["contrastive"])
+    model = ModelSettings(**recipe.arguments["model"])
     dtype = getattr(torch, recipe.training.dtype.value)
     shapes = _Shapes(recipe.arguments["num_train"], settings.image_size, settings.context)
     towers = build_towers(

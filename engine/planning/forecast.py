@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import CheckpointMissingError
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
+from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.recipes.settings import Document
 from engine.storage.places import PLAN, run_file
 from engine.storage.records import read_record, write_record
@@ -96,11 +96,11 @@ class Forecast(Alternative):
             absent.add("product")
         return self.model_dump(mode="json", exclude={"settings"} | absent)
 
-    def resolved(self, replay: ReplayConfig) -> ReplayConfig:
+    def resolved(self, replay: ReplaySettings) -> ReplaySettings:
         """Return settings of a replay with the choice filled in."""
         chosen = {name.removeprefix("replay."): value for name, value in self.settings.items()}
         del chosen["steps_per_segment"]  # shapes the stages, so it is the recipe's
-        return ReplayConfig.model_validate({**replay.model_dump(), **chosen})
+        return ReplaySettings.model_validate({**replay.model_dump(), **chosen})
 
 
 def keep_forecast(recipe: DescentRecipe, store: str, forecast: Forecast) -> None:

@@ -10,7 +10,7 @@ from engine.problems.problem import SPLITS, BuiltProblem, build_problem, make_st
 from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
+from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.replay.interpreter import Sweep, replay, seed_adjoint
 from engine.replay.step_costs import measure_costs, median_seconds, plain_step_of
 from engine.replay.sweep_costs import Memory
@@ -71,7 +71,7 @@ def keep_plan(recipe: DescentRecipe, store: str) -> None:
         keep_forecast(recipe, store, _plan_of_run(recipe, store))
 
 
-def followed(recipe: DescentRecipe, store: str) -> ReplayConfig:
+def followed(recipe: DescentRecipe, store: str) -> ReplaySettings:
     """Return how a run is reversed, with what is auto resolved by the plan kept with it."""
     replay = settled(recipe, store).replay
     if replay.schedule is not ScheduleName.AUTO:

@@ -23,7 +23,7 @@ from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import check_adjoint, check_training, train_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.meter import doing
-from engine.recipes.replay import ReplayConfig, VjpMode, replay_from
+from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
 from engine.replay.first_step import check_routine
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import refuse_no_routine, refuse_output, whole_number
@@ -43,7 +43,7 @@ def check(
     output: Output,
     *,
     num_directions: int = 20,
-    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+    **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> CheckReport:
     """Try a routine on short twins, and say whether its metagradient may be trusted.
 
@@ -74,7 +74,7 @@ def check(
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def checked(
-    routine: Routine, output: Output, replay: ReplayConfig, num_directions: int = 20
+    routine: Routine, output: Output, replay: ReplaySettings, num_directions: int = 20
 ) -> CheckReport:
     """Carry out ``check`` with settings of the replay that were checked already.
 
@@ -92,7 +92,7 @@ def checked(
 
 
 def _all_checks(
-    routine: Routine, output: Output, num_directions: int, replay: ReplayConfig
+    routine: Routine, output: Output, num_directions: int, replay: ReplaySettings
 ) -> Iterator[Check]:
     began: list[Tensor] = []
     first = _attempt("first-step", lambda: _check_first_step(routine, output, began))
@@ -171,7 +171,7 @@ def _exact_checks(
     output: Output,
     census: operations.Census,
     num_directions: int,
-    replay: ReplayConfig,
+    replay: ReplaySettings,
 ) -> Iterator[Check]:
     twin, twin_output = exact_twin(routine, output)
     found = None
@@ -201,7 +201,7 @@ def _exact_checks(
     yield _attempt("number-format", compare_formats)
 
 
-def _long_checks(routine: Routine, output: Output, replay: ReplayConfig) -> Iterator[Check]:
+def _long_checks(routine: Routine, output: Output, replay: ReplaySettings) -> Iterator[Check]:
     run = train_twin(routine)
     trained = check_training(run)
     yield trained

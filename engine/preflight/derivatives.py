@@ -17,7 +17,7 @@ from engine.numerics.determinism import generator
 from engine.preflight.cuts import find_cut
 from engine.preflight.oracle import central_difference, central_differences, whole_run_gradient
 from engine.preflight.verdict import Check, Verdict
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.replay.metagradient import differentiate
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output
@@ -236,12 +236,12 @@ def check_format(
     )
 
 
-def metagradient_of(routine: Routine, output: Output, replay: ReplayConfig) -> Metaparams:
+def metagradient_of(routine: Routine, output: Output, replay: ReplaySettings) -> Metaparams:
     """Return the metagradient by REPLAY, with the deepest tree there is.
 
     The product of a step is the run's own; which schedule makes its states again changes no bit.
     """
-    deep = ReplayConfig(arity=2, vjp=replay.vjp, micro_batch=replay.micro_batch)
+    deep = ReplaySettings(arity=2, vjp=replay.vjp, micro_batch=replay.micro_batch)
     (found,) = differentiate(routine, [output], None, deep)
     return found.gradient
 

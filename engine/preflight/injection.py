@@ -19,7 +19,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.counts import Counts
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.metaparameters import at_steps
-from engine.recipes.replay import ReplayConfig, replay_from
+from engine.recipes.replay import ReplaySettings, replay_from
 from engine.replay.metagradient import differentiate
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -72,7 +72,7 @@ def by_step(
     steps: Sequence[int],
     *,
     chosen: Tensor | None = None,
-    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+    **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> Tensor:
     """Return the metagradient of counts at each injection step by itself, in one sweep.
 
@@ -122,7 +122,7 @@ def neighbours(steps: Sequence[int], num_steps: int) -> list[int]:
     return sorted(spaced - set(steps))
 
 
-def check_injection(routine: Routine, output: Output, name: str, replay: ReplayConfig) -> Check:
+def check_injection(routine: Routine, output: Output, name: str, replay: ReplaySettings) -> Check:
     """Refuse counts whose metagradient is the opposite of that of the steps around.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import generator
-from engine.recipes.smoothness import DirectionKind, SmoothnessConfig
+from engine.recipes.smoothness import DirectionKind, SmoothnessSettings
 from engine.replay.plain_training import evaluate, train
 from engine.routine.routine import Routine
 from engine.types import Metaparams, Output, State
@@ -95,7 +95,7 @@ class Metasmoothness:
 def metasmoothness(
     routine: Routine,
     output: Output,
-    settings: SmoothnessConfig | None = None,
+    settings: SmoothnessSettings | None = None,
     *,
     groups: Int64[Tensor, " examples"] | None = None,
     z: Metaparams | None = None,
@@ -106,7 +106,7 @@ def metasmoothness(
     Args:
         routine: The run, with at least one metaparameter of any kind.
         output: phi, for Definition 1.
-        settings: Number and kind of directions, and the step h; see ``SmoothnessConfig``.
+        settings: Number and kind of directions, and the step h; see ``SmoothnessSettings``.
         groups: Group of each example, for directions by group.
         z: Where; the routine's own point by default.
         trainer: Trains at all points, for instance batched; one after the other by default.
@@ -118,7 +118,7 @@ def metasmoothness(
     Cost:
         1 + 2 x ``settings.directions`` trainings.
     """
-    settings = settings or SmoothnessConfig()
+    settings = settings or SmoothnessSettings()
     step = settings.step
     point = routine.point() if z is None else z
     points = [point]
@@ -140,7 +140,7 @@ def metasmoothness(
 
 def draw_direction(
     z: Metaparams,
-    settings: SmoothnessConfig,
+    settings: SmoothnessSettings,
     index: int,
     groups: Int64[Tensor, " examples"] | None = None,
 ) -> Metaparams:

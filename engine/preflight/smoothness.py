@@ -2,14 +2,14 @@
 
 from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
 from engine.preflight.verdict import Check, Verdict
-from engine.recipes.smoothness import SmoothnessConfig
+from engine.recipes.smoothness import SmoothnessSettings
 from engine.routine.routine import Routine
 from engine.types import Output
 
 
 def check_metasmoothness(routine: Routine, output: Output, num_directions: int = 2) -> Check:
     """Warn if the trained parameters answer a change of z as a random walk would."""
-    settings = SmoothnessConfig(directions=num_directions)
+    settings = SmoothnessSettings(directions=num_directions)
     score = metasmoothness(routine, output, settings).definition_2
     named = {"name": "metasmoothness", "value": score.mean, "limit": INDEPENDENT}
     found = [f"{value:.2f}" for value in score.directions if value is not None]

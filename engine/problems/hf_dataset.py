@@ -24,8 +24,8 @@ from engine.problems.splits import Examples
 from engine.problems.tables.labels import refuse_one_class
 from engine.problems.tables.problem import Wanted, rows_problem
 from engine.problems.user_models import model_maker
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.text import LanguageConfig, LanguageModelConfig, TextConfig
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.text import LanguageModelSettings, LanguageSettings, TextSettings
 from engine.routine.outputs import classification_scores
 
 _HELD_OUT = ("validation", "valid", "dev")
@@ -66,7 +66,7 @@ class Asked(NamedTuple):
 
 
 def hf_dataset_problem(
-    asked: Asked, model: ModelConfig | str, text: TextConfig, language: LanguageConfig
+    asked: Asked, model: ModelSettings | str, text: TextSettings, language: LanguageSettings
 ) -> Problem:
     """Return a data set as a problem of the kind that its columns are.
 
@@ -233,7 +233,7 @@ def _bytes(picture: dict[str, Any], source: str, where: str) -> bytes:
 
 
 def _pictures(
-    tables: dict[str, Any], asked: Asked, model: ModelConfig | str, notes: tuple[str, ...]
+    tables: dict[str, Any], asked: Asked, model: ModelSettings | str, notes: tuple[str, ...]
 ) -> Problem:
     if len(asked.inputs) != 1 or asked.label is None:
         raise ConfigurationError(
@@ -300,8 +300,8 @@ def _row_names(labels: list[str]) -> list[str]:
 def _texts(
     tables: dict[str, Any],
     asked: Asked,
-    model: ModelConfig | str,
-    settings: tuple[TextConfig, LanguageConfig],
+    model: ModelSettings | str,
+    settings: tuple[TextSettings, LanguageSettings],
     notes: tuple[str, ...],
 ) -> Problem:
     from engine.problems.texts.instructions import passages_problem  # its packages are an extra
@@ -321,12 +321,12 @@ def _texts(
     }
     sizes = {
         name: getattr(model, name)
-        for name, field in ModelConfig.model_fields.items()
+        for name, field in ModelSettings.model_fields.items()
         if name != "name" and getattr(model, name) != field.default
     }
     groups = {asked.label: [each.completion for each in passages["train"]]} if asked.label else {}
     return passages_problem(
-        passages, text, (LanguageModelConfig(**sizes), language), notes, groups=groups
+        passages, text, (LanguageModelSettings(**sizes), language), notes, groups=groups
     )
 
 
@@ -339,7 +339,7 @@ def _prompts(table: Any, asked: Asked) -> list[tuple[str, str]]:  # noqa: ANN401
 
 
 def _numbers(
-    tables: dict[str, Any], asked: Asked, model: ModelConfig | str, notes: tuple[str, ...]
+    tables: dict[str, Any], asked: Asked, model: ModelSettings | str, notes: tuple[str, ...]
 ) -> Problem:
     if asked.label is None:
         raise ConfigurationError(

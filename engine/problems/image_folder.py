@@ -20,7 +20,7 @@ from engine.problems.pairs.pictures import (
 )
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.routine.outputs import classification_scores
 from engine.storage.listing import list_data, relative_paths
 from engine.storage.reading import data_errors, open_data, read_data
@@ -45,7 +45,7 @@ def image_folder_problem(
     held_out: float,
     max_pixels: int,
     seed: int,
-    model: ModelConfig | str,
+    model: ModelSettings | str,
 ) -> Problem:
     """Return pictures in classes, and a model that tells the classes apart.
 

@@ -17,7 +17,7 @@ from engine.problems.fits import continuous_inputs
 from engine.problems.splits import DataSet
 from engine.problems.splitting import own_groups
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.metaparameters import GroupName, MetaparametersConfig
+from engine.recipes.metaparameters import GroupName, MetaparametersSettings
 
 
 def make_metaparameter(
@@ -93,7 +93,7 @@ def initial_vector(model: nn.Module) -> Tensor:
     return parameters_to_vector(trained).detach().cpu()
 
 
-def groups(config: MetaparametersConfig, data: DataSet) -> tuple[Tensor, int]:
+def groups(settings: MetaparametersSettings, data: DataSet) -> tuple[Tensor, int]:
     """Return the class, cluster, source or own group of each candidate, and how many there are.
 
     Returns:
@@ -103,21 +103,21 @@ def groups(config: MetaparametersConfig, data: DataSet) -> tuple[Tensor, int]:
         ConfigurationError: If the problem has no such groups.
     """
     train = data.splits["train"]
-    if config.groups == GroupName.CLASS and data.num_classes == 0:
+    if settings.groups == GroupName.CLASS and data.num_classes == 0:
         raise ConfigurationError(
             "metaparameters.groups is class, but the labels of the problem are no classes (whole "
             "numbers from 0, one for each example). Use cluster, or groups of the problem's own."
         )
-    if config.groups == GroupName.CLASS:
+    if settings.groups == GroupName.CLASS:
         return train.labels, data.num_classes
-    if config.groups == GroupName.SOURCE and data.texts is not None:
+    if settings.groups == GroupName.SOURCE and data.texts is not None:
         return torch.tensor(data.texts.source_of), len(data.texts.sources)
-    if config.groups != GroupName.CLUSTER:
-        of_each = own_groups(data, config.groups)
+    if settings.groups != GroupName.CLUSTER:
+        of_each = own_groups(data, settings.groups)
         return of_each, int(of_each.max()) + 1
     # A second of import that other runs can spare.
     clusters = load("sklearn.cluster", "metaparameters.groups=cluster")
     points = train.inputs.flatten(1).to(torch.float64).numpy()
-    seed = config.seed % 2**32
-    found = clusters.KMeans(config.num_groups, n_init="auto", random_state=seed).fit(points)
-    return torch.from_numpy(found.labels_).to(torch.int64), config.num_groups
+    seed = settings.seed % 2**32
+    found = clusters.KMeans(settings.num_groups, n_init="auto", random_state=seed).fit(points)
+    return torch.from_numpy(found.labels_).to(torch.int64), settings.num_groups

@@ -24,8 +24,8 @@ from engine.problems.calls import surroundings
 from engine.problems.notebook import for_steps
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.metaparameters import ScalarName
-from engine.recipes.optimizer import OptimizerConfig
-from engine.recipes.training import TrainingConfig
+from engine.recipes.optimizer import OptimizerSettings
+from engine.recipes.training import TrainingSettings
 from engine.routine.batch_order import given_order
 from engine.routine.intake import optimizer_from, rates_from
 from engine.routine.optimizer import Optimizer
@@ -81,10 +81,10 @@ def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
     own, unread = [], []
     if problem.optimizer is not None:
         own.append("an optimizer")
-        unread += ["optimizer"] if recipe.optimizer != OptimizerConfig() else []
+        unread += ["optimizer"] if recipe.optimizer != OptimizerSettings() else []
     if problem.learning_rate is not None:
         own.append("learning rates")
-        settings, defaults = recipe.training, TrainingConfig.model_fields
+        settings, defaults = recipe.training, TrainingSettings.model_fields
         unread += [
             f"training.{name}"
             for name in RATE_SETTINGS

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from engine.recipes.arguments.data import DataConfig, DataName, Target
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataName, DataSettings, Target
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.arguments.text import (
-    LanguageConfig,
-    LanguageModelConfig,
+    LanguageModelSettings,
+    LanguageSettings,
     Passages,
     Responses,
-    TextConfig,
+    TextSettings,
 )
 from engine.secret_urls import SafeUrl
 
@@ -55,7 +55,7 @@ def digits(
     flip_fraction: Share = 0.0,
     target_classes: Classes = (),
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(),
+    model: ModelSettings = ModelSettings(),
 ) -> "Problem":
     """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, in ten classes.
 
@@ -82,7 +82,7 @@ def fashion_mnist(
     target_classes: Classes = (),
     url: SafeUrl | None = None,
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(),
+    model: ModelSettings = ModelSettings(),
 ) -> "Problem":
     """Fashion-MNIST: 70,000 grey pictures of clothes, 28 x 28 pixels, in ten classes.
 
@@ -112,7 +112,7 @@ def cifar_10(
     url: SafeUrl | None = None,
     checksum: Checksum | None = None,
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(),
+    model: ModelSettings = ModelSettings(),
 ) -> "Problem":
     """CIFAR-10: 60,000 colour pictures of 32 x 32 pixels, in ten classes.
 
@@ -141,7 +141,7 @@ def image_folder(
     held_out: Share = 0.4,
     max_pixels: Number = 2**26,
     seed: Seed = 0,
-    model: ModelConfig | str = ModelConfig(),
+    model: ModelSettings | str = ModelSettings(),
 ) -> "Problem":
     """A folder of pictures of your own, with one subfolder for each class.
 
@@ -175,7 +175,7 @@ def table(
     test: SafeUrl | None = None,
     held_out: Share = 0.4,
     seed: Seed = 0,
-    model: ModelConfig | str = ModelConfig(),
+    model: ModelSettings | str = ModelSettings(),
 ) -> "Problem":
     """A table of your own, CSV, Parquet or npz, with a column of labels: classes, or a number.
 
@@ -214,8 +214,8 @@ def texts(
     num_validation: Number = 200,
     num_test: Number | None = None,
     seed: Seed = 0,
-    model: LanguageModelConfig = LanguageModelConfig(),
-    language: LanguageConfig = LanguageConfig(),
+    model: LanguageModelSettings = LanguageModelSettings(),
+    language: LanguageSettings = LanguageSettings(),
 ) -> "Problem":
     """Texts of several sources for a causal language model, when one task counts.
 
@@ -241,7 +241,7 @@ def texts(
     from engine.problems.texts.problem import texts_problem
 
     given = locals()
-    data, text = _part(DataConfig, given, name=DataName.TEXT), _part(TextConfig, given)
+    data, text = _part(DataSettings, given, name=DataName.TEXT), _part(TextSettings, given)
     return texts_problem(data, text, model, language)
 
 
@@ -256,8 +256,8 @@ def instructions(
     max_tokens: MaxTokens = 256,
     vocabulary: Vocabulary = 1024,
     seed: Seed = 0,
-    model: LanguageModelConfig = LanguageModelConfig(),
-    language: LanguageConfig = LanguageConfig(),
+    model: LanguageModelSettings = LanguageModelSettings(),
+    language: LanguageSettings = LanguageSettings(),
 ) -> "Problem":
     """Instructions with responses for a causal language model, which learns the responses only.
 
@@ -282,7 +282,7 @@ def instructions(
     from engine.problems.texts.instructions import instructions_problem
 
     urls = {"train": url, "objective": objective, "validation": validation, "test": test}
-    text = _part(TextConfig, locals())
+    text = _part(TextSettings, locals())
     return instructions_problem(urls, held_out, seed, text, (model, language), responses)
 
 
@@ -298,8 +298,8 @@ def hf_dataset(
     max_tokens: MaxTokens = 256,
     vocabulary: Vocabulary = 1024,
     seed: Seed = 0,
-    model: ModelConfig | str = ModelConfig(),
-    language: LanguageConfig = LanguageConfig(),
+    model: ModelSettings | str = ModelSettings(),
+    language: LanguageSettings = LanguageSettings(),
 ) -> "Problem":
     """A data set of the package datasets: pictures or numbers with a label, or texts.
 
@@ -326,7 +326,7 @@ def hf_dataset(
 
     given = locals()
     asked = Asked(source, tuple(inputs), label, hub, held_out, seed, size, max_pixels)
-    return hf_dataset_problem(asked, model, _part(TextConfig, given), language)
+    return hf_dataset_problem(asked, model, _part(TextSettings, given), language)
 
 
 def fashion_captions(
@@ -337,8 +337,8 @@ def fashion_captions(
     flip_fraction: Share = 0.0,
     url: SafeUrl | None = None,
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(),
-    contrastive: ContrastiveConfig = ContrastiveConfig(),
+    model: ModelSettings = ModelSettings(),
+    contrastive: ContrastiveSettings = ContrastiveSettings(),
 ) -> "Problem":
     """Fashion-MNIST with a caption for each picture, for two towers that are compared.
 
@@ -355,7 +355,7 @@ def fashion_captions(
     """
     from engine.problems.pairs.problem import pairs_problem
 
-    data = _part(DataConfig, locals(), name=DataName.FASHION_CAPTIONS)
+    data = _part(DataSettings, locals(), name=DataName.FASHION_CAPTIONS)
     return pairs_problem(data, model, contrastive)
 
 
@@ -367,8 +367,8 @@ def pairs(
     num_test: Number | None = None,
     flip_fraction: Share = 0.0,
     seed: Seed = 0,
-    model: ModelConfig = ModelConfig(),
-    contrastive: ContrastiveConfig = ContrastiveConfig(),
+    model: ModelSettings = ModelSettings(),
+    contrastive: ContrastiveSettings = ContrastiveSettings(),
 ) -> "Problem":
     """Pairs of images and captions: a.jpg beside a.txt, captions.csv, tar shards or Parquet.
 
@@ -385,13 +385,15 @@ def pairs(
     """
     from engine.problems.pairs.problem import pairs_problem
 
-    return pairs_problem(_part(DataConfig, locals(), name=DataName.IMAGE_TEXT), model, contrastive)
+    return pairs_problem(
+        _part(DataSettings, locals(), name=DataName.IMAGE_TEXT), model, contrastive
+    )
 
 
 def _classes(given: dict[str, Any], name: DataName) -> "Problem":
     from engine.problems.classes.problem import classes_problem
 
-    return classes_problem(_part(DataConfig, given, name=name), given["model"])
+    return classes_problem(_part(DataSettings, given, name=name), given["model"])
 
 
 def _part(settings: type, given: dict[str, Any], **more: Any) -> Any:  # noqa: ANN401 (settings)

@@ -10,12 +10,12 @@ from torch import nn
 from engine.errors import ConfigurationError
 from engine.models.build import build_model, check_model
 from engine.numerics.determinism import seeded
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.code.user_code import load_object
 
 
 def model_maker(
-    model: ModelConfig | str, input_shape: tuple[int, ...], num_outputs: int
+    model: ModelSettings | str, input_shape: tuple[int, ...], num_outputs: int
 ) -> Callable[[int], nn.Module]:
     """Return a function of the seed that makes a model for examples of a shape.
 
@@ -30,7 +30,7 @@ def model_maker(
         ConfigurationError: If there is no such class, or it takes other arguments.
     """
     dtype = torch.get_default_dtype()
-    if isinstance(model, ModelConfig):
+    if isinstance(model, ModelSettings):
         check_model(model, input_shape)
         return lambda seed: build_model(model, input_shape, num_outputs, seed=seed, dtype=dtype)
     make = load_object(model, "arguments.model")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
-from engine.recipes.metaparameters import MetaparameterName, MetaparametersConfig
+from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
+from engine.recipes.metaparameters import MetaparameterName, MetaparametersSettings
 from engine.recipes.settings import Settings, digest
 from engine.recipes.smoothness import descent_of
 
@@ -59,7 +59,7 @@ class Removals(Settings):
     """Seeds the subsets."""
 
 
-class AttributionConfig(Settings):
+class AttributionSettings(Settings):
     """What is attributed, and how the answer is judged."""
 
     num_queries: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -118,13 +118,13 @@ class AttributionRecipe(DescentRecipe):
     kind: Literal["attribution"] = "attribution"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    metaparameters: MetaparametersConfig = MetaparametersConfig(name=MetaparameterName.WEIGHTS)
+    metaparameters: MetaparametersSettings = MetaparametersSettings(name=MetaparameterName.WEIGHTS)
     """Attribution is to the examples' weights."""
 
-    outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
     """Not read: attribution moves nothing."""
 
-    attribution: AttributionConfig = AttributionConfig()
+    attribution: AttributionSettings = AttributionSettings()
     """What is attributed, and how the answer is judged."""
 
     @model_validator(mode="after")

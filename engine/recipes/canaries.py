@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from engine.recipes.attribution import Retraining
-from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
-from engine.recipes.metaparameters import MetaparameterName, MetaparametersConfig
+from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
+from engine.recipes.metaparameters import MetaparameterName, MetaparametersSettings
 from engine.recipes.settings import Settings, digest
 from engine.recipes.smoothness import descent_of
 
 
-class CanariesConfig(Settings):
+class CanariesSettings(Settings):
     """Which examples are canaries, and how the gap is audited."""
 
     num_canaries: Annotated[int, Field(ge=2)] = 100
@@ -33,13 +33,13 @@ class CanariesRecipe(DescentRecipe):
     kind: Literal["canaries"] = "canaries"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    metaparameters: MetaparametersConfig = MetaparametersConfig(name=MetaparameterName.WEIGHTS)
+    metaparameters: MetaparametersSettings = MetaparametersSettings(name=MetaparameterName.WEIGHTS)
     """Who is in and who is out is a weight of 1 or 0; the pixels are added to that."""
 
-    outer: OuterConfig = OuterConfig(update=OuterUpdate.ADAM, num_steps=30, step_size=0.3)
+    outer: OuterSettings = OuterSettings(update=OuterUpdate.ADAM, num_steps=30, step_size=0.3)
     """How the pixels move."""
 
-    canaries: CanariesConfig = CanariesConfig()
+    canaries: CanariesSettings = CanariesSettings()
     """Which examples are canaries, and how the gap is audited."""
 
     @model_validator(mode="after")

@@ -12,15 +12,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from engine.errors import ConfigurationError
 from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
-from engine.recipes.execution import BudgetConfig, PreflightMode, RunnerName, WorkersConfig
+from engine.recipes.execution import BudgetSettings, PreflightMode, RunnerName, WorkersSettings
 from engine.recipes.metaparameters import (
     KINDS,
     GroupName,
-    MetaparametersConfig,
+    MetaparametersSettings,
     ScalarName,
     default_injection_step,
 )
-from engine.recipes.optimizer import OptimizerConfig
+from engine.recipes.optimizer import OptimizerSettings
 from engine.recipes.problem_functions import (
     CODE_IS_CONFIRMED,
     DEFAULT_PROBLEM,
@@ -29,11 +29,11 @@ from engine.recipes.problem_functions import (
     read_arguments,
     sources,
 )
-from engine.recipes.rate_search import SchedulesConfig
+from engine.recipes.rate_search import SchedulesSettings
 from engine.recipes.reading.explain import NamedError
-from engine.recipes.replay import ReplayConfig, VjpMode
+from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.recipes.settings import Settings, digest
-from engine.recipes.training import RateSchedule, TrainingConfig
+from engine.recipes.training import RateSchedule, TrainingSettings
 
 __all__ = ["GroupName", "ScalarName", "Settings", "digest"]
 
@@ -61,7 +61,7 @@ class OuterUpdate(StrEnum):
     RPROP = "Rprop"
 
 
-class OuterConfig(Settings):
+class OuterSettings(Settings):
     """Metagradient descent: how often and how far z moves."""
 
     num_steps: Annotated[int, Field(ge=1, le=100_000)] = 5
@@ -125,25 +125,25 @@ class DescentRecipe(Settings):
     """Digests of the problem's source by file, or of its package; filled in, and compared whenever
     the recipe is read again."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerSettings = OptimizerSettings()
     """Inner optimizer."""
 
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingSettings = TrainingSettings()
     """Inner run."""
 
-    metaparameters: MetaparametersConfig = MetaparametersConfig()
+    metaparameters: MetaparametersSettings = MetaparametersSettings()
     """What is optimized."""
 
-    outer: OuterConfig = OuterConfig()
+    outer: OuterSettings = OuterSettings()
     """Outer descent."""
 
-    replay: ReplayConfig = ReplayConfig()
+    replay: ReplaySettings = ReplaySettings()
     """Cost of the reverse sweep."""
 
-    budget: BudgetConfig = BudgetConfig()
+    budget: BudgetSettings = BudgetSettings()
     """What the run may spend."""
 
-    workers: WorkersConfig = WorkersConfig()
+    workers: WorkersSettings = WorkersSettings()
     """Where the stages run."""
 
     preflight: PreflightMode = PreflightMode.ENFORCE
@@ -152,7 +152,7 @@ class DescentRecipe(Settings):
     baselines: tuple[BaselineName, ...] = ()
     """Set-ups made without a metagradient, trained and scored in the same run and report."""
 
-    schedules: SchedulesConfig = SchedulesConfig()
+    schedules: SchedulesSettings = SchedulesSettings()
     """Searches that a descent on the learning rate is compared with."""
 
     reruns: tuple[dict[str, Any], ...] = ()

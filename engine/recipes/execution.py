@@ -35,7 +35,7 @@ class PreflightMode(StrEnum):
     ADVISE = "advise"
 
 
-class WorkersConfig(Settings):
+class WorkersSettings(Settings):
     """Who carries out the stages; changes cost, never the answer, nor which run it is."""
 
     runner: RunnerName = RunnerName.LOCAL
@@ -60,7 +60,7 @@ class WorkersConfig(Settings):
     store, in which the start of a run then keeps it."""
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "WorkersConfig":
+    def _settings_are_read(self) -> "WorkersSettings":
         cluster = {"address": self.address, "num_workers": self.num_workers}
         given = [name for name, value in cluster.items() if value is not None]
         if self.runner is RunnerName.LOCAL and (given or self.gpus_per_stage):
@@ -83,7 +83,7 @@ class WorkersConfig(Settings):
         return default if self.lookahead is None else self.lookahead
 
 
-class BudgetConfig(Settings):
+class BudgetSettings(Settings):
     """What a run may spend; it stops at a border between stages, and can go on with more.
 
     No part of a run's name or of a stage's key: a budget changes what is finished, never a result.

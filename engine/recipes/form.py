@@ -53,10 +53,10 @@ _SAYS_ALL = {FIELDS["seed"][1], FIELDS["max_seconds"][1], *_ARGUMENTS.values()}
 
 
 def in_words(name: str) -> str:
-    """Return a title for a name of Python's: ``num_train``, ``flip_fraction``, ``ModelConfig``."""
+    """Return a title for a name of Python's: ``num_train``, ``ModelSettings``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_")
     words = spaced.replace("-", "_").lower().split("_")
-    if words[-1] in ("config", "settings") and len(words) > 1:
+    if words[-1] == "settings" and len(words) > 1:
         words.pop()
     if words[0] == "num" and len(words) > 1:
         words = ["number", "of", *words[1:]]

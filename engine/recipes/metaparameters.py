@@ -62,7 +62,7 @@ def at_steps(steps: Sequence[int]) -> str:
     return f"{len(steps)} steps from {min(steps)} to {max(steps)}"
 
 
-class MetaparametersConfig(Settings):
+class MetaparametersSettings(Settings):
     """z: what the run is differentiated with respect to, and where it enters."""
 
     name: MetaparameterName = MetaparameterName.COUNTS
@@ -100,7 +100,7 @@ class MetaparametersConfig(Settings):
     """Seeds what is drawn: candidates, first subset, clusters, and the random baseline."""
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "MetaparametersConfig":
+    def _settings_are_read(self) -> "MetaparametersSettings":
         reads = {name: about.reads for name, about in KINDS.items()}
         refuse_unread(self, "name", reads, "metaparameters.")
         return self
@@ -123,7 +123,7 @@ class About:
     Attributes:
         title: Heading of its figure.
         caption: How to read that figure; ``{start}`` stands for how examples were at the start.
-        reads: Settings of ``MetaparametersConfig`` that it reads, besides name and seed.
+        reads: Settings of ``MetaparametersSettings`` that it reads, besides name and seed.
         baselines: Set-ups without a metagradient that answer the same question.
         selects_examples: Whether there is one number for each candidate, and 0 leaves it out.
         moves_by_whole: Whether updates that move by whole examples suit it.

@@ -63,7 +63,7 @@ class ParameterGroup(Settings):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-class OptimizerConfig(Settings):
+class OptimizerSettings(Settings):
     """Inner optimizer; what does not belong to the chosen one must keep its default."""
 
     name: OptimizerName = OptimizerName.SGD
@@ -121,7 +121,7 @@ class OptimizerConfig(Settings):
     """First step whose weights count in that average."""
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "OptimizerConfig":
+    def _settings_are_read(self) -> "OptimizerSettings":
         refuse_unread(self, "name", READS, "optimizer.")
         unread = frozenset[str]().union(*READS.values()) - READS[self.name]
         for group in self.groups:

@@ -24,7 +24,7 @@ ENDS = (1e-4, 0.01, 0.1, 0.5)
 """Last rate, relative to the peak."""
 
 
-class SchedulesConfig(Settings):
+class SchedulesSettings(Settings):
     """What a descent on the learning rate is compared with."""
 
     grid: Annotated[int, Field(ge=0, le=1000)] = 0

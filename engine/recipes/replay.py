@@ -89,7 +89,7 @@ class VjpMode(StrEnum):
     plan of its first start has chosen, so that a stage made again has the same digits."""
 
 
-class ReplayConfig(Settings):
+class ReplaySettings(Settings):
     """How the reverse sweep is carried out; changes cost, and the answer by rounding at most."""
 
     schedule: ScheduleName = ScheduleName.KARY
@@ -135,7 +135,7 @@ class ReplayConfig(Settings):
     """Examples of a step reversed at a time, which bounds the memory; empty means all at once."""
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "ReplayConfig":
+    def _settings_are_read(self) -> "ReplaySettings":
         refuse_unread(self, "schedule", {name: read | _TOLERATED for name, read in READS.items()})
         whole = self.vjp is VjpMode.REVERSE_OVER_REVERSE and self.micro_batch is None
         if self.unroll > 1 and not whole:
@@ -152,7 +152,7 @@ class ReplayConfig(Settings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) -> ReplayConfig:
+def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) -> ReplaySettings:
     """Return the settings that the options of a call in a notebook stand for.
 
     Args:
@@ -163,7 +163,7 @@ def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) 
     Raises:
         ConfigurationError: If there is no such option, or its value is impossible; says what is.
     """
-    fields = ReplayConfig.model_fields
+    fields = ReplaySettings.model_fields
     known = [name for name in fields if name != "steps_per_segment"]
     for name, value in options.items():
         if name == "steps_per_segment":
@@ -179,7 +179,7 @@ def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) 
             )
     plain = {name: _as_number(value) for name, value in options.items()}
     try:
-        return ReplayConfig.model_validate(plain)
+        return ReplaySettings.model_validate(plain)
     except ValidationError as error:
         raise ConfigurationError(" ".join(map(_explained, error.errors()))) from None
 
@@ -193,7 +193,7 @@ def _explained(error: Any) -> str:  # noqa: ANN401 (pydantic's own description)
     if not error["loc"]:
         return str(error["ctx"]["error"])
     name = str(error["loc"][0])
-    meaning = " ".join((ReplayConfig.model_fields[name].description or "").split())
+    meaning = " ".join((ReplaySettings.model_fields[name].description or "").split())
     words = error["msg"].lower()
     choices = get_close_matches(
         str(error["input"]), error.get("ctx", {}).get("expected", "").split("'"), 1

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
 from engine.recipes.problem_functions import refuse_other_code
 from engine.recipes.settings import Settings, digest, with_setting
 
@@ -25,7 +25,7 @@ class DirectionKind(StrEnum):
     """One coordinate, drawn at random, moves by 1."""
 
 
-class SmoothnessConfig(Settings):
+class SmoothnessSettings(Settings):
     """How metasmoothness is measured."""
 
     directions: Annotated[int, Field(ge=1)] = 4
@@ -57,10 +57,10 @@ class MetasmoothnessRecipe(DescentRecipe):
     kind: Literal["metasmoothness"] = "metasmoothness"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
     """Outer descent of the recipe that a search writes; measuring does not read it."""
 
-    smoothness: SmoothnessConfig = SmoothnessConfig()
+    smoothness: SmoothnessSettings = SmoothnessSettings()
     """How metasmoothness is measured."""
 
     @property
@@ -71,7 +71,7 @@ class MetasmoothnessRecipe(DescentRecipe):
         )
 
 
-class SearchConfig(Settings):
+class SearchSettings(Settings):
     """The design menu to try: a grid, a list, or both."""
 
     grid: dict[str, list[Any]] = {}
@@ -96,13 +96,13 @@ class SmoothSearchRecipe(DescentRecipe):
     kind: Literal["smooth-search"] = "smooth-search"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    outer: OuterConfig = OuterConfig(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
     """Outer descent of the recipe that is written."""
 
-    smoothness: SmoothnessConfig = SmoothnessConfig(landscape=0)
+    smoothness: SmoothnessSettings = SmoothnessSettings(landscape=0)
     """How metasmoothness is measured."""
 
-    search: SearchConfig = SearchConfig()
+    search: SearchSettings = SearchSettings()
     """What to try."""
 
     @model_validator(mode="after")

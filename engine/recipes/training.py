@@ -36,7 +36,7 @@ class DType(StrEnum):
     FLOAT64 = "float64"
 
 
-class TrainingConfig(Settings):
+class TrainingSettings(Settings):
     """The inner run: T steps of one model."""
 
     num_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 200
@@ -103,7 +103,7 @@ class TrainingConfig(Settings):
     """Torch device: cpu, cuda or cuda:N."""
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "TrainingConfig":
+    def _settings_are_read(self) -> "TrainingSettings":
         refuse_unread(self, "rate_schedule", READS, "training.")
         shape = self.rate_schedule
         if self.warmup_steps >= self.num_steps:

@@ -1,7 +1,7 @@
 """How a call in a notebook reverses its run: the fastest schedule that fits, or the named one."""
 
 from engine.errors import ConfigurationError
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.interpreter import Sweep as Run
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.step_costs import StepCosts, counted_costs, measure_costs, median_seconds
@@ -17,8 +17,8 @@ _LONGEST, _SHARE = 0.5, 1e-3
 
 
 def settled(
-    replay: ReplayConfig, routine: Routine, output: Output, vjp: StepVjp, store: str | None
-) -> ReplayConfig:
+    replay: ReplaySettings, routine: Routine, output: Output, vjp: StepVjp, store: str | None
+) -> ReplaySettings:
     """Return settings with a schedule that fits: for auto the fastest, measured.
 
     A clock chooses, and no schedule changes a bit, so the answer is that of every other choice.
@@ -49,10 +49,10 @@ def settled(
     memory, length = Memory.of(replay, routine.device), routine.num_steps - routine.first_step
     shared = routine.device.type != "cuda"
 
-    def cost(each: ReplayConfig) -> SweepCost:
+    def cost(each: ReplaySettings) -> SweepCost:
         return sweep_cost(plan_of(each, in_store=store is not None), [length], costs)
 
-    def excess(each: ReplayConfig) -> str:
+    def excess(each: ReplaySettings) -> str:
         return memory.excess(cost(each).peak_bytes, shared=shared)
 
     if not auto:

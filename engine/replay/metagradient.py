@@ -18,7 +18,7 @@ from engine.numerics.shown_html import curve, pairs_html
 from engine.progress.board import one_work
 from engine.progress.counted import whole_work
 from engine.progress.displays import Shown, shown
-from engine.recipes.replay import ReplayConfig, ScheduleName, replay_from
+from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
@@ -103,7 +103,7 @@ def metagradient(
     store: str | os.PathLike[str] | None = None,
     witness: bool = True,
     progress: Shown = False,
-    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+    **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> Metagradient:
     """Train a routine and differentiate an output of the trained model through the whole run.
 
@@ -120,11 +120,11 @@ def metagradient(
             function: is called with an ``engine.progress.board.Seen`` twice a second, from a
             thread of its own.
         **options: How the run is reversed: any of the settings of
-            ``engine.recipes.replay.ReplayConfig`` but ``steps_per_segment``, by name: ``schedule``,
-            ``arity``, ``num_slots``, ``slow_slots``, ``slow_cost``, ``unroll``, ``vjp``,
-            ``micro_batch``, and the caps ``max_device_bytes``, ``max_host_bytes`` and
-            ``max_store_bytes``. With ``schedule="auto"`` the step is measured, and the fastest that
-            fits is taken.
+            ``engine.recipes.replay.ReplaySettings`` but ``steps_per_segment``, by name:
+            ``schedule``, ``arity``, ``num_slots``, ``slow_slots``, ``slow_cost``, ``unroll``,
+            ``vjp``, ``micro_batch``, and the caps ``max_device_bytes``, ``max_host_bytes`` and
+            ``max_store_bytes``. With ``schedule="auto"`` the step is measured, and the fastest
+            that fits is taken.
 
     Returns:
         The metagradient, exact to rounding.
@@ -160,7 +160,7 @@ def metagradients(
     store: str | os.PathLike[str] | None = None,
     witness: bool = True,
     progress: Shown = False,
-    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+    **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> list[Metagradient]:
     """Train a routine once and differentiate several outputs in one reverse sweep.
 
@@ -196,7 +196,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     routine: Routine,
     outputs: Sequence[Output],
     z: Metaparams | None,
-    replay: ReplayConfig,
+    replay: ReplaySettings,
     store: str | os.PathLike[str] | None = None,
     *,
     witness: bool = False,

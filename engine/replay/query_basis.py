@@ -117,7 +117,7 @@ def query_basis(
     size: int | None = None,
     *,
     store: str | os.PathLike[str] | None = None,
-    **options: Any,  # noqa: ANN401 (the fields of ReplayConfig, checked by it)
+    **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> QueryBasis:
     """Train a routine once, and differentiate the directions that some outputs span.
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from engine.recipes.replay import READS, ReplayConfig, StepPath, VjpMode
+from engine.recipes.replay import READS, ReplaySettings, StepPath, VjpMode
 from engine.replay.borders import count_borders
 from engine.replay.step_costs import StepCosts
 from engine.routine.routine import Routine
@@ -41,7 +41,7 @@ class Memory:
     store: int | None = None
 
     @classmethod
-    def of(cls, replay: ReplayConfig, device: torch.device) -> "Memory":
+    def of(cls, replay: ReplaySettings, device: torch.device) -> "Memory":
         """Return the caps that were given; half of what is free where there is none."""
         free_host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         host = replay.max_host_bytes or free_host // 2
@@ -119,7 +119,7 @@ class Sweep:
         in_store: Whether states are kept in a store, which takes no memory.
     """
 
-    base: ReplayConfig
+    base: ReplaySettings
     longest: int
     costs: StepCosts
     memory: Memory
@@ -127,7 +127,7 @@ class Sweep:
     may_keep_graphs: bool
     in_store: bool = False
 
-    def candidates(self) -> Iterator[ReplayConfig]:
+    def candidates(self) -> Iterator[ReplaySettings]:
         """Yield settings of the replay that no other is sure to beat."""
         chosen = {"schedule"}.union(*READS.values())
         base, costs = self.base.model_dump(exclude=chosen), self.costs
@@ -137,7 +137,7 @@ class Sweep:
         for unroll in sorted({u for u in _UNROLLS if u < most} | {most}):
             yield from self._with_unroll(unroll, {**base, "unroll": unroll})
 
-    def _with_unroll(self, unroll: int, common: dict[str, object]) -> Iterator[ReplayConfig]:
+    def _with_unroll(self, unroll: int, common: dict[str, object]) -> Iterator[ReplaySettings]:
         state, blocks = self.costs.state_bytes, -(-self.longest // unroll)
         room = self.memory.device - unroll * self.costs.graph_bytes - STATES_AT_WORK * state
         fast = min(room // state, blocks)
@@ -153,10 +153,10 @@ class Sweep:
             slow_cost=cost / self.costs.plain,
         )
         for settings in candidates(room_there):
-            yield ReplayConfig.model_validate({**common, **settings})
+            yield ReplaySettings.model_validate({**common, **settings})
 
 
-def keeps_graphs(replay: ReplayConfig, routine: Routine, costs: StepCosts) -> bool:
+def keeps_graphs(replay: ReplaySettings, routine: Routine, costs: StepCosts) -> bool:
     """Say whether graphs of whole steps can be kept without another path or product."""
     whole = replay.vjp is VjpMode.REVERSE_OVER_REVERSE and replay.micro_batch is None
     paths = costs.paths_agree or routine.path is StepPath.GRAPH

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.recipes.optimizer import OptimizerConfig, OptimizerName, ParameterGroup
+from engine.recipes.optimizer import OptimizerName, OptimizerSettings, ParameterGroup
 from engine.routine.muon import muon_matrices
 from engine.routine.optimizer import Optimizer, parted
 from engine.routine.optimizer_options import Options, averaged, groups_from, with_options
@@ -315,48 +315,48 @@ def _any(number: Number) -> bool:
     return any(number)
 
 
-def _sgd(config: OptimizerConfig) -> Optimizer:
-    return sgd(config.momentum, nesterov=config.nesterov, **_shared(config))
+def _sgd(settings: OptimizerSettings) -> Optimizer:
+    return sgd(settings.momentum, nesterov=settings.nesterov, **_shared(settings))
 
 
-def _of_adam(make: Callable[..., Optimizer]) -> Callable[[OptimizerConfig], Optimizer]:
-    return lambda config: make(**_adams(config), **_shared(config))
+def _of_adam(make: Callable[..., Optimizer]) -> Callable[[OptimizerSettings], Optimizer]:
+    return lambda settings: make(**_adams(settings), **_shared(settings))
 
 
-def _rmsprop(config: OptimizerConfig) -> Optimizer:
+def _rmsprop(settings: OptimizerSettings) -> Optimizer:
     return rmsprop(
-        config.alpha,
-        momentum=config.momentum,
-        centered=config.centered,
-        eps=config.eps,
-        eps_root=config.eps_root,
-        **_shared(config),
+        settings.alpha,
+        momentum=settings.momentum,
+        centered=settings.centered,
+        eps=settings.eps,
+        eps_root=settings.eps_root,
+        **_shared(settings),
     )
 
 
-def _muon(config: OptimizerConfig) -> Optimizer:
-    groups = [] if config.rest_rate == 1 else [ParameterGroup(rate=config.rest_rate)]
-    rest = adamw(**_adams(config), weight_decay=config.weight_decay, groups=groups)
+def _muon(settings: OptimizerSettings) -> Optimizer:
+    groups = [] if settings.rest_rate == 1 else [ParameterGroup(rate=settings.rest_rate)]
+    rest = adamw(**_adams(settings), weight_decay=settings.weight_decay, groups=groups)
     return muon(
-        config.momentum,
-        nesterov=config.nesterov,
+        settings.momentum,
+        nesterov=settings.nesterov,
         rest=rest,
-        rest_names=config.rest,
-        **_shared(config),
+        rest_names=settings.rest,
+        **_shared(settings),
     )
 
 
-def _adams(config: OptimizerConfig) -> dict[str, Any]:
-    betas = (config.beta1, config.beta2)
-    return {"betas": betas, "eps": config.eps, "eps_root": config.eps_root}
+def _adams(settings: OptimizerSettings) -> dict[str, Any]:
+    betas = (settings.beta1, settings.beta2)
+    return {"betas": betas, "eps": settings.eps, "eps_root": settings.eps_root}
 
 
-def _shared(config: OptimizerConfig) -> dict[str, Any]:
+def _shared(settings: OptimizerSettings) -> dict[str, Any]:
     names = ("weight_decay", "groups", "clip_norm", "clip_value")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(settings, name) for name in names}
 
 
-OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerConfig], Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerSettings], Optimizer]] = {
     OptimizerName.SGD: _sgd,
     OptimizerName.ADAM: _of_adam(adam),
     OptimizerName.ADAMW: _of_adam(adamw),
@@ -366,9 +366,9 @@ OPTIMIZERS: dict[OptimizerName, Callable[[OptimizerConfig], Optimizer]] = {
 """Makes the optimizer of a recipe, by its name."""
 
 
-def make_optimizer(config: OptimizerConfig) -> Optimizer:
+def make_optimizer(settings: OptimizerSettings) -> Optimizer:
     """Return the inner optimizer that a recipe asks for."""
-    made = OPTIMIZERS[config.name](config)
-    if config.ema_decay is None:
+    made = OPTIMIZERS[settings.name](settings)
+    if settings.ema_decay is None:
         return made
-    return averaged(made, config.ema_decay, start=config.ema_start)
+    return averaged(made, settings.ema_decay, start=settings.ema_start)

@@ -10,59 +10,59 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from engine.errors import ConfigurationError
-from engine.recipes.training import RateSchedule, TrainingConfig
+from engine.recipes.training import RateSchedule, TrainingSettings
 from engine.routine.optimizer import Optimizer
 
-Shape = Callable[[TrainingConfig, int, int], float]
+Shape = Callable[[TrainingSettings, int, int], float]
 """Maps (settings, step, steps of the warm-up) to a factor on the peak rate, after the warm-up."""
 
 
-def learning_rates(config: TrainingConfig) -> float | tuple[float, ...]:
+def learning_rates(settings: TrainingSettings) -> float | tuple[float, ...]:
     """Return the rate of a flat run without a warm-up, or one rate for each step.
 
     In the warm-up step t has (t + 1) / warmup_steps of the peak; the shape of the rest is that of
     ``SHAPES``.
     """
-    shape, warmup = SHAPES[config.rate_schedule], config.warmup_steps
-    if config.rate_schedule is RateSchedule.FLAT and not warmup:
-        return config.learning_rate
+    shape, warmup = SHAPES[settings.rate_schedule], settings.warmup_steps
+    if settings.rate_schedule is RateSchedule.FLAT and not warmup:
+        return settings.learning_rate
     return tuple(
-        config.learning_rate
-        * ((step + 1) / warmup if step < warmup else shape(config, step, warmup))
-        for step in range(config.num_steps)
+        settings.learning_rate
+        * ((step + 1) / warmup if step < warmup else shape(settings, step, warmup))
+        for step in range(settings.num_steps)
     )
 
 
-def _flat(config: TrainingConfig, step: int, warmup: int) -> float:
-    del config, step, warmup
+def _flat(settings: TrainingSettings, step: int, warmup: int) -> float:
+    del settings, step, warmup
     return 1.0
 
 
-def _one_cycle(config: TrainingConfig, step: int, warmup: int) -> float:
+def _one_cycle(settings: TrainingSettings, step: int, warmup: int) -> float:
     """Rise linearly from half the peak at a quarter of the run, and fall to a ten-thousandth."""
     del warmup
-    position = step / max(config.num_steps - 1, 1)
+    position = step / max(settings.num_steps - 1, 1)
     if position < 0.25:
         return 0.5 + 0.5 * position / 0.25
     return 1 - (1 - 1e-4) * (position - 0.25) / 0.75
 
 
-def _cosine(config: TrainingConfig, step: int, warmup: int) -> float:
+def _cosine(settings: TrainingSettings, step: int, warmup: int) -> float:
     """Fall along half a cosine, as ``CosineAnnealingLR`` over the steps after the warm-up."""
-    position = (step - warmup) / (config.num_steps - warmup)
-    return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * position)) / 2
+    position = (step - warmup) / (settings.num_steps - warmup)
+    return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * position)) / 2
 
 
-def _linear(config: TrainingConfig, step: int, warmup: int) -> float:
+def _linear(settings: TrainingSettings, step: int, warmup: int) -> float:
     """Fall linearly, as ``LinearLR`` over the steps after the warm-up."""
-    position = (step - warmup) / (config.num_steps - warmup)
-    return 1 + (config.final_rate - 1) * position
+    position = (step - warmup) / (settings.num_steps - warmup)
+    return 1 + (settings.final_rate - 1) * position
 
 
-def _multi_step(config: TrainingConfig, step: int, warmup: int) -> float:
+def _multi_step(settings: TrainingSettings, step: int, warmup: int) -> float:
     """Drop by a factor at each milestone, as ``MultiStepLR``."""
     del warmup
-    return config.rate_drop ** sum(step >= milestone for milestone in config.milestones)
+    return settings.rate_drop ** sum(step >= milestone for milestone in settings.milestones)
 
 
 SHAPES: dict[RateSchedule, Shape] = {

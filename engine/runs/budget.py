@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from engine.errors import BudgetSpentError
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.execution import BudgetConfig
+from engine.recipes.execution import BudgetSettings
 from engine.recipes.files import validated
 from engine.recipes.settings import Document
 from engine.reports.units import number_in
@@ -44,7 +44,7 @@ class Budget:
         run: Name of the run.
     """
 
-    def __init__(self, settings: BudgetConfig, store: str, run: str) -> None:
+    def __init__(self, settings: BudgetSettings, store: str, run: str) -> None:
         self._settings, self._store, self._run = settings, store, run
         self._limited = settings.max_seconds is not None or settings.max_bytes is not None
         self._seen: set[str] = set()
@@ -135,7 +135,7 @@ def with_budget(
     changed = {name: value for name, value in given.items() if value is not None}
     if not changed:
         return recipe
-    budget = validated(BudgetConfig, **recipe.budget.model_dump() | changed)
+    budget = validated(BudgetSettings, **recipe.budget.model_dump() | changed)
     return recipe.model_copy(update={"budget": budget})
 
 

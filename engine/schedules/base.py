@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.schedules.trees import Action, Tier
 
 
@@ -35,7 +35,7 @@ class Wanted:
         slow: The slow tier, for schedules that have one.
     """
 
-    replay: ReplayConfig = ReplayConfig()
+    replay: ReplaySettings = ReplaySettings()
     tier: Tier = Tier.MEMORY
     slow: SlowTier = SlowTier(tier=Tier.HOST)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine.errors import ScheduleError
 from engine.recipes.members import find_member
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.schedules.base import Room, Schedule, SlowTier, Wanted
 from engine.schedules.trees import Action, Tier, kary_schedule, unrolled
 
@@ -75,13 +75,13 @@ def make_plan(
         names = ", ".join(name.value for name in NAMES)
         raise ScheduleError(f"There is no schedule {schedule!r}. Use one of {names}.")
     # Not validated: the schedules themselves say, as errors of a call, what is below its minimum.
-    replay = ReplayConfig.model_construct(
+    replay = ReplaySettings.model_construct(
         schedule=ScheduleName(schedule), arity=arity, num_slots=num_slots, unroll=unroll
     )
     return _tried(NamedPlan(replay, tier, slow or SlowTier(tier=Tier.HOST)))
 
 
-def plan_of(replay: ReplayConfig, *, in_store: bool = False) -> NamedPlan:
+def plan_of(replay: ReplaySettings, *, in_store: bool = False) -> NamedPlan:
     """Return what the settings of a replay stand for.
 
     Args:

@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 
 from engine.planning.forecast import Forecast
-from engine.recipes.replay import ReplayConfig, VjpMode
+from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
 from engine.runs.certificates import read_certificate
@@ -129,7 +129,7 @@ def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)
 
 
 def show_plan(
-    forecast: Forecast, replay: ReplayConfig | None = None, *, as_json: bool = False
+    forecast: Forecast, replay: ReplaySettings | None = None, *, as_json: bool = False
 ) -> None:
     """Show what a planner chose, what it costs, and what else there was.
 
@@ -182,7 +182,7 @@ def show_plan(
     say("\n".join(["To use it:", *(f"  {each}" for each in changes)]))
 
 
-def _settings_of(replay: ReplayConfig) -> dict[str, Any]:
+def _settings_of(replay: ReplaySettings) -> dict[str, Any]:
     return {f"replay.{key}": value for key, value in replay.model_dump(mode="json").items()}
 
 

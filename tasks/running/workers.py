@@ -18,7 +18,7 @@ from prefect.task_runners import TaskRunner
 
 from engine.errors import ConfigurationError
 from engine.extras import install
-from engine.recipes.execution import RunnerName, WorkersConfig
+from engine.recipes.execution import RunnerName, WorkersSettings
 
 T = TypeVar("T")
 
@@ -67,25 +67,25 @@ class Workers:
 
 
 @contextmanager
-def open_workers(config: WorkersConfig) -> Iterator[Workers]:
+def open_workers(settings: WorkersSettings) -> Iterator[Workers]:
     """Connect to the workers of a run, or start them, and let go of them at the end.
 
     Raises:
         ConfigurationError: If the package for them is missing, or nobody answers at the address.
     """
-    match config.runner:
+    match settings.runner:
         case RunnerName.LOCAL:
             yield Workers()
         case RunnerName.DASK:
-            with _dask(config) as workers:
+            with _dask(settings) as workers:
                 yield workers
         case RunnerName.RAY:
-            with _ray(config) as workers:
+            with _ray(settings) as workers:
                 yield workers
 
 
 @contextmanager
-def _dask(config: WorkersConfig) -> Iterator[Workers]:
+def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     try:
         import dask.config
         from dask.base import annotate
@@ -94,24 +94,24 @@ def _dask(config: WorkersConfig) -> Iterator[Workers]:
         from distributed.scheduler import KilledWorker
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
-        raise _missing(config, error) from error
+        raise _missing(settings, error) from error
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    gpus = config.gpus_per_stage
-    kind: dict[str, Any] = {"address": config.address}
-    if config.address is None:
+    gpus = settings.gpus_per_stage
+    kind: dict[str, Any] = {"address": settings.address}
+    if settings.address is None:
         # One worker a process and one thread a worker: a stage sets torch's threads for a process.
-        spec = _dask_spec(config.num_workers or 2, gpus)
+        spec = _dask_spec(settings.num_workers or 2, gpus)
         kind = {"cluster_class": SpecCluster, "cluster_kwargs": spec}
     runner = DaskTaskRunner(**kind, client_kwargs={"timeout": CONNECT_SECONDS})
-    settings = {
+    options = {
         "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
         "logging": {"distributed": "error"},  # else a page for each connection, also in workers
     }
-    with dask.config.set(settings), runner:
+    with dask.config.set(options), runner:
         try:
             runner.client  # noqa: B018 (connects when it is first read)
         except (OSError, TimeoutError, ValueError) as error:
-            raise _unreachable(config, "a Dask scheduler", error) from error
+            raise _unreachable(settings, "a Dask scheduler", error) from error
         yield Workers(
             runner,
             (lambda: annotate(resources={"GPU": gpus})) if gpus else nullcontext,
@@ -140,24 +140,24 @@ def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _ray(config: WorkersConfig) -> Iterator[Workers]:
+def _ray(settings: WorkersSettings) -> Iterator[Workers]:
     try:
         import ray
         import ray.exceptions
         from prefect_ray import RayTaskRunner
         from prefect_ray.context import remote_options
     except ImportError as error:
-        raise _missing(config, error) from error
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if config.address is None:
-        settings |= {"num_cpus": config.num_workers or 2, "include_dashboard": False}
-        settings["_node_ip_address"] = "127.0.0.1"
-    runner = RayTaskRunner(address=config.address, init_kwargs=settings)
+        raise _missing(settings, error) from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if settings.address is None:
+        options |= {"num_cpus": settings.num_workers or 2, "include_dashboard": False}
+        options["_node_ip_address"] = "127.0.0.1"
+    runner = RayTaskRunner(address=settings.address, init_kwargs=options)
     try:
         runner.__enter__()
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-        raise _unreachable(config, "a Ray cluster", error) from error
-    gpus = config.gpus_per_stage
+        raise _unreachable(settings, "a Ray cluster", error) from error
+    gpus = settings.gpus_per_stage
     try:
         yield Workers(
             runner,
@@ -168,18 +168,18 @@ def _ray(config: WorkersConfig) -> Iterator[Workers]:
         runner.__exit__(None, None, None)
 
 
-def _missing(config: WorkersConfig, error: ImportError) -> ConfigurationError:
-    name = config.runner.value
+def _missing(settings: WorkersSettings, error: ImportError) -> ConfigurationError:
+    name = settings.runner.value
     return ConfigurationError(
         f"workers.runner is {name}, but {error.name or 'its package'} is not installed here. "
         f"Run: {install(name)}."
     )
 
 
-def _unreachable(config: WorkersConfig, what: str, error: Exception) -> ConfigurationError:
-    place = "on this machine" if config.address is None else f"at {config.address}"
+def _unreachable(settings: WorkersSettings, what: str, error: Exception) -> ConfigurationError:
+    place = "on this machine" if settings.address is None else f"at {settings.address}"
     reason = " ".join(str(error).split())[:300]
     return ConfigurationError(
-        f"workers.address is {config.address}, but {what} cannot be reached {place}: {reason}. "
+        f"workers.address is {settings.address}, but {what} cannot be reached {place}: {reason}. "
         "Start it, or correct workers.address; empty starts a cluster for the run."
     )

@@ -21,7 +21,7 @@ from engine.problems.problem import build_problem
 from engine.recipes.attribution import Removals
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
-from engine.recipes.smoothness import SmoothnessConfig
+from engine.recipes.smoothness import SmoothnessSettings
 from engine.replay.batched import train_each
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
@@ -109,7 +109,7 @@ def orders(number: int = 100) -> Bank:
 def directions(number: int = 32) -> Bank:
     """Return trainings of the main job's MLP at z + h v and z + 2 h v, for random v."""
     own = _weighted("digits-selection")
-    settings, z = SmoothnessConfig(), own.point()
+    settings, z = SmoothnessSettings(), own.point()
     points = [
         shifted(z, draw_direction(z, settings, i), distance * settings.step)
         for i in range(number)

@@ -16,7 +16,7 @@ import engine
 from engine.preflight.injection import by_step, check_injection
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from tests.bench.record import write_record
 
 STEPS = (60, 100, 120, 140, 150, 160, 170, 180, 190, 195)
@@ -47,7 +47,7 @@ def cells(changes):
     for steps in [*((step,) for step in STEPS), *SUMS]:
         counts = engine.Counts(built.kind.value, injection_steps=steps)
         run = replace(built.routine, metaparameters={"counts": counts})
-        agreed = check_injection(run, built.output, "counts", ReplayConfig()).value
+        agreed = check_injection(run, built.output, "counts", ReplaySettings()).value
         scores = sum(rows[step] for step in steps)
         auc = roc_auc_score(built.data.corrupted.numpy(), scores.numpy())
         written.append(f"{auc:.2f} ({agreed:+.2f})")

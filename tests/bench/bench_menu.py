@@ -24,7 +24,7 @@ from engine.preflight.metasmoothness import metasmoothness
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
-from engine.recipes.smoothness import SmoothnessConfig, SmoothSearchRecipe, at_rate
+from engine.recipes.smoothness import SmoothnessSettings, SmoothSearchRecipe, at_rate
 from engine.replay.plain_training import train
 from engine.routine.outputs import classification_scores
 from tests.bench.record import write_record
@@ -45,7 +45,9 @@ def validation_loss(recipe: DescentRecipe) -> float:
         return math.inf
 
 
-def definitions(recipe: DescentRecipe, smoothness: SmoothnessConfig) -> tuple[float, float, float]:
+def definitions(
+    recipe: DescentRecipe, smoothness: SmoothnessSettings
+) -> tuple[float, float, float]:
     """Return Definition 1, Definition 2 and its spread, along directions by class."""
     problem = build_problem(recipe)
     labels = problem.data.splits["train"].labels

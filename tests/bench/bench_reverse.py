@@ -22,7 +22,7 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.process import keep_freed_memory
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.files import load_recipe
 from engine.routine.optimizers import adamw, sgd
 from engine.routine.routine import Routine
@@ -38,7 +38,7 @@ def make_routine(optimizer: str, kind: str, num_steps: int) -> Routine:
     count = recipe.training.batch_size * 2
     drawn = torch.Generator().manual_seed(0)
     model = build_model(
-        ModelConfig.model_validate(recipe.arguments["model"]),
+        ModelSettings.model_validate(recipe.arguments["model"]),
         (1, 28, 28),
         10,
         seed=0,

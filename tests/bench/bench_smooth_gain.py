@@ -34,7 +34,7 @@ from engine.numerics.process import keep_freed_memory
 from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
 from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.smoothness import SmoothnessConfig
+from engine.recipes.smoothness import SmoothnessSettings
 from engine.replay.plain_training import train
 from engine.reports.canvas import BLUE, GREY, new_figure, png
 from engine.routine.outputs import classification_scores
@@ -105,7 +105,7 @@ def smoothness(
     found = metasmoothness(
         built.routine,
         built.output,
-        SmoothnessConfig(directions=directions),
+        SmoothnessSettings(directions=directions),
         groups=built.data.splits["train"].labels,
     )
     return found.definition_1.mean, found.definition_2.mean

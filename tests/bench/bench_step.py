@@ -28,7 +28,7 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import deterministic
 from engine.numerics.environment import environment
 from engine.numerics.process import keep_freed_memory
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.files import load_recipe
 from engine.routine.optimizers import adamw
 from engine.routine.routine import Routine
@@ -103,7 +103,7 @@ def make_routine(problem: str, num_steps: int, vocabulary: int = 65) -> Routine:
     if problem == "resnet":
         recipe = load_recipe("fashion-selection")
         size = recipe.training.batch_size
-        chosen = ModelConfig.model_validate(recipe.arguments["model"])
+        chosen = ModelSettings.model_validate(recipe.arguments["model"])
         model = build_model(chosen, (1, 28, 28), 10, seed=0, dtype=torch.float32)
         images = torch.rand(2 * size, 1, 28, 28, generator=drawn)
         examples = images, torch.randint(0, 10, (2 * size,), generator=drawn)

@@ -249,7 +249,11 @@ def test_fields_of_several_seeds_are_those_of_one_but_for_the_seed():
 @pytest.mark.parametrize(
     ("name", "words"),
     [("flip_fraction", "Flip fraction"), ("older_than_days", "Older than days")]
-    + [("num_heads", "Number of heads"), ("ModelConfig", "Model"), ("masked-sign", "Masked sign")],
+    + [
+        ("num_heads", "Number of heads"),
+        ("ModelSettings", "Model"),
+        ("masked-sign", "Masked sign"),
+    ],
 )
 def test_names_become_words(name, words):
     """Whatever a stranger calls the arguments of a function."""

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from engine.applications.trackers import check_target
 from engine.errors import ConfigurationError
-from engine.recipes.arguments.data import DataConfig
-from engine.recipes.arguments.pairs import ContrastiveConfig
-from engine.recipes.arguments.text import LanguageConfig, TextConfig
+from engine.recipes.arguments.data import DataSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
+from engine.recipes.arguments.text import LanguageSettings, TextSettings
 from engine.recipes.files import load_recipe
 from engine.secret_urls import redacted, secret_in
 from engine.storage.location import absolute, check_writable, filesystem, store_errors
@@ -125,11 +125,11 @@ WITHOUT = [
 def test_a_url_with_a_secret_is_refused_without_printing_it(url, caplog):
     """A recipe is kept in the store, in the report and in a database; so are the messages."""
     settings = [
-        lambda: DataConfig(url=url),
-        lambda: TextConfig(sources=(url,), target="x"),
-        lambda: TextConfig(sources=("x",), target=url),
-        lambda: LanguageConfig(pretrained=url),
-        lambda: ContrastiveConfig(target_url=url),
+        lambda: DataSettings(url=url),
+        lambda: TextSettings(sources=(url,), target="x"),
+        lambda: TextSettings(sources=("x",), target=url),
+        lambda: LanguageSettings(pretrained=url),
+        lambda: ContrastiveSettings(target_url=url),
     ]
     for make in settings:
         with pytest.raises(ValidationError, match="holds"):
@@ -158,7 +158,7 @@ def test_a_url_with_a_secret_is_refused_without_printing_it(url, caplog):
 @pytest.mark.parametrize("url", WITHOUT_A_SCHEME)
 def test_a_location_that_lacks_its_scheme_is_refused_without_printing_it(url):
     """It would become a folder of this name, whose path every message has."""
-    for make in (lambda: DataConfig(url=url), lambda: LanguageConfig(pretrained=url)):
+    for make in (lambda: DataSettings(url=url), lambda: LanguageSettings(pretrained=url)):
         with pytest.raises(ValidationError, match="holds"):
             make()
     for open_it in (absolute, filesystem, check_writable):
@@ -177,7 +177,7 @@ def test_a_location_that_lacks_its_scheme_is_refused_without_printing_it(url):
 def test_a_url_without_a_secret_is_left_as_it_is(url):
     """Ports, versions, accounts and file names look like secrets, and are none."""
     assert secret_in(url) is None
-    assert DataConfig(url=url).url == url
+    assert DataSettings(url=url).url == url
     if "://" in url and "token" not in url:
         assert redacted(f"of {url}.") == f"of {url}."
 

@@ -12,7 +12,7 @@ from engine.applications.descent import record as runs
 from engine.errors import CheckpointMissingError
 from engine.planning.forecast import read_forecast
 from engine.preflight.verdict import CheckReport
-from engine.recipes.execution import BudgetConfig
+from engine.recipes.execution import BudgetSettings
 from engine.recipes.files import change_workers, load_recipe
 from engine.recipes.names import run_name
 from engine.runs import budget
@@ -61,7 +61,7 @@ def _resume(store: str, run: str) -> None:
     recipe = stored.read_recipe(store, name)
     check_places(recipe, name, store)
     assert change_workers(recipe, []).workers.address is None
-    budget.Budget(BudgetConfig(max_seconds=5), store, name)
+    budget.Budget(BudgetSettings(max_seconds=5), store, name)
 
 
 def _verify(store: str, run: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from engine.applications.attribution.scores import kept_weights, query_batch
 from engine.applications.attribution.trak import check_trak, trak_is_installed
 from engine.problems.problem import build_problem
-from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
 from engine.recipes.settings import Document
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
@@ -202,7 +202,7 @@ def written(found: LdsRecord) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def judged_baselines(settings: AttributionConfig) -> list[AttributionBaseline]:
+def judged_baselines(settings: AttributionSettings) -> list[AttributionBaseline]:
     """Return the baselines that can be had here."""
     missing = set() if trak_is_installed() else {AttributionBaseline.TRAK}
     return [name for name in settings.baselines if name not in missing]

@@ -16,7 +16,7 @@ from engine.applications.attribution.scores import (
 from engine.preflight.verdict import Check, Verdict
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries, Removals, Retraining
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.replay.batched import train_many
 from engine.replay.metagradient import differentiate
 
@@ -35,7 +35,7 @@ def try_removals(
     removals: Removals,
     num_subsets: int,
     retraining: Retraining,
-    replay: ReplayConfig,
+    replay: ReplaySettings,
 ) -> Check:
     """Compare predicted and measured effects of a few removals on a few queries.
 

@@ -4,7 +4,7 @@ from engine.applications.attribution.record import judged_baselines
 from engine.applications.attribution.stages import Subsets
 from engine.planning.expected import Expected
 from engine.progress.time_left import Work
-from engine.recipes.attribution import AttributionBaseline, AttributionConfig, AttributionRecipe
+from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
 
 
 def works(recipe: AttributionRecipe, expected: Expected) -> list[Work]:
@@ -23,7 +23,7 @@ def works(recipe: AttributionRecipe, expected: Expected) -> list[Work]:
     return [*found, expected.guess("seed-queries"), *expected.sweep(), expected.report()]
 
 
-def subsets(settings: AttributionConfig) -> list[Subsets]:
+def subsets(settings: AttributionSettings) -> list[Subsets]:
     """Return the random subsets of each size, in the groups that one stage trains without."""
     return [
         Subsets(

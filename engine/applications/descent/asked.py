@@ -13,10 +13,10 @@ from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.problems.base import Problem
 from engine.problems.problem import BuiltProblem, build_problem, built, make_step_vjp
-from engine.recipes.descent import DescentRecipe, OuterConfig, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
 from engine.recipes.execution import PreflightMode
 from engine.recipes.files import load_recipe, validate_recipe, validated
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.replay.fastest import settled
 from engine.replay.plain_training import evaluate
 from engine.routine.intake import refuse_output
@@ -57,8 +57,8 @@ class Asked:
     output: Output
     score: Callable[[Routine, State], Figures]
     judge: str
-    outer: OuterConfig
-    replay: ReplayConfig
+    outer: OuterSettings
+    replay: ReplaySettings
     preflight: PreflightMode
     vjp: StepVjp
     threads: int | None = None
@@ -188,8 +188,8 @@ def _of_routine(
             f"({', '.join(routine.metaparameters) or 'none'}), and a descent moves one. Make the "
             "routine with the one to move."
         )
-    outer = validated(OuterConfig, **settings.get("outer", {}))
-    replay = validated(ReplayConfig, **settings.get("replay", {}))
+    outer = validated(OuterSettings, **settings.get("outer", {}))
+    replay = validated(ReplaySettings, **settings.get("replay", {}))
     (kind,) = routine.metaparameters.values()
     if outer.update in _WHOLE and not isinstance(kind, Counts):
         raise ConfigurationError(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.problems.passage import Texts
-from engine.recipes.metaparameters import GroupName, MetaparametersConfig
+from engine.recipes.metaparameters import GroupName, MetaparametersSettings
 from engine.recipes.settings import Document
 
 
@@ -28,12 +28,12 @@ class SourceShare(Document):
 
 
 def measure_sources(
-    config: MetaparametersConfig, texts: Texts | None, before: Tensor, after: Tensor
+    settings: MetaparametersSettings, texts: Texts | None, before: Tensor, after: Tensor
 ) -> list[SourceShare]:
     """Return the share of each source, in the order of their names; none without sources.
 
     Args:
-        config: What z is.
+        settings: What z is.
         texts: The candidates; None for data without sources.
         before: z_0.
         after: z of the chosen iterate.
@@ -41,10 +41,10 @@ def measure_sources(
     if texts is None:
         return []
     candidates = torch.bincount(torch.tensor(texts.source_of), minlength=len(texts.sources))
-    if config.about.selects_examples:
+    if settings.about.selects_examples:
         shares = [_totals(texts, value) for value in (before, after)]
         dropped = _totals(texts, (after == 0).double()).round().long().tolist()
-    elif config.about.weighs_groups and config.groups == GroupName.SOURCE:
+    elif settings.about.weighs_groups and settings.groups == GroupName.SOURCE:
         shares = [value.double().softmax(0) for value in (before, after)]
         dropped = [None] * len(texts.sources)
     else:

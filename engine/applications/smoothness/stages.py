@@ -8,7 +8,7 @@ import torch
 
 from engine.preflight.metasmoothness import agreement, draw_direction, second_difference, shifted
 from engine.recipes.settings import Document
-from engine.recipes.smoothness import DirectionKind, SmoothnessConfig
+from engine.recipes.smoothness import DirectionKind, SmoothnessSettings
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.schedules.segments import Segment
 from engine.schedules.trees import Forward
@@ -41,7 +41,7 @@ def perturb(run: Run, value: Ref, shift: Shift) -> Made:
     problem = run.problem
     z = problem.routine_at(read_rows(run.store, value)["value"]).point()
     groups = problem.data.splits["train"].one_label_each
-    drawn = SmoothnessConfig(by=shift.by, seed=shift.seed)
+    drawn = SmoothnessSettings(by=shift.by, seed=shift.seed)
     direction = draw_direction(z, drawn, shift.direction, groups)
     moved = shifted(z, direction, shift.distance)
     return {name: tensor.reshape(-1) for name, tensor in moved.items()}, {}

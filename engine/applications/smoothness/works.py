@@ -2,7 +2,7 @@
 
 from engine.planning.expected import Expected
 from engine.progress.time_left import Work
-from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessConfig, SmoothSearchRecipe
+from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings, SmoothSearchRecipe
 
 
 def works(recipe: MetasmoothnessRecipe, expected: Expected) -> list[Work]:
@@ -26,7 +26,7 @@ def scored_works(expected: Expected) -> list[Work]:
     return [expected.guess("initial"), *expected.train(), expected.score()]
 
 
-def _measured(settings: SmoothnessConfig, expected: Expected) -> list[Work]:
+def _measured(settings: SmoothnessSettings, expected: Expected) -> list[Work]:
     extra = settings.landscape
     found = scored_works(expected)
     for _ in range(2 * settings.directions + extra):

@@ -1,6 +1,6 @@
 """Examples: read a data set, cut it into four splits, corrupt some training labels.
 
-Everything here is a pure function of the data files and ``DataConfig``: same inputs, same bits,
+Everything here is a pure function of the data files and ``DataSettings``: same inputs, same bits,
 and ``DataSet.fingerprint`` says which bits they were. Order of the batches is not decided here.
 
 Another data set is one more reader in ``READERS``: a function that returns a ``Source``.
@@ -24,7 +24,7 @@ from engine.problems.classes import cifar
 from engine.problems.classes.idx import FASHION_MNIST_URL, read_idx
 from engine.problems.classes.target import keep_target
 from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
-from engine.recipes.arguments.data import DataConfig, DataName
+from engine.recipes.arguments.data import DataName, DataSettings
 
 CIFAR_10_STATISTICS = (0.4734 * 255, 0.2516 * 255)
 """Mean and standard deviation of all pixels of the 50,000 training images, in bytes."""
@@ -56,14 +56,14 @@ class Source:
     """Smallest and largest value that can be stored, e.g. 0 and 255 for bytes."""
 
 
-def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
-    """Read a data set, split it and flip training labels, as a pure function of ``config``.
+def load_data(settings: DataSettings, dtype: torch.dtype) -> DataSet:
+    """Read a data set, split it and flip training labels, as a pure function of ``settings``.
 
     The split is drawn before the flips, and every flip before any is applied: another
     ``flip_fraction`` keeps the split, and a larger one flips the same labels and more.
 
     Args:
-        config: Data set, sizes of the splits, share of flipped labels, and seed.
+        settings: Data set, sizes of the splits, share of flipped labels, and seed.
         dtype: Number format of the inputs.
 
     Returns:
@@ -73,23 +73,23 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
         DataError: If the files are missing or damaged, the examples do not fit together, or the
             splits do not fit into the data set.
     """
-    if config.checksum is not None and config.name is not DataName.CIFAR_10:
+    if settings.checksum is not None and settings.name is not DataName.CIFAR_10:
         raise DataError(
-            f"arguments.checksum is {config.checksum}, but {config.name.value} comes as no "
+            f"arguments.checksum is {settings.checksum}, but {settings.name.value} comes as no "
             "archive that could have one. Leave it empty."
         )
-    source = READERS[config.name](config)
+    source = READERS[settings.name](settings)
     check_examples(*source.pool, num_classes=source.num_classes, origin=source.origin)
     if source.test is not None:
         check_examples(*source.test, num_classes=source.num_classes, origin=source.origin)
 
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     with torch.device("cpu"):  # a notebook may have made another device the default
-        stored = _split(source, config, generator)
+        stored = _split(source, settings, generator)
         labels, corrupted = _flip_labels(
-            stored["train"][1], config.flip_fraction, source.num_classes, generator
+            stored["train"][1], settings.flip_fraction, source.num_classes, generator
         )
-    keep_target(stored, config)
+    keep_target(stored, settings)
     inputs, _, ids = stored["train"]
     stored["train"] = (inputs, labels, ids)
     splits = {
@@ -105,28 +105,28 @@ def load_data(config: DataConfig, dtype: torch.dtype) -> DataSet:
 
 
 def _split(
-    source: Source, config: DataConfig, generator: torch.Generator
+    source: Source, settings: DataSettings, generator: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Draw the splits; an official test set is capped, otherwise test is cut like the others."""
     sizes = {
-        "train": config.num_train,
-        "objective": config.num_objective,
-        "validation": config.num_validation,
+        "train": settings.num_train,
+        "objective": settings.num_objective,
+        "validation": settings.num_validation,
     }
     if source.test is None:
         num_left = len(source.pool[1]) - sum(sizes.values())
         # At least one, so that an empty test split is refused with the sizes that made it so.
-        sizes["test"] = max(num_left, 1) if config.num_test is None else config.num_test
-        return _cut(source.pool, sizes, config, generator)
-    num_test = len(source.test[1]) if config.num_test is None else config.num_test
-    splits = _cut(source.pool, sizes, config, generator)
-    return splits | _cut(source.test, {"test": num_test}, config, generator)
+        sizes["test"] = max(num_left, 1) if settings.num_test is None else settings.num_test
+        return _cut(source.pool, sizes, settings, generator)
+    num_test = len(source.test[1]) if settings.num_test is None else settings.num_test
+    splits = _cut(source.pool, sizes, settings, generator)
+    return splits | _cut(source.test, {"test": num_test}, settings, generator)
 
 
 def _cut(
     examples: tuple[Tensor, Tensor],
     sizes: dict[str, int],
-    config: DataConfig,
+    settings: DataSettings,
     generator: torch.Generator,
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Draw disjoint splits of the given sizes, with the positions that they were drawn from."""
@@ -134,11 +134,11 @@ def _cut(
     num_wanted = sum(sizes.values())
     if num_wanted > len(labels):
         wanted = " + ".join(f"{size} ({name})" for name, size in sizes.items())
-        settings = ", ".join(f"arguments.num_{name}" for name in sizes)
+        too_many = ", ".join(f"arguments.num_{name}" for name in sizes)
         raise DataError(
-            f"The splits need {wanted} = {num_wanted} examples, but {config.name.value} has only "
+            f"The splits need {wanted} = {num_wanted} examples, but {settings.name.value} has only "
             f"{len(labels)} to cut them from, and splits are neither empty nor share examples. "
-            f"Lower {settings}."
+            f"Lower {too_many}."
         )
     order = torch.randperm(len(labels), generator=generator)
     parts = order[:num_wanted].split(list(sizes.values()))
@@ -169,12 +169,12 @@ def _standardize(
     return (stored.to(dtype) - shift) / scale
 
 
-def _read_digits(config: DataConfig) -> Source:
+def _read_digits(settings: DataSettings) -> Source:
     """Return scikit-learn's bundled 1797 images of 8x8 pixels, scaled to [0, 1]."""
-    if config.url is not None:
+    if settings.url is not None:
         raise DataError(
-            f"arguments.url is {config.url}, but the digits come with scikit-learn and no file is "
-            "read for them. Leave arguments.url empty, or choose another problem."
+            f"arguments.url is {settings.url}, but the digits come with scikit-learn and no file "
+            "is read for them. Leave arguments.url empty, or choose another problem."
         )
     pixels, labels = _stored_digits()
     images = pixels.reshape(-1, 1, 8, 8)  # values 0 to 16
@@ -199,13 +199,13 @@ def _stored_digits() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
-def _read_fashion_mnist(config: DataConfig) -> Source:
+def _read_fashion_mnist(settings: DataSettings) -> Source:
     """Return Fashion-MNIST, 60,000 + 10,000 images of 28x28 pixels, standardized.
 
     References:
         Xiao et al. 2017, arXiv:1708.07747.
     """
-    url = FASHION_MNIST_URL if config.url is None else config.url
+    url = FASHION_MNIST_URL if settings.url is None else settings.url
     parts = []
     for stem in ("train", "t10k"):
         images = read_idx(url, f"{stem}-images-idx3-ubyte", (28, 28))
@@ -216,10 +216,10 @@ def _read_fashion_mnist(config: DataConfig) -> Source:
     return Source(pool, 10, origin, test, FASHION_MNIST_STATISTICS, (0.0, 255.0))
 
 
-def _read_cifar_10(config: DataConfig) -> Source:
+def _read_cifar_10(settings: DataSettings) -> Source:
     """Return CIFAR-10, 50,000 + 10,000 colour images of 32x32 pixels, standardized."""
-    url = cifar.URL if config.url is None else config.url
-    pool, test = cifar.read_archive(url, config.checksum or cifar.CHECKSUM)
+    url = cifar.URL if settings.url is None else settings.url
+    pool, test = cifar.read_archive(url, settings.checksum or cifar.CHECKSUM)
     return Source(
         pool,
         10,
@@ -230,7 +230,7 @@ def _read_cifar_10(config: DataConfig) -> Source:
     )
 
 
-READERS: dict[DataName, Callable[[DataConfig], Source]] = {
+READERS: dict[DataName, Callable[[DataSettings], Source]] = {
     DataName.DIGITS: _read_digits,
     DataName.FASHION_MNIST: _read_fashion_mnist,
     DataName.CIFAR_10: _read_cifar_10,

@@ -9,12 +9,12 @@ from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
 from engine.problems.classes.data_sets import load_data
 from engine.problems.splits import DataSet
-from engine.recipes.arguments.data import DataConfig
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.data import DataSettings
+from engine.recipes.arguments.model import ModelSettings
 from engine.routine.outputs import classification_scores
 
 
-def classes_problem(data: DataConfig, model: ModelConfig) -> Problem:
+def classes_problem(data: DataSettings, model: ModelSettings) -> Problem:
     """Return a data set with labels, and a shipped model that tells its classes apart.
 
     Raises:
@@ -25,7 +25,7 @@ def classes_problem(data: DataConfig, model: ModelConfig) -> Problem:
     return classifier(load_data(data, dtype), model, dtype)
 
 
-def classifier(read: DataSet, model: ModelConfig, dtype: torch.dtype) -> Problem:
+def classifier(read: DataSet, model: ModelSettings, dtype: torch.dtype) -> Problem:
     """Return the problem of a data set that was read and cut already."""
     shape = tuple(read.splits["train"].inputs.shape[1:])
     check_model(model, shape)

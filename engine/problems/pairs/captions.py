@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.extras import install
-from engine.recipes.arguments.pairs import ContrastiveConfig, TokenizerName
+from engine.recipes.arguments.pairs import ContrastiveSettings, TokenizerName
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
 
@@ -63,26 +63,26 @@ class Tokenizer:
         return rows
 
 
-def train_tokenizer(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
+def train_tokenizer(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
     """Train the tokenizer that a recipe asks for.
 
     Raises:
         ConfigurationError: If its package is not installed.
     """
-    if config.tokenizer is TokenizerName.WORDS:
-        return _words(captions, config)
-    return _bpe(captions, config)
+    if settings.tokenizer is TokenizerName.WORDS:
+        return _words(captions, settings)
+    return _bpe(captions, settings)
 
 
-def _words(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
+def _words(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
     counts = Counter(word for caption in captions for word in _split_words(caption))
     # Equally frequent words by the alphabet, so that the order of the captions does not count.
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     first = UNKNOWN + 1
-    ids = {word: first + place for place, word in enumerate(ranked[: config.vocabulary - first])}
+    ids = {word: first + place for place, word in enumerate(ranked[: settings.vocabulary - first])}
     size = first + len(ids)
     return Tokenizer(
-        lambda text: [ids.get(word, UNKNOWN) for word in _split_words(text)], size, config.context
+        lambda text: [ids.get(word, UNKNOWN) for word in _split_words(text)], size, settings.context
     )
 
 
@@ -90,7 +90,7 @@ def _split_words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
+def _bpe(captions: Iterable[str], settings: ContrastiveSettings) -> Tokenizer:
     if find_spec("tokenizers") is None:
         raise ConfigurationError(
             "arguments.contrastive.tokenizer is bpe, but the package tokenizers is not installed. "
@@ -100,9 +100,9 @@ def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     special = ["<padding>", "<begin>", "<end>", "<unknown>"]
     alphabet = sorted(import_module("tokenizers.pre_tokenizers").ByteLevel.alphabet())
     smallest = len(special) + len(alphabet)
-    if config.vocabulary < smallest:
+    if settings.vocabulary < smallest:
         raise ConfigurationError(
-            f"arguments.contrastive.vocabulary is {config.vocabulary}, but byte-level BPE begins "
+            f"arguments.contrastive.vocabulary is {settings.vocabulary}, but byte-level BPE begins "
             "with "
             f"{smallest} ids, one for each byte. Raise it, or use "
             "arguments.contrastive.tokenizer=words."
@@ -111,13 +111,13 @@ def _bpe(captions: Iterable[str], config: ContrastiveConfig) -> Tokenizer:
     made.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.normalizer = package.normalizers.Lowercase()
     trainer = package.trainers.BpeTrainer(
-        vocab_size=config.vocabulary,
+        vocab_size=settings.vocabulary,
         special_tokens=special,
         initial_alphabet=alphabet,
         show_progress=False,
     )
     made.train_from_iterator(captions, trainer)
-    return Tokenizer(lambda text: made.encode(text).ids, made.get_vocab_size(), config.context)
+    return Tokenizer(lambda text: made.encode(text).ids, made.get_vocab_size(), settings.context)
 
 
 def class_captions(

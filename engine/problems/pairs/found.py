@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.problems.pairs.pictures import UnusableError, read_picture
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.storage.content import decoded
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Found:
     """The whole pairs of some files, in order.
 
     Attributes:
-        config: How images are read, and how many broken pairs are let pass.
+        settings: How images are read, and how many broken pairs are let pass.
         names: File and key of each.
         captions: As they are written, without space around them.
         digests: SHA-256 of each image's bytes.
@@ -55,7 +55,7 @@ class Found:
         remarks: What was decided about pairs that are in: remark to the names.
     """
 
-    config: ContrastiveConfig
+    settings: ContrastiveSettings
     names: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Found:
         """Decode an image, to know now whether that will be possible later."""
         digest = hashlib.sha256(image).digest()
         try:
-            picture = read_picture(image, self.config.image_size, self.config.max_pixels)
+            picture = read_picture(image, self.settings.image_size, self.settings.max_pixels)
         except UnusableError as error:
             return Look(None, digest, str(error))
         return Look(picture.pixels if place is None else place, digest, "", picture.animated)
@@ -116,7 +116,7 @@ class Found:
         Raises:
             DataError: With the counts, and the first name of each kind.
         """
-        wrong, total, most = self.seen - len(self.names), self.seen, self.config.max_broken
+        wrong, total, most = self.seen - len(self.names), self.seen, self.settings.max_broken
         counted, passed = _counted(self.broken), _counted(self.passed)
         beside = f" Beside the pairs: {passed}." if passed else ""
         if not self.names:

@@ -190,8 +190,8 @@ def _rows(loose: Loose, table: File, found: Found) -> Iterator[tuple[str, str]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         columns = rows.fieldnames or []
-        picture = _column(columns, (found.config.image_column, *_PICTURE_COLUMNS), table.path)
-        caption = _column(columns, (found.config.caption_column, *_CAPTION_COLUMNS), table.path)
+        picture = _column(columns, (found.settings.image_column, *_PICTURE_COLUMNS), table.path)
+        caption = _column(columns, (found.settings.caption_column, *_CAPTION_COLUMNS), table.path)
         for row in rows:
             path = str(row[picture] or "").strip().removeprefix("./").replace("\\", "/")
             if None in row:  # a comma that stands in no quotation marks has cut the caption

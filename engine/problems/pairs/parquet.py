@@ -38,8 +38,8 @@ def read_parquet(stream: Any, path: str, found: Found, fetching: Fetching) -> No
             f"{path} is Parquet, but the package pyarrow is not installed. "
             f"Run: {install('clip')}. Or use tar shards."
         )
-    config, file = found.config, path.rsplit("/", 1)[-1]
-    columns = [config.image_column, config.caption_column]
+    settings, file = found.settings, path.rsplit("/", 1)[-1]
+    columns = [settings.image_column, settings.caption_column]
     for number, (image, caption) in enumerate(_rows(stream, path, columns)):
         name = f"{file}/{number}"
         try:

@@ -9,12 +9,14 @@ from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.splits import load_pairs
 from engine.problems.pairs.towers import build_towers
-from engine.recipes.arguments.data import DataConfig
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataSettings
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 
 
-def pairs_problem(data: DataConfig, model: ModelConfig, contrastive: ContrastiveConfig) -> Problem:
+def pairs_problem(
+    data: DataSettings, model: ModelSettings, contrastive: ContrastiveSettings
+) -> Problem:
     """Return pairs of images and captions, and two towers that compare them.
 
     The objective is the contrastive loss of held-out pairs, in batches of the training's size

@@ -16,7 +16,7 @@ from engine.problems.pairs.found import Found
 from engine.problems.pairs.loose import Loose, list_loose, read_loose
 from engine.problems.pairs.parquet import read_parquet
 from engine.problems.pairs.tars import read_tar
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.storage.content import HEAD, compression, is_tar, unpacked
 from engine.storage.reading import data_errors, open_data
 
@@ -42,13 +42,13 @@ class Listing:
     loose: Loose | None = None
 
 
-def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool) -> Found:
+def read_files(setting: str, url: str, settings: ContrastiveSettings, *, keep: bool) -> Found:
     """Read all pairs of the tar shards and Parquet files in a folder, or of its loose files.
 
     Args:
         setting: Name of the setting that has the URL, for messages.
         url: Folder, any fsspec URL.
-        config: How images are read, columns of Parquet, and the share of broken pairs that is let
+        settings: How images are read, columns of Parquet, and the share of broken pairs that is let
             pass.
         keep: Keep the images; otherwise their places, for which shards must be tar, or files loose.
 
@@ -56,7 +56,7 @@ def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool)
         DataError: If there are no files, one is damaged or empty, or too many pairs are broken.
     """
     listing = list_files(setting, url)
-    found = Found(config)
+    found = Found(settings)
     if listing.loose is not None:
         with data_errors(f"{setting}={url}", "Correct the files."):
             read_loose(listing.loose, found, keep=keep)
@@ -77,7 +77,7 @@ def read_files(setting: str, url: str, config: ContrastiveConfig, *, keep: bool)
                 )
             if kind == PARQUET:
                 with listing.file_system.open(path, "rb") as stream:
-                    read_parquet(stream, path, found, Fetching(config.fetch_images, protocol))
+                    read_parquet(stream, path, found, Fetching(settings.fetch_images, protocol))
             elif kind == TAR:
                 with listing.file_system.open(path, "rb") as stream:
                     read_tar(stream, path, found, keep=keep)

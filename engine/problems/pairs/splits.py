@@ -26,8 +26,8 @@ from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.images import PairBatches, ShardImages, standardized
 from engine.problems.pairs.shards import read_files
 from engine.problems.splits import DataSet, Examples
-from engine.recipes.arguments.data import DataConfig, DataName
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataName, DataSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Pairs(Examples):
 
 
 def load_pairs(
-    data: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+    data: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
 ) -> tuple[DataSet, Tokenizer]:
     """Read the pairs of a recipe, and train the tokenizer on the training captions.
 
@@ -84,14 +84,14 @@ def load_pairs(
 
 
 def _fashion_captions(
-    given: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+    given: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
 ) -> tuple[DataSet, Tokenizer]:
     """Return Fashion-MNIST with captions of its labels; a flipped label makes a wrong one."""
-    config = given.model_copy(update={"name": DataName.FASHION_MNIST})
-    data = load_data(config, dtype)
+    chosen = given.model_copy(update={"name": DataName.FASHION_MNIST})
+    data = load_data(chosen, dtype)
     captions = {
         name: class_captions(
-            examples.labels, FASHION_CLASSES, generator(config.seed, "captions", name)
+            examples.labels, FASHION_CLASSES, generator(chosen.seed, "captions", name)
         )
         for name, examples in data.splits.items()
     }
@@ -106,7 +106,7 @@ def _fashion_captions(
 
 
 def _image_text(
-    data: DataConfig, settings: ContrastiveConfig, dtype: torch.dtype
+    data: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
 ) -> tuple[DataSet, Tokenizer]:
     """Return pairs from files; held-out ones from files of their own, if there are such."""
     assert data.url is not None  # an argument of the problem
@@ -159,8 +159,8 @@ def _image_text(
 def _images(
     found: Found,
     rows: Sequence[int],
-    data: DataConfig,
-    settings: ContrastiveConfig,
+    data: DataSettings,
+    settings: ContrastiveSettings,
     dtype: torch.dtype,
     *,
     on_demand: bool,

@@ -17,8 +17,8 @@ from engine.models.build import build_model, initialization, model_of
 from engine.models.gpt import gpt_features
 from engine.numerics.determinism import seed_for
 from engine.problems.pairs.captions import END
-from engine.recipes.arguments.model import Activation, ModelConfig, ModelName, Norm
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import Activation, ModelName, ModelSettings, Norm
+from engine.recipes.arguments.pairs import ContrastiveSettings
 
 _TINY = 1e-12
 """Added to squared norms, so that a vector of zeros has a derivative."""
@@ -75,8 +75,8 @@ def _unit(vectors: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch emb
 
 
 def build_towers(
-    model: ModelConfig,
-    config: ContrastiveConfig,
+    model: ModelSettings,
+    settings: ContrastiveSettings,
     image_shape: tuple[int, ...],
     vocabulary: int,
     *,
@@ -87,7 +87,7 @@ def build_towers(
 
     Args:
         model: The image tower.
-        config: The text tower, the shared space and the temperature.
+        settings: The text tower, the shared space and the temperature.
         image_shape: (channels, height, width).
         vocabulary: Token ids.
         seed: Seeds the initial parameters; the towers get different ones.
@@ -96,10 +96,10 @@ def build_towers(
     Raises:
         ConfigurationError: If a setting does not fit the pairs.
     """
-    if config.temperature <= config.min_temperature:
+    if settings.temperature <= settings.min_temperature:
         raise ConfigurationError(
-            f"arguments.contrastive.temperature is {config.temperature:g}, which is not above "
-            f"its bound arguments.contrastive.min_temperature {config.min_temperature:g}. "
+            f"arguments.contrastive.temperature is {settings.temperature:g}, which is not above "
+            f"its bound arguments.contrastive.min_temperature {settings.min_temperature:g}. "
             "Raise it, or lower the bound."
         )
     if model_of(model.name).on_tokens or model.output_scale != 1:
@@ -108,23 +108,23 @@ def build_towers(
             f"arguments.model.{wrong} is {getattr(model, wrong)}, but the image tower of pairs "
             "reads images, and its output is normalized. Use another model, and output_scale 1."
         )
-    if config.text_width % config.text_heads:
+    if settings.text_width % settings.text_heads:
         raise ConfigurationError(
-            f"arguments.contrastive.text_heads is {config.text_heads}, which does not divide "
-            f"arguments.contrastive.text_width {config.text_width}. Change one of them."
+            f"arguments.contrastive.text_heads is {settings.text_heads}, which does not divide "
+            f"arguments.contrastive.text_width {settings.text_width}. Change one of them."
         )
-    text = ModelConfig(
+    text = ModelSettings(
         name=ModelName.GPT,
-        width=config.text_width,
-        depth=config.text_depth,
-        heads=config.text_heads,
+        width=settings.text_width,
+        depth=settings.text_depth,
+        heads=settings.text_heads,
         activation=Activation.GELU,
         norm=Norm.LAYER,
     )
-    size = config.embedding
+    size = settings.embedding
     image_tower = build_model(model, image_shape, size, seed=seed, dtype=dtype)
     with initialization(seed_for(seed, "text tower")):
-        features, width = gpt_features(text, (config.context,), vocabulary)
+        features, width = gpt_features(text, (settings.context,), vocabulary)
         text_tower = nn.Sequential(features, nn.Linear(width, size))
-    towers = TwoTowers(image_tower, text_tower, config.temperature, config.min_temperature)
+    towers = TwoTowers(image_tower, text_tower, settings.temperature, settings.min_temperature)
     return towers.to(dtype)

@@ -19,7 +19,7 @@ from engine.problems.tables.files import read_table
 from engine.problems.tables.labels import class_name, guessed, labels, targets
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.routine.outputs import classification_scores
 from engine.types import Batch
 
@@ -51,7 +51,7 @@ def table_problem(
     wanted: Wanted,
     held_out: float,
     seed: int,
-    model: ModelConfig | str,
+    model: ModelSettings | str,
 ) -> Problem:
     """Return rows with a label, and a model that predicts it: classes, or a number.
 
@@ -101,7 +101,7 @@ def _and(names: str | None) -> str:
 def rows_problem(
     tables: dict[str, dict[str, list[Any]]],
     wanted: Wanted,
-    model: ModelConfig | str,
+    model: ModelSettings | str,
     notes: tuple[str, ...] = (),
 ) -> Problem:
     """Return the columns of each split as a problem; see ``table_problem``.

@@ -18,10 +18,10 @@ from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.problem import TEXTS_TOGETHER
 from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
 from engine.recipes.arguments.text import (
-    LanguageConfig,
-    LanguageModelConfig,
+    LanguageModelSettings,
+    LanguageSettings,
     Responses,
-    TextConfig,
+    TextSettings,
     check_language,
 )
 from engine.routine.outputs import classification_scores
@@ -45,8 +45,8 @@ def instructions_problem(
     urls: dict[str, str | None],
     held_out: float,
     seed: int,
-    text: TextConfig,
-    models: tuple[LanguageModelConfig, LanguageConfig],
+    text: TextSettings,
+    models: tuple[LanguageModelSettings, LanguageSettings],
     responses: Responses = Responses.ALL,
 ) -> Problem:
     """Return instructions with responses, and a language model that answers.
@@ -84,8 +84,8 @@ def instructions_problem(
 
 def passages_problem(
     splits: dict[str, list[Passage]],
-    text: TextConfig,
-    models: tuple[LanguageModelConfig, LanguageConfig],
+    text: TextSettings,
+    models: tuple[LanguageModelSettings, LanguageSettings],
     notes: tuple[str, ...] = (),
     **parts: Any,  # noqa: ANN401 (of Problem)
 ) -> Problem:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError
 from engine.models.build import check_model, initialization
 from engine.problems.texts.packages import extra
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.text import Architecture, LanguageConfig
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.text import Architecture, LanguageSettings
 from engine.routine.number_format import SameNumbers
 from engine.secret_urls import redacted
 
@@ -69,8 +69,8 @@ def embedding(model: nn.Module) -> Tensor:
 
 
 def build_language_model(
-    model: ModelConfig,
-    language: LanguageConfig,
+    model: ModelSettings,
+    language: LanguageSettings,
     *,
     vocabulary: int,
     num_positions: int,
@@ -105,7 +105,7 @@ def build_language_model(
     return LanguageModel(network, model.output_scale).to(dtype)
 
 
-def origin(language: LanguageConfig) -> tuple[str, ...]:
+def origin(language: LanguageSettings) -> tuple[str, ...]:
     """Return the packages that a model's bits depend on, for the keys of stages."""
     packages = ["transformers", *(["peft"] if language.lora_rank else [])]
     return tuple(f"{name} {version(name)}" for name in packages)
@@ -113,8 +113,8 @@ def origin(language: LanguageConfig) -> tuple[str, ...]:
 
 def _config(
     transformers: Any,  # noqa: ANN401 (a module)
-    model: ModelConfig,
-    language: LanguageConfig,
+    model: ModelSettings,
+    language: LanguageSettings,
     vocabulary: int,
     num_positions: int,
 ) -> Any:  # noqa: ANN401 (a configuration of transformers)
@@ -157,7 +157,7 @@ def _with_dropout(config: Any, probability: float) -> Any:  # noqa: ANN401 (of t
 
 def _pretrained(
     transformers: Any,  # noqa: ANN401 (a module)
-    model: ModelConfig,
+    model: ModelSettings,
     name: str,
     num_positions: int,
 ) -> nn.Module:
@@ -199,7 +199,9 @@ def _pretrained(
     return network
 
 
-def _with_adapters(network: nn.Module, model: ModelConfig, language: LanguageConfig) -> nn.Module:
+def _with_adapters(
+    network: nn.Module, model: ModelSettings, language: LanguageSettings
+) -> nn.Module:
     peft = extra("peft")
     settings = peft.LoraConfig(
         r=language.lora_rank,

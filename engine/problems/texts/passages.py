@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import DataError
 from engine.problems.passage import Passage
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
-from engine.recipes.arguments.text import Passages, TextConfig
+from engine.recipes.arguments.text import Passages, TextSettings
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -24,7 +24,7 @@ def locate(path: str, folder: str | None) -> str:
     return f"{folder.rstrip('/')}/{path}"
 
 
-def read_sources(config: TextConfig, folder: str | None) -> tuple[list[Passage], list[Passage]]:
+def read_sources(settings: TextSettings, folder: str | None) -> tuple[list[Passage], list[Passage]]:
     """Read the candidates of all sources, and the passages of the task, each text once.
 
     Returns:
@@ -34,21 +34,21 @@ def read_sources(config: TextConfig, folder: str | None) -> tuple[list[Passage],
     Raises:
         DataError: If a file cannot be read or holds no passage, or a line of it is damaged.
     """
-    assert config.target is not None  # the recipe's validation sees to it
-    names = _names([locate(path, folder) for path in config.sources])
-    read = {url: _distinct(read_passages(url, name, config)) for url, name in names.items()}
-    url = locate(config.target, folder)
-    target = read.get(url) or _distinct(read_passages(url, "target", config))
+    assert settings.target is not None  # the recipe's validation sees to it
+    names = _names([locate(path, folder) for path in settings.sources])
+    read = {url: _distinct(read_passages(url, name, settings)) for url, name in names.items()}
+    url = locate(settings.target, folder)
+    target = read.get(url) or _distinct(read_passages(url, "target", settings))
     return [passage for passages in read.values() for passage in passages], target
 
 
-def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
+def read_passages(url: str, source: str, settings: TextSettings) -> list[Passage]:
     """Read one file; what is in it is seen by its content, not by its name.
 
     Args:
         url: Path or fsspec URL; what is compressed is unpacked.
         source: Name of the corpus, for passages that name none.
-        config: How plain text is cut.
+        settings: How plain text is cut.
 
     Raises:
         DataError: If the file cannot be read, holds no passage, or a line of it is damaged.
@@ -62,7 +62,8 @@ def read_passages(url: str, source: str, config: TextConfig) -> list[Passage]:
     else:
         _refuse_table(text, url)
         found = [
-            Passage("", piece, source, url, number) for number, piece in _cut(text, config.passages)
+            Passage("", piece, source, url, number)
+            for number, piece in _cut(text, settings.passages)
         ]
     if not found:
         raise DataError(

@@ -8,9 +8,9 @@ from engine.models.losses import per_text_cross_entropy
 from engine.problems.base import Problem
 from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.splits import load_texts
-from engine.recipes.arguments.data import DataConfig
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.text import LanguageConfig, TextConfig, check_language
+from engine.recipes.arguments.data import DataSettings
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.text import LanguageSettings, TextSettings, check_language
 from engine.routine.outputs import classification_scores
 
 TEXTS_TOGETHER = 64
@@ -18,7 +18,7 @@ TEXTS_TOGETHER = 64
 
 
 def texts_problem(
-    data: DataConfig, text: TextConfig, model: ModelConfig, language: LanguageConfig
+    data: DataSettings, text: TextSettings, model: ModelSettings, language: LanguageSettings
 ) -> Problem:
     """Return passages as rows of tokens, and a language model that continues them.
 

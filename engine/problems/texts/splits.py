@@ -8,13 +8,13 @@ from engine.problems.passage import Passage, Texts
 from engine.problems.splits import DataSet, Examples, check_examples, examples_fingerprint
 from engine.problems.texts.passages import FORTUNES, read_sources
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.arguments.data import DataConfig
-from engine.recipes.arguments.text import LanguageConfig, Passages, TextConfig
+from engine.recipes.arguments.data import DataSettings
+from engine.recipes.arguments.text import LanguageSettings, Passages, TextSettings
 
 HELD_OUT = ("objective", "validation", "test")
 
 
-def load_texts(data: DataConfig, text: TextConfig, language: LanguageConfig) -> DataSet:
+def load_texts(data: DataSettings, text: TextSettings, language: LanguageSettings) -> DataSet:
     """Read texts, draw the splits and cut them into tokens, as a pure function of the files.
 
     The held-out splits are drawn from the task's passages, and the candidates from those of the
@@ -45,7 +45,9 @@ def load_texts(data: DataConfig, text: TextConfig, language: LanguageConfig) -> 
     )
 
 
-def _tokenizer(text: TextConfig, language: LanguageConfig, candidates: list[Passage]) -> Tokenizer:
+def _tokenizer(
+    text: TextSettings, language: LanguageSettings, candidates: list[Passage]
+) -> Tokenizer:
     if language.pretrained is not None:
         return pretrained_tokenizer(language.pretrained)
     texts = [part for passage in candidates for part in passage.text if part]
@@ -53,11 +55,11 @@ def _tokenizer(text: TextConfig, language: LanguageConfig, candidates: list[Pass
 
 
 def _draw(
-    pool: list[Passage], target: list[Passage], config: DataConfig
+    pool: list[Passage], target: list[Passage], settings: DataSettings
 ) -> tuple[dict[str, list[Passage]], Tensor]:
     """Draw the held-out splits, then the candidates; return them and the candidates' positions."""
-    generator = torch.Generator().manual_seed(config.seed)
-    sizes = {name: getattr(config, f"num_{name}") for name in HELD_OUT}
+    generator = torch.Generator().manual_seed(settings.seed)
+    sizes = {name: getattr(settings, f"num_{name}") for name in HELD_OUT}
     if sizes["test"] is None:
         # At least one, so that an empty test split is refused with the sizes that made it so.
         sizes["test"] = max(len(target) - sizes["objective"] - sizes["validation"], 1)
@@ -73,12 +75,12 @@ def _draw(
         splits = {name: [target[next(order)] for _ in range(size)] for name, size in sizes.items()}
         held_out = {passage.text for passages in splits.values() for passage in passages}
         free = [place for place, passage in enumerate(pool) if passage.text not in held_out]
-        if config.num_train > len(free):
+        if settings.num_train > len(free):
             raise DataError(
-                f"arguments.num_train is {config.num_train}, but the sources have only {len(free)} "
-                "passages that are in no held-out split. Lower arguments.num_train or "
+                f"arguments.num_train is {settings.num_train}, but the sources have only "
+                f"{len(free)} passages that are in no held-out split. Lower arguments.num_train or "
                 "arguments.num_test."
             )
-        drawn = torch.randperm(len(free), generator=generator)[: config.num_train]
+        drawn = torch.randperm(len(free), generator=generator)[: settings.num_train]
     ids = torch.tensor(free)[drawn]
     return {"train": [pool[place] for place in ids.tolist()], **splits}, ids

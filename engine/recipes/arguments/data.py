@@ -35,7 +35,7 @@ class Target(StrEnum):
     NUMBER = "number"
 
 
-class DataConfig(Settings):
+class DataSettings(Settings):
     """Which examples, how they are split, and how many training labels are wrong."""
 
     name: DataName = DataName.DIGITS

@@ -60,7 +60,7 @@ class Pooling(StrEnum):
     LOG_SUM_EXP = "log-sum-exp"
 
 
-class ModelConfig(Settings):
+class ModelSettings(Settings):
     """A shipped model and the part of the design menu that shapes it."""
 
     name: ModelName = ModelName.MLP

@@ -22,7 +22,7 @@ class TokenizerName(StrEnum):
     """Byte-level BPE trained on the training captions, by the package tokenizers."""
 
 
-class ContrastiveConfig(Settings):
+class ContrastiveSettings(Settings):
     """Pairs of images and captions, and what the image tower of ``model`` is trained beside."""
 
     target_url: SafeUrl | None = None

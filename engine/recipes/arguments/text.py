@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.errors import ConfigurationError
-from engine.recipes.arguments.model import ModelConfig, ModelName
+from engine.recipes.arguments.model import ModelName, ModelSettings
 from engine.recipes.settings import Settings
 from engine.secret_urls import SafeUrl
 
@@ -43,7 +43,7 @@ class Architecture(StrEnum):
     GEMMA = "gemma"
 
 
-class TextConfig(Settings):
+class TextSettings(Settings):
     """Which texts are trained on, and which ones are the task."""
 
     sources: tuple[SafeUrl, ...] = ()
@@ -71,14 +71,14 @@ class TextConfig(Settings):
     has its own, and does not read this."""
 
 
-class LanguageModelConfig(ModelConfig):
+class LanguageModelSettings(ModelSettings):
     """Sizes of a new language model."""
 
     name: ModelName = ModelName.TRANSFORMERS
     """A model of the package transformers, which language chooses."""
 
 
-class LanguageConfig(Settings):
+class LanguageSettings(Settings):
     """Which causal language model, and which of its weights are trained."""
 
     architecture: Architecture = Architecture.GPT2
@@ -97,7 +97,7 @@ class LanguageConfig(Settings):
     """Names of the layers that get an adapter, e.g. q_proj; empty means all but the output."""
 
 
-def check_language(model: ModelConfig, text: TextConfig, language: LanguageConfig) -> None:
+def check_language(model: ModelSettings, text: TextSettings, language: LanguageSettings) -> None:
     """Refuse settings of texts that have no meaning together.
 
     Raises:
@@ -116,7 +116,7 @@ def check_language(model: ModelConfig, text: TextConfig, language: LanguageConfi
         )
     sizes = ("width", "depth", "heads", "activation")
     changed = [
-        name for name in sizes if getattr(model, name) != ModelConfig.model_fields[name].default
+        name for name in sizes if getattr(model, name) != ModelSettings.model_fields[name].default
     ]
     if language.pretrained is not None and changed:
         raise ConfigurationError(

@@ -13,7 +13,7 @@ from engine.preflight.injection import by_step, check_injection, judge, neighbou
 from engine.preflight.verdict import Verdict
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.witness.twins import exact_run, long_twin
 
 NUM_EXAMPLES, NUM_STEPS, BATCH, RATE, MOMENTUM = 20, 30, 5, 0.1, 0.9
@@ -179,7 +179,7 @@ def test_a_step_that_calls_wrong_labels_helpful_is_refused(swinging, injected, v
 
     run = at(swinging, **injected)
 
-    found = check_injection(run, swinging.output, "counts", ReplayConfig())
+    found = check_injection(run, swinging.output, "counts", ReplaySettings())
 
     gradient = engine.metagradient(run, swinging.output, witness=False)["counts"]
     auc = roc_auc_score(swinging.data.corrupted.numpy(), gradient.numpy())
@@ -193,10 +193,10 @@ def test_long_runs_are_not_trained_to_be_checked():
     run, output = make(injection_step=27)
     long = replace(run, num_steps=2000)
 
-    single = check_injection(long, output, "counts", ReplayConfig())
+    single = check_injection(long, output, "counts", ReplaySettings())
     counts = engine.Counts(run.metaparameters["counts"].value, injection_steps=(1500, 1900))
     summed = replace(long, metaparameters={"counts": counts})
-    several = check_injection(summed, output, "counts", ReplayConfig())
+    several = check_injection(summed, output, "counts", ReplaySettings())
 
     assert (single.verdict, single.value) == (Verdict.WARN, None)
     assert several.verdict is Verdict.PASS

@@ -14,7 +14,7 @@ from engine.metaparameters.charts import Histogram, Pictures
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe, OuterUpdate
-from engine.recipes.metaparameters import KINDS, MetaparameterName, MetaparametersConfig
+from engine.recipes.metaparameters import KINDS, MetaparameterName, MetaparametersSettings
 from engine.reports.pictures import changes
 from engine.witness.twins import exact_run
 
@@ -65,7 +65,7 @@ def test_every_setting_is_read_by_a_kind():
     """One that nobody reads would be asked for in the form and change nothing."""
     read = frozenset().union(*(about.reads for about in KINDS.values()))
 
-    assert read | {"name", "seed"} == set(MetaparametersConfig.model_fields)
+    assert read | {"name", "seed"} == set(MetaparametersSettings.model_fields)
     assert read <= set(CHANGED)
 
 
@@ -75,13 +75,13 @@ def test_a_setting_that_the_kind_does_not_read_is_refused(name, setting):
     """Who sets it believes that it does something."""
     content = {"name": name, setting: CHANGED[setting]}
     if setting in KINDS[name].reads:
-        assert getattr(MetaparametersConfig.model_validate(content), setting) == CHANGED[setting]
+        assert getattr(MetaparametersSettings.model_validate(content), setting) == CHANGED[setting]
         return
 
     readers = [each.value for each, about in KINDS.items() if setting in about.reads]
     message = rf"metaparameters.{setting} is .*{name.value}, which does not read it.*{readers[0]}"
     with pytest.raises(ValueError, match=message):
-        MetaparametersConfig.model_validate(content)
+        MetaparametersSettings.model_validate(content)
 
 
 @pytest.mark.parametrize("name", MetaparameterName)

@@ -9,7 +9,7 @@ from engine.errors import ConfigurationError
 from engine.models.build import build_model
 from engine.models.losses import per_example_cross_entropy
 from engine.models.parts import POOLINGS, GlobalPool
-from engine.recipes.arguments.model import ModelConfig, ModelName, Norm, NormPosition, Pooling
+from engine.recipes.arguments.model import ModelName, ModelSettings, Norm, NormPosition, Pooling
 
 IMAGE = (1, 8, 8)
 MENU = {
@@ -41,14 +41,14 @@ MENU = {
 """Every model, and every entry of the menu in one of them; a GPT reads tokens, see below."""
 
 EVERY_MODEL = [
-    pytest.param(ModelConfig.model_validate({"width": 4, "depth": 2, **settings}), id=name)
+    pytest.param(ModelSettings.model_validate({"width": 4, "depth": 2, **settings}), id=name)
     for name, settings in MENU.items()
 ]
-GPT = ModelConfig(name=ModelName.GPT, width=8, depth=2, heads=2, norm=Norm.LAYER)
+GPT = ModelSettings(name=ModelName.GPT, width=8, depth=2, heads=2, norm=Norm.LAYER)
 
 
-def build(config, input_shape=IMAGE, *, seed=0, dtype=torch.float64):
-    return build_model(config, input_shape, 10, seed=seed, dtype=dtype)
+def build(settings, input_shape=IMAGE, *, seed=0, dtype=torch.float64):
+    return build_model(settings, input_shape, 10, seed=seed, dtype=dtype)
 
 
 def random_batch(input_shape=IMAGE, *, num=5):
@@ -82,11 +82,11 @@ def moved(parameters, direction, length):
     }
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
+@pytest.mark.parametrize("settings", EVERY_MODEL)
 @pytest.mark.parametrize("side", [8, 28])
-def test_a_model_maps_images_to_one_logit_per_class(config, side):
+def test_a_model_maps_images_to_one_logit_per_class(settings, side):
     """The same settings serve digits (8x8) and Fashion-MNIST (28x28)."""
-    model = build(config, (1, side, side))
+    model = build(settings, (1, side, side))
 
     logits = model(random_batch((1, side, side))[0])
 
@@ -94,11 +94,11 @@ def test_a_model_maps_images_to_one_logit_per_class(config, side):
     assert logits.dtype == torch.float64
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_double_backward_agrees_with_central_differences_of_the_gradient(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_double_backward_agrees_with_central_differences_of_the_gradient(settings):
     """A kernel whose double backward is missing or wrong would poison every metagradient."""
     nudge = 1e-5  # truncation O(nudge^2) is near 1e-10, rounding O(eps / nudge) near 1e-11
-    model, batch = build(config), random_batch()
+    model, batch = build(settings), random_batch()
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     direction = random_direction(parameters, seed=2)
     ahead, behind = (
@@ -114,11 +114,11 @@ def test_double_backward_agrees_with_central_differences_of_the_gradient(config)
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_double_backward_reaches_the_inputs(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_double_backward_reaches_the_inputs(settings):
     """Poisoned pixels are metaparameters: d/dx of (gradient . direction), by differences too."""
     nudge = 1e-5  # as above
-    model, (inputs, labels) = build(config), random_batch()
+    model, (inputs, labels) = build(settings), random_batch()
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     direction = random_direction(parameters, seed=2)
     shift = random_direction({"inputs": inputs}, seed=3)["inputs"]
@@ -135,23 +135,23 @@ def test_double_backward_reaches_the_inputs(config):
     torch.testing.assert_close((grad_inputs * shift).sum(), expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_parameters_are_a_pure_function_of_the_seed(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_parameters_are_a_pure_function_of_the_seed(settings):
     """s_0 is never stored for its own sake: a retry builds it again, bit for bit."""
-    first, second, other = (build(config, seed=seed).state_dict() for seed in (3, 3, 4))
+    first, second, other = (build(settings, seed=seed).state_dict() for seed in (3, 3, 4))
 
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_building_leaves_the_global_generator_alone_and_ignores_it(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_building_leaves_the_global_generator_alone_and_ignores_it(settings):
     """A notebook's own random numbers neither shift nor enter the run."""
-    expected = build(config).state_dict()
+    expected = build(settings).state_dict()
     torch.rand(7)
     before = torch.get_rng_state()
 
-    model = build(config).state_dict()
+    model = build(settings).state_dict()
 
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(model[name], expected[name]) for name in expected)
@@ -159,13 +159,13 @@ def test_building_leaves_the_global_generator_alone_and_ignores_it(config):
 
 def test_a_float64_twin_starts_from_the_float32_parameters():
     """An oracle in float64 must answer for the same run, whatever torch's default type is."""
-    config = ModelConfig(name=ModelName.RESNET, width=4)
-    single = build(config, dtype=torch.float32).state_dict()
+    settings = ModelSettings(name=ModelName.RESNET, width=4)
+    single = build(settings, dtype=torch.float32).state_dict()
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
 
     try:
-        double = build(config, dtype=torch.float64).state_dict()
+        double = build(settings, dtype=torch.float64).state_dict()
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(default)
@@ -173,10 +173,10 @@ def test_a_float64_twin_starts_from_the_float32_parameters():
     assert all(torch.equal(single[name].double(), double[name]) for name in single)
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_models_hold_float_parameters_and_no_buffers_but_running_statistics(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_models_hold_float_parameters_and_no_buffers_but_running_statistics(settings):
     """Whatever else is not a parameter would be missing from the state and its adjoint."""
-    model = build(config)
+    model = build(settings)
     statistics = {"running_mean", "running_var", "num_batches_tracked"}
 
     assert {name.rpartition(".")[2] for name, _ in model.named_buffers()} <= statistics
@@ -187,14 +187,14 @@ def test_output_scale_multiplies_the_logits():
     """The design menu's simplest entry, and nothing else about the model changes."""
     inputs, _ = random_batch()
 
-    plain, scaled = (build(ModelConfig(output_scale=scale)) for scale in (1.0, 0.125))
+    plain, scaled = (build(ModelSettings(output_scale=scale)) for scale in (1.0, 0.125))
 
     torch.testing.assert_close(scaled(inputs), plain(inputs) / 8, rtol=0, atol=0)
 
 
 def test_layer_norm_comes_before_the_activation():
     """The paper's menu asks for it: after the activation, runs are less smooth."""
-    names = [type(layer).__name__ for layer in build(ModelConfig(norm=Norm.LAYER)).features]
+    names = [type(layer).__name__ for layer in build(ModelSettings(norm=Norm.LAYER)).features]
 
     assert names == ["Flatten"] + ["Linear", "LayerNorm", "GELU"] * 2
 
@@ -203,16 +203,16 @@ def test_an_mlp_without_hidden_layers_is_logistic_regression():
     """depth=0 is the natural end of a sweep over depths."""
     inputs, _ = random_batch()
 
-    mlp = build(ModelConfig(name=ModelName.MLP, depth=0))
+    mlp = build(ModelSettings(name=ModelName.MLP, depth=0))
 
-    torch.testing.assert_close(mlp(inputs), build(ModelConfig(name=ModelName.LOGISTIC))(inputs))
+    torch.testing.assert_close(mlp(inputs), build(ModelSettings(name=ModelName.LOGISTIC))(inputs))
 
 
 @pytest.mark.parametrize("name", [ModelName.MLP, ModelName.RESNET])
 def test_dropout_follows_the_global_generator_and_evaluation_drops_nothing(name):
     """Who seeds the generator per step gets the same units dropped when the step is replayed."""
-    config = ModelConfig(name=name, width=8, dropout=0.5)
-    model, (inputs, _) = build(config), random_batch()
+    settings = ModelSettings(name=name, width=8, dropout=0.5)
+    model, (inputs, _) = build(settings), random_batch()
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -229,7 +229,7 @@ def test_dropout_follows_the_global_generator_and_evaluation_drops_nothing(name)
 def test_per_example_losses_are_not_averaged():
     """Example weights multiply these, so each example keeps its own loss: -log softmax."""
     inputs, labels = random_batch()
-    model = build(ModelConfig())
+    model = build(ModelSettings())
 
     losses = per_example_cross_entropy(model, (inputs, labels))
 
@@ -256,7 +256,7 @@ def test_per_example_losses_are_not_averaged():
 def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
     """Each refusal names the setting and a value that works; silence would ignore the setting."""
     with pytest.raises(ConfigurationError, match=message):
-        build(ModelConfig(**settings))
+        build(ModelSettings(**settings))
 
 
 def test_a_resnet_refuses_examples_that_are_not_images():
@@ -264,12 +264,12 @@ def test_a_resnet_refuses_examples_that_are_not_images():
     with pytest.raises(
         ConfigurationError, match=r"shape \(64,\).*Set arguments\.model\.name to mlp"
     ):
-        build(ModelConfig(name=ModelName.RESNET), (64,))
+        build(ModelSettings(name=ModelName.RESNET), (64,))
 
 
 def test_a_resnet_may_halve_images_down_to_one_pixel():
     """The deepest model that fits is not refused by one."""
-    model = build(ModelConfig(name=ModelName.RESNET, width=2, depth=3, norm=Norm.GROUP))
+    model = build(ModelSettings(name=ModelName.RESNET, width=2, depth=3, norm=Norm.GROUP))
 
     assert model(random_batch()[0]).shape == (5, 10)
 
@@ -285,8 +285,8 @@ def token_batch(*, num=4, length=5, num_tokens=6):
 @pytest.mark.parametrize("position", list(NormPosition))
 def test_a_gpt_reads_no_later_token(position):
     """Otherwise it would learn to copy its own targets."""
-    config = GPT.model_copy(update={"norm_position": position})
-    model = build_model(config, (5,), 6, seed=0, dtype=torch.float64)
+    settings = GPT.model_copy(update={"norm_position": position})
+    model = build_model(settings, (5,), 6, seed=0, dtype=torch.float64)
     tokens, _ = token_batch()
     other = tokens.clone()
     other[:, 3] = (other[:, 3] + 1) % 6
@@ -310,10 +310,10 @@ def test_the_loss_of_a_sequence_is_the_mean_over_its_tokens():
     torch.testing.assert_close(found, expected)
 
 
-def run_of(config, examples, *, shape, classes, steps=4):
+def run_of(settings, examples, *, shape, classes, steps=4):
     """A short run of a model on random examples, and the mean loss on others."""
     inputs, labels = examples
-    model = build_model(config, shape, classes, seed=0, dtype=torch.float64)
+    model = build_model(settings, shape, classes, seed=0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(6)
     routine = Routine(
         model,
@@ -332,10 +332,10 @@ def run_of(config, examples, *, shape, classes, steps=4):
     return routine, lambda net: per_example_cross_entropy(net, (inputs[-2:], labels[-2:])).mean()
 
 
-@pytest.mark.parametrize("config", EVERY_MODEL)
-def test_metagradient_of_every_model_equals_that_of_the_whole_run(config):
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_metagradient_of_every_model_equals_that_of_the_whole_run(settings):
     """Every entry of the menu, through training and evaluation mode, against plain autograd."""
-    routine, output = run_of(config, random_batch(num=10), shape=IMAGE, classes=10)
+    routine, output = run_of(settings, random_batch(num=10), shape=IMAGE, classes=10)
     _, expected = whole_run_gradient(routine, output)
 
     found = metagradient(routine, output, arity=2)
@@ -346,8 +346,8 @@ def test_metagradient_of_every_model_equals_that_of_the_whole_run(config):
 @pytest.mark.parametrize("position", list(NormPosition))
 def test_metagradient_of_a_gpt_equals_that_of_the_whole_run(position):
     """Attention and embeddings differentiate twice."""
-    config = GPT.model_copy(update={"norm_position": position, "dropout": 0.1})
-    routine, output = run_of(config, token_batch(num=10), shape=(5,), classes=6)
+    settings = GPT.model_copy(update={"norm_position": position, "dropout": 0.1})
+    routine, output = run_of(settings, token_batch(num=10), shape=(5,), classes=6)
     _, expected = whole_run_gradient(routine, output)
 
     found = metagradient(routine, output, arity=2)
@@ -372,7 +372,7 @@ def test_metagradient_of_a_gpt_equals_that_of_the_whole_run(position):
 def test_settings_that_a_model_does_not_read_are_refused(settings, message):
     """A search over the menu would otherwise compare a model with itself."""
     with pytest.raises(ConfigurationError, match=message):
-        build(ModelConfig.model_validate(settings))
+        build(ModelSettings.model_validate(settings))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from engine.planning.forecast import read_forecast
 from engine.problems.problem import build_problem
 from engine.problems.segments import first_step
 from engine.recipes.names import run_name
-from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode
+from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.replay import interpreter
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
@@ -294,4 +294,4 @@ def test_comparison_of_a_run_without_a_plan_is_empty(tmp_path):
 def test_settings_that_a_schedule_does_not_read_are_refused():
     """A setting without effect is a misunderstanding."""
     with pytest.raises(ValueError, match=r"num_slots is 3.*k-ary.*binomial or two-level"):
-        ReplayConfig(schedule=ScheduleName.KARY, num_slots=3)
+        ReplaySettings(schedule=ScheduleName.KARY, num_slots=3)

@@ -6,7 +6,7 @@ from engine.planning import searches
 from engine.planning.choice import Setting, forecast
 from engine.planning.expected import Expected, comparison_works
 from engine.problems.problem import build_problem
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory
 from tests.tiny_stages import kind, recipe
@@ -32,7 +32,7 @@ def optuna(monkeypatch):
 
 def test_plan_counts_the_searches():
     """A grid of a thousand trainings was left out, and took ten times what the plan had said."""
-    replay = ReplayConfig(schedule="store-all", steps_per_segment=4)
+    replay = ReplaySettings(schedule="store-all", steps_per_segment=4)
     with_search, without = setting(*SEARCH), setting(*RATES)
 
     more = forecast(with_search, replay).seconds.run - forecast(without, replay).seconds.run

@@ -19,7 +19,7 @@ from engine.preflight.metasmoothness import (
     second_difference,
     shifted,
 )
-from engine.recipes.smoothness import SmoothnessConfig
+from engine.recipes.smoothness import SmoothnessSettings
 from tests import problems
 
 PARAMS = 200_000
@@ -30,7 +30,7 @@ def normal(seed, size=PARAMS):
 
 
 def settings(**changes):
-    return SmoothnessConfig.model_validate({"directions": 3, "by": "example", **changes})
+    return SmoothnessSettings.model_validate({"directions": 3, "by": "example", **changes})
 
 
 def test_a_linear_response_scores_one():

@@ -16,8 +16,8 @@ from engine.problems.classes import cifar
 from engine.problems.classes.idx import read_idx
 from engine.problems.pairs.shards import read_files
 from engine.problems.texts.passages import read_passages
-from engine.recipes.arguments.pairs import ContrastiveConfig
-from engine.recipes.arguments.text import TextConfig
+from engine.recipes.arguments.pairs import ContrastiveSettings
+from engine.recipes.arguments.text import TextSettings
 from engine.recipes.files import load_recipe
 from engine.storage.content import unpacked
 
@@ -77,17 +77,17 @@ def cifar_archive():
 
 
 def read_text(path):
-    return read_passages(str(path), "x", TextConfig(sources=("a",), target="b"))
+    return read_passages(str(path), "x", TextSettings(sources=("a",), target="b"))
 
 
 def read_pairs(path):
-    config = ContrastiveConfig(image_size=8, max_broken=0.5)
-    return read_files("arguments.url", str(path.parent), config, keep=True)
+    settings = ContrastiveSettings(image_size=8, max_broken=0.5)
+    return read_files("arguments.url", str(path.parent), settings, keep=True)
 
 
 def read_placed(path):
-    config = ContrastiveConfig(image_size=8, max_broken=0.5)
-    return read_files("arguments.url", str(path.parent), config, keep=False)
+    settings = ContrastiveSettings(image_size=8, max_broken=0.5)
+    return read_files("arguments.url", str(path.parent), settings, keep=False)
 
 
 def read_images(path):

@@ -10,8 +10,8 @@ from engine.errors import ConfigurationError
 from engine.problems import problem
 from engine.problems.problem import SPLITS, build_problem
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.optimizer import OptimizerConfig
-from engine.recipes.training import TrainingConfig
+from engine.recipes.optimizer import OptimizerSettings
+from engine.recipes.training import TrainingSettings
 from engine.routine.optimizers import make_optimizer
 from engine.routine.rates import learning_rates
 
@@ -35,7 +35,7 @@ def recipe(**changes):
 
 def one_cycle(num_steps, peak=0.4):
     return learning_rates(
-        TrainingConfig(num_steps=num_steps, learning_rate=peak, rate_schedule="one-cycle")
+        TrainingSettings(num_steps=num_steps, learning_rate=peak, rate_schedule="one-cycle")
     )
 
 
@@ -69,7 +69,7 @@ def test_one_cycle_rises_to_its_peak_at_a_quarter_and_falls(num_steps):
 
 def test_flat_schedule_is_one_number():
     """The default is what people write in their own loop."""
-    assert learning_rates(TrainingConfig(learning_rate=0.3)) == 0.3
+    assert learning_rates(TrainingSettings(learning_rate=0.3)) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_flat_schedule_is_one_number():
 )
 def test_optimizer_is_the_one_that_the_recipe_names(settings, name, hyperparameters):
     """A setting that is read and dropped would train something else under the same name."""
-    optimizer = make_optimizer(OptimizerConfig(**settings))
+    optimizer = make_optimizer(OptimizerSettings(**settings))
 
     assert optimizer.name == name
     assert optimizer.hyperparameters == hyperparameters

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from engine.recipes.optimizer import READS, OptimizerConfig, OptimizerName, ParameterGroup
+from engine.recipes.optimizer import READS, OptimizerName, OptimizerSettings, ParameterGroup
 from engine.recipes.training import RateSchedule
 from engine.routine.optimizers import OPTIMIZERS, make_optimizer
 from engine.routine.rates import SHAPES
@@ -34,7 +34,7 @@ def test_every_setting_that_is_read_reaches_the_optimizer(name):
     settings = {key: changed[key] for key in changed if key in READS[name] | {"weight_decay"}}
 
     made = make_optimizer(
-        OptimizerConfig(name=name, clip_norm=0.75, ema_decay=0.85, ema_start=2, **settings)
+        OptimizerSettings(name=name, clip_norm=0.75, ema_decay=0.85, ema_start=2, **settings)
     )
 
     numbers = set(made.hyperparameters.values())
@@ -53,10 +53,10 @@ def test_rest_rate_is_a_factor_of_what_muon_leaves():
     layout = Layout.of({name: value.double() for name, value in shapes.items()})
     states = []
     for rate in (1.0, 0.5):
-        config = OptimizerConfig(
+        settings = OptimizerSettings(
             name=OptimizerName.MUON, rest=("head.*",), rest_rate=rate, eps_root=0.0
         )
-        made = make_optimizer(config).on(layout, torch.device("cpu"))
+        made = make_optimizer(settings).on(layout, torch.device("cpu"))
         start = torch.ones(layout.size, dtype=torch.float64)
         gradient = torch.linspace(1, 2, layout.size, dtype=torch.float64)
         hyper = {**made.at(0), "learning_rate": 0.1}
@@ -93,7 +93,7 @@ def test_rest_rate_is_a_factor_of_what_muon_leaves():
 def test_a_setting_that_nothing_reads_is_refused(settings, message):
     """A run that is not what its recipe says is the worst kind of slip."""
     with pytest.raises(ValidationError, match=message):
-        OptimizerConfig(**settings)
+        OptimizerSettings(**settings)
 
 
 def test_a_pattern_is_that_of_a_file():

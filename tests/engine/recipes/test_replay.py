@@ -6,7 +6,7 @@ import torch
 
 import engine
 from engine.errors import ConfigurationError, EngineError
-from engine.recipes.replay import ReplayConfig, ScheduleName, VjpMode, replay_from
+from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode, replay_from
 from tests import routines
 
 CALLS = {
@@ -51,7 +51,7 @@ def test_an_option_that_resembles_nothing_lists_what_there_is():
         CALLS["metagradient"](checkpointing=True)
 
 
-@pytest.mark.parametrize("name", ReplayConfig.model_fields)
+@pytest.mark.parametrize("name", ReplaySettings.model_fields)
 def test_every_option_is_read_or_refused(name):
     """The list is that of the class, so that a new option is tried as well."""
     impossible = {"schedule": "lazy", "vjp": "backwards"}.get(name, -1)
@@ -101,7 +101,7 @@ def test_numbers_of_numpy_and_torch_are_numbers():
 def test_a_recipe_and_a_call_refuse_in_the_same_words():
     """One rule written twice drifts apart."""
     with pytest.raises(ValueError, match="unroll is 2, which keeps the graphs") as recipe:
-        ReplayConfig(unroll=2, vjp=VjpMode.COMPILED)
+        ReplaySettings(unroll=2, vjp=VjpMode.COMPILED)
     with pytest.raises(ConfigurationError) as call:
         replay_from({"unroll": 2, "vjp": "compiled"}, "metagradient", ())
 

@@ -5,7 +5,7 @@ import torch
 
 from engine import metagradient
 from engine.errors import ConfigurationError
-from engine.recipes.replay import ReplayConfig, ScheduleName
+from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.fastest import settled
 from engine.replay.step_costs import counted_costs
 from engine.schedules.by_name import plan_of
@@ -41,7 +41,7 @@ def test_auto_keeps_to_the_memory_that_it_is_given(expected):
     cap = costs.graph_bytes + 6 * costs.state_bytes
 
     chosen = settled(
-        ReplayConfig(schedule=ScheduleName.AUTO, max_device_bytes=cap),
+        ReplaySettings(schedule=ScheduleName.AUTO, max_device_bytes=cap),
         routine, routines.output, step_vjp, None,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_auto_keeps_to_the_memory_that_it_is_given(expected):
 def test_auto_takes_graphs_where_memory_allows():
     """The cap above is what made the difference, not something else."""
     routine = routines.routine(num_steps=64)
-    plenty = ReplayConfig(schedule=ScheduleName.AUTO, max_device_bytes=1 << 34)
+    plenty = ReplaySettings(schedule=ScheduleName.AUTO, max_device_bytes=1 << 34)
     costs = counted_costs(routine)
     tight = plenty.model_copy(
         update={"max_device_bytes": costs.graph_bytes + 6 * costs.state_bytes}

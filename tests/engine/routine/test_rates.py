@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import engine
 from engine import rates
 from engine.errors import ConfigurationError
-from engine.recipes.training import TrainingConfig
+from engine.recipes.training import TrainingSettings
 from engine.routine.rates import learning_rates, rates_alone
 from tests import routines
 
@@ -75,7 +75,7 @@ def test_a_recipes_shape_is_that_of_torchs_scheduler(name):
     """People carry the schedule of a script over, and compare the runs."""
     settings, scheduler = SHAPES[name]
 
-    found = learning_rates(TrainingConfig(num_steps=STEPS, learning_rate=0.4, **settings))
+    found = learning_rates(TrainingSettings(num_steps=STEPS, learning_rate=0.4, **settings))
 
     assert found == pytest.approx(stepped(scheduler()), rel=1e-12, abs=1e-15)
 
@@ -99,7 +99,7 @@ def test_a_recipes_shape_is_that_of_torchs_scheduler(name):
 def test_settings_that_nothing_reads_are_refused(settings, message):
     """A setting that does nothing is a run that is not what its recipe says."""
     with pytest.raises(ValidationError, match=message):
-        TrainingConfig(num_steps=STEPS, **settings)
+        TrainingSettings(num_steps=STEPS, **settings)
 
 
 class Own(LRScheduler):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.execution import BudgetConfig
+from engine.recipes.execution import BudgetSettings
 from engine.reports.sections import Section
 from engine.runs.budget import Budget
 from engine.runs.clean_plan import CleanRules
@@ -316,7 +316,7 @@ def test_bytes_of_older_stages_are_no_part_of_a_budget(tmp_path, clock):
     """A run that may take so much must not stop for what an older engine left."""
     store = str(tmp_path)
     whole(store, clock)
-    budget = Budget(BudgetConfig(max_bytes=250), store, RUN)
+    budget = Budget(BudgetSettings(max_bytes=250), store, RUN)
     run = Run(store, clock)
 
     for word in ("new-z0", "new-t0"):

@@ -16,7 +16,7 @@ from engine.problems.splits import examples_fingerprint
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.settings import Settings
-from engine.recipes.training import TrainingConfig
+from engine.recipes.training import TrainingSettings
 from engine.stages import keys, run, training
 from engine.stages.references import Ref
 from engine.stages.run import Run
@@ -231,7 +231,7 @@ def test_engine_and_environment_rename_every_stage(name, other, monkeypatch):
     assert differing(chain(TINY), BEFORE) == ALL
 
 
-class NextTraining(TrainingConfig):
+class NextTraining(TrainingSettings):
     """Next year's settings of training."""
 
     clip_norm: float = 1.0

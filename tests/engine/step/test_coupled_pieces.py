@@ -13,8 +13,8 @@ from engine.metaparameters.weights import ExampleWeights
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.towers import build_towers
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.replay.step_costs import graph_bytes, measure_costs
 from engine.step.coupled_pieces import gradient_in_pieces
 from engine.step.reference import step_vjp
@@ -31,9 +31,9 @@ TOWERS = {
 
 
 def towers(name):
-    config = ContrastiveConfig(**(pairs.CONFIG.model_dump() | {"vocabulary": 12}))
-    model = ModelConfig(**TOWERS[name])
-    return build_towers(model, config, (1, 4, 4), 12, seed=0, dtype=torch.float64)
+    settings = ContrastiveSettings(**(pairs.SETTINGS.model_dump() | {"vocabulary": 12}))
+    model = ModelSettings(**TOWERS[name])
+    return build_towers(model, settings, (1, 4, 4), 12, seed=0, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

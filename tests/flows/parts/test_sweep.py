@@ -6,7 +6,7 @@ import torch
 from engine.errors import UntrustworthyError, WitnessError
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import segments
-from engine.recipes.execution import WorkersConfig
+from engine.recipes.execution import WorkersSettings
 from engine.recipes.names import run_name
 from engine.replay import later_steps
 from engine.runs.run import Stages
@@ -101,7 +101,7 @@ def test_resumed_sweep_drops_a_trajectory_that_was_used(alone):
 
 def test_workers_are_no_part_of_a_runs_name():
     """A run goes on with other workers, on another cluster, as the same run."""
-    workers = WorkersConfig(runner="dask", address="tcp://10.0.0.1:8786", gpus_per_stage=1)
+    workers = WorkersSettings(runner="dask", address="tcp://10.0.0.1:8786", gpus_per_stage=1)
     recipe = small()
 
     assert run_name(recipe) == run_name(recipe.model_copy(update={"workers": workers}))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect import flow, task
 
-from engine.recipes.execution import WorkersConfig
+from engine.recipes.execution import WorkersSettings
 from tasks.running.workers import open_workers
 
 pytestmark = [pytest.mark.usefixtures("prefect_server")]
@@ -29,9 +29,9 @@ def meet(folder: str, name: str, patience: float) -> bool:
 
 
 @flow
-def two_stages(config, folder, patience):
+def two_stages(settings, folder, patience):
     """Hand in two stages at once; return for each whether it met the other."""
-    with open_workers(config) as workers:
+    with open_workers(settings) as workers:
         handed_in = [
             workers.submit(meet, {"folder": folder, "name": name, "patience": patience})
             for name in ("one", "other")
@@ -57,9 +57,9 @@ def test_stages_that_claim_the_only_gpu_never_overlap(tmp_path):
     stages = tmp_path / "stages"
     stages.mkdir()
     with dask() as address:
-        config = WorkersConfig(runner="dask", address=address, gpus_per_stage=1)
-        claimed = two_stages(config, str(stages), 1.0)
-        free = config.model_copy(update={"gpus_per_stage": 0})
+        settings = WorkersSettings(runner="dask", address=address, gpus_per_stage=1)
+        claimed = two_stages(settings, str(stages), 1.0)
+        free = settings.model_copy(update={"gpus_per_stage": 0})
         unclaimed = two_stages(free, str(stages), 60.0)
 
     assert claimed == [False, False]

@@ -8,7 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import ValidationError
 
 from engine.errors import ConfigurationError
-from engine.recipes.execution import WorkersConfig
+from engine.recipes.execution import WorkersSettings
 from tasks.running import workers
 from tasks.running.workers import Workers, open_workers
 
@@ -26,7 +26,7 @@ from tasks.running.workers import Workers, open_workers
 def test_setting_that_nobody_would_read_is_refused(settings, words):
     """Who sets an address and gets one process would wait for a cluster that sees no work."""
     with pytest.raises(ValidationError, match=words):
-        WorkersConfig(**settings)
+        WorkersSettings(**settings)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_missing_extra_is_named_with_the_command(runner, module, monkeypatch):
 
     with (
         pytest.raises(ConfigurationError, match=rf"pip install .*'\.\[{runner}\]'"),
-        open_workers(WorkersConfig(runner=runner)),
+        open_workers(WorkersSettings(runner=runner)),
     ):
         pass
 
@@ -48,11 +48,11 @@ def test_address_where_nobody_answers_is_named(monkeypatch):
     """A wrong address is a setting to correct, not a traceback of sockets."""
     pytest.importorskip("prefect_dask")
     monkeypatch.setattr(workers, "CONNECT_SECONDS", 1)
-    config = WorkersConfig(runner="dask", address="tcp://127.0.0.1:1")
+    settings = WorkersSettings(runner="dask", address="tcp://127.0.0.1:1")
 
     with (
         pytest.raises(ConfigurationError, match=r"workers.address is tcp://127.0.0.1:1.*Dask"),
-        open_workers(config),
+        open_workers(settings),
     ):
         pass
 

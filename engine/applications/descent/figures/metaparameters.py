@@ -18,14 +18,16 @@ SHOWN = 8
 def section(run: Material) -> Section | None:
     """Return z at the chosen iterate; none for images whose damage is shown by itself."""
     record, curves = run.record, run.curves
-    config = record.recipe.metaparameters
+    settings = record.recipe.metaparameters
     if record.damage is not None:
         return None
-    whole = config.kept == 1
+    whole = settings.kept == 1
     start = (
-        "every one is 1" if whole else f"a random {write_percent(config.kept)} are 1, the others 0"
+        "every one is 1"
+        if whole
+        else f"a random {write_percent(settings.kept)} are 1, the others 0"
     )
-    about = config.about
+    about = settings.about
     caption = about.caption.format(start=start)
     chart = run.chart
     if run.changed is not None:

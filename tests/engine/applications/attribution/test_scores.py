@@ -22,7 +22,7 @@ from engine.preflight.verdict import Verdict
 from engine.problems.problem import build_problem
 from engine.recipes.attribution import Queries, Removals, Retraining
 from engine.recipes.files import load_recipe, validate_recipe
-from engine.recipes.replay import ReplayConfig
+from engine.recipes.replay import ReplaySettings
 from engine.reports.intervals import interval
 
 TINY = {
@@ -52,7 +52,7 @@ def digits(learning_rate):
 
 def trial(problem):
     settings = Queries(number=3), Removals(percent=5, seed=3)
-    return try_removals(problem, *settings, 12, Retraining.BATCHED, ReplayConfig())
+    return try_removals(problem, *settings, 12, Retraining.BATCHED, ReplaySettings())
 
 
 @pytest.mark.slow

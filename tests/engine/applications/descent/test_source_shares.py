@@ -11,7 +11,7 @@ from engine.problems.passage import Passage, Texts
 from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
-from engine.recipes.metaparameters import MetaparametersConfig
+from engine.recipes.metaparameters import MetaparametersSettings
 from tests.language import TINY, library_texts, tiny_problem
 
 
@@ -61,7 +61,7 @@ def test_shares_are_those_of_counts_by_source():
     """Candidates that are not used count as dropped, and shares add up to one."""
     after = torch.tensor([3.0, 1.0, 0.0, 0.0, 1.0])
 
-    de, it = measure_sources(MetaparametersConfig(), TEXTS, torch.ones(5), after)
+    de, it = measure_sources(MetaparametersSettings(), TEXTS, torch.ones(5), after)
 
     assert (de.name, de.candidates, de.before, de.after, de.dropped) == ("de", 3, 0.6, 0.2, 2)
     assert (it.name, it.candidates, it.before, it.after, it.dropped) == ("it", 2, 0.4, 0.8, 0)
@@ -73,13 +73,13 @@ def test_shares_are_those_of_counts_by_source():
 
 def test_a_mixture_may_be_of_sources(tmp_path):
     """Then z has one logit for each source, and the uniform mixture is where it starts."""
-    config = MetaparametersConfig(name="group-weights", groups="source")
-    problem = tiny_problem(tmp_path, metaparameters=config, outer={"update": "sign"})
+    settings = MetaparametersSettings(name="group-weights", groups="source")
+    problem = tiny_problem(tmp_path, metaparameters=settings, outer={"update": "sign"})
 
     kind = problem.kind
     found = metagradient(problem.routine, problem.output)["group_weights"]
     shares = measure_sources(
-        config, problem.data.texts, kind.proportional(), torch.zeros_like(kind.value)
+        settings, problem.data.texts, kind.proportional(), torch.zeros_like(kind.value)
     )
 
     assert kind.groups.tolist() == list(problem.data.texts.source_of)

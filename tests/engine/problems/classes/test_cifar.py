@@ -12,7 +12,7 @@ from engine.errors import DataError
 from engine.problems.classes.cifar import CHECKSUM, TESTS, TRAINING, read_archive
 from engine.problems.classes.data_sets import load_data
 from engine.problems.problem import build_problem
-from engine.recipes.arguments.data import DataConfig, DataName
+from engine.recipes.arguments.data import DataName, DataSettings
 from engine.recipes.files import load_recipe
 
 FOLDER = "cifar-10-batches-bin"
@@ -114,10 +114,10 @@ def test_incomplete_archive_is_refused_and_fetched_anew(tmp_path, monkeypatch):
 
 def test_other_archive_than_the_official_one_needs_its_checksum(tmp_path):
     """Results on other images must not pass for results on CIFAR-10."""
-    config = DataConfig(name=DataName.CIFAR_10, url=write(tmp_path, archive()))
+    settings = DataSettings(name=DataName.CIFAR_10, url=write(tmp_path, archive()))
 
     with pytest.raises(DataError, match=rf"{CHECKSUM} is asked for.*arguments\.checksum="):
-        load_data(config, torch.float32)
+        load_data(settings, torch.float32)
 
 
 def test_missing_network_is_one_message_with_the_way_out():
@@ -146,4 +146,4 @@ def test_broken_archive_is_refused(tmp_path, content, words):
 def test_checksum_of_data_that_is_no_archive_is_refused():
     """A setting that nothing reads would promise a check that is not made."""
     with pytest.raises(DataError, match=r"arguments\.checksum is 0.*digits"):
-        load_data(DataConfig(checksum="0" * 32), torch.float32)
+        load_data(DataSettings(checksum="0" * 32), torch.float32)

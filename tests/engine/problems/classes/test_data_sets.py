@@ -8,9 +8,9 @@ import torch
 from engine.errors import DataError
 from engine.problems.classes.data_sets import READERS, Source, load_data
 from engine.problems.splits import Examples, check_examples, examples_fingerprint
-from engine.recipes.arguments.data import PAIRS, DataConfig, DataName
+from engine.recipes.arguments.data import PAIRS, DataName, DataSettings
 
-DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
+DIGITS = DataSettings(num_train=100, num_objective=40, num_validation=30, num_test=20)
 
 
 def rows(examples):
@@ -140,9 +140,9 @@ def test_a_larger_share_of_flips_contains_the_smaller():
 
 def test_flipped_labels_are_uniform_over_the_other_classes():
     """A preferred wrong class would be a different corruption; chi-squared below its 99.9 %."""
-    config = DataConfig(num_train=1790, num_objective=1, num_validation=1, flip_fraction=1.0)
-    flipped = load_data(config, torch.float32).splits["train"].labels
-    clean = load_data(config.model_copy(update={"flip_fraction": 0.0}), torch.float32)
+    settings = DataSettings(num_train=1790, num_objective=1, num_validation=1, flip_fraction=1.0)
+    flipped = load_data(settings, torch.float32).splits["train"].labels
+    clean = load_data(settings.model_copy(update={"flip_fraction": 0.0}), torch.float32)
 
     offsets = (flipped - clean.splits["train"].labels) % 10
 
@@ -157,21 +157,21 @@ def test_every_data_set_has_a_reader():
     assert set(READERS) | {DataName.TEXT, *PAIRS} == set(DataName)
 
 
-def read_two_clusters(config):
+def read_two_clusters(settings):
     """A reader of float features, as another data set would bring."""
     return Source(
         pool=(torch.eye(2).repeat(10, 1), torch.arange(20) % 2),
         num_classes=2,
-        origin=f"the clusters under arguments.url={config.url}",
+        origin=f"the clusters under arguments.url={settings.url}",
     )
 
 
 def test_another_data_set_is_one_more_reader(monkeypatch):
     """Split, flips, checks and fingerprint come for free; inputs stay as stored unless asked."""
     monkeypatch.setitem(READERS, DataName.DIGITS, read_two_clusters)
-    config = DataConfig(num_train=10, num_objective=4, num_validation=3, flip_fraction=0.5)
+    settings = DataSettings(num_train=10, num_objective=4, num_validation=3, flip_fraction=0.5)
 
-    data = load_data(config, torch.float32)
+    data = load_data(settings, torch.float32)
 
     train = data.splits["train"]
     assert [len(examples) for examples in data.splits.values()] == [10, 4, 3, 3]
@@ -181,15 +181,15 @@ def test_another_data_set_is_one_more_reader(monkeypatch):
 def test_a_reader_that_returns_nan_is_refused_where_the_data_came_from(monkeypatch):
     """The same check guards every data set, before a step is trained."""
 
-    def read_broken(config):
-        source = read_two_clusters(config)
+    def read_broken(settings):
+        source = read_two_clusters(settings)
         source.pool[0][7] = torch.nan
         return source
 
     monkeypatch.setitem(READERS, DataName.DIGITS, read_broken)
 
     with pytest.raises(DataError, match=r"1 of 20 .* arguments\.url=/x .*first example 7.*Repair"):
-        load_data(DataConfig(url="/x"), torch.float32)
+        load_data(DataSettings(url="/x"), torch.float32)
 
 
 @pytest.mark.parametrize(

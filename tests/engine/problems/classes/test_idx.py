@@ -9,9 +9,9 @@ import torch
 from engine.errors import DataError
 from engine.problems.classes.data_sets import load_data
 from engine.problems.classes.idx import FASHION_MNIST_URL
-from engine.recipes.arguments.data import DataConfig, DataName
+from engine.recipes.arguments.data import DataName, DataSettings
 
-DIGITS = DataConfig(num_train=100, num_objective=40, num_validation=30, num_test=20)
+DIGITS = DataSettings(num_train=100, num_objective=40, num_validation=30, num_test=20)
 
 
 def idx_bytes(values):
@@ -33,7 +33,7 @@ def write_fashion(folder, *, num_train=12, num_test=5, compress=gzip.compress, s
 
 
 def small_fashion(url):
-    return DataConfig(
+    return DataSettings(
         name=DataName.FASHION_MNIST, url=str(url), num_train=6, num_objective=3, num_validation=2
     )
 
@@ -43,9 +43,9 @@ def small_fashion(url):
 )
 def test_fashion_mnist_is_read_from_idx_files(tmp_path, compress, suffix):
     """Pixels are standardized with fixed constants, and each image keeps its own label."""
-    config = write_fashion(tmp_path, compress=compress, suffix=suffix)
+    settings = write_fashion(tmp_path, compress=compress, suffix=suffix)
 
-    data = load_data(config, torch.float64)
+    data = load_data(settings, torch.float64)
 
     train = data.splits["train"]
     pixels = (train.inputs * 0.3530 + 0.2860) * 255
@@ -56,10 +56,10 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, compress, suffix):
 
 def test_fashion_mnist_takes_its_test_split_from_the_official_test_files(tmp_path):
     """Published accuracies are on these images, so they never enter another split."""
-    config = write_fashion(tmp_path, num_train=11, num_test=5)  # 11 = 6 + 3 + 2: all are used
+    settings = write_fashion(tmp_path, num_train=11, num_test=5)  # 11 = 6 + 3 + 2: all are used
 
-    splits = load_data(config, torch.float32).splits
-    capped = load_data(config.model_copy(update={"num_test": 2}), torch.float32).splits
+    splits = load_data(settings, torch.float32).splits
+    capped = load_data(settings.model_copy(update={"num_test": 2}), torch.float32).splits
 
     assert sorted(splits["test"].labels.tolist()) == [0, 1, 2, 3, 4]
     assert len(capped["test"]) == 2
@@ -67,11 +67,11 @@ def test_fashion_mnist_takes_its_test_split_from_the_official_test_files(tmp_pat
 
 def test_data_url_takes_any_fsspec_url(tmp_path):
     """Workers in a cloud have no Debian package; a file URL stands for every protocol here."""
-    config = write_fashion(tmp_path)
+    settings = write_fashion(tmp_path)
 
     by_url = load_data(small_fashion(tmp_path.as_uri() + "/"), torch.float32)
 
-    assert by_url.fingerprint == load_data(config, torch.float32).fingerprint
+    assert by_url.fingerprint == load_data(settings, torch.float32).fingerprint
 
 
 @pytest.mark.skipif(
@@ -80,11 +80,11 @@ def test_data_url_takes_any_fsspec_url(tmp_path):
 )
 def test_the_installed_fashion_mnist_has_the_documented_statistics():
     """The constants describe the real training images: mean 0 and deviation 1 on a sample."""
-    config = DataConfig(
+    settings = DataSettings(
         name=DataName.FASHION_MNIST, num_train=2000, num_objective=500, num_validation=500
     )
 
-    data = load_data(config, torch.float32)
+    data = load_data(settings, torch.float32)
 
     train = data.splits["train"]
     assert len(data.splits["test"]) == 10_000
@@ -107,10 +107,10 @@ def test_the_installed_fashion_mnist_has_the_documented_statistics():
 )
 def test_splits_larger_than_the_files_are_refused(tmp_path, change, message):
     """Official test images are counted apart from the rest."""
-    config = write_fashion(tmp_path).model_copy(update=change)
+    settings = write_fashion(tmp_path).model_copy(update=change)
 
     with pytest.raises(DataError, match=message):
-        load_data(config, torch.float32)
+        load_data(settings, torch.float32)
 
 
 def test_a_missing_folder_is_refused_with_both_remedies(tmp_path):
@@ -160,12 +160,12 @@ def test_a_protocol_that_fsspec_cannot_open_is_refused(url):
 )
 def test_a_damaged_idx_file_is_refused_by_name(tmp_path, damage, reason):
     """A file that is almost right would train on shifted pixels without an error."""
-    config = write_fashion(tmp_path)
+    settings = write_fashion(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(gzip.decompress(path.read_bytes())))
 
     with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz .*{reason}.*arguments\.url"):
-        load_data(config, torch.float32)
+        load_data(settings, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_damaged_idx_file_is_refused_by_name(tmp_path, damage, reason):
 )
 def test_label_files_that_do_not_fit_the_images_are_refused(tmp_path, labels, message):
     """Files of two data sets mixed up are intact one by one, and wrong together."""
-    config = write_fashion(tmp_path)
+    settings = write_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(labels.to(torch.uint8)))
 
     with pytest.raises(DataError, match=message):
-        load_data(config, torch.float32)
+        load_data(settings, torch.float32)

@@ -13,8 +13,8 @@ from engine.problems.pairs.captions import BEGIN, END, UNKNOWN, train_tokenizer
 from engine.problems.pairs.images import ShardImages
 from engine.problems.pairs.splits import exchange_captions, load_pairs
 from engine.problems.problem import build_problem
-from engine.recipes.arguments.data import DataConfig, DataName
-from engine.recipes.arguments.pairs import ContrastiveConfig
+from engine.recipes.arguments.data import DataName, DataSettings
+from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.attribution import Queries
 from engine.recipes.files import load_recipe, validate_recipe
 from tests.pair_files import shards
@@ -28,8 +28,8 @@ needs_fashion = pytest.mark.skipif(
 
 def load(url, contrastive=None, **data):
     sizes = {"num_train": 8, "num_objective": 3, "num_validation": 2}
-    chosen = DataConfig(name=DataName.IMAGE_TEXT, url=url, **(sizes | data))
-    settings = ContrastiveConfig(image_size=8, **(contrastive or {}))
+    chosen = DataSettings(name=DataName.IMAGE_TEXT, url=url, **(sizes | data))
+    settings = ContrastiveSettings(image_size=8, **(contrastive or {}))
     return load_pairs(chosen, settings, torch.float64)[0]
 
 
@@ -118,25 +118,25 @@ def test_captions_of_fashion_mnist_name_the_class_and_wrong_ones_another():
 
 def test_words_become_ids_by_frequency_and_the_alphabet():
     """A tie that fell by the order of the captions would be another model for the same set."""
-    tokenizer = train_tokenizer(["b a", "a c"], ContrastiveConfig(vocabulary=6, context=5))
+    tokenizer = train_tokenizer(["b a", "a c"], ContrastiveSettings(vocabulary=6, context=5))
 
     assert tokenizer.size == 6
     assert tokenizer(["A b, c"]).tolist() == [[BEGIN, 4, 5, UNKNOWN, END]]
     assert tokenizer(["c"]).tolist() == [[BEGIN, UNKNOWN, END, 0, 0]]
-    assert train_tokenizer(["a c", "b a"], ContrastiveConfig(vocabulary=6)).split("b") == [5]
+    assert train_tokenizer(["a c", "b a"], ContrastiveSettings(vocabulary=6)).split("b") == [5]
 
 
 def test_bpe_knows_every_byte():
     """Captions of the web have words that no vocabulary holds."""
     pytest.importorskip("tokenizers", reason="BPE needs the extra clip")
-    config = ContrastiveConfig(tokenizer="bpe", vocabulary=270, context=40)
+    settings = ContrastiveSettings(tokenizer="bpe", vocabulary=270, context=40)
 
-    ids = train_tokenizer(["a dress", "a dress"], config)(["a \u00fcber-dress"])
+    ids = train_tokenizer(["a dress", "a dress"], settings)(["a \u00fcber-dress"])
 
     assert UNKNOWN not in ids
     assert int((ids == END).sum()) == 1
     with pytest.raises(ConfigurationError, match="begins with 260 ids"):
-        train_tokenizer([], ContrastiveConfig(tokenizer="bpe", vocabulary=100))
+        train_tokenizer([], ContrastiveSettings(tokenizer="bpe", vocabulary=100))
 
 
 REFUSED_WHEN_READ = {

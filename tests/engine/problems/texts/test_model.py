@@ -13,7 +13,7 @@ from engine.problems.problem import build_problem
 from engine.problems.texts.model import _pretrained
 from engine.problems.texts.packages import extra
 from engine.problems.texts.tokens import pretrained_tokenizer
-from engine.recipes.arguments.model import ModelConfig
+from engine.recipes.arguments.model import ModelSettings
 from engine.replay.first_step import check_routine
 from engine.stages.run import Run
 from engine.stages.training import initial_value
@@ -233,6 +233,6 @@ def test_code_of_a_model_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no tokenizer can be read"):
         pretrained_tokenizer(str(folder))
     with pytest.raises(ConfigurationError, match="no causal language model can be read"):
-        _pretrained(extra("transformers"), ModelConfig(name="transformers"), str(folder), 8)
+        _pretrained(extra("transformers"), ModelSettings(name="transformers"), str(folder), 8)
 
     assert not ran.exists()

@@ -9,21 +9,21 @@ import pytest
 
 from engine.errors import DataError
 from engine.problems.texts.passages import FORTUNES, read_passages, read_sources
-from engine.recipes.arguments.text import TextConfig
+from engine.recipes.arguments.text import TextSettings
 from tests.language import PAIRS, write_jsonl
 
 FORTUNE_FILE = "first\n\tsecond line\n%\n%\n  \n%\n50 % off\n%\n"
 
 
-def config(**settings):
-    return TextConfig(**({"sources": ("a",), "target": "b"} | settings))
+def text_settings(**settings):
+    return TextSettings(**({"sources": ("a",), "target": "b"} | settings))
 
 
 def test_a_line_of_jsonl_is_a_passage_that_knows_its_place(tmp_path):
     """A selected example must be found again in the user's own file."""
     path = write_jsonl(tmp_path / "mine.jsonl", PAIRS)
 
-    found = read_passages(path, "mine", config())
+    found = read_passages(path, "mine", text_settings())
 
     assert [passage.text for passage in found] == PAIRS
     assert [passage.line for passage in found] == [1, 2, 3, 4]
@@ -35,7 +35,7 @@ def test_a_field_names_another_source(tmp_path):
     """One file may hold several corpora, as instruction sets often do."""
     path = write_jsonl(tmp_path / "mine.jsonl", PAIRS, source="flan")
 
-    assert {passage.source for passage in read_passages(path, "mine", config())} == {"flan"}
+    assert {passage.source for passage in read_passages(path, "mine", text_settings())} == {"flan"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_plain_text_is_cut_into_completions(tmp_path, passages, content, expecte
     """Text without structure is learned whole: its prompts are empty."""
     (tmp_path / "plain").write_bytes(content.encode())
 
-    found = read_passages(str(tmp_path / "plain"), "plain", config(passages=passages))
+    found = read_passages(str(tmp_path / "plain"), "plain", text_settings(passages=passages))
 
     assert [(passage.line, passage.completion) for passage in found] == expected
     assert {passage.prompt for passage in found} == {""}
@@ -62,7 +62,7 @@ def test_a_compressed_file_by_url_is_read_alike(tmp_path):
     packed = tmp_path / "packed.jsonl.gz"
     packed.write_bytes(gzip.compress((tmp_path / "mine.jsonl").read_bytes()))
 
-    texts = [read_passages(url, "x", config()) for url in (plain, packed.as_uri())]
+    texts = [read_passages(url, "x", text_settings()) for url in (plain, packed.as_uri())]
 
     assert [p.text for p in texts[0]] == [p.text for p in texts[1]]
 
@@ -73,7 +73,7 @@ def test_sources_are_named_by_their_files_and_read_from_the_folder(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"{name} one\n{name} one\n{name} two\n")
 
     pool, target = read_sources(
-        config(sources=("de.txt", "it.txt"), target="it.txt"), str(tmp_path)
+        text_settings(sources=("de.txt", "it.txt"), target="it.txt"), str(tmp_path)
     )
 
     assert [(each.source, each.completion) for each in pool] == [
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_refused_by_line(tmp_path, content, words):
     path.write_bytes(content)
 
     with pytest.raises(DataError) as refused:
-        read_passages(str(path), "mine", config())
+        read_passages(str(path), "mine", text_settings())
 
     assert [
         word for word in [*words, str(path)] if word.lower() not in str(refused.value).lower()
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_refused_by_line(tmp_path, content, words):
 def test_a_source_that_does_not_exist_is_refused(url):
     """The message names the file and what to install or change."""
     with pytest.raises(DataError, match=r"arguments\.sources|Install|protocol") as refused:
-        read_passages(url, "mine", config())
+        read_passages(url, "mine", text_settings())
 
     assert url in str(refused.value)
 
@@ -159,7 +159,7 @@ def test_json_is_read_as_json_whatever_its_file_is_called(name, content, tmp_pat
     """Under another name its braces and all were learned, with no sign of it."""
     (tmp_path / name).write_bytes(content)
 
-    found = read_passages(str(tmp_path / name), "x", config())
+    found = read_passages(str(tmp_path / name), "x", text_settings())
 
     expected = [(row["prompt"], row["completion"]) for row in ROWS]
     assert [passage.text for passage in found[:6]] == expected
@@ -171,17 +171,17 @@ def test_zstandard_is_read_where_a_library_knows_it(tmp_path):
     packed = arrow.compress(LINES.encode(), codec="zstd", asbytes=True)
     (tmp_path / "a.zst").write_bytes(packed)
 
-    assert len(read_passages(str(tmp_path / "a.zst"), "x", config())) == 6
+    assert len(read_passages(str(tmp_path / "a.zst"), "x", text_settings())) == 6
     (tmp_path / "a.zst").write_bytes(packed[:-9])
     with pytest.raises(DataError):
-        read_passages(str(tmp_path / "a.zst"), "x", config())
+        read_passages(str(tmp_path / "a.zst"), "x", text_settings())
 
 
 def test_values_of_an_array_know_their_lines(tmp_path):
     """A selected example is looked for in the file."""
     (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
 
-    found = read_passages(str(tmp_path / "a.json"), "x", config())
+    found = read_passages(str(tmp_path / "a.json"), "x", text_settings())
 
     assert [passage.line for passage in found[:3]] == [2, 6, 10]
 
@@ -202,7 +202,7 @@ def test_plain_text_stays_plain_text(text, tmp_path):
     """Looking at the content must not refuse what merely has brackets in it."""
     (tmp_path / "a.txt").write_text(text)
 
-    found = read_passages(str(tmp_path / "a.txt"), "x", config())
+    found = read_passages(str(tmp_path / "a.txt"), "x", text_settings())
 
     assert [passage.completion for passage in found] == text.strip("\n").split("\n")
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_meant_is_refused_with_the_place(content, name, reason, t
     (tmp_path / name).write_bytes(content)
 
     with pytest.raises(DataError, match=reason) as refused:
-        read_passages(str(tmp_path / name), "x", config())
+        read_passages(str(tmp_path / name), "x", text_settings())
 
     assert str(tmp_path / name) in str(refused.value)
 
@@ -260,7 +260,7 @@ def test_what_cannot_be_meant_is_refused_with_the_place(content, name, reason, t
 def test_a_name_that_is_too_long_is_refused():
     """The system's own error would be a traceback."""
     with pytest.raises(DataError, match="File name too long"):
-        read_passages("x" * 300, "x", config())
+        read_passages("x" * 300, "x", text_settings())
 
 
 @pytest.mark.parametrize("name", ["a[1].txt", "a*.txt", "a?.txt", "a::b.txt", "a b#1 %20.txt"])
@@ -269,4 +269,6 @@ def test_names_with_signs_are_names(name, tmp_path):
     (tmp_path / name).write_text("mine\n")
     (tmp_path / "a1.txt").write_text("another\n")
 
-    assert [p.completion for p in read_passages(str(tmp_path / name), "x", config())] == ["mine"]
+    assert [p.completion for p in read_passages(str(tmp_path / name), "x", text_settings())] == [
+        "mine"
+    ]

@@ -8,8 +8,8 @@ from engine.models.losses import IGNORED
 from engine.problems.passage import Passage
 from engine.problems.texts.model import build_language_model
 from engine.problems.texts.tokens import Tokenizer, encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.arguments.model import ModelConfig
-from engine.recipes.arguments.text import LanguageConfig
+from engine.recipes.arguments.model import ModelSettings
+from engine.recipes.arguments.text import LanguageSettings
 from tests.language import PAIRS
 
 LETTERS = Tokenizer(lambda text: [ord(letter) for letter in text], 130, start=128, end=129)
@@ -78,12 +78,12 @@ def test_padding_changes_no_loss_and_no_logit_that_counts():
     """Splits are padded to the longest passage of all, so this must not depend on company."""
     from engine.models.losses import per_example_cross_entropy
     from engine.problems.texts.model import build_language_model
-    from engine.recipes.arguments.model import ModelConfig
-    from engine.recipes.arguments.text import LanguageConfig
+    from engine.recipes.arguments.model import ModelSettings
+    from engine.recipes.arguments.text import LanguageSettings
 
     model = build_language_model(
-        ModelConfig(name="transformers", width=8, depth=2, heads=2),
-        LanguageConfig(),
+        ModelSettings(name="transformers", width=8, depth=2, heads=2),
+        LanguageSettings(),
         vocabulary=130,
         num_positions=40,
         seed=0,
@@ -178,8 +178,8 @@ def build(folder):
     """Read tokenizer and model, as a recipe does."""
     pretrained_tokenizer(str(folder))
     return build_language_model(
-        ModelConfig(name="transformers"),
-        LanguageConfig(pretrained=str(folder)),
+        ModelSettings(name="transformers"),
+        LanguageSettings(pretrained=str(folder)),
         vocabulary=3,
         num_positions=4,
         seed=0,
