@@ -26,6 +26,7 @@ from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
 from engine.routine.module.calls import Call, Calls, follows_now
 from engine.routine.module.carried import Moving, moving
+from engine.routine.module.norm_arguments import normalized
 from engine.routine.module.unheld import refuse_views
 from engine.routine.own_state import OWN
 
@@ -131,7 +132,7 @@ _SIGNATURES = {
 def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
     if not given["training"]:
-        return _normalized(inputs, mean, variance, given["weight"], given["bias"], given["eps"])
+        return normalized(inputs, mean, variance, given)
     if isinstance(mean, Statistic) and mean.calls is not None:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         found = torch.var_mean(inputs, dim=axes)
@@ -139,23 +140,6 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     return batch_norm(
         inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
     )
-
-
-def _normalized(
-    inputs: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    """Return (x - mean) / sqrt(variance + eps), scaled and shifted."""
-    shape = [1, -1, *[1] * (inputs.ndim - 2)]
-    scale = torch.rsqrt(variance + eps)
-    normalized = (inputs - mean.view(shape)) * scale.view(shape)
-    if weight is not None:
-        normalized = normalized * weight.view(shape)
-    return normalized if bias is None else normalized + bias.view(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,6 +275,10 @@ class RunningStatistics:
                 raise WitnessError(follows_now(name))
         if self._noted:
             self._noted[-1].note(ends, self.carried.quantities)
+
+    def last_ends(self) -> dict[str, Tensor]:
+        """Return where the last call inside of ``observed`` has led the buffers, by name."""
+        return dict(self._noted[-1].left) if self._noted else {}
 
     def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
         """Return the statistics after a step.

@@ -289,6 +289,10 @@ class HeldModule:
         """Names of the buffers that the module moves by rules of its own."""
         return () if self.statistics is None else self.statistics.carried.all
 
+    def carried_now(self) -> dict[str, Tensor]:
+        """Return copies of those buffers as a call would find them, by name."""
+        return {} if self.statistics is None else self.statistics.carried_in(self._bound)
+
     def _carrying(self, carried: Mapping[str, Tensor | None]) -> AbstractContextManager[Any]:
         if not carried:
             return nullcontext()
