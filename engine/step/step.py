@@ -194,6 +194,9 @@ class StepGraph:
                 # At z = 0 an injected term has no second derivative in the parameters.
                 wanted = inputs if is_active(term, z) else leaves
                 pull_gradient(share, wanted, products, step, together=together)
+        for product in products:  # what a step puts there anew depends on nothing that was there
+            for name, row in self.statistics.items():
+                product.adjoint.setdefault(name, torch.zeros_like(row))
         return joined(products, leaves, step, to_state=to_state)
 
 

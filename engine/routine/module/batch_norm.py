@@ -27,6 +27,7 @@ from engine.routine.layout import Layout
 from engine.routine.module.calls import Call, Calls, follows_now
 from engine.routine.module.carried import Moving, moving
 from engine.routine.module.norm_arguments import normalized
+from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.unheld import refuse_views
 from engine.routine.own_state import OWN
 
@@ -43,6 +44,7 @@ class Statistic(Tensor):
     layer: str
     calls: "list[Call] | None"
     is_held: bool
+    before: int
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class Statistic(Tensor):
         """
         statistic = value.as_subclass(cls)
         statistic.layer, statistic.calls, statistic.is_held = layer, calls, is_held
+        statistic.before = 0 if calls is None else len(calls)
         return statistic
 
     @classmethod
@@ -132,7 +135,7 @@ _SIGNATURES = {
 def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
     if not given["training"]:
-        return normalized(inputs, mean, variance, given)
+        return normalized(inputs, _now(mean, "mean"), _now(variance, "variance"), given)
     if isinstance(mean, Statistic) and mean.calls is not None:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         found = torch.var_mean(inputs, dim=axes)
@@ -140,6 +143,18 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     return batch_norm(
         inputs, None, None, given["weight"], given["bias"], training=True, eps=given["eps"]
     )
+
+
+def _now(value: Tensor, which: str) -> Tensor:
+    """Return a statistic as the layer has moved it in this call, which holds that constant."""
+    if not isinstance(value, Statistic) or not value.calls:
+        return value
+    for call in value.calls[value.before :]:
+        if call.name == value.layer:
+            value = (1 - call.momentum) * value + call.momentum * stop_gradient(
+                getattr(call, which)
+            )
+    return value
 
 
 @dataclass(frozen=True, eq=False)

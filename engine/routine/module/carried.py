@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from engine.errors import WitnessError
 from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
+from engine.routine.module.saved_copies import SavedCopies
 from engine.routine.module.seen_graph import ASKS, SeenGraph, answer, copied_values
 from engine.routine.module.stop_gradient import stop_gradient
 
@@ -148,7 +149,9 @@ def _after(
     term = run.first_piece(next(run.terms(step)))
     binding = run.binding
     with torch.enable_grad(), binding.kept():
-        views = {name: (scale * p).requires_grad_() for name, p in run.trainable.items()}
+        # A bias that begins at zero moves, too.
+        views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
+        views = {n: p.requires_grad_() for n, p in views.items()}
         # Running statistics are not looked at, and have to stay where they are as well.
         buffers = {
             name: tensor.detach().clone()
@@ -199,7 +202,7 @@ class Carrying(TorchFunctionMode):
         self._kept = list(held.values())  # alive, so that no address comes again
         self._is_traced, self._is_off = is_traced, False
         self._seen = SeenGraph(self._kept if is_traced else ())
-        self._entered = ExitStack()
+        self._entered, self._saved = ExitStack(), SavedCopies(self.holds)
 
     def __enter__(self) -> "Carrying":
         if self._is_traced:
@@ -208,8 +211,7 @@ class Carrying(TorchFunctionMode):
             asked = mock.patch.object(torch, "is_grad_enabled", self._is_on)
             self._entered.enter_context(asked)
             # Without a graph nobody would save what stands in a buffer before it is written over.
-            saved = torch.autograd.graph.saved_tensors_hooks(self._saved, _as_saved)
-            self._entered.enter_context(saved)
+            self._entered.enter_context(self._saved)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -218,9 +220,6 @@ class Carrying(TorchFunctionMode):
 
     def _is_on(self) -> bool:
         return not self._is_off
-
-    def _saved(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().clone() if self.holds(tensor) else tensor
 
     def __torch_function__(
         self,
@@ -243,16 +242,29 @@ class Carrying(TorchFunctionMode):
             self._is_off = not args[0]
             return None
         first: Any = args[0] if args else None
-        if func in _COPIES:
-            copied = copied_values(args[func is not torch.tensor], self.stopped)
-            if copied is not None:
-                formats = {n: v for n, v in kwargs.items() if n in ("dtype", "device")}
-                return copied.to(**formats) if formats else copied
+        made = self._made(func, args, kwargs)
+        if made is not None:
+            return made
         if isinstance(first, Tensor):
             answered = self._of_tensor(func, first, args, kwargs)
             if answered is not NotImplemented:
                 return answered
         return self._in_the_graph(func, args, kwargs)
+
+    def _made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """Return what is made by functions that take no gradient; None of others."""
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            filled = args[0] if args else kwargs["tensor"]
+            if self.holds(filled):  # with what is drawn, whatever stood there
+                given = {name: value for name, value in kwargs.items() if name != "tensor"}
+                return filled.copy_(func(filled.detach().clone(), *args[1:], **given))
+        if func in _COPIES:
+            copied = copied_values(args[func is not torch.tensor], self.stopped)
+            formats = {n: v for n, v in kwargs.items() if n in ("dtype", "device")}
+            return copied.to(**formats) if copied is not None and formats else copied
+        return None
 
     def _of_tensor(
         self,
@@ -287,6 +299,8 @@ class Carrying(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``func``, on what is held constant where the module wants no graph."""
         into, named = kwargs.get("out"), {n: v for n, v in kwargs.items() if n != "out"}
+        if self._saved.is_transformed:
+            args = tree_map(lambda each: each.clone() if self.holds(each) else each, args)
         if self._is_off:
             name = getattr(func, "__name__", "")
             kept = int(name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")))
@@ -354,10 +368,6 @@ class Carrying(TorchFunctionMode):
         return functional.instance_norm(
             inputs, weight=given["weight"], bias=given["bias"], eps=given["eps"]
         )
-
-
-def _as_saved(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 _NORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {

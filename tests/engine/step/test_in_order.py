@@ -48,8 +48,15 @@ def test_shards_are_another_run_than_the_whole_batch_where_the_buffer_is_read_af
     )
 
 
-@pytest.mark.parametrize("kind", ["weights", "counts"])
-@pytest.mark.parametrize("name", ["a centre", "a queue", "a codebook"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a centre", "weights"),
+        ("a centre", "counts"),
+        ("a queue", "weights"),
+        ("a codebook", "counts"),
+    ],
+)
 def test_the_product_in_order_is_autograd_of_the_whole_step(name, kind):
     """At a state and a cotangent of no run, injected examples included."""
     ones = torch.ones(24, dtype=torch.float64)

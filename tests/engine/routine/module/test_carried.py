@@ -205,10 +205,24 @@ def test_a_counter_beyond_what_the_state_holds_is_refused():
         engine.metagradient(run, phi, witness=False)
 
 
-def test_compiled_steps_are_refused():
-    """A compiled step is the same at every step."""
-    with pytest.raises(ConfigurationError, match="other buffers that its forward pass moves"):
-        engine.metagradient(routine(_net(), compile=True), output)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["carried: a centre", "carried: read before it moves"])
+def test_a_compiled_run_carries_them(name):
+    """The program is given the buffers and returns them; another tensor in their place, too."""
+    expected = engine.metagradient(routine(_net(name)), output)
+
+    found = engine.metagradient(routine(_net(name), compile=True), output)
+
+    assert found.output == pytest.approx(expected.output, rel=1e-12)
+    assert torch.allclose(found["weights"], expected["weights"], rtol=1e-9)
+
+
+def test_compiled_graphs_are_refused():
+    """A compiled graph lacks the derivative by the buffers."""
+    run = routine(_net(), compile=True, path="graph")
+
+    with pytest.raises(ConfigurationError, match="path is 'graph'.*other buffers"):
+        engine.metagradient(run, output)
 
 
 def test_what_follows_metaparameters_alone_is_no_clock():
