@@ -27,6 +27,7 @@ from engine.routine.layout import Layout
 from engine.routine.module.calls import Call, Calls, follows_now
 from engine.routine.module.carried import Moving, moving
 from engine.routine.module.norm_arguments import normalized
+from engine.routine.module.own_rules import with_own_rules
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.unheld import refuse_views
 from engine.routine.own_state import OWN
@@ -191,6 +192,8 @@ class RunningStatistics:
             WitnessError: If a state cannot hold it.
         """
         layers = cls.layers_of(routine.model)
+        by_own_rules = with_own_rules(routine, layers)  # whose buffers are like any others
+        layers = {name: layer for name, layer in layers.items() if name not in by_own_rules}
         own = frozenset(_joined(n, kind) for n in layers for kind in _KINDS)
         carried = moving(routine, own)
         if not layers and not carried.all:

@@ -21,7 +21,13 @@ from torch.utils._pytree import tree_map
 from engine.errors import WitnessError
 from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
 from engine.routine.module.saved_copies import SavedCopies
-from engine.routine.module.seen_graph import ASKS, SeenGraph, answer, copied_values
+from engine.routine.module.seen_graph import (
+    ASKS,
+    SeenGraph,
+    answer,
+    copied_values,
+    functions_stopped,
+)
 from engine.routine.module.stop_gradient import stop_gradient
 
 if TYPE_CHECKING:
@@ -94,12 +100,12 @@ def _found(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
     if not watched:
         return Moving()
     # Not at the first parameters: a teacher that begins as its student would not move there.
-    first = _after(routine, watched, 0, 1.05)
-    moved = [name for name, tensor in first.items() if not _same(tensor, watched[name])]
+    first = after_a_call(routine, watched)
+    moved = [name for name, tensor in first.items() if differs(tensor, watched[name])]
     if not moved:
         return Moving()
     # Those that count go the same way, whatever parameters, examples and metaparameters are.
-    others = [_after(routine, watched, 0, 1.1, 0.01), _after(routine, watched, 1, 1.0)]
+    others = [after_a_call(routine, watched, 0, 1.1, 0.01), after_a_call(routine, watched, 1, 1.0)]
     found = Moving()
     for name in moved:
         ends = [end.get(name) for end in others]
@@ -136,11 +142,11 @@ def _watched(routine: "HeldModule", skipped: frozenset[str]) -> dict[str, Tensor
     }
 
 
-def _after(
+def after_a_call(
     routine: "HeldModule",
     watched: Mapping[str, Tensor],
-    step: int,
-    scale: float,
+    step: int = 0,
+    scale: float = 1.05,
     shift: float = 0.0,
 ) -> dict[str, Tensor]:
     """Return the watched tensors after a forward pass, those that are still of their kind."""
@@ -182,6 +188,11 @@ def is_alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype
 
 
+def differs(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors differ in a bit, or in their kind."""
+    return not _same(one, other)
+
+
 def _same(one: Tensor, other: Tensor) -> bool:
     equal_nan = one.is_floating_point()
     return is_alike(one, other) and torch.allclose(one, other, rtol=0, atol=0, equal_nan=equal_nan)
@@ -212,6 +223,8 @@ class Carrying(TorchFunctionMode):
             self._entered.enter_context(asked)
             # Without a graph nobody would save what stands in a buffer before it is written over.
             self._entered.enter_context(self._saved)
+            functions = functions_stopped(lambda: self._is_off, self.stopped)
+            self._entered.enter_context(functions)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:

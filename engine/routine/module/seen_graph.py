@@ -4,13 +4,17 @@ While a step is traced, what the module has taken out of the graph is a part of 
 whether a tensor requires a gradient takes another branch then, or stops at an assertion.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.utils._pytree import tree_map
 
-from engine.routine.module.stop_gradient import is_stop
+from engine.routine.module.stop_gradient import is_stop, is_stopping
 
 
 class SeenGraph:
@@ -74,6 +78,27 @@ def answer(func: object, tensor: Tensor, seen: SeenGraph) -> Any:  # noqa: ANN40
     if func == ASKS[1]:
         return tensor.is_leaf or not flows
     return tensor.grad_fn if flows else None
+
+
+_torch_apply = Function.__dict__["apply"].__func__
+
+
+def functions_stopped(
+    is_off: Callable[[], bool], stopped: Callable[[Any], Any]
+) -> AbstractContextManager[Any]:
+    """Hold constant what custom functions are given, where the module wants no graph.
+
+    Args:
+        is_off: Says whether it wants none now.
+        stopped: Holds a tensor constant, and returns anything else as it is.
+    """
+
+    def apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as torch's)
+        if is_off() and not is_stopping(function):
+            args, kwargs = tree_map(stopped, args), tree_map(stopped, kwargs)
+        return _torch_apply(function, *args, **kwargs)
+
+    return mock.patch.object(Function, "apply", classmethod(apply))
 
 
 def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (what tensor() takes)

@@ -103,3 +103,8 @@ def stop_gradient(value: Tensor) -> Tensor:
 def is_stop(node: object) -> bool:
     """Say whether a node of a graph is one at which the gradient of a loss ends."""
     return isinstance(node, _Stopped._backward_cls)  # pyright: ignore[reportAttributeAccessIssue] (torch's)
+
+
+def is_stopping(function: object) -> bool:
+    """Say whether a function of autograd's is the one that ``stop_gradient`` applies."""
+    return function is _Stopped

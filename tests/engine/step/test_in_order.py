@@ -210,4 +210,4 @@ def test_memory_is_that_of_a_part():
             way(large, state, z, 0, state)
         peaks[micro_batch] = _Held.peak
 
-    assert peaks[60] < 0.6 * peaks[None]
+    assert peaks[60] < 0.7 * peaks[None]
