@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from engine.errors import WitnessError
+from engine.routine.module.calls import refuse_rounding
 from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
 from engine.routine.module.saved_copies import SavedCopies
 from engine.routine.module.seen_graph import (
@@ -244,6 +245,7 @@ class Carrying(TorchFunctionMode):
         """Call ``func``, in the graph."""
         del types
         kwargs = kwargs or {}
+        refuse_rounding(func, args)
         own = _NORMS.get(func)
         if own is not None:
             found = own(self, args, kwargs)
