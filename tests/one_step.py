@@ -2,6 +2,7 @@
 
 import torch
 
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.step.step import traced_step
 from tests import problems
 
@@ -29,12 +30,13 @@ def autograd_vjp(routine, state, z, step, cotangent):
     inputs = {name: row.clone().requires_grad_() for name, row in state.items()}
     leaves = {name: row.clone().requires_grad_() for name, row in z.items()}
     following = traced_step(routine, inputs, leaves, step)
-    pulled = torch.autograd.grad(
-        [following[name] for name in state],
-        [*inputs.values(), *leaves.values()],
-        [cotangent[name] for name in state],
-        materialize_grads=True,
-    )
+    with whole_derivatives():  # through what a step holds constant
+        pulled = torch.autograd.grad(
+            [following[name] for name in state],
+            [*inputs.values(), *leaves.values()],
+            [cotangent[name] for name in state],
+            materialize_grads=True,
+        )
     adjoint, shares = pulled[: len(inputs)], pulled[len(inputs) :]
     return dict(zip(inputs, adjoint, strict=True)), dict(zip(leaves, shares, strict=True))
 

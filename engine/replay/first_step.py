@@ -17,6 +17,7 @@ from engine.replay.interpreter import check_losses, path_difference, seed_adjoin
 from engine.replay.plain_training import refuse_reader
 from engine.routine.coupled_loss import coupled
 from engine.routine.idle import refuse_moved
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
@@ -345,7 +346,8 @@ def _check_coupling(routine: Routine, state: State) -> None:
 
 def _check_output(routine: Routine, output: Output, state: State) -> Tensor:
     evaluated = routine.optimizer.evaluated
-    own = {OWN: state[OWN].detach().requires_grad_()} if OWN in state else {}
+    # A teacher that is evaluated follows the parameters, and is no function of them.
+    own = {name: state[name].detach().requires_grad_() for name in (OWN, BUFFERS) if name in state}
     leaf = state[evaluated].detach().requires_grad_()
     with torch.enable_grad():
         part = next(parts_of(output))

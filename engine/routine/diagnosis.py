@@ -146,7 +146,10 @@ _COPY = (
     "function that the module keeps, holds the module itself or an object beside it. Let a hook "
     "write to the module that it is given, and let the loss read there"
 )
-_LATER = "Look at the examples of that step: one may be of another shape, or out of range"
+_LATER = (
+    "Look at the examples of that step: one may be of another shape, or out of range; and where "
+    "counts are injected, up to 1,000 examples go through the model at once"
+)
 _AGAIN = (
     "Model, loss and output are called several times, with other tensors in the place of the "
     "parameters, in training and in evaluation, with a graph and without: let them keep nothing "

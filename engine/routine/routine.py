@@ -28,7 +28,7 @@ from engine.routine.intake import take_in
 from engine.routine.loss_terms import Term, one_each
 from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.module.held_module import HeldModule, Params
-from engine.routine.module.modules import Called
+from engine.routine.module.modules import Called, of_one_process
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, takes
 from engine.routine.validate import refuse_bad_examples, refuse_misfits, refuse_parted_buffers
@@ -66,7 +66,8 @@ class Routine(HeldModule):
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
             and the last digits differ from the whole batch's; random draws of the model are those
-            of each shard.
+            of each shard, and buffers that its forward pass moves go from one to the next, as in a
+            loop that accumulates gradients.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
@@ -112,7 +113,8 @@ class Routine(HeldModule):
     _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = self.model
+        given = of_one_process(self.model)
+        object.__setattr__(self, "model", given)
         take_in(self)
         object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)

@@ -192,19 +192,17 @@ def _refuse_impossible_skips(routine: "Routine") -> None:
 
 
 def refuse_parted_buffers(routine: "Routine") -> None:
-    """Refuse batches in parts where the module moves buffers by rules of its own.
+    """Refuse a coupled loss in pieces where the module moves buffers by rules of its own.
 
     Raises:
         ConfigurationError: Names a buffer.
     """
-    parted = [name for name in ("piece", "shards") if getattr(routine, name) not in (None, 1)]
-    if not parted or routine.statistics is None:
+    if routine.piece is None or routine.statistics is None:
         return
     for name in routine.statistics.carried.all:
         raise ConfigurationError(
-            f"{parted[0]} is {getattr(routine, parted[0])}, but the forward pass moves the buffer "
-            f"{name!r}, which then is moved by each part of a batch. Leave {parted[0]} out.",
-            settings=("training.shards",) if parted[0] == "shards" else (),
+            f"piece is {routine.piece}, but the forward pass moves the buffer {name!r}, which then "
+            "is moved by each piece, and twice. Leave piece out."
         )
 
 

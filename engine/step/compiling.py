@@ -60,16 +60,30 @@ def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
 
 def make_loss(routine: Routine) -> Callable[[Tensor, Inputs], Tensor]:
     """Return the loss of a step as a function of params and ``step_inputs``, for a compiler."""
+    both = make_moving_loss(routine)
+    return lambda params, inputs: both(params, inputs)[0]
+
+
+def make_moving_loss(
+    routine: Routine,
+) -> Callable[[Tensor, Inputs], tuple[Tensor, dict[str, Tensor]]]:
+    """Return the same with the buffers that the forward pass leaves, by name.
+
+    Those of ``inputs`` whose names begin with ``buffer`` are what it finds.
+    """
     module, layout, batch_size = routine.loss_module, routine.layout, routine.batch_size
 
-    def loss(params: Tensor, inputs: Inputs) -> Tensor:
+    def loss(params: Tensor, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         columns = named(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
         views = {f"model.{name}": view for name, view in layout.views(params).items()}
+        held = named(inputs, "buffer ")
+        views |= {f"model.{name}": buffer.clone() for name, buffer in held.items()}
         losses = functional_call(module, views, (batch,), named(inputs, "argument "))
         weights = inputs.get("weights")
-        return (losses if weights is None else weights * losses).sum() / batch_size
+        total = (losses if weights is None else weights * losses).sum() / batch_size
+        return total, {name: views[f"model.{name}"] for name in held}
 
     return loss
 
@@ -143,39 +157,43 @@ def compiled_gradient(
     Raises:
         ConfigurationError: If it cannot be compiled, or differs from the eager gradient.
     """
-    if routine.statistics is not None:
-        raise ConfigurationError(
-            "compile is True, but the model keeps running statistics of batch normalization, or "
-            "other buffers that its forward pass moves, which a compiled step does not. Use "
-            "compile=False, or layers that keep none.",
-            settings=("training.compile",),
-        )
     has_graph = routine.path is StepPath.GRAPH
-    found = _call_gradient(routine, params, term, z, step)
+    if routine.statistics is not None and (has_graph or routine.statistics.layers):
+        raise ConfigurationError(
+            "compile is True, but the model keeps running statistics of batch normalization, "
+            "which a compiled step does not, or path is 'graph' and its forward pass moves other "
+            "buffers, whose derivative a compiled graph lacks. Use compile=False, or layers that "
+            "keep none.",
+            settings=("training.compile", "training.path"),
+        )
+    *found, left = _call_gradient(routine, params, term, z, step)
     compared = routine.programs.get("gradient, compared", 0)
     if compared < (2 if has_graph else 1):
-        _compare_gradient(routine, found[0], params, term, z, step)
+        _compare_gradient(routine, found[0], left, params, term, z, step)
         routine.programs["gradient, compared"] = compared + 1
         if has_graph:  # the comparison has used it up
-            found = _call_gradient(routine, params, term, z, step)
-    return found
+            *found, left = _call_gradient(routine, params, term, z, step)
+    if routine.statistics is not None:
+        routine.statistics.note(left)
+    return found[0], found[1]
 
 
 def _call_gradient(
     routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     has_graph = routine.path is StepPath.GRAPH
     with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
+    inputs |= {f"buffer {name}": held for name, held in routine.carried_now().items()}
     program = routine.programs.get("gradient") or compiled(
-        grad_and_value(make_loss(routine)),
+        grad_and_value(make_moving_loss(routine), has_aux=True),
         routine,
         pair=has_graph,
     )
     routine.modes.train()
     try:
         with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
-            gradient, loss = program(params if has_graph else params.detach(), inputs)
+            gradient, (loss, left) = program(params if has_graph else params.detach(), inputs)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
@@ -185,20 +203,31 @@ def _call_gradient(
         ) from error
     routine.programs["gradient"] = program
     if has_graph:
-        return gradient, loss.detach()
-    return gradient.clone(), loss.clone()  # a captured graph writes its next results there
+        return gradient, loss.detach(), {}
+    # A captured graph writes its next results in their place.
+    ends = {name: end.detach().clone() for name, end in left.items()}
+    return gradient.clone(), loss.clone(), ends
 
 
-def _compare_gradient(
-    routine: Routine, gradient: Tensor, params: Tensor, term: Term, z: Metaparams, step: int
+def _compare_gradient(  # noqa: PLR0913 (a gradient, and where it was taken)
+    routine: Routine,
+    gradient: Tensor,
+    left: Mapping[str, Tensor],
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
 ) -> None:
-    """Refuse a compiled gradient, or its product with a vector, that is not the eager one."""
+    """Refuse a compiled gradient, its product, or buffers, that are not the eager ones."""
     has_graph = routine.path is StepPath.GRAPH
     leaf = params.detach().requires_grad_()
     with torch.enable_grad():
         loss = routine.term_loss(leaf, term, z, step)
         (expected,) = torch.autograd.grad(loss, leaf, create_graph=has_graph)
     pairs = [("gradient", gradient.detach(), expected.detach())]
+    if left and routine.statistics is not None:
+        ends = routine.statistics.last_ends()
+        pairs += [(f"buffer {n!r}", end, ends[n].detach()) for n, end in left.items()]
     if has_graph:
         leaves = {name: tensor for name, tensor in z.items() if tensor.requires_grad}
         vector = expected.detach()
@@ -212,11 +241,12 @@ def _compare_gradient(
             )
         ]
     for name, found, wanted in pairs:
-        error = float((found - wanted).norm())
-        if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(wanted.norm()):
+        size = float(wanted.to(params.dtype).norm())
+        error = float((found.to(params.dtype) - wanted.to(params.dtype)).norm())
+        if not error <= torch.finfo(params.dtype).eps ** 0.5 * size:
             raise ConfigurationError(
                 f"The compiled {name} of step {step} is off by {error:.1e}, of norm "
-                f"{float(wanted.norm()):.1e}. Use compile=False.",
+                f"{size:.1e}. Use compile=False.",
                 settings=("training.compile",),
             )
 

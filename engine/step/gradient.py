@@ -1,5 +1,6 @@
 """The gradient of a term of a step's loss."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,12 +10,14 @@ from engine.errors import UndifferentiableError
 from engine.numerics.summation import tree_sum
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.step.compiling import compiled_gradient
 from engine.step.coupled_pieces import gradient_in_pieces
 from engine.step.products import named_refusals
 from engine.step.pulls import gradient_of, pull_through_every_node
-from engine.types import Metaparams
+from engine.types import Metaparams, State
 
 
 def check_twice_differentiable(routine: Routine, params: Tensor, z: Metaparams, step: int) -> None:
@@ -89,17 +92,57 @@ def batch_gradient(
 
     Shards are summed in one binary tree, see ``engine.numerics.summation``.
     """
-
-    def add(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return one[0] + other[0], one[1] + other[1]
-
     return tree_sum(
         (
             term_gradient(routine, params, term, z, step, create_graph=create_graph)
             for term in routine.batch_terms(step)
         ),
-        add,
+        _added,
     )
+
+
+def batch_in_order(
+    routine: Routine,
+    state: State,
+    params: Tensor,
+    z: Metaparams,
+    step: int,
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor, list[State]]:
+    """Return the gradient of a step's batch as ``batch_gradient`` does, and what its shards move.
+
+    They go through the module in order: each reads the buffers as the one before has left them, as
+    in a loop of torch's that accumulates gradients.
+
+    Args:
+        routine: The run.
+        state: s_t; of it buffers, and the problem's own state, are read.
+        params: The parameters of s_t, a leaf.
+        z: Metaparameters.
+        step: t.
+        create_graph: Whether gradient and buffers are wanted with their graph.
+
+    Returns:
+        The gradient, shape (params,); the loss; and buffers and own state before each shard and
+        after the last one.
+    """
+    rows = [{name: state[name] for name in (BUFFERS, OWN) if name in state}]
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        for term in routine.batch_terms(step):
+            with routine.reading(rows[-1]) as calls:
+                found = term_gradient(routine, params, term, z, step, create_graph=create_graph)
+            with torch.set_grad_enabled(create_graph):
+                rows.append({**rows[-1], **routine.moved_buffers(rows[-1], calls, step)})
+            yield found
+
+    gradient, loss = tree_sum(parts(), _added)
+    return gradient, loss, rows
+
+
+def _added(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def add_injected(

@@ -24,7 +24,7 @@ from engine.routine.idle import noting_used, used_tensors
 from engine.routine.module.batch_norm import BUFFERS, without_buffers
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
-from engine.step.gradient import add_injected, batch_gradient, is_active, term_gradient
+from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient
 from engine.step.products import (
     PARAMS,
     entering,
@@ -60,35 +60,41 @@ def plain_step(routine: Routine, state: State, z: Metaparams, step: int) -> tupl
         return graph.following(), graph.loss
     params = state["params"].detach().requires_grad_()
     with noting_used() as seen:
-        with routine.reading(state) as calls:
-            gradient, loss = batch_gradient(routine, params, z, step)
+        gradient, loss, rows = batch_in_order(routine, state, params, z, step)
         with routine.reading(state):  # what is injected does not move the running statistics
             gradient = add_injected(routine, gradient, params, z, step)
     used = used_tensors(routine, seen, state, step)
     with torch.no_grad():
         following = routine.update(state, gradient, z, step, used)
         own = routine.moved_own(state, following["params"], z, step)
-        return {**following, **own, **routine.moved_buffers(state, calls, step)}, loss
+        return {**following, **own, **_buffers(rows[-1])}, loss
 
 
 def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> State:
     """Train one step inside autograd's graph, for oracles: memory grows with every step."""
-    gradient, moved = torch.zeros_like(state["params"]), None
+    gradient = torch.zeros_like(state["params"])
     # A node of its own: what else is in the state may have been made of the parameters.
     params = state["params"].clone()
     with noting_used() as seen:
         if BUFFERS in state and not state[BUFFERS].requires_grad:
             # What moves them by the parameters is a part of the graph, from the first step on.
             state = {**state, BUFFERS: state[BUFFERS].detach().requires_grad_()}
+        row = state
         for term in routine.terms(step):
-            with routine.reading(state) as calls, routine.binding.kept():
+            is_batch = term.purpose[0] == "batch"
+            with routine.reading(row if is_batch else state) as calls, routine.binding.kept():
                 loss = routine.term_loss(params, term, z, step)
                 (share,) = torch.autograd.grad(loss, params, create_graph=True)
             gradient = gradient + share
-            moved = routine.moved_buffers(state, calls, step) if moved is None else moved
+            if is_batch:
+                row = {**row, **routine.moved_buffers(row, calls, step)}
     following = routine.update(state, gradient, z, step, used_tensors(routine, seen, state, step))
     own = routine.moved_own(state, following["params"], z, step)
-    return {**following, **own, **(moved or {})}
+    return {**following, **own, **_buffers(row)}
+
+
+def _buffers(row: State) -> State:
+    return {name: tensor for name, tensor in row.items() if name == BUFFERS}
 
 
 @dataclass(eq=False)
@@ -188,6 +194,9 @@ class StepGraph:
                 # At z = 0 an injected term has no second derivative in the parameters.
                 wanted = inputs if is_active(term, z) else leaves
                 pull_gradient(share, wanted, products, step, together=together)
+        for product in products:  # what a step puts there anew depends on nothing that was there
+            for name, row in self.statistics.items():
+                product.adjoint.setdefault(name, torch.zeros_like(row))
         return joined(products, leaves, step, to_state=to_state)
 
 
@@ -211,11 +220,11 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
     statistics = {n: state[n].detach().requires_grad_() for n in (BUFFERS, OWN) if n in state}
     leaves = entering(routine, z, step)
     with named_refusals(step), noting_used() as seen:
-        with routine.reading(statistics) as calls, routine.binding.kept():
-            gradient, loss = batch_gradient(routine, params, leaves, step, create_graph=True)
+        with routine.binding.kept():
+            gradient, loss, rows = batch_in_order(
+                routine, statistics, params, leaves, step, create_graph=True
+            )
             held = routine.binding.bound()
-        with torch.enable_grad():
-            moved = routine.moved_buffers(statistics, calls, step)
         with routine.reading(state):  # what is injected does not move the running statistics
             total = add_injected(routine, gradient.detach(), params, z, step)
     noted = NOTED.get()
@@ -230,7 +239,7 @@ def open_step(routine: Routine, state: State, z: Metaparams, step: int) -> StepG
         statistics=statistics,
         leaves=leaves,
         gradient=gradient,
-        moved=moved,
+        moved=_buffers(rows[-1]),
         total=total,
         loss=loss,
         used=used_tensors(routine, seen, state, step),

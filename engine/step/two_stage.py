@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, jvp
 
@@ -25,6 +25,7 @@ from engine.numerics.summation import tree_sum
 from engine.routine.loss_terms import Term
 from engine.routine.routine import Routine
 from engine.step.gradient import is_active, term_gradient
+from engine.step.in_order import check_separable, pull_in_order
 from engine.step.products import (
     PARAMS,
     Piece,
@@ -120,12 +121,11 @@ class TwoStageVjp:
                 f"micro_batch is {self._micro_batch}, but the run {has}, which a part of a batch "
                 "does not tell. Leave micro_batch out."
             )
-        if self._micro_batch is not None:
-            raise ConfigurationError(
-                f"micro_batch is {self._micro_batch}, but the model has batch normalization, which "
-                "couples the examples of a batch, or moves buffers, which each part would move. "
-                "Leave micro_batch out, or use layers that keep none."
-            )
+        if routine.statistics is not None and (self._micro_batch or routine.shards > 1):
+            with named_refusals(step):
+                return pull_in_order(
+                    routine, state, z, step, cotangent, self._cut, to_state=to_state
+                )
         if not self._warned:
             self._warned = True
             _logger.warning(
@@ -188,7 +188,7 @@ class TwoStageVjp:
             return [term]
         pieces = term.cut(self._micro_batch)
         if term.purpose[0] not in self._separable:
-            _check_separable(routine, params, term, pieces, z, step)
+            check_separable(routine, params, term, pieces, z, step)
             self._separable.add(term.purpose[0])
         return pieces
 
@@ -359,39 +359,3 @@ def _agreed_shares(
                 "from torch's generators. Use vjp=reverse-over-reverse."
             )
     return frozenset(expected.keys() & leaves.keys())
-
-
-def _check_separable(
-    routine: Routine,
-    params: Tensor,
-    term: Term,
-    pieces: Sequence[Term],
-    z: Metaparams,
-    step: int,
-) -> None:
-    """Refuse to cut a term whose losses are not those of its pieces.
-
-    Raises:
-        ConfigurationError: Names the layer to blame, where one is known to couple examples.
-    """
-    with torch.no_grad():
-        whole = routine.term_losses(params, term, z, step)
-        parts = torch.cat([routine.term_losses(params, piece, z, step) for piece in pieces])
-    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
-        return
-    suspects = [
-        f"{name!r} ({type(module).__name__})"
-        for name, module in routine.model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
-        or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)  # pyright: ignore[reportPrivateUsage]
-    ]
-    because = (
-        f"{suspects[0]} draws noise for the batch as a whole, or normalizes over it"
-        if suspects
-        else "the loss of an example depends on the rest of the batch, or on noise"
-    )
-    raise ConfigurationError(
-        f"micro_batch is {len(pieces[0].indices)}, but {len(whole)} examples of step {step} have "
-        f"other losses in pieces than together: {because}. Leave micro_batch out, or use a "
-        "model and a loss whose examples are independent, without dropout."
-    )

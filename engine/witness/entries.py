@@ -7,6 +7,7 @@ and so is its derivative by the parameters; that by the metaparameter is not.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from engine.errors import WitnessError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import generator
 from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
-from engine.witness.finite_differences import compare_first, directions, not_settled
+from engine.witness.finite_differences import Function, compare_first, directions, not_settled
 from engine.witness.lines import cuts, first_line
 from engine.witness.twins import exact, exact_few, exact_state
 
@@ -87,40 +89,78 @@ def _refuse_cut_start(routine: Routine, z: Metaparams, name: str) -> str:
 
 
 def _refuse_cut_entry(routine: Routine, state: State, z: Metaparams, name: str, step: int) -> str:
-    what = f"The way of metaparameter {name!r} into the gradient"
+    ways = [(f"The way of metaparameter {name!r} into the gradient of the loss", _slope)]
+    if routine.statistics is not None and routine.statistics.real:
+        moves = f"The way of metaparameter {name!r} into the buffers that the forward pass moves"
+        ways.append((moves, _moved))
+    notes = [_refuse_cut_way(routine, state, z, name, step, *way) for way in ways]
+    return " ".join(filter(None, notes))
+
+
+def _refuse_cut_way(  # noqa: PLR0913 (where, and what is looked at)
+    routine: Routine, state: State, z: Metaparams, name: str, step: int, what: str, made: "_Made"
+) -> str:
     try:
         twin, read = exact_few(routine), exact_state(state)
         point = {n: exact(value) for n, value in z.items()}
         term = _few(twin.first_piece(next(twin.terms(step))), routine.metaparameters[name])
-        loss = _loss(twin, read, point, name, term, step)
+        step_of = _step(twin, read, point, name, term, step)
         weights = directions(read["params"], generator(0, "entries"))
-
-        def slope(leaves: Sequence[Tensor]) -> Tensor:
-            with torch.enable_grad():
-                params = read["params"].detach().requires_grad_()
-                value = loss(params, leaves[0])
-                (gradient,) = torch.autograd.grad(value, params, create_graph=True)
-            return gradient @ weights
-
+        function = made(read, step_of, weights)
         ones = torch.ones_like(point[name])
         with twin.binding.kept():
-            found = compare_first(slope, [ones])
+            found = compare_first(function, [ones])
     except Exception as error:  # e.g. a loss that insists on float32
         return f"{what} was not compared: {first_line(error)}"
     if not found.is_wrong:
         return not_settled(what, found)
     lines: list[str] = []
     with suppress(Exception), twin.binding.kept():  # which would hide what is wrong
-        lines = cuts(lambda: loss(read["params"], ones.requires_grad_()))
+        lines = cuts(lambda: step_of(read["params"], ones.requires_grad_()).loss)
     where = f" by {', '.join(lines)}" if lines else ""
     raise WitnessError(
-        f"{what} of the loss has a derivative "
+        f"{what} has a derivative "
         f"that is off by {found.error:.1e} from finite differences: a part of it is cut out of the "
         f"graph{where}. Compute all that depends on it by differentiable operations, in the "
         "loss, in augment and where a kind of your own makes a batch: no no_grad(), item(), "
         "float() or numpy(), and no rounding. What has no gradient in a step is "
         "engine.stop_gradient(x) in place of x.detach()."
     )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Loss of a step, a scalar, and what it leaves in buffers that have a derivative, if any."""
+
+    loss: Tensor
+    left: Tensor | None
+
+
+_Stepped = Callable[[Tensor, Tensor], _Step]
+_Made = Callable[[State, _Stepped, Tensor], Function]
+
+
+def _slope(read: State, step_of: _Stepped, weights: Tensor) -> Function:
+    def slope(leaves: Sequence[Tensor]) -> Tensor:
+        with torch.enable_grad():
+            params = read["params"].detach().requires_grad_()
+            value = step_of(params, leaves[0]).loss
+            (gradient,) = torch.autograd.grad(value, params, create_graph=True)
+        return gradient @ weights
+
+    return slope
+
+
+def _moved(read: State, step_of: _Stepped, weights: Tensor) -> Function:
+    del weights
+
+    def moved(leaves: Sequence[Tensor]) -> Tensor:
+        with torch.enable_grad():
+            left = step_of(read["params"].detach().requires_grad_(), leaves[0]).left
+            assert left is not None  # asked of runs that have buffers
+            return left @ directions(left.detach(), generator(0, "entries"))
+
+    return moved
 
 
 def _few(term: Term, kind: Metaparameter) -> Term:
@@ -132,19 +172,25 @@ def _few(term: Term, kind: Metaparameter) -> Term:
     return term.at(torch.tensor(indices))
 
 
-def _loss(
+def _step(
     twin: Routine, read: State, point: Metaparams, name: str, term: Term, step: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of a term as a function of parameters, and of ones in z's place.
+) -> _Stepped:
+    """Return the step of a term as a function of parameters, and of ones in z's place.
 
     Every number of z moves by a share of the root of their mean square, zeros as well.
     """
     start = point[name]
     size = float(start.norm()) / max(start.numel(), 1) ** 0.5 or 1.0
 
-    def loss(params: Tensor, ones: Tensor) -> Tensor:
-        moved = {**point, name: start + size * (ones - 1)}
-        with torch.enable_grad(), twin.reading(read):
-            return twin.term_loss(params, term, moved, step)
+    def taken(params: Tensor, ones: Tensor) -> _Step:
+        moved, rows = {**point, name: start + size * (ones - 1)}, read
+        if ones.requires_grad and BUFFERS in read:  # as where a step is reversed
+            rows = {**read, BUFFERS: read[BUFFERS].detach().requires_grad_()}
+        with torch.enable_grad(), twin.reading(rows) as calls:
+            loss = twin.term_loss(params, term, moved, step)
+            if twin.statistics is None:
+                return _Step(loss, None)
+            left = twin.moved_buffers(rows, calls, step)[BUFFERS][: twin.statistics.real]
+            return _Step(loss, left)
 
-    return loss
+    return taken

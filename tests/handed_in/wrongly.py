@@ -192,7 +192,6 @@ REFUSED = {
         values(lambda: run(model=compiled_inside())),
         r"Routine\(compile=True\)",
     ),
-    "DataParallel": ({"model": nn.DataParallel(routines.mlp())}, "model.module"),
     "lazy": ({"model": nn.Sequential(nn.LazyLinear(3))}, "Call the model once"),
     "all frozen": ({"model": frozen()}, "Set requires_grad"),
     "no parameters": ({"model": nn.Sequential(nn.ReLU())}, "Set requires_grad"),

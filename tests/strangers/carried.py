@@ -1,5 +1,6 @@
 """Runs whose forward pass moves buffers by rules of its own: those that are right."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -196,6 +197,49 @@ def _detached_in_evaluation(net, hidden):
     return hidden * (1 + net.kept.detach())
 
 
+def _asserts(net, hidden):
+    """Asks what torch would answer: what is held in a step seems to be out of its graph."""
+    if net.training:
+        with torch.no_grad():
+            target = 2 * hidden
+        leaf = hidden.detach()
+        assert not target.requires_grad
+        assert leaf.is_leaf
+        assert leaf.grad_fn is None
+        assert hidden.requires_grad
+        assert (hidden * target).requires_grad
+        assert not net.kept.requires_grad
+        target.requires_grad_(False)
+        net.kept.lerp_(target.mean(0) + leaf.mean(0), 0.1)
+    return hidden - net.kept
+
+
+def _slope_of_what_was_detached(net, hidden):
+    if net.training:
+        leaf = hidden.detach().requires_grad_()
+        assert leaf.requires_grad
+        (slope,) = torch.autograd.grad(net.last(leaf).logsumexp(1).sum(), leaf, create_graph=True)
+        net.kept.lerp_(slope.detach().mean(0), 0.3)
+    return hidden - net.kept
+
+
+def _by_copies(net, hidden):
+    if net.training:
+        net.shown = copy.deepcopy(hidden.detach())
+        mean = torch.tensor([hidden.detach()[:, i].mean() for i in range(WIDTH)]).to(hidden)
+        net.kept.lerp_(mean + hidden.new_tensor(hidden.detach().std(0)), 0.2)
+    return hidden - net.kept
+
+
+def _into_others(net, hidden):
+    if net.training:
+        with torch.no_grad():
+            mean = torch.mean(hidden, 0, out=torch.empty_like(net.kept))
+            both = torch.add(mean, 0.1, out=hidden.new_empty(0))
+        net.kept.lerp_(both, 0.3)
+    return hidden - net.kept
+
+
 class _Beside(nn.Module):
     """A centre beside batch normalization, which a call without a graph moves as well."""
 
@@ -276,6 +320,10 @@ SOUND: dict[str, Variant] = {
         _statistics_of_its_own, kept=ZEROS, scale=torch.ones(WIDTH)
     ),
     "carried: detached in evaluation": moves(_detached_in_evaluation, kept=ZEROS),
+    "carried: what asks about the graph": moves(_asserts, kept=ZEROS),
+    "carried: a slope of what was detached": moves(_slope_of_what_was_detached, kept=ZEROS),
+    "carried: written by copies": moves(_by_copies, kept=ZEROS),
+    "carried: out= of something else": moves(_into_others, kept=ZEROS),
     "carried: beside batch norm": Variant(lambda: _Beside().double(), momentum=0.9),
     "carried: instance norm": Variant(_instance_norm),
     "carried: batch norm of several devices": Variant(

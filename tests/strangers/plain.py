@@ -48,6 +48,7 @@ class Variant:
         rate: Learning rate.
         steps: T.
         momentum: Of SGD.
+        shards: Pieces of a batch over which the gradient is accumulated.
         context: What the engine is called inside of.
     """
 
@@ -59,6 +60,7 @@ class Variant:
     rate: float = RATE
     steps: int = STEPS
     momentum: float = 0.0
+    shards: int = 1
     context: Callable[[], AbstractContextManager] = nullcontext
 
     def parts(self) -> tuple[nn.Module, Callable, Callable, Any]:
@@ -92,6 +94,7 @@ def by_engine(variant: Variant, **options: object) -> tuple[float, float]:
             learning_rate=variant.rate,
             num_steps=variant.steps,
             batch_size=BATCH,
+            shards=variant.shards,
             metaparameters={"weights": engine.ExampleWeights(weights)},
         )
         found = engine.metagradient(routine, output, **options)
@@ -109,12 +112,13 @@ def by_trainings(variant: Variant, distance: float = 1e-5) -> tuple[float, float
         order = Order(torch.ones(NUM_EXAMPLES, dtype=torch.int64), BATCH, 0)
         for step in range(variant.steps):
             model.train()
-            rows = order.batch(step)
-            with seeded(0, "examples", step, "batch"):
-                batch = _rows(examples, rows)
             optimizer.zero_grad(set_to_none=False)
-            with seeded(0, "step", step, "batch"):
-                (weights[rows] * own(model, batch)).sum().div(BATCH).backward()
+            for number, rows in enumerate(order.batch(step).tensor_split(variant.shards)):
+                part = ("batch",) if variant.shards == 1 else ("batch", "shard", number)
+                with seeded(0, "examples", step, *part):
+                    batch = _rows(examples, rows)
+                with seeded(0, "step", step, *part):
+                    (weights[rows] * own(model, batch)).sum().div(BATCH).backward()
             optimizer.step()
         model.eval()
         # Else torch takes another function of padded tokens where nobody wants a gradient.

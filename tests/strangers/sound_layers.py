@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.strangers.plain import Variant, around, copies
+from tests.strangers.plain import Variant, around, copies, loss, mlp
 
 
 def image(hidden: Tensor) -> Tensor:
@@ -78,6 +78,15 @@ LAYERS: dict[str, Variant] = {
         lambda: AlwaysTraining(
             nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)
         ).double()
+    ),
+    "DataParallel": Variant(
+        lambda: nn.DataParallel(mlp()),
+        loss=lambda model: (
+            lambda net, batch: loss(net, batch) + 0.01 * net.module[0].weight.square().sum()
+        ),
+    ),
+    "DataParallel inside": Variant(
+        lambda: nn.Sequential(nn.Linear(6, 6).double(), nn.DataParallel(mlp()))
     ),
     "complex weight as a real one": Variant(AsReal, momentum=0.9),
     "LSTM": around(lambda m, h: m(tokens(h))[0], lambda: nn.LSTM(4, 5, batch_first=True)),

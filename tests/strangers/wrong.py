@@ -13,19 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.strangers import modes, wrong_by_little, wrong_later, wrong_outputs
-from tests.strangers.norms import Norms
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Words, token_data
 from tests.strangers.wrong_parts import (
-    AddedInPlace,
-    Assigned,
-    ByData,
-    Copied,
     Counting,
     HalfSquare,
     Holder,
     ModeDependent,
-    OwnRules,
     Reversal,
     Rounded,
     Through,
@@ -113,11 +107,6 @@ def _refused() -> dict[str, Refused]:
         )
     found["teacher outside"] = (Variant(mlp, loss=follower), STATE)
     found["queue outside"] = (Variant(mlp, loss=lambda _: queue()), STATE)
-    for own in (OwnRules, Assigned, ByData, Copied, AddedInPlace):
-        found[f"batch norm by own rules: {own.__name__}"] = (
-            Variant(lambda o=own: Norms(o).double()),
-            STATISTICS,
-        )
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         "gradient reversal": Reversal.apply,
         "rounding that lets gradients through": Rounded.apply,

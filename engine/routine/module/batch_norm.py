@@ -26,6 +26,9 @@ from engine.errors import UndifferentiableError, WitnessError
 from engine.routine.layout import Layout
 from engine.routine.module.calls import Call, Calls, follows_now
 from engine.routine.module.carried import Moving, moving
+from engine.routine.module.norm_arguments import normalized
+from engine.routine.module.own_rules import with_own_rules
+from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.unheld import refuse_views
 from engine.routine.own_state import OWN
 
@@ -42,6 +45,7 @@ class Statistic(Tensor):
     layer: str
     calls: "list[Call] | None"
     is_held: bool
+    before: int
 
     @classmethod
     def of(
@@ -57,6 +61,7 @@ class Statistic(Tensor):
         """
         statistic = value.as_subclass(cls)
         statistic.layer, statistic.calls, statistic.is_held = layer, calls, is_held
+        statistic.before = 0 if calls is None else len(calls)
         return statistic
 
     @classmethod
@@ -131,7 +136,7 @@ _SIGNATURES = {
 def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     inputs, mean, variance = given["input"], given["running_mean"], given["running_var"]
     if not given["training"]:
-        return _normalized(inputs, mean, variance, given["weight"], given["bias"], given["eps"])
+        return normalized(inputs, _now(mean, "mean"), _now(variance, "variance"), given)
     if isinstance(mean, Statistic) and mean.calls is not None:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         found = torch.var_mean(inputs, dim=axes)
@@ -141,21 +146,16 @@ def _batch_norm(given: Mapping[str, Any]) -> Tensor:
     )
 
 
-def _normalized(
-    inputs: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    """Return (x - mean) / sqrt(variance + eps), scaled and shifted."""
-    shape = [1, -1, *[1] * (inputs.ndim - 2)]
-    scale = torch.rsqrt(variance + eps)
-    normalized = (inputs - mean.view(shape)) * scale.view(shape)
-    if weight is not None:
-        normalized = normalized * weight.view(shape)
-    return normalized if bias is None else normalized + bias.view(shape)
+def _now(value: Tensor, which: str) -> Tensor:
+    """Return a statistic as the layer has moved it in this call, which holds that constant."""
+    if not isinstance(value, Statistic) or not value.calls:
+        return value
+    for call in value.calls[value.before :]:
+        if call.name == value.layer:
+            value = (1 - call.momentum) * value + call.momentum * stop_gradient(
+                getattr(call, which)
+            )
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +192,8 @@ class RunningStatistics:
             WitnessError: If a state cannot hold it.
         """
         layers = cls.layers_of(routine.model)
+        by_own_rules = with_own_rules(routine, layers)  # whose buffers are like any others
+        layers = {name: layer for name, layer in layers.items() if name not in by_own_rules}
         own = frozenset(_joined(n, kind) for n in layers for kind in _KINDS)
         carried = moving(routine, own)
         if not layers and not carried.all:
@@ -291,6 +293,10 @@ class RunningStatistics:
                 raise WitnessError(follows_now(name))
         if self._noted:
             self._noted[-1].note(ends, self.carried.quantities)
+
+    def last_ends(self) -> dict[str, Tensor]:
+        """Return where the last call inside of ``observed`` has led the buffers, by name."""
+        return dict(self._noted[-1].left) if self._noted else {}
 
     def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
         """Return the statistics after a step.

@@ -1,7 +1,8 @@
 """What the layers of a module did with their buffers in a step."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,28 @@ def follows_now(name: str) -> str:
         f"The buffer {name!r} went the same way for all parameters and examples in the first "
         "steps, and follows them now, so its derivative would be lost. Declare it as a state of "
         "the run, state= with advance=."
+    )
+
+
+def refuse_rounding(function: object, args: Sequence[Any]) -> None:
+    """Refuse a function of torch's that rounds to a scale which the module moves.
+
+    Args:
+        function: Any of torch's.
+        args: What it is called with.
+
+    Raises:
+        WitnessError: If it rounds.
+    """
+    name = getattr(function, "__name__", "")
+    if "fake_quant" not in name or (name.startswith("fused") and not bool(args[2])):
+        return
+    raise WitnessError(
+        "The module rounds to a scale that moves (fake quantization), and torch lets gradients "
+        "through as if it did not. A run through rounding stands still but for jumps, so its "
+        "derivative says nothing. Take the module before prepare_qat; or call it once on a batch, "
+        "so that its buffers have their shapes, and switch the rounding off before it is handed "
+        "in: model.apply(torch.ao.quantization.disable_fake_quant), and disable_observer likewise."
     )
 
 

@@ -13,12 +13,22 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from engine.errors import WitnessError
+from engine.routine.module.calls import refuse_rounding
+from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
+from engine.routine.module.saved_copies import SavedCopies
+from engine.routine.module.seen_graph import (
+    ASKS,
+    SeenGraph,
+    answer,
+    copied_values,
+    functions_stopped,
+)
 from engine.routine.module.stop_gradient import stop_gradient
 
 if TYPE_CHECKING:
@@ -91,12 +101,12 @@ def _found(routine: "HeldModule", watched: Mapping[str, Tensor]) -> Moving:
     if not watched:
         return Moving()
     # Not at the first parameters: a teacher that begins as its student would not move there.
-    first = _after(routine, watched, 0, 1.05)
-    moved = [name for name, tensor in first.items() if not _same(tensor, watched[name])]
+    first = after_a_call(routine, watched)
+    moved = [name for name, tensor in first.items() if differs(tensor, watched[name])]
     if not moved:
         return Moving()
-    # Those that count go the same way, whatever parameters and examples are.
-    others = [_after(routine, watched, 0, 1.1), _after(routine, watched, 1, 1.0)]
+    # Those that count go the same way, whatever parameters, examples and metaparameters are.
+    others = [after_a_call(routine, watched, 0, 1.1, 0.01), after_a_call(routine, watched, 1, 1.0)]
     found = Moving()
     for name in moved:
         ends = [end.get(name) for end in others]
@@ -133,8 +143,12 @@ def _watched(routine: "HeldModule", skipped: frozenset[str]) -> dict[str, Tensor
     }
 
 
-def _after(
-    routine: "HeldModule", watched: Mapping[str, Tensor], step: int, scale: float
+def after_a_call(
+    routine: "HeldModule",
+    watched: Mapping[str, Tensor],
+    step: int = 0,
+    scale: float = 1.05,
+    shift: float = 0.0,
 ) -> dict[str, Tensor]:
     """Return the watched tensors after a forward pass, those that are still of their kind."""
     run: Routine = routine  # pyright: ignore[reportAssignmentType] (the only kind of one)
@@ -142,7 +156,9 @@ def _after(
     term = run.first_piece(next(run.terms(step)))
     binding = run.binding
     with torch.enable_grad(), binding.kept():
-        views = {name: (scale * p).requires_grad_() for name, p in run.trainable.items()}
+        # A bias that begins at zero moves, too.
+        views = {n: (scale * p + 0.1 * (scale - 1)) for n, p in run.trainable.items()}
+        views = {n: p.requires_grad_() for n, p in views.items()}
         # Running statistics are not looked at, and have to stay where they are as well.
         buffers = {
             name: tensor.detach().clone()
@@ -153,7 +169,7 @@ def _after(
         binding.put({**views, **buffers, **frozen})
         run.modes.train()
         try:
-            z = {name: value.detach() for name, value in run.point().items()}
+            z = {n: (1 + shift) * value.detach() + shift for n, value in run.point().items()}
             batch, arguments = run.loss_inputs(term, z, step)
             with run.seeded(term, step):
                 run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
@@ -171,6 +187,11 @@ def _after(
 def is_alike(one: Tensor, other: Tensor) -> bool:
     """Say whether two tensors have one shape and one number format."""
     return one.shape == other.shape and one.dtype == other.dtype
+
+
+def differs(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors differ in a bit, or in their kind."""
+    return not _same(one, other)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -192,7 +213,8 @@ class Carrying(TorchFunctionMode):
         self._names = {tensor.untyped_storage()._cdata: name for name, tensor in held.items()}
         self._kept = list(held.values())  # alive, so that no address comes again
         self._is_traced, self._is_off = is_traced, False
-        self._entered = ExitStack()
+        self._seen = SeenGraph(self._kept if is_traced else ())
+        self._entered, self._saved = ExitStack(), SavedCopies(self.holds)
 
     def __enter__(self) -> "Carrying":
         if self._is_traced:
@@ -201,8 +223,9 @@ class Carrying(TorchFunctionMode):
             asked = mock.patch.object(torch, "is_grad_enabled", self._is_on)
             self._entered.enter_context(asked)
             # Without a graph nobody would save what stands in a buffer before it is written over.
-            saved = torch.autograd.graph.saved_tensors_hooks(self._saved, _as_saved)
-            self._entered.enter_context(saved)
+            self._entered.enter_context(self._saved)
+            functions = functions_stopped(lambda: self._is_off, self.stopped)
+            self._entered.enter_context(functions)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -211,9 +234,6 @@ class Carrying(TorchFunctionMode):
 
     def _is_on(self) -> bool:
         return not self._is_off
-
-    def _saved(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().clone() if self.holds(tensor) else tensor
 
     def __torch_function__(
         self,
@@ -225,6 +245,7 @@ class Carrying(TorchFunctionMode):
         """Call ``func``, in the graph."""
         del types
         kwargs = kwargs or {}
+        refuse_rounding(func, args)
         own = _NORMS.get(func)
         if own is not None:
             found = own(self, args, kwargs)
@@ -236,23 +257,65 @@ class Carrying(TorchFunctionMode):
             self._is_off = not args[0]
             return None
         first: Any = args[0] if args else None
-        if func in _CUTS and isinstance(first, Tensor):
-            return first if self.holds(first) else self.stopped(first)
-        if func in _LOOKS and isinstance(first, Tensor):
-            return func(first.detach(), *args[1:], **kwargs)
-        if self.holds(first):
-            if func == _SET_DATA:
-                first.copy_(self.stopped(args[1]))
-                return None
-            if func is Tensor.requires_grad_:
-                return first
+        made = self._made(func, args, kwargs)
+        if made is not None:
+            return made
+        if isinstance(first, Tensor):
+            answered = self._of_tensor(func, first, args, kwargs)
+            if answered is not NotImplemented:
+                return answered
         return self._in_the_graph(func, args, kwargs)
+
+    def _made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """Return what is made by functions that take no gradient; None of others."""
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            filled = args[0] if args else kwargs["tensor"]
+            if self.holds(filled):  # with what is drawn, whatever stood there
+                given = {name: value for name, value in kwargs.items() if name != "tensor"}
+                return filled.copy_(func(filled.detach().clone(), *args[1:], **given))
+        if func in _COPIES:
+            copied = copied_values(args[func is not torch.tensor], self.stopped)
+            formats = {n: v for n, v in kwargs.items() if n in ("dtype", "device")}
+            return copied.to(**formats) if copied is not None and formats else copied
+        return None
+
+    def _of_tensor(
+        self,
+        func: Callable[..., Any],
+        first: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call what cuts a tensor out of the graph, asks about it, or looks into its memory."""
+        if func in _CUTS:
+            return first if self.holds(first) else self.stopped(first)
+        if func in _LOOKS:
+            return func(first.detach(), *args[1:], **kwargs)
+        if func in ASKS:
+            return answer(func, first, self._seen)
+        if func == _SET_DATA and self.holds(first):
+            first.copy_(self.stopped(args[1]))
+            return None
+        if func is Tensor.requires_grad_ and self.holds(first):
+            return first
+        if func not in _OF_LEAVES or first.is_leaf or self._seen.requires_grad(first):
+            return NotImplemented
+        if func is Tensor.__deepcopy__:
+            args[1][id(first)] = first.clone()
+            return args[1][id(first)]
+        if (args[1:] or (kwargs.get("requires_grad", True),))[0]:
+            self._seen.ask_for(first)
+        return first
 
     def _in_the_graph(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``func``, on what is held constant where the module wants no graph."""
         into, named = kwargs.get("out"), {n: v for n, v in kwargs.items() if n != "out"}
+        if self._saved.is_transformed:
+            args = tree_map(lambda each: each.clone() if self.holds(each) else each, args)
         if self._is_off:
             name = getattr(func, "__name__", "")
             kept = int(name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")))
@@ -261,8 +324,11 @@ class Carrying(TorchFunctionMode):
                 (*args[:kept], *rest),
                 {n: tree_map(self.stopped, v) for n, v in named.items()},
             )
-        if isinstance(into, Tensor) and self.holds(into):
-            return into.copy_(self.stopped(func(*args, **named)))
+        if isinstance(into, Tensor) and (self._is_off or self.holds(into)):
+            found = func(*args, **named)
+            if into.shape != found.shape:  # torch's own resizes it
+                into.resize_(found.shape)
+            return into.copy_(self.stopped(found))
         return func(*args, **(named if into is None else {**named, "out": into}))
 
     def holds(self, tensor: Any) -> bool:  # noqa: ANN401 (any argument)
@@ -289,12 +355,12 @@ class Carrying(TorchFunctionMode):
         Returns:
             None where the statistics are no buffers of the state.
         """
-        given = _bound(_BATCH_NORM, args, kwargs)
+        given = bound(BATCH_NORM, args, kwargs)
         mean, variance, inputs = given["running_mean"], given["running_var"], given["input"]
         if not self.holds(mean) or not self.holds(variance):
             return None
         if not given["training"]:
-            return _normalized(inputs, mean, variance, given)
+            return normalized(inputs, mean, variance, given)
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
         found = torch.var_mean(inputs, dim=axes)
         self._move(mean, found[1], given["momentum"])
@@ -305,59 +371,18 @@ class Carrying(TorchFunctionMode):
 
     def instance_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Normalize each example by itself and move the statistics by their mean; likewise."""
-        given = _bound(_INSTANCE_NORM, args, kwargs)
+        given = bound(INSTANCE_NORM, args, kwargs)
         mean, variance, inputs = given["running_mean"], given["running_var"], given["input"]
         if not self.holds(mean) or not self.holds(variance):
             return None
         if not given["use_input_stats"]:
-            return _normalized(inputs, mean, variance, given)
+            return normalized(inputs, mean, variance, given)
         found = torch.var_mean(inputs, dim=list(range(2, inputs.ndim)))
         self._move(mean, found[1].mean(0), given["momentum"])
         self._move(variance, found[0].mean(0), given["momentum"])
         return functional.instance_norm(
             inputs, weight=given["weight"], bias=given["bias"], eps=given["eps"]
         )
-
-
-def _as_saved(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _normalized(inputs: Tensor, mean: Tensor, variance: Tensor, given: Mapping[str, Any]) -> Tensor:
-    shape = [1, -1, *[1] * (inputs.ndim - 2)]
-    found = (inputs - mean.view(shape)) * torch.rsqrt(variance + given["eps"]).view(shape)
-    if given["weight"] is not None:
-        found = found * given["weight"].view(shape)
-    return found if given["bias"] is None else found + given["bias"].view(shape)
-
-
-_BATCH_NORM: dict[str, Any] = {
-    "input": None,
-    "running_mean": None,
-    "running_var": None,
-    "weight": None,
-    "bias": None,
-    "training": False,
-    "momentum": 0.1,
-    "eps": 1e-5,
-}
-_INSTANCE_NORM: dict[str, Any] = {
-    "input": None,
-    "running_mean": None,
-    "running_var": None,
-    "weight": None,
-    "bias": None,
-    "use_input_stats": True,
-    "momentum": 0.1,
-    "eps": 1e-5,
-}
-
-
-def _bound(
-    names: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return arguments by name, given in the order of ``names``."""
-    return {**names, **dict(zip(names, args, strict=False)), **kwargs}
 
 
 _NORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
@@ -369,4 +394,6 @@ _DATA: Any = Tensor.data
 _SET_DATA = _DATA.__set__
 _CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
 _LOOKS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+_OF_LEAVES = (Tensor.requires_grad_, Tensor.__deepcopy__)
+_COPIES = (torch.tensor, Tensor.new_tensor)
 _IN_PLACE = ("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__")

@@ -275,7 +275,7 @@ class HeldModule:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = _addresses(views) if training else None
             carried = {n: held[n] for n in self._carried}
-            with self._carrying(carried):
+            with self._carrying(carried, training=training):
                 result = function(self.model, *args)
             if training:
                 self._note_carried(carried)
@@ -289,13 +289,23 @@ class HeldModule:
         """Names of the buffers that the module moves by rules of its own."""
         return () if self.statistics is None else self.statistics.carried.all
 
-    def _carrying(self, carried: Mapping[str, Tensor | None]) -> AbstractContextManager[Any]:
-        if not carried:
+    def carried_now(self) -> dict[str, Tensor]:
+        """Return copies of those buffers as a call would find them, by name."""
+        return {} if self.statistics is None else self.statistics.carried_in(self._bound)
+
+    def _carrying(
+        self, carried: Mapping[str, Tensor | None], *, training: bool
+    ) -> AbstractContextManager[Any]:
+        if not carried and (training or self.statistics is None):
             return nullcontext()
         held = {name: tensor for name, tensor in carried.items() if tensor is not None}
-        # Those that count as well: it is seen then where one of them begins to follow.
-        real = (name for name, tensor in held.items() if tensor.is_floating_point())
-        read = (self._bound[name] for name in real if name in self._bound)
+        # Those that count as well: it is seen then where one of them begins to follow. Running
+        # statistics are read by what the module computes without a graph where it is evaluated.
+        read = (
+            tensor
+            for name, tensor in self._bound.items()
+            if (held[name].is_floating_point() if name in held else not training)
+        )
         return Carrying(held, is_traced=any(tensor.requires_grad for tensor in read))
 
     def _note_carried(self, carried: Mapping[str, Tensor | None]) -> None:

@@ -1,6 +1,7 @@
 """What a model may be: a module whose parameters the engine can copy, bind and differentiate."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 from engine.errors import ConfigurationError
 from engine.numerics.fingerprint import fingerprint
 from engine.routine.module.binding import copied, own_modes
+
+_logger = logging.getLogger(__name__)
 
 LOW_PRECISION = "In fewer than 32 bits the digits of a metagradient, and its signs, are noise"
 
@@ -40,6 +43,8 @@ def model_from(given: Any, loss: Any) -> nn.Module:  # noqa: ANN401 (whatever wa
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # the same numbers; a sparse gradient has no flat vector
+        if isinstance(module, nn.DataParallel):
+            module.device_ids = []  # it calls what it wraps, on the device of the run
     _refuse_moving_modes(given, loss)
     if own_modes(model):
         # What a train() freezes is frozen before anybody asks what is trained.
@@ -48,6 +53,36 @@ def model_from(given: Any, loss: Any) -> nn.Module:  # noqa: ANN401 (whatever wa
         for module, flag in modes:
             module.training = flag
     return model
+
+
+class Passes(nn.Module):
+    """Calls the module that it holds, under the names that a wrapper of torch's gives it.
+
+    Attributes:
+        module: What ``DistributedDataParallel`` wraps; a loss may ask for it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever the module takes and returns)
+        """Call the module."""
+        return self.module(*args, **kwargs)
+
+
+def of_one_process(given: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
+    """Return a model, or what stands for it where torch spreads its batches over one process.
+
+    ``DistributedDataParallel`` waits for a backward pass after each forward pass, which a run does
+    not make; among one process it changes no number.
+    """
+    if not isinstance(given, nn.parallel.DistributedDataParallel):
+        return given
+    if given.process_group.size() > 1:
+        return given  # refused, with what to do
+    _logger.info("DistributedDataParallel is of one process: what it wraps is taken.")
+    return Passes(given.module).train(given.training)
 
 
 def _refuse_moving_modes(given: nn.Module, loss: Any) -> None:  # noqa: ANN401 (whatever was handed in)
@@ -134,9 +169,11 @@ def _refuse_wrappers(given: nn.Module) -> None:
                 "in the module as it was before torch.compile (model._orig_mod), and let the "
                 "engine compile: Routine(compile=True)."
             )
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ConfigurationError(
-                f"{words} spreads a batch over devices. Hand in what it wraps: model.module."
+                f"{words} averages gradients over processes, and a run is one process. Hand in "
+                "what it wraps, model.module, with all of the examples; Routine(shards=...) takes "
+                "a batch in parts."
             )
 
 

@@ -98,3 +98,13 @@ def stop_gradient(value: Tensor) -> Tensor:
     if not PASSES.depth or not value.requires_grad:
         return value.detach()
     return _Stopped.apply(value)  # pyright: ignore[reportReturnType]
+
+
+def is_stop(node: object) -> bool:
+    """Say whether a node of a graph is one at which the gradient of a loss ends."""
+    return isinstance(node, _Stopped._backward_cls)  # pyright: ignore[reportAttributeAccessIssue] (torch's)
+
+
+def is_stopping(function: object) -> bool:
+    """Say whether a function of autograd's is the one that ``stop_gradient`` applies."""
+    return function is _Stopped

@@ -182,4 +182,7 @@ def test_what_cannot_be_called_in_float64_is_said():
 
     found = engine.metagradient(run, lambda net: loss(net, [c[24:] for c in columns]).mean())
 
-    assert "'pixels' into the gradient was not compared: only float32" in found.witness.note
+    assert (
+        "'pixels' into the gradient of the loss was not compared: only float32"
+        in found.witness.note
+    )

@@ -3,7 +3,7 @@
 import pytest
 
 from engine import EngineError
-from tests.strangers import carried, modes, wrong_by_little, wrong_later
+from tests.strangers import carried, carried_more, modes, wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
@@ -17,6 +17,7 @@ SOUND = {
     **wrong_by_little.SOUND,
     **wrong_later.SOUND,
     **carried.SOUND,
+    **carried_more.SOUND,
     **modes.SOUND,
 }
 ALWAYS = {
@@ -38,6 +39,11 @@ ALWAYS = {
     "trained outside: a head",
     "a parameter in a list",
     "carried: a codebook",
+    "carried: a teacher whose biases begin at zero",
+    "carried: an average that is evaluated",
+    "carried: jacobians that read it",
+    "frozen body whose statistics move",
+    "batch norm in both modes",
     "teacher outside",
     "batch norm by own rules: ByData",
     "second derivative: gradient reversal",

@@ -6,12 +6,13 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError, EngineError, WitnessError
+from engine.metaparameters.inputs import Inputs
 from engine.replay.batched import train_many
 from engine.replay.plain_training import train
 from engine.routine.module.batch_norm import BUFFERS
 from tests.strangers.carried import SOUND, ZEROS, Moves, moves
 from tests.strangers.carried_refused import REFUSED
-from tests.strangers.plain import Variant, by_engine, by_trainings, loss, mlp
+from tests.strangers.plain import Variant, by_engine, by_trainings, data, loss, mlp
 from tests.strangers.witnessed import output, routine
 
 ALWAYS = {
@@ -24,6 +25,8 @@ ALWAYS = {
     "carried: a queue",
     "carried: annealed by a number",
     "carried: statistics of its own",
+    "carried: what asks about the graph",
+    "carried: written by copies",
     "carried: beside batch norm",
     "carried: instance norm",
     "carried: batch norm of several devices",
@@ -202,24 +205,63 @@ def test_a_counter_beyond_what_the_state_holds_is_refused():
         engine.metagradient(run, phi, witness=False)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"shards": 2}, "shards is 2, but the forward pass moves the buffer 'kept'"),
-        ({"compile": True}, "other buffers that its forward pass moves"),
-    ],
-    ids=["shards", "compile"],
-)
-def test_batches_in_parts_and_compiled_steps_are_refused(changes, words):
-    """Each part would move them."""
-    with pytest.raises(ConfigurationError, match=words):
-        engine.metagradient(routine(_net(), **changes), output)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["carried: a centre", "carried: read before it moves"])
+def test_a_compiled_run_carries_them(name):
+    """The program is given the buffers and returns them; another tensor in their place, too."""
+    expected = engine.metagradient(routine(_net(name)), output)
+
+    found = engine.metagradient(routine(_net(name), compile=True), output)
+
+    assert found.output == pytest.approx(expected.output, rel=1e-12)
+    assert torch.allclose(found["weights"], expected["weights"], rtol=1e-9)
 
 
-def test_micro_batches_are_refused():
-    """As with batch normalization."""
-    with pytest.raises(ConfigurationError, match=r"micro_batch is 4.*moves buffers"):
-        engine.metagradient(routine(_net()), output, micro_batch=4)
+def test_compiled_graphs_are_refused():
+    """A compiled graph lacks the derivative by the buffers."""
+    run = routine(_net(), compile=True, path="graph")
+
+    with pytest.raises(ConfigurationError, match="path is 'graph'.*other buffers"):
+        engine.metagradient(run, output)
+
+
+def test_what_follows_metaparameters_alone_is_no_clock():
+    """With all examples in each batch, the largest input is the same at every step."""
+
+    def does(net, hidden):
+        del net
+        return hidden
+
+    class Scaled(Moves):
+        def forward(self, inputs):
+            if self.training:
+                self.kept.copy_(torch.maximum(self.kept, inputs.detach().amax(0)))
+            return super().forward(inputs / (1 + self.kept))
+
+    columns = tuple(column[:24] for column in data())
+    step, places = 1e-6, torch.arange(24)
+
+    def trained(inputs):
+        net = Scaled(does, {"kept": torch.zeros(6)}).double()
+        net.load_state_dict(start)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss(net, (inputs, columns[1])).mean().backward()
+            optimizer.step()
+        return float(output(net.eval()).detach())
+
+    net = Scaled(does, {"kept": torch.zeros(6)}).double()
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    v = torch.randn(24, 6, generator=torch.Generator().manual_seed(1)).double()
+    run = routine(
+        net, batch_size=24, metaparameters={"inputs": Inputs(columns[0].clone(), places, 24)}
+    )
+
+    found = float((engine.metagradient(run, output)["inputs"] * v).sum())
+
+    expected = (trained(columns[0] + step * v) - trained(columns[0] - step * v)) / (2 * step)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_frozen_module_without_moving_buffers_has_no_vector_more():

@@ -1,11 +1,15 @@
 """Modules that cannot be trained as they are, refused when a run is made."""
 
-import pytest
-from torch import nn
+from unittest import mock
 
+import pytest
+import torch
+from torch import distributed, nn
+
+import engine
 from engine.errors import ConfigurationError
-from tests.strangers.plain import mlp
-from tests.strangers.witnessed import routine
+from tests.strangers.plain import loss, mlp
+from tests.strangers.witnessed import output, routine
 
 
 class Selecting(nn.Module):
@@ -53,3 +57,40 @@ def test_parts_that_are_frozen_may_be_left_out():
     net.body.requires_grad_(False)
 
     assert routine(net).layout.size == 12
+
+
+@pytest.fixture
+def _one_process():
+    """A group of one process, as torchrun makes on one GPU."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process")
+def test_data_parallel_of_one_process_is_what_it_wraps():
+    """Its names stay, for a loss that asks for the module inside."""
+    net = mlp()
+    wrapped = nn.parallel.DistributedDataParallel(net)
+
+    def own(model, batch):
+        return loss(model, batch) + 0.01 * model.module[0].weight.square().sum()
+
+    found = engine.metagradient(routine(wrapped, loss=own), output)["weights"]
+
+    inner = routine(
+        net, loss=lambda model, batch: loss(model, batch) + 0.01 * model[0].weight.square().sum()
+    )
+    assert torch.equal(found, engine.metagradient(inner, output)["weights"])
+
+
+@pytest.mark.usefixtures("_one_process")
+def test_data_parallel_of_several_processes_is_refused():
+    """A run is one process, which has all of the examples."""
+    wrapped = nn.parallel.DistributedDataParallel(mlp())
+
+    with (
+        mock.patch.object(type(wrapped.process_group), "size", return_value=2),
+        pytest.raises(ConfigurationError, match=r"model\.module, with all of the examples"),
+    ):
+        routine(wrapped)

@@ -1,0 +1,65 @@
+"""What autograd keeps of buffers that a forward pass writes over before the backward pass reads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+from torch.autograd import graph
+
+_FORBIDDEN = "disable_saved_tensors_hooks"
+"""What a derivative of ``torch.func`` in reverse mode is taken inside of."""
+
+_torch_forbidden = getattr(graph, _FORBIDDEN)
+
+
+class SavedCopies:
+    """Lets autograd keep copies of buffers inside its block.
+
+    Within a transform of ``torch.func``, which takes no hooks on what is saved, nobody may write
+    into a buffer; whoever calls a function there hands it copies, see ``is_transformed``.
+
+    Args:
+        holds: Says whether a tensor is a buffer, or a part of one.
+    """
+
+    def __init__(self, holds: Callable[[Tensor], bool]) -> None:
+        self._holds, self._depth = holds, 0
+        self._entered, self._hooks = ExitStack(), ExitStack()
+
+    @property
+    def is_transformed(self) -> bool:
+        """Whether a derivative of ``torch.func`` is being taken."""
+        return self._depth > 0
+
+    def __enter__(self) -> "SavedCopies":
+        self._hook()
+        self._entered.callback(self._hooks.close)
+        self._entered.enter_context(mock.patch.object(graph, _FORBIDDEN, self._forbidden))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.close()
+
+    def _hook(self) -> None:
+        self._hooks.enter_context(graph.saved_tensors_hooks(self._packed, _unpacked))
+
+    def _packed(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone() if self._holds(tensor) else tensor
+
+    @contextmanager
+    def _forbidden(self, *given: Any) -> Iterator[None]:  # noqa: ANN401 (as torch's)
+        self._depth += 1
+        self._hooks.close()
+        try:
+            with _torch_forbidden(*given):
+                yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._hook()
+
+
+def _unpacked(tensor: Tensor) -> Tensor:
+    return tensor

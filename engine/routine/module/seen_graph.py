@@ -1,0 +1,122 @@
+"""What a module is told of a graph in which its constants are held: what torch would tell it.
+
+While a step is traced, what the module has taken out of the graph is a part of it. Code that asks
+whether a tensor requires a gradient takes another branch then, or stops at an assertion.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils._pytree import tree_map
+
+from engine.routine.module.stop_gradient import is_stop, is_stopping
+
+
+class SeenGraph:
+    """The graph as it would be if what is held constant were cut out of it.
+
+    Args:
+        silent: Tensors whose graph nobody may see: the buffers of a state.
+
+    Cost:
+        Each node is looked at once, where somebody asks.
+    """
+
+    def __init__(self, silent: Iterable[Tensor]) -> None:
+        self._known: dict[Any, bool] = {}  # nodes, alive, so that none comes again
+        for tensor in silent:
+            self._known[tensor.grad_fn] = False
+
+    def requires_grad(self, tensor: Tensor) -> bool:
+        """Say whether the gradient of a loss would flow to a tensor."""
+        if not tensor.requires_grad:
+            return False
+        node = tensor.grad_fn
+        return node is None or self._flows(node)
+
+    def ask_for(self, tensor: Tensor) -> None:
+        """Let a tensor require a gradient from here on, as ``requires_grad_()`` does."""
+        if tensor.grad_fn is not None:
+            self._known[tensor.grad_fn] = True
+
+    def _flows(self, first: Any) -> bool:  # noqa: ANN401 (a node of torch's)
+        waiting = [first]
+        while waiting:
+            node = waiting[-1]
+            if node in self._known:
+                waiting.pop()
+                continue
+            before = [] if is_stop(node) else [each for each, _ in node.next_functions if each]
+            unknown = [each for each in before if each not in self._known]
+            if unknown:
+                waiting.extend(unknown)
+                continue
+            is_leaf = not before and not is_stop(node)
+            self._known[node] = is_leaf or any(self._known[each] for each in before)
+            waiting.pop()
+        return self._known[first]
+
+
+_REQUIRES: Any = Tensor.requires_grad
+_LEAF: Any = Tensor.is_leaf
+_NODE: Any = Tensor.grad_fn
+
+ASKS = (_REQUIRES.__get__, _LEAF.__get__, _NODE.__get__)
+"""Functions by which code asks a tensor about its graph."""
+
+
+def answer(func: object, tensor: Tensor, seen: SeenGraph) -> Any:  # noqa: ANN401 (as the function)
+    """Return what torch would answer to one of ``ASKS``."""
+    flows = seen.requires_grad(tensor)
+    if func == ASKS[0]:
+        return flows
+    if func == ASKS[1]:
+        return tensor.is_leaf or not flows
+    return tensor.grad_fn if flows else None
+
+
+_torch_apply = Function.__dict__["apply"].__func__
+
+
+def functions_stopped(
+    is_off: Callable[[], bool], stopped: Callable[[Any], Any]
+) -> AbstractContextManager[Any]:
+    """Hold constant what custom functions are given, where the module wants no graph.
+
+    Args:
+        is_off: Says whether it wants none now.
+        stopped: Holds a tensor constant, and returns anything else as it is.
+    """
+
+    def apply(function: type[Function], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as torch's)
+        if is_off() and not is_stopping(function):
+            args, kwargs = tree_map(stopped, args), tree_map(stopped, kwargs)
+        return _torch_apply(function, *args, **kwargs)
+
+    return mock.patch.object(Function, "apply", classmethod(apply))
+
+
+def copied_values(data: Any, stopped: Any) -> Tensor | None:  # noqa: ANN401 (what tensor() takes)
+    """Return what ``torch.tensor(data)`` makes of tensors, in the graph; None if there are none.
+
+    Args:
+        data: A tensor, or a list of numbers some of which are tensors.
+        stopped: Holds a tensor constant.
+    """
+    if isinstance(data, Tensor):
+        return stopped(data).clone() if data.requires_grad else None
+    if not isinstance(data, list | tuple) or not any(
+        isinstance(each, Tensor) and each.requires_grad and each.numel() == 1 for each in data
+    ):
+        return None
+    like = next(each for each in data if isinstance(each, Tensor) and each.requires_grad)
+    parts = [
+        stopped(each).reshape(()) if isinstance(each, Tensor) else like.new_full((), each)
+        for each in data
+    ]
+    return torch.stack(parts)
