@@ -89,6 +89,9 @@ def batch_gradient(
 
     Shards are summed in one binary tree, see ``engine.numerics.summation``.
     """
+    terms = routine.batch_terms(step)
+    if len(terms) == 1:
+        return term_gradient(routine, params, terms[0], z, step, create_graph=create_graph)
 
     def add(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return one[0] + other[0], one[1] + other[1]
@@ -96,7 +99,7 @@ def batch_gradient(
     return tree_sum(
         (
             term_gradient(routine, params, term, z, step, create_graph=create_graph)
-            for term in routine.batch_terms(step)
+            for term in terms
         ),
         add,
     )

@@ -293,12 +293,13 @@ class Binding:
         """Bind tensors by name, inside of a block of ``kept``."""
         if not self._depth:
             raise RuntimeError("Tensors are bound inside a block of Binding.kept only.")
+        own, attributes = self._own, self._attributes
         for name, tensor in tensors.items():
             slots = self._slots[name]
-            if name not in self._own:
-                self._own[name] = [kept[key] for kept, key in slots]
-            if name in self._attributes and tensor is not None:
-                vars(tensor).update(self._attributes[name])
+            if name not in own:
+                own[name] = [kept[key] for kept, key in slots]
+            if attributes and name in attributes and tensor is not None:
+                vars(tensor).update(attributes[name])
             for kept, key in slots:
                 kept[key] = tensor
 
@@ -341,5 +342,8 @@ class Binding:
 
     def is_bound(self, name: str, tensor: Tensor) -> bool:
         """Say whether a tensor is still where it was put: the user's code may replace it."""
-        # Of a scripted module, what holds its tensors knows no get().
-        return all(key in kept and kept[key] is tensor for kept, key in self._slots[name])
+        for kept, key in self._slots[name]:
+            # Of a scripted module, what holds its tensors knows no get().
+            if key not in kept or kept[key] is not tensor:
+                return False
+        return True
