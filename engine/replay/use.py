@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UndifferentiableError
+from engine.errors import UndifferentiableError, WitnessError
 from engine.replay.interpreter import check_losses
 from engine.routine.idle import noting_used, refuse_moved
 from engine.routine.outputs import parts_of
@@ -64,6 +64,8 @@ def noting_use(routine: Routine, use: Use, params: Tensor) -> Iterator[None]:
     try:
         with unmoved, _noting_calls(routine.model, use.called), noting_used() as seen:
             yield
+    except WitnessError:
+        raise
     except UndifferentiableError:  # perhaps it reads nothing else
         _refuse_foreign(routine, params)
         raise
