@@ -7,7 +7,7 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -236,7 +236,7 @@ class Binding:
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
         self._corrections = corrections(model)
-        self._in_force = ExitStack()
+        self._in_force: list[AbstractContextManager[Any]] = []
         self._block = _Kept(self)
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
@@ -264,7 +264,9 @@ class Binding:
             return
         try:
             for make in self._corrections:
-                self._in_force.enter_context(make())
+                correction = make()
+                correction.__enter__()
+                self._in_force.append(correction)
         except BaseException:
             self._end()
             raise
@@ -280,7 +282,8 @@ class Binding:
 
     def _give_back(self) -> None:
         try:
-            self._in_force.close()
+            while self._in_force:
+                self._in_force.pop().__exit__(None, None, None)
         finally:
             for name, tensors in self._own.items():
                 for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):

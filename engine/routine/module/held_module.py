@@ -99,10 +99,11 @@ class HeldModule:
     @property
     def statistics(self) -> RunningStatistics | None:
         """What the model's batch normalizations keep, and what else it moves, if anything."""
-        if _STATISTICS not in vars(self):  # no cached_property, whose lock all routines share
+        known = self.__dict__  # no cached_property, whose lock all routines share
+        if _STATISTICS not in known:
             with PROCESS:
-                vars(self)[_STATISTICS] = RunningStatistics.of(self)
-        return vars(self)[_STATISTICS]
+                known[_STATISTICS] = RunningStatistics.of(self)
+        return known[_STATISTICS]
 
     @property
     def counters(self) -> dict[str, Tensor]:
