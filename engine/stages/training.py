@@ -66,9 +66,11 @@ def prepare(run: Run) -> float:
         deterministic(recipe.training.threads, tf32=recipe.training.tf32),
         asked_rightly(problem.routine, [problem.output]),
     ):
-        begun = time.perf_counter()
+        # Of computing, where this thread computes: other work on a machine makes no step longer.
+        clock = time.thread_time if problem.routine.device.type == "cpu" else time.perf_counter
+        begun = clock()
         check_routine(problem.routine, [problem.output], problem.routine.point())
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
         check_unroll(problem.routine, recipe.replay.unroll)
         check_scores(recipe, run.store)
     check_writable(run.store)
