@@ -98,3 +98,10 @@ def check_recipe(recipe: DescentRecipe, store: str) -> CheckReport:
 def check_twins(recipe: DescentRecipe, store: str) -> CheckReport:
     """Try the training of a recipe on short twins."""
     return read_scalars_as(store, preflight(Run(recipe.descent, store)), CheckReport)
+
+
+def has_preflight(recipe: DescentRecipe) -> bool:
+    """Say whether a run of a recipe, of any kind, begins with the checks on short twins."""
+    expected = Expected(recipe.descent, None, recipe.num_outputs)
+    works = find(kinds()[recipe.kind].works)(recipe, expected)
+    return any(work.kind == "preflight" for work in works)

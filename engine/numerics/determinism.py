@@ -22,7 +22,7 @@ PROCESS = threading.RLock()
 
 def seed_for(seed: int, *purpose: str | int) -> int:
     """Derive a 63-bit seed from a run's seed and what the draw is for, e.g. ("dropout", t)."""
-    content = ":".join(str(part) for part in (seed, *purpose))
+    content = ":".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
 
 

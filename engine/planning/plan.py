@@ -11,7 +11,8 @@ from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
-from engine.replay.interpreter import Sweep, replay, seed_adjoint
+from engine.replay.interpreter import Sweep, replay
+from engine.replay.seeding import seed_adjoint
 from engine.replay.step_costs import measure_costs, median_seconds, plain_step_of
 from engine.replay.sweep_costs import Memory
 from engine.routine.outputs import parts_of

@@ -20,7 +20,7 @@ from engine.preflight.derivatives import (
 from engine.preflight.injection import check_injection, neighbours
 from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
-from engine.preflight.training import check_adjoint, check_training, train_twin
+from engine.preflight.training import LongRun, check_adjoint, check_training, train_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
@@ -117,13 +117,10 @@ def _all_checks(
         yield eps_root
     if refused or census is None or census.missing:
         return
-    replayed = _attempt("replay", lambda: check_replay(long))
-    yield replayed
-    if replayed.verdict is Verdict.REFUSE:
+    repeats: list[bool] = []
+    yield from _on_twins(routine, output, long, census, num_directions, replay, repeats)
+    if not repeats:
         return  # nothing can be compared with a run that does not repeat
-    yield _attempt("witness", lambda: _check_witness(routine, output))
-    yield from _exact_checks(routine, output, census, num_directions, replay)
-    yield from _long_checks(long, output, replay)
     for name, kind in routine.metaparameters.items():
         if isinstance(kind, Counts) and neighbours(kind.steps, routine.num_steps):
             yield _attempt("injection", lambda n=name: check_injection(routine, output, n, replay))
@@ -131,8 +128,37 @@ def _all_checks(
         yield _attempt("output", lambda: _check_output_again(routine, output, began[0]))
 
 
+def _on_twins(  # noqa: PLR0913 (a run, and what is known of it)
+    routine: Routine,
+    output: Output,
+    long: Routine,
+    census: operations.Census,
+    num_directions: int,
+    replay: ReplaySettings,
+    repeats: list[bool],
+) -> Iterator[Check]:
+    """Make the checks that train; ``repeats`` holds something once steps are seen to repeat."""
+    run: LongRun | None = None
+
+    def train_and_replay() -> Check:
+        nonlocal run
+        run = train_twin(long)
+        return check_replay(run)
+
+    replayed = _attempt("replay", train_and_replay)
+    yield replayed
+    if run is None or replayed.verdict is Verdict.REFUSE:
+        return
+    repeats.append(True)
+    yield _attempt("witness", lambda: _check_witness(routine, output))
+    found = [*_long_checks(run, output, replay)]
+    run = None  # its states make room for the graphs of whole runs
+    yield from _exact_checks(routine, output, census, num_directions, replay)
+    yield from found
+
+
 def _check_first_step(routine: Routine, output: Output, began: list[Tensor]) -> Check:
-    began.append(check_routine(routine, output, routine.point()))
+    began.extend(check_routine(routine, [output], routine.point()))
     return Check(
         name="first-step",
         verdict=Verdict.PASS,
@@ -201,15 +227,14 @@ def _exact_checks(
     yield _attempt("number-format", compare_formats)
 
 
-def _long_checks(routine: Routine, output: Output, replay: ReplaySettings) -> Iterator[Check]:
-    run = train_twin(routine)
+def _long_checks(run: LongRun, output: Output, replay: ReplaySettings) -> Iterator[Check]:
     trained = check_training(run)
     yield trained
     if trained.value is None:
         return
     product = make_vjp(replay.vjp, micro_batch=replay.micro_batch)
     yield _attempt("adjoint", lambda: check_adjoint(run, output, product))
-    yield _attempt("metasmoothness", lambda: check_metasmoothness(routine, output))
+    yield _attempt("metasmoothness", lambda: check_metasmoothness(run, output))
 
 
 def _attempt(name: str, make: Callable[[], Check]) -> Check:

@@ -242,7 +242,7 @@ def metagradient_of(routine: Routine, output: Output, replay: ReplaySettings) ->
     The product of a step is the run's own; which schedule makes its states again changes no bit.
     """
     deep = ReplaySettings(arity=2, vjp=replay.vjp, micro_batch=replay.micro_batch)
-    (found,) = differentiate(routine, [output], None, deep)
+    (found,) = differentiate(routine, [output], None, deep, twice=False)  # the run's own was
     return found.gradient
 
 

@@ -19,7 +19,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.counts import Counts
 from engine.preflight.verdict import Check, Verdict
 from engine.recipes.metaparameters import at_steps
-from engine.recipes.replay import ReplaySettings, replay_from
+from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.metagradient import differentiate
 from engine.routine.routine import Routine
 from engine.types import Output
@@ -72,6 +72,7 @@ def by_step(
     steps: Sequence[int],
     *,
     chosen: Tensor | None = None,
+    twice: bool = True,
     **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> Tensor:
     """Return the metagradient of counts at each injection step by itself, in one sweep.
@@ -82,6 +83,7 @@ def by_step(
         name: Which metaparameter of the run are counts.
         steps: Each k, in order.
         chosen: Positions of the examples to look at; all by default.
+        twice: Whether the first step is compared with itself before.
         **options: How the run is reversed, as ``engine.metagradient`` takes it.
 
     Returns:
@@ -106,7 +108,8 @@ def by_step(
     apart = CountsApart(kind.value, injection_steps=tuple(steps), chosen=chosen)
     others = {each: found for each, found in routine.metaparameters.items() if each != name}
     run = replace(routine, metaparameters={**others, name: apart})
-    (found,) = differentiate(run, [output], None, replay_from(options, "by_step", ("chosen",)))
+    replay = replay_from(options, "by_step", ("chosen", "twice"))
+    (found,) = differentiate(run, [output], None, replay, twice=twice)
     return found[name] if chosen is None else found[name][:, chosen.to(found[name].device)]
 
 
@@ -141,13 +144,32 @@ def check_injection(routine: Routine, output: Output, name: str, replay: ReplayS
     steps, number = sorted([*own, *others]), min(CANDIDATES, len(routine))
     chosen = torch.arange(number, device="cpu") * len(routine) // number
     found = by_step(
-        routine, output, name, steps, chosen=chosen, vjp=replay.vjp, micro_batch=replay.micro_batch
+        routine,
+        output,
+        name,
+        steps,
+        chosen=chosen,
+        twice=False,
+        vjp=replay.vjp,
+        micro_batch=replay.micro_batch,
+        schedule=_schedule(routine, steps[0]),
     ).double()
     mine, theirs = (sum(found[steps.index(step)] for step in group) for group in (own, others))
     value = float(
         torch.corrcoef(torch.stack([torch.as_tensor(mine), torch.as_tensor(theirs)]))[0, 1]
     )
     return judge(name, own, others, value, routine.num_steps)
+
+
+def _schedule(routine: Routine, first: int) -> ScheduleName:
+    """Return one that replays nothing where all states from a step on are small."""
+    row = sum(each.numel() * each.element_size() for each in routine.initial_state().values())
+    is_small = (routine.num_steps - first) * row <= _SMALL
+    return ScheduleName.STORE_ALL if is_small else ScheduleName.KARY
+
+
+_SMALL = 1 << 26
+"""Bytes of states that are kept at once."""
 
 
 def _untried(own: Sequence[int], num_steps: int) -> Check:

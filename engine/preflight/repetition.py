@@ -1,8 +1,7 @@
 """Does a step repeat its bits when the reverse sweep runs it again?"""
 
-import torch
-
 from engine.numerics.fingerprint import first_difference
+from engine.preflight.training import LongRun, copied
 from engine.preflight.verdict import Check, Verdict
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
@@ -11,20 +10,18 @@ from engine.types import State
 MOST_STEPS = 12
 
 
-def check_replay(routine: Routine) -> Check:
-    """Train some steps, then run each again from its own start, last first.
+def check_replay(run: LongRun) -> Check:
+    """Run some steps of a trained twin again, each from its own start, last first.
 
     Running them in another order finds state outside the state: counters, caches, a batch kept
     from the call before, a generator that nobody seeds.
     """
+    routine, states = run.routine, run.states
     z, num_steps = routine.point(), min(routine.num_steps, MOST_STEPS)
-    states = [routine.initial_state(z)]
-    for step in range(num_steps):
-        states.append(plain_step(routine, _copy(states[-1]), z, step)[0])
     wrong: list[int] = []
     place = ""
     for step in reversed(range(num_steps)):
-        again, _ = plain_step(routine, _copy(states[step]), z, step)
+        again, _ = plain_step(routine, copied(states[step]), z, step)
         found = where_they_differ(routine, states[step + 1], again)
         if found is not None:
             wrong.append(step)
@@ -58,7 +55,3 @@ def where_they_differ(routine: Routine, one: State, other: State) -> str | None:
         if index is not None:
             return f"{routine.place(name, index)} of {name}"
     return None
-
-
-def _copy(state: State) -> State:
-    return {name: torch.clone(row) for name, row in state.items()}

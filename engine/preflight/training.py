@@ -8,7 +8,7 @@ import torch
 from engine.errors import NonFiniteError
 from engine.preflight.growth import GROWTH_LIMIT, growth_per_step
 from engine.preflight.verdict import Check, Verdict
-from engine.replay.interpreter import seed_adjoint
+from engine.replay.seeding import seed_adjoint
 from engine.routine.routine import Routine
 from engine.step.reference import StepVjp
 from engine.step.step import plain_step
@@ -31,14 +31,19 @@ class LongRun:
 
 
 def train_twin(routine: Routine) -> LongRun:
-    """Train all steps and keep every state."""
+    """Train all steps and keep every state; no step is given one that is kept."""
     z = routine.point()
     states, losses = [routine.initial_state(z)], []
     for step in range(routine.num_steps):
-        state, loss = plain_step(routine, states[-1], z, step)
+        state, loss = plain_step(routine, copied(states[-1]), z, step)
         states.append(state)
         losses.append(float(loss))
     return LongRun(routine, states, losses)
+
+
+def copied(state: State) -> State:
+    """Return a state in memory of its own, into which a forward pass may write."""
+    return {name: torch.clone(row) for name, row in state.items()}
 
 
 def check_training(run: LongRun) -> Check:

@@ -22,7 +22,7 @@ from engine.recipes.replay import ReplaySettings, ScheduleName, replay_from
 from engine.replay.borders import Borders
 from engine.replay.fastest import settled
 from engine.replay.first_step import check_routine, check_unroll
-from engine.replay.interpreter import Sweep
+from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.later_steps import LaterSteps
 from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
@@ -200,13 +200,14 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
     store: str | os.PathLike[str] | None = None,
     *,
     witness: bool = False,
+    twice: bool | None = None,
     later: LaterSteps | None = None,
 ) -> list[Metagradient]:
     """Carry out ``metagradients`` with settings that were checked already, e.g. a recipe's.
 
     The run is reversed as one segment, whatever ``steps_per_segment`` says. There is no witness by
     default, because the preflight of a recipe has asked one; ``later`` then looks at what no
-    preflight can see.
+    preflight can see. ``twice`` is that of ``check_routine``; by default no witness says.
     """
     outputs = outputs_from(outputs)
     point = point_from(routine, z)
@@ -215,7 +216,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         place = f"{place.rstrip('/')}/skip-idle"
     if replay.schedule is not ScheduleName.AUTO:
         plan_of(replay)  # refuses what is impossible before anything is tried
-    seen, first = tried(routine, outputs, point, witness=witness)
+    seen, first = tried(routine, outputs, point, witness=witness, twice=twice)
     step_vjp = make_vjp(
         replay.vjp,
         micro_batch=replay.micro_batch,
@@ -245,7 +246,12 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
 
 
 def tried(
-    routine: Routine, outputs: Sequence[Output], z: Metaparams, *, witness: bool
+    routine: Routine,
+    outputs: Sequence[Output],
+    z: Metaparams,
+    *,
+    witness: bool,
+    twice: bool | None = None,
 ) -> tuple[Witness, FirstCalls]:
     """Make the checks of one step that come before any training.
 
@@ -257,6 +263,7 @@ def tried(
         outputs: phi_1 .. phi_K.
         z: Metaparameters.
         witness: Whether one is asked.
+        twice: Whether the first step is compared with itself; by default, if no witness is asked.
 
     Returns:
         What the witness said, and what the first calls did, to be compared with the training.
@@ -269,10 +276,12 @@ def tried(
     """
     refuse_misfit(routine, z)
     with asked_rightly(routine, outputs):
-        first = FirstCalls(routine, refuse_low_precision(routine, z))
-        for number, output in enumerate(outputs):
-            value = check_routine(routine, output, z, twice=not (witness or number))
-            if witness:
+        loss = refuse_low_precision(routine, z)
+        first = FirstCalls(routine, loss)
+        check_losses({0: loss}, 0, 1)
+        values = check_routine(routine, outputs, z, twice=not witness if twice is None else twice)
+        if witness:
+            for output, value in zip(outputs, values, strict=True):
                 first.see_output(output, value)
     with told_by_witness():
         seen = testify(routine, outputs, z) if witness else Witness()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from engine.numerics.fingerprint import state_fingerprint
 from engine.progress.meter import doing
-from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step, seed_adjoint
+from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step
+from engine.replay.seeding import seed_adjoint
 from engine.routine.module.batch_norm import without_buffers
 from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine

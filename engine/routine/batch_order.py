@@ -59,9 +59,10 @@ class Order:
         missing, parts = self.batch_size, []
         while missing:
             parts.append(self._epoch(epoch)[start : start + missing])
-            missing -= len(parts[-1])
+            missing -= parts[-1].shape[0]
             epoch, start = epoch + 1, 0
-        return torch.cat(parts)  # a copy, which its reader may write into
+        # A copy, which its reader may write into.
+        return parts[0].clone() if len(parts) == 1 else torch.cat(parts)
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:

@@ -339,7 +339,7 @@ class Routine(HeldModule):
 
         with self.seeded(term, step):
             losses = self.call(loss, params, batch, training=True)
-        return one_each(losses, len(term.indices))
+        return one_each(losses, term.indices.shape[0])
 
     @cached_property
     def coupled_loss(self) -> CoupledLoss | None:

@@ -12,7 +12,7 @@ Where they lie says ``engine.storage.places``; the folder of an attempt is ``<to
 import logging
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ def run_stage(
     compute: Callable[[], Made],
     *,
     num_rows: int = 1,
+    spent: float = 0.0,
 ) -> Ref:
     """Return a stage's reference: of the committed result, or of the one that is made now.
 
@@ -79,6 +80,7 @@ def run_stage(
         compute: Makes the result. An iterator of states is written as it goes, so that one state
             is alive at a time.
         num_rows: States that ``compute`` makes.
+        spent: Seconds that were spent on it before this call, see ``engine.stages.ahead``.
 
     Raises:
         ReplayMismatchError: If another attempt has committed other bits.
@@ -108,7 +110,7 @@ def run_stage(
                     remove_file(record_url)
             try:
                 with memory_errors(f"{stage} {key[:8]}"):
-                    return _attempt(declared, key, run, inputs, compute, lease, num_rows)
+                    return _attempt(declared, key, run, inputs, compute, lease, num_rows, spent)
             except LeaseLostError as error:
                 logger.warning("%s", error)
 
@@ -121,10 +123,11 @@ def _attempt(  # noqa: PLR0913 (what run_stage was given)
     compute: Callable[[], Made],
     lease: Lease,
     num_rows: int,
+    spent: float,
 ) -> Ref:
     stage, recipe = declared.name, run.recipe
     rows_folder = join(lease.folder, ATTEMPTS, lease.attempt)
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, clock = datetime.now(UTC) - timedelta(seconds=spent), time.perf_counter() - spent
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         made, scalars = compute()
         states = iter([made] if isinstance(made, dict) else made)

@@ -12,6 +12,7 @@ from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec
 
 from engine.errors import ConfigurationError
+from engine.stages import ahead
 from engine.stages.commits import Made, committed, run_stage
 from engine.stages.keys import Declaration, application_of, stage_key
 from engine.stages.references import Ref
@@ -77,12 +78,17 @@ class Stage(Generic[P]):
             StoreError: If the store does not answer or is full.
         """
         inputs = self.inputs(run, *args, **kwargs)
+        before = None
+        if ahead.is_any():
+            before = ahead.taken(self, run, self.key(run, *args, **kwargs))
+        made, spent = (None, 0.0) if before is None else before
         return run_stage(
             self.declared,
             run,
             inputs,
-            lambda: self.compute(run, *args, **kwargs),
+            lambda: self.compute(run, *args, **kwargs) if made is None else made,
             num_rows=self.num_rows(**inputs),
+            spent=spent,
         )
 
     def inputs(self, run: Run, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:

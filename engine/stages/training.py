@@ -7,7 +7,9 @@ intact does nothing (``engine.stages.commits``). Between stages travel ``Ref``s,
 
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor
@@ -19,17 +21,21 @@ from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.problem import check_repeats, check_scores, make_step_vjp
 from engine.progress.meter import doing
+from engine.recipes.execution import RunnerName
+from engine.recipes.problem_functions import names_code
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
-from engine.replay.interpreter import as_numbers, seed_adjoint
+from engine.replay.interpreter import as_numbers
 from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
+from engine.replay.seeding import seed_adjoint
 from engine.replay.segment import segment_states
 from engine.routine.diagnosis import asked_rightly
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
+from engine.stages.ahead import made_ahead
 from engine.stages.commits import Made, read_origin, read_rows, rows_url
 from engine.stages.metagradient_rows import as_rows, metagradients_in, only_metagradient
 from engine.stages.references import Ref
@@ -41,8 +47,11 @@ from engine.types import State
 logger = logging.getLogger(__name__)
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Run) -> float:
     """Refuse an impossible run: reads the data, tries one step and a write; leaves nothing.
+
+    Returns:
+        The seconds that it took to try a step.
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
@@ -57,10 +66,40 @@ def prepare(run: Run) -> None:
         deterministic(recipe.training.threads, tf32=recipe.training.tf32),
         asked_rightly(problem.routine, [problem.output]),
     ):
-        check_routine(problem.routine, problem.output, problem.routine.point())
+        # Of computing, where this thread computes: other work on a machine makes no step longer.
+        clock = time.thread_time if problem.routine.device.type == "cpu" else time.perf_counter
+        begun = clock()
+        check_routine(problem.routine, [problem.output], problem.routine.point())
+        seconds = clock() - begun
         check_unroll(problem.routine, recipe.replay.unroll)
         check_scores(recipe, run.store)
     check_writable(run.store)
+    return seconds
+
+
+@contextmanager
+def preflight_ahead(run: Run, seconds: float) -> Iterator[None]:
+    """Make the preflight of a run while the block begins it, where that is over soon.
+
+    Not where somebody else carries out stages, or where the recipe names code: what that does
+    beside a training nobody knows.
+
+    Args:
+        run: The run; it has a preflight.
+        seconds: What it took to try a step, as ``prepare`` returns it.
+    """
+    recipe = run.recipe
+    local = recipe.workers.runner is RunnerName.LOCAL
+    if local and seconds <= _QUICK and not names_code(recipe.problem, recipe.arguments):
+        with made_ahead(preflight, run):
+            yield
+    else:
+        yield
+
+
+_QUICK = 0.05
+"""Seconds to try a step up to which a preflight is made ahead: it takes a hundred times as long,
+and whoever stops a start waits for what is at work."""
 
 
 @stage("preflight", reverses=True)

@@ -92,10 +92,13 @@ def batch_gradient(
 
     Shards are summed in one binary tree, see ``engine.numerics.summation``.
     """
+    terms = routine.batch_terms(step)
+    if len(terms) == 1:
+        return term_gradient(routine, params, terms[0], z, step, create_graph=create_graph)
     return tree_sum(
         (
             term_gradient(routine, params, term, z, step, create_graph=create_graph)
-            for term in routine.batch_terms(step)
+            for term in terms
         ),
         _added,
     )

@@ -5,6 +5,7 @@ generators that it can reach are looked at, as those of Python and of numpy are.
 """
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -47,11 +48,20 @@ def held_generators(*owners: object) -> _States:
             found.setdefault(name or type(value).__name__, (value, state))
             continue
         with suppress(Exception):  # of an object that does not like to be looked at
-            waiting += [(inner or name, part) for inner, part in _parts(value)]
+            parts = _parts(value)
+            waiting += [(inner or name, part) for inner, part in parts if not _is_empty(part)]
     return found
 
 
 _PLAIN = (str, bytes, int, float, complex, Tensor, np.ndarray, ModuleType, type, type(None))
+
+
+def _is_empty(value: object) -> bool:
+    """Say whether nothing can lie in a value, as in most of what modules of torch hold."""
+    return isinstance(value, _PLAIN) or (type(value) in _CONTAINERS and not value)
+
+
+_CONTAINERS = {dict, OrderedDict, list, tuple, set, frozenset}
 
 
 def _state_of(value: object) -> Callable[[], object] | None:

@@ -1,12 +1,13 @@
 """The output of a run beside that of the handed-in module."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from engine.errors import WitnessError
+from engine.errors import EngineError, WitnessError
 from engine.numerics.determinism import seeded
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
@@ -14,7 +15,7 @@ from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.outputs import parts_of
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
-from engine.types import Output, State
+from engine.types import Metaparams, Output, State
 from engine.witness.agreement import least_size, relative, value_limit
 from engine.witness.draws import undrawn
 from engine.witness.in_place import InPlace, put_into_training
@@ -57,6 +58,48 @@ def own_output(place: InPlace, output: Output) -> Tensor:
     place.given.eval()
     with seeded(routine.seed, "evaluation", device=routine.device), torchs_own():
         return _without_graph(routine.told(first_part(output)), place.given)
+
+
+def compare_outputs(
+    routine: Routine,
+    states: tuple[State, State],
+    z: Metaparams,
+    asked: Sequence[tuple[Output, Tensor, bool]],
+) -> list[Answer]:
+    """Compare outputs at the second state, after the loss was called at the first one.
+
+    So it was called at another state and batch than before the module's own output. An output that
+    reads what the last batch left behind, say features that a hook keeps, is then another one, and
+    is seen: no replayed state has what it reads.
+
+    Args:
+        routine: The run.
+        states: s_0, and where the outputs are compared.
+        z: Metaparameters.
+        asked: Each output, with what ``compare_output`` wants to know of it.
+
+    Cost:
+        That of ``compare_output`` for each, and a loss of two examples: of a batch, where the loss
+        or an output cannot do with so few, or the state has more than parameters.
+    """
+    first, state = states
+    whole = routine.first_piece(next(routine.terms(0)))
+    alone = routine.own is None and routine.statistics is None
+    for term in (whole.at(whole.indices[:2]), whole) if alone else (whole,):
+        params = first["params"].detach().requires_grad_()
+        try:
+            with routine.reading(first), torch.enable_grad(), routine.binding.kept():
+                routine.term_losses(params, term, z, 0)
+            return [
+                compare_output(routine, output, state, value, sloped=sloped)
+                for output, value, sloped in asked
+            ]
+        except EngineError:
+            raise
+        except Exception:
+            if term is whole:
+                raise
+    raise AssertionError  # the last term returns or raises
 
 
 def compare_output(

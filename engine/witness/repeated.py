@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError, WitnessError
+from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.numerics.determinism import deterministic, filling
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
@@ -80,18 +80,27 @@ def refuse_other_output(routine: Routine, output: Output, z: Metaparams, before:
     Cost:
         One evaluation, without a graph.
     """
-    with filling(), deterministic(), routine.binding.kept(), torch.no_grad():
-        now: Tensor = routine.evaluate(first_part(output), routine.initial_state(z))
-    error = relative(now.detach(), before, least_size(routine))
+    state = routine.initial_state(z)
+    try:
+        with filling(), deterministic(), routine.binding.kept(), torch.no_grad():
+            now: Tensor = routine.evaluate(first_part(output), state).detach()
+    except (EngineError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as failed:  # of code of the user, which went well before
+        raise _read_behind(before, f"fails after it ({type(failed).__name__})") from failed
+    error = relative(now, before, least_size(routine))
     if not error <= value_limit(routine):
-        raise WitnessError(
-            f"The output at the start of the run was {float(before):.8g} before the training and "
-            f"is {float(now):.8g} after it, at the same parameters, so it reads what the training "
-            "left behind: a best loss, a history, a counter. It has no derivative by that. Compute "
-            "all of it from the model that the output is given, or carry it as a state of the "
-            "run's own: Routine(state=, advance=)."
-        )
+        raise _read_behind(before, f"is {float(now):.8g} after it")
     return error
+
+
+def _read_behind(before: Tensor, found: str) -> WitnessError:
+    return WitnessError(
+        f"The output at the start of the run was {float(before):.8g} before the training and "
+        f"{found}, at the same parameters, so it reads what the training left behind: a best loss, "
+        "a history, a counter. It has no derivative by that. Compute all of it from the model that "
+        "the output is given, or carry it as a state of the run's own: Routine(state=, advance=)."
+    )
 
 
 class FirstCalls:

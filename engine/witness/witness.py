@@ -36,7 +36,7 @@ from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
-from engine.witness.outputs import compare_output, own_output
+from engine.witness.outputs import compare_outputs, own_output
 from engine.witness.repeated import refuse_another
 
 FLOOR = 0.1
@@ -158,18 +158,14 @@ def testify(
         ]
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
         loss_error = relative(own.losses, theirs.losses)
-        if outputs:
-            _leave_something_else(routine, first, z)
         pairs = zip(outputs, values, strict=True)
-        answers = [
-            compare_output(routine, output, state, value, sloped=not is_of_few(output))
-            for output, value in pairs
-        ]
+        asked = [(output, value, not is_of_few(output)) for output, value in pairs]
+        answers = compare_outputs(routine, (first, state), z, asked) if asked else []
         curvature, note = compare_derivatives(
             routine, Here(state, term, own.losses, after, own.flat, step, z, moves)
         )
-        asked = zip(outputs, answers, strict=True)
-        slopes = [compare_output_slope(routine, output, state, each) for output, each in asked]
+        both = zip(outputs, answers, strict=True)
+        slopes = [compare_output_slope(routine, output, state, each) for output, each in both]
     notes = [each for each in (jumps, *cut, note, *(words for _, words in slopes)) if each]
     known = [error for error, _ in slopes if error is not None]
     return Witness(
@@ -180,18 +176,6 @@ def testify(
         slope=max(known, default=None),
         note=" ".join(dict.fromkeys(notes)),
     )
-
-
-def _leave_something_else(routine: Routine, state: State, z: Metaparams) -> None:
-    """Call the loss at another state and batch than before the module's own output.
-
-    An output that reads what the last batch left behind, say features that a hook keeps, is then
-    another one, and so it is seen: no replayed state has what it reads.
-    """
-    term = routine.first_piece(next(routine.terms(0)))
-    params = state["params"].detach().requires_grad_()
-    with routine.reading(state), torch.enable_grad(), routine.binding.kept():
-        routine.term_losses(params, term, z, 0)
 
 
 def _moved_step(

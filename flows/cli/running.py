@@ -119,9 +119,10 @@ def _run(
     from engine.errors import ConfigurationError
 
     with doing("loading torch"):
+        from engine.applications.kinds import has_preflight
         from engine.numerics.process import prepare_cpu
         from engine.stages.run import Run
-        from engine.stages.training import prepare
+        from engine.stages.training import preflight_ahead, prepare
     prepare_cpu(recipe.descent.training.threads)
     from engine.recipes.names import run_name
     from engine.recipes.titles import run_title
@@ -137,7 +138,7 @@ def _run(
     LINES.info("Store: %s", place)
     # What is refused is refused here, in one message, before a flow starts.
     with doing("looking at the recipe"):
-        prepare(Run(recipe.descent, place))
+        seconds = prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
         prefect_settings()  # first, because it says whose fault it is if Prefect cannot be loaded
         from flows.cli.server.local_server import connected
@@ -151,6 +152,9 @@ def _run(
         # Looked up, and so loaded, while the server starts.
         flow = (FLOWS if chosen is None else REPLICAS)[recipe.kind]
     with ExitStack() as stack:
+        if chosen is None and has_preflight(recipe):
+            # While the server is waited for, and then for its first answers.
+            stack.enter_context(preflight_ahead(Run(recipe.descent, place), seconds))
         with doing("waiting for Prefect's server"):
             stack.enter_context(connected(server))
         if sender is not None:

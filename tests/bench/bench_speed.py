@@ -39,6 +39,7 @@ from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
 from engine.replay.query_basis import query_basis
 from tests.bench import banks, bench_attention, bench_outputs
+from tests.bench.bench_start import surroundings
 from tests.bench.bench_step import Gpt, gpt_loss
 from tests.bench.bench_store import measure_rows
 from tests.bench.bench_witness import medians
@@ -263,7 +264,7 @@ def start(rounds: int) -> list[Row]:
     found = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = Path(folder) / "store"
-        environment = os.environ | {"PREFECT_HOME": str(Path(folder) / "home")}
+        environment = surroundings(Path(folder) / "home")
         command = [sys.executable, "-m", "flows.cli.app", "run", "digits-selection"]
         warm = [*command, "--set", "outer.num_steps=1", "--store", str(Path(folder) / "first")]
         subprocess.run(warm, check=True, env=environment, capture_output=True)

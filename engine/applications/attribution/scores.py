@@ -27,7 +27,7 @@ from engine.numerics.determinism import generator
 from engine.problems.fits import check_single_losses
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries, Removals
-from engine.replay.interpreter import seed_adjoint
+from engine.replay.seeding import seed_adjoint
 from engine.routine.outputs import batches_of
 from engine.routine.routine import Routine
 from engine.types import State

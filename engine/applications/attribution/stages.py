@@ -19,7 +19,7 @@ from engine.preflight.verdict import CheckReport, Verdict
 from engine.recipes.attribution import AttributionRecipe, Queries, Removals, Retraining
 from engine.recipes.settings import Document
 from engine.replay.batched import train_many
-from engine.replay.interpreter import seed_adjoint
+from engine.replay.seeding import seed_adjoint
 from engine.stages import training as stages
 from engine.stages.commits import Made, read_rows, read_scalars_as
 from engine.stages.references import Ref

@@ -25,9 +25,9 @@ from engine.progress.board import Board, Course
 from engine.progress.displays import Shown, shown
 from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
-from engine.replay.interpreter import seed_adjoint
 from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, train_steps
+from engine.replay.seeding import seed_adjoint
 from engine.routine.routine import Routine
 from engine.schedules.segments import Segment
 from engine.storage.states import MemoryStates, RowStore, StateStore

@@ -7,7 +7,7 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -236,7 +236,7 @@ class Binding:
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
         self._corrections = corrections(model)
-        self._in_force = ExitStack()
+        self._in_force: list[AbstractContextManager[Any]] = []
         self._block = _Kept(self)
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
@@ -264,7 +264,9 @@ class Binding:
             return
         try:
             for make in self._corrections:
-                self._in_force.enter_context(make())
+                correction = make()
+                correction.__enter__()
+                self._in_force.append(correction)
         except BaseException:
             self._end()
             raise
@@ -280,7 +282,8 @@ class Binding:
 
     def _give_back(self) -> None:
         try:
-            self._in_force.close()
+            while self._in_force:
+                self._in_force.pop().__exit__(None, None, None)
         finally:
             for name, tensors in self._own.items():
                 for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
@@ -293,12 +296,13 @@ class Binding:
         """Bind tensors by name, inside of a block of ``kept``."""
         if not self._depth:
             raise RuntimeError("Tensors are bound inside a block of Binding.kept only.")
+        own, attributes = self._own, self._attributes
         for name, tensor in tensors.items():
             slots = self._slots[name]
-            if name not in self._own:
-                self._own[name] = [kept[key] for kept, key in slots]
-            if name in self._attributes and tensor is not None:
-                vars(tensor).update(self._attributes[name])
+            if name not in own:
+                own[name] = [kept[key] for kept, key in slots]
+            if attributes and name in attributes and tensor is not None:
+                vars(tensor).update(attributes[name])
             for kept, key in slots:
                 kept[key] = tensor
 
@@ -341,5 +345,8 @@ class Binding:
 
     def is_bound(self, name: str, tensor: Tensor) -> bool:
         """Say whether a tensor is still where it was put: the user's code may replace it."""
-        # Of a scripted module, what holds its tensors knows no get().
-        return all(key in kept and kept[key] is tensor for kept, key in self._slots[name])
+        for kept, key in self._slots[name]:
+            # Of a scripted module, what holds its tensors knows no get().
+            if key not in kept or kept[key] is not tensor:
+                return False
+        return True

@@ -99,10 +99,11 @@ class HeldModule:
     @property
     def statistics(self) -> RunningStatistics | None:
         """What the model's batch normalizations keep, and what else it moves, if anything."""
-        if _STATISTICS not in vars(self):  # no cached_property, whose lock all routines share
+        known = self.__dict__  # no cached_property, whose lock all routines share
+        if _STATISTICS not in known:
             with PROCESS:
-                vars(self)[_STATISTICS] = RunningStatistics.of(self)
-        return vars(self)[_STATISTICS]
+                known[_STATISTICS] = RunningStatistics.of(self)
+        return known[_STATISTICS]
 
     @property
     def counters(self) -> dict[str, Tensor]:
@@ -274,7 +275,7 @@ class HeldModule:
             else:
                 self.modes.evaluate()  # the module's own code, with the state's tensors in place
             places = _addresses(views) if training else None
-            carried = {n: held[n] for n in self._carried}
+            carried = {n: held[n] for n in self._carried} if held else {}
             with self._carrying(carried, training=training):
                 result = function(self.model, *args)
             if training:
@@ -331,6 +332,8 @@ class HeldModule:
     def _refuse_exchanged(self, views: Mapping[str, Tensor], places: list[int] | None) -> None:
         """Refuse a call that has put something else in the place of a parameter."""
         now = None if places is None else _addresses(views)
+        if now == places and all(map(self.binding.is_bound, views, views.values())):
+            return
         for at, (name, tensor) in enumerate(views.items()):
             if not self.binding.is_bound(name, tensor):
                 how = "puts another tensor in the place"

@@ -181,25 +181,37 @@ _ALL = [
 ]
 
 
+_Place = tuple[Any, str, Any]
+"""A module, a name in it, and what takes the place of the function there."""
+
+
+def _in_modules(replaced: Sequence[_Place]) -> list[tuple[dict[str, Any], str, Any]]:
+    """Return where functions lie: what a module holds is reached in half the time of attributes."""
+    return [(vars(module), name, function) for module, name, function in replaced]
+
+
+_IN_MODULES = _in_modules(_ALL)
+
+
 class replaced_functions(AbstractContextManager[None]):
     """Put other functions into torch's modules inside the block.
 
     Args:
-        replaced: Holder, name and what takes the place of the function there.
+        replaced: Which; by default all of what a metagradient needs in another form.
     """
 
-    def __init__(self, replaced: Sequence[tuple[Any, str, Any]] = _ALL) -> None:
-        self._replaced = replaced
+    def __init__(self, replaced: Sequence[_Place] | None = None) -> None:
+        self._replaced = _IN_MODULES if replaced is None else _in_modules(replaced)
         self._before: list[Any] = []
 
     def __enter__(self) -> None:
-        self._before = [getattr(holder, name) for holder, name, _ in self._replaced]
-        for holder, name, function in self._replaced:
-            setattr(holder, name, function)
+        self._before = [held[name] for held, name, _ in self._replaced]
+        for held, name, function in self._replaced:
+            held[name] = function
 
     def __exit__(self, *_: object) -> None:
-        for (holder, name, _), function in zip(self._replaced, self._before, strict=True):
-            setattr(holder, name, function)
+        for (held, name, _), function in zip(self._replaced, self._before, strict=True):
+            held[name] = function
 
 
 def torchs_own() -> AbstractContextManager[None]:

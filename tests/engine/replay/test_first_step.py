@@ -18,7 +18,7 @@ from tests.broken_routines import Once, bare_root
 
 
 def check(routine, output=problems.output, z=None):
-    check_routine(routine, output, routine.point() if z is None else z)
+    check_routine(routine, [output], routine.point() if z is None else z)
 
 
 def body(forward, **modules):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from engine.errors import NonFiniteError, ReplayMismatchError, ScheduleError
-from engine.replay.interpreter import Sweep, check_losses, replay, reverse_step, seed_adjoint
+from engine.replay.interpreter import Sweep, check_losses, replay, reverse_step
+from engine.replay.seeding import seed_adjoint
 from engine.schedules.by_name import make_plan
 from engine.schedules.trees import (
     Delete,

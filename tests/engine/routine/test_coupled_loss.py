@@ -226,7 +226,7 @@ def test_coupling_that_was_not_declared_is_refused(loss, kind, remedy):
     routine = replace(pairs.routine(kind), loss=loss)
 
     with pytest.raises(ConfigurationError, match=remedy):
-        check_routine(routine, pairs.output(), routine.point())
+        check_routine(routine, [pairs.output()], routine.point())
 
 
 def test_metaparameter_that_a_coupled_loss_cannot_be_handed_is_refused():

@@ -6,7 +6,7 @@ No test waits for the clock: a product is used once, or so often that any gain p
 import pytest
 
 from engine.recipes.replay import VjpMode
-from engine.replay.interpreter import seed_adjoint
+from engine.replay.seeding import seed_adjoint
 from engine.step import measured
 from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.measured import MeasuredVjp, expected_gain, expected_wait

@@ -156,7 +156,7 @@ def test_a_pretrained_folder_is_trained_by_adapters(tmp_path, pretrained):
     routine = problem.routine
     network = routine.model.network
 
-    check_routine(routine, problem.output, routine.point())
+    check_routine(routine, [problem.output], routine.point())
     found = metagradient(routine, problem.output)["counts"]
 
     dropouts = [m.attention_dropout for m in network.modules() if hasattr(m, "attention_dropout")]

@@ -1,0 +1,157 @@
+"""Which parameters the loss of the first step reads, told by the first step that is run anyway.
+
+One that has no part in the gradient, and whose value is read, is cut out of the graph.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UndifferentiableError, WitnessError
+from engine.replay.interpreter import check_losses
+from engine.routine.idle import noting_used, refuse_moved
+from engine.routine.outputs import parts_of
+from engine.routine.routine import Routine
+from engine.step.pulls import gradient_of
+from engine.types import Output, State
+from engine.witness.in_place import nothing_moves
+from engine.witness.leaves import refuse_leaves
+
+
+@dataclass(eq=False)
+class Use:
+    """What the first step reads.
+
+    Attributes:
+        called: Names of the modules that are called.
+        without: Names of the parameters that have no part in the loss; None until that is known.
+    """
+
+    called: set[str] = field(default_factory=set)
+    without: list[str] | None = None
+
+    @property
+    def unused(self) -> list[str]:
+        """Parameters that have no part in the loss, of modules that were called."""
+        return [name for name in self.without or () if name.rpartition(".")[0] in self.called]
+
+    @property
+    def idle(self) -> list[str]:
+        """Those of other modules.
+
+        Another one may be that of an expert that had nothing to do: its gradient is zero in this
+        step, and need not be in others.
+        """
+        return [name for name in self.without or () if name.rpartition(".")[0] not in self.called]
+
+
+@contextmanager
+def noting_use(routine: Routine, use: Use, params: Tensor) -> Iterator[None]:
+    """Note what a first step inside the block reads, unless that is known.
+
+    Raises:
+        WitnessError: If it changes parameters or what no state holds, or reads parameters of
+            somebody else's.
+    """
+    unmoved = nothing_moves(routine.model, routine, params)  # nor by a first call alone
+    if use.without is not None:
+        with unmoved:
+            yield
+        return
+    try:
+        with unmoved, _noting_calls(routine.model, use.called), noting_used() as seen:
+            yield
+    except WitnessError:
+        raise
+    except UndifferentiableError:  # perhaps it reads nothing else
+        _refuse_foreign(routine, params)
+        raise
+    names = [*routine.layout.shapes]
+    found = seen.found or [False] * len(names)
+    use.without = [name for name, is_used in zip(names, found, strict=True) if not is_used]
+    if use.without:  # perhaps it reads others
+        _refuse_foreign(routine, params)
+
+
+def look_for_use(routine: Routine, params: Tensor, use: Use) -> None:
+    """Note what the first step reads, by a gradient that is made for that alone."""
+    params = params.detach().requires_grad_()
+    with noting_use(routine, use, params), torch.enable_grad(), routine.binding.kept():
+        first = routine.first_piece(next(routine.terms(0)))
+        loss = routine.term_loss(params, first, routine.point(), 0)
+        if not loss.requires_grad:
+            raise UndifferentiableError(
+                "The loss does not depend on the parameters, so there is nothing to train. Look "
+                "for a detach(), a .data or a no_grad() in the model or the loss."
+            )
+        check_losses({0: loss.detach()}, 0, 1)
+        gradient_of(loss, params, create_graph=False)
+
+
+def _refuse_foreign(routine: Routine, params: Tensor) -> None:
+    first, point = routine.first_piece(next(routine.terms(0))), routine.point()
+    leaf = params.detach().requires_grad_()
+    with torch.enable_grad(), routine.binding.kept():
+        refuse_leaves(
+            routine.given,
+            "loss",
+            lambda: routine.term_loss(leaf, first, point, 0),
+            [leaf, *point.values()],
+        )
+
+
+def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[Output]) -> None:
+    """Refuse a parameter that has no part in the gradient, where loss or output read its value.
+
+    One that nobody reads, such as a pooling layer that a model brings along, may stay. Of one that
+    is read, the optimizer's decay would move what the user's own training leaves as it is. An
+    output may read that of an expert which had nothing to do so far.
+    """
+    evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
+    parts = [part for output in outputs for part in parts_of(output)] if use.without else []
+
+    def loss(params: Tensor) -> list[Tensor]:
+        params = params.requires_grad_()  # a loss may take derivatives
+        with torch.enable_grad(), routine.reading(state), routine.binding.kept():
+            return [routine.term_loss(params, first, routine.point(), 0).detach()]
+
+    def values(params: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [routine.evaluate(part, {**state, evaluated: params}) for part in parts]
+
+    for read, row, names in (
+        (loss, state["params"], use.without or []),
+        (values, state[evaluated], use.unused),
+        (values, state[evaluated], use.idle),
+    ):
+        if not names:
+            continue
+        moved = row.detach().clone()
+        for name in names:
+            routine.layout.views(moved)[name].mul_(1.25).add_(0.1)
+        if not all(map(torch.equal, read(row.detach().clone()), read(moved))):
+            if names == use.idle and read is values:
+                refuse_moved(routine, names)
+                return
+            raise UndifferentiableError(
+                f"Parameter {names[0]!r} has no part in the loss of step 0 that has a derivative, "
+                "so its gradient is None, but its value is read. Freeze it with "
+                "requires_grad_(False), or look for a detach() before the loss."
+            )
+
+
+@contextmanager
+def _noting_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
+    """Collect the names of the modules that are called inside the block."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            # Those without parameters of their own have none to answer for.
+            if isinstance(module, torch.jit.ScriptModule):
+                called.add(name)  # takes no hook
+            elif any(tensor is not None for tensor in module._parameters.values()):
+                handle = module.register_forward_pre_hook(lambda *_, n=name: called.add(n))
+                stack.callback(handle.remove)
+        yield
