@@ -75,7 +75,7 @@ def say_one_sentence() -> None:
     for name in _STATES:
         module = importlib.import_module(name)
         if not hasattr(module.format_exception, "__wrapped__"):
-            module.format_exception = _without_secrets(module.format_exception)
+            vars(module)["format_exception"] = _without_secrets(module.format_exception)
 
 
 def _without_secrets(write: Callable[..., str]) -> Callable[..., str]:

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
 
 from tasks.running.sentences import say_one_sentence
@@ -28,7 +28,7 @@ ended = []
 
 @flow
 def connecting():
-    logging.getLogger("prefect.flow_runs").warning("alice:%s@host is away", SECRET)
+    get_run_logger().warning("alice:%s@host is away", SECRET)
     ended.append(connect(return_state=True))
     return ended[-1]
 
