@@ -37,6 +37,18 @@ _USER = re.compile(rf"(?:{_MARK}|{_ONE_SLASH}|{_WITHOUT_SLASHES}){_PASSWORD}", r
 _NOTHING_BEFORE = re.compile(r"[^/\\?#@:\[\]]+:(?![:/\\])(?!\d{1,5}[/?#])")
 """Begins a location of which the scheme was forgotten: ``user:password@host``."""
 
+_LOGIN = re.compile(
+    r"(?:^|[=(<>{,;|`])(?!mailto:)[^/\\?#:@=(<>{}\[\],;|`)]+:(?![:/\\])(?!\d{1,5}[/?#])",
+    re.IGNORECASE,
+)
+"""Begins the same in a sentence: where a word does, and not in the middle of a path."""
+
+_HOST = re.compile(r"(?!sha\d{3}:)[\[\w]", re.ASCII)
+"""What follows a login; images have their digest there."""
+
+_SHORTEST = 2
+"""Signs of a password; ``{a:b@c}`` is Python too."""
+
 _LIKE_A_URL = re.compile(rf"[/\\]{{2}}|[A-Za-z0-9+.-]{{2,64}}:[/\\]|(?:{_SCHEMES}):", re.IGNORECASE)
 """Begins what was meant as a URL, and lacks a slash or its scheme."""
 
@@ -129,12 +141,14 @@ def _without_users(text: str) -> str:
         return text
     *parts, last = text.split("@")
     shown, hidden = [], False
-    for part in parts:
+    for number, (part, behind) in enumerate(zip(parts, [*parts[1:], last], strict=True)):
         if hidden and not _BEHIND_A_HOST.search(part):
             continue  # a password with an @ in it
         # What an @ ends begins behind the last sign that no URL in a text has.
         begin = max((found.end() for found in _STOPS.finditer(part)), default=0)
         kept, sign = _before_secret(part[begin:])
+        if not sign and (begin or not number) and _HOST.match(behind):
+            kept, sign = _before_login(part[begin:])
         hidden = bool(sign)
         shown.append(part[:begin] + kept + sign)
     return "@".join([*shown, last])
@@ -151,6 +165,16 @@ def _before_secret(part: str) -> tuple[str, str]:
         return part[: password.end()], "***"
     token = _TOKEN.search(part)
     return (part[: token.end()], "***") if token else (part, "")
+
+
+def _before_login(word: str) -> tuple[str, str]:
+    """Do the same for a word of a sentence that may be a login, ``user:password``."""
+    # Behind the last bracket, for `x[i:j]@w` is Python; it is looked for first, to go once through.
+    bracket = max(word.rfind(each) for each in "[](){}")
+    login = _LOGIN.search(word, max(bracket, 0))
+    if login is None or len(word) - login.end() < _SHORTEST:
+        return word, ""
+    return word[: login.end()], "***"
 
 
 def secret_in(url: str, *, is_place: bool = False) -> str | None:

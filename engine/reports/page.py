@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.extras import load
 from engine.reports.sections import Figure, Page, Section, Table
 from engine.reports.shown_figures import ShownFigure
+from engine.secret_urls import redacted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,6 +34,7 @@ def templates() -> "Environment":
         loader=jinja.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=jinja.StrictUndefined,
+        finalize=_without_secrets,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -40,6 +42,12 @@ def templates() -> "Environment":
     made.filters["unbroken"] = unbroken
     made.tests["table"] = lambda value: isinstance(value, Table)
     return made
+
+
+def _without_secrets(value: Any) -> Any:  # noqa: ANN401 (whatever a template shows)
+    """Hide logins in a text: a person or a library has put them there, and a page is sent on."""
+    is_text = type(value) is str and not value.startswith("data:")  # else markup, or a picture
+    return redacted(value) if is_text else value
 
 
 def as_source(image: bytes) -> str:
@@ -169,6 +177,5 @@ def _whole(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Return a text on one line in which no sign of Markdown or HTML means anything."""
-    return (
-        _FENCED.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
-    )
+    words = redacted(" ".join(text.split()))
+    return _FENCED.sub(r"\\\1", words).replace("\\<", "&lt;").replace("\\>", "&gt;")

@@ -1,5 +1,6 @@
 """Files of data, read from wherever they lie; what goes wrong names the setting and the file."""
 
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -79,8 +80,8 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
         what: As in ``data_errors``.
         url: A path, or any fsspec URL.
         hint: As in ``data_errors``.
-        most: Bytes that it may have; by default what the memory of this machine can hold. Only
-            files of this machine are asked, since a server need not say how much it will send.
+        most: Bytes that it may have; by default what the memory of this machine can hold, and of
+            an answer over HTTP half of that. Other servers are not asked.
 
     Raises:
         DataError: If it cannot be read, is too large, or is a pipe or a device, which has no end.
@@ -90,8 +91,39 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
     with data_errors(what, hint):
         if is_local(file_system):
             _check_file(what, path, hint, _memory() if most is None else most)
+        elif url.startswith(("http://", "https://")):
+            kept = _Bounded(_memory() // 2 if most is None else most, what, hint)
+            file_system.get_file(path, kept)
+            return kept.getvalue()
         content: Any = file_system.cat_file(path)
         return content
+
+
+class _Bounded(io.BytesIO):
+    """What a server sends, which need not say how much that is, and may never end.
+
+    Args:
+        most: Bytes that are kept.
+        what: As in ``data_errors``.
+        hint: Likewise.
+    """
+
+    def __init__(self, most: int, what: str, hint: str) -> None:
+        super().__init__()
+        self._most, self._what, self._hint = most, what, hint
+
+    def write(self, piece: Any, /) -> int:  # noqa: ANN401 (bytes of any kind)
+        """Keep a piece.
+
+        Raises:
+            DataError: If there are more than may be.
+        """
+        if self.tell() + len(piece) > self._most:
+            raise DataError(
+                f"{redacted(self._what)} has more than {self._most} bytes, and no more are read. "
+                f"{self._hint}"
+            )
+        return super().write(piece)
 
 
 def _check_file(what: str, path: str, hint: str, most: int) -> None:

@@ -155,6 +155,7 @@ def _told(deployments: "list[RunnerDeployment]", pool: str) -> list[str]:
             )
     return [
         *lines,
-        f"A worker takes its runs: `prefect worker start --pool {pool}`",
+        # Prefect's own command obeys files of the folder in which it stands; nobody's lie there.
+        f"A worker takes its runs: `cd / && prefect worker start --pool {pool}`",
         f"Start a run: `prefect deployment run {deployments[0].full_name!r} --watch`",
     ]

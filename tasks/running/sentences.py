@@ -1,19 +1,32 @@
-"""What the UI's log says of a failure: the sentence that explains it, without the frames.
+"""What the UI says of a failure: the sentence that explains it, without frames and secrets.
 
 An ``EngineError`` says what is wrong, where, and what to do; the frames of Prefect and of the flow
 that Prefect logs with it, once for the task and once for the flow, would only hide that.
+
+What else is raised says what its library says, addresses with passwords among it. Lines and states
+are kept in a database that others read, so the secrets of URLs are taken out of both.
 """
 
+import importlib
 import logging
+from collections.abc import Callable
+from functools import wraps
 
 from prefect.exceptions import ParameterTypeError
 
 from engine.errors import EngineError
+from engine.secret_urls import redacted
 
 _EXPLAINED = (EngineError, ParameterTypeError)
 """Errors whose message is all that a person needs."""
 
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+
+_SENDING = "prefect.flow_runs"
+"""Its handler is the one by which all of them send lines to the server; the root's prints them."""
+
+_STATES = ("prefect.states", "prefect._internal.states")
+"""Where the message of a state is written, from what was raised."""
 
 
 class OneSentence(logging.Filter):
@@ -32,9 +45,42 @@ def _debugging(name: str) -> bool:
     return logging.getLogger(name).isEnabledFor(logging.DEBUG)
 
 
+class WithoutSecrets(logging.Formatter):
+    """Writes a line as another one does, and hides secrets in it: in message and frames.
+
+    Args:
+        written: That one.
+    """
+
+    def __init__(self, written: logging.Formatter | None) -> None:
+        super().__init__()
+        self._written = written or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record without the secrets of its URLs."""
+        return redacted(self._written.format(record))
+
+
 def say_one_sentence() -> None:
-    """Let Prefect's loggers of this process tell failures in one sentence; again does nothing."""
+    """Let Prefect tell the failures of this process so; again does nothing."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, OneSentence) for each in logger.filters):
             logger.addFilter(OneSentence())
+    importlib.import_module("prefect.main")  # sets up Prefect's logging
+    for handler in (*logging.getLogger(_SENDING).handlers, *logging.getLogger().handlers):
+        is_prefects = type(handler).__module__.startswith("prefect.")
+        if is_prefects and not isinstance(handler.formatter, WithoutSecrets):
+            handler.setFormatter(WithoutSecrets(handler.formatter))
+    for name in _STATES:
+        module = importlib.import_module(name)
+        if not hasattr(module.format_exception, "__wrapped__"):
+            vars(module)["format_exception"] = _without_secrets(module.format_exception)
+
+
+def _without_secrets(write: Callable[..., str]) -> Callable[..., str]:
+    @wraps(write)
+    def write_without(*args: object, **options: object) -> str:
+        return redacted(write(*args, **options))
+
+    return write_without

@@ -288,7 +288,7 @@ def test_people_are_told_what_workers_need(flowers):
 
     assert "flowers.py" in told
     assert str(flowers.parent) in told
-    assert "prefect worker start --pool mgd-process" in told
+    assert "`cd / && prefect worker start --pool mgd-process`" in told
     assert "prefect deployment run 'descent/flowers' --watch" in told
 
 

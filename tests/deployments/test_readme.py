@@ -51,6 +51,14 @@ def test_every_pool_is_told_of(kind):
     assert f"prefect worker start --pool mgd-{kind}" in TEXT
 
 
+@pytest.mark.parametrize(
+    "command", re.findall(r"^.*prefect (?:worker|server) start.*$", COMMANDS, re.M)
+)
+def test_what_stays_stands_in_a_folder_that_nobody_else_can_write_to(command):
+    """Prefect's own commands obey settings of their working folder, which may be a clone."""
+    assert command.startswith("cd / && ")
+
+
 def test_every_extra_that_is_installed_exists():
     """Pip only warns of an unknown extra, and the worker then asks for a package."""
     project = (ROOT / "pyproject.toml").read_text()

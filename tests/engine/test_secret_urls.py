@@ -198,6 +198,53 @@ def test_the_refusal_says_where_the_secret_belongs(url, place):
         absolute(url)
 
 
+LOGIN = f"alice:{SECRET}@db.example.org"
+SENTENCES = [
+    f"connection to {LOGIN} failed",
+    f"connection to {LOGIN}:5432/db failed",
+    f"connection to '{LOGIN}' failed",
+    f"OperationalError({LOGIN})",
+    f"dsn={LOGIN}",
+    f"dsn=alice:{SECRET}@tcp(10.0.0.1:3306)/db",
+    f"alice:{SECRET}@localhost",
+    f"at [::1], as alice:{SECRET}@[::1]:22",
+    f"alice:{SECRET}/with+slash@host, bob:{SECRET}@host",
+    f"alice:with@sign{SECRET}@host",
+    f"alice:12345{SECRET}@host",
+    f"ValueError:alice:{SECRET}@host",
+    f"write to a@b.org, or to alice:{SECRET}@host",
+    f"<alice:{SECRET}@host>; {{'url': '{LOGIN}'}}",
+]
+"""Messages of drivers, which name whom they logged in as."""
+
+PLAIN_SENTENCES = [
+    "y = x[i:j]@w + {k:v@w} + f(a[:, 1:])@w",
+    "image: python:3.11@sha256:0123456789abcdef",
+    "ask mailto:alice@example.org or alice@example.org",
+    "git+ssh://git@github.com:owner/name@v1.0",
+    "./my:folder@home and /data/my:folder@home",
+    "C:/data@2 and C:\\data@2",
+    "http://host:8080/a@b, host:8080/a@b",
+    "name@2.0:part",
+    "at 12:30 @home",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_login_in_a_sentence_is_not_shown(sentence):
+    """What a library raises is shown, logged, and kept in a report and in a database."""
+    shown = redacted(sentence)
+
+    assert "S3CRET" not in shown
+    assert "***@" in shown
+
+
+@pytest.mark.parametrize("sentence", PLAIN_SENTENCES)
+def test_a_sentence_without_a_login_is_shown_as_it_is(sentence):
+    """Code of the user, paths and versions have an @ and a colon, too."""
+    assert redacted(sentence) == sentence
+
+
 def test_a_driver_that_names_a_signed_link_is_not_repeated():
     """Client libraries put the whole address into their errors."""
 
@@ -229,6 +276,10 @@ def test_a_driver_that_names_a_signed_link_is_not_repeated():
         "ab:/" * 2**18 + "@",
         "a" * 2**20 + ":/b:c@d",
         "a+" * 2**19 + "@",
+        ",a:" * 2**18 + "]@b",
+        ",a:b@c" * 2**17,
+        "a:" * 2**19 + "@b",
+        "=" * 2**20 + "a:b@c",
     ],
     ids=lambda text: text[:12],
 )

@@ -157,6 +157,37 @@ def pruned() -> nn.Module:
     return net
 
 
+class Times(nn.Module):
+    """A weight times a factor for each row."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, weight):
+        return weight * self.factor
+
+
+class ForOneCall(nn.Module):
+    """A frozen layer whose weight is another one while it is called, as experts' adapters do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.factor = nn.Parameter(torch.linspace(0.5, 1.5, 8)[:, None])
+        self.body.weight.requires_grad_(False)
+
+    def forward(self, inputs):
+        parametrize.register_parametrization(self.body, "weight", Times(self.factor))
+        try:
+            with parametrize.cached():
+                hidden = self.body(inputs).tanh()
+        finally:
+            parametrize.remove_parametrizations(self.body, "weight", leave_parametrized=False)
+        return self.head(hidden)
+
+
 def symmetric() -> nn.Module:
     net = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)).double()
     parametrize.register_parametrization(net[0], "weight", Symmetric())
@@ -293,6 +324,7 @@ MODULES: dict[str, Variant] = {
     "weight norm of the whole": Variant(lambda: weight_norm(old=False, dim=None)),
     "weight norm along the second axis": Variant(lambda: weight_norm(old=False, dim=1)),
     "orthogonal": Variant(orthogonal),
+    "parametrization for one call": Variant(lambda: ForOneCall().double()),
     "symmetric": Variant(symmetric),
     "pruned": Variant(pruned),
     "lists of parameters": Variant(lambda: Listed().double()),

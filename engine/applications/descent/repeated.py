@@ -9,7 +9,7 @@ Whatever differs, or is not there, leaves the start to the flow.
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def _why_not(record: RunRecord, run: Run, claims: list[Claim], newest: datetime)
         return "another start has asked for stages since it ended."
     if not {REPORT, *record.ending.files} <= set(list_files(run_folder(run.store, run.name))):
         return "its report is not there."
-    if record.ending.ended is None or record.ending.ended < newest:
+    # By a clock that was ahead, nobody knows what came after it.
+    ended = record.ending.ended
+    if ended is None or not newest <= ended <= datetime.now(UTC):
         return "the program has changed since, and may draw another report, or ask for more."
     contents: Content = {}
     for each in claims:

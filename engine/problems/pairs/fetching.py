@@ -9,10 +9,13 @@ at when it is made, also those that an answer leads to.
 import http.client
 import ipaddress
 import socket
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,6 +83,19 @@ def _from_s3(url: str) -> bytes:
 
 def _from_http(url: str) -> bytes:
     end = time.monotonic() + SECONDS
+    try:
+        with _until(end):
+            content = _read(url, end)
+    except NotFetchedError:
+        raise
+    except Exception as error:
+        raise (_too_long() if time.monotonic() > end else error) from error
+    if time.monotonic() > end:  # the end of a connection that was broken off may look like one
+        raise _too_long()
+    return content
+
+
+def _read(url: str, end: float) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "metagradient-descent"})
     pieces, size = [], 0
     with _opener().open(request, timeout=SECONDS) as answer:
@@ -89,8 +105,57 @@ def _from_http(url: str) -> bytes:
             if size > MAX_BYTES:
                 raise NotFetchedError("with an image that is too large to be fetched")
             if time.monotonic() > end:
-                raise NotFetchedError("with an image that took too long to be fetched")
+                raise _too_long()
     return b"".join(pieces)
+
+
+def _too_long() -> NotFetchedError:
+    return NotFetchedError("with an image that took too long to be fetched")
+
+
+@dataclass
+class _Watch:
+    """Connections of the image that is fetched: an answer may lead to another."""
+
+    made: list[http.client.HTTPConnection] = field(default_factory=list)
+    is_over: bool = False
+
+    def add(self, connection: http.client.HTTPConnection) -> None:
+        if self.is_over:
+            raise _too_long()
+        self.made.append(connection)
+
+    def break_off(self) -> None:
+        self.is_over = True
+        for each in self.made:
+            if each.sock is not None:
+                with suppress(OSError):
+                    each.sock.shutdown(socket.SHUT_RDWR)
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def _until(end: float) -> Iterator[None]:
+    """Break the connections that are made inside the block when its time is over.
+
+    The timeout of a connection is one of each wait, and a server may send the head of its answer
+    letter by letter, for weeks.
+
+    Args:
+        end: By ``time.monotonic``.
+    """
+    watch = _Watch()
+    token = _watch.set(watch)
+    timer = threading.Timer(end - time.monotonic(), watch.break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        _watch.reset(token)
 
 
 _WITH_OLD_ONES = [
@@ -143,6 +208,9 @@ def _looking(kind: type[http.client.HTTPConnection]) -> Callable[..., http.clien
 
     def make(host: str, timeout: float) -> http.client.HTTPConnection:
         connection = kind(host, timeout=timeout)
+        watch = _watch.get()
+        if watch is not None:
+            watch.add(connection)
         # It is what connect() calls, and the only place between the name and the connection.
         vars(connection)["_create_connection"] = _connect
         return connection

@@ -232,6 +232,10 @@ class Binding:
     def __init__(self, model: nn.Module, modes: Modes | None = None) -> None:
         self._modes = modes
         self._slots: dict[str, list[Slot]] = {}
+        # Beside each slot the other dictionary of its module. A forward pass that takes a tensor
+        # out and registers it again, as a parametrization for one call does, puts it there: what
+        # is bound is no ``nn.Parameter``.
+        self._others: dict[str, list[dict[str, Any]]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
@@ -241,7 +245,8 @@ class Binding:
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
         for prefix, module in model.named_modules():
-            for kept in (module._parameters, module._buffers):
+            both = module._parameters, module._buffers
+            for kept, other in (both, both[::-1]):
                 for key, tensor in kept.items():
                     if tensor is None:
                         continue
@@ -249,6 +254,9 @@ class Binding:
                     # One tensor under several names, or one module, is one slot of one name.
                     name = names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
                     self._slots.setdefault(name, []).append((kept, key))
+                    # That of a scripted module is no dict, and nothing is registered in one.
+                    beside = other if isinstance(other, dict) else {}
+                    self._others.setdefault(name, []).append(beside)
                     if isinstance(tensor, nn.Parameter) and vars(tensor):
                         self._attributes[name] = dict(vars(tensor))
 
@@ -286,6 +294,7 @@ class Binding:
                 self._in_force.pop().__exit__(None, None, None)
         finally:
             for name, tensors in self._own.items():
+                self._take_back(name)
                 for (kept, key), tensor in zip(self._slots[name], tensors, strict=True):
                     kept[key] = tensor
             self._own.clear()
@@ -303,8 +312,15 @@ class Binding:
                 own[name] = [kept[key] for kept, key in slots]
             if attributes and name in attributes and tensor is not None:
                 vars(tensor).update(attributes[name])
+            self._take_back(name)
             for kept, key in slots:
                 kept[key] = tensor
+
+    def _take_back(self, name: str) -> None:
+        """Put a tensor where it was that the user's code has registered in the other place."""
+        for (kept, key), other in zip(self._slots[name], self._others[name], strict=True):
+            if key in other:
+                kept[key] = other.pop(key)
 
     def replace(self, values: Mapping[str, Tensor]) -> None:
         """Put copies of other values into the module itself, outside of any block, by name."""
@@ -315,6 +331,8 @@ class Binding:
 
     def bound(self) -> dict[str, Tensor | None]:
         """Return what is bound now, by name, to be put there again."""
+        for name in self._own:
+            self._take_back(name)
         return {name: kept[key] for name in self._own for kept, key in self._slots[name][:1]}
 
     def knows(self, name: str) -> bool:
@@ -332,6 +350,7 @@ class Binding:
             WitnessError: Names the tensor.
         """
         for name in names:
+            self._take_back(name)
             slots = self._slots[name]
             if len(slots) > 1 and any(
                 kept[key] is not slots[0][0][slots[0][1]] for kept, key in slots
@@ -345,6 +364,7 @@ class Binding:
 
     def is_bound(self, name: str, tensor: Tensor) -> bool:
         """Say whether a tensor is still where it was put: the user's code may replace it."""
+        self._take_back(name)
         for kept, key in self._slots[name]:
             # Of a scripted module, what holds its tensors knows no get().
             if key not in kept or kept[key] is not tensor:

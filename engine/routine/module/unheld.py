@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import WitnessError
+from engine.numerics.fingerprint import fingerprint
 from engine.routine.module.binding import Binding
 
 
@@ -23,14 +24,21 @@ class Unheld:
         held: Names of what a state holds.
 
     Cost:
-        A comparison of two numbers and two objects for each such tensor at each call.
+        A comparison of two numbers and two objects for each such tensor at each call. A pass over
+        what the first call has written to and left as it was, as a parametrization for one call
+        does with what it is about.
     """
 
     def __init__(self, model: nn.Module, binding: Binding, held: Collection[str]) -> None:
         frozen = ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
         named = [(n, t) for n, t in (*model.named_buffers(), *frozen) if n not in held]
         self._binding, self._model = binding, model
-        self._still = [(name, tensor, _version(tensor)) for name, tensor in named]
+        self._still = {name: (tensor, _version(tensor)) for name, tensor in named}
+        self._written = {
+            name: fingerprint(tensor)
+            for name, (tensor, version) in self._still.items()
+            if version and tensor.layout is torch.strided
+        }
 
     def refuse_moved(self, counters: Collection[str]) -> None:
         """Refuse a call that has moved one of them.
@@ -41,7 +49,7 @@ class Unheld:
         Raises:
             WitnessError: Names it.
         """
-        for name, tensor, version in self._still:
+        for name, (tensor, version) in self._still.items():
             if name in counters:
                 continue
             if self._binding.knows(name):
@@ -49,7 +57,7 @@ class Unheld:
             else:  # a table that the first call has made
                 owner, _, key = name.rpartition(".")
                 stays = self._model.get_submodule(owner)._buffers.get(key) is tensor
-            if stays and _version(tensor) == version:
+            if stays and (_version(tensor) == version or self._is_as_it_was(name, tensor)):
                 continue
             raise WitnessError(
                 f"The forward pass writes into {name!r}, which it left alone in the first steps of "
@@ -57,6 +65,13 @@ class Unheld:
                 "e.g. by torch.where(condition, new, old): it is then saved, replayed and "
                 "differentiated. What evaluation needs it can compute at every call."
             )
+
+    def _is_as_it_was(self, name: str, tensor: Tensor) -> bool:
+        """Say whether a tensor that every call writes to has the values that it began with."""
+        if name not in self._written or fingerprint(tensor) != self._written[name]:
+            return False
+        self._still[name] = tensor, _version(tensor)
+        return True
 
 
 def refuse_views(model: nn.Module, held: Iterable[str]) -> None:

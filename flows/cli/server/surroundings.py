@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -32,9 +33,12 @@ def prefect_settings() -> "Settings":
         ConfigurationError: If Prefect cannot read them, and so cannot even be imported.
     """
     try:
-        from prefect.settings import get_current_settings
+        with warnings.catch_warnings():
+            # Whether the home can be used is told where it is needed, in one message.
+            warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
+            from prefect.settings import get_current_settings
 
-        return get_current_settings()
+            return get_current_settings()
     except Exception as error:  # whatever a file, a variable or a folder is wrong about
         raise ConfigurationError(
             f"Prefect cannot read its settings: {type(error).__name__}: {brief(error)}. Look at "

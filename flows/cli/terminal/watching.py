@@ -35,6 +35,8 @@ def prepare_process(debug: bool) -> None:
     if not debug:
         # Prefect would print each task and, on an error, tracebacks of what is told in one message.
         settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        # That of its inner loggers, which PREFECT_TEST_MODE lets speak, frames included.
+        settings["PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL"] = "CRITICAL"
     for name, value in (settings | SAFE_PATH).items():
         os.environ.setdefault(name, value)
     stop_on_signals()

@@ -70,6 +70,16 @@ def test_no_name_becomes_markup_in_markdown():
         assert len(set(cells)) == 1
 
 
+@pytest.mark.parametrize("write", [as_html, as_markdown])
+def test_no_login_of_a_text_is_in_a_page(write):
+    """A page is sent to others, and a description or an error may hold one."""
+    written = write(everything("at https://alice:S3CRET@host, as alice:S3CRET@db.example.org"))
+
+    assert "S3CRET" not in written
+    assert written.count("@db.example.org") >= 10
+    assert len(re.findall("<img ", written)) == 1 or write is as_markdown
+
+
 @pytest.mark.parametrize("alt", ["", "  "])
 def test_a_figure_says_what_it_shows(alt):
     """Whoever cannot see it must not find an empty place."""

@@ -1,10 +1,13 @@
 """What is read wholly is a file with an end, and fits into the memory of the machine."""
 
 import os
+import threading
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from engine.errors import DataError
+from engine.errors import DataError, StoreError
 from engine.problems.shipped import image_folder
 from engine.problems.tables.files import read_table
 from engine.storage.reading import read_data
@@ -44,6 +47,46 @@ def test_a_file_may_have_as_many_bytes_as_are_asked_for(tmp_path):
     assert read_data("x", str(tmp_path / "x"), "", 5) == b"12345"
     with pytest.raises(DataError, match="5 bytes, and at most 4"):
         read_data("x", str(tmp_path / "x"), "", 4)
+
+
+@pytest.mark.timeout(60)  # it would be read for ever
+def test_an_answer_that_does_not_end_is_given_up(monkeypatch):
+    """A server need not say how much it will send, and fills the memory."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("engine.storage.reading._memory", lambda: 1 << 20)
+    with served(b"1,2,3\n" * 10_000, endless=True) as url:
+        with pytest.raises(DataError, match="more than 524288 bytes"):
+            read_data("The table x", url, "Correct the path.")
+        with pytest.raises(DataError, match="more than 524288 bytes"):
+            read_table(url, "train")
+    with served(b"12345", endless=False) as url:
+        assert read_data("x", url, "", 5) == b"12345"
+        with pytest.raises(DataError, match="more than 4 bytes"):
+            read_data("x", url, "", 4)
+    with pytest.raises(StoreError, match="cannot be read just now"):
+        read_data("x", url, "")
+
+
+@contextmanager
+def served(piece, *, endless):
+    """A server that answers with a piece, once or for ever."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(piece)
+            with suppress(OSError):
+                while endless:
+                    self.wfile.write(piece)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/x.csv"
+        server.shutdown()
 
 
 def test_a_picture_of_more_bytes_than_any_is_not_read(tmp_path):

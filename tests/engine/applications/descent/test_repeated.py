@@ -97,6 +97,10 @@ DAMAGE = {
     "a record of another run": lambda store: changed(
         next(store.glob("runs/*/run.json")), lambda c: c.update(run="other-12345678")
     ),
+    "an end by a clock that was ahead": lambda store: changed(
+        next(store.glob("runs/*/run.json")),
+        lambda c: c["ending"].update(ended=(datetime.now(UTC) + timedelta(days=900)).isoformat()),
+    ),
     "no record": lambda store: next(store.glob("runs/*/run.json")).unlink(),
 }
 

@@ -138,6 +138,20 @@ def test_run_works_whatever_its_folder_holds_and_whatever_the_proxies_are(tmp_pa
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["PREFECT_TEST_MODE", "PREFECT_DEBUG_MODE"])
+def test_switches_for_prefects_own_tests_print_no_frames(tmp_path, name):
+    """They let inner loggers speak, which say of each request that was cancelled where it was."""
+    child = start(tmp_path, tmp_path / "home", **{name: "1"})
+    output, errors = child.communicate(timeout=600)
+
+    assert child.returncode == 0, errors
+    assert '"digest"' in output
+    assert "Traceback" not in errors
+    assert "prefect._internal" not in errors
+
+
+@pytest.mark.servers
 @pytest.mark.timeout(1200)
 def test_first_starts_at_once_on_a_new_machine_all_run(tmp_path):
     """The tasks of a job array find no database and would all make it."""
@@ -188,6 +202,7 @@ def test_prefect_that_cannot_be_used_is_told_in_one_message(case, tmp_path):
     assert child.returncode == 2, errors
     assert words in errors
     assert "Traceback" not in errors
+    assert "Warning" not in errors  # Prefect's own, before the message
     assert output == ""
     assert not (tmp_path / "store" / "stages").exists()
 
