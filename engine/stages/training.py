@@ -207,7 +207,7 @@ def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
     before = read_rows(run.store, value)
     metagradient = only_metagradient(read_rows(run.store, gradient))
     moved, memory = move_value(
-        run.recipe.outer,
+        run.recipe.rule,
         run.problem.kind,
         before["value"],
         metagradient,

@@ -139,7 +139,7 @@ def test_all_bad_settings_are_named_at_once():
         (
             SCHEDULE,
             ["outer.update=masked-sign"],
-            "outer.update is masked-sign.*name is learning-rate.*Use sign or",
+            "name is learning-rate, but outer.update is masked-sign.*Leave it out",
         ),
         (
             SELECTION,
