@@ -55,7 +55,7 @@ class BuiltProblem:
         routine: The run at the initial metaparameters.
         output: phi, the mean loss over the objective split unless the problem has another.
         held_out: Objective, validation and test examples, on the device.
-        score: Maps (model, held-out examples) to its figures, the loss among them.
+        score: Maps (model, held-out examples) to its numbers, the loss among them.
         loss: Of held-out examples, one number for each.
         fresh_model: Maps a seed to a model with a start of its own, on the CPU.
         origin: What the bits depend on besides settings and data: packages, initial parameters,

@@ -20,7 +20,7 @@ from engine.problems.own_examples import (
 from engine.problems.splits import DataSet, Examples, examples_fingerprint
 
 HELD_OUT = ("objective", "validation", "test")
-_MEANING = {"validation": "the iterate is chosen", "test": "the final figures are taken"}
+_MEANING = {"validation": "the iterate is chosen", "test": "the result is judged"}
 
 _COMPARED = 100_000
 """Most examples of which copies in two splits are looked for."""
