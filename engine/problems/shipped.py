@@ -65,8 +65,7 @@ def digits(
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
         num_test: Held-out examples for the final numbers; empty means all that are left.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         seed: Seeds the split and the flipped labels.
         model: Model.
     """
@@ -92,8 +91,7 @@ def fashion_mnist(
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
         num_test: Held-out examples for the final numbers; empty means all official ones.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         url: Folder of the four IDX files, any fsspec URL; empty means where Debian's package
             dataset-fashion-mnist puts them.
         seed: Seeds the split and the flipped labels.
@@ -122,8 +120,7 @@ def cifar_10(
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
         num_test: Held-out examples for the final numbers; empty means all official ones.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         url: The archive of the binary version, any fsspec URL; empty means its authors' address.
         checksum: MD5 that the archive must have; empty means that of the official one.
         seed: Seeds the split and the flipped labels.

@@ -16,7 +16,7 @@ from engine.errors import ConfigurationError
 OF_THE_PROJECT = frozenset({"engine", "tasks", "flows"})
 """Packages of this project, which are no neighbours of a problem where a recipe lies beside them.
 
-Another ``tasks.py`` or ``flows/`` beside a recipe is a neighbour like any. ``engine`` is always
+Another file or folder called ``tasks`` or ``flows`` is a neighbour like any. ``engine`` is always
 this one, since a problem's file needs it.
 """
 

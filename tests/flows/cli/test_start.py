@@ -40,7 +40,7 @@ def test_another_package_that_comes_first_is_one_message(package, file, tmp_path
 
 @pytest.mark.slow
 def test_a_folder_that_is_no_package_is_in_nobodys_way(tmp_path):
-    """Python takes a package before a folder without ``__init__.py``, wherever that stands."""
+    """Python takes a package before a folder that is none, wherever that stands."""
     for package in ("engine", "tasks", "flows"):
         (tmp_path / package).mkdir()
 
