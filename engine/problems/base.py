@@ -93,10 +93,10 @@ class Problem:
             begins: a digest of names, sizes and checksums.
         notes: What people should know of the examples, in sentences: the preflight says them.
         texts: The passages behind the examples of a language model.
-        optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps``
-            that makes one, for hyperparameters with a number for each step.
+        optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps`` (the
+            name counts) that makes one, for hyperparameters with a number for each step.
         learning_rate: One number, one for each step, or a scheduler of torch, in place of the
-            recipe's; or a function of ``num_steps`` that makes one of these.
+            recipe's; or a function of ``num_steps`` (the name counts) that makes one of these.
         order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, or
             a function of the step. A sampler is read under the run's seed.
         state: Where a state of the problem's own starts, see ``Routine.state``. Losses, metrics,

@@ -21,6 +21,7 @@ from engine.problems.own_training import (
     check_own_training,
     own_digests,
     own_scalars,
+    own_settings,
     training_parts,
 )
 from engine.problems.scores import mean_scores
@@ -62,6 +63,7 @@ class BuiltProblem:
             and what the problem trains with of its own.
         digests: What has to be the same in every call of the problem's function, by its name.
         notes: What people should know of the problem, in sentences.
+        unread: Settings of a recipe that nothing reads, because the problem has its own.
     """
 
     data: DataSet
@@ -74,6 +76,7 @@ class BuiltProblem:
     origin: tuple[str, ...] = ()
     digests: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> Metaparameter:
@@ -260,6 +263,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         origin=(*problem.origin, *start, *own.values()),
         digests={"initial parameters of the model": start, "examples": data.fingerprint, **own},
         notes=notes,
+        unread=own_settings(problem),
     )
 
 

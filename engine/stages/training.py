@@ -69,7 +69,8 @@ def preflight(run: Run) -> Made:
     problem = run.problem
     with asked_rightly(problem.routine, [problem.output]):
         found = checked(problem.routine, problem.output, run.settled.replay)
-    return {}, with_notes(found, problem.notes).model_dump(mode="json")
+    told = found.for_recipe(run.recipe.model_dump(mode="json"), problem.unread)
+    return {}, with_notes(told, problem.notes).model_dump(mode="json")
 
 
 def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
