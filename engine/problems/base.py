@@ -93,8 +93,8 @@ class Problem:
             begins: a digest of names, sizes and checksums.
         notes: What people should know of the examples, in sentences: the preflight says them.
         texts: The passages behind the examples of a language model.
-        optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps`` (the
-            name counts) that makes one, for hyperparameters with a number for each step.
+        optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps``
+            (the name counts) that makes one, for hyperparameters with a number for each step.
         learning_rate: One number, one for each step, or a scheduler of torch, in place of the
             recipe's; or a function of ``num_steps`` (the name counts) that makes one of these.
         order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, or
