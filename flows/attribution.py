@@ -69,7 +69,7 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
     """Attribute on workers that are there, inside a flow run."""
     started = datetime.now(UTC).isoformat()
     with (
-        following(recipe, store, partial(works, recipe), workers) as progress,
+        following(recipe, store, partial(works, recipe, store=store), workers) as progress,
         growing(recipe, store, f"Attribution: {recipe.name}", progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
@@ -88,7 +88,9 @@ def _attribute(
     # All that needs no metagradient is handed in before the sweep, and done beside it by workers.
     scored = stages.submit(training.evaluate, "evaluate", final=final)
     baselines = {
-        name: baseline(stages, name, settings, final) for name in judged_baselines(settings)
+        name: baseline(stages, name, settings, final)
+        for name, why_not in judged_baselines(recipe, store).items()
+        if why_not is None
     }
     trainings = [
         stages.submit(

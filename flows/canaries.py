@@ -82,7 +82,7 @@ def _optimize(
     settings, descent, store = recipe.canaries, recipe.descent, stages.store
     chosen = CanarySet(number=settings.num_canaries, seed=settings.seed)
     # How many steps there will be changes none of them.
-    rule = recipe.outer.model_copy(update={"num_steps": 1})
+    rule = recipe.rule.model_copy(update={"num_steps": 1})
 
     def audit(name: str, images: Ref | None, *, wrong_labels: bool = False) -> Ref:
         return stages.run(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError
 from engine.numerics.determinism import generator
-from engine.recipes.descent import OuterSettings, OuterUpdate
+from engine.recipes.descent import OuterRule, OuterUpdate
 
 OuterState = dict[str, Tensor]
 """What an update remembers from one outer step to the next: vectors by name."""
@@ -155,7 +155,7 @@ def torch_update(name: str, step_size: float, *, decay: float = 1.0) -> Outer:
     return Outer(move)
 
 
-def make_outer(settings: OuterSettings) -> Outer:
+def make_outer(settings: OuterRule) -> Outer:
     """Return the update that a recipe asks for."""
     decay = settings.step_decay
     if settings.update is OuterUpdate.SIGN:

@@ -16,7 +16,7 @@ from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
 from engine.planning.searches import searched
 from engine.problems.problem import BuiltProblem
 from engine.recipes.comparisons import is_initial
-from engine.recipes.descent import DescentRecipe, OuterSettings
+from engine.recipes.descent import DescentRecipe, OuterRule
 from engine.recipes.replay import READS, ReplaySettings
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory, Sweep, keeps_graphs, sweep_cost
@@ -129,7 +129,7 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
     last = max((t for t in range(routine.num_steps) if kind.enters(t)), default=0)
     num_metagradients = sum(first <= part.start <= last for part in parts)
     metagradient = kind.point().nbytes
-    moved = _moved_bytes(recipe.outer.model_dump_json(), value.numel(), value.dtype)
+    moved = _moved_bytes(recipe.rule.model_dump_json(), value.numel(), value.dtype)
     reverse = num_adjoints * state + num_metagradients * metagradient
     num_outer = recipe.outer.num_steps
     train = len(parts) * state
@@ -140,7 +140,7 @@ def written_bytes(setting: Setting, parts: list[Segment]) -> int:
 @lru_cache(maxsize=16)
 def _moved_bytes(settings: str, size: int, dtype: torch.dtype) -> int:
     """Return the bytes of all values of z, and of what the update remembers beside them."""
-    outer = OuterSettings.model_validate_json(settings)
+    outer = OuterRule.model_validate_json(settings)
     move, flat = make_outer(outer), torch.zeros(size, dtype=dtype)
     memory: dict[str, torch.Tensor] = {}
     moved = flat.nbytes  # z_0

@@ -54,7 +54,7 @@ def check(
         **options: How the run will be reversed, as ``metagradient`` would get it.
 
     Returns:
-        A verdict with a figure, a cause and a remedy for each check.
+        A verdict with a number, a cause and a remedy for each check.
 
     Cost:
         In plain steps: about 10 of the run's own batch size for each of 40 steps, and about

@@ -30,8 +30,15 @@ def whole_run_gradient(
 ) -> tuple[Tensor, Metaparams]:
     """Differentiate the whole run by autograd, keeping every graph.
 
+    It shares no schedule and no product with ``metagradient``, which it checks for short runs.
+
+    Args:
+        routine: The run.
+        output: phi.
+        z: Where; the metaparameters' own values by default.
+
     Returns:
-        phi(s_T) and d phi / d z.
+        phi(s_T) and d phi / d z by metaparameter, each with the shape of z.
 
     Cost:
         Memory grows with T: each step's graph is kept, forward and backward.

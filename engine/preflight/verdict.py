@@ -1,9 +1,10 @@
-"""What a preflight says: one verdict for each check, with a figure, a cause and a remedy."""
+"""What a preflight says: one verdict for each check, with a number, a cause and a remedy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from html import escape
+from typing import Any
 
 from pydantic import field_validator
 
@@ -31,10 +32,10 @@ class Check(Document):
     """What follows from it."""
 
     value: float | None
-    """The figure that was measured; none if it is not finite, or if nothing could be measured."""
+    """The number that was measured; none if it is not finite, or if nothing could be measured."""
 
     limit: float | None
-    """The figure beyond which the verdict is not ``pass``."""
+    """The number beyond which the verdict is not ``pass``."""
 
     cause: str
     """What was found, in plain words."""
@@ -106,6 +107,27 @@ class CheckReport(Document):
     def with_checks(self, more: Sequence[Check]) -> "CheckReport":
         """Return the report with more checks at its end."""
         return CheckReport.of([*self.checks, *more])
+
+    def for_recipe(self, content: Mapping[str, Any], unread: Collection[str]) -> "CheckReport":
+        """Return the report with remedies by those keys alone that a recipe has and that are read.
+
+        Args:
+            content: The recipe, with the arguments of its problem.
+            unread: Keys, or groups of them, that nothing reads.
+        """
+
+        def helps(key: str) -> bool:
+            found: Any = content
+            for part in key.split("."):
+                if not isinstance(found, Mapping) or part not in found:
+                    return False
+                found = found[part]
+            return not {key, key.partition(".")[0]} & {*unread}
+
+        def told(check: Check) -> Check:
+            return check.model_copy(update={"settings": tuple(filter(helps, check.settings))})
+
+        return CheckReport.of([told(check) for check in self.checks])
 
     def __getitem__(self, name: str) -> Check:
         return next(check for check in self.checks if check.name == name)

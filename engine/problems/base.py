@@ -51,8 +51,8 @@ class Problem:
     generators, with the run's number format as torch's default.
 
     Attributes:
-        model: Any ``nn.Module``, or a function of the seed that makes one. Its initial parameters
-            are drawn by you; it is moved to the run's number format and device.
+        model: Any ``nn.Module``, or a function of the seed that makes one. You draw its initial
+            parameters; the run moves it to its number format and device.
         loss: Maps (model, batch) to one loss for each example, shape (batch,), or a
             ``CoupledLoss``. If it takes ``label_smoothing``, a recipe may set that.
         train: Training candidates: a tuple, a dict or a named tuple of tensors, arrays or lists, a
@@ -60,7 +60,7 @@ class Problem:
         objective: Held-out examples that phi is the mean loss of; they are never trained on.
         validation: Held-out examples that choose the iterate. If left out, half of what is left of
             ``objective`` is taken, drawn evenly from every class where there are classes.
-        test: Held-out examples for the final figures; if left out, likewise.
+        test: Held-out examples for the final numbers; if left out, likewise.
         metrics: Name to a metric, shown beside the loss.
         names: What people call each training candidate, in the order of ``train``.
         show: Maps the position of a training candidate to a picture (PIL), a text, or a row (dict).
@@ -74,7 +74,7 @@ class Problem:
         bounds: Smallest and largest value of an input, for pixels as metaparameters: two numbers,
             or two tensors of the shape of an input.
         embedding: Maps the model to the embeddings of its inputs, shape (known tokens, width),
-            where inputs are tokens, between which there is nothing. With metaparameters of the
+            where inputs are tokens, which have no values in between. With metaparameters of the
             inputs the loss is then handed ``input_shifts``, shape (batch, tokens, width), to be
             added to the embedded inputs.
         augment: Maps (batch, generator) to a batch of a training step.
@@ -86,7 +86,7 @@ class Problem:
         ids: Position of each candidate in the files that it comes from.
         chunk: Held-out examples that are evaluated at a time; for a coupled loss, those that are
             compared with each other.
-        score: Maps (model, examples, chunk) to figures by name, ``loss`` among them, in place of
+        score: Maps (model, examples, chunk) to numbers by name, ``loss`` among them, in place of
             the mean loss and the metrics.
         origin: What the bits depend on besides arguments, examples and parameters, e.g. a package.
         fingerprint: Identifies all examples, for data too large to be read through when a run
@@ -94,9 +94,9 @@ class Problem:
         notes: What people should know of the examples, in sentences: the preflight says them.
         texts: The passages behind the examples of a language model.
         optimizer: An ``engine.Optimizer`` in place of the recipe's; or a function of ``num_steps``
-            that makes one, for hyperparameters with a number for each step.
+            (the name counts) that makes one, for hyperparameters with a number for each step.
         learning_rate: One number, one for each step, or a scheduler of torch, in place of the
-            recipe's; or a function of ``num_steps`` that makes one of these.
+            recipe's; or a function of ``num_steps`` (the name counts) that makes one of these.
         order: Which candidates each step draws, see ``Routine.order``: index lists, a sampler, or
             a function of the step. A sampler is read under the run's seed.
         state: Where a state of the problem's own starts, see ``Routine.state``. Losses, metrics,

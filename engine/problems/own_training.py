@@ -72,6 +72,14 @@ def training_parts(recipe: DescentRecipe, problem: Problem, num_examples: int) -
     }
 
 
+def own_settings(problem: Problem) -> frozenset[str]:
+    """Return the settings of a recipe that nothing reads, because the problem has its own."""
+    taken = {"optimizer"} if problem.optimizer is not None else set[str]()
+    if problem.learning_rate is not None:
+        taken |= {f"training.{name}" for name in RATE_SETTINGS}
+    return frozenset(taken)
+
+
 def check_own_training(recipe: DescentRecipe, problem: Problem) -> None:
     """Refuse settings of a recipe that nothing would read, because the problem has its own.
 

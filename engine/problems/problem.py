@@ -21,6 +21,7 @@ from engine.problems.own_training import (
     check_own_training,
     own_digests,
     own_scalars,
+    own_settings,
     training_parts,
 )
 from engine.problems.scores import mean_scores
@@ -55,13 +56,14 @@ class BuiltProblem:
         routine: The run at the initial metaparameters.
         output: phi, the mean loss over the objective split unless the problem has another.
         held_out: Objective, validation and test examples, on the device.
-        score: Maps (model, held-out examples) to its figures, the loss among them.
+        score: Maps (model, held-out examples) to its numbers, the loss among them.
         loss: Of held-out examples, one number for each.
         fresh_model: Maps a seed to a model with a start of its own, on the CPU.
         origin: What the bits depend on besides settings and data: packages, initial parameters,
             and what the problem trains with of its own.
         digests: What has to be the same in every call of the problem's function, by its name.
         notes: What people should know of the problem, in sentences.
+        unread: Settings of a recipe that nothing reads, because the problem has its own.
     """
 
     data: DataSet
@@ -74,6 +76,7 @@ class BuiltProblem:
     origin: tuple[str, ...] = ()
     digests: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> Metaparameter:
@@ -260,6 +263,7 @@ def built(recipe: DescentRecipe, problem: Problem) -> BuiltProblem:
         origin=(*problem.origin, *start, *own.values()),
         digests={"initial parameters of the model": start, "examples": data.fingerprint, **own},
         notes=notes,
+        unread=own_settings(problem),
     )
 
 

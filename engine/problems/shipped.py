@@ -63,10 +63,9 @@ def digits(
         num_train: Training candidates.
         num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
-        num_test: Held-out examples for the final figures; empty means all that are left.
+        num_test: Held-out examples for the final numbers; empty means all that are left.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         seed: Seeds the split and the flipped labels.
         model: Model.
     """
@@ -90,10 +89,9 @@ def fashion_mnist(
         num_train: Training candidates.
         num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
-        num_test: Held-out examples for the final figures; empty means all official ones.
+        num_test: Held-out examples for the final numbers; empty means all official ones.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         url: Folder of the four IDX files, any fsspec URL; empty means where Debian's package
             dataset-fashion-mnist puts them.
         seed: Seeds the split and the flipped labels.
@@ -120,10 +118,9 @@ def cifar_10(
         num_train: Training candidates.
         num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
-        num_test: Held-out examples for the final figures; empty means all official ones.
+        num_test: Held-out examples for the final numbers; empty means all official ones.
         flip_fraction: Share of the training labels replaced by another class, drawn uniformly.
-        target_classes: Keep these classes only in the held-out splits: the task that counts; empty
-            keeps all.
+        target_classes: Classes kept in the held-out splits: the task that counts; empty keeps all.
         url: The archive of the binary version, any fsspec URL; empty means its authors' address.
         checksum: MD5 that the archive must have; empty means that of the official one.
         seed: Seeds the split and the flipped labels.
@@ -150,7 +147,7 @@ def image_folder(
         objective: Folder of trusted pictures whose mean loss is the output phi, with subfolders of
             the same names; empty holds some of the candidates out, of every class.
         validation: Folder of pictures that choose the iterate; empty cuts them from the held-out.
-        test: Folder of pictures for the final figures; empty cuts them likewise.
+        test: Folder of pictures for the final numbers; empty cuts them likewise.
         size: Height and width to which the middle square of a picture is scaled.
         held_out: Share of the pictures that are held out, if objective is empty.
         max_pixels: Most pixels of a picture; one with more is refused.
@@ -189,7 +186,7 @@ def table(
         objective: File of trusted rows whose mean loss is the output phi, with the same columns;
             empty holds some of the candidates out.
         validation: File of rows that choose the iterate; empty cuts them from the held-out ones.
-        test: File of rows for the final figures; empty cuts them likewise.
+        test: File of rows for the final numbers; empty cuts them likewise.
         held_out: Share of the rows that are held out, if objective is empty.
         seed: Seeds which rows are held out.
         model: Settings of a shipped model, or a class of your own, my_file.py:Net, which is called
@@ -233,7 +230,7 @@ def texts(
         num_train: Training candidates.
         num_objective: Held-out examples whose mean loss is the output phi that is differentiated.
         num_validation: Held-out examples that choose the iterate; the objective never sees them.
-        num_test: Held-out examples for the final figures; empty means all that are left.
+        num_test: Held-out examples for the final numbers; empty means all that are left.
         seed: Seeds the splits.
         model: Sizes of a new language model.
         language: Which causal language model, and which of its weights are trained.
@@ -268,7 +265,7 @@ def instructions(
         objective: File of trusted rows whose mean loss is the output phi; empty holds some of the
             candidates out.
         validation: File of rows that choose the iterate; empty cuts them from the held-out ones.
-        test: File of rows for the final figures; empty cuts them likewise.
+        test: File of rows for the final numbers; empty cuts them likewise.
         held_out: Share of the rows that are held out, if objective is empty.
         responses: Which messages of the assistant are learned of a dialogue: all, or the last.
         separator: Put between a prompt and its response.
@@ -346,7 +343,7 @@ def fashion_captions(
         num_train: Training candidates.
         num_objective: Held-out pairs whose mean loss is the output phi that is differentiated.
         num_validation: Held-out pairs that choose the iterate; the objective never sees them.
-        num_test: Held-out pairs for the final figures; empty means all official ones.
+        num_test: Held-out pairs for the final numbers; empty means all official ones.
         flip_fraction: Share of the training captions that describe something else.
         url: Folder of the four IDX files, any fsspec URL.
         seed: Seeds the split, the captions and which of them are wrong.
@@ -377,7 +374,7 @@ def pairs(
         num_train: Training candidates.
         num_objective: Held-out pairs whose mean loss is the output phi that is differentiated.
         num_validation: Held-out pairs that choose the iterate; the objective never sees them.
-        num_test: Held-out pairs for the final figures; empty means all that are left.
+        num_test: Held-out pairs for the final numbers; empty means all that are left.
         flip_fraction: Share of the training captions that describe something else.
         seed: Seeds the split and the wrong captions.
         model: The image tower.

@@ -89,6 +89,11 @@ class DataSet:
     classes: tuple[str, ...] = ()
     """What people call the classes, in the order of their numbers; empty where a number says it."""
 
+    @property
+    def numbers(self) -> list[int]:
+        """What each training candidate is called where it has no name: its id, or its position."""
+        return list(range(len(self.splits["train"]))) if self.ids is None else self.ids.tolist()
+
     def __post_init__(self) -> None:
         held_out = {name: _writable(each) for name, each in self.held_out_names.items()}
         groups = {name: _writable(each) for name, each in self.groups.items()}

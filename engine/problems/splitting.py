@@ -20,7 +20,7 @@ from engine.problems.own_examples import (
 from engine.problems.splits import DataSet, Examples, examples_fingerprint
 
 HELD_OUT = ("objective", "validation", "test")
-_MEANING = {"validation": "the iterate is chosen", "test": "the final figures are taken"}
+_MEANING = {"validation": "the iterate is chosen", "test": "the result is judged"}
 
 _COMPARED = 100_000
 """Most examples of which copies in two splits are looked for."""
@@ -35,24 +35,9 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
     Raises:
         DataError: If examples are damaged, too few, or do not belong together.
     """
-    notes: list[str] = []
-    rows: dict[str, list[int]] = {}
     splits = {"train": as_examples("train", problem.train, dtype)}
-    given = {"objective": problem.objective, "validation": problem.validation, "test": problem.test}
-    missing = [name for name in ("validation", "test") if given[name] is None]
-    held_out = {
-        name: as_examples(name, each, dtype) for name, each in given.items() if each is not None
-    }
-    if missing:
-        whole = held_out["objective"]
-        rows = _cut(whole, ["objective", *missing])
-        held_out |= {name: take(whole, torch.tensor(places)) for name, places in rows.items()}
-        sizes = ", ".join(f"{len(held_out[name])} {name}" for name in ("objective", *missing))
-        notes.append(
-            f"The problem has no {' and no '.join(missing)} split, so its objective examples were "
-            f"cut into {sizes}."
-        )
-    splits |= {name: held_out[name] for name in ("objective", "validation", "test")}
+    held_out, rows, notes = _held_out(problem, dtype)
+    splits |= {name: held_out[name] for name in HELD_OUT}
     notes += problem.notes
     read: dict[str, ReadThrough] = {}
     if problem.fingerprint is None:  # what ships is known, and what is huge is not compared
@@ -62,19 +47,7 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         notes += _copies(splits, read)
     people = _people(problem, {name: len(each) for name, each in held_out.items()}, rows)
     number = len(splits["train"])
-    for what in ("names", "ids", "corrupted"):
-        known: Any = getattr(problem, what)
-        if known is not None and len(known) != number:
-            raise DataError(
-                f"{what} of the problem has {len(known)} entries for {number} training candidates. "
-                "Give one for each, in their order."
-            )
-    for name, groups in problem.groups.items():
-        if len(groups) != number:
-            raise DataError(
-                f"groups[{name!r}] of the problem has {len(groups)} entries for {number} training "
-                "candidates. Give one for each, in their order."
-            )
+    _check_lengths(problem, number)
     return (
         DataSet(
             splits=splits,
@@ -95,6 +68,45 @@ def data_set(problem: Problem, dtype: torch.dtype) -> tuple[DataSet, tuple[str, 
         ),
         tuple(notes),
     )
+
+
+def _held_out(
+    problem: Problem, dtype: torch.dtype
+) -> tuple[dict[str, Examples], dict[str, list[int]], list[str]]:
+    """Return the splits besides train; those that the problem lacks are cut from the objective's.
+
+    Returns:
+        Split to its examples; split to the rows of the objective's examples that it was cut from,
+        if there was anything to cut; and what people should know of that.
+    """
+    given = {name: getattr(problem, name) for name in HELD_OUT}
+    held_out = {
+        name: as_examples(name, each, dtype) for name, each in given.items() if each is not None
+    }
+    missing = [name for name in HELD_OUT if name not in held_out]
+    if not missing:
+        return held_out, {}, []
+    whole = held_out["objective"]
+    rows = _cut(whole, ["objective", *missing])
+    held_out |= {name: take(whole, torch.tensor(places)) for name, places in rows.items()}
+    sizes = ", ".join(f"{len(held_out[name])} {name}" for name in ("objective", *missing))
+    note = (
+        f"The problem has no {' and no '.join(missing)} split, so its objective examples were "
+        f"cut into {sizes}."
+    )
+    return held_out, rows, [note]
+
+
+def _check_lengths(problem: Problem, number: int) -> None:
+    """Refuse what is known of each training candidate if it is known of more or of fewer."""
+    known = {name: getattr(problem, name) for name in ("names", "ids", "corrupted")}
+    known |= {f"groups[{name!r}]": groups for name, groups in problem.groups.items()}
+    for name, entries in known.items():
+        if entries is not None and len(entries) != number:
+            raise DataError(
+                f"{name} of the problem has {len(entries)} entries for {number} training "
+                "candidates. Give one for each, in their order."
+            )
 
 
 def _fingerprint(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> str:

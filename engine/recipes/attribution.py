@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterSettings
 from engine.recipes.metaparameters import MetaparameterName, MetaparametersSettings
 from engine.recipes.settings import Settings, digest
 from engine.recipes.smoothness import descent_of
@@ -80,11 +80,9 @@ class AttributionSettings(Settings):
     retraining: Retraining = Retraining.BATCHED
     """How."""
 
-    baselines: tuple[AttributionBaseline, ...] = (
-        AttributionBaseline.FINAL_GRADIENT,
-        AttributionBaseline.TRAK,
-    )
-    """What else is judged. TRAK is left out, and the report says so, without ``traker``."""
+    baselines: tuple[AttributionBaseline, ...] | None = None
+    """What else is judged; empty means everything that can be, which is TRAK for classifiers only.
+    Without the package ``traker`` TRAK is left out. The report says what is left out and why."""
 
     trak_dimension: Annotated[int, Field(gt=100)] = 256
     """Dimension of TRAK's random projection; traker's own fails on a CPU at 100 or less."""
@@ -121,7 +119,7 @@ class AttributionRecipe(DescentRecipe):
     metaparameters: MetaparametersSettings = MetaparametersSettings(name=MetaparameterName.WEIGHTS)
     """Attribution is to the examples' weights."""
 
-    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings()
     """Not read: attribution moves nothing."""
 
     attribution: AttributionSettings = AttributionSettings()

@@ -67,15 +67,16 @@ class OuterSettings(Settings):
     num_steps: Annotated[int, Field(ge=1, le=100_000)] = 5
     """Outer steps; each trains the model once and reverses the run once."""
 
-    update: OuterUpdate = OuterUpdate.MASKED_SIGN
-    """Rule of the move."""
+    update: OuterUpdate | None = None
+    """Rule of the move; empty means masked-sign for counts, and sign for every other kind."""
 
     maximize: bool = False
     """Move uphill: how much can this part of the set-up hurt?"""
 
-    step_size: Annotated[float, Field(gt=0)] = 1.0
+    step_size: Annotated[float | None, Field(gt=0)] = None
     """Length of a sign step, or learning rate of the torch optimizer, in units of z; for a ranked
-    exchange, the share of the examples that is replaced."""
+    exchange, the share of the examples that is replaced. Empty means 1 for counts, which is one
+    use of an example, and 0.1 for an exchange and for every other kind."""
 
     step_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the step size after every outer step."""
@@ -88,6 +89,40 @@ class OuterSettings(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the mask, that is, which coordinates may move."""
+
+    def rule(self, *, by_whole: bool) -> "OuterRule":
+        """Return the same settings with nothing left open.
+
+        Args:
+            by_whole: Whether z moves by whole examples, as counts do.
+
+        Raises:
+            ConfigurationError: If the update does not suit such a z.
+        """
+        update = self.update or (OuterUpdate.MASKED_SIGN if by_whole else OuterUpdate.SIGN)
+        if update in (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE) and not by_whole:
+            raise ConfigurationError(
+                f"outer.update is {update.value}, which moves counts by whole examples. Leave it "
+                "out, which means sign, or use a torch.optim optimizer."
+            )
+        exchanges = update is OuterUpdate.RANKED_EXCHANGE
+        step_size = self.step_size or (1.0 if by_whole and not exchanges else 0.1)
+        if exchanges and step_size > 1:
+            raise ConfigurationError(
+                f"outer.step_size is {step_size:g}, but a ranked exchange replaces that share of "
+                "the examples. Use 1 or less, e.g. 0.1."
+            )
+        return OuterRule(**{**dict(self), "update": update, "step_size": step_size})
+
+
+class OuterRule(OuterSettings):
+    """What moves z: settings of the outer descent whose defaults are filled in by what z is."""
+
+    update: OuterUpdate  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Rule of the move."""
+
+    step_size: Annotated[float, Field(gt=0)]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Length of a step, or share of an exchange."""
 
 
 def _refused(arguments: Any) -> Any:  # noqa: ANN401 (arguments, or why there are none)
@@ -218,17 +253,10 @@ class DescentRecipe(Settings):
                 f"rate of every step, but training.warmup_steps is {self.training.warmup_steps}, "
                 "which would be ignored. Use 0."
             )
-        update, whole = self.outer.update, (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
-        if update in whole and not kind.about.moves_by_whole:
-            raise ValueError(
-                f"outer.update is {update.value}, which moves counts by whole examples, but "
-                f"metaparameters.name is {kind.name.value}. Use sign or a torch.optim optimizer."
-            )
-        if update is OuterUpdate.RANKED_EXCHANGE and self.outer.step_size > 1:
-            raise ValueError(
-                f"outer.step_size is {self.outer.step_size:g}, but a ranked exchange replaces that "
-                "share of the examples. Use 1 or less, e.g. 0.1."
-            )
+        try:
+            _ = self.rule
+        except ConfigurationError as error:
+            raise ValueError(f"metaparameters.name is {kind.name.value}, but {error}") from None
         check_baselines(kind.name.value, kind.about.baselines, self.baselines)
         searched = self.schedules.grid or self.schedules.optuna
         if searched and not kind.about.sets_rates:
@@ -302,6 +330,11 @@ class DescentRecipe(Settings):
         """
         shared = self.model_dump(mode="json", include=set(DescentRecipe.model_fields) - {"kind"})
         return DescentRecipe.model_validate(rerun_content(shared, changes))
+
+    @property
+    def rule(self) -> OuterRule:
+        """How z moves, with the defaults of its kind filled in."""
+        return self.outer.rule(by_whole=self.metaparameters.about.moves_by_whole)
 
     @property
     def injection_steps(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterSettings
 from engine.recipes.problem_functions import refuse_other_code
 from engine.recipes.settings import Settings, digest, with_setting
 
@@ -57,7 +57,7 @@ class MetasmoothnessRecipe(DescentRecipe):
     kind: Literal["metasmoothness"] = "metasmoothness"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings()
     """Outer descent of the recipe that a search writes; measuring does not read it."""
 
     smoothness: SmoothnessSettings = SmoothnessSettings()
@@ -96,7 +96,7 @@ class SmoothSearchRecipe(DescentRecipe):
     kind: Literal["smooth-search"] = "smooth-search"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 
-    outer: OuterSettings = OuterSettings(update=OuterUpdate.SIGN)
+    outer: OuterSettings = OuterSettings()
     """Outer descent of the recipe that is written."""
 
     smoothness: SmoothnessSettings = SmoothnessSettings(landscape=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.outer_updates import OuterState, make_outer
-from engine.recipes.descent import OuterSettings
+from engine.recipes.descent import OuterRule
 from engine.replay.borders import SegmentBorders
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.replay.later_steps import LaterSteps
@@ -79,7 +79,7 @@ def reverse_steps(  # noqa: PLR0913 (what a sweep is made of)
 
 
 def move_value(
-    outer: OuterSettings,
+    outer: OuterRule,
     kind: Metaparameter,
     value: Tensor,
     gradient: Tensor,

@@ -105,7 +105,8 @@ def rates_from(rate: Any) -> float | tuple[float, ...]:  # noqa: ANN401 (whateve
     if callable(rate) and not isinstance(rate, Tensor):
         raise ConfigurationError(
             "learning_rate is a function. Make a list of it: learning_rate=[rate(t) for t in "
-            "range(num_steps)]."
+            "range(num_steps)]. A function of an engine.Problem is called with the number of steps "
+            "if its argument is called num_steps."
         )
     if isinstance(rate, Tensor) and rate.requires_grad:
         raise ConfigurationError(

@@ -59,7 +59,8 @@ class Routine(HeldModule):
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Compile the gradient of a batch, in both sweeps; the last digits become others.
+        compile: Compile the gradient of a batch, in both sweeps. The last digits differ from those
+            of the eager gradient.
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
             default. It bounds the memory. Sums run in another order, so the last digits change.
@@ -74,7 +75,8 @@ class Routine(HeldModule):
             optimizers do with those whose gradient is None: experts that a router gives nothing,
             layers that are dropped. The state then counts the steps that each tensor skipped, for
             Adam's bias. False: their gradient is zero, so decay and moments go on. By default
-            ``engine.train`` and its like do as with True where it matters, and a flow refuses.
+            ``engine.train``, ``metagradient`` and ``check`` do as with True where it matters, and a
+            flow refuses.
         state: Where a state of the problem's own starts: tensors (or dicts of them) by name, or
             functions that make one of the parameters by name. The loss, and an output, that has an
             argument ``state`` is given it.

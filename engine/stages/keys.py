@@ -101,6 +101,8 @@ def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
     recipe, problem = run.recipe, run.problem
     settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if declared.moves else NOT_INNER)
     settings.get("outer", {}).pop("num_steps", None)
+    if declared.moves:  # what is empty in a recipe stands for a rule that may be written out
+        settings["outer"] |= recipe.rule.model_dump(mode="json", include={"update", "step_size"})
     if declared.reverses:
         settings["product"] = [run.settled.replay.vjp, recipe.replay.micro_batch]
     found = problem.kind.found()

@@ -108,7 +108,8 @@ def preflight(run: Run) -> Made:
     problem = run.problem
     with asked_rightly(problem.routine, [problem.output]):
         found = checked(problem.routine, problem.output, run.settled.replay)
-    return {}, with_notes(found, problem.notes).model_dump(mode="json")
+    told = found.for_recipe(run.recipe.model_dump(mode="json"), problem.unread)
+    return {}, with_notes(told, problem.notes).model_dump(mode="json")
 
 
 def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
@@ -246,7 +247,7 @@ def update(run: Run, outer_step: int, value: Ref, gradient: Ref) -> Made:
     before = read_rows(run.store, value)
     metagradient = only_metagradient(read_rows(run.store, gradient))
     moved, memory = move_value(
-        run.recipe.outer,
+        run.recipe.rule,
         run.problem.kind,
         before["value"],
         metagradient,

@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.errors import WitnessError
 from engine.numerics.determinism import generator
 from engine.routine.loss_terms import Term
-from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.batch_norm import BUFFERS, RunningStatistics
 from engine.routine.module.calls import follows_now
 from engine.routine.routine import Routine
 from engine.types import Metaparams, State
@@ -65,23 +65,29 @@ def refuse_cut_statistics(routine: Routine, state: State, z: Metaparams, step: i
     return " ".join(filter(None, notes))
 
 
+def _statistics(routine: Routine) -> RunningStatistics:
+    """Return the statistics of a run that has some, as all below here have."""
+    assert routine.statistics is not None
+    return routine.statistics
+
+
 def _refuse_followed(routine: Routine, state: State, z: Metaparams, step: int) -> None:
     """Refuse a real number that counts, and follows the parameters now."""
-    assert routine.statistics is not None
+    statistics = _statistics(routine)
     term, ends = _term(routine, step), list[dict[str, Tensor]]()
     for scale in (1.0, 1.05):
         params = (scale * state["params"].detach()).requires_grad_()  # a loss may differentiate
         with torch.enable_grad(), routine.reading(state) as calls, routine.binding.kept():
             routine.term_losses(params, term, z, step)
         ends.append({n: end.detach().clone() for n, end in calls.left.items()})
-    for name, value in routine.statistics.carried.clocks.items():
+    for name, value in statistics.carried.clocks.items():
         if value.is_floating_point() and not torch.equal(ends[0][name], ends[1][name]):
             raise WitnessError(follows_now(name))
 
 
 def _refuse_cut_moves(routine: Routine, state: State, z: Metaparams, step: int) -> str:
     what = "The derivative of running statistics"
-    if routine.statistics is not None and routine.statistics.carried.all:
+    if _statistics(routine).carried.all:
         what = f"The derivative of {_subject(routine)}"
     try:
         found, function, leaves = _compared(routine, state, z, step, _moved, ["params", BUFFERS])
@@ -132,8 +138,7 @@ def _symmetric(routine: Routine, function: Function, buffers: Tensor) -> Functio
 
     No run moves a covariance in another way, and what is made of one may read half of it.
     """
-    assert routine.statistics is not None
-    layout = routine.statistics.layout
+    layout = _statistics(routine).layout
     names = {
         name
         for name, view in layout.views(buffers).items()
@@ -152,16 +157,14 @@ def _symmetric(routine: Routine, function: Function, buffers: Tensor) -> Functio
 
 
 def _subject(routine: Routine) -> str:
-    assert routine.statistics is not None
-    names = list(routine.statistics.carried.quantities)
+    names = list(_statistics(routine).carried.quantities)
     if not names:
         return "the running statistics of batch normalizations"
     return f"the buffers {', '.join(map(repr, names[:3]))} that the forward pass moves"
 
 
 def _cure(routine: Routine) -> str:
-    assert routine.statistics is not None
-    if routine.statistics.carried.quantities:
+    if _statistics(routine).carried.quantities:
         return (
             "Compute what is written into them, and what is made of them, by operations of torch: "
             "no item(), float(), numpy() or tolist(); detach() and no_grad() may stay."
@@ -187,8 +190,7 @@ def _term(twin: Routine, step: int) -> Term:
 
 def _slope(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
     term = _term(twin, step)
-    assert twin.statistics is not None
-    real, kept = twin.statistics.real, read[BUFFERS]
+    real, kept = _statistics(twin).real, read[BUFFERS]
     weights = directions(read["params"], generator(0, "statistics"))
 
     def function(leaves: Sequence[Tensor]) -> Tensor:
@@ -204,8 +206,7 @@ def _slope(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
 
 def _moved(twin: Routine, read: State, z: Metaparams, step: int) -> Function:
     term = _term(twin, step)
-    assert twin.statistics is not None
-    real, kept = twin.statistics.real, read[BUFFERS]
+    real, kept = _statistics(twin).real, read[BUFFERS]
     weights = directions(kept, generator(0, "statistics"))[:real]
 
     def function(leaves: Sequence[Tensor]) -> Tensor:

@@ -166,16 +166,19 @@ def testify(
         )
         both = zip(outputs, answers, strict=True)
         slopes = [compare_output_slope(routine, output, state, each) for output, each in both]
-    notes = [each for each in (jumps, *cut, note, *(words for _, words in slopes)) if each]
-    known = [error for error, _ in slopes if error is not None]
     return Witness(
         gradient=error,
         loss=loss_error,
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
-        slope=max(known, default=None),
-        note=" ".join(dict.fromkeys(notes)),
+        slope=max((error for error, _ in slopes if error is not None), default=None),
+        note=_told_once([jumps, *cut, note, *(words for _, words in slopes)]),
     )
+
+
+def _told_once(notes: Sequence[str]) -> str:
+    """Return what was seen in one text, without what is empty or said already."""
+    return " ".join(dict.fromkeys(filter(None, notes)))
 
 
 def _moved_step(

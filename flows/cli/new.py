@@ -11,6 +11,7 @@ from string import Template
 from typing import NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.recipes.code.sources import PROJECT
 from engine.recipes.code.user_code import is_installed
 from engine.secret_urls import refuse_secrets
 from flows.cli.terminal.screen import say
@@ -140,6 +141,7 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
     """
     _check_name(name, start)
     refuse_secrets("--folder", str(folder), is_place=True)
+    _check_folder(folder)
     files = {
         folder / f"{name}.py": f"{start.value}.py.txt",
         folder / f"{name}.yaml": "recipe.yaml.txt",
@@ -164,6 +166,17 @@ def begin(name: str, start: Start, folder: Path) -> list[Path]:
             f"{folder} cannot be written ({type(error).__name__}: {error}). Choose another folder."
         ) from error
     return list(files)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which the test would import somebody else's ``engine``."""
+    for path in (folder / "engine.py", folder / "engine" / "__init__.py"):
+        if path.is_file() and folder.resolve() != PROJECT:
+            raise ConfigurationError(
+                f"{path} has the name of the package that a problem's file, its test and notebooks "
+                "import, and would be found in its place. Choose another folder, e.g. --folder "
+                f"{folder / 'problem'}, or give it another name."
+            )
 
 
 def _check_name(name: str, start: Start) -> None:

@@ -1,6 +1,6 @@
 """One training over the segments of a run, each from the state that the one before it left."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import Task
 
@@ -8,6 +8,8 @@ from engine.schedules.segments import Segment
 from engine.stages.references import Ref
 from tasks import training
 from tasks.running.runner import StageFuture, StageRunner
+
+_Made = TypeVar("_Made", Ref, StageFuture)
 
 
 def train(
@@ -32,8 +34,7 @@ def train(
             start=state,
         )
         borders[part.stop] = state
-    assert state is not None  # a run has at least one segment
-    return borders, state
+    return borders, _last(state)
 
 
 def hand_in_training(
@@ -55,7 +56,12 @@ def hand_in_training(
     state: StageFuture | None = None
     for part in parts:
         state = stages.submit(stage, _name(words, part), segment=part, start=state, **inputs)
-    assert state is not None  # a run has at least one segment
+    return _last(state)
+
+
+def _last(state: _Made | None) -> _Made:
+    """Return what the last segment made; a run has at least one."""
+    assert state is not None
     return state
 
 

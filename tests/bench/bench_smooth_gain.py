@@ -120,7 +120,7 @@ def gain(
     recipe = DescentRecipe.model_validate(
         {**BASE, "outer": outer, "metaparameters": {"name": "counts"}}
     )
-    move = make_outer(recipe.outer)
+    move = make_outer(recipe.rule)
     value, memory, finite = built.kind.value, {}, True
 
     def test_loss() -> float:

@@ -49,7 +49,7 @@ def descend(name, *changes):
     """Follow a recipe's metagradient by plain calls; the stages do the same, see test_descent."""
     recipe = load_recipe(name, list(changes))
     problem = build_problem(recipe)
-    outer, state, value = make_outer(recipe.outer), {}, problem.kind.value.clone()
+    outer, state, value = make_outer(recipe.rule), {}, problem.kind.value.clone()
     values, scores, gradients = [], [], []
     for step in range(recipe.outer.num_steps + 1):
         found = metagradient(problem.routine_at(value), problem.output, schedule="store-all")

@@ -11,10 +11,12 @@ import torch
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
 from engine.errors import ConfigurationError, NonFiniteError
+from engine.preflight.metasmoothness import draw_direction, shifted
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
 from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
+from engine.replay.plain_training import evaluate, train
 from engine.runs.report import from_nothing
 from engine.runs.run import find_run, read_recipe
 from engine.stages.run import Run
@@ -134,6 +136,22 @@ def test_a_measurement_leaves_its_figure_and_can_be_found_by_its_name(record):
     assert image is not None
     assert image.startswith(b"\x89PNG")
     assert read_recipe(store, find_run(store, found.run[:11])) == found.recipe
+
+
+@pytest.mark.slow
+def test_the_landscape_is_the_output_of_trainings_along_the_first_direction(record):
+    """Three of its points are those that were compared, and the others are trained besides."""
+    found, _ = record
+    problem = build_problem(found.recipe.descent)
+    z = problem.routine.point()
+    groups = problem.data.splits["train"].one_label_each
+    direction = draw_direction(z, found.recipe.smoothness, 0, groups)
+
+    for distance, height in found.landscape:
+        state = train(problem.routine, shifted(z, direction, distance))
+        expected = float(evaluate(problem.routine, state, problem.output))
+        assert height == pytest.approx(expected, rel=1e-6)
+    assert len({height for _, height in found.landscape}) == 5
 
 
 def test_a_report_says_how_to_measure_again_and_what_was_changed():

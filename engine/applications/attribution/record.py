@@ -3,9 +3,9 @@
 from typing import Any
 
 from engine.applications.attribution.scores import kept_weights, query_batch
-from engine.applications.attribution.trak import check_trak, trak_is_installed
+from engine.applications.attribution.trak import check_trak, no_classifier, trak_is_installed
 from engine.problems.problem import build_problem
-from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
+from engine.recipes.attribution import AttributionBaseline, AttributionRecipe
 from engine.recipes.settings import Document
 from engine.reports.curves import Curve
 from engine.reports.sections import Number
@@ -22,9 +22,6 @@ OWN = "metagradient"
 
 SCORES = "scores.csv"
 """File in the run's folder."""
-
-TRAK = AttributionBaseline.TRAK.value
-"""Name of the scores that need an extra."""
 
 
 class Found(Document):
@@ -81,6 +78,9 @@ class AttributionRecord(FinishedRun):
 
     found: Found
     """The stages that it was put together from."""
+
+    left_out: tuple[str, ...] = ()
+    """Baselines that were not measured, each in a sentence that says why."""
 
     def refs_to_keep(self, store: str) -> list[Ref]:
         """Return all scores, the trained model, and the trainings that judge them."""
@@ -147,9 +147,7 @@ class AttributionRecord(FinishedRun):
                 f"With {drop} % left out, over {settings.num_subsets} trainings, the LDS is "
                 f"{written(found)}" + (f"; it is {others}." if others else ".")
             )
-        if AttributionBaseline.TRAK in settings.baselines and TRAK not in self.lds:
-            lines.append("TRAK was not measured: the package traker is not installed.")
-        return lines
+        return [*lines, *self.left_out]
 
     def warnings(self) -> list[str]:
         """Say that the training is chaotic, if it is, and what the preflight found."""
@@ -202,10 +200,29 @@ def written(found: LdsRecord) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def judged_baselines(settings: AttributionSettings) -> list[AttributionBaseline]:
-    """Return the baselines that can be had here."""
-    missing = set() if trak_is_installed() else {AttributionBaseline.TRAK}
-    return [name for name in settings.baselines if name not in missing]
+def judged_baselines(
+    recipe: AttributionRecipe, store: str | None = None
+) -> dict[AttributionBaseline, str | None]:
+    """Return the baselines of a run, each with why it is left out; None for those that are judged.
+
+    Args:
+        recipe: Of the attribution. Where it names no baselines, there are all that its problem can
+            have; what it names and its problem cannot have is left to ``prepare`` to refuse.
+        store: fsspec URL of the run's store, as for ``build_problem``.
+    """
+    named = recipe.attribution.baselines
+    found: dict[AttributionBaseline, str | None] = dict.fromkeys(
+        AttributionBaseline if named is None else named
+    )
+    if AttributionBaseline.TRAK not in found:
+        return found
+    instead = None if named is not None else no_classifier(build_problem(recipe.descent, store))
+    if instead is not None:
+        why = f"it needs a classifier, and the examples {instead}"
+    else:
+        why = None if trak_is_installed() else "the package traker is not installed"
+    found[AttributionBaseline.TRAK] = why and f"TRAK was not measured: {why}."
+    return found
 
 
 def prepare(recipe: AttributionRecipe, store: str) -> None:
@@ -218,7 +235,7 @@ def prepare(recipe: AttributionRecipe, store: str) -> None:
     prepare_descent(Run(recipe.descent, store))
     problem = build_problem(recipe.descent, store)
     query_batch(problem, recipe.attribution.queries)
-    if AttributionBaseline.TRAK in judged_baselines(recipe.attribution):
+    if AttributionBaseline.TRAK in (recipe.attribution.baselines or ()) and trak_is_installed():
         check_trak(problem)
     for removals in recipe.attribution.removals:
         kept_weights(removals, len(problem.routine), 0)

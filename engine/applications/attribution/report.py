@@ -17,6 +17,7 @@ from engine.applications.attribution.record import (
     AttributionRecord,
     Found,
     LdsRecord,
+    judged_baselines,
 )
 from engine.applications.attribution.scores import (
     datamodeling_scores,
@@ -84,6 +85,7 @@ def conclude(
         scores=read_scalars(store, found.scores),
         growth=sweep.growth,
         uncompared=sweep.uncompared,
+        left_out=tuple(filter(None, judged_baselines(recipe, store).values())),
     )
 
     def report(record: AttributionRecord) -> Report:
@@ -138,14 +140,14 @@ def judge(scores: Tensor, trainings: dict[float, tuple[Tensor, Tensor]]) -> dict
 
 def as_csv(scores: Tensor, problem: BuiltProblem) -> str:
     """Return one line for each training example: name, label, and its score for each query."""
-    labels = problem.routine.examples[1].cpu()
+    labels = problem.data.splits["train"].one_label_each
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     known: dict[str, Sequence[Any]] = {"example": range(scores.shape[1])}
     if problem.data.names:
         known["name"] = [safe_cell(name) for name in problem.data.names]
-    if labels.ndim == 1:
-        known["label"] = [int(label) for label in labels]
+    if labels is not None:
+        known["label"] = labels.tolist()
     writer.writerow([*known, *(f"query_{i}" for i in range(len(scores)))])
     for first, column in zip(zip(*known.values(), strict=True), scores.T.tolist(), strict=True):
         writer.writerow([*first, *column])

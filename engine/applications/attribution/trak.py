@@ -28,19 +28,28 @@ def trak_is_installed() -> bool:
     return find_spec("trak") is not None
 
 
-def check_trak(problem: BuiltProblem) -> None:
-    """Refuse TRAK of what is no classifier: it reads one class of each example's inputs.
+def no_classifier(problem: BuiltProblem) -> str | None:
+    """Say in what the examples differ from those of a classifier; None for a classifier.
 
-    Raises:
-        ConfigurationError: Says what the examples are instead, and the setting that leaves it out.
+    TRAK reads one class of each example's inputs.
     """
     given = problem.routine.examples
     parts = given if isinstance(given, tuple) else ()
     if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
-        instead = "are not two tensors, inputs and labels"
-    elif parts[1].ndim != 1 or parts[1].is_floating_point() or parts[1].is_complex():
-        instead = "have labels that are no classes"
-    else:
+        return "are not two tensors, inputs and labels"
+    if parts[1].ndim != 1 or parts[1].is_floating_point() or parts[1].is_complex():
+        return "have labels that are no classes"
+    return None
+
+
+def check_trak(problem: BuiltProblem) -> None:
+    """Refuse TRAK of what is no classifier.
+
+    Raises:
+        ConfigurationError: Says what the examples are instead, and the setting that leaves it out.
+    """
+    instead = no_classifier(problem)
+    if instead is None:
         return
     raise ConfigurationError(
         f"attribution.baselines has trak, which needs a classifier, but the examples {instead}. "

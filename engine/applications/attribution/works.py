@@ -7,13 +7,21 @@ from engine.progress.time_left import Work
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe, AttributionSettings
 
 
-def works(recipe: AttributionRecipe, expected: Expected) -> list[Work]:
-    """Return the stages of an attribution."""
+def works(recipe: AttributionRecipe, expected: Expected, store: str | None = None) -> list[Work]:
+    """Return the stages of an attribution; those of the baselines depend on its problem.
+
+    Args:
+        recipe: Of the attribution.
+        expected: What one training of it takes.
+        store: fsspec URL of the run's store, as for ``build_problem``.
+    """
     settings = recipe.attribution
     found = [expected.preflight(), expected.guess("initial"), *expected.train(), expected.score()]
     if settings.trial_subsets:
         found.append(expected.trainings("trial", settings.trial_subsets, scored=True))
-    for name in judged_baselines(settings):
+    for name, why_not in judged_baselines(recipe, store).items():
+        if why_not is not None:
+            continue
         kind = "final-gradients" if name is AttributionBaseline.FINAL_GRADIENT else "trak"
         found.append(expected.guess(kind, float(expected.recipe.training.num_steps)))
     found += [

@@ -15,7 +15,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import seed_for
 from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
-from engine.recipes.descent import OuterSettings
+from engine.recipes.descent import OuterRule
 from engine.recipes.settings import Document
 from engine.stages.commits import Made, read_rows
 from engine.stages.references import Ref
@@ -35,7 +35,7 @@ class CanarySet(Document):
 
 @stage("move-canaries", reverses=True)
 def move_canaries(
-    run: Run, chosen: CanarySet, outer_step: int, before: Ref | None, rule: OuterSettings
+    run: Run, chosen: CanarySet, outer_step: int, before: Ref | None, rule: OuterRule
 ) -> Made:
     """Train with a random half of the canaries, reverse the run, and move all pixels.
 

@@ -57,11 +57,10 @@ def measure_damage(
     gradients = [only_metagradient(read_rows(store, ref)) for _, ref in path if ref is not None]
     shares = path_shares(values, gradients)
     data, chosen = problem.data, kind.chosen.tolist()
-    assert data.ids is not None  # of data that were read
-    labels = _classes(data, kind.chosen)
+    labels, numbers = _classes(data, kind.chosen), data.numbers
     images = [
         ChangedImage(
-            id=int(data.ids[place]),
+            id=numbers[place],
             place=place,
             name=data.names[place] if data.names else "",
             label=None if labels is None else labels[row],

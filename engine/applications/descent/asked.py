@@ -13,7 +13,7 @@ from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.problems.base import Problem
 from engine.problems.problem import BuiltProblem, build_problem, built, make_step_vjp
-from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterRule, OuterSettings
 from engine.recipes.execution import PreflightMode
 from engine.recipes.files import load_recipe, validate_recipe, validated
 from engine.recipes.replay import ReplaySettings
@@ -32,8 +32,6 @@ Figures = dict[str, dict[str, Any]]
 
 IN_MEMORY = "in-memory"
 """What the problem of a notebook is called in messages."""
-
-_WHOLE = (OuterUpdate.MASKED_SIGN, OuterUpdate.RANKED_EXCHANGE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Asked:
     output: Output
     score: Callable[[Routine, State], Figures]
     judge: str
-    outer: OuterSettings
+    outer: OuterRule
     replay: ReplaySettings
     preflight: PreflightMode
     vjp: StepVjp
@@ -160,7 +158,7 @@ def _of_built(recipe: DescentRecipe, problem: BuiltProblem) -> Asked:
         output=problem.output,
         score=lambda _, state: problem.scores(state),
         judge="validation",
-        outer=recipe.outer,
+        outer=recipe.rule,
         replay=recipe.replay,
         preflight=recipe.preflight,
         vjp=make_step_vjp(recipe, problem.routine),
@@ -191,12 +189,12 @@ def _of_routine(
     outer = validated(OuterSettings, **settings.get("outer", {}))
     replay = validated(ReplaySettings, **settings.get("replay", {}))
     (kind,) = routine.metaparameters.values()
-    if outer.update in _WHOLE and not isinstance(kind, Counts):
+    try:
+        rule = outer.rule(by_whole=isinstance(kind, Counts))
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"outer.update is {outer.update.value}, which moves counts by whole examples, but the "
-            f"routine's metaparameter is {type(kind).__name__}. Use outer={{'update': 'sign', "
-            "'step_size': ...} or a torch.optim optimizer such as 'Adam'."
-        )
+            f"The routine's metaparameter is {type(kind).__name__}, but {error}"
+        ) from None
     uses = (routine.num_steps - routine.first_step) * outer.num_steps
     return Asked(
         routine=routine,
@@ -205,7 +203,7 @@ def _of_routine(
             name: {"loss": float(evaluate(run, state, output))} for name, output in named.items()
         },
         judge="validation" if "validation" in named else "objective",
-        outer=outer,
+        outer=rule,
         replay=replay,
         preflight=PreflightMode(settings.get("preflight", PreflightMode.ENFORCE)),
         vjp=make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=uses),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.applications.descent.record import Iterate, RunRecord, read_run
+from engine.applications.descent.record import RunRecord, read_run
 from engine.errors import (
     CheckpointCorruptError,
     ConfigurationError,
@@ -78,36 +78,23 @@ def verify_run(
         One segment trained and reversed, and two trainings.
     """
     name = find_run(store, run)
-    recipe = read_recipe(store, name)
-    ending = stored_run(store, name).ending
-    if ending is not None and not ending.verifiable:
-        raise ConfigurationError(
-            f"Run {name} is of kind {recipe.kind}, which leaves no metagradient to verify. Name a "
-            "run of kind descent."
-        )
-    record = read_run(store, name)
-    if run_name(record.recipe) != name:
-        raise CheckpointCorruptError(
-            f"The record of run {name} holds other settings than those of its recipe, so it was "
-            f"changed. Let it go on with `mgd resume {name}`, which writes it again."
-        )
+    record = _record_of(store, name)
     if not trusted:
         check_places(record.recipe, name, store)
     chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
     draw = random.Random(chosen)
-    with_gradient = [each for each in record.iterates if each.gradient is not None]
-    if not with_gradient:
+    known = [(each, each.gradient) for each in record.iterates if each.gradient is not None]
+    if not known:
         raise CheckpointCorruptError(
             f"The record of run {name} names no metagradient. Let it go on with "
             f"`mgd resume {name}`, which writes it again."
         )
-    iterate = draw.choice(with_gradient)
-    assert iterate.gradient is not None
-    reverse = draw.choice(lineage(store, iterate.gradient, "adjoint"))
+    iterate, gradient = draw.choice(known)
+    reverse = draw.choice(lineage(store, gradient, "adjoint"))
     segment = read_segment(store, reverse)
     checks = [
         *_check_segment(record, store, reverse, segment),
-        _check_difference(record.recipe, store, iterate, chosen),
+        _check_difference(record.recipe, store, iterate.value, gradient, chosen),
     ]
     certificate = Certificate(
         run=name,
@@ -212,17 +199,36 @@ def _compare(
     )
 
 
-def _check_difference(recipe: DescentRecipe, store: str, iterate: Iterate, seed: int) -> Check:
+def _record_of(store: str, name: str) -> RunRecord:
+    """Return the record of a run that can be verified, and refuse any other."""
+    recipe = read_recipe(store, name)
+    ending = stored_run(store, name).ending
+    if ending is not None and not ending.verifiable:
+        raise ConfigurationError(
+            f"Run {name} is of kind {recipe.kind}, which leaves no metagradient to verify. Name a "
+            "run of kind descent."
+        )
+    record = read_run(store, name)
+    if run_name(record.recipe) != name:
+        raise CheckpointCorruptError(
+            f"The record of run {name} holds other settings than those of its recipe, so it was "
+            f"changed. Let it go on with `mgd resume {name}`, which writes it again."
+        )
+    return record
+
+
+def _check_difference(
+    recipe: DescentRecipe, store: str, value: Ref, reversed_at: Ref, seed: int
+) -> Check:
     """Compare <metagradient, v> with two trainings along a random direction v."""
-    assert iterate.gradient is not None
     problem = build_problem(recipe)
-    routine = problem.routine_at(read_rows(store, iterate.value)["value"])
+    routine = problem.routine_at(read_rows(store, value)["value"])
     point = routine.point()
-    rows = read_rows(store, iterate.gradient, routine.device)
+    rows = read_rows(store, reversed_at, routine.device)
     gradient = {name: _metagradient(rows, name, z.shape) for name, z in point.items()}
     direction = _direction(gradient, seed)
     predicted = sum(float((gradient[n].double() * direction[n].double()).sum()) for n in gradient)
-    middle = _output(store, iterate.gradient)
+    middle = _output(store, reversed_at)
     step = _distance(routine, middle, predicted)
 
     def value_at(shift: float) -> float:

@@ -146,7 +146,7 @@ def _warnings(record: "RunRecord") -> list[str]:
     if record.recipe.outer.maximize:
         return []  # an attack that over-fits is a weaker attack, which the test loss shows
     chosen, last = record.chosen, len(record.iterates) - 1
-    outer = record.recipe.outer
+    outer = record.recipe.rule
     sizes = {
         name: record.recipe.arguments.get(f"num_{name}") for name in ("objective", "validation")
     }

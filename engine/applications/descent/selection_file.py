@@ -30,8 +30,7 @@ def selection_columns(value: Tensor, score: Tensor, data: DataSet) -> dict[str, 
     """
     train = data.splits["train"]
     own = isinstance(train, OwnExamples)  # whose labels nobody here knows
-    assert data.ids is not None  # of data that were read
-    columns: dict[str, list[Any]] = {"id": data.ids.tolist()}
+    columns: dict[str, list[Any]] = {"id": data.numbers}
     counts = bool((value == value.round()).all())
     columns["count" if counts else "weight"] = value.to(torch.int64 if counts else None).tolist()
     columns["score"] = score.to(torch.float64).tolist()

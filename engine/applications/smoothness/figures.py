@@ -1,7 +1,7 @@
 """Figures of metasmoothness: the landscape, the directions, and routines against each other."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from engine.recipes.metaparameters import MetaparameterName
 from engine.reports.canvas import BLUE, GREY, ORANGE, SMALL, is_narrow, legend, lying, new_figure
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
 
 
@@ -105,37 +106,7 @@ def draw_search(
     }
     for axes, (points, title) in zip(panels, shown, strict=True):
         axes.set_title(title, loc="left", fontsize=10)
-        for null, label in NULLS[:2]:
-            axes.axhline(null, color=GREY, linestyle="--", linewidth=1, zorder=0)
-            axes.annotate(
-                label,
-                (1, null),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                color=GREY,
-                fontsize=SMALL,
-            )
-        for point in points:
-            axes.plot(
-                point.loss,
-                point.score,
-                "D" if point.pareto else "o",
-                color=ORANGE if point.pareto else BLUE,
-                markersize=7 if point.pareto else 5,
-            )
-        for (loss, score), names in _together(points).items():
-            axes.annotate(
-                ", ".join(str(numbers[name]) for name in names),
-                (loss, score),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=SMALL,
-            )
-        axes.set_ylim(-0.45, 1.08)
-        axes.margins(x=0.08)
-        axes.ticklabel_format(axis="x", useOffset=False)
-        axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness (Definition 2)")
+        _draw_routines(axes, points, numbers)
     from matplotlib.lines import Line2D
 
     names = [
@@ -155,6 +126,43 @@ def draw_search(
         fontsize=SMALL,
     )
     return figure
+
+
+def _draw_routines(
+    axes: "matplotlib.axes.Axes", points: Sequence[Point], numbers: Mapping[str, int]
+) -> None:
+    """Draw routines by loss and metasmoothness, each with its number in the legend."""
+    for null, label in NULLS[:2]:
+        axes.axhline(null, color=GREY, linestyle="--", linewidth=1, zorder=0)
+        axes.annotate(
+            label,
+            (1, null),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=GREY,
+            fontsize=SMALL,
+        )
+    for point in points:
+        axes.plot(
+            point.loss,
+            point.score,
+            "D" if point.pareto else "o",
+            color=ORANGE if point.pareto else BLUE,
+            markersize=7 if point.pareto else 5,
+        )
+    for (loss, score), names in _together(points).items():
+        axes.annotate(
+            ", ".join(str(numbers[name]) for name in names),
+            (loss, score),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=SMALL,
+        )
+    axes.set_ylim(-0.45, 1.08)
+    axes.margins(x=0.08)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness (Definition 2)")
 
 
 def _together(points: Sequence[Point]) -> dict[tuple[float, float], list[str]]:

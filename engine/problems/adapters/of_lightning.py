@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -81,29 +81,13 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     counts = _counts(trainer, loader, num_steps)
     if loss is None:
         _refuse_coupled(held)
-        try:
-            _compare(held, train, loader)
-        except EngineError:
-            raise
-        except Exception as error:
-            line = own_line(error)
-            raise ConfigurationError(
-                f"training_step raised {type(error).__name__}{f' in {line}' if line else ''}: "
-                f"{error}. {' '.join(left)} What it needs has to be there after __init__."
-            ) from error
+        _call_once(held, train, loader, left)
     configured = _configured(held, counts)
     clip = _clipping(trainer)
     made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
     order, of_order = None, UNORDERED
     if keep_order:
         order, of_order = order_of(loader, counts.num_steps, counts.accumulated, counts.batches)
-    not_carried = [*left]
-    not_carried += [each for each in (of_order, *drawn_at_random(held, train)) if each]
-    if made.root:
-        not_carried.append(
-            f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
-        )
-    not_carried.append("validation_step: held-out examples have the loss of training_step.")
     settings: dict[str, Any] = {
         "num_steps": counts.num_steps,
         "batch_size": counts.batch_size,
@@ -119,7 +103,13 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "order": order,
         "chunk": counts.batch_size,
     }
-    said = tuple(not_carried)
+    root = f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
+    said = (
+        *left,
+        *filter(None, (of_order, *drawn_at_random(held, train))),
+        *([root] if made.root else []),
+        "validation_step: held-out examples have the loss of training_step.",
+    )
     parts["notes"] = (*told(settings, said, "Lightning"), *parts.get("notes", ()))
     return AdaptedProblem(**(given | parts), **settings, not_carried=said)
 
@@ -186,6 +176,32 @@ def _refuse_coupled(module: nn.Module) -> None:
                 "share of a batch. Hand in loss=, a function of (module, batch) that returns one "
                 "loss for each example, or put this layer into evaluation mode."
             )
+
+
+def _call_once(
+    module: nn.Module,
+    train: Collated,
+    loader: Any,  # noqa: ANN401 (of a library)
+    left: Sequence[str],
+) -> None:
+    """Call ``training_step`` as a loss is called, and refuse what does not work so.
+
+    Args:
+        module: The module.
+        train: Its training examples.
+        loader: Of these.
+        left: What is not carried over, which it may need.
+    """
+    try:
+        _compare(module, train, loader)
+    except EngineError:
+        raise
+    except Exception as error:
+        line = own_line(error)
+        raise ConfigurationError(
+            f"training_step raised {type(error).__name__}{f' in {line}' if line else ''}: "
+            f"{error}. {' '.join(left)} What it needs has to be there after __init__."
+        ) from error
 
 
 def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401 (of a library)

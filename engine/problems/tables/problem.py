@@ -153,23 +153,31 @@ def rows_problem(
         "notes": (*notes, *_numbers_among_words(columns), *_unknown_words(tables, columns)),
     }
     if classes:
-        return Problem(
-            model=model_maker(model, (width,), len(classes)),
-            loss=per_example_cross_entropy,
-            num_classes=len(classes),
-            classes=classes,
-            groups={label: [class_name(each) for each in train[label]]},
-            score=lambda model, examples, chunk: classification_scores(
-                model, examples.inputs, examples.labels, chunk=chunk
-            ),
-            **shared,
-        )
-    return Problem(
-        model=model_maker(model, (width,), 1),
-        loss=squared_error,
-        metrics={"absolute_error": lambda model, batch: _error(model, batch).abs() * spread[1]},
-        **shared,
-    )
+        groups = {label: [class_name(each) for each in train[label]]}
+        learned = {**_classifying(classes), "groups": groups}
+    else:
+        learned = _predicting(spread[1])
+    return Problem(model=model_maker(model, (width,), max(len(classes), 1)), **shared, **learned)
+
+
+def _classifying(classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parts of a problem whose label is a class."""
+    return {
+        "loss": per_example_cross_entropy,
+        "num_classes": len(classes),
+        "classes": classes,
+        "score": lambda model, examples, chunk: classification_scores(
+            model, examples.inputs, examples.labels, chunk=chunk
+        ),
+    }
+
+
+def _predicting(unit: float) -> dict[str, Any]:
+    """Return the parts of a problem whose label is a number, of which one unit is its spread."""
+    return {
+        "loss": squared_error,
+        "metrics": {"absolute_error": lambda model, batch: _error(model, batch).abs() * unit},
+    }
 
 
 def _numbers_among_words(columns: Sequence[Column]) -> list[str]:

@@ -58,7 +58,7 @@ class DataSettings(Settings):
     """Held-out examples that choose the iterate; the objective never sees them."""
 
     num_test: Annotated[int | None, Field(ge=1)] = None
-    """Held-out examples for the final figures; empty means all that are left."""
+    """Held-out examples for the final numbers; empty means all that are left."""
 
     flip_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels replaced by another class, drawn uniformly; for pairs, of the

@@ -14,7 +14,14 @@ from pathlib import Path
 from engine.errors import ConfigurationError
 
 OF_THE_PROJECT = frozenset({"engine", "tasks", "flows"})
-"""Packages that are no neighbours of a problem, even where a recipe lies beside them."""
+"""Packages of this project, which are no neighbours of a problem where a recipe lies beside them.
+
+Another file or folder called ``tasks`` or ``flows`` is a neighbour like any. ``engine`` is always
+this one, since a problem's file needs it.
+"""
+
+PROJECT = Path(__file__).resolve().parents[3]
+"""Folder in which these packages lie."""
 
 OF_PACKAGES = "package "
 """How the names of digests begin that are of an installed package and not of a file."""
@@ -157,7 +164,8 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _file(name: str, folder: Path) -> Path | None:
-    if name.partition(".")[0] in OF_THE_PROJECT:
+    top = name.partition(".")[0]
+    if top == "engine" or (top in OF_THE_PROJECT and folder == PROJECT):
         return None
     base = folder.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):

@@ -20,7 +20,13 @@ from typing import Any
 from engine.errors import ConfigurationError, EngineError
 from engine.recipes.code.neighbours import Folder
 from engine.recipes.code.process_defaults import defaults_kept
-from engine.recipes.code.sources import OF_THE_PROJECT, digests_of, files_of, package_digest
+from engine.recipes.code.sources import (
+    OF_THE_PROJECT,
+    PROJECT,
+    digests_of,
+    files_of,
+    package_digest,
+)
 
 _LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]).resolve())
@@ -209,6 +215,9 @@ def _forget(name: str, path: Path) -> None:
     """Forget a neighbour that was imported before: from another folder, or with other content."""
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     file = getattr(sys.modules.get(module), "__file__", None)
+    top = module.partition(".")[0]
+    if file is not None and top in OF_THE_PROJECT and Path(file).is_relative_to(PROJECT / top):
+        return  # a neighbour called tasks is no reason to forget the tasks of this project
     if file is not None and (Path(file).resolve() == path or not in_library(file)):
         del sys.modules[module]
 
@@ -250,11 +259,12 @@ def _remedy(error: BaseException, path: Path) -> str:
     """Say what to do about an error while a file is loaded."""
     if isinstance(error, NameError) and "get_ipython" in str(error):
         return "The file was a notebook: leave out the lines with get_ipython, which only it has."
-    for file in sorted(path.parent.glob("*.py")):
+    beside = [*path.parent.glob("*.py"), *(one.parent for one in path.parent.glob("*/__init__.py"))]
+    for file in sorted(beside):
         if re.search(rf"['.]{re.escape(file.stem)}'", str(error)) and is_installed(file.stem):
             return (
                 f"{file} stands in the way of the package {file.stem}, which an import then does "
-                "not find. Give the file another name."
+                "not find. Give it another name."
             )
     return "Correct the file."
 

@@ -143,10 +143,19 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 (a value of YAML)
         raise ConfigurationError(f"{error.problem or error}; a recipe has no tags") from error
     except yaml.YAMLError as error:
         tabs = ". Indent by spaces, never by tabs" if "'\\t'" in str(error) else ""
-        raise ConfigurationError(f"{error}{tabs}") from error
+        raise ConfigurationError(f"{_place_of(error)}{tabs}") from error
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         # What PyYAML's makers of values raise where a tag promises another one.
         raise ConfigurationError(f"a value cannot be read ({error})") from error
+
+
+def _place_of(error: yaml.YAMLError) -> str:
+    """Return what is wrong with a text, by line and column."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None:
+        return str(error)
+    what = getattr(error, "problem", None) or getattr(error, "context", None) or "it ends there"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 
 def _construct(text: str) -> Any:  # noqa: ANN401 (a value of YAML)

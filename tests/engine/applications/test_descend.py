@@ -116,7 +116,10 @@ def test_later_steps_are_heeded_as_the_preflight_is(monkeypatch, caplog):
     [
         (lambda: engine.descend(run()), "A Routine does not say.*Hand in its output"),
         (lambda: engine.descend(run(), {"validation": held_out}), "'objective' is differentiated"),
-        (lambda: engine.descend(run(), held_out), "masked-sign, which moves counts.*'sign'"),
+        (
+            lambda: engine.descend(run(), held_out, outer={"update": "masked-sign"}),
+            "ExampleWeights, but outer.update is masked-sign, which moves counts.*means sign",
+        ),
         (lambda: engine.descend(run(), held_out, training={}), "no setting 'training'"),
         (lambda: engine.descend(run(), held_out, outer={"steps": 1}), "steps"),
         (lambda: engine.descend(run(), held_out, replay={"arity": 1}), "arity"),

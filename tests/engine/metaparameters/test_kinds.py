@@ -13,7 +13,7 @@ from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.charts import Histogram, Pictures
 from engine.problems.problem import build_problem
 from engine.recipes.comparisons import BaselineName
-from engine.recipes.descent import DescentRecipe, OuterUpdate
+from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
 from engine.recipes.metaparameters import KINDS, MetaparameterName, MetaparametersSettings
 from engine.reports.pictures import changes
 from engine.witness.twins import exact_run
@@ -106,8 +106,29 @@ def test_updates_by_whole_examples_suit_what_says_so(name, update):
         assert DescentRecipe.model_validate(content).outer.update is update
         return
 
-    with pytest.raises(ValueError, match=rf"by whole examples, but .* is {name.value}"):
+    with pytest.raises(ValueError, match=rf"name is {name.value}, but .* by whole examples"):
         DescentRecipe.model_validate(content)
+
+
+@pytest.mark.parametrize("name", MetaparameterName)
+def test_what_the_recipe_leaves_out_of_the_outer_step_follows_the_kind(name):
+    """A recipe that says what z is, and nothing else, is a recipe that runs."""
+    made = DescentRecipe.model_validate({"name": "bare", "metaparameters": {"name": name}})
+
+    whole = KINDS[name].moves_by_whole
+    assert made.rule.update is (OuterUpdate.MASKED_SIGN if whole else OuterUpdate.SIGN)
+    assert made.rule.step_size == (1.0 if whole else 0.1)
+    assert made.outer.update is None  # so that a form that changes the kind changes the rule
+
+
+def test_what_the_recipe_says_of_the_outer_step_is_done():
+    """A default takes the place of nothing that was written; a half exchange is one of a tenth."""
+    said = {"update": "Adam", "step_size": 0.5, "maximize": True, "seed": 3}
+    made = DescentRecipe.model_validate({"name": "said", "outer": said})
+    exchange = made.model_copy(update={"outer": OuterSettings(update="ranked-exchange")})
+
+    assert made.rule.model_dump(include=set(said)) == said
+    assert exchange.rule.step_size == 0.1
 
 
 def test_the_start_is_a_feasible_value_of_the_kind(of_kind):

@@ -11,7 +11,7 @@ from engine.metaparameters.outer_updates import (
     sign_update,
     torch_update,
 )
-from engine.recipes.descent import OuterSettings, OuterUpdate
+from engine.recipes.descent import OuterRule, OuterUpdate
 
 TORCH = [update.value for update in OuterUpdate if update.value[0].isupper()]
 
@@ -46,8 +46,8 @@ def test_sign_moves_every_coordinate_by_the_step_size():
 def test_step_size_decays_with_the_outer_step(update):
     """The decay is counted from the start of the descent, also by a process that joins late."""
     settings = {"update": update, "step_size": 0.5, "step_decay": 0.9, "probability": 1.0}
-    decaying = make_outer(OuterSettings(**settings))
-    shorter = make_outer(OuterSettings(**settings | {"step_size": 0.5 * 0.9**3, "step_decay": 1.0}))
+    decaying = make_outer(OuterRule(**settings))
+    shorter = make_outer(OuterRule(**settings | {"step_size": 0.5 * 0.9**3, "step_decay": 1.0}))
     start, slope = vector(1, 1), vector(0.3, -0.2)
 
     moved, _ = decaying(start, slope, {}, 3)
@@ -118,7 +118,7 @@ def test_torch_update_is_torch_run_continuously(name, decay):
 @pytest.mark.parametrize("update", OuterUpdate)
 def test_update_leaves_its_inputs_alone(update):
     """Value and state are rows of a committed stage, read by others too."""
-    outer = make_outer(OuterSettings(update=update, step_size=0.1))
+    outer = make_outer(OuterRule(update=update, step_size=0.1))
     value = vector(1, -1)
     _, state = outer(value, gradient_at(value), {}, 0)
     before = {name: row.clone() for name, row in state.items()}
@@ -134,7 +134,7 @@ def test_update_leaves_its_inputs_alone(update):
 @pytest.mark.parametrize("update", OuterUpdate)
 def test_float32_metagradient_moves_a_float64_value_in_float64(update):
     """Counts and key points keep their precision whatever the training's number format."""
-    outer = make_outer(OuterSettings(update=update, step_size=0.1))
+    outer = make_outer(OuterRule(update=update, step_size=0.1))
 
     moved, _ = outer(vector(1, -1), torch.tensor([0.5, -0.5]), {}, 0)
 
@@ -145,7 +145,7 @@ def test_float32_metagradient_moves_a_float64_value_in_float64(update):
 @pytest.mark.parametrize("update", OuterUpdate)
 def test_gradient_that_is_not_finite_is_refused(update, bad):
     """The sign of a NaN is NaN, and of infinity it is a direction that means nothing."""
-    outer = make_outer(OuterSettings(update=update))
+    outer = make_outer(OuterRule(update=update, step_size=1.0))
 
     with pytest.raises(NonFiniteError, match=r"outer step 4.*learning_rate.*eps_root"):
         outer(vector(1, 1), vector(1, bad), {}, 4)

@@ -42,7 +42,7 @@ def test_small_twin_moves_along_the_exact_metagradient(recipe):
     held = replace(routine, examples=(images, tokens), piece=None)
     _, expected = engine.whole_run_gradient(held, problem.output)
     assert float((found - expected["counts"]).norm() / expected["counts"].norm()) < 1e-9
-    moved, _ = make_outer(recipe.outer)(problem.kind.value, found, {}, 0)
+    moved, _ = make_outer(recipe.rule)(problem.kind.value, found, {}, 0)
     assert moved.sum() == problem.kind.value.sum() == 12
     assert not torch.equal(moved, problem.kind.value)
 

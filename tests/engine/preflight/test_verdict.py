@@ -50,6 +50,31 @@ def test_advise_lets_a_refused_run_go_and_says_so():
     assert [sentence.split(":")[0] for sentence in said] == ["adjoint", "dropout"]
 
 
+def test_remedies_name_settings_that_the_recipe_has_and_that_are_read():
+    """Somebody's own problem has no arguments.model, and may have rates of its own."""
+    asked = ("arguments.model.activation", "arguments.model.scale", "training.learning_rate")
+    report = CheckReport.of([one(Verdict.WARN, settings=(*asked, "optimizer.eps_root"))])
+    rest = {"training": {"learning_rate": 0.1}, "optimizer": {"eps_root": 0}}
+
+    shipped = report.for_recipe({"arguments": {"model": {"activation": "relu"}}} | rest, ())
+    own = report.for_recipe({"arguments": {"model": "mine.py:Net"}} | rest, ())
+    trained = report.for_recipe({"arguments": {}} | rest, {"training.learning_rate", "optimizer"})
+
+    assert shipped.checks[0].settings == (asked[0], asked[2], "optimizer.eps_root")
+    assert own.checks[0].settings == (asked[2], "optimizer.eps_root")
+    assert trained.checks[0].settings == ()
+    assert trained.verdict is Verdict.WARN
+
+
+def test_an_empty_setting_is_one_that_the_recipe_has():
+    """What is none by default may be set."""
+    report = CheckReport.of([one(Verdict.WARN, settings=("training.threads",))])
+
+    kept = report.for_recipe({"training": {"threads": None}}, ())
+
+    assert kept.checks[0].settings == ("training.threads",)
+
+
 @pytest.mark.parametrize("mode", PreflightMode)
 def test_a_warning_stops_nothing_in_either_mode(mode):
     """A warning is for the reader."""

@@ -90,6 +90,7 @@ def test_parts_of_ones_own_are_those_of_the_run(tmp_path):
 
     assert routine.optimizer.hyperparameters == {"momentum": 0.9, "weight_decay": 0.01}
     assert routine.learning_rate == (0.1,) * 6
+    assert {"optimizer", "training.learning_rate"} < build_problem(own(tmp_path)).unread
     batches = [each.order.batch(5) for each in (routine, same, other)]
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
@@ -196,6 +197,11 @@ REFUSED = {
     ),
     "a function that was not called": (
         replaced("engine.sgd(0.9, weight_decay=0.01)", "engine.sgd"), [], r"Write engine.sgd\(\)",
+    ),
+    "rates by another word for steps": (
+        replaced("learning_rate=[0.1] * 6", "learning_rate=lambda n: [0.1] * n"),
+        [],
+        "learning_rate is a function.*if its argument is called num_steps",
     ),
     "too few rates": (replaced("[0.1] * 6", "[0.1] * 5"), [], "5 values for 6 steps"),
     "rates of nothing": (replaced("[0.1] * 6", "'fast'"), [], "Give one number"),

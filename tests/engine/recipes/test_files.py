@@ -139,7 +139,7 @@ def test_all_bad_settings_are_named_at_once():
         (
             SCHEDULE,
             ["outer.update=masked-sign"],
-            "outer.update is masked-sign.*name is learning-rate.*Use sign or",
+            "name is learning-rate, but outer.update is masked-sign.*Leave it out",
         ),
         (
             SELECTION,
@@ -194,7 +194,8 @@ def test_unknown_recipe_lists_those_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("outer: [1", r"own\.yaml is not YAML.*Correct"),
+        ("outer: [1", r"own\.yaml is not YAML of a recipe: line 1, column 10: expected.*Correct"),
+        ("a: 1\nouter: {num_steps: [}\n", r"own\.yaml .*: line 2, column 21: expected the node"),
         ("- a\n- b", r"own\.yaml holds list.*mapping.*digits-selection"),
         ("just words", r"own\.yaml holds str.*mapping"),
         ("", r"own\.yaml holds nothing.*mapping"),

@@ -139,6 +139,15 @@ def test_key_of_an_update_counts_the_outer_settings(change, is_same):
     assert (found == key(stages.update, recipe())) is is_same
 
 
+def test_key_of_an_update_is_that_of_the_rule_that_an_empty_setting_stands_for():
+    """Whoever writes out what a default is starts no move again."""
+    empty = recipe(("outer", "update", None), ("outer", "step_size", None))
+    written = recipe(("outer", "update", "masked-sign"), ("outer", "step_size", 1.0))
+
+    assert empty.outer.update is None
+    assert key(stages.update, written) == key(stages.update, empty)
+
+
 def test_key_of_a_reverse_stage_alone_counts_how_a_step_is_reversed():
     """Its last digits depend on it, and the states of the run do not."""
     lean = recipe(("replay", "vjp", "forward-over-reverse"), ("replay", "micro_batch", 3))

@@ -96,3 +96,17 @@ def test_new_problem_that_cannot_be_is_one_message(arguments, words, tmp_path):
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
     assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
+
+
+@pytest.mark.parametrize("file", ["engine.py", "engine/__init__.py"])
+def test_folder_with_another_engine_is_no_place_for_a_problem(file, tmp_path):
+    """Pytest puts the folder of a test first, so that the test would import that one."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+
+    result = cli.invoke(app, ["new", "mine", "--folder", str(tmp_path)])
+    elsewhere = cli.invoke(app, ["new", "mine", "--folder", str(tmp_path / "problem")])
+
+    assert result.exit_code == 2
+    assert f"{file} has the name of the package" in result.output.replace("\n", "")
+    assert elsewhere.exit_code == 0, elsewhere.output

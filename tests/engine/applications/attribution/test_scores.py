@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from engine.applications.attribution.record import OWN, AttributionRecord
+from engine.applications.attribution import record as record_module
+from engine.applications.attribution.record import OWN, AttributionRecord, judged_baselines
+from engine.applications.attribution.report import as_csv
 from engine.applications.attribution.scores import (
     datamodeling_scores,
     final_gradient_scores,
@@ -19,7 +21,9 @@ from engine.applications.attribution.trak import check_trak, trak_is_installed, 
 from engine.applications.attribution.trial import try_removals
 from engine.errors import ConfigurationError, DataError
 from engine.preflight.verdict import Verdict
+from engine.problems.own_examples import as_examples
 from engine.problems.problem import build_problem
+from engine.problems.splits import Examples
 from engine.recipes.attribution import Queries, Removals, Retraining
 from engine.recipes.files import load_recipe, validate_recipe
 from engine.recipes.replay import ReplaySettings
@@ -198,6 +202,64 @@ def test_trak_of_what_is_no_classifier_is_refused_before_training(labels, instea
 
     with pytest.raises(ConfigurationError, match=rf"{instead}.*baselines: \[final-gradient\]"):
         check_trak(replace(problem, routine=routine))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_baselines_that_nobody_names_are_those_that_the_problem_can_have(installed, monkeypatch):
+    """A table with a number for a label had to say so in a setting, or was refused."""
+    monkeypatch.setattr(record_module, "trak_is_installed", lambda: installed)
+    recipe = validate_recipe(TINY, "test")
+    problem = build_problem(recipe.descent)
+
+    of_classes = judged_baselines(recipe)
+    quantities = replace(problem, routine=replace(problem.routine, examples=_rows(torch.ones(40))))
+    monkeypatch.setattr(record_module, "build_problem", lambda *_: quantities)
+    of_numbers = judged_baselines(recipe)
+
+    assert of_classes["final-gradient"] is of_numbers["final-gradient"] is None
+    missing = None if installed else "TRAK was not measured: the package traker is not installed."
+    assert of_classes["trak"] == missing
+    assert "it needs a classifier, and the examples have labels that are no" in of_numbers["trak"]
+
+
+def test_baselines_that_are_named_are_judged_or_left_out_with_a_word(monkeypatch):
+    """None is none; one that is named needs no look at the problem."""
+    monkeypatch.setattr(record_module, "trak_is_installed", lambda: False)
+    named = {
+        names: validate_recipe({**TINY, "attribution": {"baselines": list(names)}}, "test")
+        for names in [(), ("final-gradient",), ("trak",)]
+    }
+
+    found = {names: judged_baselines(recipe) for names, recipe in named.items()}
+
+    assert found[()] == {}
+    assert found["final-gradient",] == {"final-gradient": None}
+    assert "traker is not installed" in found["trak",]["trak"]
+
+
+def trained_on(rows, names=()):
+    """The digits' problem with other training examples, for whoever reads no more of it."""
+    problem = problem_of()
+    splits = {**problem.data.splits, "train": rows}
+    return replace(problem, data=replace(problem.data, splits=splits, names=names))
+
+
+def test_scores_of_ones_own_batches_are_written_without_labels():
+    """Nobody knows what of a dict is a label; the table of the scores ended in a KeyError."""
+    rows = as_examples("train", {"x": torch.zeros(3, 2)}, torch.float64)
+
+    text = as_csv(torch.tensor([[1.0, 2.0, 3.0]]), trained_on(rows, names=("a", "=b", "c")))
+
+    assert text.splitlines() == ["example,name,query_0", "0,a,1.0", "1,'=b,2.0", "2,c,3.0"]
+
+
+def test_scores_of_rows_with_a_quantity_have_it_as_it_is():
+    """A price of 2.7 was written as 2."""
+    rows = Examples(torch.zeros(2, 1), torch.tensor([2.75, -0.5]))
+
+    text = as_csv(torch.tensor([[1.0, 2.0]]), trained_on(rows))
+
+    assert text.splitlines() == ["example,label,query_0", "0,2.75,1.0", "1,-0.5,2.0"]
 
 
 def test_attribution_of_a_quantity_is_told_without_an_accuracy():

@@ -37,7 +37,7 @@ def test_two_outer_steps_help_the_task_by_its_own_source(tmp_path):
             "outer": {"update": "masked-sign", "probability": 0.6},
         }
     )  # fmt: skip
-    problem, move = build_problem(recipe), make_outer(recipe.outer)
+    problem, move = build_problem(recipe), make_outer(recipe.rule)
     value = problem.kind.value
     every = torch.ones_like(value)
 

@@ -1,5 +1,6 @@
 """Neighbours of a problem's file: each folder has its own, whenever they are imported."""
 
+import importlib
 import sys
 
 import pytest
@@ -94,6 +95,39 @@ def test_a_neighbour_stands_before_an_installed_module_and_only_for_its_folder(t
     import wave
 
     assert hasattr(wave, "open")
+
+
+@pytest.mark.parametrize("name", ["tasks", "flows"])
+@pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py"])
+def test_a_neighbour_may_have_the_name_of_a_package_of_this_project(name, file, tmp_path):
+    """Both are common names of people's own files; theirs is known by its digest like any."""
+    ours = importlib.import_module(name)
+    path = tmp_path / file.format(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("word = 'theirs'\n")
+    (tmp_path / "main.py").write_text(HEAD.replace("utils", name))
+
+    loaded = load_module("main.py", str(tmp_path))
+    code = source_digests("main.py", str(tmp_path))
+    with calling("main.py:said", str(tmp_path), code):
+        assert loaded.said() == "theirs"
+
+    assert set(code) == {"main.py", file.format(name)}
+    assert sys.modules[name] is ours
+
+
+@pytest.mark.parametrize("file", ["engine.py", "engine/__init__.py"])
+def test_an_engine_of_ones_own_is_told_to_be_renamed(file, tmp_path):
+    """A problem's file needs the one of this project."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("def train_one_epoch(): ...\n")
+    (tmp_path / "main.py").write_text("from engine import Problem, train_one_epoch\n")
+
+    with pytest.raises(
+        ConfigurationError, match=r"engine(\.py)? stands in the way of the package e"
+    ):
+        load_module("main.py", str(tmp_path))
 
 
 def test_an_edit_before_a_late_import_is_refused(tmp_path):
