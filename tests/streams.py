@@ -48,10 +48,10 @@ class Recording(TimeLeft):
         self._note(now, "begin", name, kind)
         return super().begin(name, kind, now)
 
-    def reached(self, name, share):
+    def reached(self, name, share, now):
         """Note which part is done; the time is that of the look that follows."""
         self._shares[name] = share
-        super().reached(name, share)
+        super().reached(name, share, now)
 
     def left(self, now):
         """Note the parts that this look knows of."""
@@ -92,7 +92,7 @@ def tell(stream, clock=CPU):
         if what == "begin":
             estimate.begin(name, value, now)
         elif what == "reached":
-            estimate.reached(name, value)
+            estimate.reached(name, value, now)
         elif what == "end":
             estimate.end(name, now, cached=value)
         seen.append((now - first, estimate.left(now), last - now))

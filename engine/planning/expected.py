@@ -104,10 +104,17 @@ class Expected:
         return Work(kind, steps * (self.plan.seconds.step if self.plan else 1.0), rough=True)
 
     def trainings(self, kind: str, number: int, *, scored: bool = False) -> Work:
-        """Return a stage that carries out so many trainings, and may score queries after each."""
+        """Return a stage of trainings, perhaps as one, that may score queries after each."""
+        return self._trainings(kind, number, together(number, scored=scored))
+
+    def trials(self, kind: str, number: int) -> Work:
+        """Return a stage that carries out so many trainings, each of which waits for the last."""
+        return self._trainings(kind, number, float(number))
+
+    def _trainings(self, kind: str, number: int, weight: float) -> Work:
         steps = self._num_steps(self.parts)
         one = self.plan.seconds.train if self.plan else float(steps)
-        return Work(kind, together(number, scored=scored) * one, forward=number * steps, rough=True)
+        return Work(kind, weight * one, forward=number * steps, rough=True)
 
     def descent_step(self, kind: str) -> Work:
         """Return a stage that trains, reverses the run and moves the metaparameters."""
@@ -205,7 +212,7 @@ def comparison_works(expected: Expected) -> list[Work]:
         expected.trainings("schedules", number) for number in map(len, recipe.schedules.chunks)
     ]
     if trials := num_trials(recipe):
-        works.append(expected.trainings("optuna", trials))
+        works.append(expected.trials("optuna", trials))
     return works + [expected.trainings("retrain", 1) for _ in range(2 * len(recipe.reruns))]
 
 

@@ -336,7 +336,7 @@ class Board:
     def _running(self, stage: _Stage, now: float) -> Running:
         meter = stage.meter or self.meter
         share = stage.work.share(meter.forward, meter.reverse)
-        self._time.reached(stage.name, share)
+        self._time.reached(stage.name, share, now)
         moved = meter.forward + meter.reverse > 0
         return Running(
             name=in_words(stage.name),

@@ -3,7 +3,9 @@
 A run is a list of ``Work``, each of a kind and with a weight: the seconds that a plan expects, or
 plain steps where there is no plan. What a kind took, beside what it was expected to take, corrects
 the rest of its kind, what was done last more than what was done first; a kind that has not been
-seen is corrected as all others together. The work at hand counts with the part of it that is done.
+seen is corrected as all others together. The work at hand counts by the pace of its steps, which is
+taken from one look to another: what it does before its first step, such as loading, batching or
+compiling, it does once, and it says nothing of the steps.
 The slowest of the works that count is left out: what delayed it, such as a package that was loaded
 or a report that was drawn meanwhile, says nothing of the others.
 Time between works is counted for each work that is left; where works are done beside each other,
@@ -32,12 +34,11 @@ _TRUST, _TRUST_IN_GUESS = 0.05, 0.2
 a kind whose weight is a guess are less like each other, so that one of them says less."""
 
 _SHORTEST, _SURE = 0.2, 5.0
-"""Seconds of a work at hand from which on the part of it that is done says how fast it is: the
-former where that is a part worth the name, the latter however little it is."""
+"""Seconds between two looks at a work at hand from which on they say how fast it is: the former
+where the part that was done between them is worth the name, the latter however little it is."""
 
 _SMALLEST = 0.1
-"""Part of a work that is worth the name: a work begins with what is no step of it, such as making
-its batches, so a smaller one would call a search of a second one of half a minute."""
+"""Part of a work that is worth the name."""
 
 _ENOUGH = 1.0
 """Seconds of works after which it is seen what lies between them, and which are done at once."""
@@ -121,9 +122,37 @@ def _pace(works: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 @dataclass
 class _Begun:
+    """A work at hand.
+
+    Attributes:
+        work: It.
+        at: When it began, s.
+        share: Which part is done, 0 to 1; None if that is not known.
+        first: When somebody saw for the first time that a part was done, and which.
+        last: The same of the last time.
+    """
+
     work: Work
     at: float
     share: float | None = None
+    first: tuple[float, float] | None = None
+    last: tuple[float, float] = (0.0, 0.0)
+
+    def reached(self, share: float | None, now: float) -> None:
+        """Note which part is done."""
+        self.share = share
+        if share:
+            self.first, self.last = self.first or (now, share), (now, share)
+
+    def seconds(self) -> float | None:
+        """Return the seconds of the whole work at the pace of its steps; None if nobody knows."""
+        if self.first is None:
+            return None
+        (began, known), (at, share) = self.first, self.last
+        part, gone = share - known, at - began
+        if part <= 0 or gone <= (_SHORTEST if part >= _SMALLEST else _SURE):
+            return None
+        return began - self.at + (1 - known) * gone / part
 
     def rest(self, factor: float, now: float) -> float:
         """Return the seconds that it still takes, if a unit of weight takes ``factor``."""
@@ -167,10 +196,10 @@ class TimeLeft:
         self._begun[name] = _Begun(work, now)
         return work
 
-    def reached(self, name: str, share: float | None) -> None:
+    def reached(self, name: str, share: float | None, now: float) -> None:
         """Note which part of a work at hand is done, 0 to 1."""
         if name in self._begun:
-            self._begun[name].share = share
+            self._begun[name].reached(share, now)
 
     def end(self, name: str, now: float, *, cached: bool = False) -> None:
         """Note that a work is done; one that was found done says nothing of the others."""
@@ -195,19 +224,19 @@ class TimeLeft:
 
     def left(self, now: float) -> float | None:
         """Return the seconds that the run still takes; None if nothing can be said yet."""
-        general = self._general(now)
+        general = self._general()
         return None if general is None else self._waited(self._sums(general, now)[1], now)
 
     def share(self, now: float) -> float:
         """Return which part of the run is done, 0 to 1, by the time that its works take."""
-        done, left = self._sums(self._general(now) or 1.0, now)
+        done, left = self._sums(self._general() or 1.0, now)
         return done / (done + left) if done + left > 0 else 0.0
 
     def _sums(self, general: float, now: float) -> tuple[float, float]:
         """Return the seconds of all that is done, and of all that is not."""
         done = left = 0.0
         for name, kind in self._kinds.items():
-            factor = self._factor(name, kind, general, now)
+            factor = self._factor(name, kind, general)
             done += factor * kind.done
             left += factor * sum(work.weight for work in kind.waiting)
             for begun in self._at_hand(name):
@@ -236,31 +265,31 @@ class TimeLeft:
             self._taken += now - self._counted_to
         self._counted_to = now
 
-    def _measured(self, name: str, kind: _Kind, now: float) -> tuple[float, float]:
+    def _measured(self, name: str, kind: _Kind) -> tuple[float, float]:
         """Return the seconds that some weight of a kind took, works at hand included."""
         works = list(kind.recent)
         for begun in self._at_hand(name):
-            gone, share = now - begun.at, begun.share or 0.0
-            if share > 0 and gone > (_SHORTEST if share >= _SMALLEST else _SURE):
-                works.append((share * begun.work.weight, gone))
+            whole, share = begun.seconds(), begun.share or 0.0
+            if whole is not None:
+                works.append((share * begun.work.weight, share * whole))
         weight, seconds = _pace(works)
         return seconds, weight
 
-    def _general(self, now: float) -> float | None:
+    def _general(self) -> float | None:
         """Return the seconds of a unit of weight, over all kinds whose weights can be trusted."""
         seconds = weight = doubt = 0.0
         for name, kind in self._kinds.items():
             if not kind.rough:
-                more = self._measured(name, kind, now)
+                more = self._measured(name, kind)
                 seconds, weight = seconds + more[0], weight + more[1]
                 doubt = max(doubt, _TRUST * kind.one)
         if self._in_seconds:
             return (seconds + doubt) / (weight + doubt) if weight + doubt > 0 else 1.0
         return seconds / weight if weight > 0 else None
 
-    def _factor(self, name: str, kind: _Kind, general: float, now: float) -> float:
+    def _factor(self, name: str, kind: _Kind, general: float) -> float:
         """Return the seconds of a unit of weight of one kind."""
-        seconds, weight = self._measured(name, kind, now)
+        seconds, weight = self._measured(name, kind)
         if name == REPORT and self._in_seconds:
             # It computes no steps: what makes them faster leaves it as it is, and a machine that
             # is busy makes it slower too.

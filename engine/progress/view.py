@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _MOST_RUNS = 3
 """Runs, and stages of each, that are drawn at once; other runs are counted."""
 
-_BAR = 24
-"""Columns of a bar."""
+_BAR, _LEAST_BAR = 24, 8
+"""Columns of a bar, and of one that is narrowed for what stands behind it; there is none below."""
 
 Clean = Callable[[str], str]
 
@@ -56,45 +56,91 @@ def draw(seen: Sequence[Seen], clean: Clean = str) -> "rich.console.Group":
     from rich.console import Group
 
     lines: list[rich.console.RenderableType] = []
+    bars = _Bars()
     for each in seen[:_MOST_RUNS]:
         left = f", {about(each.left)} left" if each.left is not None else ""
         times = f"{clock(each.elapsed)} gone{left}"
-        lines += [_line(clean(each.title), "bold"), _bar(each.share, times, "bold")]
-        lines += _stages(each, clean)
-        lines += [_line(fact, "dim") for fact in _facts(each)]
+        lines += [_line(clean(each.title), "bold"), bars.bar(each.share, times, "bold")]
+        lines += _stages(each, bars, clean)
+        lines += [_lines(fact, "dim") for fact in _facts(each)]
     others = len(seen) - _MOST_RUNS
     more = [f"{others} more runs"] if others > 0 else []
-    return Group(*lines, _line(" · ".join([*more, f"Memory: {memory_in_words()}"]), "dim"))
+    return Group(*lines, _lines(" · ".join([*more, f"Memory: {memory_in_words()}"]), "dim"))
 
 
 def _line(words: str, style: str) -> "rich.text.Text":
+    """Return one line, cut where there is no room: a picture whose height changes is restless."""
     from rich.text import Text
 
     return Text(words, style, no_wrap=True, overflow="ellipsis")
 
 
-def _bar(share: float | None, words: str, style: str) -> "rich.console.RenderableType":
-    """Return a bar and what stands behind it; one that only moves where no share is known."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
+def _lines(words: str, style: str) -> "rich.text.Text":
+    """Return a line, or several where there is no room for one."""
+    from rich.text import Text
 
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=_BAR)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    total = None if share is None else 1.0
-    behind = words if share is None else f"{write_percent(share, 0):>5}  {words}"
-    grid.add_row(ProgressBar(total, share or 0.0, width=_BAR), _line(behind, style))
-    return grid
+    return Text(words, style)
 
 
-def _stages(seen: Seen, clean: Clean) -> "list[rich.console.RenderableType]":
+class _Bars:
+    """Bars of one picture, all as wide as the longest of the texts behind them allows."""
+
+    def __init__(self) -> None:
+        self._longest = 0
+
+    def bar(self, share: float | None, words: str, style: str) -> "rich.console.RenderableType":
+        """Return a bar and what stands behind it; one that only moves where no share is known."""
+        behind = words if share is None else f"{write_percent(share, 0):>5}  {words}"
+        self._longest = max(self._longest, len(behind))
+        return _Bar(self, share, behind, style)
+
+    def width(self, room: int) -> int:
+        """Return the columns of a bar, 0 if there are too few, in so many columns for a line."""
+        left = room - self._longest - 1
+        return min(_BAR, left) if left >= _LEAST_BAR else 0
+
+
+class _Bar:
+    """A bar, which knows how wide it is when it is drawn.
+
+    Args:
+        bars: Of the same picture.
+        share: Which part is full; None if it only moves.
+        behind: What stands behind it.
+        style: Of that.
+    """
+
+    def __init__(self, bars: _Bars, share: float | None, behind: str, style: str) -> None:
+        self._bars, self._share, self._behind, self._style = bars, share, behind, style
+
+    def __rich_console__(
+        self, console: "rich.console.Console", options: "rich.console.ConsoleOptions"
+    ) -> "Iterator[rich.console.RenderableType]":
+        """Draw it into the columns that there are."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        width = self._bars.width(options.max_width)
+        if not width:
+            yield _lines(self._behind.strip(), self._style)
+            return
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=width)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        total = None if self._share is None else 1.0
+        bar = ProgressBar(total, self._share or 0.0, width=width)
+        grid.add_row(bar, _line(self._behind, self._style))
+        yield grid
+
+
+def _stages(seen: Seen, bars: _Bars, clean: Clean) -> "list[rich.console.RenderableType]":
     if not seen.running:
         return [_line(capital(clean(seen.work)), "")]
     inner = "".join(f": {words}" for words in seen.words)
     lines: list[rich.console.RenderableType] = []
     for stage in seen.running[:_MOST_RUNS]:
         lines.append(_line(capital(clean(f"{stage.name}{inner}")), ""))
-        lines.append(_bar(stage.share, _step(stage) or clock(stage.seconds), ""))
+        lines.append(bars.bar(stage.share, _step(stage) or clock(stage.seconds), ""))
     return lines
 
 

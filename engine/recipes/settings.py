@@ -63,7 +63,10 @@ class _Described(ModelMetaclass):
             if each in own
         }
         namespace["__annotations__"] = {**own, **described}
-        return super().__new__(cls, name, bases, namespace, **options)
+        made = super().__new__(cls, name, bases, namespace, **options)
+        if made.__pydantic_complete__:  # else pydantic reads them once more
+            made.__annotations__ = own  # what people and the reference of the library are shown
+        return made
 
 
 @cache

@@ -24,40 +24,59 @@ from flows.cli.terminal.watching import seen_at_work
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
 
 
-def check(recipe: Recipe, store: str, *, as_json: bool) -> bool:
+def check(recipe: Recipe, store: str, *, as_json: bool, quiet: bool = False) -> bool:
     """Check a recipe, or show what a check of the same settings has found; return if it is refused.
 
     The result stays in the store, where a run of the recipe finds it.
     """
     keep_freed_memory()
     place = absolute(store)
-    with seen_at_work():
+    with seen_at_work(quiet=quiet):
         report = check_recipe(recipe, place)
     if as_json:
         say(json.dumps({"recipe": recipe.name, **report.model_dump(mode="json")}))
     else:
-        show_checks(report.checks, report.verdict, recipe.name)
+        show_checks(report.checks, report.verdict, recipe.name, quiet=quiet)
     return report.verdict is Verdict.REFUSE
 
 
-def verify(run: str, store: str, seed: int | None, *, trusted: bool, as_json: bool) -> bool:
+def verify(
+    run: str,
+    store: str,
+    seed: int | None,
+    *,
+    trusted: bool,
+    as_json: bool,
+    quiet: bool = False,
+) -> bool:
     """Verify a run and keep its certificate; return whether something differs."""
     keep_freed_memory()
     place = absolute(store)
     check_readable(place)
-    with store_errors(place), seen_at_work():
+    with store_errors(place), seen_at_work(quiet=quiet):
         certificate = verify_run(place, run, seed, trusted=trusted)
     if as_json:
         say(json.dumps(certificate.model_dump(mode="json")))
     else:
-        show_checks(certificate.checks, certificate.verdict, certificate.run)
+        show_checks(certificate.checks, certificate.verdict, certificate.run, quiet=quiet)
         tell(f"Kept beside the result as {CERTIFICATE}; --seed {certificate.seed} repeats it.")
     return certificate.verdict is Verdict.REFUSE
 
 
-def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
-    """Print one row for each check, and the verdict."""
+def show_checks(
+    checks: Sequence[Check], verdict: Verdict, what: str, *, quiet: bool = False
+) -> None:
+    """Print one row for each check, and the verdict.
+
+    Args:
+        checks: What was tried.
+        verdict: The worst of theirs.
+        what: What was checked.
+        quiet: Leave out those that passed.
+    """
     console = Screen()
+    if quiet:
+        checks = [each for each in checks if each.verdict is not Verdict.PASS]
     is_narrow = console.width < WIDE
     figures = ("verdict", right("found"), right("limit"))
     table = (
@@ -72,5 +91,6 @@ def show_checks(checks: Sequence[Check], verdict: Verdict, what: str) -> None:
             table.add_row(Text.assemble((each.name, "bold"), "\n", plain(meaning)), shown, *found)
         else:
             table.add_row(each.name, shown, *found, meaning)
-    console.print(table)
+    if checks:
+        console.print(table)
     console.print(Text.assemble(text(what), ": ", (verdict.value, _COLOURS[verdict])))

@@ -1,5 +1,6 @@
 """``mgd deploy``: recipes, checks and house-keeping as deployments on a pool of a server."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ from engine.secret_urls import refuse_secrets
 from flows.cli.server.local_server import connected
 from flows.cli.server.surroundings import prefect_settings
 from flows.cli.server.working_folder import left_out
-from flows.cli.terminal.screen import tell
+from flows.cli.terminal.screen import say, tell
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -39,7 +40,9 @@ class Order(NamedTuple):
     folder: str | None = None
 
 
-def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) -> None:
+def deploy(
+    order: Order, pool: str, store: str, image: str | None, suffix: str, *, as_json: bool = False
+) -> None:
     """Make the deployments of an order, and say what they are called and what they need.
 
     Args:
@@ -48,6 +51,7 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
         store: Where the runs keep checkpoints, results and reports.
         image: Image of the jobs, for a pool that runs containers.
         suffix: Ends the names.
+        as_json: End with one JSON object; all else goes to standard error.
 
     Raises:
         ConfigurationError: If something of it cannot be; then nothing was deployed.
@@ -66,7 +70,10 @@ def deploy(order: Order, pool: str, store: str, image: str | None, suffix: str) 
         with get_client(sync_client=True) as client:
             deployments = put(order, pool, store, image, suffix, client)
     for line in _told(deployments, pool):
-        tell(line)
+        tell(line, err=as_json)
+    if as_json:
+        made = [each.full_name for each in deployments]
+        say(json.dumps({"pool": pool, "store": store, "deployments": made}))
 
 
 def put(

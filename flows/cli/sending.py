@@ -1,9 +1,10 @@
 """Runs sent to a tracker: a finished one at once, one that goes on after each outer step."""
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.applications.open_run import open_run
 from engine.applications.trackers import Sending, check_target, whole_target
@@ -11,7 +12,7 @@ from engine.errors import ConfigurationError, EngineError
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import listening
 from engine.secret_urls import redacted
-from flows.cli.terminal.screen import tell
+from flows.cli.terminal.screen import say, tell
 
 if TYPE_CHECKING:
     from engine.applications.open_run import OpenRun
@@ -64,13 +65,16 @@ class Sender:
                     sending.close()
             raise
 
-    def finish(self, run: str, store: str, *, err: bool = False) -> None:
+    def finish(self, run: str, store: str, *, err: bool = False) -> dict[str, Any]:
         """Send the rest of a run, or all of it, and say how much was sent.
 
         Args:
             run: Its name, or the beginning of it.
             store: Path or fsspec URL.
             err: Say it on standard error, because standard output is a program's.
+
+        Returns:
+            What was said, for a program.
 
         Raises:
             ConfigurationError: If the tracker failed, now or while the run went on.
@@ -85,10 +89,11 @@ class Sender:
             raise ConfigurationError(
                 f"Run {opened.name} could not be sent to {self._target} ({type(error).__name__}: "
                 f"{redacted(str(error))}). The run is kept as it is. Send it again: `mgd send "
-                f"{opened.name} --to {self._target}`"
+                f"{opened.name} --to {self._target} --store {store}`"
             ) from error
         place = whole_target(self._target)
         tell(f"{sending.number} numbers of run {opened.name} were sent to {place}.", err=err)
+        return {"run": opened.name, "to": place, "numbers": sending.number}
 
     def _look(self, meter: "Meter", store: str) -> None:
         """Send what is new, if an outer step was scored since the last look that is over."""
@@ -117,6 +122,20 @@ class Sender:
             if error is not None:
                 self._failed[run] = error
                 LINES.warning("Sending to %s failed; the run goes on: %s", self._target, error)
+
+
+def send(run: str, target: str, store: str, *, as_json: bool) -> None:
+    """Send a run as it stands, finished or not.
+
+    Args:
+        run: Its name, or the beginning of it.
+        target: As of ``Sender``.
+        store: Path or fsspec URL.
+        as_json: End with one JSON object.
+    """
+    sent = Sender(target).finish(run, store, err=as_json)
+    if as_json:
+        say(json.dumps(sent))
 
 
 def _sent(sending: Sending, run: "OpenRun", *, last: bool) -> Exception | None:

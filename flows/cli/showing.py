@@ -129,7 +129,11 @@ def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)
 
 
 def show_plan(
-    forecast: Forecast, replay: ReplaySettings | None = None, *, as_json: bool = False
+    forecast: Forecast,
+    replay: ReplaySettings | None = None,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Show what a planner chose, what it costs, and what else there was.
 
@@ -137,10 +141,37 @@ def show_plan(
         forecast: What it found.
         replay: The recipe's own settings, whose row is marked.
         as_json: Print one JSON object instead.
+        quiet: Leave out what else there was.
     """
     if as_json:
         say(json.dumps(forecast.content()))
         return
+    if not quiet:
+        _show_alternatives(forecast, replay)
+    chosen = dict(forecast.settings)
+    if forecast.product is not VjpMode.REVERSE_OVER_REVERSE:
+        chosen["replay.vjp"] = forecast.product.value
+    options = [f"--set {name}={value}" for name, value in chosen.items()]
+    # A shell goes on after a backslash, so that all of them can be copied at once.
+    changes = [*(f"{each} \\" for each in options[:-1]), *options[-1:]]
+    tell(
+        f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
+        f"{decimal(forecast.written_bytes)} written."
+    )
+    if forecast.note:
+        tell(forecast.note)
+    if forecast.price is not None:
+        tell(f"Price of the run: {forecast.price:.3g}, in the currency of --price.")
+    say("\n".join(["To use it:", *(f"  {each}" for each in changes)]))
+
+
+def _show_alternatives(forecast: Forecast, replay: ReplaySettings | None) -> None:
+    """Print a row for each schedule, the fastest first.
+
+    Args:
+        forecast: What a planner found.
+        replay: The recipe's own settings, whose row is marked.
+    """
     console = Screen()
     table = Table(
         Column("schedule", no_wrap=True),  # a name that is cut off could not be typed
@@ -165,21 +196,6 @@ def show_plan(
         "reversed; memory is that of states and graphs"
     )
     console.print(table)
-    chosen = dict(forecast.settings)
-    if forecast.product is not VjpMode.REVERSE_OVER_REVERSE:
-        chosen["replay.vjp"] = forecast.product.value
-    options = [f"--set {name}={value}" for name, value in chosen.items()]
-    # A shell goes on after a backslash, so that all of them can be copied at once.
-    changes = [*(f"{each} \\" for each in options[:-1]), *options[-1:]]
-    tell(
-        f"Fastest: {forecast.schedule}, {write_duration(forecast.seconds.run)} for the run, "
-        f"{decimal(forecast.written_bytes)} written."
-    )
-    if forecast.note:
-        tell(forecast.note)
-    if forecast.price is not None:
-        tell(f"Price of the run: {forecast.price:.3g}, in the currency of --price.")
-    say("\n".join(["To use it:", *(f"  {each}" for each in changes)]))
 
 
 def _settings_of(replay: ReplaySettings) -> dict[str, Any]:

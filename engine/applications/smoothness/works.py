@@ -7,18 +7,23 @@ from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothnessSettings, 
 
 def works(recipe: MetasmoothnessRecipe, expected: Expected) -> list[Work]:
     """Return the stages of a measurement."""
-    return [*_measured(recipe.smoothness, expected), expected.report()]
+    return [*scored_works(expected), *_moved(recipe.smoothness, expected), expected.report()]
 
 
 def works_of_search(recipe: SmoothSearchRecipe, expected: Expected) -> list[Work]:
     """Return the stages of a search, each routine as costly as the unchanged one.
 
-    A routine is measured at its own rate and at one that matches, and scored at each rate.
+    A routine is scored at its own rate and at each that is tried, and measured at its own and at
+    the one that matches. What was made once is not made again: the baseline matches itself at its
+    own rate, if that is tried.
     """
-    measured = _measured(recipe.smoothness, expected)
-    scored = scored_works(expected)
-    each = [*measured, *len(recipe.learning_rates) * scored, *measured]
-    return [*len(recipe.routines()) * each, expected.report()]
+    scored, moved = scored_works(expected), _moved(recipe.smoothness, expected)
+    rates, works = {*recipe.learning_rates}, list[Work]()
+    for number, routine in enumerate(recipe.routines().values()):
+        own = routine.training.learning_rate
+        works += [*len(rates | {own}) * scored, *moved]
+        works += moved if number or own not in rates else []
+    return [*works, expected.report()]
 
 
 def scored_works(expected: Expected) -> list[Work]:
@@ -26,9 +31,10 @@ def scored_works(expected: Expected) -> list[Work]:
     return [expected.guess("initial"), *expected.train(), expected.score()]
 
 
-def _measured(settings: SmoothnessSettings, expected: Expected) -> list[Work]:
+def _moved(settings: SmoothnessSettings, expected: Expected) -> list[Work]:
+    """Return the stages of a measurement besides its training at z."""
     extra = settings.landscape
-    found = scored_works(expected)
+    found: list[Work] = []
     for _ in range(2 * settings.directions + extra):
         found += [expected.guess("perturb"), *expected.train("train-at")]
     found += [expected.guess("compare") for _ in range(settings.directions)]

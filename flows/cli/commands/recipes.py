@@ -96,6 +96,7 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     suffix: Annotated[
         str, typer.Option("--suffix", help="Ends the names: the same recipe on a second pool.")
     ] = "",
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Deploy recipes to a Prefect server, to be started from its UI, on a schedule, or anywhere."""
@@ -111,4 +112,4 @@ def deploy(  # noqa: PLR0913 (the options of one command)
             None if seeds is None else read_seeds(seeds),
             folder,
         )
-        deploy(order, pool, store, image, suffix)
+        deploy(order, pool, store, image, suffix, as_json=as_json)

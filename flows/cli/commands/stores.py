@@ -78,6 +78,7 @@ def send(
         typer.Option("--to", help="tensorboard:DIR, mlflow:URI, wandb:PROJECT or trackio:PROJECT."),
     ],
     store: StoreOption = "mgd-store",
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Send settings, curves and numbers of a run, finished or not, to a tracker."""
@@ -85,9 +86,9 @@ def send(
         from engine.applications.trackers import check_target
 
         check_target(to)
-        from flows.cli.sending import Sender
+        from flows.cli import sending
 
-        Sender(to).finish(run, store)
+        sending.send(run, to, store, as_json=as_json)
 
 
 def open_report(

@@ -9,6 +9,7 @@ from flows.cli.options import (
     ChangesOption,
     DebugOption,
     JsonOption,
+    QuietOption,
     RecipeArgument,
     RunArgument,
     StoreOption,
@@ -22,6 +23,7 @@ def check(
     changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Say whether the metagradient of a recipe may be trusted; tries short twins of its run."""
@@ -31,14 +33,14 @@ def check(
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
         from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work(), doing("loading torch"):
+        with seen_at_work(quiet=quiet), doing("loading torch"):
             from flows.cli import checking
 
-        if checking.check(chosen, store, as_json=as_json):
+        if checking.check(chosen, store, as_json=as_json, quiet=quiet):
             raise typer.Exit(UNTRUSTWORTHY)
 
 
-def verify(
+def verify(  # noqa: PLR0913 (the options of one command)
     run: RunArgument,
     seed: Annotated[
         int | None, typer.Option(help="Chooses what is made again; drawn by default.")
@@ -46,20 +48,21 @@ def verify(
     store: StoreOption = "mgd-store",
     trusted: TrustOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Make a random segment and a difference of a finished run again, and keep a certificate."""
     with one_message(debug):
         from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work(), doing("loading torch"):
+        with seen_at_work(quiet=quiet), doing("loading torch"):
             from flows.cli import checking
 
-        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json):
+        if checking.verify(run, store, seed, trusted=trusted, as_json=as_json, quiet=quiet):
             raise typer.Exit(UNTRUSTWORTHY)
 
 
-def plan(
+def plan(  # noqa: PLR0913 (the options of one command)
     recipe: RecipeArgument = "digits-selection",
     changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
@@ -67,6 +70,7 @@ def plan(
         float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)
     ] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure a step for a few seconds and say which schedule is fastest, and what a run costs."""
@@ -76,7 +80,7 @@ def plan(
         chosen = load_recipe(recipe, changes)  # refused before torch is loaded
         from flows.cli.terminal.watching import seen_at_work
 
-        with seen_at_work():
+        with seen_at_work(quiet=quiet):
             with doing("loading torch"):
                 from engine.applications.kinds import plan_recipe
                 from engine.numerics.process import prepare_cpu
@@ -86,4 +90,4 @@ def plan(
             check_writable(absolute(store))
             with doing("measuring what a step costs"):
                 found = plan_recipe(chosen, absolute(store), price)
-        showing.show_plan(found, chosen.descent.replay, as_json=as_json)
+        showing.show_plan(found, chosen.descent.replay, as_json=as_json, quiet=quiet)

@@ -91,6 +91,11 @@ class Screen(Console):
         except OSError as error:
             raise cannot_write(error) from error
 
+    def has_room(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Say whether rows of the same columns fit as a table without a word that is broken."""
+        cells = [[plain(str(value)) for value in row.values()] for row in rows]
+        return bool(_shared([[*rows[0]], *cells], self.width, 0))
+
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Print rows of the same columns, with whole words in heads and cells.
 

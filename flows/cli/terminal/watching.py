@@ -93,12 +93,16 @@ def watched(*, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def seen_at_work() -> Iterator[None]:
-    """Show in a terminal what a command without a run is at; elsewhere it says its result alone."""
+def seen_at_work(*, quiet: bool = False) -> Iterator[None]:
+    """Show in a terminal what a command without a run is at; elsewhere it says its result alone.
+
+    Args:
+        quiet: Show warnings only.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
-    with watched():
+    with watched(quiet=quiet):
         yield
 
 

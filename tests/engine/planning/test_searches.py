@@ -37,7 +37,7 @@ def test_plan_counts_the_searches():
 
     more = forecast(with_search, replay).seconds.run - forecast(without, replay).seconds.run
 
-    trainings = 3 * 0.7 + 0.25 * 25 + 0.7 + 0.25 * (with_search.recipe.outer.num_steps + 1)
+    trainings = 3 * 2.4 + 0.15 * 25 + with_search.recipe.outer.num_steps + 1
     assert more == pytest.approx(trainings * forecast(without, replay).seconds.train)
 
 
@@ -50,3 +50,20 @@ def test_time_left_counts_what_the_plan_counts():
 
     assert [work.forward for work in works] == [120, 120, 60, 12 * (asked.outer.num_steps + 1)]
     assert sum(work.weight for work in works) == pytest.approx(12 * searches.searched(asked))
+
+
+def test_few_trainings_as_one_take_no_longer_than_one_by_one():
+    """A batch of one or two gains nothing."""
+    found = [searches.together(number) for number in range(1, 200)]
+
+    assert found[:2] == [1.0, 2.0]
+    assert found == sorted(found)
+    assert all(each <= number for number, each in enumerate(found, 1))
+    assert found[99] < 20
+
+
+def test_trials_that_wait_for_each_other_gain_nothing():
+    """Optuna's were counted as one batch: a quarter of what they took."""
+    expected = Expected(recipe(*SEARCH), None)
+
+    assert expected.trials("optuna", 41).weight == 41 * expected.trainings("retrain", 1).weight

@@ -30,7 +30,7 @@ def errors(works, seconds_of, *, in_seconds=True, between=0.0, looks=4):
         for look in range(looks):
             share = look / looks
             steps = int(work.forward * share), int(work.reverse * share)
-            left.reached(name, work.share(*steps))
+            left.reached(name, work.share(*steps), now + share * seconds)
             seen.append((now + share * seconds, left.left(now + share * seconds)))
         now += seconds
         left.end(name, now)
@@ -171,25 +171,49 @@ def test_work_that_nobody_expected_is_added_and_one_given_up_comes_again():
     left.end("never begun", 3.0)
 
 
-def test_what_a_work_does_before_its_first_step_is_not_its_pace():
-    """A search of a second was said to take half a minute: half a second, and a hundredth done."""
-    left = TimeLeft([Work("search", 1.0, forward=100, rough=True)] * 8, in_seconds=True)
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.2])
+def test_what_a_work_does_before_its_first_step_is_not_its_pace(share):
+    """A search of a second that makes batches first: a tenth done after 0.8 s is no search of 8."""
+    left = TimeLeft([Work("search", 1.0, forward=100, rough=True)] * 5, in_seconds=True)
     left.begin("search 0", "search", 0.0)
 
-    left.reached("search 0", 0.01)
-    early = left.left(0.5)
-    left.reached("search 0", 0.5)
-    later = left.left(2.0)
+    left.reached("search 0", share, 0.8)
 
-    assert early == pytest.approx(8, rel=0.05)
-    assert later == pytest.approx(7.5 * 4, rel=0.4)
+    assert left.left(0.8) == pytest.approx(4 + 1 - share)
+
+
+def test_two_looks_at_a_work_say_how_fast_its_steps_are():
+    """It loads for a second, and takes ten for its steps, where a hundredth was expected."""
+    left = TimeLeft([Work("search", 0.1, forward=100)] * 5, in_seconds=True)
+    left.begin("search 0", "search", 0.0)
+    found = {}
+    for at in (1.5, 3.0, 6.0, 9.0):
+        left.reached("search 0", (at - 1.0) / 10, at)
+        found[at] = left.left(at)
+
+    assert found[1.5] < 1
+    for at in (3.0, 6.0, 9.0):
+        assert found[at] == pytest.approx(5 * 11 - at, rel=0.1)
+
+
+def test_a_look_that_learns_nothing_new_changes_nothing():
+    """Others ask between two steps of a work; time alone is no slower pace."""
+    left = TimeLeft([Work("train", 1.0, forward=100)] * 5, in_seconds=True)
+    left.begin("train 0", "train", 0.0)
+    left.reached("train 0", 0.2, 0.2)
+    left.reached("train 0", 0.5, 0.5)
+
+    assert left.left(3.0) == left.left(0.5)
 
 
 def test_little_of_a_work_counts_if_it_took_long():
     """Where a run is one training of an hour, somebody wants to know before six minutes."""
     left = TimeLeft([Work("train", 1000.0, forward=1000)], in_seconds=False)
     left.begin("train 0", "train", 0.0)
-    left.reached("train 0", 0.01)
+    left.reached("train 0", 0.001, 1.0)
+    left.reached("train 0", 0.003, 3.0)
+    soon = left.left(3.0)
+    left.reached("train 0", 0.01, 10.0)
 
-    assert left.left(3.0) is None
-    assert left.left(30.0) == pytest.approx(2970)
+    assert soon is None
+    assert left.left(10.0) == pytest.approx(990)

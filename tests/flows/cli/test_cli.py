@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from engine.recipes.files import load_recipe
@@ -26,6 +27,25 @@ def test_version_is_that_of_the_package():
 
     assert result.exit_code == 0
     assert result.stdout.startswith("mgd 0.")
+
+
+SAYS_NOTHING_TO_PROGRAMS = {"new", "open", "ui"}
+"""Their result are files, and windows."""
+
+TAKES_TIME = {"run", "smoothness", "resume", "check", "verify", "plan"}
+"""Says what is at work; ``ui`` and ``deploy`` say some lines, and are at it for seconds."""
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))
+def test_every_command_has_the_same_options(name):
+    """Whoever has learned one command writes a script with any other."""
+    options = {
+        each for one in typer.main.get_command(app).commands[name].params for each in one.opts
+    }
+
+    assert "--debug" in options
+    assert ("--json" in options) is (name not in SAYS_NOTHING_TO_PROGRAMS)
+    assert ({"--quiet", "-q"} <= options) is (name in TAKES_TIME)
 
 
 @pytest.mark.slow
