@@ -59,16 +59,14 @@ class Routine(HeldModule):
         seed: Seeds order, dropout and augmentation.
         metaparameters: z by name.
         augment: Optional; maps (batch, generator) to a batch, drawing from the generator only.
-        compile: Compile the gradient of a batch, in both sweeps. The last digits differ from those
-            of the eager gradient.
+        compile: Compile the gradient of a batch, in both sweeps; the last digits become others.
         path: Which kernels define the run's states, see ``engine.recipes.replay.StepPath``.
         piece: Examples of a coupled loss that are embedded at a time, in both sweeps; all by
             default. It bounds the memory. Sums run in another order, so the last digits change.
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
-            and the last digits differ from the whole batch's; random draws of the model are those
-            of each shard, and buffers that its forward pass moves go from one to the next, as in a
-            loop that accumulates gradients.
+            and the last digits differ from the whole batch's. The model draws for each shard, and
+            buffers that its forward pass moves go from one to the next, as in torch's own loop.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
