@@ -264,6 +264,28 @@ def test_what_follows_metaparameters_alone_is_no_clock():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+class Centred(Moves):
+    """Follows its inputs by a library that has no derivatives, and reads that in evaluation."""
+
+    def forward(self, inputs):
+        """Move the buffer in training, and subtract it in evaluation."""
+        if not self.training:
+            return super().forward(inputs - self.kept)
+        self.kept.lerp_(torch.from_numpy(inputs.detach().numpy().mean(0)), 0.3)
+        return super().forward(inputs)
+
+
+def test_a_way_of_inputs_into_a_buffer_that_is_cut_is_refused():
+    """No gradient of a step shows it, and no parameter moves it."""
+    columns = tuple(column[:24] for column in data())
+    kind = Inputs(columns[0].clone(), torch.arange(24), 24)
+    net = Centred(lambda net, hidden: hidden, {"kept": torch.zeros(6)}).double()
+    run = routine(net, metaparameters={"inputs": kind})
+
+    with pytest.raises(WitnessError, match=r"'inputs' into the buffers that the forward pass"):
+        engine.metagradient(run, output)
+
+
 def test_a_frozen_module_without_moving_buffers_has_no_vector_more():
     """A mask is no state."""
     net = moves(lambda net, hidden: hidden + net.kept, kept=ZEROS).make()
