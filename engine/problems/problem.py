@@ -287,6 +287,8 @@ def make_model(
     else:
         try:
             given = given(seed)
+        except EngineError:
+            raise
         except Exception as error:
             line = own_line(error)
             raise ConfigurationError(

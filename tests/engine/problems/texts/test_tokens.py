@@ -147,6 +147,7 @@ def test_a_token_without_an_embedding_is_refused_with_the_text(pretrained):
         ("config.json", lambda content: content[:30]),
         ("config.json", lambda content: b"[" * 100000),
         ("config.json", lambda content: content.replace(b'"n_embd": 4', b'"n_embd": 6')),
+        ("config.json", lambda content: content.replace(b'"n_layer": 1', b'"n_layer": 9999999')),
         ("tokenizer.json", lambda content: content[:30]),
         ("tokenizer.json", lambda content: b"{}"),
     ],
@@ -154,9 +155,11 @@ def test_a_token_without_an_embedding_is_refused_with_the_text(pretrained):
 def test_a_damaged_pretrained_folder_is_refused_in_one_message(pretrained, file, damage):
     """Libraries of three languages read these files, each with errors of its own."""
     folder, _ = pretrained
-    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(damage(content))
 
-    with pytest.raises(EngineError, match=r"language\.pretrained is .*can be read"):
+    assert damage(content) != content
+    with pytest.raises(EngineError, match=r"^arguments\.language\.pretrained is .*can be read"):
         build(folder)
 
 
