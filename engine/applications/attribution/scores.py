@@ -30,7 +30,7 @@ from engine.recipes.attribution import Queries, Removals
 from engine.replay.seeding import seed_adjoint
 from engine.routine.outputs import batches_of
 from engine.routine.routine import Routine
-from engine.types import State
+from engine.types import Batch, State
 
 CHUNK = 1000
 """Examples whose losses are in one graph."""
@@ -128,16 +128,16 @@ def final_gradient_scores(problem: BuiltProblem, queries: Queries, state: State)
         seed_adjoint(routine, state, phi)[1][evaluated] for phi in query_outputs(problem, queries)
     ]
     columns = [
-        _dot_products(routine, state, directions, start) for start in range(0, len(routine), CHUNK)
+        _dot_products(routine, state, directions, batch)
+        for batch in batches_of(routine.examples, CHUNK)
     ]
     return -torch.cat(columns, dim=1)
 
 
 def _dot_products(
-    routine: Routine, state: State, directions: Sequence[Tensor], start: int
+    routine: Routine, state: State, directions: Sequence[Tensor], batch: Batch
 ) -> Tensor:
     """Differentiate <sum_i w_i grad l_i, d> by w, for each direction d."""
-    batch = tuple(column[start : start + CHUNK] for column in routine.examples)
     evaluated = routine.optimizer.evaluated
     params = state[evaluated].detach().requires_grad_()
     with torch.enable_grad(), routine.binding.kept():

@@ -201,7 +201,7 @@ def test_unknown_recipe_lists_those_there_are(tmp_path):
         ("", r"own\.yaml holds nothing.*mapping"),
         ("!!python/object:os.system {}", r"own\.yaml is not YAML"),
     ],
-    ids=["broken", "list", "words", "empty", "code"],
+    ids=["broken", "broken later", "list", "words", "empty", "code"],
 )
 def test_file_that_is_no_recipe_is_refused(text, message, tmp_path):
     """A recipe may come from anybody, so it is data: YAML's own types and nothing that runs."""

@@ -262,6 +262,21 @@ def test_scores_of_rows_with_a_quantity_have_it_as_it_is():
     assert text.splitlines() == ["example,label,query_0", "0,2.75,1.0", "1,-0.5,2.0"]
 
 
+def test_final_gradients_are_those_of_ones_own_batches_too():
+    """Samples by index, as a Trainer has them, have no columns; a run ended in a TypeError."""
+    problem = problem_of()
+    state, queries = problem.routine.initial_state(), Queries(number=2)
+    inputs, labels = problem.routine.examples
+    samples = as_examples("train", list(zip(inputs, labels, strict=True)), torch.float64)
+    others = replace(problem.routine, examples=samples.batches(torch.device("cpu")))
+
+    found = final_gradient_scores(replace(problem, routine=others), queries, state)
+
+    expected = final_gradient_scores(problem, queries, state)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert found.shape == (2, 40)
+
+
 def test_attribution_of_a_quantity_is_told_without_an_accuracy():
     """Rows with a number for a label have a test loss alone."""
     recipe = validate_recipe(TINY, "test")
