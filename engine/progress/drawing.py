@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _REFRESHES = 2
 """Pictures a second; each takes some milliseconds of one core."""
 
+_WIDEST = 80
+"""Columns of a picture at most: what is no wider is not folded by a terminal that is made narrower,
+while nobody knows yet how wide it is, as tmux tells a quarter of a second later."""
+
 _FORMAT = (
     '<pre style="font-family:monospace;line-height:1.3;margin:0">'
     '<code style="font-family:inherit">{code}</code></pre>'
@@ -72,7 +76,8 @@ def at_foot(picture: "rich.console.RenderableType", **options: Any) -> Any:  # n
         def __rich_console__(
             self, console: Console, options: ConsoleOptions
         ) -> Iterator[ConsoleRenderable]:
-            lines = console.render_lines(self._drawn, options, pad=False)
+            narrow = options.update(max_width=min(options.max_width, _WIDEST))
+            lines = console.render_lines(self._drawn, narrow, pad=False)
             self.widths = [Segment.get_line_length(line) for line in lines]
             yield SegmentLines(lines, new_lines=True)
 
@@ -80,6 +85,15 @@ def at_foot(picture: "rich.console.RenderableType", **options: Any) -> Any:  # n
         def __init__(self, picture: RenderableType, **options: Any) -> None:  # noqa: ANN401 (Rich's)
             self._noted = Noted(picture)
             super().__init__(self._noted, **options)
+            self._width = self.console.width
+
+        def refresh(self) -> None:
+            """Draw anew, but not while the terminal is being made wider or narrower."""
+            with self._lock:
+                before, self._width = self._width, self.console.width
+                if self.is_started and self._width != before:
+                    return
+                super().refresh()
 
         def above(self, write: Callable[[], object]) -> None:
             """Print something above the picture.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from engine.extras import install
+from engine.recipes.comparisons import SELECTIONS, BaselineName
 
 if TYPE_CHECKING:
     from engine.applications.comparisons.results import Damage
@@ -19,8 +20,10 @@ def comparison_findings(record: "RunRecord") -> list[str]:
         return []
     uphill = record.recipe.outer.maximize
     own = record.iterates[record.chosen].scores["test"]
-    beaten, others = [], []
+    beaten, others, idle = [], [], _idle(record)
     for each in record.baselines:
+        if each.name in idle:
+            continue
         theirs = each.scores["test"]
         wins = own["loss"] > theirs["loss"] if uphill else own["loss"] < theirs["loss"]
         (beaten if wins else others).append(f"{each.name} ({theirs['loss']:.4f})")
@@ -31,18 +34,34 @@ def comparison_findings(record: "RunRecord") -> list[str]:
         sentences.append(f"Its test loss of {found} is {side} than that of {_listed(beaten)}.")
     if others:
         sentences.append(f"Its test loss of {found} is not {side} than that of {_listed(others)}.")
+    if idle:
+        sentences.append(
+            f"The baselines {_listed(idle)} leave out as many examples as the run did, and so "
+            "none: they are the set-up that it began from, and say nothing more."
+        )
     if uphill and "accuracy" in own:
         sentences.append(points(record))
     ahead = [
         f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
         for each in record.baselines
-        if "accuracy" in own and _further(each.scores["test"]["accuracy"], own["accuracy"], uphill)
+        if each.name not in idle
+        and "accuracy" in own
+        and _further(each.scores["test"]["accuracy"], own["accuracy"], uphill)
     ]
     if ahead:
         sentences.append(
             f"In test accuracy ({100 * own['accuracy']:.1f} %) it stays behind {_listed(ahead)}."
         )
     return sentences
+
+
+def _idle(record: "RunRecord") -> list[str]:
+    """Return the selections among the baselines that select all examples, as weights let them."""
+    first = record.iterates[0].scores
+    selecting = {*SELECTIONS} - {BaselineName.ALL_DATA}
+    return [
+        each.name for each in record.baselines if each.name in selecting and each.scores == first
+    ]
 
 
 def points(record: "RunRecord") -> str:

@@ -105,6 +105,7 @@ def seen_at(width, board, console):
         drawn.refresh()
         console.file.narrow(width)
         console.width = width
+        drawn.refresh()  # it may get narrower yet
         drawn.refresh()
         console.print("and later")
         drawn.refresh()
@@ -125,6 +126,30 @@ def test_a_picture_stays_one_where_the_terminal_gets_narrower(width, board, cons
     assert [line.startswith("digits-12ab34cd") for line in shown[2:]].count(True) == 1
     assert shown[2].startswith("digits-12ab34cd")
     assert len(shown) == 2 + rows_at(width, board)
+
+
+def test_a_terminal_that_says_late_how_wide_it_is_folds_nothing(board, console):
+    """Down to 80 columns: tmux folds at once, and a picture drawn then left its head behind."""
+    with live(board.meter, console) as drawn:
+        drawn.refresh()
+        console.file.narrow(80)
+        drawn.refresh()
+        console.width = 80
+        drawn.refresh()
+        drawn.refresh()
+
+        assert [each[:9] for each in console.file.shown()].count("digits-12") == 1
+
+
+def test_nothing_is_drawn_while_the_terminal_changes(board, console):
+    """Each picture would be folded once more before it is taken away."""
+    with at_foot("a picture", console=console, auto_refresh=False) as drawn:
+        before = len(console.file.rows)
+        for width in range(119, 60, -1):
+            console.width = width
+            drawn.refresh()
+        assert len(console.file.rows) == before
+        assert console.file.shown() == ["a picture"]
 
 
 def test_nothing_is_left_where_the_picture_ends(board, console):
@@ -148,6 +173,7 @@ def test_a_terminal_that_cuts_long_lines_keeps_what_is_above(names, folds, conso
         console.width = 40
         console.file.rows.insert(0, ["of others", False])
         console.file.row += 1
+        drawn.refresh()
         drawn.refresh()
         assert ("of others" not in console.file.shown()) is folds
 
