@@ -149,7 +149,7 @@ REFUSED = {
     ),
     "output that reads the best loss": (
         _with_history(lambda kept: torch.stack(kept).min()),
-        HISTORY,
+        r"left behind",  # by the loss of two examples, or by the training
     ),
     "eval() that leaves something": (
         Variant(lambda: EvaluatedTwiceAsLarge(*mlp())),
