@@ -5,23 +5,19 @@ is an input: the batch, what z sets in it, the hyperparameters and the step's nu
 tensor that a program closes over is built into it.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
-from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
-from engine.models.attention import attention, let_compilers_take_it
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
-from engine.routine.module.operations import replaced_functions
 from engine.routine.routine import Routine
-from engine.step.programs_folder import keep_programs, removed_damaged
+from engine.step.captured import CapturedProgram, Part
 from engine.types import Metaparams
 
 Inputs = dict[str, Any]
@@ -58,70 +54,64 @@ def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
     return {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
 
 
-def make_loss(routine: Routine) -> Callable[[Tensor, Inputs], Tensor]:
-    """Return the loss of a step as a function of params and ``step_inputs``, for a compiler."""
+def make_loss(routine: Routine) -> Part:
+    """Return the loss of a step as a part: of ``params`` and ``step_inputs``."""
     module, layout, batch_size = routine.loss_module, routine.layout, routine.batch_size
 
-    def loss(params: Tensor, inputs: Inputs) -> Tensor:
+    def loss(inputs: Inputs) -> Inputs:
         columns = named(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
-        views = {f"model.{name}": view for name, view in layout.views(params).items()}
+        views = {f"model.{name}": view for name, view in layout.views(inputs["params"]).items()}
         losses = functional_call(module, views, (batch,), named(inputs, "argument "))
         weights = inputs.get("weights")
-        return (losses if weights is None else weights * losses).sum() / batch_size
+        whole = (losses if weights is None else weights * losses).sum() / batch_size
+        return {"loss": whole}
 
     return loss
 
 
-def compiled(
-    function: Callable[..., Any], routine: Routine, *, pair: bool = False
-) -> Callable[..., Any]:
-    """Compile a function for the routine's device, with the eager step's random draws.
+def make_update(routine: Routine) -> Part:
+    """Return the update of a step as a part: of ``state ...``, ``gradient`` and ``step_inputs``."""
+    update = routine.optimizer.update
+
+    def following(inputs: Inputs) -> Inputs:
+        gradient = routine.hooked(inputs["gradient"])
+        return update(named(inputs, "state "), gradient, named(inputs, "hyper "), inputs["step"])
+
+    return following
+
+
+def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
+    """Return what the compiler is told: to make the eager step's random draws, above all.
 
     Args:
-        function: A pure function of tensors.
         routine: Its device is compiled for.
-        pair: Whether what it returns is differentiated: a pair of programs is made then, of which
+        pair: Whether what is compiled is differentiated: a pair of programs is made then, of which
             the second computes again what is cheap, see ``engine.step.partition``. Else a GPU
             captures its kernels as one graph, which could not be kept for several steps.
     """
-    keep_programs()
-    options: dict[str, Any] = {"fallback_random": True}
+    told: dict[str, Any] = {"fallback_random": True}
     if routine.device.type == "cpu" or pair:
         # Channels last made the steps of a ResNet a third slower on a CPU (torch 2.13).
-        options["layout_optimization"] = False
+        told["layout_optimization"] = False
     if pair:
         from engine.step.partition import KeepsLittle  # loads the compiler
 
-        options["custom_partitioner_fn"] = KeepsLittle()
+        told["custom_partitioner_fn"] = KeepsLittle()
     elif routine.device.type == "cuda":
-        options["triton.cudagraphs"] = True
-    let_compilers_take_it()
-    program = torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-    def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)
-        with replaced_functions(_REPLACED):
-            for _ in range(_REPAIRS):
-                try:
-                    return program(*inputs)
-                except (RuntimeError, OSError, ImportError) as error:
-                    if not removed_damaged(str(error)):
-                        raise
-            return program(*inputs)
-
-    return call
+        told["triton.cudagraphs"] = True
+    return told
 
 
-_REPLACED = [(functional, "scaled_dot_product_attention", attention)]
-"""What a compiled step calls in the place of torch's own, as an eager one does."""
+def step_gradient(parts: Mapping[str, Part], values: Inputs) -> Inputs:
+    """Return the gradient of a step's loss and the loss, as a whole of ``engine.step.captured``."""
 
-_REPAIRS = 16  # the loader names one damaged library at a time
+    def loss(params: Tensor) -> Tensor:
+        return parts["loss"]({**values, "params": params})["loss"]
 
-
-def many_programs() -> AbstractContextManager[None]:
-    """Let one process hold the programs of many routines; torch's own limit is 8 in all."""
-    return torch._dynamo.config.patch(recompile_limit=64)  # pyright: ignore[reportPrivateUsage]
+    gradient, value = grad_and_value(loss)(values["params"])
+    return {"gradient": gradient, "loss": value}
 
 
 def compiled_gradient(
@@ -152,7 +142,7 @@ def compiled_gradient(
         )
     has_graph = routine.path is StepPath.GRAPH
     found = _call_gradient(routine, params, term, z, step)
-    compared = routine.programs.get("gradient, compared", 0)
+    compared = routine.programs["gradient, compared"]
     if compared < (2 if has_graph else 1):
         _compare_gradient(routine, found[0], params, term, z, step)
         routine.programs["gradient, compared"] = compared + 1
@@ -167,15 +157,13 @@ def _call_gradient(
     has_graph = routine.path is StepPath.GRAPH
     with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
-    program = routine.programs.get("gradient") or compiled(
-        grad_and_value(make_loss(routine)),
-        routine,
-        pair=has_graph,
-    )
     routine.modes.train()
     try:
-        with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
-            gradient, loss = program(params if has_graph else params.detach(), inputs)
+        program = routine.programs.get("gradient") or _gradient_program(routine)
+        read = {"loss": {**inputs, "params": params.detach().requires_grad_()}}
+        values = {**inputs, "params": params if has_graph else params.detach()}
+        with routine.seeded(term, step), torch.set_grad_enabled(has_graph):
+            found, used = program(read, values, ("gradient", "loss"))
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
@@ -184,9 +172,18 @@ def _call_gradient(
             settings=("training.compile",),
         ) from error
     routine.programs["gradient"] = program
+    if used is not routine.programs.get("gradient, used"):  # the first, or other code than before
+        routine.programs |= {"gradient, used": used, "gradient, compared": 0}
+    gradient, loss = found["gradient"], found["loss"]
     if has_graph:
         return gradient, loss.detach()
     return gradient.clone(), loss.clone()  # a captured graph writes its next results there
+
+
+def _gradient_program(routine: Routine) -> CapturedProgram:
+    pair = routine.path is StepPath.GRAPH
+    parts = {"loss": make_loss(routine)}
+    return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
 
 
 def _compare_gradient(
