@@ -62,6 +62,7 @@ class Capture:
         makes: The name of each result, and its place in the list, or the name of the input it is.
         marks: What a call returns in the place of the list.
         programs: What was compiled of it.
+        says_all: Whether it shows all that a program of it is made of.
     """
 
     def __init__(self, graph: GraphModule) -> None:
@@ -70,6 +71,7 @@ class Capture:
         self.reads: tuple[str, ...] = ()
         self.makes: dict[str, int | str] = {}
         self.programs: dict[Hashable, Program] = {}
+        self.says_all = _says_all(graph)
         self.marks = [torch.empty(0) for _ in output.args[0]]
 
     def named(
@@ -216,7 +218,9 @@ class CapturedProgram:
         known = next(iter(captures.values())).programs
         if key not in known:
             module = _Whole(self._whole, captures, tuple(given), tuple(results))
-            known[key] = Program(_compiled(module, list(given.values()), self._options), results)
+            is_kept = all(capture.says_all for capture in captures.values())
+            made = _compiled(module, list(given.values()), self._options, is_kept=is_kept)
+            known[key] = Program(made, results)
         return known[key](given), known[key]
 
 
@@ -263,9 +267,9 @@ class _Whole(nn.Module):
 
 
 def _compiled(
-    module: _Whole, tensors: list[Tensor], options: dict[str, Any]
+    module: _Whole, tensors: list[Tensor], options: dict[str, Any], *, is_kept: bool
 ) -> Callable[..., Sequence[Tensor]]:
-    """Compile, or find in torch's cache what was compiled of the same in the same place."""
+    """Compile, or find in torch's cache what was compiled of the same."""
     from torch._inductor import compile as compile_graph  # loads the compiler
 
     keep_programs()
@@ -274,21 +278,20 @@ def _compiled(
     made = graph.call_module("whole", inputs)
     outputs = range(len(module.results))
     graph.output(tuple(graph.call_function(operator.getitem, (made, i)) for i in outputs))
-    cacheable = {f"{fused.__module__}.{fused.__name__}": _source()}
-    options = {**options, "unsafe_marked_cacheable_functions": cacheable}
-    with torch._functorch.config.patch(enable_autograd_cache=_may_be_kept(module, options)):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-        return repaired(compile_graph)(GraphModule({"whole": module}, graph), tensors, options)
+    whole, told = GraphModule({"whole": module}, graph), options | _cacheable()
+    with torch._functorch.config.patch(enable_autograd_cache=is_kept):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        return repaired(compile_graph)(whole, tensors, told)
 
 
-def _may_be_kept(module: nn.Module, options: dict[str, Any]) -> bool:
-    """Say whether the graphs say all that a program is made of."""
-    from torch._functorch._aot_autograd.autograd_cache import (
+def _says_all(graph: GraphModule) -> bool:
+    """Say whether a graph shows all that a program of it is made of; asked while Dynamo has it."""
+    from torch._functorch._aot_autograd.autograd_cache import (  # loads the compiler
         BypassAOTAutogradCache,
         check_cacheable,
     )
     from torch._inductor import config
 
-    graphs = [each for each in module.modules() if isinstance(each, GraphModule)]
+    graphs = [each for each in graph.modules() if isinstance(each, GraphModule)]
     if any(True for each in graphs for _ in (*each.parameters(), *each.buffers())):
         return False  # numbers that no key has
     for node in (node for each in graphs for node in each.graph.nodes):
@@ -296,14 +299,21 @@ def _may_be_kept(module: nn.Module, options: dict[str, Any]) -> bool:
         if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             name = getattr(target, "namespace", None) or target._qualified_op_name.split("::")[0]
             if name not in _NAMESPACES:
-                return False  # whose derivative is somebody's code
-    with config.patch(options):
+                return False  # its derivative is somebody's code
+    with config.patch(_cacheable()):
         try:
             for each in graphs:
                 check_cacheable(each)
-        except BypassAOTAutogradCache:
+        except (BypassAOTAutogradCache, AssertionError, AttributeError):
             return False
     return True
+
+
+def _cacheable() -> dict[str, Any]:
+    """Return what torch is told of a function of ours that stands in graphs by its name."""
+    return {
+        "unsafe_marked_cacheable_functions": {f"{fused.__module__}.{fused.__name__}": _source()}
+    }
 
 
 @cache
