@@ -17,7 +17,7 @@ import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +258,13 @@ class _Whole(nn.Module):
     ) -> None:
         super().__init__()
         self.function, self.inputs, self.results = function, inputs, results
-        self.parts = nn.ModuleDict({name: _Graph(each) for name, each in captures.items()})
+        self.names = tuple(captures)
+        self.graphs = nn.ModuleList(map(_Graph, captures.values()))
         self.source = _source()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = self.function(self.parts, dict(zip(self.inputs, tensors, strict=True)))
+        parts = dict(zip(self.names, self.graphs, strict=True))
+        found = self.function(parts, dict(zip(self.inputs, tensors, strict=True)))
         return tuple(found[name] for name in self.results)
 
 
@@ -270,7 +272,10 @@ def _compiled(
     module: _Whole, tensors: list[Tensor], options: dict[str, Any], *, is_kept: bool
 ) -> Callable[..., Sequence[Tensor]]:
     """Compile, or find in torch's cache what was compiled of the same."""
-    from torch._inductor import compile as compile_graph  # loads the compiler
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx  # loads the compiler
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     keep_programs()
     graph = Graph()
@@ -279,8 +284,13 @@ def _compiled(
     outputs = range(len(module.results))
     graph.output(tuple(graph.call_function(operator.getitem, (made, i)) for i in outputs))
     whole, told = GraphModule({"whole": module}, graph), options | _cacheable()
-    with torch._functorch.config.patch(enable_autograd_cache=is_kept):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-        return repaired(compile_graph)(whole, tensors, told)
+    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))  # torch's caches want one
+    compile_whole = partial(compile_fx, config_patches=told, ignore_shape_env=True)
+    with (
+        tracing(context),
+        torch._functorch.config.patch(enable_autograd_cache=is_kept),  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    ):
+        return repaired(compile_whole)(whole, tensors)
 
 
 def _says_all(graph: GraphModule) -> bool:
