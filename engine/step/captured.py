@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.nn import functional
 
+from engine.errors import EngineError
 from engine.models import attention_operations
 from engine.models.attention import attention, fused, let_compilers_take_it
 from engine.routine.module.operations import replaced_functions
@@ -206,6 +207,7 @@ class CapturedProgram:
 
         Raises:
             RuntimeError: If a part cannot be captured, or the whole not compiled.
+        OSError, ImportError: If there is no compiler that works.
         """
         captures, given = {}, {name: value for name, value in values.items() if _is_tensor(value)}
         for name, part in self._parts.items():
@@ -286,11 +288,18 @@ def _compiled(
     whole, told = GraphModule({"whole": module}, graph), options | _cacheable()
     context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))  # torch's caches want one
     compile_whole = partial(compile_fx, config_patches=told, ignore_shape_env=True)
+    devices = sorted({each.device.index for each in tensors if each.device.type == "cuda"})
     with (
+        torch.random.fork_rng(devices),  # what is compiled draws as if it had been there before
         tracing(context),
         torch._functorch.config.patch(enable_autograd_cache=is_kept),  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     ):
-        return repaired(compile_whole)(whole, tensors)
+        try:
+            return repaired(compile_whole)(whole, tensors)
+        except (EngineError, RuntimeError, OSError, ImportError):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _says_all(graph: GraphModule) -> bool:
@@ -307,8 +316,7 @@ def _says_all(graph: GraphModule) -> bool:
     for node in (node for each in graphs for node in each.graph.nodes):
         target = node.target
         if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            name = getattr(target, "namespace", None) or target._qualified_op_name.split("::")[0]
-            if name not in _NAMESPACES:
+            if str(target).partition(".")[0] not in _NAMESPACES:
                 return False  # its derivative is somebody's code
     with config.patch(_cacheable()):
         try:

@@ -173,7 +173,7 @@ def _call_gradient(
         ) from error
     routine.programs["gradient"] = program
     if used is not routine.programs.get("gradient, used"):  # the first, or other code than before
-        routine.programs |= {"gradient, used": used, "gradient, compared": 0}
+        routine.programs.update({"gradient, used": used, "gradient, compared": 0})
     gradient, loss = found["gradient"], found["loss"]
     if has_graph:
         return gradient, loss.detach()
