@@ -24,12 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
-from torch.nn import functional
 
 from engine.errors import EngineError
 from engine.models import attention_operations
-from engine.models.attention import attention, fused, let_compilers_take_it
-from engine.routine.module.operations import replaced_functions
+from engine.models.attention import fused, let_compilers_take_it
 from engine.step.programs_folder import keep_programs, repaired
 
 Named = dict[str, Any]
@@ -41,9 +39,6 @@ Part = Callable[[Named], Named]
 Whole = Callable[[Mapping[str, Part], Named], Named]
 """A function of parts and tensors, defined at the top of a module; it is compiled with the parts'
 graphs in it."""
-
-REPLACED = [(functional, "scaled_dot_product_attention", attention)]
-"""What a compiled step calls in the place of torch's own, as an eager one does."""
 
 _OUTSIDE = "outside of "
 
@@ -83,7 +78,7 @@ class Capture:
         Args:
             part: Name of the part.
             tensors: What the graph was given.
-            inputs: What the part was called with.
+            inputs: What the part was called with, and what else it reads and has a name.
             results: What it returned, with marks for what the graph computes.
 
         Raises:
@@ -136,11 +131,14 @@ class Captured:
         self.name = name
         self._call = torch.compile(function, backend=_noting, fullgraph=True, dynamic=False)
 
-    def __call__(self, inputs: Named) -> tuple[Capture, dict[str, Tensor]]:
+    def __call__(
+        self, inputs: Named, held: Mapping[str, Tensor] | None = None
+    ) -> tuple[Capture, dict[str, Tensor]]:
         """Return the graph, and what it reads by name.
 
         Args:
             inputs: What the function is called with; what is differentiated requires gradients.
+            held: What else it reads, by the names that this has.
 
         Raises:
             RuntimeError: If it cannot be captured.
@@ -148,14 +146,14 @@ class Captured:
         noted: list[tuple[Capture, tuple[Any, ...]]] = []
         token = _NOTED.set(noted)
         try:
-            with torch.enable_grad(), many_programs(), replaced_functions(REPLACED):
+            with torch.enable_grad(), many_programs():
                 results = self._call(inputs)
         finally:
             _NOTED.reset(token)
         if len(noted) != 1:
             raise RuntimeError(f"The {self.name} of a step computes nothing with tensors.")
         capture, tensors = noted[0]
-        return capture, capture.named(self.name, tensors, inputs, results)
+        return capture, capture.named(self.name, tensors, {**inputs, **(held or {})}, results)
 
 
 def many_programs() -> AbstractContextManager[None]:
@@ -193,7 +191,11 @@ class CapturedProgram:
         self._parts = {name: Captured(name, part) for name, part in parts.items()}
 
     def __call__(
-        self, read: Mapping[str, Named], values: Named, results: Sequence[str]
+        self,
+        read: Mapping[str, Named],
+        held: Mapping[str, Tensor],
+        values: Named,
+        results: Sequence[str],
     ) -> tuple[dict[str, Tensor], Program]:
         """Run the program, which is made if there is none yet; also return it.
 
@@ -202,6 +204,7 @@ class CapturedProgram:
 
         Args:
             read: What each part is called with.
+            held: What else they read, by name: parameters in the place of a module's own.
             values: What the function is called with.
             results: The names of its results that are wanted.
 
@@ -211,7 +214,7 @@ class CapturedProgram:
         """
         captures, given = {}, {name: value for name, value in values.items() if _is_tensor(value)}
         for name, part in self._parts.items():
-            captures[name], tensors = part(read[name])
+            captures[name], tensors = part(read[name], held)
             for each, tensor in tensors.items():
                 if each.startswith(_OUTSIDE):
                     given[each] = tensor.detach()
@@ -315,9 +318,9 @@ def _says_all(graph: GraphModule) -> bool:
         return False  # numbers that no key has
     for node in (node for each in graphs for node in each.graph.nodes):
         target = node.target
-        if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            if str(target).partition(".")[0] not in _NAMESPACES:
-                return False  # its derivative is somebody's code
+        is_operation = isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+        if is_operation and str(target).partition(".")[0] not in _NAMESPACES:
+            return False  # its derivative is somebody's code
     with config.patch(_cacheable()):
         try:
             for each in graphs:

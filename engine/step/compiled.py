@@ -11,6 +11,7 @@ compile, the reference takes over with a warning.
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,10 +22,13 @@ from engine.routine.routine import Routine
 from engine.step.captured import CapturedProgram, Part, Program
 from engine.step.compiling import (
     Inputs,
+    loss_at,
     make_loss,
     make_update,
+    make_views,
     named,
     options,
+    reading,
     step_inputs,
 )
 from engine.step.products import entering, split
@@ -122,7 +126,11 @@ def _compiled_product(
 ) -> tuple[Product, Program]:
     product: CapturedProgram = routine.programs.get("product") or CapturedProgram(
         step_product,
-        {"loss": make_loss(routine), "update": make_update(routine)},
+        {
+            "loss": make_loss(routine),
+            "views": make_views(routine),
+            "update": make_update(routine),
+        },
         options(routine),
     )
     routine.programs["product"] = product
@@ -135,13 +143,15 @@ def _compiled_product(
     states = {_STATE + name: row for name, row in state.items()}
     params = state["params"]
     read = {
-        "loss": {**inputs, "params": params.detach().requires_grad_()},
+        "loss": inputs,
+        "views": {"params": params.detach().requires_grad_()},
         "update": {**inputs, **states, "gradient": params.new_empty(params.shape)},
     }
     sources = {**states, **{_FROM_Z + name: row.detach() for name, row in from_z.items()}}
     rows = {_COTANGENT + name: row.contiguous() for name, row in cotangent.items()}
-    with routine.seeded(term, step), torch.no_grad():
-        pulled, program = product(read, {**others, **sources, **rows}, tuple(sources))
+    values = {**others, **sources, **rows}
+    with reading(routine, params) as held, routine.seeded(term, step), torch.no_grad():
+        pulled, program = product(read, held, values, tuple(sources))
     if routine.device.type == "cuda":  # a captured graph writes its next results in their place
         pulled = {name: row.clone() for name, row in pulled.items()}
     shares: Metaparams = {}
@@ -173,10 +183,7 @@ def step_product(parts: Mapping[str, Part], values: Inputs) -> Inputs:
     def step(sources: Inputs) -> Inputs:
         inputs = {**others, **sources, **named(sources, _FROM_Z)}
 
-        def loss(params: Tensor) -> Tensor:
-            return parts["loss"]({**inputs, "params": params})["loss"]
-
-        gradient = grad(loss)(sources[_STATE + "params"])
+        gradient = grad(partial(loss_at, parts, inputs))(sources[_STATE + "params"])
         following = parts["update"]({**inputs, "gradient": gradient})
         return {name: following[name] for name in cotangent}
 

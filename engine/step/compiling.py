@@ -5,12 +5,14 @@ is an input: the batch, what z sets in it, the hyperparameters and the step's nu
 tensor that a program closes over is built into it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
+from torch.func import grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
@@ -54,21 +56,52 @@ def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
     return {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
 
 
+PARAMETER = "parameter "
+"""What stands before the name of a parameter that the loss reads from the module."""
+
+
+def make_views(routine: Routine) -> Part:
+    """Return the cut of ``params`` into parameters as a part."""
+    layout = routine.layout
+
+    def views(inputs: Inputs) -> Inputs:
+        return {PARAMETER + name: view for name, view in layout.views(inputs["params"]).items()}
+
+    return views
+
+
 def make_loss(routine: Routine) -> Part:
-    """Return the loss of a step as a part: of ``params`` and ``step_inputs``."""
-    module, layout, batch_size = routine.loss_module, routine.layout, routine.batch_size
+    """Return the loss of a step as a part: of ``step_inputs``, and parameters in the module."""
+    module, batch_size = routine.loss_module, routine.batch_size
 
     def loss(inputs: Inputs) -> Inputs:
         columns = named(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
-        views = {f"model.{name}": view for name, view in layout.views(inputs["params"]).items()}
-        losses = functional_call(module, views, (batch,), named(inputs, "argument "))
+        losses = module(batch, **named(inputs, "argument "))
         weights = inputs.get("weights")
         whole = (losses if weights is None else weights * losses).sum() / batch_size
         return {"loss": whole}
 
     return loss
+
+
+@contextmanager
+def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Let the module hold parameters while a step is read; yields them by the names of parts.
+
+    They are leaves of their own, and the same kind of tensors whoever has bound others before: a
+    step would be read once more for those.
+    """
+    views = routine.layout.views(params.detach())
+    held = {name: view.detach().requires_grad_() for name, view in views.items()}
+    with routine.binding.holding(held):
+        yield {PARAMETER + name: tensor for name, tensor in held.items()}
+
+
+def loss_at(parts: Mapping[str, Part], values: Inputs, params: Tensor) -> Tensor:
+    """Return the loss of a step by its parts, at other parameters."""
+    return parts["loss"]({**values, **parts["views"]({"params": params})})["loss"]
 
 
 def make_update(routine: Routine) -> Part:
@@ -106,11 +139,7 @@ def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
 
 def step_gradient(parts: Mapping[str, Part], values: Inputs) -> Inputs:
     """Return the gradient of a step's loss and the loss, as a whole of ``engine.step.captured``."""
-
-    def loss(params: Tensor) -> Tensor:
-        return parts["loss"]({**values, "params": params})["loss"]
-
-    gradient, value = grad_and_value(loss)(values["params"])
+    gradient, value = grad_and_value(partial(loss_at, parts, values))(values["params"])
     return {"gradient": gradient, "loss": value}
 
 
@@ -160,10 +189,11 @@ def _call_gradient(
     routine.modes.train()
     try:
         program = routine.programs.get("gradient") or _gradient_program(routine)
-        read = {"loss": {**inputs, "params": params.detach().requires_grad_()}}
         values = {**inputs, "params": params if has_graph else params.detach()}
-        with routine.seeded(term, step), torch.set_grad_enabled(has_graph):
-            found, used = program(read, values, ("gradient", "loss"))
+        with reading(routine, params) as held, routine.seeded(term, step):
+            read = {"loss": inputs, "views": {"params": params.detach().requires_grad_()}}
+            with torch.set_grad_enabled(has_graph):
+                found, used = program(read, held, values, ("gradient", "loss"))
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
@@ -182,7 +212,7 @@ def _call_gradient(
 
 def _gradient_program(routine: Routine) -> CapturedProgram:
     pair = routine.path is StepPath.GRAPH
-    parts = {"loss": make_loss(routine)}
+    parts = {"loss": make_loss(routine), "views": make_views(routine)}
     return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
 
 
