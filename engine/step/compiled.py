@@ -10,7 +10,8 @@ compile, the reference takes over with a warning.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,19 +19,29 @@ from torch.func import grad, vjp
 
 from engine.errors import UndifferentiableError
 from engine.routine.routine import Routine
-from engine.step.compiling import Inputs, compiled, make_loss, many_programs, named, step_inputs
+from engine.step.captured import CapturedProgram, Part, Program
+from engine.step.compiling import (
+    Inputs,
+    loss_at,
+    make_loss,
+    make_update,
+    make_views,
+    named,
+    options,
+    reading,
+    step_inputs,
+)
 from engine.step.products import entering, split
 from engine.step.reference import difference, step_vjp
 from engine.types import Metaparams, State
 
 _logger = logging.getLogger(__name__)
 
-Program = Callable[[State, Inputs, Inputs, State], tuple[State, Inputs]]
-"""Maps (state, what z sets, all other inputs, cotangent) to lambda_t and z's cotangents."""
+Product = tuple[State, Metaparams]
 
-_NAME = "compiled product"
-_COMPARED = 2  # products that are compared with the reference
-_REFUSED = -1
+_REFUSED = "compiled products that are refused"
+_COMPARED = "compiled products, compared"
+_TIMES = 2  # that a product is compared with the reference's
 
 
 class CompiledVjp:
@@ -59,109 +70,123 @@ class CompiledVjp:
         See ``engine.step.reference.step_vjp``.
         """
         leaves = entering(routine, z, step)
-        key = f"{_NAME}, z: {', '.join(leaves) or 'none'}"
+        refused: set[tuple[str, ...]] = routine.programs.setdefault(_REFUSED, set())
         several = len(split(cotangent)) > 1
         injected = len(list(routine.terms(step))) > 1
-        compared = routine.programs.get(key, 0)
-        if several or injected or compared == _REFUSED:
+        if several or injected or tuple(leaves) in refused:
             return step_vjp(routine, state, z, step, cotangent, to_state=to_state)
-        if compared >= _COMPARED:
-            adjoint, shares = _compiled_product(routine, state, leaves, step, cotangent)
-            return (adjoint if to_state else {}), shares
-        expected = step_vjp(routine, state, z, step, cotangent)
-        obstacle = (
-            _try(routine, state, leaves, step, cotangent, expected)
-            if routine.statistics is None and routine.own is None and not routine.skip_idle
-            else "the run keeps running statistics of batch normalization, a state of its own, or "
-            "count of what its steps leave out."
-        )
-        routine.programs[key] = compared + 1 if obstacle is None else _REFUSED
-        if obstacle is not None:
+        found = _try(routine, state, z, leaves, step, cotangent)
+        if isinstance(found, str):
             _logger.warning(
-                "The product of a step is not compiled, and reverse-over-reverse used: %s", obstacle
+                "The product of a step is not compiled, and reverse-over-reverse used: %s", found
             )
-        return (expected[0] if to_state else {}), expected[1]
+            refused.add(tuple(leaves))
+            return step_vjp(routine, state, z, step, cotangent, to_state=to_state)
+        adjoint, shares = found
+        return (adjoint if to_state else {}), shares
 
 
 def is_refused(routine: Routine) -> bool:
     """Say whether a product of this routine did not compile, or was not the reference's."""
-    made = (n for key, n in routine.programs.items() if key.startswith(_NAME))
-    return any(number == _REFUSED for number in made)
+    return bool(routine.programs.get(_REFUSED))
 
 
 def _try(
-    routine: Routine,
-    state: State,
-    leaves: Metaparams,
-    step: int,
-    cotangent: State,
-    expected: tuple[State, Metaparams],
-) -> str | None:
-    """Compile and compare; say what stands in the way, if anything."""
+    routine: Routine, state: State, z: Metaparams, leaves: Metaparams, step: int, cotangent: State
+) -> Product | str:
+    """Return a product, compared with the reference if its program is new; or what hinders it."""
+    if routine.statistics is not None or routine.own is not None or routine.skip_idle:
+        return (
+            "the run keeps running statistics of batch normalization, a state of its own, or "
+            "count of what its steps leave out."
+        )
     started = time.perf_counter()
     try:
-        found = _compiled_product(routine, state, leaves, step, cotangent)
+        found, program = _compiled_product(routine, state, leaves, step, cotangent)
     except UndifferentiableError:
         raise
     except (RuntimeError, OSError, ImportError, TypeError) as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     seconds = time.perf_counter() - started
+    compared: dict[Program, int] = routine.programs.setdefault(_COMPARED, {})
+    times = compared.get(program, 0)
+    if times == _TIMES:
+        return found
+    expected = step_vjp(routine, state, z, step, cotangent)
     obstacle = difference(found, expected)
     if obstacle is not None:
         return obstacle
     _logger.info("A compiled product of a step agrees; it took %.1f s.", seconds)
-    return None
+    compared[program] = times + 1
+    return expected
 
 
 def _compiled_product(
     routine: Routine, state: State, leaves: Metaparams, step: int, cotangent: State
-) -> tuple[State, Metaparams]:
-    if "product" not in routine.programs:
-        routine.programs["product"] = compiled(_product(routine), routine)
-    program: Program = routine.programs["product"]
+) -> tuple[Product, Program]:
+    product: CapturedProgram = routine.programs.get("product") or CapturedProgram(
+        step_product,
+        {
+            "loss": make_loss(routine),
+            "views": make_views(routine),
+            "update": make_update(routine),
+        },
+        options(routine),
+    )
+    routine.programs["product"] = product
     (term,) = routine.terms(step)
     with torch.enable_grad():
         inputs = step_inputs(routine, term, leaves, step)
     routine.modes.train()
     from_z = {name: value for name, value in inputs.items() if _depends_on_z(value)}
     others = {name: value for name, value in inputs.items() if name not in from_z}
-    with routine.seeded(term, step), torch.no_grad(), many_programs():
-        detached = {name: tensor.detach() for name, tensor in from_z.items()}
-        adjoint, pulled = program(state, detached, others, cotangent)
+    states = {_STATE + name: row for name, row in state.items()}
+    params = state["params"]
+    read = {
+        "loss": inputs,
+        "views": {"params": params.detach().requires_grad_()},
+        "update": {**inputs, **states, "gradient": params.new_empty(params.shape)},
+    }
+    sources = {**states, **{_FROM_Z + name: row.detach() for name, row in from_z.items()}}
+    rows = {_COTANGENT + name: row.contiguous() for name, row in cotangent.items()}
+    values = {**others, **sources, **rows}
+    with reading(routine, params) as held, routine.seeded(term, step), torch.no_grad():
+        pulled, program = product(read, held, values, tuple(sources))
     if routine.device.type == "cuda":  # a captured graph writes its next results in their place
-        adjoint = {name: row.clone() for name, row in adjoint.items()}
         pulled = {name: row.clone() for name, row in pulled.items()}
     shares: Metaparams = {}
     if leaves and from_z:
         found = torch.autograd.grad(
             list(from_z.values()),
             list(leaves.values()),
-            [pulled[name] for name in from_z],
+            [pulled[_FROM_Z + name] for name in from_z],
             allow_unused=True,
         )
         shares = {n: t for n, t in zip(leaves, found, strict=True) if t is not None}
-    return {name: adjoint[name] for name in state}, shares
+    return ({name: pulled[_STATE + name] for name in state}, shares), program
 
 
 def _depends_on_z(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _product(routine: Routine) -> Program:
-    loss, update = make_loss(routine), routine.optimizer.update
+_STATE, _FROM_Z, _COTANGENT = "state ", "from z ", "cotangent "
+"""What stands before the names of a product's tensors; other inputs of the step have none."""
 
-    def product(
-        state: State, from_z: Inputs, others: Inputs, cotangent: State
-    ) -> tuple[State, Inputs]:
-        def step(state: State, from_z: Inputs) -> State:
-            inputs = {**others, **from_z}
-            gradient = grad(loss)(state["params"], inputs)
-            following = update(
-                state, routine.hooked(gradient), named(inputs, "hyper "), inputs["step"]
-            )
-            return {name: following[name] for name in cotangent}
 
-        _, pull, *_ = vjp(step, state, from_z)
-        return pull(cotangent)
+def step_product(parts: Mapping[str, Part], values: Inputs) -> Inputs:
+    """Return the product of a step, as a whole of ``engine.step.captured``."""
+    sources = {n: row for n, row in values.items() if n.startswith((_STATE, _FROM_Z))}
+    others = {n: value for n, value in values.items() if n not in sources}
+    cotangent = named(values, _COTANGENT)
 
-    return product
+    def step(sources: Inputs) -> Inputs:
+        inputs = {**others, **sources, **named(sources, _FROM_Z)}
+
+        gradient = grad(partial(loss_at, parts, inputs))(sources[_STATE + "params"])
+        following = parts["update"]({**inputs, "gradient": gradient})
+        return {name: following[name] for name in cotangent}
+
+    _, pull, *_ = vjp(step, sources)
+    (pulled,) = pull(cotangent)
+    return pulled

@@ -5,23 +5,21 @@ is an input: the batch, what z sets in it, the hyperparameters and the step's nu
 tensor that a program closes over is built into it.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
-from torch.nn import functional
+from torch.func import grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
-from engine.models.attention import attention, let_compilers_take_it
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
-from engine.routine.module.operations import replaced_functions
 from engine.routine.routine import Routine
-from engine.step.programs_folder import keep_programs, removed_damaged
+from engine.step.captured import CapturedProgram, Part
 from engine.types import Metaparams
 
 Inputs = dict[str, Any]
@@ -58,84 +56,91 @@ def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
     return {n.removeprefix(prefix): value for n, value in inputs.items() if n.startswith(prefix)}
 
 
-def make_loss(routine: Routine) -> Callable[[Tensor, Inputs], Tensor]:
-    """Return the loss of a step as a function of params and ``step_inputs``, for a compiler."""
-    both = make_moving_loss(routine)
-    return lambda params, inputs: both(params, inputs)[0]
+PARAMETER = "parameter "
+"""What stands before the name of a parameter that the loss reads from the module."""
 
 
-def make_moving_loss(
-    routine: Routine,
-) -> Callable[[Tensor, Inputs], tuple[Tensor, dict[str, Tensor]]]:
-    """Return the same with the buffers that the forward pass leaves, by name.
+def make_views(routine: Routine) -> Part:
+    """Return the cut of ``params`` into parameters as a part."""
+    layout = routine.layout
 
-    Those of ``inputs`` whose names begin with ``buffer`` are what it finds.
-    """
-    module, layout, batch_size = routine.loss_module, routine.layout, routine.batch_size
+    def views(inputs: Inputs) -> Inputs:
+        return {PARAMETER + name: view for name, view in layout.views(inputs["params"]).items()}
 
-    def loss(params: Tensor, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    return views
+
+
+def make_loss(routine: Routine) -> Part:
+    """Return the loss of a step as a part: of ``step_inputs``, and parameters in the module."""
+    module, batch_size = routine.loss_module, routine.batch_size
+
+    def loss(inputs: Inputs) -> Inputs:
         columns = named(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
-        views = {f"model.{name}": view for name, view in layout.views(params).items()}
-        held = named(inputs, "buffer ")
-        views |= {f"model.{name}": buffer.clone() for name, buffer in held.items()}
-        losses = functional_call(module, views, (batch,), named(inputs, "argument "))
+        losses = module(batch, **named(inputs, "argument "))
         weights = inputs.get("weights")
-        total = (losses if weights is None else weights * losses).sum() / batch_size
-        return total, {name: views[f"model.{name}"] for name in held}
+        whole = (losses if weights is None else weights * losses).sum() / batch_size
+        return {"loss": whole}
 
     return loss
 
 
-def compiled(
-    function: Callable[..., Any], routine: Routine, *, pair: bool = False
-) -> Callable[..., Any]:
-    """Compile a function for the routine's device, with the eager step's random draws.
+@contextmanager
+def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Let the module hold parameters while a step is read; yields them by the names of parts.
+
+    They are leaves of their own, and the same kind of tensors whoever has bound others before: a
+    step would be read once more for those.
+    """
+    views = routine.layout.views(params.detach())
+    held = {name: view.detach().requires_grad_() for name, view in views.items()}
+    with routine.binding.holding(held):
+        yield {PARAMETER + name: tensor for name, tensor in held.items()}
+
+
+def loss_at(parts: Mapping[str, Part], values: Inputs, params: Tensor) -> Tensor:
+    """Return the loss of a step by its parts, at other parameters."""
+    return parts["loss"]({**values, **parts["views"]({"params": params})})["loss"]
+
+
+def make_update(routine: Routine) -> Part:
+    """Return the update of a step as a part: of ``state ...``, ``gradient`` and ``step_inputs``."""
+    update = routine.optimizer.update
+
+    def following(inputs: Inputs) -> Inputs:
+        gradient = routine.hooked(inputs["gradient"])
+        return update(named(inputs, "state "), gradient, named(inputs, "hyper "), inputs["step"])
+
+    return following
+
+
+def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
+    """Return what the compiler is told: to make the eager step's random draws, above all.
 
     Args:
-        function: A pure function of tensors.
         routine: Its device is compiled for.
-        pair: Whether what it returns is differentiated: a pair of programs is made then, of which
+        pair: Whether what is compiled is differentiated: a pair of programs is made then, of which
             the second computes again what is cheap, see ``engine.step.partition``. Else a GPU
             captures its kernels as one graph, which could not be kept for several steps.
     """
-    keep_programs()
-    options: dict[str, Any] = {"fallback_random": True}
+    told: dict[str, Any] = {"fallback_random": True}
     if routine.device.type == "cpu" or pair:
         # Channels last made the steps of a ResNet a third slower on a CPU (torch 2.13).
-        options["layout_optimization"] = False
+        told["layout_optimization"] = False
     if pair:
         from engine.step.partition import KeepsLittle  # loads the compiler
 
-        options["custom_partitioner_fn"] = KeepsLittle()
+        told["custom_partitioner_fn"] = KeepsLittle()
     elif routine.device.type == "cuda":
-        options["triton.cudagraphs"] = True
-    let_compilers_take_it()
-    program = torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-    def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)
-        with replaced_functions(_REPLACED):
-            for _ in range(_REPAIRS):
-                try:
-                    return program(*inputs)
-                except (RuntimeError, OSError, ImportError) as error:
-                    if not removed_damaged(str(error)):
-                        raise
-            return program(*inputs)
-
-    return call
+        told["triton.cudagraphs"] = True
+    return told
 
 
-_REPLACED = [(functional, "scaled_dot_product_attention", attention)]
-"""What a compiled step calls in the place of torch's own, as an eager one does."""
-
-_REPAIRS = 16  # the loader names one damaged library at a time
-
-
-def many_programs() -> AbstractContextManager[None]:
-    """Let one process hold the programs of many routines; torch's own limit is 8 in all."""
-    return torch._dynamo.config.patch(recompile_limit=64)  # pyright: ignore[reportPrivateUsage]
+def step_gradient(parts: Mapping[str, Part], values: Inputs) -> Inputs:
+    """Return the gradient of a step's loss and the loss, as a whole of ``engine.step.captured``."""
+    gradient, value = grad_and_value(partial(loss_at, parts, values))(values["params"])
+    return {"gradient": gradient, "loss": value}
 
 
 def compiled_gradient(
@@ -157,43 +162,38 @@ def compiled_gradient(
     Raises:
         ConfigurationError: If it cannot be compiled, or differs from the eager gradient.
     """
-    has_graph = routine.path is StepPath.GRAPH
-    if routine.statistics is not None and (has_graph or routine.statistics.layers):
+    if routine.statistics is not None:
         raise ConfigurationError(
-            "compile is True, but the model keeps running statistics of batch normalization, "
-            "which a compiled step does not, or path is 'graph' and its forward pass moves other "
-            "buffers, whose derivative a compiled graph lacks. Use compile=False, or layers that "
-            "keep none.",
-            settings=("training.compile", "training.path"),
+            "compile is True, but the model keeps running statistics of batch normalization, or "
+            "other buffers that its forward pass moves, which a compiled step does not. Use "
+            "compile=False, or layers that keep none.",
+            settings=("training.compile",),
         )
-    *found, left = _call_gradient(routine, params, term, z, step)
-    compared = routine.programs.get("gradient, compared", 0)
+    has_graph = routine.path is StepPath.GRAPH
+    found = _call_gradient(routine, params, term, z, step)
+    compared = routine.programs["gradient, compared"]
     if compared < (2 if has_graph else 1):
-        _compare_gradient(routine, found[0], left, params, term, z, step)
+        _compare_gradient(routine, found[0], params, term, z, step)
         routine.programs["gradient, compared"] = compared + 1
         if has_graph:  # the comparison has used it up
-            *found, left = _call_gradient(routine, params, term, z, step)
-    if routine.statistics is not None:
-        routine.statistics.note(left)
-    return found[0], found[1]
+            found = _call_gradient(routine, params, term, z, step)
+    return found
 
 
 def _call_gradient(
     routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     has_graph = routine.path is StepPath.GRAPH
     with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
-    inputs |= {f"buffer {name}": held for name, held in routine.carried_now().items()}
-    program = routine.programs.get("gradient") or compiled(
-        grad_and_value(make_moving_loss(routine), has_aux=True),
-        routine,
-        pair=has_graph,
-    )
     routine.modes.train()
     try:
-        with routine.seeded(term, step), torch.set_grad_enabled(has_graph), many_programs():
-            gradient, (loss, left) = program(params if has_graph else params.detach(), inputs)
+        program = routine.programs.get("gradient") or _gradient_program(routine)
+        values = {**inputs, "params": params if has_graph else params.detach()}
+        with reading(routine, params) as held, routine.seeded(term, step):
+            read = {"loss": inputs, "views": {"params": params.detach().requires_grad_()}}
+            with torch.set_grad_enabled(has_graph):
+                found, used = program(read, held, values, ("gradient", "loss"))
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
@@ -202,32 +202,30 @@ def _call_gradient(
             settings=("training.compile",),
         ) from error
     routine.programs["gradient"] = program
+    if used is not routine.programs.get("gradient, used"):  # the first, or other code than before
+        routine.programs.update({"gradient, used": used, "gradient, compared": 0})
+    gradient, loss = found["gradient"], found["loss"]
     if has_graph:
-        return gradient, loss.detach(), {}
-    # A captured graph writes its next results in their place.
-    ends = {name: end.detach().clone() for name, end in left.items()}
-    return gradient.clone(), loss.clone(), ends
+        return gradient, loss.detach()
+    return gradient.clone(), loss.clone()  # a captured graph writes its next results there
 
 
-def _compare_gradient(  # noqa: PLR0913 (a gradient, and where it was taken)
-    routine: Routine,
-    gradient: Tensor,
-    left: Mapping[str, Tensor],
-    params: Tensor,
-    term: Term,
-    z: Metaparams,
-    step: int,
+def _gradient_program(routine: Routine) -> CapturedProgram:
+    pair = routine.path is StepPath.GRAPH
+    parts = {"loss": make_loss(routine), "views": make_views(routine)}
+    return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
+
+
+def _compare_gradient(
+    routine: Routine, gradient: Tensor, params: Tensor, term: Term, z: Metaparams, step: int
 ) -> None:
-    """Refuse a compiled gradient, its product, or buffers, that are not the eager ones."""
+    """Refuse a compiled gradient, or its product with a vector, that is not the eager one."""
     has_graph = routine.path is StepPath.GRAPH
     leaf = params.detach().requires_grad_()
     with torch.enable_grad():
         loss = routine.term_loss(leaf, term, z, step)
         (expected,) = torch.autograd.grad(loss, leaf, create_graph=has_graph)
     pairs = [("gradient", gradient.detach(), expected.detach())]
-    if left and routine.statistics is not None:
-        ends = routine.statistics.last_ends()
-        pairs += [(f"buffer {n!r}", end, ends[n].detach()) for n, end in left.items()]
     if has_graph:
         leaves = {name: tensor for name, tensor in z.items() if tensor.requires_grad}
         vector = expected.detach()
@@ -241,12 +239,11 @@ def _compare_gradient(  # noqa: PLR0913 (a gradient, and where it was taken)
             )
         ]
     for name, found, wanted in pairs:
-        size = float(wanted.to(params.dtype).norm())
-        error = float((found.to(params.dtype) - wanted.to(params.dtype)).norm())
-        if not error <= torch.finfo(params.dtype).eps ** 0.5 * size:
+        error = float((found - wanted).norm())
+        if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(wanted.norm()):
             raise ConfigurationError(
                 f"The compiled {name} of step {step} is off by {error:.1e}, of norm "
-                f"{size:.1e}. Use compile=False.",
+                f"{float(wanted.norm()):.1e}. Use compile=False.",
                 settings=("training.compile",),
             )
 

@@ -21,8 +21,9 @@ FIRST_SECONDS, NODE_SECONDS = 20.0, 0.1
 for a net of two layers (47 nodes), 50 to 85 s for a GPT of four blocks (541) and a ResNet-9 (510).
 """
 
-AGAIN = 0.25
-"""Share of that in a process that finds the programs kept, before one was timed."""
+AGAIN = 0.15
+"""Share of that in a process that finds the programs kept, before one was timed: 0.1 for a GPT,
+whose step is read again, and 0.3 for a net of two layers, of which most is loading the compiler."""
 
 GAIN = {"cpu": 0.2}
 """Share of a product that compiling saves, by device: 0.09 to 0.19 were measured on CPUs."""

@@ -4,11 +4,15 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _logger = logging.getLogger(__name__)
 
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+_REPAIRS = 16  # the loader names one damaged library at a time
 
 
 def keep_programs() -> Path:
@@ -35,6 +39,21 @@ def removed_damaged(words: str) -> bool:
             removed = True
             _logger.warning("A compiled library is damaged and made again: %s", library.name)
     return removed
+
+
+def repaired(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called again where a damaged library stood in its way."""
+
+    def call(*inputs: Any) -> Any:  # noqa: ANN401 (what the function takes and returns)
+        for _ in range(_REPAIRS):
+            try:
+                return function(*inputs)
+            except (RuntimeError, OSError, ImportError) as error:
+                if not removed_damaged(str(error)):
+                    raise
+        return function(*inputs)
+
+    return call
 
 
 def programs_folder() -> str:

@@ -6,8 +6,8 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -321,6 +321,17 @@ class Binding:
         for (kept, key), other in zip(self._slots[name], self._others[name], strict=True):
             if key in other:
                 kept[key] = other.pop(key)
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Bind tensors by name inside the block, and after it what was there before."""
+        with self.kept():
+            before = {name: kept[key] for name in tensors for kept, key in self._slots[name][:1]}
+            self.put(tensors)
+            try:
+                yield
+            finally:
+                self.put(before)
 
     def replace(self, values: Mapping[str, Tensor]) -> None:
         """Put copies of other values into the module itself, outside of any block, by name."""
