@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import functional_call, grad_and_value
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from engine.errors import ConfigurationError
@@ -59,6 +59,9 @@ def named(inputs: Mapping[str, Any], prefix: str) -> Inputs:
 PARAMETER = "parameter "
 """What stands before the name of a parameter that the loss reads from the module."""
 
+BUFFER = "buffer "
+"""What stands before the name of a buffer that the loss finds, and leaves elsewhere."""
+
 
 def make_views(routine: Routine) -> Part:
     """Return the cut of ``params`` into parameters as a part."""
@@ -71,17 +74,25 @@ def make_views(routine: Routine) -> Part:
 
 
 def make_loss(routine: Routine) -> Part:
-    """Return the loss of a step as a part: of ``step_inputs``, and parameters in the module."""
+    """Return the loss of a step as a part: of ``step_inputs``, and parameters in the module.
+
+    Buffers that the forward pass moves are inputs, and as it leaves them they are results.
+    """
     module, batch_size = routine.loss_module, routine.batch_size
 
     def loss(inputs: Inputs) -> Inputs:
         columns = named(inputs, "column ")  # those that z sets come last, so not in order
         ordered = [columns[str(i)] for i in range(len(columns))]
         batch = tree_unflatten(ordered, inputs["structure"])
-        losses = module(batch, **named(inputs, "argument "))
+        arguments, held = named(inputs, "argument "), named(inputs, BUFFER)
+        left = {f"model.{name}": buffer.clone() for name, buffer in held.items()}
+        if held:
+            losses = functional_call(module, left, (batch,), arguments)
+        else:  # nothing is exchanged: functional_call takes long to be read
+            losses = module(batch, **arguments)
         weights = inputs.get("weights")
         whole = (losses if weights is None else weights * losses).sum() / batch_size
-        return {"loss": whole}
+        return {"loss": whole, **{BUFFER + name: left[f"model.{name}"] for name in held}}
 
     return loss
 
@@ -101,7 +112,14 @@ def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
 
 def loss_at(parts: Mapping[str, Part], values: Inputs, params: Tensor) -> Tensor:
     """Return the loss of a step by its parts, at other parameters."""
-    return parts["loss"]({**values, **parts["views"]({"params": params})})["loss"]
+    return _loss_and_buffers(parts, values, params)[0]
+
+
+def _loss_and_buffers(
+    parts: Mapping[str, Part], values: Inputs, params: Tensor
+) -> tuple[Tensor, Inputs]:
+    found = parts["loss"]({**values, **parts["views"]({"params": params})})
+    return found.pop("loss"), found
 
 
 def make_update(routine: Routine) -> Part:
@@ -138,9 +156,13 @@ def options(routine: Routine, *, pair: bool = False) -> dict[str, Any]:
 
 
 def step_gradient(parts: Mapping[str, Part], values: Inputs) -> Inputs:
-    """Return the gradient of a step's loss and the loss, as a whole of ``engine.step.captured``."""
-    gradient, value = grad_and_value(partial(loss_at, parts, values))(values["params"])
-    return {"gradient": gradient, "loss": value}
+    """Return the gradient of a step's loss, the loss, and the buffers that it leaves.
+
+    It is a whole of ``engine.step.captured``.
+    """
+    loss = partial(_loss_and_buffers, parts, values)
+    gradient, (value, left) = grad_and_value(loss, has_aux=True)(values["params"])
+    return {"gradient": gradient, "loss": value, **left}
 
 
 def compiled_gradient(
@@ -162,30 +184,36 @@ def compiled_gradient(
     Raises:
         ConfigurationError: If it cannot be compiled, or differs from the eager gradient.
     """
-    if routine.statistics is not None:
-        raise ConfigurationError(
-            "compile is True, but the model keeps running statistics of batch normalization, or "
-            "other buffers that its forward pass moves, which a compiled step does not. Use "
-            "compile=False, or layers that keep none.",
-            settings=("training.compile",),
-        )
     has_graph = routine.path is StepPath.GRAPH
-    found = _call_gradient(routine, params, term, z, step)
+    if routine.statistics is not None and (has_graph or routine.statistics.layers):
+        raise ConfigurationError(
+            "compile is True, but the model keeps running statistics of batch normalization, "
+            "which a compiled step does not, or path is 'graph' and its forward pass moves other "
+            "buffers, whose derivative a compiled graph lacks. Use compile=False, or layers that "
+            "keep none.",
+            settings=("training.compile", "training.path"),
+        )
+    *found, left = _call_gradient(routine, params, term, z, step)
     compared = routine.programs["gradient, compared"]
     if compared < (2 if has_graph else 1):
-        _compare_gradient(routine, found[0], params, term, z, step)
+        _compare_gradient(routine, found[0], left, params, term, z, step)
         routine.programs["gradient, compared"] = compared + 1
         if has_graph:  # the comparison has used it up
-            found = _call_gradient(routine, params, term, z, step)
-    return found
+            *found, left = _call_gradient(routine, params, term, z, step)
+    if routine.statistics is not None:
+        routine.statistics.note(left)
+    return found[0], found[1]
 
 
 def _call_gradient(
     routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the gradient, the loss and the buffers that it leaves, by name."""
     has_graph = routine.path is StepPath.GRAPH
     with torch.set_grad_enabled(has_graph):
         inputs = step_inputs(routine, term, z, step)
+    buffers = {BUFFER + name: held for name, held in routine.carried_now().items()}
+    inputs |= buffers
     routine.modes.train()
     try:
         program = routine.programs.get("gradient") or _gradient_program(routine)
@@ -193,7 +221,8 @@ def _call_gradient(
         with reading(routine, params) as held, routine.seeded(term, step):
             read = {"loss": inputs, "views": {"params": params.detach().requires_grad_()}}
             with torch.set_grad_enabled(has_graph):
-                found, used = program(read, held, values, ("gradient", "loss"))
+                results = ("gradient", "loss", *buffers)
+                found, used = program(read, held, values, results)
     except (RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"The step cannot be compiled: {type(error).__name__}: "
@@ -206,8 +235,10 @@ def _call_gradient(
         routine.programs.update({"gradient, used": used, "gradient, compared": 0})
     gradient, loss = found["gradient"], found["loss"]
     if has_graph:
-        return gradient, loss.detach()
-    return gradient.clone(), loss.clone()  # a captured graph writes its next results there
+        return gradient, loss.detach(), {}
+    # A captured graph writes its next results in their place.
+    left = {name.removeprefix(BUFFER): found[name].detach().clone() for name in buffers}
+    return gradient.clone(), loss.clone(), left
 
 
 def _gradient_program(routine: Routine) -> CapturedProgram:
@@ -216,16 +247,25 @@ def _gradient_program(routine: Routine) -> CapturedProgram:
     return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
 
 
-def _compare_gradient(
-    routine: Routine, gradient: Tensor, params: Tensor, term: Term, z: Metaparams, step: int
+def _compare_gradient(  # noqa: PLR0913 (a gradient, and where it was taken)
+    routine: Routine,
+    gradient: Tensor,
+    left: Mapping[str, Tensor],
+    params: Tensor,
+    term: Term,
+    z: Metaparams,
+    step: int,
 ) -> None:
-    """Refuse a compiled gradient, or its product with a vector, that is not the eager one."""
+    """Refuse a compiled gradient, its product, or buffers, that are not the eager ones."""
     has_graph = routine.path is StepPath.GRAPH
     leaf = params.detach().requires_grad_()
     with torch.enable_grad():
         loss = routine.term_loss(leaf, term, z, step)
         (expected,) = torch.autograd.grad(loss, leaf, create_graph=has_graph)
     pairs = [("gradient", gradient.detach(), expected.detach())]
+    if left and routine.statistics is not None:
+        ends = routine.statistics.last_ends()
+        pairs += [(f"buffer {n!r}", end, ends[n].detach()) for n, end in left.items()]
     if has_graph:
         leaves = {name: tensor for name, tensor in z.items() if tensor.requires_grad}
         vector = expected.detach()
@@ -239,11 +279,12 @@ def _compare_gradient(
             )
         ]
     for name, found, wanted in pairs:
-        error = float((found - wanted).norm())
-        if not error <= torch.finfo(params.dtype).eps ** 0.5 * float(wanted.norm()):
+        size = float(wanted.to(params.dtype).norm())
+        error = float((found.to(params.dtype) - wanted.to(params.dtype)).norm())
+        if not error <= torch.finfo(params.dtype).eps ** 0.5 * size:
             raise ConfigurationError(
                 f"The compiled {name} of step {step} is off by {error:.1e}, of norm "
-                f"{float(wanted.norm()):.1e}. Use compile=False.",
+                f"{size:.1e}. Use compile=False.",
                 settings=("training.compile",),
             )
 
