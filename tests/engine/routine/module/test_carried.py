@@ -7,6 +7,7 @@ from torch import nn
 import engine
 from engine.errors import ConfigurationError, EngineError, WitnessError
 from engine.metaparameters.inputs import Inputs
+from engine.recipes.replay import StepPath
 from engine.replay.batched import train_many
 from engine.replay.plain_training import train
 from engine.routine.module.batch_norm import BUFFERS
@@ -219,7 +220,7 @@ def test_a_compiled_run_carries_them(name):
 
 def test_compiled_graphs_are_refused():
     """A compiled graph lacks the derivative by the buffers."""
-    run = routine(_net(), compile=True, path="graph")
+    run = routine(_net(), compile=True, path=StepPath.GRAPH)
 
     with pytest.raises(ConfigurationError, match="path is 'graph'.*other buffers"):
         engine.metagradient(run, output)
