@@ -172,3 +172,14 @@ def test_picture_that_cannot_be_used_is_named_with_its_own_setting(kind, tmp_pat
 
     assert "contrastive" not in str(refused.value)
     assert "the pair" not in str(refused.value)
+
+
+def test_the_seed_says_which_pictures_are_held_out(tmp_path):
+    """Another seed holds out others, and the same one the same."""
+    put(tmp_path, number=20)
+
+    held = [image_folder(str(tmp_path), size=4, seed=seed).objective.inputs for seed in (0, 0, 1)]
+
+    assert held[0].equal(held[1])
+    assert held[0].shape == held[2].shape
+    assert not held[0].equal(held[2])
