@@ -28,6 +28,7 @@ from engine.step.compiling import (
     make_views,
     named,
     options,
+    read_routine,
     reading,
     step_inputs,
 )
@@ -124,20 +125,11 @@ def _try(
 def _compiled_product(
     routine: Routine, state: State, leaves: Metaparams, step: int, cotangent: State
 ) -> tuple[Product, Program]:
-    product: CapturedProgram = routine.programs.get("product") or CapturedProgram(
-        step_product,
-        {
-            "loss": make_loss(routine),
-            "views": make_views(routine),
-            "update": make_update(routine),
-        },
-        options(routine),
-    )
+    product: CapturedProgram = routine.programs.get("product") or _product(routine)
     routine.programs["product"] = product
     (term,) = routine.terms(step)
     with torch.enable_grad():
         inputs = step_inputs(routine, term, leaves, step)
-    routine.modes.train()
     from_z = {name: value for name, value in inputs.items() if _depends_on_z(value)}
     others = {name: value for name, value in inputs.items() if name not in from_z}
     states = {_STATE + name: row for name, row in state.items()}
@@ -164,6 +156,12 @@ def _compiled_product(
         )
         shares = {n: t for n, t in zip(leaves, found, strict=True) if t is not None}
     return ({name: pulled[_STATE + name] for name in state}, shares), program
+
+
+def _product(routine: Routine) -> CapturedProgram:
+    read = read_routine(routine)
+    parts = {"loss": make_loss(read), "views": make_views(read), "update": make_update(read)}
+    return CapturedProgram(step_product, parts, options(routine))
 
 
 def _depends_on_z(value: object) -> bool:

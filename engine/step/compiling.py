@@ -97,6 +97,14 @@ def make_loss(routine: Routine) -> Part:
     return loss
 
 
+def read_routine(routine: Routine) -> Routine:
+    """Return the routine that is read for programs: the first of those that share them.
+
+    One with other values of z has a module of its own, of which no part knows.
+    """
+    return routine.programs.setdefault("read", routine)
+
+
 @contextmanager
 def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
     """Let the module hold parameters while a step is read; yields them by the names of parts.
@@ -104,9 +112,11 @@ def reading(routine: Routine, params: Tensor) -> Iterator[dict[str, Tensor]]:
     They are leaves of their own, and the same kind of tensors whoever has bound others before: a
     step would be read once more for those.
     """
-    views = routine.layout.views(params.detach())
+    read = read_routine(routine)
+    views = read.layout.views(params.detach())
     held = {name: view.detach().requires_grad_() for name, view in views.items()}
-    with routine.binding.holding(held):
+    with read.binding.holding(held):
+        read.modes.train()
         yield {PARAMETER + name: tensor for name, tensor in held.items()}
 
 
@@ -214,7 +224,6 @@ def _call_gradient(
         inputs = step_inputs(routine, term, z, step)
     buffers = {BUFFER + name: held for name, held in routine.carried_now().items()}
     inputs |= buffers
-    routine.modes.train()
     try:
         program = routine.programs.get("gradient") or _gradient_program(routine)
         values = {**inputs, "params": params if has_graph else params.detach()}
@@ -243,7 +252,8 @@ def _call_gradient(
 
 def _gradient_program(routine: Routine) -> CapturedProgram:
     pair = routine.path is StepPath.GRAPH
-    parts = {"loss": make_loss(routine), "views": make_views(routine)}
+    read = read_routine(routine)
+    parts = {"loss": make_loss(read), "views": make_views(read)}
     return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
 
 
