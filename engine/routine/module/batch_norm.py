@@ -150,12 +150,12 @@ def _now(value: Tensor, which: str) -> Tensor:
     """Return a statistic as the layer has moved it in this call, which holds that constant."""
     if not isinstance(value, Statistic) or not value.calls:
         return value
-    for call in value.calls[value.before :]:
-        if call.name == value.layer:
-            value = (1 - call.momentum) * value + call.momentum * stop_gradient(
-                getattr(call, which)
-            )
-    return value
+    own = [call for call in value.calls[value.before :] if call.name == value.layer]
+    moved: Tensor = value
+    for call in own:
+        batch = stop_gradient(getattr(call, which))
+        moved = (1 - call.momentum) * moved + call.momentum * batch
+    return moved
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,7 @@ def of_one_process(given: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
     """
     if not isinstance(given, nn.parallel.DistributedDataParallel):
         return given
-    if given.process_group.size() > 1:
+    if torch.distributed.get_world_size(given.process_group) > 1:
         return given  # refused, with what to do
     _logger.info("DistributedDataParallel is of one process: what it wraps is taken.")
     return Passes(given.module).train(given.training)

@@ -90,7 +90,7 @@ def test_data_parallel_of_several_processes_is_refused():
     wrapped = nn.parallel.DistributedDataParallel(mlp())
 
     with (
-        mock.patch.object(type(wrapped.process_group), "size", return_value=2),
+        mock.patch.object(distributed, "get_world_size", return_value=2),
         pytest.raises(ConfigurationError, match=r"model\.module, with all of the examples"),
     ):
         routine(wrapped)
