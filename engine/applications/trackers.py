@@ -9,6 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,21 +117,24 @@ class LikeWandb:
     def __init__(self, package: str, place: str, run: str) -> None:
         self._module: Any = load(package, f"Writing for {package}", _EXTRAS[package])
         self._names = {"project": place or PROJECT, "name": run}
-        self._is_begun = False
+        self._run: Any = None  # not the package's current one, which trackio has for each thread
+        with suppress(ImportError):
+            # trackio looks whether a number is a figure, and leaves it out with a warning where
+            # another thread, which draws the report, is about to load what figures are.
+            import_module("matplotlib.figure")
 
     def settings(self, values: Mapping[str, str]) -> None:
         """See ``Tracker``."""
-        self._module.init(**self._names, config=dict(values))
-        self._is_begun = True
+        self._run = self._module.init(**self._names, config=dict(values))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """See ``Tracker``."""
-        self._module.log(dict(values), step=step)
+        self._run.log(dict(values), step=step)
 
     def close(self) -> None:
         """See ``Tracker``."""
-        if self._is_begun:
-            self._module.finish()
+        if self._run is not None:
+            self._run.finish()
 
 
 TRACKERS: dict[str, Callable[[str, str], Tracker]] = {

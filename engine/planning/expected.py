@@ -21,13 +21,12 @@ from engine.schedules.segments import Segment
 _PREFLIGHT_STEPS = 900.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
 
-_GRADIENT_STEPS = 1200.0
-"""Plain steps of a baseline that takes a gradient of each example."""
+_BASELINE_STEPS = {BaselineName.GRADIENT_SIMILARITY: 60.0, BaselineName.GRADIENT_CANCELLING: 1000.0}
+"""Plain steps of baselines that take a gradient of each example: of their cosines with one, which
+is one backward pass over all of them, and of changes that are chosen step by step."""
 
 _FEW_STEPS = 2.0
 """Plain steps of a stage that hardly computes."""
-
-_OF_GRADIENTS = (BaselineName.GRADIENT_SIMILARITY, BaselineName.GRADIENT_CANCELLING)
 
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
@@ -206,7 +205,7 @@ def comparison_works(expected: Expected) -> list[Work]:
         if name is BaselineName.LABEL_FLIP:
             works.append(expected.trainings("retrain", 1))
         elif not is_initial(name, recipe.metaparameters.kept):
-            steps = _GRADIENT_STEPS if name in _OF_GRADIENTS else _FEW_STEPS
+            steps = _BASELINE_STEPS.get(name, _FEW_STEPS)
             works += [expected.guess("baseline", steps), *expected.train(), expected.score()]
     works += [
         expected.trainings("schedules", number) for number in map(len, recipe.schedules.chunks)

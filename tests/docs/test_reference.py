@@ -1,0 +1,27 @@
+"""The reference of the library, built by the command that its README says."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import engine
+
+ROOT = Path(engine.__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_reference_shows_every_public_name_and_no_notes_of_pydantic(tmp_path):
+    """Types of settings were shown with pydantic's notes, and its mark as their default."""
+    pytest.importorskip("pdoc", reason="pip install pdoc")
+    (command,) = re.findall(r"^`(pdoc engine .*?)`", (ROOT / "engine/README.md").read_text(), re.M)
+
+    words = [*shlex.split(command), "-o", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+
+    page = (tmp_path / "engine.html").read_text()
+    assert not [name for name in engine.__all__ if f'id="{name}"' not in page]
+    assert not re.findall(r"FieldInfo|PydanticUndefined|object at 0x", page)
