@@ -1,6 +1,7 @@
 """Where a run stands: its stages, what they took, and how to go on, finished or not."""
 
-import math
+import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -206,14 +207,20 @@ def _spent(store: str, run: StoredRun, made: list[dict[str, Any]]) -> Spent:
     lasted = [seconds for seconds in seconds_until_last(starts, own).values() if seconds > 0]
     computing = ended.computing_seconds
     if run.ending is None:
-        computing = math.fsum(number_in(each, "seconds") for each in own)
+        computing = _summed(number_in(each, "seconds") for each in own)
     first = record.get("started") or min((each.isoformat() for each in starts), default="")
     return Spent(
         starts=ended.starts + len(lasted),
         started=str(first),
-        seconds=math.fsum([number_in(record, "seconds") if run.ending else 0.0, *lasted]),
+        seconds=_summed([number_in(record, "seconds") if run.ending else 0.0, *lasted]),
         computing_seconds=computing,
     )
+
+
+def _summed(values: Iterable[float]) -> float:
+    """Add seconds of a store; damaged ones may be the largest that there are, and stay numbers."""
+    largest = sys.float_info.max
+    return min(max(float(sum(values)), -largest), largest)
 
 
 def total(lines: list[StageLine]) -> StageTotals:
@@ -224,8 +231,8 @@ def total(lines: list[StageLine]) -> StageTotals:
         cached=sum(line.cached for line in lines),
         attempts=sum(line.attempts for line in lines),
         bytes=sum(line.bytes for line in lines),
-        seconds=sum(line.seconds for line in lines),
-        gpu_seconds=sum(line.gpu_seconds for line in lines),
+        seconds=_summed(line.seconds for line in lines),
+        gpu_seconds=_summed(line.gpu_seconds for line in lines),
     )
 
 

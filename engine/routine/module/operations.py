@@ -83,6 +83,8 @@ def _recomputed(
 
     It keeps that for one backward pass, and a metagradient takes two.
     """
+    if _kept_whole:
+        return _as_it_is()
     made = contexts()
     if isinstance(made[0], checkpointing._CachingTorchDispatchMode):
         made = checkpointing.noop_context_fn()
@@ -230,9 +232,18 @@ def without_checkpointing() -> Iterator[None]:
     For graphs of several steps: what is recomputed reads the parameters that are in the module
     when the backward pass runs, which are those of one step.
     """
+    # A call inside of the block puts ``_recomputed`` in the place of the function once more.
+    _kept_whole.append(True)
+    try:
+        with replaced_functions([(checkpointing, _CHECKPOINT, _as_it_is)]):
+            yield
+    finally:
+        _kept_whole.pop()
 
-    def plain(*_: Any, **__: Any) -> Iterator[None]:  # noqa: ANN401 (as the function it replaces)
-        yield
 
-    with replaced_functions([(checkpointing, _CHECKPOINT, plain)]):
-        yield
+_kept_whole: list[bool] = []
+"""One for each block of ``without_checkpointing``; only one thread at a time is in any."""
+
+
+def _as_it_is(*_: Any, **__: Any) -> Iterator[None]:  # noqa: ANN401 (as torch's function)
+    yield

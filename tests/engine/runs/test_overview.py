@@ -1,5 +1,7 @@
 """What a look at a run reads, and what it says of a store with damage."""
 
+import sys
+
 import pytest
 
 from engine.errors import EngineError
@@ -9,7 +11,7 @@ from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim_url
 from engine.storage.location import join
 from engine.storage.places import stage_record_url
-from engine.storage.records import write_bytes
+from engine.storage.records import read_record, write_bytes, write_record
 from tests.tiny_stores import add_descent, add_run, add_stage, named
 
 
@@ -92,3 +94,15 @@ def test_damage_of_any_document_is_survived(store, content):
     except EngineError:
         return
     assert len(view.stages) == 10
+
+
+def test_seconds_beyond_all_numbers_are_added_up(store):
+    """Each is a number, and their sum is none that a document can hold."""
+    run = named("one")
+    for stage in describe(store, run)[0].stages:
+        url = stage_record_url(store, stage.stage, stage.key)
+        write_record(url, read_record(url) | {"seconds": 1.7e308})
+
+    view, _ = describe(store, run)
+
+    assert overview.total(view.stages).seconds == sys.float_info.max
