@@ -103,11 +103,11 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "order": order,
         "chunk": counts.batch_size,
     }
-    root = f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
+    root = f"the bare square root of {made.name}: eps_root={made.root} is added inside of it."
     said = (
         *left,
         *filter(None, (of_order, *drawn_at_random(held, train))),
-        *([root] if made.root else []),
+        *([root] if made.root else ()),
         "validation_step: held-out examples have the loss of training_step.",
     )
     parts["notes"] = (*told(settings, said, "Lightning"), *parts.get("notes", ()))
