@@ -120,7 +120,7 @@ NAMED = {
     },  # which are of one model
     "OptimizerName": {"routine/optimizers.py"},
     "RateSchedule": {"routine/rates.py", "recipes/descent.py"},  # the latter: flat is no schedule
-    "ScheduleName": set(),
+    "ScheduleName": {"preflight/injection.py"},  # which replays nothing where states are small
 }
 """Where members of an enumeration are named besides the file that describes them."""
 

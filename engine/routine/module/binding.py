@@ -7,7 +7,7 @@ checkpointing, implicit layers) reads the parameters of the step that it belongs
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -240,7 +240,7 @@ class Binding:
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
         self._corrections = corrections(model)
-        self._in_force: list[AbstractContextManager[Any]] = []
+        self._in_force = ExitStack()
         self._block = _Kept(self)
         names: dict[int, str] = {}
         seen: list[Tensor] = []  # alive, so that no identity comes again
@@ -272,9 +272,7 @@ class Binding:
             return
         try:
             for make in self._corrections:
-                correction = make()
-                correction.__enter__()
-                self._in_force.append(correction)
+                self._in_force.enter_context(make())
         except BaseException:
             self._end()
             raise
@@ -290,8 +288,7 @@ class Binding:
 
     def _give_back(self) -> None:
         try:
-            while self._in_force:
-                self._in_force.pop().__exit__(None, None, None)
+            self._in_force.close()  # also the others, where one of them cannot end
         finally:
             for name, tensors in self._own.items():
                 self._take_back(name)

@@ -64,7 +64,7 @@ READS_APART = {
     *((name, "progress.meter") for name in ("replay.interpreter", "replay.plain_training")),
     *(
         (name, "progress.meter")
-        for name in ("replay.batched", "stages.training", "replay.step_costs")
+        for name in ("replay.batched", "stages.training", "replay.step_costs", "stages.ahead")
     ),
     *((name, "progress.meter") for name in ("preflight.checkup", "problems.problem")),
     *(("replay.metagradient", f"progress.{name}") for name in ("board", "counted", "displays")),

@@ -11,7 +11,7 @@ from engine.errors import ConfigurationError, UndifferentiableError
 from engine.preflight.oracle import whole_run_gradient
 from engine.replay.metagradient import metagradient, metagradients
 from engine.routine.optimizers import adamw
-from engine.step import products
+from engine.step import captured, products
 from engine.step.by_name import make_vjp
 from engine.step.compiled import CompiledVjp
 from engine.step.reference import step_vjp
@@ -343,14 +343,15 @@ def test_program_that_built_in_its_batch_is_caught_at_the_second_step(caplog, mo
     """A stale batch agrees where it was compiled, and nowhere else."""
     first = []
 
-    def stale(product, **_options):
-        def frozen(state, from_z, others, cotangent):
-            first.append(others)
-            return product(state, from_z, first[0], cotangent)
+    def stale(whole, _tensors, _options, *, is_kept):
+        def frozen(*given):
+            first.append(given)
+            pairs = zip(whole.inputs, given, first[0], strict=True)
+            return whole(*(old if name.startswith("column") else now for name, now, old in pairs))
 
         return frozen
 
-    monkeypatch.setattr(torch, "compile", stale)
+    monkeypatch.setattr(captured, "_compiled", stale)
     routine, state, z, cotangent = setting("adamw", "weights")
     way = CompiledVjp()
     way(routine, state, z, STEP, cotangent)
