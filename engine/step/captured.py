@@ -4,7 +4,7 @@ Torch's Dynamo reads a function once, and notes what its graph depends on beside
 attributes of modules, closures, globals, modes. Each call looks at these, and where one has changed
 the function is read again. Here it reads the loss and the update alone, plain forward code; what
 differentiates them is the engine's own, which needs no guards, and is put around their graphs when
-a program is made. Reading all of it took four times as long.
+a program is made. Reading all of it took several times as long.
 
 A program is kept between processes by torch's own cache, under a key of everything that it is made
 of: the graphs as this process has read them, with each number in them, the forms of the inputs, the
