@@ -34,8 +34,8 @@ def prefect_settings() -> "Settings":
     """
     try:
         with warnings.catch_warnings():
-            # Whether the home can be used is told where it is needed, in one message.
-            warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
+            # Whether home and profiles can be used is told where they are needed, in one message.
+            warnings.filterwarnings("ignore", "Failed to (create the Prefect home|load profiles)")
             from prefect.settings import get_current_settings
 
             return get_current_settings()
