@@ -1,6 +1,6 @@
 """All checks of a routine, in order: those that cost one step first."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -117,8 +117,7 @@ def _all_checks(
         yield eps_root
     if refused or census is None or census.missing:
         return
-    repeats: list[bool] = []
-    yield from _on_twins(routine, output, long, census, num_directions, replay, repeats)
+    repeats = yield from _on_twins(routine, output, long, census, num_directions, replay)
     if not repeats:
         return  # nothing can be compared with a run that does not repeat
     for name, kind in routine.metaparameters.items():
@@ -128,16 +127,15 @@ def _all_checks(
         yield _attempt("output", lambda: _check_output_again(routine, output, began[0]))
 
 
-def _on_twins(  # noqa: PLR0913 (a run, and what is known of it)
+def _on_twins(
     routine: Routine,
     output: Output,
     long: Routine,
     census: operations.Census,
     num_directions: int,
     replay: ReplaySettings,
-    repeats: list[bool],
-) -> Iterator[Check]:
-    """Make the checks that train; ``repeats`` holds something once steps are seen to repeat."""
+) -> Generator[Check, None, bool]:
+    """Make the checks that train; return whether steps repeat."""
     run: LongRun | None = None
 
     def train_and_replay() -> Check:
@@ -148,13 +146,13 @@ def _on_twins(  # noqa: PLR0913 (a run, and what is known of it)
     replayed = _attempt("replay", train_and_replay)
     yield replayed
     if run is None or replayed.verdict is Verdict.REFUSE:
-        return
-    repeats.append(True)
+        return False
     yield _attempt("witness", lambda: _check_witness(routine, output))
     found = [*_long_checks(run, output, replay)]
     run = None  # its states make room for the graphs of whole runs
     yield from _exact_checks(routine, output, census, num_directions, replay)
     yield from found
+    return True
 
 
 def _check_first_step(routine: Routine, output: Output, began: list[Tensor]) -> Check:

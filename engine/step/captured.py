@@ -210,7 +210,8 @@ class CapturedProgram:
 
         Raises:
             RuntimeError: If a part cannot be captured, or the whole not compiled.
-        OSError, ImportError: If there is no compiler that works.
+            OSError: If there is no compiler that works.
+            ImportError: Likewise.
         """
         captures, given = {}, {name: value for name, value in values.items() if _is_tensor(value)}
         for name, part in self._parts.items():
