@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def test_the_reference_shows_every_public_name_and_no_notes_of_pydantic(tmp_path
     pytest.importorskip("pdoc", reason="pip install pdoc")
     (command,) = re.findall(r"^`(pdoc engine .*?)`", (ROOT / "engine/README.md").read_text(), re.M)
 
-    words = [*shlex.split(command), "-o", str(tmp_path)]
+    # As a module: the tests may run without the environment's `bin` folder on the path.
+    words = [sys.executable, "-m", *shlex.split(command), "-o", str(tmp_path)]
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
 
     page = (tmp_path / "engine.html").read_text()
