@@ -149,7 +149,7 @@ class _FlagsStay(FunctionMode):
             flag = self._flags.get(id(args[0]))
         if flag is None:
             return function(*args, **kwargs)
-        asked = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+        asked = kwargs.get("requires_grad", args[1] if args[1:] else True)
         if bool(asked) is not flag:
             raise ConfigurationError(
                 "A train() or eval() of the model freezes or unfreezes parameters during the run, "
