@@ -94,7 +94,7 @@ def audit_canaries(
     canaries = _placed(problem, chosen, rows.get("value"))
     if wrong_labels:
         canaries = with_wrong_labels(canaries, problem.data.num_classes, chosen.seed)
-    losses, inside = audit(run.recipe, problem, canaries, num_audits, chosen.seed, retraining)
+    losses, inside = audit(problem, canaries, num_audits, chosen.seed, retraining)
     return {"losses": losses.reshape(-1), "inside": inside.to(losses).reshape(-1)}, {}
 
 
