@@ -8,7 +8,7 @@ COMMON = """
 import json
 import torch
 import engine
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 
 def built(**settings):

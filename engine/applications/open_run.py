@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from engine.applications.kept_rows import only_row, rows_of
 from engine.applications.kinds import read_finished
 from engine.errors import ConfigurationError
-from engine.numerics.shown_html import pairs_html, rows_html
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
 from engine.reports.frames import as_table
@@ -24,6 +23,7 @@ from engine.runs.finished import FinishedRun
 from engine.runs.inventory import stored_run
 from engine.runs.outer_steps import OuterSteps
 from engine.runs.run import find_run, no_report, read_recipe
+from engine.shown.html import pairs_html, rows_html
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable

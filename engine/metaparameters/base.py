@@ -16,8 +16,8 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.charts import Chart, Histogram
 from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import refuse_meta
-from engine.numerics.shown import shown_fields, shown_tensor
 from engine.recipes.descent import DescentRecipe
+from engine.shown.line import shown_fields, shown_tensor
 from engine.types import Batch, Hyperparameters
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.numerics.shown import shown_value
 from engine.routine.idle import UPDATES, USED, hands_on, leaving_out
 from engine.routine.layout import Layout
+from engine.shown.line import shown_value
 from engine.types import Hyperparameters, State
 
 _Value = TypeVar("_Value")

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, TypeVar
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.environment import machine
-from engine.numerics.shown_html import pairs_html, rows_html
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -21,6 +20,7 @@ from engine.reports.page import REPORT
 from engine.reports.sections import Number
 from engine.runs.endings import Outline
 from engine.runs.run import Stages
+from engine.shown.html import pairs_html, rows_html
 from engine.stages.keys import engine_version, run_environment
 from engine.stages.references import Ref
 from engine.storage.location import join

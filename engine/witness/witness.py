@@ -18,12 +18,12 @@ from torch import Tensor
 
 from engine.errors import NonFiniteError, WitnessError
 from engine.numerics.determinism import deterministic, filling, generator
-from engine.numerics.shown import shown_fields
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
+from engine.shown.line import shown_fields
 from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State

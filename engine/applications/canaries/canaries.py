@@ -24,9 +24,9 @@ from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
 from engine.numerics.determinism import generator, seed_for
+from engine.problems.built import BuiltProblem
 from engine.problems.fits import check_classes, check_single_losses, continuous_inputs
 from engine.problems.metaparameters import initial_vector
-from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many

@@ -13,7 +13,7 @@ from engine.applications.canaries.canaries import (
 )
 from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import seed_for
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import OuterRule
 from engine.recipes.settings import Document

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
 from engine.metaparameters.group_weights import GroupWeights
 from engine.numerics.determinism import generator
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.comparisons import BaselineName
 from engine.routine.coupled_loss import coupled
 from engine.routine.routine import Routine

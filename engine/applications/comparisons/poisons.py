@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.metaparameters.inputs import Inputs
 from engine.numerics.determinism import generator
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.routine.routine import Routine
 from engine.types import Batch, State
 

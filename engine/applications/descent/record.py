@@ -16,12 +16,12 @@ from engine.applications.comparisons.results import Comparisons, Damage, Rerun
 from engine.applications.descent import findings
 from engine.applications.descent.comparison_findings import file_notes
 from engine.applications.descent.source_shares import SourceShare
-from engine.numerics.ranks import area_under_curve
-from engine.problems.problem import SPLITS
+from engine.problems.built import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Document
 from engine.replay.outer_step import choose_iterate
 from engine.reports.curves import Curve
+from engine.reports.ranks import area_under_curve
 from engine.reports.sections import Number
 from engine.reports.units import write_number, write_percent
 from engine.runs.finished import FinishedRun, read_finished_as

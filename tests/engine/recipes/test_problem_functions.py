@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.code.signatures import arguments_of, call
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.code.signatures import arguments_of
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import KINDS, load_recipe, validate_recipe

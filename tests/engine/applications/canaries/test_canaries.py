@@ -18,7 +18,7 @@ from engine.applications.canaries.canaries import (
 from engine.applications.canaries.report import compare
 from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.attribution import Retraining
 from engine.recipes.files import validate_recipe
 from engine.replay import metagradient as differentiate

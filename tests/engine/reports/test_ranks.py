@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from engine.numerics.ranks import area_under_curve
+from engine.reports.ranks import area_under_curve
 
 
 @pytest.mark.parametrize("distinct", [2, 7, 10**6])
