@@ -62,7 +62,7 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def headline(self) -> str:
-        """Return the verdict in one sentence."""
+        """Return what came of it, in one sentence."""
 
     @abstractmethod
     def numbers(self) -> Sequence[Number]:
@@ -135,7 +135,7 @@ class FinishedRun(Outline):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """Return verdict, numbers and the result as a table, for a notebook."""
+        """Return headline, numbers and the result as a table, for a notebook."""
         notes = [self.headline(), *self.warnings()]
         return pairs_html(self.run, self.in_pairs(), notes) + rows_html(self.table())
 

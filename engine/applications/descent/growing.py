@@ -49,7 +49,7 @@ def page_so_far(
     return Page(
         title=top.title,
         run=f"{top.run}; {goes_on()}",
-        verdict=f"After outer step {done} of {wanted}: {so_far}",
+        headline=f"After outer step {done} of {wanted}: {so_far}",
         numbers=top.numbers,
         warnings=[] if checks is None else checks.sentences(),
         sections=top.sections,
