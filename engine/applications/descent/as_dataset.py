@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.applications.descent.record import Iterate
+from engine.applications.descent.iterates import Iterate
 from engine.errors import ConfigurationError
 from engine.extras import load
 from engine.stages.commits import read_rows, rows_url

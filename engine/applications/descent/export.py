@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.applications.descent.record import Iterate, RunRecord, read_run
+from engine.applications.descent.iterates import Iterate
+from engine.applications.descent.record import RunRecord, read_run
 from engine.errors import CheckpointMismatchError, CheckpointMissingError, ConfigurationError
 from engine.extras import install
 from engine.numerics.determinism import deterministic

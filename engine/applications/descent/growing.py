@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from engine.applications.descent.figures import losses
-from engine.applications.descent.record import Iterate, RunRecord, choose
+from engine.applications.descent.iterates import Iterate, choose
+from engine.applications.descent.record import RunRecord
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Page, Section
