@@ -54,6 +54,9 @@ Row = tuple[str, str, str]
 
 STEPS, BATCH, RATE = 200, 100, 0.05
 
+OUTPUT_STEPS = 40
+"""T of runs with several outputs: two products are compared with others, whatever T."""
+
 
 def net() -> nn.Module:
     torch.manual_seed(0)
@@ -165,7 +168,7 @@ def rows(rounds: int) -> list[Row]:
 
 
 def small_gpt() -> engine.Routine:
-    """Return a run of ten steps, two of which are compared: two blocks of width 64, batch 8."""
+    """Return a run of a GPT of two blocks of width 64, batch 8."""
     drawn = torch.Generator().manual_seed(0)
     words = torch.randint(0, 65, (40, 33), generator=drawn)
     return engine.Routine(
@@ -174,7 +177,7 @@ def small_gpt() -> engine.Routine:
         (words[:, :-1], words[:, 1:]),
         engine.adamw(),
         learning_rate=1e-3,
-        num_steps=10,
+        num_steps=OUTPUT_STEPS,
         batch_size=8,
         metaparameters={"w": engine.ExampleWeights(torch.ones(40))},
     )
@@ -182,7 +185,7 @@ def small_gpt() -> engine.Routine:
 
 def outputs(rounds: int) -> list[Row]:
     found = []
-    for name, own in (("MLP", routine(12)), ("a GPT of 32 tokens", small_gpt())):
+    for name, own in (("MLP", routine(OUTPUT_STEPS)), ("a GPT of 32 tokens", small_gpt())):
         eight = bench_outputs.make_outputs(own, 8)
 
         def call(number: int, vjp: str, own: engine.Routine = own, eight: list = eight) -> object:
