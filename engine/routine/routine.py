@@ -70,8 +70,9 @@ class Routine(HeldModule):
             default. It bounds the memory. Sums run in another order, so the last digits change.
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
-            and the last digits differ from the whole batch's. The model draws for each shard, and
-            buffers that its forward pass moves go from one to the next, as in torch's own loop.
+            and the last digits differ from the whole batch's. As in torch's own loop the model
+            draws for each shard, hooks of the parameters map the gradient of each, and buffers that
+            the forward pass moves go from one to the next.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
