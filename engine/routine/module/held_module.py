@@ -20,6 +20,7 @@ from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient
 from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
+from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.unheld import Unheld
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
@@ -200,7 +201,12 @@ class HeldModule:
         function that takes derivatives of its own gets a graph even where the caller wants none.
         """
         if torch.is_grad_enabled():
-            return self._evaluate(function, state)
+            try:
+                return self._evaluate(function, state)
+            except Exception as error:
+                if not _wants_a_graph(error) or any(row.requires_grad for row in state.values()):
+                    raise
+            return self._evaluate(function, self._with_leaf(state))
         # By inputs alone first: what needs no graph of the parameters may call numpy.
         for graph in (False, True):
             try:
@@ -209,10 +215,12 @@ class HeldModule:
             except Exception as error:
                 if not _wants_a_graph(error):
                     raise
-        evaluated = self.optimizer.evaluated
         with torch.enable_grad():
-            leaf = state[evaluated].detach().requires_grad_()
-            return _without_graph(self._evaluate(function, {**state, evaluated: leaf}))
+            return _without_graph(self._evaluate(function, self._with_leaf(state)))
+
+    def _with_leaf(self, state: Mapping[str, Tensor]) -> State:
+        evaluated = self.optimizer.evaluated
+        return {**state, evaluated: state[evaluated].detach().requires_grad_()}
 
     def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
@@ -277,7 +285,11 @@ class HeldModule:
             places = _addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
             with self._carrying(carried, training=training):
-                result = function(self.model, *args)
+                try:
+                    result = function(self.model, *args)
+                except RuntimeError as error:
+                    refuse_stand_in(error)
+                    raise
             if training:
                 self._note_carried(carried)
                 self._unheld.refuse_moved(self.counters)
