@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.numerics.determinism import PROCESS, seeded
@@ -20,6 +19,7 @@ from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient
 from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
+from engine.routine.module.graphs import wants_a_graph, without_graph
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.unheld import Unheld
 from engine.routine.optimizer import Optimizer
@@ -40,6 +40,7 @@ class HeldModule:
         model: The run's own copy.
         optimizer: Says which vector of the state is evaluated.
         num_steps: T.
+        shards: Pieces of a batch, each with a backward pass.
         seed: Seeds the random draws of an evaluation.
         state: Where the problem's own state starts, if it has one.
         advance: Moves that state.
@@ -49,6 +50,7 @@ class HeldModule:
     model: nn.Module
     optimizer: Optimizer
     num_steps: int
+    shards: int
     seed: int
     state: Any
     advance: Callable[..., Own] | None
@@ -158,6 +160,22 @@ class HeldModule:
         }
         return self.layout.flatten(parts)
 
+    @property
+    def hooks_each_shard(self) -> bool:
+        """Whether hooks map the gradient of each shard, as in a loop that accumulates."""
+        return self.shards > 1 and bool(self.hooks)
+
+    def hooked_term(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of a term of the batch as its own backward pass leaves it.
+
+        A hook that clips, or that asks for a norm, makes another sum of shards than of their sum.
+        """
+        return self.hooked(gradient) if self.hooks_each_shard else gradient
+
+    def hooked_sum(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of a step as hooks leave it; that of shards went through them."""
+        return gradient if self.hooks_each_shard else self.hooked(gradient)
+
     def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Calls]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.
 
@@ -204,19 +222,19 @@ class HeldModule:
             try:
                 return self._evaluate(function, state)
             except Exception as error:
-                if not _wants_a_graph(error) or any(row.requires_grad for row in state.values()):
+                if not wants_a_graph(error) or any(row.requires_grad for row in state.values()):
                     raise
             return self._evaluate(function, self._with_leaf(state))
         # By inputs alone first: what needs no graph of the parameters may call numpy.
         for graph in (False, True):
             try:
                 with torch.set_grad_enabled(graph):
-                    return _without_graph(self._evaluate(function, state))
+                    return without_graph(self._evaluate(function, state))
             except Exception as error:
-                if not _wants_a_graph(error):
+                if not wants_a_graph(error):
                     raise
         with torch.enable_grad():
-            return _without_graph(self._evaluate(function, self._with_leaf(state)))
+            return without_graph(self._evaluate(function, self._with_leaf(state)))
 
     def _with_leaf(self, state: Mapping[str, Tensor]) -> State:
         evaluated = self.optimizer.evaluated
@@ -377,16 +395,3 @@ def _addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
         return [tensor.data_ptr() for tensor in tensors.values()]
     except RuntimeError:
         return None
-
-
-def _without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
-    return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
-
-
-def _wants_a_graph(error: BaseException | None) -> bool:
-    """Whether torch missed a graph: in an error, or in the one that it was raised for."""
-    while error is not None:
-        if isinstance(error, RuntimeError) and "not require grad" in str(error):
-            return True
-        error = error.__cause__
-    return False
