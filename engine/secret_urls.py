@@ -111,6 +111,22 @@ _PLACES = {
 """Protocol to where its secrets belong."""
 
 
+_READ = 4096
+"""Characters of a text of which the beginning is shown."""
+
+
+def beginning(value: object, length: int) -> str:
+    """Return the beginning of what somebody's data holds, with the secrets of URLs as stars.
+
+    They are looked for before the text is cut: half of a password has no @ behind it.
+
+    Args:
+        value: Shown as ``str`` does.
+        length: Characters, at most.
+    """
+    return redacted(str(value)[:_READ])[:length]
+
+
 def redacted(text: str) -> str:
     """Return a text in which the secrets of all URLs are three stars.
 

@@ -19,6 +19,7 @@ from tests.routines import (
     attend,
     examples,
     images,
+    loss,
     mlp,
     routine,
     seeded_model,
@@ -91,6 +92,31 @@ def _counted() -> dict[str, Metaparameter]:
     return {"counts": Counts(counts)}  # late: step 12 of 30 contradicts those after it
 
 
+def _logged(keep: Callable[[list[Tensor], Tensor], object]) -> Callable[..., Tensor]:
+    """Return the shared loss with a log of its own, on which nothing of it depends."""
+    log: list[Tensor] = []
+
+    def logged(model, batch):
+        losses = loss(model, batch)
+        keep(log, losses.detach().mean())
+        return losses
+
+    return logged
+
+
+def _all_stacked(log: list[Tensor], value: Tensor) -> None:
+    log.append(value)
+    torch.stack(log).max()
+
+
+def _running_mean(log: list[Tensor], value: Tensor) -> None:
+    log[:] = [0.9 * log[0] + 0.1 * value if log else value]
+
+
+def _lowest(log: list[Tensor], value: Tensor) -> None:
+    log[:] = [value if not log or value < log[0] else log[0]]
+
+
 SOUND: dict[str, Callable[[], Routine]] = {
     "logistic regression": lambda: routine(model=seeded_model(lambda: nn.Linear(8, 3))),
     "MLP, GELU, momentum": routine,
@@ -132,4 +158,7 @@ SOUND: dict[str, Callable[[], Routine]] = {
     "float32, one-cycle rates": lambda: single(
         learning_rate=tuple(0.08 * (1 - step / NUM_STEPS) + 0.005 for step in range(NUM_STEPS))
     ),
+    "a log of all losses": lambda: routine(loss=_logged(_all_stacked)),
+    "a running mean of the loss": lambda: routine(loss=_logged(_running_mean)),
+    "the lowest loss so far": lambda: routine(loss=_logged(_lowest)),
 }

@@ -102,7 +102,7 @@ def test_part_that_needs_the_extra_says_so(code, package, tmp_path):
 @pytest.mark.slow
 def test_command_line_says_what_it_needs(tmp_path):
     """The library installs the command, too."""
-    done = run("from flows.cli.start import main\nmain()", tmp_path, check=False)
+    done = run("from mgd_command import main\nmain()", tmp_path, check=False)
 
     assert done.returncode == 1
     assert done.stderr.startswith("mgd needs the package")

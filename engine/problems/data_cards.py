@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from engine.errors import DataError
+from engine.secret_urls import beginning
 
 
 def refuse_places(folder: Path) -> None:
@@ -40,14 +41,25 @@ def refuse_saved_places(folder: Path) -> None:
         DataError: If it does, or if what names them is damaged.
     """
     splits = _texts_in(_document(folder / "dataset_dict.json"))
-    for split in ["", *(each for each in splits if not _is_outside(each))]:
-        names = _texts_in(_document(folder / split / "state.json").get("_data_files"))
-        outside = next((each for each in [*splits, *names] if _is_outside(each)), None)
-        if outside is not None:
+    _refuse_outside(folder, splits)
+    for split in ["", *splits]:
+        if split and not (folder / split).is_dir():
             raise DataError(
-                f"{folder} names {outside!r} as a part of the data set, which is not in that "
-                "folder and so is not read. Save the data set anew with save_to_disk."
+                f"{folder} names the split {beginning(split, 40)!r}, for which it has no folder. "
+                "Save the data set anew with save_to_disk."
             )
+        _refuse_outside(
+            folder, _texts_in(_document(folder / split / "state.json").get("_data_files"))
+        )
+
+
+def _refuse_outside(folder: Path, names: list[str]) -> None:
+    outside = next(filter(_is_outside, names), None)
+    if outside is not None:
+        raise DataError(
+            f"{folder} names {outside!r} as a part of the data set, which is not in that "
+            "folder and so is not read. Save the data set anew with save_to_disk."
+        )
 
 
 def _document(file: Path) -> dict[str, Any]:
@@ -66,15 +78,62 @@ _MOST_BYTES = 1 << 26
 
 
 def _configurations(folder: Path) -> list[dict[str, Any]]:
-    """Return what the card of a folder says of its files, as the library will read it."""
+    """Return what the card of a folder says of its files, as the library will read it.
+
+    Raises:
+        DataError: If the card is made to fill the memory.
+    """
     found: Any = []
-    if (folder / "README.md").is_file():
-        card = import_module("huggingface_hub").DatasetCard.load(folder / "README.md")
-        found = card.data.to_dict().get("configs")
-    if (folder / ".huggingface.yaml").is_file():
-        content = yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8"))
+    file = folder / "README.md"
+    if file.is_file():
+        _refuse_large(file)
+        content = import_module("huggingface_hub").DatasetCard.load(file).data.to_dict()
+        _refuse_bomb(content, file)
+        found = content.get("configs")
+    file = folder / ".huggingface.yaml"
+    if file.is_file():
+        _refuse_large(file)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        _refuse_bomb(content, file)
         found = content.get("configs", found) if isinstance(content, dict) else found
     return [each for each in found or [] if isinstance(each, dict)]
+
+
+_CARD_BYTES = 1 << 20
+"""Bytes of a card, since YAML is read slowly; one that lists the features of a large data set has
+some hundred thousand."""
+
+_CARD_PARTS = 10**6
+"""Values in a card, each alias counted as what it stands for."""
+
+
+def _refuse_large(file: Path) -> None:
+    size = file.stat().st_size
+    if size > _CARD_BYTES:
+        raise DataError(
+            f"The card {file} has {size} bytes, and at most {_CARD_BYTES} are read. Remove it, or "
+            "what it has beside the description of the data."
+        )
+
+
+def _refuse_bomb(content: Any, file: Path) -> None:  # noqa: ANN401 (any value of YAML)
+    """Refuse values that are far more than they take: aliases of lists of aliases."""
+    if _parts(content, {}) > _CARD_PARTS:
+        raise DataError(
+            f"The card {file} stands for over {_CARD_PARTS} values, or for itself, by aliases of "
+            "YAML, which is how files look that are made to fill memories. Write it without *."
+        )
+
+
+def _parts(value: Any, known: dict[int, float]) -> float:  # noqa: ANN401 (any value of YAML)
+    """Count the values that one stands for; without end, if it is a part of itself."""
+    if not isinstance(value, dict | list):
+        return 1.0
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # while its parts are counted
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1.0 + sum(_parts(each, known) for each in parts)
+    return known[id(value)]
 
 
 def _texts_in(value: Any) -> list[str]:  # noqa: ANN401 (any value of YAML)

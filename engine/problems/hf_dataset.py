@@ -27,6 +27,7 @@ from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageModelSettings, LanguageSettings, TextSettings
 from engine.routine.outputs import classification_scores
+from engine.secret_urls import beginning
 
 _HELD_OUT = ("validation", "valid", "dev")
 """Names of the split that objective and validation are cut from."""
@@ -125,7 +126,7 @@ def _load(asked: Asked) -> Any:  # noqa: ANN401 (whatever is handed in)
     except DataError:
         raise
     except Exception as error:  # of several libraries
-        reason = (str(error).strip() or "no reason given").splitlines()[0][:300]
+        reason = beginning((str(error).strip() or "no reason given").splitlines()[0], 300)
         raise DataError(
             f"{source} cannot be read by datasets ({type(error).__name__}: {reason}). Name a "
             "folder that save_to_disk has filled, or a file of Parquet, JSON lines or CSV."

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from engine.errors import ConfigurationError
+from engine.recipes.reading.explain import said_of
 from engine.recipes.settings import Settings, refuse_unread
 
 
@@ -194,9 +195,4 @@ def _explained(error: Any) -> str:  # noqa: ANN401 (pydantic's own description)
         return str(error["ctx"]["error"])
     name = str(error["loc"][0])
     meaning = " ".join((ReplaySettings.model_fields[name].description or "").split())
-    words = error["msg"].lower()
-    choices = get_close_matches(
-        str(error["input"]), error.get("ctx", {}).get("expected", "").split("'"), 1
-    )
-    meant = f" Did you mean {choices[0]!r}?" if choices else ""
-    return f"{name} is {error['input']!r}: {words}.{meant} {name} means: {meaning}"
+    return f"{name} is {error['input']!r}: {said_of(error)} {name} means: {meaning}"

@@ -23,6 +23,7 @@ from engine.replay.per_step import PerStep
 from engine.routine.idle import noting_used, skipping_idle, used_tensors, watch
 from engine.routine.loss_terms import Term
 from engine.routine.module.held_module import Params
+from engine.routine.module.kept_tensors import keeps_tensors
 from engine.routine.routine import Routine
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
@@ -37,6 +38,10 @@ KEPT_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 
 _FEWEST = 4
 """Runs that go through a step together, however large their model is."""
+
+_NOT_CARRIED = (RuntimeError, NotImplementedError, ValueError)
+"""What ``torch.func.vmap`` raises where it cannot carry code; an error of the code itself comes
+again without it."""
 
 _Run = tuple[Routine, Metaparams]
 
@@ -120,7 +125,8 @@ def evaluate_each(
     """
 
     def one(state: State) -> Tensor:
-        return routine.evaluate(output, state)
+        with torch.no_grad():
+            return routine.evaluate(output, state)
 
     def loop() -> Tensor:
         return torch.stack([one(state) for state in states])
@@ -128,11 +134,12 @@ def evaluate_each(
     plain = routine.own is None and routine.statistics is None
     if Together(together) is Together.LOOP or len(states) < 2 or not plain:
         return loop()
+    if keeps_tensors(lambda: one(states[0])):
+        return loop()
     try:
-        with torch.no_grad():
-            joined = [_stacked([states[i] for i in part]) for part in _parts(len(states), routine)]
-            found = torch.cat([vmap(one, randomness="same")(each) for each in joined])
-    except (RuntimeError, NotImplementedError, ValueError) as error:  # what vmap cannot carry
+        joined = [_stacked([states[i] for i in part]) for part in _parts(len(states), routine)]
+        found = torch.cat([vmap(one, randomness="same")(each) for each in joined])
+    except _NOT_CARRIED as error:
         _logger.info("%d states are evaluated one by one: %s", len(states), error)
         return loop()
     single = one(states[0])
@@ -149,9 +156,10 @@ def _trained(
         yield from _train_one_by_one(pairs)
         return
     parts = [[pairs[i] for i in part] for part in _parts(len(pairs), routine)]
-    train = _train_batched if _go_together(parts, how) else _train_one_by_one
+    together = _go_together(parts, how)
     for part in parts:
-        yield from train(part)
+        found = _train_batched(part) if together else None
+        yield from _train_one_by_one(part) if found is None else found
 
 
 def _parts(count: int, routine: Routine) -> Iterator[list[int]]:
@@ -203,16 +211,23 @@ def _train_one_by_one(part: Sequence[_Run]) -> Iterator[_Trained]:
         yield state, _by_step(losses)
 
 
-def _train_batched(part: Sequence[_Run]) -> Iterator[_Trained]:
+def _train_batched(part: Sequence[_Run]) -> list[_Trained] | None:
+    """Return what each run came to; None if a later step does what step 0 did not."""
     runs, points = zip(*part, strict=True)
     z, states, losses = _stacked(points), _initial_states(runs, points), PerStep()
     heard = listening()
     for step in range(runs[0].num_steps):
-        states, losses[step] = _batched_step(runs, states, z, step)
+        try:
+            states, losses[step] = _batched_step(runs, states, z, step)
+        except _NOT_CARRIED as error:
+            _logger.info("%d runs are trained one by one, from step %d: %s", len(runs), step, error)
+            return None
         if heard is not None:
             heard.ran(step, runs[0].num_steps, len(runs))
-    for i, own in enumerate(_by_step(losses).T):
-        yield {name: rows[i].clone() for name, rows in states.items()}, own
+    return [
+        ({name: rows[i].clone() for name, rows in states.items()}, own)
+        for i, own in enumerate(_by_step(losses).T)
+    ]
 
 
 def _by_step(losses: PerStep) -> Tensor:
@@ -230,9 +245,11 @@ def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
     if runs[0].statistics is not None:
         return "the model keeps running statistics, or moves other buffers."
     z, states = _stacked(points), _initial_states(runs, points)
+    if keeps_tensors(lambda: plain_step(runs[0], runs[0].initial_state(points[0]), points[0], 0)):
+        return "the loss, the model or the update keeps tensors of a call for itself."
     try:
         batched_seconds, (following, _) = _timed(lambda: _batched_step(runs, states, z, 0))
-    except (RuntimeError, NotImplementedError, ValueError) as error:  # what vmap cannot carry
+    except _NOT_CARRIED as error:
         # An error of the step itself comes again in the loop.
         return f"torch.func.vmap stopped at {str(error).splitlines()[0]}"
     for i in (0, len(runs) - 1):  # runs of two seeds draw other noise, so the last one is compared

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.recipes.optimizer import ParameterGroup
+from engine.recipes.reading.explain import said_of
 from engine.routine.idle import hands_on
 from engine.routine.layout import Layout
 from engine.routine.optimizer import REST, Optimizer, unfitted, wrapped
@@ -81,7 +82,7 @@ def groups_from(given: Any) -> tuple[ParameterGroup, ...]:  # noqa: ANN401 (what
         first = error.errors()[0]
         raise ConfigurationError(
             f"A group of parameters has {'.'.join(map(str, first['loc']))}={first['input']!r}: "
-            f"{first['msg'].lower()}. A group has names, max_axes, rate, weight_decay, momentum, "
+            f"{said_of(first)} A group has names, max_axes, rate, weight_decay, momentum, "
             "beta1 and beta2."
         ) from None
 

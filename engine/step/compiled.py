@@ -22,6 +22,7 @@ from engine.routine.routine import Routine
 from engine.step.captured import CapturedProgram, Part, Program
 from engine.step.compiling import (
     Inputs,
+    keeps_for_itself,
     loss_at,
     make_loss,
     make_update,
@@ -101,6 +102,8 @@ def _try(
             "the run keeps running statistics of batch normalization, a state of its own, or "
             "count of what its steps leave out."
         )
+    if keeps_for_itself(routine, z, step):
+        return "the loss or the model keeps tensors of a call for itself."
     started = time.perf_counter()
     try:
         found, program = _compiled_product(routine, state, leaves, step, cotangent)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from engine.errors import ConfigurationError
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
+from engine.routine.module.kept_tensors import keeps_tensors
 from engine.routine.routine import Routine
 from engine.step.captured import CapturedProgram, Part
 from engine.types import Metaparams
@@ -95,6 +96,24 @@ def make_loss(routine: Routine) -> Part:
         return {"loss": whole, **{BUFFER + name: left[f"model.{name}"] for name in held}}
 
     return loss
+
+
+def keeps_for_itself(routine: Routine, z: Metaparams, step: int) -> bool:
+    """Say whether the loss or the module keeps tensors that it makes; asked once for a routine.
+
+    Where a program is read for the first time, others would be left in their place.
+    """
+    known = routine.programs
+    if "keeps tensors" not in known:
+        params = routine.initial_state(z)["params"].detach().requires_grad_()
+        term = next(routine.terms(step))
+
+        def call() -> object:
+            with torch.enable_grad(), routine.binding.kept():
+                return routine.term_loss(params, term, z, step)
+
+        known["keeps tensors"] = keeps_tensors(call)
+    return known["keeps tensors"]
 
 
 def read_routine(routine: Routine) -> Routine:
@@ -202,6 +221,12 @@ def compiled_gradient(
             "buffers, whose derivative a compiled graph lacks. Use compile=False, or layers that "
             "keep none.",
             settings=("training.compile", "training.path"),
+        )
+    if routine.statistics is None and keeps_for_itself(routine, z, step):
+        raise ConfigurationError(
+            "compile is True, but the loss or the model keeps tensors of a call for itself, in "
+            "whose place a compiled step leaves others. Keep numbers, or use compile=False.",
+            settings=("training.compile",),
         )
     *found, left = _call_gradient(routine, params, term, z, step)
     compared = routine.programs["gradient, compared"]

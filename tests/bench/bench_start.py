@@ -69,7 +69,7 @@ def inside(file: str, arguments: list[str]) -> None:
 
     meter.doing = doing  # before anybody has asked for it
     atexit.register(end)
-    from flows.cli.start import main as command
+    from mgd_command import main as command
 
     sys.argv = ["mgd", *arguments]
     command()

@@ -11,7 +11,7 @@ from engine.recipes.arguments.data import DataSettings
 from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.arguments.text import LanguageSettings, TextSettings
 from engine.recipes.files import load_recipe
-from engine.secret_urls import redacted, secret_in
+from engine.secret_urls import beginning, redacted, secret_in
 from engine.storage.location import absolute, check_writable, filesystem, store_errors
 
 SECRET = "S3CRET%2Fvalue"
@@ -326,3 +326,13 @@ def _recipe_of_ones_own(folder, arguments):
     path = folder / "mine.yaml"
     path.write_text(json.dumps({"problem": "mine.py:mine", "arguments": arguments}))
     return path
+
+
+@pytest.mark.parametrize("length", range(20, 60, 5))
+def test_a_text_that_is_cut_hides_what_it_holds_before_it_is_cut(length):
+    """Half of a password has no @ behind it, so nothing would know it for one."""
+    shown = beginning("https://alice:S3CRETPW-S3CRETPW-S3CRETPW@host.example/a.png", length)
+
+    assert "S3CRET" not in redacted(shown)
+    assert shown.startswith("https://alice:***")
+    assert len(shown) <= length

@@ -19,6 +19,7 @@ from engine.numerics.determinism import generator
 from engine.problems.built import BuiltProblem
 from engine.recipes.comparisons import BaselineName
 from engine.routine.coupled_loss import coupled
+from engine.routine.module.kept_tensors import keeps_tensors
 from engine.routine.routine import Routine
 from engine.types import Batch, Output, State
 
@@ -148,7 +149,7 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
     found = torch.zeros(len(routine), dtype=params.dtype)
     for indices, num_new in candidate_batches(routine):
         batch = routine.batch_of(indices)
-        losses = vmap(_loss_of_one(routine, final, batch))
+        losses = _of_each(_loss_of_one(routine, final, batch), params, batch)
         for start in range(0, num_new, CHUNK):
             stop = min(start + CHUNK, num_new)
             few = tree_map(lambda column, a=start, b=stop: column[a:b], batch)
@@ -161,6 +162,24 @@ def gradient_cosines(routine: Routine, output: Output, final: State) -> Float[Te
             cosines = torch.cosine_similarity(gradients, target[None], dim=1)
             found[indices[start:stop]] = cosines.cpu()
     return found
+
+
+def _of_each(
+    loss_of_one: Callable[..., Tensor], params: Tensor, batch: Batch
+) -> Callable[..., Tensor]:
+    """Map the loss of one example over several, in one call where the code allows that."""
+    first = tree_map(lambda column: column[0], batch)
+    place = torch.zeros((), dtype=torch.int64, device=params.device)
+    with torch.no_grad():
+        if not keeps_tensors(lambda: loss_of_one(params, place, first)):
+            return vmap(loss_of_one)
+
+    def one_by_one(rows: Tensor, places: Tensor, few: Batch) -> Tensor:
+        each = (tree_map(lambda column, i=i: column[i], few) for i in range(len(places)))
+        pairs = zip(rows, places, each, strict=True)
+        return torch.stack([loss_of_one(*one) for one in pairs])
+
+    return one_by_one
 
 
 def _loss_of_one(routine: Routine, final: State, batch: Batch) -> Callable[..., Tensor]:

@@ -186,6 +186,12 @@ def _of_routine(
             f"({', '.join(routine.metaparameters) or 'none'}), and a descent moves one. Make the "
             "routine with the one to move."
         )
+    for name in ("outer", "replay"):
+        if not isinstance(settings.get(name, {}), Mapping):
+            raise ConfigurationError(
+                f"{name} is a {type(settings[name]).__name__}. Hand in a dictionary of settings, "
+                "e.g. outer={'num_steps': 5}."
+            )
     outer = validated(OuterSettings, **settings.get("outer", {}))
     replay = validated(ReplaySettings, **settings.get("replay", {}))
     (kind,) = routine.metaparameters.values()
@@ -205,9 +211,17 @@ def _of_routine(
         judge="validation" if "validation" in named else "objective",
         outer=rule,
         replay=replay,
-        preflight=PreflightMode(settings.get("preflight", PreflightMode.ENFORCE)),
+        preflight=_mode(settings.get("preflight", PreflightMode.ENFORCE)),
         vjp=make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=uses),
     )
+
+
+def _mode(given: Any) -> PreflightMode:  # noqa: ANN401 (whatever was handed in)
+    try:
+        return PreflightMode(given)
+    except ValueError as error:
+        known = " or ".join(repr(mode.value) for mode in PreflightMode)
+        raise ConfigurationError(f"preflight is {given!r}. Use {known}.") from error
 
 
 def _named(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:

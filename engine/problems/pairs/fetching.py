@@ -59,6 +59,8 @@ class Fetching:
             raise NotFetchedError(
                 "with the name of a file in place of an image, which is never opened"
             )
+        if "@" in urlsplit(url).netloc:  # urllib shows half of it where it cannot read the rest
+            raise NotFetchedError("with a log-in in the URL of an image, which is never sent")
         if not self.allowed:
             raise NotFetchedError(
                 "with a URL in place of an image, which arguments.contrastive.fetch_images=true "

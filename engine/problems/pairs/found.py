@@ -9,6 +9,7 @@ import numpy as np
 from engine.errors import DataError
 from engine.problems.pairs.pictures import UnusableError, read_picture
 from engine.recipes.arguments.pairs import ContrastiveSettings
+from engine.secret_urls import beginning
 from engine.storage.content import decoded
 
 _logger = logging.getLogger(__name__)
@@ -141,8 +142,18 @@ class Found:
             _logger.warning("Of the pairs under %s: %s.", url, _counted(self.remarks))
 
 
+_KINDS, _NAME = 8, 200
+"""Kinds that are named, those with most names first, and letters of a name."""
+
+
 def _counted(kinds: dict[str, list[str]]) -> str:
-    return ", ".join(f"{len(names)} {kind} (first {names[0]})" for kind, names in kinds.items())
+    often = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    named = [
+        f"{len(names)} {beginning(kind, _NAME)} (first {beginning(names[0], _NAME)})"
+        for kind, names in often[:_KINDS]
+    ]
+    more = sum(len(names) for _, names in often[_KINDS:])
+    return ", ".join([*named, *([f"{more} of other kinds"] if more else [])])
 
 
 def _writable(name: str) -> str:

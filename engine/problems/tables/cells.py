@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import DataError
+from engine.secret_urls import beginning
 
 _MOST_VALUES = 50
 """Most different words of a column that become one column each."""
@@ -125,8 +126,8 @@ def _no_number(value: Any) -> str:  # noqa: ANN401 (a cell)
     if isinstance(value, float):
         return f"{value}, which is no number to learn from. Remove or correct these rows."
     return (
-        f"what is no number, e.g. {str(value)[:40]!r} ({type(value).__name__}). Leave it out of "
-        "features."
+        f"what is no number, e.g. {beginning(value, 40)!r} ({type(value).__name__}). Leave it out "
+        "of features."
     )
 
 

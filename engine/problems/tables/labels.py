@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.errors import DataError
 from engine.problems.tables.cells import is_missing, number
 from engine.recipes.arguments.data import Target
+from engine.secret_urls import beginning
 
 _MOST_CLASSES = 20
 """Most whole numbers of a label that are taken for classes without being told."""
@@ -116,7 +117,7 @@ def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray:
     if not np.isfinite(numbers).all():
         strange = values[int(np.flatnonzero(~np.isfinite(numbers))[0])]
         raise DataError(
-            f"The column {name!r} of the labels{where} holds {str(strange)[:40]!r}, which is no "
-            "number to learn from. Remove these rows, or use arguments.target=class."
+            f"The column {name!r} of the labels{where} holds {beginning(strange, 40)!r}, which is "
+            "no number to learn from. Remove these rows, or use arguments.target=class."
         )
     return numbers

@@ -10,6 +10,7 @@ from engine.errors import DataError
 from engine.problems.passage import Passage
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
 from engine.recipes.arguments.text import Passages, TextSettings
+from engine.secret_urls import beginning
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -162,5 +163,5 @@ def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON v
 
 
 def _fields(content: dict[str, Any]) -> str:
-    names = [name[:40] for name in content][:8]
+    names = [beginning(name, 40) for name in content][:8]
     return f" It has {', '.join(map(repr, names))}." if names else " It has no field at all."

@@ -18,7 +18,7 @@ from engine.errors import DataError
 from engine.models.losses import IGNORED
 from engine.problems.passage import Passage
 from engine.problems.texts.packages import extra
-from engine.secret_urls import redacted
+from engine.secret_urls import beginning, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _bounded(text: str) -> str:
     """Return a text; refuse one at which a tokenizer takes all memory, and ends the process."""
     if len(text) > MOST_CHARACTERS:
         raise DataError(
-            f"The text that begins {text[:60]!r} has {len(text)} characters, and at most "
+            f"The text that begins {beginning(text, 60)!r} has {len(text)} characters, and at most "
             f"{MOST_CHARACTERS} are read as one prompt, completion or passage. Cut it into "
             "several, or remove it."
         )
@@ -139,7 +139,7 @@ def _checked(tokenizer: Tokenizer, name: str, rows: int) -> Callable[[str], list
     def encode(text: str) -> list[int]:
         tokens = tokenizer.encode(text)
         if max(tokens, default=0) >= rows:
-            refuse(max(tokens), repr(text[:60]))
+            refuse(max(tokens), repr(beginning(text, 60)))
         return tokens
 
     return encode

@@ -56,7 +56,20 @@ def _explain(model: type[BaseModel], error: ErrorDetails, inside: str) -> str:
         return f"  {key}: missing. Give it a value."
     described = fields[last].description if last in fields else None
     remedy = f" {key} means: {' '.join(described.split())}" if described else ""
-    return f"  {key} is {without_secrets(error['input'])!r}: {error['msg'].lower()}.{remedy}"
+    return f"  {key} is {without_secrets(error['input'])!r}: {said_of(error)}{remedy}"
+
+
+def said_of(error: ErrorDetails) -> str:
+    """Return what pydantic says of a value as a sentence, with the choice that was meant, if any.
+
+    Names in it stay as they are written: some choices have capital letters.
+    """
+    words = error["msg"]
+    expected = error.get("ctx", {}).get("expected", "")  # 'a', 'b' or 'c'
+    choices = {each.lower(): each for each in expected.split("'")[1::2]}
+    near = get_close_matches(str(error["input"]).lower(), choices, 1)
+    meant = f" Did you mean {choices[near[0]]!r}?" if near else ""
+    return f"{words[:1].lower()}{words[1:]}.{meant}"
 
 
 def _meant(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:

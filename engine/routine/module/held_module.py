@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from engine.errors import UndifferentiableError, WitnessError
 from engine.numerics.determinism import PROCESS, seeded
@@ -20,6 +19,8 @@ from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient
 from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
+from engine.routine.module.graphs import wants_a_graph, without_graph
+from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.unheld import Unheld
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
@@ -218,19 +219,26 @@ class HeldModule:
         function that takes derivatives of its own gets a graph even where the caller wants none.
         """
         if torch.is_grad_enabled():
-            return self._evaluate(function, state)
+            try:
+                return self._evaluate(function, state)
+            except Exception as error:
+                if not wants_a_graph(error) or any(row.requires_grad for row in state.values()):
+                    raise
+            return self._evaluate(function, self._with_leaf(state))
         # By inputs alone first: what needs no graph of the parameters may call numpy.
         for graph in (False, True):
             try:
                 with torch.set_grad_enabled(graph):
-                    return _without_graph(self._evaluate(function, state))
+                    return without_graph(self._evaluate(function, state))
             except Exception as error:
-                if not _wants_a_graph(error):
+                if not wants_a_graph(error):
                     raise
-        evaluated = self.optimizer.evaluated
         with torch.enable_grad():
-            leaf = state[evaluated].detach().requires_grad_()
-            return _without_graph(self._evaluate(function, {**state, evaluated: leaf}))
+            return without_graph(self._evaluate(function, self._with_leaf(state)))
+
+    def _with_leaf(self, state: Mapping[str, Tensor]) -> State:
+        evaluated = self.optimizer.evaluated
+        return {**state, evaluated: state[evaluated].detach().requires_grad_()}
 
     def _evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (as evaluate)
         with self.reading(state), seeded(self.seed, "evaluation", device=self.device):
@@ -295,7 +303,11 @@ class HeldModule:
             places = _addresses(views) if training else None
             carried = {n: held[n] for n in self._carried} if held else {}
             with self._carrying(carried, training=training):
-                result = function(self.model, *args)
+                try:
+                    result = function(self.model, *args)
+                except RuntimeError as error:
+                    refuse_stand_in(error)
+                    raise
             if training:
                 self._note_carried(carried)
                 self._unheld.refuse_moved(self.counters)
@@ -383,16 +395,3 @@ def _addresses(tensors: Mapping[str, Tensor]) -> list[int] | None:
         return [tensor.data_ptr() for tensor in tensors.values()]
     except RuntimeError:
         return None
-
-
-def _without_graph(found: Any) -> Any:  # noqa: ANN401 (whatever a function returns)
-    return tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, found)
-
-
-def _wants_a_graph(error: BaseException | None) -> bool:
-    """Whether torch missed a graph: in an error, or in the one that it was raised for."""
-    while error is not None:
-        if isinstance(error, RuntimeError) and "not require grad" in str(error):
-            return True
-        error = error.__cause__
-    return False

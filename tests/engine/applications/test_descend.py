@@ -127,6 +127,9 @@ def test_later_steps_are_heeded_as_the_preflight_is(monkeypatch, caplog):
         (lambda: engine.descend("digits-attribution"), "of kind attribution, which is no descent"),
         (lambda: engine.descend(3), "asked of a int"),
         (lambda: engine.descend("digits-selection", traning={}), "traning"),
+        (lambda: engine.descend(run(), held_out, preflight="warn"), "'enforce' or 'advise'"),
+        (lambda: engine.descend(run(), held_out, outer=5), "outer is a int"),
+        (lambda: engine.descend(run(), held_out, outer={"update": "sgd"}), "Did you mean 'SGD'"),
     ],
     ids=lambda each: None if callable(each) else each[:20],
 )

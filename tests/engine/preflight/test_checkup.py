@@ -58,7 +58,9 @@ def test_a_broken_routine_is_found_with_its_cause(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", always_or_exhaustive(SOUND, {"dropout, float32"}))
+@pytest.mark.parametrize(
+    "name", always_or_exhaustive(SOUND, {"dropout, float32", "a log of all losses"})
+)
 def test_a_sound_routine_passes(name):
     """A check that warns of everything is switched off by its users."""
     report = check(SOUND[name](), output, num_directions=FEW)
@@ -106,11 +108,21 @@ def test_a_report_names_what_it_measured(relu):
     assert all(each.cause.endswith(".") for each in relu.checks)
 
 
-def test_an_output_that_reads_what_training_left_behind_is_refused():
-    """The preflight of a flow stands for the comparison that a call makes after its run.
+def test_an_output_that_takes_derivatives_of_its_own_passes():
+    """How steep the objective is where training ends, as sharpness is measured."""
 
-    Trainings that go together leave something that is no tensor any more, so it may fail, too.
-    """
+    def steepness(model):
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(output(model), list(model.parameters()), create_graph=True)
+        return sum(slope.square().sum() for slope in slopes)
+
+    report = check(routine(), steepness, num_directions=FEW)
+
+    assert report.verdict is not Verdict.REFUSE, report.sentences()
+
+
+def test_an_output_that_reads_what_training_left_behind_is_refused():
+    """The preflight of a flow stands for the comparison that a call makes after its run."""
     kept = []
 
     run = routine()
@@ -125,7 +137,7 @@ def test_an_output_that_reads_what_training_left_behind_is_refused():
     )
 
     assert found.verdict is Verdict.REFUSE
-    assert "before the training and fails after it" in found["output"].cause
+    assert "after it, at the same parameters" in found["output"].cause
     assert "Routine(state=, advance=)" in found["output"].remedy
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import engine
-from engine.errors import ConfigurationError, NonFiniteError
+from engine.errors import ConfigurationError, NonFiniteError, WitnessError
 from engine.replay import batched
-from engine.replay.batched import train_each, train_many
+from engine.replay.batched import evaluate_each, train_each, train_many
 from engine.replay.plain_training import train
 from tests import problems
 
@@ -151,3 +151,70 @@ def test_seeds_without_a_point_are_refused():
 
     with pytest.raises(ConfigurationError, match="3 seeds for 2 points"):
         train_many(routine, points_around(routine, 2), seeds=[1, 2, 3])
+
+
+def _plain_loss(model, batch):
+    """Per-example cross-entropy, by operations that a batched run can carry."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def test_code_that_keeps_tensors_is_called_plainly():
+    """What it is given in a batched run is no tensor afterwards, and a log is harmless."""
+    log = []
+
+    def logged(model, batch):
+        losses = _plain_loss(model, batch)
+        log.append(losses.detach().mean())
+        assert torch.stack(log).isfinite().all()  # reads all that it has kept
+        return losses
+
+    routine = smooth_routine("momentum", "weights", loss=logged)
+    expected = train(smooth_routine("momentum", "weights", loss=_plain_loss))
+
+    states = train_many(routine, [routine.point()] * 3)
+    values = evaluate_each(
+        routine, lambda m: logged(m, problems.examples()).mean(), states, together="auto"
+    )
+
+    assert all(torch.equal(state["params"], expected["params"]) for state in states)
+    assert (values == values[0]).all()
+    with pytest.raises(ConfigurationError, match="keeps tensors of a call for itself"):
+        train_many(routine, [routine.point()] * 3, together="batched")
+
+
+def test_runs_whose_later_steps_cannot_go_together_go_one_by_one():
+    """A loss that is printed now and then stops no run, whatever step 0 has shown."""
+    calls = []
+
+    def printed(model, batch):
+        losses = _plain_loss(model, batch)
+        calls.append(0)
+        if len(calls) == 12:  # after all that is tried in step 0, and before the loop
+            losses.detach().mean().item()
+        return losses
+
+    routine = smooth_routine("momentum", "weights", loss=printed)
+    expected = train(smooth_routine("momentum", "weights", loss=_plain_loss))
+
+    states = train_many(routine, [routine.point()] * 3, together="batched")
+
+    assert all(torch.equal(state["params"], expected["params"]) for state in states)
+
+
+def test_a_tensor_that_is_kept_now_and_then_is_named():
+    """Torch would speak of its own insides."""
+    log, calls = [], []
+
+    def logged(model, batch):
+        losses = _plain_loss(model, batch)
+        calls.append(0)
+        if len(calls) % 5 == 0:
+            log.append(losses.detach().mean())
+        if len(calls) > 9:
+            assert torch.stack(log).isfinite().all()
+        return losses
+
+    routine = smooth_routine("momentum", "weights", loss=logged)
+
+    with pytest.raises(WitnessError, match=r"has kept a tensor .* Keep numbers"):
+        train_many(routine, [routine.point()] * 3, together="batched")

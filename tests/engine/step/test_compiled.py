@@ -171,6 +171,30 @@ def test_compiled_steps_have_the_fused_attention(is_pair, monkeypatch):
         assert worst_error(ours, theirs) < 1e-10
 
 
+@pytest.mark.parametrize("compile_all", [False, True])
+def test_code_that_keeps_tensors_is_not_compiled(compile_all, caplog):
+    """Where a program is read, a list of the loss would be left others in the place of its own."""
+    log = []
+
+    def logged(model, batch):
+        losses = cross_entropy(model(batch[0]), batch[1], reduction="none")
+        log.append(losses.detach().mean())
+        assert torch.stack(log).isfinite().all()
+        return losses
+
+    routine = problems.routine("momentum", "weights", loss=logged, compile=compile_all)
+    if compile_all:
+        with pytest.raises(ConfigurationError, match="keeps tensors of a call"):
+            train(routine)
+        return
+    _, expected = whole_run_gradient(routine, problems.output)
+
+    found = metagradient(routine, problems.output, vjp="compiled")
+
+    assert worst_error(found.gradient, expected) < 1e-11
+    assert "not compiled, and reverse-over-reverse used: the loss" in caplog.text
+
+
 def test_compiled_product_that_drops_a_second_derivative_is_refused(monkeypatch):
     """Compilers have lost them in silence, and a gradient alone does not show it."""
     routine = replace(problems.routine(), compile=True, path=StepPath.GRAPH)

@@ -143,7 +143,7 @@ def shell(tmp_path):
     """Return the environment of a user whose shells find ``mgd``, and complete nothing yet."""
     program = tmp_path / "bin" / "mgd"
     program.parent.mkdir()
-    code = 'import sys; sys.argv[0] = "mgd"; from flows.cli.start import main; sys.exit(main())'
+    code = 'import sys; sys.argv[0] = "mgd"; from mgd_command import main; sys.exit(main())'
     program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
     program.chmod(0o755)
     (tmp_path / "home").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.start import another
+from mgd_command import PACKAGES, another
 
 ROOT = Path(__file__).parents[3]
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 def started(folder, *arguments):
     """``mgd``, called as its script calls it, by somebody whose PYTHONPATH begins with a folder."""
     path = os.pathsep.join([str(folder), str(ROOT)])
-    code = "from flows.cli.start import main; main()"
+    code = "from mgd_command import main; main()"
     return subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
@@ -23,7 +23,7 @@ def started(folder, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["engine", "tasks"])
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py"])
 def test_another_package_that_comes_first_is_one_message(package, file, tmp_path):
     """The names are common ones; it ended in an ImportError far from the cause."""
@@ -41,7 +41,7 @@ def test_another_package_that_comes_first_is_one_message(package, file, tmp_path
 @pytest.mark.slow
 def test_a_folder_that_is_no_package_is_in_nobodys_way(tmp_path):
     """Python takes a package before a folder that is none, wherever that stands."""
-    for package in ("engine", "tasks", "flows"):
+    for package in PACKAGES:
         (tmp_path / package).mkdir()
 
     ended = started(tmp_path, "--version")
@@ -49,7 +49,7 @@ def test_a_folder_that_is_no_package_is_in_nobodys_way(tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("package", ["engine", "tasks", "flows"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_own_packages_are_found(package):
     """Else every command would end here."""
     assert another(package) is None

@@ -87,3 +87,15 @@ def test_an_answer_in_time_is_the_image(serve):
     found = Fetching(allowed=True, protocol="file").fetch(serve(letters(whole, 0)))
 
     assert found == b"all of it"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize(
+    "url", ["https://alice:S3CRETPW@host.example/a.png", "http://alice@host.example:80/a.png"]
+)
+def test_a_login_in_a_cell_is_neither_sent_nor_shown(url, allowed):
+    """What fetches takes the password for a port, and says so with half of the address."""
+    with pytest.raises(NotFetchedError, match="with a log-in in the URL") as refused:
+        Fetching(allowed=allowed, protocol="file").fetch(url)
+
+    assert "S3CRET" not in str(refused.value)

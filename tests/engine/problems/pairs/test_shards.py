@@ -335,3 +335,13 @@ def test_a_folder_whose_name_is_too_long_is_refused(tmp_path):
     """The system's own error would be a traceback."""
     with pytest.raises(DataError, match="File name too long"):
         read(tmp_path / ("x" * 300))
+
+
+def test_what_is_left_out_is_told_in_few_words(tmp_path, caplog):
+    """Whoever makes an archive chooses its names: thousands of kinds, and names without end."""
+    strange = [(f"{i}.x{i}", b"") for i in range(1000)]
+    write_tar(tmp_path / "a.tar", [*pair("x"), *strange, ("a/" * 10**4 + "b.y", b"")])
+
+    assert read(tmp_path).names == ["a.tar/x"]
+    assert "of other kinds" in caplog.text
+    assert len(caplog.text) < 5000

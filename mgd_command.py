@@ -1,0 +1,36 @@
+"""What the script ``mgd`` calls: are the packages that it will load those of this project?
+
+It stands outside of them and imports none of them first. Their names are common ones, and a folder
+in PYTHONPATH comes before what is installed: a package ``flows`` in it would be loaded in the place
+of this project's, and no line of that would say so.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("engine", "tasks", "flows")
+"""Of this project, at the top."""
+
+
+def main() -> None:
+    """Run the command line; where another package stands before one of its own, say which."""
+    for package in PACKAGES:
+        in_the_way = another(package)
+        if in_the_way:
+            print(in_the_way, file=sys.stderr)  # noqa: T201 (nothing that prints can be loaded)
+            sys.exit(2)
+    from flows.cli.start import main as start
+
+    start()
+
+
+def another(package: str) -> str | None:
+    """Say that another package of the same name comes before that of this project, if one does."""
+    spec, own = find_spec(package), Path(__file__).resolve().parent
+    if spec is None or spec.origin is None or own in Path(spec.origin).resolve().parents:
+        return None
+    return (
+        f"mgd needs its own package {package}, in {own}, and Python finds another one before it: "
+        f"{spec.origin}. Take its folder out of PYTHONPATH, or give it another name."
+    )
