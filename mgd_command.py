@@ -9,8 +9,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("engine", "tasks", "flows")
-"""Of this project, at the top."""
+PACKAGES = {"engine": "stages/keys.py", "tasks": "running/runner.py", "flows": "cli/start.py"}
+"""Of this project, at the top, and a file of each by which it is known. Where they lie does not
+tell: an installation for editing keeps this module in another folder than the packages."""
 
 
 def main() -> None:
@@ -27,10 +28,14 @@ def main() -> None:
 
 def another(package: str) -> str | None:
     """Say that another package of the same name comes before that of this project, if one does."""
-    spec, own = find_spec(package), Path(__file__).resolve().parent
-    if spec is None or spec.origin is None or own in Path(spec.origin).resolve().parents:
+    spec = find_spec(package)
+    if (
+        spec is None
+        or spec.origin is None
+        or (Path(spec.origin).parent / PACKAGES[package]).exists()
+    ):
         return None
     return (
-        f"mgd needs its own package {package}, in {own}, and Python finds another one before it: "
+        f"mgd needs its own package {package}, and Python finds another one before it: "
         f"{spec.origin}. Take its folder out of PYTHONPATH, or give it another name."
     )
