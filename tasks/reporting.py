@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.logging.loggers import flow_run_logger
 
 from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
@@ -22,6 +24,7 @@ from engine.stages import commits
 from engine.stages.references import Ref
 from engine.storage.records import read_bytes
 from tasks.growing import show_markdown
+from tasks.running.bars import this_part
 from tasks.running.progress import say
 
 _Record = TypeVar("_Record", bound=FinishedRun)
@@ -47,7 +50,7 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
     report = commits.read_scalars_as(store, checks, CheckReport)
     for sentence in report.gate(recipe.preflight):
-        say(logging.WARNING, f"preflight, {sentence}")
+        say(logging.WARNING, f"Preflight, {sentence}")
     return report
 
 
@@ -78,7 +81,15 @@ def publish(record: _Record, store: str) -> _Record:
     written = read_bytes(record.url(store, REPORT)) or b""
     drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
     show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
+    _log_headline(record)
     return record
+
+
+def _log_headline(record: FinishedRun) -> None:
+    """Let the log of the flow run end with what came of it; that of a task run shows warnings."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None and this_part() is None:
+        flow_run_logger(context.flow_run).info("%s", record.headline())
 
 
 def report_task(conclude: Callable[P, _Record], name: str) -> Task[P, _Record]:

@@ -89,6 +89,8 @@ def asked(recipe: DescentRecipe) -> Section:
     """Return what was asked: what differs from the recipe that ships, and from the defaults."""
     notes = [recipe.description] if recipe.description else []
     changes, name = beside_shipped(recipe), recipe.name
+    if changes is not None and recipe.kind == MEASURED:
+        changes.pop("kind", None)  # the title says so
     if changes is None:
         notes.append(
             f"No recipe called {name} ships; it is one of your own. What differs from the defaults:"
