@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, cast
 from uuid import UUID
@@ -30,21 +30,35 @@ class Bar:
     def __init__(self, key: str) -> None:
         self._key = key
         self._artifact: UUID | None = None
+        self._wanted: tuple[float, str] | None = None
         self._shown: tuple[float, str] | None = None
-        self._lock = threading.Lock()
+        self._at_it = threading.Lock()
 
     def show(self, percent: float, sentence: str) -> None:
-        """Show where a run stands; what fails is left out."""
-        shown = (round(percent, 1), sentence)
-        with self._lock, suppress(Exception):  # a bar that moves is not worth a run
-            if shown == self._shown:
+        """Show where a run stands; what fails is left out until the next time.
+
+        Nobody waits for another thread, which may ask a server that is away for minutes: it will
+        show what is newest then.
+        """
+        self._wanted = (round(percent, 1), sentence)
+        while self._wanted != self._shown:
+            if not self._at_it.acquire(blocking=False):
                 return
-            if self._artifact is None:
-                self._artifact = earlier_artifact(self._key) or cast(
-                    UUID, create_progress_artifact(shown[0], key=self._key, description=sentence)
-                )
-            update_progress_artifact(self._artifact, shown[0], description=sentence)
-            self._shown = shown
+            try:
+                self._send(self._wanted)
+            except Exception:  # a bar that moves is not worth a run
+                return
+            finally:
+                self._at_it.release()
+
+    def _send(self, wanted: tuple[float, str]) -> None:
+        percent, sentence = wanted
+        if self._artifact is None:
+            self._artifact = earlier_artifact(self._key) or cast(
+                UUID, create_progress_artifact(percent, key=self._key, description=sentence)
+            )
+        update_progress_artifact(self._artifact, percent, description=sentence)
+        self._shown = wanted
 
 
 class Parts:

@@ -1,5 +1,7 @@
 """Progress artifacts: one for a run, also where its parts are runs of their own."""
 
+import threading
+
 import pytest
 
 from engine.progress.board import Course
@@ -80,3 +82,27 @@ def test_what_fails_is_shown_at_the_next_look(monkeypatch, sent):
 
     assert len(asked) == 1
     assert [shown for _, shown in sent] == [[(10.0, "Training")]]
+
+
+def test_nobody_waits_for_a_server_that_is_away(monkeypatch, sent):
+    """The end of a run waited for a thread that asked its server again and again, for minutes."""
+    bar, asked, goes_on = bars.Bar("progress-run"), threading.Event(), threading.Event()
+    show = bars.update_progress_artifact
+
+    def slow(*given, **more):
+        asked.set()
+        assert goes_on.wait(60)
+        show(*given, **more)
+
+    monkeypatch.setattr(bars, "update_progress_artifact", slow)
+    thread = threading.Thread(target=bar.show, args=(10.0, "Training"))
+    thread.start()
+    assert asked.wait(60)
+    bar.show(20.0, "Reversing")
+    bar.show(100.0, "Finished")
+    nothing_yet = [list(shown) for _, shown in sent]
+    goes_on.set()
+    thread.join(60)
+
+    assert nothing_yet == [[]]
+    assert [shown for _, shown in sent] == [[(10.0, "Training"), (100.0, "Finished")]]
