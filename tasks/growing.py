@@ -30,7 +30,7 @@ from engine.runs.growing import page_of_stages, stopped, write_so_far
 from engine.secret_urls import redacted
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from tasks.running.artifacts import earlier_artifact, ui_address
+from tasks.running.artifacts import earlier_artifact, say_in_ui, ui_address
 from tasks.running.bars import this_part
 
 _PAUSE = 5.0
@@ -60,7 +60,7 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         # Both UIs make a link of an address in a log, which is the page that a run opens with.
         link = ui_address(f"/artifacts/artifact/{made}")
         if link:
-            get_run_logger().info("The report, which grows while the run goes on: %s", link)
+            say_in_ui(f"The report, which grows while the run goes on: {link}")
         return
     _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:

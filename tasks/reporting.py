@@ -8,8 +8,6 @@ from typing import ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.artifacts import create_table_artifact
-from prefect.context import FlowRunContext
-from prefect.logging.loggers import flow_run_logger
 
 from engine.applications.descent import report as conclusion
 from engine.applications.descent.record import Iterate
@@ -24,6 +22,7 @@ from engine.stages import commits
 from engine.stages.references import Ref
 from engine.storage.records import read_bytes
 from tasks.growing import show_markdown
+from tasks.running.artifacts import say_in_ui
 from tasks.running.bars import this_part
 from tasks.running.progress import say
 
@@ -73,7 +72,7 @@ def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
 def publish(record: _Record, store: str) -> _Record:
     """Show a finished run as Prefect artifacts: its table, and the top of its report."""
     name, table = record.recipe.name, record.table()
-    if table:
+    if table and this_part() is None:  # the report of a part shows it
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
     chosen = {place: "chosen" for place, row in enumerate(table) if row.get("chosen")}
     sections = [Section("Result", tables=[Table(table, marked=chosen)])] if table else []
@@ -81,15 +80,9 @@ def publish(record: _Record, store: str) -> _Record:
     written = read_bytes(record.url(store, REPORT)) or b""
     drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
     show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
-    _log_headline(record)
+    if this_part() is None:
+        say_in_ui(record.headline())
     return record
-
-
-def _log_headline(record: FinishedRun) -> None:
-    """Let the log of the flow run end with what came of it; that of a task run shows warnings."""
-    context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None and this_part() is None:
-        flow_run_logger(context.flow_run).info("%s", record.headline())
 
 
 def report_task(conclude: Callable[P, _Record], name: str) -> Task[P, _Record]:

@@ -210,9 +210,8 @@ def _figures(check: Check) -> str:
 def _measured(check: Check) -> str:
     """Return the figure of a check and its limit; empty if it has no figure."""
     found = write_figure(check.value)
-    if not found or check.limit is None:
-        return found
-    return f"{found} (limit {write_figure(check.limit)})"
+    bound = check.bound()
+    return f"{found} ({bound})" if bound else found
 
 
 def all_checks(report: CheckReport | None) -> Section | None:
@@ -226,7 +225,7 @@ def all_checks(report: CheckReport | None) -> Section | None:
                 "check": each.name,
                 "verdict": str(each.verdict),
                 "found": write_figure(each.value),
-                "limit": write_figure(each.limit),
+                "limit": each.bound(),
                 "meaning": f"{each.cause} {each.remedy}".strip(),
             }
             for each in checks
