@@ -21,7 +21,7 @@ from engine.schedules.segments import Segment
 _PREFLIGHT_STEPS = 900.0
 """Plain steps that the checks of a preflight take, with their twins in float64."""
 
-_BASELINE_STEPS = {BaselineName.GRADIENT_SIMILARITY: 60.0, BaselineName.GRADIENT_CANCELLING: 1000.0}
+_BASELINE_STEPS = {BaselineName.GRADIENT_SIMILARITY: 60.0, BaselineName.GRADIENT_CANCELLING: 2200.0}
 """Plain steps of baselines that take a gradient of each example: of their cosines with one, which
 is one backward pass over all of them, and of changes that are chosen step by step."""
 
@@ -31,9 +31,9 @@ _FEW_STEPS = 2.0
 _SCORING_STEPS = 10.0
 """Plain steps of scoring a model, and of seeding an adjoint."""
 
-_REPORT_SECONDS = (1.7, 0.9)
-"""Seconds of a record and a report, most of them for loading what draws figures; and those of a
-selection besides, for loading what judges it. Measured where ``python_pace`` is 1."""
+_REPORT_SECONDS = 1.7
+"""Seconds of a record and a report, most of them for loading what draws figures, where
+``python_pace`` is 1."""
 
 
 class Expected:
@@ -129,9 +129,7 @@ class Expected:
 
     def report(self) -> Work:
         """Return the end of a run."""
-        base, selection = _REPORT_SECONDS
-        seconds = base + selection * self.recipe.metaparameters.about.selects_examples
-        weight = python_pace() * seconds if self.plan else 10 * _SCORING_STEPS
+        weight = python_pace() * _REPORT_SECONDS if self.plan else 10 * _SCORING_STEPS
         return Work(REPORT, weight, rough=True)
 
     def _reverse(self, part: Segment, pull: float) -> Work:

@@ -265,6 +265,8 @@ def _batched_step(
     with noting_used() as seen:
         for terms in zip(*(run.terms(step) for run in drawing), strict=True):
             share, value = _batched_gradient(routine, states["params"], terms, z, step)
+            if routine.hooks_each_shard:
+                share = vmap(routine.hooked_term)(share)
             gradient = share if gradient is None else gradient + share
             loss = value if loss is None else loss
     used_tensors(routine, seen, {name: rows[0] for name, rows in states.items()}, step)

@@ -237,12 +237,12 @@ class Routine(HeldModule):
 
         Args:
             state: s_t.
-            gradient: That of the loss, before the hooks of the parameters.
+            gradient: That of the loss, as ``hooked_sum`` takes it.
             z: Metaparameters.
             step: t.
             used: Which tensors the gradient is of, a truth value each; all by default.
         """
-        hyper, gradient = self.hyperparameters(z, step), self.hooked(gradient)
+        hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient)
         own = without_buffers(state)
         if self.skip_idle:
             return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)

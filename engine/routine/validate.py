@@ -132,6 +132,11 @@ def _refuse_impossible_shards(routine: "Routine") -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
         and (routine.modes.flags[name] or not module.track_running_stats)
     ]
+    injecting = [
+        name
+        for name, kind in routine.metaparameters.items()
+        if type(kind).injected is not Metaparameter.injected
+    ]
     for refused, because in (
         (routine.shards < 1, "there is at least one"),
         (
@@ -148,6 +153,12 @@ def _refuse_impossible_shards(routine: "Routine") -> None:
             "normalized by itself; use group or layer normalization",
         ),
         (routine.path is not StepPath.PLAIN, "the graph of a step in shards is never whole"),
+        (
+            bool(injecting and routine.hooks),
+            f"metaparameter {next(iter(injecting), '')!r} injects examples, and hooks of the "
+            "parameters map the gradient of each shard, of which those are none; use weights, or "
+            "clip by the optimizer's options",
+        ),
     ):
         if refused:
             raise ConfigurationError(

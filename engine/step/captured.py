@@ -14,7 +14,7 @@ one has read: it reads anew, and is only spared what follows.
 
 import hashlib
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -124,12 +124,17 @@ class Captured:
     Args:
         name: What messages call it.
         function: Maps named tensors, and what else they are called with, to named tensors.
+        is_settled: Whether it is the engine's own and depends on nothing besides tensors of one
+            form, so that its first graph is that of every call: a look at its guards costs a small
+            step a tenth.
     """
 
-    def __init__(self, name: str, function: Part) -> None:
+    def __init__(self, name: str, function: Part, *, is_settled: bool = False) -> None:
         let_compilers_take_it()
         self.name = name
         self._call = torch.compile(function, backend=_noting, fullgraph=True, dynamic=False)
+        self._is_settled = is_settled
+        self._settled: Capture | None = None
 
     def __call__(
         self, inputs: Named, held: Mapping[str, Tensor] | None = None
@@ -143,6 +148,8 @@ class Captured:
         Raises:
             RuntimeError: If it cannot be captured.
         """
+        if self._settled is not None:
+            return self._settled, {name: inputs[name] for name in self._settled.reads}
         noted: list[tuple[Capture, tuple[Any, ...]]] = []
         token = _NOTED.set(noted)
         try:
@@ -152,12 +159,19 @@ class Captured:
             _NOTED.reset(token)
         if len(noted) != 1:
             raise RuntimeError(f"The {self.name} of a step computes nothing with tensors.")
-        capture, tensors = noted[0]
-        return capture, capture.named(self.name, tensors, {**inputs, **(held or {})}, results)
+        ((capture, given),) = noted
+        tensors = capture.named(self.name, given, {**inputs, **(held or {})}, results)
+        if self._is_settled and inputs.keys() >= tensors.keys():
+            self._settled = capture
+        return capture, tensors
 
 
+@cache
 def many_programs() -> AbstractContextManager[None]:
-    """Let one process hold the programs of many routines; torch's own limit is 8 in all."""
+    """Let one process hold the programs of many routines; torch's own limit is 8 in all.
+
+    Torch makes a class for each new patch, and one can be entered as often as one likes.
+    """
     return torch._dynamo.config.patch(recompile_limit=64)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -184,11 +198,20 @@ class CapturedProgram:
         whole: The function.
         parts: Its parts by name.
         options: Of torch's compiler.
+        settled: Names of parts of the engine's own, see ``Captured``.
     """
 
-    def __init__(self, whole: Whole, parts: Mapping[str, Part], options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        whole: Whole,
+        parts: Mapping[str, Part],
+        options: dict[str, Any],
+        settled: Collection[str] = (),
+    ) -> None:
         self._whole, self._options = whole, options
-        self._parts = {name: Captured(name, part) for name, part in parts.items()}
+        self._parts = {
+            name: Captured(name, part, is_settled=name in settled) for name, part in parts.items()
+        }
 
     def __call__(
         self,

@@ -161,7 +161,7 @@ def _compiled_product(
 def _product(routine: Routine) -> CapturedProgram:
     read = read_routine(routine)
     parts = {"loss": make_loss(read), "views": make_views(read), "update": make_update(read)}
-    return CapturedProgram(step_product, parts, options(routine))
+    return CapturedProgram(step_product, parts, options(routine), settled=("views",))
 
 
 def _depends_on_z(value: object) -> bool:

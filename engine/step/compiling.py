@@ -245,16 +245,17 @@ def _call_gradient(
     gradient, loss = found["gradient"], found["loss"]
     if has_graph:
         return gradient, loss.detach(), {}
-    # A captured graph writes its next results in their place.
     left = {name.removeprefix(BUFFER): found[name].detach().clone() for name in buffers}
-    return gradient.clone(), loss.clone(), left
+    if routine.device.type != "cuda":
+        return gradient, loss, left
+    return gradient.clone(), loss.clone(), left  # a captured graph writes its next in their place
 
 
 def _gradient_program(routine: Routine) -> CapturedProgram:
     pair = routine.path is StepPath.GRAPH
     read = read_routine(routine)
     parts = {"loss": make_loss(read), "views": make_views(read)}
-    return CapturedProgram(step_gradient, parts, options(routine, pair=pair))
+    return CapturedProgram(step_gradient, parts, options(routine, pair=pair), settled=("views",))
 
 
 def _compare_gradient(  # noqa: PLR0913 (a gradient, and where it was taken)

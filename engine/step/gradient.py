@@ -85,25 +85,6 @@ def is_active(term: Term, z: Metaparams) -> bool:
     return weights is None or bool(weights.any())
 
 
-def batch_gradient(
-    routine: Routine, params: Tensor, z: Metaparams, step: int, *, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of a step's batch at ``params``, shape (params,), and its loss.
-
-    Shards are summed in one binary tree, see ``engine.numerics.summation``.
-    """
-    terms = routine.batch_terms(step)
-    if len(terms) == 1:
-        return term_gradient(routine, params, terms[0], z, step, create_graph=create_graph)
-    return tree_sum(
-        (
-            term_gradient(routine, params, term, z, step, create_graph=create_graph)
-            for term in terms
-        ),
-        _added,
-    )
-
-
 def batch_in_order(
     routine: Routine,
     state: State,
@@ -113,10 +94,11 @@ def batch_in_order(
     *,
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor, list[State]]:
-    """Return the gradient of a step's batch as ``batch_gradient`` does, and what its shards move.
+    """Return the gradient of a step's batch, and what its shards move.
 
-    They go through the module in order: each reads the buffers as the one before has left them, as
-    in a loop of torch's that accumulates gradients.
+    Shards are summed in one binary tree, see ``engine.numerics.summation``, each as the hooks of
+    the parameters leave it. They go through the module in order: each reads the buffers as the one
+    before has left them, as in a loop of torch's that accumulates gradients.
 
     Args:
         routine: The run.
@@ -135,10 +117,13 @@ def batch_in_order(
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
         for term in routine.batch_terms(step):
             with routine.reading(rows[-1]) as calls:
-                found = term_gradient(routine, params, term, z, step, create_graph=create_graph)
+                found, loss = term_gradient(
+                    routine, params, term, z, step, create_graph=create_graph
+                )
             with torch.set_grad_enabled(create_graph):
                 rows.append({**rows[-1], **routine.moved_buffers(rows[-1], calls, step)})
-            yield found
+                hooked = routine.hooked_term(found)
+            yield hooked, loss
 
     gradient, loss = tree_sum(parts(), _added)
     return gradient, loss, rows

@@ -20,6 +20,7 @@ from engine.step.gradient import add_injected, batch_in_order, is_active, term_g
 from engine.step.products import (
     PARAMS,
     Product,
+    before_hooks,
     entering,
     joined,
     of_state,
@@ -88,10 +89,19 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
     """Pull through the gradient of a term and the buffers after it, whose cotangent it replaces.
 
     Returns:
-        The gradient of the term, as the sum of its parts.
+        The gradient of the term, as the sum of its parts and after the hooks of the parameters.
     """
     params = inputs[PARAMS]
     leaves = {name: inputs[name] for name in routine.metaparameters if name in inputs}
+    directions = [product.direction for product in products]
+    if routine.hooks_each_shard:
+        before = torch.zeros_like(params)
+        for part in parts:
+            with routine.reading(held):
+                before = before + term_gradient(routine, params, part, leaves, step)[0]
+        pulled = before_hooks(routine, before, directions)
+        for product, direction in zip(products, pulled, strict=True):
+            product.direction = direction
     if len(parts) > 1:  # the whole term moves the buffers
         with routine.reading(held) as calls, torch.enable_grad():
             routine.term_losses(params, term, leaves, step)
@@ -106,10 +116,11 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
             with torch.enable_grad():
                 moved = routine.moved_buffers(held, calls, step)
         pull_gradient(share, inputs, products, step, moved)
-    for product in products:
+    for product, direction in zip(products, directions, strict=True):
         found = product.adjoint.pop(BUFFERS, None)
         product.statistics = torch.zeros_like(held[BUFFERS]) if found is None else found
-    return total
+        product.direction = direction
+    return routine.hooked_term(total)
 
 
 def _refuse_coupled(found: Tensor, expected: Tensor, step: int) -> None:

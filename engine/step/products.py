@@ -143,6 +143,23 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     return products
 
 
+def before_hooks(routine: Routine, gradient: Tensor, directions: Sequence[Tensor]) -> list[Tensor]:
+    """Pull cotangents of a shard's gradient through the hooks, see ``Routine.hooked_term``.
+
+    Args:
+        routine: The run.
+        gradient: Of a shard, before the hooks, shape (params,).
+        directions: Cotangents of what the hooks make of it, each of the same shape.
+    """
+    leaf = gradient.detach().requires_grad_()
+    with torch.enable_grad():
+        hooked = routine.hooked_term(leaf)
+    if not hooked.requires_grad:
+        return [torch.zeros_like(direction) for direction in directions]
+    found_of = pulls([hooked], [leaf], [[direction] for direction in directions])
+    return [leaf.new_zeros(leaf.shape) if found is None else found for (found,) in found_of]
+
+
 def pull_own(
     routine: Routine,
     state: State,

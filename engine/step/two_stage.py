@@ -31,6 +31,7 @@ from engine.step.products import (
     Piece,
     PiecePull,
     Product,
+    before_hooks,
     entering,
     joined,
     named_refusals,
@@ -55,7 +56,8 @@ class TwoStageVjp:
         micro_batch: Examples in a piece; all at once by default.
 
     Cost:
-        Three plain steps where a guess of the gradient holds, else four. Memory: for
+        Three plain steps where a guess of the gradient holds, else four; one more where hooks map
+        the gradient of each shard. Memory: for
         ``pull_reverse`` the graph of a piece and of its gradient, for ``pull_forward`` the graph
         and its derivative along v, which eager torch keeps as long: measured no smaller. The size
         of a piece is what bounds the memory.
@@ -150,16 +152,19 @@ class TwoStageVjp:
 
         def pulled(term: Term) -> tuple[Tensor, list[Product]]:
             active, gradient = is_active(term, z), torch.zeros_like(params)
-            parts = [
-                Product({"params": torch.zeros_like(params)}, p.direction, {}) for p in products
-            ]
+            directions = [product.direction for product in products]
+            if routine.hooks_each_shard:
+                directions = before_hooks(
+                    routine, self._term_gradient(routine, params, term, z, step), directions
+                )
+            parts = [Product({"params": torch.zeros_like(params)}, each, {}) for each in directions]
             for piece in self._cut(routine, params, term, z, step):
                 # At z = 0 an injected term has no second derivative in the parameters.
                 read = self._reads(routine, params, piece, z, step)
                 wanted = read | ({PARAMS} if active else set())
                 found = self._pull(routine, params, Piece(piece, step, wanted), z, parts)
                 gradient = gradient + found if active else gradient
-            return gradient, parts
+            return routine.hooked_term(gradient), parts
 
         total = tree_sum(map(pulled, routine.batch_terms(step)), _added)
         for term in routine.injected_terms(step):
@@ -167,18 +172,23 @@ class TwoStageVjp:
         return total
 
     def _gradient(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
-        leaf = params.detach().requires_grad_()
-
         def gradient(term: Term) -> Tensor:
-            pieces = self._cut(routine, params, term, z, step)
-            found = [term_gradient(routine, leaf, piece, z, step)[0] for piece in pieces]
-            return sum(found[1:], start=found[0])
+            return routine.hooked_term(self._term_gradient(routine, params, term, z, step))
 
         total = tree_sum(map(gradient, routine.batch_terms(step)), torch.add)
         for term in routine.injected_terms(step):
             if is_active(term, z):
                 total = total + gradient(term)
         return total
+
+    def _term_gradient(
+        self, routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int
+    ) -> Tensor:
+        """Return the gradient of a term before the hooks of the parameters, piece by piece."""
+        leaf = params.detach().requires_grad_()
+        pieces = self._cut(routine, params, term, z, step)
+        found = [term_gradient(routine, leaf, piece, z, step)[0] for piece in pieces]
+        return sum(found[1:], start=found[0])
 
     def _cut(
         self, routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int

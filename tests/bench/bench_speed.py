@@ -3,7 +3,8 @@
 Each figure is a ratio within one run: contestants alternate, medians; seconds of CPU of one thread,
 which other work on the machine disturbs least, and wall clock for what starts processes. Parts:
 
-small     training step, metagradient with all states and by the k-ary tree, over a loop of torch
+small     training step, metagradient with all states and by the k-ary tree, over a loop of torch,
+          eager and compiled
 together  1,000 one-cycle trainings of the digits' MLP, an LDS bank, seeds and smoothness directions
           as batched runs, over such loops
 rows      rows of 10 MB written and read, over ``torch.save`` and ``torch.load``
@@ -53,6 +54,9 @@ Row = tuple[str, str, str]
 
 STEPS, BATCH, RATE = 200, 100, 0.05
 
+OUTPUT_STEPS = 40
+"""T of runs with several outputs: two products are compared with others, whatever T."""
+
 
 def net() -> nn.Module:
     torch.manual_seed(0)
@@ -92,7 +96,7 @@ def routine(steps: int, **changes: object) -> engine.Routine:
 
 
 def small(rounds: int) -> list[Row]:
-    own = routine(STEPS)
+    own, compiled = routine(STEPS), routine(STEPS, compile=True)
 
     def output(model: nn.Module) -> torch.Tensor:
         return loss(model, points(800)).mean()
@@ -103,18 +107,24 @@ def small(rounds: int) -> list[Row]:
             "step": lambda: engine.train(own),
             "all": lambda: engine.metagradient(own, output, schedule="store-all"),
             "tree": lambda: engine.metagradient(own, output),
+            "step, compiled": lambda: engine.train(compiled),
+            "all, compiled": lambda: engine.metagradient(
+                compiled, output, schedule="store-all", vjp="compiled"
+            ),
+            "tree, compiled": lambda: engine.metagradient(compiled, output, vjp="compiled"),
         },
         rounds,
     )
     over = {name: f"{seconds / found['plain']:.2f}" for name, seconds in found.items()}
+    words = {
+        "step": ("training step over plain torch, MLP 64-64-64-10, batch 100, T = 200", "1.15"),
+        "all": ("metagradient with all states, in plain trainings", "4.3"),
+        "tree": ("the same by the k-ary tree", "6.5"),
+    }
     return [
-        (
-            "training step over plain torch, MLP 64-64-64-10, batch 100, T = 200",
-            over["step"],
-            "1.15",
-        ),
-        ("metagradient with all states, in plain trainings", over["all"], "4.3"),
-        ("the same by the k-ary tree", over["tree"], "6.5"),
+        (said + way, over[name + way], goal)
+        for way in ("", ", compiled")
+        for name, (said, goal) in words.items()
     ]
 
 
@@ -158,7 +168,7 @@ def rows(rounds: int) -> list[Row]:
 
 
 def small_gpt() -> engine.Routine:
-    """Return a run of ten steps, two of which are compared: two blocks of width 64, batch 8."""
+    """Return a run of a GPT of two blocks of width 64, batch 8."""
     drawn = torch.Generator().manual_seed(0)
     words = torch.randint(0, 65, (40, 33), generator=drawn)
     return engine.Routine(
@@ -167,7 +177,7 @@ def small_gpt() -> engine.Routine:
         (words[:, :-1], words[:, 1:]),
         engine.adamw(),
         learning_rate=1e-3,
-        num_steps=10,
+        num_steps=OUTPUT_STEPS,
         batch_size=8,
         metaparameters={"w": engine.ExampleWeights(torch.ones(40))},
     )
@@ -175,7 +185,7 @@ def small_gpt() -> engine.Routine:
 
 def outputs(rounds: int) -> list[Row]:
     found = []
-    for name, own in (("MLP", routine(12)), ("a GPT of 32 tokens", small_gpt())):
+    for name, own in (("MLP", routine(OUTPUT_STEPS)), ("a GPT of 32 tokens", small_gpt())):
         eight = bench_outputs.make_outputs(own, 8)
 
         def call(number: int, vjp: str, own: engine.Routine = own, eight: list = eight) -> object:

@@ -39,6 +39,7 @@ class HeldModule:
         model: The run's own copy.
         optimizer: Says which vector of the state is evaluated.
         num_steps: T.
+        shards: Pieces of a batch, each with a backward pass.
         seed: Seeds the random draws of an evaluation.
         state: Where the problem's own state starts, if it has one.
         advance: Moves that state.
@@ -48,6 +49,7 @@ class HeldModule:
     model: nn.Module
     optimizer: Optimizer
     num_steps: int
+    shards: int
     seed: int
     state: Any
     advance: Callable[..., Own] | None
@@ -156,6 +158,22 @@ class HeldModule:
             for name, part in self.layout.views(gradient).items()
         }
         return self.layout.flatten(parts)
+
+    @property
+    def hooks_each_shard(self) -> bool:
+        """Whether hooks map the gradient of each shard, as in a loop that accumulates."""
+        return self.shards > 1 and bool(self.hooks)
+
+    def hooked_term(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of a term of the batch as its own backward pass leaves it.
+
+        A hook that clips, or that asks for a norm, makes another sum of shards than of their sum.
+        """
+        return self.hooked(gradient) if self.hooks_each_shard else gradient
+
+    def hooked_sum(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of a step as hooks leave it; that of shards went through them."""
+        return gradient if self.hooks_each_shard else self.hooked(gradient)
 
     def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Calls]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.

@@ -77,6 +77,21 @@ def test_program_is_compiled_once_for_all_values_of_z(caplog):
     assert "not compiled" not in caplog.text
 
 
+def test_compiled_gradient_serves_all_values_of_z():
+    """Weights and rates are read anew at every step, by the one program that there is."""
+    both = problems.kinds()["weights"] | problems.kinds()["learning-rate"]
+    routine = replace(problems.routine("adamw", metaparameters=both), compile=True)
+    train(routine)
+    used = routine.programs["gradient, used"]
+    moved = routine.with_metaparameters({n: 1.5 * value for n, value in routine.point().items()})
+
+    found = train(moved)
+
+    assert moved.programs["gradient, used"] is used
+    assert worst_error(found, train(replace(moved, compile=False))) < 1e-12
+    assert worst_error(found, train(routine)) > 1e-3
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_compiled_steps_repeat_their_bits_and_train_the_eager_run(dropout):
     """A replayed step must be the step, and the same masks are drawn as without a compiler."""

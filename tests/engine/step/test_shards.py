@@ -11,7 +11,7 @@ from engine.numerics.summation import tree_sum
 from engine.recipes.replay import StepPath
 from engine.replay.first_step import check_unroll
 from engine.step.by_name import make_vjp
-from engine.step.gradient import batch_gradient, term_gradient
+from engine.step.gradient import batch_in_order, term_gradient
 from engine.step.reference import step_vjp
 from engine.step.step import plain_step
 from engine.step.two_stage import TwoStageVjp
@@ -38,8 +38,9 @@ def test_the_tree_depends_on_the_number_of_parts_alone(number, expected):
 def test_halves_that_are_summed_apart_have_the_bits_of_the_whole():
     """Two ranks with two shards each make the gradient that one makes of four."""
     single = routines.single(shards=4)
-    params, z = single.initial_state()["params"].requires_grad_(), single.point()
-    whole, _ = batch_gradient(single, params, z, 3)
+    state, z = single.initial_state(), single.point()
+    params = state["params"].requires_grad_()
+    whole, *_ = batch_in_order(single, state, params, z, 3)
 
     parts = [term_gradient(single, params, t, z, 3)[0] for t in single.batch_terms(3)]
 
@@ -115,7 +116,8 @@ def test_the_gradient_of_the_reverse_sweep_has_the_bits_of_the_forward_sweep():
     """The same tree in both: a product at another gradient than the run's would be drift."""
     single = routines.single(shards=SHARDS)
     state, z = single.initial_state(), single.point()
-    forward, _ = batch_gradient(single, state["params"].clone().requires_grad_(), z, 0)
+    params = state["params"].clone().requires_grad_()
+    forward, *_ = batch_in_order(single, state, params, z, 0)
 
     backward = TwoStageVjp(lambda *_: torch.zeros(()))._gradient(single, state["params"], z, 0)
 
