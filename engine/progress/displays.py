@@ -62,7 +62,7 @@ class Scores:
             seen, known = board.seen(), self._said.get(board, 0)
             for place in range(known, len(seen.outer)):
                 sentence = seen.outer_sentence(place, timed=self._timed)
-                self._write(capital(_whose(self._meter, seen) + sentence))
+                self._write(_whose(self._meter, seen) + capital(sentence))
             self._said[board] = len(seen.outer)
 
 
@@ -85,7 +85,7 @@ class PlainLines:
     ) -> None:
         self._meter, self._write, self._clock, self._stamp = meter, write, clock, stamp
         self._said, self._pauses, self._last = "", 0, clock()
-        self._scores = Scores(meter, self._say)
+        self._scores = Scores(meter, self.line)
 
     def look(self) -> None:
         """Say what is new."""
@@ -96,7 +96,7 @@ class PlainLines:
         if going and silent:
             self._pauses = min(self._pauses + 1, len(_PAUSES) - 1)
             for each in going:
-                self._say(_whose(self._meter, each) + standing(each))
+                self.line(_whose(self._meter, each) + standing(each))
         work = self._meter.work
         if not going and work and (work != self._said or silent):
             # What comes before the stages of a run, and after them, one thing after the other.
