@@ -7,7 +7,8 @@ from typing import Any
 from prefect import flow
 
 from engine.applications.descent.growing import page_so_far
-from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.iterates import Iterate
+from engine.applications.descent.record import RunRecord
 from engine.planning.expected import descent_works
 from engine.problems.segments import first_step, segments
 from engine.recipes.descent import DescentRecipe

@@ -10,7 +10,7 @@ from prefect import Task, task
 from prefect.artifacts import create_table_artifact
 
 from engine.applications.descent import report as conclusion
-from engine.applications.descent.record import Iterate
+from engine.applications.descent.iterates import Iterate
 from engine.preflight.verdict import CheckReport, heed_later
 from engine.recipes.descent import DescentRecipe
 from engine.reports.page import REPORT, as_markdown, figures_as_markdown

@@ -41,7 +41,7 @@ class ManyStartsRecipe(DescentRecipe):
 ''',
     "stages.py": '''"""The stage of several starts."""
 
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import with_seed
 from engine.replay.plain_training import evaluate
 from engine.replay.training import train

@@ -8,7 +8,7 @@ COMMON = """
 import json
 import torch
 import engine
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 
 def built(**settings):
@@ -65,7 +65,7 @@ ADDITIONS = {
             "recipes/metaparameters.py",
             {
                 '    OWN = "own"\n': ('    START_SCALE = "start-scale"\n'),
-                '    """Kind."""\n': (
+                '    """Kind: what of the set-up is differentiated by, and moved."""\n': (
                     "\n    first_scale: float = 1.0\n"
                     '    """Scale that start-scale begins with."""\n'
                 ),
@@ -270,7 +270,7 @@ refused("hops is 2, but schedule is k-ary", replay={"hops": 2})
             "recipes/arguments/model.py",
             {
                 '    MLP = "mlp"\n': '    LINEAR = "linear"\n',
-                '    """Architecture."""\n': (
+                '    """Architecture, one of the models that ship."""\n': (
                     "\n    rank: Annotated[int, Field(ge=1)] = 2\n"
                     '    """Width of a linear model\'s bottleneck."""\n'
                 ),

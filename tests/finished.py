@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.iterates import Iterate
+from engine.applications.descent.record import RunRecord
 from engine.applications.descent.report import conclude
 from engine.preflight.verdict import CheckReport
 from engine.problems.segments import first_step, segments

@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 from tests.needs import needs
 

@@ -4,8 +4,9 @@ import struct
 
 import torch
 
+from engine.applications.descent.iterates import Iterate, choose
 from engine.applications.descent.material import Curves, Material
-from engine.applications.descent.record import Iterate, RunRecord, choose
+from engine.applications.descent.record import RunRecord
 from engine.applications.descent.report import report_of
 from engine.problems.splits import DataSet, Examples
 from engine.recipes.descent import DescentRecipe

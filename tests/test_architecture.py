@@ -16,6 +16,7 @@ from tests.bench import bench_show
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "tasks", "flows")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 RECIPES = sorted((ROOT / "deployments" / "recipes").glob("*.yaml"))
 
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
@@ -165,6 +166,18 @@ def test_folder_is_read_at_a_glance():
     files = Counter(path.parent for path in MODULES if path.name != "__init__.py")
 
     assert [relative(folder) for folder, number in files.items() if number > 20] == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_every_test_says_why(path):
+    """Its name is a claim; the sentence is the reason, without which nobody dares to change it."""
+    tests = [
+        each
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.FunctionDef) and each.name.startswith("test_")
+    ]
+
+    assert [each.name for each in tests if not ast.get_docstring(each)] == []
 
 
 def test_every_public_name_has_a_docstring():

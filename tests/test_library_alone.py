@@ -82,7 +82,7 @@ def test_every_module_and_public_name_is_imported(tmp_path):
         ("from engine.reports.page import templates\ntemplates()", "jinja2"),
         ("from engine.reports.intervals import interval\ninterval([1.0, 2.0])", "scipy"),
         (
-            "from engine.problems.problem import build_problem\n"
+            "from engine.problems.built import build_problem\n"
             "from engine.recipes.files import load_recipe\n"
             "build_problem(load_recipe('digits-selection'))",
             "scikit-learn",

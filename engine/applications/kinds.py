@@ -7,7 +7,7 @@ from engine.planning.expected import Expected
 from engine.planning.forecast import Alternative, Forecast, Seconds
 from engine.planning.plan import plan
 from engine.preflight.verdict import CheckReport, Verdict
-from engine.problems.problem import check_repeats, check_scores
+from engine.problems.built import check_repeats, check_scores
 from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import DESCENT, find, kinds

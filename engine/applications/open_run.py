@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from engine.applications.kept_rows import only_row, rows_of
 from engine.applications.kinds import read_finished
 from engine.errors import ConfigurationError
-from engine.numerics.shown_html import pairs_html, rows_html
 from engine.recipes.descent import DescentRecipe
 from engine.reports.curves import Curve
 from engine.reports.frames import as_table
@@ -24,6 +23,7 @@ from engine.runs.finished import FinishedRun
 from engine.runs.inventory import stored_run
 from engine.runs.outer_steps import OuterSteps
 from engine.runs.run import find_run, no_report, read_recipe
+from engine.shown.html import pairs_html, rows_html
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import run_file
 from engine.storage.readable import check_readable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import zarr
     from torch import Tensor, nn
 
-    from engine.applications.descent.record import Iterate
+    from engine.applications.descent.iterates import Iterate, Iterates
     from engine.stages.references import Ref
 
 _SELECTION = ("selection.parquet", "selection.csv")
@@ -78,13 +78,7 @@ class OpenRun:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The result as rows of the same columns: for a descent, one for each outer step."""
-        if self.record is not None:
-            return self.record.rows()
-        if not self._descends:
-            return []
-        from engine.applications.descent.record import iterate_rows
-
-        return iterate_rows(self.iterates, None)
+        return self._result.rows()
 
     @property
     def table(self) -> Any:  # noqa: ANN401 (depends on what is installed)
@@ -100,13 +94,7 @@ class OpenRun:
     @property
     def curves(self) -> list[Curve]:
         """What can be drawn over the curves of another run; may be none."""
-        if self.record is not None:
-            return self.record.curves()
-        if not self._descends:
-            return []
-        from engine.applications.descent.record import iterate_curves
-
-        return iterate_curves(self.iterates)
+        return self._result.curves()
 
     @property
     def quantities(self) -> dict[str, float]:
@@ -125,8 +113,8 @@ class OpenRun:
                 f"Run {self.name} is of kind {self.recipe.kind}, which has no outer steps with a z "
                 "and a model each. See `table`, `files` and `stages` of it."
             )
+        from engine.applications.descent.iterates import iterates_so_far
         from engine.applications.descent.record import RunRecord
-        from engine.applications.descent.underway import iterates_so_far
 
         if isinstance(self.record, RunRecord):
             return self.record.iterates
@@ -281,13 +269,7 @@ class OpenRun:
     @cached_property
     def stages(self) -> "dict[str, Ref]":
         """The stages that hold its tensors, by what people call them: ``z[0]``, ``state[2]`` ..."""
-        if self.record is not None:
-            return self.record.arrays()
-        if not self._descends:
-            return {}
-        from engine.applications.descent.record import iterate_arrays
-
-        return iterate_arrays(self.iterates)
+        return self._result.arrays()
 
     def arrays(self, stage: str) -> "dict[str, zarr.Array[Any]]":
         """Return the arrays of a stage as they lie in the store, shapes (rows, elements).
@@ -339,6 +321,15 @@ class OpenRun:
     @property
     def _descends(self) -> bool:
         return type(self.recipe) is DescentRecipe
+
+    @property
+    def _result(self) -> "FinishedRun | Iterates":
+        """What there is to show: the record, or the outer steps so far; other kinds have none."""
+        if self.record is not None:
+            return self.record
+        from engine.applications.descent.iterates import Iterates
+
+        return Iterates(self.iterates if self._descends else [])
 
     def _iterate(self, step: int | None) -> "Iterate":
         wanted = self.chosen if step is None else step

@@ -146,7 +146,7 @@ def page_of(found: SideBySide) -> Page:
     return Page(
         title="Runs side by side",
         run=", ".join(found.names),
-        verdict=found.headline,
+        headline=found.headline,
         warnings=[run.standing for run in found.runs if not run.finished],
         sections=[each for each in sections if each.title != "Curves" or each.figures],
     )

@@ -16,8 +16,8 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.charts import Chart, Histogram
 from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import refuse_meta
-from engine.numerics.shown import shown_fields, shown_tensor
 from engine.recipes.descent import DescentRecipe
+from engine.shown.line import shown_fields, shown_tensor
 from engine.types import Batch, Hyperparameters
 
 
@@ -38,7 +38,6 @@ class Metaparameter:
         Args:
             setup: The recipe, and what its problem has to say.
         """
-        del setup
         raise NotImplementedError(f"{cls.__name__} is no kind that a recipe can name.")
 
     @classmethod
@@ -50,7 +49,6 @@ class Metaparameter:
             before: z_0, shaped like ``value``.
             after: z at the chosen iterate, of the same shape.
         """
-        del recipe
         return Histogram(after - before, "change of a value", "values")
 
     def __post_init__(self) -> None:
@@ -85,7 +83,6 @@ class Metaparameter:
 
     def fitted(self, num_steps: int) -> "Metaparameter":
         """Return the same kind with what it leaves open filled in for a run of so many steps."""
-        del num_steps
         return self
 
     def point(self) -> Tensor:
@@ -102,7 +99,6 @@ class Metaparameter:
         Raises:
             ConfigurationError: If there is not one value for each example, where that is needed.
         """
-        del num_steps
         per_example = self.copies() is not None or type(self).weights is not Metaparameter.weights
         if per_example and type(self).check_fits is Metaparameter.check_fits:
             if self.value.ndim != 1:
@@ -121,7 +117,6 @@ class Metaparameter:
             before: Steps of the run.
             after: Steps of the shorter one.
         """
-        del before
         has_steps = any(each.name == "num_steps" for each in fields(self))
         return replace(self, **{"num_steps": after}) if has_steps else self
 
@@ -131,7 +126,6 @@ class Metaparameter:
         It is asked only where a class says it for itself, because a subclass may hold more that
         belongs to each example.
         """
-        del num_examples
         return None
 
     def found(self) -> Tensor | None:
@@ -143,7 +137,6 @@ class Metaparameter:
 
     def enters(self, step: int) -> bool:
         """Say whether ``step`` reads z."""
-        del step
         return True
 
     def copies(self) -> Tensor | None:
@@ -152,7 +145,6 @@ class Metaparameter:
 
     def weights(self, z: Tensor, indices: Tensor) -> Tensor | None:
         """Return factors on the losses of a batch, shape (batch,) as ``indices`` has, or None."""
-        del z, indices
         return None
 
     def injected(self, z: Tensor, step: int) -> Tensor | None:
@@ -165,7 +157,6 @@ class Metaparameter:
         Returns:
             Shape (examples,); those of ``candidates`` are read.
         """
-        del z, step
         return None
 
     def candidates(self, num_examples: int) -> Tensor:
@@ -174,17 +165,14 @@ class Metaparameter:
 
     def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
         """Return the hyperparameters of ``step`` that z sets, each a scalar tensor, by name."""
-        del z, step
         return {}
 
     def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
         """Return keyword arguments of the loss of the examples ``indices``, shape (batch,)."""
-        del z, indices
         return {}
 
     def batch(self, z: Tensor, batch: Batch, indices: Tensor) -> Batch:
         """Return the batch of the examples ``indices``, shape (batch,), with z's share in it."""
-        del z, indices
         return batch
 
     @property
@@ -194,7 +182,6 @@ class Metaparameter:
 
     def initial(self, z: Tensor, params: Tensor) -> Tensor:
         """Return the initial parameters, given those of the model, shape (params,)."""
-        del z
         return params
 
 

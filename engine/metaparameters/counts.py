@@ -51,7 +51,6 @@ class Counts(Metaparameter):
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
         """Return the counts of the chosen iterate."""
-        del recipe, before
         return OfExamples(after, "count (uses in an epoch)", whole=True)
 
     def in_steps(self, before: int, after: int) -> "Counts":

@@ -47,7 +47,6 @@ class GroupWeights(Metaparameter):
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
         """Return the share of each group in the mixture."""
-        del recipe
         old, new = (torch.softmax(logits.to(torch.float64), 0) for logits in (before, after))
         return Bars(old, new, "group", "share of the training loss")
 
@@ -57,7 +56,6 @@ class GroupWeights(Metaparameter):
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run with another number of examples."""
-        del num_steps
         _check_one_each(name, len(self.groups), num_examples)
 
     def proportional(self) -> Tensor:

@@ -27,17 +27,14 @@ class InitialParameters(Metaparameter):
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
         """Return how far each parameter moved."""
-        del recipe
         return Histogram(after - before, "change of an initial parameter", "parameters")
 
     def of_first(self, num_examples: int) -> "InitialParameters":
         """Return the kind as it is: it holds nothing of examples."""
-        del num_examples
         return self
 
     def enters(self, step: int) -> bool:
         """Say that no step reads z: only s_0 does."""
-        del step
         return False
 
     @property

@@ -52,7 +52,6 @@ class Inputs(Metaparameter):
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
         """Return the inputs before and after."""
-        del recipe
         return Pictures(before, after)
 
     def __post_init__(self) -> None:
@@ -72,7 +71,6 @@ class Inputs(Metaparameter):
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run with another number of examples."""
-        del num_steps
         if self.num_examples != num_examples:
             raise ConfigurationError(
                 f"Metaparameter {name!r} chooses among {self.num_examples} examples, but the run "

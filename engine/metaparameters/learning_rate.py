@@ -55,12 +55,10 @@ class LearningRatePoints(Metaparameter):
 
     def of_first(self, num_examples: int) -> "LearningRatePoints":
         """Return the kind as it is: it holds nothing of examples."""
-        del num_examples
         return self
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run of another length."""
-        del num_examples
         if self.num_steps != num_steps:
             raise ConfigurationError(
                 f"Metaparameter {name!r} spreads its key points over {self.num_steps} steps, but "

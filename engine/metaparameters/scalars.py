@@ -54,7 +54,6 @@ class Scalars(Metaparameter):
 
     def of_first(self, num_examples: int) -> "Scalars":
         """Return the kind as it is: it holds nothing of examples."""
-        del num_examples
         return self
 
     def __post_init__(self) -> None:
@@ -94,13 +93,11 @@ class Scalars(Metaparameter):
 
     def hyperparameters(self, z: Tensor, step: int) -> Hyperparameters:
         """Return those that the optimizer reads, scalars."""
-        del step
         found = self.numbers(z)
         return {name: number for name, number in found.items() if name != "label_smoothing"}
 
     def loss_arguments(self, z: Tensor, indices: Tensor) -> Mapping[str, Tensor]:
         """Return ``label_smoothing``, a scalar, if it is one of the names."""
-        del indices
         found = self.numbers(z)
         return {name: number for name, number in found.items() if name == "label_smoothing"}
 

@@ -30,7 +30,6 @@ class ExampleWeights(Metaparameter):
     @classmethod
     def chart(cls, recipe: DescentRecipe, before: Tensor, after: Tensor) -> Chart:
         """Return the weights of the chosen iterate."""
-        del recipe, before
         return OfExamples(after, "weight (factor on the loss)")
 
     def of_first(self, num_examples: int) -> "ExampleWeights":
@@ -56,7 +55,6 @@ class TokenWeights(Metaparameter):
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run with another number of examples."""
-        del num_steps
         _check_one_each(name, len(self.value), num_examples)
 
     def of_first(self, num_examples: int) -> "TokenWeights":

@@ -15,8 +15,8 @@ Check = Callable[[ModelSettings, tuple[int, ...]], None]
 """Refuses settings that the model, or examples of that shape, cannot have."""
 
 
-def _nothing(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
-    del settings, input_shape
+def _nothing(_settings: ModelSettings, _input_shape: tuple[int, ...]) -> None:
+    """Refuse nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from engine.models.base import Model
 from engine.recipes.arguments.model import ModelSettings, Norm
 
 
-def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
-    del input_shape
+def _check(settings: ModelSettings, _input_shape: tuple[int, ...]) -> None:
     if settings.dropout > 0:
         raise ConfigurationError(
             f"arguments.model.dropout is {settings.dropout}, but a logistic model has no hidden "
@@ -19,10 +18,9 @@ def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    _settings: ModelSettings, input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
     """Nothing before the head."""
-    del settings, num_classes
     return nn.Flatten(), math.prod(input_shape)
 
 

@@ -10,10 +10,9 @@ from engine.recipes.arguments.model import ModelSettings, Norm
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
     """Hidden layers of linear, normalization, activation, dropout; and their width."""
-    del num_classes
     layers: list[nn.Module] = [nn.Flatten()]
     num_features = math.prod(input_shape)
     for _ in range(settings.depth):

@@ -28,14 +28,13 @@ def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
     """A residual network for small images: stem, blocks, global pooling.
 
     Each block halves the image, doubles the channels, and ends in a residual pair of
     convolutions. Dropout acts on the pooled features.
     """
-    del num_classes
     num_channels = settings.width
     layers = convolution(settings, input_shape[0], num_channels)
     for _ in range(settings.depth):

@@ -27,7 +27,7 @@ def _check(settings: ModelSettings, input_shape: tuple[int, ...]) -> None:
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
     """The ResNet-9 that the paper and its replications train: eight convolutions and the head.
 
@@ -35,7 +35,6 @@ def _features(
     convolution are followed by pooling, the second and fourth then by a residual pair. The last
     pooling takes whatever pixels are left, so that images of 8 x 8 pixels do.
     """
-    del num_classes
     width = settings.width
     layers = [
         *convolution(settings, input_shape[0], width),

@@ -8,9 +8,8 @@ from engine.recipes.arguments.model import ModelSettings, Norm
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    _settings: ModelSettings, _input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
-    del settings, input_shape, num_classes
     raise ConfigurationError(
         "arguments.model.name is transformers, whose models read texts. Use "
         "problem: texts, or another arguments.model.name."

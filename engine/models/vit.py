@@ -41,10 +41,9 @@ class Patches(nn.Module):
 
 
 def _features(
-    settings: ModelSettings, input_shape: tuple[int, ...], num_classes: int
+    settings: ModelSettings, input_shape: tuple[int, ...], _num_classes: int
 ) -> tuple[nn.Module, int]:
     """Patches and blocks, pooled over all patches."""
-    del num_classes
     embedding = Patches(input_shape, settings.patch_size, settings.width)
     patches = body(settings, embedding, causal=False)
     return nn.Sequential(patches, GlobalPool(settings.pooling, (1,))), settings.width

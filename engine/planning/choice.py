@@ -14,7 +14,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
 from engine.planning.forecast import STAGE_SECONDS, Alternative, Seconds
 from engine.planning.searches import searched
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.comparisons import is_initial
 from engine.recipes.descent import DescentRecipe, OuterRule
 from engine.recipes.replay import READS, ReplaySettings

@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.errors import DataError
 from engine.metaparameters.counts import Counts, first_subset
 from engine.planning.choice import Setting
+from engine.problems.built import BuiltProblem
 from engine.problems.pairs.loss import ContrastiveLoss
 from engine.problems.pairs.scores import retrieval_scores
 from engine.problems.pairs.shards import list_files
 from engine.problems.pairs.towers import build_towers
-from engine.problems.problem import BuiltProblem
 from engine.problems.splits import DataSet
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.pairs import ContrastiveSettings

@@ -179,9 +179,8 @@ def works_of_parts(
     return [*once, *outer_step * num_outer, *train, score]
 
 
-def works_of_descent(recipe: DescentRecipe, expected: Expected) -> list[Work]:
+def works_of_descent(_recipe: DescentRecipe, expected: Expected) -> list[Work]:
     """Return all stages of a descent, as those of other kinds are asked for."""
-    del recipe
     return descent_works(expected)
 
 

@@ -6,7 +6,7 @@ from engine.numerics.determinism import deterministic
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.counted import counted_setting, must_be_counted
 from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
-from engine.problems.problem import SPLITS, BuiltProblem, build_problem, make_step_vjp
+from engine.problems.built import SPLITS, BuiltProblem, build_problem, make_step_vjp
 from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.preflight.verdict import Check, Verdict
 from engine.routine.routine import Routine
 from engine.step.products import cure_of_operations
+from engine.torch_modes import FunctionMode, OperationMode
+from engine.witness.precision import LOW
 
 KINKS = {
     "relu": "ReLU",
@@ -47,8 +47,6 @@ KINKS = {
 }
 """Operations whose derivative jumps, by the words for them."""
 
-LOW_PRECISION = (torch.bfloat16, torch.float16)
-
 
 @dataclass
 class Census:
@@ -69,34 +67,25 @@ class Census:
     missing: set[str] = field(default_factory=set)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(OperationMode):
     def __init__(self, census: Census) -> None:
         super().__init__()
         self.census = census
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports the compiler to keep it out: three seconds
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_operation(
+        self, operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
-        del types
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__.rstrip("_")
+        result = operation(*args, **kwargs)
+        name = operation.overloadpacket.__name__.rstrip("_")
         # The log-softmax of a loss takes a maximum inside its kernel, not as an operation.
         if name in KINKS:
             self.census.kinks.add(KINKS[name])
-        if isinstance(result, Tensor) and result.dtype in LOW_PRECISION:
+        if isinstance(result, Tensor) and result.dtype in LOW:
             self.census.low_precision.add(str(result.dtype).removeprefix("torch."))
         return result
 
 
-class _Dropout(TorchFunctionMode):
+class _Dropout(FunctionMode):
     _FUNCTIONS = {
         functional.dropout,
         functional.dropout1d,
@@ -110,15 +99,9 @@ class _Dropout(TorchFunctionMode):
         super().__init__()
         self.census = census
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
-        del types
-        kwargs = kwargs or {}
         if function in self._FUNCTIONS:
             named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
             if named.get("p", 0.5) > 0:

@@ -31,10 +31,10 @@ from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
 from engine.step.by_name import make_vjp
 from engine.types import Output
-from engine.witness.agreement import value_limit
+from engine.witness.agreement import gradient_limit, value_limit
 from engine.witness.repeated import refuse_other_output
 from engine.witness.twins import exact_twin, long_twin
-from engine.witness.witness import gradient_limit, testify
+from engine.witness.witness import testify
 
 
 @skipping_idle

@@ -120,22 +120,7 @@ def check_differences(
     routine: Routine, output: Output, found: Metaparams, kinks: set[str], num_directions: int
 ) -> Check:
     """Compare a metagradient with central differences along random directions, in float64."""
-    directions = _directions(found, num_directions)
-    vectors = [direction.vector for direction in directions]
-    together = central_differences(routine, output, vectors, DISTANCES[0])
-    for direction, difference in zip(directions, together or [], strict=False):
-        direction.differences[DISTANCES[0]] = difference
-    # What does not agree there is trained again by itself, so only such trainings refuse a run.
-    for direction in directions:
-        if direction.differences and direction.agrees:
-            continue
-        direction.differences.clear()
-        for h in DISTANCES:
-            direction.differences[h] = central_difference(
-                routine, output, direction.vector, step_size=h
-            )
-            if direction.agrees:
-                break
+    directions = _measured_directions(routine, output, found, num_directions)
     failed = [direction for direction in directions if not direction.agrees]
     steady = [direction for direction in failed if direction.is_steady]
     named = {
@@ -178,6 +163,29 @@ def check_differences(
         remedy="Lower learning_rate or, with Adam, raise eps_root.",
         settings=("training.learning_rate", "optimizer.eps_root"),
     )
+
+
+def _measured_directions(
+    routine: Routine, output: Output, found: Metaparams, count: int
+) -> list[Direction]:
+    """Return random directions with central differences along them, at as few distances as do."""
+    directions = _directions(found, count)
+    vectors = [direction.vector for direction in directions]
+    together = central_differences(routine, output, vectors, DISTANCES[0])
+    for direction, difference in zip(directions, together or [], strict=False):
+        direction.differences[DISTANCES[0]] = difference
+    # What does not agree there is trained again by itself, so only such trainings refuse a run.
+    for direction in directions:
+        if direction.differences and direction.agrees:
+            continue
+        direction.differences.clear()
+        for h in DISTANCES:
+            direction.differences[h] = central_difference(
+                routine, output, direction.vector, step_size=h
+            )
+            if direction.agrees:
+                break
+    return directions
 
 
 def _directions(found: Metaparams, count: int) -> list[Direction]:

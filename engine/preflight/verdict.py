@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import field_validator
 
 from engine.errors import UntrustworthyError, with_settings
-from engine.numerics.shown_html import rows_html
 from engine.recipes.execution import PreflightMode
 from engine.recipes.settings import Document
+from engine.shown.html import rows_html
 
 
 class Verdict(StrEnum):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.numerics.shown import in_words, shown_value
-from engine.numerics.shown_html import pairs_html
 from engine.problems.passage import Texts
+from engine.shown.html import pairs_html
+from engine.shown.line import in_words, shown_value
 from engine.types import Batch, Output
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from engine.errors import ConfigurationError, EngineError
 from engine.numerics.determinism import seed_for, seeded
 from engine.problems.base import Problem
 from engine.recipes.code.process_defaults import folder_kept
+from engine.recipes.code.signatures import call
 from engine.recipes.code.user_code import calling, own_line
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import call, check_sources, find_function
+from engine.recipes.problem_functions import check_sources, find_function
 
 
 def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:

@@ -1,11 +1,10 @@
 """Pictures of a meter in a terminal and in a notebook; needs Rich."""
 
 import io
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.progress.meter import Meter
 from engine.progress.view import Clean, Picture
@@ -13,12 +12,10 @@ from engine.progress.view import Clean, Picture
 if TYPE_CHECKING:
     import rich.console
 
+    from engine.progress.at_foot import AtFoot
+
 _REFRESHES = 2
 """Pictures a second; each takes some milliseconds of one core."""
-
-_WIDEST = 80
-"""Columns of a picture at most: what is no wider is not folded by a terminal that is made narrower,
-while nobody knows yet how wide it is, as tmux tells a quarter of a second later."""
 
 _FORMAT = (
     '<pre style="font-family:monospace;line-height:1.3;margin:0">'
@@ -29,14 +26,16 @@ _FORMAT = (
 @contextmanager
 def live(
     meter: Meter, console: "rich.console.Console | None" = None, clean: Clean = str
-) -> Iterator[Any]:
-    """Show a picture of a meter at the foot of a terminal inside the block; yield ``at_foot``."""
+) -> "Iterator[AtFoot]":
+    """Show a picture of a meter at the foot of a terminal inside the block."""
     from rich.console import Console
+
+    from engine.progress.at_foot import AtFoot
 
     began = time.monotonic()
     picture = Picture(meter, lambda: time.monotonic() - began, clean)
     console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
-    with at_foot(
+    with AtFoot(
         picture,
         console=console,
         refresh_per_second=_REFRESHES,
@@ -45,90 +44,6 @@ def live(
         redirect_stderr=False,
     ) as shown:
         yield shown
-
-
-def at_foot(picture: "rich.console.RenderableType", **options: Any) -> Any:  # noqa: ANN401 (Rich's)
-    """Return a picture at the foot of a terminal; one that gets narrower keeps nothing of it.
-
-    Rich takes a picture away by going up as many rows as it has lines. A terminal that is made
-    narrower folds lines that have become too long, and each fold is a row more.
-
-    Args:
-        picture: What is drawn.
-        options: Of Rich's ``Live``, of which it is one.
-    """
-    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
-    from rich.control import Control
-    from rich.live import Live
-    from rich.segment import ControlType, Segment, SegmentLines
-
-    class Noted:
-        """What is drawn as it was, with how wide its lines came out.
-
-        Args:
-            drawn: What is drawn.
-        """
-
-        def __init__(self, drawn: RenderableType) -> None:
-            self._drawn = drawn
-            self.widths: list[int] = []
-
-        def __rich_console__(
-            self, console: Console, options: ConsoleOptions
-        ) -> Iterator[ConsoleRenderable]:
-            narrow = options.update(max_width=min(options.max_width, _WIDEST))
-            lines = console.render_lines(self._drawn, narrow, pad=False)
-            self.widths = [Segment.get_line_length(line) for line in lines]
-            yield SegmentLines(lines, new_lines=True)
-
-    class AtFoot(Live):
-        def __init__(self, picture: RenderableType, **options: Any) -> None:  # noqa: ANN401 (Rich's)
-            self._noted = Noted(picture)
-            super().__init__(self._noted, **options)
-            self._width = self.console.width
-
-        def refresh(self) -> None:
-            """Draw anew, but not while the terminal is being made wider or narrower."""
-            with self._lock:
-                before, self._width = self._width, self.console.width
-                if self.is_started and self._width != before:
-                    return
-                super().refresh()
-
-        def above(self, write: Callable[[], object]) -> None:
-            """Print something above the picture.
-
-            Rich notes how high a picture is while it draws it. Whoever prints at that moment from
-            another thread would take away as many rows of the one before, and leave its head.
-
-            Args:
-                write: Prints it on this picture's console.
-            """
-            with self._lock:
-                write()
-
-        def process_renderables(
-            self, renderables: list[ConsoleRenderable]
-        ) -> list[ConsoleRenderable]:
-            """Return what is printed, after what takes away the picture that is there."""
-            return [*self._folds(), *super().process_renderables(renderables)]
-
-        def _folds(self) -> list[Control]:
-            """Return what goes up the rows that came of folds, and erases them."""
-            width = max(self.console.width, 1)
-            rows = sum((each - 1) // width for each in self._noted.widths if each > width)
-            self._noted.widths = []
-            if not rows or not _folds_lines():
-                return []
-            up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * rows
-            return [Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up)]
-
-    return AtFoot(picture, **options)
-
-
-def _folds_lines() -> bool:
-    """Say whether the terminal folds lines that are too long for it: xterm and screen cut them."""
-    return "TMUX" in os.environ or not {"XTERM_VERSION", "STY"}.intersection(os.environ)
 
 
 class _Html:

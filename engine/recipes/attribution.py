@@ -43,7 +43,7 @@ class Queries(Settings):
     """Which examples' losses are attributed: the first of a held-out split."""
 
     split: QuerySplit = QuerySplit.TEST
-    """Split."""
+    """Held-out split from which the queries are taken."""
 
     number: Annotated[int, Field(ge=1)] = 20
     """K; one reverse sweep serves them all, and takes 1 + 2 K plain steps a step."""
@@ -78,7 +78,7 @@ class AttributionSettings(Settings):
     """Trainings that one stage carries out."""
 
     retraining: Retraining = Retraining.BATCHED
-    """How."""
+    """Whether the trainings of a stage go one after the other, or as one batch."""
 
     baselines: tuple[AttributionBaseline, ...] | None = None
     """What else is judged; empty means everything that can be, which is TRAK for classifiers only.
@@ -95,7 +95,7 @@ class AttributionSettings(Settings):
 
     @property
     def queries(self) -> Queries:
-        """The queries."""
+        """Which examples are explained: the first ones of the split that the recipe names."""
         return Queries(split=self.query_split, number=self.num_queries)
 
     @property
@@ -106,7 +106,7 @@ class AttributionSettings(Settings):
 
     @property
     def removals(self) -> list[Removals]:
-        """The removals, one for each percentage."""
+        """The subsets that judge the scores, one kind for each percentage left out."""
         return [Removals(percent=percent, seed=self.seed) for percent in self.drops]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from engine.errors import ConfigurationError
+from engine.recipes.code.signatures import read_arguments
 from engine.recipes.comparisons import BaselineName, check_baselines, rerun_content
 from engine.recipes.execution import BudgetSettings, PreflightMode, RunnerName, WorkersSettings
 from engine.recipes.metaparameters import (
@@ -26,7 +27,6 @@ from engine.recipes.problem_functions import (
     DEFAULT_PROBLEM,
     find_function,
     names_code,
-    read_arguments,
     sources,
 )
 from engine.recipes.rate_search import SchedulesSettings

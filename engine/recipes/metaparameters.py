@@ -66,7 +66,7 @@ class MetaparametersSettings(Settings):
     """z: what the run is differentiated with respect to, and where it enters."""
 
     name: MetaparameterName = MetaparameterName.COUNTS
-    """Kind."""
+    """Kind: what of the set-up is differentiated by, and moved."""
 
     injection_step: Annotated[int | None, Field(ge=0)] = None
     """Step k at which counts are perturbed (Algorithm 1); empty means 90 % of the run."""

@@ -67,7 +67,7 @@ class OptimizerSettings(Settings):
     """Inner optimizer; what does not belong to the chosen one must keep its default."""
 
     name: OptimizerName = OptimizerName.SGD
-    """Optimizer."""
+    """Which of the optimizers that ship moves the parameters in a training step."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD, RMSprop and Muon."""

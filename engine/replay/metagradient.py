@@ -13,8 +13,6 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
-from engine.numerics.shown import shown_tensor
-from engine.numerics.shown_html import curve, pairs_html
 from engine.progress.board import one_work
 from engine.progress.counted import whole_work
 from engine.progress.displays import Shown, shown
@@ -31,6 +29,8 @@ from engine.routine.intake import outputs_from, point_from
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.trees import Tier, whole_run
+from engine.shown.html import curve, pairs_html
+from engine.shown.line import shown_tensor
 from engine.step.by_name import make_vjp
 from engine.storage.background import BackgroundStates
 from engine.storage.location import check_writable

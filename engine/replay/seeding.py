@@ -19,7 +19,7 @@ def seed_adjoint(
     routine: Routine,
     state: State,
     output: Output,
-    look: Callable[[Any], None] = lambda value: None,
+    look: Callable[[Any], None] = lambda _value: None,
 ) -> tuple[Tensor, State]:
     """Evaluate the output at s_T and make its adjoint lambda_T = d phi / d s_T.
 

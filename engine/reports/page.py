@@ -101,7 +101,7 @@ def as_markdown(page: Page) -> str:
     Folded sections, examples and commands stand in the page alone. Figures are pictures in the
     text, on white ground.
     """
-    parts = [f"**{_plain(page.verdict)}**", _plain(page.run)]
+    parts = [f"**{_plain(page.headline)}**", _plain(page.run)]
     if page.numbers:
         rows = [{each.label: each.value for each in page.numbers}]
         notes = {each.label: each.note for each in page.numbers}

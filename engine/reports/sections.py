@@ -178,7 +178,7 @@ class Page:
     Attributes:
         title: Name of what was done, and of the recipe.
         run: Name of the run, and when it began.
-        verdict: What came of it, in one sentence.
+        headline: What came of it, in one sentence.
         numbers: At most three.
         findings: What there is to say besides, in sentences.
         warnings: What speaks against it.
@@ -188,7 +188,7 @@ class Page:
 
     title: str
     run: str
-    verdict: str
+    headline: str
     numbers: Sequence[Number] = ()
     findings: Sequence[str] = ()
     warnings: Sequence[str] = ()

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
+from engine.recipes.code.signatures import arguments_of
 from engine.recipes.descent import DescentRecipe
-from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
+from engine.recipes.problem_functions import find_function, is_shipped
 from engine.recipes.settings import Settings
 
 NOT_ASKED = {"name", "kind", "description", "folder", "code", "workers", "budget"}

@@ -8,7 +8,7 @@ j) sorts it, so dropping one example leaves the order of all others as it was.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
 from engine.recipes.code.user_code import own_line
+
+if TYPE_CHECKING:
+    from engine.routine.routine import Routine
 
 _EPOCHS_KEPT = 4
 
@@ -150,6 +153,31 @@ _ORDERS = (
     "Hand in a list with the indices of each step, a tensor of shape (steps, batch), a Sampler or "
     "BatchSampler of torch, or a function that maps a step to indices."
 )
+
+
+def run_order(routine: "Routine") -> Order | GivenOrder:
+    """Return which examples each step of a run draws: what was handed in, or epochs of their own.
+
+    Args:
+        routine: The run, whose ``order`` is as it was handed in.
+
+    Raises:
+        ConfigurationError: If an order was handed in, and a metaparameter is one too.
+    """
+    counted = {name: kind.copies() for name, kind in routine.metaparameters.items()}
+    if routine.order is not None and not isinstance(routine.order, Order):
+        for name, copies in counted.items():
+            if copies is not None:
+                raise ConfigurationError(
+                    f"Metaparameter {name!r} says how often each example stands in an epoch, "
+                    "which a given order says already. Use ExampleWeights, or leave order out "
+                    "(keep_order=False of an adapter)."
+                )
+        return given_order(routine.order, routine.num_steps, routine.batch_size, len(routine))
+    copies = torch.ones(len(routine), dtype=torch.int64, device="cpu")
+    for own in counted.values():
+        copies = copies if own is None else copies * own
+    return Order(copies, routine.batch_size, routine.seed)
 
 
 def given_order(given: Any, num_steps: int, batch_size: int, num_examples: int) -> GivenOrder:  # noqa: ANN401 (whatever was handed in)

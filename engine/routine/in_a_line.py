@@ -3,8 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from engine.numerics.shown import in_words, shown_value
-from engine.numerics.shown_html import curve, pairs_html
+from engine.shown.html import curve, pairs_html
+from engine.shown.line import in_words, shown_value
 
 if TYPE_CHECKING:
     from engine.routine.routine import Routine

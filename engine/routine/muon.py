@@ -59,13 +59,10 @@ def muon_matrices(
     def init(params: Tensor) -> State:
         return {"momentum": torch.zeros_like(params)}
 
-    def fit(layout: Layout, device: torch.device) -> Optimizer:
-        del device
-
+    def fit(layout: Layout, _device: torch.device) -> Optimizer:
         def update(
-            state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor
+            state: State, gradient: Tensor, hyper: Hyperparameters, _step: int | Tensor
         ) -> State:
-            del step
             params, rate, share = state["params"], hyper["learning_rate"], hyper["momentum"]
             mean = share * state["momentum"] + (1 - share) * gradient
             ahead = (1 - share) * gradient + share * mean if nesterov else mean

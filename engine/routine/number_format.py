@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import makes_tuples
@@ -21,6 +20,7 @@ from engine.routine.module.carried import inherit
 from engine.routine.module.operations import without_checkpointing
 from engine.routine.outputs import MeanLoss
 from engine.routine.routine import Routine
+from engine.torch_modes import FunctionMode
 from engine.types import Batch, Output
 
 
@@ -76,7 +76,7 @@ def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None
     return call
 
 
-class SameNumbers(TorchFunctionMode):
+class SameNumbers(FunctionMode):
     """Makes code compute in one number format, and draw the same random numbers in each.
 
     Examples and constants that the user's loss and output hold stay as they are and are converted
@@ -99,20 +99,15 @@ class SameNumbers(TorchFunctionMode):
         super().__init__()
         self.dtype, self.handed_generator = dtype, handed_generator
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function`` on converted arguments."""
-        del types
-        own = not self.handed_generator and (kwargs or {}).get("generator") is not None
+        own = not self.handed_generator and kwargs.get("generator") is not None
         if function in self._DRAWS and own:
             # Data that the user's code makes, e.g. held-out points: the same in every format.
-            return convert(function(*args, **(kwargs or {})), self.dtype)
-        args, named = convert(args, self.dtype), convert(kwargs or {}, self.dtype)
+            return convert(function(*args, **kwargs), self.dtype)
+        args, named = convert(args, self.dtype), convert(kwargs, self.dtype)
         if function is functional.dropout:
             return self._dropout(*args, **named)
         if function in self._DRAWS_LIKE:

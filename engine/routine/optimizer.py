@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.numerics.shown import shown_value
 from engine.routine.idle import UPDATES, USED, hands_on, leaving_out
 from engine.routine.layout import Layout
+from engine.shown.line import shown_value
 from engine.types import Hyperparameters, State
 
 _Value = TypeVar("_Value")
@@ -115,8 +115,7 @@ def wrapped(inner: Optimizer, wrap: Callable[[Optimizer], Optimizer]) -> Optimiz
 def unfitted(name: str) -> tuple[Init, Update]:
     """Return functions that refuse, for an optimizer that knows no names and shapes yet."""
 
-    def refuse(*given: object) -> State:
-        del given
+    def refuse(*_given: object) -> State:
         raise ConfigurationError(
             f"The optimizer {name!r} reads names and shapes of parameters, which it does not know "
             "by itself. Hand it to a Routine, or call its method on(layout, device) first."

@@ -53,8 +53,9 @@ def sgd(
     def init(params: Tensor) -> State:
         return {"momentum": torch.zeros_like(params)} if keeps else {}
 
-    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
-        del step
+    def update(
+        state: State, gradient: Tensor, hyper: Hyperparameters, _step: int | Tensor
+    ) -> State:
         params = state["params"]
         gradient = _penalized(gradient, hyper["weight_decay"], params)
         if not keeps:
@@ -214,8 +215,9 @@ def rmsprop(
     def init(params: Tensor) -> State:
         return {name: torch.zeros_like(params) for name in names}
 
-    def update(state: State, gradient: Tensor, hyper: Hyperparameters, step: int | Tensor) -> State:
-        del step
+    def update(
+        state: State, gradient: Tensor, hyper: Hyperparameters, _step: int | Tensor
+    ) -> State:
         params, decay = state["params"], hyper["alpha"]
         gradient = _penalized(gradient, hyper["weight_decay"], params)
         square = _towards(state["square_avg"], gradient.square(), 1 - decay)

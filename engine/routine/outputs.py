@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
-from engine.numerics.shown import shown_value
 from engine.routine.intake import whole_number
 from engine.routine.own_state import Own, told_state
+from engine.shown.line import shown_value
 from engine.types import Loss, Output
 
 

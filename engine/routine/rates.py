@@ -33,14 +33,12 @@ def learning_rates(settings: TrainingSettings) -> float | tuple[float, ...]:
     )
 
 
-def _flat(settings: TrainingSettings, step: int, warmup: int) -> float:
-    del settings, step, warmup
+def _flat(_settings: TrainingSettings, _step: int, _warmup: int) -> float:
     return 1.0
 
 
-def _one_cycle(settings: TrainingSettings, step: int, warmup: int) -> float:
+def _one_cycle(settings: TrainingSettings, step: int, _warmup: int) -> float:
     """Rise linearly from half the peak at a quarter of the run, and fall to a ten-thousandth."""
-    del warmup
     position = step / max(settings.num_steps - 1, 1)
     if position < 0.25:
         return 0.5 + 0.5 * position / 0.25
@@ -59,9 +57,8 @@ def _linear(settings: TrainingSettings, step: int, warmup: int) -> float:
     return 1 + (settings.final_rate - 1) * position
 
 
-def _multi_step(settings: TrainingSettings, step: int, warmup: int) -> float:
+def _multi_step(settings: TrainingSettings, step: int, _warmup: int) -> float:
     """Drop by a factor at each milestone, as ``MultiStepLR``."""
-    del warmup
     return settings.rate_drop ** sum(step >= milestone for milestone in settings.milestones)
 
 

@@ -19,7 +19,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import PROCESS, generator, seeded
 from engine.recipes.replay import StepPath
-from engine.routine.batch_order import GivenOrder, Order, given_order
+from engine.routine.batch_order import GivenOrder, run_order
 from engine.routine.coupled_loss import CoupledLoss, coupled
 from engine.routine.examples import rows_of
 from engine.routine.idle import SKIPPED, update_used
@@ -31,7 +31,12 @@ from engine.routine.module.held_module import HeldModule, Params
 from engine.routine.module.modules import Called, of_one_process
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, takes
-from engine.routine.validate import refuse_bad_examples, refuse_misfits, refuse_parted_buffers
+from engine.routine.validate import (
+    refuse_bad_examples,
+    refuse_idle_metaparameters,
+    refuse_misfits,
+    refuse_parted_buffers,
+)
 from engine.types import Batch, Hyperparameters, Loss, Metaparams, State
 
 INJECTION_CHUNK = 1000
@@ -65,8 +70,9 @@ class Routine(HeldModule):
             default. It bounds the memory. Sums run in another order, so the last digits change.
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
-            and the last digits differ from the whole batch's. The model draws for each shard, and
-            buffers that its forward pass moves go from one to the next, as in torch's own loop.
+            and the last digits differ from the whole batch's. As in torch's own loop the model
+            draws for each shard, hooks of the parameters map the gradient of each, and buffers that
+            the forward pass moves go from one to the next.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
@@ -118,17 +124,11 @@ class Routine(HeldModule):
         take_in(self)
         object.__setattr__(self, "_given", weakref.ref(given))
         refuse_misfits(self)
-        object.__setattr__(self, "order", self._made_order())
+        object.__setattr__(self, "order", run_order(self))
         _ = self.hooks, self.modes, self.binding  # the module as it was handed in
         refuse_bad_examples(self.examples)
         refuse_parted_buffers(self)
-        for name, kind in self.metaparameters.items():
-            if not (kind.shapes_start or any(map(kind.enters, range(self.num_steps)))):
-                raise ConfigurationError(
-                    f"Metaparameter {name!r} enters none of the {self.num_steps} steps, so its "
-                    "metagradient would be zero whatever the data. Use an injection_step below "
-                    "num_steps."
-                )
+        refuse_idle_metaparameters(self)
 
     def __repr__(self) -> str:
         return in_a_line(self)
@@ -155,23 +155,6 @@ class Routine(HeldModule):
         object.__setattr__(moved, "programs", self.programs)
         object.__setattr__(moved, "_given", self._given)
         return moved
-
-    def _made_order(self) -> Order | GivenOrder:
-        """Return which examples each step draws: what was handed in, or epochs of their own."""
-        counted = {name: kind.copies() for name, kind in self.metaparameters.items()}
-        if self.order is not None and not isinstance(self.order, Order):
-            for name, copies in counted.items():
-                if copies is not None:
-                    raise ConfigurationError(
-                        f"Metaparameter {name!r} says how often each example stands in an epoch, "
-                        "which a given order says already. Use ExampleWeights, or leave order out "
-                        "(keep_order=False of an adapter)."
-                    )
-            return given_order(self.order, self.num_steps, self.batch_size, len(self))
-        copies = torch.ones(len(self), dtype=torch.int64, device="cpu")
-        for own in counted.values():
-            copies = copies if own is None else copies * own
-        return Order(copies, self.batch_size, self.seed)
 
     def order_of(self, steps: Sequence[int], batch_size: int) -> Any:  # noqa: ANN401 (as ``order``)
         """Return the order of a run of some of the steps, if one was given; else None."""

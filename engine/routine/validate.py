@@ -240,3 +240,18 @@ def refuse_bad_examples(examples: object) -> None:
                 "The examples hold NaN or infinite values. Training on them makes every "
                 "number after the first such batch NaN: clean the data first."
             )
+
+
+def refuse_idle_metaparameters(routine: "Routine") -> None:
+    """Refuse metaparameters that no step reads.
+
+    Raises:
+        ConfigurationError: With the remedy.
+    """
+    for name, kind in routine.metaparameters.items():
+        if not (kind.shapes_start or any(map(kind.enters, range(routine.num_steps)))):
+            raise ConfigurationError(
+                f"Metaparameter {name!r} enters none of the {routine.num_steps} steps, so its "
+                "metagradient would be zero whatever the data. Use an injection_step below "
+                "num_steps."
+            )

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, TypeVar
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError, ConfigurationError
 from engine.numerics.environment import machine
-from engine.numerics.shown_html import pairs_html, rows_html
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -21,6 +20,7 @@ from engine.reports.page import REPORT
 from engine.reports.sections import Number
 from engine.runs.endings import Outline
 from engine.runs.run import Stages
+from engine.shown.html import pairs_html, rows_html
 from engine.stages.keys import engine_version, run_environment
 from engine.stages.references import Ref
 from engine.storage.location import join
@@ -62,7 +62,7 @@ class FinishedRun(Outline):
 
     @abstractmethod
     def headline(self) -> str:
-        """Return the verdict in one sentence."""
+        """Return what came of it, in one sentence."""
 
     @abstractmethod
     def numbers(self) -> Sequence[Number]:
@@ -135,7 +135,7 @@ class FinishedRun(Outline):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """Return verdict, numbers and the result as a table, for a notebook."""
+        """Return headline, numbers and the result as a table, for a notebook."""
         notes = [self.headline(), *self.warnings()]
         return pairs_html(self.run, self.in_pairs(), notes) + rows_html(self.table())
 

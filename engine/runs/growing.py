@@ -61,7 +61,7 @@ def page_of_stages(
     return Page(
         title=title,
         run=f"{run_title(recipe)}; {goes_on()}",
-        verdict=seen.sentence() if seen is not None else ["It has begun.", *findings][-1],
+        headline=seen.sentence() if seen is not None else ["It has begun.", *findings][-1],
         numbers=numbers,
         findings=list(findings)[-_FINDINGS:],
         warnings=[] if checks is None else checks.sentences(),
@@ -82,7 +82,7 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bo
         page: What there was to show.
         cause: Why it ended: lines of sentences.
         command: Lets it go on.
-        tells: Whether the page's verdict says what came of the run so far, and not only where it
+        tells: Whether the page's headline says what came of the run so far, and not only where it
             stood.
         is_refused: Whether it did not fail, but was refused for what was asked.
     """
@@ -90,11 +90,11 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bo
     return replace(
         page,
         run=f"{page.run.partition(';')[0]}; stopped {_now()}",
-        verdict="It was refused." if is_refused else "It stopped before its end.",
+        headline="It was refused." if is_refused else "It stopped before its end.",
         numbers=[
             replace(each, note="") if each.label == _TIME_GONE else each for each in page.numbers
         ],
-        findings=[*([page.verdict] if tells else []), *page.findings],
+        findings=[*([page.headline] if tells else []), *page.findings],
         warnings=[*dict.fromkeys([first, *others, *page.warnings])],
         sections=[
             *(each for each in page.sections if not each.folded),

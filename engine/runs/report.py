@@ -1,8 +1,8 @@
 """What the report of any run says, in its order.
 
-The verdict; what was asked; the figures of the kind; what it cost; how sure it is; how to repeat
-it; and folded, all that few people read. The kind says its own words by its record, and draws its
-own sections.
+The headline; what was asked; the figures of the kind; what it cost; how sure it is; how to repeat
+it; and folded, all that few people read. The kind says its own words by its record
+(``FinishedRun.headline``, ``findings`` and ``warnings``), and draws its own sections.
 """
 
 import json
@@ -73,13 +73,13 @@ def compose(store: str, record: FinishedRun, own: Report) -> Page:
 
 def head(record: FinishedRun, title: str = "", sections: Sequence[Section] = ()) -> Page:
     """Return what stands at the top of a run's page, and some sections below it."""
-    verdict, began = record.headline(), datetime.fromisoformat(record.started)
+    headline, began = record.headline(), datetime.fromisoformat(record.started)
     return Page(
         title=title or record.recipe.name,
         run=f"{run_title(record.recipe)}; started {began:%Y-%m-%d %H:%M} UTC",
-        verdict=verdict,
+        headline=headline,
         numbers=record.numbers(),
-        findings=[line for line in record.findings() if line != verdict],
+        findings=[line for line in record.findings() if line != headline],
         warnings=record.warnings(),
         sections=sections,
     )

@@ -54,7 +54,7 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     may spend is said anew at each start: where code runs must not be read from data. The source of
     its problem is kept only where this start asks for that (``workers.code``).
     """
-    from engine.problems.problem import build_problem  # loads torch, which has been used by now
+    from engine.problems.built import build_problem  # loads torch, which has been used by now
 
     run = run_name(recipe.descent)
     for folder in (CLAIMS, STARTS, AT_WORK, PROGRESS):

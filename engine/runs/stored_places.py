@@ -10,9 +10,10 @@ the recipe that ships under the same name.
 from typing import Any
 
 from engine.errors import ConfigurationError
+from engine.recipes.code.signatures import arguments_of
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import RECIPES, load_recipe
-from engine.recipes.problem_functions import arguments_of, find_function, is_shipped
+from engine.recipes.problem_functions import find_function, is_shipped
 from engine.runs.confirmed import was_started
 from engine.secret_urls import PLACE, is_place
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engine.planning.plan import settled
-from engine.problems.problem import BuiltProblem, build_problem
+from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.stages.same_data import check_data

@@ -20,7 +20,7 @@ from engine.storage.places import DATA, run_file
 from engine.storage.records import SMALL, read_records, write_record
 
 if TYPE_CHECKING:  # whoever only shows runs loads no torch
-    from engine.problems.problem import BuiltProblem
+    from engine.problems.built import BuiltProblem
 
 logger = logging.getLogger(__name__)
 

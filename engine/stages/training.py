@@ -19,7 +19,7 @@ from engine.numerics.determinism import deterministic
 from engine.planning.plan import followed
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import check_repeats, check_scores, make_step_vjp
+from engine.problems.built import check_repeats, check_scores, make_step_vjp
 from engine.progress.meter import doing
 from engine.recipes.execution import RunnerName
 from engine.recipes.problem_functions import names_code

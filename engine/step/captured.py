@@ -106,9 +106,8 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
-def _noting(graph: GraphModule, examples: Sequence[object]) -> Callable[..., list[Tensor]]:
+def _noting(graph: GraphModule, _examples: Sequence[object]) -> Callable[..., list[Tensor]]:
     """Take a compiler's place: what it returns notes what it is given, and computes nothing."""
-    del examples
     capture = Capture(graph)
 
     def note(*tensors: Any) -> list[Tensor]:  # noqa: ANN401 (what the graph is given)

@@ -55,7 +55,7 @@ def stages_folder(store: str) -> str:
 
 
 def stage_folder(store: str, stage: str, key: str) -> str:
-    """Return the folder of a stage."""
+    """Return ``<store>/stages/<stage>/<key>``, with a stage's record, leases and attempts."""
     return join(store, STAGES, stage, key)
 
 
@@ -70,7 +70,7 @@ def runs_folder(store: str) -> str:
 
 
 def run_folder(store: str, run: str) -> str:
-    """Return the folder of a run."""
+    """Return ``<store>/runs/<run>``, with a run's recipe, claims, record and report."""
     return join(store, RUNS, run)
 
 

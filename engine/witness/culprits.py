@@ -66,9 +66,8 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
             continue
 
         def note(
-            module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
+            module: nn.Module, inputs: tuple[object, ...], _output: object, name: str = name
         ) -> None:
-            del output
             if inputs and all(isinstance(value, Tensor) for value in inputs):
                 calls.append((name, module, tuple(value.detach() for value in inputs)))  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -89,7 +89,9 @@ def _refuse_cut_start(routine: Routine, z: Metaparams, name: str) -> str:
 
 
 def _refuse_cut_entry(routine: Routine, state: State, z: Metaparams, name: str, step: int) -> str:
-    ways = [(f"The way of metaparameter {name!r} into the gradient of the loss", _slope)]
+    ways: list[tuple[str, Callable[[State, _Stepped, Tensor], Function]]] = [
+        (f"The way of metaparameter {name!r} into the gradient of the loss", _slope)
+    ]
     if routine.statistics is not None and routine.statistics.real:
         moves = f"The way of metaparameter {name!r} into the buffers that the forward pass moves"
         ways.append((moves, _moved))
@@ -151,9 +153,7 @@ def _slope(read: State, step_of: _Stepped, weights: Tensor) -> Function:
     return slope
 
 
-def _moved(read: State, step_of: _Stepped, weights: Tensor) -> Function:
-    del weights
-
+def _moved(read: State, step_of: _Stepped, _weights: Tensor) -> Function:
     def moved(leaves: Sequence[Tensor]) -> Tensor:
         with torch.enable_grad():
             left = step_of(read["params"].detach().requires_grad_(), leaves[0]).left

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from engine.torch_modes import FunctionMode
 
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
@@ -93,7 +94,7 @@ def cuts(call: Callable[[], Tensor]) -> list[str]:
     return list(dict.fromkeys(found))[:_MOST]
 
 
-class _Cuts(TorchFunctionMode):
+class _Cuts(FunctionMode):
     """Notes calls that return what a tensor with a graph holds, without the graph."""
 
     _NAMED = {
@@ -113,16 +114,10 @@ class _Cuts(TorchFunctionMode):
         super().__init__()
         self.found: list[str] = []
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function``, and note it if it cuts."""
-        del types
-        kwargs = kwargs or {}
         result = function(*args, **kwargs)
         what = self._NAMED.get(function)
         if function is torch.autograd.grad and not kwargs.get("create_graph"):

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import ConfigurationError
 from engine.routine.module.modules import LOW_PRECISION
 from engine.routine.routine import Routine
+from engine.torch_modes import OperationMode
 from engine.types import Metaparams
 from engine.witness.draws import undrawn
 from engine.witness.in_place import nothing_moves
 from engine.witness.lines import user_line
 
 LOW = (torch.bfloat16, torch.float16)
+"""Formats of fewer than 32 bits."""
 
 
 def refuse_low_precision(routine: Routine, z: Metaparams) -> Tensor:
@@ -80,28 +81,19 @@ def full_precision(what: str) -> Iterator[None]:
             )
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperationMode):
     """Notes the first operation whose result has fewer than 32 bits."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found = ""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports the compiler to keep it out: three seconds
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_operation(
+        self, operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
-        del types
-        result = func(*args, **(kwargs or {}))
+        result = operation(*args, **kwargs)
         if not self.found and isinstance(result, Tensor) and result.dtype in LOW:
-            name = func.overloadpacket.__name__.strip("_")
+            name = operation.overloadpacket.__name__.strip("_")
             line = user_line()
             self.found = f"{result.dtype} from {name!r}{f' (at {line})' if line else ''}"
         return result

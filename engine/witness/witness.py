@@ -10,24 +10,25 @@ that torch itself has wrong.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.errors import NonFiniteError, WitnessError
+from engine.errors import NonFiniteError
 from engine.numerics.determinism import deterministic, filling, generator
-from engine.numerics.shown import shown_fields
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
+from engine.shown.line import shown_fields
 from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
-from engine.witness.agreement import gradient_limit, least_size, relative, value_limit
+from engine.witness.agreement import relative
+from engine.witness.compared_steps import compare_steps
 from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.entries import refuse_cut_entries
 from engine.witness.finite_differences import directions
@@ -38,10 +39,6 @@ from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
 from engine.witness.outputs import compare_outputs, own_output
 from engine.witness.repeated import refuse_another
-
-FLOOR = 0.1
-"""Share of the whole gradient below which a tensor's own gradient counts as that much: those that
-cancel to nothing, as of a bias before a normalization, are noise."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,7 +148,9 @@ def testify(
             # in the last bit, however little it makes of them.
             place.put()
             elsewhere = led_to()
-        error = _compare(routine, own, theirs, lambda: _engine_step(routine, term, z, step, state))
+        error = compare_steps(
+            routine, own, theirs, lambda: _engine_step(routine, term, z, step, state)
+        )
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
         cut = [
             check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)
@@ -302,71 +301,3 @@ def _updated(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
     """Return what the optimizer moves, and the problem's own state, after an update."""
     rows = routine.update(state, gradient, z, step)
     return rows | routine.moved_own(state, rows["params"], z, step)
-
-
-def _compare(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:
-    """Return the largest error of the gradient; refuse what differs, with the likely cause."""
-    limit = gradient_limit(routine)
-    whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
-    errors = {
-        name: relative(own.gradient[name], gradient, FLOOR * whole)
-        for name, gradient in theirs.gradient.items()
-    }
-    moved = {
-        name: relative(own.statistics[name], value, 1e-3)
-        for name, value in theirs.statistics.items()
-    }
-    worst = max(errors, key=lambda name: errors[name])
-    loss_error = relative(own.losses, theirs.losses, least_size(routine))
-    differs = loss_error > value_limit(routine)
-    if not differs and errors[worst] <= limit and max(moved.values(), default=0) <= limit:
-        return errors[worst]
-    repeated = again()
-    if not torch.equal(repeated.losses, own.losses):
-        raise WitnessError(
-            "Two calls of the loss with the same parameters, batch and seed gave "
-            f"{own.total:.8g} and {repeated.total:.8g}, so something that it reads is "
-            "neither in the state nor made from the step's number: a module outside of the run "
-            "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
-            "Keep nothing between two calls, and draw from torch's global generator."
-        )
-    if differs:
-        raise WitnessError(
-            f"At the same parameters and batch the module that you handed in has the loss "
-            f"{theirs.total:.8g}, and the engine's copy of it {own.total:.8g}. The "
-            "loss or the forward pass reads something besides the module that it is given (another "
-            "module or a list of parameters that it holds, a detached copy of weights, a counter "
-            "or a cache, the .grad of parameters, a mode that was changed after the routine was "
-            "made), reads running "
-            "statistics that its own batch has just moved, or asks whether a tensor is an "
-            "nn.Parameter or a leaf, which the engine's are not. Read all of it from the module "
-            "that the loss is given, statistics before the layer is called, and tell parameters by "
-            "requires_grad."
-        )
-    if errors[worst] > limit:
-        names = sorted((n for n in errors if errors[n] > limit), key=lambda n: -errors[n])
-        raise WitnessError(
-            f"The loss is the same, but its gradient by {', '.join(map(repr, names[:3]))} is off "
-            f"by {errors[worst]:.1e} from the one that the module finds by itself. Code that runs "
-            "in the backward pass (a hook, a custom autograd function, a recomputation) reads or "
-            "changes something that the engine does not carry. Write it with differentiable "
-            "operations of the module's own parameters, or as a hook on a parameter."
-        )
-    name = max(moved, key=lambda n: moved[n])
-    raise WitnessError(
-        f"After one step of its own the module's {name!r} differs by {moved[name]:.1e} from the "
-        f"engine's. {_cure_of_move(routine, name)}"
-    )
-
-
-def _cure_of_move(routine: Routine, name: str) -> str:
-    if routine.statistics is not None and name in routine.statistics.carried.all:
-        return (
-            "Something besides the forward pass moves it, such as a hook of the backward pass, or "
-            "reads the module that you handed in. Let the forward pass of the module that the loss "
-            "is given move it, by operations of torch."
-        )
-    return (
-        "So the layer moves its running statistics by rules of its own. Let it call "
-        "torch.nn.functional.batch_norm with its statistics, or use group or layer normalization."
-    )

@@ -126,8 +126,6 @@ def _run(
     sender: "Sender | None",
     server: "LocalServer | None",
 ) -> "list[FinishedRun]":
-    from engine.errors import ConfigurationError
-
     with doing("loading torch"):
         from engine.applications.kinds import has_preflight
         from engine.numerics.process import prepare_cpu
@@ -150,17 +148,8 @@ def _run(
     with doing("looking at the recipe"):
         seconds = prepare(Run(recipe.descent, place))
     with doing("loading Prefect"):
-        prefect_settings()  # first, because it says whose fault it is if Prefect cannot be loaded
+        flow = _flow_of(recipe.kind, chosen)
         from flows.cli.server.local_server import connected
-        from flows.registry import FLOWS, REPLICAS
-
-        if chosen is not None and recipe.kind not in REPLICAS:
-            raise ConfigurationError(
-                f"--seeds {','.join(map(str, chosen))}: a recipe of kind {recipe.kind} is run "
-                "for one seed. Use --set training.seed=N."
-            )
-        # Looked up, and so loaded, while the server starts.
-        flow = (FLOWS if chosen is None else REPLICAS)[recipe.kind]
     with ExitStack() as stack:
         if chosen is None and has_preflight(recipe):
             # While the server is waited for, and then for its first answers.
@@ -172,6 +161,25 @@ def _run(
         loaded()
         stack.enter_context(doing("starting the flow"))  # until the run says more by itself
         return [flow(recipe, place)] if chosen is None else flow(recipe, chosen, place)
+
+
+def _flow_of(kind: str, chosen: list[int] | None) -> Callable[..., Any]:
+    """Return the flow of a kind of recipe, or of its replicas; loads it, while the server starts.
+
+    Raises:
+        ConfigurationError: If several seeds were asked for of a kind that has no replicas.
+    """
+    from engine.errors import ConfigurationError
+
+    prefect_settings()  # first, because it says whose fault it is if Prefect cannot be loaded
+    from flows.registry import FLOWS, REPLICAS
+
+    if chosen is not None and kind not in REPLICAS:
+        raise ConfigurationError(
+            f"--seeds {','.join(map(str, chosen))}: a recipe of kind {kind} is run for one seed. "
+            "Use --set training.seed=N."
+        )
+    return (FLOWS if chosen is None else REPLICAS)[kind]
 
 
 def _runs(recipe: "Recipe", seeds: list[int] | None) -> "list[Recipe]":

@@ -10,12 +10,12 @@ from engine.planning.forecast import Forecast
 from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.reports.page import REPORT
 from engine.reports.units import write_duration
-from engine.runs.certificates import read_certificate
+from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.clean_plan import CleanReport, Freed
 from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
 from engine.runs.overview import RunOverview, describe, list_overviews
-from engine.runs.predicted import compare
+from engine.runs.predicted import Comparison, compare
 from engine.runs.run import find_run, no_report
 from engine.storage.location import list_files
 from engine.storage.places import run_file, run_folder
@@ -73,16 +73,26 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
     tell(_spent(view))
     if compared:
-        actual = "so far" if record is None else "actual"
-        table = Table("figure", right("predicted"), right(actual))
-        for each in compared:
-            digits = 1 if each.what.startswith("seconds") else 0
-            table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
-        console.print(table)
+        _show_forecast(console, compared, "so far" if record is None else "actual")
     console.print(_stages(view))
     tell(_totals(view))
-    if ending is None:
-        return
+    if ending is not None:
+        _tell_what_is_kept(store, name, ending, certificate)
+
+
+def _show_forecast(console: Screen, compared: list[Comparison], actual: str) -> None:
+    """Print what was predicted beside what it took."""
+    table = Table("figure", right("predicted"), right(actual))
+    for each in compared:
+        digits = 1 if each.what.startswith("seconds") else 0
+        table.add_row(each.what, f"{each.predicted:,.{digits}f}", f"{each.actual:,.{digits}f}")
+    console.print(table)
+
+
+def _tell_what_is_kept(
+    store: str, name: str, ending: Ending, certificate: Certificate | None
+) -> None:
+    """Print whether a finished run was verified, and where its report is."""
     if certificate is not None:
         tell(f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.")
     elif ending.verifiable:

@@ -1,7 +1,7 @@
 """What a descent is compared with: trained and scored by the stages of the descent itself."""
 
 from engine.applications.comparisons.results import Baseline, Comparisons, Rerun
-from engine.applications.descent.record import Iterate, choose
+from engine.applications.descent.iterates import Iterate, choose
 from engine.recipes.comparisons import BaselineName, is_initial, name_rerun
 from engine.schedules.segments import Segment
 from flows.parts.rate_search import search_schedules

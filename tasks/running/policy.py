@@ -22,13 +22,12 @@ def smaller_pieces(recipe: DescentRecipe) -> DescentRecipe | None:
     return recipe.model_copy(update={"replay": replay})
 
 
-def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Say whether the same attempt may succeed later: a store that did not answer.
 
     A wrong number stays wrong. What a stage needs another worker or smaller pieces for is not
     tried here but handed in again, see ``tasks.running.runner``.
     """
-    del task, task_run
     error = state.result(raise_on_failure=False)
     if isinstance(error, EngineError):
         # Missing or damaged rows are StoreErrors too, and stay so: only plain ones are tried again.

@@ -238,22 +238,19 @@ class StageRunner:
 _ATTEMPTS = " attempts"
 
 
-def _prepare_process(task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
+def _prepare_process(_task: Task[..., Ref], _task_run: TaskRun, _state: State[Ref]) -> None:
     """Set up the process that runs a stage: a cluster's worker was started by somebody else."""
-    del task, task_run, state
     keep_freed_memory()
 
 
-def _note_attempts(task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
+def _note_attempts(_task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
     """Say in the state how often a stage was tried: nothing else travels back from a worker."""
-    del task
     if task_run.run_count > 1:
         state.message = f"{task_run.run_count}{_ATTEMPTS}"
 
 
-def _free_memory(task: Task[..., Ref], task_run: TaskRun, state: State[Ref]) -> None:
+def _free_memory(_task: Task[..., Ref], _task_run: TaskRun, state: State[Ref]) -> None:
     """Let go of what a stage that ran out of memory still holds: its frames are in its error."""
-    del task, task_run
     error = state.result(raise_on_failure=False)
     if isinstance(error, torch.OutOfMemoryError):
         traceback.clear_frames(error.__traceback__)

@@ -17,7 +17,7 @@ from engine.applications.comparisons.rate_search_stages import one_cycle_rates
 from engine.metaparameters.learning_rate import LearningRatePoints
 from engine.metaparameters.weights import ExampleWeights
 from engine.preflight.metasmoothness import draw_direction, shifted
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.attribution import Removals
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles

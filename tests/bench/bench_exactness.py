@@ -18,7 +18,7 @@ import torch
 from engine import central_difference, metagradient, whole_run_gradient
 from engine.numerics.determinism import deterministic, generator
 from engine.numerics.process import keep_freed_memory
-from engine.problems.problem import BuiltProblem, build_problem
+from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from tests.bench.record import write_record
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import engine
 from engine.preflight.injection import by_step, check_injection
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.replay import ReplaySettings
 from tests.bench.record import write_record

@@ -21,7 +21,7 @@ from engine.errors import NonFiniteError
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.metasmoothness import metasmoothness
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.smoothness import SmoothnessSettings, SmoothSearchRecipe, at_rate

@@ -32,7 +32,7 @@ from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
 from engine.preflight.metasmoothness import INDEPENDENT, metasmoothness
-from engine.problems.problem import BuiltProblem, build_problem
+from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.smoothness import SmoothnessSettings
 from engine.replay.plain_training import train

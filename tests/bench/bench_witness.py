@@ -26,7 +26,7 @@ import torch
 import engine
 from engine.numerics.determinism import deterministic
 from engine.numerics.process import keep_freed_memory
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.replay.metagradient import tried
 from engine.routine.routine import Routine

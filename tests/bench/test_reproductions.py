@@ -14,7 +14,7 @@ from engine.applications.comparisons.baselines import proportional, random_subse
 from engine.applications.comparisons.poisons import random_pixels
 from engine.applications.comparisons.rate_search_stages import one_cycle_rates, score_schedules
 from engine.metaparameters.outer_updates import make_outer
-from engine.problems.problem import SPLITS, BuiltProblem, build_problem
+from engine.problems.built import SPLITS, BuiltProblem, build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import one_cycles
 from tests.made_records import make_record

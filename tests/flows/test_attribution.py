@@ -8,7 +8,7 @@ import torch
 from engine.applications.attribution.record import OWN
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.attribution.works import subsets
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
 from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradients

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from flows.descent import descent
 from tests.pair_files import SMALL, shards

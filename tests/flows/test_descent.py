@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from engine import metagradient
 from engine.applications.descent.record import read_run
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.stages import commits
 from engine.storage.location import join, list_folders
 from flows.descent import descent

@@ -13,7 +13,7 @@ from engine.applications.smoothness.search import Measured, Trial, choose, close
 from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import draw_direction, shifted
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine import metagradient
-from engine.problems.problem import build_problem, check_repeats
+from engine.problems.built import build_problem, check_repeats
 from tests.scripts.folders import EACH, loop_of, recipe_of
 
 CORNERS = {"resnet": 1e-6, "gcn": 1e-6, "mixup": 1e-6, "codebook": 1e-5}

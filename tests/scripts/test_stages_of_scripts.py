@@ -8,8 +8,8 @@ import torch
 from engine import metagradient
 from engine.preflight.checkup import checked
 from engine.preflight.verdict import Verdict
-from engine.problems import problem
-from engine.problems.problem import build_problem
+from engine.problems import built
+from engine.problems.built import build_problem
 from engine.routine.own_state import OWN
 from engine.stages import stage
 from engine.stages import training as stages
@@ -21,7 +21,7 @@ from tests.tiny_stages import reverse_all, train_all
 
 def forget():
     """What another process would not know: problems that were built, modules of their folders."""
-    problem._build.cache_clear()
+    built._build.cache_clear()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(HERE)) and "tests" not in name:
             del sys.modules[name]

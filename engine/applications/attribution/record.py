@@ -4,7 +4,7 @@ from typing import Any
 
 from engine.applications.attribution.scores import kept_weights, query_batch
 from engine.applications.attribution.trak import check_trak, no_classifier, trak_is_installed
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.attribution import AttributionBaseline, AttributionRecipe
 from engine.recipes.settings import Document
 from engine.reports.curves import Curve

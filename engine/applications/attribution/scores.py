@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from engine.errors import DataError
 from engine.extras import load
 from engine.numerics.determinism import generator
+from engine.problems.built import BuiltProblem
 from engine.problems.fits import check_single_losses
-from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Queries, Removals
 from engine.replay.seeding import seed_adjoint
 from engine.routine.outputs import batches_of

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.applications.attribution.scores import CHUNK, query_batch
 from engine.errors import ConfigurationError
 from engine.extras import install
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.attribution import AttributionBaseline, Queries
 from engine.types import State
 

@@ -14,7 +14,7 @@ from engine.applications.attribution.scores import (
     query_outputs,
 )
 from engine.preflight.verdict import Check, Verdict
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.attribution import Queries, Removals, Retraining
 from engine.recipes.replay import ReplaySettings
 from engine.replay.batched import train_many

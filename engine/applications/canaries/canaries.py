@@ -24,9 +24,9 @@ from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.weights import ExampleWeights
 from engine.numerics.determinism import generator, seed_for
+from engine.problems.built import BuiltProblem
 from engine.problems.fits import check_classes, check_single_losses, continuous_inputs
 from engine.problems.metaparameters import initial_vector
-from engine.problems.problem import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import DescentRecipe
 from engine.replay.batched import train_many
@@ -111,9 +111,7 @@ def canary_training(problem: BuiltProblem, canaries: Canaries, seed: int) -> Rou
     )
 
 
-def point_of(
-    recipe: DescentRecipe, problem: BuiltProblem, canaries: Canaries, inside: Tensor, seed: int
-) -> Metaparams:
+def point_of(problem: BuiltProblem, canaries: Canaries, inside: Tensor, seed: int) -> Metaparams:
     """Return z of one training: pixels, weight 0 for those OUT, and a start of its own."""
     base = problem.routine
     inputs = base.examples[0]
@@ -143,7 +141,7 @@ def pixel_gradient(
         says.
     """
     training = canary_training(problem, canaries, seed)
-    point = point_of(recipe, problem, canaries, inside, seed)
+    point = point_of(problem, canaries, inside, seed)
     later = LaterSteps(training, point, refuses=False)
     (found,) = differentiate(
         training,
@@ -165,7 +163,6 @@ def pixel_gradient(
 
 @torch.no_grad()
 def audit(
-    recipe: DescentRecipe,
     problem: BuiltProblem,
     canaries: Canaries,
     num_audits: int,
@@ -181,8 +178,7 @@ def audit(
     seeds = [seed_for(seed, "audit", i) % 2**62 for i in range(num_audits)]
     training = canary_training(problem, canaries, seeds[0])
     points = [
-        point_of(recipe, problem, canaries, half, each)
-        for half, each in zip(inside, seeds, strict=True)
+        point_of(problem, canaries, half, each) for half, each in zip(inside, seeds, strict=True)
     ]
     states = train_many(training, points, seeds=seeds, together=retraining.value)
     batch = canaries.images, canaries.labels

@@ -57,7 +57,7 @@ class CanariesRecord(FinishedRun):
     steps: list[float]
     """Gap in the training of each outer step, before its move."""
 
-    def refs_to_keep(self, store: str) -> list[Ref]:
+    def refs_to_keep(self, store: str) -> list[Ref]:  # noqa: ARG002 (asked of any kind)
         """Return every stage: pictures and losses are all that canaries keep."""
         return [*self.moved, *self.audited.values()]
 

@@ -7,12 +7,12 @@ from torch import Tensor
 from engine.applications.canaries.figures import draw_losses
 from engine.applications.canaries.record import CanariesRecord, GapRecord
 from engine.applications.canaries.stages import read_audit, read_images
-from engine.numerics.ranks import area_under_curve
 from engine.preflight.verdict import CheckReport
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.canaries import CanariesRecipe
 from engine.reports.intervals import interval
 from engine.reports.pictures import changes
+from engine.reports.ranks import area_under_curve
 from engine.reports.sections import Card, Figure, Section, Table
 from engine.reports.vector import vector
 from engine.runs.finished import how_made

@@ -13,7 +13,7 @@ from engine.applications.canaries.canaries import (
 )
 from engine.metaparameters.outer_updates import make_outer
 from engine.numerics.determinism import seed_for
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.attribution import Retraining
 from engine.recipes.descent import OuterRule
 from engine.recipes.settings import Document
@@ -94,7 +94,7 @@ def audit_canaries(
     canaries = _placed(problem, chosen, rows.get("value"))
     if wrong_labels:
         canaries = with_wrong_labels(canaries, problem.data.num_classes, chosen.seed)
-    losses, inside = audit(run.recipe, problem, canaries, num_audits, chosen.seed, retraining)
+    losses, inside = audit(problem, canaries, num_audits, chosen.seed, retraining)
     return {"losses": losses.reshape(-1), "inside": inside.to(losses).reshape(-1)}, {}
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
 from engine.metaparameters.group_weights import GroupWeights
 from engine.numerics.determinism import generator
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.recipes.comparisons import BaselineName
 from engine.routine.coupled_loss import coupled
 from engine.routine.routine import Routine
@@ -30,32 +30,29 @@ Baseline = Callable[[BuiltProblem, State, int, int], Tensor]
 
 
 def all_data(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, _final: State, _num_kept: int, _seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep every candidate once."""
-    del final, num_kept, seed
     return torch.ones_like(problem.kind.value)
 
 
 def random_subset(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, _final: State, num_kept: int, seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep candidates drawn uniformly, without replacement."""
-    del final
     drawn = torch.rand(len(problem.kind.value), generator=generator(seed, "random subset"))
     return _keep_highest(drawn, problem, num_kept)
 
 
 def low_loss(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, _seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep the candidates that the trained model finds easiest: loss-based pruning."""
-    del seed
     return _keep_highest(-example_losses(problem.routine, final), problem, num_kept)
 
 
 def gradient_similarity(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, num_kept: int, _seed: int
 ) -> Float[Tensor, " examples"]:
     """Keep the candidates whose gradient points most along that of the objective.
 
@@ -66,25 +63,22 @@ def gradient_similarity(
     References:
         Xia et al. 2024, arXiv:2402.04333 (LESS).
     """
-    del seed
     return _keep_highest(
         gradient_cosines(problem.routine, problem.output, final), problem, num_kept
     )
 
 
 def uniform(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, _final: State, _num_kept: int, _seed: int
 ) -> Float[Tensor, " groups"]:
     """Give every group the same share of the loss, whatever its size."""
-    del final, num_kept, seed
     return torch.zeros_like(problem.kind.value)
 
 
 def proportional(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, _final: State, _num_kept: int, _seed: int
 ) -> Float[Tensor, " groups"]:
     """Give every example the same weight, so that a group counts by its size."""
-    del final, num_kept, seed
     assert isinstance(problem.kind, GroupWeights)  # the recipe's validation sees to it
     return problem.kind.proportional()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.metaparameters.inputs import Inputs
 from engine.numerics.determinism import generator
-from engine.problems.problem import BuiltProblem
+from engine.problems.built import BuiltProblem
 from engine.routine.routine import Routine
 from engine.types import Batch, State
 
@@ -34,10 +34,9 @@ def chosen_inputs(problem: BuiltProblem) -> Inputs:
 
 
 def random_pixels(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, _final: State, _num_kept: int, seed: int
 ) -> Float[Tensor, "chosen ..."]:
     """Draw every pixel of the chosen images evenly between the bounds of the data."""
-    del final, num_kept
     kind = chosen_inputs(problem)
     low, high = kind.bounds or (float(kind.value.min()), float(kind.value.max()))
     drawn = torch.rand(kind.value.shape, generator=generator(seed, "random pixels"))
@@ -45,7 +44,7 @@ def random_pixels(
 
 
 def gradient_cancelling(
-    problem: BuiltProblem, final: State, num_kept: int, seed: int
+    problem: BuiltProblem, final: State, _num_kept: int, _seed: int
 ) -> Float[Tensor, "chosen ..."]:
     """Choose pixels that make bad parameters a resting point of training.
 
@@ -57,7 +56,6 @@ def gradient_cancelling(
         Lu, Kamath, Yu 2023, arXiv:2303.03592 (Gradient Cancelling); theta* by gradient-based
         parameter corruption, Sun et al. 2020, arXiv:2006.05620.
     """
-    del num_kept, seed
     kind, routine = chosen_inputs(problem), problem.routine
     params = corrupted_parameters(problem, final)
     clean = torch.ones(len(routine), dtype=torch.bool)

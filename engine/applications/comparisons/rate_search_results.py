@@ -3,7 +3,7 @@
 import torch
 
 from engine.applications.comparisons.rate_search_stages import best_rates, one_cycle_rates
-from engine.problems.problem import SPLITS
+from engine.problems.built import SPLITS
 from engine.recipes.rate_search import Searched, one_cycles
 from engine.stages.commits import read_rows
 from engine.stages.references import Ref

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.problems.problem import SPLITS, BuiltProblem
+from engine.problems.built import SPLITS, BuiltProblem
 from engine.recipes.rate_search import OneCycle, one_cycles
 from engine.replay.batched import Together, evaluate_each, train_each
 from engine.routine.outputs import MeanLoss

@@ -9,7 +9,7 @@ from typing import Any
 from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import with_flipped_labels
 from engine.errors import ConfigurationError, NonFiniteError
-from engine.problems.problem import BuiltProblem, build_problem
+from engine.problems.built import BuiltProblem, build_problem
 from engine.recipes.comparisons import BaselineName, name_rerun
 from engine.replay.interpreter import Sweep, check_losses, replay
 from engine.schedules.trees import Forward

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.applications.descent.record import Iterate
+from engine.applications.descent.iterates import Iterate
 from engine.errors import ConfigurationError
 from engine.extras import load
 from engine.stages.commits import read_rows, rows_url
@@ -41,7 +41,7 @@ def as_dataset(store: str, iterates: Sequence[Iterate], run: str) -> Any:  # noq
     gradients = [each.gradient for each in iterates]
     rows = {"z": values, "metagradient": gradients}
     lazy = {
-        what: (("outer_step", "element"), _lazy(xarray, store, refs, _is_named[what]))
+        what: (("outer_step", "element"), _lazy(store, refs, _is_named[what]))
         for what, refs in rows.items()
         if any(refs)
     }
@@ -60,7 +60,6 @@ _is_named: dict[str, Callable[[str], bool]] = {
 
 
 def _lazy(
-    xarray: Any,  # noqa: ANN401 (a module)
     store: str,
     refs: Sequence[Ref | None],
     named: Callable[[str], bool],

@@ -12,7 +12,7 @@ from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.problems.base import Problem
-from engine.problems.problem import BuiltProblem, build_problem, built, make_step_vjp
+from engine.problems.built import BuiltProblem, build_problem, built, make_step_vjp
 from engine.recipes.descent import DescentRecipe, OuterRule, OuterSettings
 from engine.recipes.execution import PreflightMode
 from engine.recipes.files import load_recipe, validate_recipe, validated

@@ -26,7 +26,7 @@ from engine.numerics.determinism import deterministic, generator
 from engine.numerics.environment import likely_cause, machine
 from engine.numerics.fingerprint import difference
 from engine.preflight.verdict import Check, CheckReport, Verdict
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train

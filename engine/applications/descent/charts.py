@@ -39,9 +39,8 @@ def draw_chart(chart: Chart, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.
 
 
 def _of_examples(
-    chart: OfExamples, set_ups: SetUps, corrupted: Tensor
+    chart: OfExamples, _set_ups: SetUps, corrupted: Tensor
 ) -> "matplotlib.figure.Figure":
-    del set_ups
     figure, (axes,) = new_figure(3.2)
     value = chart.values.to(torch.float64)
     groups = {"examples": (value, BLUE)}
@@ -82,8 +81,7 @@ def _counted(axes: "matplotlib.axes.Axes", groups: dict[str, tuple[Tensor, str]]
     whole_numbers(axes)
 
 
-def _lines(chart: Lines, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    del corrupted
+def _lines(chart: Lines, set_ups: SetUps, _corrupted: Tensor) -> "matplotlib.figure.Figure":
     figure, (axes,) = new_figure(3.2)
     everything: list[float] = []
     for (label, colour), line in zip(set_ups, (chart.before, chart.after), strict=False):
@@ -97,8 +95,7 @@ def _lines(chart: Lines, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figu
     return figure
 
 
-def _bars(chart: Bars, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    del corrupted
+def _bars(chart: Bars, set_ups: SetUps, _corrupted: Tensor) -> "matplotlib.figure.Figure":
     figure, (axes,) = new_figure(3.2)
     series = list(zip(set_ups, (chart.before, chart.after), strict=False))
     width = 0.8 / len(series)
@@ -111,8 +108,7 @@ def _bars(chart: Bars, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure
     return figure
 
 
-def _panels(chart: Panels, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    del corrupted
+def _panels(chart: Panels, set_ups: SetUps, _corrupted: Tensor) -> "matplotlib.figure.Figure":
     figure, panels = new_figure(2.6, columns=len(chart.before))
     series = list(zip(set_ups, (chart.before, chart.after), strict=False))
     for axes, name in zip(panels, chart.before, strict=True):
@@ -130,8 +126,9 @@ def _panels(chart: Panels, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.fi
     return figure
 
 
-def _histogram(chart: Histogram, set_ups: SetUps, corrupted: Tensor) -> "matplotlib.figure.Figure":
-    del set_ups, corrupted
+def _histogram(
+    chart: Histogram, _set_ups: SetUps, _corrupted: Tensor
+) -> "matplotlib.figure.Figure":
     figure, (axes,) = new_figure(3.2)
     values = chart.values.to(torch.float64).flatten()
     axes.hist(values.numpy(), bins=40, range=_range(values), color=BLUE)

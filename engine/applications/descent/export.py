@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.applications.descent.record import Iterate, RunRecord, read_run
+from engine.applications.descent.iterates import Iterate
+from engine.applications.descent.record import RunRecord, read_run
 from engine.errors import CheckpointMismatchError, CheckpointMissingError, ConfigurationError
 from engine.extras import install
 from engine.numerics.determinism import deterministic
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Document
 from engine.runs.run import find_run, read_recipe

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from engine.applications.descent.figures import losses
-from engine.applications.descent.record import Iterate, RunRecord, choose
+from engine.applications.descent.iterates import Iterate, choose
+from engine.applications.descent.record import RunRecord
 from engine.preflight.verdict import CheckReport
 from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Page, Section
@@ -49,7 +50,7 @@ def page_so_far(
     return Page(
         title=top.title,
         run=f"{top.run}; {goes_on()}",
-        verdict=f"After outer step {done} of {wanted}: {so_far}",
+        headline=f"After outer step {done} of {wanted}: {so_far}",
         numbers=top.numbers,
         warnings=[] if checks is None else checks.sentences(),
         sections=top.sections,

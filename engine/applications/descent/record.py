@@ -5,7 +5,6 @@ Layout: ``<store>/runs/<run>/`` holds ``recipe.json`` from the start, and ``run.
 named by reference.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,38 +14,19 @@ from torch import Tensor
 from engine.applications.comparisons.results import Comparisons, Damage, Rerun
 from engine.applications.descent import findings
 from engine.applications.descent.comparison_findings import file_notes, idle_baselines
+from engine.applications.descent.iterates import Iterate, Iterates
 from engine.applications.descent.source_shares import SourceShare
-from engine.numerics.ranks import area_under_curve
-from engine.problems.problem import SPLITS
+from engine.problems.built import SPLITS
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.settings import Document
-from engine.replay.outer_step import choose_iterate
 from engine.reports.curves import Curve
+from engine.reports.ranks import area_under_curve
 from engine.reports.sections import Number
 from engine.reports.units import write_number, write_percent
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import Scores
 from engine.stages.commits import lineage
 from engine.stages.references import Ref
-
-
-class Iterate(Document):
-    """One point of the descent: z_n, and the model trained there."""
-
-    outer_step: int
-    """n; 0 is the set-up that the run started from."""
-
-    value: Ref
-    """z_n."""
-
-    final: Ref
-    """s_T."""
-
-    gradient: Ref | None
-    """Metagradient at z_n; none at the last iterate, from which no step is taken."""
-
-    scores: dict[str, Scores]
-    """Split (objective, validation, test) to scores."""
 
 
 class Selection(Document):
@@ -254,15 +234,15 @@ class RunRecord(Comparisons, FinishedRun):
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the scores of each iterate on each split, and which was chosen."""
-        return iterate_rows(self.iterates, self.chosen)
+        return Iterates(self.iterates, self.chosen).rows()
 
     def curves(self) -> list[Curve]:
         """Return every score on every split by outer step."""
-        return iterate_curves(self.iterates)
+        return Iterates(self.iterates).curves()
 
     def arrays(self) -> dict[str, Ref]:
         """Return z, metagradient and final state of each outer step."""
-        return iterate_arrays(self.iterates)
+        return Iterates(self.iterates).arrays()
 
     def outcome(self) -> dict[str, Any]:
         """Return losses and scores, and what they are compared with."""
@@ -302,48 +282,6 @@ class RunRecord(Comparisons, FinishedRun):
         return content
 
 
-def iterate_rows(iterates: Sequence[Iterate], chosen: int | None) -> list[dict[str, Any]]:
-    """Return a row of numbers for each iterate: ``outer_step``, ``<split>_<score>``, ``chosen``."""
-    return [
-        {
-            "outer_step": each.outer_step,
-            **{
-                f"{split}_{name}": value
-                for split, scores in each.scores.items()
-                for name, value in scores.items()
-            },
-            "chosen": each.outer_step == chosen,
-        }
-        for each in iterates
-    ]
-
-
-def iterate_curves(iterates: Sequence[Iterate]) -> list[Curve]:
-    """Return every score on every split as a curve by outer step."""
-    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for each in iterates:
-        for split, scores in each.scores.items():
-            for name, value in scores.items():
-                points.setdefault((split, name), []).append((float(each.outer_step), float(value)))
-    return [
-        Curve(f"{split} {name}", "outer step", found) for (split, name), found in points.items()
-    ]
-
-
-def iterate_arrays(iterates: Sequence[Iterate]) -> dict[str, Ref]:
-    """Return the stages of z, metagradient and final state of each iterate, as ``z[0]``."""
-    return {
-        f"{what}[{each.outer_step}]": ref
-        for each in iterates
-        for what, ref in (
-            ("z", each.value),
-            ("metagradient", each.gradient),
-            ("state", each.final),
-        )
-        if ref is not None
-    }
-
-
 def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
     """Return the figures of a rerun on the test split; None where a training diverged."""
     pair = {"before": rerun.before, "after": rerun.after}
@@ -353,19 +291,6 @@ def _on_test(rerun: Rerun) -> dict[str, Scores | None]:
 def read_run(store: str, run: str) -> RunRecord:
     """Read a finished descent; see ``engine.runs.finished.read_finished_as``."""
     return read_finished_as(store, run, RunRecord)
-
-
-def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:
-    """Return the outer step with the lowest loss on the validation split, the earliest of equals.
-
-    The objective never sees that split, so an iterate that over-fits the objective is not chosen.
-
-    Args:
-        iterates: z_0, ..., z_N.
-        maximize: Whether the descent went uphill, so that the highest loss is looked for.
-    """
-    losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
-    return choose_iterate(losses, maximize=maximize)
 
 
 def summarize_selection(

@@ -23,14 +23,15 @@ from engine.applications.descent.figures import (
     sweep,
     training,
 )
+from engine.applications.descent.iterates import Iterate, choose
 from engine.applications.descent.material import Curves, Material
-from engine.applications.descent.record import Iterate, RunRecord, choose, summarize_selection
+from engine.applications.descent.record import RunRecord, summarize_selection
 from engine.applications.descent.selection_file import selection_files
 from engine.applications.descent.source_shares import measure_sources
 from engine.metaparameters.inputs import Inputs
 from engine.preflight.verdict import CheckReport
+from engine.problems.built import BuiltProblem, build_problem
 from engine.problems.own_examples import take
-from engine.problems.problem import BuiltProblem, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Section, Table
 from engine.routine.coupled_loss import CoupledLoss

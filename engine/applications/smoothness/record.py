@@ -63,7 +63,7 @@ class SmoothnessRecord(FinishedRun):
     landscape: list[tuple[float, float]]
     """Distance along the first direction, in units of it, to the output, in order."""
 
-    def refs_to_keep(self, store: str) -> list[Ref]:
+    def refs_to_keep(self, store: str) -> list[Ref]:  # noqa: ARG002 (asked of any kind)
         """Return comparisons, points and scores; the trainings only repeat them."""
         return [*self.compared, *self.heights, self.scored]
 

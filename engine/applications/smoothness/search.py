@@ -104,7 +104,7 @@ class SearchRecord(FinishedRun):
 
     bulky = frozenset({"train"})
 
-    def refs_to_keep(self, store: str) -> list[Ref]:
+    def refs_to_keep(self, store: str) -> list[Ref]:  # noqa: ARG002 (asked of any kind)
         """Return none: what was trained is scored, and measurements are runs by themselves."""
         return []
 

@@ -102,9 +102,8 @@ def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401 (of a library)
 class _Silent(nn.Module):
     """Takes the place of a metric, whose count is no part of the training."""
 
-    def forward(self, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401 (of a library)
+    def forward(self, *_given: Any, **_named: Any) -> Tensor:  # noqa: ANN401 (of a library)
         """Return zero."""
-        del given, named
         return torch.zeros(())
 
     update = compute = reset = forward
@@ -144,13 +143,13 @@ def _guard(kind: type) -> type:
 
         return property(asked)
 
-    def nothing(self: Any, *given: Any, **named: Any) -> None:  # noqa: ANN401 (of a library)
-        del self, given, named
+    def nothing(_self: Any, *_given: Any, **_named: Any) -> None:  # noqa: ANN401 (of a library)
+        """Do nothing."""
 
     names = ("trainer", "current_epoch", "global_step")
     silent: dict[str, Any] = dict.fromkeys(("log", "log_dict", "print"), nothing)
-    silent["logger"] = property(lambda self: _Mute())
-    silent["loggers"] = property(lambda self: [_Mute()])
+    silent["logger"] = property(lambda _self: _Mute())
+    silent["loggers"] = property(lambda _self: [_Mute()])
     return type(kind.__name__, (kind,), {**{name: refused(name) for name in names}, **silent})
 
 
@@ -162,8 +161,7 @@ class _Mute:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *given: Any, **named: Any) -> "_Mute":  # noqa: ANN401 (of a library)
-        del given, named
+    def __call__(self, *_given: Any, **_named: Any) -> "_Mute":  # noqa: ANN401 (of a library)
         return self
 
 

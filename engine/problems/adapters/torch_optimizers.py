@@ -132,7 +132,7 @@ def _adam(*, decoupled: bool) -> Make:
 
 
 _MAKERS: dict[type, Make] = {
-    torch.optim.SGD: lambda group, groups, norm, value, root: sgd(
+    torch.optim.SGD: lambda group, groups, norm, value, _root: sgd(
         float(group["momentum"]),
         nesterov=group["nesterov"],
         weight_decay=float(group["weight_decay"]),

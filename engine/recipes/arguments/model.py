@@ -64,7 +64,7 @@ class ModelSettings(Settings):
     """A shipped model and the part of the design menu that shapes it."""
 
     name: ModelName = ModelName.MLP
-    """Architecture."""
+    """Architecture, one of the models that ship."""
 
     width: Annotated[int, Field(ge=1)] = 64
     """Units of each hidden layer; channels of the first block of a ResNet; embedding size of a GPT,

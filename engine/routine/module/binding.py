@@ -13,13 +13,13 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
 from engine.routine.module.closures import bind_hooks
 from engine.routine.module.operations import corrections
 from engine.routine.module.stop_gradient import PASSES
+from engine.torch_modes import FunctionMode
 
 Hook = Callable[[Tensor], Tensor | None]
 """What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
@@ -130,7 +130,7 @@ def own_modes(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-class _FlagsStay(TorchFunctionMode):
+class _FlagsStay(FunctionMode):
     """What is trained stays trained inside the block, and what is frozen frozen.
 
     Parameters are no leaves there. A ``train()`` that keeps layers frozen says so at every call,
@@ -141,14 +141,15 @@ class _FlagsStay(TorchFunctionMode):
         super().__init__()
         self._flags = {id(p): name not in frozen for name, p in model.named_parameters()}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 (any operation)
-        kwargs = kwargs or {}
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
         flag = None
-        if func in (Tensor.requires_grad_, _SET_FLAG):
+        if function in (Tensor.requires_grad_, _SET_FLAG):
             flag = self._flags.get(id(args[0]))
         if flag is None:
-            return func(*args, **kwargs)
-        asked = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+            return function(*args, **kwargs)
+        asked = kwargs.get("requires_grad", args[1] if args[1:] else True)
         if bool(asked) is not flag:
             raise ConfigurationError(
                 "A train() or eval() of the model freezes or unfreezes parameters during the run, "

@@ -15,7 +15,6 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from engine.errors import WitnessError
@@ -30,6 +29,7 @@ from engine.routine.module.seen_graph import (
     functions_stopped,
 )
 from engine.routine.module.stop_gradient import stop_gradient
+from engine.torch_modes import FunctionMode
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule
@@ -199,7 +199,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return is_alike(one, other) and torch.allclose(one, other, rtol=0, atol=0, equal_nan=equal_nan)
 
 
-class Carrying(TorchFunctionMode):
+class Carrying(FunctionMode):
     """Runs a module whose buffers are a part of the state.
 
     Args:
@@ -235,36 +235,30 @@ class Carrying(TorchFunctionMode):
     def _is_on(self) -> bool:
         return not self._is_off
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``func``, in the graph."""
-        del types
-        kwargs = kwargs or {}
-        refuse_rounding(func, args)
-        own = _NORMS.get(func)
+        """Call ``function``, in the graph."""
+        refuse_rounding(function, args)
+        own = _NORMS.get(function)
         if own is not None:
             found = own(self, args, kwargs)
             if found is not None:
                 return found
         if not self._is_traced:
-            return func(*args, **kwargs)
-        if func is _SET_GRAD:
+            return function(*args, **kwargs)
+        if function is _SET_GRAD:
             self._is_off = not args[0]
             return None
         first: Any = args[0] if args else None
-        made = self._made(func, args, kwargs)
+        made = self._made(function, args, kwargs)
         if made is not None:
             return made
         if isinstance(first, Tensor):
-            answered = self._of_tensor(func, first, args, kwargs)
+            answered = self._of_tensor(function, first, args, kwargs)
             if answered is not NotImplemented:
                 return answered
-        return self._in_the_graph(func, args, kwargs)
+        return self._in_the_graph(function, args, kwargs)
 
     def _made(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from engine.torch_modes import FunctionMode, OperationMode
 
 COUNTERS = "counters"
 """Where a routine notes them, among what was measured of its step: their first values, by name."""
@@ -48,7 +48,7 @@ def is_read(buffers: Mapping[str, Tensor], call: Callable[[], Any]) -> bool:
     return followed.is_seen or any(map(followed.has, _tensors(found)))
 
 
-class _Followed(TorchDispatchMode):
+class _Followed(OperationMode):
     """Follows values through operations: what is made of a marked tensor is marked."""
 
     def __init__(self, marked: Iterable[Tensor]) -> None:
@@ -57,10 +57,6 @@ class _Followed(TorchDispatchMode):
         self._marked: dict[int, StorageWeakRef] = {}
         for tensor in marked:
             self._mark(tensor)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports the compiler to keep it out: three seconds
 
     def has(self, tensor: Tensor) -> bool:
         """Say whether a tensor is made of what was marked."""
@@ -74,34 +70,28 @@ class _Followed(TorchDispatchMode):
         else:  # held, so that no address comes again
             self._marked[storage._cdata] = StorageWeakRef(storage)
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_operation(
+        self, operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
-        del types
-        kwargs = kwargs or {}
         given = _tensors((args, kwargs))
-        if func in _OVERWRITES and args[0]._is_view() is False:
+        if operation in _OVERWRITES and args[0]._is_view() is False:
             given = _tensors(args[1:])
             self._marked.pop(getattr(_storage(args[0]), "_cdata", 0), None)
         is_marked = any(map(self.has, given))
-        result = func(*args, **kwargs)
+        result = operation(*args, **kwargs)
         if is_marked:
             made = _tensors(result)
             self.is_seen |= not made and result is not None
             # How many rows there are is a number of Python's that nobody has to ask for.
-            self.is_seen |= torch.Tag.dynamic_output_shape in func.tags
-            written = zip(func._schema.arguments, args, strict=False)
+            self.is_seen |= torch.Tag.dynamic_output_shape in operation.tags
+            written = zip(operation._schema.arguments, args, strict=False)
             made += _tensors([a for s, a in written if s.alias_info and s.alias_info.is_write])
             for tensor in made:
                 self._mark(tensor)
         return result
 
 
-class _Looks(TorchFunctionMode):
+class _Looks(FunctionMode):
     """Sees who looks into the memory of a followed tensor, where torch computes nothing."""
 
     _BY = frozenset(
@@ -122,18 +112,13 @@ class _Looks(TorchFunctionMode):
         super().__init__()
         self._followed = followed
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function``, and note it if it looks."""
-        del types
         if function in self._BY and self._followed.has(args[0]):
             self._followed.is_seen = True
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _storage(tensor: Tensor) -> Any:  # noqa: ANN401 (torch's storage, or None of a sparse tensor)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.overrides import TorchFunctionMode
 
 from engine.models.attention import attention
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
+from engine.torch_modes import FunctionMode
 
 
 def corrections(model: nn.Module) -> list[Callable[[], AbstractContextManager[Any]]]:
@@ -33,25 +33,20 @@ def _has_weight_norm(module: nn.Module) -> bool:
     return isinstance(module, _WeightNorm) or any(isinstance(hook, WeightNorm) for hook in hooks)
 
 
-class WrittenOutWeightNorm(TorchFunctionMode):
+class WrittenOutWeightNorm(FunctionMode):
     """Weight normalization g v / |v| by its formula.
 
     The second derivative of torch's own operation ``torch._weight_norm`` fails gradgradcheck
     (torch 2.13): the part that goes through the norm is lost.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``func``, or the formula in the place of weight normalization."""
-        del types
-        if func is torch._weight_norm:  # pyright: ignore[reportPrivateImportUsage] (what the layers call)
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        """Call ``function``, or the formula in the place of weight normalization."""
+        if function is torch._weight_norm:  # pyright: ignore[reportPrivateImportUsage] (what the layers call)
+            return _weight_norm(*args, **kwargs)
+        return function(*args, **kwargs)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from engine.routine.module.carried import after_a_call, differs
+from engine.torch_modes import FunctionMode
 
 if TYPE_CHECKING:
     from engine.routine.module.held_module import HeldModule
@@ -44,26 +44,20 @@ def with_own_rules(routine: "HeldModule", layers: Mapping[str, _BatchNorm]) -> f
     return frozenset(keys[key] for key, end in ends.items() if differs(end, before[key]))
 
 
-class _StatisticsStay(TorchFunctionMode):
+class _StatisticsStay(FunctionMode):
     """Normalizes by the batch without moving the statistics."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
-        """Call ``func``; ``batch_norm`` with copies of what it would write into."""
-        del types
-        kwargs = kwargs or {}
-        if func in _PLACES:
+        """Call ``function``; ``batch_norm`` with copies of what it would write into."""
+        if function in _PLACES:
             args = tuple(
-                each.clone() if at in _PLACES[func] and each is not None else each
+                each.clone() if at in _PLACES[function] and each is not None else each
                 for at, each in enumerate(args)
             )
             kwargs = {
                 name: each.clone() if name.startswith("running_") and each is not None else each
                 for name, each in kwargs.items()
             }
-        return func(*args, **kwargs)
+        return function(*args, **kwargs)

@@ -106,7 +106,7 @@ def _read_no_folder(base: Any) -> None:  # noqa: ANN401 (a module of Prefect's)
         return
     # Asked for, so that a version without one of them is told.
     _ = toml._read_file, sources.dotenv.dotenv_values, sources._get_profiles_path_from_toml
-    toml._read_file = lambda self, path: {}
+    toml._read_file = lambda _self, _path: {}
     toml.of_no_folder = True
     # pydantic opens the file as well, and Prefect then asks no more for what it held.
     for each, option in (
@@ -115,8 +115,8 @@ def _read_no_folder(base: Any) -> None:  # noqa: ANN401 (a module of Prefect's)
     ):
         each.__init__ = _without(each.__init__, option)
     # The two by which the file of the profiles is found.
-    sources.dotenv = SimpleNamespace(dotenv_values=lambda *args, **options: {})
-    sources._get_profiles_path_from_toml = lambda *args: None
+    sources.dotenv = SimpleNamespace(dotenv_values=lambda *_args, **_options: {})
+    sources._get_profiles_path_from_toml = lambda *_args: None
 
 
 def _without(begin: Callable[..., None], option: str) -> Callable[..., None]:

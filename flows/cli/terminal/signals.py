@@ -63,13 +63,12 @@ def before_last_words(action: Callable[[], object]) -> Iterator[None]:
         _before.remove(action)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
     """Say what is kept and how it goes on; end with 128 + the number of the signal, as shells do.
 
     The end of a terminal is treated as SIGTERM, which Prefect's own handler may have to answer:
     a stage that is at work gets its time (``tasks.running.stopping``).
     """
-    del frame
     asked = signal.Signals(number)
     first = not _asked
     _asked.append(asked)

@@ -9,7 +9,7 @@ import engine
 from engine.applications.descent import loop
 from engine.errors import ConfigurationError, UntrustworthyError, WitnessError
 from engine.preflight.verdict import CheckReport
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.replay import later_steps
 from tests import routines
 from tests.tiny_recipe import small

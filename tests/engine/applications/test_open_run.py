@@ -13,7 +13,7 @@ import engine
 from engine.applications.descent.as_dataset import as_dataset
 from engine.applications.descent.record import RunRecord
 from engine.errors import CheckpointCorruptError, ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.runs import outer_steps
 from engine.runs.run import begin_run

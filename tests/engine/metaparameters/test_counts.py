@@ -11,7 +11,7 @@ import engine
 from engine.errors import ConfigurationError
 from engine.preflight.injection import by_step, check_injection, judge, neighbours
 from engine.preflight.verdict import Verdict
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.replay import ReplaySettings
 from engine.witness.twins import exact_run, long_twin

@@ -11,7 +11,7 @@ from engine.applications.descent.charts import draw_chart
 from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.by_name import kind_of
 from engine.metaparameters.charts import Histogram, Pictures
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe, OuterSettings, OuterUpdate
 from engine.recipes.metaparameters import KINDS, MetaparameterName, MetaparametersSettings

@@ -10,7 +10,7 @@ from engine.errors import ConfigurationError
 from engine.planning import plan as planning
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.forecast import read_forecast
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.segments import first_step
 from engine.recipes.names import run_name
 from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode

@@ -8,8 +8,8 @@ import torch
 import engine
 from engine.metaparameters.outer_updates import make_outer
 from engine.planning.plan import plan
+from engine.problems.built import build_problem
 from engine.problems.pairs.images import PairBatches
-from engine.problems.problem import build_problem
 from engine.recipes.files import load_recipe
 from tests.pair_files import SMALL, shards
 

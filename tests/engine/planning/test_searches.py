@@ -5,7 +5,7 @@ import pytest
 from engine.planning import searches
 from engine.planning.choice import Setting, forecast
 from engine.planning.expected import Expected, comparison_works
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.replay import ReplaySettings
 from engine.replay.step_costs import StepCosts
 from engine.replay.sweep_costs import Memory

@@ -10,7 +10,7 @@ from engine import central_difference, metagradient
 from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import gradient_cancelling, random_pixels
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.files import validate_recipe
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from tests.own_problem import own, replaced, write_problem
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError, EngineError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
 
 datasets = pytest.importorskip("datasets", reason="needs the extra datasets")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigurationError
+from engine.problems.built import _build, build_problem
 from engine.problems.kept_code import at_hand, code_key, keep_code
-from engine.problems.problem import _build, build_problem
 from engine.recipes.code.sources import digest_of
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import changed, load_recipe

@@ -7,7 +7,7 @@ import torch
 
 import engine
 from engine.errors import ConfigurationError
-from engine.problems.problem import _build, build_problem, check_repeats
+from engine.problems.built import _build, build_problem, check_repeats
 from engine.recipes.files import load_recipe
 from engine.replay.training import train
 from engine.stages.run import Run

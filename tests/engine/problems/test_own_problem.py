@@ -12,7 +12,7 @@ from torch import nn
 from engine import Problem, central_difference, metagradient
 from engine.errors import ConfigurationError, DataError, EngineError
 from engine.numerics.determinism import deterministic
-from engine.problems.problem import build_problem, check_repeats
+from engine.problems.built import build_problem, check_repeats
 from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set

@@ -6,7 +6,7 @@ import torch
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.scalars import Scalars
 from engine.planning.plan import plan
-from engine.problems.problem import _build, build_problem, check_repeats
+from engine.problems.built import _build, build_problem, check_repeats
 from engine.recipes.files import load_recipe
 from engine.routine.own_state import OWN
 from engine.stages.run import Run

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 import engine
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.code.user_code import load_module
 from engine.recipes.files import load_recipe
 from tests.own_problem import write_problem

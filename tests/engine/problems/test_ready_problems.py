@@ -10,7 +10,7 @@ import torch
 from engine.errors import ConfigurationError, EngineError
 from engine.problems import bounded
 from engine.problems.bounded import parquet_columns
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe, validate_recipe
 
 pillow = pytest.importorskip("PIL.Image", reason="pictures need the extra clip")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.segments import first_step, segments
 from engine.recipes.metaparameters import MetaparameterName
 from tests.tiny_stages import kind, recipe

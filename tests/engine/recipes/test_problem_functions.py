@@ -7,13 +7,12 @@ import sys
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
+from engine.recipes.code.signatures import arguments_of, call
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
 from engine.recipes.problem_functions import (
-    arguments_of,
     arguments_schema,
-    call,
     find_function,
     shipped_problems,
     sources,

@@ -30,6 +30,7 @@ def test_every_number_is_there_at_once(count, down):
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
 def test_copies_hold_what_waits(again):
+    """Rows wait before they lie in a block, and a copy may be made of a run at any step."""
     found = again(filled(range(40)))
 
     assert [float(row[0]) for row in found.values()] == list(range(40))

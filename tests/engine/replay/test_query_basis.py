@@ -85,6 +85,7 @@ def test_directions_that_repeat_are_left_out(run):
 
 @pytest.mark.parametrize(("size", "outputs"), [(0, 2), (3, 2), (None, 0)])
 def test_sizes_that_nothing_spans_are_refused(run, size, outputs):
+    """A basis larger than its outputs would have directions of rounding."""
     with pytest.raises(ConfigurationError):
         query_basis(run, losses(0, outputs), size)
 
@@ -97,6 +98,7 @@ def test_directions_that_a_basis_does_not_have_are_refused(basis, size):
 
 
 def test_outputs_without_a_derivative_are_refused(run):
+    """Zeros have no direction, and a division by their length is NaN."""
     (one,) = losses(0, 1)
 
     with pytest.raises(ConfigurationError, match="span no direction"):

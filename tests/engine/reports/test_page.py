@@ -23,7 +23,7 @@ DRAWN = Drawing('<svg class="a"></svg>', '<svg class="b"></svg>')
 
 
 def page(**fields):
-    known = {"title": "Title", "run": "run-01234567", "verdict": "It went well."}
+    known = {"title": "Title", "run": "run-01234567", "headline": "It went well."}
     return Page(**{**known, **fields})
 
 
@@ -221,7 +221,7 @@ def test_headings_are_in_order_and_what_scrolls_is_reached_by_keys():
 
 def test_halves_of_characters_end_no_run():
     """A name of a file may hold bytes that are no text, which reports and Prefect cannot write."""
-    page = Page(title="a\udce9", run="b", verdict="c\ud83d", findings=["d\x00"])
+    page = Page(title="a\udce9", run="b", headline="c\ud83d", findings=["d\x00"])
 
     for text in (as_html(page), as_markdown(page)):
         assert text.encode().decode() == text

@@ -6,11 +6,12 @@ import pytest
 from pydantic import BaseModel
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
+from engine.recipes.code.signatures import arguments_of
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import KINDS, load_recipe, validate_recipe
 from engine.recipes.names import run_name
-from engine.recipes.problem_functions import arguments_of, find_function, shipped_problems
+from engine.recipes.problem_functions import find_function, shipped_problems
 from engine.runs.run import OF_A_START, begin_run, find_run, read_recipe
 from engine.runs.stored_places import check_places, foreign_places, places_of
 from engine.storage.places import run_folder

@@ -66,7 +66,7 @@ READS_APART = {
         (name, "progress.meter")
         for name in ("replay.batched", "stages.training", "replay.step_costs", "stages.ahead")
     ),
-    *((name, "progress.meter") for name in ("preflight.checkup", "problems.problem")),
+    *((name, "progress.meter") for name in ("preflight.checkup", "problems.built")),
     *(("replay.metagradient", f"progress.{name}") for name in ("board", "counted", "displays")),
 }
 APPLICATIONS = ["attribution", "canaries", "comparisons", "descent", "smoothness"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.numerics.fingerprint import fingerprint
 from engine.problems import shipped
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.segments import segments
 from engine.problems.splits import examples_fingerprint
 from engine.recipes.descent import DescentRecipe

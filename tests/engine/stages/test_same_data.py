@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.errors import ConfigurationError
-from engine.problems.problem import _build
+from engine.problems.built import _build
 from engine.recipes.files import validate_recipe
 from engine.runs.run import begin_run
 from engine.stages import same_data

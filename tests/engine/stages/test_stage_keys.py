@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.schedules.segments import Segment
 from engine.stages import keys, run
 from engine.stages import training as stages

@@ -8,7 +8,7 @@ import torch
 from engine import metagradient
 from engine.errors import ConfigurationError, StoreError, WitnessError
 from engine.numerics.determinism import deterministic
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.segments import segments
 from engine.replay import later_steps
 from engine.schedules.segments import Segment

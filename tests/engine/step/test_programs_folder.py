@@ -17,6 +17,7 @@ def base(tmp_path, monkeypatch):
 
 
 def test_folder_is_that_of_the_user_and_closed(base):
+    """Whoever could write there would choose what code is run."""
     before = os.umask(0)
     try:
         folder = Path(programs_folder())

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import engine
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.replay.plain_training import train
 from flows.cli.app import app

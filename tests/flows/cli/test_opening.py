@@ -74,7 +74,7 @@ def test_a_page_that_leads_away_is_not_opened(opened, tmp_path, page):
 
 def test_a_report_that_grows_is_opened_as_it_is_now(opened, tmp_path):
     """A browser would load the copy again and again, in which nothing changes."""
-    grown = as_html(Page(title="x", run=RUN, verdict="After outer step 1 of 5", refresh=20))
+    grown = as_html(Page(title="x", run=RUN, headline="After outer step 1 of 5", refresh=20))
     assert "refresh" in grown
     (tmp_path / "runs" / RUN / "report.html").write_text(grown)
 

@@ -8,7 +8,7 @@ import torch
 
 from engine import train
 from engine.applications.comparisons.poisons import with_flipped_labels
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.comparisons import SELECTIONS
 from engine.recipes.files import load_recipe
 from engine.routine.outputs import classification_scores

@@ -53,7 +53,8 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     begun.wait(30)
     until(seen_there.look, lambda: board.seen().running and board.seen().running[0].share == 0.5)
     (stage,) = board.seen().running
-    (name,) = list_files(run.file(PROGRESS))
+    # The worker may be writing it anew, under another name until it is whole.
+    (name,) = (each for each in list_files(run.file(PROGRESS)) if not each.endswith(".partial"))
     seen_there.end("train[0] 0-12", "train", cached=False)
     seen_there.look()  # its file is still there
     go_on.set()

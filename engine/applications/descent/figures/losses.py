@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.applications.descent.iterates import Iterate
 from engine.applications.descent.material import Material
-from engine.applications.descent.record import Iterate, RunRecord
+from engine.applications.descent.record import RunRecord
 from engine.reports.canvas import (
     BLUE,
     GREEN,

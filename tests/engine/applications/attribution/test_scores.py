@@ -21,8 +21,8 @@ from engine.applications.attribution.trak import check_trak, trak_is_installed, 
 from engine.applications.attribution.trial import try_removals
 from engine.errors import ConfigurationError, DataError
 from engine.preflight.verdict import Verdict
+from engine.problems.built import build_problem
 from engine.problems.own_examples import as_examples
-from engine.problems.problem import build_problem
 from engine.problems.splits import Examples
 from engine.recipes.attribution import Queries, Removals, Retraining
 from engine.recipes.files import load_recipe, validate_recipe

@@ -18,7 +18,7 @@ from engine.applications.canaries.canaries import (
 from engine.applications.canaries.report import compare
 from engine.applications.canaries.stages import move_canaries
 from engine.errors import ConfigurationError, DataError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.attribution import Retraining
 from engine.recipes.files import validate_recipe
 from engine.replay import metagradient as differentiate
@@ -63,7 +63,7 @@ def test_the_pixels_count_in_training_and_at_the_end(recipe, problem):
     def gap_at(distance):
         moved = Canaries(canaries.images + distance * direction, canaries.labels)
         training = canary_training(problem, moved, 7)
-        point = point_of(recipe, problem, moved, inside, 7)
+        point = point_of(problem, moved, inside, 7)
         (state,) = train_many(training, [point], together="loop")
         return float(
             training.evaluate(lambda model: gap_loss(problem.loss, model, moved, inside), state)
@@ -138,28 +138,28 @@ def test_how_a_step_is_reversed_is_part_of_the_key(stage):
     assert len(keys) == 3
 
 
-def test_an_audit_is_a_training_without_those_outside(recipe, problem):
+def test_an_audit_is_a_training_without_those_outside(problem):
     """Examples of weight 0 teach nothing: their pixels can be anything."""
     canaries = first_canaries(problem, 6)
 
-    losses, inside = audit(recipe, problem, canaries, 3, 5, Retraining.LOOP)
+    losses, inside = audit(problem, canaries, 3, 5, Retraining.LOOP)
 
     images = canaries.images.clone()
     images[~inside[1]] = 9.0
     other = Canaries(images, canaries.labels)
-    again, same = audit(recipe, problem, other, 3, 5, Retraining.LOOP)
+    again, same = audit(problem, other, 3, 5, Retraining.LOOP)
     assert torch.equal(inside, same)
     assert torch.equal(losses[1][inside[1]], again[1][inside[1]])
     assert inside.sum(dim=1).tolist() == [3, 3, 3]
     assert len(inside.unique(dim=0)) > 1
 
 
-def test_batched_audits_find_what_single_ones_find(recipe, problem):
+def test_batched_audits_find_what_single_ones_find(problem):
     """To rounding: each run has its own start, order and half."""
     canaries = first_canaries(problem, 6)
 
-    batched, _ = audit(recipe, problem, canaries, 3, 5, Retraining.BATCHED)
-    looped, _ = audit(recipe, problem, canaries, 3, 5, Retraining.LOOP)
+    batched, _ = audit(problem, canaries, 3, 5, Retraining.BATCHED)
+    looped, _ = audit(problem, canaries, 3, 5, Retraining.LOOP)
 
     torch.testing.assert_close(batched, looped, rtol=1e-9, atol=1e-12)
     assert (looped[0] - looped[1]).abs().max() > 1e-3

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from engine import train
 from engine.applications.comparisons.baselines import BASELINES, example_losses, gradient_cosines
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.comparisons import SELECTIONS, BaselineName
 from engine.recipes.files import load_recipe
 from tests import routines

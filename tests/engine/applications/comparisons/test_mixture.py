@@ -5,7 +5,7 @@ import torch
 
 from engine.applications.comparisons.baselines import proportional, uniform
 from engine.errors import DataError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 
 MIXTURE = load_recipe("digits-mixture", ["arguments.num_train=100", "metaparameters.num_groups=4"])

@@ -8,7 +8,7 @@ from engine.applications.comparisons.baselines import BASELINES
 from engine.applications.comparisons.poisons import corrupted_parameters, with_flipped_labels
 from engine.applications.comparisons.stages import retrain
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.comparisons import BaselineName
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe, validate_recipe

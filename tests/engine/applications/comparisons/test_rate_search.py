@@ -17,7 +17,7 @@ from engine.applications.comparisons.rate_search_stages import (
 from engine.applications.descent.comparison_findings import schedule_findings
 from engine.errors import ConfigurationError
 from engine.metaparameters.learning_rate import LearningRatePoints
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.rate_search import OneCycle, Searched, one_cycles
 from engine.routine.outputs import classification_scores

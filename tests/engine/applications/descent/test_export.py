@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from engine.applications.descent.export import export_model
 from engine.errors import CheckpointMissingError, ConfigurationError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.recipes.names import run_name
 from engine.runs.run import begin_run

@@ -107,6 +107,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_whatever_is_not_there_is_left_to_the_flow(store, recipe, damage):
+    """Only a run that is whole would compute nothing."""
     damage(store)
 
     assert repeated(recipe, str(store)) is None
@@ -120,6 +121,7 @@ def test_another_engine_makes_other_stages(store, recipe, monkeypatch):
 
 
 def test_a_program_that_has_changed_may_draw_another_report(store, recipe, monkeypatch):
+    """No key counts the code that draws, so its age has to."""
     later = datetime.now(UTC) + timedelta(days=1)
     monkeypatch.setattr(module, "_newest_code", lambda _: later)
 

@@ -7,7 +7,8 @@ import torch
 
 from engine.applications.descent import report
 from engine.applications.descent.figures import losses, metaparameters, training
-from engine.applications.descent.record import Selection, choose
+from engine.applications.descent.iterates import choose
+from engine.applications.descent.record import Selection
 from tests.made_records import (
     FALLING,
     KINDS,

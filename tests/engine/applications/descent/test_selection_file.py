@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.applications.descent.selection_file import selection_columns, selection_files
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.reports.spreadsheets import safe_cell
 

@@ -7,8 +7,8 @@ from engine import metagradient, train
 from engine.applications.descent.source_shares import measure_sources, source_findings
 from engine.errors import ConfigurationError
 from engine.metaparameters.outer_updates import make_outer
+from engine.problems.built import build_problem
 from engine.problems.passage import Passage, Texts
-from engine.problems.problem import build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import load_recipe
 from engine.recipes.metaparameters import MetaparametersSettings

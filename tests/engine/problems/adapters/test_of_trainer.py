@@ -6,7 +6,7 @@ from torch import nn
 
 import engine
 from engine.errors import ConfigurationError
-from engine.problems.problem import build_problem, check_repeats
+from engine.problems.built import build_problem, check_repeats
 from engine.recipes.files import validate_recipe
 from tests.engine.problems.adapters.states import states_of
 from tests.engine.problems.adapters.trainer_runs import (

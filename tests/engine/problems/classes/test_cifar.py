@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from engine.errors import DataError
+from engine.problems.built import build_problem
 from engine.problems.classes.cifar import CHECKSUM, TESTS, TRAINING, read_archive
 from engine.problems.classes.data_sets import load_data
-from engine.problems.problem import build_problem
 from engine.recipes.arguments.data import DataName, DataSettings
 from engine.recipes.files import load_recipe
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from engine.errors import DataError
+from engine.problems.built import build_problem
 from engine.problems.pairs.images import ShardImages, standardized
-from engine.problems.problem import build_problem
 from engine.recipes.files import validate_recipe
 from tests.pair_files import SMALL, image, read
 

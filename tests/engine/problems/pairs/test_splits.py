@@ -8,11 +8,11 @@ import torch
 from engine.applications.attribution.scores import query_outputs
 from engine.applications.canaries.canaries import first_canaries
 from engine.errors import ConfigurationError, DataError
+from engine.problems.built import build_problem
 from engine.problems.classes.idx import FASHION_MNIST_URL
 from engine.problems.pairs.captions import BEGIN, END, UNKNOWN, train_tokenizer
 from engine.problems.pairs.images import ShardImages
 from engine.problems.pairs.splits import exchange_captions, load_pairs
-from engine.problems.problem import build_problem
 from engine.recipes.arguments.data import DataName, DataSettings
 from engine.recipes.arguments.pairs import ContrastiveSettings
 from engine.recipes.attribution import Queries

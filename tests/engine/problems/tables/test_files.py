@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engine.errors import EngineError
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.tables.files import read_table
 from engine.recipes.files import validate_recipe
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.models.losses import IGNORED
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.recipes.files import validate_recipe
 from tests.needs import needs
 

@@ -9,7 +9,7 @@ from torch.nn.functional import log_softmax
 from engine import central_difference, metagradient, whole_run_gradient
 from engine.errors import ConfigurationError, DataError
 from engine.models.losses import IGNORED, per_example_cross_entropy
-from engine.problems.problem import build_problem
+from engine.problems.built import build_problem
 from engine.problems.texts.model import _pretrained
 from engine.problems.texts.packages import extra
 from engine.problems.texts.tokens import pretrained_tokenizer
@@ -176,9 +176,9 @@ def test_key_of_a_stage_knows_pretrained_weights(tmp_path, pretrained):
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
     model.save_pretrained(pretrained)
-    from engine.problems import problem
+    from engine.problems import built
 
-    problem._build.cache_clear()
+    built._build.cache_clear()
 
     assert initial_value.key(Run(recipe, "")) != before
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigurationError, EngineError
-from engine.problems.problem import build_problem, check_repeats
+from engine.problems.built import build_problem, check_repeats
 from engine.recipes.files import load_recipe
 from tests.own_problem import PROBLEM, own, replaced, write_problem
 

@@ -46,6 +46,7 @@ def make(loss):
 
 @pytest.mark.parametrize("loss", [by_inputs, by_parameters])
 def test_inner_derivatives_are_taken_where_no_graph_is_wanted(loss):
+    """A loss that differentiates by its inputs is also asked for a score."""
     routine, x = make(loss)
     state = engine.train(routine)
 
@@ -58,6 +59,7 @@ def test_inner_derivatives_are_taken_where_no_graph_is_wanted(loss):
 
 
 def test_what_calls_numpy_beside_an_inner_derivative_still_may():
+    """A second try with a graph must not hand numpy a tensor that has one."""
     routine, x = make(by_inputs)
     state = engine.train(routine)
 
@@ -70,6 +72,7 @@ def test_what_calls_numpy_beside_an_inner_derivative_still_may():
 
 
 def test_other_failures_are_told_as_they_are():
+    """A second try must not take the place of the error that people have to see."""
     routine, x = make(by_inputs)
     state = engine.train(routine)
 

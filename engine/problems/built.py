@@ -1,4 +1,4 @@
-"""A recipe made concrete: its problem, its routine and its output."""
+"""A recipe made concrete: its problem on a device, with routine, output and scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -10,7 +10,7 @@ import torch
 
 import engine
 import engine.metaparameters
-from engine.numerics.shown_html import curve, pairs_html, rows_html
+from engine.shown.html import curve, pairs_html, rows_html
 from tests import problems, routines
 
 

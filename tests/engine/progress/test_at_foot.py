@@ -8,8 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
+from engine.progress.at_foot import AtFoot
 from engine.progress.board import Board, Course
-from engine.progress.drawing import at_foot, live
+from engine.progress.drawing import live
 from engine.progress.meter import Meter
 from engine.progress.view import Picture
 from tests.watched_run import WORKS, scores
@@ -143,7 +144,7 @@ def test_a_terminal_that_says_late_how_wide_it_is_folds_nothing(board, console):
 
 def test_nothing_is_drawn_while_the_terminal_changes(board, console):
     """Each picture would be folded once more before it is taken away."""
-    with at_foot("a picture", console=console, auto_refresh=False) as drawn:
+    with AtFoot("a picture", console=console, auto_refresh=False) as drawn:
         before = len(console.file.rows)
         for width in range(119, 60, -1):
             console.width = width
@@ -168,7 +169,7 @@ def test_a_terminal_that_cuts_long_lines_keeps_what_is_above(names, folds, conso
     """There a picture has as many rows as before, and more would take away lines of others."""
     for name, value in names.items():
         monkeypatch.setenv(name, value)
-    with at_foot("x" * 100, console=console, auto_refresh=False) as drawn:
+    with AtFoot("x" * 100, console=console, auto_refresh=False) as drawn:
         drawn.refresh()
         console.width = 40
         console.file.rows.insert(0, ["of others", False])
@@ -191,7 +192,7 @@ def test_no_picture_is_drawn_while_a_line_is_printed(console):
                 drawn_again.wait(0.5)  # what does not wait comes in between
             return "\n".join(f"row {number}" for number in range(height))
 
-    with at_foot(Changing(), console=console, auto_refresh=False) as drawn:
+    with AtFoot(Changing(), console=console, auto_refresh=False) as drawn:
 
         def print_line():
             drawn.above(lambda: console.print("a line"))

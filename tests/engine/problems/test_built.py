@@ -7,8 +7,8 @@ import torch
 
 from engine import Counts, ExampleWeights, LearningRatePoints, train
 from engine.errors import ConfigurationError
-from engine.problems import problem
-from engine.problems.problem import SPLITS, build_problem
+from engine.problems import built
+from engine.problems.built import SPLITS, build_problem
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.optimizer import OptimizerSettings
 from engine.recipes.training import TrainingSettings
@@ -223,7 +223,7 @@ def test_number_format_reaches_every_tensor(dtype):
 def test_same_recipe_is_the_same_run_to_the_bit():
     """Stages of one run are computed by many processes, each of which builds the problem anew."""
     first = train(build_problem(recipe()).routine)["params"]
-    problem._build.cache_clear()
+    built._build.cache_clear()
 
     again = train(build_problem(recipe()).routine)["params"]
 

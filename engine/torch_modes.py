@@ -1,0 +1,60 @@
+"""Torch's modes, in which every call of torch is told to one method.
+
+Torch hands over four arguments, of which the types of overloaded arguments are of no use here, and
+named ones that may be None.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class FunctionMode(TorchFunctionMode):
+    """Is told of every function of torch that is called inside of the block, as people call it."""
+
+    def on_call(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Return what the call returns; the mode is off meanwhile."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        return self.on_call(func, args, kwargs or {})
+
+
+class OperationMode(TorchDispatchMode):
+    """Is told of every operation that torch carries out inside of the block."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports the compiler to keep it out: three seconds
+
+    def on_operation(
+        self,
+        operation: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # noqa: ANN401 (whatever the operation returns)
+        """Return what the operation returns; the mode is off meanwhile."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the operation returns)
+        return self.on_operation(func, args, kwargs or {})
