@@ -27,6 +27,17 @@ from engine.recipes.form import (
 _HIDDEN = {"recipe"}
 """Parameters that a deployment has, and a form does not show."""
 
+_TITLES = {
+    "directions": FIELDS["directions"][1],
+    "price": "Price of an hour",
+    "trusted": "Trust the store",
+    "older_than_days": "Free what is older, in days",
+    "keep": "Runs to keep",
+    "intermediate": "Free what finished runs could be repeated from",
+    "grace_hours": "Leave alone what is new, in hours",
+}
+"""Titles of parameters whose names say too little beside their explanations."""
+
 _IN_A_DEPLOYMENT = {"recipe", "store"}
 """Parameters that a deployment has a value for, so that a schedule need not."""
 
@@ -39,12 +50,25 @@ def form(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> ParameterSchema:
         recipes: What it offers to choose from, where it takes the name of a recipe.
     """
     own, needed = _own_fields(flow), flow.parameters.required
+    last = {"store": own.pop("store")}  # as in the form of a recipe
     if not recipes:
-        return _form(own, [name for name in needed if name not in _IN_A_DEPLOYMENT])
-    chosen = {"title": "Recipe", "type": "string", "enum": list(recipes)}
-    described = flow.parameters.properties["recipe"]["description"]
-    settings = {**own["settings"], "title": "Other settings", "items": any_setting()}
-    return _form({"recipe": {**chosen, "description": described}, **own, "settings": settings})
+        return _form(own | last, [name for name in needed if name not in _IN_A_DEPLOYMENT])
+    chosen = {
+        "title": "Recipe",
+        "type": "string",
+        "enum": list(recipes),
+        "description": "Those that ship, and files that this deployment was made with.",
+    }
+    settings = {
+        **own.pop("settings"),
+        "title": "Other settings",
+        "items": any_setting(),
+        "description": (
+            "Anything of the recipe, one key=value each, e.g. training.num_steps=100. mgd recipes "
+            "NAME lists the keys."
+        ),
+    }
+    return _form({"recipe": chosen, **own, "settings": settings, **last})
 
 
 def recipe_form(flow: Flow[..., Any], recipe: Recipe, said: Sequence[str]) -> ParameterSchema:
@@ -88,7 +112,11 @@ def _own_fields(flow: Flow[..., Any]) -> dict[str, dict[str, Any]]:
 def _plain(name: str, given: dict[str, Any]) -> dict[str, Any]:
     rest = [each for each in given.get("anyOf", []) if each.get("type") != "null"]
     kept = {k: v for k, v in given.items() if k not in ("anyOf", "default", "position")}
-    return {**kept, **(rest[0] if len(rest) == 1 else {}), "title": in_words(name)}
+    return {
+        **kept,
+        **(rest[0] if len(rest) == 1 else {}),
+        "title": _TITLES.get(name) or in_words(name),
+    }
 
 
 def _in_order(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A search over the design menu for a routine that is smooth and good."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from engine.errors import NonFiniteError
 from engine.problems.segments import segments
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.form import filled_in
+from engine.recipes.names import run_name
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
@@ -30,6 +32,7 @@ from flows.parts.training import train
 from tasks import smoothness, training
 from tasks.growing import GrowingReport, growing
 from tasks.running.attempt import one_process
+from tasks.running.bars import Parts, as_part
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
 from tasks.running.workers import Workers, open_workers
@@ -67,34 +70,47 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
         open_workers(recipe.workers) as workers,
         growing(recipe, store, f"Search for a smooth routine: {recipe.name}") as page,
     ):
-        trials = _try_all(recipe, store, workers, page)
+        most = len(recipe.routines()) * (len(recipe.learning_rates) + 2)
+        whole = Parts(f"progress-{run_name(recipe.descent)}", most)
+        trials = _try_all(_Search(recipe, store, workers, page, whole))
+        whole.finish()
     return smoothness.conclude_search(recipe, store, trials, started)
 
 
-def _try_all(
-    recipe: SmoothSearchRecipe, store: str, workers: Workers, page: GrowingReport
-) -> list[Trial]:
+@dataclass(frozen=True)
+class _Search:
+    """What all parts of a search have in common."""
+
+    recipe: SmoothSearchRecipe
+    store: str
+    workers: Workers
+    page: GrowingReport
+    whole: Parts
+
+
+def _try_all(search: _Search) -> list[Trial]:
     """Measure all routines at their own rate, then at the rates that match the baseline's loss."""
+    recipe, together = search.recipe, search.workers.together
     routines = tried_routines(recipe)
-    nominal = workers.together(
-        [
-            partial(_measure_and_say, page, name, recipe, routine, store, workers)
-            for name, routine in routines.items()
-        ]
+    nominal = together(
+        [partial(_measure_and_say, search, name, routine) for name, routine in routines.items()]
     )
     target = target_loss([point for point, _ in nominal])
-    losses = workers.together(
-        [partial(_score, each, store, workers) for each in scored_routines(recipe).values()]
+    losses = together(
+        [
+            partial(_score_as, search, f"{name}, learning rate {rate:g}", routine)
+            for (name, rate), routine in scored_routines(recipe).items()
+        ]
     )
     width = len(recipe.learning_rates)
     tuned = [
         dict(zip(recipe.learning_rates, losses[i : i + width], strict=True))
         for i in range(0, len(losses), width)
     ]
-    matched = workers.together(
+    matched = together(
         [
-            partial(_match, recipe, routine, store, workers, closest_rate(found, target))
-            for routine, found in zip(routines.values(), tuned, strict=True)
+            partial(_match, search, name, routine, closest_rate(found, target))
+            for (name, routine), found in zip(routines.items(), tuned, strict=True)
         ]
     )
     return [
@@ -112,16 +128,12 @@ def _try_all(
 
 
 def _measure_and_say(
-    page: GrowingReport,
-    name: str,
-    recipe: SmoothSearchRecipe,
-    routine: DescentRecipe,
-    store: str,
-    workers: Workers,
+    search: _Search, name: str, routine: DescentRecipe
 ) -> tuple[Measured | None, str | None]:
     """Measure one routine, and say what was found."""
-    point, failed = _measure(recipe, routine, store, workers)
-    page.found(
+    with as_part(search.whole, name):
+        point, failed = _measure(search, routine)
+    search.page.found(
         f"{name} cannot be measured: {failed}"
         if point is None
         else f"{name}: metasmoothness {point.definition_2:.3f}, validation loss "
@@ -130,28 +142,28 @@ def _measure_and_say(
     return point, failed
 
 
-def _measure(
-    recipe: SmoothSearchRecipe, routine: DescentRecipe, store: str, workers: Workers
-) -> tuple[Measured | None, str | None]:
+def _measure(search: _Search, routine: DescentRecipe) -> tuple[Measured | None, str | None]:
     """Measure one routine; a training that diverges is an answer, not an end of the search."""
-    measurement = recipe.measurement(routine)
+    measurement = search.recipe.measurement(routine)
     try:
-        smoothness.check(measurement, store)
-        return measured(measure(measurement, store, workers)), None
+        smoothness.check(measurement, search.store)
+        return measured(measure(measurement, search.store, search.workers)), None
     except NonFiniteError as error:
         return None, str(error)
 
 
 def _match(
-    recipe: SmoothSearchRecipe,
-    routine: DescentRecipe,
-    store: str,
-    workers: Workers,
-    rate: float | None,
+    search: _Search, name: str, routine: DescentRecipe, rate: float | None
 ) -> Measured | None:
     if rate is None:
         return None
-    return _measure(recipe, at_rate(routine, rate), store, workers)[0]
+    with as_part(search.whole, f"{name}, learning rate {rate:g}"):
+        return _measure(search, at_rate(routine, rate))[0]
+
+
+def _score_as(search: _Search, name: str, routine: DescentRecipe) -> float | None:
+    with as_part(search.whole, name):
+        return _score(routine, search.store, search.workers)
 
 
 def _score(routine: DescentRecipe, store: str, workers: Workers) -> float | None:

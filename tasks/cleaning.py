@@ -2,12 +2,12 @@
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.logging import get_run_logger
 from rich.filesize import decimal
 
 from engine.runs.clean_plan import CleanReport, CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
+from tasks.running.artifacts import say_in_ui
 
 SHOWN = 200
 """Rows of the artifact: the largest."""
@@ -23,5 +23,5 @@ def clean(store: str, rules: CleanRules, delete: bool) -> CleanReport:
     verb = "Freed" if delete else "Would free"
     text = f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {store}"
     create_table_artifact(rows, key="clean", description=text)
-    get_run_logger().info("%s; %s stay", text, decimal(report.kept_bytes))
+    say_in_ui(f"{text}; {decimal(report.kept_bytes)} stay")
     return report

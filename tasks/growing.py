@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from engine.errors import ConfigurationError, EngineError, StoreError, with_settings
 from engine.preflight.verdict import CheckReport
 from engine.progress.board import Board
-from engine.progress.displays import ticking
+from engine.progress.displays import LINES, ticking
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.reports.page import REPORT, as_markdown
@@ -30,7 +30,8 @@ from engine.runs.growing import page_of_stages, stopped, write_so_far
 from engine.secret_urls import redacted
 from engine.storage.location import join
 from engine.storage.places import run_folder
-from tasks.running.artifacts import earlier_artifact, ui_address
+from tasks.running.artifacts import earlier_artifact, say_in_ui, ui_address
+from tasks.running.bars import this_part
 
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
@@ -59,7 +60,7 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         # Both UIs make a link of an address in a log, which is the page that a run opens with.
         link = ui_address(f"/artifacts/artifact/{made}")
         if link:
-            get_run_logger().info("The report, which grows while the run goes on: %s", link)
+            say_in_ui(f"The report, which grows while the run goes on: {link}")
         return
     _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:
@@ -87,7 +88,7 @@ class GrowingReport:
     ) -> None:
         self._recipe, self._store, self._title, self._board = recipe, store, title, board
         self._run = run_name(recipe.descent)
-        self._logger = get_run_logger()
+        self._logger, self._part = get_run_logger(), this_part()
         self.checks: CheckReport | None = None
         self._findings: list[str] = []
         self._own: Callable[[], Page] | None = None
@@ -99,6 +100,8 @@ class GrowingReport:
         """Say something that the run has found, on the page from the next drawing on."""
         self._findings.append(sentence)
         self._logger.info("%s", sentence)
+        if self._part is None:  # the whole says what came of a part
+            LINES.info("%s", sentence)
 
     def show(self, make: Callable[[], Page]) -> None:
         """Show a page of its own soon, in place of any that waits to be shown.

@@ -22,6 +22,8 @@ from engine.stages import commits
 from engine.stages.references import Ref
 from engine.storage.records import read_bytes
 from tasks.growing import show_markdown
+from tasks.running.artifacts import say_in_ui
+from tasks.running.bars import this_part
 from tasks.running.progress import say
 
 _Record = TypeVar("_Record", bound=FinishedRun)
@@ -47,7 +49,7 @@ def judge(recipe: DescentRecipe, store: str, checks: Ref) -> CheckReport:
     """Say what the preflight found, and stop a run that it refuses; see ``CheckReport.gate``."""
     report = commits.read_scalars_as(store, checks, CheckReport)
     for sentence in report.gate(recipe.preflight):
-        say(logging.WARNING, f"preflight, {sentence}")
+        say(logging.WARNING, f"Preflight, {sentence}")
     return report
 
 
@@ -70,7 +72,7 @@ def heed_later_steps(recipe: DescentRecipe, store: str, gradient: Ref) -> None:
 def publish(record: _Record, store: str) -> _Record:
     """Show a finished run as Prefect artifacts: its table, and the top of its report."""
     name, table = record.recipe.name, record.table()
-    if table:
+    if table and this_part() is None:  # the report of a part shows it
         create_table_artifact(table, key=f"result-{name}", description=f"Run {record.run}")
     chosen = {place: "chosen" for place, row in enumerate(table) if row.get("chosen")}
     sections = [Section("Result", tables=[Table(table, marked=chosen)])] if table else []
@@ -78,6 +80,8 @@ def publish(record: _Record, store: str) -> _Record:
     written = read_bytes(record.url(store, REPORT)) or b""
     drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
     show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
+    if this_part() is None:
+        say_in_ui(record.headline())
     return record
 
 

@@ -17,6 +17,7 @@ from engine.reports.units import write_duration, write_figure
 from engine.storage.location import check_writable
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
+from tasks.running.artifacts import say_in_ui
 
 _SAYS = {
     Verdict.PASS: "Its metagradient may be trusted.",
@@ -80,7 +81,7 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
     key = f"plan-{recipe.name}"
     create_markdown_artifact(words, key=key, description=f"Plan of {recipe.name}")
     create_table_artifact(rows, key=f"{key}-schedules", description="The fastest first")
-    get_run_logger().info("%s for the run", write_duration(found.seconds.run))
+    say_in_ui(f"{write_duration(found.seconds.run)} for the run")
     return found
 
 
@@ -101,13 +102,13 @@ def _show(key: str, name: str, checks: Sequence[Check], verdict: Verdict, more: 
             "check": each.name,
             "verdict": each.verdict.value,
             "found": write_figure(each.value),
-            "limit": write_figure(each.limit),
+            "limit": each.bound(),
             "meaning": each.meaning(),
         }
         for each in checks
     ]
     create_table_artifact(rows, key=f"{key}-checks", description=f"Checks of {name}")
-    get_run_logger().info("%s: %s", name, verdict.value)
+    say_in_ui(f"{name}: {verdict.value}")
     if verdict is Verdict.REFUSE:
         found = "\n".join(each.in_recipe() for each in wrong if each.verdict is Verdict.REFUSE)
         raise UntrustworthyError(f"{name}: {_SAYS[verdict]}\n{found}")

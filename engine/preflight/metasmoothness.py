@@ -244,7 +244,7 @@ def what_it_means(mean: float) -> str:
     if mean >= SMOOTH:
         return (
             "The trained parameters answer almost in proportion, so a metagradient predicts what "
-            "a change does; how well, a central difference says."
+            "a change does. A central difference says how well."
         )
     if mean > INDEPENDENT + 0.2:
         return (

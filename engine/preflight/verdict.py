@@ -22,6 +22,10 @@ class Verdict(StrEnum):
     REFUSE = "refuse"
 
 
+_AT_LEAST = frozenset({"metasmoothness", "injection", "removals", "eps-root"})
+"""Checks whose number has to reach its limit; every other one has to stay below it."""
+
+
 class Check(Document):
     """One thing that was tried on a short twin of the run."""
 
@@ -47,10 +51,17 @@ class Check(Document):
     """Keys of a recipe that the remedy is about."""
 
     def __repr__(self) -> str:
-        figure = "" if self.value is None else f" {self.value:.3g}, limit {self.limit:.3g}"
-        return f"Check({self.name}: {self.verdict.value}{figure if self.limit is not None else ''})"
+        bound = self.bound()
+        figure = f" {self.value:.3g}, limit {bound}" if bound else ""
+        return f"Check({self.name}: {self.verdict.value}{figure})"
 
     __str__ = __repr__
+
+    def bound(self) -> str:
+        """Return the limit with the side of it that passes; empty if there is no number."""
+        if self.value is None or self.limit is None:
+            return ""
+        return f"{'≥' if self.name in _AT_LEAST else '≤'} {self.limit:.3g}"
 
     def meaning(self) -> str:
         """Return what was found and what helps, for somebody who wrote a recipe."""
@@ -97,7 +108,7 @@ class CheckReport(Document):
                 "check": each.name,
                 "verdict": each.verdict.value,
                 "found": "" if each.value is None else f"{each.value:.3g}",
-                "limit": "" if None in (each.value, each.limit) else f"{each.limit:.3g}",
+                "limit": each.bound(),
                 "meaning": each.meaning(),
             }
             for each in self.checks

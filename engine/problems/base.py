@@ -152,15 +152,11 @@ class Problem:
                 f"Hand in {self.model.__name__}(...), or a function of the seed that makes one."
             )
         if not (isinstance(self.model, nn.Module) or callable(self.model)):
-            raise ConfigurationError(
-                f"model of the problem is {type(self.model).__name__}, but it has to be an "
-                "nn.Module, or a function of the seed that makes one. Hand in such a one."
-            )
+            what = "an nn.Module, or a function of the seed that makes one"
+            raise _refused("model", self.model, what, "Hand in one of the two")
         if not callable(self.loss):
-            raise ConfigurationError(
-                f"loss of the problem is {type(self.loss).__name__}, but it has to be a function "
-                "of (model, batch) that returns one loss for each example. Hand in such a function."
-            )
+            what = "a function of (model, batch) that returns one loss for each example"
+            raise _refused("loss", self.loss, what, "Hand in such a function")
         for name in ("train", "objective"):
             given = getattr(self, name)
             if given is None or not hasattr(given, "__len__"):

@@ -129,8 +129,13 @@ class Seen:
         sentence = ", ".join(parts)
         return f"{capital(sentence)}."
 
-    def outer_sentence(self, place: int) -> str:
-        """Say what came of an outer step, and how it compares with those before."""
+    def outer_sentence(self, place: int, *, timed: bool = True) -> str:
+        """Say what came of an outer step, and how it compares with those before.
+
+        Args:
+            place: Among those that are scored.
+            timed: Whether it says the time too, which some displays show beside it.
+        """
         line = self.outer[place]
         parts = [f"{self.judge} loss {write_number(line.loss)}"]
         if line.accuracy is not None:
@@ -142,6 +147,8 @@ class Seen:
             # The best until then: where a run goes on, all that were there are said at once.
             is_best, number = line.best == place, self.outer[line.best].number
             words += " (best so far)" if is_best else f" (best: outer step {number})"
+        if not timed:
+            return words
         times = [f"{write_duration(line.seconds)} gone"] if line.seconds >= 1 else []
         if self.left is not None:
             times.append(f"{about(self.left)} left")

@@ -49,10 +49,11 @@ class Scores:
     Args:
         meter: What is watched.
         write: Prints a line.
+        timed: Whether a line says the time too.
     """
 
-    def __init__(self, meter: Meter, write: Callable[[str], None]) -> None:
-        self._meter, self._write = meter, write
+    def __init__(self, meter: Meter, write: Callable[[str], None], *, timed: bool = True) -> None:
+        self._meter, self._write, self._timed = meter, write, timed
         self._said: dict[Board, int] = {}
 
     def look(self) -> None:
@@ -60,7 +61,8 @@ class Scores:
         for board in list(self._meter.boards):
             seen, known = board.seen(), self._said.get(board, 0)
             for place in range(known, len(seen.outer)):
-                self._write(seen.outer_sentence(place))
+                sentence = seen.outer_sentence(place, timed=self._timed)
+                self._write(_whose(self._meter, seen) + capital(sentence))
             self._said[board] = len(seen.outer)
 
 
@@ -83,7 +85,7 @@ class PlainLines:
     ) -> None:
         self._meter, self._write, self._clock, self._stamp = meter, write, clock, stamp
         self._said, self._pauses, self._last = "", 0, clock()
-        self._scores = Scores(meter, self._say)
+        self._scores = Scores(meter, self.line)
 
     def look(self) -> None:
         """Say what is new."""
@@ -94,7 +96,7 @@ class PlainLines:
         if going and silent:
             self._pauses = min(self._pauses + 1, len(_PAUSES) - 1)
             for each in going:
-                self._say(standing(each))
+                self.line(_whose(self._meter, each) + standing(each))
         work = self._meter.work
         if not going and work and (work != self._said or silent):
             # What comes before the stages of a run, and after them, one thing after the other.
@@ -108,6 +110,11 @@ class PlainLines:
 
     def _say(self, words: str) -> None:
         self.line(capital(words))
+
+
+def _whose(meter: Meter, seen: Seen) -> str:
+    """Return which run a line is about, from the moment on that there are several."""
+    return f"{seen.title.partition(':')[0]}: " if len(meter.boards) > 1 else ""
 
 
 def standing(seen: Seen) -> str:

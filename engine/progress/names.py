@@ -26,6 +26,25 @@ _VERBS = {
     "move": "optimizing the canaries",
 }
 
+_PARTS = {
+    "initial": "the first metaparameters",
+    "trial": "a trial with two queries",
+    "train-without": "training without examples",
+    "seed-queries": "differentiating the queries",
+    "trak": "TRAK",
+    "train-at": "training at shifted metaparameters",
+    "perturb": "shifting the metaparameters",
+    "compare": "comparing trainings",
+    "output": "the output at a shift",
+    "move-canaries": "optimizing the canaries",
+    "audit-canaries": "auditing the canaries",
+    "retrain": "training by other routines",
+    "schedules": "training schedules of the grid",
+    "optuna": "Optuna's trials",
+    "baseline": "choosing the baselines",
+}
+"""What the stages of a kind do, where neither a verb nor the kind itself says it."""
+
 
 def in_words(name: str) -> str:
     """Return what a stage does, e.g. ``training steps 0 to 60 of outer step 3``.
@@ -50,8 +69,8 @@ def in_words(name: str) -> str:
 
 
 def part_in_words(kind: str) -> str:
-    """Return what the stages of a kind do, e.g. ``Training`` or ``Train without``."""
-    return capital(_VERBS.get(kind, kind.replace("-", " ")))
+    """Return what the stages of a kind do, e.g. ``Training`` or ``Training without examples``."""
+    return capital({**_VERBS, **_PARTS}.get(kind, kind.replace("-", " ")))
 
 
 def capital(words: str) -> str:

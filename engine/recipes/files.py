@@ -205,6 +205,18 @@ def stored_beside_shipped(content: Mapping[str, Any]) -> dict[str, tuple[Any, An
     }
 
 
+def stored_beside_each_other(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what tells recipes apart: of each, its settings that are not the same in all of them.
+
+    Args:
+        contents: Recipes as they lie in a store, which may be damaged.
+    """
+    flat = [_flat(each) for each in contents]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    differ = [key for key in keys if any(each.get(key) != flat[0].get(key) for each in flat)]
+    return [{key: each.get(key) for key in differ} for each in flat]
+
+
 @cache
 def _settings_that_ship(name: str) -> dict[str, Any]:
     return _flat(load_recipe(name).model_dump(mode="json"))

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from engine.recipes.files import stored_beside_shipped
+from engine.recipes.files import stored_beside_each_other, stored_beside_shipped
 from engine.recipes.settings import Document
 from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
@@ -194,7 +195,7 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         stages=lines,
         totals=total(lines),
         spent=_spent(store, found, [each for each in made.values() if each is not None]),
-        changes=_changes(found.recipe or {}),
+        changes=_changes([found.recipe or {}])[0],
     )
     return view, found.record if found.finished else None
 
@@ -240,6 +241,7 @@ def list_overviews(store: str) -> list[RunLine]:
     """Return the runs of a store, the one that was active last first."""
     with store_errors(store):
         runs = stored_runs(store)
+    changes = _changes([run.recipe or {} for run in runs])
     return [
         RunLine(
             run=run.name,
@@ -247,21 +249,34 @@ def list_overviews(store: str) -> list[RunLine]:
             standing=_standing(run),
             active=_time(run.active),
             stages=len(run.claims),
-            changes=_changes(run.recipe or {}),
+            changes=changed,
             verdict=_verdict(run.ending),
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
         )
-        for run in runs
+        for run, changed in zip(runs, changes, strict=True)
     ]
 
 
-def _changes(recipe: dict[str, Any]) -> str:
-    """Say what was changed of the shipped recipe; whatever a store holds, a list of runs is one."""
-    try:
-        changes = stored_beside_shipped(recipe) or {}
-        return said_changes({key: here for key, (here, _) in changes.items()})
-    except (ValueError, *UNFORESEEN):
-        return ""
+def _changes(recipes: list[dict[str, Any]]) -> list[str]:
+    """Say what tells each run from others of its recipe; whatever a store holds, a list is one.
+
+    What was changed of the recipe that ships; of one's own recipes, in what they differ.
+    """
+    said = [""] * len(recipes)
+    own: dict[tuple[str, str], list[int]] = {}
+    for place, recipe in enumerate(recipes):
+        with suppress(ValueError, *UNFORESEEN):
+            changes = stored_beside_shipped(recipe)
+            if changes is None:
+                own.setdefault((str(recipe.get("name")), str(recipe.get("kind"))), []).append(place)
+            else:
+                said[place] = said_changes({key: here for key, (here, _) in changes.items()})
+    for places in own.values():
+        with suppress(ValueError, *UNFORESEEN):
+            apart = stored_beside_each_other([recipes[place] for place in places])
+            for place, changes in zip(places, apart, strict=True):
+                said[place] = said_changes(changes)
+    return said
 
 
 def _verdict(ending: Ending | None) -> str:

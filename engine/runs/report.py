@@ -89,6 +89,8 @@ def asked(recipe: DescentRecipe) -> Section:
     """Return what was asked: what differs from the recipe that ships, and from the defaults."""
     notes = [recipe.description] if recipe.description else []
     changes, name = beside_shipped(recipe), recipe.name
+    if changes is not None and recipe.kind == MEASURED:
+        changes.pop("kind", None)  # the title says so
     if changes is None:
         notes.append(
             f"No recipe called {name} ships; it is one of your own. What differs from the defaults:"
@@ -208,9 +210,8 @@ def _figures(check: Check) -> str:
 def _measured(check: Check) -> str:
     """Return the figure of a check and its limit; empty if it has no figure."""
     found = write_figure(check.value)
-    if not found or check.limit is None:
-        return found
-    return f"{found} (limit {write_figure(check.limit)})"
+    bound = check.bound()
+    return f"{found} ({bound})" if bound else found
 
 
 def all_checks(report: CheckReport | None) -> Section | None:
@@ -224,7 +225,7 @@ def all_checks(report: CheckReport | None) -> Section | None:
                 "check": each.name,
                 "verdict": str(each.verdict),
                 "found": write_figure(each.value),
-                "limit": write_figure(each.limit),
+                "limit": each.bound(),
                 "meaning": f"{each.cause} {each.remedy}".strip(),
             }
             for each in checks

@@ -86,7 +86,7 @@ def show_checks(
     )
     for each in checks:
         shown = Text(each.verdict, style=_COLOURS[each.verdict])
-        found, meaning = (write_figure(each.value), write_figure(each.limit)), each.meaning()
+        found, meaning = (write_figure(each.value), each.bound()), each.meaning()
         if is_narrow:
             table.add_row(Text.assemble((each.name, "bold"), "\n", plain(meaning)), shown, *found)
         else:

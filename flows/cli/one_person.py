@@ -257,6 +257,9 @@ def _end_worker(worker: "subprocess.Popen[bytes]") -> None:
             os.kill(run, signal.SIGTERM)
     while children(worker.pid) and time.monotonic() < until:
         time.sleep(0.1)
+    for run in children(worker.pid):  # it would outlive the server, and wait for it
+        with suppress(ProcessLookupError):
+            os.kill(run, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):

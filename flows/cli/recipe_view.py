@@ -34,7 +34,7 @@ def show_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
         say(json.dumps({**about, "settings": settings}))
         return
     console = Screen()
-    tell(f"{recipe.name}, of kind {recipe.kind}. {recipe.description}")
+    tell(f"{recipe.name}, of kind {recipe.kind}. {recipe.description}".rstrip())
     set_here = sum(each.origin != DEFAULT for each in rows)
     tell(
         f"{len(rows)} settings, of which {set_here} are set here (bold); `--set KEY=VALUE` changes "

@@ -5,6 +5,7 @@ at once. Both are imported after the server has been started, which takes longer
 """
 
 import json
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,7 +63,16 @@ def run_recipe(  # noqa: PLR0913 (the options of one command)
             check_readable(place)  # with short patience, before anybody waits for it
         found = _repeated(recipe, place) if chosen is None else None
         records = [found] if found else _records(recipe, place, chosen, sender, debug)
-    contents = [_tell(record, place, as_json) for record in records]
+    contents = []
+    for record in records:
+        if chosen is not None:
+            from engine.recipes.titles import run_title
+
+            tell(f"\n{run_title(record.recipe)}", err=as_json)
+        contents.append(_tell(record, place, as_json))
+    if len(records) > 1:
+        names = " ".join(record.run for record in records)
+        tell(f"\nSide by side: mgd compare {names} --store {shlex.quote(place)}", err=as_json)
     if sender is not None:
         for record in records:
             sender.finish(record.run, place, err=as_json)

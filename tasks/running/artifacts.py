@@ -9,6 +9,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.context import FlowRunContext
+from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
 from engine.secret_urls import without_login
@@ -48,3 +49,10 @@ def ui_address(path: str) -> str | None:
         return None
     hosted = api.startswith(settings.cloud.api_url)  # Prefect's own, which has one UI
     return f"{root.rstrip('/').removesuffix('/v2')}{'' if hosted else '/v2'}{path}"
+
+
+def say_in_ui(sentence: str) -> None:
+    """Say something in the log of the flow run, also from a task, whose own log shows warnings."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        flow_run_logger(context.flow_run).info("%s", sentence)

@@ -9,11 +9,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import cast
-from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 
 from engine.planning.expected import Expected
@@ -28,7 +25,8 @@ from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.runs.run import Scores
 from engine.stages.run import Run
-from tasks.running.artifacts import earlier_artifact, ui_address
+from tasks.running.artifacts import ui_address
+from tasks.running.bars import Bar, Shown, this_part
 from tasks.running.elsewhere import Elsewhere
 from tasks.running.workers import Workers
 
@@ -60,9 +58,7 @@ class Progress:
         self.meter = listening() or Meter()
         self.board = Board(course, self.meter)
         self._elsewhere = Elsewhere(Run(recipe, store), self.board) if elsewhere else None
-        self._key = f"progress-{run_name(recipe)}"
-        self._artifact: UUID | None = None
-        self._shown: tuple[float, str] | None = None
+        self._bar: Shown = this_part() or Bar(f"progress-{run_name(recipe)}")
         self._given_up = ""
         self._is_stopped = False
         self._waiting: list[Callable[[], bool]] = []
@@ -122,7 +118,8 @@ class Progress:
             with self._lock:
                 self._waiting = [each for each in self._waiting if not _happened(each)]
         seen = self.board.seen()
-        self._show(100 * seen.share, self._stopped(seen) if self._is_stopped else seen.sentence())
+        sentence = self._stopped(seen) if self._is_stopped else seen.sentence()
+        self._bar.show(100 * seen.share, sentence)
 
     def stops(self) -> None:
         """Note that the run does not come to its end; others of this process may go on."""
@@ -132,18 +129,6 @@ class Progress:
     def _stopped(self, seen: Seen) -> str:
         where = self._given_up or seen.work
         return f"Stopped at {where}; {seen.done} finished stages are kept."
-
-    def _show(self, percent: float, sentence: str) -> None:
-        shown = (round(percent, 1), sentence)
-        if shown == self._shown:
-            return
-        with suppress(Exception):  # a bar that moves is not worth a run
-            if self._artifact is None:
-                self._artifact = earlier_artifact(self._key) or cast(
-                    UUID, create_progress_artifact(shown[0], key=self._key, description=sentence)
-                )
-            update_progress_artifact(self._artifact, shown[0], description=sentence)
-            self._shown = shown
 
 
 def _happened(look: Callable[[], bool]) -> bool:
@@ -155,7 +140,10 @@ def _happened(look: Callable[[], bool]) -> bool:
 
 def _say_where(title: str, store: str, num_stages: int, plan: Forecast | None) -> None:
     """Say first what runs where, and what it is expected to take."""
-    logger = get_run_logger()
+    logger, part = get_run_logger(), this_part()
+    if part is not None:
+        logger.info("%s: run %s, %d stages", part.name, title, num_stages)
+        return
     logger.info("Run %s in %s", title, store)
     expected = f", {about(plan.seconds.run)} and a preflight by the plan" if plan else ""
     logger.info("%d stages%s", num_stages, expected)
@@ -183,14 +171,15 @@ def following(
     """
     descent = recipe.descent
     expected = Expected(descent, read_forecast(store, run_name(descent)), recipe.num_outputs)
+    part, title = this_part(), run_title(recipe)
     course = Course(
-        title=run_title(recipe),
+        title=title if part is None else part.name,
         works=works(expected),
         in_seconds=expected.in_seconds,
         maximize=descent.outer.maximize,
     )
     progress = Progress(descent, store, course, elsewhere=workers.runner is not None)
-    _say_where(course.title, store, progress.num_stages, expected.plan)
+    _say_where(title, store, progress.num_stages, expected.plan)
     with suppress(Exception):
         progress.look()
     with ticking(progress.look, UPDATE_SECONDS):

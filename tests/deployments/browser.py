@@ -164,6 +164,28 @@ def press(page, name, until):
     pytest.fail(f"nothing came of the button {name}; the page says:\n{page.inner_text('body')}")
 
 
+_HEAR = """
+addEventListener("click", event => {
+  const what = event.target.closest("a, button");
+  if (event.isTrusted && what) noteClick(what.getAttribute("href") || what.innerText.trim());
+}, true);
+"""
+
+
+def clicked(page):
+    """Return a list in which a context's pages, opened from now on, note what a person clicks on.
+
+    A control is in it once: Prefect's form drops clicks while it reads what was typed last, and
+    whoever waits for it to be ready needs one.
+    """
+    found = []
+    page.context.expose_function(
+        "noteClick", lambda what: None if what in found else found.append(what)
+    )
+    page.context.add_init_script(_HEAR)
+    return found
+
+
 def choose(page, until, *steps):
     """Go through a menu, from its first step again where it was closed half-way.
 

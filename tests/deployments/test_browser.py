@@ -20,6 +20,7 @@ from engine.recipes.names import run_name
 from tests.deployments.browser import (
     UIS,
     choose,
+    clicked,
     document,
     height,
     open_browser,
@@ -38,9 +39,10 @@ RECIPE = "digits-selection"
 MOST_FIELDS = 12
 MOST_PIXELS = 2 * 900
 """Two screens, in either UI."""
-
 MOST_ROWS = 40
 """Of the log of twelve outer steps: 751 of 764 said nothing."""
+
+MOST_CLICKS = 3  # from the form that mgd ui opens to the report, counted by the page
 
 LONG = 40
 """Outer steps of a small run that is killed in its middle."""
@@ -242,6 +244,7 @@ def test_run_from_the_form_to_its_report(served, page):
 
     That is the page that ``mgd ui --start`` opens.
     """
+    clicks = clicked(page)
     page.goto(served.form())
     expect(field(page, "Outer steps")).to_have_value("8")
     write(field(page, "Outer steps"), 12)
@@ -254,6 +257,7 @@ def test_run_from_the_form_to_its_report(served, page):
     assert served.api.state(run) == "Running"
     led_to = by_clicks(page, run)
     assert led_to == served.address(f"/artifacts/artifact/{found}")
+    assert len(clicks) == MOST_CLICKS, clicks
     visit(page, served.address(f"/runs/flow-run/{run}?tab=Artifacts"), f"report-{RECIPE}")
     picture(page, "artifacts")
     report = served.address(f"/artifacts/artifact/{found}")

@@ -102,12 +102,13 @@ def _sections(
     change = (after - before).flatten(1).norm(dim=1)
     shown = change.argsort(descending=True, stable=True)[:SHOWN]
     cards = [
-        Card(each, f"canary {place}", note=f"moved by {float(change[place]):.3g}")
+        Card(each, f"canary {place}", note=f"changed by {float(change[place]):.3g}")
         for place, each in zip(shown.tolist(), changes(before[shown], after[shown]), strict=True)
     ]
     words = (
         f"The {len(cards)} of {len(change)} canaries that changed most: before, after, and the "
-        "change, amplified until the largest can be seen (red is brighter, blue darker)"
+        "change, amplified until the largest can be seen (red is brighter, blue darker). A number "
+        "is the Euclidean length of the change, in the units of the model's inputs"
     )
     return [
         Section(

@@ -20,7 +20,7 @@ def comparison_findings(record: "RunRecord") -> list[str]:
         return []
     uphill = record.recipe.outer.maximize
     own = record.iterates[record.chosen].scores["test"]
-    beaten, others, idle = [], [], _idle(record)
+    beaten, others, idle = [], [], idle_baselines(record)
     for each in record.baselines:
         if each.name in idle:
             continue
@@ -35,27 +35,37 @@ def comparison_findings(record: "RunRecord") -> list[str]:
     if others:
         sentences.append(f"Its test loss of {found} is not {side} than that of {_listed(others)}.")
     if idle:
-        sentences.append(
-            f"The baselines {_listed(idle)} leave out as many examples as the run did, and so "
-            "none: they are the set-up that it began from, and say nothing more."
-        )
-    if uphill and "accuracy" in own:
-        sentences.append(points(record))
-    ahead = [
-        f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
-        for each in record.baselines
-        if each.name not in idle
-        and "accuracy" in own
-        and _further(each.scores["test"]["accuracy"], own["accuracy"], uphill)
-    ]
-    if ahead:
-        sentences.append(
-            f"In test accuracy ({100 * own['accuracy']:.1f} %) it stays behind {_listed(ahead)}."
-        )
+        sentences.append(_said_of_idle(idle))
+    if "accuracy" in own:
+        sentences += [points(record)] if uphill else _ahead(record, own["accuracy"], idle)
     return sentences
 
 
-def _idle(record: "RunRecord") -> list[str]:
+def _said_of_idle(idle: list[str]) -> str:
+    leave, they_are, say = (
+        ("The baseline {} leaves", "it is", "says")
+        if len(idle) == 1
+        else ("The baselines {} leave", "they are", "say")
+    )
+    return (
+        f"{leave.format(_listed(idle))} out as many examples as the run did, and so none: "
+        f"{they_are} the set-up that it began from, and {say} nothing more."
+    )
+
+
+def _ahead(record: "RunRecord", own: float, idle: list[str]) -> list[str]:
+    """Say which baselines have a higher test accuracy, whatever their loss is."""
+    ahead = [
+        f"{each.name} ({100 * each.scores['test']['accuracy']:.1f} %)"
+        for each in record.baselines
+        if each.name not in idle and each.scores["test"]["accuracy"] > own
+    ]
+    if not ahead:
+        return []
+    return [f"In test accuracy ({100 * own:.1f} %) it stays behind {_listed(ahead)}."]
+
+
+def idle_baselines(record: "RunRecord") -> list[str]:
     """Return the selections among the baselines that select all examples, as weights let them."""
     first = record.iterates[0].scores
     selecting = {*SELECTIONS} - {BaselineName.ALL_DATA}
@@ -72,13 +82,17 @@ def points(record: "RunRecord") -> str:
         each.name: 100 * (clean - each.scores["test"]["accuracy"]) for each in record.baselines
     }
     name = max(falls, key=lambda each: falls[each])
-    if own < _LEAST and falls[name] < _LEAST:
-        return f"Test accuracy does not fall, and it does not under {name} either."
-    fall = f"falls by {own:.1f} points" if own >= _LEAST else "does not fall"
-    other = f"by {falls[name]:.1f}" if falls[name] >= _LEAST else "not at all"
-    sentence = f"Test accuracy {fall}, under {name} {other}"
-    both = own >= _LEAST and falls[name] >= _LEAST
-    return sentence + (f": {own / falls[name]:.1f} times as far." if both else ".")
+    own_falls, theirs_falls = own >= _LEAST, falls[name] >= _LEAST
+    if own_falls and theirs_falls:
+        return (
+            f"Test accuracy falls by {own:.1f} points, under {name} by {falls[name]:.1f}: "
+            f"{own / falls[name]:.1f} times as far."
+        )
+    if own_falls:
+        return f"Test accuracy falls by {own:.1f} points, and under no baseline."
+    if theirs_falls:
+        return f"Test accuracy does not fall, but {name} lowers it by {falls[name]:.1f} points."
+    return "Test accuracy falls neither here nor under a baseline."
 
 
 def rerun_findings(record: "RunRecord") -> list[str]:
@@ -113,15 +127,16 @@ def schedule_findings(record: "RunRecord") -> list[str]:
         rank, size = record.grid.rank(loss), record.grid.trainings
         sentences.append(
             f"Among {size} one-cycle schedules the chosen one would be number {rank} by validation "
-            f"loss (best {100 * rank / size:.1f} %): {loss:.4f}, and {record.grid.losses[0]:.4f} "
-            f"for the grid's best; on the test split {own['test']['loss']:.4f} and "
-            f"{record.grid.best['test']:.4f}."
+            f"loss, in the best {100 * rank / size:.1f} %: it has {loss:.4f}, the best of them "
+            f"{record.grid.losses[0]:.4f}. Test loss: {own['test']['loss']:.4f}, and "
+            f"{record.grid.best['test']:.4f} for that one."
         )
     if record.optuna is not None:
         theirs = record.optuna.best
         sentences.append(
             f"Optuna, with as many trainings ({record.optuna.trainings}) and no reverse sweep, "
-            f"reaches {theirs['validation']:.4f} in validation and {theirs['test']:.4f} in test."
+            f"reaches a validation loss of {theirs['validation']:.4f} and a test loss of "
+            f"{theirs['test']:.4f}."
         )
     elif record.recipe.schedules.optuna:
         sentences.append(
@@ -159,7 +174,7 @@ def damage_findings(record: "RunRecord") -> list[str]:
         f"Class {hurt} suffers most: its test accuracy falls from {100 * before:.1f} % to "
         f"{100 * after:.1f} %."
         if falls
-        else "No class has a lower test accuracy for it."
+        else "No class of the test examples has a lower accuracy than before."
     )
     return [
         f"{few}; those of class {worst} carry most.",
@@ -194,10 +209,6 @@ def file_notes(record: "RunRecord") -> list[str]:
             f"{install('parquet')} and the same command add it."
         )
     return [note]
-
-
-def _further(theirs: float, own: float, uphill: bool) -> bool:
-    return theirs < own if uphill else theirs > own
 
 
 def _listed(words: list[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.applications.comparisons.results import Comparisons, Damage, Rerun
 from engine.applications.descent import findings
-from engine.applications.descent.comparison_findings import file_notes
+from engine.applications.descent.comparison_findings import file_notes, idle_baselines
 from engine.applications.descent.iterates import Iterate, Iterates
 from engine.applications.descent.source_shares import SourceShare
 from engine.problems.built import SPLITS
@@ -145,7 +145,10 @@ class RunRecord(Comparisons, FinishedRun):
         }
 
     def set_ups(self) -> list[SetUp]:
-        """Return what is compared: where the descent started, what it chose, the baselines."""
+        """Return what is compared: where the descent started, what it chose, the baselines.
+
+        A baseline that is where the descent started is there once.
+        """
         first, best, kept = self.iterates[0], self.iterates[self.chosen], self.selection
         counts = [(None, None)] * 2
         if kept is not None:
@@ -157,10 +160,12 @@ class RunRecord(Comparisons, FinishedRun):
             SetUp(name=name, role=role, scores=each.scores, examples=n, corrupted=wrong)
             for (name, role, each), (n, wrong) in zip(own, counts, strict=True)
         ]
-        same = not self.chosen or any(each.final == first.final for each in self.baselines)
+        idle = idle_baselines(self)
+        baselines = [each for each in self.baselines if each.name not in idle]
+        same = not self.chosen or any(each.final == first.final for each in baselines)
         return rows[same:] + [
             SetUp(role="baseline", **each.model_dump(include=set(SetUp.model_fields) - {"role"}))
-            for each in self.baselines
+            for each in baselines
         ]
 
     def refs_to_keep(self, store: str) -> list[Ref]:

@@ -162,7 +162,7 @@ def _draw_routines(
     axes.set_ylim(-0.45, 1.08)
     axes.margins(x=0.08)
     axes.ticklabel_format(axis="x", useOffset=False)
-    axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness (Definition 2)")
+    axes.set(xlabel="validation loss (nats)", ylabel="metasmoothness")
 
 
 def _together(points: Sequence[Point]) -> dict[tuple[float, float], list[str]]:

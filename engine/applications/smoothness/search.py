@@ -7,6 +7,7 @@ import yaml
 from engine.applications.smoothness.figures import Point, draw_search
 from engine.applications.smoothness.record import SmoothnessRecord
 from engine.errors import NonFiniteError
+from engine.preflight.metasmoothness import CHAOS, INDEPENDENT
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
 from engine.recipes.settings import Document
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 FIGURE, CHOSEN = "search.png", "chosen.yaml"
 """Files in the run's folder."""
+
+_RATES = {"nominal": "its own", "matched": "re-tuned"}
+"""The two learning rates at which a routine is measured, in words."""
+
+_COLUMNS = (
+    "Metasmoothness: higher is smoother, 1 is a linear response. Curvature: lower is smoother. The "
+    "Pareto set has the routines than which no other is both smoother and better."
+)
 
 
 class Measured(Document):
@@ -146,10 +155,11 @@ class SearchRecord(FinishedRun):
             before, after = getattr(baseline, kind), getattr(chosen, kind)
             if before is not None and after is not None:
                 lines.append(
-                    f"{words}: Definition 2 {before.definition_2:.3f} for the baseline and "
-                    f"{after.definition_2:.3f} for the chosen routine, Definition 1 "
-                    f"{before.definition_1:.3g} and {after.definition_1:.3g}, validation loss "
-                    f"{before.validation:.4f} and {after.validation:.4f}."
+                    f"{words}: metasmoothness {after.definition_2:.3f}, and "
+                    f"{before.definition_2:.3f} for the baseline (Definition 2, higher is "
+                    f"smoother); curvature {after.definition_1:.3g} and {before.definition_1:.3g} "
+                    f"(Definition 1, lower is smoother); validation loss {after.validation:.4f} "
+                    f"and {before.validation:.4f}."
                 )
         failed = [trial.name for trial in self.trials if trial.nominal is None]
         return lines + (
@@ -161,8 +171,12 @@ class SearchRecord(FinishedRun):
         return [f"Recipe: {self.recipe_url}"]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row for each routine."""
-        return [_row(trial, self.chosen) for trial in self.trials]
+        """Return a row for each routine at its own learning rate, and one at the re-tuned rate."""
+        return [
+            {"routine": row.pop("routine"), "learning rate is": words, **row}
+            for kind, words in _RATES.items()
+            for row in _rows(self, kind)
+        ]
 
     def outcome(self) -> dict[str, Any]:
         """Return all trials, and what was chosen."""
@@ -306,11 +320,22 @@ def _report(record: SearchRecord) -> Report:
         vector(draw),
         "Metasmoothness of each routine against its validation loss, at equal and at re-tuned "
         "learning rates, with the Pareto set marked",
-        "Metasmoothness against validation loss, at each routine's own rate and at matched loss.",
+        "Metasmoothness (Definition 2) against validation loss: above at the same learning rate "
+        "for all, below at the rate whose loss is nearest to the baseline's. Dashed: what a "
+        f"training has whose steps move the parameters independently ({INDEPENDENT:.2f}), and one "
+        f"that is chaotic ({CHAOS:.2f}).",
     )
     sections = [
         Section("Smoothness and loss", figures=[shown]),
-        Section("Routines", tables=[Table(record.table())]),
+        Section(
+            "Routines at their own learning rate",
+            notes=[_COLUMNS],
+            tables=[Table(_rows(record, "nominal"))],
+        ),
+        Section(
+            f"Routines at a learning rate for a validation loss near {record.target:.4f}",
+            tables=[Table(_rows(record, "matched"))],
+        ),
     ]
     return Report(f"Search for a smooth routine: {recipe.name}", sections, files=files)
 
@@ -334,19 +359,25 @@ def _as_yaml(recipe: DescentRecipe, learning_rate: float, search: str) -> str:
     return yaml.safe_dump({"kind": "descent", **content}, sort_keys=False)
 
 
-def _row(trial: Trial, chosen: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"routine": trial.name + (" (chosen)" if trial.name == chosen else "")}
-    for kind in ("nominal", "matched"):
-        point = getattr(trial, kind)
-        values = ("-", "-", "-", "-", "")
+def _rows(record: SearchRecord, kind: str) -> list[dict[str, Any]]:
+    """Return a row for each routine, at one of its two learning rates."""
+    rows = []
+    for trial in record.trials:
+        point: Measured | None = getattr(trial, kind)
+        rate, loss, first, second, best = ("-", "-", "-", "-", "")
         if point is not None:
-            values = (
-                f"{point.learning_rate:g}",
-                f"{point.validation:.4f}",
-                f"{point.definition_1:.3g}",
-                f"{point.definition_2:.3f}",
-                "yes" if point.pareto else "",
-            )
-        names = ("rate", "validation", "Definition 1", "Definition 2", "Pareto")
-        row |= {f"{kind} {name}": value for name, value in zip(names, values, strict=True)}
-    return row
+            rate, loss = f"{point.learning_rate:g}", f"{point.validation:.4f}"
+            first, second = f"{point.definition_1:.3g}", f"{point.definition_2:.3f}"
+            best = "yes" if point.pareto else ""
+        is_chosen = point is not None and trial.name == record.chosen and point is record.point
+        rows.append(
+            {
+                "routine": trial.name + (" (chosen)" if is_chosen else ""),
+                "learning rate": rate,
+                "validation loss": loss,
+                "curvature (Definition 1)": first,
+                "metasmoothness (Definition 2)": second,
+                "Pareto set": best,
+            }
+        )
+    return rows

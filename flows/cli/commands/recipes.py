@@ -71,13 +71,13 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE or FILE ...]",
+            metavar="RECIPE",
             help="Shipped recipes, paths of YAML files, check, plan, verify, smoothness or clean.",
             autocompletion=complete_recipe,
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every recipe that ships, and the others.")
+        bool, typer.Option("--all", help="Every recipe that ships, check, plan ...")
     ] = False,
     changes: ChangesOption = None,
     seeds: Annotated[
@@ -87,14 +87,23 @@ def deploy(  # noqa: PLR0913 (the options of one command)
     store: StoreOption = "mgd-store",
     image: Annotated[
         str | None,
-        typer.Option("--image", envvar="MGD_IMAGE", help="Image of the jobs, if in containers."),
+        typer.Option(
+            "--image", envvar="MGD_IMAGE", help="Image of the containers that the pool starts."
+        ),
     ] = None,
     folder: Annotated[
         str | None,
-        typer.Option("--folder", help="Where workers have the files of your problem, if not here."),
+        typer.Option(
+            "--folder", help="Folder in which workers have your files, if not in the same as here."
+        ),
     ] = None,
     suffix: Annotated[
-        str, typer.Option("--suffix", help="Ends the names: the same recipe on a second pool.")
+        str,
+        typer.Option(
+            "--suffix",
+            help="Added to the name of each deployment (with gpu: digits-selection-gpu), so that "
+            "those of another pool stay beside it.",
+        ),
     ] = "",
     as_json: JsonOption = False,
     debug: DebugOption = False,

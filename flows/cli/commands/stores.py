@@ -51,8 +51,8 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN ...",
-            help="Names of runs, or the beginnings of them.",
+            metavar="RUN",
+            help="Names of two or more runs, or the beginnings of them.",
             autocompletion=complete_run,
         ),
     ],

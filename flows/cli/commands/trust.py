@@ -67,7 +67,8 @@ def plan(  # noqa: PLR0913 (the options of one command)
     changes: ChangesOption = None,
     store: StoreOption = "mgd-store",
     price: Annotated[
-        float | None, typer.Option("--price", help="Price of an hour of the GPU.", min=0)
+        float | None,
+        typer.Option("--price", help="Price of an hour of the device, in any currency.", min=0),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

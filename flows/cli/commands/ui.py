@@ -13,9 +13,9 @@ def ui(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE or FILE ...]",
-            help="What can be started there; by default digits-selection, check, plan, verify, "
-            "smoothness and clean.",
+            metavar="RECIPE",
+            help="Recipes and files that can be started there; by default digits-selection, "
+            "check, plan, verify, smoothness and clean.",
             autocompletion=complete_recipe,
         ),
     ] = None,

@@ -69,6 +69,18 @@ def test_a_sound_routine_passes(name):
     assert all(each.verdict is Verdict.PASS for each in report.checks)
 
 
+def test_a_check_says_on_which_side_of_its_limit_it_passes(relu):
+    """A metasmoothness of 1 beside a limit of 0.414 looked as if it had gone too far."""
+    others = check(routine(optimizer=adam()), output, num_directions=FEW)
+    found = [each for report in (relu, others) for each in report.checks if each.bound()]
+
+    assert {each.bound()[0] for each in found} == {"≤", "≥"}
+    for each in found:
+        is_low = each.bound() == f"≥ {each.limit:.3g}"
+        inside = each.value >= each.limit if is_low else each.value <= each.limit
+        assert inside is (each.verdict is Verdict.PASS), each
+
+
 def test_kinks_are_explained_and_raise_no_alarm(relu):
     """Differences of a ReLU network may fail without a bug; a user is told before it happens."""
     assert relu.verdict is Verdict.PASS, relu.sentences()

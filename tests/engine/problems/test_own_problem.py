@@ -112,8 +112,8 @@ def test_start_is_seeded_by_the_run_and_is_part_of_the_keys(tmp_path):
 WRONG = {
     "raises": (replaced("    generator =", "    raise KeyError('x')\n    generator ="), "KeyError"),
     "other thing": (replaced("return engine.Problem(", "return dict("), "returned a dict"),
-    "model": (replaced("model=net", "model=3"), "model of the problem is int"),
-    "loss": (replaced("loss=loss", "loss=3"), "loss of the problem is int"),
+    "model": (replaced("model=net", "model=3"), r"model of the problem is 3 \(int\), but"),
+    "loss": (replaced("loss=loss", "loss=3"), r"loss of the problem is 3 \(int\), but"),
     "no length": (replaced('train={"x": x, "y": y}', "train=iter([])"), "has no length"),
     "lengths": (replaced('train={"x": x,', 'train={"x": x[:5],'), r"\[5, 40\] rows"),
     "nan": (replaced("    hx, hy =", "    x = x / 0\n    hx, hy ="), "NaN or infinite"),

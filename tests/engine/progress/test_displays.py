@@ -63,6 +63,39 @@ def test_long_preparation_is_not_silent(plain):
     assert printed == [f"[{at}] Reading the data" for at in (0, 5, 10)]
 
 
+def test_lines_of_several_runs_say_whose_they_are(plain):
+    """Three seeds, or the routines of a search, looked as if they were one run."""
+    lines, time, meter, printed = plain
+    first = Board(Course("flowers-1a: training.seed=0", WORKS), meter, time)
+    first.scored(0, scores(0.5))
+    lines.look()
+    first.finish()
+    second = Board(Course("flowers-2b: training.seed=1", WORKS), meter, time)
+    second.scored(0, scores(0.4))
+    lines.look()
+    time.now += 12
+    lines.look()
+
+    assert [line.partition("] ")[2].partition(":")[0] for line in printed] == [
+        "Outer step 0 of 1",
+        *["flowers-2b"] * 2,
+    ]
+
+
+def test_a_line_beside_a_picture_leaves_the_time_to_it():
+    """It made each of them too long for a terminal of 120 columns."""
+    time, meter, printed = Clock(), Meter(), []
+    board = Board(Course("a run", WORKS, in_seconds=True), meter, time)
+    time.now += 5
+    board.scored(0, scores(0.5))
+    displays.Scores(meter, printed.append, timed=False).look()
+
+    (line,) = printed
+    assert line.startswith("Outer step 0 of 1: validation loss 0.5000")
+    assert "gone" not in line
+    assert "left" not in line
+
+
 def picture(board, width=100):
     console = Console(file=io.StringIO(), width=width)
     console.print(draw([board.seen()]))

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from engine.errors import EngineError
+from engine.recipes.files import load_recipe
 from engine.runs import inventory, overview
 from engine.runs.overview import Standing, describe, list_overviews
 from engine.runs.store_mark import mark_store
@@ -106,3 +107,23 @@ def test_seconds_beyond_all_numbers_are_added_up(store):
     view, _ = describe(store, run)
 
     assert overview.total(view.stages).seconds == sys.float_info.max
+
+
+def test_runs_of_an_own_recipe_are_told_apart_by_what_differs(tmp_path):
+    """Nothing of their recipe ships, and a digest tells nobody which one had the other rate."""
+    contents = [
+        {"kind": "descent", "name": "flowers", "training": {"learning_rate": rate, "num_steps": 9}}
+        for rate in (0.05, 0.02)
+    ]
+    shipped = load_recipe("digits-selection", ["outer.num_steps=3"]).model_dump(mode="json")
+    alone = {"kind": "descent", "name": "trees", "training": {"learning_rate": 0.1}}
+
+    said = overview._changes([contents[0], shipped, contents[1], alone, {}])
+
+    assert said == [
+        "training.learning_rate=0.05",
+        "outer.num_steps=3",
+        "training.learning_rate=0.02",
+        "",
+        "",
+    ]

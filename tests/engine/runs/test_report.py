@@ -57,9 +57,9 @@ def test_no_command_is_offered_for_what_does_not_ship(name):
 @pytest.mark.parametrize(
     ("verdict", "value", "limit", "told"),
     [
-        (Verdict.PASS, 0.5, 1.0, "0.5 (limit 1)"),
+        (Verdict.PASS, 0.5, 1.0, "0.5 (≤ 1)"),
         (Verdict.PASS, None, 1.0, "done"),
-        (Verdict.REFUSE, 3.0, 1.0, "refuse: 3 (limit 1)"),
+        (Verdict.REFUSE, 3.0, 1.0, "refuse: 3 (≤ 1)"),
         (Verdict.REFUSE, None, 1.0, "refuse"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -9,6 +10,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Completed, Pending, Running
 
+from flows.cli import one_person
 from flows.cli.one_person import POOL, _end_worker, close_lost
 from tests.servers import wait_for
 
@@ -46,6 +48,42 @@ def test_a_run_gets_its_time_although_its_worker_gives_it_none(tmp_path):
 
     assert (tmp_path / "run.said").exists()
     assert worker.returncode == 0
+
+
+STUCK = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(os.getpid()))
+os.replace(sys.argv[1] + ".new", sys.argv[1] + ".begun")
+while True:
+    time.sleep(0.05)
+"""
+
+
+def at_work(process):
+    """Return whether a process is there, and more than a number that nobody has asked for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+LEAVE = KILL.replace("run.kill()", "pass")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_run_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    """It waited for a server that had gone, for minutes, and the next mgd ui took no run."""
+    monkeypatch.setattr(one_person, "SECONDS_TO_END", 1.0)
+    place = str(tmp_path / "run")
+    worker = subprocess.Popen([sys.executable, "-c", LEAVE, STUCK, place], start_new_session=True)
+    wait_for("the run", (tmp_path / "run.begun").exists)
+    run = int((tmp_path / "run.begun").read_text())
+
+    _end_worker(worker)
+
+    wait_for("its end", lambda: not at_work(run))
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """Where people see what a run shows in Prefect's UI."""
 
+import logging
+
 import pytest
-from prefect import settings
+from prefect import flow, settings, task
+from prefect.runtime import flow_run
 from prefect.settings import temporary_settings
 
+from tasks.running import artifacts
 from tasks.running.artifacts import ui_address
 
 API, UI = settings.PREFECT_API_URL, settings.PREFECT_UI_URL
@@ -30,3 +34,39 @@ def test_page_of_the_ui_that_people_reach(given, address):
     """Containers reach the server by another name; Prefect's own has one UI; ours may have none."""
     with temporary_settings(given):
         assert ui_address("/x") == address
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_what_came_of_a_task_is_in_the_log_of_its_run():
+    """The log of a task run shows warnings alone, and a check ended with Completed and no word."""
+    said = []
+
+    class Heard(logging.Handler):
+        def emit(self, record):
+            said.append((record.getMessage(), record.flow_run_id))
+
+    @task
+    def judge():
+        artifacts.say_in_ui("digits-selection: pass")
+
+    @flow
+    def check():
+        judge()
+        return str(flow_run.id)
+
+    handler = Heard()
+    levels = {"flow_runs": logging.INFO, "task_runs": logging.WARNING}
+    loggers = {logging.getLogger(f"prefect.{each}"): level for each, level in levels.items()}
+    before = {each: each.level for each in loggers}
+    for logger, level in loggers.items():
+        logger.addHandler(handler)
+        logger.setLevel(level)
+    try:
+        run = check()
+    finally:
+        for logger, level in before.items():
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+    assert ("digits-selection: pass", run) in said

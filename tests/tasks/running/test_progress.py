@@ -19,7 +19,7 @@ from engine.recipes.names import run_name
 from engine.recipes.titles import run_title
 from engine.stages import training as stages
 from flows.descent import descent
-from tasks.running import progress
+from tasks.running import bars, progress
 from tasks.running.sentences import OneSentence, say_one_sentence
 from tests.tiny_recipe import small
 
@@ -29,7 +29,7 @@ def shown(monkeypatch):
     """Every percentage and sentence that is sent to the UI, in order."""
     sent = []
     monkeypatch.setattr(
-        progress,
+        bars,
         "update_progress_artifact",
         lambda artifact, percent, description: sent.append((percent, description)),
     )
@@ -59,6 +59,7 @@ def test_ui_is_told_in_sentences_up_to_100(shown, heard, tmp_path):
     scores = [row for row in rows if row.startswith("outer step")]
     assert len(scores) == 2
     assert any(row.startswith(f"Run {run_title(recipe)} in {tmp_path}") for row in rows)
+    assert record.headline() in rows
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def test_run_that_stops_is_looked_at_no_longer(monkeypatch, tmp_path):
     """Others of a search go on; a terminal would show its bar until the end of them."""
     told, meter = followed(tmp_path)
     shown = []
-    monkeypatch.setattr(told, "_show", lambda percent, sentence: shown.append(sentence))
+    monkeypatch.setattr(told._bar, "show", lambda percent, sentence: shown.append(sentence))
     told.begins("train[0] 0-12", "train")
     told.begins_again("train[0] 0-12")
 
@@ -108,7 +109,7 @@ def test_a_store_that_is_away_hides_nothing_else(monkeypatch, tmp_path):
     """What has been said would be said again, and the rest would not be said at all."""
     told, _ = followed(tmp_path)
     shown, said = [], []
-    monkeypatch.setattr(told, "_show", lambda percent, sentence: shown.append(sentence))
+    monkeypatch.setattr(told._bar, "show", lambda percent, sentence: shown.append(sentence))
 
     def away():
         raise StoreError("the store does not answer")

@@ -61,6 +61,6 @@ def _cards(chart: Pictures) -> list[Card]:
     shown = moved.argsort(descending=True, stable=True)[:SHOWN]
     pictures = changes(chart.before[shown], chart.after[shown])
     return [
-        Card(each, f"input {place}", note=f"moved by {float(moved[place]):.3g}")
+        Card(each, f"input {place}", note=f"changed by {float(moved[place]):.3g}")
         for place, each in zip(shown.tolist(), pictures, strict=True)
     ]

@@ -34,6 +34,24 @@ def test_baselines_that_leave_out_nothing_are_named_once_and_beaten_by_nobody():
     assert second.startswith("The baselines random and low-loss leave out as many examples")
 
 
+def test_one_such_baseline_is_spoken_of_as_one():
+    """It was called they."""
+    record = with_baselines(make_record(kind="weights"), random=None, low_loss=0.9)
+
+    assert comparison_findings(record)[-1].startswith("The baseline random leaves out as many")
+
+
+def test_baselines_that_are_the_start_are_drawn_once():
+    """Four bars of one length stood beside each other in a run that weighs examples."""
+    record = with_baselines(make_record(kind="weights"), all_data=None, random=None, low_loss=0.9)
+
+    assert [each.name for each in record.set_ups()] == [
+        "outer step 2",
+        "all-data",
+        "low-loss",
+    ]
+
+
 def test_baselines_that_leave_out_some_are_compared():
     """Also where their loss is that of another."""
     record = with_baselines(make_record(), all_data=None, random=0.9, low_loss=0.1)

@@ -22,8 +22,8 @@ def record(**victims):
 @pytest.mark.parametrize(
     ("victims", "says"),
     [
-        ({"three": (0.923, 0.923), "seven": (0.9, 0.95)}, "No class has a lower test accuracy"),
-        ({"three": (0.92304, 0.92296), "seven": (0.9, 0.9)}, "No class has a lower test accuracy"),
+        ({"three": (0.923, 0.923), "seven": (0.9, 0.95)}, "No class of the test examples"),
+        ({"three": (0.92304, 0.92296), "seven": (0.9, 0.9)}, "No class of the test examples"),
         ({"three": (0.923, 0.9), "seven": (0.9, 0.9)}, "Class three suffers most: .* 92.3 % to 90"),
     ],
     ids=["none", "below-what-is-written", "a-fall"],
@@ -39,9 +39,9 @@ def test_a_class_suffers_only_if_its_accuracy_falls(victims, says):
     ("own", "under_noise", "says"),
     [
         (0.84, 0.89, "Test accuracy falls by 6.0 points, under noise by 1.0: 6.0 times as far."),
-        (0.84, 0.90, "Test accuracy falls by 6.0 points, under noise not at all."),
-        (0.90, 0.89, "Test accuracy does not fall, under noise by 1.0."),
-        (0.91, 0.90, "Test accuracy does not fall, and it does not under noise either."),
+        (0.84, 0.90, "Test accuracy falls by 6.0 points, and under no baseline."),
+        (0.90, 0.89, "Test accuracy does not fall, but noise lowers it by 1.0 points."),
+        (0.91, 0.90, "Test accuracy falls neither here nor under a baseline."),
     ],
     ids=["both", "the metagradient alone", "the baseline alone", "none"],
 )
