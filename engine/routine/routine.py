@@ -119,16 +119,17 @@ class Routine(HeldModule):
     _given: "weakref.ref[nn.Module] | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = of_one_process(self.model)
-        object.__setattr__(self, "model", given)
-        take_in(self)
-        object.__setattr__(self, "_given", weakref.ref(given))
-        refuse_misfits(self)
-        object.__setattr__(self, "order", run_order(self))
-        _ = self.hooks, self.modes, self.binding  # the module as it was handed in
-        refuse_bad_examples(self.examples)
-        refuse_parted_buffers(self)
-        refuse_idle_metaparameters(self)
+        with PROCESS:  # in another thread's step the module holds the numbers of that step
+            given = of_one_process(self.model)
+            object.__setattr__(self, "model", given)
+            take_in(self)
+            object.__setattr__(self, "_given", weakref.ref(given))
+            refuse_misfits(self)
+            object.__setattr__(self, "order", run_order(self))
+            _ = self.hooks, self.modes, self.binding, self.trainable  # as it was handed in
+            refuse_bad_examples(self.examples)
+            refuse_parted_buffers(self)
+            refuse_idle_metaparameters(self)
 
     def __repr__(self) -> str:
         return in_a_line(self)

@@ -4,7 +4,6 @@ References:
     Park et al. 2023, arXiv:2303.14186.
 """
 
-import copy
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -86,9 +85,7 @@ def trak_scores(
     # Its bars, which cannot be switched off, would be drawn into those of the run, or into its log.
     vars(import_module("trak.traker"))["tqdm"] = _without_bar
 
-    model = copy.deepcopy(routine.model)
-    model.load_state_dict(routine.layout.views(state[routine.optimizer.evaluated]), strict=False)
-    model = model.float().eval()
+    model = routine.model_at(state).float()
     device = str(routine.device)  # traker compares it with "cpu"
     projector = projectors.BasicProjector(
         grad_dim=sum(p.numel() for p in model.parameters()),

@@ -38,23 +38,24 @@ def copied(model: nn.Module, reader: Callable[..., Any] | None = None) -> nn.Mod
     Raises:
         ConfigurationError: If a parameter has a hook that no copy can carry.
     """
-    with mock.patch.object(Tensor, "__deepcopy__", _value_or_copy):
-        duplicate = copy.deepcopy(model, _owners_of_hooks(model))
-    for module in duplicate.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            # Its copies are results of cloning the originals, to which a gradient would flow.
-            for key, tensor in dict(module.named_parameters(recurse=False)).items():
-                own = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
-                module._parameters[key] = own
-    copies = dict(duplicate.named_parameters())
-    for name, parameter in model.named_parameters():
-        if parameter is copies[name]:
-            continue  # a module that copies itself may share them
-        for hook in gradient_hooks(name, parameter):
-            copies[name].register_hook(hook)
-        vars(copies[name]).update(vars(parameter))
-    bind_hooks(model, duplicate, reader)
-    return duplicate
+    with PROCESS:  # a module holds the numbers of a step that another thread is at
+        with mock.patch.object(Tensor, "__deepcopy__", _value_or_copy):
+            duplicate = copy.deepcopy(model, _owners_of_hooks(model))
+        for module in duplicate.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                # Its copies are results of cloning the originals, to which a gradient would flow.
+                for key, tensor in dict(module.named_parameters(recurse=False)).items():
+                    own = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+                    module._parameters[key] = own
+        copies = dict(duplicate.named_parameters())
+        for name, parameter in model.named_parameters():
+            if parameter is copies[name]:
+                continue  # a module that copies itself may share them
+            for hook in gradient_hooks(name, parameter):
+                copies[name].register_hook(hook)
+            vars(copies[name]).update(vars(parameter))
+        bind_hooks(model, duplicate, reader)
+        return duplicate
 
 
 def _owners_of_hooks(model: nn.Module) -> dict[int, Any]:

@@ -261,8 +261,7 @@ class HeldModule:
             A copy, in evaluation mode: parameters (their average, where one is evaluated), running
             statistics and the number of batches behind them, and all other buffers as they were.
         """
-        with PROCESS:  # a witness in another thread may hold other numbers in the module
-            model = copied(self.model)
+        model = copied(self.model)
         values = dict(self.layout.views(state[self.optimizer.evaluated].detach()))
         if self.statistics is not None:
             values |= self.statistics.layout.views(state[BUFFERS].detach())

@@ -1,7 +1,8 @@
 """Tensors of a state in the place of a module's own."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from engine.errors import ConfigurationError
 from engine.numerics.determinism import PROCESS
 from engine.routine.module import binding as module
 from engine.routine.module.binding import Binding, Modes, copied
+from engine.routine.number_format import in_format
 from tests import problems
 from tests.strangers.plain import loss, mlp
 
@@ -161,3 +163,27 @@ def test_threads_get_the_bits_of_one():
 
     assert all(torch.equal(each["weights"], expected) for each in found)
     assert torch.are_deterministic_algorithms_enabled()  # as tests/conftest.py sets it
+
+
+MADE = {
+    "with other values": lambda run: run.with_metaparameters(run.point()),
+    "with another seed": lambda run: replace(run, seed=5),
+    "in another format": lambda run: in_format(run, torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_run_made_while_another_thread_is_at_a_step_starts_where_it_should(name):
+    """It copies a module that holds the numbers of that step: it started from them, in silence."""
+    run = problems.routine("sgd")
+    expected = run.initial_state()["params"].clone()
+
+    with ThreadPoolExecutor(1) as pool:
+        with run.binding.kept():
+            run.binding.put({name: torch.zeros_like(row) for name, row in run.trainable.items()})
+            made = pool.submit(MADE[name], run)
+            with suppress(TimeoutError):
+                made.result(timeout=0.2)
+        found = made.result().initial_state()["params"]
+
+    assert torch.equal(found, expected.to(found.dtype))
