@@ -120,7 +120,7 @@ class AttributionRecipe(DescentRecipe):
     """Attribution is to the examples' weights."""
 
     outer: OuterSettings = OuterSettings()
-    """Not read: attribution moves nothing."""
+    """Of descents alone: attribution moves nothing, and takes none of these settings."""
 
     attribution: AttributionSettings = AttributionSettings()
     """What is attributed, and how the answer is judged."""
@@ -131,6 +131,16 @@ class AttributionRecipe(DescentRecipe):
             raise ValueError(
                 f"metaparameters.name is {self.metaparameters.name.value}, but attribution is to "
                 "the weights of the examples. Use weights."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _moves_nothing(self) -> "AttributionRecipe":
+        given = sorted(self.outer.model_fields_set) if self.outer != OuterSettings() else []
+        if given:
+            raise ValueError(
+                f"outer.{given[0]} is set, but attribution moves no weights, so nothing would read "
+                "it. Leave outer out, or use kind: descent."
             )
         return self
 

@@ -109,7 +109,6 @@ def test_attribution_shows_texts_and_escapes_them(texts, tmp_path, prefect_serve
             "model": {"name": "transformers", "width": 8, "depth": 1, "heads": 2},
         },
         "metaparameters": {"name": "weights"},
-        "outer": {"update": "sign"},
         "preflight": "advise",
         "attribution": {
             "num_queries": 2, "drops": [20], "num_subsets": 4, "trainings_per_stage": 4,

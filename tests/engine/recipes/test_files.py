@@ -161,6 +161,11 @@ def test_all_bad_settings_are_named_at_once():
             ["optimizer.name=adamw", "optimizer.momentum=0.5"],
             "momentum is 0.5, but optimizer.name is adamw, which does not read it. Use muon or",
         ),
+        (
+            "digits-attribution",
+            ["outer.num_steps=3"],
+            "outer.num_steps is set, but attribution moves no weights.*Leave outer out",
+        ),
     ],
     ids=[
         "masked-sign",
@@ -168,6 +173,7 @@ def test_all_bad_settings_are_named_at_once():
         "run-shortened",
         "two-schedules",
         "foreign-setting",
+        "no-descent",
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(recipe, changes, message):
