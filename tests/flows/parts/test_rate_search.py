@@ -30,5 +30,5 @@ def test_grid_and_optuna_are_in_the_report_and_the_json_of_the_run(prefect_serve
     with open(record.url(store, "report.html")) as file:
         page = file.read()
     assert "Optuna, with as many trainings (3)" in page
-    assert f"{record.optuna.best['validation']:.4f} in validation" in page
+    assert f"a validation loss of {record.optuna.best['validation']:.4f} and" in page
     assert "Among 6 one-cycle schedules" in page
