@@ -52,8 +52,9 @@ NOTES = [
 
 def changes_of(row: Row, variant: tuple[str, ...], seed: int) -> list[str]:
     """Return the settings of one run of a row."""
-    seeds = [f"{name}.seed={seed}" for name in ("arguments", "training", "outer")]
-    return [*row.changes, *variant, *seeds]
+    own = load_recipe(row.recipe)
+    seeded = ["arguments", "training", *(["outer"] if own.kind == "descent" else [])]
+    return [*row.changes, *variant, *(f"{name}.seed={seed}" for name in seeded)]
 
 
 def object_place(row: Row, changes: list[str], store: Path) -> Path:
