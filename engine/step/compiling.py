@@ -105,7 +105,8 @@ def keeps_for_itself(routine: Routine, z: Metaparams, step: int) -> bool:
     """
     known = routine.programs
     if "keeps tensors" not in known:
-        params = routine.initial_state(z)["params"].detach().requires_grad_()
+        point = {**routine.point(), **z}  # z may be what enters this step alone
+        params = routine.initial_state(point)["params"].detach().requires_grad_()
         term = next(routine.terms(step))
 
         def call() -> object:
