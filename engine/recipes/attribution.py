@@ -136,7 +136,10 @@ class AttributionRecipe(DescentRecipe):
 
     @model_validator(mode="after")
     def _moves_nothing(self) -> "AttributionRecipe":
-        given = sorted(self.outer.model_fields_set) if self.outer != OuterSettings() else []
+        plain = OuterSettings()
+        given = [
+            n for n in OuterSettings.model_fields if getattr(self.outer, n) != getattr(plain, n)
+        ]
         if given:
             raise ValueError(
                 f"outer.{given[0]} is set, but attribution moves no weights, so nothing would read "

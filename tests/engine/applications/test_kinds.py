@@ -62,7 +62,6 @@ MEASURED = Forecast(
     [
         ("attribution", {"attribution": {"num_subsets": 200}}, True),
         ("attribution", {"attribution": {"num_queries": 9}}, True),
-        ("attribution", {"outer": {"update": "sign", "num_steps": 50}}, False),
         ("canaries", {"outer": {"update": "Adam", "num_steps": 50}}, True),
         ("canaries", {"canaries": {"num_audits": 64}}, True),
         ("metasmoothness", {"smoothness": {"directions": 9}}, True),
