@@ -150,14 +150,20 @@ def before_hooks(routine: Routine, gradient: Tensor, directions: Sequence[Tensor
         routine: The run.
         gradient: Of a shard, before the hooks, shape (params,).
         directions: Cotangents of what the hooks make of it, each of the same shape.
+
+    Raises:
+        UndifferentiableError: If what they make does not depend on it.
     """
     leaf = gradient.detach().requires_grad_()
     with torch.enable_grad():
         hooked = routine.hooked_term(leaf)
     if not hooked.requires_grad:
-        return [torch.zeros_like(direction) for direction in directions]
+        raise UndifferentiableError(
+            "What the hooks of the parameters return does not depend on the gradient that they are "
+            "given, so the adjoint would lose it. Write them without detach(), .data or no_grad()."
+        )
     found_of = pulls([hooked], [leaf], [[direction] for direction in directions])
-    return [leaf.new_zeros(leaf.shape) if found is None else found for (found,) in found_of]
+    return [found for (found,) in found_of if found is not None]  # there is one path to the leaf
 
 
 def pull_own(

@@ -48,7 +48,8 @@ def note_of_jumps(
         return ""
     with torch.no_grad():
         there, back = (
-            routine.update(state, sign * gradient, z, step)["params"] for sign in (1, -1)
+            routine.update(state, routine.hooked_term(sign * gradient), z, step)["params"]
+            for sign in (1, -1)
         )
     if torch.equal(there, back):
         return ""  # a step that does not read its gradient, as of one that is accumulated
@@ -84,7 +85,9 @@ def _follows(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
     }
     moments = [row for name, row in rows.items() if name != "params" and row.requires_grad]
     with torch.enable_grad(), routine.binding.kept():
-        return follows(routine.update(rows, given, z, step)["params"], [given, *moments])
+        return follows(
+            routine.update(rows, routine.hooked_term(given), z, step)["params"], [given, *moments]
+        )
 
 
 def follows(after: Tensor, leaves: Sequence[Tensor]) -> bool:

@@ -298,6 +298,9 @@ def _look_at_update(
 
 
 def _updated(routine: Routine, state: State, gradient: Tensor, z: Metaparams, step: int) -> State:
-    """Return what the optimizer moves, and the problem's own state, after an update."""
-    rows = routine.update(state, gradient, z, step)
+    """Return what the optimizer moves, and the problem's own state, after an update.
+
+    In shards the gradient is that of one, and its hooks are a part of what is compared.
+    """
+    rows = routine.update(state, routine.hooked_term(gradient), z, step)
     return rows | routine.moved_own(state, rows["params"], z, step)

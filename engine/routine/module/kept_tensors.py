@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.errors import WitnessError
+from engine.torch_modes import OperationMode
 
 
-class _Made(TorchDispatchMode):
+class _Made(OperationMode):
     """Notes the memory of each tensor that is made, without keeping it alive."""
 
     def __init__(self) -> None:
@@ -28,22 +28,14 @@ class _Made(TorchDispatchMode):
         self.made: dict[int, StorageWeakRef] = {}
         self._found: dict[int, StorageWeakRef] = {}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports the compiler to keep it out: three seconds
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> object:
-        del types
+    def on_operation(
+        self, operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the operation returns)
+        """Note what it makes, which is none of what it was given."""
         for storage in _storages((args, kwargs)):
             if storage.cdata not in self.made:
                 self._found.setdefault(storage.cdata, storage)
-        result = func(*args, **(kwargs or {}))
+        result = operation(*args, **kwargs)
         for storage in _storages(result):
             if storage.cdata not in self._found:
                 self.made.setdefault(storage.cdata, storage)

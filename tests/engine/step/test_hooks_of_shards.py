@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import engine
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, UndifferentiableError, WitnessError
 from engine.replay.batched import train_many
 from engine.step.reference import step_vjp
 from tests.one_step import autograd_vjp, worst_error
@@ -120,6 +120,30 @@ def test_several_outputs_and_runs_go_through_the_hooks_of_each_shard():
     assert torch.allclose(2 * first["weights"], second["weights"], rtol=1e-12)
     for one, other in zip(together, train_many(run, points, together="loop"), strict=True):
         assert worst_error(one, other) < 1e-12
+
+
+def half(gradient):
+    return 0.5 * gradient + 0.5 * gradient.detach()
+
+
+CUTS = {"detached": lambda gradient: gradient.detach().clamp(-0.03, 0.03), "in part": half}
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("places", [slice(None), slice(1)], ids=["all", "one"])
+def test_hook_that_cuts_the_graph_is_refused(name, places):
+    """With shards it is no part of the update, whose derivative the witness compares."""
+
+    def make():
+        net = mlp()
+        for parameter in list(net.parameters())[places]:
+            parameter.register_hook(CUTS[name])
+        return net
+
+    run = Variant(make, shards=3, momentum=0.5)
+
+    with pytest.raises((WitnessError, UndifferentiableError), match="detach"):
+        by_engine(run)
 
 
 def test_injected_examples_beside_them_are_refused():
