@@ -134,7 +134,8 @@ def evaluate_each(
     plain = routine.own is None and routine.statistics is None
     if Together(together) is Together.LOOP or len(states) < 2 or not plain:
         return loop()
-    if keeps_tensors(lambda: one(states[0])):
+    singles: list[float] = []  # numbers, since a tensor would be one that is kept
+    if keeps_tensors(lambda: singles.append(float(one(states[0])))):
         return loop()
     try:
         joined = [_stacked([states[i] for i in part]) for part in _parts(len(states), routine)]
@@ -142,9 +143,8 @@ def evaluate_each(
     except _NOT_CARRIED as error:
         _logger.info("%d states are evaluated one by one: %s", len(states), error)
         return loop()
-    single = one(states[0])
-    error = _relative_error(found[0], single)
-    return found if error <= torch.finfo(single.dtype).eps ** 0.5 else loop()
+    error = _relative_error(found[0], found.new_tensor(singles[0]))
+    return found if error <= torch.finfo(found.dtype).eps ** 0.5 else loop()
 
 
 def _trained(

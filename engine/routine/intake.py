@@ -5,7 +5,8 @@ Numbers of numpy and torch are numbers, arrays are tensors. What has two meaning
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def take_in(routine: "Routine") -> None:
     put("learning_rate", rates_from(routine.learning_rate))
     kinds = _kinds_from(routine.metaparameters)
     put("metaparameters", {name: kind.fitted(routine.num_steps) for name, kind in kinds.items()})
-    put("path", _path_from(routine.path))
+    put("path", choice(StepPath, "path", routine.path))
     if routine.augment is not None and not callable(routine.augment):
         raise ConfigurationError(
             f"augment is a {type(routine.augment).__name__}. Hand in a function that maps (batch, "
@@ -211,12 +212,20 @@ def _translated(given: torch.optim.Optimizer) -> str:
     return f"Write optimizer={words}), learning_rate={float(first['lr'])}{several}."
 
 
-def _path_from(given: Any) -> StepPath:  # noqa: ANN401 (whatever is handed in)
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def choice(kind: type[_Choice], name: str, given: Any) -> _Choice:  # noqa: ANN401 (whatever is handed in)
+    """Return one of the choices of a setting.
+
+    Raises:
+        ConfigurationError: If it is none; names them.
+    """
     try:
-        return StepPath(given)
+        return kind(given)
     except ValueError as error:
-        names = " or ".join(repr(path.value) for path in StepPath)
-        raise ConfigurationError(f"path is {given!r}. Use {names}.") from error
+        names = " or ".join(repr(each.value) for each in kind)
+        raise ConfigurationError(f"{name} is {given!r}. Use {names}.") from error
 
 
 _LOSS = (

@@ -19,7 +19,7 @@ from engine.recipes.files import load_recipe, validate_recipe, validated
 from engine.recipes.replay import ReplaySettings
 from engine.replay.fastest import settled
 from engine.replay.plain_training import evaluate
-from engine.routine.intake import refuse_output
+from engine.routine.intake import choice, refuse_output
 from engine.routine.routine import Routine
 from engine.schedules.by_name import NamedPlan, plan_of
 from engine.schedules.segments import Segment, cut
@@ -211,17 +211,11 @@ def _of_routine(
         judge="validation" if "validation" in named else "objective",
         outer=rule,
         replay=replay,
-        preflight=_mode(settings.get("preflight", PreflightMode.ENFORCE)),
+        preflight=choice(
+            PreflightMode, "preflight", settings.get("preflight", PreflightMode.ENFORCE)
+        ),
         vjp=make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=uses),
     )
-
-
-def _mode(given: Any) -> PreflightMode:  # noqa: ANN401 (whatever was handed in)
-    try:
-        return PreflightMode(given)
-    except ValueError as error:
-        known = " or ".join(repr(mode.value) for mode in PreflightMode)
-        raise ConfigurationError(f"preflight is {given!r}. Use {known}.") from error
 
 
 def _named(outputs: Output | Mapping[str, Output] | None) -> dict[str, Output]:
