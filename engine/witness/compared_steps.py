@@ -1,17 +1,157 @@
 """One step's numbers from both sides: the engine's beside those of the module by itself."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor, nn
 
 from engine.errors import WitnessError
+from engine.routine.loss_terms import Term
+from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine
+from engine.step.gradient import batch_in_order
+from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, least_size, relative, value_limit
-from engine.witness.in_place import Seen
+from engine.witness.in_place import given_module, in_place, put_into_training
 
 FLOOR = 0.1
 """Share of the whole gradient below which a tensor's own gradient counts as that much: those that
 cancel to nothing, as of a bias before a normalization, are noise."""
+
+
+@dataclass
+class Seen:
+    """One step's numbers, from either side.
+
+    Attributes:
+        losses: Of the examples, shape (batch,). Their weights are the engine's and left out, so
+            that examples of weight 0 count too.
+        gradient: Of the losses' sum over B, by parameter.
+        statistics: After the step, by name.
+        calls: How often each layer normalized a batch.
+        flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.
+        moved: The running statistics after the step as a part of the state; the engine's only.
+    """
+
+    losses: Tensor
+    gradient: dict[str, Tensor]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    flat: Tensor | None = None
+    moved: State = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Sum of the losses, for people."""
+        return float(self.losses.sum())
+
+
+def own_step(
+    given: nn.Module, routine: Routine, terms: Sequence[Term], z: Metaparams, step: int
+) -> Seen:
+    """Let the module take a step by itself, as far as its gradient.
+
+    Args:
+        given: The module, with the state in it.
+        routine: The run, which says the loss and seeds its draws.
+        terms: One, whose examples then count one each; or the shards of a batch, which have
+            their weights, and a backward pass each, as in a loop that accumulates gradients.
+        z: Metaparameters.
+        step: t.
+    """
+    z, seen = {name: value.detach() for name, value in z.items()}, list[Tensor]()
+    put_into_training(given, routine)
+    kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
+    for term in terms:
+        batch, arguments = routine.loss_inputs(term, z, step)
+        with torch.enable_grad(), routine.seeded(term, step), torchs_own():
+            losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+            _refuse_written_gradients(given, kept)
+            if not seen:
+                _clear_gradients(given)
+            weights = term.weights(z) if len(terms) > 1 else None
+            losses = losses if weights is None else weights * losses
+            loss = losses.sum() / routine.batch_size
+            if loss.requires_grad:
+                loss.backward()
+        seen.append(losses.detach())
+        kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
+    gradient = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().to_dense()
+        for name, tensor in given.named_parameters()
+        if name in routine.layout.shapes
+    }
+    found: dict[str, Tensor] = {}
+    if routine.statistics is not None:
+        held = {**dict(given.named_parameters()), **dict(given.named_buffers())}
+        found = {n: held[n].detach().clone() for n in routine.statistics.layout.shapes}
+    return Seen(torch.cat(seen), gradient, found)
+
+
+def _version(tensor: Tensor | None) -> int:
+    return -1 if tensor is None else tensor._version
+
+
+def _refuse_written_gradients(
+    given: nn.Module, before: Mapping[str, tuple[Tensor | None, int]]
+) -> None:
+    """Refuse a loss that has written into ``.grad``."""
+    for name, parameter in given.named_parameters():
+        found = parameter.grad
+        known, version = before.get(name, (None, -1))
+        if found is not None and (found is not known or found._version != version):
+            raise WitnessError(
+                f"The loss writes into the .grad of the parameter {name!r}, as a backward() of its "
+                "own does. Whether your loop would add that to the gradient of the step depends "
+                "on where it calls zero_grad(), and a step of the engine has no .grad. Take "
+                "derivatives inside of a loss by torch.autograd.grad(value, inputs)."
+            )
+
+
+def _clear_gradients(given: nn.Module) -> None:
+    for parameter in given.parameters():
+        parameter.grad = None
+
+
+def compare_shards(routine: Routine, state: State, z: Metaparams, step: int) -> float:
+    """Compare the sum of a batch's shards with what a loop that accumulates gradients finds.
+
+    The first shard by itself says nothing of what one shard leaves for the next, or of a hook that
+    maps each one's gradient.
+
+    Args:
+        routine: The run, whose batches are cut into shards.
+        state: Where.
+        z: Metaparameters.
+        step: t.
+
+    Returns:
+        The largest error of the gradient.
+
+    Raises:
+        WitnessError: If loss, gradient or statistics differ by more than roundings do.
+
+    Cost:
+        Two plain steps, one of them by the module itself.
+    """
+    given = given_module(routine)
+    with routine.reading(state), in_place(given, routine, state):
+        theirs = own_step(given, routine, routine.batch_terms(step), z, step)
+    theirs.losses = theirs.losses.sum().reshape(1) / routine.batch_size
+    plain = replace(routine, compile=False) if routine.compile else routine
+
+    def engines() -> Seen:
+        params = state["params"].detach().requires_grad_()
+        flat, loss, rows = batch_in_order(plain, state, params, z, step)
+        statistics: dict[str, Tensor] = {}
+        if routine.statistics is not None:
+            statistics = routine.statistics.layout.views(rows[-1][BUFFERS])
+        return Seen(loss.reshape(1), routine.layout.views(routine.hooked_sum(flat)), statistics)
+
+    return compare_steps(routine, engines(), theirs, engines)
 
 
 def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[], Seen]) -> float:

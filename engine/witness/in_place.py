@@ -3,10 +3,8 @@
 Nothing of the engine's own calls is used here: no bound tensors, no flat vector, no ``grad``.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,36 +16,8 @@ from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.binding import own_modes
 from engine.routine.module.counters import COUNTERS, is_read, small_buffers
-from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine
-from engine.types import Metaparams, State
-
-
-@dataclass
-class Seen:
-    """One step's numbers, from either side.
-
-    Attributes:
-        losses: Of the examples, shape (batch,). Their weights are the engine's and left out, so
-            that examples of weight 0 count too.
-        gradient: Of the losses' sum over B, by parameter.
-        statistics: After the step, by name.
-        calls: How often each layer normalized a batch.
-        flat: The gradient before the hooks of the parameters, shape (params,); the engine's only.
-        moved: The running statistics after the step as a part of the state; the engine's only.
-    """
-
-    losses: Tensor
-    gradient: dict[str, Tensor]
-    statistics: dict[str, Tensor] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    flat: Tensor | None = None
-    moved: State = field(default_factory=dict)
-
-    @property
-    def total(self) -> float:
-        """Sum of the losses, for people."""
-        return float(self.losses.sum())
+from engine.types import State
 
 
 def given_module(routine: Routine) -> nn.Module:
@@ -327,48 +297,6 @@ def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             if name in tensors and tensors[name].shape == value.shape:
                 tensors[name].data.copy_(value)
-
-
-def own_step(given: nn.Module, routine: Routine, term: Term, z: Metaparams, step: int) -> Seen:
-    """Let the module take a step by itself, as far as its gradient."""
-    batch, arguments = routine.loss_inputs(term, {n: v.detach() for n, v in z.items()}, step)
-    put_into_training(given, routine)
-    with torch.enable_grad(), routine.seeded(term, step), torchs_own():
-        kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
-        losses = routine.loss(given, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
-        _clear_gradients(given, kept)
-        loss = losses.sum() / routine.batch_size
-        if loss.requires_grad:
-            loss.backward()
-    gradient = {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach().to_dense()
-        for name, tensor in given.named_parameters()
-        if name in routine.layout.shapes
-    }
-    found: dict[str, Tensor] = {}
-    if routine.statistics is not None:
-        held = {**dict(given.named_parameters()), **dict(given.named_buffers())}
-        found = {n: held[n].detach().clone() for n in routine.statistics.layout.shapes}
-    return Seen(losses.detach(), gradient, found)
-
-
-def _version(tensor: Tensor | None) -> int:
-    return -1 if tensor is None else tensor._version
-
-
-def _clear_gradients(given: nn.Module, before: Mapping[str, tuple[Tensor | None, int]]) -> None:
-    """Take away what stands in ``.grad``; refuse a loss that has written there."""
-    for name, parameter in given.named_parameters():
-        found = parameter.grad
-        known, version = before.get(name, (None, -1))
-        if found is not None and (found is not known or found._version != version):
-            raise WitnessError(
-                f"The loss writes into the .grad of the parameter {name!r}, as a backward() of its "
-                "own does. Whether your loop would add that to the gradient of the step depends "
-                "on where it calls zero_grad(), and a step of the engine has no .grad. Take "
-                "derivatives inside of a loss by torch.autograd.grad(value, inputs)."
-            )
-        parameter.grad = None
 
 
 def put_into_training(given: nn.Module, routine: Routine) -> None:

@@ -28,11 +28,11 @@ from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.agreement import relative
-from engine.witness.compared_steps import compare_steps
+from engine.witness.compared_steps import Seen, compare_shards, compare_steps, own_step
 from engine.witness.curvature import Here, compare_derivatives
 from engine.witness.entries import refuse_cut_entries
 from engine.witness.finite_differences import directions
-from engine.witness.in_place import Frozen, Seen, count_batches, given_module, in_place, own_step
+from engine.witness.in_place import Frozen, count_batches, given_module, in_place
 from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.moved_statistics import refuse_cut_statistics
@@ -113,9 +113,10 @@ def testify(
 
     Cost:
         Three plain steps (one of them by the module itself, and one that the other checks then
-        leave out), a loss, two evaluations of each output, four gradients of a few examples in
-        float64 and two in the run's own format, six updates, and what ``compare_output_slope``
-        takes. An output that is no mean of the loss is evaluated once more after the training.
+        leave out; of shards the first alone, and two plain steps of all), a loss, two evaluations
+        of each output, four gradients of a few examples in float64 and two in the run's own
+        format, six updates, and what ``compare_output_slope`` takes. An output that is no mean of
+        the loss is evaluated once more after the training.
         Beside the two evaluations one to three plain steps of a GPT, two of a ResNet, and eight to
         fourteen of a network that is so small that calls cost more than numbers;
         ``tests/bench/bench_witness.py`` measures it.
@@ -141,7 +142,7 @@ def testify(
         with routine.reading(state), in_place(given, routine, state) as place:
             frozen = place.watch()
             count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
-            theirs = own_step(given, routine, term, z, step)
+            theirs = own_step(given, routine, [term], z, step)
             frozen.refuse_moved()
             values = [own_output(place, output) for output in outputs]
             # Once more while the handed-in module holds other numbers: whoever reads them is seen
@@ -151,6 +152,8 @@ def testify(
         error = compare_steps(
             routine, own, theirs, lambda: _engine_step(routine, term, z, step, state)
         )
+        if routine.shards > 1:
+            error = max(error, compare_shards(routine, state, z, step))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
         cut = [
             check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)

@@ -2,9 +2,11 @@
 
 ``options["metagradient"]`` are the keyword arguments of ``engine.metagradient``, in which "sqrt"
 and "2 log2" stand for numbers that depend on T; ``options["routine"]`` are the routine's fields.
+With ``options["files"]`` the states are in a folder that is made anew for each metagradient.
 """
 
 import math
+import tempfile
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -41,6 +43,7 @@ class Ours:
         if "path" in chosen:
             chosen["path"] = StepPath(chosen["path"])
         self.routine = replace(self.routine, **chosen)
+        self.in_files = bool(task.options.get("files"))
         self.settings = _resolved(task.options["metagradient"], self.routine.num_steps)
         computes = "exact metagradient, every replayed state bit for bit"
         return {**versions(), "engine": self.settings, "computes": computes}
@@ -51,7 +54,7 @@ class Ours:
             # As many steps as graphs are kept, so that what is allocated later is there already.
             steps = max(2, min(self.settings.get("unroll", 2), self.routine.num_steps))
             short = replace(self.routine, num_steps=steps)
-            engine.metagradient(short, self.problem.output, **self.settings)
+            self._differentiate(short)
 
     def plain(self) -> None:
         """See ``Contender.plain``."""
@@ -67,10 +70,16 @@ class Ours:
 
     def whole(self) -> tuple[float, np.ndarray]:
         """See ``Contender.whole``."""
-        found = engine.metagradient(self.routine, self.problem.output, **self.settings)
+        found = self._differentiate(self.routine)
         if self.reference:
             self._check(found)
         return found.output, found["weights"][self.places].cpu().numpy()
+
+    def _differentiate(self, routine: engine.Routine) -> engine.Metagradient:
+        if not self.in_files:
+            return engine.metagradient(routine, self.problem.output, **self.settings)
+        with tempfile.TemporaryDirectory() as folder:
+            return engine.metagradient(routine, self.problem.output, store=folder, **self.settings)
 
     def stored_bytes(self) -> int:
         """See ``Contender.stored_bytes``."""

@@ -16,9 +16,24 @@ OUR_MODES: dict[str, dict[str, object]] = {
         "metagradient": {"schedule": "store-all", "vjp": "compiled"},
         "routine": {"compile": True},
     },
+    "ours, store-all in files, compiled product": {
+        "metagradient": {"schedule": "store-all", "vjp": "compiled"},
+        "routine": {"compile": True},
+        "files": True,
+    },
     "ours, sqrt(T) states, compiled product": {
         "metagradient": {"schedule": "sqrt", "vjp": "compiled"},
         "routine": {"compile": True},
+    },
+    "ours, sqrt(T) states in files, compiled product": {
+        "metagradient": {"schedule": "sqrt", "vjp": "compiled"},
+        "routine": {"compile": True},
+        "files": True,
+    },
+    "ours, graphs of 4 steps, states in files, compiled": {
+        "metagradient": {"schedule": "store-all", "unroll": 4},
+        "routine": {"path": "graph", "compile": True},
+        "files": True,
     },
     "ours, graphs of 4 steps, compiled": {
         "metagradient": {"schedule": "store-all", "unroll": 4},
@@ -42,6 +57,9 @@ OUR_MODES: dict[str, dict[str, object]] = {
     },
 }
 """A line here is a row of the table: arguments of ``engine.metagradient``, fields of the routine.
+
+With ``files`` the states are written to a folder and read back, as bergson's always are; without
+they stay in the process.
 
 ``sqrt(T) graphs`` keeps sqrt(T) states and, one after the other, the graphs of as many steps.
 ``all graphs`` trains with the graphs that are then walked back, so that no step is run twice. A
