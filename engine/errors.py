@@ -120,7 +120,28 @@ class OutputError(EngineError, OSError):
     """What a command has to say cannot be written where it was sent to."""
 
 
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that was most likely meant, or None.
+
+    A name that says the word in full, as ``num_steps`` says ``steps``, comes before one that only
+    looks like it, as ``step_size`` does.
+
+    Args:
+        word: What was written.
+        known: The names that there are.
+        cutoff: How alike two names have to look, from 0 to 1; see ``difflib``.
+    """
+    known, asked = list(known), set(_parts(word))
+    whole = [name for name in known if asked and asked <= set(_parts(name))]
+    close = get_close_matches(word, whole, 1, 0.0) or get_close_matches(word, known, 1, cutoff)
+    return close[0] if close else None
+
+
+def _parts(name: str) -> list[str]:
+    return name.lower().replace("-", "_").split("_")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a sentence that begins with a space and names the nearest known word, or nothing."""
-    close = get_close_matches(word, list(known), 1)
-    return f" Did you mean {close[0]}?" if close else ""
+    close = nearest(word, known)
+    return f" Did you mean {close}?" if close else ""

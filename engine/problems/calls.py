@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,13 @@ def _remedy(error: BaseException) -> str:
             f"A relative path is looked for where the command runs, here {Path.cwd()}. Beside the "
             f"problem's file it is Path(__file__).with_name({Path(name).name!r}); or make it an "
             "argument of the recipe."
+        )
+    if isinstance(error, TypeError) and str(error).startswith("Problem.__init__()"):
+        needed = [part.name for part in fields(Problem) if part.default is part.default_factory]
+        others = [part.name for part in fields(Problem) if part.name not in needed]
+        return (
+            f"An engine.Problem is made of {', '.join(needed)}, and may have {', '.join(others)}; "
+            "help(engine.Problem) says what each is."
         )
     return "Correct it, or its arguments in the recipe."
 

@@ -5,13 +5,12 @@ notebook hands them to ``engine.metagradient`` by name. This module does not kno
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, nearest
 from engine.recipes.reading.explain import said_of
 from engine.recipes.settings import Settings, refuse_unread
 
@@ -173,8 +172,8 @@ def replay_from(options: Mapping[str, Any], call: str, others: tuple[str, ...]) 
                 "a recipe cuts it into stages. Leave it out."
             )
         if name not in fields:
-            close = get_close_matches(name, [*known, *others], 1)
-            meant = f"Did you mean {close[0]!r}? " if close else ""
+            close = nearest(name, [*known, *others])
+            meant = f"Did you mean {close!r}? " if close else ""
             raise ConfigurationError(
                 f"{call} has no option {name!r}. {meant}Its options are {', '.join(known)}."
             )

@@ -105,7 +105,9 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     runner = DaskTaskRunner(**kind, client_kwargs={"timeout": CONNECT_SECONDS})
     options = {
         "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
-        "logging": {"distributed": "error"},  # else a page for each connection, also in workers
+        "logging": {"distributed": "error"},  # else a page for each connection
+        # A worker's process reads this when it starts. What fails there the scheduler hears.
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     }
     with dask.config.set(options), runner:
         try:

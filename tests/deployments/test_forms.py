@@ -220,6 +220,7 @@ def test_list_comes_before_a_field_that_nobody_has_touched():
     ("settings", "meant"),
     [
         (["outer.num_step=3"], "Did you mean outer.num_steps?"),
+        (["outer.steps=3"], "Did you mean outer.num_steps?"),  # not outer.step_size
         (["num_steps=3"], "Did you mean training.num_steps or outer.num_steps?"),
         (["arguments.flip_fractoin=0.1"], "Did you mean arguments.flip_fraction?"),
     ],

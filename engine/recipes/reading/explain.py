@@ -1,12 +1,12 @@
 """Sentences for settings that were refused: which one, its value, why, and what would be right."""
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from engine.errors import nearest
 from engine.secret_urls import without_secrets
 
 
@@ -67,16 +67,17 @@ def said_of(error: ErrorDetails) -> str:
     words = error["msg"]
     expected = error.get("ctx", {}).get("expected", "")  # 'a', 'b' or 'c'
     choices = {each.lower(): each for each in expected.split("'")[1::2]}
-    near = get_close_matches(str(error["input"]).lower(), choices, 1)
-    meant = f" Did you mean {choices[near[0]]!r}?" if near else ""
+    near = nearest(str(error["input"]).lower(), choices)
+    meant = f" Did you mean {choices[near]!r}?" if near else ""
     return f"{words[:1].lower()}{words[1:]}.{meant}"
 
 
 def _meant(model: type[BaseModel], fields: dict[str, Any], last: str, key: str) -> str:
     """Ask whether another setting was meant: one of the same group, or of this name elsewhere."""
     parents = key.rpartition(".")[0]
-    near = [f"{parents}.{each}".strip(".") for each in get_close_matches(last, fields, 1, 0.7)]
-    found = near or [each for each in _keys(model) if each.rpartition(".")[2] == last]
+    near = nearest(last, fields, 0.7)
+    elsewhere = [each for each in _keys(model) if each.rpartition(".")[2] == last]
+    found = [f"{parents}.{near}".strip(".")] if near else elsewhere
     return f" Did you mean {' or '.join(found[:3])}?" if found else ""
 
 

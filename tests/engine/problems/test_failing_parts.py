@@ -11,6 +11,11 @@ _END = '        groups={"cloud": y.tolist()},\n'
 _NO_RATES = ["training={num_steps: 6, batch_size: 10, threads: 1}"]
 
 FAILING = {
+    "a part of another name": (
+        "train={",
+        "examples={",
+        "made of model, loss, train, objective, and",
+    ),
     "a model": ("model=net", "model=lambda seed: 1 / 0", "for its model raised ZeroDivisionError"),
     "a class for a model": ("model=net", "model=nn.Identity", "is the class Identity"),
     "an optimizer": (_END, f"{_END}optimizer=lambda num_steps: 1 / 0,\n", "for its optimizer or"),

@@ -1,4 +1,4 @@
-"""A Dask cluster that has one GPU gives it to one stage at a time; the GPU is a number here."""
+"""Dask clusters: one that has one GPU gives it to one stage at a time; the GPU is a number here."""
 
 import time
 from contextlib import contextmanager
@@ -64,3 +64,16 @@ def test_stages_that_claim_the_only_gpu_never_overlap(tmp_path):
 
     assert claimed == [False, False]
     assert unclaimed == [True, True]
+
+
+@pytest.mark.slow
+def test_workers_of_our_own_keep_dasks_log_to_themselves(tmp_path, capfd):
+    """Each said a page about its connections, when it began and when it ended."""
+    pytest.importorskip("prefect_dask")
+    stages = tmp_path / "stages"
+    stages.mkdir()
+
+    met = two_stages(WorkersSettings(runner="dask", num_workers=2), str(stages), 60.0)
+
+    assert met == [True, True]
+    assert "distributed" not in "".join(capfd.readouterr())
