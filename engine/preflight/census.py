@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from engine.preflight.verdict import Check, Verdict
 from engine.routine.routine import Routine
+from engine.step.coupling import note_of_shards
 from engine.step.products import cure_of_operations
 from engine.torch_modes import FunctionMode, OperationMode
 from engine.witness.precision import LOW
@@ -215,6 +216,22 @@ def check_eps_root(routine: Routine) -> Check | None:
         )
     cause = f"{said} or more, which keeps its derivative of ordinary size."
     return Check(**named, verdict=Verdict.PASS, cause=cause)
+
+
+def check_shards(routine: Routine) -> Check | None:
+    """Warn of what goes by the examples of a shard alone; None where nothing does."""
+    said = note_of_shards(routine) if routine.shards > 1 else ""
+    if not said:
+        return None
+    return Check(
+        name="shards",
+        verdict=Verdict.WARN,
+        value=None,
+        limit=None,
+        cause=said,
+        remedy="Leave shards out if this was not meant.",
+        settings=("training.shards",),
+    )
 
 
 MIN_DIVISOR = 1e-5

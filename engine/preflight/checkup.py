@@ -112,11 +112,10 @@ def _all_checks(
             yield derivatives
     if census is not None:
         yield operations.check_dropout(census)
-    eps_root = operations.check_eps_root(routine)
-    if eps_root is not None:
-        yield eps_root
+    yield from filter(None, [operations.check_eps_root(routine)])
     if refused or census is None or census.missing:
         return
+    yield from filter(None, [operations.check_shards(routine)])
     repeats = yield from _on_twins(routine, output, long, census, num_directions, replay)
     if not repeats:
         return  # nothing can be compared with a run that does not repeat

@@ -89,7 +89,8 @@ class TrainingSettings(Settings):
 
     shards: Annotated[int, Field(ge=1)] = 1
     """Pieces of a batch whose gradients are made one after the other and summed in a fixed binary
-    tree, in both sweeps, which bounds the memory; dropout draws for each piece by itself."""
+    tree, in both sweeps, which bounds the memory; dropout draws for each piece by itself, and batch
+    normalization is over a piece, as in a loop that accumulates gradients."""
 
     skip_idle: bool | None = None
     """Whether a step leaves parameters as they are that its loss leaves out, as torch's optimizers

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from traceback import extract_tb
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import ConfigurationError, EngineError, UndifferentiableError
 from engine.numerics.determinism import deterministic, filling
@@ -20,6 +20,7 @@ from engine.replay.use import Use, look_for_use, noting_use, refuse_detached
 from engine.routine.coupled_loss import coupled
 from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
+from engine.step.coupling import compares
 from engine.step.gradient import check_twice_differentiable
 from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
 from engine.step.products import named_refusals
@@ -28,9 +29,6 @@ from engine.step.step import StepGraph, open_step, plain_step
 from engine.types import Metaparams, Output, State
 from engine.witness.lines import failing_line, raising_line
 from engine.witness.repeated import refuse_another
-
-_FEW = 8
-"""Examples on which coupling is looked for."""
 
 
 def check_routine(
@@ -78,7 +76,7 @@ def check_routine(
             look_for_use(routine, state["params"], use)
         if twice:
             _check_pure(routine, z, use)
-        _check_coupling(routine, state)
+        _check_coupling(routine)
         value, cotangent = _check_output(routine, outputs[0], state)
         # The product is linear in the cotangent, so that of one output tells of the others.
         values = [value, *(_check_output(routine, each, state)[0] for each in outputs[1:])]
@@ -205,51 +203,26 @@ def _check_pure(routine: Routine, z: Metaparams, use: Use) -> None:
     refuse_another(routine, 0, first, second)
 
 
-def _check_coupling(routine: Routine, state: State) -> None:
+def _check_coupling(routine: Routine) -> None:
     """Refuse losses that depend on which examples go through a step together, where that matters.
 
     Running statistics are left out: an injected chunk is normalized by its own.
     """
     kinds, step = routine.metaparameters.values(), routine.first_step
     injects = any(kind.injected(kind.point(), step) is not None for kind in kinds)
-    joined, first = coupled(routine.loss), next(routine.terms(0))
-    parted = injects or joined or routine.shards > 1
-    if routine.statistics is not None or len(first.indices) < 2 or not parted:
+    joined = coupled(routine.loss) is not None
+    if routine.statistics is not None or not (injects or joined) or not compares(routine):
         return
-    indices = first.indices[:_FEW]
-    apart = indices.split((len(indices) + 1) // 2)
-
-    def rows(indices: Tensor) -> Tensor:
-        batch, given = routine.loss_inputs(first.at(indices), routine.point(), 0)
-
-        def losses(model: nn.Module) -> Tensor:
-            if joined is not None:
-                return joined.embed(model, batch)
-            return routine.loss(model, batch, **given)  # pyright: ignore[reportCallIssue] (checked when made)
-
-        return routine.call(losses, state["params"].detach(), training=False)
-
-    with torch.enable_grad():  # a loss may differentiate inside
-        whole, parts = rows(indices), torch.cat([rows(part) for part in apart])
-    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
-        return
-    if joined is not None:
+    if joined:
         raise ConfigurationError(
-            f"The embeddings of {len(indices)} examples are others than those of the same examples "
-            "in two halves, so embed compares examples. Write what compares them into couple and "
-            "join, and use group or layer normalization."
-        )
-    if routine.shards > 1:
-        raise ConfigurationError(
-            f"The losses of {len(indices)} examples are others than those of the same examples in "
-            f"two halves, so the loss of an example depends on its batch, but shards is "
-            f"{routine.shards}. Leave shards out, or write the loss example by example.",
-            settings=("training.shards",),
+            "The embeddings of some examples are others than those of the same examples in two "
+            "halves, so embed compares examples. Write what compares them into couple and join, "
+            "and use group or layer normalization."
         )
     raise ConfigurationError(
-        f"The losses of {len(indices)} examples are others than those of the same examples in two "
-        "halves, so the loss of an example depends on its batch, and counts do not say in which "
-        "batch a candidate's loss is injected. Write the loss as a CoupledLoss of "
+        "The losses of some examples are others than those of the same examples in two halves, so "
+        "the loss of an example depends on its batch, and counts do not say in which batch a "
+        "candidate's loss is injected. Write the loss as a CoupledLoss of "
         "engine.routine.coupled_loss."
     )
 

@@ -22,6 +22,7 @@ class Term:
             together.
         start: Where it begins in ``whole``.
         context: The batch that its examples join, if their losses are coupled to one.
+        shard: Which shard of its batch it is.
     """
 
     indices: Tensor
@@ -30,6 +31,7 @@ class Term:
     whole: Tensor | None = None
     start: int = 0
     context: "Term | None" = None
+    shard: int = 0
 
     def weights(self, z: Metaparams) -> Tensor | None:
         """Return the weights of the term's examples at z, shape (batch,), or None."""

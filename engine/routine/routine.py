@@ -71,8 +71,8 @@ class Routine(HeldModule):
         shards: Pieces of a batch whose gradients are made one after the other, and summed in one
             binary tree that depends on their number alone, in both sweeps. It bounds the memory,
             and the last digits differ from the whole batch's. As in torch's own loop the model
-            draws for each shard, hooks of the parameters map the gradient of each, and buffers that
-            the forward pass moves go from one to the next.
+            draws for each shard and normalizes each by itself, hooks of the parameters map the
+            gradient of each, and buffers that the forward pass moves go from one to the next.
         order: Which examples each step draws, as ``engine.routine.batch_order.given_order`` takes
             it; epochs in an order drawn from the seed by default.
         skip_idle: Whether a step leaves parameters that its loss leaves out as they are, as torch's
@@ -268,7 +268,7 @@ class Routine(HeldModule):
         if self.shards == 1:
             return [Term(indices, partial(self._weights, step), ("batch",))]
         return [
-            Term(part, partial(self._weights, step), ("batch", "shard", number))
+            Term(part, partial(self._weights, step), ("batch", "shard", number), shard=number)
             for number, part in enumerate(indices.tensor_split(self.shards))
         ]
 

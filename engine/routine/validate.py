@@ -4,7 +4,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import ConfigurationError, DataError
 from engine.metaparameters.base import Metaparameter
@@ -125,13 +125,6 @@ def _refuse_impossible_pieces(routine: "Routine") -> None:
 def _refuse_impossible_shards(routine: "Routine") -> None:
     if routine.shards == 1:
         return
-    # A frozen layer normalizes by constants, so shards see what the whole batch would.
-    normalizing = [
-        f"{name!r} ({type(module).__name__})"
-        for name, module in routine.model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
-        and (routine.modes.flags[name] or not module.track_running_stats)
-    ]
     injecting = [
         name
         for name, kind in routine.metaparameters.items()
@@ -146,11 +139,6 @@ def _refuse_impossible_shards(routine: "Routine") -> None:
         (
             coupled(routine.loss) is not None,
             "the loss is a CoupledLoss, which compares the examples of a batch; use piece",
-        ),
-        (
-            bool(normalizing),
-            f"{next(iter(normalizing), '')} normalizes over the batch, so a shard would be "
-            "normalized by itself; use group or layer normalization",
         ),
         (routine.path is not StepPath.PLAIN, "the graph of a step in shards is never whole"),
         (

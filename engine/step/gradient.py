@@ -121,7 +121,9 @@ def batch_in_order(
                     routine, params, term, z, step, create_graph=create_graph
                 )
             with torch.set_grad_enabled(create_graph):
-                rows.append({**rows[-1], **routine.moved_buffers(rows[-1], calls, step)})
+                rows.append(
+                    {**rows[-1], **routine.moved_buffers(rows[-1], calls, step, term.shard)}
+                )
                 hooked = routine.hooked_term(found)
             yield hooked, loss
 

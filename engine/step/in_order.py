@@ -105,7 +105,7 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
     if len(parts) > 1:  # the whole term moves the buffers
         with routine.reading(held) as calls, torch.enable_grad():
             routine.term_losses(params, term, leaves, step)
-            moved = routine.moved_buffers(held, calls, step)
+            moved = routine.moved_buffers(held, calls, step, term.shard)
         _pull_moved(moved[BUFFERS], inputs, products)
     total = torch.zeros_like(params)
     for part in parts:
@@ -114,7 +114,7 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
         moved, total = None, total + share.detach()
         if len(parts) == 1:
             with torch.enable_grad():
-                moved = routine.moved_buffers(held, calls, step)
+                moved = routine.moved_buffers(held, calls, step, term.shard)
         pull_gradient(share, inputs, products, step, moved)
     for product, direction in zip(products, directions, strict=True):
         found = product.adjoint.pop(BUFFERS, None)
@@ -186,11 +186,12 @@ def check_separable(
     """
     with torch.no_grad():
         whole = routine.term_losses(params, term, z, step)
-        parts = torch.cat([routine.term_losses(params, piece, z, step) for piece in pieces])
+        parts = _in_pieces(routine, params, pieces, z, step)
     moved = {} if routine.statistics is None else routine.statistics.carried.all
     # A centre that the batch moves by little makes little of a difference to its losses.
     digits = 0.75 if moved else 0.5
-    if (whole - parts).norm() <= torch.finfo(whole.dtype).eps ** digits * whole.norm():
+    limit = torch.finfo(whole.dtype).eps ** digits * whole.norm()
+    if parts is not None and (whole - parts).norm() <= limit:
         return
     suspects = [
         f"{name!r} ({type(module).__name__})"
@@ -208,6 +209,18 @@ def check_separable(
     )
     raise ConfigurationError(
         f"micro_batch is {len(pieces[0].indices)}, but {len(whole)} examples of step {step} have "
-        f"other losses in pieces than together: {because}. Leave micro_batch out, or use a "
-        "model and a loss whose examples are independent, without dropout."
+        f"other losses in pieces than together, or none: {because}. Leave micro_batch out, or use "
+        "a model and a loss whose examples are independent, without dropout."
     )
+
+
+def _in_pieces(
+    routine: Routine, params: Tensor, pieces: Sequence[Term], z: Metaparams, step: int
+) -> Tensor | None:
+    """Return the losses of pieces; None if they fail, as a layer that normalizes one example."""
+    try:
+        return torch.cat([routine.term_losses(params, piece, z, step) for piece in pieces])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError):
+        return None

@@ -87,7 +87,7 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
                 (share,) = torch.autograd.grad(loss, params, create_graph=True)
             gradient = gradient + routine.hooked_term(share)
             if is_batch:
-                row = {**row, **routine.moved_buffers(row, calls, step)}
+                row = {**row, **routine.moved_buffers(row, calls, step, term.shard)}
     following = routine.update(state, gradient, z, step, used_tensors(routine, seen, state, step))
     own = routine.moved_own(state, following["params"], z, step)
     return {**following, **own, **_buffers(row)}

@@ -15,7 +15,7 @@ from engine.routine.routine import Routine
 from engine.step.gradient import batch_in_order
 from engine.types import Metaparams, State
 from engine.witness.agreement import gradient_limit, least_size, relative, value_limit
-from engine.witness.in_place import given_module, in_place, put_into_training
+from engine.witness.in_place import count_batches, given_module, in_place, put_into_training
 
 FLOOR = 0.1
 """Share of the whole gradient below which a tensor's own gradient counts as that much: those that
@@ -72,6 +72,7 @@ def own_step(
             _refuse_written_gradients(given, kept)
             if not seen:
                 _clear_gradients(given)
+            _refuse_cleared_gradients(given, kept if seen else {})
             weights = term.weights(z) if len(terms) > 1 else None
             losses = losses if weights is None else weights * losses
             loss = losses.sum() / routine.batch_size
@@ -111,12 +112,29 @@ def _refuse_written_gradients(
             )
 
 
+def _refuse_cleared_gradients(
+    given: nn.Module, before: Mapping[str, tuple[Tensor | None, int]]
+) -> None:
+    """Refuse a loss that takes away what the shards before it have left in ``.grad``."""
+    for name, parameter in given.named_parameters():
+        known, _ = before.get(name, (None, -1))
+        if known is not None and parameter.grad is None:
+            raise WitnessError(
+                f"The loss clears the .grad of the parameter {name!r}, as a zero_grad() of its own "
+                "does. In a loop that accumulates, the gradient of the shards before it is there, "
+                "and would be lost; a step of the engine adds them all. Take derivatives inside of "
+                "a loss by torch.autograd.grad(value, inputs), or leave shards out."
+            )
+
+
 def _clear_gradients(given: nn.Module) -> None:
     for parameter in given.parameters():
         parameter.grad = None
 
 
-def compare_shards(routine: Routine, state: State, z: Metaparams, step: int) -> float:
+def compare_shards(
+    routine: Routine, state: State, calls: Mapping[str, int], z: Metaparams, step: int
+) -> float:
     """Compare the sum of a batch's shards with what a loop that accumulates gradients finds.
 
     The first shard by itself says nothing of what one shard leaves for the next, or of a hook that
@@ -125,6 +143,7 @@ def compare_shards(routine: Routine, state: State, z: Metaparams, step: int) -> 
     Args:
         routine: The run, whose batches are cut into shards.
         state: Where.
+        calls: How often each layer has normalized a batch before.
         z: Metaparameters.
         step: t.
 
@@ -139,6 +158,7 @@ def compare_shards(routine: Routine, state: State, z: Metaparams, step: int) -> 
     """
     given = given_module(routine)
     with routine.reading(state), in_place(given, routine, state):
+        count_batches(given, routine, calls)
         theirs = own_step(given, routine, routine.batch_terms(step), z, step)
     theirs.losses = theirs.losses.sum().reshape(1) / routine.batch_size
     plain = replace(routine, compile=False) if routine.compile else routine

@@ -90,7 +90,7 @@ def _shorter(routine: Routine, num_steps: int, batch_size: int, num_examples: in
         num_steps=num_steps,
         batch_size=batch_size,
         order=routine.order_of(kept, batch_size),
-        shards=min(routine.shards, batch_size),
+        shards=min(routine.shards, max(1, batch_size // 2)),  # of one example no layer normalizes
         optimizer=replace(routine.optimizer, hyperparameters=hyper),
         learning_rate=rate,
         metaparameters=kinds,

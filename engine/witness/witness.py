@@ -24,6 +24,7 @@ from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.own_state import OWN
 from engine.routine.routine import Routine
 from engine.shown.line import shown_fields
+from engine.step.coupling import note_of_shards
 from engine.step.products import entering
 from engine.step.step import plain_step
 from engine.types import Metaparams, Output, State
@@ -128,6 +129,7 @@ def testify(
         assert own.flat is not None
         before = {**first, **state}
         after, heard = _look_at_update(routine, before, own.flat, z, step)
+        shards = note_of_shards(routine) if routine.shards > 1 else ""
         jumps = ""
         if outputs and not heard:
             jumps = note_of_jumps(routine, before, own.flat, z, step)
@@ -139,9 +141,10 @@ def testify(
                 return repeated.moved | _updated(routine, before, repeated.flat, z, step)
 
         given = given_module(routine)
+        before_this = {n: step * routine.shards * own.calls[n] for n in own.calls}
         with routine.reading(state), in_place(given, routine, state) as place:
             frozen = place.watch()
-            count_batches(given, routine, {n: step * own.calls[n] for n in own.calls})
+            count_batches(given, routine, before_this)
             theirs = own_step(given, routine, [term], z, step)
             frozen.refuse_moved()
             values = [own_output(place, output) for output in outputs]
@@ -153,7 +156,7 @@ def testify(
             routine, own, theirs, lambda: _engine_step(routine, term, z, step, state)
         )
         if routine.shards > 1:
-            error = max(error, compare_shards(routine, state, z, step))
+            error = max(error, compare_shards(routine, state, before_this, z, step))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
         cut = [
             check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)
@@ -174,7 +177,7 @@ def testify(
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max((error for error, _ in slopes if error is not None), default=None),
-        note=_told_once([jumps, *cut, note, *(words for _, words in slopes)]),
+        note=_told_once([shards, jumps, *cut, note, *(words for _, words in slopes)]),
     )
 
 

@@ -298,17 +298,17 @@ class RunningStatistics:
         """Return where the last call inside of ``observed`` has led the buffers, by name."""
         return dict(self._noted[-1].left) if self._noted else {}
 
-    def moved(self, before: Tensor, calls: "Calls", step: int) -> Tensor:
-        """Return the statistics after a step.
+    def moved(self, before: Tensor, calls: "Calls", number: int) -> Tensor:
+        """Return the statistics after a batch, or a shard of one.
 
         running <- (1 - m) running + m batch, with m the layer's momentum, or 1 over the number of
         batches so far where it is None (a plain average). A layer that normalized nothing by its
         batch keeps them: it is frozen, or belongs to an expert that had nothing to do.
 
         Args:
-            before: The statistics that the step reads, shape (statistics,).
+            before: The statistics that it reads, shape (statistics,).
             calls: What the layers normalized, see ``observed``.
-            step: t.
+            number: How many batches, or shards, of the run went before.
         """
         running = self.layout.views(before)
         per_layer: dict[str, list[Call]] = {name: [] for name in self.layers}
@@ -319,7 +319,7 @@ class RunningStatistics:
             for i, call in enumerate(found):
                 share = call.momentum
                 if layer.momentum is None:
-                    share = 1 / (self._batches_before[name] + step * len(found) + i + 1)
+                    share = 1 / (self._batches_before[name] + number * len(found) + i + 1)
                 pairs = (("running_mean", call.mean), ("running_var", call.variance))
                 for kind, batch in pairs:
                     key = _joined(name, kind)
@@ -331,7 +331,7 @@ class RunningStatistics:
                 held = held.detach()
                 if not torch.equal(held.to(end.dtype), end):
                     raise WitnessError(
-                        f"The buffer {name!r} is {end.flatten()[0].item()} after step {step}, "
+                        f"The buffer {name!r} is {end.flatten()[0].item()} after batch {number}, "
                         f"which numbers of {before.dtype} do not hold. Let it begin at a smaller "
                         "number, or convert the model with model.double()."
                     )

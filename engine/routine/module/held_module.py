@@ -206,11 +206,13 @@ class HeldModule:
                 self._own.clear()
                 self._own.update(own)
 
-    def moved_buffers(self, state: Mapping[str, Tensor], calls: Calls, step: int) -> State:
-        """Return the running statistics after ``step`` as a part of the state; empty if none."""
+    def moved_buffers(
+        self, state: Mapping[str, Tensor], calls: Calls, step: int, shard: int = 0
+    ) -> State:
+        """Return the running statistics after a step, or a shard, as a part of the state."""
         if self.statistics is None:
             return {}
-        return {BUFFERS: self.statistics.moved(state[BUFFERS], calls, step)}
+        return {BUFFERS: self.statistics.moved(state[BUFFERS], calls, step * self.shards + shard)}
 
     def evaluate(self, function: Callable[[nn.Module], Any], state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call ``function(model)`` in evaluation mode, at a state of the run.
@@ -272,7 +274,7 @@ class HeldModule:
             for name in self.statistics.layers if self.statistics is not None else ():
                 counted = held.get(f"{name}.num_batches_tracked" if name else "num_batches_tracked")
                 if counted is not None and self.modes.flags[name]:
-                    counted += self.num_steps
+                    counted += self.num_steps * self.shards
         return model.eval()
 
     def call(self, function: Callable[..., Any], params: Params, *args: Any, training: bool) -> Any:  # noqa: ANN401 (whatever the function returns)

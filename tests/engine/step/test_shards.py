@@ -148,35 +148,16 @@ def test_memory_is_that_of_a_shard():
 
 
 REFUSED = {
-    "batch normalization": (
-        lambda: run(model=routines.mlp(lambda: nn.BatchNorm1d(12), nn.GELU)),
-        "'1' \\(BatchNorm1d\\) normalizes over the batch",
-    ),
-    "without statistics": (
-        lambda: run(
-            model=routines.mlp(lambda: nn.BatchNorm1d(12, track_running_stats=False), nn.GELU)
-        ),
-        "normalizes over the batch",
-    ),
     "more shards than examples": (lambda: run(shards=17), "only 16 examples"),
     "no shard": (lambda: run(shards=0), "at least one"),
     "graphs": (lambda: run(path=StepPath.GRAPH), "never whole"),
     "kept graphs": (lambda: check_unroll(run(), 2), "unroll is 2"),
-    "a loss that compares": (
-        lambda: metagradient(run(loss=centred), routines.output),
-        "depends on its batch, but shards is 5",
-    ),
 }
 
 
-def centred(model, batch):
-    losses = routines.loss(model, batch)
-    return losses + (losses - losses.mean()) ** 2
-
-
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_couples_the_examples_of_a_batch_is_refused(name):
-    """In shards it would be another run, whose losses nobody asked for."""
+def test_shards_that_cannot_be_are_refused(name):
+    """With the number, and what stands against it."""
     make, message = REFUSED[name]
 
     with pytest.raises(ConfigurationError, match=message):

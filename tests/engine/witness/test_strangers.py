@@ -1,8 +1,11 @@
 """Strangers' code: what it is given in return is right, or a refusal that says why."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine import EngineError
+from engine.errors import WitnessError
 from tests.strangers import carried, carried_more, modes, wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
@@ -80,9 +83,23 @@ ALWAYS = {
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
 
 
-def _cases(names):
+IN_SHARDS = {
+    "batch norm, plain average",
+    "ghost batch norm with statistics for each",
+    "batch norm by own rules: Assigned",
+    "carried: beside batch norm",
+    "hardest examples",
+    "drawn temperature",
+    "samples with noise of torch",
+    "adapted before",
+    "attack that clears its gradients",
+}
+"""Of those, the ones that run always with a batch in shards."""
+
+
+def _cases(names, always=ALWAYS):
     return [
-        pytest.param(name, marks=() if name in ALWAYS else pytest.mark.exhaustive) for name in names
+        pytest.param(name, marks=() if name in always else pytest.mark.exhaustive) for name in names
     ]
 
 
@@ -96,6 +113,22 @@ def test_there_are_at_least_a_hundred_of_each():
 def test_a_sound_run_is_right(name):
     """The reference trains the module in place and shares nothing with the engine but the order."""
     variant = SOUND[name]
+    wanted, value = by_trainings(variant)
+
+    found, output = by_engine(variant)
+
+    assert output == pytest.approx(value, rel=1e-8)
+    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", _cases(SOUND, IN_SHARDS))
+def test_a_sound_run_is_right_in_shards(name):
+    """Scripts that accumulate normalize, compare and draw for each piece of a batch by itself."""
+    variant = replace(SOUND[name], shards=2)
+    if name == "attack that clears its gradients":  # of the shards before it
+        with pytest.raises(WitnessError, match="The loss clears the .grad"):
+            by_engine(variant)
+        return
     wanted, value = by_trainings(variant)
 
     found, output = by_engine(variant)

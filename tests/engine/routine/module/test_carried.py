@@ -202,7 +202,7 @@ def test_a_counter_beyond_what_the_state_holds_is_refused():
 
     run, phi = _in_float32(moves(does, kept=torch.tensor(2**24 - 2)))
 
-    with pytest.raises(WitnessError, match=r"'kept' is 16777217 after step"):
+    with pytest.raises(WitnessError, match=r"'kept' is 16777217 after batch"):
         engine.metagradient(run, phi, witness=False)
 
 
