@@ -14,7 +14,7 @@ from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.clean_plan import CleanReport, Freed
 from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
-from engine.runs.overview import RunOverview, describe, list_overviews
+from engine.runs.overview import Part, RunOverview, describe, list_overviews
 from engine.runs.predicted import Comparison, compare
 from engine.runs.run import find_run, no_report
 from engine.storage.location import list_files
@@ -42,10 +42,15 @@ def show_runs(store: str, *, as_json: bool) -> None:
         show_lines=True,
     )
     for run in runs:
+        if run.part_of:
+            continue
         active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
         lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
-        table.add_row("\n".join(lines), run.verdict or str(run.standing))
+        said = run.verdict or run.stopped or str(run.standing)
+        if run.parts:
+            said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
+        table.add_row("\n".join(lines), said)
     if runs:
         console.print(table)
     else:
@@ -72,12 +77,27 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
     else:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
     tell(_spent(view))
+    if view.parts:
+        _show_parts(console, view.parts)
     if compared:
         _show_forecast(console, compared, "so far" if record is None else "actual")
     console.print(_stages(view))
     tell(_totals(view))
     if ending is not None:
         _tell_what_is_kept(store, name, ending, certificate)
+
+
+def _show_parts(console: Screen, parts: list[Part]) -> None:
+    """Print what came of the runs that are parts of a run."""
+    shown = parts[:SHOWN]
+    table = Table(
+        "part", names("run", [each.run for each in shown], console.width), "what came of it"
+    )
+    for each in shown:
+        table.add_row(each.part, each.run, each.verdict or str(each.standing))
+    if len(parts) > SHOWN:
+        table.caption = f"the first {SHOWN} of {len(parts)}; --json has them all"
+    console.print(table)
 
 
 def _show_forecast(console: Screen, compared: list[Comparison], actual: str) -> None:
@@ -121,10 +141,15 @@ def _show_result(console: Screen, ending: Ending, title: str) -> None:
 def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
     changed = f" ({view.changes})" if view.changes else ""
-    tell(
-        f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let it go "
-        f"on: `mgd resume {view.run} --store {store}`"
-    )
+    command = f"`mgd resume {view.run} --store {store}`"
+    if view.stopped:
+        tell(f"Run {view.run}{changed} has not finished. {view.stopped}")
+        tell(f"What is finished is kept. Let it go on: {command}")
+    else:
+        tell(
+            f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let "
+            f"it go on: {command}"
+        )
     rows = [
         {"outer step": number} | {name: _loss(each) for name, each in step.scores.items()}
         for number, step in enumerate(outer_steps(store, view.run))

@@ -110,10 +110,7 @@ class SearchRecord(FinishedRun):
 
     def parts(self) -> list[str]:
         """Return the measurements, and the trainings that match losses."""
-        measured = (
-            self.recipe.measurement(r).descent for r in tried_routines(self.recipe).values()
-        )
-        return [run_name(each) for each in [*measured, *scored_routines(self.recipe).values()]]
+        return list(parts_of(self.recipe))
 
     @property
     def point(self) -> Measured:
@@ -294,6 +291,19 @@ def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], Desce
         for name, routine in tried_routines(recipe).items()
         for rate in recipe.learning_rates
     }
+
+
+def parts_of(recipe: SmoothSearchRecipe) -> dict[str, str]:
+    """Return the names of the runs that a search is made of, each with what people call it."""
+    measured = {
+        run_name(recipe.measurement(routine).descent): name
+        for name, routine in tried_routines(recipe).items()
+    }
+    scored = {
+        run_name(routine): f"{name}, learning rate {rate:g}"
+        for (name, rate), routine in scored_routines(recipe).items()
+    }
+    return scored | measured
 
 
 def _report(record: SearchRecord) -> Report:
