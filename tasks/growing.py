@@ -39,6 +39,9 @@ from tasks.running.bars import this_part
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
 
+_GROWS = "The report, which grows while the run goes on"
+_WHY = "Why it stopped, and how it goes on"
+
 _ARTIFACTS: dict[tuple[str, str, str], UUID] = {}
 """Flow run, store and name of a run to the artifact that shows it."""
 
@@ -51,7 +54,7 @@ def _place(store: str, run: str) -> tuple[str, str, str]:
     return str(flow_run.id), store, run
 
 
-def show_markdown(store: str, run: str, name: str, text: str) -> None:
+def show_markdown(store: str, run: str, name: str, text: str, says: str = _GROWS) -> None:
     """Show a run's report in the UI: by an artifact, which is rewritten from then on.
 
     Args:
@@ -59,6 +62,7 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         run: Name of the run.
         name: Of its recipe.
         text: Markdown.
+        says: What stands before the link to it in the log.
     """
     if store:
         text += f"\n\nReport: {join(run_folder(store, run), REPORT)}"
@@ -72,7 +76,7 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         # Both UIs make a link of an address in a log, which is the page that a run opens with.
         link = ui_address(f"/artifacts/artifact/{made}")
         if link:
-            say_in_ui(f"The report, which grows while the run goes on: {link}")
+            say_in_ui(f"{says}: {link}")
         return
     _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:
@@ -156,8 +160,10 @@ class GrowingReport:
         if begun:
             write_so_far(store, run, lambda: page)
         if not isinstance(error, SystemExit | KeyboardInterrupt):
-            shown = store if begun else ""
-            show_markdown(shown, run, self._recipe.name, as_markdown(page))
+            text = as_markdown(page)
+            if begun and not is_refused:
+                text += "\n\nIn this UI, Retry on the page of the flow run does the same."
+            show_markdown(store if begun else "", run, self._recipe.name, text, _WHY)
 
     def look(self) -> None:
         """Draw what is new, if anything is."""

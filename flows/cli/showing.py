@@ -76,13 +76,14 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         _show_so_far(console, store, view)
     else:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
-    tell(_spent(view))
     if view.parts:
         _show_parts(console, view.parts)
-    if compared:
-        _show_forecast(console, compared, "so far" if record is None else "actual")
-    console.print(_stages(view))
-    tell(_totals(view))
+    if view.stages:
+        tell(_spent(view))
+        if compared:
+            _show_forecast(console, compared, "so far" if record is None else "actual")
+        console.print(_stages(view))
+        tell(_totals(view))
     if ending is not None:
         _tell_what_is_kept(store, name, ending, certificate)
 

@@ -31,7 +31,7 @@ def shown(monkeypatch):
     """What the UI was told, without one."""
     texts = []
     monkeypatch.setattr(growing, "get_run_logger", lambda: logging.getLogger("growing"))
-    monkeypatch.setattr(growing, "show_markdown", lambda *args: texts.append(args[-1]))
+    monkeypatch.setattr(growing, "show_markdown", lambda *args: texts.append(args[3]))
     monkeypatch.setattr(growing, "_STOPPED", set())
     return texts
 
