@@ -328,9 +328,12 @@ def _described_parts(store: str, parts: Mapping[str, str]) -> list[Part]:
             run=each.name,
             part=parts[each.name],
             standing=_standing(each),
-            verdict=_verdict(each.ending) or _stopped(each),
+            verdict=_verdict(each.ending)
+            or _stopped(each)
+            or ("" if each.recipe else "it is trained for its loss, which the whole reads"),
         )
         for each in found
+        if each.recipe or each.claims  # else the whole has taken over what it did
     ]
 
 
