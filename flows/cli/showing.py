@@ -209,29 +209,28 @@ def _show_alternatives(forecast: Forecast, replay: ReplaySettings | None) -> Non
         replay: The recipe's own settings, whose row is marked.
     """
     console = Screen()
-    table = Table(
-        Column("schedule", no_wrap=True),  # a name that is cut off could not be typed
-        *map(right, ("parts", "unroll", "steps", "memory", "store", "outer step", "run")),
-    )
     own = _settings_of(replay) if replay is not None else {}
+    rows: list[dict[str, str]] = []
     for each in [forecast, *forecast.alternatives]:
         peak = each.peak_bytes
         is_own = each.settings.items() <= own.items()
-        table.add_row(
-            f"{each.schedule}*" if is_own else each.schedule,
-            str(each.segments),
-            str(each.unroll),
-            f"{each.forward_steps} + {each.reverse_steps}",
-            decimal(peak["graphs"] + peak["device"] + peak["host"]),
-            decimal(peak["store"]),
-            write_duration(each.seconds.outer_step),
-            write_duration(each.seconds.run),
+        rows.append(
+            {
+                "schedule": f"{each.schedule}*" if is_own else each.schedule,
+                "parts": str(each.segments),
+                "unroll": str(each.unroll),
+                "steps": f"{each.forward_steps} + {each.reverse_steps}",
+                "memory": decimal(peak["graphs"] + peak["device"] + peak["host"]),
+                "store": decimal(peak["store"]),
+                "outer step": write_duration(each.seconds.outer_step),
+                "run": write_duration(each.seconds.run),
+            }
         )
-    table.caption = (
-        "the fastest first, * is the recipe's own; steps are those of one outer step, forward + "
-        "reversed; memory is that of states and graphs"
+    console.table(rows)
+    tell(
+        "The fastest first, * is the recipe's own; steps are those of one outer step, forward + "
+        "reversed; memory is that of states and graphs."
     )
-    console.print(table)
 
 
 def _settings_of(replay: ReplaySettings) -> dict[str, Any]:
@@ -246,17 +245,15 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
     console = Screen()
     lines = _lines_of(report.freed)
     if lines:
-        named = [name for each in lines[:SHOWN] for name in each[0].split("\n")]
-        table = Table(names("run", named, console.width), right("size"), right("stages"), "why")
-        for each in lines[:SHOWN]:
-            table.add_row(*each)
-        console.print(table)
+        heads = ("run", "size", "stages", "why")
+        console.table([dict(zip(heads, each, strict=True)) for each in lines[:SHOWN]])
     if len(lines) > SHOWN:
         tell(f"... and {len(lines) - SHOWN} smaller ones; --json has them all.")
     verb, remedy = ("Freed", "") if report.deleted else ("Would free", " Say --yes to delete.")
     tell(
         f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {report.store}; "
-        f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} runs stay."
+        f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} "
+        f"run{'s' * (len(report.kept_runs) != 1)} stay."
         f"{remedy if lines else ''}"
     )
     if report.left:
@@ -291,7 +288,7 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
 def _stages(view: RunOverview) -> Table:
     on_gpu = ["GPU-seconds"] if view.totals.gpu_seconds else []
     figures = [right(name) for name in ("attempts", "size", "seconds", *on_gpu)]
-    table = Table("stage", "result", *figures)
+    table = Table(Column("stage", overflow="fold"), "result", *figures)
     shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
     for line in shown:
         result = "cached" if line.cached else "computed"
