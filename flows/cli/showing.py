@@ -24,6 +24,12 @@ from flows.cli.terminal.screen import Screen, names, right, say, tell
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
 
+_LINES_AND_BLANKS = 7
+"""Columns that a table of two columns takes besides their texts."""
+
+_LEAST = 20
+"""Columns that a sentence gets beside a name."""
+
 SHOWN_NAMES = 10
 """Names in a sentence; JSON has them all."""
 
@@ -35,12 +41,7 @@ def show_runs(store: str, *, as_json: bool) -> None:
         say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
     console = Screen()
-    # A name that is cut off could not be copied into the next command.
-    table = Table(
-        Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
-        "what came of it",
-        show_lines=True,
-    )
+    shown: list[tuple[str, str]] = []
     for run in runs:
         if run.part_of:
             continue
@@ -50,11 +51,31 @@ def show_runs(store: str, *, as_json: bool) -> None:
         said = run.verdict or run.stopped or str(run.standing)
         if run.parts:
             said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
-        table.add_row("\n".join(lines), said)
-    if runs:
-        console.print(table)
+        shown.append(("\n".join(lines), said))
+    if shown:
+        console.print(_two_columns(shown, console.width))
     else:
         tell(f"There is no run in {store}.")
+
+
+def _two_columns(rows: list[tuple[str, str]], width: int) -> Table:
+    """Return a table of runs, in which a name is cut only where it is all that has room.
+
+    A name that is broken could not be copied into the next command. A column of a fixed width is
+    left as it is, where Rich would make the table wider than the terminal for a least width.
+    """
+    lines = [each.split("\n") for each, _ in rows]
+    name, longest = max(len(each[0]) for each in lines), max(map(len, sum(lines, [])))
+    room = max(width - _LINES_AND_BLANKS, 2)
+    wanted = max(name, min(longest, room * 2 // 5))
+    table = Table(
+        Column("run", overflow="fold", width=min(wanted, max(room - _LEAST, room // 2))),
+        Column("what came of it", overflow="fold"),
+        show_lines=True,
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def show_run(store: str, run: str, *, as_json: bool) -> None:
