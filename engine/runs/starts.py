@@ -45,7 +45,7 @@ class Start(Document):
         if self.stopped is None:
             return ""
         verb = "was refused" if self.refused else "stopped before its end"
-        return f"It {verb} at {self.stopped:%Y-%m-%d %H:%M} UTC: {self.cause}"
+        return f"It {verb}, at {self.stopped:%Y-%m-%d %H:%M} UTC. {self.cause}"
 
 
 @dataclass(frozen=True)

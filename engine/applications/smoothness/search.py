@@ -148,10 +148,7 @@ class SearchRecord(FinishedRun):
         (chosen,) = (each for each in self.trials if each.name == self.chosen)
         if chosen is baseline:
             share = write_percent(self.recipe.search.tolerance)
-            lines.append(
-                f"No routine whose validation loss is within {share} of the lowest is smoother "
-                "than the baseline."
-            )
+            lines.append(f"No routine within {share} of the lowest validation loss is smoother.")
         for kind, words in (
             ()
             if chosen is baseline

@@ -115,8 +115,8 @@ STOPPED = {
 @pytest.mark.parametrize(
     ("ended", "again", "said"),
     [
-        (STOPPED, False, "It stopped before its end at 2026-01-02 12:30 UTC: The loss of step 3"),
-        (STOPPED | {"refused": True}, False, "It was refused at 2026-01-02 12:30 UTC: The loss"),
+        (STOPPED, False, "It stopped before its end, at 2026-01-02 12:30 UTC. The loss of step 3"),
+        (STOPPED | {"refused": True}, False, "It was refused, at 2026-01-02 12:30 UTC. The loss"),
         (STOPPED, True, ""),
         ({}, False, ""),
         ({"stopped": "yesterday"}, False, ""),
