@@ -80,7 +80,7 @@ def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
         ConfigurationError: If the problem's function cannot be found.
     """
     arguments = arguments_schema(recipe.problem, recipe.folder)
-    kind: type[Recipe] = type(recipe)
+    kind: type[Any] = type(recipe)
     return {
         **_apart(arguments["properties"], arguments.get("$defs", {}), "arguments."),
         **_of_kind(kind),
@@ -88,7 +88,7 @@ def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 @cache
-def _of_kind(kind: type[Recipe]) -> dict[str, dict[str, Any]]:
+def _of_kind(kind: type[Any]) -> dict[str, dict[str, Any]]:
     whole, left_out = kind.model_json_schema(), _GROUPS_OF_OTHERS | kind.takes_none_of
     own = {k: v for k, v in whole["properties"].items() if k not in left_out}
     return _apart(own, whole["$defs"], "")
