@@ -20,7 +20,7 @@ from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import attribution as work
 from tasks import reporting, training
-from tasks.growing import GrowingReport, growing
+from tasks.growing import GrowingReport, growing, told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
@@ -60,9 +60,10 @@ def attribution(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    work.check(recipe, store)
-    with one_process(recipe, store), open_workers(recipe.workers) as workers:
-        return attribute(recipe, store, workers)
+    with told_if_stopped(recipe, store, _title(recipe)):
+        work.check(recipe, store)
+        with one_process(recipe, store), open_workers(recipe.workers) as workers:
+            return attribute(recipe, store, workers)
 
 
 def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> AttributionRecord:
@@ -70,10 +71,14 @@ def attribute(recipe: AttributionRecipe, store: str, workers: Workers) -> Attrib
     started = datetime.now(UTC).isoformat()
     with (
         following(recipe, store, partial(works, recipe, store=store), workers) as progress,
-        growing(recipe, store, f"Attribution: {recipe.name}", progress.board) as page,
+        growing(recipe, store, _title(recipe), progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _attribute(recipe, stages, page, started)
+
+
+def _title(recipe: AttributionRecipe) -> str:
+    return f"Attribution: {recipe.name}"
 
 
 def _attribute(

@@ -17,7 +17,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from tasks import canaries as work
 from tasks import reporting, training
-from tasks.growing import GrowingReport, growing
+from tasks.growing import GrowingReport, growing, told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
@@ -60,9 +60,10 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    work.check(recipe, store)
-    with one_process(recipe, store), open_workers(recipe.workers) as workers:
-        return optimize(recipe, store, workers)
+    with told_if_stopped(recipe, store, _title(recipe)):
+        work.check(recipe, store)
+        with one_process(recipe, store), open_workers(recipe.workers) as workers:
+            return optimize(recipe, store, workers)
 
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:
@@ -70,10 +71,14 @@ def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRe
     started = datetime.now(UTC).isoformat()
     with (
         following(recipe, store, partial(works, recipe), workers) as progress,
-        growing(recipe, store, f"Privacy canaries: {recipe.name}", progress.board) as page,
+        growing(recipe, store, _title(recipe), progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _optimize(recipe, stages, page, started)
+
+
+def _title(recipe: CanariesRecipe) -> str:
+    return f"Privacy canaries: {recipe.name}"
 
 
 def _optimize(

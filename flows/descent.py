@@ -19,7 +19,7 @@ from flows.parts.naming import flow_run_name
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import reporting, training
-from tasks.growing import GrowingReport, growing
+from tasks.growing import GrowingReport, growing, told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner, tell_scores
@@ -59,20 +59,25 @@ def descent(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    training.check(recipe, store)
-    with one_process(recipe, store), open_workers(recipe.workers) as workers:
-        return descend(recipe, store, workers)
+    with told_if_stopped(recipe, store, title_of(recipe)):
+        training.check(recipe, store)
+        with one_process(recipe, store), open_workers(recipe.workers) as workers:
+            return descend(recipe, store, workers)
 
 
 def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:
     """Descend on workers that are there, inside a flow run; several may do so at once."""
     started = datetime.now(UTC).isoformat()
-    title = f"Metagradient descent: {recipe.name}"
     with (
         following(recipe, store, descent_works, workers) as progress,
-        growing(recipe, store, title, progress.board) as page,
+        growing(recipe, store, title_of(recipe), progress.board) as page,
     ):
         return _descend(StageRunner(recipe, store, progress, workers), page, started)
+
+
+def title_of(recipe: DescentRecipe) -> str:
+    """Return the title of a descent's report."""
+    return f"Metagradient descent: {recipe.name}"
 
 
 def _descend(stages: StageRunner, page: GrowingReport, started: str) -> RunRecord:

@@ -17,7 +17,7 @@ from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
 from flows.parts.training import hand_in_training
 from tasks import smoothness, training
-from tasks.growing import GrowingReport, growing
+from tasks.growing import GrowingReport, growing, told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
@@ -57,9 +57,10 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    smoothness.check(recipe, store)
-    with one_process(recipe, store), open_workers(recipe.workers) as workers:
-        return measure(recipe, store, workers)
+    with told_if_stopped(recipe, store, _title(recipe)):
+        smoothness.check(recipe, store)
+        with one_process(recipe, store), open_workers(recipe.workers) as workers:
+            return measure(recipe, store, workers)
 
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:
@@ -67,10 +68,14 @@ def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> Smoot
     started = datetime.now(UTC).isoformat()
     with (
         following(recipe, store, partial(works, recipe), workers) as progress,
-        growing(recipe, store, f"Metasmoothness of {recipe.name}", progress.board) as page,
+        growing(recipe, store, _title(recipe), progress.board) as page,
     ):
         stages = StageRunner(recipe.descent, store, progress, workers)
         return _measure(recipe, stages, page, started)
+
+
+def _title(recipe: MetasmoothnessRecipe) -> str:
+    return f"Metasmoothness of {recipe.name}"
 
 
 def _measure(

@@ -10,9 +10,10 @@ from engine.recipes.descent import DescentRecipe
 from engine.recipes.files import with_seed
 from engine.recipes.form import filled_in
 from engine.storage.location import StoreUrl, absolute
-from flows.descent import descend
+from flows.descent import descend, title_of
 from flows.parts.naming import flow_run_name
 from tasks import training
+from tasks.growing import told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.workers import open_workers
 
@@ -46,6 +47,7 @@ def replicas(  # noqa: PLR0913 (the fields of its form)
     store = absolute(store)
     recipes = [with_seed(recipe, seed) for seed in seeds]
     for each in recipes:
-        training.check(each, store)
+        with told_if_stopped(each, store, title_of(each)):
+            training.check(each, store)
     with one_process(recipes[0], store), open_workers(recipe.workers) as workers:
         return workers.together([partial(descend, each, store, workers) for each in recipes])

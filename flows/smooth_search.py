@@ -30,7 +30,7 @@ from flows.metasmoothness import measure
 from flows.parts.naming import flow_run_name
 from flows.parts.training import train
 from tasks import smoothness, training
-from tasks.growing import GrowingReport, growing
+from tasks.growing import GrowingReport, growing, told_if_stopped
 from tasks.running.attempt import one_process
 from tasks.running.bars import Parts, as_part
 from tasks.running.progress import following
@@ -64,17 +64,19 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
     )
     store = absolute(store)
     started = datetime.now(UTC).isoformat()
-    smoothness.check(recipe, store)
-    with (
-        one_process(recipe, store),
-        open_workers(recipe.workers) as workers,
-        growing(recipe, store, f"Search for a smooth routine: {recipe.name}") as page,
-    ):
-        most = len(recipe.routines()) * (len(recipe.learning_rates) + 2)
-        whole = Parts(f"progress-{run_name(recipe.descent)}", most)
-        trials = _try_all(_Search(recipe, store, workers, page, whole))
-        whole.finish()
-    return smoothness.conclude_search(recipe, store, trials, started)
+    title = f"Search for a smooth routine: {recipe.name}"
+    with told_if_stopped(recipe, store, title):
+        smoothness.check_search(recipe, store)
+        with (
+            one_process(recipe, store),
+            open_workers(recipe.workers) as workers,
+            growing(recipe, store, title) as page,
+        ):
+            most = len(recipe.routines()) * (len(recipe.learning_rates) + 2)
+            whole = Parts(f"progress-{run_name(recipe.descent)}", most)
+            trials = _try_all(_Search(recipe, store, workers, page, whole))
+            whole.finish()
+        return smoothness.conclude_search(recipe, store, trials, started)
 
 
 @dataclass(frozen=True)

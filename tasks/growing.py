@@ -16,6 +16,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 
 from engine.errors import ConfigurationError, EngineError, StoreError, with_settings
@@ -27,30 +28,45 @@ from engine.recipes.names import run_name
 from engine.reports.page import REPORT, as_markdown
 from engine.reports.sections import Page
 from engine.runs.growing import page_of_stages, stopped, write_so_far
+from engine.runs.starts import note_stop
 from engine.secret_urls import redacted
 from engine.storage.location import join
-from engine.storage.places import run_folder
+from engine.storage.places import RECIPE, run_file, run_folder
+from engine.storage.records import read_bytes
 from tasks.running.artifacts import earlier_artifact, say_in_ui, ui_address
 from tasks.running.bars import this_part
 
 _PAUSE = 5.0
 """Shortest time in seconds between two drawings."""
 
+_GROWS = "The report, which grows while the run goes on"
+_WHY = "Why it stopped, and how it goes on"
+
 _ARTIFACTS: dict[tuple[str, str, str], UUID] = {}
 """Flow run, store and name of a run to the artifact that shows it."""
 
 
-def show_markdown(store: str, run: str, name: str, text: str) -> None:
+_STOPPED: set[tuple[str, str, str]] = set()
+"""The same of those whose end before that of the run has been told."""
+
+
+def _place(store: str, run: str) -> tuple[str, str, str]:
+    return str(flow_run.id), store, run
+
+
+def show_markdown(store: str, run: str, name: str, text: str, says: str = _GROWS) -> None:
     """Show a run's report in the UI: by an artifact, which is rewritten from then on.
 
     Args:
-        store: fsspec URL of the store.
+        store: fsspec URL of the store in which it lies too; empty if it is in none.
         run: Name of the run.
         name: Of its recipe.
         text: Markdown.
+        says: What stands before the link to it in the log.
     """
-    text += f"\n\nReport: {join(run_folder(store, run), REPORT)}"
-    place = (str(flow_run.id), store, run)
+    if store:
+        text += f"\n\nReport: {join(run_folder(store, run), REPORT)}"
+    place = _place(store, run)
     key, description = f"report-{name}", f"Run {run}"
     artifact = _ARTIFACTS.get(place) or earlier_artifact(key, description)
     if artifact is None:
@@ -60,7 +76,7 @@ def show_markdown(store: str, run: str, name: str, text: str) -> None:
         # Both UIs make a link of an address in a log, which is the page that a run opens with.
         link = ui_address(f"/artifacts/artifact/{made}")
         if link:
-            say_in_ui(f"The report, which grows while the run goes on: {link}")
+            say_in_ui(f"{says}: {link}")
         return
     _ARTIFACTS[place] = artifact
     with get_client(sync_client=True) as client:
@@ -117,28 +133,37 @@ class GrowingReport:
             self._is_over = True
 
     def tell_stop(self, error: BaseException) -> None:
-        """Let the page say that this start has ended before its run did, and how that goes on.
+        """Let page, store and UI say that this start has ended before its run did, and why.
 
-        Not where the store is what failed: it would be waited for once more. The UI is not asked
+        Said once, by whoever hears of it first. Not where the store is what failed: it would be
+        waited for once more; nor where another process goes on with the run. The UI is not asked
         where the whole process ends, and maybe the server with it.
         """
         self.stop()
-        if isinstance(error, StoreError):
+        place = _place(self._store, self._run)
+        if isinstance(error, StoreError | Abort) or place in _STOPPED:
             return
-        make, _ = self._newest()
-        command = f"mgd resume {shlex.quote(self._run)} --store {shlex.quote(self._store)}"
-        cause, tells = _cause(error), self._own is not None
-        is_refused = isinstance(error, ConfigurationError)
+        _STOPPED.add(place)
         try:
-            page = write_so_far(
-                self._store,
-                self._run,
-                lambda: stopped(make(), cause, command, tells=tells, is_refused=is_refused),
-            )
-            if page is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
-                show_markdown(self._store, self._run, self._recipe.name, as_markdown(page))
+            self._tell_stop(error)
         except Exception as failed:  # what stopped the run is what people have to know
             self._logger.warning("That the run stopped is not on its page: %s", failed)
+
+    def _tell_stop(self, error: BaseException) -> None:
+        store, run = self._store, self._run
+        cause, is_refused = _cause(error), isinstance(error, ConfigurationError)
+        note_stop(store, run, " ".join(cause.split()), refused=is_refused)
+        begun = read_bytes(run_file(store, run, RECIPE)) is not None
+        command = f"mgd resume {shlex.quote(run)} --store {shlex.quote(store)}" if begun else ""
+        make, _ = self._newest()
+        page = stopped(make(), cause, command, tells=self._own is not None, is_refused=is_refused)
+        if begun:
+            write_so_far(store, run, lambda: page)
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
+            text = as_markdown(page)
+            if begun and not is_refused:
+                text += "\n\nIn this UI, Retry on the page of the flow run does the same."
+            show_markdown(store if begun else "", run, self._recipe.name, text, _WHY)
 
     def look(self) -> None:
         """Draw what is new, if anything is."""
@@ -180,6 +205,20 @@ def growing(
             raise
         finally:
             page.stop()
+
+
+@contextmanager
+def told_if_stopped(recipe: DescentRecipe, store: str, title: str) -> Iterator[None]:
+    """Let the UI, and a run that has begun, say why a start ends inside the block.
+
+    What ``growing`` is around has a page and says so itself; this is around all of a flow, which
+    may be refused, or get no workers, before it has one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        GrowingReport(recipe, store, title).tell_stop(error)
+        raise
 
 
 def _cause(error: BaseException) -> str:

@@ -6,7 +6,9 @@ from engine.applications.smoothness import record as smoothness_runs
 from engine.applications.smoothness import report as smoothness_reports
 from engine.applications.smoothness import search as smooth_search
 from engine.applications.smoothness import stages
+from engine.recipes.names import run_name
 from engine.recipes.smoothness import MetasmoothnessRecipe, SmoothSearchRecipe
+from engine.runs.run import note_parts
 from tasks.reporting import report_task
 from tasks.running.stage_task import stage_task
 
@@ -17,9 +19,16 @@ compare = stage_task(stages.compare)
 
 
 @task(task_run_name="check the recipe")
-def check(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> None:
+def check(recipe: MetasmoothnessRecipe, store: str) -> None:
     """Refuse what cannot be measured before anything is trained; keep the settings of what can."""
     smoothness_runs.prepare(recipe, store)
+
+
+@task(task_run_name="check the recipe")
+def check_search(recipe: SmoothSearchRecipe, store: str) -> None:
+    """Refuse a search that cannot be before anything is trained; keep what another one tries."""
+    smoothness_runs.prepare(recipe, store)
+    note_parts(store, run_name(recipe.descent), smooth_search.parts_of(recipe))
 
 
 conclude = report_task(smoothness_reports.conclude, "metasmoothness of {recipe.name}")

@@ -113,6 +113,8 @@ class AttributionSettings(Settings):
 class AttributionRecipe(DescentRecipe):
     """Attribution of several outputs of one training to its examples."""
 
+    takes_none_of = frozenset({"outer"})
+
     kind: Literal["attribution"] = "attribution"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which flow runs this recipe."""
 

@@ -6,7 +6,7 @@ This module does not know torch.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -134,6 +134,9 @@ def _refused(arguments: Any) -> Any:  # noqa: ANN401 (arguments, or why there ar
 
 class DescentRecipe(Settings):
     """Metagradient descent on one set-up."""
+
+    takes_none_of: ClassVar[frozenset[str]] = frozenset()
+    """Groups of settings that a kind refuses, because nothing would read them."""
 
     kind: Literal["descent"] = "descent"
     """Which flow runs this recipe."""

@@ -17,6 +17,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.files import Recipe, changed
 from engine.recipes.problem_functions import arguments_schema
 from engine.recipes.reading.yaml import refuse_repeated
+from engine.recipes.where import shipped_names
 
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
@@ -52,6 +53,10 @@ _SAYS_ALL = {FIELDS["seed"][1], FIELDS["max_seconds"][1], *_ARGUMENTS.values()}
 """Titles that need no explanation."""
 
 
+_INITIALS = {"url", "csv", "lr", "id"}
+"""Words of names that are read letter by letter."""
+
+
 def in_words(name: str) -> str:
     """Return a title for a name of Python's: ``num_train``, ``ModelSettings``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_")
@@ -60,7 +65,9 @@ def in_words(name: str) -> str:
         words.pop()
     if words[0] == "num" and len(words) > 1:
         words = ["number", "of", *words[1:]]
-    return " ".join(words).capitalize()
+    first, *rest = words
+    said = [first.capitalize(), *rest]
+    return " ".join(each.upper() if each.lower() in _INITIALS else each for each in said)
 
 
 def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -82,8 +89,8 @@ def setting_schemas(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 @cache
 def _of_kind(kind: type[Any]) -> dict[str, dict[str, Any]]:
-    whole = kind.model_json_schema()
-    own = {k: v for k, v in whole["properties"].items() if k not in _GROUPS_OF_OTHERS}
+    whole, left_out = kind.model_json_schema(), _GROUPS_OF_OTHERS | kind.takes_none_of
+    own = {k: v for k, v in whole["properties"].items() if k not in left_out}
     return _apart(own, whole["$defs"], "")
 
 
@@ -202,9 +209,14 @@ def settings_field(recipe: Recipe) -> dict[str, Any]:
         },
         "description": (
             "Anything else, arguments too, one key=value each, e.g. training.num_steps=100. "
-            f"mgd recipes {recipe.name} lists the keys."
+            f"mgd recipes {_called(recipe)} lists the keys."
         ),
     }
+
+
+def _called(recipe: Recipe) -> str:
+    """Return what a command calls a recipe: its name, or in words a file of somebody's own."""
+    return recipe.name if recipe.name in shipped_names() else "with the file of the recipe"
 
 
 def any_setting() -> dict[str, Any]:

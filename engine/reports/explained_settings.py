@@ -67,7 +67,7 @@ def explained_defaults(model: type[DescentRecipe]) -> list[Explained]:
     """Return the settings of a kind of recipe with their defaults, without those of a problem."""
     found: list[Explained] = []
     for name, field in model.model_fields.items():
-        if name in {*_NOT_SET, "arguments"}:
+        if name in {*_NOT_SET, "arguments", *model.takes_none_of}:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, Settings):

@@ -98,8 +98,8 @@ def as_image(alt: str, image: bytes, media_type: str = "image/svg+xml") -> str:
 def as_markdown(page: Page) -> str:
     """Return a page as Markdown for the UI; whatever it says is no markup.
 
-    Folded sections, examples and commands stand in the page alone. Figures are pictures in the
-    text, on white ground.
+    Folded sections and examples stand in the page alone; which sections these are is said at the
+    end. Figures are pictures in the text, on white ground.
     """
     parts = [f"**{_plain(page.headline)}**", _plain(page.run)]
     if page.numbers:
@@ -117,6 +117,11 @@ def as_markdown(page: Page) -> str:
         parts.extend(_picture(figure) for figure in section.figures)
         parts.extend(_table(table) for table in section.tables)
         parts.append("; ".join(_plain(f"{name}: {value}") for name, value in section.chips.items()))
+        for command, meaning in section.commands.items():
+            parts.append(f"{_plain(meaning)}:\n\n{_code(command)}")
+    folded = [each.title for each in page.sections if each.folded]
+    if folded:
+        parts.append(_plain(f"Only in the report: {'; '.join(folded)}."))
     return _whole("\n\n".join(part for part in parts if part))
 
 
@@ -140,6 +145,12 @@ def _picture(figure: Figure) -> str:
     """
     image = as_image(figure.alt, figure.drawing.narrow.encode())
     return f"{image}\n\n{_plain(figure.caption)}" if figure.caption else image
+
+
+def _code(command: str) -> str:
+    """Return a command as code, if it has no sign by which that could end or become markup."""
+    words = redacted(" ".join(command.split()))
+    return _plain(command) if re.search("[`<>|]", words) else f"```\n{words}\n```"
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -177,5 +188,5 @@ def _whole(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Return a text on one line in which no sign of Markdown or HTML means anything."""
-    words = redacted(" ".join(text.split()))
+    words = unbroken(redacted(" ".join(text.split())))
     return _FENCED.sub(r"\\\1", words).replace("\\<", "&lt;").replace("\\>", "&gt;")

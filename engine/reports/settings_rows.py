@@ -76,7 +76,10 @@ def every_setting(
     same = isinstance(defaults, type(settings))
     base = defaults if same and isinstance(defaults, Settings) else type(settings).model_construct()
     now, before = (each.model_dump(mode="json", warnings=False) for each in (settings, base))
+    unread = settings.takes_none_of if isinstance(settings, DescentRecipe) else frozenset[str]()
     for name, field in type(settings).model_fields.items():
+        if name in unread:
+            continue
         value = getattr(settings, name)
         if isinstance(value, Settings):
             yield from every_setting(value, getattr(base, name, None), f"{prefix}{name}.")

@@ -81,7 +81,7 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bo
     Args:
         page: What there was to show.
         cause: Why it ended: lines of sentences.
-        command: Lets it go on.
+        command: Lets it go on; empty if nothing of it is in the store.
         tells: Whether the page's headline says what came of the run so far, and not only where it
             stood.
         is_refused: Whether it did not fail, but was refused for what was asked.
@@ -98,24 +98,26 @@ def stopped(page: Page, cause: str, command: str, *, tells: bool, is_refused: bo
         warnings=[*dict.fromkeys([first, *others, *page.warnings])],
         sections=[
             *(each for each in page.sections if not each.folded),
-            Section(
-                "How it goes on",
-                notes=[
-                    "The same settings are refused again: run it with others."
-                    if is_refused
-                    else "What is finished is kept, and is not made again. If the settings are "
-                    "what stopped it, change them: the same ones stop it again."
-                ],
-                commands={
-                    command: "If what was refused has changed outside of them, as data can"
-                    if is_refused
-                    else "To go on where it stopped"
-                },
-            ),
+            _how_it_goes_on(command, is_refused=is_refused),
             *(each for each in page.sections if each.folded),
         ],
         refresh=0,
     )
+
+
+def _how_it_goes_on(command: str, *, is_refused: bool) -> Section:
+    if is_refused:
+        note = "The same settings are refused again: run it with others."
+        meaning = "If what was refused has changed outside of them, as data can"
+    elif command:
+        note = (
+            "What is finished is kept, and is not made again. If the settings are what stopped it, "
+            "change them: the same ones stop it again."
+        )
+        meaning = "To go on where it stopped"
+    else:
+        note, meaning = "It had not begun, so nothing is kept. Start it again.", ""
+    return Section("How it goes on", notes=[note], commands={command: meaning} if command else {})
 
 
 def _now() -> str:

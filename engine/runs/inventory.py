@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from engine.runs.endings import Ending, read_ending
+from engine.runs.starts import Start, understood_starts
 from engine.stages.claims import Claim, understand_claims
 from engine.storage import places
 from engine.storage.listing import File, list_tree, relative_paths
@@ -84,6 +85,8 @@ class StoredRun:
         claims: The stages that it uses.
         files: Everything of ours in its folder.
         uses: The stages that it uses in one word each, also those whose claim is damaged.
+        parts: The runs that are parts of it, each with what people call it.
+        starts: Those that its record does not count.
     """
 
     name: str
@@ -92,6 +95,8 @@ class StoredRun:
     claims: list[Claim]
     files: list[File]
     uses: frozenset[str] = frozenset()
+    parts: dict[str, str] = field(default_factory=dict)
+    starts: list[Start] = field(default_factory=list)
 
     @property
     def active(self) -> float:
@@ -234,10 +239,16 @@ def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRu
         places.run_file(store, run, path)
         for run, files in folders.items()
         for path in files
-        if path in (places.RECIPE, places.RUN)
+        if path in (places.RECIPE, places.RUN, places.PARTS)
     ]
-    claimed = [places.run_file(store, run, path) for run in folders for path in claims[run]]
-    records = read_records(said) | read_records(claimed, largest=SMALL)
+    begun = {
+        run: [path for path in files if path.startswith(f"{places.STARTS}/")]
+        for run, files in folders.items()
+    }
+    small = [
+        places.run_file(store, run, path) for run in folders for path in [*claims[run], *begun[run]]
+    ]
+    records = read_records(said) | read_records(small, largest=SMALL)
 
     def read(run: str, paths: Iterable[str]) -> dict[str, dict[str, Any] | None]:
         urls = [places.run_file(store, run, path) for path in paths]
@@ -251,9 +262,18 @@ def _described(store: str, folders: dict[str, dict[str, File]]) -> list[StoredRu
             claims=understand_claims(read(run, claims[run])),
             files=list(files.values()),
             uses=frozenset(claims[run].values()),
+            parts=_parts(run, records.get(places.run_file(store, run, places.PARTS))),
+            starts=understood_starts(read(run, begun[run]).values()),
         )
         for run, files in folders.items()
     ]
+
+
+def _parts(run: str, record: dict[str, Any] | None) -> dict[str, str]:
+    """Return the parts that a run has noted; what cannot be understood are none."""
+    found = (record or {}).get("parts")
+    named = found.items() if isinstance(found, dict) else ()
+    return {part: str(words) for part, words in named if is_run(part) and part != run}
 
 
 def _claimed(path: str) -> str | None:

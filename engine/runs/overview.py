@@ -1,7 +1,7 @@
 """Where a run stands: its stages, what they took, and how to go on, finished or not."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,7 +13,8 @@ from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
 from engine.runs.endings import Ending
 from engine.runs.inventory import StoredRun, StoredStage, stages_of, stored_run, stored_runs
-from engine.runs.starts import read_starts, seconds_until_last
+from engine.runs.run import list_runs
+from engine.runs.starts import last_start, seconds_until_last
 from engine.stages.claims import Claim
 from engine.storage.location import store_errors
 from engine.storage.places import stage_record_url
@@ -108,6 +109,22 @@ class Spent(Document):
     """Computing time of the stages that it computed itself."""
 
 
+class Part(Document):
+    """A run that is a part of another one."""
+
+    run: str
+    """Name of the run."""
+
+    part: str
+    """What people call it there."""
+
+    standing: Standing
+    """Whether it has finished."""
+
+    verdict: str
+    """What came of it, or why it stopped, in one sentence; may be empty."""
+
+
 class RunOverview(Document):
     """A run and all of its stages."""
 
@@ -134,6 +151,13 @@ class RunOverview(Document):
 
     changes: str = ""
     """What was changed of the recipe as it ships, in a few words."""
+
+    stopped: str = ""
+    """How its last start ended, and why, if that was before the run did; empty if it goes on, if it
+    was killed, and once the run has finished."""
+
+    parts: list[Part] = []
+    """The runs that are parts of it, of those that have begun."""
 
 
 class RunLine(Document):
@@ -163,6 +187,15 @@ class RunLine(Document):
     seconds: float | None = None
     """Wall clock over all starts; none while it has not finished."""
 
+    stopped: str = ""
+    """As of ``RunOverview``."""
+
+    part_of: list[str] = []
+    """The runs that it is a part of, which a list for people shows in its place."""
+
+    parts: int = 0
+    """Runs that are parts of it, of those that have begun."""
+
 
 def overview(store: str, run: str) -> RunOverview:
     """Describe a run that is there; see ``engine.runs.run.find_run``."""
@@ -173,8 +206,8 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
     """Describe a run that is there, and return its record if it has finished.
 
     Cost:
-        Lists the run and its stages, and reads one small record for each; looks at no other run,
-        and reads no rows.
+        Lists the run and its stages, and reads one small record for each; looks at no other run
+        but those that are parts of it, and reads no rows.
     """
     with store_errors(store):
         found = stored_run(store, run)
@@ -194,17 +227,19 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         active=_time(found.active),
         stages=lines,
         totals=total(lines),
-        spent=_spent(store, found, [each for each in made.values() if each is not None]),
+        spent=_spent(found, [each for each in made.values() if each is not None]),
         changes=_changes([found.recipe or {}])[0],
+        stopped=_stopped(found),
+        parts=_described_parts(store, found.parts),
     )
     return view, found.record if found.finished else None
 
 
-def _spent(store: str, run: StoredRun, made: list[dict[str, Any]]) -> Spent:
+def _spent(run: StoredRun, made: list[dict[str, Any]]) -> Spent:
     """Add the starts that the run's record does not count to those that it does."""
     record, ended = run.record or {}, run.ending or Ending(starts=0)
     own = [each for each in made if each.get("run") == run.name]
-    starts = [each.started for each in read_starts(store, run.name).values()]
+    starts = [each.started for each in run.starts]
     lasted = [seconds for seconds in seconds_until_last(starts, own).values() if seconds > 0]
     computing = ended.computing_seconds
     if run.ending is None:
@@ -242,6 +277,7 @@ def list_overviews(store: str) -> list[RunLine]:
     with store_errors(store):
         runs = stored_runs(store)
     changes = _changes([run.recipe or {} for run in runs])
+    there = {run.name for run in runs}
     return [
         RunLine(
             run=run.name,
@@ -252,6 +288,9 @@ def list_overviews(store: str) -> list[RunLine]:
             changes=changed,
             verdict=_verdict(run.ending),
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
+            stopped=_stopped(run),
+            part_of=[each.name for each in runs if run.name in each.parts],
+            parts=len(there.intersection(run.parts)),
         )
         for run, changed in zip(runs, changes, strict=True)
     ]
@@ -277,6 +316,31 @@ def _changes(recipes: list[dict[str, Any]]) -> list[str]:
             for place, changes in zip(places, apart, strict=True):
                 said[place] = said_changes(changes)
     return said
+
+
+def _described_parts(store: str, parts: Mapping[str, str]) -> list[Part]:
+    """Return what came of the parts of a run that have begun, in the order in which it has them."""
+    with store_errors(store):
+        there = set(list_runs(store)).intersection(parts) if parts else set()
+        found = [stored_run(store, name) for name in parts if name in there]
+    return [
+        Part(
+            run=each.name,
+            part=parts[each.name],
+            standing=_standing(each),
+            verdict=_verdict(each.ending)
+            or _stopped(each)
+            or ("" if each.recipe else "it is trained for its loss, which the whole reads"),
+        )
+        for each in found
+        if each.recipe or each.claims  # else the whole has taken over what it did
+    ]
+
+
+def _stopped(run: StoredRun) -> str:
+    """Say how the last start of a run ended, if that was before the run did and it has said so."""
+    last = None if run.finished else last_start(run.starts)
+    return "" if last is None else last.sentence()
 
 
 def _verdict(ending: Ending | None) -> str:

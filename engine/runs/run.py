@@ -1,5 +1,6 @@
 """A run in a store: begun, found by name, and its recipe read back."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from engine.errors import CheckpointCorruptError, ConfigurationError, did_you_mean
@@ -18,6 +19,7 @@ from engine.storage.names import is_run
 from engine.storage.places import (
     AT_WORK,
     CLAIMS,
+    PARTS,
     PROGRESS,
     RECIPE,
     STARTS,
@@ -66,6 +68,17 @@ def begin_run(recipe: DescentRecipe, store: str) -> None:
     write_record(run_file(store, run, RECIPE), content)
     note_data(store, run, build_problem(recipe.descent, store))
     keep_code(recipe.descent, store)
+
+
+def note_parts(store: str, run: str, parts: Mapping[str, str]) -> None:
+    """Note which runs will be parts of a run, so that a list is one of what people have started.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Name of the whole.
+        parts: Name of each to what people call it.
+    """
+    write_record(run_file(store, run, PARTS), {"parts": dict(parts)})
 
 
 OF_A_START = ("workers", "budget")

@@ -1,15 +1,16 @@
 """The starts of a run: when each began, and what all of them took together.
 
 A start leaves a small file until the run ends; then what it took is counted in the run's record,
-and the file goes. A start that was killed says nothing more, so it counts until the last stage that
-it committed.
+and the file goes. A start that stops before that writes why. One that was killed says nothing more,
+so it counts until the last stage that it committed.
 
 Layout: ``<store>/runs/<run>/starts/<32 hex digits>.json``.
 """
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
@@ -18,7 +19,10 @@ from engine.recipes.settings import Document
 from engine.stages.claims import read_claims
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.places import STARTS, run_file
-from engine.storage.records import SMALL, read_records, write_record
+from engine.storage.records import SMALL, read_bytes, read_records, write_record
+
+_LONGEST = 4000
+"""Letters of a cause: some libraries say pages."""
 
 
 class Start(Document):
@@ -26,6 +30,22 @@ class Start(Document):
 
     started: AwareDatetime
     """When: UTC."""
+
+    stopped: AwareDatetime | None = None
+    """When it ended before its run did: UTC; none while it goes on, and if it was killed."""
+
+    cause: str = ""
+    """Why it did, in sentences without secrets."""
+
+    refused: bool = False
+    """Whether it did not fail, but was refused for what was asked."""
+
+    def sentence(self) -> str:
+        """Say how it ended; empty if it has not said so."""
+        if self.stopped is None:
+            return ""
+        verb = "was refused" if self.refused else "stopped before its end"
+        return f"It {verb}, at {self.stopped:%Y-%m-%d %H:%M} UTC. {self.cause}"
 
 
 @dataclass(frozen=True)
@@ -35,10 +55,12 @@ class OwnStart:
     Attributes:
         file: Its name.
         before: Tokens of the claims that were there before.
+        started: When it began.
     """
 
     file: str
     before: frozenset[str]
+    started: datetime
 
 
 _own: dict[tuple[str, str], OwnStart] = {}
@@ -47,7 +69,7 @@ _own: dict[tuple[str, str], OwnStart] = {}
 def begin_start(store: str, run: str, now: datetime) -> None:
     """Note that a run is started by this process."""
     before = frozenset(each.token for each in read_claims(store, run))
-    own = OwnStart(f"{uuid.uuid4().hex}.json", before)
+    own = OwnStart(f"{uuid.uuid4().hex}.json", before, now)
     write_record(join(_folder(store, run), own.file), Start(started=now).model_dump(mode="json"))
     _own[store, run] = own
 
@@ -57,17 +79,52 @@ def own_start(store: str, run: str) -> OwnStart | None:
     return _own.get((store, run))
 
 
+def note_stop(store: str, run: str, cause: str, *, refused: bool) -> None:
+    """Note why the start of a run that this process has made ends before the run does.
+
+    Args:
+        store: fsspec URL of the store.
+        run: Name of the run; nothing is written if this process has not started it, or has ended
+            it.
+        cause: In sentences without secrets.
+        refused: Whether it was refused for what was asked.
+    """
+    own = own_start(store, run)
+    url = None if own is None else join(_folder(store, run), own.file)
+    if own is None or url is None or read_bytes(url) is None:  # it went when the run ended
+        return
+    told = Start(
+        started=own.started, stopped=datetime.now(UTC), cause=cause[:_LONGEST], refused=refused
+    )
+    write_record(url, told.model_dump(mode="json"))
+
+
+def last_start(starts: Iterable[Start]) -> Start | None:
+    """Return the newest of some starts; None if there are none."""
+    return max(starts, key=lambda each: each.started, default=None)
+
+
 def read_starts(store: str, run: str) -> dict[str, Start]:
     """Return the starts of a run that its record does not count yet, by name of the file."""
     folder = _folder(store, run)
     urls = {join(folder, name): name for name in list_files(folder) if name.endswith(".json")}
-    found: dict[str, Start] = {}
-    for url, record in read_records(list(urls), largest=SMALL).items():
-        try:
-            found[urls[url]] = Start.model_validate(record)
-        except ValidationError:
-            continue  # damaged: only a figure depends on it
-    return found
+    found = {
+        urls[url]: _understood(each)
+        for url, each in read_records(list(urls), largest=SMALL).items()
+    }
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def understood_starts(records: Iterable[dict[str, Any] | None]) -> list[Start]:
+    """Return starts by what lies in their files, without those that are damaged."""
+    return [each for each in map(_understood, records) if each is not None]
+
+
+def _understood(record: dict[str, Any] | None) -> Start | None:
+    try:
+        return Start.model_validate(record)
+    except ValidationError:
+        return None  # damaged: only a figure and a sentence depend on it
 
 
 def forget_starts(store: str, run: str, names: list[str]) -> None:

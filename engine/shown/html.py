@@ -8,6 +8,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+_SHORT = 12
+"""Letters of a figure with its sign or unit, which no browser breaks."""
+
 _WIDTH, _HEIGHT, _MARGIN = 240, 48, 3
 
 
@@ -77,7 +80,8 @@ def curve(values: Sequence[float], label: str) -> Drawn:
 
 def _in_table(cell: str) -> str:
     """Return a cell of a table; beside a sentence, browsers break words and numbers at hyphens."""
-    return f"<td>{cell}</td>" if " " in cell else f'<td style="white-space:nowrap">{cell}</td>'
+    is_sentence = " " in cell and len(cell) > _SHORT
+    return f"<td>{cell}</td>" if is_sentence else f'<td style="white-space:nowrap">{cell}</td>'
 
 
 def _figure(value: object) -> str:

@@ -35,6 +35,7 @@ APPLICATIONS = frozenset(
 RUN_FILES = frozenset(
     {
         *(places.RECIPE, places.DATA, places.PLAN, places.BUDGET, places.RUN, places.CERTIFICATE),
+        places.PARTS,
         *("report.html", "selection.csv", "selection.parquet", "scores.csv"),
         *("landscape.png", "search.png", "chosen.yaml"),
     }

@@ -15,6 +15,7 @@ Layout::
                        budget.json             what it has spent
                        run.json                what it found, once it is finished
                        certificate.json        what ``mgd verify`` found
+                       parts.json              the runs that are parts of it
                        stages/                 its claims, one for each stage that it uses
                        starts/                 its starts
                        at-work/                the process that carries out each flow run
@@ -38,13 +39,14 @@ MARK = "store.json"
 RECORD = "record.json"
 """File directly in a stage's folder."""
 
-RECIPE, DATA, PLAN, BUDGET, RUN, CERTIFICATE = (
+RECIPE, DATA, PLAN, BUDGET, RUN, CERTIFICATE, PARTS = (
     "recipe.json",
     "data.json",
     "plan.json",
     "budget.json",
     "run.json",
     "certificate.json",
+    "parts.json",
 )
 """Files directly in a run's folder, besides what it writes for people."""
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,8 +24,23 @@ from engine.secret_urls import without_login
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
 from flows.cli.deploying import Order, check, put
-from flows.cli.server.at_work import children, end_all, is_alone, noted
-from flows.cli.server.local_server import LocalServer, connected, end_with_parent, server_if_needed
+from flows.cli.server.at_work import (
+    Served,
+    announce,
+    children,
+    end_all,
+    is_alone,
+    noted,
+    other,
+    turn,
+)
+from flows.cli.server.local_server import (
+    LocalServer,
+    RunningServer,
+    connected,
+    end_with_parent,
+    server_if_needed,
+)
 from flows.cli.server.surroundings import SAFE_PATH, prefect_settings
 from flows.cli.server.working_folder import left_out
 from flows.cli.terminal.screen import say, tell
@@ -75,6 +90,9 @@ def serve(
 ) -> None:
     """Serve until a signal comes; what is finished is kept, and the same command goes on.
 
+    Where another ``mgd ui`` of this user is at work, what is asked for is put there, and nothing
+    is waited for.
+
     Args:
         names: Recipes by name or path, and flows without a recipe.
         store: Where the runs keep checkpoints, results and reports.
@@ -88,28 +106,62 @@ def serve(
     order = Order(list(names))
     check(order)  # before anything is started
     check_readable(absolute(store))
-    says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
-    tell("Prefect's server starts; its very first start takes the longest.")
-    if not_obeyed := left_out():
-        tell(not_obeyed)
     with ExitStack() as stack:
+        starting = None if prefect_settings().api.url else stack.enter_context(turn())
+        there = other() if starting else None
+        if starting and there:
+            starting.release()
+            _join(there, order, store, start=start, browser=browser)
+            return
+        says("Server, worker and runs end now. What is finished is kept; the same command goes on.")
+        tell("Prefect's server starts; its very first start takes the longest.")
+        if not_obeyed := left_out():
+            tell(not_obeyed)
         stack.enter_context(noted())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgd-ui-")))
         server = server_if_needed(show_log=debug, ui=folder / "ui")
         if server is not None:
             stack.callback(server.stop)
         stack.enter_context(connected(server))
+        if server and starting:
+            announce(Served(os.getpid(), server.api_url, server.secret, str(folder)))
+            starting.release()
         tell("The server answers; deployments are made.")
         first = _deploy(order, store, is_own=server is not None)
         worker = stack.enter_context(_worker(server, folder, debug))
-        path = _started(first, worker) if start else f"/v2/deployments/deployment/{first}/run"
-        page = _page(server, folder, path)
-        _tell(page, browser)
+        path = _path(first, start=start, is_there=lambda: worker.poll() is None)
+        _tell(_page(server, folder, path), browser)
+        tell("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
         code = worker.wait()
         raise ConfigurationError(
             f"The worker ended (exit code {code}), and nothing would take runs. Run the same "
             "command with --debug to see its log."
         )
+
+
+def _join(there: Served, order: Order, store: str, *, start: bool, browser: bool) -> None:
+    """Put deployments to the server of another ``mgd ui``, and open a page of it.
+
+    Two servers on one database of Prefect's would keep each other from writing.
+    """
+    tell(f"mgd ui is at work already, as process {there.process}: what you ask for is put there.")
+    server = RunningServer(there.api_url, there.secret)
+    with connected(server):
+        first = _deploy(order, store, is_own=False)
+        path = _path(first, start=start, is_there=Path(there.folder).exists)
+    _tell(_page(server, Path(there.folder), path), browser)
+    tell("mgd ui --stop ends it, with its worker and runs; what is finished is kept.")
+
+
+def _path(first: "UUID", *, start: bool, is_there: Callable[[], bool]) -> str:
+    """Return the path of the page that is opened: a form, or the report of a run that is started.
+
+    Args:
+        first: The deployment that it is about.
+        start: Whether a run is started.
+        is_there: Says whether the worker is.
+    """
+    return _started(first, is_there) if start else f"/v2/deployments/deployment/{first}/run"
 
 
 def _deploy(order: Order, store: str, *, is_own: bool) -> "UUID":
@@ -133,7 +185,7 @@ def _deploy(order: Order, store: str, *, is_own: bool) -> "UUID":
         return client.read_deployment_by_name(made[0].full_name).id
 
 
-def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
+def _started(deployment: "UUID", is_there: Callable[[], bool]) -> str:
     """Start a run with the settings of its deployment; return the path of its report.
 
     From the page of a run it takes two clicks to its report, so its beginning is awaited; where
@@ -145,7 +197,7 @@ def _started(deployment: "UUID", worker: "subprocess.Popen[bytes]") -> str:
         run = client.create_flow_run_from_deployment(deployment).id
         tell("A run is started; its report opens when it has begun.")
         until = time.monotonic() + SECONDS_TO_BEGIN
-        while time.monotonic() < until and worker.poll() is None:
+        while time.monotonic() < until and is_there():
             found = _report(client, run)
             if found is not None:
                 return f"/v2/artifacts/artifact/{found}"
@@ -269,7 +321,7 @@ def _end_worker(worker: "subprocess.Popen[bytes]") -> None:
     worker.wait()
 
 
-def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
+def _page(server: LocalServer | RunningServer | None, folder: Path, path: str) -> Page:
     if server is None:
         url = prefect_settings().ui_url or (prefect_settings().api.url or "").removesuffix("/api")
         url = without_login(url).rstrip("/").removesuffix("/v2")
@@ -279,7 +331,7 @@ def _page(server: LocalServer | None, folder: Path, path: str) -> Page:
     root = server.api_url.removesuffix("/api")
     (folder / "ui" / "v2" / "mgd.html").write_text(_LET_IN, encoding="utf-8")
     address = f"{root}/v2/mgd.html#{quote(server.secret, safe='')}&{quote(path, safe='')}"
-    file = folder / "open.html"
+    file = folder / f"open-{os.getpid()}.html"
     file.touch(mode=0o600)
     file.write_text(_GO.format(address=address), encoding="utf-8")
     return Page(f"{root}{path}", server.secret, file)
@@ -294,7 +346,6 @@ def _tell(page: Page, browser: bool) -> None:
     opened = browser and webbrowser.open(page.file.as_uri() if page.file else page.address)
     if browser and not opened:
         tell("No browser could be opened here; open the address above.")
-    tell("Ctrl-C, or mgd ui --stop, ends server, worker and runs; what is finished is kept.")
 
 
 def stop() -> None:

@@ -14,7 +14,7 @@ from engine.runs.certificates import Certificate, read_certificate
 from engine.runs.clean_plan import CleanReport, Freed
 from engine.runs.endings import Ending, read_ending
 from engine.runs.outer_steps import outer_steps
-from engine.runs.overview import RunOverview, describe, list_overviews
+from engine.runs.overview import Part, RunOverview, describe, list_overviews
 from engine.runs.predicted import Comparison, compare
 from engine.runs.run import find_run, no_report
 from engine.storage.location import list_files
@@ -23,6 +23,12 @@ from flows.cli.terminal.screen import Screen, names, right, say, tell
 
 SHOWN = 40
 """Rows of a long table; JSON has them all."""
+
+_LINES_AND_BLANKS = 7
+"""Columns that a table of two columns takes besides their texts."""
+
+_LEAST = 20
+"""Columns that a sentence gets beside a name."""
 
 SHOWN_NAMES = 10
 """Names in a sentence; JSON has them all."""
@@ -35,21 +41,41 @@ def show_runs(store: str, *, as_json: bool) -> None:
         say(json.dumps([run.model_dump(mode="json") for run in runs]))
         return
     console = Screen()
-    # A name that is cut off could not be copied into the next command.
-    table = Table(
-        Column("run", overflow="fold", min_width=max((len(run.run) for run in runs), default=3)),
-        "what came of it",
-        show_lines=True,
-    )
+    shown: list[tuple[str, str]] = []
     for run in runs:
+        if run.part_of:
+            continue
         active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
         lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
-        table.add_row("\n".join(lines), run.verdict or str(run.standing))
-    if runs:
-        console.print(table)
+        said = run.verdict or run.stopped or str(run.standing)
+        if run.parts:
+            said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
+        shown.append(("\n".join(lines), said))
+    if shown:
+        console.print(_two_columns(shown, console.width))
     else:
         tell(f"There is no run in {store}.")
+
+
+def _two_columns(rows: list[tuple[str, str]], width: int) -> Table:
+    """Return a table of runs, in which a name is cut only where it is all that has room.
+
+    A name that is broken could not be copied into the next command. A column of a fixed width is
+    left as it is, where Rich would make the table wider than the terminal for a least width.
+    """
+    lines = [each.split("\n") for each, _ in rows]
+    name, longest = max(len(each[0]) for each in lines), max(map(len, sum(lines, [])))
+    room = max(width - _LINES_AND_BLANKS, 2)
+    wanted = max(name, min(longest, room * 2 // 5))
+    table = Table(
+        Column("run", overflow="fold", width=min(wanted, max(room - _LEAST, room // 2))),
+        Column("what came of it", overflow="fold"),
+        show_lines=True,
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def show_run(store: str, run: str, *, as_json: bool) -> None:
@@ -71,13 +97,29 @@ def show_run(store: str, run: str, *, as_json: bool) -> None:
         _show_so_far(console, store, view)
     else:
         _show_result(console, ending, f"{name}: {view.changes}" if view.changes else name)
-    tell(_spent(view))
-    if compared:
-        _show_forecast(console, compared, "so far" if record is None else "actual")
-    console.print(_stages(view))
-    tell(_totals(view))
+    if view.parts:
+        _show_parts(console, view.parts)
+    if view.stages:
+        tell(_spent(view))
+        if compared:
+            _show_forecast(console, compared, "so far" if record is None else "actual")
+        console.print(_stages(view))
+        tell(_totals(view))
     if ending is not None:
         _tell_what_is_kept(store, name, ending, certificate)
+
+
+def _show_parts(console: Screen, parts: list[Part]) -> None:
+    """Print what came of the runs that are parts of a run."""
+    shown = parts[:SHOWN]
+    table = Table(
+        "part", names("run", [each.run for each in shown], console.width), "what came of it"
+    )
+    for each in shown:
+        table.add_row(each.part, each.run, each.verdict or str(each.standing))
+    if len(parts) > SHOWN:
+        table.caption = f"the first {SHOWN} of {len(parts)}; --json has them all"
+    console.print(table)
 
 
 def _show_forecast(console: Screen, compared: list[Comparison], actual: str) -> None:
@@ -121,10 +163,15 @@ def _show_result(console: Screen, ending: Ending, title: str) -> None:
 def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
     changed = f" ({view.changes})" if view.changes else ""
-    tell(
-        f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let it go "
-        f"on: `mgd resume {view.run} --store {store}`"
-    )
+    command = f"`mgd resume {view.run} --store {store}`"
+    if view.stopped:
+        tell(f"Run {view.run}{changed} has not finished. {view.stopped}")
+        tell(f"What is finished is kept. Let it go on: {command}")
+    else:
+        tell(
+            f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let "
+            f"it go on: {command}"
+        )
     rows = [
         {"outer step": number} | {name: _loss(each) for name, each in step.scores.items()}
         for number, step in enumerate(outer_steps(store, view.run))
@@ -183,29 +230,28 @@ def _show_alternatives(forecast: Forecast, replay: ReplaySettings | None) -> Non
         replay: The recipe's own settings, whose row is marked.
     """
     console = Screen()
-    table = Table(
-        Column("schedule", no_wrap=True),  # a name that is cut off could not be typed
-        *map(right, ("parts", "unroll", "steps", "memory", "store", "outer step", "run")),
-    )
     own = _settings_of(replay) if replay is not None else {}
+    rows: list[dict[str, str]] = []
     for each in [forecast, *forecast.alternatives]:
         peak = each.peak_bytes
         is_own = each.settings.items() <= own.items()
-        table.add_row(
-            f"{each.schedule}*" if is_own else each.schedule,
-            str(each.segments),
-            str(each.unroll),
-            f"{each.forward_steps} + {each.reverse_steps}",
-            decimal(peak["graphs"] + peak["device"] + peak["host"]),
-            decimal(peak["store"]),
-            write_duration(each.seconds.outer_step),
-            write_duration(each.seconds.run),
+        rows.append(
+            {
+                "schedule": f"{each.schedule}*" if is_own else each.schedule,
+                "parts": str(each.segments),
+                "unroll": str(each.unroll),
+                "steps": f"{each.forward_steps} + {each.reverse_steps}",
+                "memory": decimal(peak["graphs"] + peak["device"] + peak["host"]),
+                "store": decimal(peak["store"]),
+                "outer step": write_duration(each.seconds.outer_step),
+                "run": write_duration(each.seconds.run),
+            }
         )
-    table.caption = (
-        "the fastest first, * is the recipe's own; steps are those of one outer step, forward + "
-        "reversed; memory is that of states and graphs"
+    console.table(rows)
+    tell(
+        "The fastest first, * is the recipe's own; steps are those of one outer step, forward + "
+        "reversed; memory is that of states and graphs."
     )
-    console.print(table)
 
 
 def _settings_of(replay: ReplaySettings) -> dict[str, Any]:
@@ -220,17 +266,15 @@ def show_clean(report: CleanReport, *, as_json: bool) -> None:
     console = Screen()
     lines = _lines_of(report.freed)
     if lines:
-        named = [name for each in lines[:SHOWN] for name in each[0].split("\n")]
-        table = Table(names("run", named, console.width), right("size"), right("stages"), "why")
-        for each in lines[:SHOWN]:
-            table.add_row(*each)
-        console.print(table)
+        heads = ("run", "size", "stages", "why")
+        console.table([dict(zip(heads, each, strict=True)) for each in lines[:SHOWN]])
     if len(lines) > SHOWN:
         tell(f"... and {len(lines) - SHOWN} smaller ones; --json has them all.")
     verb, remedy = ("Freed", "") if report.deleted else ("Would free", " Say --yes to delete.")
     tell(
         f"{verb} {decimal(report.bytes)} in {len(report.freed)} places of {report.store}; "
-        f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} runs stay."
+        f"{decimal(report.kept_bytes)} and {len(report.kept_runs)} "
+        f"run{'s' * (len(report.kept_runs) != 1)} stay."
         f"{remedy if lines else ''}"
     )
     if report.left:
@@ -265,7 +309,7 @@ def _lines_of(freed: list[Freed]) -> list[tuple[str, str, str, str]]:
 def _stages(view: RunOverview) -> Table:
     on_gpu = ["GPU-seconds"] if view.totals.gpu_seconds else []
     figures = [right(name) for name in ("attempts", "size", "seconds", *on_gpu)]
-    table = Table("stage", "result", *figures)
+    table = Table(Column("stage", overflow="fold"), "result", *figures)
     shown = view.stages if len(view.stages) <= SHOWN else view.stages[-SHOWN:]
     for line in shown:
         result = "cached" if line.cached else "computed"

@@ -70,8 +70,8 @@ def small(outer_steps, *settings):
 class Served:
     """What ``mgd ui`` has said, and the processes that it has started."""
 
-    def __init__(self, child, log, store):
-        self.child, self.log, self.store = child, log, store
+    def __init__(self, child, log, store, environment):
+        self.child, self.log, self.store, self.environment = child, log, store, environment
         said = log.read_text()
         self.file = re.search(r"Without being asked: (file://\S+)", said)[1]
         self.secret = re.search(r"It asks for: (\S+)", said)[1]
@@ -119,7 +119,7 @@ def served(tmp_path_factory):
     with process(log, *command, "--store", str(store), env=environment) as child:
         wait_for("the UI", lambda: "mgd ui --stop" in log.read_text() or child.poll())
         assert child.poll() is None, log.read_text()
-        yield Served(child, log, store)
+        yield Served(child, log, store, environment)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +197,23 @@ def by_clicks(page, run):
     address = opened.value.url.split("?")[0]
     opened.value.close()
     return address
+
+
+def test_a_second_command_puts_what_it_is_asked_for_to_the_first(served):
+    """Two servers on one database kept each other from writing: the second was told 503."""
+    command = [sys.executable, "-m", "flows.cli.app", "ui", "digits-schedule", "--no-browser"]
+
+    done = subprocess.run(
+        [*command, "--store", str(served.store)],
+        env=served.environment, capture_output=True, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"at work already, as process {served.child.pid}" in done.stdout
+    made = served.api.get("/deployments/name/descent/digits-schedule")["id"]
+    assert f"UI: {served.root}/v2/deployments/deployment/{made}/run" in done.stdout
+    assert served.secret in done.stdout
+    assert served.child.poll() is None
 
 
 @pytest.mark.parametrize("ui", UIS)

@@ -251,6 +251,7 @@ def test_fields_of_several_seeds_are_those_of_one_but_for_the_seed():
     ("name", "words"),
     [("flip_fraction", "Flip fraction"), ("older_than_days", "Older than days")]
     + [
+        ("target_url", "Target URL"),
         ("num_heads", "Number of heads"),
         ("ModelSettings", "Model"),
         ("masked-sign", "Masked sign"),

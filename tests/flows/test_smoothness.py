@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from engine.applications.smoothness.record import SmoothnessRecord
-from engine.applications.smoothness.search import Measured, Trial, choose, closest_rate, pareto
+from engine.applications.smoothness.search import (
+    Measured,
+    SearchRecord,
+    Trial,
+    choose,
+    closest_rate,
+    pareto,
+)
 from engine.errors import ConfigurationError, NonFiniteError
 from engine.preflight.metasmoothness import draw_direction, shifted
 from engine.preflight.metasmoothness import metasmoothness as measure_directly
@@ -17,6 +24,7 @@ from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe, load_to_measure, to_measure, validate_recipe
 from engine.recipes.names import run_name
 from engine.replay.plain_training import evaluate, train
+from engine.runs.overview import describe, list_overviews
 from engine.runs.report import from_nothing
 from engine.runs.run import find_run, read_recipe
 from engine.stages.run import Run
@@ -195,8 +203,36 @@ def test_a_search_writes_a_recipe_that_can_be_run(prefect_server, tmp_path):
         "relu" if found.chosen == "activation relu" else "gelu"
     )
     prepare(Run(chosen, str(tmp_path)))
+    started = [each for each in list_overviews(str(tmp_path)) if not each.part_of]
+    parts = describe(str(tmp_path), found.run)[0].parts
+    assert [each.run for each in started] == [found.run]
+    assert started[0].parts == len(parts)
+    assert parts[0].part == "baseline"
+    assert {each.part for each in parts} >= {"baseline", "activation relu"}
+    assert all(each.verdict for each in parts)
     assert (tmp_path / "runs" / found.run / "search.png").is_file()
     assert any(trial.nominal.pareto for trial in found.trials if trial.nominal)
+
+
+def test_a_search_that_stays_with_its_baseline_says_why():
+    """It compared the baseline with itself, twice, to four digits."""
+    trials = [
+        Trial(name=name, nominal=each, rates={}, matched=each)
+        for name, each in {"baseline": point(1.0, 0.6), "activation gelu": point(2.0, 0.9)}.items()
+    ]
+    recipe = SimpleNamespace(search=SimpleNamespace(tolerance=0.1))
+
+    def said(chosen):
+        record = SimpleNamespace(
+            headline=lambda: "Chosen.", trials=trials, chosen=chosen, recipe=recipe, target=1.0
+        )
+        return SearchRecord.findings(record)
+
+    assert said("baseline") == [
+        "Chosen.",
+        "No routine within 10 % of the lowest validation loss is smoother.",
+    ]
+    assert "metasmoothness 0.900, and 0.600 for the baseline" in said("activation gelu")[1]
 
 
 def test_a_point_is_pareto_if_no_other_is_better_in_both():

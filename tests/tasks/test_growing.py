@@ -3,17 +3,21 @@
 import logging
 import re
 import threading
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
+from prefect.exceptions import Abort
 
 from engine.applications.descent.growing import page_so_far
 from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.recipes.names import run_name
-from engine.storage.places import run_folder
+from engine.runs.starts import begin_start, forget_starts, note_stop, read_starts
+from engine.storage.places import RECIPE, run_file, run_folder
+from engine.storage.records import write_record
 from tasks import growing
 from tests.made_records import FALLING, make_record
 from tests.watched_run import WORKS
@@ -27,7 +31,8 @@ def shown(monkeypatch):
     """What the UI was told, without one."""
     texts = []
     monkeypatch.setattr(growing, "get_run_logger", lambda: logging.getLogger("growing"))
-    monkeypatch.setattr(growing, "show_markdown", lambda *args: texts.append(args[-1]))
+    monkeypatch.setattr(growing, "show_markdown", lambda *args: texts.append(args[3]))
+    monkeypatch.setattr(growing, "_STOPPED", set())
     return texts
 
 
@@ -35,6 +40,13 @@ def start(store, board=None):
     """Return the report of a run that goes on, and where its page will be."""
     page = growing.GrowingReport(RECORD.recipe, store, "Metagradient descent: tiny", board)
     return page, Path(run_folder(store, run_name(RECORD.recipe)), "report.html")
+
+
+def begin(store):
+    """Leave what a start leaves before its first stage."""
+    run = run_name(RECORD.recipe)
+    begin_start(store, run, datetime.now(UTC))
+    write_record(run_file(store, run, RECIPE), RECORD.recipe.model_dump(mode="json"))
 
 
 def show(page, number):
@@ -155,6 +167,7 @@ def test_page_of_a_start_that_stopped_says_so_and_how_it_goes_on(
     """A browser would load for ever a page that says how many seconds are left."""
     board = Board(Course("a run", WORKS, in_seconds=True), Meter())
     place = start(str(tmp_path))[1]
+    begin(str(tmp_path))
 
     with (
         pytest.raises(type(error)),
@@ -178,6 +191,7 @@ def test_page_of_a_start_that_stopped_says_so_and_how_it_goes_on(
 def test_what_a_stopped_run_has_found_stays_on_its_page(tmp_path, shown):
     """Hours of outer steps are worth reading, whatever came then."""
     page, place = start(str(tmp_path))
+    begin(str(tmp_path))
     show(page, 2)
 
     page.tell_stop(ConfigurationError("The disk is full."))
@@ -186,6 +200,88 @@ def test_what_a_stopped_run_has_found_stays_on_its_page(tmp_path, shown):
     assert "After outer step 1 of 5: Test loss fell by 24" in place.read_text()
     assert "The disk is full." in place.read_text()
     assert len(shown) == 1
+
+
+def test_a_start_that_is_refused_before_it_has_a_page_says_so_in_the_ui(tmp_path, shown):
+    """There was a state that had failed, below it frames of code, and no artifact."""
+    with (
+        pytest.raises(ConfigurationError),
+        growing.told_if_stopped(RECORD.recipe, str(tmp_path), "Metagradient descent: tiny"),
+    ):
+        raise ConfigurationError("training.device is cuda, but there is no GPU.")
+
+    (text,) = shown
+    assert "It was refused." in text
+    assert "there is no GPU" in text
+    assert "What was asked" in text
+    assert list(tmp_path.iterdir()) == []  # nothing has begun, so nothing would be cleaned
+
+
+def test_why_a_start_stopped_before_its_first_stage_is_kept_with_the_run(tmp_path, shown):
+    """The page has the command that goes on, and a list of runs has the reason."""
+    store, run = str(tmp_path), run_name(RECORD.recipe)
+    page = Path(run_folder(store, run), "report.html")
+    begin(store)
+
+    with (
+        pytest.raises(OSError, match="away"),
+        growing.told_if_stopped(RECORD.recipe, store, "Metagradient descent: tiny"),
+    ):
+        raise OSError("The scheduler of Dask is away:\n tcp://me:secret@example.org")
+
+    (start,) = read_starts(store, run).values()
+    assert start.stopped is not None
+    assert start.cause.startswith("OSError: The scheduler of Dask is away: tcp://")
+    assert f"mgd resume {run} --store" in re.sub("</?span>", "", page.read_text())
+    assert all("secret" not in each for each in [start.cause, page.read_text(), *shown])
+
+
+def test_an_end_is_told_once_by_whoever_hears_of_it_first(tmp_path, shown):
+    """The page that has grown says more than one that begins anew."""
+    store = str(tmp_path)
+
+    begin(store)
+
+    def find_and_fail(page):
+        page.found("Direction 0: Definition 2 is 0.930.")
+        raise ValueError("apart")
+
+    with (
+        pytest.raises(ValueError, match="apart"),
+        growing.told_if_stopped(RECORD.recipe, store, "Metagradient descent: tiny"),
+        growing.growing(RECORD.recipe, store, "Metagradient descent: tiny") as page,
+    ):
+        find_and_fail(page)
+
+    assert len(shown) == 1
+    assert "Direction 0" in shown[0]
+
+
+def test_a_process_that_leaves_a_run_to_another_one_says_nothing(tmp_path, shown):
+    """The other one's page grows on; it said for a moment that the run had stopped."""
+    store = str(tmp_path)
+    begin(store)
+
+    with (
+        pytest.raises(Abort),
+        growing.growing(RECORD.recipe, store, "Metagradient descent: tiny"),
+    ):
+        raise Abort("Another process is at work on this flow run.")
+
+    assert not shown
+    (start,) = read_starts(store, run_name(RECORD.recipe)).values()
+    assert start.stopped is None
+
+
+def test_an_end_after_that_of_the_run_begins_no_start(tmp_path):
+    """A failure of the UI behind a finished run would make it one that is under way."""
+    store, run = str(tmp_path), run_name(RECORD.recipe)
+    begin(store)
+    forget_starts(store, run, list(read_starts(store, run)))
+
+    note_stop(store, run, "The server is away.", refused=False)
+
+    assert read_starts(store, run) == {}
 
 
 def test_store_that_failed_is_not_asked_once_more(tmp_path, shown):

@@ -66,8 +66,8 @@ class CanariesRecord(FinishedRun):
         own, before = self.audits[OWN], self.audits[BEFORE]
         times = f" ({own.gap / before.gap:.1f} times the gap)" if own.gap > before.gap > 0 else ""
         return (
-            f"The loss of the optimized canaries is {own.gap:.3f} nats lower where they were "
-            f"trained on{times}; that of the same images before, {before.gap:.3f}."
+            f"The loss of the optimized canaries is {_lower(own.gap)} where they were trained "
+            f"on{times}; that of the same images before, {_lower(before.gap)}."
         )
 
     def numbers(self) -> list[Number]:
@@ -130,6 +130,11 @@ class CanariesRecord(FinishedRun):
             "audit": audits.pop(OWN),
             "baselines": audits,
         }
+
+
+def _lower(gap: float) -> str:
+    """Say a gap in words: a small audit may find that what was left out has the lower loss."""
+    return f"{abs(gap):.3f} nats {'higher' if gap < 0 else 'lower'}"
 
 
 def prepare(recipe: CanariesRecipe, store: str) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from engine.extras import install
 from engine.recipes.comparisons import SELECTIONS, BaselineName
+from engine.reports.units import write_percent
 
 if TYPE_CHECKING:
     from engine.applications.comparisons.results import Damage
@@ -113,8 +114,10 @@ def rerun_findings(record: "RunRecord") -> list[str]:
             f"With {each.name} test loss goes from {before['loss']:.4f} to {after['loss']:.4f}"
         )
         if "accuracy" in before:
-            pair = (100 * before["accuracy"], 100 * after["accuracy"])
-            sentence += f", accuracy from {pair[0]:.1f} % to {pair[1]:.1f} %"
+            old, new = (write_percent(each["accuracy"], 1) for each in (before, after))
+            sentence += (
+                f"; accuracy stays at {old}" if old == new else f", accuracy from {old} to {new}"
+            )
         sentences.append(sentence + ".")
     return sentences
 

@@ -30,6 +30,7 @@ from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, 
 from engine.replay.seeding import seed_adjoint
 from engine.routine.routine import Routine
 from engine.schedules.segments import Segment
+from engine.shown.html import curve, pairs_html
 from engine.storage.states import MemoryStates, RowStore, StateStore
 from engine.types import Metaparams, Output, State
 
@@ -96,6 +97,23 @@ class Descent:
             f"Descent({len(self.iterates) - 1} outer steps; chosen {self.chosen}: {self.judge} "
             f"loss {first:.4g} -> {best:.4g})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what was chosen, and each split's loss by outer step, for a notebook."""
+        losses = {
+            split: [each.scores[split]["loss"] for each in self.iterates]
+            for split in self.iterates[0].scores
+        }
+        pairs = {
+            "outer steps": len(self.iterates) - 1,
+            "chosen": f"outer step {self.chosen}, by its {self.judge} loss of "
+            f"{losses[self.judge][self.chosen]:.4g}",
+            **{
+                f"{split} loss": curve(values, f"{split} loss by outer step")
+                for split, values in losses.items()
+            },
+        }
+        return pairs_html("Descent", pairs, [] if self.checks is None else self.checks.sentences())
 
     def _ends(self) -> tuple[OuterStep, OuterStep]:
         return self.iterates[0], self.iterates[self.chosen]

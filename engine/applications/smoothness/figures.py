@@ -132,17 +132,13 @@ def _draw_routines(
     axes: "matplotlib.axes.Axes", points: Sequence[Point], numbers: Mapping[str, int]
 ) -> None:
     """Draw routines by loss and metasmoothness, each with its number in the legend."""
-    for null, label in NULLS[:2]:
+    named = NULLS[:2]
+    for null, _ in named:
         axes.axhline(null, color=GREY, linestyle="--", linewidth=1, zorder=0)
-        axes.annotate(
-            label,
-            (1, null),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            color=GREY,
-            fontsize=SMALL,
-        )
+    beside = axes.secondary_yaxis("right")  # a mark may lie anywhere within
+    beside.set_yticks([null for null, _ in named], [label for _, label in named])
+    beside.tick_params(length=0, labelsize=SMALL, labelcolor=GREY)
+    beside.spines["right"].set_visible(False)
     for point in points:
         axes.plot(
             point.loss,

@@ -14,6 +14,7 @@ from engine.recipes.settings import Document
 from engine.recipes.smoothness import SmoothSearchRecipe, at_rate, descent_of
 from engine.reports.canvas import png
 from engine.reports.sections import Figure, Number, Section, Table
+from engine.reports.units import write_percent
 from engine.reports.vector import vector
 from engine.runs.finished import FinishedRun, how_made
 from engine.runs.finishing import finish
@@ -110,10 +111,7 @@ class SearchRecord(FinishedRun):
 
     def parts(self) -> list[str]:
         """Return the measurements, and the trainings that match losses."""
-        measured = (
-            self.recipe.measurement(r).descent for r in tried_routines(self.recipe).values()
-        )
-        return [run_name(each) for each in [*measured, *scored_routines(self.recipe).values()]]
+        return list(parts_of(self.recipe))
 
     @property
     def point(self) -> Measured:
@@ -148,9 +146,16 @@ class SearchRecord(FinishedRun):
         """Say which routine was chosen, how it compares, and which diverged."""
         lines, baseline = [self.headline()], self.trials[0]
         (chosen,) = (each for each in self.trials if each.name == self.chosen)
+        if chosen is baseline:
+            share = write_percent(self.recipe.search.tolerance)
+            lines.append(f"No routine within {share} of the lowest validation loss is smoother.")
         for kind, words in (
-            ("nominal", "At the same learning rate"),
-            ("matched", f"At a validation loss near {self.target:.4f}"),
+            ()
+            if chosen is baseline
+            else (
+                ("nominal", "At the same learning rate"),
+                ("matched", f"At a validation loss near {self.target:.4f}"),
+            )
         ):
             before, after = getattr(baseline, kind), getattr(chosen, kind)
             if before is not None and after is not None:
@@ -294,6 +299,17 @@ def scored_routines(recipe: SmoothSearchRecipe) -> dict[tuple[str, float], Desce
         for name, routine in tried_routines(recipe).items()
         for rate in recipe.learning_rates
     }
+
+
+def parts_of(recipe: SmoothSearchRecipe) -> dict[str, str]:
+    """Return the names of the runs that a search is made of, each with what people call it."""
+    measured = {
+        run_name(recipe.measurement(routine).descent): name
+        for name, routine in tried_routines(recipe).items()
+    }
+    for (name, rate), routine in scored_routines(recipe).items():
+        measured.setdefault(run_name(routine), f"{name}, learning rate {rate:g}")
+    return measured
 
 
 def _report(record: SearchRecord) -> Report:

@@ -23,10 +23,17 @@ def recipes(
         ),
     ] = None,
     changes: ChangesOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Say what every setting of NAME means.")
+    ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="Say what the settings of a group mean, e.g. training."),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the recipes that ship, or all settings of one: meaning, default, and where it is set."""
+    """List the recipes that ship, or show one: its settings, and what they mean."""
     with one_message(debug):
         if name is None:
             from flows.cli.recipe_list import show_recipes
@@ -35,7 +42,7 @@ def recipes(
         else:
             from flows.cli.recipe_view import show_recipe
 
-            show_recipe(name, changes or [], as_json=as_json)
+            show_recipe(name, changes or [], as_json=as_json, everything=everything, group=group)
 
 
 def new(

@@ -1,23 +1,103 @@
-"""Which ``mgd ui`` are at work for this user, so that another command can end them.
+"""Which ``mgd ui`` are at work for this user, so that another command can end or join them.
 
 Each holds a lock on a file that is called by its machine and process id. The kernel gives the lock
 up when the process ends, however it ends, so the file of a dead one names no stranger's process.
 Prefect's folder may be shared by machines and containers, where the same number is another's.
+
+Two servers on one database of Prefect's keep each other from writing, so there is one: it says
+beside its file where it answers, in a file that only the user can read, and the next ``mgd ui``
+puts its deployments there.
 """
 
+import json
 import os
 import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from engine.errors import ConfigurationError
+from flows.cli.server.server_process import START_SECONDS
 from flows.cli.server.surroundings import prefect_settings
+
+if TYPE_CHECKING:
+    import filelock
 
 SECONDS_TO_END = 60.0
 """Longest wait for one that was asked to end: its stages at work are finished first."""
 
 _NAME = "mgd-ui-{machine}-{process}.lock"
+
+_STARTS = "mgd-starts-ui.lock"
+"""Held by the one that looks for others, until it can be found by the next."""
+
+
+class Served(NamedTuple):
+    """Where an ``mgd ui`` answers.
+
+    Attributes:
+        process: Its id.
+        api_url: URL of its server's API.
+        secret: What the server asks for.
+        folder: Its own folder, for as long as it is there.
+    """
+
+    process: int
+    api_url: str
+    secret: str
+    folder: str
+
+
+@contextmanager
+def turn() -> Iterator["filelock.BaseFileLock"]:
+    """Wait until no other ``mgd ui`` is starting.
+
+    Yields:
+        The lock that the others wait for, to be given up when this one can be found.
+
+    Raises:
+        ConfigurationError: If another one does not come to an end with it.
+    """
+    import filelock
+
+    file = _folder() / _STARTS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file, timeout=2 * START_SECONDS, mode=0o600)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigurationError(
+            f"Another mgd ui has been starting for {2 * START_SECONDS:g} s. End it with "
+            "`mgd ui --stop`, and run the same command again."
+        ) from error
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def announce(served: Served) -> None:
+    """Let others know where this one answers, in a file that only the user can read."""
+    file = _said(_folder() / _name(str(os.getpid())))
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(served._asdict()), encoding="utf-8")
+
+
+def other() -> Served | None:
+    """Return an ``mgd ui`` of this user that answers on this machine; None if there is none."""
+    import filelock
+
+    for file in sorted(_folder().glob(_name("*"))):
+        try:
+            with filelock.FileLock(file).acquire(timeout=0):  # of one that was killed
+                _forget(file)
+        except filelock.Timeout:
+            with suppress(OSError, ValueError, TypeError):
+                return Served(**json.loads(_said(file).read_text(encoding="utf-8")))
+    return None
 
 
 @contextmanager
@@ -31,7 +111,7 @@ def noted() -> Iterator[None]:
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
+            _forget(file)
 
 
 def end_all() -> dict[int, bool]:
@@ -47,7 +127,7 @@ def end_all() -> dict[int, bool]:
         lock = filelock.FileLock(file)
         try:
             with lock.acquire(timeout=0):  # of one that was killed
-                file.unlink(missing_ok=True)
+                _forget(file)
         except filelock.Timeout:
             process = int(file.stem.rpartition("-")[2])
             ended[process] = False
@@ -55,7 +135,7 @@ def end_all() -> dict[int, bool]:
                 os.kill(process, signal.SIGTERM)
             with suppress(filelock.Timeout), lock.acquire(timeout=SECONDS_TO_END):
                 ended[process] = True
-                file.unlink(missing_ok=True)
+                _forget(file)
     return ended
 
 
@@ -73,7 +153,7 @@ def is_alone() -> bool:
             return False
         try:
             with filelock.FileLock(file).acquire(timeout=0):  # of one that was killed
-                file.unlink(missing_ok=True)
+                _forget(file)
         except filelock.Timeout:
             return False
     return True
@@ -90,6 +170,16 @@ def children(process: int) -> list[int]:
             if int(parent) == process and state not in "ZX":
                 found.append(int(each.parent.name))
     return found
+
+
+def _said(file: Path) -> Path:
+    """Return where the one that holds a file says where it answers."""
+    return file.with_suffix(".json")
+
+
+def _forget(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    _said(file).unlink(missing_ok=True)
 
 
 def _name(process: str) -> str:

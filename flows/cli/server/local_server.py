@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -137,6 +138,25 @@ class LocalServer:
             self._process.wait()
 
 
+@dataclass
+class RunningServer:
+    """A server on this machine that another command of this user's has started.
+
+    Attributes:
+        api_url: URL of its API.
+        secret: What its clients have to say.
+        was_used: Whether a client was let in.
+    """
+
+    api_url: str
+    secret: str
+    was_used: bool = False
+
+    def wait(self) -> bool:
+        """Return that it answers."""
+        return True
+
+
 def _log_file() -> IO[bytes] | None:
     """Open a file without a name for what a server says, if there is a place for it."""
     with suppress(OSError):
@@ -151,7 +171,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def connected(server: LocalServer | None) -> Iterator[None]:
+def connected(server: LocalServer | RunningServer | None) -> Iterator[None]:
     """Let Prefect's client talk to ``server`` inside the block; to the user's own if it is None.
 
     Raises:

@@ -41,6 +41,9 @@ _WHOLE = re.compile(r"[^\s`]*`[^`\n]*`\S*|\S*\d (?:%|(?:[kMGT]?B|ms|s|min|h)\b)\
 unit, and a word."""
 
 
+_WITH_UNIT = re.compile(r"[-+]?[\d.,]+ \S+")
+
+
 def plain(text: str) -> str:
     """Return a text without escape sequences, hidden characters, and the secrets of its URLs.
 
@@ -147,13 +150,19 @@ def _shared(rows: list[list[str]], width: int, padding: int) -> list[int]:
     """
     columns = [[*column] for column in zip(*rows, strict=True)]
     longest = [max(map(cell_len, texts)) for texts in columns]
-    least = [max(map(cell_len, " ".join(texts).split() or [""])) for texts in columns]
+    least = [max(map(cell_len, _unbroken(texts))) for texts in columns]
     spare = width - sum(least) - len(columns) * (1 + 2 * padding) - 1
     if spare < 0:
         return []
     wanted = [most - few for most, few in zip(longest, least, strict=True)]
     share = min(1.0, spare / (sum(wanted) or 1))
     return [few + int(share * more) for few, more in zip(least, wanted, strict=True)]
+
+
+def _unbroken(texts: Sequence[str]) -> list[str]:
+    """Return what a column has to have room for: words, and figures with their units."""
+    whole = [text for text in texts if _WITH_UNIT.fullmatch(text)]
+    return [*whole, *" ".join(text for text in texts if text not in whole).split(), ""]
 
 
 def _is_figure(value: Any) -> bool:  # noqa: ANN401 (any JSON value)

@@ -83,6 +83,9 @@ def test_what_is_shown_says_what_happened_in_a_line():
         assert "tensor" not in shown
     assert "2 outer steps; chosen" in repr(found)
     assert "objective loss" in repr(found)
+    shown = found._repr_html_()
+    assert shown.count("<polyline") == len(found.iterates[0].scores)
+    assert f"outer step {found.chosen}, by its objective loss of" in shown
 
 
 @pytest.mark.slow

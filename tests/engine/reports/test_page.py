@@ -148,6 +148,19 @@ def test_markdown_has_what_is_not_folded_and_says_how_many_rows_it_left_out():
     assert "closed" not in written
 
 
+def test_markdown_has_commands_and_says_what_stands_in_the_report_alone():
+    """The page of a run that had stopped in the UI had no command that goes on."""
+    sections = [
+        Section("How it goes on", commands={"mgd resume a-1 --store s": "To go on"}),
+        Section("All settings", lines=["closed"], folded=True),
+    ]
+
+    written = as_markdown(page(sections=sections))
+
+    assert "To go on:\n\n```\nmgd resume a-1 --store s\n```" in written
+    assert written.endswith("Only in the report: All settings.")
+
+
 def test_a_section_of_a_written_page_is_replaced_as_if_it_had_been_there():
     """A certificate comes hours after the page, when what drew the figures may be gone."""
     old = [Section("First", lines=["a"]), Section("How sure it is", lines=["not yet"])]

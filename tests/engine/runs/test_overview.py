@@ -8,6 +8,7 @@ from engine.errors import EngineError
 from engine.recipes.files import load_recipe
 from engine.runs import inventory, overview
 from engine.runs.overview import Standing, describe, list_overviews
+from engine.runs.run import note_parts
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim_url
 from engine.storage.location import join
@@ -83,6 +84,7 @@ def test_damage_of_any_document_is_survived(store, content):
         stage_record_url(store, *name),
         claim_url(store, named("one"), *name),
         *(join(run, each) for each in ("recipe.json", "run.json", "budget.json", "plan.json")),
+        join(run, "parts.json"),
         join(run, "starts", "a" * 32 + ".json"),
         join(store, "stages", *name, "leases", "00000001.json"),
     ]
@@ -95,6 +97,72 @@ def test_damage_of_any_document_is_survived(store, content):
     except EngineError:
         return
     assert len(view.stages) == 10
+
+
+def start(store, run, number, day, **ended):
+    """Leave the file of a start."""
+    content = {"started": f"2026-01-0{day}T12:00:00+00:00", **ended}
+    write_record(join(store, "runs", run, "starts", f"{number * 32}.json"), content)
+
+
+STOPPED = {
+    "stopped": "2026-01-02T12:30:00+00:00",
+    "cause": "The loss of step 3 is not finite.",
+    "refused": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("ended", "again", "said"),
+    [
+        (STOPPED, False, "It stopped before its end, at 2026-01-02 12:30 UTC. The loss of step 3"),
+        (STOPPED | {"refused": True}, False, "It was refused, at 2026-01-02 12:30 UTC. The loss"),
+        (STOPPED, True, ""),
+        ({}, False, ""),
+        ({"stopped": "yesterday"}, False, ""),
+    ],
+)
+def test_the_last_start_of_an_unfinished_run_says_how_it_ended(store, ended, again, said):
+    """A run that diverged before anything was committed was `unfinished`, and nothing else."""
+    run = named("begun")
+    add_run(store, "begun", add_stage(store, "train", "some"))
+    start(store, run, "a", 1)
+    start(store, run, "b", 2, **ended)
+    if again:
+        start(store, run, "c", 3)
+
+    (line,) = (each for each in list_overviews(store) if each.run == run)
+
+    assert line.stopped == describe(store, run)[0].stopped
+    assert line.stopped.startswith(said)
+    assert bool(line.stopped) is bool(said)
+
+
+def test_a_finished_run_has_not_stopped(store):
+    """Whatever an earlier start of it said."""
+    start(store, named("one"), "a", 1, **STOPPED)
+
+    assert describe(store, named("one"))[0].stopped == ""
+
+
+def test_parts_are_told_by_the_run_that_they_are_parts_of(store):
+    """Forty rows of a search stood beside the three runs that somebody had started."""
+    whole = named("search")
+    add_run(store, "search", add_stage(store, "train", "some"))
+    parts = {named("other"): "activation gelu", named("missing"): "activation tanh", "../x": "no"}
+    note_parts(store, whole, parts)
+
+    lines = {each.run: each for each in list_overviews(store)}
+
+    assert lines[named("other")].part_of == [whole]
+    assert lines[named("one")].part_of == lines[whole].part_of == []
+    assert {name: each.parts for name, each in lines.items()} == {
+        whole: 1, named("other"): 0, named("one"): 0,
+    }  # fmt: skip
+    (part,) = describe(store, whole)[0].parts
+    assert (part.run, part.part, part.standing) == (
+        named("other"), "activation gelu", Standing.FINISHED,
+    )  # fmt: skip
 
 
 def test_seconds_beyond_all_numbers_are_added_up(store):

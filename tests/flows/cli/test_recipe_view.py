@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.recipes.files import KINDS, list_recipes, load_recipe
+from engine.recipes.form import setting_schemas
 from engine.reports.explained_settings import explained_defaults
 from engine.reports.settings_rows import all_rows
 from flows.cli.app import app
@@ -64,9 +65,9 @@ def test_every_kind_has_defaults(kind):
     assert all(each.value == each.default for each in rows)
 
 
-def test_people_see_a_table_for_each_group():
+def test_all_of_them_are_tables_of_their_groups():
     """With the value that is not the default's beside the default's."""
-    result = runner.invoke(app, ["recipes", "digits-selection"], env={"COLUMNS": "160"})
+    result = runner.invoke(app, ["recipes", "digits-selection", "--all"], env={"COLUMNS": "160"})
 
     assert result.exit_code == 0
     assert "arguments.model" in result.stdout
@@ -74,9 +75,47 @@ def test_people_see_a_table_for_each_group():
 
 
 @pytest.mark.parametrize("columns", [80, 160])
+def test_a_recipe_begins_with_what_people_change_and_names_the_rest(columns):
+    """It was 350 lines, in which the number of outer steps stood somewhere."""
+    shown = runner.invoke(app, ["recipes", "digits-selection"], env={"COLUMNS": str(columns)})
+    first, _, rest = shown.stdout.partition("more, by group")
+
+    for key in ("outer.num_steps", "training.seed", "training.device", "arguments.flip_fraction"):
+        assert key in first
+    assert "training.learning_rate" not in first
+    words = set(rest.replace(",", " ").split())
+    names = {key.rpartition(".")[2] for key in settings_of("digits-selection")}
+    told = {each.partition("=")[0] for each in words} | {
+        word for line in first.splitlines() for word in line.replace(".", " ").split()
+    }
+    assert names <= told
+    assert len(shown.stdout.splitlines()) < 110
+
+
+def test_a_group_is_explained_with_the_groups_in_it():
+    """And one that there is not is told what there is."""
+    shown = runner.invoke(app, ["recipes", "digits-selection", "--group", "arguments"])
+    refused = runner.invoke(app, ["recipes", "digits-selection", "--group", "trainig"])
+
+    assert "arguments.model" in shown.stdout
+    assert "learning_rate" not in shown.stdout
+    assert refused.exit_code == 2
+    assert "training" in refused.stderr.partition("Did you mean")[2]
+
+
+def test_settings_that_a_kind_refuses_are_not_listed():
+    """An attribution listed seven of outer, and refused whoever set one."""
+    assert not [key for key in settings_of("digits-attribution") if key.startswith("outer.")]
+    assert not [each for each in explained_defaults(KINDS["attribution"]) if "outer." in each.key]
+    assert not [key for key in setting_schemas(load_recipe("digits-attribution")) if "outer" in key]
+
+
+@pytest.mark.parametrize("columns", [80, 160])
 def test_no_value_and_no_name_is_broken(columns):
     """Whatever is shown is what somebody would type."""
-    shown = runner.invoke(app, ["recipes", "digits-selection"], env={"COLUMNS": str(columns)})
+    shown = runner.invoke(
+        app, ["recipes", "digits-selection", "--all"], env={"COLUMNS": str(columns)}
+    )
     listed = runner.invoke(app, ["recipes"], env={"COLUMNS": str(columns)})
 
     for name in ("gradient-similarity", "reverse-over-reverse", "steps_per_segment", "(empty)"):

@@ -1,5 +1,6 @@
 """``mgd ui --stop``: ends those that are at work, and signals nobody else."""
 
+import json
 import os
 import platform
 import signal
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from engine.errors import ConfigurationError
 from flows.cli.app import app
 from flows.cli.server import at_work
-from flows.cli.server.at_work import end_all, is_alone, noted
+from flows.cli.server.at_work import Served, announce, end_all, is_alone, noted, other, turn
 from tests.servers import wait_for
 
 HOLD = """
@@ -108,6 +110,45 @@ def test_one_that_ends_before_it_is_asked_has_ended(home, monkeypatch):
 
 def gone(process, sign):
     raise ProcessLookupError
+
+
+@pytest.mark.slow
+def test_another_one_is_found_where_it_answers_until_it_ends(home, held):
+    """Two servers on one database keep each other from writing: the second command said 503."""
+    served = Served(held.pid, "http://127.0.0.1:1/api", "a secret", "/tmp/of-the-other")
+    assert other() is None  # it is at work, and has not said where it answers
+
+    said = home / at_work._name(str(held.pid)).replace(".lock", ".json")
+    said.write_text(json.dumps(served._asdict()))
+
+    assert other() == served
+    held.kill()
+    held.wait(60)
+    assert other() is None
+    assert list(home.glob("mgd-ui-*")) == []
+
+
+def test_where_one_answers_only_its_user_can_read(home):
+    """The secret lets in whoever has it, and a process that ended takes its words with it."""
+    with noted():
+        announce(Served(os.getpid(), "http://127.0.0.1:1/api", "a secret", "/tmp/own"))
+        (said,) = home.glob("mgd-ui-*.json")
+        mode = said.stat().st_mode & 0o777
+
+    assert mode == 0o600
+    assert list(home.glob("mgd-ui-*")) == []
+
+
+def test_two_that_start_at_once_take_turns(home, monkeypatch):
+    """Neither would see the other, and there would be two servers."""
+    monkeypatch.setattr(at_work, "START_SECONDS", 0.05)
+
+    with turn() as lock:
+        with pytest.raises(ConfigurationError, match="has been starting"), turn():
+            pass
+        lock.release()
+        with turn() as taken:
+            assert taken.is_locked
 
 
 @pytest.mark.slow

@@ -133,6 +133,17 @@ def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch, capsys):
     assert max(map(len, shown.splitlines())) <= columns
 
 
+@pytest.mark.parametrize("columns", [30, 40, 60])
+def test_no_figure_of_a_table_is_parted_from_its_unit(columns, monkeypatch, capsys):
+    """`2.8` stood in one line, and `MB` in the next."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    why = "it was active last a long time ago, and others since"
+
+    Screen().table([{"run": "digits-4f80449e", "size": "2.8 MB", "why": why}])
+
+    assert "2.8 MB" in capsys.readouterr().out
+
+
 def test_figures_of_a_table_stand_at_the_right(monkeypatch, capsys):
     """People compare them by their last digits; what stands for one is no word."""
     monkeypatch.setenv("COLUMNS", "80")
