@@ -325,10 +325,7 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     layout = routine.layout
     parts = params.split_with_sizes(layout.sizes, dim=1)
     watch(dict(zip(layout.shapes, parts, strict=True)))
-    return {
-        name: part.view(len(params), *shape)
-        for (name, shape), part in zip(layout.shapes.items(), parts, strict=True)
-    }
+    return layout.named(parts)
 
 
 def at_once(routine: Routine) -> int:

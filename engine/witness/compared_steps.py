@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import WitnessError
+from engine.routine.layout import real
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
@@ -166,7 +167,7 @@ def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[],
     Raises:
         WitnessError: If loss, gradient or statistics differ by more than roundings do.
     """
-    whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
+    whole = float(torch.stack([real(g).double().norm() for g in theirs.gradient.values()]).norm())
     errors = {
         name: relative(own.gradient[name], gradient, FLOOR * whole)
         for name, gradient in theirs.gradient.items()

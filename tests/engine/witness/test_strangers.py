@@ -3,7 +3,7 @@
 import pytest
 
 from engine import EngineError
-from tests.strangers import carried, carried_more, modes, wrong_by_little, wrong_later
+from tests.strangers import carried, carried_more, complexes, modes, wrong_by_little, wrong_later
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
@@ -19,6 +19,7 @@ SOUND = {
     **carried.SOUND,
     **carried_more.SOUND,
     **modes.SOUND,
+    **complexes.SOUND,
 }
 ALWAYS = {
     "checkpoint",
@@ -38,6 +39,9 @@ ALWAYS = {
     "constant from the outer module: detached",
     "trained outside: a head",
     "a parameter in a list",
+    "complex: a recurrence",
+    "complex: a neural operator",
+    "complex: a hook",
     "carried: a codebook",
     "carried: a teacher whose biases begin at zero",
     "carried: an average that is evaluated",
