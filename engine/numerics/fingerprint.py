@@ -33,13 +33,13 @@ def fingerprint(tensor: Tensor) -> str:
     """
     tensor = tensor.detach()
     digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    for part in _dense_parts(tensor):
+    for part in dense_parts(tensor):
         held = part.cpu().contiguous()
         digest.update(held.reshape(-1, 1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors that a sparse one is made of; a dense one as it is."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()

@@ -17,6 +17,7 @@ from torch.func import vmap
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.numerics.fingerprint import dense_parts
 from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
@@ -344,8 +345,9 @@ def _kept_bytes(routine: Routine) -> int:
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
+        for part in dense_parts(tensor):
+            storage = part.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     z = routine.point()

@@ -302,11 +302,10 @@ class Carrying(FunctionMode):
         """Call what cuts a buffer out of the graph, which it is, into parts, or fills it."""
         if func in PARTS:
             return parts(func, first, args, kwargs)
-        if func in (_SET_DATA, Tensor.set_):
-            if not isinstance(args[-1], Tensor) or args[-1].shape != first.shape:
-                return NotImplemented
-            first.copy_(self.stopped(args[-1]))
-        return None if func == _SET_DATA else first
+        if func == _SET_DATA:
+            first.copy_(self.stopped(args[1]))
+            return None
+        return first
 
     def _in_the_graph(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -392,7 +391,7 @@ _SET_GRAD: Any = torch._C._set_grad_enabled
 _DATA: Any = Tensor.data
 _SET_DATA = _DATA.__set__
 _CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
-_OF_BUFFERS = (*_CUTS, *PARTS, _SET_DATA, Tensor.set_, Tensor.requires_grad_)
+_OF_BUFFERS = (*_CUTS, *PARTS, _SET_DATA, Tensor.requires_grad_)
 _LOOKS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 _OF_LEAVES = (Tensor.requires_grad_, Tensor.__deepcopy__)
 _COPIES = (torch.tensor, Tensor.new_tensor)
