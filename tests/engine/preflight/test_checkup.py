@@ -48,6 +48,7 @@ class Moved(nn.Module):
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
 
     def forward(self, inputs):
+        """Return three logits, and add them up."""
         found = self.net(inputs)
         if self.training:
             self.sums += found.detach().sum(0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import OneHotCategoricalStraightThrough
 from torch.nn import functional
 
 from engine.errors import EngineError
