@@ -140,7 +140,7 @@ class SameNumbers(FunctionMode):
             return args[0].copy_(function(drawn, *args[1:], **named))
         if function is torch.Tensor.float or function is torch.Tensor.double:
             return args[0].to(self.dtype)
-        if function is torch.Tensor.cfloat or function is torch.Tensor.cdouble:
+        if function in _TO_COMPLEX:
             return args[0].to(self.dtype.to_complex())
         return function(*args, **named)
 
@@ -178,6 +178,7 @@ def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batc
 
 _FULL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
+_TO_COMPLEX = tuple(getattr(Tensor, name) for name in ("cfloat", "cdouble"))
 
 
 def _low(dtype: torch.dtype) -> torch.dtype:

@@ -170,7 +170,7 @@ def parted(
         if not others:
             return replace(first.on(layout, device), name=name)
         parts = [
-            (Layout(shapes, layout.dtype, layout.complexes & shapes.keys()), each, prefix)
+            (Layout(shapes, layout.dtype, layout.complexes.intersection(shapes)), each, prefix)
             for shapes, each, prefix in ((chosen, first, ""), (others, rest, REST))
         ]
         return _Parts(layout, [(p, each.on(p, device), prefix) for p, each, prefix in parts]).made(

@@ -112,6 +112,18 @@ def test_every_optimizer_moves_them_as_torchs_own_does(name):
         assert torch.allclose(trained.state_dict()[key], tensor, rtol=1e-9), key
 
 
+def test_an_optimizer_of_matrices_leaves_them_to_the_other_one():
+    """A complex matrix has two axes as well, and no polynomial of torch's Muon is of such."""
+    mixed = nn.Sequential(made(Sizes), nn.Linear(3, 3).double())
+    by_muon = routine(mixed, engine.muon(rest=engine.adamw()), num_steps=1)
+    by_adamw = routine(mixed, engine.adamw(), num_steps=1)
+
+    one, other = (run.layout.views(engine.train(run)["params"]) for run in (by_muon, by_adamw))
+
+    assert torch.equal(one["0.weight"], other["0.weight"])
+    assert not torch.equal(one["1.weight"], other["1.weight"])
+
+
 @pytest.mark.parametrize(
     "options",
     [{"micro_batch": 3}, {"vjp": "forward-over-reverse"}, {"vjp": "batched"}, {"arity": 2}],
