@@ -244,5 +244,6 @@ SOUND: dict[str, Variant] = {
     "teacher by assignment of .data beside norms": Variant(
         lambda: Online().double(), loss=lambda _: _taught
     ),
+    "called in the profiler": Variant(mlp, context=torch.profiler.profile),
     "derivative inside the loss, in a graph that is there": DERIVED,
 }
