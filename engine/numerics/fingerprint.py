@@ -16,10 +16,11 @@ def fingerprint(tensor: Tensor) -> str:
     """Return 32 hex digits that identify dtype, shape and bits of a tensor.
 
     They are XXH3, with 128 bits, of the tensor's format and shape as text and of its bytes in the
-    order of its elements. A change by accident goes unseen with a probability of 2^-128.
+    order of its elements; those of a sparse tensor are of its indices and values. A change by
+    accident goes unseen with a probability of 2^-128.
 
     Args:
-        tensor: Any dense tensor; one on a GPU is copied to the host.
+        tensor: Any tensor, dense or sparse; one on a GPU is copied to the host.
 
     Returns:
         The same digits for the same bits on every device.
@@ -30,10 +31,23 @@ def fingerprint(tensor: Tensor) -> str:
     References:
         Collet, XXH3, github.com/Cyan4973/xxHash.
     """
-    held = tensor.detach().cpu().contiguous()
-    digest = xxhash.xxh3_128(f"{held.dtype} {tuple(held.shape)} ".encode())
-    digest.update(held.reshape(-1, 1).view(torch.uint8).numpy().data)
+    tensor = tensor.detach()
+    digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    for part in dense_parts(tensor):
+        held = part.cpu().contiguous()
+        digest.update(held.reshape(-1, 1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that a sparse one is made of; a dense one as it is."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def state_fingerprint(state: State) -> dict[str, str]:

@@ -25,6 +25,7 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
 from engine.replay.first_step import check_routine
+from engine.routine.diagnosis import asked_rightly
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import refuse_no_routine, refuse_output, whole_number
 from engine.routine.outputs import MeanLoss
@@ -56,6 +57,10 @@ def check(
     Returns:
         A verdict with a number, a cause and a remedy for each check.
 
+    Raises:
+        ConfigurationError: If the loss, the output or the examples fail by themselves; names the
+            line.
+
     Cost:
         In plain steps: about 10 of the run's own batch size for each of 40 steps, and about
         2 x 8 small ones in float64 for each direction; for counts a training of the whole run,
@@ -69,7 +74,8 @@ def check(
         raise ConfigurationError(
             f"num_directions is {num_directions}, and nothing would be compared. Use 1 or more."
         )
-    return checked(routine, output, replay, num_directions)
+    with asked_rightly(routine, [output]):
+        return checked(routine, output, replay, num_directions)
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
@@ -97,11 +103,12 @@ def _all_checks(
     began: list[Tensor] = []
     first = _attempt("first-step", lambda: _check_first_step(routine, output, began))
     yield first
-    long = long_twin(routine)
+    long: Routine | None = None
     census: operations.Census | None = None
 
     def take() -> Check:
-        nonlocal census
+        nonlocal long, census
+        long = long_twin(routine)
         census = operations.take_census(long)
         return operations.check_second_derivatives(census)
 
@@ -113,7 +120,7 @@ def _all_checks(
     if census is not None:
         yield operations.check_dropout(census)
     yield from filter(None, [operations.check_eps_root(routine)])
-    if refused or census is None or census.missing:
+    if refused or long is None or census is None or census.missing:
         return
     yield from filter(None, [operations.check_shards(routine)])
     repeats = yield from _on_twins(routine, output, long, census, num_directions, replay)

@@ -17,6 +17,7 @@ from torch.func import vmap
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.numerics.fingerprint import dense_parts
 from engine.progress.meter import listening
 from engine.replay.interpreter import check_losses
 from engine.replay.per_step import PerStep
@@ -325,10 +326,7 @@ def _views(routine: Routine, params: Tensor) -> dict[str, Tensor]:
     layout = routine.layout
     parts = params.split_with_sizes(layout.sizes, dim=1)
     watch(dict(zip(layout.shapes, parts, strict=True)))
-    return {
-        name: part.view(len(params), *shape)
-        for (name, shape), part in zip(layout.shapes.items(), parts, strict=True)
-    }
+    return layout.named(parts)
 
 
 def at_once(routine: Routine) -> int:
@@ -347,8 +345,9 @@ def _kept_bytes(routine: Routine) -> int:
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
+        for part in dense_parts(tensor):
+            storage = part.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     z = routine.point()

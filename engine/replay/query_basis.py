@@ -177,11 +177,10 @@ def _derivatives(routine: Routine, state: State, outputs: Sequence[Output]) -> T
 
 def _along(routine: Routine, direction: Tensor) -> Callable[[nn.Module], Tensor]:
     """Return the output that is the component of the parameters along a direction."""
-    views = routine.layout.views(direction)
+    layout = routine.layout
 
     def component(model: nn.Module) -> Tensor:
-        held = dict(model.named_parameters())
-        return torch.stack([(held[name] * view).sum() for name, view in views.items()]).sum()
+        return layout.flatten(dict(model.named_parameters())) @ direction
 
     return component
 

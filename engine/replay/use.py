@@ -131,7 +131,8 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
             continue
         moved = row.detach().clone()
         for name in names:
-            routine.layout.views(moved)[name].mul_(1.25).add_(0.1)
+            views = routine.layout.views(moved)
+            moved = routine.layout.flatten({**views, name: 1.25 * views[name] + 0.1})
         if not all(map(torch.equal, read(row.detach().clone()), read(moved))):
             if names == use.idle and read is values:
                 refuse_moved(routine, names)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError, IdleParametersError
+from engine.routine.layout import real
 from engine.types import Hyperparameters, State
 
 if TYPE_CHECKING:
@@ -202,8 +203,8 @@ def _was_used(routine: "Routine", state: State, name: str) -> bool:
     Moments that begin at zero do; and descent by decay alone only shrinks a tensor.
     """
     if routine.optimizer.name in _LINEAR and not routine.shapes_start:
-        now = routine.layout.views(state["params"].detach())[name].reshape(-1)
-        then = routine.trainable[name].reshape(-1).to(now)
+        now = real(routine.layout.views(state["params"].detach())[name]).reshape(-1)
+        then = real(routine.trainable[name]).reshape(-1).to(now)
         share = (now @ then) / (then @ then).clamp(min=torch.finfo(now.dtype).tiny)
         return bool((now - share * then).norm() > _PARALLEL * now.norm())
     first = routine.optimizer.init(state["params"].detach())

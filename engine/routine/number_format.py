@@ -33,7 +33,7 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
     )
     made = replace(
         routine,
-        model=copied(routine.model).to(dtype),
+        model=module_in_format(copied(routine.model), dtype),
         loss=_in_format(routine.loss, dtype),
         examples=examples,
         state=routine.state
@@ -49,6 +49,19 @@ def in_format(routine: Routine, dtype: torch.dtype) -> Routine:
         },
     )
     return inherit(made, routine)
+
+
+def module_in_format(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a module in place, what is complex to complex numbers; returns it."""
+    if not any(tensor.is_complex() for tensor in (*module.parameters(), *module.buffers())):
+        return module.to(dtype)
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return module._apply(converted)  # to() would leave out the imaginary parts
 
 
 def output_in_format(output: Output, dtype: torch.dtype, most: int | None = None) -> Output:
@@ -111,19 +124,24 @@ class SameNumbers(FunctionMode):
         if function is functional.dropout:
             return self._dropout(*args, **named)
         if function in self._DRAWS_LIKE:
-            draw = self._DRAWS_LIKE[function]
-            return draw(args[0].shape, device=args[0].device, dtype=torch.float32).to(self.dtype)
+            draw, wanted = self._DRAWS_LIKE[function], named.get("dtype") or args[0].dtype
+            return convert(
+                draw(args[0].shape, device=args[0].device, dtype=_low(wanted)), self.dtype
+            )
         if function in self._DRAWS:
-            named["dtype"] = torch.float32
-            return function(*args, **named).to(self.dtype)
+            named["dtype"] = _low(named.get("dtype") or self.dtype)
+            return convert(function(*args, **named), self.dtype)
         if function in self._DRAWS_BY_VALUES:
             low = convert(args, torch.float32), convert(named, torch.float32)
             return convert(function(*low[0], **low[1]), self.dtype)
-        if function in self._DRAWS_INTO and args[0].dtype in _FULL:
-            drawn = torch.empty(args[0].shape, device=args[0].device, dtype=torch.float32)
+        if function in self._DRAWS_INTO and args[0].dtype in (*_FULL, *_COMPLEX):
+            low = _low(args[0].dtype)
+            drawn = torch.empty(args[0].shape, device=args[0].device, dtype=low)
             return args[0].copy_(function(drawn, *args[1:], **named))
         if function is torch.Tensor.float or function is torch.Tensor.double:
             return args[0].to(self.dtype)
+        if function in _TO_COMPLEX:
+            return args[0].to(self.dtype.to_complex())
         return function(*args, **named)
 
     def _dropout(
@@ -139,11 +157,18 @@ class SameNumbers(FunctionMode):
 
 
 def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batches of any kind)
-    """Return ``value`` with its float32 and float64 tensors, and those two dtypes, as ``dtype``."""
+    """Return ``value`` with its float32 and float64 tensors, and those two dtypes, as ``dtype``.
+
+    Complex ones get its numbers as their parts.
+    """
     if isinstance(value, Tensor):
-        return value.to(dtype) if value.dtype in _FULL else value
+        if value.dtype in _FULL:
+            return value.to(dtype)
+        return value.to(dtype.to_complex()) if value.dtype in _COMPLEX else value
     if isinstance(value, torch.dtype):
-        return dtype if value in _FULL else value
+        if value in _FULL:
+            return dtype
+        return dtype.to_complex() if value in _COMPLEX else value
     if type(value) in (tuple, list):
         return type(value)(convert(each, dtype) for each in value)
     if type(value) is dict:
@@ -152,6 +177,13 @@ def convert(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (nested batc
 
 
 _FULL = (torch.float32, torch.float64)
+_COMPLEX = (torch.complex64, torch.complex128)
+_TO_COMPLEX = tuple(getattr(Tensor, name) for name in ("cfloat", "cdouble"))
+
+
+def _low(dtype: torch.dtype) -> torch.dtype:
+    """Return the format in which random numbers are drawn that are to be of another one."""
+    return torch.complex64 if dtype in _COMPLEX else torch.float32
 
 
 @dataclass(frozen=True)

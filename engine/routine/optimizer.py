@@ -150,7 +150,10 @@ def parted(
     hyper = {**first.hyperparameters, **{REST + n: v for n, v in rest.hyperparameters.items()}}
 
     def fit(layout: Layout, device: torch.device) -> Optimizer:
-        chosen = {n: s for n, s in layout.shapes.items() if is_first(n, s)}
+        # A complex matrix is none of real numbers, of which the first one knows something.
+        chosen = {
+            n: s for n, s in layout.shapes.items() if n not in layout.complexes and is_first(n, s)
+        }
         others = {n: s for n, s in layout.shapes.items() if n not in chosen}
         for pattern in rest_names:
             if not any(fnmatchcase(each, pattern) for each in layout.shapes):
@@ -167,7 +170,7 @@ def parted(
         if not others:
             return replace(first.on(layout, device), name=name)
         parts = [
-            (Layout(shapes, layout.dtype), each, prefix)
+            (Layout(shapes, layout.dtype, layout.complexes.intersection(shapes)), each, prefix)
             for shapes, each, prefix in ((chosen, first, ""), (others, rest, REST))
         ]
         return _Parts(layout, [(p, each.on(p, device), prefix) for p, each, prefix in parts]).made(

@@ -53,6 +53,7 @@ def refuse_misfits(routine: "Routine") -> None:
                 f"The optimizer's {name} has {len(value)} values for {routine.num_steps} steps. "
                 "Give one number, or one for each step."
             )
+    _refuse_impossible_complexes(routine)
     for name, kind in routine.metaparameters.items():
         kind.check_fits(name, len(routine), routine.num_steps)
         if type(kind).batch is not Metaparameter.batch and not makes_tuples(routine.examples):
@@ -85,6 +86,24 @@ def _refuse_unread_arguments(routine: "Routine", name: str, kind: Metaparameter)
             f"Metaparameter {name!r} is handed to the loss as {', '.join(given)}, which it does "
             f"not take ({error}). Write it as loss(model, batch, {', '.join(given)})."
         ) from error
+
+
+def _refuse_impossible_complexes(routine: "Routine") -> None:
+    if not routine.layout.complexes:
+        return
+    name = min(routine.layout.complexes)
+    if "clip_value" in routine.optimizer.hyperparameters:
+        raise ConfigurationError(
+            f"clip_value bounds each number of a gradient, and {name!r} is complex, which torch's "
+            "own does not clip either. Use clip_norm.",
+            settings=("optimizer.clip_value",),
+        )
+    if routine.compile:
+        raise ConfigurationError(
+            f"compile is True, but {name!r} is complex, whose derivatives torch's compiler gets "
+            "wrong. Use compile=False.",
+            settings=("training.compile",),
+        )
 
 
 def _refuse_signature(signature: inspect.Signature) -> None:

@@ -102,6 +102,8 @@ def _try(
             "the run keeps running statistics of batch normalization, a state of its own, or "
             "count of what its steps leave out."
         )
+    if routine.layout.complexes:
+        return "the model has complex parameters, whose derivatives torch's compiler gets wrong."
     if keeps_for_itself(routine, z, step):
         return "the loss or the model keeps tensors of a call for itself."
     started = time.perf_counter()

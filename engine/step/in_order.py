@@ -15,6 +15,7 @@ from engine.errors import ConfigurationError
 from engine.routine.idle import noting_used, used_tensors
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, without_buffers
+from engine.routine.module.graphs import wants_a_graph
 from engine.routine.routine import Routine
 from engine.step.gradient import add_injected, batch_in_order, is_active, term_gradient
 from engine.step.products import (
@@ -171,6 +172,19 @@ def _pull_injected(  # noqa: PLR0913 (a step, and where it is pulled to)
         pull_gradient(share, inputs if is_active(term, z) else leaves, products, step)
 
 
+def _losses(routine: Routine, params: Tensor, term: Term, z: Metaparams, step: int) -> Tensor:
+    """Return the losses of a term, without a graph unless they take derivatives of their own."""
+    try:
+        with torch.no_grad():
+            return routine.term_losses(params, term, z, step)
+    except Exception as error:
+        if not wants_a_graph(error):
+            raise
+    leaf = params.detach().requires_grad_()
+    with torch.enable_grad(), routine.binding.kept():
+        return routine.term_losses(leaf, term, z, step).detach()
+
+
 def check_separable(
     routine: Routine,
     params: Tensor,
@@ -184,9 +198,8 @@ def check_separable(
     Raises:
         ConfigurationError: Names the layer to blame, where one is known to couple examples.
     """
-    with torch.no_grad():
-        whole = routine.term_losses(params, term, z, step)
-        parts = _in_pieces(routine, params, pieces, z, step)
+    whole = _losses(routine, params, term, z, step)
+    parts = _in_pieces(routine, params, pieces, z, step)
     moved = {} if routine.statistics is None else routine.statistics.carried.all
     # A centre that the batch moves by little makes little of a difference to its losses.
     digits = 0.75 if moved else 0.5
@@ -219,7 +232,7 @@ def _in_pieces(
 ) -> Tensor | None:
     """Return the losses of pieces; None if they fail, as a layer that normalizes one example."""
     try:
-        return torch.cat([routine.term_losses(params, piece, z, step) for piece in pieces])
+        return torch.cat([_losses(routine, params, piece, z, step) for piece in pieces])
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError):

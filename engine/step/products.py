@@ -279,7 +279,13 @@ def named_refusals(step: int) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         text = str(error)
         forward = any(
-            word in text for word in ("forward AD", "forward mode AD", "functorch transforms")
+            word in text
+            for word in (
+                "forward AD",
+                "forward mode AD",
+                "forward gradient",
+                "functorch transforms",
+            )
         )
         known = (
             "derivative for",

@@ -3,11 +3,13 @@
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+import fsspec.config
 from fsspec import AbstractFileSystem
 
 from engine.errors import ConfigurationError, DataError, EngineError, StoreError
@@ -49,18 +51,21 @@ def data_errors(what: str, hint: str) -> Iterator[None]:
         raise DataError(f"{redacted(what)} cannot be read ({reason}). {hint}") from error
 
 
-def open_data(what: str, url: str) -> tuple[AbstractFileSystem, str]:
+def open_data(
+    what: str, url: str, options: dict[str, Any] | None = None
+) -> tuple[AbstractFileSystem, str]:
     """Return the filesystem of data, and the path in it.
 
     Args:
         what: As in ``data_errors``.
         url: A path, or any fsspec URL.
+        options: Fsspec's storage options.
 
     Raises:
         DataError: If the protocol is unknown or its driver is missing.
     """
     try:
-        return filesystem(url)
+        return filesystem(url, options)
     except ConfigurationError as error:
         cause = error.__cause__
         if cause is None:  # it was refused for what it holds
@@ -93,10 +98,30 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
             _check_file(what, path, hint, _memory() if most is None else most)
         elif url.startswith(("http://", "https://")):
             kept = _Bounded(_memory() // 2 if most is None else most, what, hint)
-            file_system.get_file(path, kept)
+            patient, path = open_data(what, url, _waits(url))
+            patient.get_file(path, kept)
             return kept.getvalue()
         content: Any = file_system.cat_file(path)
         return content
+
+
+def _waits(url: str) -> dict[str, Any]:
+    """Return options that say how long an answer over HTTP is waited for; the environment's win.
+
+    By itself aiohttp ends every answer after five minutes, a large file over a slow line as well.
+    """
+    import aiohttp
+
+    waits = {"timeout": aiohttp.ClientTimeout(sock_connect=30, sock_read=_SILENCE)}
+    own = fsspec.config.conf.get(url.partition(":")[0], {})
+    return {"client_kwargs": {**waits, **own.get("client_kwargs", {})}}
+
+
+_SILENCE = 60.0
+"""Seconds without a byte after which a server is taken to be away."""
+
+_PATIENCE, _SLOWEST = 300.0, 1000
+"""Seconds after which a server has to have sent so many bytes for each of them."""
 
 
 class _Bounded(io.BytesIO):
@@ -111,13 +136,22 @@ class _Bounded(io.BytesIO):
     def __init__(self, most: int, what: str, hint: str) -> None:
         super().__init__()
         self._most, self._what, self._hint = most, what, hint
+        self._began = time.monotonic()
 
     def write(self, piece: Any, /) -> int:  # noqa: ANN401 (bytes of any kind)
         """Keep a piece.
 
         Raises:
             DataError: If there are more than may be.
+            StoreError: If they come so slowly that nobody would wait for the end.
         """
+        took = time.monotonic() - self._began
+        if piece and took > _PATIENCE and self.tell() < _SLOWEST * took:
+            raise StoreError(
+                f"{redacted(self._what)} cannot be read just now: its server sent {self.tell()} "
+                f"bytes in {took:.0f} seconds. Copy the file to a disk of this machine, or start "
+                "the same command again."
+            )
         if self.tell() + len(piece) > self._most:
             raise DataError(
                 f"{redacted(self._what)} has more than {self._most} bytes, and no more are read. "

@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from engine.routine.layout import real
 from engine.routine.routine import Routine
 
 
 def relative(own: Tensor, theirs: Tensor, scale: float = 0.0) -> float:
     """Return the size of a difference by that of what it should be; infinite where one is NaN."""
+    own, theirs = real(own), real(theirs)
     difference = float((own.double() - theirs.double()).norm())
     size = max(float(theirs.double().norm()), scale)
     if math.isnan(difference):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import WitnessError
+from engine.routine.layout import real
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
 from engine.routine.module.operations import torchs_own
@@ -186,7 +187,7 @@ def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[],
     Raises:
         WitnessError: If loss, gradient or statistics differ by more than roundings do.
     """
-    whole = float(torch.stack([g.double().norm() for g in theirs.gradient.values()]).norm())
+    whole = float(torch.stack([real(g).double().norm() for g in theirs.gradient.values()]).norm())
     errors = {
         name: relative(own.gradient[name], gradient, FLOOR * whole)
         for name, gradient in theirs.gradient.items()
@@ -201,6 +202,7 @@ def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[],
     if not differs and worst <= limit and max(moved.values(), default=0) <= limit:
         return worst
     _refuse_moving_loss(own, again())
+    _refuse_noise_of_hooks(routine, own)
     if differs:
         raise WitnessError(_other_loss(own, theirs))
     if worst > limit:
@@ -225,6 +227,29 @@ def _refuse_moving_loss(own: Seen, repeated: Seen) -> None:
             "neither in the state nor made from the step's number: a module outside of the run "
             "that moves with it, a counter, a cache, or random numbers that torch does not draw. "
             "Keep nothing between two calls, and draw from torch's global generator."
+        )
+
+
+def _refuse_noise_of_hooks(routine: Routine, own: Seen) -> None:
+    """Refuse hooks of parameters that draw random numbers, which no step seeds.
+
+    Raises:
+        WitnessError: Names a parameter.
+    """
+    if not routine.hooks or own.flat is None:
+        return
+    found = []
+    with torch.random.fork_rng(), torch.no_grad():
+        for seed in (0, None, 0):
+            if seed is not None:
+                torch.manual_seed(seed)
+            found.append(routine.hooked(own.flat))
+    if torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1]):
+        place = routine.place("params", int((found[0] != found[1]).nonzero()[0]))
+        raise WitnessError(
+            f"A hook on the parameter of {place} draws random numbers, which no step seeds, so a "
+            "replayed step would draw others. Let the optimizer's update draw them, which is "
+            "given the step: torch.Generator().manual_seed(step)."
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.numerics.determinism import generator
 from engine.routine.module.binding import Binding, copied
-from engine.routine.number_format import convert
+from engine.routine.number_format import convert, module_in_format
 from engine.routine.routine import Routine
 from engine.types import State
 from engine.witness.finite_differences import compare, directions
@@ -91,7 +91,10 @@ def culprit(twin: Routine, state: State, loss: Callable[[], Tensor]) -> str | No
 
 def _is_wrong(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     if any(tensor.dtype == torch.float32 for tensor in (*module.parameters(), *inputs)):
-        module, inputs = copied(module).double(), convert(inputs, torch.float64)
+        module, inputs = (
+            module_in_format(copied(module), torch.float64),
+            convert(inputs, torch.float64),
+        )
     parameters = dict(module.named_parameters())
     names = list(parameters)
     moving = [value for value in inputs if value.is_floating_point()]

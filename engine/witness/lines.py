@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from engine.torch_modes import FunctionMode
@@ -122,8 +121,11 @@ class _Cuts(FunctionMode):
         what = self._NAMED.get(function)
         if function is torch.autograd.grad and not kwargs.get("create_graph"):
             what = "autograd.grad() without create_graph=True"
-        elif function is functional.gumbel_softmax and (kwargs.get("hard") or args[2:3] == (True,)):
-            what = "gumbel_softmax(hard=True)"
+        elif function is torch.sparse_coo_tensor:
+            what = (
+                "sparse_coo_tensor() of what is learned, where torch loses the second derivative "
+                "(make a dense matrix, and call to_sparse() on it)"
+            )
         elif what is None and not torch.is_grad_enabled() and _lacks_a_graph(result):
             what = "" if _in_own_function() else "no_grad()"
         if what and any(map(_has_graph, tree_leaves((args, kwargs)))):

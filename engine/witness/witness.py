@@ -232,7 +232,7 @@ def moved_state(routine: Routine, state: State) -> State:
 def _moved(layout: Layout, flat: Tensor, drawn: torch.Generator, from_zero: float) -> Tensor:
     shares = directions(flat, drawn).abs().clamp(max=2)  # normal numbers: 0.8 on average
     flat = flat.clone()
-    pairs = zip(layout.views(flat).values(), layout.views(shares).values(), strict=True)
+    pairs = zip(flat.split(layout.sizes), shares.split(layout.sizes), strict=True)
     for i, (values, share) in enumerate(pairs):
         if values.any():
             values.mul_(share.mul_(0.06 * (-1) ** i).add_(1))

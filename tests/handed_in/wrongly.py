@@ -205,7 +205,17 @@ REFUSED = {
     "parameters of one memory": ({"model": overlapping()}, "share memory"),
     "bf16": ({"model": routines.mlp().bfloat16()}, r"model.float\(\)"),
     "half": ({"model": routines.mlp().half()}, r"model.float\(\)"),
-    "complex": ({"model": nn.Linear(8, 3, dtype=torch.complex64)}, "view_as_complex"),
+    "complex, of two formats": (
+        {"model": nn.Sequential(nn.Linear(8, 3, dtype=torch.complex64), nn.Linear(3, 3).double())},
+        r"float64 and torch.complex128",
+    ),
+    "complex, clipped by value": (
+        {
+            "model": nn.Linear(8, 3, dtype=torch.complex128),
+            "optimizer": engine.sgd(clip_value=1.0),
+        },
+        "Use clip_norm",
+    ),
     "autocast in the loss": (
         {"loss": autocast, "model": routines.mlp(dtype=torch.float32), "examples": (X.float(), Y)},
         "handed_in/.*py.*autocast",

@@ -53,7 +53,7 @@ MASK = torch.rand(16, 16, generator=torch.Generator().manual_seed(3)).gt(0.7).do
 
 
 class AsReal(nn.Module):
-    """A complex weight kept as the refusal of one says."""
+    """A complex weight kept as a real one, as code does that has to be saved or summed."""
 
     def __init__(self) -> None:
         super().__init__()

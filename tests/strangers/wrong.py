@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tests.strangers import modes, wrong_by_little, wrong_later, wrong_outputs
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
-from tests.strangers.sound import Words, token_data
+from tests.strangers.sound import Words, hooked, token_data
 from tests.strangers.wrong_parts import (
     Counting,
     HalfSquare,
@@ -22,6 +22,7 @@ from tests.strangers.wrong_parts import (
     ModeDependent,
     Reversal,
     Rounded,
+    SparseWeights,
     Through,
     bootstrapped,
     detached,
@@ -170,6 +171,14 @@ def _refused() -> dict[str, Refused]:
             Variant(lambda s=by_switch: ModeDependent(s)),
             r"where a graph is wanted",
         )
+    found["hook that draws"] = (
+        Variant(lambda: hooked(lambda g: g + 0.01 * torch.randn_like(g))),
+        r"hook on the parameter of 0.weight.* draws random numbers",
+    )
+    found["learned numbers of a sparse matrix"] = (
+        Variant(lambda: SparseWeights().double()),
+        r"sparse_coo_tensor\(\) of what is learned.* at .*wrong_parts\.py",
+    )
     found["hook after accumulation"] = (Variant(_post_accumulated), r"post_accumulate")
     found["output of the outer module"] = (
         Variant(mlp, output=lambda m: lambda _: loss(m, _HELD).mean()),

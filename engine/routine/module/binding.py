@@ -80,9 +80,9 @@ _copy_tensor = Tensor.__deepcopy__
 def _value_or_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     """Copy the value of what a forward pass left behind (a cache, a recomputed weight).
 
-    It carries a graph, which torch refuses to copy.
+    It carries a graph, which torch refuses to copy; so it does a sparse matrix of rows or columns.
     """
-    if tensor.is_leaf:
+    if tensor.is_leaf and tensor.layout in (torch.strided, torch.sparse_coo):
         return _copy_tensor(tensor, memo)
     memo[id(tensor)] = tensor.detach().clone()
     return memo[id(tensor)]

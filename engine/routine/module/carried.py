@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from engine.errors import WitnessError
 from engine.routine.module.calls import refuse_rounding
 from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
-from engine.routine.module.saved_copies import SavedCopies
+from engine.routine.module.saved_copies import PARTS, SavedCopies, parts
 from engine.routine.module.seen_graph import (
     ASKS,
     SeenGraph,
@@ -276,24 +276,17 @@ class Carrying(FunctionMode):
         return None
 
     def _of_tensor(
-        self,
-        func: Callable[..., Any],
-        first: Tensor,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, func: Callable[..., Any], first: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # noqa: ANN401 (whatever the function returns)
         """Call what cuts a tensor out of the graph, asks about it, or looks into its memory."""
+        if func in _OF_BUFFERS and self.holds(first):
+            return self._of_buffer(func, first, args, kwargs)
         if func in _CUTS:
-            return first if self.holds(first) else self.stopped(first)
+            return self.stopped(first)
         if func in _LOOKS:
             return func(first.detach(), *args[1:], **kwargs)
         if func in ASKS:
             return answer(func, first, self._seen)
-        if func == _SET_DATA and self.holds(first):
-            first.copy_(self.stopped(args[1]))
-            return None
-        if func is Tensor.requires_grad_ and self.holds(first):
-            return first
         if func not in _OF_LEAVES or first.is_leaf or self._seen.requires_grad(first):
             return NotImplemented
         if func is Tensor.__deepcopy__:
@@ -301,6 +294,17 @@ class Carrying(FunctionMode):
             return args[1][id(first)]
         if (args[1:] or (kwargs.get("requires_grad", True),))[0]:
             self._seen.ask_for(first)
+        return first
+
+    def _of_buffer(
+        self, func: Callable[..., Any], first: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 (whatever the function returns)
+        """Call what cuts a buffer out of the graph, which it is, into parts, or fills it."""
+        if func in PARTS:
+            return parts(func, first, args, kwargs)
+        if func == _SET_DATA:
+            first.copy_(self.stopped(args[1]))
+            return None
         return first
 
     def _in_the_graph(
@@ -387,6 +391,7 @@ _SET_GRAD: Any = torch._C._set_grad_enabled
 _DATA: Any = Tensor.data
 _SET_DATA = _DATA.__set__
 _CUTS = (Tensor.detach, torch.detach, Tensor.detach_, _DATA.__get__)
+_OF_BUFFERS = (*_CUTS, *PARTS, _SET_DATA, Tensor.requires_grad_)
 _LOOKS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 _OF_LEAVES = (Tensor.requires_grad_, Tensor.__deepcopy__)
 _COPIES = (torch.tensor, Tensor.new_tensor)

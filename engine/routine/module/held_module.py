@@ -21,7 +21,7 @@ from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
 from engine.routine.module.graphs import wants_a_graph, without_graph
 from engine.routine.module.kept_tensors import refuse_stand_in
-from engine.routine.module.unheld import Unheld
+from engine.routine.module.unheld import Unheld, refuse_written
 from engine.routine.optimizer import Optimizer
 from engine.routine.own_state import OWN, Own, OwnState, takes
 from engine.types import State
@@ -97,7 +97,7 @@ class HeldModule:
     @cached_property
     def layout(self) -> Layout:
         """Where each parameter lies in the flat vector."""
-        return Layout.of(self.trainable)
+        return Layout.of(self.trainable, with_complex=True)
 
     @property
     def statistics(self) -> RunningStatistics | None:
@@ -314,6 +314,8 @@ class HeldModule:
                 self._unheld.refuse_moved(self.counters)
                 self._refuse_replaced(held)
                 self._refuse_exchanged(views, places)
+                if places is not None and isinstance(params, Tensor):
+                    refuse_written(self.layout, params, views)
             return result
 
     @property

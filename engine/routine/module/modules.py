@@ -110,7 +110,7 @@ def _refuse_moving_modes(given: nn.Module, loss: Any) -> None:  # noqa: ANN401 (
     for scale in (1.0, 1.05, 1e3, 1e-6):
         held = dict((*model.named_parameters(), *model.named_buffers()))
         for tensor in held.values():
-            if tensor.is_floating_point() and scale != 1:
+            if (tensor.is_floating_point() or tensor.is_complex()) and scale != 1:
                 with torch.no_grad(), suppress(RuntimeError):  # e.g. an expanded buffer
                     tensor.mul_(scale).add_(scale - 1)
         before = {name: fingerprint(tensor) for name, tensor in held.items() if tensor.numel()}
@@ -212,7 +212,9 @@ def _refuse_parameters(given: nn.Module) -> None:
             "requires_grad on those that the optimizer should move."
         )
     for name, tensor in trainable:
-        if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
+        if (tensor.is_floating_point() or tensor.is_complex()) and torch.finfo(
+            tensor.dtype
+        ).bits < 32:
             raise ConfigurationError(
                 f"Parameter {name!r} is {tensor.dtype}. {LOW_PRECISION}: convert the model with "
                 "model.float() or model.double(), and the examples with it.",

@@ -1,10 +1,11 @@
-"""What autograd keeps of buffers that a forward pass writes over before the backward pass reads."""
+"""Buffers that a forward pass writes over: what autograd keeps of them, and parts of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor
 from torch.autograd import graph
 
@@ -63,3 +64,31 @@ class SavedCopies:
 
 def _unpacked(tensor: Tensor) -> Tensor:
     return tensor
+
+
+PARTS = (
+    Tensor.__iter__,
+    *(getattr(Tensor, name) for name in ("hsplit", "vsplit", "dsplit", "split_with_sizes")),
+    *(
+        getattr(owner, name)
+        for owner in (torch, Tensor)
+        for name in ("unbind", "split", "chunk", "tensor_split")
+    ),
+)
+"""Functions that cut a tensor into several."""
+
+
+def parts(
+    function: Callable[..., Any], buffer: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:  # noqa: ANN401 (as the function: a tuple, or an iterator)
+    """Cut a buffer into several, each a view by itself: torch lets nobody write into those of one.
+
+    Args:
+        function: One of ``PARTS``.
+        buffer: What is cut.
+        args: Of the function, the buffer among them.
+        kwargs: Likewise.
+    """
+    found = function(buffer.detach(), *args[1:], **kwargs)
+    views = (buffer.as_strided(p.shape, p.stride(), p.storage_offset()) for p in found)
+    return views if function is Tensor.__iter__ else tuple(views)

@@ -4,7 +4,7 @@ A run looks for what its forward pass moves once, before it begins. What is move
 later, or lies in the memory of something that a state holds, would be left out without a word.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import WitnessError
 from engine.numerics.fingerprint import fingerprint
+from engine.routine.layout import Layout
 from engine.routine.module.binding import Binding
 
 
@@ -72,6 +73,31 @@ class Unheld:
             return False
         self._still[name] = tensor, _version(tensor)
         return True
+
+
+def refuse_written(layout: Layout, params: Tensor, views: Mapping[str, Tensor]) -> None:
+    """Refuse a call that has written into a complex parameter, of which it was given a copy.
+
+    What is written into others is in the flat vector, where the witness looks for it.
+
+    Args:
+        layout: Of the parameters.
+        params: The flat vector, shape (params,).
+        views: What the call was given, by name.
+
+    Raises:
+        WitnessError: Names the parameter.
+    """
+    if not layout.complexes:
+        return
+    before = layout.views(params.detach())
+    moved = [n for n in sorted(layout.complexes) if not torch.equal(views[n], before[n])]
+    if moved:
+        raise WitnessError(
+            f"The forward pass changes the parameter {moved[0]!r} in place, which no step of the "
+            "optimizer knows. Compute what a layer uses from the parameter at every call, or write "
+            "what should stay into the optimizer's update."
+        )
 
 
 def refuse_views(model: nn.Module, held: Iterable[str]) -> None:

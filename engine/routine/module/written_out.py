@@ -128,6 +128,21 @@ def _bags(rows: Tensor, is_in: Tensor, mode: str) -> Tensor:
     return total if mode == "sum" else total / chosen.sum(1).clamp(min=1)
 
 
+def _gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """Draw from a softened choice; a hard one has the derivative of the soft one in a step alone.
+
+    Torch cuts that out of the graph by ``detach()``, so that whoever calls it cannot write it
+    otherwise.
+    """
+    soft = _torch_gumbel_softmax(logits, tau, eps=eps, dim=dim)
+    if not hard:
+        return soft
+    chosen = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return chosen - stop_gradient(soft) + soft
+
+
 def _ctc_loss(  # noqa: PLR0913 (torch's signature)
     log_probs: Tensor,
     targets: Tensor,
@@ -231,6 +246,7 @@ _SEGMENTS: dict[str, Callable[[Tensor, int], Tensor]] = {
 UNPOOLING: Any = torch._C._nn  # pyright: ignore[reportAttributeAccessIssue] (without stubs)
 """Where ``torch.nn.functional`` finds the operations of unpooling."""
 
+_torch_gumbel_softmax = functional.gumbel_softmax
 _torch_segment_reduce = torch.segment_reduce
 _torch_cdist = torch.cdist
 _torch_multi_margin_loss = functional.multi_margin_loss
@@ -242,6 +258,7 @@ WRITTEN_OUT: list[tuple[Any, str, Callable[..., Any]]] = [
     (functional, "pdist", _pdist),
     (functional, "multi_margin_loss", _multi_margin_loss),
     (torch, "embedding_bag", _embedding_bag),
+    (functional, "gumbel_softmax", _gumbel_softmax),
     (torch, "ctc_loss", _ctc_loss),
     (torch, "segment_reduce", _segment_reduce),
     (UNPOOLING, "max_unpool2d", _max_unpool),

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from engine.errors import ConfigurationError
 from engine.preflight.checkup import check
 from engine.preflight.verdict import Verdict
 from engine.routine.optimizers import adam
 from tests.broken_routines import BROKEN
-from tests.routines import mlp, output, routine
+from tests.routines import examples, mlp, output, routine
 from tests.sound_routines import SOUND
+from tests.strangers.sound_more import Graph
 
 FEW = 1  # directions; the checks are the same ones, in a fraction of the time
 
@@ -35,6 +37,57 @@ def always_or_exhaustive(names, always):
 def relu():
     """What the preflight says of a sound network with kinks."""
     return check(routine(model=mlp(nn.ReLU)), output, num_directions=FEW)
+
+
+class Moved(nn.Module):
+    """A model in float32 with a buffer in float64 that its forward pass moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(dtype=torch.float32)
+        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, inputs):
+        """Return three logits, and add them up."""
+        found = self.net(inputs)
+        if self.training:
+            self.sums += found.detach().sum(0)
+        return found
+
+
+def in_float32(model, **changes):
+    """A run of a model in float32, and an output that is."""
+    inputs, labels = examples()
+    run = routine(model=model, examples=(inputs.float(), labels), **changes)
+    return run, lambda net: run.loss(net, (inputs.float(), labels)).mean()
+
+
+def test_what_no_state_can_hold_is_reported_like_any_other_refusal():
+    """It was an error where a report was asked for."""
+    report = check(*in_float32(Moved()), num_directions=FEW)
+
+    assert report.verdict is Verdict.REFUSE
+    assert [each.name for each in report.checks] == ["first-step"]
+    assert "'sums' of torch.float64" in report.checks[0].cause
+
+
+def test_a_loss_that_fails_is_told_with_its_line():
+    """Examples in another format than the model, as in everybody's first attempt."""
+    run, output = in_float32(mlp(dtype=torch.float64))
+
+    with pytest.raises(ConfigurationError, match=r"different number formats: convert one of them"):
+        check(run, output, num_directions=FEW)
+
+
+def test_a_graph_of_messages_is_checked_in_float64():
+    """A sparse matrix has no storage, and what a step keeps for its backward pass is counted."""
+    inputs, labels = examples()
+    inputs, graph = inputs.float()[:, :6], Graph(torch.sparse_coo).float()
+    run = routine(model=graph, examples=(inputs, labels), learning_rate=1.0)
+
+    report = check(run, lambda net: run.loss(net, (inputs, labels)).mean(), num_directions=FEW)
+
+    assert report.verdict is not Verdict.REFUSE, report.sentences()
 
 
 def test_there_are_at_least_twenty_of_each():

@@ -16,6 +16,7 @@ from engine.step.reference import step_vjp
 from tests.one_step import autograd_vjp, worst_error
 from tests.strangers.carried import COUNT, SOUND, WIDTH, ZEROS, moves
 from tests.strangers.plain import by_engine, by_trainings, mlp
+from tests.strangers.sound_more import DERIVED
 from tests.strangers.witnessed import output, routine
 
 ALWAYS = {"a centre", "a queue", "annealed by a number", "a hidden state", "spectral norm"}
@@ -211,3 +212,10 @@ def test_memory_is_that_of_a_part():
         peaks[micro_batch] = _Held.peak
 
     assert peaks[60] < 0.7 * peaks[None]
+
+
+def test_losses_with_a_derivative_inside_are_cut_into_pieces():
+    """Whether the pieces' losses are the whole's was asked where nobody has a graph."""
+    found, _ = by_engine(DERIVED, micro_batch=3)
+
+    assert found == pytest.approx(by_trainings(DERIVED)[0], rel=1e-5)

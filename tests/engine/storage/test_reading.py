@@ -2,14 +2,17 @@
 
 import os
 import threading
+import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import pytest
 
 from engine.errors import DataError, StoreError
 from engine.problems.shipped import image_folder
 from engine.problems.tables.files import read_table
+from engine.storage import reading
 from engine.storage.reading import read_data
 
 NO_FILES = {
@@ -67,9 +70,48 @@ def test_an_answer_that_does_not_end_is_given_up(monkeypatch):
         read_data("x", url, "")
 
 
+@pytest.mark.timeout(60)  # it would be read for ever
+def test_a_server_that_trickles_is_given_up(monkeypatch):
+    """A byte now and then keeps a connection alive, and a run waiting."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("engine.storage.reading._PATIENCE", 0.2)
+    with (
+        served(b"1", endless=True, pause=0.05) as url,
+        pytest.raises(StoreError, match=r"sent \d+ bytes in 0 seconds"),
+    ):
+        read_data("The table x", url, "")
+    with served(b"1" * 100_000, endless=False) as url:
+        assert len(read_data("The table x", url, "")) == 100_000
+
+
+@pytest.mark.timeout(60)  # it would be waited for
+def test_a_server_that_falls_silent_is_given_up(monkeypatch):
+    """Nothing comes any more, and nothing says so."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("engine.storage.reading._SILENCE", 0.2)
+    with (
+        served(b"1", endless=True, pause=2) as url,
+        pytest.raises(StoreError, match="cannot be read just now"),
+    ):
+        read_data("The table x", url, "")
+
+
+def test_a_large_file_over_a_slow_line_has_the_time_that_it_takes(monkeypatch):
+    """By default aiohttp ends every answer after five minutes, whatever comes of it."""
+    aiohttp = pytest.importorskip("aiohttp")
+
+    waits = reading._waits("http://localhost/x")["client_kwargs"]["timeout"]
+    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"timeout": 5, "trust": 1}})
+    own = reading._waits("http://localhost/x")["client_kwargs"]
+
+    assert aiohttp.client.DEFAULT_TIMEOUT.total == 300
+    assert waits.total is None
+    assert own == {"timeout": 5, "trust": 1}
+
+
 @contextmanager
-def served(piece, *, endless):
-    """A server that answers with a piece, once or for ever."""
+def served(piece, *, endless, pause=0):
+    """A server that answers with a piece, once or for ever, with pauses of so many seconds."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -78,6 +120,7 @@ def served(piece, *, endless):
             self.wfile.write(piece)
             with suppress(OSError):
                 while endless:
+                    time.sleep(pause)
                     self.wfile.write(piece)
 
         def log_message(self, *arguments):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import OneHotCategoricalStraightThrough
 from torch.nn import functional
 
 from engine.errors import EngineError
@@ -85,9 +86,9 @@ CASES = {
     "numpy": (_layer(lambda h: h * float(h.detach().numpy().std())), r"detach\(\)"),
     "hook": (_layer(_hooked), r"register_hook\(\) of an activation"),
     "custom function": (_layer(lambda h: _Halved.apply(h)), "the custom function _Halved"),
-    "drawn one-hot": (
-        _layer(lambda h: functional.gumbel_softmax(h, hard=True)),
-        r"gumbel_softmax\(hard=True\)",
+    "drawn one-hot, of distributions": (
+        _layer(lambda h: OneHotCategoricalStraightThrough(logits=h).rsample()),
+        r"detach\(\)",
     ),
     "inner derivative": (
         Variant(mlp, loss=lambda _: _attacked),

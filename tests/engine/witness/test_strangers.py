@@ -6,7 +6,15 @@ import pytest
 
 from engine import EngineError
 from engine.errors import WitnessError
-from tests.strangers import carried, carried_more, modes, wrong_by_little, wrong_later
+from tests.strangers import (
+    carried,
+    carried_more,
+    complexes,
+    modes,
+    sound_more,
+    wrong_by_little,
+    wrong_later,
+)
 from tests.strangers.plain import by_engine, by_trainings
 from tests.strangers.sound import MODULES
 from tests.strangers.sound_layers import LAYERS
@@ -22,6 +30,8 @@ SOUND = {
     **carried.SOUND,
     **carried_more.SOUND,
     **modes.SOUND,
+    **complexes.SOUND,
+    **sound_more.SOUND,
 }
 ALWAYS = {
     "checkpoint",
@@ -41,6 +51,15 @@ ALWAYS = {
     "constant from the outer module: detached",
     "trained outside: a head",
     "a parameter in a list",
+    "graph as a sparse buffer of rows",
+    "graph as a sparse buffer",
+    "a hard choice that is drawn",
+    "carried: parts of split",
+    "carried: row by row",
+    "target that is loaded as a mixture",
+    "complex: a recurrence",
+    "complex: a neural operator",
+    "complex: a hook",
     "carried: a codebook",
     "carried: a teacher whose biases begin at zero",
     "carried: an average that is evaluated",

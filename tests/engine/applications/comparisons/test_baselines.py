@@ -87,6 +87,25 @@ def test_random_subset_depends_on_the_seed_alone(trained):
     assert not torch.equal(pick(*trained, KEPT, 3), pick(*trained, KEPT, 4))
 
 
+def test_gradient_similarity_of_code_that_keeps_tensors():
+    """A log of losses, which would be left with stand-ins of several examples at once."""
+    kept = []
+
+    def loss(model, batch):
+        kept.append(routines.loss(model, batch))
+        return kept[-1]
+
+    plain = routines.routine(num_steps=4)
+    final = train(plain)
+
+    found = gradient_cosines(routines.routine(num_steps=4, loss=loss), routines.output, final)
+
+    expected = gradient_cosines(plain, routines.output, final)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert all(each.isfinite().all() for each in kept)  # of a stand-in nobody can ask
+    assert all(len(each) == 1 for each in kept)
+
+
 def test_gradient_similarity_of_batches_in_dicts():
     """Most data sets of people give dicts, whose columns a tuple's code would take for names."""
     inputs, labels = routines.examples()
