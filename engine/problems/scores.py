@@ -8,9 +8,21 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.base import Metric
+from engine.problems.splits import Examples
 from engine.recipes.code.user_code import own_line
-from engine.routine.outputs import batches_of
+from engine.routine.outputs import batches_of, classification_scores
 from engine.types import Loss
+
+
+def class_scores(model: nn.Module, examples: Examples, chunk: int) -> dict[str, Any]:
+    """Return mean ``loss`` and ``accuracy`` of a classifier, as ``Problem.score`` gives them.
+
+    Args:
+        model: In evaluation mode.
+        examples: With a class for each, or for each of its tokens; on the model's device.
+        chunk: Examples evaluated at a time.
+    """
+    return classification_scores(model, examples.inputs, examples.labels, chunk=chunk)
 
 
 def mean_scores(
