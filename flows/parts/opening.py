@@ -13,7 +13,9 @@ _Recipe = TypeVar("_Recipe", bound=Recipe)
 
 
 @contextmanager
-def opened(recipe: _Recipe, store: str, check: Callable[[_Recipe, str], None]) -> Iterator[Workers]:
+def opened(
+    recipe: _Recipe, store: str, title: str, check: Callable[[_Recipe, str], None]
+) -> Iterator[Workers]:
     """Refuse a recipe that cannot run, before anything is computed; then open its workers.
 
     Args:
