@@ -49,12 +49,13 @@ def mean_scores(
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
     whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
-        sums["loss"] += float(loss(model, batch).detach().sum())
+        losses = loss(model, batch).detach()
+        sums["loss"] += float(losses.sum())
         found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
         if whole is None:
             whole = {name for name, value in found.items() if value.ndim == 0}
         for name, value in found.items():
-            if value.ndim != (0 if name in whole else 1):
+            if value.shape != (() if name in whole else losses.shape[:1]):
                 raise _shape(name, value)
             sums[name] += float(value.to(torch.float64).sum())
     means: dict[str, Any] = {name: value / total for name, value in sums.items()}
