@@ -15,13 +15,13 @@ from engine.stages.commits import read_scalars
 from engine.stages.references import Ref
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
+from flows.parts.opening import opened
 from tasks import canaries as work
 from tasks import reporting, training
-from tasks.growing import GrowingReport, growing, told_if_stopped
-from tasks.running.attempt import one_process
+from tasks.growing import GrowingReport, growing
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
-from tasks.running.workers import Workers, open_workers
+from tasks.running.workers import Workers
 
 
 @flow(name="canaries", flow_run_name=flow_run_name)
@@ -60,10 +60,8 @@ def canaries(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    with told_if_stopped(recipe, store, _title(recipe)):
-        work.check(recipe, store)
-        with one_process(recipe, store), open_workers(recipe.workers) as workers:
-            return optimize(recipe, store, workers)
+    with opened(recipe, store, _title(recipe), work.check) as workers:
+        return optimize(recipe, store, workers)
 
 
 def optimize(recipe: CanariesRecipe, store: str, workers: Workers) -> CanariesRecord:

@@ -16,14 +16,14 @@ from engine.recipes.form import filled_in
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.comparisons import compare
 from flows.parts.naming import flow_run_name
+from flows.parts.opening import opened
 from flows.parts.sweep import reverse_sweep
 from flows.parts.training import train
 from tasks import reporting, training
-from tasks.growing import GrowingReport, growing, told_if_stopped
-from tasks.running.attempt import one_process
+from tasks.growing import GrowingReport, growing
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner, tell_scores
-from tasks.running.workers import Workers, open_workers
+from tasks.running.workers import Workers
 
 
 @flow(name="descent", flow_run_name=flow_run_name)
@@ -59,10 +59,8 @@ def descent(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    with told_if_stopped(recipe, store, title_of(recipe)):
-        training.check(recipe, store)
-        with one_process(recipe, store), open_workers(recipe.workers) as workers:
-            return descend(recipe, store, workers)
+    with opened(recipe, store, title_of(recipe), training.check) as workers:
+        return descend(recipe, store, workers)
 
 
 def descend(recipe: DescentRecipe, store: str, workers: Workers) -> RunRecord:

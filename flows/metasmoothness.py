@@ -15,13 +15,13 @@ from engine.recipes.smoothness import MetasmoothnessRecipe
 from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.parts.naming import flow_run_name
+from flows.parts.opening import opened
 from flows.parts.training import hand_in_training
 from tasks import smoothness, training
-from tasks.growing import GrowingReport, growing, told_if_stopped
-from tasks.running.attempt import one_process
+from tasks.growing import GrowingReport, growing
 from tasks.running.progress import following
 from tasks.running.runner import StageFuture, StageRunner
-from tasks.running.workers import Workers, open_workers
+from tasks.running.workers import Workers
 
 
 @flow(name="metasmoothness", flow_run_name=flow_run_name)
@@ -57,10 +57,8 @@ def metasmoothness(  # noqa: PLR0913 (the fields of its form)
         max_seconds=max_seconds,
     )
     store = absolute(store)
-    with told_if_stopped(recipe, store, _title(recipe)):
-        smoothness.check(recipe, store)
-        with one_process(recipe, store), open_workers(recipe.workers) as workers:
-            return measure(recipe, store, workers)
+    with opened(recipe, store, _title(recipe), smoothness.check) as workers:
+        return measure(recipe, store, workers)
 
 
 def measure(recipe: MetasmoothnessRecipe, store: str, workers: Workers) -> SmoothnessRecord:

@@ -28,14 +28,14 @@ from engine.stages.commits import read_scalars
 from engine.storage.location import StoreUrl, absolute
 from flows.metasmoothness import measure
 from flows.parts.naming import flow_run_name
+from flows.parts.opening import opened
 from flows.parts.training import train
 from tasks import smoothness, training
-from tasks.growing import GrowingReport, growing, told_if_stopped
-from tasks.running.attempt import one_process
+from tasks.growing import GrowingReport, growing
 from tasks.running.bars import Parts, as_part
 from tasks.running.progress import following
 from tasks.running.runner import StageRunner
-from tasks.running.workers import Workers, open_workers
+from tasks.running.workers import Workers
 
 
 @flow(name="smooth-search", flow_run_name=flow_run_name)
@@ -65,13 +65,8 @@ def smooth_search(  # noqa: PLR0913 (the fields of its form)
     store = absolute(store)
     started = datetime.now(UTC).isoformat()
     title = f"Search for a smooth routine: {recipe.name}"
-    with told_if_stopped(recipe, store, title):
-        smoothness.check_search(recipe, store)
-        with (
-            one_process(recipe, store),
-            open_workers(recipe.workers) as workers,
-            growing(recipe, store, title) as page,
-        ):
+    with opened(recipe, store, title, smoothness.check_search) as workers:
+        with growing(recipe, store, title) as page:
             most = len(recipe.routines()) * (len(recipe.learning_rates) + 2)
             whole = Parts(f"progress-{run_name(recipe.descent)}", most)
             trials = _try_all(_Search(recipe, store, workers, page, whole))

@@ -228,3 +228,17 @@ def test_no_module_imports_a_module_of_tests():
     }
 
     assert {relative(path): found for path, found in lines.items() if found} == {}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_no_module_imports_a_private_name(path):
+    """Whoever changes a name that begins with an underscore looks for it in its own file."""
+    own = [
+        f"{each.module}.{alias.name}"
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.ImportFrom) and (each.module or "").startswith(PACKAGES)
+        for alias in each.names
+        if alias.name.startswith("_")
+    ]
+
+    assert own == []

@@ -106,7 +106,7 @@ class Metaparameter:
                     f"Metaparameter {name!r} has shape {tuple(self.value.shape)}, but there is one "
                     f"number for each example. Use value.reshape(-1), of length {num_examples}."
                 )
-            _check_one_each(name, len(self.value), num_examples)
+            check_one_each(name, len(self.value), num_examples)
 
     def in_steps(self, before: int, after: int) -> "Metaparameter":
         """Return the same kind for a shorter run, on which checks are made.
@@ -212,7 +212,7 @@ def as_column(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was ha
     return tensor
 
 
-def _whole(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
+def whole_numbers(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was handed in)
     """Return numbers of groups or examples."""
     numbers = as_column(what, given)
     if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype is torch.bool:
@@ -223,7 +223,8 @@ def _whole(what: str, given: Any) -> Tensor:  # noqa: ANN401 (whatever was hande
     return numbers.to(torch.int64)
 
 
-def _check_one_each(name: str, found: int, num_examples: int) -> None:
+def check_one_each(name: str, found: int, num_examples: int) -> None:
+    """Refuse a kind that has not one number for each example."""
     if found != num_examples:
         raise ConfigurationError(
             f"Metaparameter {name!r} has {found} values for {num_examples} examples. "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.metaparameters.base import Metaparameter, _check_one_each, _whole
+from engine.metaparameters.base import Metaparameter, check_one_each, whole_numbers
 from engine.metaparameters.charts import Bars, Chart
 from engine.metaparameters.setup import Setup
 from engine.recipes.descent import DescentRecipe
@@ -29,7 +29,7 @@ class GroupWeights(Metaparameter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "groups", _whole("The groups of GroupWeights", self.groups))
+        object.__setattr__(self, "groups", whole_numbers("The groups of GroupWeights", self.groups))
         counts = torch.bincount(self.groups, minlength=len(self.value))
         if len(counts) != len(self.value) or (counts == 0).any():
             raise ConfigurationError(
@@ -56,7 +56,7 @@ class GroupWeights(Metaparameter):
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run with another number of examples."""
-        _check_one_each(name, len(self.groups), num_examples)
+        check_one_each(name, len(self.groups), num_examples)
 
     def proportional(self) -> Tensor:
         """Return the value at which every example weighs 1, shape (groups,)."""

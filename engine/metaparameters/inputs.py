@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigurationError
-from engine.metaparameters.base import Metaparameter, _whole
+from engine.metaparameters.base import Metaparameter, whole_numbers
 from engine.metaparameters.charts import Chart, Pictures
 from engine.metaparameters.setup import Setup
 from engine.numerics.determinism import generator
@@ -56,7 +56,9 @@ class Inputs(Metaparameter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "chosen", _whole("The chosen examples of Inputs", self.chosen))
+        object.__setattr__(
+            self, "chosen", whole_numbers("The chosen examples of Inputs", self.chosen)
+        )
         beyond = (self.chosen < 0) | (self.chosen >= self.num_examples)
         if beyond.any():
             raise ConfigurationError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from engine.metaparameters.base import Metaparameter, _check_one_each
+from engine.metaparameters.base import Metaparameter, check_one_each
 from engine.metaparameters.charts import Chart, OfExamples
 from engine.metaparameters.setup import Setup
 from engine.recipes.descent import DescentRecipe
@@ -55,7 +55,7 @@ class TokenWeights(Metaparameter):
 
     def check_fits(self, name: str, num_examples: int, num_steps: int) -> None:
         """Refuse a run with another number of examples."""
-        _check_one_each(name, len(self.value), num_examples)
+        check_one_each(name, len(self.value), num_examples)
 
     def of_first(self, num_examples: int) -> "TokenWeights":
         """Return the weights of the first examples."""

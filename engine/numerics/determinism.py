@@ -91,11 +91,11 @@ def deterministic(threads: int | None = None, *, tf32: bool = False) -> Iterator
     with PROCESS:
         os.environ.setdefault(_CUBLAS, _CUBLAS_SAFE[0])
         _refuse_hopeless()
-        before = _switches()
+        before = switches()
         speed: dict[str, Any] = {"matrix precision": "high", "cuDNN TF32": True} if tf32 else {}
         speed[_FILL] = _FILLING.get()
-        _set(before | _SAFE | speed | {"threads": threads or before["threads"]})
-        wanted = _switches()
+        _set(before | SAFE | speed | {"threads": threads or before["threads"]})
+        wanted = switches()
         try:
             with torch.inference_mode(False):  # a graph is wanted, whatever the caller wants
                 yield
@@ -124,7 +124,7 @@ def filling() -> Iterator[None]:
 
 _CUBLAS, _CUBLAS_SAFE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
-_SAFE: dict[str, Any] = {
+SAFE: dict[str, Any] = {
     "deterministic algorithms": 2,  # an error where there is none
     "cuDNN benchmark": False,
     "matrix precision": "highest",
@@ -138,7 +138,8 @@ _SAFE: dict[str, Any] = {
 """Switches by the words for them, as they have to be."""
 
 
-def _switches() -> dict[str, Any]:
+def switches() -> dict[str, Any]:
+    """Return how the switches stand, by the words for them."""
     return {
         "deterministic algorithms": torch.get_deterministic_debug_mode(),
         "cuDNN benchmark": torch.backends.cudnn.benchmark,
@@ -154,20 +155,20 @@ def _switches() -> dict[str, Any]:
     }
 
 
-def _set(switches: dict[str, Any]) -> None:
+def _set(wanted: dict[str, Any]) -> None:
     # Not use_deterministic_algorithms, which imports the compiler: three seconds.
-    torch.set_deterministic_debug_mode(switches["deterministic algorithms"])
-    torch.backends.cudnn.benchmark = switches["cuDNN benchmark"]
-    torch.set_float32_matmul_precision(switches["matrix precision"])
-    torch.backends.cudnn.allow_tf32 = switches["cuDNN TF32"]
-    torch.backends.cuda.enable_flash_sdp(switches["flash attention"])
-    torch.backends.cuda.enable_mem_efficient_sdp(switches["memory-efficient attention"])
-    torch.backends.cuda.enable_cudnn_sdp(switches["cuDNN attention"])
-    torch.backends.cuda.enable_math_sdp(switches["math attention"])
-    torch.backends.mha.set_fastpath_enabled(switches["fast path of encoders"])
-    torch.utils.deterministic.fill_uninitialized_memory = switches[_FILL]  # pyright: ignore[reportAttributeAccessIssue] (set by a class in the place of the module)
-    if torch.get_num_threads() != switches["threads"]:
-        torch.set_num_threads(switches["threads"])
+    torch.set_deterministic_debug_mode(wanted["deterministic algorithms"])
+    torch.backends.cudnn.benchmark = wanted["cuDNN benchmark"]
+    torch.set_float32_matmul_precision(wanted["matrix precision"])
+    torch.backends.cudnn.allow_tf32 = wanted["cuDNN TF32"]
+    torch.backends.cuda.enable_flash_sdp(wanted["flash attention"])
+    torch.backends.cuda.enable_mem_efficient_sdp(wanted["memory-efficient attention"])
+    torch.backends.cuda.enable_cudnn_sdp(wanted["cuDNN attention"])
+    torch.backends.cuda.enable_math_sdp(wanted["math attention"])
+    torch.backends.mha.set_fastpath_enabled(wanted["fast path of encoders"])
+    torch.utils.deterministic.fill_uninitialized_memory = wanted[_FILL]  # pyright: ignore[reportAttributeAccessIssue] (set by a class in the place of the module)
+    if torch.get_num_threads() != wanted["threads"]:
+        torch.set_num_threads(wanted["threads"])
 
 
 def refuse_meta() -> None:
@@ -200,7 +201,7 @@ def _refuse_hopeless() -> None:
 
 
 def _refuse_moved(wanted: dict[str, Any]) -> None:
-    for name, value in _switches().items():
+    for name, value in switches().items():
         if value != wanted[name]:
             raise DeterminismError(
                 f"The switch for {name} was {wanted[name]!r} when the run began and is {value!r} "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.numerics.determinism import _SAFE, _switches
+from engine.numerics.determinism import SAFE, switches
 
 
 def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def likely_cause(made_in: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             )
     moved = [
         f"{name} is {value!r}"
-        for name, value in _switches().items()
-        if value != _SAFE.get(name, value)
+        for name, value in switches().items()
+        if value != SAFE.get(name, value)
     ]
     if moved:
         return f"The likely cause is a switch that the user's code moved: {', '.join(moved)}."

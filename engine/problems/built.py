@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
@@ -81,13 +81,7 @@ class BuiltProblem:
     @property
     def kind(self) -> Metaparameter:
         """The recipe's metaparameter, at its initial value."""
-        (kind,) = self.routine.metaparameters.values()
-        return kind
-
-    def routine_at(self, value: Tensor) -> Routine:
-        """Return the routine at another value of the metaparameter, which may be flat."""
-        ((name, kind),) = self.routine.metaparameters.items()
-        return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
+        return self.routine.metaparameter
 
     def scores(
         self, state: State, held_out: Mapping[str, Examples] | None = None

@@ -18,22 +18,20 @@ from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.data_cards import refuse_places, refuse_saved_places
+from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import decode, shown_picture
 from engine.problems.passage import Passage
+from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.labels import refuse_one_class
 from engine.problems.tables.problem import Wanted, rows_problem
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageModelSettings, LanguageSettings, TextSettings
-from engine.routine.outputs import classification_scores
 from engine.secret_urls import beginning
 
 _HELD_OUT = ("validation", "valid", "dev")
 """Names of the split that objective and validation are cut from."""
-
-_MIDDLE, _SPREAD = 127.5, 63.75
-"""Bytes of pixels become (byte - middle) / spread."""
 
 _SHOWN = 5
 
@@ -266,9 +264,9 @@ def _pictures(
                 (each, f"row {place} of {name}") for place, each in enumerate(content)
             )
         ]
-        inputs = torch.from_numpy(np.stack(pixels)).to(torch.get_default_dtype())
+        inputs = standardized(pixels, torch.get_default_dtype())
         numbers = torch.tensor([classes.index(each) for each in labels[name]])
-        splits[name] = Examples((inputs - _MIDDLE) / _SPREAD, numbers)
+        splits[name] = Examples(inputs, numbers)
     train = tables["train"]
     return Problem(
         model=model_maker(model, (3, asked.size, asked.size), len(classes)),
@@ -280,11 +278,9 @@ def _pictures(
         show=lambda place: _shown(train, column, place, asked.source),
         held_out_names={name: _row_names(each) for name, each in labels.items() if name != "train"},
         show_held_out=lambda split, place: _shown(tables[split], column, place, asked.source),
-        bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
+        bounds=BOUNDS,
         notes=notes,
-        score=lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        score=class_scores,
         **splits,
     )
 

@@ -4,13 +4,13 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.pairs.images import BOUNDS, standardized
 from engine.problems.pairs.pictures import (
     MAX_BYTES,
     UnusableError,
@@ -18,10 +18,10 @@ from engine.problems.pairs.pictures import (
     shown_picture,
     why_unusable,
 )
+from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.model import ModelSettings
-from engine.routine.outputs import classification_scores
 from engine.storage.listing import list_data, relative_paths
 from engine.storage.reading import data_errors, open_data, read_data
 
@@ -34,9 +34,6 @@ _UNREADABLE = "pipes, devices or links that lead to no file or back were left ou
 _EMPTY = "folders are empty, so there is no class of their name"
 _ANIMATED = "pictures are animated, and their first frame counts"
 """What is told of files, each after its number and before the names."""
-
-_MIDDLE, _SPREAD = 127.5, 63.75
-"""Bytes become (byte - middle) / spread."""
 
 
 def image_folder_problem(
@@ -101,10 +98,8 @@ def image_folder_problem(
         held_out_names=held_out_names,
         show_held_out=lambda split, place: show[split](place),
         notes=_told(left_out),
-        bounds=(-_MIDDLE / _SPREAD, (255 - _MIDDLE) / _SPREAD),
-        score=lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        bounds=BOUNDS,
+        score=class_scores,
     )
 
 
@@ -228,8 +223,7 @@ def _read(
         if picture.animated:
             told.setdefault(_ANIMATED, []).append(path)
         pixels.append(picture.pixels)
-    inputs = (torch.from_numpy(np.stack(pixels)).to(dtype) - _MIDDLE) / _SPREAD
-    return Examples(inputs, torch.tensor([label for _, label in rows]))
+    return Examples(standardized(pixels, dtype), torch.tensor([label for _, label in rows]))
 
 
 def _content(url: str, path: str) -> bytes:

@@ -8,9 +8,21 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.base import Metric
+from engine.problems.splits import Examples
 from engine.recipes.code.user_code import own_line
-from engine.routine.outputs import batches_of
+from engine.routine.outputs import batches_of, classification_scores
 from engine.types import Loss
+
+
+def class_scores(model: nn.Module, examples: Examples, chunk: int) -> dict[str, Any]:
+    """Return mean ``loss`` and ``accuracy`` of a classifier, as ``Problem.score`` gives them.
+
+    Args:
+        model: In evaluation mode.
+        examples: With a class for each, or for each of its tokens; on the model's device.
+        chunk: Examples evaluated at a time.
+    """
+    return classification_scores(model, examples.inputs, examples.labels, chunk=chunk)
 
 
 def mean_scores(
@@ -37,12 +49,13 @@ def mean_scores(
     sums: dict[str, float] = dict.fromkeys(("loss", *metrics), 0.0)
     whole: set[str] | None = None
     for batch in batches_of(examples, chunk):
-        sums["loss"] += float(loss(model, batch).detach().sum())
+        losses = loss(model, batch).detach()
+        sums["loss"] += float(losses.sum())
         found = {name: _found(name, metric, model, batch) for name, metric in metrics.items()}
         if whole is None:
             whole = {name for name, value in found.items() if value.ndim == 0}
         for name, value in found.items():
-            if value.ndim != (0 if name in whole else 1):
+            if value.shape != (() if name in whole else losses.shape[:1]):
                 raise _shape(name, value)
             sums[name] += float(value.to(torch.float64).sum())
     means: dict[str, Any] = {name: value / total for name, value in sums.items()}

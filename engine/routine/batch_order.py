@@ -171,7 +171,8 @@ def run_order(routine: "Routine") -> Order | GivenOrder:
                 raise ConfigurationError(
                     f"Metaparameter {name!r} says how often each example stands in an epoch, "
                     "which a given order says already. Use ExampleWeights, or leave order out "
-                    "(keep_order=False of an adapter)."
+                    "(keep_order=False of an adapter).",
+                    settings=("metaparameters.name",),
                 )
         return given_order(routine.order, routine.num_steps, routine.batch_size, len(routine))
     copies = torch.ones(len(routine), dtype=torch.int64, device="cpu")

@@ -157,6 +157,17 @@ class Routine(HeldModule):
         object.__setattr__(moved, "_given", self._given)
         return moved
 
+    @property
+    def metaparameter(self) -> Metaparameter:
+        """The metaparameter of a run that has one only, as one that a descent moves."""
+        (kind,) = self.metaparameters.values()
+        return kind
+
+    def at(self, value: Tensor) -> "Routine":
+        """Return the run at another value of its one metaparameter, which may be flat."""
+        ((name, kind),) = self.metaparameters.items()
+        return self.with_metaparameters({name: value.reshape(kind.value.shape)})
+
     def order_of(self, steps: Sequence[int], batch_size: int) -> Any:  # noqa: ANN401 (as ``order``)
         """Return the order of a run of some of the steps, if one was given; else None."""
         return self.order.of_steps(steps, batch_size) if type(self.order) is GivenOrder else None

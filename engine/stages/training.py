@@ -268,7 +268,7 @@ def evaluate(run: Run, final: Ref) -> Made:
 
 def _routine_at(run: Run, value: Ref) -> Routine:
     """Return the run at a committed z."""
-    return run.problem.routine_at(read_rows(run.store, value)["value"])
+    return run.problem.routine.at(read_rows(run.store, value)["value"])
 
 
 def _rows_ahead(store: str, trajectory: Ref | None) -> str | None:

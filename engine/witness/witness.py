@@ -38,7 +38,7 @@ from engine.witness.jumps import follows, note_of_jumps
 from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.moved_statistics import refuse_cut_statistics
 from engine.witness.output_slope import compare_output_slope, is_of_few
-from engine.witness.outputs import compare_outputs, own_output
+from engine.witness.outputs import Answer, compare_outputs, own_output
 from engine.witness.repeated import refuse_another
 
 
@@ -134,8 +134,11 @@ def testify(
         if outputs and not heard:
             jumps = note_of_jumps(routine, before, own.flat, z, step)
 
+        def again() -> Seen:
+            return _engine_step(routine, term, z, step, state)
+
         def led_to() -> State:
-            repeated = _engine_step(routine, term, z, step, state)
+            repeated = again()
             assert repeated.flat is not None
             with torch.no_grad():  # as in a step of training
                 return repeated.moved | _updated(routine, before, repeated.flat, z, step)
@@ -152,20 +155,15 @@ def testify(
             # in the last bit, however little it makes of them.
             place.put()
             elsewhere = led_to()
-        error = compare_steps(
-            routine, own, theirs, lambda: _engine_step(routine, term, z, step, state)
-        )
+        error = compare_steps(routine, own, theirs, again)
         if routine.shards > 1:
             error = max(error, compare_shards(routine, state, before_this, z, step))
         refuse_another(routine, step, own.moved | after, elsewhere, led_to)
         cut = [
             check(routine, state, z, step) for check in (refuse_cut_statistics, refuse_cut_entries)
         ]
+        answers = _answers(routine, outputs, values, (first, state), z)
         moves = {name: float((row - before[name]).norm()) for name, row in after.items()}
-        loss_error = relative(own.losses, theirs.losses)
-        pairs = zip(outputs, values, strict=True)
-        asked = [(output, value, not is_of_few(output)) for output, value in pairs]
-        answers = compare_outputs(routine, (first, state), z, asked) if asked else []
         curvature, note = compare_derivatives(
             routine, Here(state, term, own.losses, after, own.flat, step, z, moves)
         )
@@ -173,12 +171,35 @@ def testify(
         slopes = [compare_output_slope(routine, output, state, each) for output, each in both]
     return Witness(
         gradient=error,
-        loss=loss_error,
+        loss=relative(own.losses, theirs.losses),
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max((error for error, _ in slopes if error is not None), default=None),
         note=_told_once([shards, jumps, *cut, note, *(words for _, words in slopes)]),
     )
+
+
+def _answers(
+    routine: Routine,
+    outputs: Sequence[Output],
+    values: Sequence[Tensor],
+    states: tuple[State, State],
+    z: Metaparams,
+) -> list[Answer]:
+    """Compare each output with what it is of the handed-in module itself.
+
+    Args:
+        routine: The run.
+        outputs: phi, one or several, or none.
+        values: What ``own_output`` returned of each.
+        states: The first state, and the one that the handed-in module held.
+        z: Metaparameters.
+    """
+    if not outputs:
+        return []
+    pairs = zip(outputs, values, strict=True)
+    asked = [(output, value, not is_of_few(output)) for output, value in pairs]
+    return compare_outputs(routine, states, z, asked)
 
 
 def _told_once(notes: Sequence[str]) -> str:

@@ -124,7 +124,7 @@ def gain(
     value, memory, finite = built.kind.value, {}, True
 
     def test_loss() -> float:
-        routine = built.routine_at(value)
+        routine = built.routine.at(value)
         examples = built.held_out["test"]
         return routine.evaluate(
             lambda model: classification_scores(model, examples.inputs, examples.labels),
@@ -134,7 +134,7 @@ def gain(
     before = test_loss()
     for step in range(recipe.outer.num_steps):
         try:
-            gradient = metagradient(built.routine_at(value), built.output, schedule="store-all")
+            gradient = metagradient(built.routine.at(value), built.output, schedule="store-all")
         except NonFiniteError:
             finite = False
             break

@@ -52,7 +52,7 @@ def descend(name, *changes):
     outer, state, value = make_outer(recipe.rule), {}, problem.kind.value.clone()
     values, scores, gradients = [], [], []
     for step in range(recipe.outer.num_steps + 1):
-        found = metagradient(problem.routine_at(value), problem.output, schedule="store-all")
+        found = metagradient(problem.routine.at(value), problem.output, schedule="store-all")
         (gradient,) = found.gradient.values()
         values.append(value)
         scores.append(problem.scores(found.state))
@@ -65,7 +65,7 @@ def descend(name, *changes):
 
 def score(problem, value):
     """Scores of a training at another value."""
-    return problem.scores(train(problem.routine_at(value)))
+    return problem.scores(train(problem.routine.at(value)))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_descent_takes_the_engines_metagradient_in_every_outer_step(finished):
 
     values = [commits.read_rows(store, iterate.value)["value"] for iterate in record.iterates]
     expected = [
-        metagradient(problem.routine_at(value), problem.output)["counts"] for value in values[:-1]
+        metagradient(problem.routine.at(value), problem.output)["counts"] for value in values[:-1]
     ]
     assert len(found) == 2
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

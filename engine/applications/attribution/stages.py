@@ -48,7 +48,7 @@ def seed_queries(run: Run, value: Ref, final: Ref, queries: Queries) -> Made:
     The record holds ``outputs``.
     """
     problem = run.problem
-    routine = problem.routine_at(read_rows(run.store, value)["value"])
+    routine = problem.routine.at(read_rows(run.store, value)["value"])
     state = read_rows(run.store, final, routine.device)
     found = [seed_adjoint(routine, state, phi) for phi in query_outputs(problem, queries)]
     adjoint = join([adjoint for _, adjoint in found])

@@ -53,7 +53,7 @@ def retrain(run: Run, value: Ref, changes: dict[str, Any], *, flip_labels: bool 
         flip_labels: Give the examples whose inputs z sets another label.
     """
     other = _rerun(run, changes) if changes else run.problem
-    routine = other.routine_at(read_rows(run.store, value)["value"])
+    routine = other.routine.at(read_rows(run.store, value)["value"])
     if flip_labels:
         routine = with_flipped_labels(other, routine, run.recipe.metaparameters.seed)
     sweep, last = Sweep(state=routine.initial_state()), routine.num_steps

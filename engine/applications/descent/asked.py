@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from engine.errors import ConfigurationError
-from engine.metaparameters.base import Metaparameter
 from engine.metaparameters.counts import Counts
 from engine.problems.base import Problem
 from engine.problems.built import BuiltProblem, build_problem, built, make_step_vjp
@@ -61,17 +60,6 @@ class Asked:
     vjp: StepVjp
     threads: int | None = None
     tf32: bool = False
-
-    @property
-    def kind(self) -> Metaparameter:
-        """The metaparameter that is moved, at z_0."""
-        (kind,) = self.routine.metaparameters.values()
-        return kind
-
-    def routine_at(self, value: Tensor) -> Routine:
-        """Return the run at another z, which may be flat."""
-        ((name, kind),) = self.routine.metaparameters.items()
-        return self.routine.with_metaparameters({name: value.reshape(kind.value.shape)})
 
     @property
     def parts(self) -> list[Segment]:
@@ -194,7 +182,7 @@ def _of_routine(
             )
     outer = validated(OuterSettings, **settings.get("outer", {}))
     replay = validated(ReplaySettings, **settings.get("replay", {}))
-    (kind,) = routine.metaparameters.values()
+    kind = routine.metaparameter
     try:
         rule = outer.rule(by_whole=isinstance(kind, Counts))
     except ConfigurationError as error:

@@ -222,7 +222,7 @@ def _check_difference(
 ) -> Check:
     """Compare <metagradient, v> with two trainings along a random direction v."""
     problem = build_problem(recipe)
-    routine = problem.routine_at(read_rows(store, value)["value"])
+    routine = problem.routine.at(read_rows(store, value)["value"])
     point = routine.point()
     rows = read_rows(store, reversed_at, routine.device)
     gradient = {name: _metagradient(rows, name, z.shape) for name, z in point.items()}

@@ -216,10 +216,11 @@ class _Loop:
     def run(self, checks: CheckReport | None) -> Descent:
         """Take all outer steps."""
         asked, iterates = self._asked, list[OuterStep]()
-        value, memory = asked.kind.value.reshape(-1), OuterState()
+        kind, memory = asked.routine.metaparameter, OuterState()
+        value = kind.value.reshape(-1)
         for number in range(asked.outer.num_steps + 1):
             started = time.perf_counter()
-            routine = asked.routine_at(value)
+            routine = asked.routine.at(value)
             final, losses = self._train(routine, number)
             with self._board.at_work(f"evaluate[{number}]", "evaluate"):
                 scores = asked.score(routine, final)
@@ -230,7 +231,7 @@ class _Loop:
             iterates.append(
                 OuterStep(
                     number,
-                    value.reshape(asked.kind.value.shape),
+                    value.reshape(kind.value.shape),
                     gradient,
                     scores,
                     losses,
@@ -244,7 +245,7 @@ class _Loop:
             if gradient is not None:
                 with self._board.at_work(f"update[{number}]", "update"):
                     value, memory = move_value(
-                        asked.outer, asked.kind, value, gradient.reshape(-1), memory, number
+                        asked.outer, kind, value, gradient.reshape(-1), memory, number
                     )
         self._board.finish()
         assert self._best is not None  # there is at least one iterate

@@ -39,7 +39,7 @@ class Shift(Document):
 def perturb(run: Run, value: Ref, shift: Shift) -> Made:
     """Commit the point z + distance v."""
     problem = run.problem
-    z = problem.routine_at(read_rows(run.store, value)["value"]).point()
+    z = problem.routine.at(read_rows(run.store, value)["value"]).point()
     groups = problem.data.splits["train"].one_label_each
     drawn = SmoothnessSettings(by=shift.by, seed=shift.seed)
     direction = draw_direction(z, drawn, shift.direction, groups)
@@ -50,7 +50,7 @@ def perturb(run: Run, value: Ref, shift: Shift) -> Made:
 @stage("train-at")
 def train_at(run: Run, segment: Segment, value: Ref, point: Ref, start: Ref | None) -> Made:
     """Train ``segment`` at a perturbed point and commit the state at its end."""
-    routine = run.problem.routine_at(read_rows(run.store, value)["value"])
+    routine = run.problem.routine.at(read_rows(run.store, value)["value"])
     rows = read_rows(run.store, point)
     z: Metaparams = {
         name: rows[name].reshape(tensor.shape).to(tensor)

@@ -1,19 +1,22 @@
 """A problem that was read from another library's training loop, with that loop's settings."""
 
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves
 
 from engine.errors import ConfigurationError
 from engine.metaparameters.base import Metaparameter
 from engine.problems.base import Problem
-from engine.routine.examples import Collated
+from engine.routine.examples import Collated, examples_from
 from engine.routine.routine import Routine
 
 UNORDERED = "the order of the examples, because you asked for none of it; the engine draws its own."
@@ -87,13 +90,96 @@ def only_looked_at(module: torch.nn.Module) -> Iterator[None]:
                 each.training = training
 
 
-def drawn_at_random(module: torch.nn.Module, examples: Collated) -> list[str]:
-    """Say in sentences which random numbers are others than a library's loop would draw."""
+def places_looked_at(number: int) -> list[int]:
+    """Return the positions of examples on which a library's loss is compared with that of each.
+
+    The first ones, and as many over the whole: a table may be sorted by class, and a mean with
+    weights of the classes is a plain mean where all examples are of one.
+
+    Args:
+        number: Of all examples.
+    """
+    spread = ((number - 1) * place // (_LOOKED_AT - 1) for place in range(_LOOKED_AT))
+    return sorted({*range(min(_LOOKED_AT, number)), *spread})
+
+
+_LOOKED_AT = 4
+"""Examples of either kind."""
+
+
+def compared(
+    module: torch.nn.Module, theirs: Callable[[], Tensor], ours: Callable[[], Tensor]
+) -> tuple[float, float, bool]:
+    """Return the losses of two functions, and whether they and their gradients are alike.
+
+    The losses alone say little before training: where all logits are nearly equal, a mean with
+    weights of the classes is the plain one, and its gradient is another.
+
+    Args:
+        module: Whose parameters the gradients are taken by, in evaluation mode.
+        theirs: Returns the loss of a few examples, a scalar, as a library takes it.
+        ours: The same as the mean over the examples.
+    """
+    params = [each for each in module.parameters() if each.requires_grad]
+    with only_looked_at(module), torch.enable_grad():
+        values = [theirs(), ours()]
+        one, other = (
+            torch.autograd.grad(value, params, allow_unused=True, materialize_grads=True)
+            for value in values
+        )
+    first, second = (float(value.detach()) for value in values)
+    least = 1e-3 * float(torch.stack([each.norm() for each in other]).norm())
+    are_alike = math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-5) and all(
+        float((mine - own).norm()) <= _APART * max(float(own.norm()), least, _ROUNDING)
+        for mine, own in zip(one, other, strict=True)
+    )
+    return first, second, are_alike
+
+
+_APART, _ROUNDING = 1e-2, 1e-6
+"""Share of a tensor's gradient by which two of them may differ, and the size below which nothing is
+compared, because it is made of rounding."""
+
+
+def refuse_parted_norms(module: torch.nn.Module, setting: str, accumulated: int) -> None:
+    """Refuse batch normalization beside accumulated batches.
+
+    Args:
+        module: As it is trained.
+        setting: What accumulates, by the name that it has in its library.
+        accumulated: Batches of a step.
+
+    Raises:
+        ConfigurationError: If a layer would normalize each of them by itself.
+    """
+    for name, each in module.named_modules():
+        by_batch = isinstance(each, _BatchNorm) and (each.training or each.running_mean is None)
+        if by_batch and accumulated > 1:
+            raise ConfigurationError(
+                f"{setting} is {accumulated}, and {name} is a batch normalization, which "
+                "normalizes each of these batches by itself, where a step has one here. Use "
+                f"{setting}=1 with the whole batch, or group normalization."
+            )
+
+
+def drawn_at_random(module: torch.nn.Module, examples: Collated, loss: Any) -> list[str]:  # noqa: ANN401 (of a problem)
+    """Say in sentences which random numbers are others than a library's loop would draw.
+
+    Args:
+        module: As it is trained.
+        examples: Of the training.
+        loss: That of the training, which is called twice on a few examples.
+    """
     found = []
     drops = [each for each in module.modules() if isinstance(each, _DropoutNd) and each.p > 0]
     if drops:
         found.append(
             f"the random numbers of dropout ({len(drops)} layers): others are drawn, by step."
+        )
+    elif _draws(module, examples, loss):
+        found.append(
+            "the random numbers that the model or its loss draws in training: others are drawn, by "
+            "step."
         )
     looks = []
     for seed in (0, 1):
@@ -109,8 +195,27 @@ def drawn_at_random(module: torch.nn.Module, examples: Collated) -> list[str]:
     return found
 
 
+def _draws(module: torch.nn.Module, examples: Collated, loss: Any) -> bool:  # noqa: ANN401 (of a problem)
+    """Say whether the losses of training are others under another seed; the module stays."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    seen = []
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            read = examples_from(examples, next(module.parameters()).device)
+            batch = read[torch.tensor(places_looked_at(len(examples)))]
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                seen.append(loss(module, copy.deepcopy(batch)))
+        except Exception:
+            return False  # the first step of a run says what fails, and where
+        finally:
+            for name, buffer in module.named_buffers():
+                buffer.copy_(before[name])
+    return not torch.equal(*seen)
+
+
 def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 (what a sample holds)
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     if isinstance(one, int | float | str | bool) and isinstance(other, int | float | str | bool):
         return one == other

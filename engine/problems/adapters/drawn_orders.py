@@ -3,9 +3,12 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 Steps = list[list[int]]
 """The examples of each step."""
@@ -28,6 +31,43 @@ def generators_kept() -> Iterator[None]:
     finally:
         random.setstate(before)
         np.random.set_state(numpy_before)
+
+
+@contextmanager
+def own_generators_kept(loader: Any) -> Iterator[None]:  # noqa: ANN401 (of a library)
+    """Have the generators of a loader and its samplers where they stood after the block."""
+    batches = getattr(loader, "batch_sampler", None)
+    holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    own = {getattr(each, "generator", None) for each in holders}
+    before = [(each, each.get_state()) for each in own if isinstance(each, torch.Generator)]
+    try:
+        yield
+    finally:
+        for each, state in before:
+            each.set_state(state)
+
+
+def batches_of_pass(loader: Any, number: int, epoch: int) -> Steps:  # noqa: ANN401 (a loader of torch)
+    """Return the examples of each batch of a loader's next pass, as its samplers draw them.
+
+    A loader draws a number of its own when a pass begins, or its workers are made. Its workers ask
+    for batches ahead, and so for the end of the pass, at which a random sampler draws once more.
+
+    Args:
+        loader: With batches of indices.
+        number: Batches that are taken.
+        epoch: Passes before this one.
+    """
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    indices = loader.batch_sampler
+    if not (loader.persistent_workers and epoch):
+        indices = DataLoader(
+            range(len(loader.dataset)),  # pyright: ignore[reportArgumentType] (has a length and items)
+            batch_sampler=indices,
+            generator=loader.generator,
+            collate_fn=list,
+        )
+    return list(islice(iter(indices), number + ahead))[:number]
 
 
 class NoOrderError(Exception):

@@ -52,6 +52,12 @@ def refuse_other_loops(
             "step is not one loss and one optimizer. Write it as an engine.Problem, with `state` "
             "and `advance` for what moves besides: `mgd new`."
         )
+    if not module.training:
+        raise ConfigurationError(
+            f"{type(module).__name__} is in evaluation mode, in which Lightning would train it, "
+            "dropout and batch normalization included. Hand it in after module.train(), with "
+            "single layers of it in evaluation mode if you like."
+        )
     parameters = inspect.signature(module.training_step).parameters.values()
     asked = [each.name for each in parameters if each.default is each.empty]
     if len(asked) > 2:
@@ -76,15 +82,18 @@ def refuse_other_loops(
     kept = [n for n in around if n not in _STEP_HOOKS and not n.startswith(_ELSEWHERE)]
     named = [*kept, *ignored]
     left = [f"{name} is not called." for name in named if _overrides(module, base, name)]
-    return left if trainer is None else [*left, *_of_trainer(trainer)]
+    return left if trainer is None else [*left, *_of_trainer(trainer, module)]
 
 
 def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of a library)
     return getattr(type(module), name, None) is not getattr(base, name, None)
 
 
-def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401 (of a library)
-    if str(trainer.precision) not in ("32-true", "64-true", "32", "64"):
+def _of_trainer(trainer: Any, module: nn.Module) -> Iterator[str]:  # noqa: ANN401 (of a library)
+    usual = ("32-true", "32")
+    if all(each.dtype is torch.float64 for each in module.parameters()):
+        usual += ("64-true", "64")
+    if str(trainer.precision) not in usual:
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
     if getattr(trainer, "overfit_batches", 0):
         yield (

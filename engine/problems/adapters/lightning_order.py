@@ -1,12 +1,17 @@
 """Loaders of a Lightning module, and the order in which one draws its examples."""
 
-from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.drawn_orders import Steps, joined, order_once
+from engine.problems.adapters.drawn_orders import (
+    Steps,
+    batches_of_pass,
+    joined,
+    order_once,
+    own_generators_kept,
+)
 
 
 def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was handed in)
@@ -38,6 +43,18 @@ def loaders_of(data: Any) -> tuple[Any, Any]:  # noqa: ANN401 (whatever was hand
             )
         found.append(one)
     return found[0], found[1]
+
+
+def refuse_reloads(data: Any, trainer: Any) -> None:  # noqa: ANN401 (of a library)
+    """Refuse a Trainer that asks a datamodule for another loader after some passes."""
+    passes = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+    if passes and hasattr(data, "train_dataloader"):
+        raise ConfigurationError(
+            f"reload_dataloaders_every_n_epochs is {passes}, so Lightning asks "
+            f"{type(data).__name__} for another loader after so many passes, and only the first is "
+            "read here. Set it to 0, or hand in a pair of loaders; what changes from pass to pass "
+            "can be a sampler with set_epoch, or order= of an engine.Problem."
+        )
 
 
 _OF_BATCHES = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -83,26 +100,16 @@ def order_of(
 
 
 def _read(loader: Any, num_steps: int, accumulated: int, number: int) -> Steps:  # noqa: ANN401 (of a library)
-    own = {each for each in (loader.generator, getattr(loader.sampler, "generator", None)) if each}
-    before = [(each, each.get_state()) for each in own]
     size, steps, epoch = loader.batch_size * accumulated, [], 0
-    indices = DataLoader(
-        range(len(loader.dataset)),  # pyright: ignore[reportArgumentType] (has a length and items)
-        batch_sampler=loader.batch_sampler,
-        generator=loader.generator,
-        collate_fn=list,
-    )
     try:
-        while len(steps) < num_steps:
-            _tell_pass(loader, epoch)
-            # Lightning knows the length and never asks for the end, before which a random
-            # sampler would draw once more.
-            made = list(islice(iter(indices), number))
-            steps += joined(made, accumulated, size, "drop_last=True keeps it")
-            epoch += 1
+        with own_generators_kept(loader):
+            while len(steps) < num_steps:
+                _tell_pass(loader, epoch)
+                # Lightning knows the length, and does not ask for the end itself.
+                made = batches_of_pass(loader, number, epoch)
+                steps += joined(made, accumulated, size, "drop_last=True keeps it")
+                epoch += 1
     finally:
-        for each, state in before:
-            each.set_state(state)
         _tell_pass(loader, 0)
     return steps[:num_steps]
 

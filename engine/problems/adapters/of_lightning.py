@@ -8,16 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.adapters.adapted import (
     UNORDERED,
     AdaptedProblem,
+    compared,
     drawn_at_random,
     held_module,
     only_looked_at,
+    places_looked_at,
+    refuse_parted_norms,
     told,
 )
 from engine.problems.adapters.lightning_modules import (
@@ -27,7 +30,7 @@ from engine.problems.adapters.lightning_modules import (
     stood_in,
     training_loss,
 )
-from engine.problems.adapters.lightning_order import loaders_of, order_of
+from engine.problems.adapters.lightning_order import loaders_of, order_of, refuse_reloads
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
 from engine.recipes.code.user_code import own_line
 from engine.routine.examples import Collated, collated
@@ -77,11 +80,16 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     """
     left = refuse_other_loops(module, trainer, ignored_hooks)
     held = guarded(held_module(module))
+    refuse_reloads(data, trainer)
     train, held_out, loader = _examples(data, one_by_one=loss is None)
     counts = _counts(trainer, loader, num_steps)
+    of_loss = None
     if loss is None:
         _refuse_coupled(held)
         _call_once(held, train, loader, left)
+    else:
+        refuse_parted_norms(held, "accumulate_grad_batches", counts.accumulated)
+        of_loss = _other_loss(held, train, loss)
     configured = _configured(held, counts)
     clip = _clipping(trainer)
     made = optimizer_of_torch(configured[0], held, eps_root=eps_root, **clip)
@@ -106,7 +114,7 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
     root = f"the bare square root of {made.name}: eps_root={made.root} is added inside of it."
     said = (
         *left,
-        *filter(None, (of_order, *drawn_at_random(held, train))),
+        *filter(None, (of_order, of_loss, *drawn_at_random(held, train, loss or training_loss))),
         *([root] if made.root else ()),
         "validation_step: held-out examples have the loss of training_step.",
     )
@@ -206,14 +214,14 @@ def _call_once(
 
 def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401 (of a library)
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
-    rows = [train.samples[place] for place in range(min(4, len(train)))]
+    rows = [train.samples[place] for place in places_looked_at(len(train))]
     refuse_use_of_number(module, loader.collate_fn(copy.deepcopy(rows)), len(loader))
     batch = loader.collate_fn(copy.deepcopy(rows))
     with only_looked_at(module):
         torch.manual_seed(0)
         whole = float(training_loss(module, [copy.deepcopy(batch)]).sum())
         torch.manual_seed(1)
-        again = float(training_loss(module, [batch]).sum())
+        again = float(training_loss(module, [copy.deepcopy(batch)]).sum())
         if whole != again:
             raise ConfigurationError(
                 f"training_step draws random numbers: a batch has the loss {whole:.6g}, or "
@@ -221,14 +229,49 @@ def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: 
                 "loss=, a function of (module, batch) that returns one loss for each example, and "
                 "may draw."
             )
-        mean = float(training_loss(module, train.collate(rows)).mean())
-    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-6):
+    whole, mean, are_alike = compared(
+        module,
+        lambda: training_loss(module, [batch]).sum(),
+        lambda: training_loss(module, train.collate(rows)).mean(),
+    )
+    if not are_alike:
         raise ConfigurationError(
-            f"training_step of the first {len(rows)} examples gives {whole:.6g}, but its mean over "
-            f"each of them by itself is {mean:.6g}: it is no mean over the batch, or it compares "
-            "examples. Hand in loss=, a function of (module, batch) that returns one loss for each "
-            "example."
+            f"training_step of {len(rows)} examples gives {whole:.6g}, but its mean over each of "
+            f"them by itself is {mean:.6g}, or has another gradient: it is no mean over the batch, "
+            "or it compares examples. Hand in loss=, a function of (module, batch) that returns "
+            "one loss for each example."
         )
+
+
+def _other_loss(module: nn.Module, train: Collated, loss: Loss) -> str | None:
+    """Say in a sentence where a loss that a user handed in is not ``training_step``'s, or None.
+
+    Of one that draws random numbers nothing is known.
+    """
+    rows = [train.samples[place] for place in places_looked_at(len(train))]
+    batch = train.collate(copy.deepcopy(rows))
+
+    def theirs() -> Tensor:
+        return training_loss(module, [copy.deepcopy(batch)]).sum()
+
+    try:
+        with only_looked_at(module):
+            torch.manual_seed(0)
+            first = float(theirs())
+            torch.manual_seed(1)
+            draws = float(theirs()) != first
+        whole, mean, are_alike = compared(module, theirs, lambda: loss(module, batch).mean())
+    except Exception as error:
+        return (
+            "training_step, with which loss= could not be compared "
+            f"({type(error).__name__}: {error})."
+        )
+    if draws or are_alike:
+        return None
+    return (
+        f"training_step: of {len(rows)} examples it gives {whole:.6g}, and the mean of loss= is "
+        f"{mean:.6g} or has another gradient, with which is trained."
+    )
 
 
 def _configured(module: nn.Module, counts: _Counts) -> tuple[Any, Any]:
@@ -240,8 +283,20 @@ def _configured(module: nn.Module, counts: _Counts) -> tuple[Any, Any]:
         num_training_batches=counts.batches,
         accumulate_grad_batches=counts.accumulated,
     )
-    with stood_in(module, known):
-        given = module.configure_optimizers()  # pyright: ignore[reportCallIssue] (of Lightning)
+    try:
+        with stood_in(module, known):
+            given: Any = module.configure_optimizers()  # pyright: ignore[reportCallIssue] (of Lightning)
+    except EngineError:
+        raise
+    except Exception as error:
+        line = own_line(error)
+        raise ConfigurationError(
+            f"configure_optimizers raised {type(error).__name__}{f' in {line}' if line else ''}: "
+            f"{error}. Of the Trainer only {', '.join(vars(known))} are known here. Use these, or "
+            "numbers of your own."
+        ) from error
+    if isinstance(given, tuple | list) and len(given) == 1 and isinstance(given[0], dict):
+        (given,) = given
     schedulers: Any = None
     if isinstance(given, dict):
         given, schedulers = given["optimizer"], given.get("lr_scheduler")

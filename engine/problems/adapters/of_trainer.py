@@ -16,6 +16,7 @@ from engine.problems.adapters.adapted import (
     AdaptedProblem,
     drawn_at_random,
     held_module,
+    refuse_parted_norms,
     told,
 )
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch
@@ -88,9 +89,13 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
     """Return the problem, while the Trainer stands where its training begins."""
     args = trainer.args
     model = copy.deepcopy(held_module(begun)).train()  # as every step of a Trainer does
-    model = model.float() if model.dtype in (torch.float16, torch.bfloat16) else model
+    of_format = None
+    if model.dtype in (torch.float16, torch.bfloat16):
+        of_format = f"the model's format, {model.dtype}: it is trained in float32."
+        model = model.float()
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
+    refuse_parted_norms(model, "gradient_accumulation_steps", loop.accumulated)
     own, training = _losses(trainer, model, loss, train, loop.accumulated)
     of_loss = None
     if loss is None:
@@ -99,7 +104,8 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
     order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
-    said = [each for each in (of_order, of_loss, *drawn_at_random(model, train)) if each]
+    drawn = drawn_at_random(model, train, own if training is None else training)
+    said = [each for each in (of_order, of_loss, of_format, *drawn) if each]
     not_carried = left_behind(trainer, said + _sentences(args, model, made))
     settings: dict[str, Any] = {
         "num_steps": loop.num_steps,

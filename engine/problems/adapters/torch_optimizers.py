@@ -98,7 +98,7 @@ def _group(names: tuple[str, ...], group: dict[str, Any], first: dict[str, Any])
 
 
 _OFF = ("amsgrad", "maximize", "dampening", "differentiable")
-_HOW = ("foreach", "fused", "capturable", "decoupled_weight_decay")
+_HOW = ("foreach", "fused", "capturable")
 
 
 def _refuse_unknown(filled: list[dict[str, Any]]) -> None:

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.problems.adapters.drawn_orders import NoOrderError, Steps, joined, order_once
+from engine.problems.adapters.drawn_orders import (
+    NoOrderError,
+    Steps,
+    batches_of_pass,
+    joined,
+    order_once,
+    own_generators_kept,
+)
 
 _REMEDY = "dataloader_drop_last=True, and a multiple of gradient_accumulation_steps, keep it"
 
@@ -47,10 +54,13 @@ def _read(trainer: Any, loop: Loop, num_steps: int) -> Steps:  # noqa: ANN401 (o
     if sampler is None:
         raise NoOrderError("its loader has no batches of indices")
     epoch = 0
-    while len(steps) < num_steps:
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(epoch)
-        batches = [[int(place) for place in batch] for batch in sampler]
-        steps += joined(batches, loop.accumulated, loop.batch_size, _REMEDY)
-        epoch += 1
+    with own_generators_kept(loader):
+        while len(steps) < num_steps:
+            if hasattr(loader, "set_epoch"):
+                loader.set_epoch(epoch)
+            of_accelerate = hasattr(loader, "base_dataloader")  # which asks for the end of a pass
+            drawn = sampler if of_accelerate else batches_of_pass(loader, len(loader), epoch)
+            batches = [[int(place) for place in batch] for batch in drawn]
+            steps += joined(batches, loop.accumulated, loop.batch_size, _REMEDY)
+            epoch += 1
     return steps[:num_steps]

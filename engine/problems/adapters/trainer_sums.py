@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
-from engine.problems.adapters.adapted import only_looked_at
+from engine.problems.adapters.adapted import compared, only_looked_at, places_looked_at
 from engine.problems.adapters.trainer_losses import TOKENWISE, LossKind, TrainerLoss
 from engine.routine.examples import Collated
 from engine.types import Loss
@@ -28,7 +28,7 @@ def refuse_other_sums(
     may set). Many models take that number and average over each batch all the same, so that the sum
     of means is trained, which no mean over the examples is.
     """
-    batch = first_batch(model, examples)
+    batch = few_of(model, examples)
     with only_looked_at(model):
         one, two = (
             float(trainer.compute_loss(model, dict(batch), num_items_in_batch=number))
@@ -57,9 +57,9 @@ def refuse_other_sums(
         )
 
 
-def first_batch(model: nn.Module, examples: Collated) -> dict[str, Any]:
-    """Return a batch of the first examples, on the model's device."""
-    rows = [examples.samples[place] for place in range(min(_SEEN, len(examples)))]
+def few_of(model: nn.Module, examples: Collated) -> dict[str, Any]:
+    """Return a batch of a few examples, see ``places_looked_at``, on the model's device."""
+    rows = [examples.samples[place] for place in places_looked_at(len(examples))]
     return _batch_of(model, examples, rows)
 
 
@@ -78,14 +78,17 @@ def compare(
     examples: Collated,
 ) -> None:
     """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
-    batch = first_batch(model, examples)
-    with only_looked_at(model):
-        whole = float(trainer.compute_loss(model, dict(batch)))
-        mean = float(loss(model, batch).mean())
-    if not math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
+    batch = few_of(model, examples)
+    whole, mean, are_alike = compared(
+        model,
+        lambda: trainer.compute_loss(model, dict(batch)),
+        lambda: loss(model, batch).mean(),
+    )
+    if not are_alike:
         raise ConfigurationError(
-            f"The loss that {type(model).__name__} has of the first examples is "
-            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}. "
+            f"The loss that {type(model).__name__} has of {len(batch['labels'])} examples is "
+            f"{whole:.6g}, but the mean of what is known to be its loss of each is {mean:.6g}, or "
+            "has another gradient. "
             "Hand in loss=, a function of (model, batch) that returns one loss for each example."
         )
 
@@ -102,37 +105,40 @@ def other_loss(
     A loss of each example is handed in for what the Trainer makes of a batch; where batches are
     accumulated, transformers may add their means up.
     """
-    each = max(_SEEN // accumulated, 1)
-    if len(examples) < each * accumulated:
+    some = places_looked_at(len(examples))
+    each = max(len(some) // accumulated, 1)
+    number = each * accumulated
+    if len(examples) < number:
         return None
-    rows = [examples.samples[place] for place in range(each * accumulated)]
+    places = list(dict.fromkeys((*some, *range(number))))[:number]
+    rows = [examples.samples[place] for place in places]
     parts = [_batch_of(model, examples, rows[at : at + each]) for at in range(0, len(rows), each)]
     count = getattr(trainer, "_get_num_items_in_batch", None)
     items = None if count is None else count(parts, trainer.args.device)
     said = getattr(trainer, "loss_is_scaled_for_ga", None)
     counted = trainer.model_accepts_loss_kwargs and items is not None
     adds_up = (counted or trainer.compute_loss_func is not None) if said is None else said
-    with only_looked_at(model):
-        try:
-            losses = [
-                float(trainer.compute_loss(model, dict(part), num_items_in_batch=items))
-                for part in parts
-            ]
-        except Exception as error:
-            return (
-                f"the Trainer's own loss, with which loss= could not be compared "
-                f"({type(error).__name__}: {error})."
-            )
-        mean = float(loss(model, _batch_of(model, examples, rows)).mean())
-    whole = sum(losses) / (1 if adds_up else accumulated)
-    if math.isclose(whole, mean, rel_tol=1e-3, abs_tol=1e-5):
+
+    def theirs() -> Tensor:
+        losses = [
+            trainer.compute_loss(model, dict(part), num_items_in_batch=items) for part in parts
+        ]
+        return torch.stack(losses).sum() / (1 if adds_up else accumulated)
+
+    try:
+        whole, mean, are_alike = compared(
+            model, theirs, lambda: loss(model, _batch_of(model, examples, rows)).mean()
+        )
+    except Exception as error:
+        return (
+            f"the Trainer's own loss, with which loss= could not be compared "
+            f"({type(error).__name__}: {error})."
+        )
+    if are_alike:
         return None
     in_batches = f" in {accumulated} batches" if accumulated > 1 else ""
     return (
-        f"the Trainer's own loss: a step on the first {len(rows)} examples{in_batches} has "
-        f"{whole:.6g} there, and the mean of loss= is {mean:.6g}, with which is trained."
+        f"the Trainer's own loss: a step on {len(rows)} examples{in_batches} has "
+        f"{whole:.6g} there, and the mean of loss= is {mean:.6g} or has another gradient, with "
+        "which is trained."
     )
-
-
-_SEEN = 4
-"""Examples on which losses are compared, if a step has no more batches."""

@@ -8,10 +8,10 @@ from engine.models.build import build_model, check_model
 from engine.models.losses import per_example_cross_entropy
 from engine.problems.base import Problem
 from engine.problems.classes.data_sets import load_data
+from engine.problems.scores import class_scores
 from engine.problems.splits import DataSet
 from engine.recipes.arguments.data import DataSettings
 from engine.recipes.arguments.model import ModelSettings
-from engine.routine.outputs import classification_scores
 
 
 def classes_problem(data: DataSettings, model: ModelSettings) -> Problem:
@@ -39,7 +39,5 @@ def classifier(read: DataSet, model: ModelSettings, dtype: torch.dtype) -> Probl
         bounds=read.bounds,
         fingerprint=read.fingerprint,
         names=read.names or None,
-        score=lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        score=class_scores,
     )

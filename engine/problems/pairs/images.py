@@ -15,13 +15,16 @@ from engine.routine.examples import Batches
 from engine.storage.reading import data_errors, open_data
 from engine.types import Batch
 
-SHIFT, SCALE = 127.5, 63.75
+_SHIFT, _SCALE = 127.5, 63.75
 """Bytes become (byte - shift) / scale."""
+
+BOUNDS = (-_SHIFT / _SCALE, (255 - _SHIFT) / _SCALE)
+"""What the smallest and the largest byte become."""
 
 
 def standardized(stored: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
     """Return images as training sees them, shape (images, 3, size, size)."""
-    return (torch.from_numpy(np.stack(stored)).to(dtype) - SHIFT) / SCALE
+    return (torch.from_numpy(np.stack(stored)).to(dtype) - _SHIFT) / _SCALE
 
 
 @dataclass(frozen=True, eq=False)

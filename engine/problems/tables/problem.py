@@ -13,6 +13,7 @@ from engine.errors import DataError
 from engine.models.losses import per_example_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
+from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
 from engine.problems.tables.files import read_table
@@ -20,7 +21,6 @@ from engine.problems.tables.labels import class_name, guessed, labels, targets
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
 from engine.recipes.arguments.model import ModelSettings
-from engine.routine.outputs import classification_scores
 from engine.types import Batch
 
 _SHOWN = 5
@@ -166,9 +166,7 @@ def _classifying(classes: tuple[str, ...]) -> dict[str, Any]:
         "loss": per_example_cross_entropy,
         "num_classes": len(classes),
         "classes": classes,
-        "score": lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        "score": class_scores,
     }
 
 

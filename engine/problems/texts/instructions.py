@@ -11,6 +11,7 @@ from engine.models.losses import per_text_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
 from engine.problems.passage import Passage, Texts
+from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.files import read_table
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
@@ -24,7 +25,6 @@ from engine.recipes.arguments.text import (
     TextSettings,
     check_language,
 )
-from engine.routine.outputs import classification_scores
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -130,9 +130,7 @@ def passages_problem(
         show=lambda place: text.separator.join(each for each in train[place].text if each),
         texts=Texts.of(splits),
         chunk=TEXTS_TOGETHER,
-        score=lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        score=class_scores,
         embedding=embedding,
         origin=origin(language),
         notes=notes,

@@ -6,12 +6,12 @@ import torch
 
 from engine.models.losses import per_text_cross_entropy
 from engine.problems.base import Problem
+from engine.problems.scores import class_scores
 from engine.problems.texts.model import build_language_model, embedding, origin
 from engine.problems.texts.splits import load_texts
 from engine.recipes.arguments.data import DataSettings
 from engine.recipes.arguments.model import ModelSettings
 from engine.recipes.arguments.text import LanguageSettings, TextSettings, check_language
-from engine.routine.outputs import classification_scores
 
 TEXTS_TOGETHER = 64
 """Held-out texts evaluated at a time: each has as many logits as tokens times vocabulary."""
@@ -49,9 +49,7 @@ def texts_problem(
         texts=read.texts,
         fingerprint=read.fingerprint,
         chunk=TEXTS_TOGETHER,
-        score=lambda model, examples, chunk: classification_scores(
-            model, examples.inputs, examples.labels, chunk=chunk
-        ),
+        score=class_scores,
         embedding=embedding,
         origin=origin(language),
     )

@@ -166,17 +166,18 @@ def after_a_call(
             if binding.knows(name)  # not one that a call before has made
         }
         frozen = {name: tensor.clone() for name, tensor in watched.items()}
-        binding.put({**views, **buffers, **frozen})
-        run.modes.train()
-        try:
-            z = {n: (1 + shift) * value.detach() + shift for n, value in run.point().items()}
-            batch, arguments = run.loss_inputs(term, z, step)
-            with run.seeded(term, step):
-                run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
-        except Exception:  # of the user's code, and told where a step is taken
-            return {}
-        binding.refuse_parted(buffers)
-        now = binding.bound()
+        # A step may be at work around this, which goes on with what it has bound.
+        with binding.holding({**views, **buffers, **frozen}):
+            run.modes.train()
+            try:
+                z = {n: (1 + shift) * value.detach() + shift for n, value in run.point().items()}
+                batch, arguments = run.loss_inputs(term, z, step)
+                with run.seeded(term, step):
+                    run.loss(run.model, batch, **arguments)  # pyright: ignore[reportCallIssue] (checked when made)
+            except Exception:  # of the user's code, and told where a step is taken
+                return {}
+            binding.refuse_parted(buffers)
+            now = binding.bound()
     return {
         name: end.detach()
         for name, end in now.items()

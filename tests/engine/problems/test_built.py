@@ -245,7 +245,7 @@ def test_routine_at_another_value_trains_on_it():
     dropped = torch.ones(40)
     dropped[:20] = 0
 
-    routine = problem.routine_at(dropped)
+    routine = problem.routine.at(dropped)
 
     assert routine.order.epoch_size == 20
     assert problem.routine.order.epoch_size == 40

@@ -67,7 +67,7 @@ def test_metagradient_is_the_central_difference(tmp_path):
     found = engine.metagradient(built.routine, built.output)["own"]
 
     def at(value):
-        routine = built.routine_at(torch.tensor([value], dtype=torch.float64))
+        routine = built.routine.at(torch.tensor([value], dtype=torch.float64))
         return float(engine.evaluate(routine, train(routine), built.output))
 
     expected = (at(1.5 + 1e-4) - at(1.5 - 1e-4)) / 2e-4

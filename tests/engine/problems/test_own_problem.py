@@ -301,6 +301,17 @@ def test_metric_of_a_last_batch_of_one_is_told_apart_from_one_of_the_split():
         mean_scores(nn.Linear(3, 3), (x, y), 2, loss, {"hits": squeezed})
 
 
+def test_metric_of_some_of_the_examples_is_refused():
+    """Its sum would be divided by the number of all of them."""
+    x, y = torch.randn(6, 3), torch.arange(6)
+
+    def loss(model, batch):
+        return model(batch[0]).sum(1)
+
+    with pytest.raises(ConfigurationError, match=r"shape \(2,\).*one number for each example"):
+        mean_scores(nn.Linear(3, 3), (x, y), 3, loss, {"some": lambda _, batch: batch[1][:2]})
+
+
 def test_mean_of_a_held_out_loss_is_refused(tmp_path):
     """It would be divided by the number of examples twice, and nobody would see it."""
     other = replaced("loss=loss", "training_loss=loss, loss=lambda m, b: loss(m, b).mean()")

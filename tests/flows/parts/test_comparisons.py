@@ -36,7 +36,7 @@ def test_each_baseline_scores_what_a_training_outside_of_the_stages_scores(finis
     test = problem.held_out["test"]
 
     for each in record.baselines:
-        routine = problem.routine_at(commits.read_rows(store, each.value)["value"])
+        routine = problem.routine.at(commits.read_rows(store, each.value)["value"])
         expected = routine.evaluate(
             lambda model: classification_scores(model, test.inputs, test.labels), train(routine)
         )
@@ -140,7 +140,7 @@ def test_audit_scores_flipped_labels_and_other_seeds_like_plain_trainings(audite
     assert rerun.before is not None
     assert rerun.after is not None
     assert rerun.before["test"] == score(other.routine, other)
-    assert rerun.after["test"] == score(other.routine_at(chosen), other)
+    assert rerun.after["test"] == score(other.routine.at(chosen), other)
 
 
 def test_diverged_rerun_is_told_and_not_counted(audited):

@@ -42,12 +42,12 @@ def test_two_outer_steps_help_the_task_by_its_own_source(tmp_path):
     every = torch.ones_like(value)
 
     for step in range(2):
-        gradient = metagradient(problem.routine_at(value), problem.output)["counts"]
+        gradient = metagradient(problem.routine.at(value), problem.output)["counts"]
         value = problem.kind.project(move(value, gradient, {}, step)[0])
     drawn = torch.randperm(160, generator=torch.Generator().manual_seed(0))
     random = torch.zeros_like(value).index_fill(0, drawn[: int((value > 0).sum())], 1.0)
     chosen, all_data, as_many = (
-        problem.scores(train(problem.routine_at(counts)))["test"]["loss"]
+        problem.scores(train(problem.routine.at(counts)))["test"]["loss"]
         for counts in (value, every, random)
     )
     shares = measure_sources(recipe.metaparameters, problem.data.texts, every, value)

@@ -217,3 +217,30 @@ class OfPass(torch.utils.data.Sampler):
 
     def __iter__(self):
         return iter([(5 * self.epoch + place) % self.number for place in range(self.number)])
+
+
+class ByClass(Net):
+    """A mean with weights of the classes, which is a plain mean where all are of one."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x), y, weight=torch.tensor([1.0, 5.0, 9.0]))
+
+
+class Blurs(Net):
+    """Drops inputs by a function, and has no layer that says so."""
+
+    def forward(self, x):
+        return super().forward(functional.dropout(x, 0.5, self.training))
+
+
+class Listing(Net):
+    """One optimizer in a list, as a dict."""
+
+    def configure_optimizers(self):
+        return [super().configure_optimizers()]
+
+
+class AsksData(Net):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1 / len(self.trainer.datamodule))

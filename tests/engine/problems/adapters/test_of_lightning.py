@@ -1,6 +1,7 @@
 """Modules of Lightning as problems: each step is that of Lightning's own Trainer."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ def of_lightning():
     return lightning_modules
 
 
-def loaders(number=24, batch_size=4, **settings):
+def loaders(number=24, batch_size=4, *, by_class=False, **settings):
     drawn = torch.Generator().manual_seed(5)
     x, y = torch.randn(number, 4, generator=drawn), torch.randint(0, 3, (number,), generator=drawn)
+    y = y.sort().values if by_class else y
     own = {"shuffle": True, "generator": torch.Generator().manual_seed(9)} | settings
     train = DataLoader(TensorDataset(x, y), batch_size=batch_size, **own)
     return train, DataLoader(TensorDataset(x[:8] + 0.1, y[:8]), batch_size=4)
@@ -57,16 +59,26 @@ CASES = {
     "four of six batches": (
         {"interval": "epoch"}, {"limit_train_batches": 4, "accumulate_grad_batches": 2}, {},
     ),
+    "workers": ({}, {}, {"loss": each_loss}),
+    "workers that stay": ({}, {}, {"loss": each_loss}),
+    "some of the batches of workers": ({}, {"limit_train_batches": 3}, {"loss": each_loss}),
+    "in a list": ({}, {}, {"loss": each_loss}),
     "half of the batches": ({}, {"limit_train_batches": 0.5}, {"loss": each_loss}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_lightnings_own_trainer(case, of_lightning):
-    """Shuffled order, two groups, schedulers, clipping and accumulation at once."""
+    """Shuffled order, two groups, schedulers, clipping and accumulation at once.
+
+    Workers ask for the end of a pass, at which a random sampler draws once more.
+    """
     settings, of_trainer, parts = CASES[case]
     torch.manual_seed(1)
-    module, data = of_lightning.Net(**settings), loaders()
+    net = of_lightning.Listing if case == "in a list" else of_lightning.Net
+    of_loader = {"num_workers": 1} if "workers" in case else {}
+    module = net(**settings)
+    data = loaders(persistent_workers=case == "workers that stay", **of_loader)
     start = copy.deepcopy(dict(module.named_parameters()))
     path = of_lightning.Path()
     trainer = trainer_of(callbacks=[path], **of_trainer)
@@ -127,6 +139,8 @@ WRONG = {
     "LeavesOut": "gives nothing for a batch as number 3",
     "Late": "raised AttributeError in .*has no attribute 'late'.*setup is not called",
     "Cycles": "SequentialLR moves the momentum",
+    "ByClass": "no mean over the batch",
+    "AsksData": "raised AttributeError in .*no attribute 'datamodule'.*only estimated_stepping",
 }
 
 
@@ -135,7 +149,8 @@ def test_what_cannot_be_carried_over_is_refused(kind, of_lightning):
     """With the reason and the remedy, when the problem is made or its run."""
 
     def made():
-        problem = engine.from_lightning(getattr(of_lightning, kind)(), loaders(), num_steps=6)
+        data = loaders(by_class=kind == "ByClass")
+        problem = engine.from_lightning(getattr(of_lightning, kind)(), data, num_steps=6)
         return problem.routine({"weights": engine.ExampleWeights(torch.ones(24))})
 
     with pytest.raises(ConfigurationError, match=WRONG[kind]):
@@ -208,6 +223,8 @@ def test_what_is_no_module_or_has_no_length_is_refused(of_lightning):
     """In words of what was handed in."""
     with pytest.raises(ConfigurationError, match="not a LightningModule"):
         engine.from_lightning(nn.Linear(1, 1), loaders())
+    with pytest.raises(ConfigurationError, match="Net is in evaluation mode"):
+        engine.from_lightning(of_lightning.Net().eval(), loaders(), num_steps=2)
     with pytest.raises(ConfigurationError, match="how many steps"):
         engine.from_lightning(of_lightning.Net(), loaders())
     with pytest.raises(ConfigurationError, match="a pair of loaders"):
@@ -225,3 +242,61 @@ def test_several_devices_are_refused(of_lightning):
 
     with pytest.raises(ConfigurationError, match="runs on 2 devices.*Use devices=1"):
         engine.from_lightning(of_lightning.Net(), loaders(), trainer)
+
+
+def test_normalization_of_accumulated_batches_is_refused(of_lightning):
+    """Lightning normalizes each of them by itself; in evaluation mode nothing sees it."""
+    trainer = trainer_of(accumulate_grad_batches=2)
+
+    with pytest.raises(ConfigurationError, match=r"accumulate_grad_batches is 2, and body\.1 is a"):
+        engine.from_lightning(of_lightning.Normed(), loaders(), trainer, loss=each_loss)
+    frozen = of_lightning.Normed()
+    frozen.body.eval()
+    engine.from_lightning(frozen, loaders(), trainer, loss=each_loss)
+    engine.from_lightning(of_lightning.Normed(), loaders(), trainer_of(), loss=each_loss)
+
+
+def test_loaders_that_are_made_anew_are_refused(of_lightning):
+    """Each pass might have another order, or other examples."""
+    trainer = trainer_of(reload_dataloaders_every_n_epochs=1)
+
+    with pytest.raises(ConfigurationError, match="asks Data for another loader"):
+        engine.from_lightning(of_lightning.Net(), of_lightning.Data(loaders), trainer)
+    engine.from_lightning(of_lightning.Net(), loaders(), trainer)  # nothing is made anew
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_loss_that_is_not_that_of_training_step_is_said(factor, of_lightning):
+    """With both numbers; one that is, is not."""
+    problem = engine.from_lightning(
+        of_lightning.Net(), loaders(), num_steps=2, loss=lambda *given: factor * each_loss(*given)
+    )
+
+    said = [each for each in problem.not_carried if each.startswith("training_step")]
+    assert len(said) == (factor != 1.0)
+    if said:
+        theirs, ours = map(float, re.findall(r"\d+\.\d+", said[0]))
+        assert ours == pytest.approx(3 * theirs, rel=1e-4)
+
+
+def test_random_numbers_of_the_model_are_said(of_lightning):
+    """Also where no layer draws them."""
+    problem = engine.from_lightning(
+        of_lightning.Blurs(), loaders(), num_steps=2, loss=each_loss, keep_order=False
+    )
+
+    assert any("the model or its loss draws" in each for each in problem.not_carried)
+    assert not any(
+        "draws in training" in each
+        for each in engine.from_lightning(of_lightning.Net(), loaders(), num_steps=2).not_carried
+    )
+
+
+@pytest.mark.parametrize(("precision", "is_said"), [("64-true", True), ("32-true", False)])
+def test_format_that_the_trainer_converts_to_is_said(precision, is_said, of_lightning):
+    """Of a module that is not in it already."""
+    made = engine.from_lightning(
+        of_lightning.Net(), loaders(), trainer_of(precision=precision), loss=each_loss
+    )
+
+    assert is_said == any(each.startswith("precision=") for each in made.not_carried)

@@ -11,11 +11,11 @@ from engine.recipes.files import validate_recipe
 from tests.engine.problems.adapters.states import states_of
 from tests.engine.problems.adapters.trainer_runs import (
     SETTINGS,
-    VOCABULARY,
     bert,
     bert_of,
     gpt2,
     kind,
+    llama,
     masked,
     padded,
     rows,
@@ -42,23 +42,13 @@ CASES = {
         bert, kind, {"base": "Groups", "lr_scheduler_type": "polynomial", "warmup_steps": 0,
                      "lr_scheduler_kwargs": {"lr_end": 1e-3, "power": 2.0}},
     ),
+    "loader of one's own, shuffled": (bert, kind, {"base": "OwnLoader"}),
+    "sampler of one's own": (bert, kind, {"base": "OwnSampler", "num_train_epochs": 2}),
     "means of batches, accumulated": (
         bert, kind, {"base": "Mean", "gradient_accumulation_steps": 2, "optim": "sgd",
                      "learning_rate": 0.1},
     ),
 }  # fmt: skip
-
-
-def llama():
-    import transformers
-
-    torch.manual_seed(3)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config)
 
 
 def without_embeddings():

@@ -14,6 +14,7 @@ from tests.engine.problems.adapters.trainer_runs import (
     bert_of,
     gpt2,
     kind,
+    llama,
     masked,
     padded,
     trainer_of,
@@ -69,6 +70,46 @@ def test_model_with_a_loss_of_its_own_is_found_out(tmp_path, trainers):
 
     with pytest.raises(ConfigurationError, match="Hand in loss="):
         engine.from_trainer(trainer)
+
+
+def test_mean_with_weights_of_classes_is_found_out_in_a_sorted_table(tmp_path, trainers):
+    """The first examples are all of one class, whose weighted mean is the plain one."""
+    trainer = trainer_of(tmp_path, trainers.ByClass(bert().config), kind)
+    trainer.train_dataset.sort(key=lambda row: row["labels"])
+
+    with pytest.raises(ConfigurationError, match="Hand in loss="):
+        engine.from_trainer(trainer)
+
+
+def resnet():
+    import transformers
+
+    config = transformers.ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic",
+        num_labels=3,
+    )  # fmt: skip
+    return transformers.ResNetForImageClassification(config)
+
+
+def test_normalization_of_accumulated_batches_is_refused(tmp_path):
+    """Each of them has its own mean; in evaluation mode the losses agree all the same."""
+    trainer = trainer_of(tmp_path, resnet(), kind, gradient_accumulation_steps=2)
+    rows = [{"pixel_values": torch.randn(1, 16, 16), "labels": place % 3} for place in range(8)]
+    trainer.train_dataset, trainer.data_collator = rows, torch.utils.data.default_collate
+
+    with pytest.raises(ConfigurationError, match=r"steps is 2, and \S+ is a batch normalization"):
+        engine.from_trainer(trainer)
+
+
+def test_format_and_random_numbers_of_the_model_are_said(tmp_path):
+    """A model in bfloat16 is trained in float32, and no layer says that attention drops."""
+    plain = engine.from_trainer(trainer_of(tmp_path, bert(), kind)).not_carried
+    low = engine.from_trainer(trainer_of(tmp_path, bert().bfloat16(), kind)).not_carried
+    drops = engine.from_trainer(trainer_of(tmp_path, llama(attention_dropout=0.3))).not_carried
+
+    assert [each for each in low if "torch.bfloat16" in each]
+    assert [each for each in drops if "the model or its loss draws" in each]
+    assert not [each for each in plain if "bfloat16" in each or "draws in training" in each]
 
 
 WRONG = {

@@ -69,6 +69,19 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
+def llama(**changes):
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+        **changes,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
 def kind(tokens):
     return sum(tokens) % 3
 

@@ -32,6 +32,18 @@ class Odd(transformers.BertForSequenceClassification):
         return found
 
 
+class ByClass(transformers.BertForSequenceClassification):
+    """Its loss is a mean with weights of the classes."""
+
+    @functools.wraps(transformers.BertForSequenceClassification.forward)
+    def forward(self, *given, labels=None, **named):
+        found = super().forward(*given, **named)
+        if labels is not None:
+            weight = torch.tensor([1.0, 6.0, 11.0])
+            found["loss"] = torch.nn.functional.cross_entropy(found.logits, labels, weight=weight)
+        return found
+
+
 class Shifted(transformers.Trainer):
     """Changes each batch on its way to the model."""
 
@@ -61,6 +73,27 @@ class Groups(transformers.Trainer):
         groups = [{"params": biases, "lr": 0.2}, {"params": others, "lr": 0.05}]
         self.optimizer = self.optimizer or torch.optim.SGD(groups, lr=0.01, momentum=0.5)
         return self.optimizer
+
+
+class OwnLoader(transformers.Trainer):
+    """A loader of torch itself, which draws a number when each pass begins."""
+
+    def get_train_dataloader(self):
+        return torch.utils.data.DataLoader(
+            self.train_dataset, 6, shuffle=True, collate_fn=self.data_collator,
+            generator=torch.Generator().manual_seed(4),
+        )  # fmt: skip
+
+
+DRAWN = torch.Generator().manual_seed(4)
+
+
+class OwnSampler(transformers.Trainer):
+    """A sampler with a generator that lives as long as the process."""
+
+    def _get_train_sampler(self, *given, **named):
+        chances = torch.arange(1.0, len(self.train_dataset) + 1)
+        return torch.utils.data.WeightedRandomSampler(chances, len(chances), generator=DRAWN)
 
 
 class Logs(transformers.Trainer):

@@ -11,6 +11,7 @@ from engine.recipes.replay import StepPath
 from engine.replay.batched import train_many
 from engine.replay.plain_training import train
 from engine.routine.module.batch_norm import BUFFERS
+from engine.step.step import open_step
 from tests.strangers.carried import SOUND, ZEROS, Moves, moves
 from tests.strangers.carried_refused import REFUSED
 from tests.strangers.plain import Variant, by_engine, by_trainings, data, loss, mlp
@@ -178,6 +179,17 @@ def test_looking_for_them_moves_no_running_statistics():
 
     assert not run.model[1].running_mean.any()
     assert run.model[1].num_batches_tracked == 0
+
+
+def test_a_first_step_that_keeps_its_graph_leaves_a_still_buffer_alone():
+    """It looks for what moves from inside of its own block, where copies of buffers are bound."""
+    net = mlp(nn.Tanh())
+    net.register_buffer("mask", torch.triu(torch.ones(3, 3)))
+    state, run = routine(net).initial_state(), routine(net).in_one_piece()
+
+    steps = [open_step(run, state, run.point(), step) for step in (0, 1)]
+
+    assert all(torch.isfinite(each.loss) for each in steps)
 
 
 def test_a_buffer_with_more_digits_than_the_state_is_refused():
