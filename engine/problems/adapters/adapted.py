@@ -40,12 +40,14 @@ class AdaptedProblem(Problem):
     num_steps: int
     batch_size: int
     seed: int = 0
+    shards: int = 1
     not_carried: tuple[str, ...] = field(default=())
 
     @property
     def settings(self) -> dict[str, Any]:
         """The group ``training`` of a recipe that trains as the loop does."""
-        return {"num_steps": self.num_steps, "batch_size": self.batch_size, "seed": self.seed}
+        found = {"num_steps": self.num_steps, "batch_size": self.batch_size, "seed": self.seed}
+        return found if self.shards == 1 else {**found, "shards": self.shards}
 
     def routine(self, metaparameters: Mapping[str, Metaparameter], **changes: Any) -> Routine:  # noqa: ANN401 (fields of Routine)
         """Return the loop as a run of the engine.
@@ -141,25 +143,18 @@ _APART, _ROUNDING = 1e-2, 1e-6
 compared, because it is made of rounding."""
 
 
-def refuse_parted_norms(module: torch.nn.Module, setting: str, accumulated: int) -> None:
-    """Refuse batch normalization beside accumulated batches.
+def shards_of(module: torch.nn.Module, accumulated: int) -> int:
+    """Return the shards of a batch in which a library's loop normalizes: 1 where it does not.
 
     Args:
         module: As it is trained.
-        setting: What accumulates, by the name that it has in its library.
-        accumulated: Batches of a step.
-
-    Raises:
-        ConfigurationError: If a layer would normalize each of them by itself.
+        accumulated: Batches whose gradients are added up to a step's.
     """
-    for name, each in module.named_modules():
-        by_batch = isinstance(each, _BatchNorm) and (each.training or each.running_mean is None)
-        if by_batch and accumulated > 1:
-            raise ConfigurationError(
-                f"{setting} is {accumulated}, and {name} is a batch normalization, which "
-                "normalizes each of these batches by itself, where a step has one here. Use "
-                f"{setting}=1 with the whole batch, or group normalization."
-            )
+    normalizes = any(
+        isinstance(each, _BatchNorm) and (each.training or each.running_mean is None)
+        for each in module.modules()
+    )
+    return accumulated if normalizes else 1
 
 
 def drawn_at_random(module: torch.nn.Module, examples: Collated, loss: Any) -> list[str]:  # noqa: ANN401 (of a problem)

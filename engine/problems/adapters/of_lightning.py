@@ -20,7 +20,7 @@ from engine.problems.adapters.adapted import (
     held_module,
     only_looked_at,
     places_looked_at,
-    refuse_parted_norms,
+    shards_of,
     told,
 )
 from engine.problems.adapters.lightning_modules import (
@@ -88,7 +88,6 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         _refuse_coupled(held)
         _call_once(held, train, loader, left)
     else:
-        refuse_parted_norms(held, "accumulate_grad_batches", counts.accumulated)
         of_loss = _other_loss(held, train, loss)
     configured = _configured(held, counts)
     clip = _clipping(trainer)
@@ -101,6 +100,8 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         "batch_size": counts.batch_size,
         "seed": 0,
     }
+    if (shards := shards_of(held, counts.accumulated)) > 1:
+        settings["shards"] = shards
     given: dict[str, Any] = {
         "model": held,
         "loss": training_loss if loss is None else loss,

@@ -16,7 +16,7 @@ from engine.problems.adapters.adapted import (
     AdaptedProblem,
     drawn_at_random,
     held_module,
-    refuse_parted_norms,
+    shards_of,
     told,
 )
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch
@@ -95,7 +95,6 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         model = model.float()
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
-    refuse_parted_norms(model, "gradient_accumulation_steps", loop.accumulated)
     own, training = _losses(trainer, model, loss, train, loop.accumulated)
     of_loss = None
     if loss is None:
@@ -112,6 +111,8 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         "batch_size": loop.batch_size,
         "seed": args.seed,
     }
+    if (shards := shards_of(model, loop.accumulated)) > 1:
+        settings["shards"] = shards
     given: dict[str, Any] = {
         "model": model,
         "loss": own,

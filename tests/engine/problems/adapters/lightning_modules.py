@@ -124,8 +124,8 @@ class Plateau(Net):
 
 
 class Normed(Net):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **settings):
+        super().__init__(**settings)
         self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
 
 

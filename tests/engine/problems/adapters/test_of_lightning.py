@@ -63,6 +63,9 @@ CASES = {
     "workers that stay": ({}, {}, {"loss": each_loss}),
     "some of the batches of workers": ({}, {"limit_train_batches": 3}, {"loss": each_loss}),
     "in a list": ({}, {}, {"loss": each_loss}),
+    "normalized and accumulated": (
+        {"optimizer": "sgd"}, {"accumulate_grad_batches": 2}, {"loss": each_loss},
+    ),
     "half of the batches": ({}, {"limit_train_batches": 0.5}, {"loss": each_loss}),
 }  # fmt: skip
 
@@ -75,7 +78,8 @@ def test_steps_are_those_of_lightnings_own_trainer(case, of_lightning):
     """
     settings, of_trainer, parts = CASES[case]
     torch.manual_seed(1)
-    net = of_lightning.Listing if case == "in a list" else of_lightning.Net
+    nets = {"in a list": of_lightning.Listing, "normalized and accumulated": of_lightning.Normed}
+    net = nets.get(case, of_lightning.Net)
     of_loader = {"num_workers": 1} if "workers" in case else {}
     module = net(**settings)
     data = loaders(persistent_workers=case == "workers that stay", **of_loader)
@@ -244,16 +248,24 @@ def test_several_devices_are_refused(of_lightning):
         engine.from_lightning(of_lightning.Net(), loaders(), trainer)
 
 
-def test_normalization_of_accumulated_batches_is_refused(of_lightning):
+def test_normalization_of_accumulated_batches_is_in_shards(of_lightning):
     """Lightning normalizes each of them by itself; in evaluation mode nothing sees it."""
     trainer = trainer_of(accumulate_grad_batches=2)
-
-    with pytest.raises(ConfigurationError, match=r"accumulate_grad_batches is 2, and body\.1 is a"):
-        engine.from_lightning(of_lightning.Normed(), loaders(), trainer, loss=each_loss)
     frozen = of_lightning.Normed()
     frozen.body.eval()
-    engine.from_lightning(frozen, loaders(), trainer, loss=each_loss)
-    engine.from_lightning(of_lightning.Normed(), loaders(), trainer_of(), loss=each_loss)
+
+    made = [
+        engine.from_lightning(module, loaders(), of_trainer, loss=each_loss)
+        for module, of_trainer in (
+            (of_lightning.Normed(), trainer),
+            (frozen, trainer),
+            (of_lightning.Normed(), trainer_of()),
+        )
+    ]
+
+    assert [each.shards for each in made] == [2, 1, 1]
+    assert made[0].settings["shards"] == 2
+    assert "shards: 2" in made[0].notes[0]
 
 
 def test_loaders_that_are_made_anew_are_refused(of_lightning):

@@ -300,3 +300,36 @@ def test_problem_file_may_return_a_trainer(tmp_path, monkeypatch):
     assert {name: len(each) for name, each in built.held_out.items()} == {
         "objective": 6, "validation": 3, "test": 3,
     }  # fmt: skip
+
+
+def resnet():
+    import transformers
+
+    config = transformers.ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic",
+        num_labels=3,
+    )  # fmt: skip
+    return transformers.ResNetForImageClassification(config)
+
+
+@pytest.mark.slow
+def test_normalization_of_accumulated_batches_is_that_of_the_trainers_own_loop(tmp_path, trainers):
+    """Each of them has its own mean, so they are shards of a step's batch."""
+    torch.manual_seed(0)
+    model = resnet().double()
+    changes = {"gradient_accumulation_steps": 2, "num_train_epochs": 3, **SGD}
+    trainer = trainer_of(tmp_path, model, kind, base=trainers.Mean, **changes)
+    pixels = torch.randn(16, 1, 16, 16, dtype=torch.float64)
+    rows = [{"pixel_values": each, "labels": place % 3} for place, each in enumerate(pixels)]
+    trainer.train_dataset, trainer.data_collator = rows, torch.utils.data.default_collate
+    problem = engine.from_trainer(trainer)
+    found, path = states_of(problem), trainers.Path()
+
+    trainer.add_callback(path)
+    trainer.train()
+
+    assert problem.settings["shards"] == 2
+    assert len(found) == len(path.states)
+    for mine, own in zip(found, path.states, strict=True):
+        for name, tensor in mine.items():
+            torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-9)

@@ -81,26 +81,6 @@ def test_mean_with_weights_of_classes_is_found_out_in_a_sorted_table(tmp_path, t
         engine.from_trainer(trainer)
 
 
-def resnet():
-    import transformers
-
-    config = transformers.ResNetConfig(
-        num_channels=1, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic",
-        num_labels=3,
-    )  # fmt: skip
-    return transformers.ResNetForImageClassification(config)
-
-
-def test_normalization_of_accumulated_batches_is_refused(tmp_path):
-    """Each of them has its own mean; in evaluation mode the losses agree all the same."""
-    trainer = trainer_of(tmp_path, resnet(), kind, gradient_accumulation_steps=2)
-    rows = [{"pixel_values": torch.randn(1, 16, 16), "labels": place % 3} for place in range(8)]
-    trainer.train_dataset, trainer.data_collator = rows, torch.utils.data.default_collate
-
-    with pytest.raises(ConfigurationError, match=r"steps is 2, and \S+ is a batch normalization"):
-        engine.from_trainer(trainer)
-
-
 def test_format_and_random_numbers_of_the_model_are_said(tmp_path):
     """A model in bfloat16 is trained in float32, and no layer says that attention drops."""
     plain = engine.from_trainer(trainer_of(tmp_path, bert(), kind)).not_carried
