@@ -120,6 +120,11 @@ class OutputError(EngineError, OSError):
     """What a command has to say cannot be written where it was sent to."""
 
 
+def words_of(error: BaseException) -> str:
+    """Return what an error says, without the stop at its end; some say nothing."""
+    return str(error).strip().rstrip(".") or "it says no more"
+
+
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that was most likely meant, or None.
 

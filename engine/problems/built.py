@@ -28,7 +28,7 @@ from engine.problems.scores import mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.progress.meter import doing
-from engine.recipes.code.user_code import own_line
+from engine.recipes.code.user_code import raised
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import names_code
 from engine.routine.coupled_loss import CoupledLoss
@@ -185,11 +185,9 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
         try:
             built.data.show(0)
         except Exception as error:
-            line = own_line(error)
             raise ConfigurationError(
-                f"show of problem {recipe.problem} raised {type(error).__name__}"
-                f"{f' in {line}' if line else ''} for the first candidate: {error}. Return a "
-                "picture or a text, or leave show out."
+                f"show of problem {recipe.problem} raised {raised(error)}. That was for the first "
+                "candidate. Return a picture or a text, or leave show out."
             ) from error
 
 
@@ -284,11 +282,9 @@ def make_model(
         except EngineError:
             raise
         except Exception as error:
-            line = own_line(error)
             raise ConfigurationError(
                 f"The function of the seed that problem {recipe.problem} has for its model raised "
-                f"{type(error).__name__}{f' in {line}' if line else ''}: {error}. It is called as "
-                "model(seed), and returns an nn.Module."
+                f"{raised(error)}. It is called as model(seed), and returns an nn.Module."
             ) from error
     if not isinstance(given, nn.Module):
         raise ConfigurationError(

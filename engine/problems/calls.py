@@ -15,7 +15,7 @@ from engine.numerics.determinism import seed_for, seeded
 from engine.problems.base import Problem
 from engine.recipes.code.process_defaults import folder_kept
 from engine.recipes.code.signatures import call
-from engine.recipes.code.user_code import calling, own_line
+from engine.recipes.code.user_code import calling, own_line, raised
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import check_sources, find_function
 
@@ -56,8 +56,7 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
                 "an error that says what is missing, or return the engine.Problem."
             ) from error
         raise ConfigurationError(
-            f"The function of problem {recipe.problem} raised {type(error).__name__}{place}: "
-            f"{error}. {_remedy(error)}"
+            f"The function of problem {recipe.problem} raised {raised(error)}. {_remedy(error)}"
         ) from error
     if not isinstance(made, Problem):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from engine.errors import ConfigurationError, EngineError
 from engine.metaparameters.base import Metaparameter
-from engine.recipes.code.user_code import own_line
+from engine.recipes.code.user_code import raised
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import rates_alone
 from engine.routine.routine import Routine
@@ -76,9 +76,7 @@ def for_steps(given: Any, num_steps: int) -> Any:  # noqa: ANN401 (whatever was 
     except EngineError:
         raise
     except Exception as error:
-        line = own_line(error)
         raise ConfigurationError(
             f"A function of num_steps, which the problem has for its optimizer or its learning "
-            f"rates, raised {type(error).__name__}{f' in {line}' if line else ''}: {error}. It is "
-            f"called with num_steps={num_steps}."
+            f"rates, raised {raised(error)}. It is called with num_steps={num_steps}."
         ) from error

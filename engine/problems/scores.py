@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.base import Metric
 from engine.problems.splits import Examples
-from engine.recipes.code.user_code import own_line
+from engine.recipes.code.user_code import raised
 from engine.routine.outputs import batches_of, classification_scores
 from engine.types import Loss
 
@@ -76,11 +76,10 @@ def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  
     except EngineError:
         raise
     except Exception as error:
-        line = own_line(error)
         raise ConfigurationError(
-            f"The metric {name!r} raised {type(error).__name__}{f' in {line}' if line else ''}: "
-            f"{error}. A metric is called as metric(model, batch), in evaluation mode, and returns "
-            "numbers. Correct it, or leave it out."
+            f"The metric {name!r} raised {raised(error)}. A metric is called as "
+            "metric(model, batch), in evaluation mode, and returns numbers. Correct it, or leave "
+            "it out."
         ) from error
 
 

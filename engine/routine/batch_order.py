@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError, DataError
 from engine.numerics.determinism import generator
-from engine.recipes.code.user_code import own_line
+from engine.recipes.code.user_code import raised
 
 if TYPE_CHECKING:
     from engine.routine.routine import Routine
@@ -114,11 +114,7 @@ class GivenOrder:
         try:
             given = self.of_step(step)
         except Exception as error:
-            line = own_line(error)
-            raise DataError(
-                f"order raised {type(error).__name__}{f' in {line}' if line else ''} for step "
-                f"{step}: {error}. {_ORDERS}"
-            ) from error
+            raise DataError(f"order of step {step} raised {raised(error)}. {_ORDERS}") from error
         try:
             found = torch.as_tensor(given, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:

@@ -32,7 +32,7 @@ from engine.problems.adapters.lightning_modules import (
 )
 from engine.problems.adapters.lightning_order import loaders_of, order_of, refuse_reloads
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
-from engine.recipes.code.user_code import own_line
+from engine.recipes.code.user_code import raised
 from engine.routine.examples import Collated, collated
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import rates_alone
@@ -206,10 +206,9 @@ def _call_once(
     except EngineError:
         raise
     except Exception as error:
-        line = own_line(error)
         raise ConfigurationError(
-            f"training_step raised {type(error).__name__}{f' in {line}' if line else ''}: "
-            f"{error}. {' '.join(left)} What it needs has to be there after __init__."
+            f"training_step raised {raised(error)}. {' '.join(left)} What it needs has to be there "
+            "after __init__."
         ) from error
 
 
@@ -290,11 +289,9 @@ def _configured(module: nn.Module, counts: _Counts) -> tuple[Any, Any]:
     except EngineError:
         raise
     except Exception as error:
-        line = own_line(error)
         raise ConfigurationError(
-            f"configure_optimizers raised {type(error).__name__}{f' in {line}' if line else ''}: "
-            f"{error}. Of the Trainer only {', '.join(vars(known))} are known here. Use these, or "
-            "numbers of your own."
+            f"configure_optimizers raised {raised(error)}. Of the Trainer only "
+            f"{', '.join(vars(known))} are known here. Use these, or numbers of your own."
         ) from error
     if isinstance(given, tuple | list) and len(given) == 1 and isinstance(given[0], dict):
         (given,) = given

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError, EngineError, did_you_mean, words_of
 from engine.recipes.code.neighbours import Folder
 from engine.recipes.code.process_defaults import defaults_kept
 from engine.recipes.code.sources import (
@@ -245,12 +245,14 @@ def _told(error: BaseException, path: Path) -> str:
     if isinstance(error, EngineError):
         return f"{path.name} cannot be loaded, because of {place}: {error}"
     if isinstance(error, ModuleNotFoundError):
+        here = {each.stem for each in path.parent.glob("*.py")} - {path.stem}
         return (
             f"{path.name} imports {error.name!r} in {place}, which is not installed. Install it "
             "here and where the workers are, or leave the import out."
+            f"{did_you_mean(error.name or '', here)}"
         )
     return (
-        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {error}. "
+        f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {words_of(error)}. "
         f"{_remedy(error, path)}"
     )
 
@@ -274,6 +276,12 @@ def is_installed(module: str) -> bool:
     if module in sys.stdlib_module_names or module in OF_THE_PROJECT:
         return True
     return importlib.machinery.PathFinder.find_spec(module, list(_LIBRARIES)) is not None
+
+
+def raised(error: BaseException) -> str:
+    """Say which error of the user's own it is: its kind, its line if that is known, its words."""
+    line = own_line(error)
+    return f"{type(error).__name__}{f' in {line}' if line else ''}: {words_of(error)}"
 
 
 def own_line(error: BaseException) -> str:

@@ -276,3 +276,29 @@ def test_source_with_a_zero_byte_is_refused_without_a_line(tmp_path):
 
     with pytest.raises(ConfigurationError, match=r"syntax error in .*my_clouds.py: .*null bytes"):
         load_recipe(path)
+
+
+def test_import_that_is_misspelt_is_asked_about(tmp_path):
+    """The file that was meant is beside it."""
+    path = write_problem(tmp_path)
+    file = tmp_path / "my_clouds.py"
+    file.write_text(file.read_text().replace("my_helpers", "my_helper"))
+
+    with pytest.raises(ConfigurationError, match=r"'my_helper'.* Did you mean my_helpers\?"):
+        load_recipe(path)
+
+
+def test_error_without_words_is_told_by_its_kind_and_line(tmp_path):
+    """Two stops in a row told that something was missing."""
+    path = write_problem(tmp_path)
+    file = tmp_path / "my_clouds.py"
+    file.write_text(
+        file.read_text().replace(
+            "    return engine.Problem(", "    assert False\n    return engine.Problem("
+        )
+    )
+
+    with pytest.raises(
+        ConfigurationError, match=r"raised AssertionError in line \d+ of .*: it says no more\. "
+    ):
+        build_problem(load_recipe(path))
