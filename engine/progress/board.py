@@ -216,6 +216,7 @@ class Board:
         self._course, self._clock, self.meter = course, clock, meter
         works = list(course.works)
         self._num_outer = sum(work.kind == UPDATE for work in works)
+        self._moves = any(work.kind in (UPDATE, "move-canaries") for work in works)
         self.total = sum(work.kind not in _NO_STAGES for work in works)
         self._time = TimeLeft(works, in_seconds=course.in_seconds)
         self._lock = threading.RLock()
@@ -346,7 +347,7 @@ class Board:
         self._time.reached(stage.name, share, now)
         moved = meter.forward + meter.reverse > 0
         return Running(
-            name=in_words(stage.name),
+            name=in_words(stage.name, has_outer_steps=self._moves),
             share=share,
             step=meter.step if moved else None,
             num_steps=meter.num_steps,

@@ -46,11 +46,12 @@ _PARTS = {
 """What the stages of a kind do, where neither a verb nor the kind itself says it."""
 
 
-def in_words(name: str) -> str:
+def in_words(name: str, *, has_outer_steps: bool = True) -> str:
     """Return what a stage does, e.g. ``training steps 0 to 60 of outer step 3``.
 
     Args:
         name: Of the stage in its run, e.g. ``train[3] 0-60``; one of another form stays as it is.
+        has_outer_steps: Whether its run has any; an attribution trains once.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -65,7 +66,9 @@ def in_words(name: str) -> str:
     of = found["of"]
     if of is None:
         return words
-    return f"{words} of outer step {of}" if of.isdigit() else f"{words} of {of}"
+    if of.isdigit():
+        return f"{words} of outer step {of}" if has_outer_steps else words
+    return f"{words} of {of}"
 
 
 def part_in_words(kind: str) -> str:

@@ -20,7 +20,7 @@ FAILING = {
     "a class for a model": ("model=net", "model=nn.Identity", "is the class Identity"),
     "an optimizer": (_END, f"{_END}optimizer=lambda num_steps: 1 / 0,\n", "for its optimizer or"),
     "rates": (_END, f"{_END}learning_rate=lambda num_steps: 1 / 0,\n", "or its learning rates"),
-    "an order": (_END, f"{_END}order=lambda step: 1 / 0,\n", "order of step 0 raised ZeroDivisionError"),
+    "an order": (_END, f"{_END}order=lambda step: 1 / 0,\n", "of step 0 raised ZeroDivisionError"),
     "a state that moves": (
         _END,
         f"{_END}state={{'a': x}}, advance=lambda state, params, batch, step: 1 / 0,\n",

@@ -191,6 +191,12 @@ def test_names_of_stages_are_words(name, words):
     assert in_words(name) == words
 
 
+def test_stage_of_a_run_without_outer_steps_is_of_none():
+    """An attribution trains once, and its bar spoke of outer step 0."""
+    assert in_words("train[0] 0-60", has_outer_steps=False) == "training steps 0 to 60"
+    assert in_words("train[final]", has_outer_steps=False) == "training of final"
+
+
 def test_times_are_as_exact_as_they_are_known():
     """An estimate in seconds of an hour would be a lie."""
     assert [about(seconds) for seconds in (3.0, 42.0, 100.0, 3500.0, 5000.0, 80000.0)] == [
