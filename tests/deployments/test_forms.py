@@ -74,7 +74,7 @@ def test_form_is_short_and_in_words(name):
     assert 4 <= len(fields) <= MOST_FIELDS
 
     for field in fields.values():
-        assert re.fullmatch(r"[A-Z][a-z]*(,? [a-z]+)*", field["title"]), field["title"]
+        assert re.fullmatch(r"(URL|[A-Z][a-z]*)(,? (URL|[a-z]+))*", field["title"]), field["title"]
         assert field.get("description") or field["title"] in _SAYS_ALL
         assert "type" in field
 
