@@ -5,6 +5,8 @@ the settings of the run choose one without a subflow, also where a deployment ca
 """
 
 import logging
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -107,6 +109,7 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
         "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
         "logging": {"distributed": "error"},  # else a page for each connection
         # A worker's process reads this when it starts. What fails there the scheduler hears.
+        "distributed.scheduler.http.routes": [],  # pages for whoever asks
         "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     }
     with dask.config.set(options), runner:
@@ -122,21 +125,29 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
 
 
 def _dask_spec(num_workers: int, gpus: int) -> dict[str, Any]:
-    """Describe a cluster on this machine, in which each worker sees GPUs of its own."""
-    from distributed import Nanny, Scheduler
+    """Describe a cluster on this machine, in which each worker sees GPUs of its own.
 
+    Whoever reaches a scheduler or a worker of Dask's runs code as its user. Every user of a machine
+    reaches its loopback address, so they talk in TLS with a key that is in no file and goes with
+    the run; by themselves workers would also listen to the network.
+    """
+    from distributed import Nanny, Scheduler
+    from distributed.security import Security
+
+    own = Security.temporary()
+    private = {"host": "127.0.0.1", "protocol": "tls://", "security": own, "dashboard": False}
     workers = {}
     for number in range(num_workers):
-        options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
+        options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, **private}
         if gpus:
             seen = range(number * gpus, (number + 1) * gpus)
             options["resources"] = {"GPU": gpus}
             options["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in seen)}
         workers[number] = {"cls": Nanny, "options": options}
-    scheduler = {"host": "127.0.0.1", "dashboard": False}
     return {
         "workers": workers,
-        "scheduler": {"cls": Scheduler, "options": scheduler},
+        "scheduler": {"cls": Scheduler, "options": private},
+        "security": own,
         "silence_logs": "ERROR",
     }
 
@@ -154,6 +165,9 @@ def _ray(settings: WorkersSettings) -> Iterator[Workers]:
     if settings.address is None:
         options |= {"num_cpus": settings.num_workers or 2, "include_dashboard": False}
         options["_node_ip_address"] = "127.0.0.1"
+        # Ray asks for a token, and by itself keeps one where others of the machine may read it. It
+        # reads the environment once, so all clusters of a process have the same.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     runner = RayTaskRunner(address=settings.address, init_kwargs=options)
     try:
         runner.__enter__()

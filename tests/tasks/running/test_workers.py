@@ -1,8 +1,11 @@
 """Workers by configuration: what is refused, and what runs at once."""
 
+import os
+import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import ValidationError
@@ -73,3 +76,44 @@ def test_chains_run_in_turn_in_one_process():
     Workers().together([lambda: order.append(threading.current_thread()) for _ in range(2)])
 
     assert order == [threading.current_thread()] * 2
+
+
+ATTACK = """
+import sys
+from distributed import Client
+from distributed.security import Security
+for kind, secret in (("tls", {}), ("tcp", {}), ("tls", {"security": Security.temporary()})):
+    address = sys.argv[1].replace(sys.argv[1].partition("://")[0], kind, 1)
+    try:
+        with Client(address, timeout=3, **secret) as client:
+            print("got in", address, client.submit(lambda: 7).result(20))
+    except (OSError, TypeError, RuntimeError):
+        print("held")
+"""
+
+
+def listening():
+    """Return the addresses that this process listens at, and those that it has started."""
+    own = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {
+        each.laddr.ip for one in own for each in one.net_connections() if each.status == "LISTEN"
+    }
+
+
+@pytest.mark.slow
+def test_nobody_else_of_the_machine_runs_code_on_the_workers_of_a_run():
+    """Every user reaches its loopback address, and a scheduler runs what whoever asks hands in."""
+    pytest.importorskip("prefect_dask")
+    with open_workers(WorkersSettings(runner="dask", num_workers=1)) as found:
+        client = found.runner.client
+        address, info = client.scheduler.address, client.scheduler_info()["workers"]
+        assert client.submit(os.getpid).result(200) != os.getpid()
+        addresses = [address, *info, *(each["nanny"] for each in info.values())]
+        told = subprocess.run(
+            [sys.executable, "-c", ATTACK, address], capture_output=True, text=True, check=True
+        )
+        heard = listening()
+
+    assert {each.rpartition(":")[0] for each in addresses} == {"tls://127.0.0.1"}
+    assert told.stdout.split("\n")[:3] == ["held"] * 3
+    assert heard == {"127.0.0.1"}
