@@ -98,23 +98,44 @@ def read_data(what: str, url: str, hint: str, most: int | None = None) -> bytes:
             _check_file(what, path, hint, _memory() if most is None else most)
         elif url.startswith(("http://", "https://")):
             kept = _Bounded(_memory() // 2 if most is None else most, what, hint)
-            patient, path = open_data(what, url, _waits(url))
+            patient, path = open_data(what, url, _as_it_is(url))
             patient.get_file(path, kept)
             return kept.getvalue()
         content: Any = file_system.cat_file(path)
         return content
 
 
-def _waits(url: str) -> dict[str, Any]:
-    """Return options that say how long an answer over HTTP is waited for; the environment's win.
+def _as_it_is(url: str) -> dict[str, Any]:
+    """Return options that have a whole file sent, as it lies there; the environment's win.
 
     By itself aiohttp ends every answer after five minutes, a large file over a slow line as well.
+    It also asks for packed answers, unpacks them, and takes one that was cut off for a whole one.
+    A server that packs all the same is read by what its bytes are, as a packed file is.
     """
     import aiohttp
 
-    waits = {"timeout": aiohttp.ClientTimeout(sock_connect=30, sock_read=_SILENCE)}
+    how = {
+        "timeout": aiohttp.ClientTimeout(sock_connect=30, sock_read=_SILENCE),
+        "auto_decompress": False,
+        "raise_for_status": _refuse_a_part,
+    }
     own = fsspec.config.conf.get(url.partition(":")[0], {})
-    return {"client_kwargs": {**waits, **own.get("client_kwargs", {})}}
+    asked = own.get("client_kwargs", {})
+    headers = {"Accept-Encoding": "identity", **asked.get("headers", {})}
+    return {"client_kwargs": {**how, **asked, "headers": headers}}
+
+
+async def _refuse_a_part(answer: Any) -> None:  # noqa: ANN401 (a response of aiohttp)
+    """Refuse what is no whole file, and was not asked for; other refusals are the driver's.
+
+    Raises:
+        DataError: If it is a part of the file, or nothing at all.
+    """
+    if answer.status in (204, 205, 206):
+        raise DataError(
+            f"The server of {redacted(str(answer.url))} answered {answer.status} {answer.reason}, "
+            "which is not the whole file. Copy it to a disk of this machine."
+        )
 
 
 _SILENCE = 60.0

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -100,22 +101,104 @@ def test_a_large_file_over_a_slow_line_has_the_time_that_it_takes(monkeypatch):
     """By default aiohttp ends every answer after five minutes, whatever comes of it."""
     aiohttp = pytest.importorskip("aiohttp")
 
-    waits = reading._waits("http://localhost/x")["client_kwargs"]["timeout"]
-    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"timeout": 5, "trust": 1}})
-    own = reading._waits("http://localhost/x")["client_kwargs"]
+    waits = reading._as_it_is("http://localhost/x")["client_kwargs"]["timeout"]
+    given = {"timeout": 5, "trust": 1, "headers": {"Authorization": "x"}}
+    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": given})
+    own = reading._as_it_is("http://localhost/x")["client_kwargs"]
 
     assert aiohttp.client.DEFAULT_TIMEOUT.total == 300
     assert waits.total is None
-    assert own == {"timeout": 5, "trust": 1}
+    assert (own["timeout"], own["trust"]) == (5, 1)
+    assert own["headers"] == {"Accept-Encoding": "identity", "Authorization": "x"}
+
+
+def packed_halves():
+    """Return a table of 5000 rows as a server packs it while it reads, in two parts."""
+    rows = [b"%d,%d\n" % (row, row * row) for row in range(5000)]
+    packing = zlib.compressobj(wbits=31)  # of gzip
+    first = packing.compress(b"a,b\n" + b"".join(rows[:2500])) + packing.flush(zlib.Z_SYNC_FLUSH)
+    return first, packing.compress(b"".join(rows[2500:])) + packing.flush()
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["with its length", "until it closes"])
+def test_a_packed_answer_that_was_cut_off_is_refused(length):
+    """The client unpacks as far as it comes, and half a table passed for a whole one."""
+    pytest.importorskip("aiohttp")
+    packed = {"Content-Encoding": "gzip"}
+    cut, rest = packed_halves()
+    with served(cut + rest, endless=False, headers=packed) as url:
+        assert {len(column) for column in read_table(url, "train").values()} == {5000}
+    headers = packed | ({"Content-Length": str(len(cut))} if length else {})
+    with (
+        served(cut, endless=False, headers=headers) as url,
+        pytest.raises(DataError, match="cannot be read|cut off|unpacked"),
+    ):
+        read_table(url, "train")
+
+
+def test_a_file_is_asked_for_as_it_lies_there():
+    """A packed answer says nothing of its end."""
+    pytest.importorskip("aiohttp")
+    asked = []
+    with served(b"12345", endless=False, asked=asked) as url:
+        assert read_data("x", url, "") == b"12345"
+
+    assert [each["Accept-Encoding"] for each in asked] == ["identity"]
+
+
+@pytest.mark.parametrize("status", [204, 206])
+def test_a_part_that_nobody_asked_for_is_refused(status):
+    """A server or a proxy that answers with some bytes of a file says so in its first line."""
+    pytest.importorskip("aiohttp")
+    content = b"" if status == 204 else b"1,2\n3,4\n"
+    with (
+        served(content, endless=False, status=status) as url,
+        pytest.raises(DataError, match=f"answered {status}.*not the whole file"),
+    ):
+        read_data("x", url, "")
+
+
+LIES = {
+    "more than is sent": {"Content-Length": "9"},
+    "no end of the pieces": {"Transfer-Encoding": "chunked"},
+    "below zero": {"Content-Length": "-5"},
+}
+
+
+@pytest.mark.parametrize("headers", LIES.values(), ids=LIES)
+def test_a_length_that_is_not_kept_is_refused(headers):
+    """What came is no whole file."""
+    pytest.importorskip("aiohttp")
+    content = b"5\r\n12345\r\n" if "Transfer-Encoding" in headers else b"12345"
+    with (
+        served(content, endless=False, headers=headers) as url,
+        pytest.raises(StoreError, match="cannot be read just now"),
+    ):
+        read_data("x", url, "")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/x.csv"])
+def test_an_answer_that_leads_to_what_is_no_answer_is_refused(place):
+    """To a file of this machine, to another protocol, or to itself."""
+    pytest.importorskip("aiohttp")
+    with (
+        served(b"", endless=False, status=302, headers={"Location": place}) as url,
+        pytest.raises(StoreError, match="cannot be read just now"),
+    ):
+        read_data("x", url, "")
 
 
 @contextmanager
-def served(piece, *, endless, pause=0):
+def served(piece, *, endless, pause=0, status=200, headers=(), asked=None):
     """A server that answers with a piece, once or for ever, with pauses of so many seconds."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200)
+            if asked is not None:
+                asked.append(self.headers)
+            self.send_response(status)
+            for name, value in dict(headers).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(piece)
             with suppress(OSError):
