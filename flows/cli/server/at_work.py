@@ -2,7 +2,9 @@
 
 Each holds a lock on a file that is called by its machine and process id. The kernel gives the lock
 up when the process ends, however it ends, so the file of a dead one names no stranger's process.
-Prefect's folder may be shared by machines and containers, where the same number is another's.
+Prefect's folder may be shared by machines and containers, where the same number is another's. What
+lies there and is not this user's own file counts as nothing: by such a file somebody else could
+have a process of the user's ended, or be handed the user's deployments.
 
 Two servers on one database of Prefect's keep each other from writing, so there is one: it says
 beside its file where it answers, in a file that only the user can read, and the next ``mgd ui``
@@ -12,14 +14,17 @@ puts its deployments there.
 import json
 import os
 import platform
+import re
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from engine.errors import ConfigurationError
-from flows.cli.server.server_process import START_SECONDS
+from flows.cli.server.server_process import HOST, START_SECONDS
 from flows.cli.server.surroundings import prefect_settings
 
 if TYPE_CHECKING:
@@ -82,21 +87,23 @@ def announce(served: Served) -> None:
     """Let others know where this one answers, in a file that only the user can read."""
     file = _said(_folder() / _name(str(os.getpid())))
     file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(served._asdict()), encoding="utf-8")
+    number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # through no link
+    with open(number, "w", encoding="utf-8") as writing:
+        writing.write(json.dumps(served._asdict()))
 
 
 def other() -> Served | None:
     """Return an ``mgd ui`` of this user that answers on this machine; None if there is none."""
     import filelock
 
-    for file in sorted(_folder().glob(_name("*"))):
+    for process, file in _here().items():
         try:
             with filelock.FileLock(file).acquire(timeout=0):  # of one that was killed
                 _forget(file)
         except filelock.Timeout:
-            with suppress(OSError, ValueError, TypeError):
-                return Served(**json.loads(_said(file).read_text(encoding="utf-8")))
+            served = _read(_said(file))
+            if served is not None and served.process == process:
+                return served
     return None
 
 
@@ -123,13 +130,12 @@ def end_all() -> dict[int, bool]:
     import filelock
 
     ended: dict[int, bool] = {}
-    for file in sorted(_folder().glob(_name("*"))):
+    for process, file in _here().items():
         lock = filelock.FileLock(file)
         try:
             with lock.acquire(timeout=0):  # of one that was killed
                 _forget(file)
         except filelock.Timeout:
-            process = int(file.stem.rpartition("-")[2])
             ended[process] = False
             with suppress(ProcessLookupError):  # it ended by itself, a moment ago
                 os.kill(process, signal.SIGTERM)
@@ -147,7 +153,7 @@ def is_alone() -> bool:
     import filelock
 
     own = _folder() / _name(str(os.getpid()))
-    here = set(_folder().glob(_name("*")))
+    here = set(_here().values())
     for file in set(_folder().glob("mgd-ui-*.lock")) - {own}:
         if file not in here:
             return False
@@ -170,6 +176,33 @@ def children(process: int) -> list[int]:
             if int(parent) == process and state not in "ZX":
                 found.append(int(each.parent.name))
     return found
+
+
+def _here() -> dict[int, Path]:
+    """Return the files of this user's on this machine, by the process that each is called by.
+
+    By whole names: another machine's name may begin with this one's.
+    """
+    pattern = re.compile(re.escape(_name("?")).replace(r"\?", r"([1-9]\d{0,9})"))
+    named = [(pattern.fullmatch(file.name), file) for file in sorted(_folder().glob("mgd-ui-*"))]
+    return {int(found[1]): file for found, file in named if found and _is_own(file)}
+
+
+def _is_own(file: Path) -> bool:
+    """Whether a path is a file of this user's, and no link."""
+    with suppress(OSError):
+        found = file.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+    return False
+
+
+def _read(file: Path) -> Served | None:
+    """Return where another one answers; None if it has not said so in a file of the user's own."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        served = Served(**json.loads(file.read_text(encoding="utf-8"))) if _is_own(file) else None
+        if served is not None and urlsplit(served.api_url).hostname == HOST:
+            return served
+    return None
 
 
 def _said(file: Path) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 from typer.testing import CliRunner
 
@@ -161,3 +162,93 @@ def test_one_is_alone_when_all_others_have_ended(home, held):
         assert is_alone()
         (home / "mgd-ui-another.machine-7.lock").touch()
         assert not is_alone()
+
+
+@pytest.fixture
+def held_as(home):
+    """Holds the file of a name, and says in another where it answers."""
+    locks = []
+
+    def hold(name, content=None):
+        locks.append(filelock.FileLock(home / f"{name}.lock"))  # one that is collected lets go
+        locks[-1].acquire()
+        if content is not None:
+            (home / f"{name}.json").write_text(content)
+
+    yield hold
+    for lock in locks:
+        lock.release()
+
+
+ELSEWHERE = json.dumps(Served(4242, "http://127.0.0.1:1/api", "a secret", "/x")._asdict())
+
+
+def test_one_of_a_machine_whose_name_begins_alike_is_left_alone(held_as, monkeypatch):
+    """In a shared home, gpu ended a process of its own by the number of one of gpu-1."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
+    monkeypatch.setattr(platform, "node", lambda: "gpu")
+    held_as("mgd-ui-gpu-1-4242", ELSEWHERE)
+    held_as("mgd-ui-gpu-x")
+
+    assert other() is None
+    assert end_all() == {}
+    assert not is_alone()
+
+
+PLANTED = {
+    "no JSON": "{",
+    "too deep": "[" * 200_000,
+    "a list": "[]",
+    "another type": ELSEWHERE.replace('"http://127.0.0.1:1/api"', "5"),
+    "another process": ELSEWHERE.replace("4242", "4243"),
+    "another machine": ELSEWHERE.replace("127.0.0.1:1", "example.org"),
+    "another machine behind a name": ELSEWHERE.replace("127.0.0.1:1", "127.0.0.1:1@example.org"),
+}
+
+
+@pytest.mark.parametrize("content", PLANTED.values(), ids=PLANTED)
+def test_what_says_nothing_of_use_is_nobody(held_as, content):
+    """The next command starts a server of its own."""
+    held_as(at_work._name("4242").removesuffix(".lock"), content)
+
+    assert other() is None
+
+
+@pytest.mark.parametrize("stranger", [True, False], ids=["a stranger's", "a link"])
+@pytest.mark.parametrize("ending", [".json", ".lock"])
+def test_what_is_no_file_of_this_user_is_nobody(home, held_as, monkeypatch, ending, stranger):
+    """Whoever can write there could have the user's processes ended, and the deployments sent."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process was signalled"))
+    name = at_work._name("4242").removesuffix(".lock")
+    held_as(name, ELSEWHERE)
+    assert other() is not None
+    path = home / f"{name}{ending}"
+    if stranger:
+        real = at_work.Path.lstat
+
+        def owned(file):
+            found = real(file)
+            return os.stat_result([*found[:4], os.getuid() + (file == path), *found[5:10]])
+
+        monkeypatch.setattr(at_work.Path, "lstat", owned)
+    else:
+        path.rename(home / "elsewhere")
+        path.symlink_to(home / "elsewhere")
+
+    assert other() is None
+    if ending == ".lock":
+        assert end_all() == {}
+
+
+def test_secret_is_written_through_no_link(home, tmp_path):
+    """Beside the lock there may be anything."""
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    with noted():
+        said = home / at_work._name(str(os.getpid())).replace(".lock", ".json")
+        said.symlink_to(precious)
+        announce(Served(os.getpid(), "http://127.0.0.1:1/api", "a secret", "/x"))
+
+        assert not said.is_symlink()
+        assert other() is not None
+    assert precious.read_text() == "kept"
