@@ -18,7 +18,15 @@ from engine.errors import ConfigurationError
 from engine.reports.units import write_duration
 from engine.runs.clean_plan import CleanPlan, CleanReport, CleanRules, Freed, Victim
 from engine.runs.freeing import carry_out, named_source
-from engine.runs.inventory import Inventory, StageName, StoredRun, StoredStage, take_inventory
+from engine.runs.inventory import (
+    Inventory,
+    StageName,
+    StoredRun,
+    StoredStage,
+    take_inventory,
+    wholes_of,
+    with_parts,
+)
 from engine.runs.life import stages_at_work
 from engine.runs.store_mark import check_mark, store_time
 from engine.storage.listing import File
@@ -49,6 +57,8 @@ def _plan(store: str, rules: CleanRules, found: Inventory, now: float) -> CleanP
     for name in working.keys() & going.keys():
         if name in rules.runs:
             raise ConfigurationError(working[name])
+        del going[name]
+    for name in (with_parts(found.runs, working) & going.keys()) - set(rules.runs):
         del going[name]
     needed = _needed(store, found, rules, going, working.keys())
     claims: dict[str, dict[str, str]] = {}
@@ -171,10 +181,14 @@ def needed_stages(
 
 
 def _chosen(store: str, runs: list[StoredRun], rules: CleanRules, now: float) -> dict[str, str]:
-    """Return the runs that the rules name, and why."""
+    """Return the runs that the rules name, and why.
+
+    Parts of a run are not counted, as no list shows them, and stay as long as it stays.
+    """
     chosen: dict[str, str] = {}
     if rules.older_than_seconds is not None or rules.keep is not None:
-        for number, run in enumerate(runs):  # the one that was active last first
+        number, wholes = 0, wholes_of(runs)
+        for run in runs:  # the one that was active last first
             age = max(now - run.active, 0.0)
             old = rules.older_than_seconds is None or age >= rules.older_than_seconds
             surplus = rules.keep is None or number >= rules.keep
@@ -182,6 +196,10 @@ def _chosen(store: str, runs: list[StoredRun], rules: CleanRules, now: float) ->
                 later = f"; {number} {'was' if number == 1 else 'were'} active later"
                 ago = f"last active {write_duration(age)} ago"
                 chosen[run.name] = ago + (later if rules.keep is not None else "")
+            number += run.name not in wholes
+        staying = [run.name for run in runs if run.name not in wholes and run.name not in chosen]
+        for name in with_parts(runs, staying) & chosen.keys():
+            del chosen[name]
     names = [run.name for run in runs]
     for asked in rules.runs:
         if asked not in names:  # a beginning of a name would free what nobody meant

@@ -30,6 +30,9 @@ from engine.storage.records import SMALL, read_records
 StageName = tuple[str, str]
 """Kind and key of a stage."""
 
+_LONGEST = 200
+"""Letters of what a part is called: a line of a table."""
+
 _AT_ONCE = 16
 """Folders that are listed at once: a store may be far away."""
 
@@ -200,6 +203,37 @@ def stages_of(store: str, names: Iterable[StageName]) -> list[StoredStage]:
         return list(pool.map(lambda name: stored_stage(store, *name), names))
 
 
+def wholes_of(runs: Iterable[StoredRun]) -> dict[str, list[str]]:
+    """Return of each run that is a part of others which these are.
+
+    Runs that are parts of one another, and of none besides, are parts of nothing: a run that nobody
+    would see or count could neither be found nor freed.
+
+    Cost:
+        Linear in the runs and in their parts that are there, whatever the files of parts hold.
+    """
+    by_name = {run.name: run for run in runs}
+    found: dict[str, list[str]] = {}
+    for run in by_name.values():
+        for part in run.parts.keys() & by_name.keys():
+            found.setdefault(part, []).append(run.name)
+    below = with_parts(by_name.values(), by_name.keys() - found.keys())
+    return {name: wholes for name, wholes in found.items() if name in below}
+
+
+def with_parts(runs: Iterable[StoredRun], names: Iterable[str]) -> set[str]:
+    """Return the names of some runs and of all that are parts of them, and of their parts."""
+    by_name = {run.name: run for run in runs}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in found:
+            found.add(name)
+            waiting.extend(by_name[name].parts.keys() & by_name.keys())
+    return found
+
+
 def _stored_stages(store: str, foreign: list[str]) -> dict[StageName, StoredStage]:
     found: dict[StageName, StoredStage] = {}
     for path, file in _below(places.stages_folder(store)).items():
@@ -273,7 +307,7 @@ def _parts(run: str, record: dict[str, Any] | None) -> dict[str, str]:
     """Return the parts that a run has noted; what cannot be understood are none."""
     found = (record or {}).get("parts")
     named = found.items() if isinstance(found, dict) else ()
-    return {part: str(words) for part, words in named if is_run(part) and part != run}
+    return {part: str(words)[:_LONGEST] for part, words in named if is_run(part) and part != run}
 
 
 def _claimed(path: str) -> str | None:

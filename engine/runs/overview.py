@@ -12,7 +12,14 @@ from engine.recipes.settings import Document
 from engine.recipes.titles import said_changes
 from engine.reports.units import number_in
 from engine.runs.endings import Ending
-from engine.runs.inventory import StoredRun, StoredStage, stages_of, stored_run, stored_runs
+from engine.runs.inventory import (
+    StoredRun,
+    StoredStage,
+    stages_of,
+    stored_run,
+    stored_runs,
+    wholes_of,
+)
 from engine.runs.run import list_runs
 from engine.runs.starts import last_start, seconds_until_last
 from engine.stages.claims import Claim
@@ -277,7 +284,7 @@ def list_overviews(store: str) -> list[RunLine]:
     with store_errors(store):
         runs = stored_runs(store)
     changes = _changes([run.recipe or {} for run in runs])
-    there = {run.name for run in runs}
+    there, wholes = {run.name for run in runs}, wholes_of(runs)
     return [
         RunLine(
             run=run.name,
@@ -289,7 +296,7 @@ def list_overviews(store: str) -> list[RunLine]:
             verdict=_verdict(run.ending),
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
             stopped=_stopped(run),
-            part_of=[each.name for each in runs if run.name in each.parts],
+            part_of=wholes.get(run.name, []),
             parts=len(there.intersection(run.parts)),
         )
         for run, changed in zip(runs, changes, strict=True)

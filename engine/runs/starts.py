@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from engine.recipes.settings import Document
 from engine.stages.claims import read_claims
@@ -34,8 +34,8 @@ class Start(Document):
     stopped: AwareDatetime | None = None
     """When it ended before its run did: UTC; none while it goes on, and if it was killed."""
 
-    cause: str = ""
-    """Why it did, in sentences without secrets."""
+    cause: Annotated[str, AfterValidator(lambda text: text[:_LONGEST])] = ""
+    """Why it did, in sentences without secrets; cut off, also where a store holds more."""
 
     refused: bool = False
     """Whether it did not fail, but was refused for what was asked."""
@@ -93,9 +93,7 @@ def note_stop(store: str, run: str, cause: str, *, refused: bool) -> None:
     url = None if own is None else join(_folder(store, run), own.file)
     if own is None or url is None or read_bytes(url) is None:  # it went when the run ended
         return
-    told = Start(
-        started=own.started, stopped=datetime.now(UTC), cause=cause[:_LONGEST], refused=refused
-    )
+    told = Start(started=own.started, stopped=datetime.now(UTC), cause=cause, refused=refused)
     write_record(url, told.model_dump(mode="json"))
 
 

@@ -15,6 +15,7 @@ from engine.runs.clean_plan import CleanRules
 from engine.runs.cleaning import plan_clean
 from engine.runs.freeing import carry_out
 from engine.runs.inventory import stored_runs, stored_stages
+from engine.runs.run import note_parts
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim, claim_url, read_claims
 from engine.storage.location import join, list_files, list_folders
@@ -273,6 +274,53 @@ def test_finished_run_that_is_being_started_is_at_work(local):
     assert {tuple(each.name.split("/")) for each in report.freed if each.what == "stage"} == (
         parts["spare"]
     )
+
+
+def searched(store):
+    """Leave two runs, and after them a search with three parts; return the names."""
+    names = [*(("one", "other")), *(f"part{number}" for number in range(3)), "search"]
+    for word in names:
+        used = add_stage(store, "train", word)
+        add_run(store, word, used, keeps=[used])
+    note_parts(store, named("search"), {named(f"part{number}"): "" for number in range(3)})
+    for age, word in enumerate(reversed(names)):
+        for path in fsspec.filesystem("file").find(join(store, "runs", named(word))):
+            os.utime(path, (time.time() - (age + 1) * 86400,) * 2)
+    return {named(word) for word in names}
+
+
+@pytest.mark.parametrize(
+    ("rules", "goes"),
+    [
+        ({"keep": 3}, []),  # the list shows three
+        ({"keep": 2}, ["one"]),
+        ({"keep": 1}, ["one", "other"]),
+        ({"keep": 0}, ["one", "other", "part0", "part1", "part2", "search"]),
+        ({"older_than_seconds": 2.5 * 86400}, ["one", "other"]),  # two parts are older as well
+        ({"runs": [named("part0")]}, ["part0"]),
+        ({"runs": [named("search")]}, ["search"]),
+    ],
+    ids=["keep 3", "keep 2", "keep 1", "keep 0", "older", "a part", "the whole"],
+)
+def test_parts_are_not_counted_and_stay_as_long_as_their_whole(local, rules, goes):
+    """To keep three runs freed two of the three in the list, as a search's parts were newer."""
+    names = searched(local)
+
+    report = carry_out(plan_clean(local, CleanRules(**rules, grace_seconds=0)))
+
+    gone = {named(word) for word in goes}
+    assert {each.name for each in report.freed if each.what == "run"} == gone
+    assert set(list_folders(join(local, "runs"))) == names - gone
+
+
+def test_parts_of_a_run_at_work_stay(local):
+    """It goes on from what they have computed."""
+    names = searched(local)
+    claim(local, named("search"), "train", key("search"), "train", cached=True)
+
+    report = plan_clean(local, CleanRules(keep=0, grace_seconds=3600)).report
+
+    assert set(report.kept_runs) == names - {named("one"), named("other")}
 
 
 @pytest.mark.slow

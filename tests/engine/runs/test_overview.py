@@ -165,6 +165,40 @@ def test_parts_are_told_by_the_run_that_they_are_parts_of(store):
     )  # fmt: skip
 
 
+def part_of(store):
+    return {each.run: sorted(each.part_of) for each in list_overviews(store)}
+
+
+def test_runs_that_are_parts_of_one_another_are_listed(store):
+    """A list leaves parts out: of two that name each other it would show none."""
+    one, other, third = named("one"), named("other"), add_run(store, "third")
+    note_parts(store, one, {other: "a part", one: "itself"})
+    note_parts(store, other, {one: "a part", third: "a part"})
+
+    assert part_of(store) == {
+        one: [], other: [], third: [],
+    }  # fmt: skip
+    top = add_run(store, "top")
+    note_parts(store, top, {one: "a part"})
+    assert part_of(store) == {
+        one: sorted([other, top]), other: [one], third: [other], top: [],
+    }  # fmt: skip
+
+
+def test_what_a_store_says_of_starts_and_parts_is_cut_off(store):
+    """A megabyte in either is pages on the terminal, of a list as well."""
+    unfinished = add_run(store, "stopped", add_stage(store, "train", "some"))
+    start(store, unfinished, "a", 1, **(STOPPED | {"cause": "y " * 400_000}))
+    note_parts(store, unfinished, {named("other"): "x" * 400_000})
+
+    view, _ = describe(store, unfinished)
+    lines = {each.run: each for each in list_overviews(store)}
+
+    assert len(view.stopped) < 4100
+    assert lines[unfinished].stopped == view.stopped
+    assert [len(each.part) for each in view.parts] == [200]
+
+
 def test_seconds_beyond_all_numbers_are_added_up(store):
     """Each is a number, and their sum is none that a document can hold."""
     run = named("one")
