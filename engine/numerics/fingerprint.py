@@ -16,8 +16,10 @@ def fingerprint(tensor: Tensor) -> str:
     """Return 32 hex digits that identify dtype, shape and bits of a tensor.
 
     They are XXH3, with 128 bits, of the tensor's format and shape as text and of its bytes in the
-    order of its elements; those of a sparse tensor are of its indices and values. A change by
-    accident goes unseen with a probability of 2^-128.
+    order of its elements. Those of a sparse tensor are of its layout, and of format, shape and
+    bytes of its indices and values as they are held: the same numbers listed in another order, or
+    twice in one place, are other bits. A change by accident goes unseen with a probability of
+    2^-128.
 
     Args:
         tensor: Any tensor, dense or sparse; one on a GPU is copied to the host.
@@ -34,7 +36,10 @@ def fingerprint(tensor: Tensor) -> str:
     tensor = tensor.detach()
     digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     for part in dense_parts(tensor):
-        held = part.cpu().contiguous()
+        if part is not tensor:  # rows and columns of a matrix are those of its transpose, swapped
+            digest.update(f"{tensor.layout} {part.dtype} {tuple(part.shape)} ".encode())
+        # A conjugate may be a note on the bits of another tensor.
+        held = part.resolve_conj().resolve_neg().cpu().contiguous()
         digest.update(held.reshape(-1, 1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -214,8 +214,20 @@ def _as_bytes(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> 
             f"{path.name} is a file of safetensors, which is not installed. Install it with "
             f"`{install('export')}`, or name a file that ends in .pt."
         ) from error
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return save(whole, {"format": "pt", **about})
+    whole = {n: t.contiguous() if t.layout is torch.strided else t for n, t in tensors.items()}
+    try:
+        return save(whole, {"format": "pt", **about})
+    except (KeyError, ValueError) as error:  # what it says names the format at most
+        held = ", ".join(sorted({_format(tensor) for tensor in whole.values()}))
+        raise ConfigurationError(
+            f"{path.name} is a file of safetensors, which has no place for one of the formats of "
+            f"this model ({held}). Name a file that ends in .pt."
+        ) from error
+
+
+def _format(tensor: Tensor) -> str:
+    dense = tensor.layout is torch.strided
+    return str(tensor.dtype) if dense else f"{tensor.layout} of {tensor.dtype}"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -163,3 +163,36 @@ def test_fingerprint_is_the_same_on_the_device_and_on_the_host():
     words = random_words(200 * ROW + 3)
 
     assert fingerprint(words.cuda()) == fingerprint(words)
+
+
+def coo(rows, columns, values):
+    return torch.sparse_coo_tensor(torch.tensor([rows, columns]), torch.tensor(values), (2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (coo([0], [1], [1.0]).to_sparse_csr(), coo([1], [0], [1.0]).to_sparse_csc()),
+        (coo([0, 1], [1, 0], [1.0, 2.0]), coo([1, 0], [0, 1], [2.0, 1.0])),
+        (coo([0, 0], [1, 1], [1.0, 2.0]), coo([0, 0], [1, 1], [1.0, 2.0]).coalesce()),
+        (torch.ones(4, 4).to_sparse(1), torch.ones(4, 4).to_sparse(2)),
+        (torch.ones(2, 2), torch.ones(2, 2).to_sparse()),
+    ],
+    ids=["a matrix and its transpose", "another order", "twice in a place", "rows", "dense"],
+)
+def test_sparse_tensors_of_other_bits_have_other_names(one, other):
+    """The rows of a matrix in one layout are the columns of its transpose in the other."""
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(one.clone())
+
+
+def test_conjugate_has_the_name_of_the_numbers_that_it_stands_for():
+    """It is a note on the bits of another tensor until somebody reads it."""
+    tensor = torch.complex(torch.arange(3.0), torch.ones(3))
+    conjugate, negative = tensor.conj(), tensor.conj().imag
+
+    assert conjugate.is_conj()
+    assert negative.is_neg()
+    assert fingerprint(conjugate) == fingerprint(torch.complex(torch.arange(3.0), -torch.ones(3)))
+    assert fingerprint(negative) == fingerprint(-torch.ones(3))

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
+from engine.applications.descent import export
 from engine.applications.descent.export import export_model
 from engine.errors import CheckpointMissingError, ConfigurationError
 from engine.problems.built import build_problem
@@ -213,3 +215,49 @@ def test_the_command_says_what_it_wrote(own, tmp_path):
     assert "on the test split" in first.output
     assert again.exit_code == 2
     assert "there already" in again.output
+
+
+class Holding(nn.Module):
+    """Holds one tensor."""
+
+    def __init__(self, tensor):
+        super().__init__()
+        self.register_buffer("held", tensor)
+
+
+def exported(tmp_path, tensor, ending):
+    """Write the state of a module as an export does, and return the file."""
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(export._as_bytes(path, export._tensors(Holding(tensor)), {}))
+    return path
+
+
+@pytest.mark.parametrize("ending", export.ENDINGS)
+@pytest.mark.parametrize("part", [torch.Tensor.conj, lambda x: x.conj().imag], ids=["all", "imag"])
+def test_a_conjugate_is_written_as_the_numbers_that_it_stands_for(tmp_path, part, ending):
+    """By itself a file of safetensors has the bits that it is a note on, without a word."""
+    tensor = part(torch.complex(torch.arange(3.0), torch.ones(3)))
+    path = exported(tmp_path, tensor, ending)
+
+    found = load_file(path) if ending == ".safetensors" else torch.load(path, weights_only=True)
+
+    assert torch.equal(found["held"], tensor)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.ones(3, dtype=torch.complex128), "torch.complex128"),
+        (torch.eye(3).to_sparse(), "torch.sparse_coo of torch.float32"),
+        (torch.eye(3).to_sparse_csr(), "torch.sparse_csr of torch.float32"),
+    ],
+    ids=["complex128", "coo", "csr"],
+)
+def test_what_safetensors_cannot_hold_is_refused_and_a_pt_holds_it(tmp_path, tensor, words):
+    """Complex parameters in float64 were a KeyError."""
+    with pytest.raises(ConfigurationError, match=rf"\({words}\). Name a file that ends in .pt"):
+        exported(tmp_path, tensor, ".safetensors")
+
+    found = torch.load(exported(tmp_path, tensor, ".pt"), weights_only=True)["held"]
+    assert torch.equal(found.to_dense(), tensor.to_dense())
