@@ -7,6 +7,7 @@ from typing import Any
 from engine.preflight.verdict import Verdict
 from engine.recipes.files import load_recipe
 from engine.runs.certificates import Certificate
+from engine.runs.run import note_parts
 from engine.schedules.segments import Segment
 from tests.faults.opened_reads import unfinished
 from tests.finished import finish
@@ -32,14 +33,14 @@ RECIPE = [
 def finished_store(folder: Path) -> str:
     """Make a store with a finished descent, a plan, a certificate and a budget; return the run.
 
-    Beside it lie another finished run and one that was stopped.
+    Beside it lie another finished run, which it calls a part of it, and one that was stopped.
     """
     recipe, other, third = (
         load_recipe("digits-selection", [*RECIPE, f"training.seed={seed}"]) for seed in (0, 1, 2)
     )
     store = str(folder)
     record = finish(recipe, store)
-    finish(other, store)
+    part = finish(other, store)
     unfinished(third, store)
     run = Path(store, "runs", record.run)
     reverse = next(each.gradient for each in record.iterates if each.gradient is not None)
@@ -63,6 +64,7 @@ def finished_store(folder: Path) -> str:
         "settings": {"replay.schedule": "recompute", "replay.steps_per_segment": 2},
     }
     _write(run / "plan.json", plan)
+    note_parts(store, record.run, {part.run: "another seed", record.run: "itself"})
     return record.run
 
 
