@@ -91,7 +91,7 @@ def test_run_that_is_stopped_goes_on_by_the_command_that_it_names(tmp_path, numb
     assert stopped.returncode == 128 + number
     assert output == ""
     assert "Traceback" not in errors
-    assert f"Run: {command[1]} in " in errors.splitlines()[1]
+    assert f"Run: {command[1]}: " in errors.splitlines()[1]
     assert all('"released": true' in lease or '"released":true' in lease for lease in leases)
     resumed = finish(
         mgd(tmp_path / "second", "resume", command[1], "--store", command[2], "--json")

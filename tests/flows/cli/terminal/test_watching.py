@@ -188,7 +188,7 @@ def test_terminal_says_what_is_at_work_from_the_start_to_the_end(tmp_path):
     order = [
         # Torch takes seconds to load; what is over before the next picture is not seen.
         *("Loading torch", "Run: digits-selection-", "Store: "),
-        *("Preflight: check of", "outer step 0 of 2: validation loss", "outer step 2 of 2"),
+        *("Outer step 0 of 2: validation loss", "Outer step 2 of 2"),
         *("Nothing improved: ", "Report:"),
     ]
     places = [plain.find(words) for words in order]
