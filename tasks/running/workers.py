@@ -108,8 +108,8 @@ def _dask(settings: WorkersSettings) -> Iterator[Workers]:
     options = {
         "distributed.scheduler.work-stealing": False,  # a stage is long, and stays where it is
         "logging": {"distributed": "error"},  # else a page for each connection
-        # A worker's process reads this when it starts. What fails there the scheduler hears.
         "distributed.scheduler.http.routes": [],  # pages for whoever asks
+        # A worker's process reads this when it starts. What fails there the scheduler hears.
         "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     }
     with dask.config.set(options), runner:
