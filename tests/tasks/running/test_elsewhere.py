@@ -60,7 +60,7 @@ def test_flow_sees_how_far_a_worker_is(tmp_path, monkeypatch):
     go_on.set()
     worker.join()
 
-    assert stage.name == "training steps 0 to 12 of outer step 0"
+    assert stage.name == "training steps 0 to 12"
     assert (stage.step, stage.num_steps) == (5, 12)
     assert is_run_file(f"{PROGRESS}/{name}")  # so it is cleaned with the run
     assert list_files(run.file(PROGRESS)) == []
