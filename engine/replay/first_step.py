@@ -10,7 +10,7 @@ from traceback import extract_tb
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError, EngineError, UndifferentiableError
+from engine.errors import ConfigurationError, EngineError, UndifferentiableError, words_of
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference
@@ -153,7 +153,7 @@ def _any_failure_told() -> Iterator[None]:
         )
         if again or not from_backward:
             raise
-        words = (str(error).strip() or "without a word").splitlines()[0].rstrip(".")
+        words = words_of(error).splitlines()[0].rstrip(".")
         raise UndifferentiableError(
             f"Step 0 cannot be reversed: {type(error).__name__}: {words}. A metagradient needs the "
             "second derivative of every operation of the model and the loss, and this is raised "

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from engine.errors import ConfigurationError, words_of
+from engine.errors import ConfigurationError
 from engine.numerics.fingerprint import fingerprint
+from engine.recipes.code.user_code import raised
 from engine.routine.module.binding import copied, own_modes
 
 _logger = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ def _refuse_left_out(model: nn.Module, trainable: list[tuple[str, nn.Parameter]]
     except Exception as error:
         raise ConfigurationError(
             f"parameters() of {type(model).__name__} fails when it is called as torch's own is: "
-            f"{type(error).__name__}: {words_of(error)}. Give it another name."
+            f"{raised(error)}. Give it another name."
         ) from error
     if not all(isinstance(each, Tensor) for each in yielded):
         raise ConfigurationError(

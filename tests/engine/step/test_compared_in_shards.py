@@ -106,3 +106,40 @@ def test_micro_batches_of_what_normalizes_are_refused_also_where_one_example_is_
 
     with pytest.raises(ConfigurationError, match=r"'1' \(BatchNorm1d\) draws noise .* or normal"):
         engine.metagradient(run, output, micro_batch=3)
+
+
+def padded(samples):
+    """Pad texts to the longest of their batch, as tokenizers do."""
+    texts, labels = zip(*samples, strict=True)
+    return nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.tensor(labels)
+
+
+def averaged(model, batch):
+    """Average over the padding as well, so that an example depends on the longest beside it."""
+    return nn.functional.cross_entropy(model(batch[0].mean(1)), batch[1], reduction="none")
+
+
+@pytest.mark.parametrize(("shards", "counted"), [(1, True), (2, False)])
+def test_loss_that_reads_the_padding_of_its_batch_compares_examples(shards, counted):
+    """Halves that are cut out of one padded batch would not show it."""
+    drawn = torch.Generator().manual_seed(0)
+    texts = [
+        (torch.randn(2 + number % 5, 6, generator=drawn, dtype=torch.float64), number % 3)
+        for number in range(24)
+    ]
+    ones = torch.ones(24, dtype=torch.float64)
+    kinds = {"z": engine.Counts(ones, 2) if counted else engine.ExampleWeights(ones)}
+    run = routine(
+        mlp(),
+        examples=engine.collated(texts, padded),
+        loss=averaged,
+        shards=shards,
+        metaparameters=kinds,
+    )
+
+    assert compares(run)
+    if counted:
+        with pytest.raises(ConfigurationError, match="in which batch a candidate's loss is"):
+            engine.metagradient(run, output)
+    else:
+        assert "The loss compares examples" in witness.testify(run, [output], run.point()).note

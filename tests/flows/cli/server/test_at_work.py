@@ -116,7 +116,7 @@ def gone(process, sign):
 @pytest.mark.slow
 def test_another_one_is_found_where_it_answers_until_it_ends(home, held):
     """Two servers on one database keep each other from writing: the second command said 503."""
-    served = Served(held.pid, "http://127.0.0.1:1/api", "a secret", "/tmp/of-the-other")
+    served = Served(held.pid, "http://127.0.0.1:1/api", "a secret", str(home / "of-the-other"))
     assert other() is None  # it is at work, and has not said where it answers
 
     said = home / at_work._name(str(held.pid)).replace(".lock", ".json")
@@ -132,7 +132,7 @@ def test_another_one_is_found_where_it_answers_until_it_ends(home, held):
 def test_where_one_answers_only_its_user_can_read(home):
     """The secret lets in whoever has it, and a process that ended takes its words with it."""
     with noted():
-        announce(Served(os.getpid(), "http://127.0.0.1:1/api", "a secret", "/tmp/own"))
+        announce(Served(os.getpid(), "http://127.0.0.1:1/api", "a secret", str(home / "own")))
         (said,) = home.glob("mgd-ui-*.json")
         mode = said.stat().st_mode & 0o777
 
