@@ -12,14 +12,16 @@ import engine
 class Causal(nn.Module):
     """Torch's function, called by a name that a module looks up."""
 
-    def __init__(self):
+    def __init__(self, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         self.enter, self.leave = nn.Linear(1, 24), nn.Linear(8, 2)
 
     def forward(self, inputs):
         """Return two logits."""
         split = self.enter(inputs[..., None]).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(*split, is_causal=True)
+        rate = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(*split, dropout_p=rate, is_causal=True)
         return self.leave(read.transpose(1, 2).flatten(2).mean(1))
 
 

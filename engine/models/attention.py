@@ -50,14 +50,15 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
         key: Shape (..., heads, columns, size).
         value: Likewise.
         attn_mask: True where a row may read a column, or numbers that are added to the scores.
-        dropout_p: Share of the matrix that is dropped.
+        dropout_p: Share of the matrix that is dropped, by the draws of torch's math kernel.
         is_causal: Whether a row reads the columns up to its own only.
         scale: Of the scores; 1 / sqrt(size) by default.
         enable_gqa: Whether several heads of the query share one of key and value.
 
     Cost:
         Forward and first backward pass as the fused kernels; the second derivative makes the matrix
-        twice, a block at a time. Measured in ``tests/bench/bench_attention.py``.
+        twice, a block at a time. With dropout all passes are in blocks, and one byte is held for
+        each number of the matrix. Measured in ``tests/bench/bench_attention.py``.
     """
     asked = (query, key, value, attn_mask, dropout_p, is_causal)
     reason = why_not(*asked, enable_gqa=enable_gqa)
@@ -73,16 +74,33 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
     mask = None if attn_mask is None else _added(attn_mask, query)
     batch = query.shape[:-3]
     given = [each.reshape(-1, *each.shape[-3:]).contiguous() for each in (query, key, value)]
-    out = fused(given[0], given[1], given[2], mask, is_causal, size)
+    kept = _kept(given[0], given[1], dropout_p) if dropout_p > 0 else None
+    out = fused(given[0], given[1], given[2], mask, kept, is_causal, size, dropout_p)
     return out.reshape(*batch, *out.shape[-3:])
 
 
-def fused(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+def fused(  # noqa: PLR0913 (what ``Options`` holds, which a compiler takes one by one)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kept: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    dropout: float,
 ) -> Tensor:
     """Return what rows read, of tensors with four axes."""
-    out, _ = _Attention.apply(query, key, value, mask, is_causal, scale)  # pyright: ignore[reportGeneralTypeIssues]
+    out, _ = _Attention.apply(query, key, value, mask, kept, is_causal, scale, dropout)  # pyright: ignore[reportGeneralTypeIssues]
     return out
+
+
+def _kept(query: Tensor, key: Tensor, dropout: float) -> Tensor:
+    """Draw which numbers of the matrix are kept, as torch's math kernel draws them."""
+    shape = (*query.shape[:-1], key.shape[-2])
+    if query.device.type == "cuda":  # which has another kernel for dropout than for other draws
+        ones = torch.ones(shape, dtype=query.dtype, device=query.device)
+        return torch.native_dropout(ones, dropout, True)[1]
+    return torch.empty(shape, dtype=torch.bool, device=query.device).bernoulli_(1 - dropout)
 
 
 def let_compilers_take_it() -> None:
@@ -116,7 +134,7 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
         return "its tensors have fewer than four axes"
     heads = key.shape[-3] == query.shape[-3] or enable_gqa
     reasons = {
-        "it has dropout, whose draws are those of torch's math kernel": dropout > 0,
+        "it drops all of the matrix, or its rate of dropout is none": not 0 <= dropout < 1,
         "its mask is trained": mask is not None and mask.requires_grad,
         "it has a mask beside is_causal": mask is not None and is_causal,
         "it has a mask for more than four axes": mask is not None and query.ndim > FOUR,
@@ -178,18 +196,18 @@ class _Attention(torch.autograd.Function):
     def setup_context(
         ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ) -> None:
-        query, key, value, mask, ctx.is_causal, ctx.scale = inputs
+        query, key, value, mask, kept, *ctx.numbers = inputs
         out, sums = output
         ctx.mark_non_differentiable(sums)
-        ctx.save_for_backward(query, key, value, mask, out, sums)
+        ctx.save_for_backward(query, key, value, mask, kept, out, sums)
 
     @staticmethod
     def backward(ctx: _Context, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         cotangent, _ = cotangents
-        query, key, value, mask, out, sums = ctx.saved_tensors
+        query, key, value, mask, kept, out, sums = ctx.saved_tensors
         # What ``out`` passes on is a part of the formula of the second derivative.
-        given = (cotangent, query, key, value, out.detach(), sums, mask, ctx.is_causal, ctx.scale)
-        return (*_Pull.apply(*given), None, None, None)
+        given = (cotangent, query, key, value, out.detach(), sums, mask, kept, *ctx.numbers)
+        return (*_Pull.apply(*given), None, None, None, None, None)
 
 
 class _Pull(torch.autograd.Function):
@@ -202,7 +220,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: object) -> None:
         del output
-        *tensors, ctx.is_causal, ctx.scale = inputs
+        tensors, ctx.numbers = inputs[:-3], inputs[-3:]
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -210,11 +228,11 @@ class _Pull(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as the decorator makes it)
         ctx: _Context, *cotangents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        cotangent, query, key, value, out, sums, mask = ctx.saved_tensors
+        cotangent, query, key, value, out, sums, mask, kept = ctx.saved_tensors
         ddq, ddk, ddv = (
             torch.zeros_like(each) if given is None else given.contiguous()
             for given, each in zip(cotangents, (query, key, value), strict=True)
         )
-        passed = (query, key, value, out, sums, mask, ctx.is_causal, ctx.scale)
+        passed = (query, key, value, out, sums, mask, kept, *ctx.numbers)
         found = second_pull(cotangent.contiguous(), *passed, ddq, ddk, ddv)
-        return (*found, None, None, None, None, None)
+        return (*found, None, None, None, None, None, None, None)

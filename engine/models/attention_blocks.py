@@ -14,10 +14,15 @@ cotangents of dq, dk and dv, and dds = scale (ddq k' + q ddk'). The adjoints of 
 Only D, A and B, one number a row, couple the columns, so a few whole rows are taken at a time: all
 that is made of them fits into a core's cache, and memory grows with the columns and not with their
 product with the rows. The formula is FlashBoB's (arXiv:2609.24089).
+
+Dropout multiplies p by a matrix m that is 0 or 1 / (1 - rate), before it meets the values: then
+dp = m do v' and o = m p v, D stays as it is, X begins with m do ddv', and p and p (dds - A) are
+multiplied by m where they meet do, v or ddv. Which numbers are kept is drawn once and held as one
+byte each, where torch's math kernel holds some forty.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,14 +35,36 @@ caches hold, on a GPU enough for all of its processors."""
 _Optional = Tensor | None
 
 
+class Options(NamedTuple):
+    """How an attention reads.
+
+    Attributes:
+        mask: Added to the scores, of a shape that expands to (batch, heads, rows, columns).
+        kept: Which numbers of the matrix dropout keeps, bool of shape (batch, heads, rows,
+            columns); None without dropout.
+        is_causal: Whether a row reads the columns up to its own only.
+        scale: Of the scores.
+        dropout: Share of the matrix that is dropped.
+    """
+
+    mask: _Optional
+    kept: _Optional
+    is_causal: bool
+    scale: float
+    dropout: float = 0.0
+
+
 def forward_pass(
-    query: Tensor, key: Tensor, value: Tensor, mask: _Optional, is_causal: bool, scale: float
+    query: Tensor, key: Tensor, value: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """Return what the rows read, and the logarithm of the sum of each row's exponentials.
 
     Shapes (batch, heads, rows, features) and (batch, heads, rows).
     """
     aten = torch.ops.aten
+    mask, kept, is_causal, scale, _ = options
+    if kept is not None:  # torch has no fused kernel with dropout for a CPU
+        return _blocked(query, key, value, options)
     if query.device.type == "cpu":
         out, sums = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
@@ -48,7 +75,7 @@ def forward_pass(
         )
         sums = sums[..., : query.shape[-2]]
     else:
-        return _blocked(query, key, value, mask, is_causal, scale)
+        return _blocked(query, key, value, options)
     if mask is not None:  # a row that may read nothing reads zeros, as with the math kernel
         empty = (mask == -math.inf).all(-1).expand(sums.shape)
         out = out.masked_fill(empty[..., None], 0)
@@ -64,16 +91,14 @@ class Passed(NamedTuple):
     value: Tensor
     out: Tensor
     sums: Tensor
-    mask: _Optional
-    is_causal: bool
-    scale: float
+    options: Options
 
 
 def pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first backward pass: dq, dk and dv, shaped like query, key and value."""
-    query, key, value, out, sums, mask, is_causal, scale = passed
+    query, key, value, out, sums, (mask, kept, is_causal, scale, _) = passed
     aten = torch.ops.aten
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and kept is None:
         found = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             cotangent.contiguous(), query, key, value, out, sums, 0.0, is_causal,
             attn_mask=mask, scale=scale,
@@ -91,7 +116,7 @@ def second_pull(
     Each has the shape of what it is the adjoint of; ddq, ddk and ddv those of dq, dk and dv.
     """
     matrix = _Matrix(passed)
-    query, key, value, scale = matrix.query, matrix.key, matrix.value, passed.scale
+    query, key, value, scale = matrix.query, matrix.key, matrix.value, passed.options.scale
     given, ddq, ddk, ddv = (_flat(each) for each in (cotangent, ddq, ddk, ddv))
     coupled = matrix.row_sums(cotangent)  # D
     rows_of = torch.cat([ddq, query], -1)  # dds is one product of twice the size
@@ -102,15 +127,17 @@ def second_pull(
         d = coupled[i]
         weights = matrix.weights(heads, rows, columns)
         dds = torch.bmm(rows_of[i], columns_of[j].mT).mul_(scale)
-        dp = torch.bmm(given[i], value[j].mT)
-        x = torch.bmm(given[i], ddv[j].mT).addcmul_(dp, dds)
+        drop = matrix.dropped(heads, rows, columns)
+        dp = drop(torch.bmm(given[i], value[j].mT))
+        x = drop(torch.bmm(given[i], ddv[j].mT)).addcmul_(dp, dds)
         dc = dds * weights
         a = dc.sum(-1, keepdim=True)
         # D is rowsum(dp p) too, so B = rowsum(p (do ddv' + dp dds)) - 2 A D.
         b = (x * weights).sum(-1, keepdim=True).sub_(2 * a * d)
         x.addcmul_(dp, a, value=-1).addcmul_(dds, d, value=-1).sub_(b).mul_(weights)
-        dc.addcmul_(weights, a, value=-1)
+        dc = drop(dc.addcmul_(weights, a, value=-1))
         ds = dp.sub_(d).mul_(weights)
+        weights = drop(weights)
         do_bar[i] = torch.bmm(weights, ddv[j]).baddbmm_(dc, value[j])
         q_bar[i] = torch.bmm(ds, ddk[j]).baddbmm_(x, key[j]).mul_(scale)
         k_bar[j] += torch.bmm(ds.mT, ddq[i]).baddbmm_(x.mT, query[i]).mul_(scale)
@@ -145,7 +172,9 @@ class _Matrix:
 
     def __init__(self, passed: Passed) -> None:
         self.query, self.key, self.value = (_flat(each) for each in passed[:3])
-        self._passed = passed
+        self._passed, self._options = passed, passed.options
+        kept = passed.options.kept
+        self._kept = None if kept is None else _flat(kept)
         self._shape = (*passed.query.shape[:-1], passed.key.shape[-2])
 
     def row_sums(self, cotangent: Tensor) -> Tensor:
@@ -156,11 +185,11 @@ class _Matrix:
         """Return heads of examples, rows, and the columns that one of these rows may read."""
         (together, rows, _), columns = self.query.shape, self.key.shape[-2]
         numbers = BLOCK_NUMBERS.get(self.query.device.type, BLOCK_NUMBERS["cpu"])
-        height = _HEIGHTS["causal" if self._passed.is_causal else "whole"]
+        height = _HEIGHTS["causal" if self._options.is_causal else "whole"]
         height = max(1, min(height, rows, max(_LEAST, numbers // columns)))
         for first in range(0, rows, height):
             last = min(first + height, rows)
-            end = min(last, columns) if self._passed.is_causal else columns
+            end = min(last, columns) if self._options.is_causal else columns
             heads = max(1, numbers // ((last - first) * end))
             for head in range(0, together, heads):
                 yield slice(head, head + heads), slice(first, last), slice(0, end)
@@ -168,17 +197,17 @@ class _Matrix:
     def scores(self, heads: slice, rows: slice, columns: slice) -> Tensor:
         """Return s of a block; minus infinity where a row may not read."""
         query, key = self.query[heads, rows], self.key[heads, columns]
-        scores = torch.bmm(query, key.mT).mul_(self._passed.scale)
-        if self._passed.mask is not None:
+        scores = torch.bmm(query, key.mT).mul_(self._options.scale)
+        if self._options.mask is not None:
             scores += self._mask(heads, rows, columns)
         square = scores[..., rows.start :]
-        if self._passed.is_causal and square.numel():
+        if self._options.is_causal and square.numel():
             later = torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device)
             square.masked_fill_(later.triu_(1), -math.inf)
         return scores
 
     def _mask(self, heads: slice, rows: slice, columns: slice) -> Tensor:
-        mask = self._passed.mask
+        mask = self._options.mask
         assert mask is not None
         at = torch.arange(len(self.query), device=mask.device)[heads]
         per_example = self._shape[1]
@@ -190,13 +219,19 @@ class _Matrix:
         sums = self._passed.sums.reshape(*self.query.shape[:2], 1)[heads, rows]
         return self.scores(heads, rows, columns).sub_(sums).exp_()
 
+    def dropped(self, heads: slice, rows: slice, columns: slice) -> Callable[[Tensor], Tensor]:
+        """Return what multiplies a block by m, in place."""
+        if self._kept is None:
+            return lambda block: block
+        shares = self._kept[heads, rows, columns].to(self.query.dtype)
+        shares /= 1 - self._options.dropout
+        return lambda block: block.mul_(shares)
 
-def _blocked(
-    query: Tensor, key: Tensor, value: Tensor, mask: _Optional, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+
+def _blocked(query: Tensor, key: Tensor, value: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Return what ``forward_pass`` does, where torch has no fused kernel."""
     sums = query.new_zeros(query.shape[:-1])
-    matrix = _Matrix(Passed(query, key, value, query, sums, mask, is_causal, scale))
+    matrix = _Matrix(Passed(query, key, value, query, sums, options))
     out, flat_sums = torch.zeros_like(matrix.query), sums.view(matrix.query.shape[:2])
     for heads, rows, columns in matrix.blocks():
         scores = matrix.scores(heads, rows, columns)
@@ -204,6 +239,7 @@ def _blocked(
         found.masked_fill_(found == -math.inf, math.inf)  # a row that may read nothing reads zeros
         flat_sums[heads, rows] = found
         weights = scores.sub_(found[..., None]).exp_()
+        weights = matrix.dropped(heads, rows, columns)(weights)
         out[heads, rows] = torch.bmm(weights, matrix.value[heads, columns])
     return out.view(query.shape), sums
 
@@ -215,9 +251,13 @@ def _blocked_pull(cotangent: Tensor, passed: Passed) -> tuple[Tensor, Tensor, Te
     dq, dk, dv = (torch.zeros_like(each) for each in (matrix.query, matrix.key, matrix.value))
     for heads, rows, columns in matrix.blocks():
         i, j = (heads, rows), (heads, columns)
-        weights = matrix.weights(heads, rows, columns)
-        dv[j] += torch.bmm(weights.mT, given[i])
-        ds = torch.bmm(given[i], matrix.value[j].mT).sub_(d[i]).mul_(weights).mul_(passed.scale)
+        weights, drop = (
+            matrix.weights(heads, rows, columns),
+            matrix.dropped(heads, rows, columns),
+        )
+        dp = drop(torch.bmm(given[i], matrix.value[j].mT))
+        ds = dp.sub_(d[i]).mul_(weights).mul_(passed.options.scale)
+        dv[j] += torch.bmm(drop(weights).mT, given[i])
         dq[i] = torch.bmm(ds, matrix.key[j])
         dk[j] += torch.bmm(ds.mT, matrix.query[i])
     pairs = zip((dq, dk, dv), passed[:3], strict=True)

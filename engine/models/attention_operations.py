@@ -8,17 +8,24 @@ import torch
 from torch import Tensor
 
 from engine.models import attention_blocks as passes
-from engine.models.attention_blocks import Passed
+from engine.models.attention_blocks import Options, Passed
 
 NAMESPACE = "metagradient_descent"
 
 
 @torch.library.custom_op(f"{NAMESPACE}::attention_forward", mutates_args=())
-def forward_pass(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+def forward_pass(  # noqa: PLR0913 (an operation takes no tuple)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kept: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.forward_pass`` does."""
-    return passes.forward_pass(query, key, value, mask, is_causal, scale)
+    return passes.forward_pass(query, key, value, Options(mask, kept, is_causal, scale, dropout))
 
 
 @forward_pass.register_fake
@@ -35,11 +42,14 @@ def pull(  # noqa: PLR0913 (an operation takes no tuple)
     out: Tensor,
     sums: Tensor,
     mask: Tensor | None,
+    kept: Tensor | None,
     is_causal: bool,
     scale: float,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.pull`` does."""
-    passed = Passed(query, key, value, out, sums, mask, is_causal, scale)
+    options = Options(mask, kept, is_causal, scale, dropout)
+    passed = Passed(query, key, value, out, sums, options)
     return passes.pull(cotangent, passed)
 
 
@@ -59,14 +69,17 @@ def second_pull(  # noqa: PLR0913 (an operation takes no tuple)
     out: Tensor,
     sums: Tensor,
     mask: Tensor | None,
+    kept: Tensor | None,
     is_causal: bool,
     scale: float,
+    dropout: float,
     ddq: Tensor,
     ddk: Tensor,
     ddv: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what ``engine.models.attention_blocks.second_pull`` does."""
-    passed = Passed(query, key, value, out, sums, mask, is_causal, scale)
+    options = Options(mask, kept, is_causal, scale, dropout)
+    passed = Passed(query, key, value, out, sums, options)
     return passes.second_pull(cotangent, passed, ddq, ddk, ddv)
 
 

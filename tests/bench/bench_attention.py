@@ -1,9 +1,9 @@
 """What attention with a blocked second derivative costs beside torch's math kernel.
 
 Questions: time and memory of a value, its gradient and the derivative of that gradient at 512 to
-4,096 tokens (four heads of 32, causal and not). Times are seconds of CPU of one thread, medians,
-alternating; memory is the growth of a process that does nothing else, beyond what importing torch
-once took.
+4,096 tokens (four heads of 32, causal and not, and causal with dropout). Times are seconds of CPU
+of one thread, medians, alternating; memory is the growth of a process that does nothing else,
+beyond what importing torch once took.
 
     python -m tests.bench.bench_attention --date 20261128 [--rounds 3]
 """
@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,15 +28,34 @@ from tests.bench.record import write_record
 SIZES = (512, 1024, 2048, 4096)
 
 
-def twice(tokens: int, *, is_causal: bool) -> Callable[[], object]:
+DROPOUT = 0.1
+
+
+class Case(NamedTuple):
+    """One attention."""
+
+    tokens: int
+    is_causal: bool
+    dropout: float
+
+
+CASES = [
+    Case(tokens, is_causal, dropout)
+    for is_causal, dropout in ((True, 0.0), (False, 0.0), (True, DROPOUT))
+    for tokens in SIZES
+]
+
+
+def twice(case: Case) -> Callable[[], object]:
     """Return a call of value, gradient and derivative of the gradient."""
+    tokens, is_causal, dropout = case
     drawn = torch.Generator().manual_seed(0)
     shape = (1, 4, tokens, 32)
     given = [torch.randn(shape, generator=drawn).requires_grad_() for _ in range(3)]
     weights = [torch.randn(shape, generator=drawn) for _ in range(4)]
 
     def call() -> Sequence[Tensor]:
-        out = fused.attention(*given, is_causal=is_causal)
+        out = fused.attention(*given, dropout_p=dropout, is_causal=is_causal)
         slopes = torch.autograd.grad((out.tanh() * weights[0]).sum(), given, create_graph=True)
         joined = torch.stack([(s * w).sum() for s, w in zip(slopes, weights[1:], strict=True)])
         return torch.autograd.grad(joined.sum(), given)
@@ -56,21 +76,21 @@ def by_math(call: Callable[[], object]) -> Callable[[], object]:
     return with_math
 
 
-def megabytes(kind: str, tokens: int, *, is_causal: bool) -> float:
+def megabytes(kind: str, case: Case) -> float:
     """Return by how much a process grows that makes one call."""
-    command = [sys.executable, "-m", "tests.bench.bench_attention", "--date", "0", "--one", kind]
-    command += [str(tokens), str(int(is_causal))]
+    command = [sys.executable, "-m", "tests.bench.bench_attention", "--date", "0"]
+    command += ["--one", kind, str(CASES.index(case))]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(found.stdout)
 
 
-def grown(kind: str, tokens: int, is_causal: bool) -> float:
+def grown(kind: str, case: Case) -> float:
     """Make a small call and one of the size asked for, and return the growth by the second."""
     wrap = by_math if kind == "math" else lambda call: call
     with deterministic(1):
-        wrap(twice(256, is_causal=is_causal))()
+        wrap(twice(case._replace(tokens=256)))()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        wrap(twice(tokens, is_causal=is_causal))()
+        wrap(twice(case))()
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
@@ -79,33 +99,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--date", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", nargs=3)
+    parser.add_argument("--one", nargs=2)
     arguments = parser.parse_args()
     if arguments.one:
-        kind, tokens, is_causal = arguments.one
-        sys.stdout.write(f"{grown(kind, int(tokens), bool(int(is_causal)))}\n")
+        kind, index = arguments.one
+        sys.stdout.write(f"{grown(kind, CASES[int(index)])}\n")
         return
     keep_freed_memory()
-    cases = [(is_causal, tokens) for is_causal in (True, False) for tokens in SIZES]
     # First, because a process begins with the largest size that its parent had.
-    memory = {
-        case: [megabytes(kind, case[1], is_causal=case[0]) for kind in ("ours", "math")]
-        for case in cases
-    }
+    memory = {case: [megabytes(kind, case) for kind in ("ours", "math")] for case in CASES}
     lines = [
-        "| tokens | causal | ours, s | math, s | time | ours, MB | math, MB | memory |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| tokens | causal | dropout | ours, s | math, s | time | ours, MB | math, MB | memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     with deterministic(1):
-        for is_causal, tokens in cases:
-            call = twice(tokens, is_causal=is_causal)
+        for case in CASES:
+            call = twice(case)
             took = medians({"ours": call, "math": by_math(call)}, arguments.rounds)
-            ours, theirs = memory[is_causal, tokens]
+            ours, theirs = memory[case]
             share = f"{ours / theirs:.2f}" if theirs else ""
             lines.append(
-                f"| {tokens} | {'yes' if is_causal else 'no'} | {took['ours']:.3f} | "
-                f"{took['math']:.3f} | {took['ours'] / took['math']:.2f} | {ours:.0f} | "
-                f"{theirs:.0f} | {share} |"
+                f"| {case.tokens} | {'yes' if case.is_causal else 'no'} | {case.dropout:g} | "
+                f"{took['ours']:.3f} | {took['math']:.3f} | {took['ours'] / took['math']:.2f} | "
+                f"{ours:.0f} | {theirs:.0f} | {share} |"
             )
     command = f"python -m tests.bench.bench_attention --date {arguments.date}"
     write_record("attention", "What attention costs", command, lines, arguments.date)

@@ -29,6 +29,14 @@ SHAPES = {
     "added numbers": {"mask": lambda g: torch.randn(1, 4, 18, 18, generator=g)},
     "heads that share keys": {"shared": 2, "enable_gqa": True},
     "further axes": {"batch": (2, 3)},
+    "dropout": {"dropout_p": 0.3},
+    "dropout, causal": {"dropout_p": 0.1, "columns": 29, "is_causal": True},
+    "dropout, padding": {
+        "dropout_p": 0.6,
+        "mask": lambda g: torch.rand(3, 1, 1, 18, generator=g) > 0.3,
+    },
+    "dropout, heads that share keys": {"dropout_p": 0.1, "shared": 2, "enable_gqa": True},
+    "dropout, further axes": {"dropout_p": 0.1, "batch": (2, 3)},
 }
 
 
@@ -55,12 +63,16 @@ def tensors(*, batch=(3,), columns=18, shared=1, mask=None, dtype=torch.float64,
 
 
 def derivatives(function, given, options):
-    """Return a value, its gradient, and the derivative of a function of that gradient."""
-    out = function(*given, **options)
+    """Return a value, its gradient, the derivative of a function of that gradient, and a draw.
+
+    The draw is one after the call, so that a call which draws otherwise is seen.
+    """
+    torch.manual_seed(0)
+    out, drawn = function(*given, **options), torch.rand(3)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
     first = torch.autograd.grad((torch.tanh(out) * weights).sum(), given, create_graph=True)
     second = torch.autograd.grad(sum((g * g.cos()).sum() for g in first), given)
-    return [out, *first, *second]
+    return [out, *first, *second, drawn]
 
 
 def by_math(*given, **options):
@@ -78,7 +90,8 @@ def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, number
     """The kernel of torch and the blocked formula share nothing but the inputs."""
     monkeypatch.setattr(blocks, "BLOCK_NUMBERS", {"cpu": numbers})
     given, rest = tensors(**options)
-    assert not why_not(*given, rest.get("attn_mask"), enable_gqa=rest.get("enable_gqa", False))
+    mask, rate = rest.get("attn_mask"), rest.get("dropout_p", 0.0)
+    assert not why_not(*given, mask, rate, enable_gqa=rest.get("enable_gqa", False))
 
     found, expected = derivatives(attention, given, rest), derivatives(by_math, given, rest)
 
@@ -87,14 +100,16 @@ def test_value_and_both_derivatives_are_those_of_the_math_kernel(options, number
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_finite_differences_agree_with_both_derivatives(is_causal):
+def test_finite_differences_agree_with_both_derivatives(is_causal, dropout):
     """No kernel of torch is asked: differences of the value, and of its derivative."""
     given, _ = tensors(batch=(1,))
     cut = [each[:, :1, :9].detach().requires_grad_() for each in given]
 
     def call(*given):
-        return attention(*given, is_causal=is_causal)
+        torch.manual_seed(0)
+        return attention(*given, is_causal=is_causal, dropout_p=dropout)
 
     assert torch.autograd.gradcheck(call, cut)
     assert torch.autograd.gradgradcheck(call, cut)
@@ -107,9 +122,11 @@ def test_passes_without_a_fused_kernel_are_the_same(is_causal):
     query, key, value = (each.detach() for each in given)
     cotangent = query.cos()
 
-    out, sums = blocks._blocked(query, key, value, None, is_causal, 0.4)
-    fused, fused_sums = blocks.forward_pass(query, key, value, None, is_causal, 0.4)
-    passed = blocks.Passed(query, key, value, out, sums, None, is_causal, 0.4)
+    options = blocks.Options(None, None, is_causal, 0.4)
+
+    out, sums = blocks._blocked(query, key, value, options)
+    fused, fused_sums = blocks.forward_pass(query, key, value, options)
+    passed = blocks.Passed(query, key, value, out, sums, options)
     pulled, expected = blocks._blocked_pull(cotangent, passed), blocks.pull(cotangent, passed)
 
     torch.testing.assert_close((out, sums), (fused, fused_sums))
@@ -119,7 +136,7 @@ def test_passes_without_a_fused_kernel_are_the_same(is_causal):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"dropout": 0.1}, "dropout"),
+        ({"dropout": 1.0}, "drops all"),
         ({"mask": torch.zeros(18, 18).requires_grad_()}, "trained"),
         ({"mask": torch.zeros(18, 18), "is_causal": True}, "beside is_causal"),
     ],
@@ -183,6 +200,10 @@ MODELS = {
     ),
     "multi-head attention": lambda: Reader(nn.MultiheadAttention(8, 2, batch_first=True)),
     "function": Causal,
+    "encoder layer, its own dropout": lambda: Reader(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    ),
+    "function with dropout": lambda: Causal(0.2),
 }
 
 

@@ -147,12 +147,13 @@ def test_kept_graphs_of_compiled_convolutions_equal_autograd_of_the_whole_run():
     assert worst_error(kept.gradient, expected) < 1e-4
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("is_pair", [False, True], ids=["product", "pair"])
-def test_compiled_steps_have_the_fused_attention(is_pair, monkeypatch):
+def test_compiled_steps_have_the_fused_attention(is_pair, dropout, monkeypatch):
     """The programs call its passes, the first derivative also for the adjoint of what it reads."""
     monkeypatch.setattr(attention, "LEAST_PAIRS", 1)
     torch.manual_seed(0)
-    eager, _ = run_of(Causal())
+    eager, _ = run_of(Causal(dropout))
     routine = replace(eager, compile=True, path=StepPath.GRAPH) if is_pair else eager
     pull = step_vjp if is_pair else CompiledVjp()
     state, z = eager.initial_state(), eager.point()
