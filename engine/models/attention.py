@@ -61,7 +61,7 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
         each number of the matrix. Measured in ``tests/bench/bench_attention.py``.
     """
     asked = (query, key, value, attn_mask, dropout_p, is_causal)
-    reason = why_not(*asked, enable_gqa=enable_gqa)
+    reason = why_not(*asked, scale=scale, enable_gqa=enable_gqa)
     if reason:
         _say(reason, query.shape[-2] * key.shape[-2])
         options = {"scale": scale, "enable_gqa": enable_gqa}
@@ -126,6 +126,7 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
     dropout: float = 0.0,
     is_causal: bool = False,
     *,
+    scale: float | None = None,
     enable_gqa: bool = False,
 ) -> str:
     """Say why an attention keeps the whole matrix; empty if it does not."""
@@ -136,6 +137,8 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
     reasons = {
         "it drops all of the matrix, or its rate of dropout is none": not 0 <= dropout < 1,
         "its mask is trained": mask is not None and mask.requires_grad,
+        # Torch's kernel for a CPU multiplies its minus infinities by the scale (2.13).
+        "its scale is not positive": scale is not None and not scale > 0,
         "it has a mask beside is_causal": mask is not None and is_causal,
         "it has a mask for more than four axes": mask is not None and query.ndim > FOUR,
         "it is computed in another format than float32 or float64": not (

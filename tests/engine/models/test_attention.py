@@ -137,6 +137,7 @@ def test_passes_without_a_fused_kernel_are_the_same(is_causal):
     ("change", "reason"),
     [
         ({"dropout": 1.0}, "drops all"),
+        ({"scale": -1.0}, "not positive"),
         ({"mask": torch.zeros(18, 18).requires_grad_()}, "trained"),
         ({"mask": torch.zeros(18, 18), "is_causal": True}, "beside is_causal"),
     ],
