@@ -6,8 +6,10 @@ model (``engine.routine.module.operations``), so torch's own layers and the mode
 ``engine.models.attention_blocks`` has the formula.
 """
 
-import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,10 +25,8 @@ from engine.models.attention_operations import forward_pass, pull, second_pull
 LEAST_PAIRS = 1 << 16
 """Pairs of tokens (256 x 256) from which on the fused kernels pay; fewer take torch's own."""
 
-FOUR = 4
-"""Axes of the tensors: examples, heads, tokens, numbers."""
-
-logger = logging.getLogger(__name__)
+_HEADS = 3
+"""Axes of a tensor that has heads, at least: heads, tokens, numbers."""
 
 _Context = Any  # what torch hands to the methods of a Function, which it does not type
 
@@ -46,9 +46,9 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
     Whatever ``why_not`` names goes to torch's own function, which keeps the whole matrix.
 
     Args:
-        query: Shape (..., heads, rows, size).
-        key: Shape (..., heads, columns, size).
-        value: Likewise.
+        query: Shape (..., heads, rows, size), or (rows, size).
+        key: Shape (..., heads, columns, size); axes of one stand for all of the query's.
+        value: Likewise, of whatever size.
         attn_mask: True where a row may read a column, or numbers that are added to the scores.
         dropout_p: Share of the matrix that is dropped, by the draws of torch's math kernel.
         is_causal: Whether a row reads the columns up to its own only.
@@ -63,20 +63,47 @@ def attention(  # noqa: PLR0913 (the signature of torch's function, in whose pla
     asked = (query, key, value, attn_mask, dropout_p, is_causal)
     reason = why_not(*asked, scale=scale, enable_gqa=enable_gqa)
     if reason:
-        _say(reason, query.shape[-2] * key.shape[-2])
+        say_whole(reason, query.shape[-2], key.shape[-2])
         options = {"scale": scale, "enable_gqa": enable_gqa}
         with sdpa_kernel(SDPBackend.MATH):  # the only one with a second derivative
             return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
-    if key.shape[-3] != query.shape[-3]:
+    if enable_gqa and key.shape[-3] != query.shape[-3]:
         shared = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(shared, -3) for each in (key, value))
     size = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    mask = None if attn_mask is None else _added(attn_mask, query)
-    batch = query.shape[:-3]
-    given = [each.reshape(-1, *each.shape[-3:]).contiguous() for each in (query, key, value)]
-    kept = _kept(given[0], given[1], dropout_p) if dropout_p > 0 else None
-    out = fused(given[0], given[1], given[2], mask, kept, is_causal, size, dropout_p)
-    return out.reshape(*batch, *out.shape[-3:])
+    lead, width = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]), value.shape[-1]
+    mask = None if attn_mask is None else _four_axes(_added(attn_mask, query), lead)
+    query, key, value = (
+        _four_axes(each.expand(*lead, *each.shape[-2:]), lead).contiguous()
+        for each in _of_one_width(query, key, value)
+    )
+    kept = _kept(query, key, dropout_p) if dropout_p > 0 else None
+    out = fused(query, key, value, mask, kept, is_causal, size, dropout_p)
+    return out[..., :width].reshape(*lead, *out.shape[-2:-1], width)
+
+
+def _of_one_width(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tensors with as many numbers for a token; what is added changes no score and value."""
+    more = value.shape[-1] - query.shape[-1]
+    if more > 0:
+        return functional.pad(query, (0, more)), functional.pad(key, (0, more)), value
+    return query, key, functional.pad(value, (0, -more)) if more else value
+
+
+def _four_axes(tensor: Tensor, lead: torch.Size) -> Tensor:
+    """Return a tensor with axes for examples, heads, rows and columns.
+
+    Args:
+        tensor: Shape (..., rows, columns), with as many axes as ``lead`` says or fewer.
+        lead: What stands before the last two axes of a whole tensor.
+    """
+    tensor = tensor[(None,) * (len(lead) + 2 - tensor.ndim)]
+    if len(lead) < 2:  # no heads
+        return tensor.reshape(-1, 1, *tensor.shape[-2:])
+    *examples, heads = tensor.shape[:-2]
+    if max(examples) > 1:
+        tensor = tensor.expand(*lead[:-1], *tensor.shape[-3:])
+    return tensor.reshape(-1, heads, *tensor.shape[-2:])
 
 
 def fused(  # noqa: PLR0913 (what ``Options`` holds, which a compiler takes one by one)
@@ -131,21 +158,20 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
 ) -> str:
     """Say why an attention keeps the whole matrix; empty if it does not."""
     formats = {query.dtype, key.dtype, value.dtype}
-    if not query.ndim == key.ndim == value.ndim or query.ndim < FOUR:
-        return "its tensors have fewer than four axes"
-    heads = key.shape[-3] == query.shape[-3] or enable_gqa
+    if not query.ndim == key.ndim == value.ndim:
+        return "its tensors have different numbers of axes"
     reasons = {
         "it drops all of the matrix, or its rate of dropout is none": not 0 <= dropout < 1,
         "its mask is trained": mask is not None and mask.requires_grad,
         # Torch's kernel for a CPU multiplies its minus infinities by the scale (2.13).
         "its scale is not positive": scale is not None and not scale > 0,
         "it has a mask beside is_causal": mask is not None and is_causal,
-        "it has a mask for more than four axes": mask is not None and query.ndim > FOUR,
         "it is computed in another format than float32 or float64": not (
             len(formats) == 1 and query.dtype in (torch.float32, torch.float64)
         ),
-        "its values have another size than its keys": query.shape[-1] != value.shape[-1],
-        "its examples or heads are broadcast": query.shape[:-3] != key.shape[:-3] or not heads,
+        "its values or its mask are of more examples or heads than its scores": not _fits(
+            query, key, value, mask, enable_gqa=enable_gqa
+        ),
         "its tokens are few": query.shape[-2] * key.shape[-2] < LEAST_PAIRS,
         "its device or layout has no fused kernels": query.device.type not in ("cpu", "cuda")
         or query.is_nested
@@ -155,16 +181,62 @@ def why_not(  # noqa: PLR0913 (one return for each reason)
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _say(reason: str, pairs: int) -> None:
-    if pairs < LEAST_PAIRS or reason in _SAID or torch.compiler.is_compiling():
+def _fits(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, enable_gqa: bool
+) -> bool:
+    """Say whether scores have all the examples and heads that are read; torch refuses the rest."""
+    of_key, of_value = key.shape[:-2], value.shape[:-2]
+    if enable_gqa:
+        if query.ndim < _HEADS or of_key[-1] != of_value[-1] or query.shape[-3] % of_key[-1]:
+            return False
+        of_key, of_value = ((*each[:-1], query.shape[-3]) for each in (of_key, of_value))
+    whole = len(query.shape[:-2])
+    others = [of_value] if mask is None else [of_value, mask.shape[:-2]]
+    if any(len(other) > whole for other in others):
+        return False
+    try:
+        lead = torch.broadcast_shapes(query.shape[:-2], of_key)
+        return all(torch.broadcast_shapes(lead, other) == lead for other in others)
+    except RuntimeError:
+        return False
+
+
+def say_whole(reason: str, rows: int, columns: int) -> None:
+    """Note that an attention keeps its whole matrix; see ``whole_matrices``.
+
+    Args:
+        reason: Why, a clause.
+        rows: Tokens that read.
+        columns: Tokens that are read.
+    """
+    if rows * columns < LEAST_PAIRS or torch.compiler.is_compiling():
         return
-    _SAID.add(reason)
-    logger.info(
-        "An attention of %d pairs of tokens keeps its whole matrix, because %s.", pairs, reason
+    noted = _NOTED.get()
+    if noted is not None:
+        noted.setdefault(reason, (rows, columns))
+
+
+@contextmanager
+def whole_matrices() -> Iterator[dict[str, tuple[int, int]]]:
+    """Yield why attentions inside of the block keep their whole matrix, and of how many tokens."""
+    noted: dict[str, tuple[int, int]] = {}
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+_NOTED: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("attentions", default=None)
+
+
+def note_of_matrices(noted: Mapping[str, tuple[int, int]]) -> str:
+    """Say for people what ``whole_matrices`` has noted; empty if that is nothing."""
+    return " ".join(
+        f"An attention of {rows} x {columns} tokens keeps its whole matrix, because {reason}, so "
+        "the memory of a step grows with the square of the tokens."
+        for reason, (rows, columns) in noted.items()
     )
-
-
-_SAID: set[str] = set()
 
 
 def _is_transformed() -> bool:
@@ -177,12 +249,12 @@ def _is_transformed() -> bool:
 
 
 def _added(mask: Tensor, query: Tensor) -> Tensor:
-    """Return a mask as numbers that are added to the scores, in four axes and no larger."""
+    """Return a mask as numbers that are added to the scores, in two axes at least and no larger."""
     if mask.dtype == torch.bool:
         added = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
         mask = added.masked_fill(~mask, -math.inf)
     mask = mask.to(query.dtype)
-    return mask[(None,) * (4 - mask.ndim)]
+    return mask[(None,) * (2 - mask.ndim)]
 
 
 _torch_attention = functional.scaled_dot_product_attention

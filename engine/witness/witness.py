@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import NonFiniteError
+from engine.models.attention import note_of_matrices, whole_matrices
 from engine.numerics.determinism import deterministic, filling, generator
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
@@ -125,7 +126,8 @@ def testify(
     with filling(), deterministic():
         step, first = min(1, routine.num_steps - 1), routine.initial_state(z)
         term = routine.first_piece(next(routine.terms(step)))
-        state, own = _moved_step(routine, first, term, z, step)
+        with whole_matrices() as matrices:
+            state, own = _moved_step(routine, first, term, z, step)
         assert own.flat is not None
         before = {**first, **state}
         after, heard = _look_at_update(routine, before, own.flat, z, step)
@@ -175,7 +177,9 @@ def testify(
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max((error for error, _ in slopes if error is not None), default=None),
-        note=_told_once([shards, jumps, *cut, note, *(words for _, words in slopes)]),
+        note=_told_once(
+            [shards, jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from engine.models.attention import attention
+from engine.models.attention import attention, say_whole
 from engine.routine.module.stop_gradient import stop_gradient
 from engine.routine.module.written_out import UNPOOLING, WRITTEN_OUT
 from engine.torch_modes import FunctionMode
@@ -162,6 +162,17 @@ def _without_alarm(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+_torch_heads = functional.multi_head_attention_forward
+
+
+def _heads(query: Tensor, key: Tensor, *args: Any, need_weights: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401 (as torch's function)
+    """Take the place of torch's own function, and note that weights that are asked for are kept."""
+    if need_weights:
+        reason = "nn.MultiheadAttention is asked for its weights (need_weights=False asks for none)"
+        say_whole(reason, query.shape[0], key.shape[0])
+    return _torch_heads(query, key, *args, need_weights=need_weights, **kwargs)
+
+
 _UNPOOLED = [
     (UNPOOLING, name, _without_alarm(getattr(UNPOOLING, name)))
     for name in ("max_unpool2d", "max_unpool3d")
@@ -175,6 +186,7 @@ _ALL = [
     (checkpointing, _CHECKPOINT, _recomputed),
     (torch, "embedding", _embedding),
     (functional, "scaled_dot_product_attention", attention),
+    (functional, "multi_head_attention_forward", _heads),
 ]
 
 

@@ -29,6 +29,17 @@ SHAPES = {
     "added numbers": {"mask": lambda g: torch.randn(1, 4, 18, 18, generator=g)},
     "heads that share keys": {"shared": 2, "enable_gqa": True},
     "further axes": {"batch": (2, 3)},
+    "no heads": {"heads": ()},
+    "neither examples nor heads": {"batch": (), "heads": ()},
+    "heads without examples": {"batch": ()},
+    "one key for all heads": {"shared": 4},
+    "one key for all heads, which says so": {"shared": 4, "enable_gqa": True},
+    "values of another size": {"value_size": 9},
+    "values of another size, causal": {"value_size": 2, "is_causal": True},
+    "further axes, padding": {
+        "batch": (2, 3),
+        "mask": lambda g: torch.rand(3, 1, 1, 18, generator=g) > 0.3,
+    },
     "dropout": {"dropout_p": 0.3},
     "dropout, causal": {"dropout_p": 0.1, "columns": 29, "is_causal": True},
     "dropout, padding": {
@@ -48,13 +59,24 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "_LEAST", 3)
 
 
-def tensors(*, batch=(3,), columns=18, shared=1, mask=None, dtype=torch.float64, **options):
+def tensors(
+    *,
+    batch=(3,),
+    heads=(4,),
+    columns=18,
+    shared=1,
+    value_size=6,
+    mask=None,
+    dtype=torch.float64,
+    **options,
+):
     """Return query, key, value and the options of a call."""
     drawn = torch.Generator().manual_seed(0)
+    of_keys = [each // shared for each in heads]
     shapes = (
-        (*batch, 4, 18, 6),
-        (*batch, 4 // shared, columns, 6),
-        (*batch, 4 // shared, columns, 6),
+        (*batch, *heads, 18, 6),
+        (*batch, *of_keys, columns, 6),
+        (*batch, *of_keys, columns, value_size),
     )
     found = [torch.randn(*s, generator=drawn, dtype=dtype).requires_grad_() for s in shapes]
     if mask is not None:
@@ -227,6 +249,37 @@ def test_a_run_takes_it_without_a_change_of_the_model(name, monkeypatch):
 
     assert made == {"forward_pass", "pull", "second_pull"}
     torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-9, atol=1e-13)
+
+
+class Weighed(Reader):
+    """Layers that ask for the whole matrix, or for one of their own."""
+
+    def __init__(self, kind):
+        super().__init__(nn.MultiheadAttention(8, 2, batch_first=True))
+        self.kind, self.bias = kind, nn.Parameter(torch.zeros(20, 20))
+
+    def forward(self, inputs):
+        """Return two logits."""
+        tokens = self.enter(inputs[..., None])
+        if self.kind == "bias":
+            read = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=self.bias)
+        else:
+            asked = self.kind == "weights"
+            read, _ = self.layer(tokens, tokens, tokens, need_weights=asked)
+        return self.leave(read.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("bias", "its mask is trained"), ("weights", "need_weights"), ("none", "")]
+)
+def test_a_whole_matrix_is_said(kind, said):
+    """People read it beside the witness, whose step has the attentions of the run."""
+    torch.manual_seed(0)
+
+    note = engine.metagradient(*run_of(Weighed(kind))).witness.note
+
+    assert said in note
+    assert ("20 x 20 tokens keeps its whole matrix" in note) == bool(said)
 
 
 def test_numbers_that_are_none_stay_so():
