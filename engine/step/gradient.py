@@ -124,7 +124,7 @@ def batch_in_order(
                 rows.append(
                     {**rows[-1], **routine.moved_buffers(rows[-1], calls, step, term.shard)}
                 )
-                hooked = routine.hooked_term(found)
+                hooked = routine.hooked_term(found, step, term.shard)
             yield hooked, loss
 
     gradient, loss = tree_sum(parts(), _added)

@@ -143,20 +143,24 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     return products
 
 
-def before_hooks(routine: Routine, gradient: Tensor, directions: Sequence[Tensor]) -> list[Tensor]:
+def before_hooks(
+    routine: Routine, gradient: Tensor, directions: Sequence[Tensor], step: int, shard: int
+) -> list[Tensor]:
     """Pull cotangents of a shard's gradient through the hooks, see ``Routine.hooked_term``.
 
     Args:
         routine: The run.
         gradient: Of a shard, before the hooks, shape (params,).
         directions: Cotangents of what the hooks make of it, each of the same shape.
+        step: t.
+        shard: Which of the step's.
 
     Raises:
         UndifferentiableError: If what they make does not depend on it.
     """
     leaf = gradient.detach().requires_grad_()
     with torch.enable_grad():
-        hooked = routine.hooked_term(leaf)
+        hooked = routine.hooked_term(leaf, step, shard)
     if not hooked.requires_grad:
         raise UndifferentiableError(
             "What the hooks of the parameters return does not depend on the gradient that they are "
@@ -268,7 +272,24 @@ def cure_of_operations(names: Sequence[str]) -> str:
         )
     if any("cudnn" in name.lower() for name in names):
         return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
+    if any(part in name for name in names for part in ("standard_gamma", "dirichlet")):
+        return (
+            "Samples of Gamma, Beta, Dirichlet, Chi2, StudentT, FisherSnedecor, InverseGamma and "
+            "Wishart are drawn by rejection: with the same seed they jump where the parameters "
+            "move. Sample a distribution that is near: Weibull or LogNormal for Gamma, "
+            "Kumaraswamy for Beta, LogisticNormal for Dirichlet. log_prob() and kl_divergence() "
+            "of all of them can be differentiated twice."
+        )
+    if any("set_" in name for name in names):
+        return "Write into a tensor instead of exchanging its memory: buffer.copy_(values)."
     return "Write that function with differentiable operations."
+
+
+def _cure_of_bits(text: str) -> str:
+    """Say what to do about an operation whose bits do not repeat, by torch's words for it."""
+    if text.startswith("put_ "):
+        return "Write x.view(-1)[index] = values in its place."
+    return "Replace that operation."
 
 
 @contextmanager
@@ -302,7 +323,7 @@ def named_refusals(step: int) -> Iterator[None]:
         if "deterministic implementation" in text:
             raise UndifferentiableError(
                 f"Step {step} uses an operation whose bits do not repeat: {text.split(',')[0]}. "
-                "A replayed step has to make the bits of the first one. Replace that operation."
+                f"A replayed step has to make the bits of the first one. {_cure_of_bits(text)}"
             ) from error
         if not forward and not any(word in text for word in known):
             raise

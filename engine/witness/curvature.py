@@ -64,6 +64,8 @@ class Here:
         z: Metaparameters.
         moves: How far that update moved each of them.
         is_late: Whether the training has come some way, where a loss may leave out what is learned.
+        moved: Which parameters the training has moved so far, truth values of shape (params,);
+            None at its start.
     """
 
     state: State
@@ -75,6 +77,7 @@ class Here:
     z: Metaparams
     moves: Mapping[str, float]
     is_late: bool = False
+    moved: Tensor | None = None
 
 
 class _DependsOnOthersError(Exception):
@@ -319,7 +322,10 @@ def _product(
 ) -> Curvature:
     few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
     row, everywhere = state["params"].detach(), routine.shapes_start
-    found = compare(lambda rows: few(rows[0]), [row], everywhere=everywhere, coarse=coarse)
+    moved = None if here.moved is None else [here.moved]
+    found = compare(
+        lambda rows: few(rows[0]), [row], everywhere=everywhere, moved=moved, coarse=coarse
+    )
     if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
         return found
     own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()

@@ -139,7 +139,7 @@ def are_counters(routine: Routine, before: Mapping[str, Tensor]) -> bool:
         def taken(params: Tensor = params, term: Term = term, step: int = step) -> list[Tensor]:
             loss = routine.term_losses(params, term, z, step).sum()
             (first,) = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-            total = routine.hooked(first).square().sum()
+            total = routine.hooked(first, step).square().sum()
             return [loss, first, *torch.autograd.grad(total, params, materialize_grads=True)]
 
         with routine.reading(state), torch.enable_grad(), routine.binding.kept():

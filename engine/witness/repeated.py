@@ -125,7 +125,7 @@ class FirstCalls:
             return None
         given = torch.ones(routine.layout.size, dtype=routine.layout.dtype, device=routine.device)
         with torch.no_grad():
-            return routine.hooked(given)
+            return routine.hooked(given, 0)
 
     def refuse_other_hooks(self) -> None:
         """Refuse hooks that make another gradient of the same one by now.

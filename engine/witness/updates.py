@@ -177,7 +177,7 @@ def _updated(
     What the problem keeps for itself moves after the parameters, and is a part of it.
     """
     if routine.hooks or routine.own is not None or routine.skip_idle:
-        following = routine.update(rows, routine.hooked_term(gradient), z, step)
+        following = routine.update(rows, routine.hooked_term(gradient, step), z, step)
         return following | routine.moved_own(dict(rows), following["params"], z, step)
     hyper = routine.hyperparameters(z, step)
     return routine.optimizer.update(dict(rows), gradient, hyper, step)
