@@ -92,7 +92,7 @@ class LaterSteps:
         try:
             refuse_cut_statistics(routine, rows, z, step)
             moved = rows["params"] != routine.initial_state(z)["params"]
-            here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, moved)
+            here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,))
             found, _ = compare_loss(routine, here)
         except WitnessError as error:
             raise WitnessError(

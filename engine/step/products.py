@@ -4,7 +4,7 @@ A cotangent with a leading axis of length K is that of K outputs: its rows are p
 graph, one after the other, with the bits that each has by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -127,20 +127,45 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
         [[row[name] for name in state] for row in rows],
         together=together,
     )
-    for row, pulled in zip(rows, found_of, strict=True):
-        for name, tensor in zip([*inputs, "the gradient"], pulled, strict=False):
-            if tensor is None:
+    given = {**inputs, _GRADIENT: gradient}
+    for row, pulled in zip(rows, map(list, found_of), strict=True):
+        for at, name in enumerate(given):
+            if pulled[at] is not None:
+                continue
+            if _reads(lambda moved: routine.update(*_parted(moved), z, step, used), given, name):
                 raise UndifferentiableError(
                     f"The update of optimizer {routine.optimizer.name!r} does not depend on "
                     f"{name!r} at step {step}, so the adjoint would lose it. Write the update "
                     "without detach(), .data, in-place changes or no_grad()."
                 )
+            pulled[at] = torch.zeros_like(given[name])  # as of a moment that a first step ignores
         found = zip(z, pulled[len(sources) :], strict=True)
         shares = {name: tensor for name, tensor in found if tensor is not None}
         known = [tensor for tensor in pulled[: len(sources)] if tensor is not None]  # all of them
         adjoint = dict(zip(inputs, known, strict=False))
         products.append(Product(adjoint, known[-1], shares, row.get(BUFFERS)))
     return products
+
+
+_GRADIENT = "the gradient"
+"""What an update is given besides the state, for people."""
+
+
+def _parted(given: Mapping[str, Tensor]) -> tuple[State, Tensor]:
+    """Return the state and the gradient that an update is given, without a graph."""
+    rows = {name: tensor.detach() for name, tensor in given.items()}
+    return rows, rows.pop(_GRADIENT)
+
+
+def _reads(
+    update: Callable[[Mapping[str, Tensor]], State], given: Mapping[str, Tensor], name: str
+) -> bool:
+    """Say whether an update changes with one of its inputs, which has no part in its graph."""
+    with torch.no_grad():
+        before, after = (
+            update({**given, name: each}) for each in (given[name], 1.01 * given[name] + 0.01)
+        )
+    return not all(torch.equal(before[row], after[row]) for row in before)
 
 
 def before_hooks(

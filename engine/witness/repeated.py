@@ -57,8 +57,8 @@ def refuse_another(
     raise ConfigurationError(
         f"Step {step}, run twice, gave two different states: {name} differs first at {where}. A "
         "replayed step must repeat every bit. Draw random numbers from torch's global generator "
-        "inside the model, or from the generator that augment gets, and keep no state outside the "
-        "parameters."
+        "inside the model, or from the generator that augment gets, those of an optimizer's update "
+        "from torch.Generator().manual_seed(step), and keep no state outside the parameters."
     )
 
 
