@@ -50,11 +50,9 @@ class seeded:
         PROCESS.acquire()
         try:
             self._before = torch.default_generator.get_state()
-            torch.default_generator.manual_seed(self._value)
             if self._device is not None:
                 self._before_there = torch.cuda.get_rng_state(self._device)
-                with torch.cuda.device(self._device):
-                    torch.cuda.manual_seed(self._value)
+            _seed_generators(self._device, self._value)
         except BaseException:
             PROCESS.release()
             raise
@@ -66,6 +64,21 @@ class seeded:
                 torch.cuda.set_rng_state(self._before_there, self._device)
         finally:
             PROCESS.release()
+
+
+def seed_generators(device: torch.device, seed: int, *purpose: str | int) -> None:
+    """Seed torch's global generators as ``seeded`` does, without its lock and for good.
+
+    For whoever holds them already, in a thread of its own perhaps.
+    """
+    _seed_generators(device, seed_for(seed, *purpose))
+
+
+def _seed_generators(device: torch.device | None, value: int) -> None:
+    torch.default_generator.manual_seed(value)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(value)
 
 
 @contextmanager

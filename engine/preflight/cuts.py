@@ -49,7 +49,7 @@ def _gradient(routine: Routine, params: Tensor, z: Metaparams, step: int) -> Ten
             leaf = params if params.requires_grad else params.detach().requires_grad_()
             loss = routine.term_loss(leaf, term, z, step)
             (share,) = torch.autograd.grad(loss, leaf, create_graph=True)
-            total = total + routine.hooked_term(share)
+            total = total + routine.hooked_term(share, step, term.shard)
     return total
 
 
@@ -64,7 +64,7 @@ def _cut_in_update(routine: Routine, state: State, z: Metaparams, step: int) -> 
 
     def update(moved: dict[str, Tensor]) -> Tensor:
         own = {name: moved[name].clone() for name in state}
-        hooked = routine.hooked_sum(moved["the gradient"])
+        hooked = routine.hooked_sum(moved["the gradient"], step)
         following = routine.optimizer.update(own, hooked, hyper, step)
         return torch.cat([following[name] for name in state])
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -284,7 +285,8 @@ def _batched_step(
         for terms in zip(*(run.terms(step) for run in drawing), strict=True):
             share, value = _batched_gradient(routine, states["params"], terms, z, step)
             if routine.hooks_each_shard:
-                share = vmap(routine.hooked_term)(share)
+                shard = terms[0].shard
+                share = vmap(partial(routine.hooked_term, step=step, shard=shard))(share)
             gradient = share if gradient is None else gradient + share
             loss = value if loss is None else loss
     used_tensors(routine, seen, {name: rows[0] for name, rows in states.items()}, step)

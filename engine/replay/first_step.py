@@ -23,7 +23,7 @@ from engine.routine.routine import Routine
 from engine.step.coupling import compares
 from engine.step.gradient import check_twice_differentiable
 from engine.step.nonfinite import refuse_nonfinite_product, refuse_nonfinite_step
-from engine.step.products import named_refusals
+from engine.step.products import cure_of_operations, named_refusals
 from engine.step.reference import step_vjp
 from engine.step.step import StepGraph, open_step, plain_step
 from engine.types import Metaparams, Output, State
@@ -172,11 +172,14 @@ def _line_told(routine: Routine, z: Metaparams) -> Iterator[None]:
         if not words.startswith("Step 0 ") or not isinstance(cause, Exception):
             raise
         params = routine.initial_state(z)["params"]
-        line = raising_line(cause) or failing_line(
-            lambda: check_twice_differentiable(routine, params, z, 0)
-        )
+        line, way = raising_line(cause), ""
+        if not line:
+            line, way = failing_line(lambda: check_twice_differentiable(routine, params, z, 0))
         if not line:
             raise
+        if "distributions/dirichlet.py" in way.replace("\\", "/"):  # without a name of its own
+            unknown, known = cure_of_operations([]), cure_of_operations(["dirichlet"])
+            words = words.replace(unknown, known)
         raise UndifferentiableError(f"{words} It is called at {line}.") from cause
 
 

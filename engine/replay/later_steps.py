@@ -91,10 +91,9 @@ class LaterSteps:
             return None
         try:
             refuse_cut_statistics(routine, rows, z, step)
-            found, _ = compare_loss(
-                routine,
-                Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, is_late=True),
-            )
+            moved = rows["params"] != routine.initial_state(z)["params"]
+            here = Here(rows, term, losses, {}, torch.zeros(0), step, z, {}, True, (moved,))
+            found, _ = compare_loss(routine, here)
         except WitnessError as error:
             raise WitnessError(
                 f"{error} That is so in step {step}, and was not at the start, so it begins with "

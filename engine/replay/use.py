@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engine.errors import UndifferentiableError, WitnessError
 from engine.replay.interpreter import check_losses
 from engine.routine.idle import noting_used, refuse_moved
+from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.outputs import parts_of
 from engine.routine.routine import Routine
 from engine.step.pulls import gradient_of
@@ -113,6 +114,9 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
     evaluated, first = routine.optimizer.evaluated, routine.first_piece(next(routine.terms(0)))
     parts = [part for output in outputs for part in parts_of(output)] if use.without else []
 
+    cut = _cut_out(routine, state, use.without or [])
+    idle = [name for name in use.without or () if name in use.idle or name not in cut]
+
     def loss(params: Tensor) -> list[Tensor]:
         params = params.requires_grad_()  # a loss may take derivatives
         with torch.enable_grad(), routine.reading(state), routine.binding.kept():
@@ -123,9 +127,9 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
             return [routine.evaluate(part, {**state, evaluated: params}) for part in parts]
 
     for read, row, names in (
-        (loss, state["params"], use.without or []),
-        (values, state[evaluated], use.unused),
-        (values, state[evaluated], use.idle),
+        (loss, state["params"], cut),
+        (values, state[evaluated], [name for name in use.unused if name in cut]),
+        (values, state[evaluated], idle),
     ):
         if not names:
             continue
@@ -134,14 +138,32 @@ def refuse_detached(routine: Routine, use: Use, state: State, outputs: Sequence[
             views = routine.layout.views(moved)
             moved = routine.layout.flatten({**views, name: 1.25 * views[name] + 0.1})
         if not all(map(torch.equal, read(row.detach().clone()), read(moved))):
-            if names == use.idle and read is values:
+            if names == idle and read is values:
                 refuse_moved(routine, names)
                 return
             raise UndifferentiableError(
                 f"Parameter {names[0]!r} has no part in the loss of step 0 that has a derivative, "
                 "so its gradient is None, but its value is read. Freeze it with "
-                "requires_grad_(False), or look for a detach() before the loss."
+                "requires_grad_(False), or look for a detach() before the loss; where some steps "
+                "shall hold it, write engine.stop_gradient(x) in place of x.detach()."
             )
+
+
+def _cut_out(routine: Routine, state: State, names: Sequence[str]) -> Sequence[str]:
+    """Leave out the names of what the loss of step 0 reads through ``stop_gradient`` alone.
+
+    Its derivative is not lost: a layer that is trained from a later step on is held so until then.
+    """
+    if not names:
+        return names
+    first = routine.first_piece(next(routine.terms(0)))
+    params = state["params"].detach().requires_grad_()
+    with torch.enable_grad(), routine.reading(state), routine.binding.kept(), noting_used() as seen:
+        loss = routine.term_loss(params, first, routine.point(), 0)
+        with whole_derivatives():
+            gradient_of(loss, params, create_graph=False)
+    found = dict(zip(routine.layout.shapes, seen.found or (), strict=False))
+    return [name for name in names if not found.get(name)]
 
 
 @contextmanager

@@ -237,7 +237,7 @@ class Routine(HeldModule):
             step: t.
             used: Which tensors the gradient is of, a truth value each; all by default.
         """
-        hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient)
+        hyper, gradient = self.hyperparameters(z, step), self.hooked_sum(gradient, step)
         own = without_buffers(state)
         if self.skip_idle:
             return update_used(self.optimizer, self.layout, own, gradient, hyper, step, used)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from engine.errors import UndifferentiableError
+from engine.routine.module.gradient_hooks import hooks_draw
 from engine.routine.routine import Routine
 from engine.step.captured import CapturedProgram, Part, Program
 from engine.step.compiling import (
@@ -104,6 +105,8 @@ def _try(
         )
     if routine.layout.complexes:
         return "the model has complex parameters, whose derivatives torch's compiler gets wrong."
+    if _hooks_draw(routine):
+        return "hooks of the parameters draw random numbers, which each step seeds."
     if keeps_for_itself(routine, z, step):
         return "the loss or the model keeps tensors of a call for itself."
     started = time.perf_counter()
@@ -125,6 +128,17 @@ def _try(
     _logger.info("A compiled product of a step agrees; it took %.1f s.", seconds)
     compared[program] = times + 1
     return expected
+
+
+def _hooks_draw(routine: Routine) -> bool:
+    """Say whether hooks of the parameters draw random numbers; asked once for a routine."""
+    if not routine.hooks:
+        return False
+    known = routine.programs
+    if _DRAW not in known:
+        given = routine.layout.flatten(routine.trainable)
+        known[_DRAW] = hooks_draw(routine.hooks, routine.layout, torch.ones_like(given))
+    return known[_DRAW]
 
 
 def _compiled_product(
@@ -172,6 +186,9 @@ def _product(routine: Routine) -> CapturedProgram:
 def _depends_on_z(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
+
+_DRAW = "hooks draw"
+"""Where a routine keeps whether they do, among what was measured of its step."""
 
 _STATE, _FROM_Z, _COTANGENT = "state ", "from z ", "cotangent "
 """What stands before the names of a product's tensors; other inputs of the step have none."""

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from engine.errors import ConfigurationError
 from engine.recipes.replay import StepPath
 from engine.routine.loss_terms import Term
+from engine.routine.module.gradient_hooks import hooked
 from engine.routine.module.kept_tensors import keeps_tensors
 from engine.routine.routine import Routine
 from engine.step.captured import CapturedProgram, Part
@@ -157,7 +158,9 @@ def make_update(routine: Routine) -> Part:
     update = routine.optimizer.update
 
     def following(inputs: Inputs) -> Inputs:
-        gradient = routine.hooked(inputs["gradient"])
+        gradient = inputs["gradient"]
+        if routine.hooks:  # which draw nothing, so that nothing is seeded
+            gradient = hooked(routine.hooks, routine.layout, gradient)
         return update(named(inputs, "state "), gradient, named(inputs, "hyper "), inputs["step"])
 
     return following

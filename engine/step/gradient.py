@@ -67,8 +67,9 @@ def term_gradient(
         if gradient is None:
             raise UndifferentiableError(
                 f"The loss of step {step} does not depend on the parameters of the module that it "
-                "is given, but on others: look for a module of another name in it. Read all "
-                "parameters from the module that the loss is given."
+                "is given: look for an argmax or a comparison, of which there is no derivative, a "
+                "detach(), or a module of another name in it. Read all parameters from the module "
+                "that the loss is given."
             )
     return gradient, loss.detach()
 
@@ -124,7 +125,7 @@ def batch_in_order(
                 rows.append(
                     {**rows[-1], **routine.moved_buffers(rows[-1], calls, step, term.shard)}
                 )
-                hooked = routine.hooked_term(found)
+                hooked = routine.hooked_term(found, step, term.shard)
             yield hooked, loss
 
     gradient, loss = tree_sum(parts(), _added)

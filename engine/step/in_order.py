@@ -100,7 +100,7 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
         for part in parts:
             with routine.reading(held):
                 before = before + term_gradient(routine, params, part, leaves, step)[0]
-        pulled = before_hooks(routine, before, directions)
+        pulled = before_hooks(routine, before, directions, step, term.shard)
         for product, direction in zip(products, pulled, strict=True):
             product.direction = direction
     if len(parts) > 1:  # the whole term moves the buffers
@@ -121,7 +121,7 @@ def _pull_term(  # noqa: PLR0913 (a term, and where it is pulled to)
         found = product.adjoint.pop(BUFFERS, None)
         product.statistics = torch.zeros_like(held[BUFFERS]) if found is None else found
         product.direction = direction
-    return routine.hooked_term(total)
+    return routine.hooked_term(total, step, term.shard)
 
 
 def _refuse_coupled(found: Tensor, expected: Tensor, step: int) -> None:

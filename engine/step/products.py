@@ -4,7 +4,7 @@ A cotangent with a leading axis of length K is that of K outputs: its rows are p
 graph, one after the other, with the bits that each has by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -127,14 +127,18 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
         [[row[name] for name in state] for row in rows],
         together=together,
     )
-    for row, pulled in zip(rows, found_of, strict=True):
-        for name, tensor in zip([*inputs, "the gradient"], pulled, strict=False):
-            if tensor is None:
+    given = {**inputs, _GRADIENT: gradient}
+    for row, pulled in zip(rows, map(list, found_of), strict=True):
+        for at, name in enumerate(given):
+            if pulled[at] is not None:
+                continue
+            if _reads(lambda moved: routine.update(*_parted(moved), z, step, used), given, name):
                 raise UndifferentiableError(
                     f"The update of optimizer {routine.optimizer.name!r} does not depend on "
                     f"{name!r} at step {step}, so the adjoint would lose it. Write the update "
                     "without detach(), .data, in-place changes or no_grad()."
                 )
+            pulled[at] = torch.zeros_like(given[name])  # as of a moment that a first step ignores
         found = zip(z, pulled[len(sources) :], strict=True)
         shares = {name: tensor for name, tensor in found if tensor is not None}
         known = [tensor for tensor in pulled[: len(sources)] if tensor is not None]  # all of them
@@ -143,20 +147,45 @@ def pull_update(  # noqa: PLR0913 (the parts of a step)
     return products
 
 
-def before_hooks(routine: Routine, gradient: Tensor, directions: Sequence[Tensor]) -> list[Tensor]:
+_GRADIENT = "the gradient"
+"""What an update is given besides the state, for people."""
+
+
+def _parted(given: Mapping[str, Tensor]) -> tuple[State, Tensor]:
+    """Return the state and the gradient that an update is given, without a graph."""
+    rows = {name: tensor.detach() for name, tensor in given.items()}
+    return rows, rows.pop(_GRADIENT)
+
+
+def _reads(
+    update: Callable[[Mapping[str, Tensor]], State], given: Mapping[str, Tensor], name: str
+) -> bool:
+    """Say whether an update changes with one of its inputs, which has no part in its graph."""
+    with torch.no_grad():
+        before, after = (
+            update({**given, name: each}) for each in (given[name], 1.01 * given[name] + 0.01)
+        )
+    return not all(torch.equal(before[row], after[row]) for row in before)
+
+
+def before_hooks(
+    routine: Routine, gradient: Tensor, directions: Sequence[Tensor], step: int, shard: int
+) -> list[Tensor]:
     """Pull cotangents of a shard's gradient through the hooks, see ``Routine.hooked_term``.
 
     Args:
         routine: The run.
         gradient: Of a shard, before the hooks, shape (params,).
         directions: Cotangents of what the hooks make of it, each of the same shape.
+        step: t.
+        shard: Which of the step's.
 
     Raises:
         UndifferentiableError: If what they make does not depend on it.
     """
     leaf = gradient.detach().requires_grad_()
     with torch.enable_grad():
-        hooked = routine.hooked_term(leaf)
+        hooked = routine.hooked_term(leaf, step, shard)
     if not hooked.requires_grad:
         raise UndifferentiableError(
             "What the hooks of the parameters return does not depend on the gradient that they are "
@@ -268,7 +297,24 @@ def cure_of_operations(names: Sequence[str]) -> str:
         )
     if any("cudnn" in name.lower() for name in names):
         return "Use another kernel of it, e.g. inside torch.backends.cudnn.flags(enabled=False)."
+    if any(part in name for name in names for part in ("standard_gamma", "dirichlet")):
+        return (
+            "Samples of Gamma, Beta, Dirichlet, Chi2, StudentT, FisherSnedecor, InverseGamma and "
+            "Wishart are drawn by rejection: with the same seed they jump where the parameters "
+            "move. Sample a distribution that is near: Weibull or LogNormal for Gamma, "
+            "Kumaraswamy for Beta, LogisticNormal for Dirichlet. log_prob() and kl_divergence() "
+            "of all of them can be differentiated twice."
+        )
+    if any("set_" in name for name in names):
+        return "Write into a tensor instead of exchanging its memory: buffer.copy_(values)."
     return "Write that function with differentiable operations."
+
+
+def _cure_of_bits(text: str) -> str:
+    """Say what to do about an operation whose bits do not repeat, by torch's words for it."""
+    if text.startswith("put_ "):
+        return "Write x.view(-1)[index] = values in its place."
+    return "Replace that operation."
 
 
 @contextmanager
@@ -302,7 +348,7 @@ def named_refusals(step: int) -> Iterator[None]:
         if "deterministic implementation" in text:
             raise UndifferentiableError(
                 f"Step {step} uses an operation whose bits do not repeat: {text.split(',')[0]}. "
-                "A replayed step has to make the bits of the first one. Replace that operation."
+                f"A replayed step has to make the bits of the first one. {_cure_of_bits(text)}"
             ) from error
         if not forward and not any(word in text for word in known):
             raise

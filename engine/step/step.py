@@ -85,7 +85,7 @@ def traced_step(routine: Routine, state: State, z: Metaparams, step: int) -> Sta
             with routine.reading(row if is_batch else state) as calls, routine.binding.kept():
                 loss = routine.term_loss(params, term, z, step)
                 (share,) = torch.autograd.grad(loss, params, create_graph=True)
-            gradient = gradient + routine.hooked_term(share)
+            gradient = gradient + routine.hooked_term(share, step, term.shard)
             if is_batch:
                 row = {**row, **routine.moved_buffers(row, calls, step, term.shard)}
     following = routine.update(state, gradient, z, step, used_tensors(routine, seen, state, step))

@@ -154,9 +154,8 @@ class TwoStageVjp:
             active, gradient = is_active(term, z), torch.zeros_like(params)
             directions = [product.direction for product in products]
             if routine.hooks_each_shard:
-                directions = before_hooks(
-                    routine, self._term_gradient(routine, params, term, z, step), directions
-                )
+                before = self._term_gradient(routine, params, term, z, step)
+                directions = before_hooks(routine, before, directions, step, term.shard)
             parts = [Product({"params": torch.zeros_like(params)}, each, {}) for each in directions]
             for piece in self._cut(routine, params, term, z, step):
                 # At z = 0 an injected term has no second derivative in the parameters.
@@ -164,7 +163,7 @@ class TwoStageVjp:
                 wanted = read | ({PARAMS} if active else set())
                 found = self._pull(routine, params, Piece(piece, step, wanted), z, parts)
                 gradient = gradient + found if active else gradient
-            return routine.hooked_term(gradient), parts
+            return routine.hooked_term(gradient, step, term.shard), parts
 
         total = tree_sum(map(pulled, routine.batch_terms(step)), _added)
         for term in routine.injected_terms(step):
@@ -173,7 +172,8 @@ class TwoStageVjp:
 
     def _gradient(self, routine: Routine, params: Tensor, z: Metaparams, step: int) -> Tensor:
         def gradient(term: Term) -> Tensor:
-            return routine.hooked_term(self._term_gradient(routine, params, term, z, step))
+            found = self._term_gradient(routine, params, term, z, step)
+            return routine.hooked_term(found, step, term.shard)
 
         total = tree_sum(map(gradient, routine.batch_terms(step)), torch.add)
         for term in routine.injected_terms(step):

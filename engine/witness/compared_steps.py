@@ -1,16 +1,19 @@
 """One step's numbers from both sides: the engine's beside those of the module by itself."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import WitnessError
+from engine.numerics.determinism import seed_generators
 from engine.routine.layout import real
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS
+from engine.routine.module.gradient_hooks import Hook, purpose_of_hook
 from engine.routine.module.operations import torchs_own
 from engine.routine.routine import Routine
 from engine.step.gradient import batch_in_order
@@ -78,7 +81,8 @@ def own_step(
             losses = losses if weights is None else weights * losses
             loss = losses.sum() / routine.batch_size
             if loss.requires_grad:
-                loss.backward()
+                with _seeding_hooks(given, routine, step, term.shard):
+                    loss.backward()
         seen.append(losses.detach())
         kept = {name: (p.grad, _version(p.grad)) for name, p in given.named_parameters()}
     gradient = {
@@ -88,9 +92,14 @@ def own_step(
     }
     found: dict[str, Tensor] = {}
     if routine.statistics is not None:
-        held = {**dict(given.named_parameters()), **dict(given.named_buffers())}
-        found = {n: held[n].detach().clone() for n in routine.statistics.layout.shapes}
+        found = {n: _held(given, n).detach().clone() for n in routine.statistics.layout.shapes}
     return Seen(torch.cat(seen), gradient, found)
+
+
+def _held(given: nn.Module, name: str) -> Tensor:
+    """Return a tensor of a module, also one that was a buffer and is an attribute by now."""
+    owner, _, key = name.rpartition(".")
+    return getattr(given.get_submodule(owner), key)
 
 
 def _version(tensor: Tensor | None) -> int:
@@ -126,6 +135,32 @@ def _refuse_cleared_gradients(
                 "and would be lost; a step of the engine adds them all. Take derivatives inside of "
                 "a loss by torch.autograd.grad(value, inputs), or leave shards out."
             )
+
+
+@contextmanager
+def _seeding_hooks(given: nn.Module, routine: Routine, step: int, shard: int) -> Iterator[None]:
+    """Seed what the hooks of parameters draw, each parameter's by itself, inside the block."""
+
+    def seeding(name: str, hook: Hook) -> Hook:
+        def seeded_hook(gradient: Tensor) -> Tensor | None:
+            # Without the lock of a ``seeded``: a GPU's backward pass calls hooks in its own thread.
+            seed_generators(routine.device, routine.seed, *purpose_of_hook(name, step, shard))
+            return hook(gradient)
+
+        return seeded_hook
+
+    kept: list[tuple[dict[int, Hook], int, Hook]] = []
+    for name, parameter in given.named_parameters():
+        hooks = (parameter._backward_hooks or {}) if name in routine.hooks else {}
+        for key, hook in list(hooks.items())[:1]:  # the others of a parameter follow it at once
+            kept.append((hooks, key, hook))
+            hooks[key] = seeding(name, hook)
+    try:
+        yield
+    finally:
+        for hooks, key, hook in kept:
+            if key in hooks:  # it has not removed itself
+                hooks[key] = hook
 
 
 def _clear_gradients(given: nn.Module) -> None:
@@ -170,7 +205,9 @@ def compare_shards(
         statistics: dict[str, Tensor] = {}
         if routine.statistics is not None:
             statistics = routine.statistics.layout.views(rows[-1][BUFFERS])
-        return Seen(loss.reshape(1), routine.layout.views(routine.hooked_sum(flat)), statistics)
+        return Seen(
+            loss.reshape(1), routine.layout.views(routine.hooked_sum(flat, step)), statistics
+        )
 
     return compare_steps(routine, engines(), theirs, engines)
 
@@ -202,7 +239,7 @@ def compare_steps(routine: Routine, own: Seen, theirs: Seen, again: Callable[[],
     if not differs and worst <= limit and max(moved.values(), default=0) <= limit:
         return worst
     _refuse_moving_loss(own, again())
-    _refuse_noise_of_hooks(routine, own)
+    _refuse_moving_hooks(routine, own)
     if differs:
         raise WitnessError(_other_loss(own, theirs))
     if worst > limit:
@@ -230,26 +267,23 @@ def _refuse_moving_loss(own: Seen, repeated: Seen) -> None:
         )
 
 
-def _refuse_noise_of_hooks(routine: Routine, own: Seen) -> None:
-    """Refuse hooks of parameters that draw random numbers, which no step seeds.
+def _refuse_moving_hooks(routine: Routine, own: Seen) -> None:
+    """Refuse hooks of parameters that make another gradient of the same one when called again.
 
     Raises:
         WitnessError: Names a parameter.
     """
     if not routine.hooks or own.flat is None:
         return
-    found = []
-    with torch.random.fork_rng(), torch.no_grad():
-        for seed in (0, None, 0):
-            if seed is not None:
-                torch.manual_seed(seed)
-            found.append(routine.hooked(own.flat))
-    if torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1]):
-        place = routine.place("params", int((found[0] != found[1]).nonzero()[0]))
+    with torch.no_grad():
+        one, other = (routine.hooked(own.flat, 0) for _ in range(2))
+    if not torch.equal(one, other):
+        place = routine.place("params", int((one != other).nonzero()[0]))
         raise WitnessError(
-            f"A hook on the parameter of {place} draws random numbers, which no step seeds, so a "
-            "replayed step would draw others. Let the optimizer's update draw them, which is "
-            "given the step: torch.Generator().manual_seed(step)."
+            f"A hook on the parameter of {place} makes another gradient of the same one when it is "
+            "called again: it draws from a generator of its own, or keeps a counter. Draw from "
+            "torch's global generator, e.g. torch.randn_like(gradient), which is seeded for each "
+            "step, and keep nothing between two calls."
         )
 
 

@@ -1,7 +1,6 @@
 """Second derivatives of a step and derivatives of its update beside finite differences.
 
-They are compared in float64, because float32 cannot tell a wrong formula from a kink, on few
-examples.
+They are compared in float64, where a wrong formula is told from a kink, on few examples.
 """
 
 import math
@@ -42,12 +41,12 @@ _LEAST, _NORMALIZED = 2, 3
 minus one, whatever they are."""
 
 _SMALL = 16
-"""Batches of fewer examples are those of large models: one example is enough there, since each of
-them costs much of a step. So it is later in a run, where several steps are looked at."""
+"""Batches of fewer examples are those of large models: one is enough there, and costs much of a
+step. So it is later in a run, where several steps are looked at."""
 
 _NUMBERS, _PER_INPUT = 1 << 17, 32
-"""More examples are compared while they have so few numbers: parameters, and for each number of an
-input so many that layers make of it. There it is calls that cost, not numbers."""
+"""More examples are compared while parameters, and so many for each number of an input, are few:
+there it is calls that cost, not numbers."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class Here:
         losses: Their losses there, shape (batch,).
         after: What the optimizer moves, after an update there, so that moments are not zero.
         gradient: Of that update, shape (params,).
-        step: t.
-        z: Metaparameters.
+        step, z: t, and metaparameters.
         moves: How far that update moved each of them.
         is_late: Whether the training has come some way, where a loss may leave out what is learned.
+        moved: What it has moved so far, as ``compare`` takes it.
     """
 
     state: State
@@ -75,6 +74,7 @@ class Here:
     z: Metaparams
     moves: Mapping[str, float]
     is_late: bool = False
+    moved: tuple[Tensor] | None = None
 
 
 class _DependsOnOthersError(Exception):
@@ -93,7 +93,7 @@ class FewExamples:
         number: How many examples: those with the largest and with the smallest losses in turn,
             because a loss may treat what is learned, or ignored, in another way.
         alone: Whether they have to have the losses that they have among the others.
-        coarse: Whether it is computed in the run's own format instead.
+        coarse: Whether it is computed in the run's own format.
     """
 
     def __init__(
@@ -319,7 +319,8 @@ def _product(
 ) -> Curvature:
     few = FewExamples(routine, here, number, alone=alone, coarse=coarse)
     row, everywhere = state["params"].detach(), routine.shapes_start
-    found = compare(lambda rows: few(rows[0]), [row], everywhere=everywhere, coarse=coarse)
+    told: dict[str, Any] = {"everywhere": everywhere, "moved": here.moved, "coarse": coarse}
+    found = compare(lambda rows: few(rows[0]), [row], **told)
     if coarse or here.is_late or routine.layout.dtype == torch.float64 or not found.error <= LIMIT:
         return found
     own, row = FewExamples(routine, here, number, coarse=True), here.state["params"].detach()

@@ -78,11 +78,12 @@ def not_settled(what: str, found: Curvature) -> str:
     )
 
 
-def compare(
+def compare(  # noqa: PLR0913 (a comparison, and what is known of the run)
     function: Function,
     leaves: Sequence[Tensor],
     *,
     everywhere: bool = True,
+    moved: Sequence[Tensor] | None = None,
     coarse: bool = False,
     coarse_limit: float = COARSE_LIMIT,
     seed: int = 0,
@@ -95,6 +96,8 @@ def compare(
         everywhere: Whether numbers are moved whose derivative is 0. A run does not move them, and
             torch's second derivative by some (the row of an embedding that stands for padding) is
             0 as well, whatever the function.
+        moved: Truth values in the shapes of the leaves: which numbers the run has moved so far.
+            They are moved here too: what a step holds constant may have been trained before.
         coarse: Whether it computes in float32, and the leaves are in it too; it then sees only
             what is off by more than some percent.
         coarse_limit: Of the relative error there.
@@ -110,7 +113,10 @@ def compare(
     direction = [directions(row, drawn).mul_(_scale(row)) for row in rows]
     slopes, pulled = _pulled(function, rows, weights)
     if not everywhere:
-        direction = [v.mul_(g != 0) for v, g in zip(direction, slopes, strict=True)]
+        told = [g != 0 for g in slopes]
+        if moved is not None:
+            told = [a | b for a, b in zip(told, moved, strict=True)]
+        direction = [v.mul_(each) for v, each in zip(direction, told, strict=True)]
 
     def slope(shift: float) -> float:
         return _weighted(_gradient(function, _shifted(rows, direction, shift)), weights)

@@ -18,6 +18,7 @@ from engine.routine.module.binding import own_modes
 from engine.routine.module.counters import COUNTERS, is_read, small_buffers
 from engine.routine.routine import Routine
 from engine.types import State
+from engine.witness.updates import is_shipped
 
 
 def given_module(routine: Routine) -> nn.Module:
@@ -84,12 +85,16 @@ class Frozen:
             parts = self._layout.views(self._params.detach()).items()
             changed = [name for name, part in parts if not _same(part, before[name])]
             if changed or self._params._version != self._version:
+                optimizer = self._routine.optimizer
+                update = f", or the update of optimizer {optimizer.name!r},"
+                who = "" if is_shipped(optimizer) else update
+                what = ", ".join(map(repr, changed)) or "a parameter"
                 raise WitnessError(
-                    f"The forward pass changes {', '.join(map(repr, changed)) or 'a parameter'} in "
-                    "place (an embedding with max_norm does, and a layer that finds its first "
-                    "values from the first batch), which no step of the optimizer knows. Leave "
-                    "that out, do it before the run begins (call the model once on a batch, before "
-                    "it is handed in), or write it into the optimizer's update."
+                    f"The forward pass{who} changes {what} in place (an embedding with max_norm "
+                    "does, and a layer that finds its first values from the first batch), which no "
+                    "step of the optimizer knows. Leave that out, do it before the run begins "
+                    "(call the model once on a batch, before it is handed in), or write it into "
+                    "the optimizer's update, which returns new tensors."
                 )
         moved = self.moved()
         buffers = [name for name in moved if name in dict(self._module.named_buffers())]
@@ -139,7 +144,7 @@ def are_counters(routine: Routine, before: Mapping[str, Tensor]) -> bool:
         def taken(params: Tensor = params, term: Term = term, step: int = step) -> list[Tensor]:
             loss = routine.term_losses(params, term, z, step).sum()
             (first,) = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-            total = routine.hooked(first).square().sum()
+            total = routine.hooked(first, step).square().sum()
             return [loss, first, *torch.autograd.grad(total, params, materialize_grads=True)]
 
         with routine.reading(state), torch.enable_grad(), routine.binding.kept():

@@ -48,7 +48,7 @@ def note_of_jumps(
         return ""
     with torch.no_grad():
         there, back = (
-            routine.update(state, routine.hooked_term(sign * gradient), z, step)["params"]
+            routine.update(state, routine.hooked_term(sign * gradient, step), z, step)["params"]
             for sign in (1, -1)
         )
     if torch.equal(there, back):
@@ -86,7 +86,8 @@ def _follows(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
     moments = [row for name, row in rows.items() if name != "params" and row.requires_grad]
     with torch.enable_grad(), routine.binding.kept():
         return follows(
-            routine.update(rows, routine.hooked_term(given), z, step)["params"], [given, *moments]
+            routine.update(rows, routine.hooked_term(given, step), z, step)["params"],
+            [given, *moments],
         )
 
 

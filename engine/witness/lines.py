@@ -49,11 +49,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def failing_line(call: Callable[[], object]) -> str:
+def failing_line(call: Callable[[], object]) -> tuple[str, str]:
     """Return the line of the user's code whose backward pass fails; empty if none is known.
 
     Args:
         call: Makes a graph and pulls something back through it, which fails.
+
+    Returns:
+        The line, and what torch says of the whole way there, its own functions among it.
     """
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -61,9 +64,9 @@ def failing_line(call: Callable[[], object]) -> str:
             with torch.autograd.detect_anomaly(check_nan=False):
                 call()
         except Exception:
-            lines = [line for each in heard for line in _lines_in(str(each.message))]
-            return lines[-1] if lines else ""
-    return ""
+            text = "\n".join(str(each.message) for each in heard)
+            return ([*_lines_in(text)] or [""])[-1], text
+    return "", ""
 
 
 def _lines_in(text: str) -> Iterator[str]:

@@ -57,8 +57,8 @@ def refuse_another(
     raise ConfigurationError(
         f"Step {step}, run twice, gave two different states: {name} differs first at {where}. A "
         "replayed step must repeat every bit. Draw random numbers from torch's global generator "
-        "inside the model, or from the generator that augment gets, and keep no state outside the "
-        "parameters."
+        "inside the model, or from the generator that augment gets, those of an optimizer's update "
+        "from torch.Generator().manual_seed(step), and keep no state outside the parameters."
     )
 
 
@@ -125,7 +125,7 @@ class FirstCalls:
             return None
         given = torch.ones(routine.layout.size, dtype=routine.layout.dtype, device=routine.device)
         with torch.no_grad():
-            return routine.hooked(given)
+            return routine.hooked(given, 0)
 
     def refuse_other_hooks(self) -> None:
         """Refuse hooks that make another gradient of the same one by now.

@@ -53,6 +53,9 @@ def compare_update(
         Two updates and the derivative of one, of at most 65,536 numbers in float64, after two of
         which one is of all; of all numbers, where they depend on one another.
     """
+    # Another gradient than that which the moments were made of: who keeps the last one, and takes
+    # their difference, would find none.
+    gradient = gradient * (1 + 0.2 * directions(gradient, generator(0, "another gradient")))
     depends = bool(routine.hooks) or routine.own is not None
     sample = None if depends else _sample(routine, rows, gradient, z, step)
     if sample is not None:
@@ -92,7 +95,7 @@ def refuse_misfit(routine: Routine, z: Metaparams) -> None:
         An update without a graph; nothing for the engine's own.
     """
     optimizer = routine.optimizer
-    if _is_shipped(optimizer):
+    if is_shipped(optimizer):
         return
     name, params = repr(optimizer.name), routine.layout.flatten(routine.trainable)
     moments: Any = _called(f"init of optimizer {name}", lambda: optimizer.init(params.clone()))
@@ -151,14 +154,14 @@ def steps_to_compare(routine: Routine, step: int) -> list[int]:
 
     It may do something else at first, at the end, or every so many steps.
     """
-    if _is_shipped(routine.optimizer):
+    if is_shipped(routine.optimizer):
         return [step]
     last = routine.num_steps - 1
     asked = {step, *range(_FIRST), last // 4, last // 2, 3 * last // 4, last}
     return sorted(each for each in asked if each <= last)
 
 
-def _is_shipped(optimizer: Optimizer) -> bool:
+def is_shipped(optimizer: Optimizer) -> bool:
     """Say whether an update is one of the engine's, and not made of another one."""
     update = optimizer.update
     module = getattr(update, "__module__", None) or ""
@@ -166,7 +169,7 @@ def _is_shipped(optimizer: Optimizer) -> bool:
     if isinstance(update, MethodType):  # of an optimizer of several parts
         held += vars(update.__self__).values()
     inner = [each for each in tree_leaves(held) if isinstance(each, Optimizer)]
-    return module.startswith("engine.") and all(map(_is_shipped, inner))
+    return module.startswith("engine.") and all(map(is_shipped, inner))
 
 
 def _updated(
@@ -177,7 +180,7 @@ def _updated(
     What the problem keeps for itself moves after the parameters, and is a part of it.
     """
     if routine.hooks or routine.own is not None or routine.skip_idle:
-        following = routine.update(rows, routine.hooked_term(gradient), z, step)
+        following = routine.update(rows, routine.hooked_term(gradient, step), z, step)
         return following | routine.moved_own(dict(rows), following["params"], z, step)
     hyper = routine.hyperparameters(z, step)
     return routine.optimizer.update(dict(rows), gradient, hyper, step)

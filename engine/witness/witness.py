@@ -55,6 +55,7 @@ class Witness:
             could not be taken.
         slope: Relative error of the output's derivative against a finite difference; None if it
             could not be taken, or there was no output.
+        shards: What goes by the examples of a shard alone; empty without shards.
         note: What was not compared, and why, and what else people should know; mostly empty.
     """
 
@@ -63,6 +64,7 @@ class Witness:
     output: float = math.nan
     curvature: float | None = None
     slope: float | None = None
+    shards: str = ""
     note: str = ""
 
     def __repr__(self) -> str:
@@ -76,7 +78,7 @@ class Witness:
     @property
     def sentence(self) -> str:
         """What was seen, for people."""
-        note = f" {self.note}" if self.note else ""
+        note = "".join(f" {words}" for words in (self.shards, self.note) if words)
         if not self.was_asked:
             return (
                 "There was no witness (witness=False): nobody compared this run's step with one "
@@ -177,8 +179,9 @@ def testify(
         output=max((answer.error for answer in answers), default=math.nan),
         curvature=curvature,
         slope=max((error for error, _ in slopes if error is not None), default=None),
+        shards=shards,
         note=_told_once(
-            [shards, jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
+            [jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
         ),
     )
 
@@ -292,7 +295,7 @@ def _engine_step(routine: Routine, term: Term, z: Metaparams, step: int, state: 
     moved = {n: row.detach() for n, row in routine.moved_buffers(state, calls, step).items()}
     if routine.statistics is not None:
         statistics = routine.statistics.layout.views(moved[BUFFERS])
-    gradient = routine.layout.views(routine.hooked(flat))
+    gradient = routine.layout.views(routine.hooked(flat, step))
     counted = Counter(call.name for call in calls)
     return Seen(losses.detach(), gradient, statistics, counted, flat, moved)
 
@@ -333,5 +336,5 @@ def _updated(routine: Routine, state: State, gradient: Tensor, z: Metaparams, st
 
     In shards the gradient is that of one, and its hooks are a part of what is compared.
     """
-    rows = routine.update(state, routine.hooked_term(gradient), z, step)
+    rows = routine.update(state, routine.hooked_term(gradient, step), z, step)
     return rows | routine.moved_own(state, rows["params"], z, step)

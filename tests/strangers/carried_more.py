@@ -195,6 +195,25 @@ def _with(loss: Callable, does: Callable = centre, kept: Tensor = ZEROS) -> Vari
     return Variant(lambda: Moves(does, {"kept": kept}).double(), loss=lambda _: loss)
 
 
+def _memory_set(net: Moves, hidden: Tensor) -> Tensor:
+    if net.training:
+        with torch.no_grad():
+            net.kept.set_(0.8 * net.kept + 0.2 * hidden.mean(0))
+    return hidden - net.kept
+
+
+def _detached_set(net: Moves, hidden: Tensor) -> Tensor:
+    if net.training:
+        net.kept.set_((0.8 * net.kept + 0.2 * hidden.mean(0)).detach())
+    return hidden - net.kept
+
+
+def _queue_set(net: Moves, hidden: Tensor) -> Tensor:
+    if net.training:
+        net.kept.set_(torch.cat([net.kept[1:], hidden.detach().mean(0, keepdim=True)]))
+    return hidden - net.kept.mean(0)
+
+
 def _nothing(net: Moves, hidden: Tensor) -> Tensor:
     del net
     return hidden
@@ -202,6 +221,9 @@ def _nothing(net: Moves, hidden: Tensor) -> Tensor:
 
 SOUND: dict[str, Variant] = {
     "carried: another tensor at every step": moves(_replaced, kept=ZEROS),
+    "carried: other memory by set_": moves(_memory_set, kept=ZEROS),
+    "carried: other memory by set_, without no_grad": moves(_detached_set, kept=ZEROS),
+    "carried: a queue by set_": moves(_queue_set, kept=torch.zeros(3, WIDTH)),
     "carried: drawn anew": moves(_drawn_anew, kept=ZEROS),
     "carried: a function without a graph": moves(_function_without_a_graph, kept=ZEROS),
     "carried: hebbian weights": moves(_hebbian, kept=torch.zeros(WIDTH, WIDTH)),

@@ -1,6 +1,8 @@
 """Runs whose authors hold constant, within a step, what moves with the parameters.
 
 Each is a function of how they do it: by ``detach()`` it is refused, and by ``stop_gradient`` right.
+Layers that only some of the steps train are held by the others: what is held has moved before, or
+will later.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
+import engine
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 
 Stop = Callable[[Tensor], Tensor]
@@ -121,3 +124,83 @@ HELD: dict[str, Callable[[Stop], Variant]] = {
     "an attack along the gradient": _loss(_attacked),
 }
 """What is held, and the run for a way to hold it."""
+
+
+def _detached(hidden: Tensor) -> Tensor:
+    return hidden.detach()
+
+
+class _Counted(nn.Module):
+    """Two layers, and a counter of the calls in training."""
+
+    def __init__(self, hold: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.hold = nn.Linear(6, 10), nn.Linear(10, 3), hold
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def held(self) -> bool:
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        if self.training:
+            self.count += 1
+            if self.held():
+                hidden = self.hold(hidden)
+        return self.last(hidden)
+
+
+class Unfrozen(_Counted):
+    """The first layer is trained from the fourth step on."""
+
+    def held(self) -> bool:
+        return int(self.count) <= 3
+
+
+class FrozenLater(_Counted):
+    """The first layer is trained in the first three steps only."""
+
+    def held(self) -> bool:
+        return int(self.count) > 3
+
+
+class Always(_Counted):
+    """The first layer is never trained: it stays as it was drawn."""
+
+    def held(self) -> bool:
+        return True
+
+
+class ByTurns(_Counted):
+    """One step trains the first layer, and the next one the last layer."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        if not self.training:
+            return self.last(hidden)
+        self.count += 1
+        if int(self.count) % 2:
+            return functional.linear(hidden, self.hold(self.last.weight), self.hold(self.last.bias))
+        return self.last(self.hold(hidden))
+
+
+_LAYERS = {
+    "trained from a later step on": Unfrozen,
+    "trained up to a step": FrozenLater,
+    "by turns": ByTurns,
+}
+
+SOUND: dict[str, Variant] = {
+    **{
+        f"held for steps: {name}": Variant(lambda k=kind: k(engine.stop_gradient).double())
+        for name, kind in {**_LAYERS, "always": Always}.items()
+    },
+}
+
+REFUSED: dict[str, tuple[Variant, str]] = {
+    f"held for steps by detach(): {name}": (
+        Variant(lambda k=kind: k(_detached).double(), steps=8),
+        r"stop_gradient\(x\) in place of x.detach\(\)",
+    )
+    for name, kind in {**_LAYERS, "always": Always}.items()
+}

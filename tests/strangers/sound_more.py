@@ -218,7 +218,80 @@ def _derived(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 DERIVED = Variant(lambda: mlp(nn.Tanh()), loss=lambda _: _derived, output=_output)
 
+
+class Exchanged(nn.Module):
+    """A layer whose weight is another one for the call: halved, dropped out, or made of others."""
+
+    def __init__(self, change: Callable[[Tensor, bool], Tensor], *, twice: bool = False) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.change, self.twice = change, twice
+
+    def _once(self, inputs: Tensor) -> Tensor:
+        weight = self.layer.weight
+        del self.layer.weight
+        self.layer.weight = self.change(weight, self.training)
+        try:
+            return torch.tanh(self.layer(inputs))
+        finally:
+            del self.layer.weight
+            self.layer.weight = weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self._once(inputs)
+        return self.last(hidden + self._once(-inputs).square() if self.twice else hidden)
+
+
+class MadeByAnother(nn.Module):
+    """A frozen layer whose weight a learned one makes, as of a hypernetwork."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.maker, self.body = (
+            nn.Parameter(torch.linspace(-1, 1, 4)),
+            nn.Linear(4, 18),
+            nn.Linear(6, 3).requires_grad_(False),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.body.weight
+        del self.body.weight
+        self.body.weight = self.maker(self.code).view(3, 6)
+        try:
+            return self.body(inputs)
+        finally:
+            del self.body.weight
+            self.body.weight = weight
+
+
+class SetAnew(nn.Module):
+    """A centre that is a buffer at first, and an attribute once it was set anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("centre", torch.zeros(8))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, centre = torch.tanh(self.first(inputs)), self.centre
+        if self.training:
+            del self.centre
+            self.centre = 0.8 * centre + 0.2 * hidden.detach().mean(0)
+        return self.last(hidden - self.centre)
+
+
 SOUND: dict[str, Variant] = {
+    "weight exchanged for a call: halved": Variant(
+        lambda: Exchanged(lambda weight, _: 0.5 * weight).double()
+    ),
+    "weight exchanged for a call: dropped": Variant(
+        lambda: Exchanged(lambda weight, training: F.dropout(weight, 0.3, training)).double()
+    ),
+    "weight exchanged for a call: twice": Variant(
+        lambda: Exchanged(lambda weight, _: weight / weight.norm(), twice=True).double()
+    ),
+    "weight exchanged for a call: of a frozen layer": Variant(lambda: MadeByAnother().double()),
+    "buffer that becomes an attribute": Variant(lambda: SetAnew().double()),
     "graph as a sparse buffer": Variant(lambda: Graph(torch.sparse_coo).double()),
     "graph as a sparse buffer of rows": Variant(lambda: Graph(torch.sparse_csr).double()),
     "graph as a sparse attribute": Variant(

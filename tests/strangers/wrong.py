@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributions, nn
 from torch.nn import functional as F
 
-from tests.strangers import modes, wrong_by_little, wrong_later, wrong_outputs
+from tests.strangers import held_constant, modes, wrong_by_little, wrong_later, wrong_outputs
 from tests.strangers.plain import NUM_EXAMPLES, Variant, data, loss, mlp
 from tests.strangers.sound import Words, hooked, token_data
 from tests.strangers.wrong_parts import (
@@ -55,6 +55,34 @@ SECOND = r"second derivative|differentiated twice"
 
 
 STATISTICS = r"running statistic|rules of its own"
+
+
+def _positive(logits: Tensor) -> Tensor:
+    return F.softplus(logits) + 0.5
+
+
+SAMPLED_BY_REJECTION: dict[str, Callable[[Tensor], Tensor]] = {
+    "Gamma": lambda o: distributions.Gamma(_positive(o), 1.0).rsample(),
+    "Beta": lambda o: distributions.Beta(_positive(o), _positive(-o)).rsample(),
+    "Dirichlet": lambda o: distributions.Dirichlet(_positive(o)).rsample(),
+    "StudentT": lambda o: distributions.StudentT(_positive(o) + 2, o).rsample(),
+}
+
+
+def _sampled(sampled: Callable[[Tensor], Tensor]) -> Variant:
+    def own(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return loss(net, batch) + 0.3 * sampled(net(batch[0])).square().mean(1)
+
+    return Variant(mlp, loss=lambda _: own, output=lambda _: lambda net: loss(net, _HELD).mean())
+
+
+def _own_noise() -> nn.Module:
+    drawn = torch.Generator().manual_seed(0)
+
+    def noisy(gradient: Tensor) -> Tensor:
+        return gradient + 0.01 * torch.randn(gradient.shape, generator=drawn, dtype=gradient.dtype)
+
+    return hooked(noisy)
 
 
 def _refused() -> dict[str, Refused]:
@@ -171,9 +199,14 @@ def _refused() -> dict[str, Refused]:
             Variant(lambda s=by_switch: ModeDependent(s)),
             r"where a graph is wanted",
         )
-    found["hook that draws"] = (
-        Variant(lambda: hooked(lambda g: g + 0.01 * torch.randn_like(g))),
-        r"hook on the parameter of 0.weight.* draws random numbers",
+    for name, sampled in SAMPLED_BY_REJECTION.items():
+        found[f"samples by rejection: {name}"] = (
+            _sampled(sampled),
+            r"drawn by rejection.*Kumaraswamy for Beta.*It is called at .*wrong\.py",
+        )
+    found["hook that draws from a generator of its own"] = (
+        Variant(_own_noise),
+        r"hook on the parameter of 0.weight.*Draw from torch's global generator",
     )
     found["learned numbers of a sparse matrix"] = (
         Variant(lambda: SparseWeights().double()),
@@ -219,6 +252,7 @@ REFUSED = {
     **_refused(),
     **wrong_outputs.REFUSED,
     **modes.REFUSED,
+    **held_constant.REFUSED,
     **wrong_by_little.REFUSED,
     **wrong_later.REFUSED,
 }

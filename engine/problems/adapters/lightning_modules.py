@@ -82,18 +82,23 @@ def refuse_other_loops(
     kept = [n for n in around if n not in _STEP_HOOKS and not n.startswith(_ELSEWHERE)]
     named = [*kept, *ignored]
     left = [f"{name} is not called." for name in named if _overrides(module, base, name)]
-    return left if trainer is None else [*left, *_of_trainer(trainer, module)]
+    return left if trainer is None else [*left, *_of_trainer(trainer)]
 
 
 def _overrides(module: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of a library)
     return getattr(type(module), name, None) is not getattr(base, name, None)
 
 
-def _of_trainer(trainer: Any, module: nn.Module) -> Iterator[str]:  # noqa: ANN401 (of a library)
+def in_double(trainer: Any) -> bool:  # noqa: ANN401 (of a library)
+    """Say whether a Trainer converts its module and its batches to float64."""
+    return trainer is not None and str(trainer.precision) in ("64-true", "64")
+
+
+def _of_trainer(trainer: Any) -> Iterator[str]:  # noqa: ANN401 (of a library)
     usual = ("32-true", "32")
-    if all(each.dtype is torch.float64 for each in module.parameters()):
-        usual += ("64-true", "64")
-    if str(trainer.precision) not in usual:
+    if in_double(trainer):
+        yield f"precision={trainer.precision}: a recipe needs training.dtype=float64 for it."
+    elif str(trainer.precision) not in usual:
         yield f"precision={trainer.precision}: the run computes in its own format, training.dtype."
     if getattr(trainer, "overfit_batches", 0):
         yield (

@@ -25,6 +25,7 @@ from engine.problems.adapters.adapted import (
 )
 from engine.problems.adapters.lightning_modules import (
     guarded,
+    in_double,
     refuse_other_loops,
     refuse_use_of_number,
     stood_in,
@@ -34,6 +35,7 @@ from engine.problems.adapters.lightning_order import loaders_of, order_of, refus
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch, rate_of
 from engine.recipes.code.user_code import raised
 from engine.routine.examples import Collated, collated
+from engine.routine.number_format import convert
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import rates_alone
 from engine.types import Loss
@@ -79,14 +81,16 @@ def from_lightning(  # noqa: PLR0913 (a call with the settings of a loop)
         A copy of the module. Without ``loss``, a batch costs as many passes as it has examples.
     """
     left = refuse_other_loops(module, trainer, ignored_hooks)
-    held = guarded(held_module(module))
+    held, is_double = guarded(held_module(module)), in_double(trainer)
+    if is_double:
+        held = held.double()
     refuse_reloads(data, trainer)
-    train, held_out, loader = _examples(data, one_by_one=loss is None)
+    train, held_out, loader = _examples(data, one_by_one=loss is None, is_double=is_double)
     counts = _counts(trainer, loader, num_steps)
     of_loss = None
     if loss is None:
         _refuse_coupled(held)
-        _call_once(held, train, loader, left)
+        _call_once(held, train, len(loader), left)
     else:
         of_loss = _other_loss(held, train, loss)
     configured = _configured(held, counts)
@@ -132,15 +136,30 @@ class _Counts:
     batches: int
 
 
-def _examples(data: Any, *, one_by_one: bool) -> tuple[Collated, Collated, Any]:  # noqa: ANN401 (of a library)
+def _examples(
+    data: Any,  # noqa: ANN401 (of a library)
+    *,
+    one_by_one: bool,
+    is_double: bool,
+) -> tuple[Collated, Collated, Any]:
     """Return training and held-out examples, and the training loader."""
     train, held_out = loaders_of(data)
 
     def of(loader: Any) -> Collated:  # noqa: ANN401 (of a library)
-        collate = loader.collate_fn
+        collate = _InDouble(loader.collate_fn) if is_double else loader.collate_fn
         return collated(loader.dataset, _EachByItself(collate) if one_by_one else collate)
 
     return of(train), of(held_out), train
+
+
+@dataclass(frozen=True)
+class _InDouble:
+    """Makes batches in float64, as Lightning converts those that a Trainer of 64 bits is given."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, samples: list[Any]) -> Any:  # noqa: ANN401 (any batch)
+        return convert(self.collate(samples), torch.float64)
 
 
 @dataclass(frozen=True)
@@ -190,7 +209,7 @@ def _refuse_coupled(module: nn.Module) -> None:
 def _call_once(
     module: nn.Module,
     train: Collated,
-    loader: Any,  # noqa: ANN401 (of a library)
+    batches: int,
     left: Sequence[str],
 ) -> None:
     """Call ``training_step`` as a loss is called, and refuse what does not work so.
@@ -198,11 +217,11 @@ def _call_once(
     Args:
         module: The module.
         train: Its training examples.
-        loader: Of these.
+        batches: Of a pass.
         left: What is not carried over, which it may need.
     """
     try:
-        _compare(module, train, loader)
+        _compare(module, train, batches)
     except EngineError:
         raise
     except Exception as error:
@@ -212,11 +231,13 @@ def _call_once(
         ) from error
 
 
-def _compare(module: nn.Module, train: Collated, loader: Any) -> None:  # noqa: ANN401 (of a library)
+def _compare(module: nn.Module, train: Collated, batches: int) -> None:
     """Refuse a loss of a batch that is not the mean of its examples' losses."""
     rows = [train.samples[place] for place in places_looked_at(len(train))]
-    refuse_use_of_number(module, loader.collate_fn(copy.deepcopy(rows)), len(loader))
-    batch = loader.collate_fn(copy.deepcopy(rows))
+    each_by_itself: Any = train.collate
+    collate = each_by_itself.collate
+    refuse_use_of_number(module, collate(copy.deepcopy(rows)), batches)
+    batch = collate(copy.deepcopy(rows))
     with only_looked_at(module):
         torch.manual_seed(0)
         whole = float(training_loss(module, [copy.deepcopy(batch)]).sum())

@@ -10,7 +10,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from engine.errors import ConfigurationError, EngineError, did_you_mean, words_of
+from engine.recipes.code.asked_for import in_the_way, noting_asked
 from engine.recipes.code.neighbours import Folder
 from engine.recipes.code.process_defaults import defaults_kept
 from engine.recipes.code.sources import (
@@ -158,40 +159,51 @@ def _load_file(path: Path) -> ModuleType:
     loaded = sys.modules.get(f"{folder.package}.{folder.main}")
     if loaded is not None:
         return loaded
+    asked: Mapping[str, str] = {}
     try:
-        with _in_front(path, files), defaults_kept(path.name), redirect_stdout(sys.stderr):
+        with (
+            _in_front(path, files) as asked,
+            defaults_kept(path.name),
+            redirect_stdout(sys.stderr),
+        ):
             return folder.load()
     except (Exception, SystemExit) as error:
         if isinstance(error, ConfigurationError) and not own_line(error):
             raise
-        told = _told(error, path).replace(f"{folder.package}.", "")  # as the file calls them
+        told = _told(error, path, asked).replace(f"{folder.package}.", "")  # as the file calls them
         raise ConfigurationError(told) from error
 
 
 @contextmanager
-def _in_front(path: Path, files: dict[str, Path]) -> Iterator[None]:
+def _in_front(path: Path, files: dict[str, Path]) -> Iterator[Mapping[str, str]]:
     """Put the folder of a file in front of the path in the block.
 
     Import statements of its files find neighbours without it
     (``engine.recipes.code.neighbours``). It is for those that run code to import by name: what they
     load is known here, and refused if its content is in no digest. Afterwards none of it can be
     taken for a module of another folder.
+
+    Yields:
+        Libraries that ask for modules by the names of its files, see ``noting_asked``.
     """
     root, known = path.parent, set(sys.modules)
     for name, file in files.items():
         _forget(name, file)
     sys.path.insert(0, str(root))
     try:
-        yield
+        with noting_asked(root, in_library) as asked:
+            yield asked
     finally:
         with suppress(ValueError):  # what was called may have set another path
             sys.path.remove(str(root))
-    _refuse_unseen(root, files, set(sys.modules) - known)
+    _refuse_unseen(root, files, set(sys.modules) - known, asked)
     for name, file in files.items():
         _forget(name, file)
 
 
-def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None:
+def _refuse_unseen(
+    root: Path, files: dict[str, Path], loaded: set[str], asked: Mapping[str, str]
+) -> None:
     """Refuse neighbours that were loaded, but that no import statement names.
 
     The process's own program is none of them; multiprocessing gives it a second name.
@@ -205,6 +217,8 @@ def _refuse_unseen(root: Path, files: dict[str, Path], loaded: set[str]) -> None
             continue
         if path.is_relative_to(root) and path not in files.values():
             del sys.modules[name]
+            if name in asked:
+                raise ConfigurationError(in_the_way(path, asked[name]))
             raise ConfigurationError(
                 f"{path} is loaded, but no import statement of the problem's files names it, so "
                 "the run would not notice an edit of it. Import it by name."
@@ -235,8 +249,13 @@ def _load_package(place: str) -> ModuleType:
         raise ConfigurationError(_told(error, Path(place))) from error
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _told(error: BaseException, path: Path, asked: Mapping[str, str] | None = None) -> str:
     place = own_line(error) or str(path)
+    for name, library in (asked or {}).items():
+        for frame in traceback.extract_tb(error.__traceback__):
+            file = Path(frame.filename)
+            if file in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
+                return f"{path.name} cannot be loaded. {in_the_way(file, library)}"
     if isinstance(error, SystemExit):
         return (
             f"{path.name} ends the process ({place}: exit) while it is loaded. Put what the script "
@@ -253,17 +272,20 @@ def _told(error: BaseException, path: Path) -> str:
         )
     return (
         f"{path.name} cannot be loaded: {type(error).__name__} in {place}: {words_of(error)}. "
-        f"{_remedy(error, path)}"
+        f"{_remedy(error, path, asked or {})}"
     )
 
 
-def _remedy(error: BaseException, path: Path) -> str:
+def _remedy(error: BaseException, path: Path, asked: Mapping[str, str]) -> str:
     """Say what to do about an error while a file is loaded."""
     if isinstance(error, NameError) and "get_ipython" in str(error):
         return "The file was a notebook: leave out the lines with get_ipython, which only it has."
     beside = [*path.parent.glob("*.py"), *(one.parent for one in path.parent.glob("*/__init__.py"))]
     for file in sorted(beside):
-        if re.search(rf"['.]{re.escape(file.stem)}'", str(error)) and is_installed(file.stem):
+        named = re.search(rf"['.]{re.escape(file.stem)}['.]", str(error))
+        if named and file.stem in asked:
+            return in_the_way(file, asked[file.stem])
+        if named and is_installed(file.stem):
             return (
                 f"{file} stands in the way of the package {file.stem}, which an import then does "
                 "not find. Give it another name."

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from engine.errors import ConfigurationError, WitnessError
 from engine.numerics.determinism import PROCESS
 from engine.routine.module.closures import bind_hooks
+from engine.routine.module.gradient_hooks import gradient_hooks
 from engine.routine.module.operations import corrections
 from engine.routine.module.stop_gradient import PASSES
 from engine.torch_modes import FunctionMode
-
-Hook = Callable[[Tensor], Tensor | None]
-"""What ``Tensor.register_hook`` takes: maps a gradient to another one, or to None to leave it."""
 
 Slot = tuple[dict[str, Any], str]
 """Where a module keeps a tensor: one of its dictionaries, and the key in it."""
@@ -86,31 +84,6 @@ def _value_or_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
         return _copy_tensor(tensor, memo)
     memo[id(tensor)] = tensor.detach().clone()
     return memo[id(tensor)]
-
-
-def gradient_hooks(name: str, parameter: Tensor) -> tuple[Hook, ...]:
-    """Return the hooks that ``parameter.register_hook`` was given, in order.
-
-    Raises:
-        ConfigurationError: If there is a hook that runs after the gradient was accumulated: it
-            changes what the optimizer reads, behind the engine's back.
-    """
-    if getattr(parameter, "_post_accumulate_grad_hooks", None):
-        raise ConfigurationError(
-            f"Parameter {name!r} has a hook from register_post_accumulate_grad_hook, which acts on "
-            ".grad, and a step of the engine has none. Use register_hook, which maps a gradient to "
-            "another one, or write it into the optimizer's update."
-        )
-    return tuple((getattr(parameter, "_backward_hooks", None) or {}).values())
-
-
-def hooked(hooks: tuple[Hook, ...], gradient: Tensor) -> Tensor:
-    """Return a gradient as the hooks of its parameter leave it."""
-    for hook in hooks:
-        given = gradient.clone()  # a hook may write into what it is given
-        found = hook(given)
-        gradient = given if found is None else found
-    return gradient
 
 
 _PLAIN = {
@@ -234,10 +207,10 @@ class Binding:
     def __init__(self, model: nn.Module, modes: Modes | None = None) -> None:
         self._modes = modes
         self._slots: dict[str, list[Slot]] = {}
-        # Beside each slot the other dictionary of its module. A forward pass that takes a tensor
-        # out and registers it again, as a parametrization for one call does, puts it there: what
-        # is bound is no ``nn.Parameter``.
-        self._others: dict[str, list[dict[str, Any]]] = {}
+        # Beside each slot the other dictionary of its module, and its attributes. A forward pass
+        # that takes a tensor out and registers or sets it again, as a parametrization for one call
+        # does, puts it there: what is bound is no ``nn.Parameter``.
+        self._others: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
         self._own: dict[str, list[Any]] = {}
         self._depth = 0
@@ -258,7 +231,7 @@ class Binding:
                     self._slots.setdefault(name, []).append((kept, key))
                     # That of a scripted module is no dict, and nothing is registered in one.
                     beside = other if isinstance(other, dict) else {}
-                    self._others.setdefault(name, []).append(beside)
+                    self._others.setdefault(name, []).append((beside, vars(module)))
                     if isinstance(tensor, nn.Parameter) and vars(tensor):
                         self._attributes[name] = dict(vars(tensor))
 
@@ -317,9 +290,12 @@ class Binding:
 
     def _take_back(self, name: str) -> None:
         """Put a tensor where it was that the user's code has registered in the other place."""
-        for (kept, key), other in zip(self._slots[name], self._others[name], strict=True):
-            if key in other:
-                kept[key] = other.pop(key)
+        for (kept, key), others in zip(self._slots[name], self._others[name], strict=True):
+            registered, attributes = others
+            if key in registered:
+                kept[key] = registered.pop(key)
+            elif key in attributes and key not in kept:
+                kept[key] = attributes.pop(key)
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

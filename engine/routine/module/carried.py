@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from engine.errors import WitnessError
 from engine.routine.module.calls import refuse_rounding
 from engine.routine.module.norm_arguments import BATCH_NORM, INSTANCE_NORM, bound, normalized
-from engine.routine.module.saved_copies import PARTS, SavedCopies, parts
+from engine.routine.module.saved_copies import PARTS, SavedCopies, is_alike, numbers_set, parts
 from engine.routine.module.seen_graph import (
     ASKS,
     SeenGraph,
@@ -185,11 +185,6 @@ def after_a_call(
     }
 
 
-def is_alike(one: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors have one shape and one number format."""
-    return one.shape == other.shape and one.dtype == other.dtype
-
-
 def differs(one: Tensor, other: Tensor) -> bool:
     """Say whether two tensors differ in a bit, or in their kind."""
     return not _same(one, other)
@@ -227,6 +222,7 @@ class Carrying(FunctionMode):
             self._entered.enter_context(self._saved)
             functions = functions_stopped(lambda: self._is_off, self.stopped)
             self._entered.enter_context(functions)
+            self._entered.enter_context(numbers_set(self.holds, self.stopped))
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:

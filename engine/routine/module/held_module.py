@@ -15,10 +15,11 @@ from engine.routine.idle import watch
 from engine.routine.layout import Layout
 from engine.routine.loss_terms import Term
 from engine.routine.module.batch_norm import BUFFERS, RunningStatistics, Statistic
-from engine.routine.module.binding import Binding, Hook, Modes, copied, gradient_hooks, hooked
+from engine.routine.module.binding import Binding, Modes, copied
 from engine.routine.module.calls import Calls
 from engine.routine.module.carried import Carrying
 from engine.routine.module.counters import COUNTERS
+from engine.routine.module.gradient_hooks import Hook, gradient_hooks, hooked
 from engine.routine.module.graphs import wants_a_graph, without_graph
 from engine.routine.module.kept_tensors import refuse_stand_in
 from engine.routine.module.unheld import Unheld, refuse_written
@@ -150,31 +151,30 @@ class HeldModule:
         """Seed torch's generators for the random draws of a term inside the block."""
         return seeded(self.seed, "step", step, *term.purpose, device=self.device)
 
-    def hooked(self, gradient: Tensor) -> Tensor:
-        """Return a gradient as the hooks of the parameters leave it, shape (params,)."""
+    def hooked(self, gradient: Tensor, step: int, shard: int = 0) -> Tensor:
+        """Return a gradient as the hooks of the parameters leave it, shape (params,).
+
+        What they draw is seeded by the run's seed, the step, the shard and the parameter's name.
+        """
         if not self.hooks:
             return gradient
-        parts = {
-            name: hooked(self.hooks.get(name, ()), part)
-            for name, part in self.layout.views(gradient).items()
-        }
-        return self.layout.flatten(parts)
+        return hooked(self.hooks, self.layout, gradient, self.seed, step, shard)
 
     @property
     def hooks_each_shard(self) -> bool:
         """Whether hooks map the gradient of each shard, as in a loop that accumulates."""
         return self.shards > 1 and bool(self.hooks)
 
-    def hooked_term(self, gradient: Tensor) -> Tensor:
+    def hooked_term(self, gradient: Tensor, step: int, shard: int = 0) -> Tensor:
         """Return the gradient of a term of the batch as its own backward pass leaves it.
 
         A hook that clips, or that asks for a norm, makes another sum of shards than of their sum.
         """
-        return self.hooked(gradient) if self.hooks_each_shard else gradient
+        return self.hooked(gradient, step, shard) if self.hooks_each_shard else gradient
 
-    def hooked_sum(self, gradient: Tensor) -> Tensor:
+    def hooked_sum(self, gradient: Tensor, step: int) -> Tensor:
         """Return the gradient of a step as hooks leave it; that of shards went through them."""
-        return gradient if self.hooks_each_shard else self.hooked(gradient)
+        return gradient if self.hooks_each_shard else self.hooked(gradient, step)
 
     def reading(self, state: Mapping[str, Tensor]) -> AbstractContextManager[Calls]:
         """Let calls inside the block read the running statistics of ``state``, and its own state.

@@ -1,4 +1,4 @@
-"""Buffers that a forward pass writes over: what autograd keeps of them, and parts of them."""
+"""Buffers that a forward pass writes over: what autograd keeps of them, parts, other memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -92,3 +92,34 @@ def parts(
     found = function(buffer.detach(), *args[1:], **kwargs)
     views = (buffer.as_strided(p.shape, p.stride(), p.storage_offset()) for p in found)
     return views if function is Tensor.__iter__ else tuple(views)
+
+
+def is_alike(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors have one shape and one number format."""
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+@contextmanager
+def numbers_set(
+    holds: Callable[[Tensor], bool], stopped: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let ``buffer.set_(source)`` take over the numbers of the source inside the block.
+
+    Torch's own takes over its memory, which no graph knows of, and tells no mode that it is called.
+
+    Args:
+        holds: Says whether a tensor is a buffer.
+        stopped: Holds what the buffer is set to constant in the step.
+    """
+
+    def set_(tensor: Tensor, *given: Any, **named: Any) -> Tensor:  # noqa: ANN401 (as torch's)
+        source = given[0] if len(given) == 1 else named.get("source")
+        if isinstance(source, Tensor) and is_alike(tensor, source) and holds(tensor):
+            return tensor.copy_(stopped(source))
+        return _torch_set(tensor, *given, **named)
+
+    with mock.patch.object(Tensor, "set_", set_):
+        yield
+
+
+_torch_set = Tensor.set_

@@ -77,7 +77,7 @@ def test_witness_says_what_goes_by_a_shard_alone(model, of, words):
     """Who has set shards to save memory may not want it."""
     run = routine(model(), loss=of, shards=2)
 
-    note = witness.testify(run, [output], run.point()).note
+    note = witness.testify(run, [output], run.point()).shards
 
     assert words in note
     assert bool(note) == bool(words)
@@ -142,4 +142,4 @@ def test_loss_that_reads_the_padding_of_its_batch_compares_examples(shards, coun
         with pytest.raises(ConfigurationError, match="in which batch a candidate's loss is"):
             engine.metagradient(run, output)
     else:
-        assert "The loss compares examples" in witness.testify(run, [output], run.point()).note
+        assert "The loss compares examples" in witness.testify(run, [output], run.point()).shards

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import engine
 from engine.errors import WitnessError
@@ -32,6 +33,17 @@ def test_sound_shards_agree(model):
     seen = witness.testify(run, [output], run.point())
 
     assert seen.gradient < 1e-12
+
+
+def test_check_says_once_what_goes_by_a_shard_alone():
+    """The row of shards says it, with a remedy; the result of a call has no such row."""
+    run = routine(model=mlp(nn.BatchNorm1d(10), nn.GELU()), shards=2)
+
+    report = engine.check(run, output)
+
+    said = [each.name for each in report.checks if "each of the 2 shards" in each.cause]
+    assert said == ["shards"]
+    assert "each of the 2 shards" in witness.testify(run, [output], run.point()).sentence
 
 
 def test_engine_that_maps_the_sum_of_shards_is_refused(monkeypatch):

@@ -10,6 +10,7 @@ from tests.strangers import (
     carried,
     carried_more,
     complexes,
+    held_constant,
     modes,
     sound_more,
     wrong_by_little,
@@ -32,6 +33,7 @@ SOUND = {
     **modes.SOUND,
     **complexes.SOUND,
     **sound_more.SOUND,
+    **held_constant.SOUND,
 }
 ALWAYS = {
     "checkpoint",
@@ -61,6 +63,9 @@ ALWAYS = {
     "complex: a neural operator",
     "complex: a hook",
     "carried: a codebook",
+    "carried: other memory by set_",
+    "samples by rejection: Beta",
+    "hook that draws from a generator of its own",
     "carried: a teacher whose biases begin at zero",
     "carried: an average that is evaluated",
     "carried: jacobians that read it",
@@ -98,6 +103,11 @@ ALWAYS = {
     "eval() that is training",
     "samples by what the index is",
     "samples that are flipped rarely",
+    "held for steps: trained from a later step on",
+    "held for steps by detach(): trained up to a step",
+    "held for steps by detach(): by turns",
+    "weight exchanged for a call: twice",
+    "buffer that becomes an attribute",
 }
 """One of each kind runs always, all of them where every case is asked for (``-m exhaustive``)."""
 

@@ -205,3 +205,69 @@ def test_a_metagradient_of_nothing_but_zeros_is_told():
         found = engine.metagradient(run, output, witness=witness)
         assert not found["weights"].any()
         assert "'weights' is 0 in every number" in found.witness.sentence
+
+
+def _first_step_apart(state, gradient, hyper, step):
+    moment = gradient if step == 0 else 0.9 * state["m"] + gradient
+    return {"params": state["params"] - hyper["learning_rate"] * moment, "m": moment}
+
+
+def test_an_update_that_reads_its_moments_from_the_second_step_on_is_right():
+    """As torch's own momentum does: nothing is lost of what is not read."""
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, _first_step_apart)
+
+    net, settings = mlp(), {"learning_rate": 0.1}
+
+    found = engine.metagradient(routine(net, optimizer=own, **settings), output)
+
+    wanted = engine.metagradient(routine(net, optimizer=engine.sgd(0.9), **settings), output)
+    assert torch.allclose(found["weights"], wanted["weights"], rtol=1e-10, atol=1e-14)
+
+
+def test_a_moment_that_is_read_without_a_graph_is_refused_in_the_first_step_too():
+    """Its value is in the result."""
+
+    def update(state, gradient, hyper, step):
+        return _first_step_apart({**state, "m": state["m"].detach()}, gradient, hyper, step + 1)
+
+    own = engine.Optimizer("own", {}, lambda p: {"m": torch.zeros_like(p)}, update)
+
+    with pytest.raises(engine.EngineError, match="does not depend on 'm'|derivative that is off"):
+        engine.metagradient(routine(optimizer=own), output)
+
+
+def test_an_update_by_the_difference_of_gradients_is_right():
+    """Steps of Barzilai and Borwein: the witness must not hand it the same gradient twice."""
+
+    def update(state, gradient, hyper, step):
+        way, change = state["params"] - state["before"], gradient - state["last"]
+        share = ((way @ change).abs() / (change @ change + 1e-8)).clamp(max=0.5)
+        rate = share if step else hyper["learning_rate"]
+        moved = state["params"] - rate * gradient
+        return {"params": moved, "before": state["params"], "last": gradient}
+
+    def init(params):
+        return {"before": params.clone(), "last": torch.zeros_like(params)}
+
+    run = routine(optimizer=engine.Optimizer("bb", {}, init, update), learning_rate=0.05)
+    v = torch.randn(24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    found = float(engine.metagradient(run, output)["weights"] @ v)
+
+    wanted = engine.central_difference(run, output, {"weights": v})
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_an_update_in_place_is_told_as_one():
+    """Not as a layer of the module, which it may be as well."""
+    own = engine.Optimizer(
+        "own",
+        {},
+        lambda p: {},
+        lambda state, gradient, hyper, step: {
+            "params": state["params"].sub_(hyper["learning_rate"] * gradient)
+        },
+    )
+
+    with pytest.raises(engine.EngineError, match="update of optimizer 'own', changes .* new tens"):
+        engine.metagradient(routine(optimizer=own), output)

@@ -162,7 +162,7 @@ def test_low_precision_in_the_output_alone_is_refused():
 
 def test_without_the_hooks_of_a_parameter_it_would_notice(monkeypatch):
     """The witness is worth something only if it sees what the engine drops."""
-    monkeypatch.setattr(engine.Routine, "hooked", lambda self, gradient: gradient)
+    monkeypatch.setattr(engine.Routine, "hooked", lambda self, gradient, *_: gradient)
 
     with pytest.raises(WitnessError, match="gradient by '0.weight' is off"):
         by_engine(MODULES["hook that masks"])

@@ -312,3 +312,24 @@ def test_format_that_the_trainer_converts_to_is_said(precision, is_said, of_ligh
     )
 
     assert is_said == any(each.startswith("precision=") for each in made.not_carried)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_trainer_of_64_bits_converts_module_and_examples(dtype, of_lightning):
+    """Lightning does, whatever the data's format is; each step is then its own to 1e-12."""
+    torch.manual_seed(1)
+    module = of_lightning.Net(optimizer="sgd")
+    x, y = torch.randn(24, 4, dtype=dtype), torch.arange(24) % 3
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    path = of_lightning.Path()
+    trainer = trainer_of(precision="64-true", callbacks=[path], gradient_clip_val=None)
+    problem = engine.from_lightning(module, (loader, loader), trainer, eps_root=0.0)
+    found = states_of(problem)
+
+    trainer.fit(module, loader)
+
+    assert len(found) == len(path.states)
+    for mine, own in zip(found, path.states, strict=True):
+        for name, tensor in mine.items():
+            assert tensor.dtype == torch.float64
+            assert torch.allclose(tensor, own[name], rtol=0, atol=1e-12), name

@@ -1,11 +1,13 @@
 """What people write in a problem's file, and what they are told before anything is computed."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigurationError, EngineError
 from engine.problems.built import build_problem, check_repeats
+from engine.recipes.code import user_code
 from engine.recipes.files import load_recipe
 from tests.own_problem import PROBLEM, own, replaced, write_problem
 
@@ -53,6 +55,31 @@ def test_file_in_the_way_of_a_package_is_told_to_be_renamed(tmp_path):
 
     with pytest.raises(ConfigurationError, match=r"torch.py stands in the way of the package tor"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("driver.py", "x = 1\n"),
+        ("driver.py", "raise RuntimeError('trains')\n"),
+        ("driver.py", "import sys\nsys.exit(3)\n"),
+        ("driver/__init__.py", "x = 1\n"),
+    ],
+)
+def test_file_that_a_library_asks_for_is_told_to_be_renamed(file, text, tmp_path, monkeypatch):
+    """Nobody imports it by name in the problem's files, and nothing is wrong in it."""
+    folder, library = tmp_path / "mine", tmp_path / "site-packages" / "asking"
+    path = write_problem(folder, f"import asking\n{PROBLEM}")
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text)
+    library.mkdir(parents=True)
+    monkeypatch.delitem(sys.modules, "asking", raising=False)
+    (library / "__init__.py").write_text("import driver\n")
+    monkeypatch.syspath_prepend(str(library.parent))
+    monkeypatch.setattr(user_code, "_LIBRARIES", (*user_code._LIBRARIES, str(library.parent)))
+
+    with pytest.raises(ConfigurationError, match=r"driver.* in the way of .* package asking asks"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("name", ["copy", "json", "dict", "schema", "training", "kind", "self"])
