@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from engine import metagradient
 from engine.errors import ConfigurationError
@@ -91,3 +92,24 @@ def test_a_cap_on_the_store_holds_for_the_states_kept_there(tmp_path):
     metagradient(
         routine, routines.output, store=tmp_path, schedule="auto", max_store_bytes=3 * state
     )
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_graph_of_a_sparse_product_is_counted_by_what_it_is_made_of():
+    """A sparse tensor, as a graph's neighbours are, has no storage of its own to ask for."""
+    mask = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [4.0, 0.0, 0.0]]).double()
+    costs = []
+    for neighbours in (mask, mask.to_sparse(), mask.to_sparse_csr()):
+
+        def loss(model, batch, neighbours=neighbours):
+            mixed = (neighbours @ model(batch[0]).T).T
+            return cross_entropy(mixed, batch[1], reduction="none")
+
+        costs.append(counted_costs(routines.routine(loss=loss)).graph_bytes)
+
+    dense, coordinates, rows = costs
+    held, index = int(mask.count_nonzero()), torch.int64.itemsize
+    # What is kept besides the mask is the same; its numbers and indices stand in its place, once
+    # or twice: torch may keep copies of a sparse tensor.
+    assert (coordinates - dense + mask.nbytes) / (held * (8 + 2 * index)) in (1, 2)
+    assert (rows - dense + mask.nbytes) / (held * (8 + index) + 4 * index) in (1, 2)
