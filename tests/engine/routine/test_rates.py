@@ -179,7 +179,7 @@ def test_what_the_refusal_of_a_one_cycle_says_is_taken(make):
         rates_alone(scheduler, STEPS, engine.sgd(0.9) if momentum else engine.adamw())
     code = str(caught.value).partition("for each step: ")[2].partition(". Or")[0]
 
-    moving = eval(code, {"engine": engine, "scheduler": scheduler, "num_steps": STEPS})  # noqa: S307 (words of the engine's own)
+    moving = eval(code, {"engine": engine, "scheduler": scheduler, "num_steps": STEPS})
 
     assert rates_alone(scheduler, STEPS, moving) == rates(scheduler, STEPS)
 
