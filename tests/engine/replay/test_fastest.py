@@ -9,6 +9,7 @@ from engine.errors import ConfigurationError
 from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.fastest import settled
 from engine.replay.step_costs import counted_costs
+from engine.replay.sweep_costs import Memory
 from engine.schedules.by_name import plan_of
 from engine.schedules.simulator import measure
 from engine.schedules.trees import whole_run
@@ -92,6 +93,19 @@ def test_a_cap_on_the_store_holds_for_the_states_kept_there(tmp_path):
     metagradient(
         routine, routines.output, store=tmp_path, schedule="auto", max_store_bytes=3 * state
     )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_host_memory_counts_for_the_device_only_where_both_are_one(shared):
+    """On a CPU states of the host lie where graphs do; on a GPU they leave it free."""
+    peak = {"graphs": 40, "device": 30, "host": 50, "store": 10}
+
+    assert Memory(device=100, host=60).excess(peak, shared=shared) == (
+        "120 bytes are needed and max_device_bytes is 100" if shared else ""
+    )
+    assert "max_host_bytes is 49" in Memory(device=120, host=49).excess(peak, shared=shared)
+    assert "max_store_bytes is 9" in Memory(120, 50, 9).excess(peak, shared=shared)
+    assert Memory(120, 50, 10).excess(peak, shared=shared) == ""
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
