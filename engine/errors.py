@@ -84,6 +84,10 @@ class NonFiniteError(EngineError, ArithmeticError):
     """A loss, a state or an adjoint became infinite or NaN."""
 
 
+class NonFiniteStartError(NonFiniteError, ConfigurationError):
+    """The first step, tried before any training, or its derivative, is infinite or NaN."""
+
+
 class ReplayMismatchError(EngineError, RuntimeError):
     """A replayed state differs from the one that the forward sweep made."""
 

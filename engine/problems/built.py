@@ -132,7 +132,9 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
     if not names_code(recipe.problem, recipe.arguments):
         return
     found = recipe if store is None else at_hand(recipe, store)
-    one, other = build_problem(found), _build.__wrapped__(found.model_dump_json())
+    one = build_problem(found)
+    with doing("once more, to see whether it is the same"):
+        other = _build.__wrapped__(found.model_dump_json())
     differing = [
         what for what in {**one.digests, **other.digests}
         if one.digests.get(what) != other.digests.get(what)

@@ -18,6 +18,7 @@ from engine.recipes.code.signatures import call
 from engine.recipes.code.user_code import calling, own_line, raised
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.problem_functions import check_sources, find_function
+from engine.routine.diagnosis import MIXED_FORMATS
 
 
 def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
@@ -56,7 +57,8 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
                 "an error that says what is missing, or return the engine.Problem."
             ) from error
         raise ConfigurationError(
-            f"The function of problem {recipe.problem} raised {raised(error)}. {_remedy(error)}"
+            f"The function of problem {recipe.problem} raised {raised(error)}. "
+            f"{_remedy(error, dtype)}"
         ) from error
     if not isinstance(made, Problem):
         raise ConfigurationError(
@@ -66,8 +68,8 @@ def call_problem(recipe: DescentRecipe, seed: int | None = None) -> Problem:
     return made
 
 
-def _remedy(error: BaseException) -> str:
-    """Say what to do about an error of a problem's function."""
+def _remedy(error: BaseException, dtype: torch.dtype) -> str:
+    """Say what to do about an error of a problem's function in a run of a number format."""
     name = getattr(error, "filename", None)
     if (
         isinstance(error, FileNotFoundError)
@@ -85,6 +87,12 @@ def _remedy(error: BaseException) -> str:
         return (
             f"An engine.Problem is made of {', '.join(needed)}, and may have {', '.join(others)}; "
             "help(engine.Problem) says what each is."
+        )
+    if isinstance(error, RuntimeError) and any(each in str(error) for each in MIXED_FORMATS):
+        return (
+            f"Torch's default format is that of the run here, {dtype}, and so is what modules and "
+            "constants are made in. Convert what has a format of its own before they meet: "
+            "x.to(torch.get_default_dtype())."
         )
     return "Correct it, or its arguments in the recipe."
 

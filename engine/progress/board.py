@@ -15,10 +15,13 @@ from typing import Any
 from engine.progress.meter import Meter, listening
 from engine.progress.names import about, capital, in_words, part_in_words
 from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
-from engine.reports.units import write_duration, write_number, write_percent
+from engine.reports.units import measures, write_duration, write_measure, write_number
 
 _NO_STAGES = (REPORT, REPLAY)
 """Kinds of works that are not counted as stages."""
+
+_MEASURES = 2
+"""Metrics that are said of an outer step beside its losses."""
 
 MOST_SHOWN = 0.999
 """Share of a run that is shown at most before its end."""
@@ -32,7 +35,7 @@ class OuterLine:
         number: n.
         loss: On the split that chooses.
         objective: Loss on the objective; None if that is the split that chooses.
-        accuracy: On the split that chooses; None if the problem has none.
+        measures: What was measured besides on the split that chooses: accuracy, own metrics.
         seconds: Since the run began.
         best: Place of the best of the outer steps until this one, among those that were scored.
     """
@@ -40,9 +43,14 @@ class OuterLine:
     number: int
     loss: float
     objective: float | None
-    accuracy: float | None
+    measures: Mapping[str, float]
     seconds: float
     best: int
+
+    def measured(self) -> list[str]:
+        """Return the first measures, as many as a line has room for, each as a clause."""
+        first = list(self.measures.items())[:_MEASURES]
+        return [f"{name} {write_measure(name, value)}" for name, value in first]
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,7 @@ class Seen:
         """
         line = self.outer[place]
         parts = [f"{self.judge} loss {write_number(line.loss)}"]
-        if line.accuracy is not None:
-            parts.append(f"accuracy {write_percent(line.accuracy, 1)}")
+        parts += line.measured()
         if line.objective is not None:
             parts.append(f"objective {write_number(line.objective)}")
         words = f"outer step {line.number} of {self.num_outer}: {', '.join(parts)}"
@@ -283,7 +290,6 @@ class Board:
         if judge not in scores:
             judge = next(iter(scores))
         mine, objective = scores[judge], scores.get("objective")
-        accuracy = mine.get("accuracy")
         with self._lock:
             place = len(self._outer)
             losses = [*(line.loss for line in self._outer), float(mine["loss"])]
@@ -293,7 +299,7 @@ class Board:
                     number,
                     losses[place],
                     float(objective["loss"]) if objective and judge != "objective" else None,
-                    float(accuracy) if isinstance(accuracy, int | float) else None,
+                    measures(mine),
                     self._clock() - self._began,
                     losses.index(pick(losses)),
                 )

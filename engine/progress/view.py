@@ -157,9 +157,9 @@ def _facts(seen: Seen) -> list[str]:
     facts: list[str] = []
     if seen.outer and seen.best is not None:
         last, best = seen.outer[-1], seen.outer[seen.best]
-        accuracy = f", accuracy {write_percent(last.accuracy, 1)}" if last.accuracy else ""
+        measured = "".join(f", {each}" for each in last.measured())
         facts.append(
-            f"{capital(seen.judge)} loss {write_number(last.loss)}{accuracy}; best "
+            f"{capital(seen.judge)} loss {write_number(last.loss)}{measured}; best "
             f"{write_number(best.loss)} at outer step {best.number}"
         )
     outer = f"{len(seen.outer)} of {seen.num_outer + 1} models scored · " if seen.num_outer else ""

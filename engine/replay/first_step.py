@@ -10,7 +10,14 @@ from traceback import extract_tb
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError, EngineError, UndifferentiableError, words_of
+from engine.errors import (
+    ConfigurationError,
+    EngineError,
+    NonFiniteError,
+    NonFiniteStartError,
+    UndifferentiableError,
+    words_of,
+)
 from engine.numerics.determinism import deterministic, filling
 from engine.recipes.replay import StepPath
 from engine.replay.interpreter import check_losses, path_difference
@@ -53,7 +60,8 @@ def check_routine(
         WitnessError: If a step changes a parameter or a buffer that is in no state.
         UndifferentiableError: If the step has no second derivative, a parameter has no part in the
             loss, or an output does not depend on the model.
-        NonFiniteError: If the first loss or an output is not finite.
+        NonFiniteStartError: If the first loss, its step, the derivative of that or an output is
+            not finite.
 
     Cost:
         A product, and each output with its gradient; for ``twice``, pieces, shards and compiled
@@ -62,7 +70,8 @@ def check_routine(
         it.
     """
     _check_point(routine, z)
-    with filling(), deterministic(), _line_told(routine, z), named_refusals(0):
+    told = _line_told(routine, z)
+    with filling(), deterministic(), _before_training(), told, named_refusals(0):
         state = routine.initial_state(z)
         for name, row in state.items():
             if not row.dtype.is_floating_point:
@@ -136,6 +145,15 @@ def _check_point(routine: Routine, z: Metaparams) -> None:
                 f"z[{name!r}] is {tensor.dtype} of shape {tuple(tensor.shape)}, but the routine "
                 f"reads floating point of shape {tuple(expected[name].shape)}. Convert it."
             )
+
+
+@contextmanager
+def _before_training() -> Iterator[None]:
+    """Let what is not finite be a refusal: nothing was trained, and the same run never goes on."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteStartError(str(error), settings=error.settings) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from engine.numerics.fingerprint import state_fingerprint
+from engine.numerics.fingerprint import dense_parts, state_fingerprint
 from engine.progress.meter import doing
 from engine.replay.interpreter import Sweep, path_difference, replay, reverse_step
 from engine.replay.seeding import seed_adjoint
@@ -180,9 +180,10 @@ def graph_bytes(routine: Routine, state: State, z: Metaparams, step: int) -> int
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
+        for part in dense_parts(tensor):  # a sparse one has no storage of its own
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in known:
+                found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

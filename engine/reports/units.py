@@ -63,3 +63,21 @@ def write_percent(share: float, digits: int | None = None) -> str:
     if digits is None:
         digits = 0 if abs(share) >= 0.1 else 1
     return f"{100 * share:.{digits}f} %"
+
+
+_SHARES = ("accuracy", "text_to_image")
+"""Measures of shipped problems that are shares of 1."""
+
+
+def measures(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return what scores hold besides the loss: accuracy, and metrics of a problem's own."""
+    return {
+        name: float(value)
+        for name, value in scores.items()
+        if name != "loss" and isinstance(value, int | float)
+    }
+
+
+def write_measure(name: str, value: float) -> str:
+    """Write what a metric of this name measured; nobody knows the unit of one's own."""
+    return write_percent(value, 1) if name in _SHARES else write_number(value)

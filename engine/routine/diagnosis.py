@@ -162,6 +162,9 @@ _ADVANCE = (
 _FAILED_OUTPUT = "The output fails on the model"
 _OUTPUT = "An output is called as output(model), in evaluation mode"
 
+MIXED_FORMATS = ("same dtype", "expected scalar type", "expected dtype")
+"""Torch's words where tensors of two number formats meet."""
+
 _CURES = (
     (
         ("expected target dtype", "expected scalar type Long", "index tensor"),
@@ -172,7 +175,7 @@ _CURES = (
         "This loss takes numbers with a fraction for labels: convert them with labels.float()",
     ),
     (
-        ("same dtype", "expected scalar type", "expected dtype", "to have the same dtype"),
+        MIXED_FORMATS,
         "Examples and model have different number formats: convert one of them, e.g. with "
         "x.to(torch.float64) or model.float()",
     ),

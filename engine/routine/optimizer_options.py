@@ -53,16 +53,27 @@ def with_options(optimizer: Optimizer, **options: Unpack[Options]) -> Optimizer:
     Raises:
         ConfigurationError: If there is no such option, or both ways of clipping are asked for.
     """
-    known = [*optimizer.hyperparameters, "betas", *Options.__annotations__]
     for name in options.keys() - Options.__annotations__.keys():
-        close = get_close_matches(name, known, 1)
-        meant = f"Did you mean {close[0]!r}? " if close else ""
+        meant = _meant(name, optimizer)
         raise ConfigurationError(
             f"The optimizer {optimizer.name} has no option {name!r}, which would be left out "
             f"without a word. {meant}See help() of its function, e.g. help(engine.sgd)."
         )
     grouped = _grouped(optimizer, groups_from(options.get("groups", ())))
     return _clipped(grouped, options.get("clip_norm"), options.get("clip_value"))
+
+
+def _meant(name: str, optimizer: Optimizer) -> str:
+    """Say what somebody may have looked for who gave an option that there is not."""
+    reads = dict.fromkeys(optimizer.hyperparameters)
+    if name in ("lr", "learning_rate"):
+        return "The rate is the routine's, the problem's or the recipe's learning_rate. "
+    if "beta1" in reads:
+        if name in ("beta1", "beta2"):
+            return f"Both are one: {optimizer.name}((0.9, 0.999)), each perhaps a list of numbers. "
+        reads = {"betas": None} | {n: None for n in reads if n not in ("beta1", "beta2")}
+    close = get_close_matches(name, [*reads, *Options.__annotations__], 1)
+    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def groups_from(given: Any) -> tuple[ParameterGroup, ...]:  # noqa: ANN401 (whatever was handed in)

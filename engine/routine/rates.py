@@ -120,15 +120,21 @@ def rates_alone(scheduler: LRScheduler, num_steps: int, optimizer: Optimizer | N
                 continue
             raise ConfigurationError(
                 f"{type(scheduler).__name__} moves the {name} besides the learning rate, and the "
-                "run's optimizer would hold it still. Make the scheduler with "
-                "cycle_momentum=False, or hand in an optimizer with one number for each step: "
-                f'engine.rates(scheduler, num_steps, of="{_CYCLED[name]}").'
+                "run's optimizer would hold it still. Hand in an optimizer with one number for "
+                f"each step: {_IN_STEP[name]}. Or make the scheduler with cycle_momentum=False, "
+                "which is another training than the script's."
             )
     return rates(scheduler, num_steps)
 
 
 _CYCLED = {"momentum": "momentum", "betas": "beta1"}
 """What schedulers of torch move besides the rate, and the hyperparameter that it is here."""
+
+_IN_STEP = {
+    "momentum": 'engine.sgd(engine.rates(scheduler, num_steps, of="momentum"))',
+    "betas": 'engine.adamw((engine.rates(scheduler, num_steps, of="beta1"), 0.999))',
+}
+"""How an optimizer moves with a scheduler."""
 
 
 def _stepped(scheduler: LRScheduler, num_steps: int) -> list[list[dict[str, Any]]]:

@@ -26,6 +26,14 @@ _CURE = (
     "around them does not help unless their input is replaced as well"
 )
 
+_CURES = {
+    "logcumsumexp": "Torch's backward of logcumsumexp takes the logarithm of what comes back to it,"
+    " whose derivative is infinite where that is 0, as of an example that the loss leaves out (a "
+    "censored one). Write it as torch.where(allowed, scores, -torch.inf).logsumexp(1) over a square"
+    " of who is compared with whom",
+}
+"""What helps where an operation has a finite derivative, and torch's way to it has none."""
+
 BARE_ROOT = 1e-10
 """Below it the square root of an optimizer's second moments may have an infinite derivative."""
 
@@ -45,7 +53,7 @@ def refuse_nonfinite_step(
     if place:
         raise NonFiniteError(
             f"The loss of step {step} is finite, but its gradient is not, first at {place}"
-            f"{_made_by(operation)}. {_CURE}."
+            f"{_made_by(operation)}. {_cure(operation)}."
         )
     hyper = routine.hyperparameters(z, step)
     wrong = {name: value for name, value in hyper.items() if not _is_finite(value)}
@@ -80,7 +88,7 @@ def refuse_nonfinite_product(
         raise _bare_root(routine, f"Step {step}, pulled back,")
     raise NonFiniteError(
         f"Step {step} is finite, but its derivative is not: a second derivative is infinite or NaN"
-        f"{_made_by(operation)}. {_CURE}."
+        f"{_made_by(operation)}. {_cure(operation)}."
     )
 
 
@@ -138,6 +146,10 @@ def _is_finite(value: float | Tensor) -> bool:
 
 def _made_by(operation: str | None) -> str:
     return "" if operation is None else f", made by the derivative of {operation}"
+
+
+def _cure(operation: str | None) -> str:
+    return _CURES.get((operation or "").split(" ")[0], _CURE)
 
 
 def _has_bare_root(routine: Routine) -> bool:

@@ -1,6 +1,7 @@
 """What a descent achieved in plain sentences, and what a reader should be wary of."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from engine.applications.descent.comparison_findings import (
     comparison_findings,
@@ -11,7 +12,7 @@ from engine.applications.descent.comparison_findings import (
 )
 from engine.applications.descent.source_shares import source_findings
 from engine.recipes.descent import OuterUpdate
-from engine.reports.units import write_number, write_percent
+from engine.reports.units import measures, write_measure, write_number, write_percent
 from engine.stages.monitoring import alarm
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 NOTICEABLE = 0.01
 """Relative change of a loss below which nothing is made of it."""
 
+
+_TOLD = 3
+"""Metrics that a sentence has room for; tables have all."""
 
 TELLING = 0.0005
 """Relative change of a loss that is 0.0 % in the digits of a sentence."""
@@ -53,7 +57,7 @@ def findings(record: "RunRecord") -> list[str]:
         sentences = [
             f"Nothing {'changed' if uphill else 'improved'}: {steps} {lowered} the validation loss "
             f"of {write_number(kept['validation']['loss'])}, so the initial set-up was kept.",
-            f"Its test loss is {write_number(kept['test']['loss'])}{_accuracy(kept['test'])}.",
+            f"Its test loss is {write_number(kept['test']['loss'])}{_measured(kept['test'])}.",
         ]
     if record.chosen == last:
         sentences.append(
@@ -86,17 +90,29 @@ def _change(record: "RunRecord", split: str) -> str:
         verb = "fell" if after["loss"] < before["loss"] else "rose"
         by = "" if share is None else f" by {write_percent(share)},"
         sentence = f"{split.capitalize()} loss {verb}{by} from {old} to {new}"
-    if "accuracy" not in before:
-        return sentence + "."
-    old, new = write_percent(before["accuracy"], 1), write_percent(after["accuracy"], 1)
-    if old == new:
-        return f"{sentence}; accuracy stayed at {old}."
-    verb = "rose" if after["accuracy"] > before["accuracy"] else "fell"
-    return f"{sentence}; accuracy {verb} from {old} to {new}."
+    return "; ".join([sentence, *_changes(before, after)]) + "."
 
 
-def _accuracy(scores: dict[str, float]) -> str:
-    return f", its accuracy {write_percent(scores['accuracy'], 1)}" if "accuracy" in scores else ""
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say what became of the first metrics, each as a clause."""
+    said = []
+    for name, value in _told(before).items():
+        old, new = write_measure(name, value), write_measure(name, after[name])
+        verb = "rose" if after[name] > value else "fell"
+        said.append(
+            f"{name} stayed at {old}" if old == new else f"{name} {verb} from {old} to {new}"
+        )
+    return said
+
+
+def _told(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics that stand in a sentence; captions to images have one of their own."""
+    found = {name: value for name, value in measures(scores).items() if name != "text_to_image"}
+    return dict(list(found.items())[:_TOLD])
+
+
+def _measured(scores: Mapping[str, Any]) -> str:
+    return "".join(f", its {n} {write_measure(n, value)}" for n, value in _told(scores).items())
 
 
 def _selection_findings(record: "RunRecord") -> list[str]:

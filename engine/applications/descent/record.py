@@ -22,11 +22,14 @@ from engine.recipes.settings import Document
 from engine.reports.curves import Curve
 from engine.reports.ranks import area_under_curve
 from engine.reports.sections import Number
-from engine.reports.units import write_number, write_percent
+from engine.reports.units import measures, write_measure, write_number
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import Scores
 from engine.stages.commits import lineage
 from engine.stages.references import Ref
+
+_NUMBERS = 3
+"""Metrics among the numbers at the head of a report; tables have all."""
 
 
 class Selection(Document):
@@ -179,15 +182,14 @@ class RunRecord(Comparisons, FinishedRun):
         return findings.headline(self)
 
     def numbers(self) -> list[Number]:
-        """Return loss and accuracy on the test split, and how well a selection finds errors."""
+        """Return loss and metrics on the test split, and how well a selection finds errors."""
         test = self.before_and_after("test")
         before, after = test["before"], test["after"]
         was = write_number(before["loss"])
         shown = [Number("Test loss", write_number(after["loss"]), f"{was} at the start")]
-        if "accuracy" in after:
-            was = write_percent(before["accuracy"], 1)
-            now = write_percent(after["accuracy"], 1)
-            shown.append(Number("Test accuracy", now, f"{was} at the start"))
+        for name, value in list(measures(after).items())[:_NUMBERS]:
+            was = write_measure(name, before[name])
+            shown.append(Number(f"Test {name}", write_measure(name, value), f"{was} at the start"))
         kept = self.selection
         if kept is not None and kept.auc is not None:
             shown.append(Number("AUC for wrong labels", f"{kept.auc:.2f}", "0.5 is chance"))
@@ -213,8 +215,7 @@ class RunRecord(Comparisons, FinishedRun):
         return file_notes(self)
 
     def table(self) -> list[dict[str, str]]:
-        """Return the loss of each iterate on each split, its accuracy, and which was chosen."""
-        measured = "accuracy" in self.iterates[0].scores["test"]
+        """Return the loss of each iterate on each split, its metrics, and which was chosen."""
         return [
             {
                 "outer step": str(each.outer_step),
@@ -222,11 +223,10 @@ class RunRecord(Comparisons, FinishedRun):
                     f"{split} loss": f"{scores['loss']:.4f}"
                     for split, scores in each.scores.items()
                 },
-                **(
-                    {"test accuracy": write_percent(each.scores["test"]["accuracy"], 1)}
-                    if measured
-                    else {}
-                ),
+                **{
+                    f"test {name}": write_measure(name, value)
+                    for name, value in measures(each.scores["test"]).items()
+                },
                 "chosen": "*" if each.outer_step == self.chosen else "",
             }
             for each in self.iterates

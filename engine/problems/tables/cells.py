@@ -88,17 +88,9 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
     if all(isinstance(value, str) for value in known):
         words = tuple(sorted(set(known)))
         if len(words) > _MOST_VALUES:
-            marked = sum(map(are_marked, words)) > len(words) / 2
             raise DataError(
                 f"The column {name!r} has {len(words)} different words, too many to have a column "
-                f"each (at most {_MOST_VALUES}). "
-                + (
-                    f"Most look like numbers, e.g. {next(filter(are_marked, words))!r}: write them "
-                    "without marks of thousands, currencies or shares."
-                    if marked
-                    else "If rows are called by it, set names to it, e.g. with --set "
-                    f"arguments.names={name}; else list the other columns in features."
-                )
+                f"each (at most {_MOST_VALUES}). {_instead_of_words(name, words)}"
             )
         return Column(name, words=words)
     numbers = np.array([number(value) for value in known], dtype=np.float64)
@@ -114,6 +106,26 @@ def fitted(name: str, values: Sequence[Any]) -> Column:
         )
     is_day = all(type(value) is datetime.date for value in known)
     return Column(name, (), mean, spread, len(known) < len(values), is_day)
+
+
+def _instead_of_words(name: str, words: Sequence[str]) -> str:
+    """Say what to do about a column of too many words."""
+    marked = [word for word in words if are_marked(word)]
+    others = [word for word in words if not math.isfinite(number(word))]
+    if len(marked) > len(words) / 2:
+        return (
+            f"Most look like numbers, e.g. {marked[0]!r}: write them without marks of thousands, "
+            "currencies or shares."
+        )
+    if len(others) < len(words) / 2:
+        return (
+            f"Most are numbers, but {beginning(others[0], 40)!r} is none: correct these rows, or "
+            "leave the cell empty where a number is missing."
+        )
+    return (
+        "If rows are called by it, set names to it, e.g. with --set "
+        f"arguments.names={name}; else list the other columns in features."
+    )
 
 
 def _no_number(value: Any) -> str:  # noqa: ANN401 (a cell)

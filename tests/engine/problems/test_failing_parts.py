@@ -52,3 +52,12 @@ def test_part_that_fails_is_named_before_the_training(tmp_path, what):
     recipe = own(tmp_path, replaced(old, new), changes)
     with pytest.raises(EngineError, match=words):
         prepare(Run(recipe, str(tmp_path / "store")))
+
+
+def test_function_that_mixes_number_formats_is_told_which_one_the_run_has(tmp_path):
+    """A teacher that it trains on data of its own format fails in float64 alone, as in a test."""
+    text = replaced("    return engine.", "    net(x.float())\n    return engine.")
+    changes = ["training.dtype=float64"]
+
+    with pytest.raises(EngineError, match=r"torch.float64.*get_default_dtype\(\)"):
+        prepare(Run(own(tmp_path, text, changes), str(tmp_path / "store")))

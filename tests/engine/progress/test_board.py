@@ -55,6 +55,14 @@ def test_scores_are_told_when_they_are_there_with_the_best_so_far(clocked):
     assert "best validation loss 0.5000" in worse.sentence()
 
 
+def test_metrics_of_ones_own_are_told_beside_the_loss(clocked):
+    """Only accuracy was; of many those that a line has room for, a measure of 0 among them."""
+    board, _, _ = clocked
+    board.scored(0, scores(0.5, IoU=0.0, precision=0.25, recall=0.75))
+
+    assert "loss 0.5000, IoU 0.0000, precision 0.2500, objective" in board.seen().outer_sentence(0)
+
+
 def test_of_outer_steps_told_at_once_each_says_what_was_best_until_then(clocked):
     """A run that went on said "best: outer step 3" of the first of the steps that were there."""
     board, _, _ = clocked

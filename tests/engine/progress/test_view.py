@@ -9,7 +9,7 @@ from engine.progress.view import draw
 
 def seen(**changes):
     """Return a run of some hours that is nearly over."""
-    line = OuterLine(12, 0.12345, 0.2345, 0.987, 7000.0, 0)
+    line = OuterLine(12, 0.12345, 0.2345, {"accuracy": 0.987}, 7000.0, 0)
     values = {
         "title": "digits-selection-12ab34cd",
         "share": 0.97,

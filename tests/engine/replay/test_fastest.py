@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from engine import metagradient
 from engine.errors import ConfigurationError
 from engine.recipes.replay import ReplaySettings, ScheduleName
 from engine.replay.fastest import settled
 from engine.replay.step_costs import counted_costs
+from engine.replay.sweep_costs import Memory
 from engine.schedules.by_name import plan_of
 from engine.schedules.simulator import measure
 from engine.schedules.trees import whole_run
@@ -91,3 +93,37 @@ def test_a_cap_on_the_store_holds_for_the_states_kept_there(tmp_path):
     metagradient(
         routine, routines.output, store=tmp_path, schedule="auto", max_store_bytes=3 * state
     )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_host_memory_counts_for_the_device_only_where_both_are_one(shared):
+    """On a CPU states of the host lie where graphs do; on a GPU they leave it free."""
+    peak = {"graphs": 40, "device": 30, "host": 50, "store": 10}
+
+    assert Memory(device=100, host=60).excess(peak, shared=shared) == (
+        "120 bytes are needed and max_device_bytes is 100" if shared else ""
+    )
+    assert "max_host_bytes is 49" in Memory(device=120, host=49).excess(peak, shared=shared)
+    assert "max_store_bytes is 9" in Memory(120, 50, 9).excess(peak, shared=shared)
+    assert Memory(120, 50, 10).excess(peak, shared=shared) == ""
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_graph_of_a_sparse_product_is_counted_by_what_it_is_made_of():
+    """A sparse tensor, as a graph's neighbours are, has no storage of its own to ask for."""
+    mask = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [4.0, 0.0, 0.0]]).double()
+    costs = []
+    for neighbours in (mask, mask.to_sparse(), mask.to_sparse_csr()):
+
+        def loss(model, batch, neighbours=neighbours):
+            mixed = (neighbours @ model(batch[0]).T).T
+            return cross_entropy(mixed, batch[1], reduction="none")
+
+        costs.append(counted_costs(routines.routine(loss=loss)).graph_bytes)
+
+    dense, coordinates, rows = costs
+    held, index = int(mask.count_nonzero()), torch.int64.itemsize
+    # What is kept besides the mask is the same; its numbers and indices stand in its place, some
+    # of them twice: torch may keep copies of a sparse tensor.
+    assert 1 <= (coordinates - dense + mask.nbytes) / (held * (8 + 2 * index)) <= 2
+    assert 1 <= (rows - dense + mask.nbytes) / (held * (8 + index) + 4 * index) <= 2

@@ -168,6 +168,22 @@ def test_a_scheduler_alone_moves_nothing_but_the_rate(name):
             rates_alone(scheduler, STEPS, still)
 
 
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
+def test_what_the_refusal_of_a_one_cycle_says_is_taken(make):
+    """It spoke of beta1, which is no argument of adamw, and named no optimizer."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    momentum = {"momentum": 0.9} if make is torch.optim.SGD else {}
+    given = make([parameter], lr=0.1, **momentum)
+    scheduler = lr_scheduler.OneCycleLR(given, 0.5, STEPS + 1)
+    with pytest.raises(ConfigurationError, match="one number for each step") as caught:
+        rates_alone(scheduler, STEPS, engine.sgd(0.9) if momentum else engine.adamw())
+    code = str(caught.value).partition("for each step: ")[2].partition(". Or")[0]
+
+    moving = eval(code, {"engine": engine, "scheduler": scheduler, "num_steps": STEPS})
+
+    assert rates_alone(scheduler, STEPS, moving) == rates(scheduler, STEPS)
+
+
 def test_rates_of_groups_are_those_of_the_first_if_the_others_follow():
     """The engine has one rate for each step, and factors on it."""
     own = optimizer(1.0, 0.1)

@@ -129,6 +129,19 @@ def test_intermediate_states_stay_while_another_run_uses_them(store):
     assert left(store) == parts["kept"] | parts["spare"]
 
 
+def test_claims_that_were_read_are_handed_on_and_not_read_again(store):
+    """A list of many runs reads each claim once; what it knows is what stands."""
+    add_descent(store)
+    known = {}
+    first = read_claims(store, named("done"), known)
+    assert len(known) == len(first) > 0
+    for url in known:
+        files, path = fsspec.url_to_fs(url)
+        files.pipe_file(path, b"{")
+
+    assert read_claims(store, named("done"), known) == first
+
+
 def test_result_without_claims_is_found_by_its_record(store):
     """Claims may be lost; what the record refers to, and what that was made from, stays."""
     parts = add_descent(store)

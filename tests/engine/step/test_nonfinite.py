@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from engine import metagradient, sgd
-from engine.errors import EngineError, NonFiniteError, StoreError
+from engine.errors import (
+    ConfigurationError,
+    EngineError,
+    NonFiniteError,
+    NonFiniteStartError,
+    StoreError,
+)
+from engine.replay.plain_training import train
 from engine.routine.optimizers import Optimizer
 from engine.step.nonfinite import refuse_nonfinite_adjoint
 from tests import routines
@@ -96,6 +103,32 @@ def test_infinite_second_derivative_at_step_0_names_the_operation(operation):
     assert "Step 0 is finite, but its derivative is not" in message
     assert operation in message
     assert not any(word in message for word in BLAMED.split("|"))
+
+
+def hazards(model, batch):
+    """Cox's partial likelihood, which leaves out those that were censored."""
+    risk, event = model(batch[0])[:, 0], (batch[1] > 0).double()
+    return (torch.logcumsumexp(risk, 0) - risk) * event
+
+
+def test_operation_whose_way_back_takes_a_logarithm_has_a_remedy_of_its_own():
+    """To add a small number inside of it, as for a root, changes nothing; nothing was trained."""
+    run = routine(torch.tanh, zero=False, loss=hazards)
+    with pytest.raises(NonFiniteStartError, match=r"logcumsumexp .*\.logsumexp\(1\)") as caught:
+        metagradient(run, routines.output)
+    assert isinstance(caught.value, ConfigurationError)
+
+    def mended(model, batch):
+        risk, event = model(batch[0])[:, 0], (batch[1] > 0).double()
+        allowed = torch.ones(len(risk), len(risk)).tril().bool()
+        among = torch.where(allowed, risk, -torch.inf).logsumexp(1)
+        return (among - risk) * event
+
+    z = {"weights": torch.linspace(0.5, 1.5, routines.NUM_EXAMPLES).double()}
+    states = [train(replace(run, loss=loss), z) for loss in (hazards, mended)]
+    torch.testing.assert_close(states[0]["params"], states[1]["params"])
+    found = metagradient(replace(run, loss=mended), routines.output)["weights"]
+    assert torch.isfinite(found).all()
 
 
 @pytest.mark.parametrize("operation", INFINITE_SECOND)

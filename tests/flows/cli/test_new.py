@@ -46,6 +46,31 @@ def test_test_of_a_new_problem_passes_as_written(start, tmp_path):
     assert "1 passed" in done.stdout
 
 
+_CURVED = "{name: adam, eps_root: 0}"
+"""With it and a wide net the central difference that the test took is off by 2e-3."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_test_of_a_sound_problem_passes_where_adam_bends_the_slope(factor, tmp_path):
+    """A run that torch's own Adam makes is told from one whose metagradient is off by a percent."""
+    cli.invoke(app, ["new", "mine", "--from", "script", "--folder", str(tmp_path)])
+    recipe, test = tmp_path / "mine.yaml", tmp_path / "test_mine.py"
+    text = recipe.read_text().replace("{name: sgd, momentum: 0.9}", _CURVED)
+    text = text.replace("learning_rate: 0.05", "learning_rate: 0.3")
+    recipe.write_text(text.replace("{num_train: 300}", "{num_train: 300, width: 256}"))
+    test.write_text(test.read_text().replace("metagradient @", f"{factor} * metagradient @"))
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"],
+        cwd=tmp_path, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ("1 passed" in done.stdout) is (factor == 1.0), done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_first_example_gains_over_all_data_and_a_random_choice(tmp_path):
     """A newcomer's first report says something: the metagradient finds the wrong labels."""

@@ -6,7 +6,7 @@ from engine.applications.descent.material import Material
 from engine.applications.descent.record import RunRecord, SetUp
 from engine.reports.canvas import BLUE, GREY, ORANGE, cut_name, lying, new_figure
 from engine.reports.sections import Figure, Section, Table
-from engine.reports.units import write_number, write_percent
+from engine.reports.units import measures, write_measure, write_number, write_percent
 from engine.reports.vector import vector
 
 if TYPE_CHECKING:
@@ -46,12 +46,11 @@ def reruns(run: Material) -> Section | None:
         row = {"Changed": each.name}
         for words, loss in zip(("before", "after"), each.training_loss, strict=True):
             row[f"Training loss {words}"] = "diverged" if loss is None else write_number(loss)
-        for score, write, digits in (("loss", write_number, ()), ("accuracy", write_percent, (1,))):
+        for score in ("loss", *measures(record.iterates[0].scores["test"])):
             for words, scores in (("before", each.before), ("after", each.after)):
-                if score in record.iterates[0].scores["test"]:
-                    row[f"Test {score} {words}"] = (
-                        "" if scores is None else write(scores["test"][score], *digits)
-                    )
+                row[f"Test {score} {words}"] = (
+                    "" if scores is None else write_measure(score, scores["test"][score])
+                )
         rows.append(row)
     note = (
         "The initial and the chosen set-up, trained again with these settings changed. A training "
@@ -75,8 +74,8 @@ def _row(row: SetUp, first: SetUp) -> dict[str, Any]:
         )
     for split in ("objective", "validation", "test"):
         shown[f"{split.capitalize()} loss"] = write_number(row.scores[split]["loss"])
-    if "accuracy" in first.scores["test"]:
-        shown["Test accuracy"] = write_percent(row.scores["test"]["accuracy"], 1)
+    for name in measures(first.scores["test"]):
+        shown[f"Test {name}"] = write_measure(name, row.scores["test"][name])
     return shown
 
 

@@ -17,7 +17,7 @@ from engine.reports.canvas import (
     whole_numbers,
 )
 from engine.reports.sections import Figure, Section, Table
-from engine.reports.units import write_number, write_percent
+from engine.reports.units import measures, write_measure, write_number
 from engine.reports.vector import vector
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def section(run: Material) -> Section:
 
 def of(record: RunRecord) -> Section:
     """Return the losses of a record, which may be that of a run that goes on."""
-    has_accuracy = "accuracy" in record.iterates[0].scores["test"]
+    measured = list(measures(record.iterates[0].scores["test"]))
     shown = _thinned(record)
     notes = []
     if len(shown) < len(record.iterates):
@@ -55,7 +55,7 @@ def of(record: RunRecord) -> Section:
         f"test loss goes from {write_number(first)} to {write_number(last)} at the chosen one"
     )
     return Section(
-        "Loss and accuracy" if has_accuracy else "Loss",
+        f"Loss and {measured[0] if len(measured) == 1 else 'metrics'}" if measured else "Loss",
         notes=notes,
         figures=[Figure(vector(lambda: draw(record)), alt, caption)],
         tables=[_table(record, shown)],
@@ -92,8 +92,7 @@ def _table(record: RunRecord, iterates: Sequence[Iterate]) -> Table:
             f"{split.capitalize()} loss": write_number(each.scores[split]["loss"])
             for split in SPLITS
         }
-        if "accuracy" in each.scores["test"]:
-            row["Test accuracy"] = write_percent(each.scores["test"]["accuracy"], 1)
+        row |= {f"Test {n}": write_measure(n, v) for n, v in measures(each.scores["test"]).items()}
         rows.append(row)
     places = [each.outer_step for each in iterates]
     marked = {places.index(record.chosen): "chosen"} if record.chosen in places else {}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.applications.comparisons.results import ChangedImage, Damage
-from engine.applications.descent.figures import damage, held_out
+from engine.applications.comparisons.results import Baseline, ChangedImage, Damage
+from engine.applications.descent.figures import comparison, damage, held_out, losses
 from engine.applications.descent.material import Curves, Material
 from engine.applications.descent.record import RunRecord
 from engine.problems.passage import Passage, Texts
@@ -15,6 +15,8 @@ from engine.recipes.files import load_recipe
 from tests import own_data
 from tests.faults.own_data import EXAMPLES, shown
 from tests.finished import finish
+from tests.made_records import make_material as material_of
+from tests.made_records import make_record
 
 POISON = load_recipe("digits-poison")
 SCHEDULE = load_recipe("digits-schedule")
@@ -164,3 +166,34 @@ def test_bars_of_a_fall_stand_upright():
 
     assert [bar.get_height() for bar in left.patches] == [1.5, 0.5]
     assert left.get_ylabel() == "fall of the objective (nats)"
+
+
+def test_metrics_of_ones_own_stand_wherever_accuracy_does():
+    """They were in run.json alone: a segmenter's report spoke of its loss and of nothing else."""
+    was, made = {"IoU": 0.5, "pixels": 2.0}, make_record(accuracy=False)
+    scored = [
+        each.model_copy(
+            update={
+                "scores": {
+                    split: scores | {"IoU": 0.5 + each.outer_step / 8, "pixels": 2.0}
+                    for split, scores in each.scores.items()
+                }
+            }
+        )
+        for each in made.iterates
+    ]
+    baseline = Baseline(
+        name="low-loss", **scored[0].model_dump(include={"value", "final", "scores"})
+    )
+    record = made.model_copy(update={"iterates": scored, "baselines": [baseline]})
+    now = f"{0.5 + record.chosen / 8:.4f}"
+
+    told = f"IoU rose from {was['IoU']:.4f} to {now}; pixels stayed at 2.0000."
+    assert told in record.headline()
+    assert ("Test IoU", now) in [(each.label, each.value) for each in record.numbers()]
+    assert record.table()[record.chosen]["test IoU"] == now
+    losses_shown = losses.of(record)
+    assert losses_shown.title == "Loss and metrics"
+    assert losses_shown.tables[0].rows[record.chosen]["Test IoU"] == now
+    rows = comparison.section(material_of(record)).tables[0].rows
+    assert {row["Set-up"]: row["Test IoU"] for row in rows}[f"outer step {record.chosen}"] == now

@@ -113,6 +113,8 @@ COLUMNS = {
     "infinite": ([math.inf, *[1.0] * 19], "holds inf"),
     "huge": ([1.7e308, -1.7e308] * 10, "numbers as large as 1.7e.308"),
     "hours": ([datetime.time(place) for place in range(20)], "no number, e.g. '00:00:00' .time"),
+    "a word among numbers": ([*map(str, range(199)), "abc"], "Most are numbers, but 'abc' is none"),
+    "names": ([f"row {place}" for place in range(200)], "If rows are called by it, set names"),
     "thousands": ([f"1,{place:03d}" for place in range(200)], "Most look like numbers"),
 }
 
