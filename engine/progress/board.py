@@ -20,6 +20,9 @@ from engine.reports.units import write_duration, write_number, write_percent
 _NO_STAGES = (REPORT, REPLAY)
 """Kinds of works that are not counted as stages."""
 
+BETWEEN = "between two stages"
+"""Where a run is while nothing is at work."""
+
 MOST_SHOWN = 0.999
 """Share of a run that is shown at most before its end."""
 
@@ -114,7 +117,7 @@ class Seen:
             inner = "".join(f": {each}" for each in self.words)
             others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
             return f"{first.name}{inner}{others}"
-        return ": ".join(self.words) or "between two stages"
+        return ": ".join(self.words) or BETWEEN
 
     def sentence(self) -> str:
         """Say where the run stands."""
