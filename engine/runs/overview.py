@@ -160,8 +160,8 @@ class RunOverview(Document):
     """What was changed of the recipe as it ships, in a few words."""
 
     stopped: str = ""
-    """How its last start ended, and why, if that was before the run did; empty if that is not known,
-    and once the run has finished."""
+    """How its last start ended, and why, if that was before the run did; empty if that is not
+    known, and once the run has finished."""
 
     goes_on: str = ""
     """Where its last start is at work, or may be; empty if it is over, and once the run has

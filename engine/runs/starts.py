@@ -93,7 +93,10 @@ def begin_start(store: str, run: str, now: datetime) -> None:
     """Note that a run is started by this process."""
     before = frozenset(each.token for each in read_claims(store, run))
     own = OwnStart(f"{uuid.uuid4().hex}.json", before, now)
-    write_record(join(_folder(store, run), own.file), Start(started=now, owner=this_process()).model_dump(mode="json"))
+    write_record(
+        join(_folder(store, run), own.file),
+        Start(started=now, owner=this_process()).model_dump(mode="json"),
+    )
     _own[store, run] = own
 
 

@@ -215,7 +215,12 @@ def _lease_url(folder: str, token: int) -> str:
 
 
 def _content(nonce: str, renewed: int, released: bool) -> dict[str, Any]:
-    return {"owner": this_process().model_dump(), "nonce": nonce, "renewed": renewed, "released": released}
+    return {
+        "owner": this_process().model_dump(),
+        "nonce": nonce,
+        "renewed": renewed,
+        "released": released,
+    }
 
 
 def _read(folder: str, token: int) -> LeaseRecord | None:

@@ -79,8 +79,8 @@ def _begin(
     console.print()
     console.print(others)
     tell(
-        "What this recipe sets has its value beside it. `--set KEY=VALUE` changes a setting, in mgd "
-        "run, plan ..."
+        "What this recipe sets has its value beside it. `--set KEY=VALUE` changes a setting, in "
+        "mgd run, plan ..."
     )
     tell(f"What they mean: `mgd recipes {name} --group training`, or `--all` of them.")
 
