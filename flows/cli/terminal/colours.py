@@ -22,4 +22,5 @@ def use_in_help() -> None:
     """Let Typer write the pages of ``--help`` in such colours, for the rest of the process."""
     from typer import rich_utils  # takes longer to load than completing a word may
 
-    vars(rich_utils).update(OF_HELP)  # Typer reads them where it writes
+    for name, style in OF_HELP.items():
+        setattr(rich_utils, name, style)  # Typer reads them where it writes
