@@ -79,7 +79,7 @@ def publish(record: _Record, store: str) -> _Record:
     shown = as_markdown(head(record, sections=sections))
     written = read_bytes(record.url(store, REPORT)) or b""
     drawn = figures_as_markdown(figures_of(written.decode(errors="replace"), narrow=True))
-    show_markdown(store, record.run, name, f"{shown}\n\n{drawn}")
+    show_markdown(store, record.run, name, f"{shown}\n\n{drawn}", "The report")
     if this_part() is None:
         say_in_ui(record.headline())
     return record

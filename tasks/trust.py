@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from rich.filesize import decimal
 
 from engine.applications.descent.certificate import verify_run
@@ -13,15 +13,18 @@ from engine.numerics.process import prepare_cpu
 from engine.planning.forecast import Forecast
 from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.recipes.files import Recipe
+from engine.recipes.titles import run_title
+from engine.reports.page import as_markdown
+from engine.reports.sections import Page, Section, Table
 from engine.reports.units import write_duration, write_figure
 from engine.storage.location import check_writable
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
-from tasks.running.artifacts import say_in_ui
+from tasks.running.artifacts import say_in_ui, ui_address
 
 _SAYS = {
     Verdict.PASS: "Its metagradient may be trusted.",
-    Verdict.WARN: "Its metagradient may be trusted with the reservations below.",
+    Verdict.WARN: "Its metagradient may be trusted with these reservations.",
     Verdict.REFUSE: "Its metagradient cannot be trusted.",
 }
 
@@ -35,7 +38,8 @@ def check(recipe: Recipe, store: str) -> CheckReport:
     """
     get_run_logger().info("%s", prepare_cpu(recipe.descent.training.threads))
     report = check_recipe(recipe, store)
-    _show(f"check-{recipe.name}", recipe.name, report.checks, report.verdict)
+    run = run_title(recipe.descent)
+    _show(f"check-{recipe.name}", recipe.name, run, report.checks, report.verdict)
     return report
 
 
@@ -49,7 +53,8 @@ def verify(run: str, store: str, seed: int | None, trusted: bool) -> str:
     check_readable(store)
     found = verify_run(store, run, seed, trusted=trusted)
     more = f"Kept beside the result as {CERTIFICATE}; the seed {found.seed} repeats it."
-    _show(f"verify-{found.run}", found.run, found.checks, found.verdict, more)
+    made = f"verified {found.made[:16].replace('T', ' ')} UTC"
+    _show(f"verify-{found.run}", found.run, made, found.checks, found.verdict, more)
     return found.run
 
 
@@ -59,56 +64,78 @@ def plan(recipe: Recipe, store: str, price: float | None) -> Forecast:
     get_run_logger().info("%s", prepare_cpu(recipe.descent.training.threads))
     check_writable(store)
     found = plan_recipe(recipe, store, price)
-    rows = [
+    settings = [f"{name}={value}" for name, value in found.settings.items()]
+    page = Page(
+        title=f"Plan of {recipe.name}",
+        run=run_title(recipe.descent),
+        headline=(
+            f"{write_duration(found.seconds.run)} for a run of {recipe.name}, with the fastest "
+            f"schedule, {found.schedule}; {decimal(found.written_bytes)} written."
+        ),
+        findings=[] if found.price is None else [f"Price of the run: {found.price:.3g}."],
+        warnings=[found.note] if found.note else [],
+        sections=[
+            Section("To use it, as other settings of the form", lines=settings),
+            Section("Schedules, the fastest first", tables=[Table(_schedules(found))]),
+        ],
+    )
+    say_in_ui(f"{write_duration(found.seconds.run)} for the run")
+    _publish(page, f"plan-{recipe.name}")
+    return found
+
+
+def _schedules(found: Forecast) -> list[dict[str, str]]:
+    """Return a row for each schedule, in few columns: a phone shows no more."""
+    return [
         {
-            "schedule": each.schedule,
-            "parts": each.segments,
-            "forward + reverse steps": f"{each.forward_steps} + {each.reverse_steps}",
+            "schedule": f"{each.schedule}, {each.segments} parts",
+            "steps forward + reverse": f"{each.forward_steps} + {each.reverse_steps}",
             "memory": decimal(sum(each.peak_bytes[k] for k in ("graphs", "device", "host"))),
             "store": decimal(each.peak_bytes["store"]),
-            "outer step": write_duration(each.seconds.outer_step),
             "run": write_duration(each.seconds.run),
         }
         for each in [found, *found.alternatives]
     ]
-    settings = "\n".join(f"- `{name}={value}`" for name, value in found.settings.items())
-    price_words = "" if found.price is None else f" Price of the run: {found.price:.3g}."
-    words = (
-        f"**{write_duration(found.seconds.run)} for a run of {recipe.name}**, with the fastest "
-        f"schedule, {found.schedule}; {decimal(found.written_bytes)} written.{price_words}\n\n"
-        f"{found.note}\n\nTo use it, as other settings:\n\n{settings}"
-    )
-    key = f"plan-{recipe.name}"
-    create_markdown_artifact(words, key=key, description=f"Plan of {recipe.name}")
-    create_table_artifact(rows, key=f"{key}-schedules", description="The fastest first")
-    say_in_ui(f"{write_duration(found.seconds.run)} for the run")
-    return found
 
 
-def _show(key: str, name: str, checks: Sequence[Check], verdict: Verdict, more: str = "") -> None:
-    """Show checks as a sentence and a table, and end the run as failed if they refuse.
+def _show(
+    key: str, name: str, run: str, checks: Sequence[Check], verdict: Verdict, more: str = ""
+) -> None:
+    """Show checks on a page, those first that did not pass; end the run as failed if they refuse.
 
     Raises:
         UntrustworthyError: If the verdict is to refuse.
     """
     wrong = [each for each in checks if each.verdict is not Verdict.PASS]
-    reasons = "\n".join(
-        f"- **{each.name}** {each.verdict.value}s: {each.meaning()}" for each in wrong
+    passed = [each for each in checks if each.verdict is Verdict.PASS]
+    page = Page(
+        title=f"{name}: {verdict.value}",
+        run=run,
+        headline=f"{name}: {verdict.value}. {_SAYS[verdict]}",
+        findings=[more] if more else [],
+        warnings=[_line(each) for each in wrong],
+        sections=[Section("What passed", lines=[_line(each) for each in passed])],
     )
-    words = f"**{name}: {verdict.value}.** {_SAYS[verdict]}\n\n{reasons}\n\n{more}".strip()
-    create_markdown_artifact(words, key=key, description=f"{verdict.value}: {name}")
-    rows = [
-        {
-            "check": each.name,
-            "verdict": each.verdict.value,
-            "found": write_figure(each.value),
-            "limit": each.bound(),
-            "meaning": each.meaning(),
-        }
-        for each in checks
-    ]
-    create_table_artifact(rows, key=f"{key}-checks", description=f"Checks of {name}")
     say_in_ui(f"{name}: {verdict.value}")
+    _publish(page, key)
     if verdict is Verdict.REFUSE:
         found = "\n".join(each.in_recipe() for each in wrong if each.verdict is Verdict.REFUSE)
         raise UntrustworthyError(f"{name}: {_SAYS[verdict]}\n{found}")
+
+
+def _line(check: Check) -> str:
+    """Say of one check what it means, what was found, and what is the limit."""
+    verb = "" if check.verdict is Verdict.PASS else f" {check.verdict.value}s"
+    found, limit = write_figure(check.value), check.bound()
+    figures = ", ".join(
+        each for each in (found and f"found {found}", limit and f"allowed {limit}") if each
+    )
+    return f"{check.name}{verb}: {check.meaning()}{f' ({figures})' if figures else ''}"
+
+
+def _publish(page: Page, key: str) -> None:
+    """Show a page as an artifact, and say in the log where it is."""
+    made = create_markdown_artifact(as_markdown(page), key=key, description=page.title)
+    link = ui_address(f"/artifacts/artifact/{made}")
+    if link:
+        say_in_ui(f"What was found: {link}")

@@ -23,6 +23,9 @@ _NO_STAGES = (REPORT, REPLAY)
 _MEASURES = 2
 """Metrics that are said of an outer step beside its losses."""
 
+BETWEEN = "between two stages"
+"""Where a run is while nothing is at work."""
+
 MOST_SHOWN = 0.999
 """Share of a run that is shown at most before its end."""
 
@@ -122,7 +125,7 @@ class Seen:
             inner = "".join(f": {each}" for each in self.words)
             others = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
             return f"{first.name}{inner}{others}"
-        return ": ".join(self.words) or "between two stages"
+        return ": ".join(self.words) or BETWEEN
 
     def sentence(self) -> str:
         """Say where the run stands."""

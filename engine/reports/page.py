@@ -107,7 +107,8 @@ def as_markdown(page: Page) -> str:
         notes = {each.label: each.note for each in page.numbers}
         parts.append(_table(Table([*rows, *([notes] if any(notes.values()) else [])])))
     parts.append(_bullets(page.findings))
-    parts.extend(f"> {_plain(line)}" for line in page.warnings)
+    # Not as quotations: Prefect's UI would put them into quotation marks and slanted letters.
+    parts.extend(f"\u26a0 {_plain(line)}" for line in page.warnings)
     for section in page.sections:
         if section.folded:
             continue

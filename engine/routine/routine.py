@@ -232,7 +232,7 @@ class Routine(HeldModule):
 
         Args:
             state: s_t.
-            gradient: That of the loss, as ``hooked_sum`` takes it.
+            gradient: That of the loss, before any hook of a parameter has mapped it.
             z: Metaparameters.
             step: t.
             used: Which tensors the gradient is of, a truth value each; all by default.

@@ -1,7 +1,7 @@
 """Where a run stands: its stages, what they took, and how to go on, finished or not."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from engine.runs.inventory import (
     wholes_of,
 )
 from engine.runs.run import list_runs
-from engine.runs.starts import last_start, seconds_until_last
+from engine.runs.starts import Start, last_start, seconds_until_last
 from engine.stages.claims import Claim
 from engine.storage.location import store_errors
 from engine.storage.places import stage_record_url
@@ -160,8 +160,12 @@ class RunOverview(Document):
     """What was changed of the recipe as it ships, in a few words."""
 
     stopped: str = ""
-    """How its last start ended, and why, if that was before the run did; empty if it goes on, if it
-    was killed, and once the run has finished."""
+    """How its last start ended, and why, if that was before the run did; empty if that is not
+    known, and once the run has finished."""
+
+    goes_on: str = ""
+    """Where its last start is at work, or may be; empty if it is over, and once the run has
+    finished."""
 
     parts: list[Part] = []
     """The runs that are parts of it, of those that have begun."""
@@ -196,6 +200,9 @@ class RunLine(Document):
 
     stopped: str = ""
     """As of ``RunOverview``."""
+
+    goes_on: str = ""
+    """The same."""
 
     part_of: list[str] = []
     """The runs that it is a part of, which a list for people shows in its place."""
@@ -236,7 +243,8 @@ def describe(store: str, run: str) -> tuple[RunOverview, dict[str, Any] | None]:
         totals=total(lines),
         spent=_spent(found, [each for each in made.values() if each is not None]),
         changes=_changes([found.recipe or {}])[0],
-        stopped=_stopped(found),
+        stopped=_of_last_start(found, Start.sentence),
+        goes_on=_of_last_start(found, Start.goes_on),
         parts=_described_parts(store, found.parts),
     )
     return view, found.record if found.finished else None
@@ -295,7 +303,8 @@ def list_overviews(store: str) -> list[RunLine]:
             changes=changed,
             verdict=_verdict(run.ending),
             seconds=number_in(run.record or {}, "seconds") if run.finished else None,
-            stopped=_stopped(run),
+            stopped=_of_last_start(run, Start.sentence),
+            goes_on=_of_last_start(run, Start.goes_on),
             part_of=wholes.get(run.name, []),
             parts=len(there.intersection(run.parts)),
         )
@@ -336,7 +345,7 @@ def _described_parts(store: str, parts: Mapping[str, str]) -> list[Part]:
             part=parts[each.name],
             standing=_standing(each),
             verdict=_verdict(each.ending)
-            or _stopped(each)
+            or _of_last_start(each, Start.sentence)
             or ("" if each.recipe else "it is trained for its loss, which the whole reads"),
         )
         for each in found
@@ -344,10 +353,10 @@ def _described_parts(store: str, parts: Mapping[str, str]) -> list[Part]:
     ]
 
 
-def _stopped(run: StoredRun) -> str:
-    """Say how the last start of a run ended, if that was before the run did and it has said so."""
+def _of_last_start(run: StoredRun, say: Callable[[Start], str]) -> str:
+    """Say something of the last start of a run that has not finished."""
     last = None if run.finished else last_start(run.starts)
-    return "" if last is None else last.sentence()
+    return "" if last is None else say(last)
 
 
 def _verdict(ending: Ending | None) -> str:

@@ -2,7 +2,7 @@
 
 A start leaves a small file until the run ends; then what it took is counted in the run's record,
 and the file goes. A start that stops before that writes why. One that was killed says nothing more,
-so it counts until the last stage that it committed.
+so it counts until the last stage that it committed, and its process is asked for.
 
 Layout: ``<store>/runs/<run>/starts/<32 hex digits>.json``.
 """
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from engine.recipes.settings import Document
 from engine.stages.claims import read_claims
+from engine.stages.owner import Owner, is_here, is_over, this_process
 from engine.storage.location import join, list_files, remove_file
 from engine.storage.places import STARTS, run_file
 from engine.storage.records import SMALL, read_bytes, read_records, write_record
@@ -40,12 +41,34 @@ class Start(Document):
     refused: bool = False
     """Whether it did not fail, but was refused for what was asked."""
 
+    owner: Owner | None = None
+    """The process that carries it out."""
+
     def sentence(self) -> str:
-        """Say how it ended; empty if it has not said so."""
-        if self.stopped is None:
+        """Say how it ended; empty if it has not said so and its process is not known to be gone."""
+        if self.stopped is not None:
+            verb = "was refused" if self.refused else "stopped before its end"
+            return f"It {verb}, at {self.stopped:%Y-%m-%d %H:%M} UTC. {self.cause}"
+        if self.owner is None or not is_over(self.owner):
             return ""
-        verb = "was refused" if self.refused else "stopped before its end"
-        return f"It {verb}, at {self.stopped:%Y-%m-%d %H:%M} UTC. {self.cause}"
+        return (
+            f"It was killed: process {self.owner.pid}, which began at {self._began()}, is gone and "
+            "has left no reason, as after kill -9, or when the machine has no memory left."
+        )
+
+    def goes_on(self) -> str:
+        """Say where it is at work, as far as can be known here; empty if it is known to be over."""
+        if self.sentence():
+            return ""
+        if self.owner is not None and is_here(self.owner):
+            return f"It is at work, in process {self.owner.pid} since {self._began()}."
+        return (
+            f"Its last start, at {self._began()}, has said nothing of an end: it is at work on "
+            "another machine, or was killed, as when this one was switched off."
+        )
+
+    def _began(self) -> str:
+        return f"{self.started:%Y-%m-%d %H:%M} UTC"
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,10 @@ def begin_start(store: str, run: str, now: datetime) -> None:
     """Note that a run is started by this process."""
     before = frozenset(each.token for each in read_claims(store, run))
     own = OwnStart(f"{uuid.uuid4().hex}.json", before, now)
-    write_record(join(_folder(store, run), own.file), Start(started=now).model_dump(mode="json"))
+    write_record(
+        join(_folder(store, run), own.file),
+        Start(started=now, owner=this_process()).model_dump(mode="json"),
+    )
     _own[store, run] = own
 
 

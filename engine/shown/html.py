@@ -5,11 +5,14 @@ object says is text there, and never markup.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 _SHORT = 12
 """Letters of a figure with its sign or unit, which no browser breaks."""
+
+_NUMBER = re.compile(r"[-+≤≥ ]*\.?\d")
 
 _WIDTH, _HEIGHT, _MARGIN = 240, 48, 3
 
@@ -35,9 +38,16 @@ def rows_html(rows: Sequence[Mapping[str, object]], most: int = 12) -> str:
     """Return rows of the same columns as a table; of more than ``most``, the first ones."""
     if not rows:
         return ""
-    heads = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    # Notebooks put every cell to the right, which is right for numbers, and hard to read in words.
+    sides = {
+        name: "left" if any(_is_word(row.get(name, "")) for row in rows[:most]) else "right"
+        for name in rows[0]
+    }
+    heads = "".join(
+        f'<th style="text-align:{side}">{escape(str(name))}</th>' for name, side in sides.items()
+    )
     lines = "".join(
-        f"<tr>{''.join(_in_table(_figure(row.get(name, ''))) for name in rows[0])}</tr>"
+        f"<tr>{''.join(_in_table(_figure(row.get(n, '')), side) for n, side in sides.items())}</tr>"
         for row in rows[:most]
     )
     more = f"<p>... and {len(rows) - most} rows more.</p>" if len(rows) > most else ""
@@ -78,10 +88,15 @@ def curve(values: Sequence[float], label: str) -> Drawn:
     )
 
 
-def _in_table(cell: str) -> str:
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and not _NUMBER.match(value)
+
+
+def _in_table(cell: str, side: str) -> str:
     """Return a cell of a table; beside a sentence, browsers break words and numbers at hyphens."""
     is_sentence = " " in cell and len(cell) > _SHORT
-    return f"<td>{cell}</td>" if is_sentence else f'<td style="white-space:nowrap">{cell}</td>'
+    whole = "" if is_sentence else ";white-space:nowrap"
+    return f'<td style="text-align:{side}{whole}">{cell}</td>'
 
 
 def _figure(value: object) -> str:

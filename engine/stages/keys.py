@@ -40,6 +40,7 @@ APART = {
     "recipes/reading/yaml.py": "reads recipes, whose content is in a key by itself",
     "stages/claims.py": "notes which stages a run uses",
     "stages/lease.py": "says who is at work on a stage",
+    "stages/owner.py": "says which process is at work on a stage",
     "stages/monitoring.py": "reads what reverse sweeps recorded",
     "storage/names.py": "says which files of a store are the engine's",
     "storage/places.py": "says where stages lie",

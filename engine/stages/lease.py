@@ -17,24 +17,19 @@ Layout: ``<folder>/leases/<token>.json``. The newest file counts; older ones are
 """
 
 import logging
-import os
 import random
 import re
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from engine.errors import CheckpointCorruptError, CheckpointMissingError
 from engine.recipes.settings import Document
+from engine.stages.owner import Owner, is_here, is_over, this_process
 from engine.storage.location import join, list_files
 from engine.storage.places import LEASES
 from engine.storage.records import (
@@ -63,19 +58,6 @@ _ended: set[str] = set()
 
 
 _TOKEN = re.compile(r"([0-9]{8,12})\.json")
-
-
-class Owner(Document):
-    """Who holds a lease."""
-
-    machine: str
-    """Machine since its start, with the namespace of its process numbers."""
-
-    pid: Annotated[int, Field(ge=1)]
-    """Number of the process."""
-
-    start: int | None
-    """When it was started, in ticks of its machine."""
 
 
 class LeaseRecord(Document):
@@ -225,7 +207,7 @@ def is_held(content: dict[str, Any] | None) -> bool | None:
         return None  # damaged: its owner, if there is one, writes it again
     if _is_over(record):
         return False
-    return True if record.owner.machine == _machine() else None
+    return True if is_here(record.owner) else None
 
 
 def _lease_url(folder: str, token: int) -> str:
@@ -233,7 +215,12 @@ def _lease_url(folder: str, token: int) -> str:
 
 
 def _content(nonce: str, renewed: int, released: bool) -> dict[str, Any]:
-    return {"owner": _this_process(), "nonce": nonce, "renewed": renewed, "released": released}
+    return {
+        "owner": this_process().model_dump(),
+        "nonce": nonce,
+        "renewed": renewed,
+        "released": released,
+    }
 
 
 def _read(folder: str, token: int) -> LeaseRecord | None:
@@ -249,36 +236,4 @@ def _is_over(content: LeaseRecord | None) -> bool:
         return False
     if content.released or content.nonce in _ended:
         return True
-    if content.owner.machine != _machine():
-        return False
-    return _process_start(content.owner.pid) != content.owner.start
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """Name this machine since its start, and the namespace in which process numbers are its own."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return socket.gethostname()
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"machine": _machine(), "pid": pid, "start": _process_start(pid)}
-
-
-def _process_start(pid: int) -> int | None:
-    """Return when a process was started, in ticks of its machine; None if there is none.
-
-    Numbers of processes are used again; the pair of both is not.
-    """
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[19])
-    if Path("/proc/self").exists():
-        return None
-    with suppress(ProcessLookupError, OverflowError):
-        os.kill(pid, 0)
-        return 0  # no /proc: that it is alive is all that can be known
-    return None
+    return is_over(content.owner)

@@ -85,18 +85,23 @@ class Witness:
                 f"that the module takes by itself.{note}"
             )
         curvature = (
-            f"second derivative {self.curvature:.0e} off a finite difference"
+            f"second derivative {_digit(self.curvature)} off a finite difference"
             if self.curvature is not None
             else "second derivative not compared"
         )
-        output = "" if math.isnan(self.output) else f", output {self.output:.0e}"
+        output = "" if math.isnan(self.output) else f", output {_digit(self.output)}"
         if self.slope is not None:
-            output += f" and its derivative {self.slope:.0e}"
+            output += f" and its derivative {_digit(self.slope)}"
         return (
             "A step that the module took by itself agrees with the engine's: gradient "
-            f"{self.gradient:.0e}, loss {self.loss:.0e}{output}; {curvature}."
+            f"{_digit(self.gradient)}, loss {_digit(self.loss)}{output}; {curvature}."
             f"{note}"
         )
+
+
+def _digit(value: float) -> str:
+    """Write a relative difference in one digit; none at all is 0, and not an exponent of it."""
+    return f"{value:.0e}" if value else "0"
 
 
 def testify(

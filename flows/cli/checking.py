@@ -18,10 +18,11 @@ from engine.reports.units import write_figure
 from engine.storage.location import absolute, store_errors
 from engine.storage.places import CERTIFICATE
 from engine.storage.readable import check_readable
+from flows.cli.terminal.colours import PASS, REFUSE, WARN
 from flows.cli.terminal.screen import WIDE, Screen, plain, right, say, tell, text
 from flows.cli.terminal.watching import seen_at_work
 
-_COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.REFUSE: "red"}
+_COLOURS = {Verdict.PASS: PASS, Verdict.WARN: WARN, Verdict.REFUSE: REFUSE}
 
 
 def check(recipe: Recipe, store: str, *, as_json: bool, quiet: bool = False) -> bool:

@@ -18,6 +18,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from flows.cli.terminal.colours import use_in_help
+
 Found = list[tuple[str, str]]
 """What may be typed, each with what it is; shells that can show that do."""
 
@@ -48,6 +50,8 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (Typer's)
         """Carry a command out, or answer a shell."""
         _join_words(os.environ)
+        if "_MGD_COMPLETE" not in os.environ:
+            use_in_help()
         if any(word.endswith("-completion") for word in sys.argv[1:2]):
             _complete_from_the_first_tab()
         return super().main(*args, **options)

@@ -78,7 +78,10 @@ def _begin(
             others.add_row(group or _OF_THE_RUN, Text(", ").join(words))
     console.print()
     console.print(others)
-    tell("What this recipe sets is bold. `--set KEY=VALUE` changes a setting, in mgd run, plan ...")
+    tell(
+        "What this recipe sets has its value beside it. `--set KEY=VALUE` changes a setting, in "
+        "mgd run, plan ..."
+    )
     tell(f"What they mean: `mgd recipes {name} --group training`, or `--all` of them.")
 
 
@@ -86,8 +89,8 @@ def _explain(console: Screen, rows: list[Explained], groups: Mapping[str, list[E
     """Print settings with what they mean, a table for each group."""
     set_here = sum(each.origin != DEFAULT for each in rows)
     tell(
-        f"{len(rows)} settings, of which {set_here} are set here (bold); `--set KEY=VALUE` changes "
-        "one, in mgd run, plan, check and deploy."
+        f"{len(rows)} settings, of which {set_here} are set here, as is said beside each; "
+        "`--set KEY=VALUE` changes one, in mgd run, plan, check and deploy."
     )
     for group, settings in groups.items():
         console.print()

@@ -45,10 +45,9 @@ def show_runs(store: str, *, as_json: bool) -> None:
     for run in runs:
         if run.part_of:
             continue
-        active = run.active.removesuffix("+00:00").replace("T", " ")[:16]
         took = "" if run.seconds is None else f", took {write_duration(run.seconds)}"
-        lines = [run.run, *([run.changes] if run.changes else []), f"{active} UTC{took}"]
-        said = run.verdict or run.stopped or str(run.standing)
+        lines = [run.run, *([run.changes] if run.changes else []), f"{_minute(run.active)}{took}"]
+        said = run.verdict or run.stopped or run.goes_on or str(run.standing)
         if run.parts:
             said += f"\n{run.parts} of its parts are runs: mgd show {run.run}"
         shown.append(("\n".join(lines), said))
@@ -136,7 +135,7 @@ def _tell_what_is_kept(
 ) -> None:
     """Print whether a finished run was verified, and where its report is."""
     if certificate is not None:
-        tell(f"Verified at {certificate.made[:19]} UTC: {certificate.verdict}.")
+        tell(f"Verified at {_minute(certificate.made)}: {certificate.verdict}.")
     elif ending.verifiable:
         tell(f"Not verified yet: `mgd verify {name}`")
     if REPORT in list_files(run_folder(store, name)):
@@ -164,20 +163,24 @@ def _show_so_far(console: Screen, store: str, view: RunOverview) -> None:
     """Print that a run has not finished, how it goes on, and the outer steps that it has scored."""
     changed = f" ({view.changes})" if view.changes else ""
     command = f"`mgd resume {view.run} --store {store}`"
-    if view.stopped:
-        tell(f"Run {view.run}{changed} has not finished. {view.stopped}")
+    said = view.stopped or view.goes_on
+    tell(f"Run {view.run}{changed} has not finished. {said}".rstrip())
+    tell(f"It wrote something last at {_minute(view.active)}.")
+    if view.stopped or not view.goes_on:
         tell(f"What is finished is kept. Let it go on: {command}")
     else:
-        tell(
-            f"Run {view.run}{changed} has not finished; it was active last at {view.active}. Let "
-            f"it go on: {command}"
-        )
+        tell(f"Once it has ended, what is finished is kept, and this lets it go on: {command}")
     rows = [
         {"outer step": number} | {name: _loss(each) for name, each in step.scores.items()}
         for number, step in enumerate(outer_steps(store, view.run))
     ]
     if rows:
         console.table(rows)
+
+
+def _minute(time: str) -> str:
+    """Return a time of a store, in UTC and ISO 8601, as people read it."""
+    return f"{time.removesuffix('+00:00').replace('T', ' ')[:16]} UTC"
 
 
 def _loss(scores: Any) -> str:  # noqa: ANN401 (any JSON value)

@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 
 from engine.planning.expected import Expected
 from engine.planning.forecast import Forecast, read_forecast
-from engine.progress.board import Board, Course, Seen
+from engine.progress.board import BETWEEN, Board, Course, Seen
 from engine.progress.displays import LINES, ticking
 from engine.progress.meter import Meter, listening
 from engine.progress.names import about, in_words
@@ -128,7 +128,9 @@ class Progress:
 
     def _stopped(self, seen: Seen) -> str:
         where = self._given_up or seen.work
-        return f"Stopped at {where}; {seen.done} finished stages are kept."
+        at = "" if where == BETWEEN else "at "
+        kept = "1 finished stage is" if seen.done == 1 else f"{seen.done} finished stages are"
+        return f"Stopped {at}{where}; {kept} kept."
 
 
 def _happened(look: Callable[[], bool]) -> bool:

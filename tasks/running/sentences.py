@@ -1,7 +1,8 @@
 """What the UI says of a failure: the sentence that explains it, without frames and secrets.
 
 An ``EngineError`` says what is wrong, where, and what to do; the frames of Prefect and of the flow
-that Prefect logs with it, once for the task and once for the flow, would only hide that.
+that Prefect logs with it would only hide that. Prefect logs an error of a task five times: for the
+task, the flow and the process, and as the message of both states. Its first line is kept.
 
 What else is raised says what its library says, addresses with passwords among it. Lines and states
 are kept in a database that others read, so the secrets of URLs are taken out of both.
@@ -9,7 +10,9 @@ are kept in a database that others read, so the secrets of URLs are taken out of
 
 import importlib
 import logging
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 
 from prefect.exceptions import ParameterTypeError
@@ -29,13 +32,33 @@ _STATES = ("prefect.states", "prefect._internal.states")
 """Where the message of a state is written, from what was raised."""
 
 
+_OF_TASKS = "prefect.task_runs"
+
+_FAILED = re.compile(r"(Finished in state Failed)\(.*\)", re.DOTALL)
+"""What Prefect says of a state, with its message: the error, which was logged before."""
+
+_TOLD = "__told_in_a_log__"
+"""Attribute of an error that was logged. It goes with the error to whoever it is raised for."""
+
+
 class OneSentence(logging.Filter):
-    """Leaves the traceback out of what is logged of such an error, unless debugging."""
+    """Lets an error be logged once, and such a one without its traceback, unless debugging."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change a record on its way; none is held back."""
+        """Change a record on its way, or hold it back if it says again what was said."""
+        if _debugging(record.name):
+            return True
+        if failed := _FAILED.fullmatch(str(record.msg)):
+            record.msg, record.args = failed[1], ()
+            return record.name != _OF_TASKS  # its row stands right below the error's
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, _EXPLAINED) and not _debugging(record.name):
+        if error is None:
+            return True
+        if getattr(error, _TOLD, False):
+            return False
+        with suppress(AttributeError):  # a class with slots takes none
+            setattr(error, _TOLD, True)
+        if isinstance(error, _EXPLAINED):
             record.msg, record.args = str(error), ()
             record.exc_info = record.exc_text = None
         return True

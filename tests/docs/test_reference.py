@@ -15,7 +15,7 @@ ROOT = Path(engine.__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
-def test_the_reference_shows_every_public_name_and_no_notes_of_pydantic(tmp_path):
+def test_the_reference_shows_every_public_name_and_leads_nowhere_else(tmp_path):
     """Types of settings were shown with pydantic's notes, and its mark as their default."""
     pytest.importorskip("pdoc", reason="pip install pdoc")
     (command,) = re.findall(r"^`(pdoc engine .*?)`", (ROOT / "engine/README.md").read_text(), re.M)
@@ -27,3 +27,7 @@ def test_the_reference_shows_every_public_name_and_no_notes_of_pydantic(tmp_path
     page = (tmp_path / "engine.html").read_text()
     assert not [name for name in engine.__all__ if f'id="{name}"' not in page]
     assert not re.findall(r"FieldInfo|PydanticUndefined|object at 0x", page)
+    there = set(re.findall(r'id="([^"]+)"', page))
+    assert not [place for place in re.findall(r'href="#([^"]+)"', page) if place not in there]
+    # Signatures were cut at the right, on a phone all of them.
+    assert re.search(r"overflow-wrap:\s*anywhere", page)

@@ -253,7 +253,7 @@ def _judge_difference(found: float, predicted: float, tolerance: float, step: fl
     error = abs(found - predicted)
     named = {"name": "central-difference", "value": error / size, "limit": tolerance / size}
     shown = (
-        f"Two trainings at a distance of {step:.1e} show a slope of {found:.6g}, and the "
+        f"Two trainings at a distance of {step:.2g} show a slope of {found:.6g}, and the "
         f"metagradient says {predicted:.6g}"
     )
     if error > tolerance:

@@ -38,8 +38,9 @@ scores = torch.stack([each["weights"] for each in engine.metagradients(routine, 
 scores.shape
 
 # %% [markdown]
-# Negative scores help a query. The truth is a training without the example: it is close to what
-# the score says, because one example of sixty is a small change.
+# Examples with negative scores help a query: more of them lowers its loss. The truth is a training
+# without the example. The score, a derivative, says which way the loss goes and about how far; the
+# rest is curvature, since to leave out one example of sixty is no small change.
 
 # %%
 best = int(scores[0].argmin())

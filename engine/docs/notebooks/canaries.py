@@ -1,6 +1,7 @@
 # %% [markdown]
 # # Which inputs betray that they were trained on
-# The metagradient by pixels of an example: of its own loss after training, less is more betrayed.
+# The loss of an example after training, differentiated by the numbers of that same example. Who
+# lowers that loss makes an example that betrays more clearly that it was trained on.
 
 # %%
 import torch

@@ -40,7 +40,8 @@ found = engine.descend(
 found
 
 # %% [markdown]
-# Test examples took no part. Random changes of the same length are what it has to be seen beside.
+# Test examples took no part. How much of the harm is the metagradient's can only be seen beside
+# random changes of the same size, which the recipe `digits-poison` trains too.
 
 # %%
 before, after = found.iterates[0], found.iterates[found.chosen]

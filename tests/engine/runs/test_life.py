@@ -11,6 +11,7 @@ from engine.runs.inventory import stages_of
 from engine.runs.life import stages_at_work
 from engine.stages import lease
 from engine.stages.lease import Lease, acquire
+from engine.stages.owner import this_process
 from engine.storage.location import join
 from engine.storage.records import write_bytes, write_record
 
@@ -54,7 +55,7 @@ def test_lease_of_a_process_here_is_held_until_it_is_given_up(tmp_path):
 
 def test_dead_process_of_this_machine_is_not_at_work(tmp_path, monkeypatch):
     """A run that was killed an hour ago need not be waited for."""
-    dead = {**lease._this_process(), "pid": 2**22 - 1}
+    dead = {**this_process().model_dump(), "pid": 2**22 - 1}
     write(str(tmp_path), content(owner=dead))
 
     monkeypatch.setattr(life.time, "sleep", lambda pause: pytest.fail("it was waited for"))

@@ -1,6 +1,8 @@
 """What a look at a run reads, and what it says of a store with damage."""
 
+import os
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,8 +11,10 @@ from engine.recipes.files import load_recipe
 from engine.runs import inventory, overview
 from engine.runs.overview import Standing, describe, list_overviews
 from engine.runs.run import note_parts
+from engine.runs.starts import begin_start, read_starts
 from engine.runs.store_mark import mark_store
 from engine.stages.claims import claim_url
+from engine.stages.owner import this_process
 from engine.storage.location import join
 from engine.storage.places import stage_record_url
 from engine.storage.records import read_record, write_bytes, write_record
@@ -136,6 +140,47 @@ def test_the_last_start_of_an_unfinished_run_says_how_it_ended(store, ended, aga
     assert line.stopped == describe(store, run)[0].stopped
     assert line.stopped.startswith(said)
     assert bool(line.stopped) is bool(said)
+
+
+HERE = this_process().model_dump()
+GONE = {**HERE, "pid": 2**22 - 1}
+
+
+@pytest.mark.parametrize(
+    ("owner", "stopped", "goes_on"),
+    [
+        (GONE, "It was killed: process 4194303, which began at 2026-01-01 12:00 UTC, is gone", ""),
+        ({**HERE, "start": 1}, "It was killed: process", ""),
+        (HERE, "", f"It is at work, in process {os.getpid()} since 2026-01-01 12:00 UTC."),
+        ({**GONE, "machine": "another"}, "", "Its last start, at 2026-01-01 12:00 UTC, has said"),
+        (None, "", "Its last start, at 2026-01-01 12:00 UTC, has said"),
+    ],
+    ids=["gone", "number-used-again", "at-work", "elsewhere", "unknown"],
+)
+def test_a_start_that_says_nothing_more_is_asked_for(store, owner, stopped, goes_on):
+    """One that was killed before its first stage left nothing at all, as if nobody had begun."""
+    run = named("begun")
+    add_run(store, "begun")
+    start(store, run, "a", 1, owner=owner)
+
+    view = describe(store, run)[0]
+    (line,) = (each for each in list_overviews(store) if each.run == run)
+
+    assert (line.stopped, line.goes_on) == (view.stopped, view.goes_on)
+    for said, begin in ((view.stopped, stopped), (view.goes_on, goes_on)):
+        assert said.startswith(begin)
+        assert bool(said) is bool(begin)
+
+
+def test_a_run_that_begins_notes_its_process(tmp_path):
+    """Whoever looks at it can ask for it."""
+    store = str(tmp_path)
+    begin_start(store, named("begun"), datetime.now(UTC))
+
+    (start_of,) = read_starts(store, named("begun")).values()
+
+    assert start_of.owner == this_process()
+    assert start_of.goes_on().startswith(f"It is at work, in process {os.getpid()}")
 
 
 def test_a_finished_run_has_not_stopped(store):

@@ -109,10 +109,10 @@ def test_numbers_and_names_of_checks_stay_whole(objects):
     report = next(each for each in objects.values() if isinstance(each, engine.CheckReport))
     table = report._repr_html_()
 
-    assert '<td style="white-space:nowrap">second-derivatives</td>' in table
-    assert '<td style="white-space:nowrap">1e-' in table
+    assert '<td style="text-align:left;white-space:nowrap">second-derivatives</td>' in table
+    assert '<td style="text-align:right;white-space:nowrap">1e-' in table
     assert "000</td>" not in table
-    assert re.search("<td>[^<]*(first step|agree)", table)
+    assert re.search('<td style="text-align:left">[^<]*(first step|agree)', table)
 
 
 def test_names_from_outside_are_no_markup():

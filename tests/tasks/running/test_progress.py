@@ -105,6 +105,20 @@ def test_run_that_stops_is_looked_at_no_longer(monkeypatch, tmp_path):
     ]
 
 
+def test_run_that_stops_while_nothing_is_at_work_says_so(monkeypatch, tmp_path):
+    """A preflight that refuses a run is one stage, and it is done."""
+    told, _ = followed(tmp_path)
+    shown = []
+    monkeypatch.setattr(told._bar, "show", lambda percent, sentence: shown.append(sentence))
+    told.begins("preflight", "preflight")
+    told.board.end("preflight")
+
+    told.stops()
+    told.look()
+
+    assert shown == ["Stopped between two stages; 1 finished stage is kept."]
+
+
 def test_a_store_that_is_away_hides_nothing_else(monkeypatch, tmp_path):
     """What has been said would be said again, and the rest would not be said at all."""
     told, _ = followed(tmp_path)
@@ -178,7 +192,8 @@ def test_setting_that_fails_is_one_sentence_in_the_ui(heard, tmp_path):
 
     told = [line for line in heard if "cuda:7" in line]
     assert told[0].startswith("training.device is cuda:7")
-    assert len(told) <= 4  # of the task and of the flow, each with the state that it ends in
+    assert len(told) == 1
+    assert heard[-1] == "Finished in state Failed"
     assert all("\n" not in line for line in told)
     assert not any("Traceback" in line for line in heard)
 
