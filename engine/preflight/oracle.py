@@ -6,7 +6,8 @@ step-wise products. ``central_difference`` trains twice: no second derivative at
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ from engine.routine.module.stop_gradient import whole_derivatives
 from engine.routine.number_format import in_format, output_in_format
 from engine.routine.routine import Routine
 from engine.step.step import traced_step
-from engine.types import Metaparams, Output
+from engine.types import Metaparams, Output, State
+from engine.witness.leaves import foreign_leaves, refuse_leaves
+from engine.witness.outputs import first_part
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
@@ -40,23 +43,78 @@ def whole_run_gradient(
     Returns:
         phi(s_T) and d phi / d z by metaparameter, each with the shape of z.
 
+    Raises:
+        WitnessError: If loss or output read a tensor with a gradient that no state holds.
+
     Cost:
         Memory grows with T: each step's graph is kept, forward and backward.
     """
     point = point_from(routine, z)
     refuse_output(output)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-    with deterministic(), torch.enable_grad(), without_checkpointing():
+    with deterministic(), torch.enable_grad(), without_checkpointing(), routine.binding.kept():
+        _refuse_foreign(routine, output, point)
         start = routine.initial_state(leaves)
         # Each step asks for the gradient by its parameters, also where z does not shape the start.
         state = {n: row if row.requires_grad else row.requires_grad_() for n, row in start.items()}
         for step in range(routine.num_steps):
-            state = traced_step(routine, state, leaves, step)
+            state = _bordered(routine, traced_step(routine, state, leaves, step))
         value = routine.evaluate(output, state)
         refuse_reader(routine, output, {name: row.detach() for name, row in state.items()})
         with whole_derivatives():
             gradients = torch.autograd.grad(value, list(leaves.values()))
     return value.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def _bordered(routine: Routine, state: State) -> State:
+    """Return a state before which the backward pass finds the module as the step has left it.
+
+    Code that runs in the backward pass, such as a function that computes again what it did not
+    keep, reads the module; by then another step's parameters would be in it.
+    """
+    held = routine.binding.bound()
+
+    def give_back() -> None:
+        routine.modes.train()
+        routine.binding.put(held)
+
+    moving = {name: row for name, row in state.items() if row.requires_grad}
+    rows = _Border.apply(give_back, *moving.values())
+    return {**state, **dict(zip(moving, rows, strict=True))}
+
+
+class _Border(torch.autograd.Function):
+    """Nothing, of which the backward pass calls a function first."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[[], None], *rows: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's own)
+        ctx.call = call
+        return tuple(row.view_as(row) for row in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 (likewise)
+        ctx.call()
+        return (None, *cotangents)
+
+
+def _refuse_foreign(routine: Routine, output: Output, z: Metaparams) -> None:
+    """Refuse loss and output that read what is trained from elsewhere, and so another run's."""
+    state = routine.initial_state(z)
+    leaves = {n: row.detach().requires_grad_(row.is_floating_point()) for n, row in state.items()}
+    known, term = [*leaves.values(), *z.values()], next(routine.terms(0))
+
+    def loss() -> Tensor:
+        with torch.enable_grad(), routine.reading(state), routine.binding.kept():
+            return routine.term_loss(leaves["params"], routine.first_piece(term), z, 0)
+
+    def value() -> Tensor:
+        with torch.enable_grad(), routine.binding.kept():
+            return routine.evaluate(first_part(output), leaves)
+
+    for what, function in (("loss", loss), ("output", value)):
+        found = function()
+        if isinstance(found, Tensor) and found.requires_grad and foreign_leaves(found, known):
+            refuse_leaves(routine.given, what, function, known)
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
@@ -85,6 +143,7 @@ def central_difference(
 
     Raises:
         ConfigurationError: If the direction is not one of the metaparameters.
+        WitnessError: If loss or output read a tensor with a gradient that no state holds.
     """
     point = point_from(routine, z)
     refuse_output(output)
@@ -97,6 +156,8 @@ def central_difference(
     if routine.layout.dtype is not torch.float64:
         exact, output = in_format(routine, torch.float64), output_in_format(output, torch.float64)
     point = {name: tensor.to(torch.float64) for name, tensor in point.items()}
+    with deterministic():
+        _refuse_foreign(exact, output, point)
 
     def value_at(shift: float) -> float:
         moved = {

@@ -31,7 +31,7 @@ from engine.replay.later_steps import LaterSteps
 from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.seeding import seed_adjoint
 from engine.replay.segment import segment_states
-from engine.routine.diagnosis import asked_rightly
+from engine.routine.diagnosis import asked_rightly, told_by_witness
 from engine.routine.routine import Routine
 from engine.schedules.by_name import plan_of
 from engine.schedules.segments import Segment
@@ -43,18 +43,25 @@ from engine.stages.run import Run
 from engine.stages.stage import stage
 from engine.storage.location import check_writable
 from engine.types import State
+from engine.witness.witness import testify
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(run: Run) -> float:
+def prepare(run: Run, *, witness: bool = False) -> float:
     """Refuse an impossible run: reads the data, tries one step and a write; leaves nothing.
+
+    Args:
+        run: The run.
+        witness: Whether the module that was handed in takes a step by itself, with which the
+            engine's has to agree; for a run that has no preflight, which asks for it otherwise.
 
     Returns:
         The seconds that it took to try a step.
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
+        WitnessError: If the module's own step is another one.
     """
     recipe, problem = run.recipe, run.problem
     check_repeats(recipe, run.store)
@@ -71,6 +78,10 @@ def prepare(run: Run) -> float:
         begun = clock()
         check_routine(problem.routine, [problem.output], problem.routine.point())
         seconds = clock() - begun
+        if witness:
+            with told_by_witness():
+                # It is no metagradient that is asked for, so an update may move in jumps.
+                testify(problem.routine, [problem.output], problem.routine.point(), jumps=True)
         check_unroll(problem.routine, recipe.replay.unroll)
         check_scores(recipe, run.store)
     check_writable(run.store)

@@ -108,6 +108,8 @@ def testify(
     routine: Routine,
     outputs: Sequence[Output],
     z: Metaparams,
+    *,
+    jumps: bool = False,  # noqa: PT028 (this is no test)
 ) -> Witness:
     """Compare the engine's step with one that the handed-in module takes by itself.
 
@@ -115,6 +117,7 @@ def testify(
         routine: The run.
         outputs: phi, one or several; none, where a run is only trained.
         z: Metaparameters.
+        jumps: Whether the update may follow its gradient in jumps, where no metagradient is taken.
 
     Raises:
         WitnessError: If they differ; says what differs, where that is known, and a remedy.
@@ -139,9 +142,9 @@ def testify(
         before = {**first, **state}
         after, heard = _look_at_update(routine, before, own.flat, z, step)
         shards = note_of_shards(routine) if routine.shards > 1 else ""
-        jumps = ""
-        if outputs and not heard:
-            jumps = note_of_jumps(routine, before, own.flat, z, step)
+        in_jumps = ""
+        if outputs and not heard and not jumps:
+            in_jumps = note_of_jumps(routine, before, own.flat, z, step)
 
         def again() -> Seen:
             return _engine_step(routine, term, z, step, state)
@@ -186,7 +189,7 @@ def testify(
         slope=max((error for error, _ in slopes if error is not None), default=None),
         shards=shards,
         note=_told_once(
-            [jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
+            [in_jumps, *cut, note, *(words for _, words in slopes), note_of_matrices(matrices)]
         ),
     )
 

@@ -93,9 +93,10 @@ class Descent:
 
     def __repr__(self) -> str:
         first, best = (each.scores[self.judge]["loss"] for each in self._ends())
+        unseen = "" if self.checks is not None else "; neither preflight nor witness was asked"
         return (
             f"Descent({len(self.iterates) - 1} outer steps; chosen {self.chosen}: {self.judge} "
-            f"loss {first:.4g} -> {best:.4g})"
+            f"loss {first:.4g} -> {best:.4g}{unseen})"
         )
 
     def _repr_html_(self) -> str:
@@ -113,10 +114,17 @@ class Descent:
                 for split, values in losses.items()
             },
         }
-        return pairs_html("Descent", pairs, [] if self.checks is None else self.checks.sentences())
+        notes = [_UNSEEN] if self.checks is None else self.checks.sentences()
+        return pairs_html("Descent", pairs, notes)
 
     def _ends(self) -> tuple[OuterStep, OuterStep]:
         return self.iterates[0], self.iterates[self.chosen]
+
+
+_UNSEEN = (
+    "Neither preflight nor witness was asked (check=False): nobody compared a step of this run "
+    "with one that the module takes by itself."
+)
 
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it

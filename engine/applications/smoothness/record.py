@@ -132,9 +132,13 @@ class SmoothnessRecord(FinishedRun):
 def prepare(recipe: MetasmoothnessRecipe | SmoothSearchRecipe, store: str) -> None:
     """Refuse what cannot be measured, and keep the settings of what can.
 
+    A rough run is what there is to measure. One that is not the user's is not: so the witness is
+    asked, of what a preflight would ask.
+
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
+        WitnessError: If a step that the module takes by itself is another one than the engine's.
     """
     for descent in recipe.trainings():
-        prepare_descent(Run(descent, store))
+        prepare_descent(Run(descent, store), witness=True)
     begin_run(recipe, store)

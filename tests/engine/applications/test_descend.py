@@ -52,6 +52,8 @@ def test_the_trained_model_is_that_of_the_chosen_iterate():
     found = engine.descend(run(), outputs, check=False, outer=SIGN)
 
     losses = [step.scores["validation"]["loss"] for step in found.iterates]
+    assert "neither preflight nor witness was asked" in repr(found)
+    assert "nobody compared a step" in found._repr_html_()
     assert found.chosen == losses.index(min(losses))
     with torch.no_grad():
         assert float(held_out(found.model())) == losses[found.chosen]

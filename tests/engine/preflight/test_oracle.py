@@ -16,7 +16,7 @@ from engine import (
     train,
     whole_run_gradient,
 )
-from engine.errors import ConfigurationError, NonFiniteError
+from engine.errors import ConfigurationError, NonFiniteError, WitnessError
 from engine.preflight.oracle import central_differences
 from engine.routine.optimizers import sgd
 from tests import problems, routines
@@ -240,3 +240,76 @@ def test_runs_that_cannot_be_trained_together_have_no_differences():
 
     assert central_differences(read, weight, unit_vectors(), 1e-5) is None
     assert central_differences(run, weight, unit_vectors()[:1], 1e-5) is None
+
+
+class _Again(torch.autograd.Function):
+    """Keeps nothing of a block and computes it again in the backward pass, by the module itself."""
+
+    @staticmethod
+    def forward(ctx, inputs, block, *weights):
+        ctx.block, ctx.weights = block, len(weights)
+        ctx.save_for_backward(inputs)
+        with torch.no_grad():
+            return block(inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (inputs,) = ctx.saved_tensors
+        with torch.enable_grad():
+            again = inputs if inputs.requires_grad else inputs.detach().requires_grad_()
+            sources = [again, *ctx.block.parameters()]
+            result = ctx.block(again)
+            found = torch.autograd.grad(result, sources, cotangent, create_graph=True)
+        return (found[0], None, *found[1:])
+
+
+class Recomputing(nn.Module):
+    """A block of a reversible network, as people write one by hand, or the same without it."""
+
+    def __init__(self, by_hand):
+        super().__init__()
+        self.by_hand = by_hand
+        self.enter, self.leave = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+    def forward(self, inputs):
+        """Return three logits."""
+        hidden = self.enter(inputs)
+        if self.by_hand:
+            return self.leave(_Again.apply(hidden, self.block, *self.block.parameters()))
+        return self.leave(self.block(hidden))
+
+
+def _run_of(by_hand):
+    torch.manual_seed(0)
+    return routines.routine(model=Recomputing(by_hand).double())
+
+
+def test_what_a_backward_pass_reads_of_the_module_is_that_of_its_step():
+    """Each step's function computes its block again by the parameters that the block had there."""
+    _, expected = whole_run_gradient(_run_of(False), routines.output)
+    _, found = whole_run_gradient(_run_of(True), routines.output)
+    replayed = metagradient(_run_of(True), routines.output)
+
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(replayed["weights"], expected["weights"], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("place", ["loss", "output"])
+def test_references_refuse_another_run_than_the_users(place):
+    """A penalty over the module that was handed in stays as it is, and both would agree on that."""
+    torch.manual_seed(0)
+    outer = nn.Linear(8, 3).double()
+
+    def penalized(function):
+        return lambda *given: function(*given) + outer.weight.square().sum()
+
+    of_loss, of_output = place == "loss", place == "output"
+    loss = penalized(routines.loss) if of_loss else routines.loss
+    routine = routines.routine(model=outer, loss=loss)
+    output = penalized(routines.output) if of_output else routines.output
+    unit = {"weights": torch.ones_like(routine.point()["weights"])}
+
+    for reference in (whole_run_gradient, lambda r, o: central_difference(r, o, unit)):
+        with pytest.raises(WitnessError, match=rf"{place} reads the parameter 'weight'"):
+            reference(routine, output)

@@ -154,6 +154,9 @@ def test_an_optimizer_that_follows_its_gradient_in_jumps_is_refused_by_name(dire
     with pytest.raises(engine.EngineError, match="'lion' follows its gradient in jumps.*'weights'"):
         engine.metagradient(run, output)
 
+    # Whoever only trains it, as to measure how smooth it is, is not refused.
+    assert ask(run, [output], run.point(), jumps=True).was_asked
+
 
 def test_where_a_rate_is_asked_for_jumps_are_only_told():
     """Its metagradient does not go through the gradient, and that of the weights is 0 by right."""
