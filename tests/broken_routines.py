@@ -111,18 +111,6 @@ def in_place_update() -> Routine:
     return routine(optimizer=_optimizer("in-place", update))
 
 
-def skipped_step() -> Routine:
-    """One step is left out, as after an overflow that a scaler hides."""
-
-    def update(state, gradient, hyper, step):
-        if step == 5:
-            return {"params": state["params"] * 1.0, "m": state["m"] * 1.0}
-        moment = hyper["momentum"] * state["m"] + gradient
-        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": moment}
-
-    return routine(optimizer=_optimizer("skipping", update))
-
-
 def remembered_momentum() -> Routine:
     """The velocity that counts lives in the optimizer; the one in the state is one call behind."""
     memory: dict[str, Tensor] = {}
@@ -274,7 +262,6 @@ BROKEN: dict[str, Broken] = {
     "bfloat16 autocast": Broken(
         lambda: single(loss=_autocast_loss), ("number-format",), "bfloat16"
     ),
-    "skipped step": Broken(skipped_step, ("whole-run-autograd",), "'the gradient' at step 5"),
     "zero-filled gradients": Broken(
         lambda: routine(metaparameters={"weights": ZeroFilled(torch.ones(96).double())}),
         ("whole-run-autograd",),

@@ -12,6 +12,7 @@ from engine.metaparameters.initial_parameters import InitialParameters
 from engine.metaparameters.inputs import Inputs
 from engine.metaparameters.scalars import Scalars
 from engine.metaparameters.weights import TokenWeights
+from engine.routine.optimizer import Optimizer
 from engine.routine.optimizers import adam, adamw, sgd
 from tests.routines import (
     NUM_EXAMPLES,
@@ -26,6 +27,18 @@ from tests.routines import (
     single,
     through,
 )
+
+
+def _skipping() -> Optimizer:
+    """Momentum that leaves out one step, as after an overflow: that step reads no gradient."""
+
+    def update(state, gradient, hyper, step):
+        if step == 5:
+            return {"params": state["params"] * 1.0, "m": state["m"] * 1.0}
+        moment = hyper["momentum"] * state["m"] + gradient
+        return {"params": state["params"] - hyper["learning_rate"] * moment, "m": moment}
+
+    return Optimizer("skipping", {"momentum": 0.9}, lambda p: {"m": torch.zeros_like(p)}, update)
 
 
 def _seeded_noise(batch, drawn):
@@ -153,6 +166,7 @@ SOUND: dict[str, Callable[[], Routine]] = {
         model=mlp(lambda: nn.BatchNorm1d(12, track_running_stats=False), nn.GELU)
     ),
     "seeded augmentation, float32": lambda: single(augment=_seeded_noise),
+    "a step that is left out": lambda: routine(optimizer=_skipping()),
     "examples behind an index": lambda: routine(examples=Listed()),
     "attention by the math kernel": lambda: through(_attend_by_math),
     "float32, one-cycle rates": lambda: single(
