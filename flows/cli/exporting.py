@@ -5,6 +5,7 @@ import json
 from rich.filesize import decimal
 
 from engine.applications.descent.export import export_model
+from engine.reports.units import write_measure
 from engine.storage.location import absolute
 from engine.storage.readable import check_readable
 from flows.cli.terminal.screen import say, tell
@@ -20,7 +21,9 @@ def export(
     if as_json:
         say(json.dumps(found.model_dump(mode="json")))
         return
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in found.scores["test"].items())
+    shown = ", ".join(
+        f"{name} {write_measure(name, value)}" for name, value in found.scores["test"].items()
+    )
     tell(
         f"The model of outer step {found.iterate} of {found.run} ({shown} on the test split): "
         f"{found.tensors} tensors, {decimal(found.bytes)}, in {found.file}."
