@@ -181,10 +181,11 @@ def test_loss_that_detaches_is_that_of_the_remedy(tmp_path, trl_runs, trainers):
     trainer.add_callback(path)
     start = trainer.model.transformer.wte.weight.detach().clone()
     trainer.train()
-    assert float((path.states[-1]["transformer.wte.weight"] - start).abs().max()) > 0.05
+    moved = float((path.states[-1]["transformer.wte.weight"] - start).abs().max())
+    assert moved > 0.5
     for mine, own in zip(found, path.states, strict=True):
         for name, tensor in mine.items():
-            torch.testing.assert_close(tensor, own[name], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-4 * moved)
 
 
 def preferred():
