@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -167,6 +168,21 @@ def _wrap(net: nn.Module) -> None:
     net.forward = lambda inputs: 1.5 * plain(inputs)
 
 
+def _wrap_method(net: nn.Sequential) -> None:
+    """As libraries do, the model and a layer: a method whose closure has the old one."""
+
+    def wrap(module: Any) -> None:
+        plain = module.forward
+
+        def scaled(_self: nn.Module, inputs: Tensor) -> Tensor:
+            return 1.5 * plain(inputs)
+
+        module.forward = MethodType(scaled, module)
+
+    wrap(net)
+    wrap(net[0])
+
+
 def _wrap_layer(net: nn.Sequential) -> None:
     layer: Any = net[0]
     layer.forward = lambda inputs: F.linear(2 * inputs, layer.weight, layer.bias)
@@ -201,6 +217,7 @@ SOUND = {
     "attribute that captures the module": Variant(lambda: CapturedSelf().double()),
     "parameters() without arguments": Variant(lambda: WithoutArguments(*mlp())),
     "forward of an instance that calls the old one": _changed(_wrap),
+    "forward that is a method around the old one": _changed(_wrap_method),
     "forward of a layer that closes over it": _changed(_wrap_layer),
     "forward of an instance that has it as a default": _changed(_bind_default),
 }

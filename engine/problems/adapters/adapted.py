@@ -115,13 +115,26 @@ def compared(
     """Return the losses of two functions, and whether they and their gradients are alike.
 
     The losses alone say little before training: where all logits are nearly equal, a mean with
-    weights of the classes is the plain one, and its gradient is another.
+    weights of the classes is the plain one, and its gradient is another. The point where training
+    begins says too little as well, if much is zero there (a difference to a reference, an
+    adapter), so they are compared at one beside it too.
 
     Args:
         module: Whose parameters the gradients are taken by, in evaluation mode.
         theirs: Returns the loss of a few examples, a scalar, as a library takes it.
         ours: The same as the mean over the examples.
     """
+    first = _compared_here(module, theirs, ours)
+    if not first[2]:
+        return first
+    with _moved(module):
+        beside = _compared_here(module, theirs, ours)
+    return first if beside[2] or not all(map(math.isfinite, beside[:2])) else beside
+
+
+def _compared_here(
+    module: torch.nn.Module, theirs: Callable[[], Tensor], ours: Callable[[], Tensor]
+) -> tuple[float, float, bool]:
     params = [each for each in module.parameters() if each.requires_grad]
     with only_looked_at(module), torch.enable_grad():
         values = [theirs(), ours()]
@@ -136,6 +149,25 @@ def compared(
         for mine, own in zip(one, other, strict=True)
     )
     return first, second, are_alike
+
+
+@contextmanager
+def _moved(module: torch.nn.Module) -> Iterator[None]:
+    """Have every trained parameter beside its value in the block, by a tenth of its size."""
+    trained = [each for each in module.parameters() if each.requires_grad]
+    values = [each.detach().clone() for each in trained]
+    drawn = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for each in trained:
+                noise = torch.randn(each.shape, generator=drawn).to(each)
+                size = float(each.square().mean().sqrt()) if each.numel() else 0.0
+                each.add_(noise, alpha=0.1 * size or 0.01)
+        yield
+    finally:
+        with torch.no_grad():
+            for each, value in zip(trained, values, strict=True):
+                each.copy_(value)
 
 
 _APART, _ROUNDING = 1e-2, 1e-6

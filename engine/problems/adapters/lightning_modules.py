@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.problems.adapters.adapted import only_looked_at
+from engine.routine.module.binding import copied
 
 _STEP_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
@@ -130,8 +131,7 @@ def guarded(module: nn.Module) -> nn.Module:
     each time.
     """
     attached = getattr(module, "_trainer", None)
-    memo: dict[int, Any] = {} if attached is None else {id(attached): None}
-    held = copy.deepcopy(module, memo)
+    held = copied(module, known={} if attached is None else {id(attached): None})
     for parent in list(held.modules()):
         for name, child in list(parent.named_children()):
             if any(each.__module__.startswith("torchmetrics") for each in type(child).__mro__):

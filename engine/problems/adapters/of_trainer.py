@@ -20,6 +20,12 @@ from engine.problems.adapters.adapted import (
     told,
 )
 from engine.problems.adapters.torch_optimizers import optimizer_of_torch
+from engine.problems.adapters.trainer_libraries import (
+    is_of_trl,
+    logs_kept,
+    rows_said,
+    versions,
+)
 from engine.problems.adapters.trainer_losses import (
     TOKENWISE,
     LossKind,
@@ -32,6 +38,7 @@ from engine.problems.adapters.trainer_refusals import left_behind, refuse_other_
 from engine.problems.adapters.trainer_start import align_tokens, as_train_begins
 from engine.problems.adapters.trainer_sums import compare, other_loss, refuse_other_sums
 from engine.routine.examples import Collated, collated
+from engine.routine.module.binding import copied
 from engine.routine.optimizer import Optimizer
 from engine.routine.rates import emptied, rates_alone
 from engine.types import Loss
@@ -53,6 +60,21 @@ def from_trainer(
     rates, clipping, label smoothing, accumulation, number of steps and order of the examples are
     the Trainer's. With ``eps_root=0`` every step is the Trainer's own, to rounding, if nothing is
     drawn at random. The Trainer stays as it is.
+
+    Of trl, the ``SFTTrainer`` is carried over as it is, and the ``DPOTrainer`` with a loss of each
+    pair and ``precompute_ref_log_probs=True``:
+
+    ```py
+    def preferred(model, batch, beta=0.1):
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        tokens, counted = batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]
+        found = logits[:, :-1].log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        chosen, rejected = (found * counted).sum(dim=1).chunk(2)
+        before = batch["ref_chosen_logps"] - batch["ref_rejected_logps"]
+        return -torch.nn.functional.logsigmoid(beta * (chosen - rejected - before))
+
+    problem = engine.from_trainer(trainer, loss=preferred)
+    ```
 
     Args:
         trainer: A Trainer that has not trained yet.
@@ -88,19 +110,20 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
 ) -> AdaptedProblem:
     """Return the problem, while the Trainer stands where its training begins."""
     args = trainer.args
-    model = copy.deepcopy(held_module(begun)).train()  # as every step of a Trainer does
+    model = copied(held_module(begun)).train()  # as every step of a Trainer does
     of_format = None
     if model.dtype in (torch.float16, torch.bfloat16):
         of_format = f"the model's format, {model.dtype}: it is trained in float32."
         model = model.float()
     align_tokens(trainer, model)
     train, loop = _training_data(trainer)
-    own, training = _losses(trainer, model, loss, train, loop.accumulated)
     of_loss = None
-    if loss is None:
-        compare(trainer, model, own if training is None else own.for_batches(), train)
-    else:
-        of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
+    with logs_kept(trainer):
+        own, training = _losses(trainer, model, loss, train, loop.accumulated)
+        if loss is None:
+            compare(trainer, model, own if training is None else own.for_batches(), train)
+        else:
+            of_loss = other_loss(trainer, model, loss, train, loop.accumulated)
     order, of_order = order_of(trainer, loop) if keep_order else (None, UNORDERED)
     made = _optimizer(trainer, optimizer, eps_root)
     drawn = drawn_at_random(model, train, own if training is None else training)
@@ -125,9 +148,16 @@ def _adapted(  # noqa: PLR0913 (of ``from_trainer``)
         "optimizer": made,
         "learning_rate": _rates(trainer, made),
         "order": order,
-        "origin": (f"transformers {version('transformers')}",),
+        "origin": (
+            f"transformers {version('transformers')}",
+            *(versions() if any(map(is_of_trl, type(trainer).__mro__)) else ()),
+        ),
     }
-    parts["notes"] = (*told(settings, not_carried, "The Trainer"), *parts.get("notes", ()))
+    parts["notes"] = (
+        *told(settings, not_carried, "The Trainer"),
+        *rows_said(trainer),
+        *parts.get("notes", ()),
+    )
     return AdaptedProblem(**(given | parts), **settings, not_carried=not_carried)
 
 
@@ -196,12 +226,20 @@ def _losses(
     if own is not None:
         return own, None
     found = loss_of(model, trainer.args.label_smoothing_factor)
-    batch = examples.collate([examples.samples[0]])
+    few = [examples.samples[place] for place in range(min(2, len(examples)))]
+    batch = examples.collate(copy.deepcopy(few))
     if "labels" not in batch or "shift_labels" in batch:
         raise ConfigurationError(
             f"A batch of the data_collator has {', '.join(batch)}, but a loss needs labels, one "
             "row for each example. Name the column of the labels 'labels' or 'label', or hand in "
             "loss=."
+        )
+    if len(batch["labels"]) != len(few):
+        raise ConfigurationError(
+            f"The data_collator makes {len(batch['labels'])} rows of labels of {len(few)} "
+            "examples, but the loss of each needs a row of its own. Have it pad the examples "
+            "instead of joining them (in trl: padding_free=False, and packing=False or "
+            "packing_strategy='wrapped')."
         )
     if accumulated > 1:
         refuse_other_sums(trainer, model, examples, accumulated, found.kind)
@@ -296,6 +334,6 @@ def _sentences(
         found.append(
             f"the bare square root of {made.name}: eps_root={made.root:g} is added inside of it."
         )
-    if getattr(model, "loss_type", None) == LossKind.CAUSAL and args.eval_strategy != "no":
+    if getattr(model, "loss_type", None) in TOKENWISE and args.eval_strategy != "no":
         found.append("evaluation by batches: held-out tokens are averaged over their example.")
     return found

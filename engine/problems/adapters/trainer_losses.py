@@ -8,7 +8,7 @@ References:
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigurationError
 from engine.models.losses import IGNORED
+from engine.routine.module.operations import without_checkpointing
 from engine.routine.number_format import SameNumbers
 
 
@@ -26,13 +27,14 @@ class LossKind(StrEnum):
     """What a model of transformers minimizes."""
 
     CAUSAL = "ForCausalLM"
+    CONDITIONAL = "ForConditionalGeneration"
     MASKED = "ForMaskedLM"
     TOKENS = "ForTokenClassification"
     SEQUENCES = "ForSequenceClassification"
     IMAGES = "ForImageClassification"
 
 
-TOKENWISE = (LossKind.CAUSAL, LossKind.MASKED, LossKind.TOKENS)
+TOKENWISE = (LossKind.CAUSAL, LossKind.CONDITIONAL, LossKind.MASKED, LossKind.TOKENS)
 """Losses with a label for each token, of which some are ignored."""
 
 
@@ -85,6 +87,10 @@ class TrainerLoss:
 
     def _answers(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         inputs = {name: column for name, column in batch.items() if name != "labels"}
+        if self.kind is LossKind.CONDITIONAL and "decoder_input_ids" not in inputs:
+            of_model: Any = model  # which makes them of the labels, if it is handed these
+            shifted = of_model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+            inputs["decoder_input_ids"] = shifted
         with _same_format(model):
             return model(**inputs).logits, batch["labels"]
 
@@ -123,13 +129,21 @@ def loss_of(model: nn.Module, smoothing: float) -> TrainerLoss:
     of_base: Callable[[], Any] | None = getattr(model, "get_base_model", None)  # of peft
     inner = model if of_base is None else of_base()
     found = getattr(inner, "loss_type", None) or _of_class(type(inner))
-    if found not in set(LossKind):
+    of_pictures = found == LossKind.CONDITIONAL and not _has_decoder(inner)
+    if found not in set(LossKind) or of_pictures:
         raise ConfigurationError(
             f"The model {type(inner).__name__} has the loss {found}, whose share of each example "
-            f"is not known here; known are {', '.join(LossKind)}. Hand in loss=, a function of "
-            "(model, batch) that returns one loss for each example."
+            f"is not known here; known are {', '.join(LossKind)}, of which "
+            f"{LossKind.CONDITIONAL} for models with an encoder and a decoder. Hand in loss=, a "
+            "function of (model, batch) that returns one loss for each example."
         )
     return TrainerLoss(LossKind(found), smoothing)
+
+
+def _has_decoder(model: Any) -> bool:  # noqa: ANN401 (of a library)
+    """Say whether a model has an encoder and a decoder, which reads the labels one place late."""
+    made_of_labels = hasattr(model, "prepare_decoder_input_ids_from_labels")
+    return made_of_labels and bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def _of_class(kind: type) -> LossKind | None:
@@ -141,7 +155,14 @@ def _of_class(kind: type) -> LossKind | None:
     return None
 
 
-def _same_format(model: nn.Module) -> AbstractContextManager[Any]:
-    """Keep a float64 model in float64: many compute norms and softmaxes in float32."""
+def _same_format(model: nn.Module) -> ExitStack:
+    """Keep a float64 model in float64: many compute norms and softmaxes in float32.
+
+    What is checkpointed would be computed again outside of this, in float32.
+    """
     dtype = next(model.parameters()).dtype
-    return SameNumbers(dtype) if dtype is torch.float64 else nullcontext()
+    kept = ExitStack()
+    if dtype is torch.float64:
+        kept.enter_context(SameNumbers(dtype))
+        kept.enter_context(without_checkpointing())
+    return kept

@@ -4,6 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import ConfigurationError
+from engine.problems.adapters.trainer_libraries import (
+    has_loss_of_model,
+    is_of_trl,
+    only_wraps,
+    versions,
+)
 
 _HOME = "transformers.trainer"
 """Module of the class ``Trainer``."""
@@ -51,19 +57,22 @@ def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
             f"trainer is a {type(trainer).__name__}, not a Trainer of transformers. Hand in one, "
             "or a module of Lightning to engine.from_lightning."
         )
-    own = [name for name in _OWN_LOOPS if _overrides(trainer, base, name)]
+    own = [
+        name
+        for name in _OWN_LOOPS
+        if _overrides(trainer, base, name) and not only_wraps(trainer, base, name)
+    ]
     if own:
-        raise ConfigurationError(
-            f"{type(trainer).__name__} has a {own[0]} of its own, which is not called here. Leave "
-            "it out, or write an engine.Problem: `mgd new`."
-        )
-    if not own_loss and (
-        _overrides(trainer, base, "compute_loss") or trainer.compute_loss_func is not None
+        raise ConfigurationError(_other_loop(trainer, own[0]))
+    if (
+        not own_loss
+        and (_overrides(trainer, base, "compute_loss") or trainer.compute_loss_func is not None)
+        and not has_loss_of_model(trainer)
     ):
         raise ConfigurationError(
             f"{type(trainer).__name__} has a compute_loss of its own, which returns one number for "
             "a batch, where each example's is needed. Hand in loss=, a function of (model, batch) "
-            "that returns one loss for each example."
+            f"that returns one loss for each example.{_of_reference(trainer)}"
         )
     for name, means in _REFUSED.items():
         value = getattr(trainer.args, name, None)
@@ -83,6 +92,23 @@ def refuse_other_loops(trainer: Any, *, own_loss: bool) -> None:  # noqa: ANN401
 
 _NAMED = (_HOME, "Trainer")
 
+
+def _other_loop(trainer: Any, name: str) -> str:  # noqa: ANN401 (of a library)
+    kind = type(trainer)
+    owner = next((each for each in kind.__mro__ if name in vars(each)), kind)
+    if not is_of_trl(owner):
+        return (
+            f"{kind.__name__} has a {name} of its own, which is not called here. Leave it out, or "
+            "write an engine.Problem: `mgd new`."
+        )
+    (shipped,) = versions()
+    return (
+        f"{owner.__name__} of {shipped} has a {name} of its own, which is not known here to be the "
+        "Trainer's. Carried over are the SFTTrainer, and the DPOTrainer with loss=, as trl 0.25 to "
+        "1.16 have them. Use one of these, or write an engine.Problem: `mgd new`."
+    )
+
+
 _REFUSED = {
     "deepspeed": "the optimizer would be DeepSpeed's, which cannot be differentiated",
     "fsdp": "parameters would be spread over processes",
@@ -91,6 +117,16 @@ _REFUSED = {
     "use_liger_kernel": "its kernels have no second derivative",
 }
 """Arguments that change the training in ways that a problem cannot, and what they mean."""
+
+
+def _of_reference(trainer: Any) -> str:  # noqa: ANN401 (of a library)
+    """Return what a loss against a reference model needs besides."""
+    if not hasattr(trainer.args, "precompute_ref_log_probs"):
+        return ""
+    return (
+        " With precompute_ref_log_probs=True a batch has the log-probabilities of the reference "
+        "model; help(engine.from_trainer) has DPO's loss."
+    )
 
 
 def _overrides(trainer: Any, base: type, name: str) -> bool:  # noqa: ANN401 (of a library)
@@ -121,6 +157,8 @@ def left_behind(trainer: Any, more: Iterable[str]) -> tuple[str, ...]:  # noqa: 
     for name in ("bf16", "fp16"):
         if getattr(args, name):
             found.append(f"{name}: the run computes in its own format, training.dtype.")
+    if getattr(args, "activation_offloading", False):
+        found.append("activation_offloading: activations stay where they are computed.")
     if args.torch_compile:
         found.append("torch_compile: training.compile compiles a batch's gradient.")
     if args.load_best_model_at_end:

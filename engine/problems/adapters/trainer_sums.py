@@ -79,11 +79,18 @@ def compare(
 ) -> None:
     """Refuse a model whose loss of a batch is not what its examples' losses are the mean of."""
     batch = few_of(model, examples)
-    whole, mean, are_alike = compared(
-        model,
-        lambda: trainer.compute_loss(model, dict(batch)),
-        lambda: loss(model, batch).mean(),
-    )
+    try:
+        whole, mean, are_alike = compared(
+            model,
+            lambda: trainer.compute_loss(model, dict(batch)),
+            lambda: loss(model, batch).mean(),
+        )
+    except ValueError as error:  # an adapter that puts tokens of its own before the others, say
+        raise ConfigurationError(
+            f"The loss of each example of {type(model).__name__} cannot be had in the way that is "
+            f"known of it ({error}). Hand in loss=, a function of (model, batch) that returns one "
+            "loss for each example."
+        ) from error
     if not are_alike:
         raise ConfigurationError(
             f"The loss that {type(model).__name__} has of {len(batch['labels'])} examples is "

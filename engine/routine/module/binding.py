@@ -26,19 +26,24 @@ Slot = tuple[dict[str, Any], str]
 """Where a module keeps a tensor: one of its dictionaries, and the key in it."""
 
 
-def copied(model: nn.Module, reader: Callable[..., Any] | None = None) -> nn.Module:
+def copied(
+    model: nn.Module,
+    reader: Callable[..., Any] | None = None,
+    known: Mapping[int, Any] | None = None,
+) -> nn.Module:
     """Return a deep copy that keeps what hangs on parameters: their hooks and attributes.
 
     Args:
         model: The module.
         reader: The loss, which may read what hooks of the module have written elsewhere.
+        known: What the copy has in the place of objects, by their identity.
 
     Raises:
         ConfigurationError: If a parameter has a hook that no copy can carry.
     """
     with PROCESS:  # a module holds the numbers of a step that another thread is at
         with mock.patch.object(Tensor, "__deepcopy__", _value_or_copy):
-            duplicate = copy.deepcopy(model, _owners_of_hooks(model))
+            duplicate = copy.deepcopy(model, _owners_of_hooks(model) | dict(known or {}))
         for module in duplicate.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 # Its copies are results of cloning the originals, to which a gradient would flow.

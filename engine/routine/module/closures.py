@@ -34,8 +34,8 @@ def bind_hooks(model: nn.Module, duplicate: nn.Module, reader: Callable[..., Any
     for module in duplicate.modules():
         held = vars(module)
         for key, value in held.items() if not isinstance(module, torch.jit.ScriptModule) else ():
-            if isinstance(value, FunctionType):
-                held[key] = _bound(value, copies)
+            if isinstance(value, FunctionType | MethodType):
+                held[key] = _exchanged(value, copies, ())
     for key in [] if reader is None else _reached(reader):
         copies.pop(key, None)
     for module in duplicate.modules():
@@ -88,8 +88,12 @@ def _bound(
 
 def _exchanged(value: Any, copies: dict[int, Any], within: tuple[FunctionType, ...]) -> Any:  # noqa: ANN401 (any variable)
     """Return what a copy has in the place of a value; a method is that of the copy's module."""
-    if isinstance(value, MethodType) and id(value.__self__) in copies:
-        return MethodType(value.__func__, copies[id(value.__self__)])
+    if isinstance(value, MethodType):
+        owner = copies.get(id(value.__self__), value.__self__)
+        inner = _exchanged(value.__func__, copies, within)  # it may hold what it stands for
+        if owner is value.__self__ and inner is value.__func__:
+            return value
+        return MethodType(inner, owner)
     if isinstance(value, FunctionType) and len(within) < _DEEPEST:  # what a decorator wraps
         return _bound(value, copies, within)
     return copies.get(id(value), value)

@@ -66,6 +66,7 @@ CASES = {
     "normalized and accumulated": (
         {"optimizer": "sgd"}, {"accumulate_grad_batches": 2}, {"loss": each_loss},
     ),
+    "a forward around the old one": ({}, {}, {}),
     "half of the batches": ({}, {"limit_train_batches": 0.5}, {"loss": each_loss}),
 }  # fmt: skip
 
@@ -78,7 +79,11 @@ def test_steps_are_those_of_lightnings_own_trainer(case, of_lightning):
     """
     settings, of_trainer, parts = CASES[case]
     torch.manual_seed(1)
-    nets = {"in a list": of_lightning.Listing, "normalized and accumulated": of_lightning.Normed}
+    nets = {
+        "in a list": of_lightning.Listing,
+        "normalized and accumulated": of_lightning.Normed,
+        "a forward around the old one": of_lightning.Wrapped,
+    }
     net = nets.get(case, of_lightning.Net)
     of_loader = {"num_workers": 1} if "workers" in case else {}
     module = net(**settings)

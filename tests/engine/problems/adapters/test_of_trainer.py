@@ -11,6 +11,7 @@ from engine.recipes.files import validate_recipe
 from tests.engine.problems.adapters.states import states_of
 from tests.engine.problems.adapters.trainer_runs import (
     SETTINGS,
+    bart,
     bert,
     bert_of,
     gpt2,
@@ -19,6 +20,7 @@ from tests.engine.problems.adapters.trainer_runs import (
     masked,
     padded,
     rows,
+    t5,
     trainer_of,
 )
 
@@ -69,6 +71,8 @@ EXACT = {
     "tokens": (lambda: bert_of("BertForTokenClassification"), lambda t: [x % 3 for x in t], {}),
     "llama with tied embeddings": (llama, None, {"lr_scheduler_type": "linear"}),
     "llama, accumulated": (llama, None, {"gradient_accumulation_steps": 3, **SGD}),
+    "t5": (t5, None, {"base": "Seq2Seq"}),
+    "bart": (bart, None, {"base": "Seq2Seq", **SGD}),
     "frozen embeddings": (without_embeddings, kind, {}),
     "inverse square root": (bert, kind, {"lr_scheduler_type": "inverse_sqrt"}),
     "polynomial": (bert, kind, {"lr_scheduler_type": "polynomial"}),
@@ -86,7 +90,9 @@ EXACT = {
 def test_steps_agree_in_float64_with_the_trainers_own(case, tmp_path, trainers):
     """As strangers write them; what is left is what transformers computes in float32."""
     make, labels, changes = EXACT[case]
-    trainer = trainer_of(tmp_path, make().double(), labels, num_train_epochs=2, **changes)
+    base = getattr(trainers, changes.get("base", ""), None)
+    changes = {"num_train_epochs": 2} | changes | {"base": base}
+    trainer = trainer_of(tmp_path, make().double(), labels, **changes)
     found = states_of(engine.from_trainer(trainer, eps_root=0.0))
     path = trainers.Path()
     trainer.add_callback(path)
@@ -238,6 +244,25 @@ def test_own_loss_of_a_trainer_is_taken_by_example(tmp_path, trainers):
 
     name = "classifier.weight"
     torch.testing.assert_close(found[-1][name], path.states[-1][name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_sentences_that_are_told_apart_in_their_batch(tmp_path, trainers):
+    """The loss of one depends on the others; torch skips the layers that it leaves out."""
+    changes = {"base": trainers.InBatch, **SGD}
+    trainer = trainer_of(tmp_path, bert().double(), None, **changes)
+    with pytest.raises(ConfigurationError, match="compute_loss of its own.*Hand in loss="):
+        engine.from_trainer(trainer)
+    problem = engine.from_trainer(trainer, loss=trainers.told_apart)
+    found, path = states_of(problem, skip_idle=True), trainers.Path()
+
+    trainer.add_callback(path)
+    trainer.train()
+
+    assert not [each for each in problem.not_carried if "own loss" in each]
+    for mine, own in zip(found, path.states, strict=True):
+        for name, tensor in mine.items():
+            torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-9)
 
 
 FILE = '''

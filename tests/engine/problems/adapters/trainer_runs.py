@@ -82,6 +82,30 @@ def llama(**changes):
     return transformers.LlamaForCausalLM(config)
 
 
+def t5():
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2,
+        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def bart():
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY, d_model=8, encoder_layers=1, decoder_layers=1, dropout=0.0,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=12,
+        decoder_ffn_dim=12, max_position_embeddings=16, decoder_start_token_id=2, pad_token_id=0,
+        bos_token_id=2, eos_token_id=1, forced_eos_token_id=1,
+    )  # fmt: skip
+    return transformers.BartForConditionalGeneration(config)
+
+
 def kind(tokens):
     return sum(tokens) % 3
 
@@ -89,7 +113,10 @@ def kind(tokens):
 def trainer_of(folder, model, labels=None, base=None, number=24, **changes):
     import transformers
 
-    args = transformers.TrainingArguments(output_dir=str(folder), **(SETTINGS | changes))
+    settings = transformers.TrainingArguments
+    if base is transformers.Seq2SeqTrainer:
+        settings = transformers.Seq2SeqTrainingArguments
+    args = settings(output_dir=str(folder), **(SETTINGS | changes))
     return (base or transformers.Trainer)(
         model=model,
         args=args,

@@ -96,6 +96,31 @@ class OwnSampler(transformers.Trainer):
         return torch.utils.data.WeightedRandomSampler(chances, len(chances), generator=DRAWN)
 
 
+Seq2Seq = transformers.Seq2SeqTrainer
+
+
+class InBatch(transformers.Trainer):
+    """Each sentence is told from the others of its batch, as in sentence-transformers."""
+
+    def compute_loss(self, model, inputs, *given, **named):
+        return told_apart(model, inputs).mean()
+
+
+def told_apart(model, batch):
+    """Return the loss of each sentence of a batch, whose other ones are the wrong answers."""
+
+    def embedded(tokens):
+        known = (tokens != 0).to(model.dtype).unsqueeze(-1)
+        states = model(
+            input_ids=tokens, attention_mask=(tokens != 0).long(), output_hidden_states=True
+        ).hidden_states[-1]
+        return torch.nn.functional.normalize((states * known).sum(1) / known.sum(1), dim=1)
+
+    questions, answers = embedded(batch["input_ids"]), embedded(batch["labels"].clamp(min=0))
+    right = torch.arange(len(questions))
+    return torch.nn.functional.cross_entropy(8 * questions @ answers.T, right, reduction="none")
+
+
 class Logs(transformers.Trainer):
     def log(self, *given, **named):
         return super().log(*given, **named)
