@@ -41,15 +41,15 @@ def pairs_problem(
     dtype = torch.get_default_dtype()
     read, tokenizer, notes = load_pairs(data, contrastive, dtype, own)
     shape = tuple(read.splits["train"].inputs.shape[1:])
-    if isinstance(model, str):
-        make = own_towers(model, contrastive, shape, tokenizer.size)
-    else:
 
-        def make(seed: int) -> nn.Module:
-            return build_towers(model, contrastive, shape, tokenizer.size, seed=seed, dtype=dtype)
+    def shipped(seed: int) -> nn.Module:
+        assert isinstance(model, ModelSettings)  # asked for nowhere else
+        return build_towers(model, contrastive, shape, tokenizer.size, seed=seed, dtype=dtype)
 
     return Problem(
-        model=make,
+        model=own_towers(model, contrastive, shape, tokenizer.size)
+        if isinstance(model, str)
+        else shipped,
         notes=notes,
         loss=ContrastiveLoss(),
         **dict[str, Any](read.splits),

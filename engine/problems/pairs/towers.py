@@ -8,6 +8,7 @@ a kink at it. A module of the user's may stand in place of both towers.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -116,11 +117,11 @@ class OwnTowers(Compared):
             ConfigurationError: If that is anything but a vector for each image and each caption.
         """
         found = self.network(images, tokens)
-        made = tuple(found) if isinstance(found, list | tuple) else ()
-        shapes = {tuple(each.shape) for each in made if isinstance(each, Tensor)}
-        wanted = len(made) == 2 and len(shapes) == 1
-        if not wanted or [len(each) for each in shapes] != [2] or len(made[0]) != len(images):
-            shown = ", ".join(map(str, shapes)) or type(found).__name__
+        made: list[Any] = [*found] if isinstance(found, list | tuple) else []
+        shapes = [list(each.shape) if isinstance(each, Tensor) else [] for each in made]
+        wanted = [len(images), *shapes[0][1:]] if shapes else []
+        if len(wanted) != 2 or shapes != [wanted, wanted]:
+            shown = " and ".join(str(tuple(each)) for each in shapes) or type(found).__name__
             raise ConfigurationError(
                 f"arguments.model is {self.name}, which returned {shown} for {len(images)} pairs, "
                 "but it has to return two tensors of one shape (batch, features): the vectors of "
