@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.problems.own_examples import OwnExamples, take
+from engine.problems.own_examples import OwnExamples
 from engine.problems.pairs.splits import Pairs
 from engine.problems.passage import Passage
 from engine.problems.splits import DataSet, Examples
@@ -92,7 +92,7 @@ def _plain(data: DataSet, split: str, place: int, name: str) -> Look:
         passage = data.texts.splits[split][place]
         return Look(f"{passage.source}, line {passage.line}", text=shown(passage))
     if isinstance(examples, OwnExamples):
-        return _sample(take(examples, torch.tensor([place])), name)
+        return _sample(examples.at(torch.tensor([place])), name)
     inputs, label = examples.inputs[place], examples.labels[place]
     said = ""
     if label.numel() == 1:
@@ -120,7 +120,7 @@ def together(
 
     Args:
         looks: The examples.
-        notes: A figure of each.
+        notes: A figure of each; empty where there is none.
         wrong: Which are known to be wrong; none by default.
         tones: Colour of each frame; see ``Card``.
         what: Head of the column of the figures, in a table.
@@ -135,7 +135,8 @@ def together(
     names, hidden = _shown_columns(list(dict.fromkeys(n for each in looks for n in each.row)))
     rows = [
         # The figure stands where a narrow screen shows it, however many columns there are.
-        {"example": each.name, what: note}
+        {"example": each.name}
+        | ({what: note} if any(notes) else {})
         | {name: each.row.get(name, "") for name in names}
         | ({f"and {hidden} more columns": "..."} if hidden else {})
         for each, note in zip(looks, notes, strict=True)

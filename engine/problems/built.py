@@ -16,7 +16,7 @@ from engine.problems.calls import call_problem
 from engine.problems.fits import check_baselines_fit, check_fits, smooths_labels
 from engine.problems.kept_code import at_hand
 from engine.problems.metaparameters import make_metaparameter
-from engine.problems.own_examples import drawn_when_read, take
+from engine.problems.own_examples import drawn_when_read
 from engine.problems.own_training import (
     check_own_training,
     own_digests,
@@ -175,7 +175,7 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
     for split in ("validation", "test"):
         held_out = built.held_out[split]
         number = min(len(held_out), _TRIED)
-        few = take(held_out, torch.linspace(0, len(held_out) - 1, number).long())
+        few = held_out.at(torch.linspace(0, len(held_out) - 1, number).long())
         try:
             built.scores(built.routine.initial_state(), {split: few})
         except EngineError:

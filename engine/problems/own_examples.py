@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +66,11 @@ class OwnExamples(Examples):
 
     def first(self, number: int) -> "OwnExamples":
         """Return the first ones."""
-        return _chosen(self, torch.arange(number))
+        return self.at(torch.arange(number))
+
+    def at(self, indices: Tensor) -> "OwnExamples":
+        """Return some of them, in the order of the indices."""
+        return _chosen(self, indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +196,6 @@ def drawn_when_read(splits: Mapping[str, Examples]) -> list[str]:
         for name, examples in splits.items()
         if read_through(examples).fingerprint != read_through(examples).fingerprint
     ]
-
-
-def take(examples: Examples, indices: Tensor) -> Examples:
-    """Return some of the examples, in the order of the indices."""
-    if isinstance(examples, OwnExamples):
-        return _chosen(examples, indices)
-    return replace(examples, inputs=examples.inputs[indices], labels=examples.labels[indices])
 
 
 def _chosen(examples: OwnExamples, indices: Tensor) -> OwnExamples:

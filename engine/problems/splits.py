@@ -41,6 +41,10 @@ class Examples:
         """Return the first ones."""
         return replace(self, inputs=self.inputs[:number], labels=self.labels[:number])
 
+    def at(self, indices: Int64[Tensor, " some"]) -> "Examples":
+        """Return some of them, in the order of the indices."""
+        return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])
+
 
 @dataclass(frozen=True)
 class DataSet:

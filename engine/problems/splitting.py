@@ -1,6 +1,7 @@
 """The examples of a problem as a data set: its splits, what is known of them, and their digest."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,11 +16,10 @@ from engine.problems.own_examples import (
     ReadThrough,
     as_examples,
     read_through,
-    take,
 )
 from engine.problems.splits import DataSet, Examples, examples_fingerprint
+from engine.recipes.arguments.data import HELD_OUT
 
-HELD_OUT = ("objective", "validation", "test")
 _MEANING = {"validation": "the iterate is chosen", "test": "the result is judged"}
 
 _COMPARED = 100_000
@@ -88,7 +88,7 @@ def _held_out(
         return held_out, {}, []
     whole = held_out["objective"]
     rows = _cut(whole, ["objective", *missing])
-    held_out |= {name: take(whole, torch.tensor(places)) for name, places in rows.items()}
+    held_out |= {name: whole.at(torch.tensor(places)) for name, places in rows.items()}
     sizes = ", ".join(f"{len(held_out[name])} {name}" for name in ("objective", *missing))
     note = (
         f"The problem has no {' and no '.join(missing)} split, so its objective examples were "
@@ -203,18 +203,30 @@ def _copies(splits: dict[str, Examples], read: dict[str, ReadThrough]) -> list[s
         if found is None:
             return []
         rows[name] = found
-    train = set(rows["train"])
+    return copies(rows)
+
+
+def copies(rows: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """Say how many examples of held-out splits are the same as one of another split.
+
+    Args:
+        rows: Split to what makes each of its examples the same as another; none is compared if
+            there are very many.
+    """
+    if any(len(each) > _COMPARED for each in rows.values()):
+        return []
+    known = {name: set(each) for name, each in rows.items()}
+    held_out = [name for name in HELD_OUT if name in rows]
     notes = []
-    for name in HELD_OUT:
-        shared = sum(row in train for row in rows[name])
+    for name in held_out:
+        shared = sum(row in known["train"] for row in rows[name])
         if shared:
             notes.append(
                 f"{shared} of {len(rows[name])} {name} examples are the same as a training "
                 "candidate, so their loss says little about new ones."
             )
-    for one, other in combinations(HELD_OUT, 2):
-        known = set(rows[one])
-        shared = sum(row in known for row in rows[other])
+    for one, other in combinations(held_out, 2):
+        shared = sum(row in known[one] for row in rows[other])
         if shared:
             notes.append(
                 f"{shared} of {len(rows[other])} {other} examples are {one} examples too, so "
@@ -245,7 +257,8 @@ def own_groups(data: DataSet, name: str) -> Tensor:
         known = ", ".join(["class", "cluster", *data.groups])
         raise ConfigurationError(
             f"metaparameters.groups is {name}, but the problem has no groups of that name. Use one "
-            f"of {known}, or give the problem groups={{{name!r}: ...}}."
+            f"of {known}; or name the column in arguments.groups, of a ready problem that has that "
+            f"argument; or give a problem of your own groups={{{name!r}: ...}}."
         )
     numbers = {each: place for place, each in enumerate(sorted(set(data.groups[name]), key=str))}
     return torch.tensor([numbers[each] for each in data.groups[name]])

@@ -1,7 +1,7 @@
 """Models of a ready problem: one that ships, or a class or function of the user's by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,9 +20,9 @@ def model_maker(
     """Return a function of the seed that makes a model for examples of a shape.
 
     Args:
-        model: Settings of a shipped model, or ``my_file.py:Net`` or ``package.module:Net``: a class
-            or function, which is called with those of ``input_shape``, ``num_inputs`` and
-            ``num_outputs`` that its signature has.
+        model: Settings of a shipped model, or a class or function, see ``own_model``, which is
+            called with those of ``input_shape``, ``num_inputs`` and ``num_outputs`` that its
+            signature has.
         input_shape: Of one example, without the batch axis.
         num_outputs: Numbers that the model has for an example.
 
@@ -33,13 +33,30 @@ def model_maker(
     if isinstance(model, ModelSettings):
         check_model(model, input_shape)
         return lambda seed: build_model(model, input_shape, num_outputs, seed=seed, dtype=dtype)
-    make = load_object(model, "arguments.model")
-    known = {
+    return own_model(model, sizes(input_shape, num_outputs))
+
+
+def sizes(input_shape: tuple[int, ...], num_outputs: int) -> dict[str, Any]:
+    """Return what every model of one's own may ask for, by the names of its parameters."""
+    return {
         "input_shape": input_shape,
         "num_inputs": int(torch.tensor(input_shape).prod()),
         "num_outputs": num_outputs,
     }
-    given = _given(make, known, model)
+
+
+def own_model(name: str, known: Mapping[str, Any]) -> Callable[[int], nn.Module]:
+    """Return a function of the seed that makes a model of one's own.
+
+    Args:
+        name: ``my_file.py:Net`` or ``package.module:Net``: a class or a function.
+        known: What it may ask for, by the names of its parameters.
+
+    Raises:
+        ConfigurationError: If there is no such class, or it takes other arguments.
+    """
+    make = load_object(name, "arguments.model")
+    given = _given(make, known, name)
 
     def made(seed: int) -> nn.Module:
         with seeded(seed, "own model"):
@@ -48,7 +65,7 @@ def model_maker(
     return made
 
 
-def _given(make: Callable[..., Any], known: dict[str, Any], name: str) -> dict[str, Any]:
+def _given(make: Callable[..., Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
     parameters = inspect.signature(make).parameters.values()
     needed = [each.name for each in parameters if each.default is each.empty]
     missing = [each for each in needed if each not in known]
@@ -56,7 +73,6 @@ def _given(make: Callable[..., Any], known: dict[str, Any], name: str) -> dict[s
         raise ConfigurationError(
             f"arguments.model is {name}, which needs {', '.join(missing)}, but a model of a ready "
             f"problem is called with {', '.join(known)} only. Give {missing[0]} a default, or "
-            "write "
-            "a problem of your own: `mgd new`."
+            "write a problem of your own: `mgd new`."
         )
     return {each.name: known[each.name] for each in parameters if each.name in known}

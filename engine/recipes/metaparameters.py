@@ -86,9 +86,10 @@ class MetaparametersSettings(Settings):
     kept: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training candidates in the first subset, drawn at random, for counts."""
 
-    groups: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "class"
+    groups: Annotated[str, Field(pattern=r"^[\w .()%+-]+$")] = "class"
     """What has a weight, for the kind group-weights: class, cluster (of the inputs), source (of
-    texts), or the name of groups that the problem has."""
+    texts), or the name of groups that the problem has, such as a column that arguments.groups
+    names."""
 
     num_groups: Annotated[int, Field(ge=2)] = 10
     """Clusters that k-means makes of the inputs."""

@@ -22,7 +22,7 @@ from engine.preflight.verdict import Check, CheckReport, Verdict
 from engine.problems.built import check_repeats, check_scores, make_step_vjp
 from engine.progress.meter import doing
 from engine.recipes.execution import RunnerName
-from engine.recipes.problem_functions import names_code
+from engine.recipes.problem_functions import is_shipped, names_code
 from engine.recipes.replay import ScheduleName
 from engine.replay.borders import differs, refuse_difference
 from engine.replay.first_step import check_routine, check_unroll
@@ -120,11 +120,19 @@ def preflight(run: Run) -> Made:
     with asked_rightly(problem.routine, [problem.output]):
         found = checked(problem.routine, problem.output, run.settled.replay)
     told = found.for_recipe(run.recipe.model_dump(mode="json"), problem.unread)
-    return {}, with_notes(told, problem.notes).model_dump(mode="json")
+    ready = is_shipped(run.recipe.problem)
+    return {}, with_notes(told, problem.notes, ready=ready).model_dump(mode="json")
 
 
-def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
-    """Return a report with what people should know of the examples, as warnings."""
+def with_notes(report: CheckReport, notes: Sequence[str], *, ready: bool = False) -> CheckReport:
+    """Return a report with what people should know of the examples, as warnings.
+
+    Args:
+        report: The report.
+        notes: One for each warning.
+        ready: Whether the problem ships, so that its arguments are what people can change.
+    """
+    what = "the arguments of the problem, or its files" if ready else "what the problem returns"
     return report.with_checks(
         [
             Check(
@@ -133,7 +141,7 @@ def with_notes(report: CheckReport, notes: Sequence[str]) -> CheckReport:
                 value=None,
                 limit=None,
                 cause=note,
-                remedy="If this was not meant, change what the problem returns.",
+                remedy=f"If this was not meant, change {what}.",
             )
             for note in notes
         ]

@@ -11,6 +11,7 @@ from string import Template
 from typing import NamedTuple
 
 from engine.errors import ConfigurationError
+from engine.extras import install
 from engine.recipes.code.sources import PROJECT
 from engine.recipes.code.user_code import is_installed
 from engine.secret_urls import refuse_secrets
@@ -43,6 +44,9 @@ class _Begin(NamedTuple):
     change: str
     """What the user has to change before the first run; empty if nothing."""
 
+    needs: tuple[str, str] = ("", "")
+    """Package that reads the data, and the extra that brings it; empty if none is needed."""
+
     batch_size: int = 25
     rate: float = 0.05
     optimizer: str = "{name: sgd, momentum: 0.9}"
@@ -58,10 +62,12 @@ _PICTURES = """\
     return [f"arguments={{folder: {folder}, size: 8}}"]"""
 
 _ROWS = """\
-    pytest.importorskip("pyarrow", reason="tables need the package pyarrow")
-    rows = "".join(f"{number % 7},{number * 3 % 11},{'ab'[number % 2]}\\n" for number in range(30))
-    (folder / "rows.csv").write_text("x,y,kind\\n" + rows)
-    return [f"arguments={{url: {folder / 'rows.csv'}, label: kind}}"]"""
+    import numpy  # npz, because CSV and Parquet need the package pyarrow
+
+    number = numpy.arange(30)
+    kind = numpy.array(["a", "b"])[number % 2]
+    numpy.savez(folder / "rows.npz", x=number % 7, y=number * 3 % 11, kind=kind)
+    return [f"arguments={{url: {folder / 'rows.npz'}, label: kind}}"]"""
 
 _LINES = """\
     pytest.importorskip("transformers", reason="language models need the extra lm")
@@ -99,12 +105,17 @@ _NOTHING = """\
 
 _BEGINS = {
     Start.SCRIPT: _Begin("{num_train: 300}", _NOTHING, ""),
-    Start.IMAGE_FOLDER: _Begin("{folder: pictures}", _PICTURES, "arguments.folder"),
-    Start.TABLE: _Begin("{url: table.csv, label: label}", _ROWS, "arguments.url and label"),
+    Start.IMAGE_FOLDER: _Begin(
+        "{folder: pictures}", _PICTURES, "arguments.folder", ("PIL", "clip")
+    ),
+    Start.TABLE: _Begin(
+        "{url: table.csv, label: label}", _ROWS, "arguments.url and label", ("pyarrow", "parquet")
+    ),
     Start.TEXTS: _Begin(
         "{sources: [one.txt, other.txt], target: other.txt}",
         _LINES,
         "arguments.sources and target",
+        ("transformers", "lm"),
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-6}",
     ),
@@ -112,6 +123,7 @@ _BEGINS = {
         "{url: rows.jsonl}",
         _ANSWERS,
         "arguments.url",
+        ("transformers", "lm"),
         rate=0.003,
         optimizer="{name: adamw, eps_root: 1.0e-5}",
     ),
@@ -119,11 +131,15 @@ _BEGINS = {
         "{url: pairs}",
         _PAIRS,
         "arguments.url",
+        ("PIL", "clip"),
         rate=0.002,
         optimizer="{name: adamw, eps_root: 1.0e-8}",
     ),
     Start.HF_DATASET: _Begin(
-        "{source: saved, inputs: [x], label: label}", _SAVED, "arguments.source, inputs and label"
+        "{source: saved, inputs: [x], label: label}",
+        _SAVED,
+        "arguments.source, inputs and label",
+        ("datasets", "datasets"),
     ),
 }
 
@@ -224,11 +240,18 @@ def _names_in(template: str) -> set[str]:
     return found
 
 
+_PACKAGES = {"PIL": "pillow"}
+"""Packages that are installed by another name than they are imported by."""
+
+
 def tell(files: list[Path], start: Start) -> None:
     """Say what was written, and what to do next."""
     for path in files:
         say(f"Wrote {path}")
-    change = _BEGINS[start].change
+    change, (package, extra) = _BEGINS[start].change, _BEGINS[start].needs
+    if package and not find_spec(package):
+        what = "CSV and Parquet need" if start is Start.TABLE else "The data, and the test, need"
+        say(f"{what} the package {_PACKAGES.get(package, package)}. Run: {install(extra)}")
     if change:
         say(f"Set {change} in {files[1]}, then:")
     missing = "" if find_spec("pytest") else "   (pip install pytest first)"

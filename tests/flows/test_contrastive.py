@@ -37,5 +37,5 @@ def test_descent_on_shards_leaves_scores_selection_and_pairs_to_look_at(tmp_path
     assert [row["name"] for row in rows] == list(train.names)
     assert record.iterates[0].scores["test"].keys() == {"loss", "accuracy", "text_to_image"}
     assert [each.name for each in record.baselines] == ["random"]
-    assert page.count('<div class="cards">') == 2
+    assert page.count('<ul class="cards') == 4
     assert "shade 3" in page

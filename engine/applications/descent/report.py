@@ -31,7 +31,6 @@ from engine.applications.descent.source_shares import measure_sources
 from engine.metaparameters.inputs import Inputs
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import BuiltProblem, build_problem
-from engine.problems.own_examples import take
 from engine.recipes.descent import DescentRecipe
 from engine.reports.sections import Section, Table
 from engine.routine.coupled_loss import CoupledLoss
@@ -185,7 +184,7 @@ def _test_losses(
     if isinstance(problem.loss, CoupledLoss) or problem.routine.own is not None:
         return None
     test = problem.held_out["test"]
-    few = take(test, torch.arange(min(len(test), _TESTED))).batches(problem.routine.device)
+    few = test.first(min(len(test), _TESTED)).batches(problem.routine.device)
 
     def losses(final: Ref) -> Tensor:
         state = read_rows(store, final, problem.routine.device)

@@ -5,9 +5,10 @@ which images, captions and token ids they were.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
@@ -26,7 +27,8 @@ from engine.problems.pairs.found import Found, Place
 from engine.problems.pairs.images import PairBatches, ShardImages, standardized
 from engine.problems.pairs.shards import read_files
 from engine.problems.splits import DataSet, Examples
-from engine.recipes.arguments.data import DataName, DataSettings
+from engine.problems.splitting import copies
+from engine.recipes.arguments.data import HELD_OUT, DataName, DataSettings, check_drawn
 from engine.recipes.arguments.pairs import ContrastiveSettings
 
 
@@ -70,22 +72,57 @@ class Pairs(Examples):
             self.names[:number],
         )
 
+    def at(self, indices: Int64[Tensor, " some"]) -> "Pairs":
+        """Return some of them, in the order of the indices."""
+        rows = indices.tolist()
+        return Pairs(
+            self.inputs[indices],
+            self.labels[indices],
+            self.groups[indices],
+            tuple(self.captions[row] for row in rows),
+            tuple(self.names[row] for row in rows if self.names),
+        )
+
+
+class Loaded(NamedTuple):
+    """Pairs as they were read."""
+
+    data: DataSet
+    """Validation and test are left out where they are cut from the objective's pairs."""
+
+    tokenizer: Tokenizer
+    """Trained on the training captions."""
+
+    notes: tuple[str, ...] = ()
+    """What people should know of them."""
+
 
 def load_pairs(
-    data: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
-) -> tuple[DataSet, Tokenizer]:
+    data: DataSettings,
+    settings: ContrastiveSettings,
+    dtype: torch.dtype,
+    own: Mapping[str, str | None] = MappingProxyType({}),
+) -> Loaded:
     """Read the pairs of a recipe, and train the tokenizer on the training captions.
+
+    Args:
+        data: Which pairs, and how many are drawn for each split.
+        settings: How files are read.
+        dtype: Number format of the images.
+        own: Objective, validation and test to folders of their own, or to nothing.
 
     Raises:
         DataError: If the files are missing or damaged, or the splits do not fit into them.
+        ConfigurationError: If a setting has no meaning beside folders of one's own.
     """
-    read = _fashion_captions if data.name is DataName.FASHION_CAPTIONS else _image_text
-    return read(data, settings, dtype)
+    if data.name is DataName.FASHION_CAPTIONS:
+        return _fashion_captions(data, settings, dtype)
+    return _image_text(data, settings, dtype, own)
 
 
 def _fashion_captions(
     given: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
-) -> tuple[DataSet, Tokenizer]:
+) -> Loaded:
     """Return Fashion-MNIST with captions of its labels; a flipped label makes a wrong one."""
     chosen = given.model_copy(update={"name": DataName.FASHION_MNIST})
     data = load_data(chosen, dtype)
@@ -102,36 +139,18 @@ def _fashion_captions(
         )
         for name, examples in data.splits.items()
     }
-    return with_fingerprint(data, splits), tokenizer
+    return Loaded(with_fingerprint(data, splits), tokenizer)
 
 
 def _image_text(
-    data: DataSettings, settings: ContrastiveSettings, dtype: torch.dtype
-) -> tuple[DataSet, Tokenizer]:
+    data: DataSettings,
+    settings: ContrastiveSettings,
+    dtype: torch.dtype,
+    own: Mapping[str, str | None],
+) -> Loaded:
     """Return pairs from files; held-out ones from files of their own, if there are such."""
-    assert data.url is not None  # an argument of the problem
-    pool = read_files("arguments.url", data.url, settings, keep=settings.in_memory)
-    sizes = {
-        "train": data.num_train,
-        "objective": data.num_objective,
-        "validation": data.num_validation,
-    }
     drawn = torch.Generator().manual_seed(data.seed)
-    if settings.target_url is None:
-        left = len(pool.names) - sum(sizes.values())
-        sizes["test"] = max(left, 1) if data.num_test is None else data.num_test
-        places = cut_places(len(pool.names), sizes, "arguments.url", drawn)
-        sources = dict.fromkeys(sizes, pool)
-    else:
-        target = read_files(
-            "arguments.contrastive.target_url", settings.target_url, settings, keep=True
-        )
-        held_out = {name: sizes[name] for name in ("objective", "validation")}
-        left = len(target.names) - sum(held_out.values())
-        held_out["test"] = max(left, 1) if data.num_test is None else data.num_test
-        places = cut_places(len(pool.names), {"train": data.num_train}, "arguments.url", drawn)
-        places |= cut_places(len(target.names), held_out, "arguments.contrastive.target_url", drawn)
-        sources = {"train": pool} | dict.fromkeys(held_out, target)
+    sources, places = _placed(data, settings, own, drawn)
     captions = {
         name: [sources[name].captions[place] for place in rows] for name, rows in places.items()
     }
@@ -153,7 +172,50 @@ def _image_text(
         )
     ids = torch.tensor(places["train"])
     made = DataSet(splits, tokenizer.size, corrupted, hasher.hexdigest(), None, ids)
-    return with_fingerprint(made, splits), tokenizer
+    notes = copies(
+        {
+            name: [sources[name].digests[r] + sources[name].captions[r].encode() for r in rows]
+            for name, rows in places.items()
+        }
+    )
+    return Loaded(with_fingerprint(made, splits), tokenizer, tuple(notes))
+
+
+def _placed(
+    data: DataSettings,
+    settings: ContrastiveSettings,
+    own: Mapping[str, str | None],
+    drawn: torch.Generator,
+) -> tuple[dict[str, Found], dict[str, list[int]]]:
+    """Return split to the files that it is of, and to its places among their pairs."""
+    assert data.url is not None  # an argument of the problem
+    setting = "arguments.contrastive.target_url"
+    files = {name: url for name, url in own.items() if url is not None}
+    sizes = {
+        name: getattr(data, f"num_{name}")
+        for name in check_drawn(data, files, (setting, settings.target_url))
+    }
+    pool = read_files("arguments.url", data.url, settings, keep=settings.in_memory)
+    train = {"train": data.num_train}
+    if settings.target_url is None:
+        target, wanted = pool, _filled(train | sizes, pool)
+        places = cut_places(len(pool.names), wanted, "arguments.url", drawn)
+    else:
+        target = read_files(setting, settings.target_url, settings, keep=True)
+        places = cut_places(len(pool.names), train, "arguments.url", drawn)
+        places |= cut_places(len(target.names), _filled(sizes, target), setting, drawn)
+    sources = {"train": pool} | dict.fromkeys(sizes, target)
+    for name, url in files.items():
+        sources[name] = read_files(f"arguments.{name}", url, settings, keep=True)
+        places[name] = [*range(len(sources[name].names))]
+    order = [name for name in ("train", *HELD_OUT) if name in places]
+    return {name: sources[name] for name in order}, {name: places[name] for name in order}
+
+
+def _filled(sizes: dict[str, int | None], found: Found) -> dict[str, int]:
+    """Return sizes in which a test split of no size has all that is left, and at least one."""
+    left = max(len(found.names) - sum(size or 0 for size in sizes.values()), 1)
+    return {name: left if size is None else size for name, size in sizes.items()}
 
 
 def _images(

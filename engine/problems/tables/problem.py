@@ -17,6 +17,7 @@ from engine.problems.scores import class_scores
 from engine.problems.splits import Examples
 from engine.problems.tables.cells import Column, are_marked, fitted, is_missing, number
 from engine.problems.tables.files import read_table
+from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.tables.labels import class_name, guessed, labels, targets
 from engine.problems.user_models import model_maker
 from engine.recipes.arguments.data import Target
@@ -45,6 +46,9 @@ class Wanted(NamedTuple):
     target: Target = Target.AUTO
     """What the label is."""
 
+    groups: tuple[str, ...] = ()
+    """What says of which group a row is, for mixtures."""
+
 
 def table_problem(
     urls: dict[str, str | None],
@@ -72,11 +76,13 @@ def table_problem(
         DataError: If a file or a column cannot be used; says which.
     """
     assert urls["train"] is not None  # an argument of the problem
-    label, features, names, _ = wanted
+    label, features, names, _, groups = wanted
     _check_features(label, features)
-    called = {names} if names else set[str]()  # 007 is a name, and 7 is another
+    check_groups(groups, label)
+    # 007 is a name, and 7 is another.
+    called = {*([names] if names else []), *(set(groups) - {label, *features})}
     train = read_table(urls["train"], "train", texts=called)
-    index = {} if features else {name: train.pop(name) for name in _index(train, label, names)}
+    index = {} if features else {name: train.pop(name) for name in _index(train, wanted)}
     # What is a word in one file is one in all: true, 01 and NA are other things where all are such.
     words = {name for name, column in train.items() if _are_words(column)}
     tables = {"train": train}
@@ -85,7 +91,8 @@ def table_problem(
             tables[name] = read_table(url, name, texts=called | words)
     if "objective" not in tables:
         tables["train"], tables["objective"] = _hold_out(train, held_out, seed)
-    read = features or tuple(train)
+    read = features or tuple(name for name in train if name not in groups)
+    _check_columns({"train": tables["train"]}, [*groups], urls)  # no other split has to have them
     _check_columns(tables, [label, *read, *([names] if names else [])], urls)
     notes = tuple(
         f"The column {name!r} counts the rows, as pandas writes its index, and is not read."
@@ -94,8 +101,8 @@ def table_problem(
     return rows_problem(tables, wanted, model, notes)
 
 
-def _and(names: str | None) -> str:
-    return f" and the names {names!r}" if names else ""
+def _and(what: str, *names: str | None) -> str:
+    return f" and {what} {', '.join(map(repr, names))}" if any(names) else ""
 
 
 def rows_problem(
@@ -112,13 +119,14 @@ def rows_problem(
         model: See ``engine.problems.user_models.model_maker``.
         notes: What people should know of the rows.
     """
-    label, features, names, target = wanted
+    label, features, names, target, grouped = wanted
     train = tables["train"]
-    read = features or tuple(name for name in train if name not in (label, names))
+    read = features or tuple(name for name in train if name not in (label, names, *grouped))
     if not read:
         raise DataError(
-            f"The table has no column besides the label {label!r}{_and(names)}, so there is "
-            "nothing to learn from. Add columns of features.",
+            f"The table has no column besides the label {label!r}{_and('the names', names)}"
+            f"{_and('the groups', *grouped)}, so there is nothing to learn from. Add columns of "
+            "features.",
             settings=("arguments.features", "arguments.label"),
         )
     columns = [fitted(name, train[name]) for name in read]
@@ -138,9 +146,11 @@ def rows_problem(
     inputs = splits["train"].inputs
     width = inputs.shape[1]
     called = {name: _called(rows[names]) if names else [] for name, rows in tables.items()}
+    groups, unknown = groups_of({name: train[name] for name in grouped})
 
     def show(split: str, place: int) -> dict[str, Any]:
-        return {name: tables[split][name][place] for name in (*read, label)}
+        beside = [each for each in grouped if each != label and each in tables[split]]
+        return {name: tables[split][name][place] for name in (*read, *beside, label)}
 
     shared: dict[str, Any] = {
         **splits,
@@ -150,13 +160,15 @@ def rows_problem(
         "show_held_out": show,
         "show_inputs": lambda row: _told(row, columns),
         "bounds": (inputs.amin(0), inputs.amax(0)),
-        "notes": (*notes, *_numbers_among_words(columns), *_unknown_words(tables, columns)),
+        "notes": (
+            *(*notes, *unknown),
+            *(*_numbers_among_words(columns), *_unknown_words(tables, columns)),
+        ),
     }
     if classes:
-        groups = {label: [class_name(each) for each in train[label]]}
-        learned = {**_classifying(classes), "groups": groups}
-    else:
-        learned = _predicting(spread[1])
+        groups |= {label: [class_name(each) for each in train[label]]}
+    learned = _classifying(classes) if classes else _predicting(spread[1])
+    shared["groups"] = groups
     return Problem(model=model_maker(model, (width,), max(len(classes), 1)), **shared, **learned)
 
 
@@ -198,13 +210,14 @@ def _numbers_among_words(columns: Sequence[Column]) -> list[str]:
     return said
 
 
-def _index(train: dict[str, list[Any]], label: str, names: str | None) -> list[str]:
+def _index(train: dict[str, list[Any]], wanted: Wanted) -> list[str]:
     """Return the columns that pandas has written to number the rows, which say nothing of them."""
+    asked = (wanted.label, wanted.names, *wanted.groups)
     rows = list(range(len(next(iter(train.values()), []))))
     return [
         name
         for name, column in train.items()
-        if name not in (label, names) and (_INDEX.fullmatch(name) or (not name and column == rows))
+        if name not in asked and (_INDEX.fullmatch(name) or (not name and column == rows))
     ]
 
 

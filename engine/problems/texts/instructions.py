@@ -1,30 +1,23 @@
 """Instructions with their responses, and a language model that learns the responses only."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 
 from engine.errors import DataError
-from engine.models.losses import per_text_cross_entropy
 from engine.numerics.determinism import generator
 from engine.problems.base import Problem
-from engine.problems.passage import Passage, Texts
-from engine.problems.scores import class_scores
-from engine.problems.splits import Examples
+from engine.problems.passage import Passage
 from engine.problems.tables.files import read_table
+from engine.problems.tables.groups import check_groups, groups_of
 from engine.problems.texts.json_lines import check_characters, holds_json, read_json, stem
-from engine.problems.texts.model import build_language_model, embedding, origin
-from engine.problems.texts.problem import TEXTS_TOGETHER
-from engine.problems.texts.tokens import encode, pretrained_tokenizer, train_tokenizer
-from engine.recipes.arguments.text import (
-    LanguageModelSettings,
-    LanguageSettings,
-    Responses,
-    TextSettings,
-    check_language,
-)
+from engine.problems.texts.learner import Models
+from engine.problems.texts.problem import learned
+from engine.recipes.arguments.text import Responses, TextSettings, check_language
 from engine.storage.content import decoded, unpacked
 from engine.storage.reading import read_data
 
@@ -41,35 +34,43 @@ _SHOWN = 5
 """Rows that were left out, by place in a sentence."""
 
 
+class Rows(NamedTuple):
+    """What is read of the rows of a file."""
+
+    responses: Responses = Responses.ALL
+    """Which messages of the assistant are learned of a dialogue."""
+
+    groups: tuple[str, ...] = ()
+    """Fields that say of which group a candidate is, for mixtures."""
+
+
 def instructions_problem(
     urls: dict[str, str | None],
-    held_out: float,
-    seed: int,
+    held_out: tuple[float, int],
     text: TextSettings,
-    models: tuple[LanguageModelSettings, LanguageSettings],
-    responses: Responses = Responses.ALL,
+    models: Models,
+    wanted: Rows = Rows(),  # noqa: B008 (is never changed)
 ) -> Problem:
     """Return instructions with responses, and a language model that answers.
 
     Args:
         urls: ``train``, and ``objective``, ``validation`` and ``test`` where they have files.
-        held_out: Share of the rows that are held out if ``objective`` has no file.
-        seed: Seeds which.
+        held_out: Share of the rows that are held out if ``objective`` has no file, and the seed.
         text: Separator, longest sequence and vocabulary.
-        models: Sizes of a new model, and which one.
-        responses: Which messages of the assistant are learned of a dialogue.
+        models: Sizes of a new model or a class of one's own, and which model it is.
+        wanted: What is read of the rows.
 
     Raises:
         DataError: If a file cannot be read, has no known fields, or no row with a response.
     """
     assert urls["train"] is not None  # an argument of the problem
+    check_groups(wanted.groups)
     left_out: list[str] = []
     unread: Counter[str] = Counter()
-    splits = {
-        name: _passages(url, name, left_out, unread, responses)
-        for name, url in urls.items()
-        if url is not None
-    }
+    given = {name: url for name, url in urls.items() if url is not None}
+    read = {name: _passages(url, name, left_out, unread, wanted) for name, url in given.items()}
+    splits = {name: [passage for passage, _ in rows] for name, rows in read.items()}
+    cells = {passage.text: found for passage, found in read["train"]}
     rows = len(splits["train"])
     splits["train"] = list({each.text: each for each in splits["train"]}.values())
     notes = [
@@ -78,64 +79,45 @@ def instructions_problem(
         *_repeated_notes(rows - len(splits["train"])),
     ]
     if "objective" not in splits:
-        splits["train"], splits["objective"] = hold_out(splits["train"], held_out, seed)
-    return passages_problem(splits, text, models, tuple(notes))
+        splits["train"], splits["objective"] = hold_out(splits["train"], *held_out)
+    groups, missing = groups_of(
+        {
+            name: [cells[each.text][place] for each in splits["train"]]
+            for place, name in enumerate(wanted.groups)
+        }
+    )
+    return passages_problem(splits, text, models, (*notes, *missing), groups=groups)
 
 
 def passages_problem(
     splits: dict[str, list[Passage]],
     text: TextSettings,
-    models: tuple[LanguageModelSettings, LanguageSettings],
+    models: Models,
     notes: tuple[str, ...] = (),
-    **parts: Any,  # noqa: ANN401 (of Problem)
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Problem:
-    """Return passages of each split as rows of tokens, and a language model that continues them.
+    """Return passages of each split as a problem; see ``engine.problems.texts.problem.learned``.
 
     Args:
         splits: Split to its passages; ``train`` and ``objective``, and perhaps the others.
         text: Separator, longest sequence and vocabulary.
-        models: Sizes of a new model, and which one.
+        models: Sizes of a new model or a class of one's own, and which model it is.
         notes: What people should know of the passages.
-        **parts: Further parts of the problem.
+        groups: Name to the group of each candidate; those called source are its source.
     """
-    model, language = models
-    check_language(model, text.model_copy(update={"sources": ("given",)}), language)
-    tokenizer = (
-        pretrained_tokenizer(language.pretrained)
-        if language.pretrained is not None
-        else train_tokenizer(
-            [part for each in splits["train"] for part in each.text if part], text.vocabulary
-        )
-    )
-    columns = encode(splits, tokenizer, separator=text.separator, max_tokens=text.max_tokens)
-    dtype = torch.get_default_dtype()
-
-    def make(seed: int) -> torch.nn.Module:
-        return build_language_model(
-            model,
-            language,
-            vocabulary=tokenizer.size,
-            num_positions=columns["train"][0].shape[1],
-            seed=seed,
-            dtype=dtype,
-        )
-
-    given: dict[str, Any] = {name: Examples(*both) for name, both in columns.items()}
+    check_language(models[0], text.model_copy(update={"sources": ("given",)}), models[1])
+    if "source" in groups:
+        train = zip(splits["train"], groups["source"], strict=True)
+        splits = splits | {"train": [replace(each, source=source) for each, source in train]}
     train = splits["train"]
-    return Problem(
-        model=make,
-        loss=per_text_cross_entropy,
-        num_classes=tokenizer.size,
+    return learned(
+        splits,
+        text,
+        models,
         names=[each.name for each in train],
         show=lambda place: text.separator.join(each for each in train[place].text if each),
-        texts=Texts.of(splits),
-        chunk=TEXTS_TOGETHER,
-        score=class_scores,
-        embedding=embedding,
-        origin=origin(language),
         notes=notes,
-        **given,
-        **parts,
+        groups=dict(groups),
     )
 
 
@@ -176,25 +158,37 @@ def _repeated_notes(times: int) -> list[str]:
 
 
 def _passages(
-    url: str, split: str, left_out: list[str], unread: Counter[str], responses: Responses
-) -> list[Passage]:
-    """Return the rows of a file as passages; note what has nothing to learn, or is not read."""
+    url: str, split: str, left_out: list[str], unread: Counter[str], wanted: Rows
+) -> list[tuple[Passage, list[Any]]]:
+    """Return the rows of a file as passages, each with what its fields of groups hold.
+
+    What has nothing to learn, or is not read, is noted.
+    """
+    grouped = wanted.groups if split == "train" else ()
+    lost = list(grouped)
     found = []
     for line, row in _rows(url, split):
         place = Passage("", "", stem(url), url, line)
-        prompt, *turns = _parts(row, place.place, responses)
-        unread.update(_unread(row))
+        prompt, *turns = _parts(row, place.place, wanted.responses)
+        unread.update(name for name in _unread(row) if name not in wanted.groups)
+        lost = [name for name in lost if name not in row]
         if prompt.strip() and turns and turns[0].strip():
             text = "\n".join(turns)
             learned = tuple((turn, number % 2 == 0) for number, turn in enumerate(turns))
             several = learned if len(turns) > 1 else ()
-            found.append(Passage(prompt, text, place.source, url, line, several))
+            passage = Passage(prompt, text, place.source, url, line, several)
+            found.append((passage, [row.get(name) for name in grouped]))
         else:
             left_out.append(place.place)
     if not found:
         raise DataError(
             f"{url} has {len(left_out)} rows, and none with a prompt and a response, so there is "
             "nothing to learn from it. Point at a file with some."
+        )
+    if lost:
+        raise DataError(
+            f"arguments.groups has {lost[0]!r}, but no row of {url} has a field of that name. "
+            "Correct the name."
         )
     return found
 

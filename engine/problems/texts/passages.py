@@ -30,17 +30,29 @@ def read_sources(settings: TextSettings, folder: str | None) -> tuple[list[Passa
 
     Returns:
         The candidates, file by file, and the task's passages. Where the task is one of the
-        sources, its passages are in both.
+        sources, its passages are in both; where none is named, it is all sources.
 
     Raises:
         DataError: If a file cannot be read or holds no passage, or a line of it is damaged.
     """
-    assert settings.target is not None  # the recipe's validation sees to it
     names = _names([locate(path, folder) for path in settings.sources])
     read = {url: _distinct(read_passages(url, name, settings)) for url, name in names.items()}
+    pool = [passage for passages in read.values() for passage in passages]
+    if settings.target is None:
+        return pool, _distinct(pool)
     url = locate(settings.target, folder)
-    target = read.get(url) or _distinct(read_passages(url, "target", settings))
-    return [passage for passages in read.values() for passage in passages], target
+    return pool, read.get(url) or read_own(url, "target", settings)
+
+
+def read_own(url: str, name: str, settings: TextSettings) -> list[Passage]:
+    """Read the file of a split, each text once; see ``read_passages``.
+
+    Args:
+        url: The file.
+        name: Of the split, for passages that name no source.
+        settings: How plain text is cut.
+    """
+    return _distinct(read_passages(url, name, settings))
 
 
 def read_passages(url: str, source: str, settings: TextSettings) -> list[Passage]:
@@ -106,7 +118,8 @@ def _read(url: str) -> str:
         "Install Debian's packages fortunes, fortunes-de, fortunes-it, fortunes-es and "
         "fortunes-cs, or set arguments.url to a folder that holds this file."
         if url.startswith(FORTUNES)
-        else "Correct the path in arguments.sources or arguments.target, or arguments.url."
+        else "Correct the path in arguments.sources, target, objective, validation or test, or "
+        "arguments.url."
     )
     content = read_data(f"The text {url}", url, hint)
     text = decoded(unpacked(content, url), url)

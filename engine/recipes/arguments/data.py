@@ -1,10 +1,12 @@
 """Settings of the data: which set, how it is cut, and which labels are made wrong."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
+from engine.errors import ConfigurationError
 from engine.recipes.settings import Settings
 from engine.secret_urls import SafeUrl
 
@@ -69,3 +71,48 @@ class DataSettings(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the split and the flipped labels."""
+
+
+HELD_OUT = ("objective", "validation", "test")
+"""Splits that are held out."""
+
+
+def check_drawn(
+    data: DataSettings, own: Mapping[str, str], target: tuple[str, str | None]
+) -> tuple[str, ...]:
+    """Return the held-out splits that are drawn; refuse what is set for the others.
+
+    Those without files of their own are drawn from the task's files, or, where no such files are
+    named, from those of the candidates; but where only the objective has files of its own, the
+    others are cut from these.
+
+    Args:
+        data: How many are drawn.
+        own: Held-out split to its files.
+        target: Setting that names the task's files, and what it is.
+
+    Raises:
+        ConfigurationError: If a setting is not read; says why.
+    """
+    setting, named = target
+    if named is not None and len(own) == len(HELD_OUT):
+        raise ConfigurationError(
+            f"{setting} is {named}, but objective, validation and test have files of their own, so "
+            "nothing is drawn from it. Leave it out."
+        )
+    are_cut = named is None and "objective" in own
+    for name in HELD_OUT:
+        value = getattr(data, f"num_{name}")
+        if value == DataSettings.model_fields[f"num_{name}"].default:
+            continue
+        if name in own or are_cut:
+            why = (
+                f"all of arguments.{name} is read"
+                if name in own
+                else "these examples are cut from those of arguments.objective"
+            )
+            raise ConfigurationError(
+                f"arguments.num_{name} is {value}, but {why}, so that no such number is drawn. "
+                "Leave it out."
+            )
+    return () if are_cut else tuple(name for name in HELD_OUT if name not in own)

@@ -54,8 +54,9 @@ class TextSettings(Settings):
     by its content."""
 
     target: SafeUrl | None = None
-    """File of the task, from which objective, validation and test examples are drawn; it may be one
-    of the sources, and then the candidates are what is left of it."""
+    """File of the task, from which objective, validation and test examples are drawn that have no
+    file of their own; it may be one of the sources, and then the candidates are what is left of it.
+    Empty means all sources."""
 
     passages: Passages = Passages.LINE
     """What one example is in a plain text."""
@@ -97,22 +98,42 @@ class LanguageSettings(Settings):
     """Names of the layers that get an adapter, e.g. q_proj; empty means all but the output."""
 
 
-def check_language(model: ModelSettings, text: TextSettings, language: LanguageSettings) -> None:
+def check_language(
+    model: ModelSettings | str, text: TextSettings, language: LanguageSettings
+) -> None:
     """Refuse settings of texts that have no meaning together.
 
     Raises:
         ConfigurationError: With the value, the reason and the remedy.
     """
-    if model.name is not ModelName.TRANSFORMERS:
-        raise ConfigurationError(
-            f"arguments.model.name is {model.name.value}, but texts are read by language models, "
-            "and by nothing else. Use transformers."
-        )
+    if isinstance(model, str):
+        _check_own(model, language)
+    else:
+        _check_shipped(model, language)
     if not text.sources:
         raise ConfigurationError("arguments.sources is empty. Name the files of the candidates.")
     if len(set(text.sources)) < len(text.sources):
         raise ConfigurationError(
             f"arguments.sources names a file twice: {', '.join(text.sources)}. Name each once."
+        )
+
+
+def _check_own(model: str, language: LanguageSettings) -> None:
+    """Refuse settings of a language model where a model of one's own has its place."""
+    for name, value in language:
+        if value != LanguageSettings.model_fields[name].default:
+            raise ConfigurationError(
+                f"arguments.language.{name} is {value}, but arguments.model is {model}, a model of "
+                "your own, which no setting of arguments.language changes: architecture, weights "
+                "and adapters are its own. Leave one of them out."
+            )
+
+
+def _check_shipped(model: ModelSettings, language: LanguageSettings) -> None:
+    if model.name is not ModelName.TRANSFORMERS:
+        raise ConfigurationError(
+            f"arguments.model.name is {model.name.value}, but texts are read by language models, "
+            "and by nothing else. Use transformers."
         )
     sizes = ("width", "depth", "heads", "activation")
     changed = [

@@ -98,7 +98,7 @@ def test_groups_are_numbered_by_their_names():
     data, _ = data_set(problem(groups={"site": sites}), torch.float32)
 
     assert own_groups(data, "site").tolist() == [2, 0, 2, 1, 0, 1] * 2
-    with pytest.raises(ConfigurationError, match=r"class, cluster, site, or give the problem gro"):
+    with pytest.raises(ConfigurationError, match=r"class, cluster, site; or name the column"):
         own_groups(replace(data), "town")
 
 

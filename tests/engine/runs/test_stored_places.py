@@ -30,14 +30,14 @@ HARMLESS = {
 HARMLESS_ARGUMENTS = {
     *("arguments.separator", "arguments.checksum", "arguments.language.lora_targets"),
     *("arguments.contrastive.image_column", "arguments.contrastive.caption_column"),
-    *("arguments.label", "arguments.features", "arguments.names"),
+    *("arguments.label", "arguments.features", "arguments.names", "arguments.groups"),
     "arguments.inputs",
     "arguments.model",  # code, which is confirmed by itself, see below
 }
 """Texts among the arguments of problems that ship that name no place."""
 
 PLACES = {
-    *("arguments.url", "arguments.sources", "arguments.target"),
+    *("arguments.url", "arguments.sources", "arguments.target", "arguments.objective"),
     *("arguments.language.pretrained", "arguments.contrastive.target_url"),
 }
 """Some of the others."""

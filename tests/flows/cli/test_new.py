@@ -13,6 +13,7 @@ import engine
 from engine.problems.built import build_problem
 from engine.recipes.files import load_recipe
 from engine.replay.plain_training import train
+from flows.cli import new
 from flows.cli.app import app
 from flows.cli.new import Start
 
@@ -135,3 +136,37 @@ def test_folder_with_another_engine_is_no_place_for_a_problem(file, tmp_path):
     assert result.exit_code == 2
     assert f"{file} has the name of the package" in result.output.replace("\n", "")
     assert elsewhere.exit_code == 0, elsewhere.output
+
+
+NEEDS = {
+    Start.TABLE: "CSV and Parquet need the package pyarrow. Run: pip install -c constraints.txt "
+    "-e '.[parquet]'",
+    Start.PAIRS: "The data, and the test, need the package pillow. Run: pip install",
+    Start.INSTRUCTIONS: "need the package transformers. Run: pip install",
+    Start.SCRIPT: None,
+}
+
+
+@pytest.mark.parametrize("start", NEEDS)
+def test_package_that_a_beginning_needs_is_told_at_once(start, tmp_path, monkeypatch):
+    """After the README's own install a CSV was refused only when the run began."""
+    monkeypatch.setattr(new, "find_spec", lambda name: None)
+
+    result = cli.invoke(app, ["new", "mine", "--from", start, "--folder", str(tmp_path)])
+
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0
+    assert ("need the package" in said) == (NEEDS[start] is not None)
+    assert NEEDS[start] is None or NEEDS[start] in said
+
+
+def test_test_of_a_table_needs_no_package_but_those_of_the_pipeline(tmp_path, monkeypatch):
+    """It makes npz, which is read without pyarrow."""
+    cli.invoke(app, ["new", "mine", "--from", "table", "--folder", str(tmp_path)])
+    space = {}
+    exec((tmp_path / "test_mine.py").read_text(), space | {"__file__": ""}, space)
+    monkeypatch.setattr("engine.problems.tables.files.find_spec", lambda name: None)
+
+    recipe = load_recipe(str(tmp_path / "mine.yaml"), space["arguments"](tmp_path))
+
+    assert build_problem(recipe).data.groups["kind"].count("a") > 5

@@ -1,10 +1,12 @@
 """Section of a mixture: each group's share, beside some of its examples."""
 
 import torch
+from torch import Tensor
 
 from engine.applications.descent.material import Material
 from engine.applications.looks import candidate, together
 from engine.metaparameters.charts import Bars
+from engine.recipes.metaparameters import GroupName
 from engine.reports.sections import Section
 from engine.reports.units import write_percent
 
@@ -23,7 +25,7 @@ def section(run: Material) -> Section | None:
     for group in moved:
         places = torch.nonzero(run.groups == group).flatten()
         words = (
-            f"Group {group}, {len(places)} examples: share "
+            f"Group {group}{_name(run, group, places)}, {len(places)} examples: share "
             f"{write_percent(float(before[group]))} \u2192 {write_percent(float(after[group]))}"
         )
         shown = places[:SHOWN].tolist()
@@ -34,3 +36,15 @@ def section(run: Material) -> Section | None:
         "from the one that gained most to the one that lost most, each with its first examples."
     )
     return Section("Groups to look at", notes=[note], examples=examples)
+
+
+def _name(run: Material, group: int, places: Tensor) -> str:
+    """Return what people call a group, in brackets: a class, a corpus, a column's value."""
+    name, data = run.record.recipe.metaparameters.groups, run.data
+    if name == GroupName.CLASS:
+        return f" ({data.classes[group]})" if data.classes else ""
+    if name == GroupName.SOURCE and data.texts is not None:
+        return f" ({data.texts.sources[group]})"
+    if name != GroupName.CLUSTER and name in data.groups and len(places):
+        return f" ({data.groups[name][int(places[0])]})"
+    return ""
