@@ -23,6 +23,9 @@ from engine.preflight.repetition import check_replay
 from engine.preflight.smoothness import check_metasmoothness
 from engine.preflight.training import LongRun, check_adjoint, check_training, train_twin
 from engine.preflight.verdict import Check, CheckReport, Verdict
+from engine.progress.board import one_work
+from engine.progress.counted import unknown_work
+from engine.progress.displays import Shown, shown
 from engine.progress.meter import doing
 from engine.recipes.replay import ReplaySettings, VjpMode, replay_from
 from engine.replay.first_step import check_routine
@@ -45,6 +48,7 @@ def check(
     output: Output,
     *,
     num_directions: int = 20,
+    progress: Shown = False,
     **options: Any,  # noqa: ANN401 (the fields of ReplaySettings, checked by it)
 ) -> CheckReport:
     """Try a routine on short twins, and say whether its metagradient may be trusted.
@@ -53,6 +57,7 @@ def check(
         routine: The run, as ``metagradient`` would get it.
         output: phi, likewise.
         num_directions: Random directions for central differences.
+        progress: As for ``metagradient``; what is shown is the check that is at work.
         **options: How the run will be reversed, as ``metagradient`` would get it.
 
     Returns:
@@ -67,7 +72,7 @@ def check(
         2 x 8 small ones in float64 for each direction; for counts a training of the whole run,
         reversed to their first step.
     """
-    replay = replay_from(options, "check", ("num_directions",))
+    replay = replay_from(options, "check", ("num_directions", "progress"))
     refuse_no_routine(routine)
     refuse_output(output)
     num_directions = whole_number("num_directions", num_directions)
@@ -75,7 +80,11 @@ def check(
         raise ConfigurationError(
             f"num_directions is {num_directions}, and nothing would be compared. Use 1 or more."
         )
-    with asked_rightly(routine, [output]):
+    with (
+        shown(progress, "check"),
+        one_work(unknown_work, "checks on short twins"),
+        asked_rightly(routine, [output]),
+    ):
         return checked(routine, output, replay, num_directions)
 
 

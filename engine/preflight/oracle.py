@@ -7,6 +7,7 @@ step-wise products. ``central_difference`` trains twice: no second derivative at
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from engine.errors import ConfigurationError
 from engine.numerics.determinism import deterministic
+from engine.progress.board import one_work
+from engine.progress.counted import forward_work, graph_work
+from engine.progress.displays import Shown, shown
 from engine.replay.batched import Together, at_once, evaluate_each, train_many
 from engine.replay.plain_training import evaluate, refuse_reader, train
 from engine.routine.intake import direction_from, point_from, refuse_output
@@ -29,7 +33,7 @@ from engine.witness.outputs import first_part
 
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def whole_run_gradient(
-    routine: Routine, output: Output, z: Metaparams | None = None
+    routine: Routine, output: Output, z: Metaparams | None = None, *, progress: Shown = False
 ) -> tuple[Tensor, Metaparams]:
     """Differentiate the whole run by autograd, keeping every graph.
 
@@ -39,6 +43,8 @@ def whole_run_gradient(
         routine: The run.
         output: phi.
         z: Where; the metaparameters' own values by default.
+        progress: As for ``metagradient``; the pull through the whole graph, two thirds of the
+            time, has no steps that could be counted.
 
     Returns:
         phi(s_T) and d phi / d z by metaparameter, each with the shape of z.
@@ -52,13 +58,22 @@ def whole_run_gradient(
     point = point_from(routine, z)
     refuse_output(output)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in point.items()}
-    with deterministic(), torch.enable_grad(), without_checkpointing(), routine.binding.kept():
+    steps = routine.num_steps
+    with (
+        shown(progress, "whole-run gradient") as meter,
+        one_work(partial(graph_work, steps), "training with every graph"),
+        deterministic(),
+        torch.enable_grad(),
+        without_checkpointing(),
+        routine.binding.kept(),
+    ):
         _refuse_foreign(routine, output, point)
         start = routine.initial_state(leaves)
         # Each step asks for the gradient by its parameters, also where z does not shape the start.
         state = {n: row if row.requires_grad else row.requires_grad_() for n, row in start.items()}
         for step in range(routine.num_steps):
             state = _bordered(routine, traced_step(routine, state, leaves, step))
+            meter.ran(step, steps)
         value = routine.evaluate(output, state)
         refuse_reader(routine, output, {name: row.detach() for name, row in state.items()})
         with whole_derivatives():
@@ -125,6 +140,7 @@ def central_difference(
     *,
     step_size: float = 1e-5,
     z: Metaparams | None = None,
+    progress: Shown = False,
 ) -> float:
     """Estimate the derivative of the output along a direction from two trainings.
 
@@ -140,6 +156,7 @@ def central_difference(
         direction: v, one tensor for each metaparameter that moves.
         step_size: h, in units of z.
         z: Where; the routine's own point by default.
+        progress: As for ``metagradient``.
 
     Raises:
         ConfigurationError: If the direction is not one of the metaparameters.
@@ -166,7 +183,11 @@ def central_difference(
         }
         return float(evaluate(exact, train(exact, moved), output))
 
-    return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)
+    with (
+        shown(progress, "central difference"),
+        one_work(partial(forward_work, 2 * routine.num_steps), "two trainings"),
+    ):
+        return (value_at(step_size) - value_at(-step_size)) / (2 * step_size)
 
 
 def central_differences(

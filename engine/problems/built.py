@@ -24,7 +24,7 @@ from engine.problems.own_training import (
     own_settings,
     training_parts,
 )
-from engine.problems.scores import mean_scores
+from engine.problems.scores import check_choice, mean_scores
 from engine.problems.splits import DataSet, Examples
 from engine.problems.splitting import data_set
 from engine.progress.meter import doing
@@ -157,7 +157,7 @@ def check_repeats(recipe: DescentRecipe, store: str | None = None) -> None:
 
 
 def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
-    """Refuse metrics and pictures of one's own that fail, before anything is trained.
+    """Refuse metrics and pictures of one's own that fail, and a choice by what is not measured.
 
     Args:
         recipe: Names the problem.
@@ -170,19 +170,11 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
         ConfigurationError: Names the metric and the line.
     """
     if not names_code(recipe.problem, recipe.arguments):
+        check_chosen_by(recipe, build_problem(recipe, store))
         return
     built = build_problem(recipe, store)
-    for split in ("validation", "test"):
-        held_out = built.held_out[split]
-        number = min(len(held_out), _TRIED)
-        few = held_out.at(torch.linspace(0, len(held_out) - 1, number).long())
-        try:
-            built.scores(built.routine.initial_state(), {split: few})
-        except EngineError:
-            raise
-        except Exception as error:
-            what = f"The loss fails on {split} of problem {recipe.problem}"
-            raise told(what, error, HELD_OUT) from error
+    check_choice(recipe.outer, _tried(recipe, built, "validation"))
+    _tried(recipe, built, "test")
     if built.data.show is not None:
         try:
             built.data.show(0)
@@ -191,6 +183,30 @@ def check_scores(recipe: DescentRecipe, store: str | None = None) -> None:
                 f"show of problem {recipe.problem} raised {raised(error)}. That was for the first "
                 "candidate. Return a picture or a text, or leave show out."
             ) from error
+
+
+def check_chosen_by(recipe: DescentRecipe, built: BuiltProblem) -> None:
+    """Refuse a choice of the iterate by what is not measured; costs nothing if the loss chooses.
+
+    Raises:
+        ConfigurationError: Says what is measured.
+    """
+    if recipe.outer.choose_by != "loss":
+        check_choice(recipe.outer, _tried(recipe, built, "validation"))
+
+
+def _tried(recipe: DescentRecipe, built: BuiltProblem, split: str) -> dict[str, Any]:
+    """Return the scores of the untrained model on some examples of a split."""
+    held_out = built.held_out[split]
+    number = min(len(held_out), _TRIED)
+    few = held_out.at(torch.linspace(0, len(held_out) - 1, number).long())
+    try:
+        return built.scores(built.routine.initial_state(), {split: few})[split]
+    except EngineError:
+        raise
+    except Exception as error:
+        what = f"The loss fails on {split} of problem {recipe.problem}"
+        raise told(what, error, HELD_OUT) from error
 
 
 @lru_cache(maxsize=2)

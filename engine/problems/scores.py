@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError, EngineError
+from engine.errors import ConfigurationError, EngineError, did_you_mean
 from engine.problems.base import Metric
 from engine.problems.splits import Examples
 from engine.recipes.code.user_code import raised
+from engine.recipes.descent import OuterSettings
 from engine.routine.outputs import batches_of, classification_scores
 from engine.types import Loss
 
@@ -63,6 +64,26 @@ def mean_scores(
         (everything,) = batches_of(examples, total)
         means[name] = float(_found(name, metrics[name], model, everything))
     return means
+
+
+def check_choice(outer: OuterSettings, scores: Mapping[str, Any]) -> None:
+    """Refuse to choose an iterate by what is not measured, or in a direction that nobody knows.
+
+    Args:
+        outer: Says what chooses.
+        scores: Of any model on the split that chooses, by name.
+
+    Raises:
+        ConfigurationError: Says what is measured.
+    """
+    known = [name for name, value in scores.items() if isinstance(value, int | float)]
+    if outer.choose_by not in known:
+        raise ConfigurationError(
+            f"outer.choose_by is {outer.choose_by!r}, but what is measured on the split that "
+            f"chooses is {', '.join(known)}.{did_you_mean(outer.choose_by, known)} Name one of "
+            "these, or give the problem such a metric."
+        )
+    _ = outer.chooses_highest
 
 
 def _found(name: str, metric: Metric, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 (any batch)

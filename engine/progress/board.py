@@ -4,6 +4,7 @@ Whoever carries a run out writes on its board; a terminal, a notebook and Prefec
 (``Board.seen``) when they like, from threads of their own.
 """
 
+import math
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 from engine.progress.meter import Meter, listening
 from engine.progress.names import about, capital, in_words, part_in_words
 from engine.progress.time_left import REPLAY, REPORT, UPDATE, TimeLeft, Work
+from engine.recipes.descent import OuterSettings
 from engine.reports.units import measures, write_duration, write_measure, write_number
 
 _NO_STAGES = (REPORT, REPLAY)
@@ -49,6 +51,10 @@ class OuterLine:
     measures: Mapping[str, float]
     seconds: float
     best: int
+
+    def of(self, name: str) -> float:
+        """Return the loss, or a measure by its name; not a number if there is none."""
+        return self.loss if name == "loss" else self.measures.get(name, math.nan)
 
     def measured(self) -> list[str]:
         """Return the first measures, as many as a line has room for, each as a clause."""
@@ -95,6 +101,7 @@ class Seen:
         num_outer: Outer steps that there will be; 0 if there are none.
         best: Place of the best of them; None before the first.
         judge: The split that chooses it.
+        choose_by: What is measured there to choose it.
         is_finished: Whether the run has come to its end.
         parts: Kinds of stages, each with how many are done and how many there will be.
     """
@@ -114,6 +121,7 @@ class Seen:
     judge: str
     is_finished: bool
     parts: tuple[tuple[str, int, int], ...] = ()
+    choose_by: str = "loss"
 
     @property
     def work(self) -> str:
@@ -136,9 +144,15 @@ class Seen:
         if self.left is not None:
             parts.append(f"{about(self.left)} left")
         if self.best is not None:
-            parts.append(f"best {self.judge} loss {write_number(self.outer[self.best].loss)}")
+            parts.append(f"best {self.judge} {self.choose_by} {self.best_figure()}")
         sentence = ", ".join(parts)
         return f"{capital(sentence)}."
+
+    def best_figure(self) -> str:
+        """Write what the best outer step until now is chosen by; empty before the first."""
+        if self.best is None:
+            return ""
+        return write_measure(self.choose_by, self.outer[self.best].of(self.choose_by))
 
     def outer_sentence(self, place: int, *, timed: bool = True) -> str:
         """Say what came of an outer step, and how it compares with those before.
@@ -166,11 +180,12 @@ class Seen:
 
 
 @contextmanager
-def one_work(count: Callable[[str], Work]) -> Iterator[None]:
+def one_work(count: Callable[[str], Work], name: str = "train and reverse") -> Iterator[None]:
     """Put the block on a board of its own, as one work, if whoever listens awaits that.
 
     Args:
         count: Returns the work, given its kind; not asked where nobody listens.
+        name: What the work is, in words.
     """
     meter = listening()
     if meter is None or not meter.awaits:
@@ -178,9 +193,9 @@ def one_work(count: Callable[[str], Work]) -> Iterator[None]:
         return
     title, meter.awaits = meter.awaits, ""
     board = Board(Course(title, [count("run")]), meter)
-    board.begin("train and reverse", "run")
+    board.begin(name, "run")
     yield
-    board.end("train and reverse")
+    board.end(name)
     board.finish()
 
 
@@ -201,14 +216,14 @@ class Course:
         works: Its stages.
         in_seconds: Whether their weights are seconds.
         judge: The split that chooses among them.
-        maximize: Whether the highest loss is looked for.
+        outer: Says what is measured there to choose, and whether the highest is looked for.
     """
 
     title: str
     works: Iterable[Work] = field(default=())
     in_seconds: bool = False
     judge: str = "validation"
-    maximize: bool = False
+    outer: OuterSettings = field(default_factory=OuterSettings)
 
 
 class Board:
@@ -295,16 +310,17 @@ class Board:
         mine, objective = scores[judge], scores.get("objective")
         with self._lock:
             place = len(self._outer)
-            losses = [*(line.loss for line in self._outer), float(mine["loss"])]
-            pick = max if self._course.maximize else min
+            outer = self._course.outer
+            found = [line.of(outer.choose_by) for line in self._outer]
+            found.append(float(mine.get(outer.choose_by, math.nan)))
             self._outer.append(
                 OuterLine(
                     number,
-                    losses[place],
+                    float(mine["loss"]),
                     float(objective["loss"]) if objective and judge != "objective" else None,
                     measures(mine),
                     self._clock() - self._began,
-                    losses.index(pick(losses)),
+                    outer.best(found),
                 )
             )
             return place
@@ -343,6 +359,7 @@ class Board:
                 best=self._outer[-1].best if self._outer else None,
                 judge=self._course.judge,
                 is_finished=over,
+                choose_by=self._course.outer.choose_by,
                 parts=tuple(
                     (part_in_words(kind), done, max(self._expected[kind], done))
                     for kind in dict.fromkeys([*self._expected, *self._done_of])

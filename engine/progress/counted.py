@@ -29,6 +29,21 @@ def whole_work(plan: NamedPlan, num_steps: int, first_step: int, outputs: int, k
     return Work(kind, weight, cost.forward_steps, cost.reverse_steps, pull)
 
 
+def forward_work(num_steps: int, kind: str) -> Work:
+    """Return trainings of so many steps together."""
+    return Work(kind, float(num_steps), forward=num_steps)
+
+
+def graph_work(num_steps: int, kind: str) -> Work:
+    """Return a training that keeps all graphs, and the one pull through them, as two steps each."""
+    return Work(kind, PULL * num_steps, num_steps, reverse=1, pull=2.0 * num_steps)
+
+
+def unknown_work(kind: str) -> Work:
+    """Return a work of which nobody knows how many steps it has."""
+    return Work(kind, 1.0, rough=True)
+
+
 def pull_of(outputs: int) -> float:
     """Return the plain steps that a reverse step of so many outputs costs."""
     return PULL if outputs == 1 else 1.0 + 2 * outputs

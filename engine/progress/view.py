@@ -160,7 +160,7 @@ def _facts(seen: Seen) -> list[str]:
         measured = "".join(f", {each}" for each in last.measured())
         facts.append(
             f"{capital(seen.judge)} loss {write_number(last.loss)}{measured}; best "
-            f"{write_number(best.loss)} at outer step {best.number}"
+            f"{seen.best_figure()} at outer step {best.number}"
         )
     outer = f"{len(seen.outer)} of {seen.num_outer + 1} models scored · " if seen.num_outer else ""
     cached = f", {seen.cached} of them already there" if seen.cached else ""

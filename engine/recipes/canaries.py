@@ -49,6 +49,11 @@ class CanariesRecipe(DescentRecipe):
                 f"metaparameters.name is {self.metaparameters.name.value}, but canaries are taken "
                 "in and left out by their weights. Use weights."
             )
+        if self.outer.choose_by != "loss" or self.outer.choose is not None:
+            raise ValueError(
+                f"outer.choose_by is {self.outer.choose_by} and outer.choose {self.outer.choose}, "
+                "but canaries are those of the last outer step. Leave both out."
+            )
         for name in ("steps_per_segment", "max_store_bytes"):
             value = getattr(self.replay, name)
             if value != type(self.replay).model_fields[name].default:

@@ -5,6 +5,7 @@ They stay flat, with enums instead of unions, because the UI's form cannot edit 
 This module does not know torch.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -61,6 +62,13 @@ class OuterUpdate(StrEnum):
     RPROP = "Rprop"
 
 
+RISING = frozenset({"accuracy", "hits", "text_to_image"})
+"""Measures of shipped problems of which more is better."""
+
+FALLING = frozenset({"loss", "absolute_error"})
+"""Those of which less is better; of a problem's own nobody knows it but whoever wrote it."""
+
+
 class OuterSettings(Settings):
     """Metagradient descent: how often and how far z moves."""
 
@@ -89,6 +97,42 @@ class OuterSettings(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds the mask, that is, which coordinates may move."""
+
+    choose_by: str = "loss"
+    """What chooses the iterate, measured on the validation split: loss, or the name of a metric of
+    the problem. It is read after the descent, and never differentiated."""
+
+    choose: Literal["highest", "lowest"] | None = None
+    """Whether the highest or the lowest of it is chosen; empty means the best for measures that
+    are known (the worst if the run maximizes), and is refused for a metric of a problem's own."""
+
+    @property
+    def chooses_highest(self) -> bool:
+        """Whether the iterate with the highest measure is chosen.
+
+        Raises:
+            ConfigurationError: If nobody has said it, of a metric of a problem's own.
+        """
+        if self.choose is not None:
+            return self.choose == "highest"
+        if self.choose_by not in RISING | FALLING:
+            raise ConfigurationError(
+                f"outer.choose_by is {self.choose_by!r}, a metric of the problem's own, of which "
+                "nobody has said whether more of it is better. Set outer.choose to highest or "
+                "lowest."
+            )
+        return (self.choose_by in RISING) != self.maximize
+
+    def best(self, values: Sequence[float]) -> int:
+        """Return the place of the value that is chosen, the earliest of equals.
+
+        What is not a number (a ratio whose denominator is 0) is never chosen; where nothing is
+        one, the first is kept.
+        """
+        known = [value for value in values if value == value]
+        if not known:
+            return 0
+        return list(values).index(max(known) if self.chooses_highest else min(known))
 
     def rule(self, *, by_whole: bool) -> "OuterRule":
         """Return the same settings with nothing left open.

@@ -18,4 +18,7 @@ def run_name(recipe: DescentRecipe) -> str:
         "replay": {"micro_batch"},
     }
     settings = recipe.model_dump(mode="json", exclude=cost)
+    outer = settings.get("outer", {})
+    if (outer.get("choose_by"), outer.get("choose")) == ("loss", None):  # as it always was
+        del outer["choose_by"], outer["choose"]
     return f"{recipe.name}-{digest(settings)[:8]}"

@@ -1,10 +1,10 @@
-"""The parts of an outer step: train, reverse, move, choose.
+"""The parts of an outer step: train, reverse, move.
 
 The stages of a pipeline and the loop in a notebook both call these, so that they make the same
 bits. What lies between the parts, a store or memory, is theirs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -102,8 +102,3 @@ def move_value(
     downhill = -gradient if outer.maximize else gradient
     moved, memory = make_outer(outer)(value, downhill, memory, number)
     return kind.project(moved.reshape(kind.value.shape)).reshape(-1), memory
-
-
-def choose_iterate(losses: Sequence[float], *, maximize: bool = False) -> int:
-    """Return the place of the lowest loss, or of the highest uphill; the earliest of equals."""
-    return losses.index(max(losses) if maximize else min(losses))

@@ -1,5 +1,11 @@
 """Training a routine for its final state alone."""
 
+from functools import partial
+
+from engine.progress.board import one_work
+from engine.progress.counted import forward_work
+from engine.progress.displays import Shown, shown
+from engine.progress.meter import doing
 from engine.replay.plain_training import train as train_unseen
 from engine.routine.diagnosis import asked_rightly, told_while_training
 from engine.routine.intake import point_from
@@ -11,7 +17,9 @@ from engine.witness.updates import refuse_misfit
 from engine.witness.witness import testify
 
 
-def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True) -> State:
+def train(
+    routine: Routine, z: Metaparams | None = None, *, witness: bool = True, progress: Shown = False
+) -> State:
     """Train all T steps at z and return s_T.
 
     Args:
@@ -19,6 +27,7 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
         z: Metaparameters; the routine's own by default.
         witness: Whether the module that was handed in takes a step by itself, with which the
             engine's has to agree; see ``engine.witness.witness``.
+        progress: As for ``metagradient``.
 
     Raises:
         WitnessError: If the module's own step is another one, or what it computes depends on how
@@ -30,10 +39,12 @@ def train(routine: Routine, z: Metaparams | None = None, *, witness: bool = True
     """
     point = point_from(routine, z)
     refuse_misfit(routine, point)
-    with asked_rightly(routine, []):
-        first = FirstCalls(routine, refuse_low_precision(routine, point))
-    if witness:
-        testify(routine, [], point)
-        first.refuse_other_hooks()
-    with told_while_training():
-        return train_unseen(routine, z, first)
+    with shown(progress, "train"):
+        with asked_rightly(routine, []):
+            first = FirstCalls(routine, refuse_low_precision(routine, point))
+        if witness:
+            with doing("a step of the module by itself"):
+                testify(routine, [], point)
+            first.refuse_other_hooks()
+        with one_work(partial(forward_work, routine.num_steps), "training"), told_while_training():
+            return train_unseen(routine, z, first)

@@ -21,7 +21,10 @@ NOT_OUTER = {
     *("kind", "name", "description", "replay", "workers", "budget", "preflight", "baselines"),
     *("reruns", "schedules", "folder"),
 }
-"""Settings that cannot change an outer update, besides ``outer.num_steps``."""
+"""Settings that cannot change an outer update, besides ``NOT_MOVING``."""
+
+NOT_MOVING = ("num_steps", "choose_by", "choose")
+"""Settings of ``outer`` that say how far a descent goes and what is taken of it."""
 
 NOT_INNER = NOT_OUTER | {"outer"}
 """Settings that cannot change a training run; any other counts in its key, new ones too."""
@@ -101,7 +104,8 @@ def stage_key(declared: Declaration, run: Run, inputs: dict[str, Any]) -> str:
     """
     recipe, problem = run.recipe, run.problem
     settings = recipe.model_dump(mode="json", exclude=NOT_OUTER if declared.moves else NOT_INNER)
-    settings.get("outer", {}).pop("num_steps", None)
+    for name in NOT_MOVING:
+        settings.get("outer", {}).pop(name, None)
     if declared.moves:  # what is empty in a recipe stands for a rule that may be written out
         settings["outer"] |= recipe.rule.model_dump(mode="json", include={"update", "step_size"})
     if declared.reverses:

@@ -74,7 +74,7 @@ def rerun(stages: StageRunner, iterates: list[Iterate]) -> list[Rerun]:
 
 
 def _chosen(stages: StageRunner, iterates: list[Iterate]) -> Iterate:
-    return iterates[choose(iterates, maximize=stages.recipe.outer.maximize)]
+    return iterates[choose(iterates, stages.recipe.outer)]
 
 
 def _hand_in(

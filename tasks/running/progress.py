@@ -178,7 +178,7 @@ def following(
         title=title if part is None else part.name,
         works=works(expected),
         in_seconds=expected.in_seconds,
-        maximize=descent.outer.maximize,
+        outer=descent.outer,
     )
     progress = Progress(descent, store, course, elsewhere=workers.runner is not None)
     _say_where(title, store, progress.num_stages, expected.plan)

@@ -11,7 +11,8 @@ from torch import nn
 from engine.errors import ConfigurationError
 from engine.metaparameters.counts import Counts
 from engine.problems.base import Problem
-from engine.problems.built import BuiltProblem, build_problem, built, make_step_vjp
+from engine.problems.built import BuiltProblem, build_problem, built, check_chosen_by, make_step_vjp
+from engine.problems.scores import check_choice
 from engine.recipes.descent import DescentRecipe, OuterRule, OuterSettings
 from engine.recipes.execution import PreflightMode
 from engine.recipes.files import load_recipe, validate_recipe, validated
@@ -141,6 +142,7 @@ def _around(problem: Problem, settings: dict[str, Any]) -> tuple[DescentRecipe, 
 
 
 def _of_built(recipe: DescentRecipe, problem: BuiltProblem) -> Asked:
+    check_chosen_by(recipe, problem)
     return Asked(
         routine=problem.routine,
         output=problem.output,
@@ -189,6 +191,7 @@ def _of_routine(
         raise ConfigurationError(
             f"The routine's metaparameter is {type(kind).__name__}, but {error}"
         ) from None
+    check_choice(outer, {"loss": 0.0})
     uses = (routine.num_steps - routine.first_step) * outer.num_steps
     return Asked(
         routine=routine,

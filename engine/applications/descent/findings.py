@@ -42,26 +42,27 @@ def headline(record: "RunRecord") -> str:
 def findings(record: "RunRecord") -> list[str]:
     """Say which iterate was chosen, what it changed, and how it compares."""
     last, uphill = len(record.iterates) - 1, record.recipe.outer.maximize
+    by, highest = record.recipe.outer.choose_by, record.recipe.outer.chooses_highest
     if record.chosen:
         sentences = [
-            f"Outer step {record.chosen} of {last} was chosen: its validation loss is the "
-            f"{'highest' if uphill else 'lowest'}.",
+            f"Outer step {record.chosen} of {last} was chosen: its validation {by} is the "
+            f"{'highest' if highest else 'lowest'}.",
             _change(record, "test"),
             _change(record, "validation"),
         ]
     else:
         kept = record.iterates[0].scores
         steps = f"none of the {last} outer steps" if last > 1 else "the outer step did not"
-        one, many = ("raise", "raised") if uphill else ("lower", "lowered")
+        one, many = ("raise", "raised") if highest else ("lower", "lowered")
         lowered = many if last > 1 else one
         sentences = [
-            f"Nothing {'changed' if uphill else 'improved'}: {steps} {lowered} the validation loss "
-            f"of {write_number(kept['validation']['loss'])}, so the initial set-up was kept.",
+            f"Nothing {'changed' if uphill else 'improved'}: {steps} {lowered} the validation {by} "
+            f"of {write_measure(by, kept['validation'][by])}, so the initial set-up was kept.",
             f"Its test loss is {write_number(kept['test']['loss'])}{_measured(kept['test'])}.",
         ]
     if record.chosen == last:
         sentences.append(
-            f"The validation loss was still {'rising' if uphill else 'falling'} there: with a "
+            f"The validation {by} was still {'rising' if highest else 'falling'} there: with a "
             f"larger outer.num_steps (now {record.recipe.outer.num_steps}) the run goes on from "
             "that step."
         )
@@ -190,8 +191,11 @@ def _warnings(record: "RunRecord") -> list[str]:
             f"The losses never changed: the steps were too short. Raise "
             f"outer.step_size (now {outer.step_size:g})."
         )
-    test = record.before_and_after("test")
-    if chosen and rose(test["before"]["loss"], test["after"]["loss"]):
+    test, by = record.before_and_after("test"), record.recipe.outer.choose_by
+    before, after = test["before"][by], test["after"][by]
+    if record.recipe.outer.chooses_highest:
+        before, after = after, before
+    if chosen and rose(before, after):
         warnings.append(
             "The gain on the validation split does not carry over to the test split: the choice "
             f"may be chance. {_raise('validation', sizes)}"

@@ -29,7 +29,7 @@ def page_so_far(
         **how_made(recipe, started),
         checks=checks,
         iterates=list(iterates),
-        chosen=choose(list(iterates), maximize=recipe.outer.maximize),
+        chosen=choose(iterates, recipe.outer),
         selection=None,
         digest="",
     )

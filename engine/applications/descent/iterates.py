@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.recipes.descent import OuterSettings
 from engine.recipes.settings import Document
-from engine.replay.outer_step import choose_iterate
 from engine.reports.curves import Curve
 from engine.runs.outer_steps import OuterSteps
 from engine.runs.run import Scores
@@ -98,14 +98,13 @@ def iterates_so_far(steps: OuterSteps) -> list[Iterate]:
     return found
 
 
-def choose(iterates: list[Iterate], *, maximize: bool = False) -> int:
+def choose(iterates: Sequence[Iterate], outer: OuterSettings) -> int:
     """Return the outer step with the lowest loss on the validation split, the earliest of equals.
 
     The objective never sees that split, so an iterate that over-fits the objective is not chosen.
 
     Args:
         iterates: z_0, ..., z_N.
-        maximize: Whether the descent went uphill, so that the highest loss is looked for.
+        outer: Says whether something else than the loss chooses, and whether uphill.
     """
-    losses = [iterate.scores["validation"]["loss"] for iterate in iterates]
-    return choose_iterate(losses, maximize=maximize)
+    return outer.best([each.scores["validation"][outer.choose_by] for each in iterates])

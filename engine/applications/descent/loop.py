@@ -26,7 +26,7 @@ from engine.progress.displays import Shown, shown
 from engine.progress.time_left import Work
 from engine.replay.borders import present, refuse_difference
 from engine.replay.later_steps import LaterSteps
-from engine.replay.outer_step import choose_iterate, move_value, reverse_steps, train_steps
+from engine.replay.outer_step import move_value, reverse_steps, train_steps
 from engine.replay.seeding import seed_adjoint
 from engine.routine.routine import Routine
 from engine.schedules.segments import Segment
@@ -68,11 +68,14 @@ class Descent:
 
     Attributes:
         iterates: z_0, ..., z_N with their metagradients and scores.
-        chosen: The one with the lowest loss on ``judge`` (the highest, uphill).
+        chosen: The one with the lowest loss on ``judge`` (the highest, uphill), or the best by
+            ``chosen_by``.
         judge: The split that chose it.
         routine: The run at the chosen z.
         state: s_T there.
         checks: What the preflight found; None if it was left out.
+        chosen_by: What was measured on that split to choose it: ``loss``, or a metric
+            (``outer={"choose_by": ...}``).
     """
 
     iterates: list[OuterStep]
@@ -81,6 +84,7 @@ class Descent:
     routine: Routine
     state: State
     checks: CheckReport | None
+    chosen_by: str = "loss"
 
     @property
     def value(self) -> Tensor:
@@ -92,11 +96,11 @@ class Descent:
         return self.routine.model_at(self.state)
 
     def __repr__(self) -> str:
-        first, best = (each.scores[self.judge]["loss"] for each in self._ends())
+        first, best = (each.scores[self.judge][self.chosen_by] for each in self._ends())
         unseen = "" if self.checks is not None else "; neither preflight nor witness was asked"
         return (
             f"Descent({len(self.iterates) - 1} outer steps; chosen {self.chosen}: {self.judge} "
-            f"loss {first:.4g} -> {best:.4g}{unseen})"
+            f"{self.chosen_by} {first:.4g} -> {best:.4g}{unseen})"
         )
 
     def _repr_html_(self) -> str:
@@ -107,8 +111,8 @@ class Descent:
         }
         pairs = {
             "outer steps": len(self.iterates) - 1,
-            "chosen": f"outer step {self.chosen}, by its {self.judge} loss of "
-            f"{losses[self.judge][self.chosen]:.4g}",
+            "chosen": f"outer step {self.chosen}, by its {self.judge} {self.chosen_by} "
+            f"of {self.iterates[self.chosen].scores[self.judge][self.chosen_by]:.4g}",
             **{
                 f"{split} loss": curve(values, f"{split} loss by outer step")
                 for split, values in losses.items()
@@ -180,7 +184,7 @@ def descend(
         asked = asked_of(what, outputs, settings)
         with deterministic(asked.threads, tf32=asked.tf32):
             works = [] if progress is False else _works(asked, with_preflight=check)
-            course = Course("descent", works, False, asked.judge, asked.outer.maximize)
+            course = Course("descent", works, False, asked.judge, asked.outer)
             board = Board(course, meter)
             checks = _judged(asked, board) if check else None
             return _Loop(asked, place, each, board, check=check).run(checks)
@@ -258,11 +262,11 @@ class _Loop:
         self._board.finish()
         assert self._best is not None  # there is at least one iterate
         chosen = self._chosen(iterates)
-        return Descent(iterates, chosen, asked.judge, *self._best, checks)
+        return Descent(iterates, chosen, asked.judge, *self._best, checks, asked.outer.choose_by)
 
     def _chosen(self, iterates: list[OuterStep]) -> int:
-        losses = [each.scores[self._asked.judge]["loss"] for each in iterates]
-        return choose_iterate(losses, maximize=self._asked.outer.maximize)
+        outer, judge = self._asked.outer, self._asked.judge
+        return outer.best([each.scores[judge][outer.choose_by] for each in iterates])
 
     def _keep_best(self, iterates: list[OuterStep], routine: Routine, final: State) -> None:
         if self._chosen(iterates) == len(iterates) - 1:

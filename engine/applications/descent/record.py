@@ -84,7 +84,7 @@ class RunRecord(Comparisons, FinishedRun):
 
     chosen: int
     """The outer step whose iterate has the lowest loss on the validation split, or the highest if
-    the loss is maximized."""
+    the loss is maximized; or the best by ``outer.choose_by``."""
 
     selection: Selection | None
     """For example counts and weights with known corruption."""
@@ -224,6 +224,11 @@ class RunRecord(Comparisons, FinishedRun):
                     for split, scores in each.scores.items()
                 },
                 **{
+                    f"validation {by}": write_measure(by, each.scores["validation"][by])
+                    for by in [self.recipe.outer.choose_by]
+                    if by != "loss"
+                },
+                **{
                     f"test {name}": write_measure(name, value)
                     for name, value in measures(each.scores["test"]).items()
                 },
@@ -250,6 +255,7 @@ class RunRecord(Comparisons, FinishedRun):
             "objective": self.objective,
             "losses": self.losses,
             "chosen": self.chosen,
+            "chosen_by": self.recipe.outer.choose_by,
             "over_fitted": self.over_fitted,
             "validation": self.before_and_after("validation"),
             "test": self.before_and_after("test"),

@@ -82,7 +82,7 @@ def conclude(  # noqa: PLR0913 (what a run is made of)
         checks: What the preflight found.
         compared: What the run is compared with.
     """
-    chosen = choose(iterates, maximize=recipe.outer.maximize)
+    chosen = choose(iterates, recipe.outer)
     problem = build_problem(recipe, store)
     gradients = [each.gradient for each in iterates if each.gradient is not None]
     if not gradients:

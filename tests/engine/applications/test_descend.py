@@ -10,6 +10,7 @@ from engine.applications.descent import loop
 from engine.errors import ConfigurationError, UntrustworthyError, WitnessError
 from engine.preflight.verdict import CheckReport
 from engine.problems.built import build_problem
+from engine.recipes.descent import OuterSettings
 from engine.replay import later_steps
 from tests import routines
 from tests.tiny_recipe import small
@@ -180,3 +181,66 @@ def test_settings_change_the_groups_of_a_recipe():
     built = build_problem(recipe)
     expected = engine.metagradient(built.routine, built.output, witness=False)["counts"]
     assert torch.equal(found.iterates[0].metagradient, expected)
+
+
+def misses(model, batch):
+    """Probability of the wrong classes, as a metric of a problem's own."""
+    return 1 - model(batch[0]).softmax(-1)[torch.arange(len(batch[1])), batch[1]]
+
+
+def by_metric(**outer):
+    x, y = routines.examples(90, seed=3)
+    problem = engine.Problem(
+        model=lambda seed: nn.Sequential(nn.Linear(x.shape[1], 8), nn.GELU(), nn.Linear(8, 3)),
+        loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        train=(x[:40], y[:40]),
+        objective=(x[40:60], y[40:60]),
+        validation=(x[60:75], y[60:75]),
+        test=(x[75:], y[75:]),
+        metrics={"misses": misses},
+    )
+    return engine.descend(
+        problem,
+        check=False,
+        training={"num_steps": 12, "batch_size": 10},
+        metaparameters={"name": "weights"},
+        outer={"num_steps": 4, "step_size": 0.5, "update": "sign", **outer},
+    )
+
+
+@pytest.mark.parametrize(("choose", "pick"), [("lowest", min), ("highest", max)])
+def test_a_metric_of_ones_own_chooses_the_iterate(choose, pick):
+    """The model handed back is the one that the metric says, and is scored again here."""
+    found = by_metric(choose_by="misses", choose=choose)
+
+    values = [step.scores["validation"]["misses"] for step in found.iterates]
+    assert len(set(values)) > 1
+    assert found.chosen == values.index(pick(values))
+    x, y = routines.examples(90, seed=3)
+    with torch.no_grad():
+        again = misses(found.model(), (x[60:75].float(), y[60:75])).mean()
+    assert float(again) == pytest.approx(values[found.chosen])
+    assert f"validation misses {values[0]:.4g}" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("outer", "sentence"),
+    [
+        ({"choose_by": "missses"}, "loss, misses. Did you mean misses?"),
+        ({"choose_by": "misses"}, "Set outer.choose to highest or lowest"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_before_training(outer, sentence, monkeypatch):
+    """It would be found out after all trainings."""
+    monkeypatch.setattr(loop, "train_steps", None)
+
+    with pytest.raises(ConfigurationError, match=sentence.replace("?", r"\?")):
+        by_metric(**outer)
+
+
+def test_what_is_not_a_number_never_chooses():
+    """A precision without a hit is 0 / 0."""
+    outer = OuterSettings(choose_by="precision", choose="highest")
+
+    assert outer.best([float("nan"), 0.2, 0.4, 0.4]) == 2
+    assert outer.best([float("nan")] * 2) == 0

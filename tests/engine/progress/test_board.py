@@ -7,6 +7,7 @@ import pytest
 from engine.progress.board import Board, Course
 from engine.progress.meter import Meter
 from engine.progress.names import about, clock, in_words
+from engine.recipes.descent import OuterSettings
 from tests.watched_run import WORKS, Clock, scores
 
 
@@ -91,11 +92,24 @@ def test_sweep_after_the_scores_belongs_to_the_same_outer_step(clocked):
 
 def test_uphill_the_best_is_the_highest():
     """A poison makes the loss larger."""
-    board = Board(Course("uphill", maximize=True), Meter(), Clock())
+    board = Board(Course("uphill", outer=OuterSettings(maximize=True)), Meter(), Clock())
     for number, loss in enumerate((0.5, 0.9, 0.7)):
         board.scored(number, scores(loss))
 
     assert board.seen().best == 1
+
+
+def test_best_is_what_the_run_will_choose_by():
+    """A terminal that said "best" of the lowest loss would name another step than the report."""
+    outer = OuterSettings(choose_by="recall", choose="highest")
+    board = Board(Course("by recall", outer=outer), Meter(), Clock())
+    for number, (loss, recall) in enumerate([(0.5, 0.1), (0.9, 0.3), (0.7, 0.2)]):
+        board.scored(number, scores(loss, recall=recall))
+
+    seen = board.seen()
+
+    assert seen.best == 1
+    assert "best validation recall 0.3000" in seen.sentence()
 
 
 def test_bar_never_goes_back_and_is_full_at_the_end_alone(clocked):

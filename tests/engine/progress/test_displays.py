@@ -11,7 +11,7 @@ from engine.progress import displays
 from engine.progress.board import Board, Course
 from engine.progress.displays import PlainLines, shown
 from engine.progress.drawing import html
-from engine.progress.meter import Meter
+from engine.progress.meter import Meter, heard_by
 from engine.progress.view import Picture, draw
 from tests import routines
 from tests.watched_run import WORKS, Clock, scores
@@ -183,6 +183,42 @@ def test_function_is_handed_what_is_seen_of_a_metagradient(call, monkeypatch):
     assert seen[-1].is_finished
     assert seen[-1].share == 1.0
     assert seen[-1].title == call
+
+
+WAITED_FOR = {
+    "train": lambda routine, **more: engine.train(routine, **more),
+    "check": lambda routine, **more: engine.check(
+        routine, routines.output, num_directions=1, **more
+    ),
+    "whole-run gradient": lambda routine, **more: engine.whole_run_gradient(
+        routine, routines.output, **more
+    ),
+    "central difference": lambda routine, **more: engine.central_difference(
+        routine, routines.output, {"weights": torch.ones(routines.NUM_EXAMPLES).double()}, **more
+    ),
+}
+
+
+@pytest.mark.parametrize("title", WAITED_FOR)
+def test_function_is_handed_what_is_seen_of_everything_that_is_waited_for(title, monkeypatch):
+    """A check of minutes showed nothing, and refused the option that other calls have."""
+    monkeypatch.setattr(displays, "_LOOK_SECONDS", 0.001)
+    seen, routine = [], routines.routine()
+
+    found = WAITED_FOR[title](routine, progress=seen.append)
+    with heard_by(meter := Meter()):
+        silent = WAITED_FOR[title](routine)
+
+    assert {each.title for each in seen} == {title}
+    assert seen[-1].is_finished
+    assert seen[-1].share == 1.0
+    if title == "check":
+        assert any("check of " in each.work for each in seen)
+    else:
+        trainings = 2 if title == "central difference" else 1
+        assert meter.forward == trainings * routines.NUM_STEPS
+    if title == "central difference":
+        assert found == silent
 
 
 def test_descent_shows_its_outer_steps(capsys):

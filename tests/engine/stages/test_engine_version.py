@@ -67,7 +67,15 @@ READS_APART = {
         for name in ("replay.batched", "stages.training", "replay.step_costs", "stages.ahead")
     ),
     *((name, "progress.meter") for name in ("preflight.checkup", "problems.built")),
-    *(("replay.metagradient", f"progress.{name}") for name in ("board", "counted", "displays")),
+    ("replay.training", "progress.meter"),
+    *(
+        (who, f"progress.{name}")
+        for who in (
+            *("replay.metagradient", "replay.training"),
+            *("preflight.checkup", "preflight.oracle"),
+        )
+        for name in ("board", "counted", "displays")
+    ),
 }
 APPLICATIONS = ["attribution", "canaries", "comparisons", "descent", "smoothness"]
 

@@ -68,6 +68,8 @@ OUTER = {
 }
 COST = {
     ("outer", "num_steps"): 9,
+    ("outer", "choose_by"): "accuracy",
+    ("outer", "choose"): "lowest",
     ("replay", "arity"): 7,
     ("replay", "schedule"): "store-all",
     ("budget", "max_seconds"): 5,

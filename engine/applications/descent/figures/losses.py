@@ -44,10 +44,13 @@ def of(record: RunRecord) -> Section:
             f"{len(shown)} of {len(record.iterates)} outer steps; the others stand in All outer "
             "steps."
         ]
+    outer = record.recipe.outer
+    way = "highest" if outer.chooses_highest else "lowest"
+    by = "" if outer.choose_by == "loss" else f", the one with the {way} {outer.choose_by}"
     caption = (
         "Mean loss on three held-out splits. The objective is what the metagradient "
         f"{'raises' if record.recipe.outer.maximize else 'lowers'}, validation chooses the "
-        "iterate, and test takes no part."
+        f"iterate{by}, and test takes no part."
     )
     first, last = record.losses["test"][0], record.losses["test"][record.chosen]
     alt = (
@@ -92,6 +95,9 @@ def _table(record: RunRecord, iterates: Sequence[Iterate]) -> Table:
             f"{split.capitalize()} loss": write_number(each.scores[split]["loss"])
             for split in SPLITS
         }
+        by = record.recipe.outer.choose_by
+        if by != "loss":
+            row[f"Validation {by}"] = write_measure(by, each.scores["validation"][by])
         row |= {f"Test {n}": write_measure(n, v) for n, v in measures(each.scores["test"]).items()}
         rows.append(row)
     places = [each.outer_step for each in iterates]
