@@ -4,14 +4,21 @@ What lists, shows and cleans a store asks no kind at all; see ``engine.runs.endi
 """
 
 from engine.planning.expected import Expected
-from engine.planning.forecast import Alternative, Forecast, Seconds
-from engine.planning.plan import plan
+from engine.planning.forecast import (
+    Alternative,
+    Forecast,
+    Seconds,
+    keep_forecast,
+    read_forecast,
+)
+from engine.planning.plan import plan, plan_of_run
 from engine.preflight.verdict import CheckReport, Verdict
 from engine.problems.built import check_repeats, check_scores
 from engine.progress.time_left import REPORT
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.kinds import DESCENT, find, kinds
-from engine.recipes.replay import ReplaySettings
+from engine.recipes.names import run_name
+from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.runs.finished import FinishedRun, read_finished_as
 from engine.runs.run import find_run, read_recipe
 from engine.stages.commits import read_scalars_as
@@ -46,7 +53,7 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
     Raises:
         ConfigurationError: If nothing fits into the memory allowed.
     """
-    found = plan(recipe.descent, store, price)
+    found = plan(recipe.descent, store, price, recipe.num_outputs)
     if recipe.kind == DESCENT:
         return found
     seconds = _seconds_of_run(recipe, found)
@@ -66,6 +73,25 @@ def plan_recipe(recipe: DescentRecipe, store: str, price: float | None = None) -
             "note": f"{found.note} {note}".strip(),
         }
     )
+
+
+def keep_product(recipe: DescentRecipe, store: str) -> None:
+    """Choose the product of a step for a run that is no descent, and keep it in its plan.
+
+    Where the recipe names the product, nothing is measured; a run that has a plan keeps it.
+
+    Args:
+        recipe: Of any kind.
+        store: fsspec URL of the store.
+    """
+    descent = recipe.descent
+    is_open = descent.replay.vjp is VjpMode.AUTO
+    if is_open and read_forecast(store, run_name(descent)) is None:
+        found = plan_of_run(descent, store, recipe.num_outputs)
+        seconds = _seconds_of_run(recipe, found)
+        # What the stages of a descent would write says nothing of this run.
+        kept = found.model_copy(update={"seconds": seconds, "written_bytes": 0})
+        keep_forecast(descent, store, kept)
 
 
 def _seconds_of_run(recipe: DescentRecipe, planned: Alternative) -> Seconds:

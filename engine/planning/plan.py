@@ -1,12 +1,13 @@
 """Plans of recipes: measured before a run, kept with it, and followed by its reverse stages."""
 
 from collections.abc import Callable
+from functools import partial
 
 from engine.numerics.determinism import deterministic
 from engine.planning.choice import Setting, check_caps, choose, forecast, segment_lengths
 from engine.planning.counted import counted_setting, must_be_counted
 from engine.planning.forecast import Alternative, Forecast, keep_forecast, read_forecast
-from engine.problems.built import SPLITS, BuiltProblem, build_problem, make_step_vjp
+from engine.problems.built import SPLITS, BuiltProblem, build_problem, make_step_vjp, num_uses
 from engine.progress.meter import doing
 from engine.recipes.descent import DescentRecipe
 from engine.recipes.names import run_name
@@ -14,9 +15,12 @@ from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.replay.interpreter import Sweep, replay
 from engine.replay.seeding import seed_adjoint
 from engine.replay.step_costs import measure_costs, median_seconds, plain_step_of
-from engine.replay.sweep_costs import Memory
+from engine.replay.sweep_costs import Memory, fits_at_once
 from engine.routine.outputs import parts_of
 from engine.schedules.trees import Forward
+from engine.step.by_name import make_vjp
+from engine.step.measured import fastest_of
+from engine.step.products import join
 
 _LONGEST = 0.5
 """Most seconds spent on measuring each quantity."""
@@ -28,7 +32,9 @@ _CHUNK = 1000
 """Examples scored at a time."""
 
 
-def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forecast:
+def plan(
+    recipe: DescentRecipe, store: str, price: float | None = None, num_outputs: int = 1
+) -> Forecast:
     """Measure a recipe's step and choose how to reverse its run, segments included.
 
     Nothing is trained, and nothing is left in the store.
@@ -38,6 +44,7 @@ def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forec
             schedule is one of the alternatives.
         store: fsspec URL of the store.
         price: Of an hour of the device.
+        num_outputs: K, outputs that one reverse sweep differentiates.
 
     Raises:
         ConfigurationError: If nothing fits into the memory allowed.
@@ -51,6 +58,7 @@ def plan(recipe: DescentRecipe, store: str, price: float | None = None) -> Forec
         recipe,
         problem,
         lambda each: _chosen(_measured(each, store, problem, _LONGEST), each, price),
+        num_outputs,
     )
 
 
@@ -69,7 +77,7 @@ def keep_plan(recipe: DescentRecipe, store: str) -> None:
         ConfigurationError: If the schedule, or with auto every one, exceeds a cap.
     """
     if read_forecast(store, run_name(recipe)) is None:
-        keep_forecast(recipe, store, _plan_of_run(recipe, store))
+        keep_forecast(recipe, store, plan_of_run(recipe, store))
 
 
 def followed(recipe: DescentRecipe, store: str) -> ReplaySettings:
@@ -77,7 +85,7 @@ def followed(recipe: DescentRecipe, store: str) -> ReplaySettings:
     replay = settled(recipe, store).replay
     if replay.schedule is not ScheduleName.AUTO:
         return replay
-    kept = read_forecast(store, run_name(recipe)) or _plan_of_run(recipe, store)
+    kept = read_forecast(store, run_name(recipe)) or plan_of_run(recipe, store)
     return kept.resolved(replay)
 
 
@@ -97,24 +105,39 @@ def _with_product(recipe: DescentRecipe, vjp: VjpMode) -> DescentRecipe:
     return recipe.model_copy(update={"replay": replay})
 
 
-def _plan_of_run(recipe: DescentRecipe, store: str) -> Forecast:
+def plan_of_run(recipe: DescentRecipe, store: str, num_outputs: int = 1) -> Forecast:
+    """Return the plan that a run keeps: its own schedule, or with auto the fastest.
+
+    Args:
+        recipe: The set-up.
+        store: fsspec URL of the store.
+        num_outputs: K, outputs that one reverse sweep differentiates.
+    """
     problem = build_problem(recipe, store)
     with doing("measuring what a step costs"):
         return _with_fastest_product(
-            recipe, problem, lambda each: _measured_plan(each, store, problem)
+            recipe, problem, lambda each: _measured_plan(each, store, problem), num_outputs
         )
 
 
 def _with_fastest_product(
-    recipe: DescentRecipe, problem: BuiltProblem, make: Callable[[DescentRecipe], Forecast]
+    recipe: DescentRecipe,
+    problem: BuiltProblem,
+    make: Callable[[DescentRecipe], Forecast],
+    num_outputs: int,
 ) -> Forecast:
     """Return the better forecast where the recipe leaves the product of a step to the planner.
 
-    The reference may keep graphs where a faster product may not, so whole plans are compared.
+    The reference may keep graphs where a faster product may not, so whole plans are compared. Those
+    are of one output: with several, whose products are most of a sweep, the faster product is
+    taken.
     """
     if recipe.replay.vjp is not VjpMode.AUTO:
         return make(recipe)
-    ways = {VjpMode.REVERSE_OVER_REVERSE, fastest_product(recipe, problem)}
+    fastest = fastest_product(recipe, problem, num_outputs)
+    if num_outputs > 1:
+        return make(_with_product(recipe, fastest)).model_copy(update={"product": fastest})
+    ways = {VjpMode.REVERSE_OVER_REVERSE, fastest}
     plans = {way: make(_with_product(recipe, way)) for way in sorted(ways)}
     chosen = min(plans, key=lambda way: plans[way].seconds.run)
     return plans[chosen].model_copy(update={"product": chosen})
@@ -135,8 +158,12 @@ def _measured_plan(recipe: DescentRecipe, store: str, problem: BuiltProblem) -> 
     return _forecast([forecast(setting, recipe.replay)], [], None)
 
 
-def fastest_product(recipe: DescentRecipe, problem: BuiltProblem) -> VjpMode:
-    """Measure the ways to the product of a step, at s_0; compile where that may pay for itself."""
+def fastest_product(recipe: DescentRecipe, problem: BuiltProblem, num_outputs: int = 1) -> VjpMode:
+    """Measure the ways to the product of a step, at s_0; compile where that may pay for itself.
+
+    Of several outputs, whose own adjoints are not there before the training, the product is
+    measured on as many multiples of one. The sweep compares its first products again.
+    """
     routine = problem.routine
     whole = routine.statistics is None and routine.own is None and routine.piece is None
     if not whole or routine.shards > 1 or recipe.replay.micro_batch is not None:
@@ -146,8 +173,17 @@ def fastest_product(recipe: DescentRecipe, problem: BuiltProblem) -> VjpMode:
     part = next(parts_of(output))
     with deterministic(recipe.training.threads, tf32=recipe.training.tf32):
         _, cotangent = seed_adjoint(routine, state, part)
-        make_step_vjp(recipe, routine)(routine, state, z, step, cotangent)
-    return routine.programs.get("fastest", VjpMode.REVERSE_OVER_REVERSE)
+        if num_outputs > 1:
+            multiples = [
+                {n: (1 + k) * row for n, row in cotangent.items()} for k in range(num_outputs)
+            ]
+            cotangent = join(multiples)
+        replay = recipe.replay
+        vjp = make_vjp(
+            replay.vjp, num_uses=num_uses(recipe, routine), fits=partial(fits_at_once, replay)
+        )
+        vjp(routine, state, z, step, cotangent)
+    return routine.programs.get(fastest_of(num_outputs), VjpMode.REVERSE_OVER_REVERSE)
 
 
 def _quick(problem: BuiltProblem) -> float:

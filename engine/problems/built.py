@@ -349,9 +349,13 @@ def make_step_vjp(recipe: DescentRecipe, routine: Routine) -> StepVjp:
     Raises:
         ConfigurationError: If the mode takes no micro-batches, and there are some.
     """
-    replay, num_reversed = recipe.replay, routine.num_steps - routine.first_step
-    num_uses = num_reversed * recipe.outer.num_steps
-    return make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=num_uses)
+    replay, uses = recipe.replay, num_uses(recipe, routine)
+    return make_vjp(replay.vjp, micro_batch=replay.micro_batch, num_uses=uses)
+
+
+def num_uses(recipe: DescentRecipe, routine: Routine) -> int:
+    """Return how many steps a recipe's run reverses."""
+    return (routine.num_steps - routine.first_step) * recipe.outer.num_steps
 
 
 def _training_loss(recipe: DescentRecipe, problem: Problem) -> Loss:

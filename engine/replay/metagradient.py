@@ -23,6 +23,7 @@ from engine.replay.first_step import check_routine, check_unroll
 from engine.replay.interpreter import Sweep, check_losses
 from engine.replay.interpreter import replay as carry_out
 from engine.replay.later_steps import LaterSteps
+from engine.replay.sweep_costs import fits_at_once
 from engine.routine.diagnosis import asked_rightly, told_by_witness, told_while_training
 from engine.routine.idle import skipping_idle
 from engine.routine.intake import outputs_from, point_from
@@ -221,6 +222,7 @@ def differentiate(  # noqa: PLR0913 (what a call of a user, and one of a recipe,
         replay.vjp,
         micro_batch=replay.micro_batch,
         num_uses=routine.num_steps - routine.first_step,
+        fits=partial(fits_at_once, replay),
     )
     phi = outputs[0] if len(outputs) == 1 else list(outputs)
     with deterministic():

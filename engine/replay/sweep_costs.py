@@ -13,12 +13,13 @@ import torch
 
 from engine.recipes.replay import READS, ReplaySettings, StepPath, VjpMode
 from engine.replay.borders import count_borders
-from engine.replay.step_costs import StepCosts
+from engine.replay.step_costs import StepCosts, graph_bytes
 from engine.routine.routine import Routine
 from engine.schedules.base import Room
 from engine.schedules.by_name import NamedPlan, candidates
 from engine.schedules.simulator import Cost, measure
 from engine.schedules.trees import Tier
+from engine.types import Metaparams, State
 
 STATES_AT_WORK = 3
 """States on the device besides the saved ones: the working state, the adjoint, and the next one."""
@@ -154,6 +155,21 @@ class Sweep:
         )
         for settings in candidates(room_there):
             yield ReplaySettings.model_validate({**common, **settings})
+
+
+def fits_at_once(
+    replay: ReplaySettings,
+    routine: Routine,
+    state: State,
+    z: Metaparams,
+    step: int,
+    count: int,
+) -> bool:
+    """Say whether the graphs of several products of a step fit into the memory allowed at once."""
+    needed = count * graph_bytes(routine, state, z, step)
+    peak = {"graphs": needed, "device": 0, "host": 0, "store": 0}
+    shared = routine.device.type != "cuda"
+    return not Memory.of(replay, routine.device).excess(peak, shared=shared)
 
 
 def keeps_graphs(replay: ReplaySettings, routine: Routine, costs: StepCosts) -> bool:

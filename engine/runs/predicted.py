@@ -29,8 +29,11 @@ def compare(store: str, view: RunOverview) -> list[Comparison]:
         return []
     own = [line for line in view.stages if line.own and line.stage != "preflight"]
     seconds = sum(line.seconds for line in own) + STAGE_SECONDS * len(own)
+    found = [Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds)]
+    if not predicted.written_bytes:
+        return found
     return [
-        Comparison(what="seconds of the run", predicted=predicted.seconds.run, actual=seconds),
+        *found,
         Comparison(
             what="bytes written",
             predicted=predicted.written_bytes,

@@ -27,6 +27,9 @@ class Together:
 
     Runs with a state of their own go that way too.
 
+    Attributes:
+        is_refused: Whether it goes the reference's way from now on.
+
     Cost:
         One step with its graph and K products as one; the memory of K. Measured in
         ``tests/bench/bench_outputs.py``.
@@ -34,14 +37,14 @@ class Together:
 
     def __init__(self) -> None:
         self._compared: Counter[frozenset[str]] = Counter()
-        self._is_refused = False
+        self.is_refused = False
 
     def __call__(
         self, opened: Callable[[], StepGraph], cotangent: State, *, to_state: bool
     ) -> tuple[State, Metaparams]:
         """Pull cotangents through the graph of a step."""
         count = len(split(cotangent))
-        if self._is_refused or count == 1:
+        if self.is_refused or count == 1:
             return one_by_one(opened, cotangent, to_state=to_state)
         graph = opened()
         entered = frozenset(graph.leaves)
@@ -57,7 +60,7 @@ class Together:
             obstacle = f"{type(error).__name__}: {str(error).strip()[:200]}"
         self._compared[entered] += 1
         if obstacle is not None:
-            self._is_refused = True
+            self.is_refused = True
             _logger.warning(
                 "The outputs are pulled back one after the other, by reverse-over-reverse: %s",
                 obstacle,

@@ -10,18 +10,25 @@ from engine.errors import ConfigurationError
 from engine.recipes.replay import VjpMode
 from engine.step.batched_outputs import Together
 from engine.step.compiled import CompiledVjp
-from engine.step.measured import MeasuredVjp
+from engine.step.measured import Fits, MeasuredVjp
 from engine.step.reference import StepVjp, step_vjp
 from engine.step.two_stage import TwoStageVjp, pull_forward, pull_reverse
 
 
-def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: int = 1) -> StepVjp:
+def make_vjp(
+    mode: VjpMode | str,
+    *,
+    micro_batch: int | None = None,
+    num_uses: int = 1,
+    fits: Fits | None = None,
+) -> StepVjp:
     """Return the way to reverse a step that a name stands for.
 
     Args:
         mode: One of ``VjpMode``.
         micro_batch: Examples reversed at a time; all at once by default.
         num_uses: Steps that will be reversed, over which compiling has to pay.
+        fits: Says whether the graphs of several outputs fit, so that ``auto`` may try one pass.
 
     Raises:
         ConfigurationError: If there is no such mode, or it takes no micro-batches.
@@ -47,4 +54,4 @@ def make_vjp(mode: VjpMode | str, *, micro_batch: int | None = None, num_uses: i
         case VjpMode.BATCHED:
             return partial(step_vjp, pull=Together())
         case VjpMode.AUTO:
-            return MeasuredVjp(num_uses)
+            return MeasuredVjp(num_uses, fits)

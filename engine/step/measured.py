@@ -2,10 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from engine.errors import EngineError
 from engine.recipes.replay import VjpMode
 from engine.routine.routine import Routine
+from engine.step.batched_outputs import Together
 from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.compiled import CompiledVjp, is_refused
 from engine.step.products import split
@@ -32,22 +35,36 @@ LARGEST_GAIN = 0.4
 """The same elsewhere."""
 
 
+Fits = Callable[[Routine, State, Metaparams, int, int], bool]
+"""Says of (run, s_t, z, t, K) whether K graphs of the step fit into the memory."""
+
+
 class MeasuredVjp:
     """A ``StepVjp`` that tries the others on the first step it reverses, and keeps the fastest.
 
     Compiling is not tried where what it saves would not pay for it: what an earlier process noted
     on this machine, else what such a graph takes as a rule.
 
+    Several cotangents at once are another product, with ways of its own: one after the other, or in
+    one pass, which holds as much memory as all of them.
+
     Args:
         num_uses: Steps that will be reversed.
+        fits: Says whether so many graphs of a step fit into the memory allowed; without it several
+            cotangents are never pulled in one pass.
     """
 
-    def __init__(self, num_uses: int) -> None:
-        self._num_uses = num_uses
+    def __init__(self, num_uses: int, fits: Fits | None = None) -> None:
+        self._num_uses, self._fits = num_uses, fits
         self._ways: dict[VjpMode, StepVjp] = {
             VjpMode.REVERSE_OVER_REVERSE: step_vjp,
             VjpMode.FORWARD_OVER_REVERSE: TwoStageVjp(pull_forward),
             VjpMode.COMPILED: CompiledVjp(),
+        }
+        self._together = Together()
+        self._ways_of_several: dict[VjpMode, StepVjp] = {
+            VjpMode.REVERSE_OVER_REVERSE: step_vjp,
+            VjpMode.BATCHED: partial(step_vjp, pull=self._together),
         }
 
     def __call__(
@@ -64,21 +81,32 @@ class MeasuredVjp:
 
         See ``engine.step.reference.step_vjp``.
         """
-        chosen = routine.programs.get("fastest")
-        if chosen is None and (len(split(cotangent)) > 1 or len(list(routine.terms(step))) > 1):
+        count = len(split(cotangent))
+        ways = self._ways if count == 1 else self._ways_of_several
+        chosen = routine.programs.get(fastest_of(count))
+        if chosen is None and len(list(routine.terms(step))) > 1:
             chosen = VjpMode.REVERSE_OVER_REVERSE  # not a step to measure: see CompiledVjp
         elif chosen is None:
-            chosen = self._measure(routine, state, z, step, cotangent)
-            routine.programs["fastest"] = chosen
-        return self._ways[chosen](routine, state, z, step, cotangent, to_state=to_state)
+            chosen = self._measure(ways, routine, state, z, step, cotangent)
+            routine.programs[fastest_of(count)] = chosen
+        return ways[chosen](routine, state, z, step, cotangent, to_state=to_state)
 
     def _measure(
-        self, routine: Routine, state: State, z: Metaparams, step: int, cotangent: State
+        self,
+        ways: Mapping[VjpMode, StepVjp],
+        routine: Routine,
+        state: State,
+        z: Metaparams,
+        step: int,
+        cotangent: State,
     ) -> VjpMode:
+        count = len(split(cotangent))
         seconds: dict[VjpMode, float] = {}
-        for mode, way in self._ways.items():
+        for mode, way in ways.items():
             reference = seconds.get(VjpMode.REVERSE_OVER_REVERSE, 0.0)
             if mode is VjpMode.COMPILED and not self._may_pay(routine, state, z, step, reference):
+                continue
+            if mode is VjpMode.BATCHED and not self._has_room(routine, state, z, step, count):
                 continue
             started = time.perf_counter()
             try:
@@ -94,15 +122,25 @@ class MeasuredVjp:
             for _ in range(3):
                 started = time.perf_counter()
                 adjoint, _ = way(routine, state, z, step, cotangent)
-                float(adjoint["params"][0])  # waits for the device
+                float(adjoint["params"].reshape(-1)[0])  # waits for the device
                 rounds.append(time.perf_counter() - started)
+            if mode is VjpMode.BATCHED and self._together.is_refused:
+                continue  # it is the reference by now
             seconds[mode] = min(rounds)
             if mode is VjpMode.COMPILED and not is_refused(routine):
                 keep_note(routine, waited, seconds[mode] / reference)
         fastest = min(seconds, key=seconds.__getitem__)
         measured = ", ".join(f"{mode} {1e3 * took:.1f} ms" for mode, took in seconds.items())
-        _logger.info("Steps are reversed by %s; measured: %s.", fastest, measured)
+        of = f" for {count} outputs" if count > 1 else ""
+        _logger.info("Steps are reversed by %s%s; measured: %s.", fastest, of, measured)
         return fastest
+
+    def _has_room(
+        self, routine: Routine, state: State, z: Metaparams, step: int, count: int
+    ) -> bool:
+        """Say whether several cotangents may be pulled in one pass."""
+        whole = routine.piece is None and routine.shards == 1 and routine.own is None
+        return whole and self._fits is not None and self._fits(routine, state, z, step, count)
 
     def _may_pay(
         self, routine: Routine, state: State, z: Metaparams, step: int, reference: float
@@ -117,6 +155,11 @@ class MeasuredVjp:
                 *(self._num_uses, 1e3 * reference, gain, wait),
             )
         return gain >= wait
+
+
+def fastest_of(count: int) -> str:
+    """Return where a routine keeps which way is the fastest for so many cotangents."""
+    return "fastest" if count == 1 else f"fastest of {count}"
 
 
 def expected_gain(routine: Routine, note: CompileNote | None) -> float:

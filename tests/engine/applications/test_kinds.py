@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
-from engine.applications.kinds import plan_recipe
+from engine.applications.kinds import keep_product, plan_recipe
+from engine.planning import plan as planning
 from engine.planning.expected import Expected
-from engine.planning.forecast import Forecast, Seconds
+from engine.planning.forecast import Forecast, Seconds, read_forecast
 from engine.progress.time_left import PULL
 from engine.recipes.files import KINDS, validate_recipe
 from engine.recipes.kinds import find, kinds
-from engine.recipes.replay import ScheduleName
+from engine.recipes.names import run_name
+from engine.recipes.replay import ScheduleName, VjpMode
 from engine.runs.finished import FinishedRun
 from tests.kinds import recipe_of
 
@@ -104,6 +106,30 @@ def test_a_descent_is_planned_as_it_was(monkeypatch):
     monkeypatch.setattr("engine.applications.kinds.plan", lambda *_: MEASURED)
 
     assert plan_recipe(recipe_of("descent"), "nowhere") is MEASURED
+
+
+def test_product_of_an_attribution_is_chosen_for_all_of_its_outputs_and_kept(tmp_path, monkeypatch):
+    """It kept no plan, so that what was left open was always the reference."""
+    base, asked = recipe_of("attribution"), []
+    content = base.model_dump(mode="json")
+    content["replay"] |= {"vjp": "auto"}
+    recipe, store = validate_recipe(content, "test"), str(tmp_path)
+
+    def fastest(each, problem, num_outputs):
+        asked.append(num_outputs)
+        return VjpMode.BATCHED
+
+    monkeypatch.setattr(planning, "fastest_product", fastest)
+    keep_product(recipe, store)
+    keep_product(recipe, store)
+    keep_product(base, store)
+
+    assert asked == [base.attribution.num_queries]
+    assert planning.settled(recipe.descent, store).replay.vjp is VjpMode.BATCHED
+    kept = read_forecast(store, run_name(recipe.descent))
+    assert kept.product is VjpMode.BATCHED
+    assert kept.seconds.run > kept.seconds.outer_step
+    assert read_forecast(store, run_name(base.descent)) is None
 
 
 def test_a_record_that_does_not_say_what_it_keeps_cannot_be_made():

@@ -4,12 +4,15 @@ No test waits for the clock: a product is used once, or so often that any gain p
 """
 
 import pytest
+import torch
 
-from engine.recipes.replay import VjpMode
+from engine.recipes.replay import ReplaySettings, VjpMode
 from engine.replay.seeding import seed_adjoint
-from engine.step import measured
+from engine.replay.sweep_costs import fits_at_once
+from engine.step import batched_outputs, measured
 from engine.step.compile_notes import CompileNote, keep_note, read_note
 from engine.step.measured import MeasuredVjp, expected_gain, expected_wait
+from engine.step.products import join, split
 from engine.step.reference import step_vjp
 from tests.small_routine import losses, small_routine
 
@@ -102,3 +105,83 @@ def test_expectations_follow_notes_before_rules():
     assert expected_wait(CompileNote(9.0, 0.7, times=2), 0) == 9
     assert expected_gain(routine, first) == pytest.approx(0.3)
     assert 0 < expected_gain(routine, None) < 0.4
+
+
+class Ticks:
+    """A clock on which one product takes two seconds, and all of a pass one."""
+
+    def __init__(self):
+        self.now, self.passes = 0.0, []
+
+    def perf_counter(self):
+        """Stand for the clock of the module ``time``."""
+        return self.now
+
+    def product(self, routine, state, z, step, cotangent, *, to_state=True, **how):
+        """Stand for the reference, alone and with a pull of its own."""
+        self.now += 1.0 if how else 2.0 * len(split(cotangent))
+        self.passes += [step] if how else []
+        return step_vjp(routine, state, z, step, cotangent, to_state=to_state, **how)
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    clock = Ticks()
+    monkeypatch.setattr(measured, "time", clock)
+    monkeypatch.setattr(measured, "step_vjp", clock.product)
+    return clock
+
+
+def pull_several(number, fits):
+    """Return what auto makes of the adjoints of some examples, and the run that it was for."""
+    routine = small_routine()
+    state, z = routine.initial_state(), routine.point()
+    inputs, labels = routine.examples
+    adjoints = [
+        seed_adjoint(
+            routine, state, lambda model, i=i: losses(model, (inputs[i : i + 1], labels[[i]])).sum()
+        )[1]
+        for i in range(number)
+    ]
+    found = MeasuredVjp(1, fits)(routine, state, z, 1, join(adjoints))
+    each = [step_vjp(routine, state, z, 1, adjoint) for adjoint in adjoints]
+    return routine, found, each
+
+
+def test_several_outputs_are_pulled_in_one_pass_where_that_is_fastest(ticks):
+    """And are those of each by itself; the product of one output stays to be measured."""
+    routine, (adjoint, shares), each = pull_several(3, lambda *_: True)
+
+    assert routine.programs["fastest of 3"] is VjpMode.BATCHED
+    assert "fastest" not in routine.programs
+    for row, (alone, share) in enumerate(each):
+        assert torch.allclose(adjoint["params"][row], alone["params"], rtol=1e-5, atol=1e-7)
+        assert torch.allclose(shares["w"][row], share["w"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fits", [None, lambda *_: False])
+def test_several_outputs_that_would_not_fit_are_never_pulled_in_one_pass(ticks, fits):
+    """They hold the graphs of all, and a process that the system ends says nothing."""
+    routine, _, _ = pull_several(3, fits)
+
+    assert routine.programs["fastest of 3"] is VjpMode.REVERSE_OVER_REVERSE
+    assert not ticks.passes
+
+
+def test_a_pass_that_differs_from_the_reference_is_never_chosen(ticks, monkeypatch):
+    """However fast: it goes the reference's way by then, and its time says nothing."""
+    monkeypatch.setattr(batched_outputs, "difference", lambda *_: "its 'w' is off by 1.0e-01.")
+
+    routine, _, _ = pull_several(3, lambda *_: True)
+
+    assert ticks.passes
+    assert routine.programs["fastest of 3"] is VjpMode.REVERSE_OVER_REVERSE
+
+
+@pytest.mark.parametrize(("cap", "fit"), [(None, True), (100, False)])
+def test_what_fits_at_once_is_counted_in_graphs(cap, fit):
+    """A cap that was given holds for them as for the graphs that a schedule keeps."""
+    routine = small_routine()
+    replay = ReplaySettings(max_device_bytes=cap)
+
+    assert fits_at_once(replay, routine, routine.initial_state(), routine.point(), 1, 3) is fit
