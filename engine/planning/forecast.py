@@ -100,7 +100,8 @@ class Forecast(Alternative):
         """Return settings of a replay with the choice filled in."""
         chosen = {name.removeprefix("replay."): value for name, value in self.settings.items()}
         del chosen["steps_per_segment"]  # shapes the stages, so it is the recipe's
-        return ReplaySettings.model_validate({**replay.model_dump(), **chosen})
+        vjp = self.product if replay.vjp is VjpMode.AUTO else replay.vjp
+        return ReplaySettings.model_validate({**replay.model_dump(), **chosen, "vjp": vjp})
 
 
 def keep_forecast(recipe: DescentRecipe, store: str, forecast: Forecast) -> None:

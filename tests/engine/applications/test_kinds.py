@@ -13,7 +13,7 @@ from engine.progress.time_left import PULL
 from engine.recipes.files import KINDS, validate_recipe
 from engine.recipes.kinds import find, kinds
 from engine.recipes.names import run_name
-from engine.recipes.replay import ScheduleName, VjpMode
+from engine.recipes.replay import ReplaySettings, ScheduleName, VjpMode
 from engine.runs.finished import FinishedRun
 from tests.kinds import recipe_of
 
@@ -130,6 +130,16 @@ def test_product_of_an_attribution_is_chosen_for_all_of_its_outputs_and_kept(tmp
     assert kept.product is VjpMode.BATCHED
     assert kept.seconds.run > kept.seconds.outer_step
     assert read_forecast(store, run_name(base.descent)) is None
+
+
+def test_a_plan_that_keeps_graphs_is_followed_where_the_product_was_open_too():
+    """Graphs and ``vjp: auto`` exclude each other, so a run with both left open was a traceback."""
+    settings = {**MEASURED.settings, "replay.unroll": 4, "replay.steps_per_segment": 4}
+    kept = MEASURED.model_copy(update={"settings": settings})
+
+    found = kept.resolved(ReplaySettings(schedule=ScheduleName.AUTO, vjp=VjpMode.AUTO))
+
+    assert (found.unroll, found.vjp) == (4, VjpMode.REVERSE_OVER_REVERSE)
 
 
 def test_a_record_that_does_not_say_what_it_keeps_cannot_be_made():
