@@ -7,8 +7,11 @@ A message speaks of arguments as a notebook has them (``learning_rate``, ``eps_r
 wrote a recipe is told the keys besides, which the error carries apart from its message.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar, cast
 
 
 def with_settings(message: str, settings: Sequence[str]) -> str:
@@ -154,3 +157,78 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a sentence that begins with a space and names the nearest known word, or nothing."""
     close = nearest(word, known)
     return f" Did you mean {close}?" if close else ""
+
+
+_USUAL = {
+    "lr": "learning_rate",
+    "schedule": "learning_rate",
+    "scheduler": "learning_rate",
+    "lr_scheduler": "learning_rate",
+    "steps": "num_steps",
+    "max_steps": "num_steps",
+    "bs": "batch_size",
+    "batchsize": "batch_size",
+    "wd": "weight_decay",
+    "criterion": "loss",
+    "loss_fn": "loss",
+    "data": "examples",
+    "dataset": "examples",
+    "opt": "optimizer",
+    "eps": "step_size",
+    "h": "step_size",
+    "v": "direction",
+}
+"""What the field calls arguments, to what they are called here."""
+
+_ELSEWHERE = {
+    "epochs": "A run is counted in steps: num_steps = epochs * len(examples) // batch_size",
+    "num_epochs": "A run is counted in steps: num_steps = epochs * len(examples) // batch_size",
+    "weight_decay": "It is the optimizer's: optimizer=engine.adamw(weight_decay=...)",
+    "wd": "It is the optimizer's: optimizer=engine.adamw(weight_decay=...)",
+    "momentum": "It is the optimizer's: optimizer=engine.sgd(momentum=...)",
+    "device": "A run is where the model's parameters are: model.to(device)",
+    "shuffle": "The order of the examples is order=, or is drawn by seed=",
+    "schedule": "A schedule of learning rates is learning_rate= of the Routine; one of states is "
+    "an option of engine.metagradient",
+}
+"""What to write where this has no argument of its own, by what somebody looked for."""
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+_Made = TypeVar("_Made")
+
+
+def naming_arguments(function: _Call) -> _Call:
+    """Refuse an argument by a name that the function does not have, in words.
+
+    Python's own ``TypeError`` says neither what there is nor what was meant.
+    """
+    known = [name for name in signature(function).parameters if name != "self"]
+    called = function.__qualname__.removesuffix(".__init__")
+
+    @wraps(function)
+    def asked(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 (whatever was handed in)
+        for name in named:
+            if name not in known:
+                raise ConfigurationError(
+                    f"{called} has no argument {name!r}.{_meant(name, known)} Its arguments are "
+                    f"{', '.join(known)}."
+                )
+        return function(*arguments, **named)
+
+    return cast(_Call, asked)
+
+
+def naming_fields(made: type[_Made]) -> type[_Made]:
+    """Refuse an argument of a class by a name that it does not have, as ``naming_arguments``."""
+    made.__init__ = naming_arguments(made.__init__)
+    return made
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Return a sentence on what to write, which begins with a space; empty if nobody knows."""
+    usual = _USUAL.get(name.lower())
+    if usual in known:
+        return f" Write {usual}=."
+    if name.lower() in _ELSEWHERE:
+        return f" {_ELSEWHERE[name.lower()]}."
+    return did_you_mean(name, known)

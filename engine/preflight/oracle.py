@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, naming_arguments
 from engine.numerics.determinism import deterministic
 from engine.progress.board import one_work
 from engine.progress.counted import forward_work, graph_work
@@ -31,6 +31,7 @@ from engine.witness.leaves import foreign_leaves, refuse_leaves
 from engine.witness.outputs import first_part
 
 
+@naming_arguments
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def whole_run_gradient(
     routine: Routine, output: Output, z: Metaparams | None = None, *, progress: Shown = False
@@ -132,6 +133,7 @@ def _refuse_foreign(routine: Routine, output: Output, z: Metaparams) -> None:
             refuse_leaves(routine.given, what, function, known)
 
 
+@naming_arguments
 @torch.inference_mode(mode=False)  # also where a notebook is in it
 def central_difference(
     routine: Routine,

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from engine.errors import naming_arguments
 from engine.progress.board import one_work
 from engine.progress.counted import forward_work
 from engine.progress.displays import Shown, shown
@@ -17,6 +18,7 @@ from engine.witness.updates import refuse_misfit
 from engine.witness.witness import testify
 
 
+@naming_arguments
 def train(
     routine: Routine, z: Metaparams | None = None, *, witness: bool = True, progress: Shown = False
 ) -> State:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, naming_fields
 from engine.metaparameters.base import Metaparameter
 from engine.numerics.determinism import PROCESS, generator, seeded
 from engine.recipes.replay import StepPath
@@ -43,6 +43,7 @@ INJECTION_CHUNK = 1000
 """Examples whose losses are injected at a time; bounds the memory of step k."""
 
 
+@naming_fields
 @dataclass(frozen=True, eq=False, repr=False)
 class Routine(HeldModule):
     """A training run of T steps, differentiable with respect to its metaparameters.

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 def write_record(
     name: str, title: str, command: str, lines: Sequence[str], date: str, threads: int = 1
 ) -> Path:
-    """Write ``results/NAME_cpu-2core_DATE.md`` and return where it is."""
-    cores, load = os.cpu_count(), os.getloadavg()
+    """Write ``results/NAME_MACHINE_DATE.md`` and return where it is."""
+    load = os.getloadavg()
     content = [
         f"# {title}",
         "",
@@ -29,9 +30,22 @@ def write_record(
         "",
         *lines,
     ]
-    place = RESULTS / f"{name}_cpu-{cores}core_{date}.md"
+    place = RESULTS / f"{name}_{kind_of_machine()}_{date}.md"
     place.write_text("\n".join(content).rstrip() + "\n")
     return place
+
+
+def kind_of_machine(device: str | None = None) -> str:
+    """Return what a record's name says of its machine, e.g. ``cpu-2core`` or ``gpu-h200``.
+
+    Args:
+        device: On which the figures were measured; a GPU, where there is one, by default.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if not on_gpu:
+        return f"cpu-{os.cpu_count()}core"
+    name = torch.cuda.get_device_name().lower().removeprefix("nvidia ")
+    return f"gpu-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"
 
 
 def commit() -> str:

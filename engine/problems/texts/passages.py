@@ -148,13 +148,17 @@ def _parse(content: Any, passage: Passage) -> Passage:  # noqa: ANN401 (a JSON v
     if not isinstance(content, dict):
         raise DataError(
             f"{place} is {type(content).__name__}, but an example is an "
-            "object with prompt and completion. Write it as one."
+            "object with text, or with prompt and completion. Write it as one."
         )
+    if "text" in content and not {"prompt", "completion"} & content.keys():
+        if not isinstance(content["text"], str) or not content["text"].strip():
+            raise DataError(f"{place} has no text as its 'text'. Remove the line, or correct it.")
+        content = {**content, "prompt": "", "completion": content["text"]}  # a plain passage
     for name in ("prompt", "completion"):
         if not isinstance(content.get(name), str):
             reason = "has no" if name not in content else "has no text as its"
             raise DataError(
-                f"{place} {reason} {name!r}. An example has the fields prompt "
+                f"{place} {reason} {name!r}. An example has the field text, or prompt "
                 f"(may be empty) and completion, and perhaps source: add it.{_fields(content)}"
             )
     source = content.get("source", passage.source)

@@ -37,7 +37,10 @@ class Ours:
         self.reference = bool(task.options.get("reference"))
         self.problem = TorchProblem(task, torch.float64 if self.reference else torch.float32)
         if self.problem.tf32:
-            raise Unable("the engine turns TF32 off, because the last digits depend on it")
+            raise Unable(
+                "a call in a notebook, which is what is measured here, turns TF32 off; a recipe "
+                "has it with training.tf32"
+            )
         self.routine, self.places = lay_out(self.problem)
         chosen = dict(task.options.get("routine", {}))
         if "path" in chosen:

@@ -56,6 +56,20 @@ def test_plain_text_is_cut_into_completions(tmp_path, passages, content, expecte
     assert {passage.prompt for passage in found} == {""}
 
 
+def test_lines_with_a_text_alone_are_plain_passages(tmp_path):
+    """Most corpora in JSON lines have this one field; a prompt beside it makes another example."""
+    lines = [{"text": "one"}, {"text": "two\nlines", "source": "mine", "id": 7}]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    url = str(path)
+
+    found = read_passages(url, "corpus", text_settings())
+
+    assert [(each.prompt, each.completion, each.source) for each in found] == [
+        ("", "one", "corpus"), ("", "two\nlines", "mine")
+    ]  # fmt: skip
+
+
 def test_a_compressed_file_by_url_is_read_alike(tmp_path):
     """Corpora lie compressed in object stores."""
     plain = write_jsonl(tmp_path / "mine.jsonl", PAIRS)
@@ -88,6 +102,8 @@ def test_sources_are_named_by_their_files_and_read_from_the_folder(tmp_path):
         (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a",\n', ["line 2", "not JSON"]),
         (b'{"prompt": "a"}\n', ["line 1", "'completion'"]),
         (b'{"completion": "a"}\n', ["line 1", "'prompt'"]),
+        (b'{"text": 3}\n', ["line 1", "no text as its 'text'"]),
+        (b'{"text": " "}\n', ["line 1", "no text as its 'text'"]),
         (b'{"prompt": 3, "completion": "a"}\n', ["line 1", "'prompt'"]),
         (b'{"prompt": "a", "completion": " "}\n', ["line 1", "empty completion"]),
         (b'{"prompt": "", "completion": "a", "source": ""}\n', ["line 1", "source"]),
