@@ -247,7 +247,9 @@ def _obstacle(part: Sequence[_Run], *, must_be_faster: bool) -> str | None:
     if runs[0].statistics is not None:
         return "the model keeps running statistics, or moves other buffers."
     z, states = _stacked(points), _initial_states(runs, points)
-    if keeps_tensors(lambda: plain_step(runs[0], runs[0].initial_state(points[0]), points[0], 0)):
+    # A program is read by none of torch's modes, and under one it could never be made again.
+    eager = replace(runs[0], compile=False) if runs[0].compile else runs[0]
+    if keeps_tensors(lambda: plain_step(eager, eager.initial_state(points[0]), points[0], 0)):
         return "the loss, the model or the update keeps tensors of a call for itself."
     try:
         batched_seconds, (following, _) = _timed(lambda: _batched_step(runs, states, z, 0))

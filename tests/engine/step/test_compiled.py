@@ -19,6 +19,7 @@ from engine.models import attention
 from engine.models.attention_operations import NAMESPACE
 from engine.preflight.oracle import whole_run_gradient
 from engine.recipes.replay import StepPath
+from engine.replay.batched import train_many
 from engine.replay.metagradient import metagradient
 from engine.replay.plain_training import train
 from engine.routine.optimizers import adamw
@@ -254,3 +255,15 @@ class _Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images to images of the same shape."""
         return x + self.layers(x)
+
+
+def test_compiled_runs_are_compiled_after_many_were_trained_together():
+    """A look for tensors that are kept goes without the program, which it would spoil."""
+    routine = problems.routine("momentum", "weights", compile=True)
+    points = [{"weights": routine.point()["weights"] * (1 + shift)} for shift in (0.0, 0.1, 0.2)]
+
+    together = train_many(routine, points)
+    alone = [train(routine, point) for point in points]
+
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one["params"], other["params"], rtol=1e-9, atol=1e-12)
